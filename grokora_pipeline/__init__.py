@@ -1,0 +1,1 @@
+"""grokora_pipeline: a swarm's session logs in, proven LoRA adapters out."""

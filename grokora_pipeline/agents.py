@@ -1,0 +1,148 @@
+"""Who the agents are, how their calls are recognised, and what their answers look like (`agents.yaml`)."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from grokora_pipeline.errors import GrokoraError
+
+AnswerType = Literal["json", "tool_call", "code", "text"]
+DEFAULT_MAIN_METRIC: dict[AnswerType, str] = {
+    "json": "field_accuracy",
+    "tool_call": "tool_call_match",
+    "code": "code_match",
+    "text": "rougeL",
+}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_RESERVED = {"default", "session_logs", "session_log_files", "base_model", "swarm_report", "swarm"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Match(_Strict):
+    """Rules that recognise an agent's calls: any rule that holds is enough; patterns are searched, case-insensitively."""
+
+    names: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()
+    user: tuple[str, ...] = ()
+
+    @field_validator("system", "user")
+    @classmethod
+    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
+
+
+class Answer(_Strict):
+    """What a good answer is: JSON (with an optional JSON Schema), one or more tool calls, code, or free text."""
+
+    type: AnswerType = "text"
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class AgentSpec(_Strict):
+    """One agent. `training` holds any training knob; it is validated by the training room, which knows them."""
+
+    name: str
+    description: str
+    match: Match = Match()
+    answer: Answer = Answer()
+    main_metric: str = ""
+    min_examples: int = Field(default=40, ge=1)
+    payload_format: Literal["json", "toon"] = "json"
+    preset: Literal["plan", "best", "sample", ""] = ""
+    training: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """`answer: json` is short for `answer: {type: json}`; unknown keys beside the known ones are training knobs."""
+        data = dict(data)
+        if isinstance(data.get("answer"), str):
+            data["answer"] = {"type": data["answer"]}
+        knobs = {key: data.pop(key) for key in list(data) if key not in cls.model_fields}
+        data["training"] = {**(data.get("training") or {}), **knobs}
+        return data
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            raise ValueError(
+                "an agent's name is lower-case letters, digits and _, starts with a letter, and is not a reserved word"
+            )
+        return name
+
+    @property
+    def metric(self) -> str:
+        """The metric that the champion's gate looks at."""
+        return self.main_metric or DEFAULT_MAIN_METRIC[self.answer.type]
+
+    def recognises(self, messages: Sequence[dict[str, Any]], recorded_name: str | None) -> bool:
+        """Whether a call belongs to this agent; a recorded name decides alone, else the first system or user text."""
+        if recorded_name is not None:
+            return recorded_name == self.name or recorded_name in self.match.names
+        system, user = first_text(messages, "system"), first_text(messages, "user")
+        return _any_found(self.match.system, system) or _any_found(self.match.user, user)
+
+
+def first_text(messages: Sequence[dict[str, Any]], role: str) -> str:
+    """The text of the first message of a role; parts of a multi-part content are joined by line breaks."""
+    for message in messages:
+        if message.get("role") == role:
+            content = message.get("content")
+            if isinstance(content, list):
+                parts = (part.get("text") for part in content if isinstance(part, dict))
+                return "\n".join(part for part in parts if isinstance(part, str))
+            return content if isinstance(content, str) else ""
+    return ""
+
+
+def _any_found(patterns: tuple[str, ...], text: str) -> bool:
+    return any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns)
+
+
+def recognise(
+    agents: Sequence[AgentSpec], messages: Sequence[dict[str, Any]], recorded_name: str | None
+) -> str | None:
+    """The name of the first agent that recognises the call; None when nobody does."""
+    return next((agent.name for agent in agents if agent.recognises(messages, recorded_name)), None)
+
+
+def load_agents(path: Path) -> tuple[AgentSpec, ...]:
+    """The agents of an `agents.yaml`, in its order; GrokoraError names the file, the agent and the field that is wrong."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise GrokoraError(
+            f"{path} cannot be read ({error}); point GROKORA_AGENTS at an agents.yaml."
+        ) from error
+    except yaml.YAMLError as error:
+        raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    entries = document.get("agents") if isinstance(document, dict) else None
+    if not isinstance(entries, dict) or not entries:
+        raise GrokoraError(
+            f"{path} needs a mapping `agents:` with at least one `name: {{description: …}}` below it."
+        )
+    return tuple(_load_agent(path, str(name), fields) for name, fields in entries.items())
+
+
+def _load_agent(path: Path, name: str, fields: object) -> AgentSpec:
+    if not isinstance(fields, dict):
+        raise GrokoraError(f"{path}: agent {name!r} needs at least a `description:`.")
+    try:
+        return AgentSpec.model_validate({**fields, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise GrokoraError(f"{path}: agent {name!r}, {where}: {first['msg']}.") from error

@@ -1,0 +1,63 @@
+"""Every path, device and default, read from the environment (`GROKORA_*`, also from `.env`) in one place."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from grokora_pipeline.errors import GrokoraError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """What a person can set from outside. Relative paths are taken from the working directory."""
+
+    model_config = SettingsConfigDict(env_prefix="GROKORA_", env_file=".env", extra="ignore", frozen=True)
+
+    logs: Path = Field(
+        default=PROJECT_ROOT / "data" / "session_logs", description="Root of the session logs."
+    )
+    store: str = Field(
+        default=str(PROJECT_ROOT / "data" / "store"), description="Folder or fsspec URL of all artifacts."
+    )
+    agents: Path = Field(default=PROJECT_ROOT / "data" / "agents.yaml", description="Who the agents are.")
+    base_model: str = Field(
+        default="", description="HF id (`org/name` or `org/name@revision`) or a folder; empty: bundled."
+    )
+    preset: Literal["plan", "best", "sample", ""] = Field(
+        default="", description="Wins over agents.yaml; both empty: `best`."
+    )
+    devices: str = Field(
+        default="", description="GPU indices, as `0,1`; `cpu` for none; empty: ask the machine."
+    )
+    executor: Literal["local", "ray"] = "local"
+    automation: Literal["on", "off"] = "off"
+    settle_seconds: float = Field(
+        default=2.0, ge=0, description="A log that changed this recently is still being written."
+    )
+
+    @field_validator("logs", "agents")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("store")
+    @classmethod
+    def _absolute_store(cls, value: str) -> str:
+        return value if "://" in value else str(Path(value).expanduser().absolute())
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once; an invalid value raises GrokoraError naming its variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"GROKORA_{'_'.join(str(part) for part in first['loc']).upper()}"
+        raise GrokoraError(
+            f"{name}={first.get('input')!r} is not usable: {first['msg']}; correct it in the environment or .env."
+        ) from error
