@@ -112,9 +112,7 @@ def _any_found(patterns: tuple[str, ...], text: str) -> bool:
     return any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns)
 
 
-def recognise(
-    agents: Sequence[AgentSpec], messages: Sequence[dict[str, Any]], recorded_name: str | None
-) -> str | None:
+def recognise(agents: Sequence[AgentSpec], messages: Sequence[dict[str, Any]], recorded_name: str | None) -> str | None:
     """The name of the first agent that recognises the call; None when nobody does."""
     return next((agent.name for agent in agents if agent.recognises(messages, recorded_name)), None)
 
@@ -124,16 +122,12 @@ def load_agents(path: Path) -> tuple[AgentSpec, ...]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise GrokoraError(
-            f"{path} cannot be read ({error}); point GROKORA_AGENTS at an agents.yaml."
-        ) from error
+        raise GrokoraError(f"{path} cannot be read ({error}); point GROKORA_AGENTS at an agents.yaml.") from error
     except yaml.YAMLError as error:
         raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     entries = document.get("agents") if isinstance(document, dict) else None
     if not isinstance(entries, dict) or not entries:
-        raise GrokoraError(
-            f"{path} needs a mapping `agents:` with at least one `name: {{description: …}}` below it."
-        )
+        raise GrokoraError(f"{path} needs a mapping `agents:` with at least one `name: {{description: …}}` below it.")
     return tuple(_load_agent(path, str(name), fields) for name, fields in entries.items())
 
 

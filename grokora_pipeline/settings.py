@@ -17,9 +17,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GROKORA_", env_file=".env", extra="ignore", frozen=True)
 
-    logs: Path = Field(
-        default=PROJECT_ROOT / "data" / "session_logs", description="Root of the session logs."
-    )
+    logs: Path = Field(default=PROJECT_ROOT / "data" / "session_logs", description="Root of the session logs.")
     store: str = Field(
         default=str(PROJECT_ROOT / "data" / "store"), description="Folder or fsspec URL of all artifacts."
     )
@@ -30,9 +28,7 @@ class Settings(BaseSettings):
     preset: Literal["plan", "best", "sample", ""] = Field(
         default="", description="Wins over agents.yaml; both empty: `best`."
     )
-    devices: str = Field(
-        default="", description="GPU indices, as `0,1`; `cpu` for none; empty: ask the machine."
-    )
+    devices: str = Field(default="", description="GPU indices, as `0,1`; `cpu` for none; empty: ask the machine.")
     executor: Literal["local", "ray"] = "local"
     automation: Literal["on", "off"] = "off"
     settle_seconds: float = Field(

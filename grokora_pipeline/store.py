@@ -69,9 +69,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         if "://" in url:
-            raise GrokoraError(
-                f"GROKORA_STORE={url}: only local folders are supported so far; give a folder."
-            )
+            raise GrokoraError(f"GROKORA_STORE={url}: only local folders are supported so far; give a folder.")
         self.root = Path(url)
 
     def folder(self, key: str) -> Path:
@@ -114,9 +112,7 @@ class Store:
         now = self.pointer(key, pointer)
         if now and now["version"] == version and all(now.get(name) == value for name, value in facts.items()):
             return
-        record = orjson.dumps(
-            {"version": version, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
-        )
+        record = orjson.dumps({"version": version, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
         with (self._made(key) / f"{pointer}.history.jsonl").open("ab") as history:
             history.write(record + b"\n")
         write_atomic(self.folder(key) / f"{pointer}.json", record)

@@ -37,8 +37,7 @@ class Reporter:
     def progress(self, step: int, total: int, **facts: float | str) -> None:
         """How many of `total` steps are done, with figures such as loss=…, tokens_per_second=…, seconds_left=…."""
         shown = ", ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in facts.items()
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()
         )
         self.log(f"step {step}/{total}{': ' + shown if shown else ''}")
 
