@@ -1,0 +1,244 @@
+"""How a model's chat turns into tokens, without torch: prompts, completions, stop tokens and parsed answers.
+
+Rendering follows `transformers`' chat templates (same sandboxed Jinja environment, same ids; a test compares them).
+Log text is untrusted: a control token that stands in a message's text is broken up, so that it cannot forge a turn.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError, meta
+from tokenizers import Tokenizer
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import Message, Tool, fold_system, normalise, parse_answer_text, with_tool_text
+from grokora_pipeline.models.template import CHATML, PLAIN, compile_template, environment
+
+DEFAULT_CONTEXT = 2048
+_PROBE = "Zq7probe"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """The chat format of one model: its tokenizer, its template and what ends an assistant's turn."""
+
+    tokenizer: Tokenizer
+    template: str
+    special: Mapping[str, str]  # bos_token, eos_token, … as templates see them
+    stop_token: str
+    stop_ids: tuple[int, ...]
+    context_length: int
+    has_chat_template: bool  # False: `template` is this project's default
+    knows_tools: bool
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatFormat":
+        """Read a model folder's tokenizer.json, template and configs; GrokoraError says which file is missing."""
+        tokenizer = _load_tokenizer(folder)
+        configs = {name: read_json(folder / name) for name in ("config.json", "tokenizer_config.json")}
+        special = _special_tokens(folder, tokenizer, configs)
+        own = _own_template(folder, configs["tokenizer_config.json"])
+        template = own or default_template(tokenizer)
+        stop_token = _stop_token(template, tokenizer, special)
+        knows_tools = "tools" in meta.find_undeclared_variables(environment().parse(template))
+        return cls(
+            tokenizer=tokenizer,
+            template=template,
+            special=special,
+            stop_token=stop_token,
+            stop_ids=_stop_ids(folder, tokenizer, stop_token, special, configs["config.json"]),
+            context_length=_context_length(configs),
+            has_chat_template=own is not None,
+            knows_tools=knows_tools,
+        )
+
+    @property
+    def template_sha256(self) -> str:
+        """The hash of the template's text."""
+        return hashlib.sha256(self.template.encode()).hexdigest()
+
+    def render_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None = None) -> str:
+        """The conversation as text, up to where the assistant starts to write."""
+        return self._render(self._prepare(messages, tools), tools, generation=True)
+
+    def render_completion(
+        self,
+        prompt_messages: Sequence[Mapping[str, Any]],
+        completion_messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Tool] | None = None,
+    ) -> str:
+        """The text after the prompt up to and including the stop token."""
+        prompt = self.render_prompt(prompt_messages, tools)
+        answer = normalise(completion_messages, native_tools=self.knows_tools, opening=False)
+        whole = self._render([*self._prepare(prompt_messages, tools), *self._guard(answer)], tools, generation=False)
+        if not whole.startswith(prompt):
+            # Some templates render history and generation prompt differently: then the answer's own text is the target.
+            plain = normalise(completion_messages, native_tools=False, opening=False)
+            return "\n".join(turn["content"] for turn in self._guard(plain)) + self.stop_token
+        rest = whole[len(prompt) :]
+        end = rest.rfind(self.stop_token)
+        return rest[: end + len(self.stop_token)] if end >= 0 else rest + self.stop_token
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of rendered text; nothing is added."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None = None) -> list[int]:
+        """Token ids of the prompt, as training and generation both use them."""
+        return self.encode(self.render_prompt(messages, tools))
+
+    def encode_example(self, example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+        """(prompt ids, completion ids) of an example with `prompt`, `completion` and optional `tools`.
+
+        The two are tokenized apart, so that a prompt's ids are the same in training as in generation.
+        """
+        tools = example.get("tools")
+        completion = self.render_completion(example["prompt"], example["completion"], tools)
+        return self.encode_prompt(example["prompt"], tools), self.encode(completion)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids up to the first stop token."""
+        end = next((index for index, token in enumerate(ids) if token in self.stop_ids), len(ids))
+        text: str = self.tokenizer.decode(list(ids[:end]), skip_special_tokens=False)
+        return text
+
+    def parse_answer(self, text: str) -> Message:
+        """An OpenAI-shaped assistant message from generated text; `content` is "" and never null."""
+        bare = self.knows_tools and "<tool_call>" not in self.template
+        return parse_answer_text(text.split(self.stop_token, 1)[0], bare_calls=bare)
+
+    def _prepare(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None) -> list[Message]:
+        turns = normalise(messages, native_tools=self.knows_tools)
+        if tools and not self.knows_tools:
+            turns = with_tool_text(turns, tools)
+        return self._guard(turns)
+
+    def _guard(self, turns: list[Message]) -> list[Message]:
+        controls = {self.stop_token, *self.special.values()} | _template_controls(self.template, self.tokenizer)
+        pattern = re.compile("|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)))
+        return [_broken(turn, pattern) for turn in turns]
+
+    def _render(self, turns: list[Message], tools: Sequence[Tool] | None, *, generation: bool) -> str:
+        given = list(tools) if tools and self.knows_tools else None
+        template = compile_template(self.template)
+        try:
+            return template.render(messages=turns, tools=given, add_generation_prompt=generation, **self.special)
+        except TemplateError:
+            folded = fold_system(turns)
+        try:
+            return template.render(messages=folded, tools=given, add_generation_prompt=generation, **self.special)
+        except TemplateError as error:
+            raise GrokoraError(f"The model's chat template cannot render this conversation: {error}.") from error
+
+
+def _broken(value: Any, controls: re.Pattern[str]) -> Any:
+    """The value with a space after the first character of every control token in its strings."""
+    if isinstance(value, str):
+        return controls.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", value)
+    if isinstance(value, dict):
+        return {key: _broken(item, controls) for key, item in value.items()}
+    return [_broken(item, controls) for item in value] if isinstance(value, list) else value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model's file, {} where the file is absent; GrokoraError where it is broken."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise GrokoraError(f"{path} is no readable JSON ({error}); fetch the model again.") from error
+    return document if isinstance(document, dict) else {}
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise GrokoraError(
+            f"{folder} has no tokenizer.json; save one with transformers' AutoTokenizer….save_pretrained(folder)."
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust extension raises a bare Exception
+        raise GrokoraError(f"{path} is no readable tokenizer ({error}); fetch the model again.") from error
+
+
+def _special_tokens(folder: Path, tokenizer: Tokenizer, configs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """bos/eos/pad/unk tokens from tokenizer_config.json, special_tokens_map.json, else from the ids in config.json."""
+    found: dict[str, str] = {}
+    for source in (configs["tokenizer_config.json"], read_json(folder / "special_tokens_map.json")):
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            token = source.get(name)
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                found.setdefault(name, token)
+    for name in ("bos", "eos"):
+        ids = configs["config.json"].get(f"{name}_token_id")
+        first = ids[0] if isinstance(ids, list) and ids else ids
+        if f"{name}_token" not in found and isinstance(first, int):
+            token = tokenizer.id_to_token(first)
+            if token is not None:
+                found[f"{name}_token"] = token
+    return found
+
+
+def _own_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = read_json(folder / "chat_template.json").get("chat_template") or tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = by_name.get("default") or next(iter(by_name.values()), None)
+    return template if isinstance(template, str) and template else None
+
+
+def default_template(tokenizer: Tokenizer) -> str:
+    """The template of a model that brings none: ChatML where its tokens exist, else plain `### Role:` headings."""
+    chatml = all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
+    return CHATML if chatml else PLAIN
+
+
+def _template_controls(template: str, tokenizer: Tokenizer) -> set[str]:
+    added = tokenizer.get_added_tokens_decoder().values()
+    return {token.content for token in added if token.special and token.content in template}
+
+
+def _stop_token(template: str, tokenizer: Tokenizer, special: Mapping[str, str]) -> str:
+    """The first special token that the template writes after an assistant's content, else the eos token."""
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": _PROBE}]
+    try:
+        rendered = compile_template(template).render(messages=turns, add_generation_prompt=False, **special)
+    except TemplateError as error:
+        raise GrokoraError(f"The model's chat template cannot be used: {error}.") from error
+    after = rendered.rpartition(_PROBE)[2]
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    first = min((token for token in added if token in after), key=after.index, default=special.get("eos_token"))
+    if not first or tokenizer.token_to_id(first) is None:
+        raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
+    return first
+
+
+def _stop_ids(
+    folder: Path, tokenizer: Tokenizer, stop_token: str, special: Mapping[str, str], config: dict[str, Any]
+) -> tuple[int, ...]:
+    ids = {tokenizer.token_to_id(stop_token), tokenizer.token_to_id(special.get("eos_token", stop_token))}
+    for source in (config, read_json(folder / "generation_config.json")):
+        declared = source.get("eos_token_id")
+        ids.update(declared if isinstance(declared, list) else [declared])
+    return tuple(sorted(token for token in ids if isinstance(token, int)))
+
+
+def _context_length(configs: dict[str, dict[str, Any]]) -> int:
+    config = configs["config.json"]
+    config = {**config, **(config.get("text_config") or {})}
+    stated = [config.get("max_position_embeddings"), config.get("n_positions")]
+    stated.append(configs["tokenizer_config.json"].get("model_max_length"))
+    lengths = [int(value) for value in stated if isinstance(value, int | float) and 0 < value < 10_000_000]
+    return min(lengths, default=DEFAULT_CONTEXT)
