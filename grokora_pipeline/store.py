@@ -5,6 +5,7 @@ nothing, and what is published never changes. A pointer (`current`, `champion`) 
 """
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -33,8 +34,8 @@ class Artifact:
 
 def content_version(*parts: object) -> str:
     """A version from any JSON-able parts: the first 16 hex digits of the SHA-256 of their canonical JSON."""
-    payload = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str)
-    return hashlib.sha256(payload).hexdigest()[:VERSION_LENGTH]
+    payload = json.dumps(parts, sort_keys=True, default=str)  # orjson refuses integers beyond 64 bits
+    return hashlib.sha256(payload.encode()).hexdigest()[:VERSION_LENGTH]
 
 
 def file_sha256(path: Path) -> str:

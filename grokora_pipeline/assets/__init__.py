@@ -1,0 +1,1 @@
+"""The chain, a file a link; `chain.py` lists them all."""

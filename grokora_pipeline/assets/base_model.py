@@ -1,0 +1,36 @@
+"""`base_model`: the model that every adapter is trained on, resolved once and described."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from grokora_pipeline.assets.common import OWNERS, plain_errors, publish_once, read_json, result, write_json
+from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.models.fingerprint import fingerprint
+from grokora_pipeline.settings import get_settings
+
+KEY = "base_model"
+
+
+@dg.asset(
+    group_name="swarm",
+    kinds={"huggingface"},
+    owners=OWNERS,
+    code_version="1",
+    op_tags=cuda_tags(),
+    pool=CUDA_POOL,
+)
+def base_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> dg.MaterializeResult[Any]:
+    """The base model's folder, content hash, size, context length, chat template and tokenizer."""
+    model_id = get_settings().base_model
+
+    def build(staged: Path) -> str:
+        plan = {"model_id": model_id, "output": str(staged)}
+        record = gpu.run(context, "grokora_pipeline.models", plan, staged)
+        write_json(staged / "base_model.json", record)
+        return str(record["content_hash"])[:16]
+
+    with plain_errors():
+        artifact = publish_once(context, KEY, {"model": fingerprint(model_id), "code": "1"}, build)
+    return result(artifact, read_json(artifact.path / "base_model.json"))

@@ -1,0 +1,32 @@
+"""All assets: the swarm's own, and for each agent of agents.yaml its chain from dataset to merged model."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.base_model import base_model
+from grokora_pipeline.assets.champion import champion_asset
+from grokora_pipeline.assets.eval_report import eval_report_asset
+from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
+from grokora_pipeline.assets.merged_model import merged_model_asset
+from grokora_pipeline.assets.session_logs import session_log_files, session_logs
+from grokora_pipeline.assets.swarm_report import swarm_report_asset
+from grokora_pipeline.assets.task_dataset import task_dataset_asset
+from grokora_pipeline.assets.tokenized_split import tokenized_split_asset
+
+_LINKS = (
+    task_dataset_asset,
+    tokenized_split_asset,
+    lora_adapter_asset,
+    eval_report_asset,
+    champion_asset,
+    merged_model_asset,
+)
+
+
+def all_assets(agents: tuple[AgentSpec, ...]) -> Sequence[dg.AssetsDefinition | dg.SourceAsset]:
+    """Every asset of the code location."""
+    swarm = swarm_report_asset(agents)
+    links = [link(agent) for agent in agents for link in _LINKS]
+    return [session_log_files, session_logs, base_model, *links, *([swarm] if swarm else [])]

@@ -1,0 +1,69 @@
+"""`A/champion`: the decision who answers in the agent's place, and the pointer that acts on it."""
+
+from typing import Any
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import OWNERS, get_store, key_of, plain_errors, read_json
+from grokora_pipeline.evaluation.gate import GateRule, decide
+
+
+class GateConfig(dg.Config):
+    """The gate's rule; see `evaluation/gate.py` for its exact meaning."""
+
+    alpha: float = 0.05
+    champion_margin: float = 0.02
+
+
+def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+    """The `champion` asset of one agent."""
+    key = key_of(agent, "champion")
+
+    @dg.asset(
+        key=key.split("/"),
+        deps=[[agent.name, "eval_report"]],
+        group_name=agent.name,
+        kinds={"python"},
+        owners=OWNERS,
+        code_version="1",
+        description="The adapter in service. A challenger takes its place only where the report proves it better.",
+        check_specs=[dg.AssetCheckSpec("has_champion", asset=key.split("/"))],
+    )
+    def champion(context: dg.AssetExecutionContext, config: GateConfig) -> dg.MaterializeResult[Any]:
+        store = get_store()
+        with plain_errors():
+            report = store.require(key_of(agent, "eval_report"))
+            adapter = store.require(key_of(agent, "lora_adapter"))
+            before = store.pointer(key, "champion")
+            decision = decide(
+                read_json(report.path / "report.json"),
+                GateRule(**config.model_dump()),
+                adapter=adapter.version,
+                champion=before["version"] if before else None,
+            )
+            if decision.promote:
+                store.point(key, "champion", adapter.version, reason=decision.reason, report=report.version)
+        now = store.pointer(key, "champion")
+        version = now["version"] if now else "none"
+        context.log.info(decision.reason)
+        return dg.MaterializeResult(
+            metadata={
+                "champion": version,
+                "challenger": adapter.version,
+                "promoted": decision.promote,
+                "decision": decision.reason,
+                "report": dg.MetadataValue.path(report.path / "report.html"),
+            },
+            data_version=dg.DataVersion(version),
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="has_champion",
+                    passed=now is not None,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=decision.reason,
+                )
+            ],
+        )
+
+    return champion

@@ -1,0 +1,99 @@
+"""What every link of the chain does alike: find its inputs, reuse what is published, report errors as one sentence."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import orjson
+
+from grokora_pipeline.agents import AgentSpec, load_agents
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Artifact, Store, content_version
+
+OWNERS = ["team:grokora"]
+
+
+def get_store() -> Store:
+    """The artifact store of this process."""
+    return Store(get_settings().store)
+
+
+def get_agents() -> tuple[AgentSpec, ...]:
+    """The agents of this process's agents.yaml."""
+    return load_agents(get_settings().agents)
+
+
+def key_of(agent: AgentSpec | str, name: str) -> str:
+    """The store key of an agent's asset, such as `actor/lora_adapter`."""
+    return f"{agent if isinstance(agent, str) else agent.name}/{name}"
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A person's mistake ends the step with its sentence, and is not retried."""
+    try:
+        yield
+    except GrokoraError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def publish_once(
+    context: dg.AssetExecutionContext,
+    key: str,
+    inputs: dict[str, Any],
+    build: Callable[[Path], str | None],
+) -> Artifact:
+    """The artifact of these inputs: the published one where there is one, else a new one from `build`.
+
+    `build` writes into a staging folder and returns a content version, or None where the content is not bit-stable
+    (adapters, generated text): then the version is the hash of the inputs.
+    """
+    store, fingerprint = get_store(), content_version(key, inputs)
+    record = store.pointer(key, "current")
+    known = record["version"] if record and record.get("inputs") == fingerprint else fingerprint
+    if artifact := store.find(key, known):
+        context.log.info(f"{key} is up to date (version {artifact.version}).")
+        store.point(key, "current", artifact.version, inputs=fingerprint)
+        return artifact
+    with store.stage(key) as staged:
+        version = build(staged) or fingerprint
+        return store.publish(key, version, staged, inputs=fingerprint)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of the store."""
+    document: dict[str, Any] = orjson.loads(path.read_bytes())
+    return document
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON file, indented and with sorted keys, so that equal content is equal bytes."""
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+
+
+def result(
+    artifact: Artifact, metadata: dict[str, Any], checks: list[dg.AssetCheckResult] | None = None, **tags: str
+) -> dg.MaterializeResult[Any]:
+    """A materialization whose data version is the artifact's version and whose metadata links to its folder."""
+    return dg.MaterializeResult(
+        asset_key=artifact.key.split("/"),
+        metadata={"folder": dg.MetadataValue.path(artifact.path), **metadata},
+        data_version=dg.DataVersion(artifact.version),
+        check_results=checks or [],
+        tags=tags or None,
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> dg.MetadataValue[Any]:
+    """A metadata table of up to a hundred rows; values become text or numbers."""
+    records = [
+        dg.TableRecord(
+            {name: value if isinstance(value, int | float | str) else str(value) for name, value in row.items()}
+        )
+        for row in rows[:100]
+    ]
+    columns = [dg.TableColumn(name) for name in (rows[0] if rows else {})]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))

@@ -1,0 +1,89 @@
+"""`A/lora_adapter`: one LoRA adapter, trained by a process of its own on the agent's tokenized split."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    get_store,
+    key_of,
+    plain_errors,
+    publish_once,
+    read_json,
+    result,
+)
+from grokora_pipeline.assets.knobs import resolve
+from grokora_pipeline.assets.plots import training_curves
+from grokora_pipeline.assets.tokenized_split import base_folder
+from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+
+
+class TrainingConfig(dg.Config):
+    """Training knobs for this run alone, such as `{"rank": 32, "epochs": 1}`; see `training/presets.py` for all."""
+
+    knobs: dict[str, Any] = {}  # noqa: RUF012
+
+
+def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+    """The `lora_adapter` asset of one agent."""
+    key, source = key_of(agent, "lora_adapter"), key_of(agent, "tokenized_split")
+
+    @dg.asset(
+        key=key.split("/"),
+        deps=[source.split("/"), "base_model"],
+        group_name=agent.name,
+        kinds={"pytorch", "huggingface"},
+        owners=OWNERS,
+        code_version="1",
+        op_tags=cuda_tags(),
+        pool=CUDA_POOL,
+        description="LoRA weights (safetensors) and the record of their training.",
+        check_specs=[dg.AssetCheckSpec("learnt_something", asset=key.split("/"))],
+    )
+    def lora_adapter(
+        context: dg.AssetExecutionContext, config: TrainingConfig, gpu: GpuProcess
+    ) -> dg.MaterializeResult[Any]:
+        with plain_errors():
+            store = get_store()
+            split, base = store.require(source), store.require("base_model")
+            knobs = resolve(agent, config.knobs).model_dump()
+            versions = {source: split.version, "base_model": base.version}
+
+            def build(staged: Path) -> None:
+                record = read_json(base.path / "base_model.json")
+                plan = {
+                    "agent": agent.name,
+                    "base": str(base_folder(base.path)),
+                    "base_id": record["model_id"],
+                    "split": str(split.path),
+                    "output": str(staged),
+                    "knobs": knobs,
+                    "versions": versions,
+                }
+                gpu.run(context, "grokora_pipeline.training", plan, staged)
+
+            inputs = {"versions": versions, "knobs": knobs, "code": "1"}
+            artifact = publish_once(context, key, inputs, build)
+        training = read_json(artifact.path / "training.json")
+        return result(artifact, _metadata(training), [_learnt(training)], **{"grokora/trained_on": split.version})
+
+    return lora_adapter
+
+
+def _metadata(training: dict[str, Any]) -> dict[str, Any]:
+    numbers = {name: value for name, value in training.items() if isinstance(value, int | float)}
+    return {**numbers, "curves": training_curves(training)}
+
+
+def _learnt(training: dict[str, Any]) -> dg.AssetCheckResult:
+    before, after = float(training["initial_validation_loss"]), float(training["validation_loss"])
+    return dg.AssetCheckResult(
+        check_name="learnt_something",
+        passed=after < before,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"before": before, "after": after},
+        description=f"Validation loss went from {before:.3f} to {after:.3f}.",
+    )

@@ -1,0 +1,83 @@
+"""`A/merged_model`: the base model and the champion's adapter in one, for servers that know no adapters."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    get_store,
+    key_of,
+    plain_errors,
+    publish_once,
+    read_json,
+    result,
+    write_json,
+)
+from grokora_pipeline.assets.eval_report import champion_of
+from grokora_pipeline.assets.tokenized_split import base_folder
+from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.sessions.examples import read_examples
+
+_PROMPTS = 8
+
+
+def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+    """The `merged_model` asset of one agent."""
+    key = key_of(agent, "merged_model")
+
+    @dg.asset(
+        key=key.split("/"),
+        deps=[[agent.name, "champion"], [agent.name, "task_dataset"], "base_model"],
+        group_name=agent.name,
+        kinds={"huggingface"},
+        owners=OWNERS,
+        code_version="1",
+        op_tags=cuda_tags(),
+        pool=CUDA_POOL,
+        output_required=False,
+        description="Merged in bf16 from the unquantised base, and compared with base + adapter before it is published.",
+        check_specs=[dg.AssetCheckSpec("same_logits", asset=key.split("/"), blocking=True)],
+    )
+    def merged_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> Iterator[Any]:
+        store, adapter = get_store(), champion_of(agent.name)
+        if adapter is None:
+            context.log.warning(f"{agent.name} has no champion yet: there is nothing to merge.")
+            yield dg.AssetCheckResult(
+                asset_key=key.split("/"),
+                check_name="same_logits",
+                passed=True,
+                description="Nothing to merge: the agent has no champion.",
+            )
+            return
+        with plain_errors():
+            base, dataset = store.require("base_model"), store.require(key_of(agent, "task_dataset"))
+
+            def build(staged: Path) -> None:
+                prompts = [
+                    {"prompt": example["prompt"], "tools": example.get("tools")}
+                    for example in read_examples(dataset.path, limit=_PROMPTS)
+                ]
+                plan = {
+                    "base": str(base_folder(base.path)),
+                    "adapter": str(adapter.path),
+                    "output": str(staged),
+                    "prompts": prompts,
+                }
+                write_json(staged / "merge.json", gpu.run(context, "grokora_pipeline.models.merge", plan, staged))
+
+            inputs = {"base": base.version, "adapter": adapter.version, "code": "1"}
+            artifact = publish_once(context, key, inputs, build)
+        record = read_json(artifact.path / "merge.json")
+        check = dg.AssetCheckResult(
+            check_name="same_logits",
+            passed=bool(record["agrees"]),
+            metadata={name: value for name, value in record.items() if isinstance(value, int | float)},
+            description=f"Merged model against base + adapter on {_PROMPTS} prompts.",
+        )
+        yield result(artifact, {**record, "adapter": adapter.version}, [check])
+
+    return merged_model

@@ -1,0 +1,35 @@
+"""Small pictures for asset metadata: PNG in Markdown, since that is what the Dagster UI shows without a file server."""
+
+import base64
+import io
+from typing import Any
+
+import dagster as dg
+
+
+def training_curves(training: dict[str, Any]) -> dg.MetadataValue[Any]:
+    """Loss and learning rate over the optimiser steps of a `training.json`."""
+    from matplotlib.figure import Figure
+
+    history = training["history"]
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    losses, rates = figure.subplots(1, 2)
+    losses.plot(*_series(history, "loss"), label="training")
+    losses.plot(*_series(history, "eval_loss"), "o-", label="validation")
+    losses.set(xlabel="step", ylabel="loss (nats a token)")
+    losses.legend(frameon=False)
+    rates.plot(*_series(history, "learning_rate"))
+    rates.set(xlabel="step", ylabel="learning rate")
+    return picture(figure, "loss and learning rate")
+
+
+def _series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    rows = [(row["step"], row[name]) for row in history if name in row]
+    return [step for step, _ in rows], [value for _, value in rows]
+
+
+def picture(figure: Any, title: str) -> dg.MetadataValue[Any]:
+    """A matplotlib figure as Markdown metadata with the PNG inside."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")

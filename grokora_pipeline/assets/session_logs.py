@@ -1,0 +1,96 @@
+"""`session_logs`: every log below the root, as redacted turns in Parquet, one file a day."""
+
+from typing import Any
+
+import dagster as dg
+
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    get_agents,
+    get_store,
+    plain_errors,
+    read_json,
+    result,
+    table,
+    write_json,
+)
+from grokora_pipeline.sessions.ingest import IngestReport, ingest
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import content_version
+
+KEY = "session_logs"
+
+
+@dg.observable_source_asset(
+    name="session_log_files",
+    group_name="swarm",
+    description="The log files as Grokputer or the gateway wrote them. Never changed by this project.",
+)
+def session_log_files() -> dg.DataVersion:
+    """The data version of the folder: the hash of path, size and mtime of every file."""
+    root = get_settings().logs
+    stats = [(path.relative_to(root).as_posix(), path.lstat()) for path in sorted(root.rglob("*")) if path.is_file()]
+    return dg.DataVersion(content_version([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
+
+
+@dg.asset(
+    deps=[session_log_files],
+    group_name="swarm",
+    kinds={"python", "parquet"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec("readable_logs", asset=KEY, description="At least one turn was read."),
+        dg.AssetCheckSpec("nothing_quarantined", asset=KEY, description="Every log file could be read whole."),
+    ],
+)
+def session_logs(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from."""
+    settings, store = get_settings(), get_store()
+    previous = store.current(KEY)
+    with plain_errors(), store.stage(KEY) as staged:
+        report = ingest(
+            settings.logs,
+            get_agents(),
+            previous.path if previous else None,
+            staged,
+            settle_seconds=settings.settle_seconds,
+        )
+        write_json(staged / "report.json", report.as_dict())
+        artifact = store.publish(KEY, report.version, staged)
+    context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
+    return result(artifact, _metadata(report), _checks(report))
+
+
+def _metadata(report: IngestReport) -> dict[str, Any]:
+    return {
+        "dagster/row_count": report.turns,
+        "sessions": report.sessions,
+        "files": report.files,
+        "days_rebuilt": len(report.days_rebuilt),
+        "days_kept": len(report.days_kept),
+        "by_agent": dict(report.by_agent),
+        "by_format": dict(report.by_format),
+        "by_status": dict(report.by_status),
+        "redactions": dict(report.redactions),
+        "screenshots_dropped": report.screenshots_dropped,
+        "quarantine": table([row.as_dict() for row in report.quarantine]),
+    }
+
+
+def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
+    quarantined = len(report.quarantine)
+    return [
+        dg.AssetCheckResult(
+            check_name="readable_logs",
+            passed=report.turns > 0,
+            metadata={"turns": report.turns},
+            description=f"{report.turns} turns were read from {report.files} files.",
+        ),
+        dg.AssetCheckResult(
+            check_name="nothing_quarantined",
+            passed=quarantined == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{quarantined} places could not be read whole; the table `quarantine` names them.",
+        ),
+    ]

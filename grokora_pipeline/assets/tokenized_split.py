@@ -1,0 +1,129 @@
+"""`A/tokenized_split`: train and validation, leak-proof, in the base model's own tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    get_store,
+    key_of,
+    plain_errors,
+    publish_once,
+    read_json,
+    result,
+    write_json,
+)
+from grokora_pipeline.assets.knobs import resolve
+from grokora_pipeline.assets.task_dataset import scalars
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.sessions.examples import read_examples
+from grokora_pipeline.sessions.split import split_examples
+from grokora_pipeline.store import folder_version
+from grokora_pipeline.training.tokenize import tokenize_split
+
+
+class SplitConfig(dg.Config):
+    """How the examples are divided."""
+
+    validation_share: float = 0.2
+    seed: int = 7
+
+
+def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+    """The `tokenized_split` asset of one agent."""
+    key, source = key_of(agent, "tokenized_split"), key_of(agent, "task_dataset")
+    asset_key = key.split("/")
+
+    @dg.asset(
+        key=asset_key,
+        deps=[source.split("/"), "base_model"],
+        group_name=agent.name,
+        kinds={"huggingface"},
+        owners=OWNERS,
+        code_version="1",
+        output_required=False,
+        description="80/20 by groups of session, task and near-duplicates; who was in validation once never trains.",
+        check_specs=[
+            dg.AssetCheckSpec("enough_examples", asset=asset_key),
+            dg.AssetCheckSpec("no_straddling_group", asset=asset_key, blocking=True),
+            dg.AssetCheckSpec("fits_context", asset=asset_key),
+        ],
+    )
+    def tokenized_split(context: dg.AssetExecutionContext, config: SplitConfig) -> Iterator[Any]:
+        store = get_store()
+        with plain_errors():
+            dataset, base = store.require(source), store.require("base_model")
+            rows = int(read_json(dataset.path / "report.json")["rows"])
+            if rows < agent.min_examples:
+                yield _too_few(asset_key, rows, agent.min_examples)
+                context.log.warning(f"{agent.name} is skipped: {rows} examples, {agent.min_examples} are needed.")
+                return
+            record = read_json(base.path / "base_model.json")
+            max_length = min(resolve(agent).max_length, int(record["context_length"]))
+            before = store.current(key)
+            previous = read_json(before.path / "assignment.json") if before else None
+
+            def build(staged: Path) -> str:
+                examples = list(read_examples(dataset.path))
+                split = split_examples(
+                    examples, seed=config.seed, validation_share=config.validation_share, previous=previous
+                )
+                chat = ChatFormat.load(base_folder(base.path))
+                tokens = tokenize_split(examples, split.sides, chat, staged, max_length=max_length, seed=config.seed)
+                write_json(staged / "assignment.json", split.assignment)
+                write_json(staged / "report.json", {**split.as_dict(), **tokens.as_dict(), "min": agent.min_examples})
+                return folder_version(staged)
+
+            inputs = {
+                "dataset": dataset.version,
+                "tokenizer": record["tokenizer_sha256"],
+                "template": record["chat_template_sha256"],
+                "max_length": max_length,
+                "config": config.model_dump(),
+                "code": "1",
+            }
+            artifact = publish_once(context, key, inputs, build)
+        report = read_json(artifact.path / "report.json")
+        yield result(artifact, {"dagster/row_count": rows, **scalars(report)}, _checks(report))
+
+    return tokenized_split
+
+
+def base_folder(artifact: Path) -> Path:
+    """The folder that the base model is loaded from: inside the artifact, or where the person keeps it."""
+    return artifact / str(read_json(artifact / "base_model.json")["path"])
+
+
+def _too_few(key: list[str], rows: int, needed: int) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name="enough_examples",
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"examples": rows, "needed": needed, "missing": needed - rows},
+        description=f"{rows} of {needed} examples: {needed - rows} are missing, so nothing is trained yet.",
+    )
+
+
+def _checks(report: dict[str, Any]) -> list[dg.AssetCheckResult]:
+    dropped, straddling = int(report["too_long"]), int(report["straddling_groups"])
+    return [
+        dg.AssetCheckResult(check_name="enough_examples", passed=True, metadata={"needed": report["min"]}),
+        dg.AssetCheckResult(
+            check_name="no_straddling_group",
+            passed=straddling == 0,
+            metadata={"straddling_groups": straddling, "naive_row_split_would_leak": report["naive_leaked_rows"]},
+            description="No session, task or near-duplicate cluster is on both sides.",
+        ),
+        dg.AssetCheckResult(
+            check_name="fits_context",
+            passed=dropped == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"too_long": dropped},
+            description=f"{dropped} examples were longer than the limit and left out whole.",
+        ),
+    ]

@@ -1,0 +1,93 @@
+"""`grokora`: the command line, thin over the rooms."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import PROJECT_ROOT
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+sandbox_app = typer.Typer(no_args_is_help=True, help="The small desktop world that writes the sample logs.")
+champion_app = typer.Typer(no_args_is_help=True, help="Who is in service for an agent, and since when.")
+app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(champion_app, name="champion")
+console = Console()
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole chain on the logs: session logs in, champions out."""
+    from grokora_pipeline.demo import run_demo
+
+    if not run_demo(console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(port: int = 3000) -> None:
+    """The Dagster UI on 127.0.0.1, with the history of this checkout."""
+    os.chdir(PROJECT_ROOT)
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    os.execv(dagster, [dagster, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)])
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can do, and the command that mends what is missing."""
+    from grokora_pipeline.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        console.print(finding.line(), highlight=False)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@sandbox_app.command("record")
+def sandbox_record(
+    output: Annotated[Path, typer.Option(help="An empty or new folder.")],
+    seed: int = 7,
+    sessions: int = 300,
+) -> None:
+    """Write sample session logs; the same seed writes the same bytes."""
+    from grokora_pipeline.sandbox.record import record
+
+    if output.is_dir() and any(output.iterdir()):
+        raise GrokoraError(f"{output} is not empty; give a new folder, so that nothing of yours is overwritten.")
+    console.print(f"{record(output, seed=seed, sessions=sessions)} sessions written to {output}")
+
+
+@champion_app.command("show")
+def champion_show(agent: str) -> None:
+    """The adapter in service for an agent."""
+    from grokora_pipeline.assets.common import get_store, key_of
+
+    record = get_store().pointer(key_of(agent, "champion"), "champion")
+    console.print_json(data=record or {"champion": None})
+
+
+@champion_app.command("history")
+def champion_history(agent: str) -> None:
+    """Every promotion and rollback of an agent, oldest first."""
+    from grokora_pipeline.assets.common import get_store, key_of
+
+    for record in get_store().history(key_of(agent, "champion"), "champion"):
+        console.print_json(data=record, indent=None)
+
+
+def main() -> None:
+    """The entry point: a person's mistake is one sentence on stderr and exit status 2."""
+    try:
+        app()
+    except GrokoraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

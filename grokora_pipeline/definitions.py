@@ -1,0 +1,23 @@
+"""The front door: one Definitions object for `dagster dev`, `dagster asset materialize` and the tests."""
+
+import dagster as dg
+
+from grokora_pipeline.assets.chain import all_assets
+from grokora_pipeline.assets.common import get_agents
+from grokora_pipeline.automation import jobs
+from grokora_pipeline.execution.executor import cuda_executor
+from grokora_pipeline.execution.process import GpuProcess
+
+
+def build_defs() -> dg.Definitions:
+    """The definitions for the agents.yaml of the current settings."""
+    agents = get_agents()
+    return dg.Definitions(
+        assets=all_assets(agents),
+        jobs=jobs(agents),
+        resources={"gpu": GpuProcess()},
+        executor=cuda_executor(),
+    )
+
+
+defs = build_defs()

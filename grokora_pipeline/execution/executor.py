@@ -1,0 +1,25 @@
+"""The CUDA-tagged executor: a process a step; steps tagged for CUDA wait for a device, the others run beside them."""
+
+import os
+
+import dagster as dg
+
+from grokora_pipeline.execution.lease import discover_devices
+from grokora_pipeline.execution.process import CUDA_TAG
+
+
+def cuda_executor() -> dg.ExecutorDefinition:
+    """Dagster's multiprocess executor with as many CUDA-tagged steps at once as there are devices (at least one).
+
+    The limit holds within a run; across runs the pool `cuda` holds, and on the device itself its lease. Steps are forked
+    from a server that has loaded the definitions already, which is what makes a small step cheap.
+    """
+    devices = max(1, len(discover_devices()))
+    return dg.multiprocess_executor.configured(
+        {
+            "max_concurrent": devices + max(2, os.cpu_count() or 1),
+            "start_method": {"forkserver": {"preload_modules": ["grokora_pipeline.definitions"]}},
+            "tag_concurrency_limits": [{"key": CUDA_TAG, "value": "cuda", "limit": devices}],
+        },
+        name="cuda_tagged",
+    )

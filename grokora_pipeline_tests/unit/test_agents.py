@@ -1,0 +1,60 @@
+"""Who an agent is, and whose call a call is."""
+
+from pathlib import Path
+
+import pytest
+
+from grokora_pipeline.agents import AgentSpec, load_agents, recognise
+from grokora_pipeline.errors import GrokoraError
+
+SYSTEM = [{"role": "system", "content": "You are Grokputer, the VRZIBRZI node"}, {"role": "user", "content": "hi"}]
+
+
+def agents_file(folder: Path, text: str) -> Path:
+    path = folder / "agents.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_name_and_a_description_are_enough(tmp_path: Path) -> None:
+    (agent,) = load_agents(agents_file(tmp_path, "agents:\n  scout:\n    description: Looks ahead.\n"))
+    assert (agent.metric, agent.min_examples, agent.answer.type) == ("rougeL", 40, "text")
+
+
+def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
+    (agent,) = load_agents(agents_file(tmp_path, "agents:\n  a: {description: x, rank: 8, training: {epochs: 2}}\n"))
+    assert agent.training == {"rank": 8, "epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("agents: []", "needs a mapping"),
+        ("agents: {a: {}}", "description"),
+        ("agents: {'a/b': {description: x}}", "name"),
+        ("agents: {session_logs: {description: x}}", "reserved"),
+        ("agents: {a: {description: x, answer: poem}}", "answer"),
+        ("agents: {a: {description: x, match: {user: ['(']}}}", "no regular expression"),
+        ("agents: [", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_file(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(GrokoraError, match=complaint) as raised:
+        load_agents(agents_file(tmp_path, text))
+    assert "agents.yaml" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_recorded_name_decides_alone() -> None:
+    single = AgentSpec.model_validate({"name": "single", "description": "x", "match": {"system": ["VRZIBRZI"]}})
+    actor = AgentSpec(name="actor", description="x")
+    assert recognise([single, actor], SYSTEM, "actor") == "actor"
+    assert recognise([single, actor], SYSTEM, "nobody") is None
+
+
+def test_without_a_name_the_first_matching_pattern_decides() -> None:
+    user = AgentSpec.model_validate({"name": "greeter", "description": "x", "match": {"user": ["^HI$"]}})
+    system = AgentSpec.model_validate({"name": "single", "description": "x", "match": {"system": ["vrzibrzi"]}})
+    assert recognise([user, system], SYSTEM, None) == "greeter"
+    assert recognise([system, user], SYSTEM, None) == "single"
+    assert recognise([system], [{"role": "user", "content": [{"type": "text", "text": "x"}]}], None) is None

@@ -1,0 +1,62 @@
+"""Devices are leased by the process that uses them, and come back when it dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LEASE = [sys.executable, "-m", "grokora_pipeline.execution.lease"]
+SHOW = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+HOLD = [sys.executable, "-c", "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(60)"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(tmp_path), "GROKORA_DEVICES": "4,7"}
+
+
+def hold(environment: dict[str, str]) -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen([*LEASE, "--", *HOLD], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_two_processes_never_share_a_device(environment: dict[str, str]) -> None:
+    (first, one), (second, two) = hold(environment), hold(environment)
+    first.kill()
+    second.kill()
+    assert {one, two} == {"4", "7"}
+
+
+def test_a_third_process_waits_until_kill_9_frees_a_device(environment: dict[str, str]) -> None:
+    (first, one), (second, _) = hold(environment), hold(environment)
+    waiting = subprocess.Popen([*LEASE, "--", *SHOW], env=environment, stdout=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    assert waiting.poll() is None
+    first.send_signal(signal.SIGKILL)
+    output, _ = waiting.communicate(timeout=20)
+    second.kill()
+    assert output.strip() == one
+
+
+def test_two_devices_are_taken_all_or_none(environment: dict[str, str]) -> None:
+    command = [*LEASE, "--count", "2", "--", *SHOW]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=30)[0].strip() for process in both] == ["4,7", "4,7"]
+
+
+def test_without_a_gpu_the_command_sees_none(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [*LEASE, "--", *SHOW], env={**environment, "GROKORA_DEVICES": "cpu"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_more_devices_than_there_are_is_one_sentence(environment: dict[str, str]) -> None:
+    done = subprocess.run([*LEASE, "--count", "3", "--", *SHOW], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 3 GPUs are asked for")
