@@ -1,0 +1,109 @@
+"""Whether a model folder is fit to train on, and what it is. Nothing here imports torch.
+
+Only safetensors weights are accepted, and never a model that brings code of its own.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat, read_json
+from grokora_pipeline.models.fingerprint import BUNDLED_ID, model_files
+from grokora_pipeline.store import content_version, file_sha256
+
+BUNDLED_LICENCE = "apache-2.0"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def check_folder(folder: Path, model_id: str) -> None:
+    """GrokoraError, in one sentence, where the folder holds no model that can be trained safely."""
+    shown = f"GROKORA_BASE_MODEL={model_id or 'bundled'}"
+    config = read_json(folder / "config.json")
+    if (folder / "adapter_config.json").is_file() and not config:
+        raise GrokoraError(f"{shown} is a LoRA adapter, not a model; give the model that it was trained on.")
+    if not config:
+        raise GrokoraError(f"{shown} has no config.json, so it is no transformers model; give another model.")
+    if any("auto_map" in read_json(folder / name) for name in ("config.json", "tokenizer_config.json")):
+        raise GrokoraError(f"{shown} brings code of its own (auto_map), which is never run; give a model without it.")
+    if config.get("quantization_config"):
+        raise GrokoraError(f"{shown} is quantised already; give the unquantised model, training quantises it itself.")
+    if not any(folder.glob("*.safetensors")):
+        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+            raise GrokoraError(f"{shown} has pickle weights only, which can run code; give one with .safetensors.")
+        raise GrokoraError(f"{shown} has no .safetensors weights (a download was cut short?); fetch it again.")
+    _check_shards(folder, shown)
+
+
+def _check_shards(folder: Path, shown: str) -> None:
+    index = read_json(folder / "model.safetensors.index.json")
+    missing = sorted(
+        set((index.get("weight_map") or {}).values()) - {path.name for path in folder.glob("*.safetensors")}
+    )
+    if missing:
+        raise GrokoraError(f"{shown} lacks {missing[0]}; fetch the model again.")
+
+
+def tensor_facts(folder: Path) -> tuple[int, str]:
+    """(number of parameters, dtype of most of them), from the safetensors headers alone; tied weights count once."""
+    by_dtype: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, tensor in _header(path).items():
+            if name != "__metadata__":
+                count = 1
+                for size in tensor["shape"]:
+                    count *= size
+                by_dtype[tensor["dtype"]] = by_dtype.get(tensor["dtype"], 0) + count
+    if not by_dtype:
+        raise GrokoraError(f"{folder} holds safetensors files without tensors; fetch the model again.")
+    return sum(by_dtype.values()), max(by_dtype, key=lambda dtype: by_dtype[dtype])
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file; GrokoraError where the file is cut short."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        raw = stream.read(length) if length < min(size, 100_000_000) else b""
+    try:
+        header: dict[str, Any] = json.loads(raw)
+    except ValueError as error:
+        raise GrokoraError(f"{path} is no complete safetensors file; fetch the model again.") from error
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    if 8 + length + max(ends, default=0) != size:
+        raise GrokoraError(f"{path} is no complete safetensors file; fetch the model again.")
+    return header
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that the model card's front matter names, else "unknown"."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace")[:20_000] if card.is_file() else ""
+    found = re.search(r"^license:\s*(\S+)\s*$", text.split("\n---", 1)[0], re.MULTILINE)
+    return found.group(1) if found else "unknown"
+
+
+def facts(folder: Path, model_id: str, revision: str) -> dict[str, Any]:
+    """What a checked model folder is; the result of the base-model worker."""
+    chat = ChatFormat.load(folder)
+    parameters, dtype = tensor_facts(folder)
+    config = read_json(folder / "config.json")
+    files = model_files(folder)
+    return {
+        "model_id": model_id or BUNDLED_ID,
+        "revision": revision,
+        "content_hash": content_version([(path.name, file_sha256(path)) for path in files]),
+        "parameters": parameters,
+        "architecture": next(iter(config.get("architectures") or []), config.get("model_type", "unknown")),
+        "licence": licence_of(folder),
+        "context_length": chat.context_length,
+        "chat_template_sha256": chat.template_sha256,
+        "has_chat_template": chat.has_chat_template,
+        "stop_token": chat.stop_token,
+        "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+        "dtype": dtype,
+    }

