@@ -26,7 +26,7 @@ class _Strict(BaseModel):
 
 
 class Match(_Strict):
-    """Rules that recognise an agent's calls: any rule that holds is enough; patterns are searched, case-insensitively."""
+    """Rules that recognise an agent's calls: any that holds is enough; patterns are searched, ignoring case."""
 
     names: tuple[str, ...] = ()
     system: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ def recognise(agents: Sequence[AgentSpec], messages: Sequence[dict[str, Any]], r
 
 
 def load_agents(path: Path) -> tuple[AgentSpec, ...]:
-    """The agents of an `agents.yaml`, in its order; GrokoraError names the file, the agent and the field that is wrong."""
+    """The agents of an `agents.yaml`, in its order; GrokoraError names the file, the agent and the field."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

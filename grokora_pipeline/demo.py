@@ -1,5 +1,6 @@
 """`grokora demo`: the whole chain in one run of the real executor, told line by line on the terminal."""
 
+import os
 import threading
 import time
 import uuid
@@ -11,8 +12,11 @@ from rich.table import Table
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import get_agents, get_store, key_of, read_json
+from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
+from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.automation import ALL_JOB
 from grokora_pipeline.settings import PROJECT_ROOT
+from grokora_pipeline.staleness import observe, stale_assets
 
 _RUN_TAG = "grokora/demo"
 _POLL_SECONDS = 0.3
@@ -28,8 +32,6 @@ def whole_chain() -> dg.JobDefinition:
 
 def open_instance() -> dg.DagsterInstance:
     """The Dagster instance of DAGSTER_HOME, else the one that the checkout's dagster.yaml describes."""
-    import os
-
     if os.environ.get("DAGSTER_HOME"):
         return dg.DagsterInstance.get()
     os.chdir(PROJECT_ROOT)  # its folders are relative to the checkout
@@ -37,22 +39,47 @@ def open_instance() -> dg.DagsterInstance:
 
 
 def run_demo(console: Console) -> bool:
-    """Materialize everything, show progress, end with a table; True when no asset and no blocking check failed."""
-    started, mark = time.monotonic(), uuid.uuid4().hex
+    """Materialize what is out of date, show progress, end with a table; True when nothing failed."""
+    started = time.monotonic()
     with open_instance() as instance:
-        narrator = Narrator(instance, mark, console)
-        with narrator:
-            result = dg.execute_job(
-                dg.reconstructable(whole_chain),
-                instance=instance,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                tags={_RUN_TAG: mark},
-                raise_on_error=False,
-            )
+        stale, fresh = out_of_date(instance)
+        console.print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
+        success = not stale or materialize(instance, stale, console)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    console.print(f"\n{'Done' if result.success else '[red]Failed[/red]'} in {minutes} min {seconds} s.\n")
-    if result.success:
+    console.print(f"\n{'Done' if success else '[red]Failed[/red]'} in {minutes} min {seconds} s.\n")
+    if success:
         show_results(console)
+    return success
+
+
+def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
+    """The assets to make, and how many need nothing. Agents that still lack examples are up to date, not missing."""
+    from grokora_pipeline.definitions import defs
+
+    observe(instance, LOG_FILES_KEY, log_files_version())
+    specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key != dg.AssetKey(LOG_FILES_KEY)]
+    stale = stale_assets(instance, specs)
+    waiting = {
+        agent.name
+        for agent in get_agents()
+        if missing_examples(agent) and dg.AssetKey([agent.name, "task_dataset"]) not in stale
+    }
+    keys = [key for key in stale if key.path[0] not in waiting]
+    return keys, len(specs) - len(keys)
+
+
+def materialize(instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> bool:
+    """Make these assets in one run of the real executor, told line by line."""
+    mark = uuid.uuid4().hex
+    with Narrator(instance, mark, console):
+        result = dg.execute_job(
+            dg.reconstructable(whole_chain),
+            instance=instance,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags={_RUN_TAG: mark},
+            asset_selection=keys,
+            raise_on_error=False,
+        )
     return result.success
 
 

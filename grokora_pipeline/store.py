@@ -92,7 +92,7 @@ class Store:
             shutil.rmtree(staged, ignore_errors=True)
 
     def publish(self, key: str, version: str, staged: Path, **facts: Any) -> Artifact:
-        """Rename a staged folder into place and point `current` at it. A version that exists already is kept as it is."""
+        """Rename a staged folder into place and point `current` at it. An existing version is kept."""
         target = self.folder(key) / version
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -109,7 +109,7 @@ class Store:
         return Artifact(key, version, path) if path.is_dir() else None
 
     def point(self, key: str, pointer: str, version: str, **facts: Any) -> None:
-        """Move a pointer, atomically, and add a line to its history. Pointing where it points already changes nothing."""
+        """Move a pointer, atomically, and add a line to its history. Pointing at the same version changes nothing."""
         now = self.pointer(key, pointer)
         if now and now["version"] == version and all(now.get(name) == value for name, value in facts.items()):
             return

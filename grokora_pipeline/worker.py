@@ -50,7 +50,7 @@ class Reporter:
 def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None) -> int:
     """Run a worker's main function on the plan file named on the command line; returns the exit status.
 
-    The result is also written beside the plan as `<plan>.result.json`. A GrokoraError ends with its sentence and status 2.
+    The result is also written beside the plan, as `<plan>.result.json`. A GrokoraError ends with status 2.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:

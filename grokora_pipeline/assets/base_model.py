@@ -5,7 +5,15 @@ from typing import Any
 
 import dagster as dg
 
-from grokora_pipeline.assets.common import OWNERS, plain_errors, publish_once, read_json, result, write_json
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    code_version,
+    plain_errors,
+    publish_once,
+    read_json,
+    result,
+    write_json,
+)
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
 from grokora_pipeline.models.fingerprint import fingerprint
 from grokora_pipeline.settings import get_settings
@@ -17,7 +25,7 @@ KEY = "base_model"
     group_name="swarm",
     kinds={"huggingface"},
     owners=OWNERS,
-    code_version="1",
+    code_version=code_version(get_settings().base_model),
     op_tags=cuda_tags(),
     pool=CUDA_POOL,
 )
@@ -32,5 +40,5 @@ def base_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> dg.Materia
         return str(record["content_hash"])[:16]
 
     with plain_errors():
-        artifact = publish_once(context, KEY, {"model": fingerprint(model_id), "code": "1"}, build)
+        artifact = publish_once(context, KEY, {"model": fingerprint(model_id), "code": code_version()}, build)
     return result(artifact, read_json(artifact.path / "base_model.json"))

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import OWNERS, get_store, key_of, plain_errors, read_json
+from grokora_pipeline.assets.common import OWNERS, code_version, get_store, key_of, plain_errors, read_json
 from grokora_pipeline.evaluation.gate import GateRule, decide
 
 
@@ -26,7 +26,7 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"python"},
         owners=OWNERS,
-        code_version="1",
+        code_version=code_version(),
         description="The adapter in service. A challenger takes its place only where the report proves it better.",
         check_specs=[dg.AssetCheckSpec("has_champion", asset=key.split("/"))],
     )

@@ -14,6 +14,7 @@ from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Artifact, Store, content_version
 
 OWNERS = ["team:grokora"]
+_CODE = 1  # raise it when an asset would make something else from the same inputs
 
 
 def get_store() -> Store:
@@ -24,6 +25,14 @@ def get_store() -> Store:
 def get_agents() -> tuple[AgentSpec, ...]:
     """The agents of this process's agents.yaml."""
     return load_agents(get_settings().agents)
+
+
+def code_version(*settings: object) -> str:
+    """The code version of an asset: the release's asset code, and the settings that shape what it makes.
+
+    A change of either marks the asset as out of date in the UI, and makes it anew.
+    """
+    return content_version(_CODE, *settings)
 
 
 def key_of(agent: AgentSpec | str, name: str) -> str:

@@ -8,6 +8,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    code_version,
     get_store,
     key_of,
     plain_errors,
@@ -38,6 +39,7 @@ def champion_of(agent: str) -> Artifact | None:
 def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `eval_report` asset of one agent."""
     key = key_of(agent, "eval_report")
+    version = code_version(agent.answer.model_dump(), agent.metric)
 
     @dg.asset(
         key=key.split("/"),
@@ -45,7 +47,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"huggingface", "html"},
         owners=OWNERS,
-        code_version="1",
+        code_version=version,
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
@@ -80,7 +82,7 @@ def _inputs(agent: AgentSpec, config: EvaluationConfig) -> tuple[dict[str, Any],
         "answer": answer,
         "metric": agent.metric,
         "config": config.model_dump(),
-        "code": "1",
+        "code": code_version(),
     }
     plan = {
         "agent": agent.name,

@@ -8,6 +8,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    code_version,
     get_store,
     key_of,
     plain_errors,
@@ -30,6 +31,7 @@ class TrainingConfig(dg.Config):
 def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `lora_adapter` asset of one agent."""
     key, source = key_of(agent, "lora_adapter"), key_of(agent, "tokenized_split")
+    version = code_version(resolve(agent).model_dump())
 
     @dg.asset(
         key=key.split("/"),
@@ -37,7 +39,7 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
-        code_version="1",
+        code_version=version,
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
         description="LoRA weights (safetensors) and the record of their training.",
@@ -65,7 +67,7 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 }
                 gpu.run(context, "grokora_pipeline.training", plan, staged)
 
-            inputs = {"versions": versions, "knobs": knobs, "code": "1"}
+            inputs = {"versions": versions, "knobs": knobs, "code": version}
             artifact = publish_once(context, key, inputs, build)
         training = read_json(artifact.path / "training.json")
         return result(artifact, _metadata(training), [_learnt(training)], **{"grokora/trained_on": split.version})

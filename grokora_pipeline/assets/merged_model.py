@@ -9,6 +9,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    code_version,
     get_store,
     key_of,
     plain_errors,
@@ -35,11 +36,11 @@ def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"huggingface"},
         owners=OWNERS,
-        code_version="1",
+        code_version=code_version(),
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
         output_required=False,
-        description="Merged in bf16 from the unquantised base, and compared with base + adapter before it is published.",
+        description="Merged in bf16 from the unquantised base, and compared with base + adapter.",
         check_specs=[dg.AssetCheckSpec("same_logits", asset=key.split("/"), blocking=True)],
     )
     def merged_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> Iterator[Any]:
@@ -69,7 +70,7 @@ def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 }
                 write_json(staged / "merge.json", gpu.run(context, "grokora_pipeline.models.merge", plan, staged))
 
-            inputs = {"base": base.version, "adapter": adapter.version, "code": "1"}
+            inputs = {"base": base.version, "adapter": adapter.version, "code": code_version()}
             artifact = publish_once(context, key, inputs, build)
         record = read_json(artifact.path / "merge.json")
         check = dg.AssetCheckResult(

@@ -6,10 +6,10 @@ import dagster as dg
 
 from grokora_pipeline.assets.common import (
     OWNERS,
+    code_version,
     get_agents,
     get_store,
     plain_errors,
-    read_json,
     result,
     table,
     write_json,
@@ -19,18 +19,24 @@ from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import content_version
 
 KEY = "session_logs"
+LOG_FILES_KEY = "session_log_files"
 
 
 @dg.observable_source_asset(
-    name="session_log_files",
+    name=LOG_FILES_KEY,
     group_name="swarm",
     description="The log files as Grokputer or the gateway wrote them. Never changed by this project.",
 )
 def session_log_files() -> dg.DataVersion:
-    """The data version of the folder: the hash of path, size and mtime of every file."""
+    """The data version of the folder of logs."""
+    return dg.DataVersion(log_files_version())
+
+
+def log_files_version() -> str:
+    """The hash of path, size and mtime of every file below the log root."""
     root = get_settings().logs
     stats = [(path.relative_to(root).as_posix(), path.lstat()) for path in sorted(root.rglob("*")) if path.is_file()]
-    return dg.DataVersion(content_version([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
+    return content_version([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 @dg.asset(
@@ -38,7 +44,7 @@ def session_log_files() -> dg.DataVersion:
     group_name="swarm",
     kinds={"python", "parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version=code_version([(agent.name, agent.match.model_dump()) for agent in get_agents()]),
     check_specs=[
         dg.AssetCheckSpec("readable_logs", asset=KEY, description="At least one turn was read."),
         dg.AssetCheckSpec("nothing_quarantined", asset=KEY, description="Every log file could be read whole."),

@@ -6,7 +6,15 @@ from typing import Any
 import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import OWNERS, get_store, plain_errors, publish_once, read_json, result
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    code_version,
+    get_store,
+    plain_errors,
+    publish_once,
+    read_json,
+    result,
+)
 from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.assets.tokenized_split import base_folder
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
@@ -31,7 +39,7 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
         group_name="swarm",
         kinds={"huggingface", "html"},
         owners=OWNERS,
-        code_version="1",
+        code_version=code_version(),
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
@@ -56,7 +64,7 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
                 "base": base.version,
                 "champions": {role: found.version if found else None for role, found in champions.items()},
                 "config": config.model_dump(),
-                "code": "1",
+                "code": code_version(),
             }
             artifact = publish_once(context, "swarm_report", inputs, build)
         report = read_json(artifact.path / "swarm.json")

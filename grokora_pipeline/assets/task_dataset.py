@@ -8,6 +8,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    code_version,
     get_store,
     key_of,
     plain_errors,
@@ -33,6 +34,7 @@ class SelectionConfig(dg.Config):
 def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `task_dataset` asset of one agent."""
     key = key_of(agent, "task_dataset")
+    version = code_version(agent.model_dump())
 
     @dg.asset(
         key=key.split("/"),
@@ -40,7 +42,7 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"python", "json"},
         owners=OWNERS,
-        code_version="1",
+        code_version=version,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[
             dg.AssetCheckSpec("schema", asset=key.split("/"), blocking=True, description="Every line is an example."),
@@ -57,7 +59,12 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 write_json(staged / "report.json", report.as_dict())
                 return folder_version(staged)
 
-            inputs = {"turns": turns.version, "agent": agent.model_dump(), "options": config.model_dump(), "code": "1"}
+            inputs = {
+                "turns": turns.version,
+                "agent": agent.model_dump(),
+                "options": config.model_dump(),
+                "code": version,
+            }
             artifact = publish_once(context, key, inputs, build)
         return result(artifact, _metadata(artifact.path), _checks(artifact.path))
 

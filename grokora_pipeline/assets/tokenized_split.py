@@ -9,6 +9,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    code_version,
     get_store,
     key_of,
     plain_errors,
@@ -37,6 +38,7 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `tokenized_split` asset of one agent."""
     key, source = key_of(agent, "tokenized_split"), key_of(agent, "task_dataset")
     asset_key = key.split("/")
+    version = code_version(resolve(agent).max_length, agent.min_examples)
 
     @dg.asset(
         key=asset_key,
@@ -44,7 +46,7 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"huggingface"},
         owners=OWNERS,
-        code_version="1",
+        code_version=version,
         output_required=False,
         description="80/20 by groups of session, task and near-duplicates; who was in validation once never trains.",
         check_specs=[
@@ -57,10 +59,10 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         store = get_store()
         with plain_errors():
             dataset, base = store.require(source), store.require("base_model")
-            rows = int(read_json(dataset.path / "report.json")["rows"])
-            if rows < agent.min_examples:
-                yield _too_few(asset_key, rows, agent.min_examples)
-                context.log.warning(f"{agent.name} is skipped: {rows} examples, {agent.min_examples} are needed.")
+            if missing := missing_examples(agent):
+                check = _too_few(asset_key, missing, agent.min_examples)
+                context.log.warning(f"{agent.name} is skipped: {check.description}")
+                yield check
                 return
             record = read_json(base.path / "base_model.json")
             max_length = min(resolve(agent).max_length, int(record["context_length"]))
@@ -84,11 +86,11 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 "template": record["chat_template_sha256"],
                 "max_length": max_length,
                 "config": config.model_dump(),
-                "code": "1",
+                "code": version,
             }
             artifact = publish_once(context, key, inputs, build)
         report = read_json(artifact.path / "report.json")
-        yield result(artifact, {"dagster/row_count": rows, **scalars(report)}, _checks(report))
+        yield result(artifact, {**scalars(report)}, _checks(report))
 
     return tokenized_split
 
@@ -98,14 +100,20 @@ def base_folder(artifact: Path) -> Path:
     return artifact / str(read_json(artifact / "base_model.json")["path"])
 
 
-def _too_few(key: list[str], rows: int, needed: int) -> dg.AssetCheckResult:
+def missing_examples(agent: AgentSpec) -> int:
+    """How many examples an agent lacks to be trained; 0 when it has enough or its dataset was not made yet."""
+    dataset = get_store().current(key_of(agent, "task_dataset"))
+    return max(0, agent.min_examples - int(read_json(dataset.path / "report.json")["rows"])) if dataset else 0
+
+
+def _too_few(key: list[str], missing: int, needed: int) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="enough_examples",
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"examples": rows, "needed": needed, "missing": needed - rows},
-        description=f"{rows} of {needed} examples: {needed - rows} are missing, so nothing is trained yet.",
+        metadata={"needed": needed, "missing": missing},
+        description=f"{missing} of {needed} examples are missing, so nothing is trained yet.",
     )
 
 

@@ -11,7 +11,7 @@ from grokora_pipeline.execution.process import CUDA_TAG
 def cuda_executor() -> dg.ExecutorDefinition:
     """Dagster's multiprocess executor with as many CUDA-tagged steps at once as there are devices (at least one).
 
-    The limit holds within a run; across runs the pool `cuda` holds, and on the device itself its lease. Steps are forked
+    The limit holds within a run; across runs the pool `cuda` holds, and on the device its lease. Steps are forked
     from a server that has loaded the definitions already, which is what makes a small step cheap.
     """
     devices = max(1, len(discover_devices()))

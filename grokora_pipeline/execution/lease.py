@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
@@ -46,7 +47,7 @@ def lease_folder() -> Path:
 
 
 def acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
-    """Wait until `count` of the devices are free and take them, all or none; they stay locked until this process ends."""
+    """Wait until `count` devices are free and take them, all or none; they stay locked until this process ends."""
     if count > len(devices):
         raise GrokoraError(f"{count} GPUs are asked for, but this machine offers {len(devices)}; lower grokora/gpus.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,6 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased) if devices else ""
+    return _become(command)
+
+
+def _become(command: Sequence[str]) -> NoReturn:
     os.execvp(command[0], command)
 
 
