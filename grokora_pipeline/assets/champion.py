@@ -3,17 +3,18 @@
 from typing import Any
 
 import dagster as dg
+from pydantic import ValidationError
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import OWNERS, code_version, get_store, key_of, plain_errors, read_json
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import GateRule, decide
 
 
 class GateConfig(dg.Config):
-    """The gate's rule; see `evaluation/gate.py` for its exact meaning."""
+    """Fields of the rule to change for this run, such as `{"alpha": 0.01}`; see `evaluation/gate.py` for all."""
 
-    alpha: float = 0.05
-    champion_margin: float = 0.02
+    rule: dict[str, Any] = {}  # noqa: RUF012
 
 
 def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
@@ -35,15 +36,10 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         with plain_errors():
             report = store.require(key_of(agent, "eval_report"))
             adapter = store.require(key_of(agent, "lora_adapter"))
-            before = store.pointer(key, "champion")
-            decision = decide(
-                read_json(report.path / "report.json"),
-                GateRule(**config.model_dump()),
-                adapter=adapter.version,
-                champion=before["version"] if before else None,
-            )
+            decision = decide(read_json(report.path / "report.json"), _rule(config.rule))
             if decision.promote:
-                store.point(key, "champion", adapter.version, reason=decision.reason, report=report.version)
+                evidence = decision.model_dump()
+                store.point(key, "champion", adapter.version, reason=decision.reason, decision=evidence)
         now = store.pointer(key, "champion")
         version = now["version"] if now else "none"
         context.log.info(decision.reason)
@@ -67,3 +63,11 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         )
 
     return champion
+
+
+def _rule(fields: dict[str, Any]) -> GateRule:
+    try:
+        return GateRule(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise GrokoraError(f"The gate's rule, {first['loc'][0]}: {first['msg']}; correct the run's config.") from error

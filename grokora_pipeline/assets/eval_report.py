@@ -75,10 +75,11 @@ def _inputs(agent: AgentSpec, config: EvaluationConfig) -> tuple[dict[str, Any],
     base, champion = store.require("base_model"), champion_of(agent.name)
     if champion and champion.version == adapter.version:
         champion = None  # nothing to compare: this very adapter is in service
-    versions = {artifact.key: artifact.version for artifact in (base, dataset, split, adapter)}
+    versions: dict[str, str | None] = {artifact.key: artifact.version for artifact in (base, dataset, split, adapter)}
     answer = agent.answer.model_dump(by_alias=True)
+    versions |= {"adapter": adapter.version, "champion": champion.version if champion else None}
     inputs = {
-        "versions": {**versions, "champion": champion.version if champion else None},
+        "versions": versions,
         "answer": answer,
         "metric": agent.metric,
         "config": config.model_dump(),
@@ -95,7 +96,7 @@ def _inputs(agent: AgentSpec, config: EvaluationConfig) -> tuple[dict[str, Any],
         "split": str(split.path),
         "examples": str(dataset.path / "examples.jsonl"),
         "cache": str(store.root / ".cache" / "answers"),
-        "versions": inputs["versions"],
+        "versions": versions,
         **config.model_dump(),
     }
     return inputs, plan

@@ -1,0 +1,109 @@
+"""The whole chain, through Dagster's own command line, on a small sample and a tiny random model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.sandbox.record import record
+from grokora_pipeline.store import Store
+from grokora_pipeline_tests.tiny import tiny_base
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
+
+AGENTS = """
+agents:
+  coordinator: {description: Splits a task., answer: json, preset: sample, epochs: 1, min_examples: 5}
+  actor: {description: Acts., answer: tool_call, preset: sample, epochs: 1, min_examples: 5}
+  grokputer: {description: The single agent., match: {system: [VRZIBRZI]}, preset: sample, min_examples: 100000}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chain")
+    record(folder / "logs", seed=11, sessions=40)
+    tiny_base(folder / "base")
+    (folder / "agents.yaml").write_text(AGENTS)
+    (folder / "dagster").mkdir()
+    return folder
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "GROKORA_LOGS": str(home / "logs"),
+        "GROKORA_STORE": str(home / "store"),
+        "GROKORA_AGENTS": str(home / "agents.yaml"),
+        "GROKORA_BASE_MODEL": str(home / "base"),
+        "GROKORA_DEVICES": "cpu",
+        "GROKORA_SETTLE_SECONDS": "0",
+        "DAGSTER_HOME": str(home / "dagster"),
+        "TMPDIR": str(home),
+    }
+
+
+def materialize(home: Path, selection: str) -> subprocess.CompletedProcess[str]:
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    command = [dagster, "asset", "materialize", "-m", "grokora_pipeline.definitions", "--select", selection]
+    return subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True)
+
+
+def report(home: Path, key: str, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((Store(str(home / "store")).require(key).path / name).read_bytes())
+    return document
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> subprocess.CompletedProcess[str]:
+    return materialize(home, "*")
+
+
+def test_one_command_makes_everything(run: subprocess.CompletedProcess[str]) -> None:
+    assert run.returncode == 0, run.stderr[-4000:]
+
+
+def test_an_adapter_is_safetensors_with_its_training_record(home: Path, run: subprocess.CompletedProcess[str]) -> None:
+    folder = Store(str(home / "store")).require("actor/lora_adapter").path
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"adapter_model.safetensors", "adapter_config.json", "training.json", "README.md"}
+    assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+
+
+def test_the_report_compares_base_and_adapter_on_the_same_rows(
+    home: Path, run: subprocess.CompletedProcess[str]
+) -> None:
+    document = report(home, "actor/eval_report", "report.json")
+    assert {"base", "adapter"} <= document["systems"].keys()
+    folder = Store(str(home / "store")).require("actor/eval_report").path
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    by_system = {name: [row["turn_id"] for row in rows if row["system"] == name] for name in ("base", "adapter")}
+    assert by_system["base"] == by_system["adapter"] != []
+
+
+def test_an_agent_without_enough_examples_is_skipped_and_says_why(
+    home: Path, run: subprocess.CompletedProcess[str]
+) -> None:
+    assert Store(str(home / "store")).current("grokputer/lora_adapter") is None
+    assert "grokputer is skipped" in run.stderr + run.stdout
+    assert "Skipped execution of step" in run.stderr + run.stdout
+
+
+def test_a_second_run_makes_the_same_versions(home: Path, run: subprocess.CompletedProcess[str]) -> None:
+    store = Store(str(home / "store"))
+    keys = ("session_logs", "base_model", "actor/task_dataset", "actor/tokenized_split", "actor/lora_adapter")
+    before = [store.require(key).version for key in keys]
+    again = materialize(home, "session_logs base_model actor/task_dataset actor/tokenized_split actor/lora_adapter")
+    assert again.returncode == 0, again.stderr[-4000:]
+    assert [store.require(key).version for key in keys] == before
+
+
+def test_no_log_was_touched(home: Path, run: subprocess.CompletedProcess[str], tmp_path: Path) -> None:
+    record(tmp_path / "logs", seed=11, sessions=40)
+    fresh = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "logs").rglob("*") if p.is_file()}
+    used = {p.relative_to(home): p.read_bytes() for p in (home / "logs").rglob("*") if p.is_file()}
+    assert used == fresh

@@ -1,0 +1,53 @@
+"""The definitions load fast, without torch, and describe the whole chain."""
+
+import json
+import os
+import subprocess
+import sys
+
+from grokora_pipeline.definitions import defs
+from grokora_pipeline.execution.process import CUDA_POOL, CUDA_TAG
+
+LINKS = {"task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model"}
+AGENTS = {"coordinator", "observer", "actor", "validator", "grokputer"}
+PROBE = """
+import json, sys, time
+started = time.perf_counter()
+import grokora_pipeline.definitions
+heavy = [name for name in ("torch", "transformers", "trl", "peft") if name in sys.modules]
+print(json.dumps({"seconds": time.perf_counter() - started, "heavy": heavy}))
+"""
+
+
+def test_loading_the_definitions_imports_no_torch_and_takes_under_three_seconds() -> None:
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy with other tests
+        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, env=os.environ)
+        loaded = json.loads(done.stdout)
+        assert loaded["heavy"] == []
+        seconds.append(loaded["seconds"])
+        if min(seconds) < 3:
+            return
+    raise AssertionError(f"loading took {seconds} seconds")
+
+
+def test_every_agent_has_the_whole_chain() -> None:
+    keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
+    assert keys >= {f"{agent}/{link}" for agent in AGENTS for link in LINKS}
+    assert keys >= {"session_logs", "session_log_files", "base_model", "swarm_report"}
+
+
+def test_gpu_work_carries_the_tag_and_the_pool() -> None:
+    for name in ("lora_adapter", "eval_report", "merged_model"):
+        asset = defs.resolve_assets_def(["actor", name])
+        assert asset.op.tags[CUDA_TAG] == "cuda"
+        assert asset.op.pool == CUDA_POOL
+    assert CUDA_TAG not in defs.resolve_assets_def(["actor", "task_dataset"]).op.tags
+
+
+def test_every_asset_has_a_description_an_owner_and_a_code_version() -> None:
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        if spec.key.to_user_string() != "session_log_files":
+            assert spec.owners, spec.key
+            assert spec.code_version, spec.key

@@ -1,0 +1,65 @@
+"""GPU work runs in a process of its own: its log streams to the run, its mistakes are one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.execution.process import GpuProcess, cuda_tags
+
+WORKER = """
+import os, sys
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.worker import run
+
+def main(plan, reporter):
+    reporter.progress(1, 2, loss=0.5)
+    if plan["mode"] == "mistake":
+        raise GrokoraError("The base model is not there; set GROKORA_BASE_MODEL.")
+    if plan["mode"] == "killed":
+        os.kill(os.getpid(), 9)
+    return {"torch": "torch" in sys.modules, "devices": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+sys.exit(run(main))
+"""
+
+
+@pytest.fixture(autouse=True)
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_worker.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("GROKORA_DEVICES", "3")
+
+
+def execute(folder: Path, mode: str) -> tuple[dg.ExecuteInProcessResult, dict[str, Any], dg.DagsterInstance]:
+    made: dict[str, Any] = {}
+
+    @dg.asset(op_tags=cuda_tags())
+    def work(context: dg.AssetExecutionContext, gpu: GpuProcess) -> None:
+        made.update(gpu.run(context, "some_worker", {"mode": mode}, folder / "staged"))
+
+    instance = dg.DagsterInstance.ephemeral()
+    result = dg.materialize([work], resources={"gpu": GpuProcess()}, instance=instance, raise_on_error=False)
+    return result, made, instance
+
+
+def test_the_result_comes_back_and_the_progress_is_in_the_event_log(tmp_path: Path) -> None:
+    result, made, instance = execute(tmp_path, "fine")
+    assert made == {"torch": False, "devices": "3"}
+    assert any("step 1/2: loss 0.5" in entry.user_message for entry in instance.all_logs(result.run_id))
+    assert list(tmp_path.glob("*.plan.json")) == []
+
+
+def test_a_mistake_fails_the_step_with_its_sentence(tmp_path: Path) -> None:
+    result, _, _ = execute(tmp_path, "mistake")
+    (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    assert failure.step_failure_data.user_failure_data is not None
+    description = failure.step_failure_data.user_failure_data.description
+    assert description == "The base model is not there; set GROKORA_BASE_MODEL."
+
+
+def test_a_killed_child_fails_the_step_but_not_the_process_that_runs_it(tmp_path: Path) -> None:
+    result, _, _ = execute(tmp_path, "killed")
+    assert not result.success
