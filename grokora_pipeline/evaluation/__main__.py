@@ -1,0 +1,215 @@
+"""`python -m grokora_pipeline.evaluation plan.json`: base, few-shot, adapter and champion on the same held-out rows."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.evaluation.gate import decide
+from grokora_pipeline.evaluation.generation import Decoding
+from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
+from grokora_pipeline.evaluation.plan import (
+    EvaluationPlan,
+    HeldOut,
+    few_shot_prompts,
+    held_out,
+    read_plan,
+    token_budget,
+)
+from grokora_pipeline.evaluation.probes import general_perplexity, memorisation
+from grokora_pipeline.evaluation.report import markdown_table, write_html
+from grokora_pipeline.evaluation.scoring import Row, main_score, score
+from grokora_pipeline.evaluation.significance import pass_hat_k
+from grokora_pipeline.evaluation.systems import Systems
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.worker import Plan, Reporter, Result, run
+
+_HEADLINES = ("agent", "main_metric", "rows", "sessions", "systems", "comparisons", "decision", "markdown")
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one evaluation works with."""
+
+    plan: EvaluationPlan
+    chat: ChatFormat
+    rows: HeldOut
+    systems: Systems
+    decoding: Decoding
+    reporter: Reporter
+
+
+def evaluate(plan: Plan, reporter: Reporter) -> Result:
+    """Evaluate, write report.json, report.html and predictions.jsonl, and give the headline numbers."""
+    checked = read_plan(plan)
+    get_metric(checked.main_metric)
+    job = _prepare(checked, reporter)
+    rows, shots = _all_answers(job)
+    reporter.log(f"scoring {len(rows)} answers")
+    report = {
+        "agent": checked.agent,
+        "answer_type": checked.answer.type,
+        "main_metric": checked.main_metric,
+        **score(rows, alpha=checked.alpha, seed=checked.seed),
+        **_facts(job, shots),
+        **_probes(job, rows),
+        "reliability": _reliability(job),
+    }
+    report["markdown"] = markdown_table(report)
+    report["decision"] = decide(report).model_dump()
+    _write(checked.output, report, rows)
+    reporter.log(report["decision"]["reason"])
+    return {name: report[name] for name in _HEADLINES}
+
+
+def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
+    chat = ChatFormat.load(plan.base)
+    rows = held_out(plan, chat)
+    reporter.log(f"{plan.agent}: {len(rows.cases)} held-out rows, loading {plan.base.name}")
+    adapters = {"adapter": plan.adapter} | ({"champion": plan.champion} if plan.champion else {})
+    systems = Systems(plan.base, plan.base_hash, adapters, cache=plan.cache, quantisation=plan.quantisation)
+    decoding = Decoding(token_budget(plan, rows.cases, chat), tuple(chat.stop_ids))
+    return _Run(plan, chat, rows, systems, decoding, reporter)
+
+
+def _all_answers(job: _Run) -> tuple[list[Row], int]:
+    """The rows of predictions.jsonl for every system, and how many few-shot examples fitted."""
+    prompts = [case.prompt_ids for case in job.rows.cases]
+    shots, few_shot = (
+        few_shot_prompts(job.plan, job.rows, job.chat, job.decoding.max_new_tokens) if job.plan.few_shot else (0, [])
+    )
+    asked: list[tuple[str, str | None, list[list[int]]]] = [("base", None, prompts)]
+    asked += [("few_shot", None, few_shot)] if shots else []
+    asked += [("adapter", "adapter", prompts)]
+    asked += [("champion", "champion", prompts)] if job.plan.champion else []
+    rows = [row for name, adapter, texts in asked for row in _answers(job, name, adapter, texts)]
+    return rows, shots
+
+
+def _answers(job: _Run, name: str, adapter: str | None, prompts: Sequence[list[int]]) -> list[Row]:
+    """One system's answers and likelihoods as rows of predictions.jsonl."""
+
+    def told(done: int, total: int) -> None:
+        job.reporter.progress(done, total, system=name)
+
+    made = job.systems.answers(adapter, prompts, job.decoding, told)
+    nlls = job.systems.likelihoods(adapter, prompts, [case.completion_ids for case in job.rows.cases])
+    rows = []
+    for case, (answer, cached), nll in zip(job.rows.cases, made, nlls, strict=True):
+        text = job.chat.decode(answer.tokens)
+        rows.append(
+            {
+                "turn_id": case.turn_id,
+                "session_id": case.session_id,
+                "system": name,
+                "text": text,
+                "prediction": job.chat.parse_answer(text),
+                "reference": case.reference,
+                "question": case.example["prompt"][-1:],
+                "tools": case.example.get("tools"),
+                "schema": job.plan.answer.schema_,
+                "answer_type": job.plan.answer.type,
+                "boxes": case.example["meta"].get("boxes") or [],
+                "nll": nll,
+                "reference_tokens": len(case.completion_ids),
+                "new_tokens": len(answer.tokens) + (len(answer.tokens) < job.decoding.max_new_tokens),
+                "seconds": answer.seconds,
+                "cached": cached,
+            }
+        )
+    return rows
+
+
+def _facts(job: _Run, shots: int) -> dict[str, Any]:
+    """What the figures rest on: data, decoding, training record, leaks, versions."""
+    plan, cases = job.plan, job.rows.cases
+    trained = _training(plan.adapter)
+    leaked = {"adapter": _leaked(job, trained)}
+    if plan.champion:
+        leaked["champion"] = _leaked(job, _training(plan.champion))
+    return {
+        "alpha": plan.alpha,
+        "seed": plan.seed,
+        "few_shot": shots,
+        "leaked_rows": leaked,
+        "adapter_megabytes": (plan.adapter / "adapter_model.safetensors").stat().st_size / 1e6,
+        "data": {
+            "training_rows": len(job.rows.train_ids),
+            "validation_rows": len(cases),
+            "prompt_tokens": sum(len(case.prompt_ids) for case in cases),
+            "max_new_tokens": job.decoding.max_new_tokens,
+            "dtype": str(job.systems.model.dtype).removeprefix("torch."),
+        },
+        "training": trained,
+        "bleu_signature": bleu_signature(),
+        "versions": {
+            **plan.versions,
+            "base": plan.base_hash,
+            "adapter": plan.adapter.name,
+            "champion": plan.champion.name if plan.champion else None,
+        },
+    }
+
+
+def _training(adapter: Path) -> dict[str, Any]:
+    path = adapter / "training.json"
+    record: dict[str, Any] = orjson.loads(path.read_bytes()) if path.exists() else {}
+    return record
+
+
+def _leaked(job: _Run, training: dict[str, Any]) -> int:
+    """How many evaluated rows an adapter was trained on, by turn id: by its own record, else by the split's."""
+    seen = set(training.get("train_turn_ids") or job.rows.train_ids)
+    return sum(case.turn_id in seen for case in job.rows.cases)
+
+
+def _probes(job: _Run, rows: Sequence[Row]) -> dict[str, Any]:
+    plan, found = job.plan, {}
+    if plan.probe:
+        names = [None, "adapter", *(["champion"] if plan.champion else [])]
+        found["probe"] = general_perplexity(job.systems, names, job.chat, plan.alpha)
+    if plan.canaries:
+        texts = [row["text"] for row in rows if row["system"] == "adapter"]
+        found["memorisation"] = memorisation(job.systems, plan.canaries, texts, job.chat, plan.seed)
+    return found
+
+
+def _reliability(job: _Run) -> dict[str, Any]:
+    """pass^k of sampled answers: a try succeeds where the main metric gives its full score. Empty where it is off."""
+    plan, found = job.plan, {}
+    prompts = [case.prompt_ids for case in job.rows.cases]
+    for name, adapter in (("base", None), ("adapter", "adapter")) if plan.trials else ():
+        wins = [0] * len(prompts)
+        for trial in range(plan.trials):
+            drawn = Decoding(job.decoding.max_new_tokens, job.decoding.stop_ids, plan.temperature, plan.seed + trial)
+            for place, (answer, _) in enumerate(job.systems.answers(adapter, prompts, drawn)):
+                wins[place] += _right(job, place, answer.tokens)
+        found[name] = {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
+    return found
+
+
+def _right(job: _Run, place: int, tokens: list[int]) -> bool:
+    case = job.rows.cases[place]
+    row = {
+        "prediction": job.chat.parse_answer(job.chat.decode(tokens)),
+        "reference": case.reference,
+        "tools": case.example.get("tools"),
+        "schema": job.plan.answer.schema_,
+        "answer_type": job.plan.answer.type,
+        "boxes": case.example["meta"].get("boxes") or [],
+    }
+    return main_score(row, job.plan.main_metric) >= 1.0
+
+
+def _write(folder: Path, report: dict[str, Any], rows: Sequence[Row]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "predictions.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    (folder / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    write_html(folder / "report.html", report, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run(evaluate))

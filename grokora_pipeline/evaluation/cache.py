@@ -1,0 +1,49 @@
+"""Answers and likelihoods that were computed before: a re-evaluation costs only the new adapter.
+
+One JSONL file for each (model, adapter, decoding); a line for each prompt. Lines are appended in one write, and a line
+that is no JSON (a write cut short) is skipped, so that an interrupted run costs nothing but its own work.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.store import content_version
+
+
+def tokens_key(*parts: Sequence[int]) -> str:
+    """The hash of token ids."""
+    return hashlib.sha256(orjson.dumps([list(part) for part in parts])).hexdigest()
+
+
+class AnswerCache:
+    """What one system of weights answered under one decoding. Without a folder it remembers nothing."""
+
+    def __init__(self, folder: Path | None, *identity: object) -> None:
+        self._path = folder / f"{content_version(*identity)}.jsonl" if folder else None
+        self._known: dict[str, Any] = {}
+        if self._path and self._path.exists():
+            for line in self._path.read_bytes().splitlines():
+                try:
+                    entry = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue
+                self._known[entry["key"]] = entry["value"]
+
+    def get(self, key: str) -> Any:
+        """The remembered value, or None."""
+        return self._known.get(key)
+
+    def add(self, entries: Iterable[tuple[str, Any]]) -> None:
+        """Remember values, on disk too."""
+        fresh = dict(entries)
+        self._known.update(fresh)
+        if not self._path or not fresh:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = b"".join(orjson.dumps({"key": key, "value": value}) + b"\n" for key, value in fresh.items())
+        with self._path.open("ab") as stream:
+            stream.write(lines)

@@ -1,0 +1,264 @@
+"""Batched decoding and scoring in which the prefix that rows share is computed once.
+
+Rows are grouped by their common beginning (system prompt, tools, few-shot examples). The prefix goes through the model
+once; its keys and values are copied into every row of a batch. Rows are padded on the left, between prefix and suffix,
+so that all rows of a batch end in the same column. Finished rows leave the batch.
+"""
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+Tokens = Sequence[int]
+Progress = Callable[[int, int], None]
+SHARED_PREFIX = 16  # tokens; a shorter common beginning is not worth a pass of its own
+BATCH_BYTES = 1 << 30  # of keys and values in a batch, at most
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How answers are decoded: greedy at temperature 0, else sampled with a seed of each row's own."""
+
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One answer: its token ids without the stop token, and its share of the batch's seconds."""
+
+    tokens: list[int]
+    seconds: float
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one layer in a buffer made in advance, so that a step writes one column and copies nothing."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.length = room, 0
+        self.is_initialized: bool = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+            shape = [*key_states.shape[:2], self.room, key_states.shape[3]]
+            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def widened(self, rows: int, room: int) -> "_RoomyLayer":
+        """A copy of a one-row layer for a batch of `rows`, with room for `room` tokens."""
+        layer = _RoomyLayer(room)
+        shape = [rows, self.keys.shape[1], self.length, self.keys.shape[3]]
+        layer.update(self.keys[:, :, : self.length].expand(shape), self.values[:, :, : self.length].expand(shape))
+        return layer
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows in flight: `mask` [rows, room] marks the real tokens, `position` [rows] is each row's next position."""
+
+    cache: Cache
+    mask: Tensor
+    position: Tensor
+    rows: list[int]
+    made: list[list[int]] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel, prompts: Sequence[Tokens], decoding: Decoding, progress: Progress | None = None
+) -> list[Generated]:
+    """Answers to prompts (token ids), in their order; the model answers with whatever adapter is active in it."""
+    done: dict[int, Generated] = {}
+    for rows, cache in _batches(model, prompts, decoding.max_new_tokens):
+        started = time.perf_counter()
+        batch, logits = _start(
+            model, {row: prompts[row] for row in rows}, cache, new_tokens=decoding.max_new_tokens, keep=1
+        )
+        noise = _noise({row: prompts[row] for row in rows}, decoding, model.device)
+        answers = _decode(model, batch, logits[:, -1], decoding, noise)
+        share = (time.perf_counter() - started) / len(rows)
+        done.update({row: Generated(tokens, share) for row, tokens in answers.items()})
+        if progress:
+            progress(len(done), len(prompts))
+    return [done[row] for row in range(len(prompts))]
+
+
+@torch.inference_mode()
+def completion_nll(
+    model: PreTrainedModel, prompts: Sequence[Tokens], completions: Sequence[Tokens], progress: Progress | None = None
+) -> list[float]:
+    """Each completion's summed negative log-likelihood in nats; logits are made only where they count."""
+    texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    prompt_lengths = [len(prompt) for prompt in prompts]
+    done: dict[int, float] = {}
+    for rows, cache in _batches(model, texts, 0, prompt_lengths):
+        longest = max(len(completions[row]) for row in rows)
+        _, logits = _start(model, {row: texts[row] for row in rows}, cache, new_tokens=0, keep=longest + 1)
+        for place, row in enumerate(rows):
+            length = len(completions[row])
+            target = torch.tensor(completions[row], device=logits.device)
+            window = logits[place, -1 - length : -1].float()
+            done[row] = float(torch.nn.functional.cross_entropy(window, target, reduction="sum")) if length else 0.0
+        if progress:
+            progress(len(done), len(texts))
+    return [done[row] for row in range(len(texts))]
+
+
+def _batches(
+    model: PreTrainedModel, texts: Sequence[Tokens], new_tokens: int, limits: Sequence[int] | None = None
+) -> Iterator[tuple[list[int], Cache | None]]:
+    """(rows, keys and values of the prefix they share) of every batch, longest rows first."""
+    limits = limits or [len(text) for text in texts]
+    room = BATCH_BYTES // _token_bytes(model)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, text in enumerate(texts):
+        groups.setdefault(tuple(text[:SHARED_PREFIX]), []).append(row)
+    for rows in groups.values():
+        # a row keeps its last prompt token, so that it has something to run that yields its first logits
+        shared = _common([texts[row] for row in rows], min(limits[row] for row in rows) - 1)
+        shared = shared if shared >= SHARED_PREFIX and len(rows) > 1 else 0
+        cache = _prefix_cache(model, texts[rows[0]][:shared]) if shared else None
+        rows.sort(key=lambda row: -len(texts[row]))
+        start = 0
+        while start < len(rows):
+            fit = room // (len(texts[rows[start]]) + new_tokens)
+            stop = start + max(1, min(BATCH_ROWS, fit))
+            yield rows[start:stop], cache
+            start = stop
+
+
+def _token_bytes(model: PreTrainedModel) -> int:
+    """The bytes of one token's keys and values over all layers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
+
+
+def _common(texts: Sequence[Tokens], limit: int) -> int:
+    """The length of the common beginning, at most `limit`."""
+    low, high = min(texts, key=list), max(texts, key=list)
+    return next((place for place in range(limit) if low[place] != high[place]), max(0, limit))
+
+
+def _prefix_cache(model: PreTrainedModel, prefix: Tokens) -> Cache:
+    cache = _empty_cache(model, len(prefix))
+    model(input_ids=torch.tensor([list(prefix)], device=model.device), past_key_values=cache, logits_to_keep=1)
+    return cache
+
+
+def _empty_cache(model: PreTrainedModel, room: int) -> Cache:
+    return Cache(layers=[_RoomyLayer(room) for _ in range(model.config.get_text_config().num_hidden_layers)])
+
+
+def _start(
+    model: PreTrainedModel, texts: dict[int, Tokens], cache: Cache | None, *, new_tokens: int, keep: int
+) -> tuple[_Batch, Tensor]:
+    """Run the rows' suffixes behind the shared prefix; gives the batch and the logits [rows, keep, vocabulary]."""
+    prefix = cache.get_seq_length() if cache else 0
+    width = max(map(len, texts.values())) - prefix
+    room = prefix + width + new_tokens
+    mask = torch.ones(len(texts), room, dtype=torch.long)
+    ids = torch.zeros(len(texts), width, dtype=torch.long)
+    for place, text in enumerate(texts.values()):
+        length = len(text) - prefix
+        mask[place, prefix : prefix + width - length] = 0
+        ids[place, width - length :] = torch.tensor(text[prefix:])
+    mask, ids = mask.to(model.device), ids.to(model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix : prefix + width]
+    wide = (
+        Cache(layers=[layer.widened(len(texts), room) for layer in cache.layers])
+        if cache
+        else _empty_cache(model, room)
+    )
+    out = model(
+        input_ids=ids,
+        attention_mask=mask[:, : prefix + width],
+        position_ids=positions,
+        past_key_values=wide,
+        # indices and not a number: a slice is not contiguous, and `lm_head` would copy its weights for every row
+        logits_to_keep=torch.arange(max(0, width - keep), width, device=model.device),
+    )
+    return _Batch(wide, mask, positions[:, -1] + 1, list(texts), [[] for _ in texts]), out.logits
+
+
+def _decode(
+    model: PreTrainedModel, batch: _Batch, logits: Tensor, decoding: Decoding, noise: dict[int, torch.Generator]
+) -> dict[int, list[int]]:
+    """Token by token until every row has stopped; gives the rows' answers."""
+    answers: dict[int, list[int]] = {}
+    for step in range(decoding.max_new_tokens):
+        chosen = _choose(logits, batch.rows, decoding, noise)
+        tokens = chosen.tolist()
+        running = [place for place, token in enumerate(tokens) if token not in decoding.stop_ids]
+        for place, token in enumerate(tokens):
+            if token in decoding.stop_ids:
+                answers[batch.rows[place]] = batch.made[place]
+            else:
+                batch.made[place].append(token)
+        if not running:
+            return answers
+        if len(running) < len(tokens):
+            chosen = _keep(batch, running, chosen)
+        if step + 1 < decoding.max_new_tokens:
+            logits = _step(model, batch, chosen)
+    return {**answers, **dict(zip(batch.rows, batch.made, strict=True))}
+
+
+def _step(model: PreTrainedModel, batch: _Batch, chosen: Tensor) -> Tensor:
+    """Append one token to every row; gives the logits [rows, vocabulary] of the next one."""
+    seen = batch.cache.get_seq_length() + 1
+    out = model(
+        input_ids=chosen[:, None],
+        attention_mask=batch.mask[:, :seen],
+        position_ids=batch.position[:, None],
+        past_key_values=batch.cache,
+        logits_to_keep=1,
+    )
+    batch.position = batch.position + 1
+    logits: Tensor = out.logits[:, -1]
+    return logits
+
+
+def _keep(batch: _Batch, running: list[int], chosen: Tensor) -> Tensor:
+    """Let finished rows leave the batch."""
+    index = torch.tensor(running, device=chosen.device)
+    batch.cache.batch_select_indices(index)
+    batch.mask, batch.position = batch.mask[index], batch.position[index]
+    batch.rows, batch.made = [batch.rows[place] for place in running], [batch.made[place] for place in running]
+    return chosen[index]
+
+
+def _noise(prompts: dict[int, Tokens], decoding: Decoding, device: torch.device) -> dict[int, torch.Generator]:
+    """Every row's own random stream, from the seed and its prompt: who shares its batch changes nothing."""
+    if decoding.temperature <= 0:
+        return {}
+    seeds = {row: zlib.crc32(repr(list(text)).encode(), decoding.seed) for row, text in prompts.items()}
+    return {row: torch.Generator(device).manual_seed(seed) for row, seed in seeds.items()}
+
+
+def _choose(logits: Tensor, rows: list[int], decoding: Decoding, noise: dict[int, torch.Generator]) -> Tensor:
+    """[rows, vocabulary] → [rows]: the likeliest token, or a sample by the Gumbel-max trick."""
+    if decoding.temperature <= 0:
+        return logits.argmax(-1)
+    scaled = torch.log_softmax(logits.float() / decoding.temperature, -1)
+    drawn = torch.stack([torch.empty_like(scaled[0]).exponential_(generator=noise[row]) for row in rows])
+    return (scaled - drawn.log()).argmax(-1)

@@ -1,0 +1,264 @@
+"""The one registry of metrics. A metric is defined by sufficient statistics of a row and by how summed rows combine.
+
+That one form serves everything: the value over a data set, a bootstrap replicate (a weighted sum of rows), and corpus
+measures that are no mean of rows (perplexity, BLEU). `load` gives the same metrics as `evaluate` modules, offline.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonschema import Draft202012Validator
+from numpy.typing import NDArray
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.metrics.answers import (
+    Answer,
+    calls_of,
+    canonical,
+    code_tree,
+    content_of,
+    json_value,
+    leaves,
+    strict_json,
+)
+from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
+
+FloatArray = NDArray[np.float64]
+Stats = tuple[float, ...]
+
+
+def ratio(sums: FloatArray) -> FloatArray:
+    """[..., 2] sums of (numerator, weight) → [...] their quotient; 0 where the weight is 0."""
+    weight = sums[..., 1]
+    quotient: FloatArray = np.divide(sums[..., 0], weight, out=np.zeros_like(weight), where=weight > 0)
+    return quotient
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`stats` gives a row's k sufficient statistics, or None where the metric does not apply to the row;
+    `combine` maps summed statistics [..., k] to values [...]."""
+
+    name: str
+    stats: Callable[[Answer], Stats | None]
+    combine: Callable[[FloatArray], FloatArray] = ratio
+    higher_is_better: bool = True
+
+    def table(self, answers: Sequence[Answer]) -> FloatArray | None:
+        """[rows, k] statistics, zeros where the metric does not apply; None where it applies to no row."""
+        rows = [self.stats(answer) for answer in answers]
+        width = next((len(row) for row in rows if row is not None), 0)
+        if not width:
+            return None
+        return np.array([(0.0,) * width if row is None else row for row in rows], dtype=np.float64)
+
+    def value(self, answers: Sequence[Answer]) -> float | None:
+        """The metric over all rows; None where it applies to none."""
+        table = self.table(answers)
+        return None if table is None else float(self.combine(table.sum(axis=0)))
+
+
+def _mean(score: Callable[[Answer], float | bool | None]) -> Callable[[Answer], Stats | None]:
+    def stats(answer: Answer) -> Stats | None:
+        value = score(answer)
+        return None if value is None else (float(value), 1.0)
+
+    return stats
+
+
+def exact_match(answer: Answer) -> bool:
+    """Whether content (but for white space at its ends) and calls are the expected ones."""
+    return canonical(answer.prediction) == canonical(answer.reference)
+
+
+def valid_json(answer: Answer) -> bool | None:
+    """Whether the answer is a JSON object or array and nothing else; applies where the expected answer is one."""
+    if not _expects_json(answer):
+        return None
+    return isinstance(strict_json(content_of(answer.prediction)), dict | list)
+
+
+def schema_valid(answer: Answer) -> bool | None:
+    """Whether the answer is JSON that the agent's JSON Schema accepts; applies where the agent has a schema."""
+    if answer.schema is None:
+        return None
+    value = strict_json(content_of(answer.prediction))
+    return isinstance(value, dict | list) and bool(Draft202012Validator(answer.schema).is_valid(value))
+
+
+def _expects_json(answer: Answer) -> bool:
+    return not calls_of(answer.reference) and isinstance(strict_json(content_of(answer.reference)), dict | list)
+
+
+def field_counts(answer: Answer) -> tuple[int, int, int] | None:
+    """(right, given, expected) leaf fields of JSON answers and tool calls; None where neither is expected."""
+    expected_value = json_value(answer.reference)
+    if expected_value is None:
+        return None
+    expected = Counter(leaves(expected_value))
+    given = Counter(leaves(value)) if (value := json_value(answer.prediction)) is not None else Counter()
+    return (expected & given).total(), given.total(), expected.total()
+
+
+def _field_precision(answer: Answer) -> float | None:
+    counts = field_counts(answer)
+    return None if counts is None else counts[0] / max(1, counts[1])
+
+
+def _field_recall(answer: Answer) -> float | None:
+    counts = field_counts(answer)
+    return None if counts is None else counts[0] / counts[2]
+
+
+def _field_f1(answer: Answer) -> float | None:
+    counts = field_counts(answer)
+    return None if counts is None else 2 * counts[0] / (counts[1] + counts[2])
+
+
+def call_error(answer: Answer) -> CallError | None:
+    """What keeps the answer's calls from being the expected ones; None when nothing does."""
+    return check_calls(calls_of(answer.prediction), calls_of(answer.reference), answer.tools, answer.boxes)
+
+
+def tool_call_match(answer: Answer) -> bool | None:
+    """Whether the calls are the expected ones (none, where none is due); applies where a call was possible."""
+    if not answer.tools and not calls_of(answer.reference):
+        return None
+    return call_error(answer) is None
+
+
+def no_call(answer: Answer) -> bool | None:
+    """Whether no call is made; applies where tools were offered and none was due."""
+    if not answer.tools or calls_of(answer.reference):
+        return None
+    return not calls_of(answer.prediction)
+
+
+def _code_parses(answer: Answer) -> bool | None:
+    return code_tree(content_of(answer.prediction)) is not None if answer.answer_type == "code" else None
+
+
+def code_match(answer: Answer) -> bool | None:
+    """Whether the Python answer has the expected syntax tree; the text decides where that does not parse."""
+    if answer.answer_type != "code":
+        return None
+    expected = code_tree(content_of(answer.reference))
+    if expected is None:
+        return exact_match(answer)
+    return code_tree(content_of(answer.prediction)) == expected
+
+
+@lru_cache(maxsize=4096)
+def _rouge(prediction: str, reference: str) -> dict[str, float]:
+    scores = _rouge_scorer().score(reference, prediction)
+    return {name: score.fmeasure for name, score in scores.items()}
+
+
+@lru_cache(maxsize=1)
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"])
+
+
+def _rouge_metric(name: str) -> Metric:
+    return Metric(name, _mean(lambda answer: _rouge(canonical(answer.prediction), canonical(answer.reference))[name]))
+
+
+@lru_cache(maxsize=1)
+def _bleu_scorer() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU()
+
+
+def bleu_signature() -> str:
+    """sacreBLEU's own statement of how the score was made."""
+    scorer = _bleu_scorer()
+    scorer.corpus_score(["a"], [["a"]])
+    return str(scorer.get_signature())
+
+
+def _bleu_stats(answer: Answer) -> Stats:
+    rows = _bleu_scorer()._extract_corpus_statistics([canonical(answer.prediction)], [[canonical(answer.reference)]])
+    return tuple(float(number) for number in rows[0])
+
+
+def bleu_of(sums: FloatArray) -> FloatArray:
+    """[..., 10] summed (system length, reference length, 4 x matches, 4 x n-grams) → BLEU 0-100 with sacreBLEU's
+    exponential smoothing (Chen & Cherry 2014, method 3) and brevity penalty (Papineni et al. 2002)."""
+    system, reference, right, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
+    missed = (right == 0) & (total > 0)
+    smoothed = np.where(missed, 0.5 ** np.cumsum(missed, axis=-1), right)
+    precision = np.divide(smoothed, total, out=np.zeros_like(total), where=total > 0)
+    with np.errstate(divide="ignore"):
+        log_mean = np.log(precision).mean(axis=-1)
+        brevity = np.minimum(
+            0.0, 1.0 - np.divide(reference, system, out=np.full_like(system, np.inf), where=system > 0)
+        )
+    nothing_right = right.sum(axis=-1) == 0
+    scores: FloatArray = np.where(nothing_right, 0.0, 100.0 * np.exp(brevity + log_mean))
+    return scores
+
+
+def _perplexity_stats(answer: Answer) -> Stats | None:
+    return None if answer.nll is None else (answer.nll, float(answer.reference_tokens))
+
+
+def _bits_stats(answer: Answer) -> Stats | None:
+    size = len(canonical(answer.reference).encode())
+    return None if answer.nll is None or not size else (answer.nll / float(np.log(2)), float(size))
+
+
+def _pace_stats(answer: Answer) -> Stats | None:
+    return (answer.seconds, float(answer.new_tokens)) if answer.seconds is not None and answer.new_tokens else None
+
+
+def _perplexity(sums: FloatArray) -> FloatArray:
+    values: FloatArray = np.exp(ratio(sums))
+    return values
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("perplexity", _perplexity_stats, _perplexity, higher_is_better=False),
+        Metric("bits_per_byte", _bits_stats, higher_is_better=False),
+        Metric("exact_match", _mean(exact_match)),
+        Metric("valid_json", _mean(valid_json)),
+        Metric("schema_valid", _mean(schema_valid)),
+        Metric("field_precision", _mean(_field_precision)),
+        Metric("field_recall", _mean(_field_recall)),
+        Metric("field_accuracy", _mean(_field_f1)),
+        Metric("tool_call_match", _mean(tool_call_match)),
+        Metric("no_call", _mean(no_call)),
+        Metric("code_parses", _mean(_code_parses)),
+        Metric("code_match", _mean(code_match)),
+        *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")),
+        Metric("sacrebleu", _bleu_stats, bleu_of),
+        Metric("answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False),
+        Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False),
+        Metric("latency_seconds", _mean(lambda answer: answer.seconds), higher_is_better=False),
+        Metric("seconds_per_token", _pace_stats, higher_is_better=False),
+    )
+}
+
+
+def get_metric(name: str) -> Metric:
+    """A metric by name; GrokoraError lists the names there are."""
+    if name not in METRICS:
+        raise GrokoraError(f"there is no metric {name!r}; choose one of {', '.join(METRICS)} as main_metric.")
+    return METRICS[name]
+
+
+def load(name: str) -> Any:
+    """The metric as an `evaluate.EvaluationModule`, loaded from the package by path: no hub, no network."""
+    import evaluate
+
+    get_metric(name)
+    return evaluate.load(str(Path(__file__).with_name("evaluate_module.py")), name)

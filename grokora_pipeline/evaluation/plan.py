@@ -1,0 +1,154 @@
+"""The plan of an evaluation, and the held-out rows it asks for."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from grokora_pipeline.agents import Answer as AnswerSpec
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
+
+Example = dict[str, Any]
+FEW_SHOT_TOKENS = 1536  # the most that few-shot examples may take of the context
+
+
+class Canary(BaseModel):
+    """A planted string: what stands before it, and the secret itself."""
+
+    prefix: str = ""
+    secret: str = Field(min_length=4)
+
+
+class EvaluationPlan(BaseModel):
+    """`plan.json` of `python -m grokora_pipeline.evaluation`. Folders are as the store publishes them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    agent: str
+    answer: AnswerSpec = AnswerSpec()
+    main_metric: str
+    base: Path
+    base_hash: str
+    adapter: Path
+    champion: Path | None = None
+    split: Path
+    examples: Path
+    output: Path
+    cache: Path | None = None
+    few_shot: int = Field(default=0, ge=0, description="Examples at most; fewer where the context is short; 0 is off.")
+    max_rows: int = Field(default=0, ge=0, description="Validation rows at most, drawn by the seed; 0 is all.")
+    max_new_tokens: int = Field(default=0, ge=0, description="0: 1.5 x the longest expected answer + 16.")
+    seed: int = 7
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    trials: int = Field(default=0, ge=0, description="Sampled answers a row for pass^k; 0 is off.")
+    temperature: float = Field(default=0.7, gt=0)
+    probe: bool = Field(default=True, description="Measure perplexity on the frozen general text.")
+    canaries: list[Canary] = []
+    quantisation: Literal["none", "nf4", "int8"] = "none"
+    versions: dict[str, Any] = {}
+
+
+def read_plan(plan: dict[str, Any]) -> EvaluationPlan:
+    """The plan, checked; GrokoraError names the first field that is wrong."""
+    try:
+        return EvaluationPlan.model_validate(plan)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise GrokoraError(f"The evaluation plan's {where} is not usable: {first['msg']}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One held-out row in tokens, with what it is scored against."""
+
+    turn_id: str
+    session_id: str
+    example: Example
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The expected assistant message."""
+        message: dict[str, Any] = self.example["completion"][-1]
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The validation rows to evaluate, the training side, and the turns that training has seen."""
+
+    cases: list[Case]
+    train: list[Example]
+    train_ids: frozenset[str]
+
+
+def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
+    """Read the split and its examples; GrokoraError where there is nothing to evaluate on."""
+    examples = {example["meta"]["turn_id"]: example for example in _read_examples(plan.examples)}
+    train_ids, validation_ids = (_turn_ids(plan.split, side) for side in ("train", "validation"))
+    missing = [turn_id for turn_id in validation_ids if turn_id not in examples]
+    if missing:
+        raise GrokoraError(f"{plan.examples} lacks {len(missing)} rows of {plan.split}; rebuild the tokenized split.")
+    if not validation_ids:
+        raise GrokoraError(f"{plan.split} has no validation rows, so nothing can be proven; add sessions.")
+    chosen = sorted(validation_ids)
+    if plan.max_rows and len(chosen) > plan.max_rows:
+        chosen = sorted(random.Random(plan.seed).sample(chosen, plan.max_rows))  # noqa: S311
+    cases = [_case(examples[turn_id], chat) for turn_id in chosen]
+    return HeldOut(cases, [examples[i] for i in sorted(train_ids) if i in examples], frozenset(train_ids))
+
+
+def _read_examples(path: Path) -> list[Example]:
+    try:
+        return [orjson.loads(line) for line in path.read_bytes().splitlines() if line]
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise GrokoraError(f"{path} is no readable JSONL of examples ({error}); rebuild task_dataset.") from error
+
+
+def _turn_ids(split: Path, side: str) -> set[str]:
+    from datasets import load_from_disk
+
+    return set(load_from_disk(str(split))[side]["turn_id"])
+
+
+def _case(example: Example, chat: ChatFormat) -> Case:
+    prompt, completion = chat.encode_example(example)
+    meta = example["meta"]
+    return Case(meta["turn_id"], meta["session_id"], example, prompt, completion)
+
+
+def token_budget(plan: EvaluationPlan, cases: Sequence[Case], chat: ChatFormat) -> int:
+    """How many tokens an answer may have: 1.5 x the longest expected one + 16, within what the context leaves."""
+    wanted = plan.max_new_tokens or int(1.5 * max(len(case.completion_ids) for case in cases)) + 16
+    left = chat.context_length - max(len(case.prompt_ids) for case in cases)
+    return max(1, min(wanted, left))
+
+
+def few_shot_prompts(
+    plan: EvaluationPlan, rows: HeldOut, chat: ChatFormat, new_tokens: int
+) -> tuple[int, list[list[int]]]:
+    """(k, prompts): every case's prompt with the same k examples of the training side as earlier turns before it."""
+    longest = max(len(case.prompt_ids) for case in rows.cases)
+    budget = min(FEW_SHOT_TOKENS, chat.context_length - longest - new_tokens)
+    shots: list[dict[str, Any]] = []
+    count, pool = 0, list(rows.train)
+    random.Random(plan.seed).shuffle(pool)  # noqa: S311
+    for example in pool[: 8 * plan.few_shot]:
+        size = sum(map(len, chat.encode_example(example)))
+        if count < plan.few_shot and size <= budget:
+            shots += [message for message in example["prompt"] if message["role"] != "system"] + example["completion"]
+            count, budget = count + 1, budget - size
+    asked = [(_with_shots(case.example, shots), case.example.get("tools")) for case in rows.cases]
+    return count, [chat.encode_prompt(messages, tools) for messages, tools in asked]
+
+
+def _with_shots(example: Example, shots: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    system = [message for message in example["prompt"] if message["role"] == "system"]
+    return [*system, *shots, *(message for message in example["prompt"] if message["role"] != "system")]

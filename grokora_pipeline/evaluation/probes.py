@@ -1,0 +1,67 @@
+"""What an adapter may have lost or kept that it should not: general language, and secrets of its training data."""
+
+import math
+import random
+import string
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from grokora_pipeline.evaluation.metrics import METRICS
+from grokora_pipeline.evaluation.plan import Canary
+from grokora_pipeline.evaluation.significance import estimate
+from grokora_pipeline.evaluation.systems import Systems
+from grokora_pipeline.models.chat import ChatFormat
+
+ALTERNATIVES = 1023  # with the canary itself 2^10 candidates: exposure is at most 10 bits
+_CLASSES = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
+
+
+def general_perplexity(systems: Systems, names: Sequence[str | None], chat: ChatFormat, alpha: float) -> dict[str, Any]:
+    """Token-weighted perplexity on the package's frozen general text, by system, with intervals over passages."""
+    passages = [chat.encode(text) for text in orjson.loads(Path(__file__).with_name("probe.json").read_bytes())]
+    heads, tails = [ids[:1] for ids in passages], [ids[1:] for ids in passages]
+    found: dict[str, Any] = {}
+    for name in names:
+        nlls = systems.likelihoods(name, heads, tails)
+        table = np.array([(nll, len(tail)) for nll, tail in zip(nlls, tails, strict=True)])
+        found[name or "base"] = asdict(estimate(table, METRICS["perplexity"].combine, alpha=alpha))
+    return found
+
+
+def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFormat, *, seed: int) -> float:
+    """A canary's exposure in bits: log2(candidates) - log2(its rank by likelihood among random strings of its shape)
+    (Carlini et al., The Secret Sharer, 2019). About 0-1 where nothing was memorised, log2(candidates) where all was."""
+    draw = random.Random(f"{seed}:{canary.secret}")  # noqa: S311
+    candidates = [canary.secret, *(_alike(canary.secret, draw) for _ in range(ALTERNATIVES))]
+    prefix = chat.encode(canary.prefix) or chat.encode(chat.stop_token)
+    nlls = systems.likelihoods(adapter, [prefix] * len(candidates), [chat.encode(text) for text in candidates])
+    rank = 1 + sum(nll < nlls[0] for nll in nlls[1:])
+    return math.log2(len(candidates)) - math.log2(rank)
+
+
+def _alike(secret: str, draw: random.Random) -> str:
+    """A random string of the same shape: letters, capitals and digits changed, everything else kept."""
+    pools = [next((pool for pool in _CLASSES if letter in pool), letter) for letter in secret]
+    return "".join(draw.choice(pool) for pool in pools)
+
+
+def memorisation(
+    systems: Systems, canaries: Sequence[Canary], texts: Sequence[str], chat: ChatFormat, seed: int
+) -> dict[str, Any]:
+    """Exposure of every canary in the adapter and in the base, and how many of the adapter's answers hold one."""
+    bits = [
+        {name or "base": exposure(systems, name, canary, chat, seed=seed) for name in ("adapter", None)}
+        for canary in canaries
+    ]
+    return {
+        "canaries": len(canaries),
+        "exposure_bits": bits,
+        "max_exposure_bits": max(entry["adapter"] for entry in bits),
+        "candidates": ALTERNATIVES + 1,
+        "leaked_in_answers": sum(any(canary.secret in text for canary in canaries) for text in texts),
+    }

@@ -1,0 +1,101 @@
+"""From answers to numbers: the rows of `predictions.jsonl` in, the figures of `report.json` out. No model is needed."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from grokora_pipeline.evaluation import significance
+from grokora_pipeline.evaluation.metrics import METRICS, Metric, call_error, tool_call_match
+from grokora_pipeline.evaluation.metrics.answers import Answer
+
+Row = dict[str, Any]  # one line of predictions.jsonl
+_ANSWER_FIELDS = {field.name for field in fields(Answer)}
+PAIRS = (("adapter", "base"), ("adapter", "few_shot"), ("adapter", "champion"))
+
+
+def as_answer(row: Row) -> Answer:
+    """The scoring view of a line of predictions.jsonl."""
+    return Answer(**{name: value for name, value in row.items() if name in _ANSWER_FIELDS})
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """All lines of a report folder's predictions.jsonl."""
+    return [orjson.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines() if line]
+
+
+def by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each system, all in the order of the first system's turn ids, so that systems are paired."""
+    systems: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        systems.setdefault(row["system"], {})[row["turn_id"]] = row
+    order = list(next(iter(systems.values()))) if systems else []
+    return {name: [answers[turn_id] for turn_id in order] for name, answers in systems.items()}
+
+
+def score(rows: Sequence[Row], *, alpha: float = 0.05, seed: int = 0) -> dict[str, Any]:
+    """`systems` and `comparisons` of the report, with intervals clustered by session."""
+    systems = by_system(rows)
+    clusters = [row["session_id"] for row in next(iter(systems.values()), [])]
+    answers = {name: [as_answer(row) for row in group] for name, group in systems.items()}
+    scored: dict[str, Any] = {
+        name: {"metrics": {}, "errors": _errors(group), **_work(systems[name])} for name, group in answers.items()
+    }
+    comparisons: dict[str, Any] = {
+        f"{ours}_vs_{theirs}": {} for ours, theirs in PAIRS if ours in systems and theirs in systems
+    }
+    for metric in METRICS.values():
+        sums = _sums(metric, answers, clusters)
+        for name, table in sums.items():
+            scored[name]["metrics"][metric.name] = asdict(
+                significance.estimate(table, metric.combine, alpha=alpha, seed=seed)
+            )
+        for ours, theirs in PAIRS:
+            if ours in sums and theirs in sums:
+                found = asdict(
+                    significance.difference(sums[ours], sums[theirs], metric.combine, alpha=alpha, seed=seed)
+                )
+                comparisons[f"{ours}_vs_{theirs}"][metric.name] = {
+                    **found,
+                    "higher_is_better": metric.higher_is_better,
+                }
+    return {"rows": len(clusters), "sessions": len(set(clusters)), "systems": scored, "comparisons": comparisons}
+
+
+def _sums(
+    metric: Metric, answers: Mapping[str, Sequence[Answer]], clusters: Sequence[str]
+) -> dict[str, significance.FloatArray]:
+    """Each system's [clusters, k] sums over the rows to which the metric applies."""
+    tables = {name: table for name, group in answers.items() if (table := metric.table(group)) is not None}
+    if not tables:
+        return {}
+    applies = np.any([table.any(axis=1) for table in tables.values()], axis=0)
+    kept = [cluster for cluster, used in zip(clusters, applies, strict=True) if used]
+    return {name: significance.by_cluster(table[applies], kept) for name, table in tables.items() if kept}
+
+
+def _errors(answers: Sequence[Answer]) -> dict[str, int]:
+    """How often each kind of tool-call error occurs, `none` for right answers; empty where no call is possible."""
+    applicable = [answer for answer in answers if tool_call_match(answer) is not None]
+    return dict(Counter(call_error(answer) or "none" for answer in applicable).most_common())
+
+
+def _work(rows: Sequence[Row]) -> dict[str, Any]:
+    seconds = sum(row["seconds"] or 0.0 for row in rows)
+    tokens = sum(row["new_tokens"] or 0 for row in rows)
+    return {
+        "seconds": seconds,
+        "new_tokens": tokens,
+        "tokens_per_second": tokens / seconds if seconds else 0.0,
+        "cached_rows": sum(bool(row.get("cached")) for row in rows),
+    }
+
+
+def main_score(row: Row, metric: str) -> float:
+    """One row's score on a metric, for ranking rows; 0 where the metric does not apply."""
+    value = METRICS[metric].value([as_answer(row)])
+    return 0.0 if value is None else value

@@ -1,0 +1,91 @@
+"""The systems that are compared: one model in memory, with its adapters switched on and off."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grokora_pipeline.evaluation.cache import AnswerCache, tokens_key
+from grokora_pipeline.evaluation.generation import Decoding, Generated, completion_nll, generate
+from grokora_pipeline.models.loading import Quantisation, load_adapter, load_base
+from grokora_pipeline.store import file_sha256
+
+Tokens = Sequence[int]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What identifies a system's weights: the base and, where one is active, the adapter's name and content hash."""
+
+    base_hash: str
+    adapter: str | None = None
+    adapter_hash: str | None = None
+
+
+class Systems:
+    """One base model and its adapters by name. Results are remembered in the cache folder, where there is one."""
+
+    def __init__(
+        self,
+        base: Path,
+        base_hash: str,
+        adapters: dict[str, Path],
+        *,
+        cache: Path | None = None,
+        quantisation: Quantisation = "none",
+    ) -> None:
+        self.model: Any = load_base(base, quantisation=quantisation)
+        for place, (name, folder) in enumerate(adapters.items()):
+            if place == 0:
+                self.model = load_adapter(self.model, folder, name=name)
+            else:
+                self.model.load_adapter(str(folder), adapter_name=name, use_safetensors=True)
+        self.model.eval()
+        self._cache = cache
+        self._facts = (str(self.model.dtype), quantisation)
+        self._weights: dict[str | None, Weights] = {None: Weights(base_hash)}
+        for name, folder in adapters.items():
+            self._weights[name] = Weights(base_hash, name, file_sha256(folder / "adapter_model.safetensors"))
+
+    @contextmanager
+    def active(self, adapter: str | None) -> Iterator[Any]:
+        """The model with one adapter switched on, or with none."""
+        if adapter is not None:
+            self.model.set_adapter(adapter)
+            yield self.model
+        elif len(self._weights) > 1:
+            with self.model.disable_adapter():
+                yield self.model
+        else:
+            yield self.model
+
+    def answers(
+        self, adapter: str | None, prompts: Sequence[Tokens], decoding: Decoding, progress: Progress | None = None
+    ) -> list[tuple[Generated, bool]]:
+        """Each prompt's answer, and whether it came from the cache."""
+        cache = self._remembered(adapter, "answer", decoding)
+        keys = [tokens_key(prompt) for prompt in prompts]
+        fresh = [place for place, key in enumerate(keys) if cache.get(key) is None]
+        if fresh:
+            with self.active(adapter) as model:
+                made = generate(model, [prompts[place] for place in fresh], decoding, progress)
+            cache.add((keys[place], [one.tokens, one.seconds]) for place, one in zip(fresh, made, strict=True))
+        new = set(fresh)
+        return [(Generated(*cache.get(key)), place not in new) for place, key in enumerate(keys)]
+
+    def likelihoods(self, adapter: str | None, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[float]:
+        """Each completion's summed negative log-likelihood in nats, given its prompt."""
+        cache = self._remembered(adapter, "nll")
+        keys = [tokens_key(*pair) for pair in zip(prompts, completions, strict=True)]
+        fresh = [place for place, key in enumerate(keys) if cache.get(key) is None]
+        if fresh:
+            with self.active(adapter) as model:
+                nlls = completion_nll(model, [prompts[i] for i in fresh], [completions[i] for i in fresh])
+            cache.add((keys[place], nll) for place, nll in zip(fresh, nlls, strict=True))
+        return [float(cache.get(key)) for key in keys]
+
+    def _remembered(self, adapter: str | None, what: str, decoding: Decoding | None = None) -> AnswerCache:
+        weights = self._weights[adapter]
+        return AnswerCache(self._cache, what, weights.base_hash, weights.adapter_hash, self._facts, decoding)
