@@ -3,13 +3,17 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import PROJECT_ROOT
+from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+
+if TYPE_CHECKING:
+    from grokora_pipeline.evaluation.registry import Registry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 sandbox_app = typer.Typer(no_args_is_help=True, help="The small desktop world that writes the sample logs.")
@@ -64,20 +68,55 @@ def sandbox_record(
 
 @champion_app.command("show")
 def champion_show(agent: str) -> None:
-    """The adapter in service for an agent."""
-    from grokora_pipeline.assets.common import get_store, key_of
-
-    record = get_store().pointer(key_of(agent, "champion"), "champion")
-    console.print_json(data=record or {"champion": None})
+    """The adapter in service for an agent, since when and why."""
+    console.print_json(data=_registry().record(_known(agent)) or {"version": "base"})
 
 
 @champion_app.command("history")
 def champion_history(agent: str) -> None:
-    """Every promotion and rollback of an agent, oldest first."""
-    from grokora_pipeline.assets.common import get_store, key_of
-
-    for record in get_store().history(key_of(agent, "champion"), "champion"):
+    """Every promotion, rollback and pin of an agent, oldest first."""
+    for record in _registry().history(_known(agent)):
         console.print_json(data=record, indent=None)
+
+
+@champion_app.command("rollback")
+def champion_rollback(
+    agent: str, to: Annotated[str | None, typer.Option(help="A version, or `base` for none.")] = None
+) -> None:
+    """Put an earlier champion back in service; the one rolled back is not promoted again."""
+    from grokora_pipeline.assets.champion import report_rollback
+    from grokora_pipeline.demo import open_instance
+
+    version = _registry().rollback(_known(agent), to)
+    with open_instance() as instance:
+        report_rollback(instance, agent, version)
+    console.print(f"{agent} is served by {version} now.")
+
+
+@champion_app.command("pin")
+def champion_pin(agent: str) -> None:
+    """Keep the present champion whatever the gate says."""
+    _registry().pin(_known(agent))
+
+
+@champion_app.command("unpin")
+def champion_unpin(agent: str) -> None:
+    """Let the gate act again."""
+    _registry().pin(_known(agent), pinned=False)
+
+
+def _registry() -> "Registry":
+    from grokora_pipeline.evaluation.registry import Registry
+    from grokora_pipeline.store import Store
+
+    return Registry(Store(get_settings().store))
+
+
+def _known(agent: str) -> str:
+    names = [spec.name for spec in load_agents(get_settings().agents)]
+    if agent not in names:
+        raise GrokoraError(f"There is no agent {agent!r}; agents.yaml has {', '.join(names)}.")
+    return agent
 
 
 def main() -> None:

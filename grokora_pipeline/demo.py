@@ -15,6 +15,7 @@ from grokora_pipeline.assets.common import get_agents, get_store, key_of, read_j
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.automation import ALL_JOB
+from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline.staleness import observe, stale_assets
 
@@ -182,7 +183,7 @@ def _row(agent: AgentSpec) -> list[str]:
     systems = read_json(report.path / "report.json")["systems"]
     base, adapter = (systems[name]["metrics"] for name in ("base", "adapter"))
     main = adapter[agent.metric]
-    champion = store.pointer(key_of(agent, "champion"), "champion")
+    champion = Registry(store).in_service(agent.name)
     return [
         agent.name,
         examples,
@@ -190,5 +191,5 @@ def _row(agent: AgentSpec) -> list[str]:
         f"{base[agent.metric]['value']:.2f}",
         f"{main['value']:.2f} ({main['low']:.2f} to {main['high']:.2f})",
         f"{base['perplexity']['value']:.2f} → {adapter['perplexity']['value']:.2f}",
-        f"yes ({champion['version'][:8]})" if champion else "no",
+        f"yes ({champion.version[:8]})" if champion else "no",
     ]

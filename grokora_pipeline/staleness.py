@@ -1,7 +1,7 @@
 """What is out of date, by level: what an asset was last made from against what there is now.
 
-Dagster writes into every materialization the data version of each input and the code version it was made with. Comparing them
-with the present ones needs no events and loses none; the Dagster UI shows the same verdict.
+Dagster writes into every materialization the data version of each input and the code version it was made with.
+Comparing them with the present ones needs no events and loses none; the Dagster UI shows the same verdict.
 """
 
 from collections.abc import Iterable, Mapping

@@ -9,6 +9,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import OWNERS, code_version, get_store, key_of, plain_errors, read_json
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import GateRule, decide
+from grokora_pipeline.evaluation.registry import BASE, Registry
 
 
 class GateConfig(dg.Config):
@@ -33,22 +34,25 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     )
     def champion(context: dg.AssetExecutionContext, config: GateConfig) -> dg.MaterializeResult[Any]:
         store = get_store()
+        registry = Registry(store)
         with plain_errors():
             report = store.require(key_of(agent, "eval_report"))
             adapter = store.require(key_of(agent, "lora_adapter"))
             decision = decide(read_json(report.path / "report.json"), _rule(config.rule))
-            if decision.promote:
-                evidence = decision.model_dump()
-                store.point(key, "champion", adapter.version, reason=decision.reason, decision=evidence)
-        now = store.pointer(key, "champion")
-        version = now["version"] if now else "none"
-        context.log.info(decision.reason)
+            reason = decision.reason
+            if refusal := registry.refusal(agent.name, adapter.version):
+                reason = f"Not promoted: {refusal}."
+            elif decision.promote:
+                registry.promote(agent.name, adapter.version, reason, decision.model_dump())
+        now = registry.in_service(agent.name)
+        version = now.version if now else BASE
+        context.log.info(reason)
         return dg.MaterializeResult(
             metadata={
                 "champion": version,
                 "challenger": adapter.version,
-                "promoted": decision.promote,
-                "decision": decision.reason,
+                "promoted": version == adapter.version,
+                "decision": reason,
                 "report": dg.MetadataValue.path(report.path / "report.html"),
             },
             data_version=dg.DataVersion(version),
@@ -57,7 +61,7 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                     check_name="has_champion",
                     passed=now is not None,
                     severity=dg.AssetCheckSeverity.WARN,
-                    description=decision.reason,
+                    description=reason,
                 )
             ],
         )
@@ -71,3 +75,14 @@ def _rule(fields: dict[str, Any]) -> GateRule:
     except ValidationError as error:
         first = error.errors()[0]
         raise GrokoraError(f"The gate's rule, {first['loc'][0]}: {first['msg']}; correct the run's config.") from error
+
+
+def report_rollback(instance: dg.DagsterInstance, agent: str, version: str) -> None:
+    """Make a rollback by hand a materialization too, so that the UI shows who is in service."""
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            [agent, "champion"],
+            metadata={"champion": version, "promoted": False, "decision": "rolled back by hand"},
+            tags={"dagster/data_version": version},
+        )
+    )

@@ -17,6 +17,7 @@ from grokora_pipeline.assets.common import (
     result,
 )
 from grokora_pipeline.assets.tokenized_split import base_folder
+from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
 from grokora_pipeline.store import Artifact
 
@@ -31,9 +32,7 @@ class EvaluationConfig(dg.Config):
 
 def champion_of(agent: str) -> Artifact | None:
     """The adapter in service for an agent, or None."""
-    store = get_store()
-    record = store.pointer(key_of(agent, "champion"), "champion")
-    return store.find(key_of(agent, "lora_adapter"), record["version"]) if record else None
+    return Registry(get_store()).in_service(agent)
 
 
 def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:

@@ -1,0 +1,72 @@
+"""Who is in service: the `champion` pointer of each agent, and what may move it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.store import Artifact, Store
+
+BASE = "base"  # the version that means: no adapter, the base model answers
+_POINTER = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The champions of a store."""
+
+    store: Store
+
+    def in_service(self, agent: str) -> Artifact | None:
+        """The adapter that answers for an agent; None where the base model does."""
+        record = self.record(agent)
+        return self.store.find(f"{agent}/lora_adapter", record["version"]) if record else None
+
+    def record(self, agent: str) -> dict[str, Any] | None:
+        """The pointer's record, with the action that set it and why; None where there never was a champion."""
+        return self.store.pointer(f"{agent}/champion", _POINTER)
+
+    def history(self, agent: str) -> list[dict[str, Any]]:
+        """Every promotion, rollback and pin, oldest first."""
+        return self.store.history(f"{agent}/champion", _POINTER)
+
+    def refusal(self, agent: str, version: str) -> str:
+        """Why an adapter may not be promoted whatever its report says: the agent is pinned, or it was rolled back."""
+        record = self.record(agent)
+        if record and record.get("pinned"):
+            return f"{agent} is pinned to {record['version']}; grokora champion unpin {agent} lets the gate act again"
+        if any(past["action"] == "rollback" and past["replaced"] == version for past in self.history(agent)):
+            return f"{version} was rolled back before; only a new adapter can be promoted"
+        return ""
+
+    def promote(self, agent: str, version: str, reason: str, decision: dict[str, Any]) -> None:
+        """Put an adapter in service; promoting the one in service again changes nothing."""
+        record = self.record(agent)
+        if record and record["version"] == version:
+            return
+        self._point(agent, version, action="promote", reason=reason, decision=decision)
+
+    def rollback(self, agent: str, to: str | None = None) -> str:
+        """Go back to an earlier champion (the last other one, else the base); returns the version now in service."""
+        now = self.record(agent)
+        if now is None:
+            raise GrokoraError(f"{agent} never had a champion, so there is nothing to roll back.")
+        earlier = [past["version"] for past in self.history(agent) if past["version"] != now["version"]]
+        target = to or next((version for version in reversed(earlier) if self._exists(agent, version)), BASE)
+        if not self._exists(agent, target):
+            raise GrokoraError(f"{agent} has no adapter {target!r}; grokora champion history {agent} lists them.")
+        self._point(
+            agent, target, action="rollback", reason=f"rolled back from {now['version']}", replaced=now["version"]
+        )
+        return target
+
+    def pin(self, agent: str, pinned: bool = True) -> None:
+        """Keep the present champion whatever the gate says, or let the gate act again."""
+        now = self.record(agent)
+        version = now["version"] if now else BASE
+        self._point(agent, version, action="pin" if pinned else "unpin", reason="by hand", pinned=pinned)
+
+    def _exists(self, agent: str, version: str) -> bool:
+        return version == BASE or self.store.find(f"{agent}/lora_adapter", version) is not None
+
+    def _point(self, agent: str, version: str, **facts: Any) -> None:
+        self.store.point(f"{agent}/champion", _POINTER, version, **{"replaced": None, "pinned": False, **facts})

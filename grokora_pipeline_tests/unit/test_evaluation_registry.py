@@ -1,0 +1,70 @@
+"""Promotion, rollback and pin: what moves the champion, and what may not."""
+
+from pathlib import Path
+
+import pytest
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.registry import BASE, Registry
+from grokora_pipeline.store import Store
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    store = Store(str(tmp_path))
+    for version in ("v1", "v2"):
+        with store.stage("actor/lora_adapter") as staged:
+            (staged / "adapter_model.safetensors").write_text(version)
+            store.publish("actor/lora_adapter", version, staged)
+    return Registry(store)
+
+
+def in_service(registry: Registry) -> str | None:
+    found = registry.in_service("actor")
+    return found.version if found else None
+
+
+def test_the_base_model_answers_until_an_adapter_is_promoted(registry: Registry) -> None:
+    assert in_service(registry) is None
+    registry.promote("actor", "v1", "better", {})
+    assert in_service(registry) == "v1"
+
+
+def test_a_rollback_goes_to_the_champion_before_and_then_to_the_base(registry: Registry) -> None:
+    registry.promote("actor", "v1", "better", {})
+    registry.promote("actor", "v2", "better still", {})
+    assert registry.rollback("actor") == "v1"
+    assert in_service(registry) == "v1"
+    assert registry.rollback("actor", to=BASE) == BASE
+    assert in_service(registry) is None
+
+
+def test_a_rolled_back_adapter_is_not_promoted_again(registry: Registry) -> None:
+    registry.promote("actor", "v1", "better", {})
+    registry.rollback("actor")
+    assert "rolled back" in registry.refusal("actor", "v1")
+    assert registry.refusal("actor", "v2") == ""
+
+
+def test_a_pinned_champion_stays_until_it_is_unpinned(registry: Registry) -> None:
+    registry.promote("actor", "v1", "better", {})
+    registry.pin("actor")
+    assert "pinned" in registry.refusal("actor", "v2")
+    assert in_service(registry) == "v1"
+    registry.pin("actor", pinned=False)
+    assert registry.refusal("actor", "v2") == ""
+
+
+def test_every_move_is_in_the_history(registry: Registry) -> None:
+    registry.promote("actor", "v1", "better", {})
+    registry.promote("actor", "v1", "better again", {})
+    registry.rollback("actor")
+    assert [record["action"] for record in registry.history("actor")] == ["promote", "rollback"]
+
+
+def test_rolling_back_to_what_is_not_there_is_one_sentence(registry: Registry) -> None:
+    with pytest.raises(GrokoraError, match="never had a champion"):
+        registry.rollback("actor")
+    registry.promote("actor", "v1", "better", {})
+    with pytest.raises(GrokoraError, match="no adapter 'v9'"):
+        registry.rollback("actor", to="v9")
