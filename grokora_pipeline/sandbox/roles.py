@@ -1,0 +1,193 @@
+"""The four roles in Grokputer's vocabulary: what each is told, what it may call, and how its answers are read."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grokora_pipeline.sandbox.clauses import Point
+
+Message = dict[str, Any]
+Tool = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Call:
+    """One question to one agent: OpenAI-shaped messages, and the tools where the agent has some."""
+
+    agent: str
+    messages: list[Message]
+    tools: list[Tool] | None = None
+
+
+Answer = Callable[[Sequence[Call]], Sequence[Message]]
+
+AGENTS = ("coordinator", "observer", "actor", "validator")
+SYSTEM = {
+    "coordinator": "You are the coordinator of the Grokputer swarm. Split the task into subtasks. Answer with a JSON list.",
+    "observer": "You are the observer of the Grokputer swarm. Find the element on the screen. Answer with JSON.",
+    "actor": "You are the actor of the Grokputer swarm. Do the subtask with one tool call.",
+    "validator": "You are the validator of the Grokputer swarm. Judge the action. Answer with JSON.",
+}
+MATCH_SYSTEM = {agent: f"^You are the {agent} of the Grokputer swarm" for agent in AGENTS}
+
+
+def _tool(name: str, description: str, required: list[str], **properties: Tool) -> Tool:
+    parameters = {"type": "object", "properties": properties, "required": required}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+_TEXT = {"type": "string"}
+TOOLS: list[Tool] = [
+    _tool("bash", "Run a command in the vault", ["command"], command=_TEXT),
+    _tool("computer", "Control mouse and keyboard", ["action"],
+          action={"type": "string", "enum": ["left_click", "right_click", "double_click", "type", "key", "scroll"]},
+          coordinate={"type": "array", "items": {"type": "integer"}}, text=_TEXT, amount={"type": "integer"}),
+    _tool("scan_vault", "Find files by pattern", ["pattern"], pattern=_TEXT),
+]  # fmt: skip
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+_SUBTASK = _object(
+    agent={"enum": ["observer", "actor"]},
+    action={"enum": ["capture_screen", "perform_action"]},
+    params=_object(command={"type": "string", "minLength": 1}),
+)
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "coordinator": {"type": "array", "minItems": 1, "maxItems": 8, "items": _SUBTASK},
+    "observer": _object(
+        element={"type": ["string", "null"]},
+        type={"type": ["string", "null"]},
+        coordinates={"type": ["array", "null"], "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+    ),
+    "validator": {
+        "anyOf": [
+            _object(valid={"type": "boolean"}, confidence={"type": "integer"}, reason={"type": "string"}),
+            _object(
+                safety_score={"type": "integer"},
+                risk_level={"enum": ["LOW", "MEDIUM", "HIGH", "CRITICAL"]},
+                approved={"type": "boolean"},
+            ),
+        ]
+    },
+}
+
+
+def _call(agent: str, user: str) -> Call:
+    messages = [{"role": "system", "content": SYSTEM[agent]}, {"role": "user", "content": user}]
+    return Call(agent, messages, TOOLS if agent == "actor" else None)
+
+
+def ask_coordinator(task: str) -> Call:
+    """Which subtasks does the task need?"""
+    return _call("coordinator", f"Task: {task}")
+
+
+def ask_observer(screen: str, command: str) -> Call:
+    """Where on the screen is what the command needs?"""
+    return _call("observer", f"{screen}\nCommand: {command}")
+
+
+def ask_actor(command: str, observation: Message | None, rejection: str) -> Call:
+    """Which tool call does the command? `rejection` is why the last try was not accepted, "" at the first."""
+    lines = [f"Subtask: {command}"]
+    lines += [f"Observation: {json.dumps(observation, ensure_ascii=False)}"] if observation else []
+    lines += [f"Rejected: {rejection}"] if rejection else []
+    return _call("actor", "\n".join(lines))
+
+
+def ask_validator(command: str, name: str, arguments: dict[str, Any], before: str, after: str) -> Call:
+    """Did the action do what the subtask wants?"""
+    action = f"{name} {json.dumps(arguments, ensure_ascii=False)}"
+    return _call("validator", f"Subtask: {command}\nAction: {action}\nBefore: {before}\nAfter: {after}")
+
+
+def ask_safety(command: str) -> Call:
+    """How safe is a bash command, before it runs?"""
+    return _call("validator", f"Safety check: {command}")
+
+
+@dataclass(frozen=True, slots=True)
+class Subtask:
+    """A line of the coordinator's plan; `locate` asks the observer first."""
+
+    command: str
+    locate: bool
+
+
+def json_message(value: Any) -> Message:
+    """An assistant message that holds JSON."""
+    return {"role": "assistant", "content": json.dumps(value, ensure_ascii=False)}
+
+
+def tool_message(name: str, arguments: dict[str, Any], call_id: str) -> Message:
+    """An assistant message with one tool call; its content is "", as Grokputer's client needs it."""
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+    }
+
+
+def read_json(message: object) -> Any:
+    """The JSON of an answer, with or without a code fence around it; None where there is none."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, str):
+        return None
+    text = content.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_subtasks(message: object) -> list[Subtask]:
+    """The coordinator's plan; [] unless every line of it is a subtask."""
+    plan = read_json(message)
+    if not isinstance(plan, list) or not 1 <= len(plan) <= SCHEMAS["coordinator"]["maxItems"]:
+        return []
+    subtasks = [_subtask(line) for line in plan]
+    return [subtask for subtask in subtasks if subtask] if all(subtasks) else []
+
+
+def _subtask(line: object) -> Subtask | None:
+    params = line.get("params") if isinstance(line, dict) else None
+    command = params.get("command") if isinstance(params, dict) else None
+    if not isinstance(line, dict) or not isinstance(command, str) or line.get("agent") not in ("observer", "actor"):
+        return None
+    return Subtask(command, line["agent"] == "observer")
+
+
+def read_point(message: object) -> Point | None:
+    """The coordinates of an observation, in pixels."""
+    observation = read_json(message)
+    point = observation.get("coordinates") if isinstance(observation, dict) else None
+    if isinstance(point, list) and len(point) == 2 and all(type(value) is int for value in point):
+        return point
+    return None
+
+
+def read_tool_call(message: object) -> tuple[str, dict[str, Any]] | None:
+    """Name and arguments of the one tool call of an answer; None where there is none or more than one."""
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
+        return None
+    function = calls[0].get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(arguments, str):
+        arguments = read_json({"content": arguments})
+    return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+
+
+def read_verdict(message: object, key: str) -> tuple[bool, str] | None:
+    """The boolean `valid` or `approved` of a verdict with its reason; None where it is not one."""
+    verdict = read_json(message)
+    decision = verdict.get(key) if isinstance(verdict, dict) else None
+    if not isinstance(verdict, dict) or not isinstance(decision, bool):
+        return None
+    return decision, str(verdict.get("reason") or verdict.get("risk_level") or "no reason given")

@@ -1,0 +1,169 @@
+"""The swarm loop: coordinator, then per subtask observer, actor and validator, with all tasks advancing in lock step.
+
+Every round gathers the pending calls of all unfinished tasks in one `answer()`, so a model can batch them. What comes back
+is untrusted: a wrong answer ends its task with a reason and never the loop.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.sandbox import roles
+from grokora_pipeline.sandbox.desktop import ToolResult
+from grokora_pipeline.sandbox.experts import expert_answer
+from grokora_pipeline.sandbox.roles import Answer, Call, Message, Subtask
+from grokora_pipeline.sandbox.tasks import Task, swarm_tasks
+
+__all__ = ["Action", "Answer", "Call", "Exchange", "TaskResult", "expert_answer", "run_swarm", "swarm_tasks"]
+TRIES = 2  # a subtask whose action was not accepted is tried once more
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A call and what was answered."""
+
+    call: Call
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A tool call that was executed."""
+
+    name: str
+    arguments: dict[str, Any]
+    result: ToolResult
+
+
+@dataclass(slots=True)
+class TaskResult:
+    """How a task went. `steps` counts subtasks done; `invalid_actions` answers that could not be used, or calls that failed."""
+
+    task_id: str
+    family: str
+    success: bool = False
+    steps: int = 0
+    invalid_actions: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    failure: str = ""
+    actions: list[Action] = field(default_factory=list)
+    transcript: list[Exchange] = field(default_factory=list)
+
+
+class _Stop(Exception):
+    """The task ends here, for this reason."""
+
+
+_Steps = Generator[Call, Message, None]
+
+
+def run_swarm(tasks: Sequence[Task], answer: Answer, *, max_steps: int = 40) -> list[TaskResult]:
+    """Run tasks side by side; a task that needs more than `max_steps` calls fails. Results are in the order of the tasks.
+
+    Raises GrokoraError where `answer` does not return exactly one message a call.
+    """
+    runs = [_Run(task, max_steps) for task in tasks]
+    while pending := [run for run in runs if run.call is not None]:
+        calls = [run.call for run in pending if run.call is not None]
+        messages = answer(calls)
+        if len(messages) != len(calls):
+            raise GrokoraError(
+                f"The swarm asked {len(calls)} questions and got {len(messages)} answers; answer each one."
+            )
+        for run, message in zip(pending, messages, strict=True):
+            run.advance(message if isinstance(message, dict) else {})
+    return [run.result for run in runs]
+
+
+class _Run:
+    """One task on its way: its world, its next call (None when it is over) and its result."""
+
+    def __init__(self, task: Task, max_steps: int) -> None:
+        self.task, self.max_steps, self.world = task, max_steps, task.world()
+        self.result = TaskResult(task.task_id, task.family)
+        self.refused = False
+        self._steps = self._solve()
+        self.call: Call | None = next(self._steps)
+
+    def advance(self, message: Message) -> None:
+        """Hand the answer to the pending call over and find the next one."""
+        if self.call is None:
+            return
+        self.result.transcript.append(Exchange(self.call, message))
+        self.result.calls[self.call.agent] += 1
+        try:
+            if len(self.result.transcript) >= self.max_steps:
+                self._steps.close()
+                raise _Stop("too many steps")
+            self.call = self._steps.send(message)
+        except StopIteration:
+            self._finish("")
+        except _Stop as stop:
+            self._finish(str(stop))
+
+    def _finish(self, reason: str) -> None:
+        self.call = None
+        reached = self.task.goal().reached_by(self.world.state()) and self.refused == self.task.refused
+        self.result.success = reached and (not reason or self.refused)
+        self.result.failure = "" if self.result.success else reason or "goal state not reached"
+
+    def _solve(self) -> _Steps:
+        subtasks = roles.read_subtasks((yield roles.ask_coordinator(self.task.text)))
+        if not subtasks:
+            self.result.invalid_actions += 1
+            raise _Stop("coordinator gave no valid plan")
+        for subtask in subtasks:
+            yield from self._subtask(subtask)
+            self.result.steps += 1
+
+    def _subtask(self, subtask: Subtask) -> Generator[Call, Message, None]:
+        observation: Any = None
+        if subtask.locate:
+            seen = yield roles.ask_observer(self.world.screen(), subtask.command)
+            observation = roles.read_json(seen)
+            if roles.read_point(seen) is None:
+                self.result.invalid_actions += 1
+                raise _Stop("observer found no element")
+        rejection = ""
+        for _ in range(TRIES):
+            rejection = yield from self._attempt(subtask.command, observation, rejection)
+            if not rejection:
+                return
+        raise _Stop(f"rejected twice: {rejection}")
+
+    def _attempt(self, command: str, observation: Message | None, rejected: str) -> Generator[Call, Message, str]:
+        """Try a subtask; returns why it was not accepted, "" when it was."""
+        call = roles.read_tool_call((yield roles.ask_actor(command, observation, rejected)))
+        if call is None:
+            return self._invalid("no tool call")
+        name, arguments = call
+        if name == "bash":
+            yield from self._check_safety(str(arguments.get("command")))
+        before = self.world.status
+        result = self.world.execute(name, arguments)
+        self.result.actions.append(Action(name, arguments, result))
+        if result["status"] != "success" or result.get("returncode"):
+            return self._invalid(str(result.get("error") or result.get("stderr")).strip())
+        if name == "bash":
+            return ""
+        verdict = roles.read_verdict(
+            (yield roles.ask_validator(command, name, arguments, before, self.world.status)), "valid"
+        )
+        if verdict is None:
+            return self._invalid("no verdict")
+        return "" if verdict[0] else verdict[1]
+
+    def _check_safety(self, command: str) -> Generator[Call, Message, None]:
+        verdict = roles.read_verdict((yield roles.ask_safety(command)), "approved")
+        if verdict is None:
+            self.result.invalid_actions += 1
+            raise _Stop("validator gave no verdict")
+        if not verdict[0]:
+            self.refused = True
+            raise _Stop(f"refused: {command}")
+
+    def _invalid(self, reason: str) -> str:
+        self.result.invalid_actions += 1
+        return reason

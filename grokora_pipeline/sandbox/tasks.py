@@ -1,0 +1,290 @@
+"""Tasks: families of one to three clauses, worded in many ways, over a world made for them, with a goal state.
+
+A family is a list of alternatives, and an alternative is a sequence of primitives ("make_folder move_file"). A slot name
+stands for one value in the whole task; `:slot=name` gives a step another one. The held-out families are sequences that
+no sample family contains; their primitives all occur in the sample.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grokora_pipeline.sandbox.clauses import PRIMITIVES, Primitive, Slots, read_clause, word_clause
+from grokora_pipeline.sandbox.desktop import State, Widget, Window, World
+from grokora_pipeline.sandbox.vault import Vault
+from grokora_pipeline.sandbox.words import EXTENSIONS, HELD_OUT, KEYS, NOTICES, SAMPLE, Vocabulary
+
+SAMPLE_FAMILIES: dict[str, tuple[str, ...]] = {
+    "open_app": ("open_app", "open_app type_text", "open_app click_button", "open_app tick_box"),
+    "fill_form": ("type_into", "type_into click_button", "open_app type_into", "type_into press_key"),
+    "press_button": ("click_button", "click_button press_key", "click_button click_button:button=button2"),
+    "settings": ("switch_tab", "switch_tab tick_box", "tick_box", "tick_box press_key"),
+    "keyboard": ("press_key", "press_key press_key:key=key2", "type_text press_key", "select_all press_key"),
+    "clipboard": ("click_field paste", "paste save", "paste click_button", "click_field select_all"),
+    "editing": ("type_text save", "undo", "undo save", "save press_key", "open_app press_key"),
+    "browsing": ("scroll_down", "scroll_up", "scroll_down click_button", "press_key scroll_up", "scroll_up switch_tab"),
+    "context_menu": ("right_click", "right_click press_key", "right_click:item=item right_click:item=item2"),
+    "copy": ("copy_to_folder", "copy_as", "copy_to_folder list_folder", "copy_as show_file:file=newfile"),
+    "move": ("move_file", "move_file list_folder", "move_file delete_file:file=file2"),
+    "rename": ("rename_file", "rename_file show_file:file=newfile", "rename_file list_folder"),
+    "folders": ("make_folder:folder=new", "make_folder:folder=new copy_to_folder:folder=new", "list_folder",
+                "newest_file", "newest_file make_folder:folder=new"),
+    "tidy": ("delete_file", "delete_file list_folder", "delete_file count_lines:file=file2"),
+    "count": ("count_lines", "count_words", "count_into", "count_into show_file:file=newfile", "count_words show_file"),
+    "search": ("search_text", "search_text count_lines", "search_text show_file:file=file2"),
+    "read": ("show_file", "first_lines", "last_lines", "first_lines last_lines:file=file2", "last_lines rename_file"),
+    "take_notes": ("write_file", "append_file", "append_file show_file", "write_file copy_to_folder:file=newfile"),
+    "sort": ("sort_into", "sort_into first_lines:file=newfile", "touch_file", "touch_file append_file:file=newfile"),
+    "scan": ("scan_vault", "scan_vault show_file", "scan_vault make_folder:folder=new"),
+    "desk_and_vault": ("open_app show_file", "count_lines open_app", "type_text touch_file", "search_text click_button",
+                       "scan_vault open_app", "click_button write_file"),
+    "three_steps": ("open_app type_text save", "open_app click_button press_key", "make_folder:folder=new list_folder move_file",
+                    "switch_tab tick_box press_key", "copy_as append_file:file=newfile count_lines:file=newfile",
+                    "scroll_down click_button press_key", "write_file show_file:file=newfile list_folder"),
+}  # fmt: skip
+REFUSED_FAMILY = "dangerous"  # the validator must refuse the command; in the sample only
+REFUSED = ("wipe_folder",)
+HELD_OUT_FAMILIES: dict[str, tuple[str, ...]] = {
+    "sort_then_file": ("make_folder:folder=new move_file:folder=new", "sort_into move_file:file=newfile"),
+    "copy_then_rename": ("copy_as rename_file:newfile=newfile2",),
+    "search_then_copy": ("search_text copy_to_folder", "search_text delete_file:file=file2"),
+    "open_tab": ("open_app switch_tab", "open_app scroll_down"),
+    "tick_then_confirm": ("tick_box click_button", "tick_box switch_tab"),
+    "paste_and_send": ("click_field paste press_key", "click_field paste click_button"),
+    "type_then_click": ("type_text click_button", "type_text undo"),
+    "write_then_count": ("write_file count_words:file=newfile", "append_file count_lines"),
+    "form_then_save": ("type_into save", "type_into tick_box"),
+    "scan_then_tidy": ("scan_vault delete_file", "scan_vault move_file"),
+    "menu_then_note": ("right_click write_file", "right_click open_app"),
+    "read_then_act": ("first_lines copy_as:file=file2", "show_file rename_file:file=file2", "newest_file touch_file"),
+}
+
+PREFIXES = ("", "", "", "please ", "can you ", "could you ", "I need you to ", "I want you to ", "first ", "hey Grokputer, ",
+            "Grokputer, ", "now ", "you should ", "go and ", "quickly ", "ZA GROKA: ")  # fmt: skip
+CONNECTORS = (
+    " and ",
+    " and then ",
+    ", then ",
+    "; then ",
+    "; next ",
+    ", and after that ",
+    " and finally ",
+    ", afterwards ",
+)
+SUFFIXES = ("", "", ".", " please", ", thanks", " for me")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task: what it says, how its world is made, and the clauses that its goal follows from."""
+
+    task_id: str
+    family: str
+    text: str
+    clauses: tuple[str, ...]
+    slots: Slots
+    seed: int
+    vocabulary: Vocabulary
+    refused: bool = False
+    glitch: tuple[int, str] | None = None  # which desktop action is swallowed, and the notice that did it
+
+    def world(self) -> World:
+        """A fresh world, the same at every call."""
+        return build_world(self)
+
+    def goal(self) -> State:
+        """The state that the clauses lead to when they are carried out one by one, without glitches."""
+        world = build_world(self)
+        world.glitches = {}
+        for text in () if self.refused else self.clauses:
+            _carry_out(world, text)
+        return world.state()
+
+
+def _carry_out(world: World, text: str) -> None:
+    clause = read_clause(text)
+    if clause is None:
+        raise ValueError(f"no wording fits {text!r}")
+    for part in clause.primitive.split:
+        _carry_out(world, word_clause(part, clause.slots))
+    if not clause.primitive.split:
+        point = next(([w.x, w.y] for w in world.windows[world.front].widgets if w.label == clause.target), None)
+        world.execute(clause.primitive.tool, clause.primitive.arguments(clause.slots, point))
+
+
+def sample_tasks(seed: int, count: int) -> list[Task]:
+    """Tasks of the sample families; one in thirty asks for something that must be refused."""
+    rng = random.Random(f"sample-{seed}")
+    options = [
+        (family, steps) for family, listed in SAMPLE_FAMILIES.items() for steps in listed for _ in _weight(steps)
+    ]
+    rng.shuffle(options)
+    order = [options[index % len(options)] for index in range(count)]
+    order = [(REFUSED_FAMILY, rng.choice(REFUSED)) if index % 30 == 29 else pick for index, pick in enumerate(order)]
+    return [make_task(rng, f"task_{index:04d}", *pick, SAMPLE) for index, pick in enumerate(order)]
+
+
+def _weight(steps: str) -> range:
+    """Steps that need the observer are drawn more often, so that the observer is asked about once a session."""
+    located = sum(bool(primitive.target or primitive.split) for primitive, _ in map(_step, steps.split()))
+    return range(1 + 5 * located)
+
+
+def swarm_tasks(seed: int, count: int) -> list[Task]:
+    """Unseen tasks, spread evenly over the held-out families, with held-out names and words only."""
+    rng = random.Random(f"swarm-{seed}")
+    families = list(HELD_OUT_FAMILIES)
+    picks = [families[index % len(families)] for index in range(count)]
+    return [
+        make_task(rng, f"unseen_{seed}_{index:03d}", family, rng.choice(HELD_OUT_FAMILIES[family]), HELD_OUT)
+        for index, family in enumerate(picks)
+    ]
+
+
+def make_task(
+    rng: random.Random, task_id: str, family: str, steps: str, vocabulary: Vocabulary, text: str = ""
+) -> Task:
+    """A task of a family: draws its names and wordings, and now and then a glitch; `text` is what to type or write."""
+    plan = [_step(step) for step in steps.split()]
+    slots = draw_slots(rng, vocabulary) | ({"text": f"'{text}'"} if text else {})
+    clauses = tuple(
+        word_clause(rng.choice(primitive.wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_NAMES})
+        for primitive, renamed in plan
+    )
+    wording = clauses[0]
+    for clause in clauses[1:]:
+        wording += rng.choice(CONNECTORS) + clause
+    wording = dress(rng, wording)
+    glitch = (rng.randint(1, 2), rng.choice(["", "", *(f'notice "{n}" closed' for n in NOTICES)]))
+    return Task(
+        task_id, family, wording, clauses, slots, rng.randrange(2**31), vocabulary,
+        refused=steps in REFUSED, glitch=glitch if rng.random() < 0.3 else None,
+    )  # fmt: skip
+
+
+def dress(rng: random.Random, wording: str) -> str:
+    """A wording with something before and after it, as people write."""
+    return rng.choice(PREFIXES) + wording + rng.choice(SUFFIXES)
+
+
+def _step(step: str) -> tuple[Primitive, Slots]:
+    name, _, renames = step.partition(":")
+    return PRIMITIVES[name], dict(pair.split("=") for pair in renames.split(",") if pair)
+
+
+SLOT_NAMES = (
+    "file",
+    "newfile",
+    "folder",
+    "text",
+    "word",
+    "n",
+    "ext",
+    "key",
+    "app",
+    "button",
+    "field",
+    "box",
+    "tab",
+    "item",
+)
+
+
+def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:
+    """A value for every slot name that a step may use, all different where they must be."""
+    stems = rng.sample(words.stems, 4)
+    names = [f"{_vary(rng, stem, words)}.{rng.choice(EXTENSIONS)}" for stem in stems]
+    folder, new = rng.sample(words.folders, 2)
+    nest = f"{folder}/" if rng.random() < 0.15 else ""
+    buttons, items, keys = rng.sample(words.buttons, 2), rng.sample(words.items, 2), rng.sample(KEYS, 2)
+    text = " ".join(rng.sample(words.words, rng.randint(1, 4)))
+    return {
+        "file": nest + names[0], "file2": names[1], "newfile": names[2], "newfile2": names[3], "folder": folder, "new": new,
+        "text": f"'{text}'", "word": f"'{rng.choice(words.words)}'", "n": str(rng.randint(2, 4)), "ext": rng.choice(EXTENSIONS),
+        "key": keys[0], "key2": keys[1], "app": rng.choice(words.apps), "button": buttons[0], "button2": buttons[1],
+        "field": rng.choice(words.fields), "box": rng.choice(words.boxes), "tab": rng.choice(words.tabs),
+        "item": items[0], "item2": items[1],
+    }  # fmt: skip
+
+
+def _vary(rng: random.Random, stem: str, words: Vocabulary) -> str:
+    kind = rng.random()
+    if kind < 0.2:
+        return f"{stem}{rng.randint(1, 30)}"
+    return f"{stem}{rng.choice('-_')}{rng.choice(words.stems)}" if kind < 0.35 else stem
+
+
+def build_world(task: Task) -> World:
+    """The world of a task: the vault with its files, the desktop, and the app with the widgets that the task needs."""
+    rng = random.Random(task.seed)
+    slots, words = task.slots, task.vocabulary
+    needed = {clause.primitive.name for text in task.clauses if (clause := read_clause(text))}
+    icons = [slots["app"], *_others(rng, words.apps, {slots["app"]}, 2)]
+    items = [slots["item"], slots["item2"]]
+    desktop = Window("Desktop", _place(rng, [*(("icon", label) for label in [*icons, *items])], opens=slots["app"]))
+    app = Window(slots["app"], _place(rng, _app_widgets(rng, task)), slots["field"])
+    on_desktop = needed & {"open_app", "right_click"} and _first_on_desktop(task)
+    world = World(build_vault(rng, task), {"Desktop": desktop, app.title: app}, "Desktop" if on_desktop else app.title)
+    world.clipboard = " ".join(rng.sample(words.words, 2))
+    world.glitches = dict([task.glitch]) if task.glitch else {}
+    if "click_field" in needed or "type_into" in needed:
+        app.focus = ""
+    return world
+
+
+def _first_on_desktop(task: Task) -> bool:
+    """Whether no clause before the first desktop clause needs the app's own window."""
+    names = [clause.primitive for text in task.clauses if (clause := read_clause(text))]
+    first = next((p.name for p in names if p.tool == "computer" or p.split), "")
+    return first in {"open_app", "right_click"}
+
+
+def _others(rng: random.Random, labels: Sequence[str], taken: set[str], count: int) -> list[str]:
+    return rng.sample([label for label in labels if label not in taken], count)
+
+
+def _app_widgets(rng: random.Random, task: Task) -> list[tuple[str, str]]:
+    slots, words = task.slots, task.vocabulary
+    kinds: list[tuple[str, str]] = [
+        ("button", slots["button"]), ("button", slots["button2"]), ("field", slots["field"]), ("checkbox", slots["box"]),
+        ("tab", slots["tab"]),
+    ]  # fmt: skip
+    taken = {label for _, label in kinds} | {slots["app"]}
+    pools = {"button": words.buttons, "field": words.fields, "checkbox": words.boxes, "tab": words.tabs}
+    for _ in range(rng.randint(0, 2)):
+        kind = rng.choice(list(pools))
+        label = _others(rng, pools[kind], taken, 1)[0]
+        taken.add(label)
+        kinds.append((kind, label))
+    return kinds
+
+
+def _place(rng: random.Random, widgets: list[tuple[str, str]], opens: str = "") -> list[Widget]:
+    """Widgets at positions of a coarse grid, so that none overlaps another, in any order."""
+    cells = rng.sample([(column, row) for column in range(8) for row in range(9)], len(widgets))
+    placed = [
+        Widget(kind, label, 60 + column * 150 + rng.randint(0, 100), 50 + row * 80 + rng.randint(0, 50),
+               opens=opens if label == opens else "")
+        for (kind, label), (column, row) in zip(widgets, cells, strict=True)
+    ]  # fmt: skip
+    rng.shuffle(placed)
+    return placed
+
+
+def build_vault(rng: random.Random, task: Task) -> Vault:
+    """Folders and files with a few lines each; the files that the task speaks of are there, the new ones are not."""
+    slots, words = task.slots, task.vocabulary
+    folders = [slots["folder"], *_others(rng, words.folders, {slots["folder"], slots["new"]}, 2)]
+    vault = Vault(folders=set(folders))
+    names = [f"{folder}/{stem}.{rng.choice(EXTENSIONS)}" for folder in folders for stem in rng.sample(words.stems, 2)]
+    names += [slots["file"], slots["file2"]]
+    rng.shuffle(names)
+    for name in names:
+        vault.write(name, _content(rng, words, slots["word"].strip("'")))
+    return vault
+
+
+def _content(rng: random.Random, words: Vocabulary, word: str) -> str:
+    lines = [" ".join(rng.sample(words.words, rng.randint(2, 5))) for _ in range(rng.randint(3, 6))]
+    lines[rng.randrange(len(lines))] += f" {word}"
+    return "".join(f"{line}\n" for line in lines)
