@@ -1,0 +1,80 @@
+"""Base models and adapters in memory: device, dtype, quantisation (torch)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from grokora_pipeline.errors import GrokoraError
+
+Quantisation = Literal["none", "nf4", "int8"]
+
+
+def choose_device() -> torch.device:
+    """The process's own CUDA device where there is one (LOCAL_RANK among those visible), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    import os
+
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it natively, else fp32: emulated bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    abilities = torch.cpu.get_capabilities()
+    native = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16", "sve_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_base(
+    path: Path | str,
+    *,
+    quantisation: Quantisation = "none",
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    trainable: bool = False,
+) -> PreTrainedModel:
+    """The base model, frozen, on its device. `trainable` prepares a quantised one for k-bit training."""
+    device = device or choose_device()
+    dtype = dtype or choose_dtype(device)
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    options["attn_implementation"] = "sdpa"
+    if quantisation != "none":
+        options["quantization_config"] = _bits(quantisation, dtype)
+        options["device_map"] = {"": device}
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(path), **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GrokoraError(f"The model in {path} cannot be loaded ({reason}); materialize base_model again.") from error
+    if quantisation == "none":
+        model.to(device)  # type: ignore[arg-type]
+    elif trainable:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _bits(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def load_adapter(base: PreTrainedModel, adapter: Path | str, *, name: str = "default") -> PeftModel:
+    """The base with a LoRA adapter on top, for inference; only safetensors weights are read."""
+    if not (Path(adapter) / "adapter_model.safetensors").is_file():
+        raise GrokoraError(f"{adapter} holds no adapter_model.safetensors; materialize lora_adapter first.")
+    model: PeftModel = PeftModel.from_pretrained(base, str(adapter), adapter_name=name, use_safetensors=True)
+    return model.eval()

@@ -1,0 +1,123 @@
+"""Loss and gradient of a laid-out batch, each shared token computed once, exactly (torch).
+
+A node's tokens run once; its keys and values are handed to what hangs below as leaves of a graph of their own. Each
+batch of rows below is run forward and backward at once and leaves its gradient on those keys and values; then the node
+runs backward with the sum. Peak memory is one root-to-leaf path, never the whole tree, and nothing is computed twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import DynamicCache, PreTrainedModel
+
+from grokora_pipeline.training.layout import Node, in_batches
+
+KeysValues = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(slots=True)
+class Segments:
+    """Tokens to run in one forward pass [B, T]: input ids, the ids that follow, their loss weights, their positions."""
+
+    ids: Tensor
+    targets: Tensor
+    weights: Tensor
+    positions: Tensor
+
+    @classmethod
+    def padded(cls, nodes: Sequence[Node], device: torch.device) -> "Segments":
+        """A row for each node; all share their start. Padding comes last, where causal attention never looks."""
+        width = max(node.length for node in nodes)
+        columns = zip(*(node.segment() for node in nodes), strict=True)
+        ids, targets, weights = ([[*row, *([0] * (width - len(row)))] for row in column] for column in columns)
+        positions = [list(range(nodes[0].start, nodes[0].start + width))] * len(nodes)
+        return cls._of(ids, targets, weights, positions, device)
+
+    @classmethod
+    def packed(cls, nodes: Sequence[Node], device: torch.device) -> "Segments":
+        """All nodes in one row; restarting positions keep them apart (no mask, no cache: else they contaminate)."""
+        columns = zip(*(node.segment() for node in nodes), strict=True)
+        ids, targets, weights = ([[token for row in column for token in row]] for column in columns)
+        positions = [[place for node in nodes for place in range(node.length)]]
+        return cls._of(ids, targets, weights, positions, device)
+
+    @classmethod
+    def _of(cls, ids: Any, targets: Any, weights: Any, positions: Any, device: torch.device) -> "Segments":
+        whole = (torch.tensor(part, dtype=torch.long, device=device) for part in (ids, targets, positions))
+        ids_, targets_, positions_ = whole
+        return cls(ids_, targets_, torch.tensor(weights, dtype=torch.float32, device=device), positions_)
+
+
+class TreeLoss:
+    """Weighted sum of the negative log-likelihoods of a layout's labelled tokens, with or without its gradient."""
+
+    def __init__(self, model: PreTrainedModel, *, token_budget: int, packed: bool = False) -> None:
+        self.decoder = model.get_decoder()
+        self.head = model.get_output_embeddings()
+        self.device = next(model.parameters()).device
+        self.dtype = next(model.parameters()).dtype
+        self.token_budget = token_budget
+        self.packed = packed
+        self.computed_tokens = 0
+
+    def run(self, root: Node, *, scale: float = 1.0, backward: bool = False) -> float:
+        """Sum over rows and labelled tokens of weight x nll, in nats. With `backward`, gradients of `scale` times the
+        sum are added to the parameters' `.grad`."""
+        half = self.dtype in {torch.bfloat16, torch.float16}
+        with torch.set_grad_enabled(backward), torch.autocast(self.device.type, self.dtype if half else None, half):
+            return self._below(root, None, scale, backward)
+
+    def _below(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> float:
+        total = sum(self._inner(child, past, scale, backward) for child in node.children)
+        for batch in in_batches(node.leaves, self.token_budget, packed=self.packed and past is None):
+            total += self._leaves(batch, past, scale, backward)
+        return total
+
+    def _inner(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> float:
+        """A node and all below it: forward, then what hangs below (forward and backward), then its own backward."""
+        cache = _cache(past, 1)
+        loss = self._loss(Segments.padded([node], self.device), cache)
+        made = [(layer.keys, layer.values) for layer in cache.layers]
+        handed = [(k.detach().requires_grad_(backward), v.detach().requires_grad_(backward)) for k, v in made]
+        total = loss.item() + self._below(node, handed, scale, backward)
+        if backward:
+            pairs = zip((x for pair in made for x in pair), (x.grad for pair in handed for x in pair), strict=True)
+            below = [(output, gradient) for output, gradient in pairs if gradient is not None and output.requires_grad]
+            own = [(loss * scale, torch.ones_like(loss))] if loss.requires_grad else []
+            outputs, gradients = zip(*own, *below, strict=True) if own or below else ((), ())
+            torch.autograd.backward(outputs, gradients)
+        return total
+
+    def _leaves(self, batch: list[Node], past: KeysValues | None, scale: float, backward: bool) -> float:
+        if self.packed and past is None:
+            loss = self._loss(Segments.packed(batch, self.device), None)
+        else:
+            loss = self._loss(Segments.padded(batch, self.device), _cache(past, len(batch)) if past else None)
+        if backward and loss.requires_grad:
+            (loss * scale).backward()
+        return float(loss.item())
+
+    def _loss(self, segments: Segments, cache: DynamicCache | None) -> Tensor:
+        """Sum of weight x nll of the segments; logits exist only where a weight is."""
+        self.computed_tokens += segments.ids.numel()
+        hidden = self.decoder(
+            input_ids=segments.ids,
+            position_ids=segments.positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        labelled = segments.weights > 0
+        logits = self.head(hidden[labelled]).float()
+        losses = cross_entropy(logits, segments.targets[labelled], reduction="none")
+        return (losses * segments.weights[labelled]).sum()
+
+
+def _cache(past: KeysValues | None, rows: int) -> DynamicCache:
+    """A cache that starts with the past, for so many rows; writing to it leaves the past as it is."""
+    if past is None:
+        return DynamicCache()
+    return DynamicCache([(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in past])

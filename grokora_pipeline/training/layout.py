@@ -1,0 +1,173 @@
+"""Which tokens of a batch are computed, and how often: rows that share a prefix are laid out as a tree. No torch.
+
+A row that is a prefix of another (the steps of one session) is merged into it; what several rows share is a node that
+is computed once, and its keys and values serve all rows below it. Token weights add up, so the loss stays what row by
+row training has: sum over rows and labelled tokens of weight x nll.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+LEAST_SAVING = 48  # a node of its own must save so many tokens: a forward pass more costs about as much
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example: token ids, the loss weight of each token (0 where no loss is taken) and its session."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    group: str = ""
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> "Row":
+        """A row of the tokenized split. The first token has nothing before it, so it carries no loss."""
+        weight = float(columns["weight"])
+        weights = [weight * mask for mask in columns["completion_mask"]]
+        weights[:1] = [0.0]
+        return cls(tuple(columns["input_ids"]), tuple(weights), str(columns.get("group", "")))
+
+
+@dataclass(slots=True)
+class Node:
+    """The tokens [start, stop) of `ids`, computed after its parent's; what hangs below begins at `stop`.
+
+    `weights[i]` weighs the prediction of token i by position i - 1, so a node owns the weights (start, stop].
+    """
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    start: int
+    stop: int
+    children: list["Node"] = field(default_factory=list)
+    leaves: list["Node"] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens computed for this node alone."""
+        return self.stop - self.start
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed for this node and all below it."""
+        return self.length + sum(node.tokens for node in (*self.children, *self.leaves))
+
+    def segment(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+        """(input ids, the id that follows each, its weight), all of `length`; nothing follows a row's last token."""
+        following = slice(self.start + 1, self.stop + 1)
+        targets, weights = self.ids[following], self.weights[following]
+        rest = self.length - len(targets)
+        return self.ids[self.start : self.stop], targets + (0,) * rest, weights + (0.0,) * rest
+
+
+def merge_chains(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those that are a prefix of (or equal to) another; their weights move into that other row."""
+    merged: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.ids):
+        if merged and row.ids[: len(merged[-1].ids)] == merged[-1].ids:
+            merged.append(_merged(merged.pop(), row))
+        else:
+            merged.append(row)
+    return merged
+
+
+def _merged(shorter: Row, row: Row) -> Row:
+    padded = shorter.weights + (0.0,) * (len(row.ids) - len(shorter.ids))
+    return Row(row.ids, tuple(a + b for a, b in zip(row.weights, padded, strict=True)), row.group)
+
+
+def build_forest(rows: Sequence[Row], *, least_saving: int = LEAST_SAVING) -> Node:
+    """The prefix tree over rows that `merge_chains` returned. Its root is empty; a node saves `least_saving` tokens."""
+    root = Node((), (), 0, 0)
+    if rows:
+        _hang(root, sorted(rows, key=lambda row: row.ids), least_saving)
+    return root
+
+
+def _node(rows: Sequence[Row], start: int, least_saving: int) -> Node:
+    """The node of all rows, which agree up to `start`. It ends one token before they differ: that token is computed
+    by each child again, so that every child predicts its first own token itself."""
+    shared = _common_prefix(rows[0].ids, rows[-1].ids)
+    stop = max(start, shared - 1)
+    weights = rows[0].weights[: stop + 1]
+    for row in rows[1:]:
+        weights = tuple(a + b for a, b in zip(weights, row.weights, strict=False))
+    node = Node(rows[0].ids, weights, start, stop)
+    for _, group in groupby(rows, key=lambda row: row.ids[shared : shared + 1]):
+        _hang(node, list(group), least_saving)
+    return node
+
+
+def _hang(node: Node, rows: Sequence[Row], least_saving: int) -> None:
+    if len(rows) > 1:
+        child = _node(rows, node.stop, least_saving)
+        if child.length * (len(rows) - 1) >= least_saving:
+            node.children.append(child)
+            return
+        for inner in (*child.children, *child.leaves):
+            _reroot(inner, node)
+        return
+    row = rows[0]
+    node.leaves.append(Node(row.ids, row.weights, node.stop, len(row.ids)))
+
+
+def _reroot(inner: Node, parent: Node) -> None:
+    """Hang a node below its grandparent: it computes its parent's tokens itself."""
+    inner.start = parent.stop
+    (parent.children if inner.children or inner.leaves else parent.leaves).append(inner)
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    shortest = min(len(first), len(second))
+    return next((index for index in range(shortest) if first[index] != second[index]), shortest)
+
+
+def in_batches(leaves: Sequence[Node], token_budget: int, *, packed: bool = False) -> Iterator[list[Node]]:
+    """Leaves in batches of at most `token_budget` tokens (at least one leaf each).
+
+    Padded batches hold like lengths together and count their padding; packed ones are filled first-fit, longest first.
+    """
+    yield from _bins(leaves, token_budget) if packed else _buckets(leaves, token_budget)
+
+
+def _buckets(leaves: Sequence[Node], token_budget: int) -> Iterator[list[Node]]:
+    batch: list[Node] = []
+    for leaf in sorted(leaves, key=lambda leaf: (leaf.length, leaf.ids)):
+        if batch and leaf.length * (len(batch) + 1) > token_budget:
+            yield batch
+            batch = []
+        batch.append(leaf)
+    if batch:
+        yield batch
+
+
+def _bins(leaves: Sequence[Node], token_budget: int) -> list[list[Node]]:
+    bins: list[list[Node]] = []
+    for leaf in sorted(leaves, key=lambda leaf: (-leaf.length, leaf.ids)):
+        fitting = (bin_ for bin_ in bins if sum(other.length for other in bin_) + leaf.length <= token_budget)
+        target = next(fitting, None)
+        if target is None:
+            bins.append([leaf])
+        else:
+            target.append(leaf)
+    return bins
+
+
+def flat(rows: Sequence[Row]) -> Node:
+    """No sharing at all: every row is a leaf of an empty root."""
+    leaves = [Node(row.ids, row.weights, 0, len(row.ids)) for row in rows]
+    return Node((), (), 0, 0, leaves=leaves)
+
+
+def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Row indices of every optimiser step of an epoch: sessions in a seeded order, the rows of a session together."""
+    sessions: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        sessions.setdefault(row.group or f"row {index}", []).append(index)
+    every = list(sessions.values())
+    order = [index for place in np.random.default_rng([seed, epoch]).permutation(len(every)) for index in every[place]]
+    return [order[start : start + size] for start in range(0, len(order), size)]

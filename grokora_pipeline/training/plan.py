@@ -1,0 +1,81 @@
+"""What can be set about a training run, and how a preset, an agent and a run are put together. No torch."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.training.presets import PRESETS
+
+
+class TrainingKnobs(BaseModel):
+    """Every knob of a training run. Fields without a unit are counts; lengths are tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["plan", "best", "sample"] = "best"
+    rank: int = Field(16, ge=1, le=1024, description="LoRA rank r.")
+    alpha: float = Field(32.0, gt=0, description="LoRA scale: alpha / r, with rslora alpha / sqrt(r).")
+    rslora: bool = Field(False, description="Rank-stabilised scaling (arXiv 2312.03732).")
+    dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="Adapted layers.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
+    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up.")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off.")
+    epochs: float = Field(3.0, gt=0, le=1000)
+    max_steps: int = Field(0, ge=0, description="Stop after so many optimiser steps; 0: epochs decide.")
+    batch_size: int = Field(16, ge=1, description="Rows a step; times accumulation: the effective batch.")
+    accumulation: int = Field(1, ge=1, description="Kept for recipes that state batch x accumulation.")
+    max_length: int = Field(2048, ge=16, description="Longer examples are left out, never cut.")
+    max_examples: int = Field(0, ge=0, description="Train on the first so many rows of a seeded shuffle; 0: all.")
+    max_validation: int = Field(200, ge=0, description="Validation rows for the loss; 0: all.")
+    packing: Literal["auto", "tree", "packed", "padded"] = Field("auto", description="How rows are laid out.")
+    quantisation: Literal["auto", "none", "nf4", "int8"] = Field("auto", description="auto: nf4 on CUDA, else none.")
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    checkpointing: Literal["auto", "on", "off"] = Field("auto", description="Gradient checkpointing.")
+    seed: int = Field(7, ge=0)
+    neftune: float = Field(0.0, ge=0, description="NEFTune noise alpha (arXiv 2310.05914); 0: off.")
+    evaluations: int = Field(1, ge=1, description="Validations an epoch.")
+    early_stopping: int = Field(0, ge=0, description="Stop after so many validations without progress; 0: off.")
+    checkpoint_steps: int = Field(50, ge=1, description="A run that is killed goes on from the last checkpoint.")
+    memory_gib: float = Field(0.0, ge=0, description="Memory cap; 0: 8 on CUDA, 6 on a CPU.")
+    deadline_hours: float = Field(2.0, gt=0, description="Then training stops with the best adapter so far.")
+    num_processes: Literal["auto"] | int = Field("auto", description="Processes of `accelerate launch`.")
+    self_test: bool = Field(True, description="Prove on this very model that the fast layout is exact.")
+
+    @field_validator("target_modules")
+    @classmethod
+    def _named(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one module, or `all-linear`")
+        return value
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows of one optimiser step, over all processes."""
+        return self.batch_size * self.accumulation
+
+
+def resolve_knobs(
+    preset: str, agent_overrides: Mapping[str, Any] | None = None, run_overrides: Mapping[str, Any] | None = None
+) -> TrainingKnobs:
+    """The preset, changed by the agent's knobs, changed by the run's; GrokoraError names a knob that is wrong."""
+    if preset not in PRESETS:
+        raise GrokoraError(f"There is no training preset {preset!r}; use one of {', '.join(PRESETS)}.")
+    given = {**(agent_overrides or {}), **(run_overrides or {})}
+    for name in given:
+        if name not in TrainingKnobs.model_fields or name == "preset":
+            close = difflib.get_close_matches(name, TrainingKnobs.model_fields, n=1)
+            known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(TrainingKnobs.model_fields)}."
+            raise GrokoraError(f"There is no training knob {name!r}; {known}")
+    try:
+        return TrainingKnobs.model_validate({**PRESETS[preset], **given, "preset": preset})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(first["loc"][0]) if first["loc"] else "knobs"
+        raise GrokoraError(f"Training knob {where}={first.get('input')!r} is not usable: {first['msg']}.") from error

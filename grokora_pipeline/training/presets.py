@@ -1,0 +1,43 @@
+"""The presets as data: the plan's seed numbers, what has been learnt since, and what makes the sample quick."""
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "plan": {
+        "rank": 16,
+        "alpha": 32.0,
+        "rslora": False,
+        "dropout": 0.05,
+        "target_modules": ["q_proj", "v_proj"],
+        "learning_rate": 1e-4,
+        "epochs": 3.0,
+        "batch_size": 4,
+        "accumulation": 4,
+        "max_length": 512,
+    },
+    "best": {
+        "rank": 16,
+        "alpha": 32.0,
+        "rslora": False,  # alpha is fixed at 32 across ranks instead ("LoRA without regret")
+        "dropout": 0.0,
+        "target_modules": "all-linear",
+        "learning_rate": 2e-4,
+        "epochs": 3.0,
+        "batch_size": 16,
+        "accumulation": 1,
+        "max_length": 2048,
+    },
+    "sample": {
+        "rank": 16,
+        "alpha": 32.0,
+        "rslora": False,
+        "dropout": 0.0,
+        "target_modules": "all-linear",
+        "learning_rate": 1e-3,
+        "epochs": 1.0,
+        "batch_size": 8,
+        "accumulation": 1,
+        "max_length": 1024,
+        "max_validation": 32,
+    },
+}

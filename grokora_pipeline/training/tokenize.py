@@ -1,0 +1,134 @@
+"""Examples → the tokenized split: an HF DatasetDict of train and validation, and a report on it. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.training.layout import Row, build_forest, merge_chains
+
+SIDES = ("train", "validation")
+_BINS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeReport:
+    """What the split holds. Tokens are counted over whole rows; label tokens are those that carry loss."""
+
+    train_rows: int
+    validation_rows: int
+    tokens: int
+    label_tokens: int
+    longest: int
+    too_long: int  # examples left out whole because they exceed max_length
+    max_length: int
+    length_histogram: dict[str, int]  # upper bound of the bin (tokens) → rows
+    shared_prefix_share: float  # share of the train tokens that a prefix tree over all rows saves
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return asdict(self)
+
+
+def tokenize_split(
+    examples: Sequence[Mapping[str, Any]],
+    sides: Sequence[str],
+    chat: ChatFormat,
+    output: Path,
+    *,
+    max_length: int,
+    seed: int,
+) -> TokenizeReport:
+    """Write the DatasetDict to `output` and report on it.
+
+    `sides[i]` is "train" or "validation"; any other value leaves example i out. Columns: input_ids, completion_mask
+    (1 where the loss is taken), turn_id, group (the session), weight. Train rows are in a seeded order, so that the
+    first n of them are a random sample.
+    """
+    if len(examples) != len(sides):
+        raise ValueError(f"{len(examples)} examples, but {len(sides)} sides")
+    rows: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    too_long = 0
+    for example, side in zip(examples, sides, strict=True):
+        if side not in rows:
+            continue
+        row = _row(example, chat)
+        if len(row["input_ids"]) > max_length:
+            too_long += 1
+        else:
+            rows[side].append(row)
+    _save(rows, output, seed)
+    return _report(rows, too_long, max_length)
+
+
+def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
+    prompt, completion = chat.encode_example(example)
+    facts = example.get("meta") or {}
+    return {
+        "input_ids": prompt + completion,
+        "completion_mask": [0] * len(prompt) + [1] * len(completion),
+        "turn_id": str(facts.get("turn_id", "")),
+        "group": str(facts.get("session_id", "")),
+        "weight": float(facts.get("weight", 1.0)),
+    }
+
+
+def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> None:
+    from datasets import Dataset, DatasetDict, Features, List, Value
+
+    features = Features(
+        {
+            "input_ids": List(Value("int32")),
+            "completion_mask": List(Value("int8")),
+            "turn_id": Value("string"),
+            "group": Value("string"),
+            "weight": Value("float32"),
+        }
+    )
+    order = np.random.default_rng(seed).permutation(len(rows["train"]))
+    rows = {**rows, "train": [rows["train"][index] for index in order]}
+    sets = {side: Dataset.from_list(rows[side], features=features) for side in SIDES}
+    DatasetDict(sets).save_to_disk(str(output))
+
+
+def _report(rows: dict[str, list[dict[str, Any]]], too_long: int, max_length: int) -> TokenizeReport:
+    every = [row for side in SIDES for row in rows[side]]
+    lengths = [len(row["input_ids"]) for row in every]
+    histogram = {str(top): 0 for top in (*_BINS, "more")}
+    for length in lengths:
+        histogram[str(next((top for top in _BINS if length <= top), "more"))] += 1
+    return TokenizeReport(
+        train_rows=len(rows["train"]),
+        validation_rows=len(rows["validation"]),
+        tokens=sum(lengths),
+        label_tokens=sum(sum(row["completion_mask"]) for row in every),
+        longest=max(lengths, default=0),
+        too_long=too_long,
+        max_length=max_length,
+        length_histogram={top: count for top, count in histogram.items() if count},
+        shared_prefix_share=_saved_share(rows["train"]),
+    )
+
+
+def _saved_share(rows: list[dict[str, Any]]) -> float:
+    """1 - tokens of the prefix tree / tokens of the rows."""
+    given = [Row.from_columns(row) for row in rows]
+    total = sum(len(row.ids) for row in given)
+    return round(1 - build_forest(merge_chains(given), least_saving=1).tokens / total, 4) if total else 0.0
+
+
+def load_split(folder: Path) -> tuple[list[Row], list[Row]]:
+    """(train rows, validation rows) of a tokenized split; GrokoraError where the folder holds none."""
+    from datasets import load_from_disk
+
+    try:
+        sets = load_from_disk(str(folder))
+        return tuple([Row.from_columns(row) for row in sets[side]] for side in SIDES)  # type: ignore[return-value]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise GrokoraError(
+            f"{folder} holds no tokenized split ({error}); materialize tokenized_split first."
+        ) from error
