@@ -1,0 +1,64 @@
+"""The one registry of log formats. A format is known by its content, never by a folder's or a file's name."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from grokora_pipeline.sessions.readers import (
+    collaboration,
+    global_log,
+    instructions,
+    recordings,
+    session_json,
+    swarm,
+)
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError
+from grokora_pipeline.sessions.turns import Item
+
+__all__ = ["FORMATS", "HEAD_BYTES", "Format", "Source", "UnreadableError", "detect", "is_companion"]
+
+HEAD_BYTES = 64 << 10
+_COMPANION_STARTS = (b"Session: ", b"=====")  # v2 session.log, summary.txt
+_COMPANION_KEYS = (
+    (b'"api_success_rate"', b'"total_tool_calls"'),  # v1 metrics.json
+    (b'"tool_executions"', b'"swarm_mode"'),  # v2 metrics.json
+    (b'"debug_mode"', b'"start_time"'),  # session_index.json
+    (b'"recommendations"', b'"strengths"'),  # improvement_analysis.json
+)
+
+
+class Format(NamedTuple):
+    """A log format: how its first bytes look, and how it is read."""
+
+    name: str
+    looks_like: Callable[[bytes], bool]
+    read: Callable[[Source], Iterator[Item]]
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("recording", recordings.looks_like, recordings.read),
+    Format("instructions", instructions.looks_like, instructions.read),
+    Format("swarm_v2", swarm.looks_like, swarm.read),
+    Format("session_v1", session_json.looks_like, session_json.read),
+    Format("grokputer_log", global_log.looks_like, global_log.read),
+    Format("collaboration", collaboration.looks_like, collaboration.read),
+)
+
+
+def detect(head: bytes) -> Format | None:
+    """The format of a file from its first bytes; None if no reader knows it."""
+    return next((known for known in FORMATS if known.looks_like(head)), None)
+
+
+def is_companion(head: bytes) -> bool:
+    """Whether a file only goes with a session that is told elsewhere: a session.log, metrics, a summary, an index."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(_COMPANION_STARTS) or _session_log(start):
+        return True
+    return start.startswith(b"{") and (
+        start.strip() == b"{}" or any(all(k in head for k in ks) for ks in _COMPANION_KEYS)
+    )
+
+
+def _session_log(start: bytes) -> bool:
+    """A v1 session.log: `YYYY-MM-DD HH:MM:SS - LEVEL - …`, without milliseconds."""
+    return start[4:5] == b"-" and start[13:14] == b":" and start[19:22] == b" - "

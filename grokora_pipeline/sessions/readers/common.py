@@ -1,0 +1,162 @@
+"""What the readers share: decoding, times, cut JSON, and tool calls in one shape."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.sessions.turns import Message, Problem
+
+_DECODER = json.JSONDecoder()
+_BLANK = re.compile(r"[\s,]*")
+
+
+class UnreadableError(Exception):
+    """A file that cannot be read at all; carries the row of the quarantine."""
+
+    def __init__(self, reason: str, offset: int = 0, detail: str = "") -> None:
+        super().__init__(reason)
+        self.problem = Problem(reason, offset, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A log file: where it is, and what it is called in everything that is stored."""
+
+    path: Path
+    name: str
+    sha256: str = ""
+    format: str = ""
+
+
+def decode(raw: bytes) -> tuple[str, Problem | None]:
+    """UTF-8, else Windows-1252 (what Grokputer writes there), with a note on the first byte that is not UTF-8."""
+    try:
+        return raw.decode("utf-8-sig"), None
+    except UnicodeDecodeError as error:
+        problem = Problem("not_utf8", error.start, "read as Windows-1252")
+        return raw.decode("cp1252", errors="replace"), problem
+
+
+def to_utc(value: object) -> str:
+    """ISO 8601 in UTC from ISO text or epoch seconds (or milliseconds); naive text is UTC; "" if it is no time."""
+    try:
+        if isinstance(value, str) and value:
+            moment = datetime.fromisoformat(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            moment = datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC)
+        else:
+            return ""
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def parse_object(raw: bytes) -> tuple[dict[str, Any], list[Problem]]:
+    """A JSON object, whole or cut: of a cut one, the members (and elements of a list) that are complete."""
+    text, problem = decode(raw)
+    problems = [problem] if problem else []
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if "ecursion" in str(error):
+            raise UnreadableError("too_deep", 0, "nested deeper than 1,024 levels") from error
+        value, end = _salvage(text)
+        if not value:
+            raise UnreadableError("malformed_json", error.pos, "no complete member before the fault") from error
+        offset = len(text[:end].encode())
+        problems.append(Problem("truncated", offset, "what was complete before this place is kept"))
+    if not isinstance(value, dict):
+        raise UnreadableError("wrong_schema", 0, "not a JSON object")
+    return value, problems
+
+
+def _salvage(text: str) -> tuple[dict[str, Any], int]:
+    """The complete members of a cut JSON object, and where (in characters) the fault is."""
+    found: dict[str, Any] = {}
+    position = text.find("{") + 1
+    try:
+        while position:
+            position = _skip_blank(text, position)
+            key, position = _DECODER.raw_decode(text, position)
+            position = _skip_blank(text, position) + 1  # the colon
+            position = _skip_blank(text, position)
+            if text[position : position + 1] == "[":
+                found[key], position, whole = _salvage_list(text, position + 1)
+                if not whole:
+                    break
+            else:
+                found[key], position = _DECODER.raw_decode(text, position)
+    except (ValueError, RecursionError, TypeError):
+        pass  # the fault: everything before it is kept
+    return found, position
+
+
+def _salvage_list(text: str, position: int) -> tuple[list[Any], int, bool]:
+    elements: list[Any] = []
+    while True:
+        position = _skip_blank(text, position)
+        if text[position : position + 1] == "]":
+            return elements, position + 1, True
+        try:
+            element, position = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            return elements, position, False
+        elements.append(element)
+
+
+def _skip_blank(text: str, position: int) -> int:
+    match = _BLANK.match(text, position)
+    return match.end() if match else position
+
+
+def user(text: str) -> Message:
+    """A user message."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str | None, calls: list[dict[str, Any]] | None = None) -> Message:
+    """An assistant message; its content is "" rather than null beside tool calls, as Grokputer's client needs it."""
+    message: Message = {"role": "assistant", "content": text or ""}
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def tool_call(call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A tool call in OpenAI's shape: the arguments are JSON text."""
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": json_text(arguments)}}
+
+
+def tool_result(call_id: str, result: object) -> Message:
+    """The message that hands a tool's result back to the model."""
+    return {
+        "role": "tool",
+        "tool_call_id": call_id,
+        "content": result if isinstance(result, str) else json_text(result),
+    }
+
+
+def json_text(value: object) -> str:
+    """JSON as Python's json module writes it, without ASCII escapes."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def is_error(result: object) -> bool:
+    """Whether a tool result says that the step failed: an error status, or a command that returned non-zero."""
+    if isinstance(result, str):
+        try:
+            result = orjson.loads(result)
+        except orjson.JSONDecodeError:
+            return False
+    if not isinstance(result, dict):
+        return False
+    status = str(result.get("status", "")).lower()
+    return status in {"error", "cancelled", "failed", "failure"} or bool(
+        result.get("returncode") or result.get("error")
+    )

@@ -1,0 +1,161 @@
+"""Redaction: secrets and personal data become typed placeholders before anything is stored.
+
+`<SECRET:aws_key:1>`, `<PII:email:2>`: the same value gives the same placeholder within a session, so that a key in a
+tool's result and in the next command's argument stay one thing. Screenshots in base64 are dropped and counted.
+"""
+
+import re
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.sessions import detectors
+from grokora_pipeline.sessions.detectors import Detector
+
+VERSION = 1  # part of every manifest: raise it when the rules change, and everything is read again
+MAX_DEPTH = 100
+_SECRET_KEY = re.compile(
+    r"(?:\w*passw(?:or)?d|passphrase|passcode|pwd|\w*secret|\w*api_?key|(?:access|auth|refresh)_?token|private_?key)$",
+    re.IGNORECASE,
+)
+_SHORTEST_KNOWN = 6
+_CLEAN_TEXTS = 4096
+
+
+class TooDeepError(GrokoraError):
+    """The value is nested deeper than any chat message is."""
+
+
+@cache
+def _prefilter() -> Any:
+    import re2
+
+    options = re2.Options()
+    options.max_mem = 64 << 20
+    return re2.compile(detectors.hints().encode(), options)
+
+
+def is_suspicious(text: bytes) -> bool:
+    """Whether some detector could find something: a linear scan at memory speed. False is certain."""
+    return _prefilter().search(text) is not None
+
+
+class Redactor:
+    """Redacts the texts of one session. Keeps which value got which placeholder, in memory only."""
+
+    def __init__(self) -> None:
+        self._placeholders: dict[str, str] = {}
+        self._numbers: Counter[str] = Counter()
+        self._texts: dict[str, tuple[str, Counter[str]]] = {}
+
+    @property
+    def knows_values(self) -> bool:
+        """Whether anything was found so far: then even text that looks clean must be redacted again."""
+        return bool(self._placeholders)
+
+    def redact(self, value: Any) -> tuple[Any, Counter[str]]:
+        """A JSON-like value without secrets, and how many were replaced by kind; the value itself is not changed.
+
+        Raises TooDeepError where it is nested deeper than 100 levels.
+        """
+        found: Counter[str] = Counter()
+        return self._walk(value, found, 0), found
+
+    def _walk(self, value: Any, found: Counter[str], depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise TooDeepError(f"a message is nested deeper than {MAX_DEPTH} levels; it cannot be a chat message.")
+        if isinstance(value, str):
+            return self._text(value, found, depth)
+        if isinstance(value, dict):
+            return {self._text(str(k), found, depth): self._member(k, v, found, depth) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._walk(element, found, depth + 1) for element in value]
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
+            text = self._text(str(value), found, depth)
+            return value if text == str(value) else text
+        return value
+
+    def _member(self, key: object, value: Any, found: Counter[str], depth: int) -> Any:
+        """A value under a telling key is a secret whatever it looks like."""
+        if isinstance(value, str) and _SECRET_KEY.match(str(key).replace("-", "_")) and _is_secret_value(value):
+            redacted = self._text(value, found, depth)
+            return self._replace("SECRET", "password", value, found) if redacted == value else redacted
+        return self._walk(value, found, depth + 1)
+
+    def _text(self, text: str, found: Counter[str], depth: int) -> str:
+        if len(text) < 4:
+            return text
+        if text[0] in "{[" and text[-1] in "}]" and depth < MAX_DEPTH:
+            whole = self._json(text, found, depth)
+            if whole is not None:
+                return whole
+        known = self._texts.get(text)
+        if known is None:
+            counts: Counter[str] = Counter()
+            known = (self._scan(text, counts), counts)
+            if len(self._texts) >= _CLEAN_TEXTS:
+                self._texts.clear()
+            self._texts[text] = known
+        found.update(known[1])
+        return self._known_values(known[0], found)
+
+    def _json(self, text: str, found: Counter[str], depth: int) -> str | None:
+        """JSON inside a string (a tool's arguments or result) is redacted member by member and stays JSON."""
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return None
+        if not is_suspicious(orjson.dumps(value)) and not self._placeholders:
+            return text
+        import json
+
+        redacted = self._walk(value, found, depth + 1)
+        return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+
+    def _scan(self, text: str, found: Counter[str]) -> str:
+        if not is_suspicious(text.encode("utf-8", "surrogatepass")):
+            return text
+        text = self._apply(detectors.SCREENSHOT, "", text, found)
+        for detector in detectors.secrets():
+            text = self._apply(detector, "SECRET", text, found)
+        for detector in detectors.PERSONAL:
+            text = self._apply(detector, "PII", text, found)
+        return text
+
+    def _apply(self, detector: Detector, family: str, text: str, found: Counter[str]) -> str:
+        def replace(match: re.Match[str]) -> str:
+            whole, value = match.group(), match.group(detector.group)
+            if value is None or "<SECRET:" in value or "<PII:" in value:
+                return whole
+            if detector.accept and not detector.accept(match):
+                return whole
+            start = match.start(detector.group) - match.start()
+            placeholder = self._replace(family, detector.kind, value, found)
+            return whole[:start] + placeholder + whole[start + len(value) :]
+
+        return detector.pattern.sub(replace, text)
+
+    def _replace(self, family: str, kind: str, value: str, found: Counter[str]) -> str:
+        found[kind] += 1
+        if not family:
+            return "<SCREENSHOT>"
+        placeholder = self._placeholders.get(value)
+        if placeholder is None:
+            self._numbers[kind] += 1
+            placeholder = self._placeholders[value] = f"<{family}:{kind}:{self._numbers[kind]}>"
+        return placeholder
+
+    def _known_values(self, text: str, found: Counter[str]) -> str:
+        """A secret that was seen beside a telling word is a secret where it stands alone, too."""
+        for value, placeholder in self._placeholders.items():
+            if placeholder.startswith("<SECRET") and len(value) >= _SHORTEST_KNOWN and value in text:
+                found[placeholder.split(":")[1]] += text.count(value)
+                text = text.replace(value, placeholder)
+        return text
+
+
+def _is_secret_value(value: str) -> bool:
+    return bool(value) and not (detectors.PLACEHOLDER.fullmatch(value) or detectors.NOT_A_SECRET.fullmatch(value))

@@ -1,0 +1,180 @@
+"""Turns as a table: the schema of `session_logs`, redacted rows, and Parquet files with the same bytes each time."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grokora_pipeline.agents import AgentSpec, recognise
+from grokora_pipeline.sessions.redaction import Redactor, is_suspicious
+from grokora_pipeline.sessions.turns import Turn, turn_id
+
+UNDATED = "undated"
+ROW_GROUP = 2048
+SCHEMA = pa.schema(
+    [
+        ("turn_id", pa.string()),
+        ("session_id", pa.string()),
+        ("agent", pa.string()),
+        ("step", pa.int64()),
+        ("started_at", pa.string()),
+        ("source_file", pa.string()),
+        ("source_sha256", pa.string()),
+        ("source_format", pa.string()),
+        ("line", pa.int64()),
+        ("task", pa.string()),
+        ("prompt", pa.string()),
+        ("tools", pa.string()),
+        ("completion", pa.string()),
+        ("status", pa.string()),
+        ("rating", pa.int8()),
+        ("blamed", pa.bool_()),
+        ("step_failed", pa.bool_()),
+        ("reconstructed", pa.bool_()),
+        ("redactions", pa.string()),
+    ]
+)
+_DICTIONARY = [
+    "session_id",
+    "agent",
+    "source_file",
+    "source_sha256",
+    "source_format",
+    "task",
+    "tools",
+    "status",
+    "redactions",
+]
+Row = tuple[Any, ...]
+
+
+class RowMaker:
+    """Makes rows of one file's turns: redacts, recognises the agent, and gives the id. Sessions are redacted apart."""
+
+    def __init__(self, agents: Sequence[AgentSpec]) -> None:
+        self._agents = agents
+        self._redactors: dict[str, Redactor] = {}
+        self._names: dict[str, str] = {}
+        self._tools: dict[bytes, bytes] = {}
+        self.redactions: Counter[str] = Counter()
+
+    def row(self, turn: Turn) -> tuple[str, Row]:
+        """The day of a turn and its row; raises orjson.JSONEncodeError or TooDeepError for what is nested too deep."""
+        agent = recognise(self._agents, turn.prompt, turn.agent)
+        prompt, completion, tools, task, counts = self._texts(turn)
+        session = self.session(turn.session_id)
+        identity = turn_id((session, turn.step, agent), prompt, tools, completion)
+        self.redactions.update(counts)
+        return turn.started_at[:10] or UNDATED, (
+            identity,
+            session,
+            agent,
+            turn.step,
+            turn.started_at,
+            turn.source_file,
+            turn.source_sha256,
+            turn.source_format,
+            turn.line,
+            task,
+            prompt.decode(),
+            tools.decode() if turn.tools else None,
+            completion.decode(),
+            turn.status,
+            turn.rating,
+            turn.blamed,
+            turn.step_failed,
+            turn.reconstructed,
+            orjson.dumps(dict(sorted(counts.items()))).decode() if counts else "{}",
+        )
+
+    def session(self, session_id: str) -> str:
+        """The session's name as stored: without personal data, yet different for different sessions."""
+        name = self._names.get(session_id)
+        if name is None:
+            name = self._names[session_id] = public_name(session_id)
+        return name
+
+    def _texts(self, turn: Turn) -> tuple[bytes, bytes, bytes, str, Counter[str]]:
+        prompt, completion = orjson.dumps(turn.prompt), orjson.dumps(turn.completion)
+        tools = orjson.dumps(turn.tools) if turn.tools else b""
+        redactor = self._redactors.get(turn.session_id)
+        counts: Counter[str] = Counter()
+        texts = b"\n".join((prompt, completion, turn.task.encode("utf-8", "replace")))
+        if (redactor is None or not redactor.knows_values) and not is_suspicious(texts):
+            return prompt, completion, self._clean_tools(turn, tools), turn.task, counts
+        redactor = self._redactors.setdefault(turn.session_id, redactor or Redactor())
+        value: Any = [turn.prompt, turn.completion, turn.task]
+        (new_prompt, new_completion, task), counts = redactor.redact(value)
+        if counts:  # a value found late in the turn may also stand at its start
+            (new_prompt, new_completion, task), more = redactor.redact([new_prompt, new_completion, task])
+            counts.update(more)
+            prompt, completion = orjson.dumps(new_prompt), orjson.dumps(new_completion)
+        return prompt, completion, self._clean_tools(turn, tools), task, counts
+
+    def _clean_tools(self, turn: Turn, tools: bytes) -> bytes:
+        """Tool schemas repeat in every call: each is redacted once."""
+        if not tools:
+            return b""
+        clean = self._tools.get(tools)
+        if clean is None:
+            clean = orjson.dumps(Redactor().redact(turn.tools)[0]) if is_suspicious(tools) else tools
+            if len(self._tools) < 256:
+                self._tools[tools] = clean
+        return clean
+
+
+def public_name(name: str) -> str:
+    """A session id or a path as it may be stored: personal data replaced, told apart by a part of its hash."""
+    plain = name.encode("utf-8", "backslashreplace").decode()
+    clean, counts = Redactor().redact(plain) if is_suspicious(plain.encode()) else (plain, None)
+    return f"{clean}~{hashlib.sha256(plain.encode()).hexdigest()[:8]}" if counts else plain
+
+
+def to_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table with the schema."""
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
+    return pa.Table.from_arrays(
+        [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )
+
+
+def write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write tables one after the other as one file; its bytes depend on the rows alone, not on how they were cut."""
+    written = 0
+    with pq.ParquetWriter(
+        path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=_DICTIONARY, write_statistics=False
+    ) as writer:
+        for table in _row_groups(tables):
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            written += table.num_rows
+    return written
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly ROW_GROUP rows, and a rest."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        while rows >= ROW_GROUP:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, ROW_GROUP).combine_chunks()
+            rest = whole.slice(ROW_GROUP)
+            held, rows = [rest], rest.num_rows
+    if rows:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def read_turns(folder: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The turns of a published `session_logs` folder, day by day, as plain dictionaries; JSON columns stay text."""
+    for path in sorted((folder / "turns").glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(
+            batch_size=ROW_GROUP, columns=list(columns) if columns else None
+        ):
+            yield from batch.to_pylist()

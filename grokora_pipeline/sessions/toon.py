@@ -1,0 +1,94 @@
+"""TOON for structured payloads in prompts: the same data in fewer tokens, by the official `toon-format` package.
+
+A payload is re-encoded only where decoding gives the original back and the text gets shorter; else it is left alone.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from grokora_pipeline.sessions.turns import Message
+
+_FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
+_LINE = re.compile(r"^(?P<lead>[^\n{\[]{0,60}?)(?P<json>[{\[].*[}\]])[ \t]*$", re.MULTILINE)
+MIN_CHARACTERS = 40
+
+
+@dataclass(slots=True)
+class Savings:
+    """What re-encoding saved; tokens are counted where a counter is given."""
+
+    payloads: int = 0
+    characters_before: int = 0
+    characters_after: int = 0
+    tokens_before: int = 0
+    tokens_after: int = 0
+    count_tokens: Callable[[str], int] | None = None
+
+    def add(self, before: str, after: str) -> None:
+        """Count one payload."""
+        self.payloads += 1
+        self.characters_before += len(before)
+        self.characters_after += len(after)
+        if self.count_tokens:
+            self.tokens_before += self.count_tokens(before)
+            self.tokens_after += self.count_tokens(after)
+
+    def as_dict(self) -> dict[str, int]:
+        """The figures alone."""
+        names = ["payloads", "characters_before", "characters_after"]
+        names += ["tokens_before", "tokens_after"] if self.count_tokens else []
+        return {name: getattr(self, name) for name in names}
+
+
+def encode_payload(text: str) -> str | None:
+    """A JSON object or list as TOON; None where that would lose something or save nothing."""
+    from toon_format import ToonDecodeError, decode, encode
+
+    if len(text) < MIN_CHARACTERS:
+        return None
+    try:
+        value = orjson.loads(text)
+        encoded: str = encode(value)
+        lossless = orjson.dumps(decode(encoded)) == orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, ToonDecodeError, ValueError, RecursionError):
+        return None
+    return encoded if lossless and len(encoded) < len(text) else None
+
+
+def encode_text(text: str, savings: Savings | None = None) -> str:
+    """The text with its JSON payloads as TOON: the whole text, fenced blocks, or JSON that ends a line of its own."""
+    if "{" not in text:
+        return text
+    whole = encode_payload(text.strip())
+    if whole is not None:
+        if savings:
+            savings.add(text, whole)
+        return whole
+
+    def fenced(match: re.Match[str]) -> str:
+        encoded = encode_payload(match.group(1))
+        return match.group() if encoded is None else _counted(match.group(), f"```toon\n{encoded}\n```", savings)
+
+    def inline(match: re.Match[str]) -> str:
+        encoded = encode_payload(match.group("json"))
+        lead = match.group("lead").rstrip()
+        return match.group() if encoded is None else _counted(match.group(), f"{lead}\n{encoded}".lstrip("\n"), savings)
+
+    return _LINE.sub(inline, _FENCE.sub(fenced, text))
+
+
+def _counted(before: str, after: str, savings: Savings | None) -> str:
+    if savings:
+        savings.add(before, after)
+    return after
+
+
+def encode_message(message: Message, savings: Savings | None = None) -> Message:
+    """A chat message of a prompt with its payloads as TOON. System prompts and what the model said stay as they are."""
+    content = message.get("content")
+    if message.get("role") not in {"user", "tool"} or not isinstance(content, str):
+        return message
+    return {**message, "content": encode_text(content, savings)}
