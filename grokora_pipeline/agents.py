@@ -60,6 +60,7 @@ class AgentSpec(_Strict):
     main_metric: str = ""
     min_examples: int = Field(default=40, ge=1)
     payload_format: Literal["json", "toon"] = "json"
+    unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
     preset: Literal["plan", "best", "sample", ""] = ""
     training: dict[str, Any] = {}
 

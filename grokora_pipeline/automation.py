@@ -1,6 +1,7 @@
 """Jobs: what a person or a schedule starts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -9,7 +10,7 @@ from grokora_pipeline.agents import AgentSpec
 ALL_JOB = "retrain_all"
 
 
-def jobs(agents: Sequence[AgentSpec]) -> list[dg.UnresolvedAssetJobDefinition]:
+def jobs(agents: Sequence[AgentSpec]) -> list[Any]:
     """`retrain_all`, `retrain_<agent>`, `evaluate_only`."""
     every = dg.define_asset_job(ALL_JOB, dg.AssetSelection.all(), description="Logs in, champions out, for all agents.")
     retrain = [

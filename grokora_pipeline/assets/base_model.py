@@ -1,12 +1,12 @@
 """`base_model`: the model that every adapter is trained on, resolved once and described."""
 
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Made,
     code_version,
     plain_errors,
     publish_once,
@@ -29,13 +29,16 @@ KEY = "base_model"
     op_tags=cuda_tags(),
     pool=CUDA_POOL,
 )
-def base_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> dg.MaterializeResult[Any]:
+def base_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> Made:
     """The base model's folder, content hash, size, context length, chat template and tokenizer."""
     model_id = get_settings().base_model
 
     def build(staged: Path) -> str:
         plan = {"model_id": model_id, "output": str(staged)}
         record = gpu.run(context, "grokora_pipeline.models", plan, staged)
+        folder = Path(record["path"])
+        if folder.is_relative_to(staged):  # it moves with the artifact
+            record["path"] = folder.relative_to(staged).as_posix()
         write_json(staged / "base_model.json", record)
         return str(record["content_hash"])[:16]
 

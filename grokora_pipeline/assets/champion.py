@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import ValidationError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import OWNERS, code_version, get_store, key_of, plain_errors, read_json
+from grokora_pipeline.assets.common import OWNERS, Made, code_version, get_store, key_of, plain_errors, read_json
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import GateRule, decide
 from grokora_pipeline.evaluation.registry import BASE, Registry
@@ -32,7 +32,7 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         description="The adapter in service. A challenger takes its place only where the report proves it better.",
         check_specs=[dg.AssetCheckSpec("has_champion", asset=key.split("/"))],
     )
-    def champion(context: dg.AssetExecutionContext, config: GateConfig) -> dg.MaterializeResult[Any]:
+    def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
         store = get_store()
         registry = Registry(store)
         with plain_errors():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import orjson
@@ -12,6 +12,11 @@ from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Artifact, Store, content_version
+
+if TYPE_CHECKING:
+    Made = dg.MaterializeResult[Any]
+else:
+    Made = dg.MaterializeResult  # Dagster does not recognise the parametrised class as an asset's return type
 
 OWNERS = ["team:grokora"]
 _CODE = 1  # raise it when an asset would make something else from the same inputs
@@ -85,7 +90,7 @@ def write_json(path: Path, document: object) -> None:
 
 def result(
     artifact: Artifact, metadata: dict[str, Any], checks: list[dg.AssetCheckResult] | None = None, **tags: str
-) -> dg.MaterializeResult[Any]:
+) -> Made:
     """A materialization whose data version is the artifact's version and whose metadata links to its folder."""
     return dg.MaterializeResult(
         asset_key=artifact.key.split("/"),

@@ -8,6 +8,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Made,
     code_version,
     get_store,
     key_of,
@@ -51,9 +52,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         pool=CUDA_POOL,
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
     )
-    def eval_report(
-        context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess
-    ) -> dg.MaterializeResult[Any]:
+    def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
             inputs, plan = _inputs(agent, config)
 

@@ -8,6 +8,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Made,
     code_version,
     get_store,
     key_of,
@@ -45,9 +46,7 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         description="LoRA weights (safetensors) and the record of their training.",
         check_specs=[dg.AssetCheckSpec("learnt_something", asset=key.split("/"))],
     )
-    def lora_adapter(
-        context: dg.AssetExecutionContext, config: TrainingConfig, gpu: GpuProcess
-    ) -> dg.MaterializeResult[Any]:
+    def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
             store = get_store()
             split, base = store.require(source), store.require("base_model")

@@ -1,6 +1,7 @@
 """`A/merged_model`: the base model and the champion's adapter in one, for servers that know no adapters."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
 
             def build(staged: Path) -> None:
                 prompts = [
-                    {"prompt": example["prompt"], "tools": example.get("tools")}
-                    for example in read_examples(dataset.path, limit=_PROMPTS)
+                    {"prompt": example.prompt, "tools": example.tools}
+                    for example in islice(read_examples(dataset.path), _PROMPTS)
                 ]
                 plan = {
                     "base": str(base_folder(base.path)),

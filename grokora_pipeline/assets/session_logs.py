@@ -1,11 +1,13 @@
 """`session_logs`: every log below the root, as redacted turns in Parquet, one file a day."""
 
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Made,
     code_version,
     get_agents,
     get_store,
@@ -50,7 +52,7 @@ def log_files_version() -> str:
         dg.AssetCheckSpec("nothing_quarantined", asset=KEY, description="Every log file could be read whole."),
     ],
 )
-def session_logs(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+def session_logs(context: dg.AssetExecutionContext) -> Made:
     """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from."""
     settings, store = get_settings(), get_store()
     previous = store.current(KEY)
@@ -62,7 +64,7 @@ def session_logs(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]
             staged,
             settle_seconds=settings.settle_seconds,
         )
-        write_json(staged / "report.json", report.as_dict())
+        write_json(staged / "report.json", asdict(report))
         artifact = store.publish(KEY, report.version, staged)
     context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
     return result(artifact, _metadata(report), _checks(report))
@@ -80,12 +82,12 @@ def _metadata(report: IngestReport) -> dict[str, Any]:
         "by_status": dict(report.by_status),
         "redactions": dict(report.redactions),
         "screenshots_dropped": report.screenshots_dropped,
-        "quarantine": table([row.as_dict() for row in report.quarantine]),
+        "quarantine": table(report.quarantine),
     }
 
 
 def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
-    quarantined = len(report.quarantine)
+    quarantined = report.quarantined
     return [
         dg.AssetCheckResult(
             check_name="readable_logs",

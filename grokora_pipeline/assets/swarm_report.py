@@ -1,13 +1,13 @@
 """`swarm_report`: the whole swarm on unseen tasks, the base model against the champions."""
 
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Made,
     code_version,
     get_store,
     plain_errors,
@@ -18,7 +18,7 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.assets.tokenized_split import base_folder
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
-from grokora_pipeline.sandbox.roles import ROLES
+from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 
 
 class SwarmConfig(dg.Config):
@@ -44,9 +44,7 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
         pool=CUDA_POOL,
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
     )
-    def swarm_report(
-        context: dg.AssetExecutionContext, config: SwarmConfig, gpu: GpuProcess
-    ) -> dg.MaterializeResult[Any]:
+    def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
             base = get_store().require("base_model")
             champions = {role: champion_of(role) for role in ROLES}

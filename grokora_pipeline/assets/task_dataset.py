@@ -1,5 +1,7 @@
 """`A/task_dataset`: the examples that agent A may learn from, as JSONL with their provenance."""
 
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Made,
     code_version,
     get_store,
     key_of,
@@ -18,17 +21,22 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
-from grokora_pipeline.sessions.examples import DatasetOptions, build_examples, read_examples
+from grokora_pipeline.sessions.examples import build_examples, read_examples
+from grokora_pipeline.sessions.selection import DatasetOptions
 from grokora_pipeline.store import folder_version
 
 
 class SelectionConfig(dg.Config):
-    """Which turns may be learnt from, and how much one source may weigh."""
+    """Which turns may be learnt, and how much one source may weigh; the fields are those of `DatasetOptions`."""
 
-    learn_unknown: bool = True  # turns whose outcome nobody recorded, where their own step did not fail
+    unknown_outcome: str = ""  # tool_calls, all or none; empty: as agents.yaml says
+    min_rating: int = 4
+    reconstructed: bool = True
+    max_weight: int = 3
+    near_duplicate: float = 0.9
     max_per_session: int = 100
-    max_per_source_share: float = 0.05
-    near_duplicate_similarity: float = 0.9
+    max_per_source: int = 100
+    max_source_share: float = 0.05
 
 
 def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
@@ -49,20 +57,21 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
             dg.AssetCheckSpec("few_reconstructed", asset=key.split("/"), description="Most prompts were recorded."),
         ],
     )
-    def task_dataset(context: dg.AssetExecutionContext, config: SelectionConfig) -> dg.MaterializeResult[Any]:
-        options = DatasetOptions(**config.model_dump())
+    def task_dataset(context: dg.AssetExecutionContext, config: SelectionConfig) -> Made:
+        fields = {**config.model_dump(), "unknown_outcome": config.unknown_outcome or agent.unknown_outcome}
+        options = DatasetOptions(**fields)
         with plain_errors():
             turns = get_store().require("session_logs")
 
             def build(staged: Path) -> str:
                 report = build_examples(turns.path, agent, staged, options)
-                write_json(staged / "report.json", report.as_dict())
+                write_json(staged / "report.json", asdict(report))
                 return folder_version(staged)
 
             inputs = {
                 "turns": turns.version,
                 "agent": agent.model_dump(),
-                "options": config.model_dump(),
+                "options": asdict(options),
                 "code": version,
             }
             artifact = publish_once(context, key, inputs, build)
@@ -74,10 +83,14 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
 def _metadata(folder: Path) -> dict[str, Any]:
     report = read_json(folder / "report.json")
     preview = [
-        {"prompt": str(example["prompt"][-1].get("content"))[:300], "completion": str(example["completion"][0])[:300]}
-        for example in read_examples(folder, limit=10)
+        {"prompt": _shown(example.prompt[-1]), "completion": _shown(example.completion[0])}
+        for example in islice(read_examples(folder), 10)
     ]
     return {"dagster/row_count": report["rows"], "preview": table(preview), **scalars(report)}
+
+
+def _shown(message: dict[str, Any]) -> str:
+    return f"{message.get('content') or ''} {message.get('tool_calls') or ''}".strip()[:300]
 
 
 def scalars(report: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +102,8 @@ def scalars(report: dict[str, Any]) -> dict[str, Any]:
 
 def _checks(folder: Path) -> list[dg.AssetCheckResult]:
     report = read_json(folder / "report.json")
-    rows, share = int(report["rows"]), float(report["share_reconstructed"])
-    readable = sum(1 for example in read_examples(folder) if {"prompt", "completion", "meta"} <= example.keys())
+    rows, share = int(report["rows"]), float(report["reconstructed_share"])
+    readable = sum(1 for example in read_examples(folder) if example.prompt and example.completion)
     return [
         dg.AssetCheckResult(
             check_name="schema", passed=readable == rows, metadata={"rows": rows, "readable": readable}

@@ -1,6 +1,7 @@
 """`A/tokenized_split`: train and validation, leak-proof, in the base model's own tokens."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.task_dataset import scalars
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sessions.examples import read_examples
-from grokora_pipeline.sessions.split import split_examples
+from grokora_pipeline.sessions.split import split_examples, straddling
 from grokora_pipeline.store import folder_version
 from grokora_pipeline.training.tokenize import tokenize_split
 
@@ -60,9 +61,9 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         with plain_errors():
             dataset, base = store.require(source), store.require("base_model")
             if missing := missing_examples(agent):
-                check = _too_few(asset_key, missing, agent.min_examples)
-                context.log.warning(f"{agent.name} is skipped: {check.description}")
-                yield check
+                checks = _too_few(asset_key, missing, agent.min_examples)
+                context.log.warning(f"{agent.name} is skipped: {checks[0].description}")
+                yield from checks
                 return
             record = read_json(base.path / "base_model.json")
             max_length = min(resolve(agent).max_length, int(record["context_length"]))
@@ -75,9 +76,21 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                     examples, seed=config.seed, validation_share=config.validation_share, previous=previous
                 )
                 chat = ChatFormat.load(base_folder(base.path))
-                tokens = tokenize_split(examples, split.sides, chat, staged, max_length=max_length, seed=config.seed)
-                write_json(staged / "assignment.json", split.assignment)
-                write_json(staged / "report.json", {**split.as_dict(), **tokens.as_dict(), "min": agent.min_examples})
+                rows = [asdict(example) for example in examples]
+                sides = [split.sides.get(example.id, "") for example in examples]
+                tokens = tokenize_split(rows, sides, chat, staged, max_length=max_length, seed=config.seed)
+                write_json(staged / "assignment.json", {**(previous or {}), **split.sides})
+                write_json(
+                    staged / "report.json",
+                    {
+                        **tokens.as_dict(),
+                        "groups": len(set(split.groups.values())),
+                        "held_back": len(split.held_back),
+                        "validation_share": split.validation_share,
+                        "straddling": straddling(examples, split.sides),
+                        "naive_leaks": split.naive_leaks,
+                    },
+                )
                 return folder_version(staged)
 
             inputs = {
@@ -106,8 +119,8 @@ def missing_examples(agent: AgentSpec) -> int:
     return max(0, agent.min_examples - int(read_json(dataset.path / "report.json")["rows"])) if dataset else 0
 
 
-def _too_few(key: list[str], missing: int, needed: int) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
+def _too_few(key: list[str], missing: int, needed: int) -> list[dg.AssetCheckResult]:
+    too_few = dg.AssetCheckResult(
         asset_key=key,
         check_name="enough_examples",
         passed=False,
@@ -115,16 +128,21 @@ def _too_few(key: list[str], missing: int, needed: int) -> dg.AssetCheckResult:
         metadata={"needed": needed, "missing": missing},
         description=f"{missing} of {needed} examples are missing, so nothing is trained yet.",
     )
+    idle = [
+        dg.AssetCheckResult(asset_key=key, check_name=name, passed=True, description="Nothing was split.")
+        for name in ("no_straddling_group", "fits_context")
+    ]
+    return [too_few, *idle]
 
 
 def _checks(report: dict[str, Any]) -> list[dg.AssetCheckResult]:
-    dropped, straddling = int(report["too_long"]), int(report["straddling_groups"])
+    dropped, leaks = int(report["too_long"]), report["straddling"]
     return [
-        dg.AssetCheckResult(check_name="enough_examples", passed=True, metadata={"needed": report["min"]}),
+        dg.AssetCheckResult(check_name="enough_examples", passed=True, metadata={"train": report["train_rows"]}),
         dg.AssetCheckResult(
             check_name="no_straddling_group",
-            passed=straddling == 0,
-            metadata={"straddling_groups": straddling, "naive_row_split_would_leak": report["naive_leaked_rows"]},
+            passed=not leaks,
+            metadata={"straddling": leaks[:20], "a_split_by_rows_would_leak": report["naive_leaks"]},
             description="No session, task or near-duplicate cluster is on both sides.",
         ),
         dg.AssetCheckResult(

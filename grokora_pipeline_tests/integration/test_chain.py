@@ -97,7 +97,7 @@ def test_a_second_run_makes_the_same_versions(home: Path, run: subprocess.Comple
     store = Store(str(home / "store"))
     keys = ("session_logs", "base_model", "actor/task_dataset", "actor/tokenized_split", "actor/lora_adapter")
     before = [store.require(key).version for key in keys]
-    again = materialize(home, "session_logs base_model actor/task_dataset actor/tokenized_split actor/lora_adapter")
+    again = materialize(home, "session_logs,base_model,actor/task_dataset,actor/tokenized_split,actor/lora_adapter")
     assert again.returncode == 0, again.stderr[-4000:]
     assert [store.require(key).version for key in keys] == before
 
