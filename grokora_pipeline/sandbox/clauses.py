@@ -76,8 +76,8 @@ PRIMITIVES: dict[str, Primitive] = {
     primitive.name: primitive
     for primitive in (
         _click("open_app", "double_click", "app", "{app} opened",
-               "open {app}", "open the {app} app", "launch {app}", "start {app}", "start the {app} program", "run {app}",
-               "bring up {app}", "launch the {app} app"),
+               "open {app}", "open the {app} app", "launch {app}", "start {app}", "start the {app} program",
+               "run {app}", "bring up {app}", "launch the {app} app"),
         _click("click_button", "left_click", "button", "{button} pressed",
                "click {button}", "click on {button}", "click the {button} button", "press the {button} button",
                "hit the {button} button", "push the {button} button", "click the button {button}", "choose {button}"),
@@ -91,8 +91,8 @@ PRIMITIVES: dict[str, Primitive] = {
                "switch to the {tab} tab", "go to the {tab} tab", "open the {tab} tab", "show the {tab} tab",
                "select the {tab} tab", "change to the {tab} tab"),
         _click("right_click", "right_click", "item", "menu of {item} opened",
-               "right click {item}", "right-click on {item}", "open the context menu of {item}", "right click on {item}",
-               "show the context menu of {item}", "right-click {item}"),
+               "right click {item}", "right-click on {item}", "open the context menu of {item}",
+               "right click on {item}", "show the context menu of {item}", "right-click {item}"),
         Primitive("type_into",
                   ("type {text} into the {field} field", "enter {text} in the {field} field",
                    "put {text} into the {field} field", "fill {text} into the {field} field",
@@ -110,8 +110,8 @@ PRIMITIVES: dict[str, Primitive] = {
               "revert the last step"),
         _keys("select_all", "ctrl+a", "key ctrl+a pressed", "select all", "select everything", "mark all the text",
               "highlight everything"),
-        _keys("scroll_down", "-300", "scrolled down", "scroll down", "scroll the page down", "move further down the page",
-              "scroll to lower content", action="scroll"),
+        _keys("scroll_down", "-300", "scrolled down", "scroll down", "scroll the page down",
+              "move further down the page", "scroll to lower content", action="scroll"),
         _keys("scroll_up", "300", "scrolled up", "scroll up", "scroll the page up", "move back up the page",
               "scroll to upper content", action="scroll"),
         _bash("copy_to_folder", "cp {file} {folder}/",
@@ -123,10 +123,12 @@ PRIMITIVES: dict[str, Primitive] = {
               "clone {file} to {newfile}", "copy {file} under the name {newfile}"),
         _bash("move_file", "mv {file} {folder}/",
               "move {file} to the {folder} folder", "move {file} into {folder}", "put {file} into the {folder} folder",
-              "shift {file} to {folder}", "move the file {file} into the folder {folder}", "file {file} under {folder}"),
+              "shift {file} to {folder}", "move the file {file} into the folder {folder}",
+              "file {file} under {folder}"),
         _bash("rename_file", "mv {file} {newfile}",
-              "rename {file} to {newfile}", "change the name of {file} to {newfile}", "rename the file {file} to {newfile}",
-              "call {file} {newfile} instead", "give {file} the new name {newfile}"),
+              "rename {file} to {newfile}", "change the name of {file} to {newfile}",
+              "rename the file {file} to {newfile}", "call {file} {newfile} instead",
+              "give {file} the new name {newfile}"),
         _bash("make_folder", "mkdir {folder}",
               "create a folder called {folder}", "make a folder named {folder}", "make a new folder {folder}",
               "add the folder {folder}", "create the directory {folder}", "set up a folder called {folder}"),
@@ -163,7 +165,8 @@ PRIMITIVES: dict[str, Primitive] = {
               "append {text} to {file}", "add {text} to the end of {file}", "add the line {text} to {file}",
               "put {text} at the end of {file}"),
         _bash("touch_file", "touch {newfile}",
-              "create an empty file {newfile}", "make an empty file called {newfile}", "create the empty file {newfile}",
+              "create an empty file {newfile}", "make an empty file called {newfile}",
+              "create the empty file {newfile}",
               "add an empty file {newfile}"),
         _bash("sort_into", "sort {file} > {newfile}",
               "sort {file} into {newfile}", "sort the lines of {file} into {newfile}",
@@ -175,9 +178,10 @@ PRIMITIVES: dict[str, Primitive] = {
               "wipe the {folder} folder", "delete the whole folder {folder}", "destroy everything in {folder}",
               "erase the {folder} folder with all its files"),
         Primitive("scan_vault",
-                  ("find all {ext} files in the vault", "scan the vault for {ext} files", "look for {ext} files in the vault",
-                   "find every {ext} file", "search the vault for {ext} files", "scan for {ext} files"),
-                  "scan_vault", "*.{ext}", event="*match *.{ext}"),
+                  ("find all {ext} files in the vault", "scan the vault for {ext} files",
+                   "look for {ext} files in the vault", "find every {ext} file", "search the vault for {ext} files",
+                   "scan for {ext} files"), "scan_vault", "*.{ext}",
+                   event="*match *.{ext}"),
     )
 }  # fmt: skip
 
@@ -222,7 +226,7 @@ def word_clause(wording: str, slots: Slots) -> str:
 
 
 def commands_of(text: str) -> list[tuple[str, bool]]:
-    """The subtask commands of a clause, each with whether an element must be located first; [] where it is not understood."""
+    """The subtask commands of a clause, each with whether an element must be located first; [] where nobody knows."""
     clause = read_clause(text)
     if clause is None:
         return []

@@ -25,7 +25,7 @@ class Widget:
     def line(self) -> str:
         """The widget as the accessibility text shows it."""
         shown = f" = {json.dumps(self.value, ensure_ascii=False)}" if self.value else ""
-        return f'{self.kind} "{self.label}" {self.x},{self.y}{shown}'
+        return f'{self.kind} "{self.label}" [{self.x}, {self.y}]{shown}'
 
 
 @dataclass(slots=True)
@@ -57,7 +57,10 @@ class State:
 
 @dataclass(slots=True)
 class World:
-    """Everything that a tool call can see or change. `glitches` swallow the n-th desktop action: a notice, or "" where the window was busy."""
+    """Everything that a tool call can see or change.
+
+    `glitches` swallow the n-th desktop action: a notice that was in the way, or "" for a window that was busy.
+    """
 
     vault: Vault
     windows: dict[str, Window]
@@ -68,6 +71,7 @@ class World:
     events: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
     actions: int = 0
+    undone: list[tuple[Widget, str]] = field(default_factory=list)  # what ctrl+z brings back: a widget's last value
 
     def screen(self) -> str:
         """The front window as text: its title, then a widget a line."""
@@ -87,7 +91,7 @@ class World:
         )
 
     def execute(self, name: str, arguments: dict[str, Any]) -> ToolResult:
-        """Run a tool call; the result has Grokputer's shape: `status` success or error. Never raises on bad arguments."""
+        """Run a tool call; the result has Grokputer's shape (`status` success or error). Bad arguments never raise."""
         try:
             if name == "bash":
                 return self._bash(str(arguments["command"]))
@@ -175,12 +179,16 @@ class World:
         widget = next((w for w in window.widgets if w.label == window.focus), None)
         if widget is None:
             return ""
+        self.undone = [(widget, widget.value)]
         widget.value += text
         return f"{widget.label} contains '{widget.value}'"
 
     def _key(self, key: str) -> str:
         if key == "ctrl+v":
             return self._type(self.clipboard)
+        if key == "ctrl+z":
+            for widget, value in self.undone:
+                widget.value = value
         window = self.windows[self.front]
         if key == "ctrl+c":
             self.clipboard = next((w.value for w in window.widgets if w.label == window.focus), self.clipboard)

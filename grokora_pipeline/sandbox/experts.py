@@ -1,4 +1,4 @@
-"""The scripted experts: each answers from nothing but the messages of its call, so its answers can be learnt from them."""
+"""The scripted experts: each answers from nothing but the messages of its call, so that it can be learnt from."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from grokora_pipeline.sandbox.tasks import CONNECTORS, PREFIXES, SUFFIXES
 
 _QUOTED = re.compile(r"'[^']*'")
 _JOINT = re.compile("|".join(re.escape(joint) for joint in sorted(CONNECTORS, key=len, reverse=True)))
-_WIDGET = re.compile(r'(\w+) "([^"]+)" (\d+),(\d+)')
+_WIDGET = re.compile(r'(\w+) "([^"]+)" \[(\d+), (\d+)\]')
 # Grokputer's executor rates commands the same way: reading is LOW, changing MEDIUM, wiping CRITICAL.
-SAFETY = {"ls": 10, "wc": 10, "head": 10, "tail": 10, "cat": 20, "grep": 20, "sort": 20, "echo": 30, "mkdir": 25, "touch": 25,
-          "cp": 40, "mv": 50, "rm": 60}  # fmt: skip
+SAFETY = {"ls": 10, "wc": 10, "head": 10, "tail": 10, "cat": 20, "grep": 20, "sort": 20, "echo": 30, "mkdir": 25,
+          "touch": 25, "cp": 40, "mv": 50, "rm": 60}  # fmt: skip
 RISKS = ((30, "LOW"), (60, "MEDIUM"), (89, "HIGH"), (100, "CRITICAL"))
 
 
@@ -37,9 +37,9 @@ def split_task(text: str) -> list[str]:
 def _coordinator(user: str) -> Message:
     plan = [
         {
+            "params": {"command": command},  # first, so that a model that writes from left to right has read it
             "agent": "observer" if locate else "actor",
             "action": "capture_screen" if locate else "perform_action",
-            "params": {"command": command},
         }
         for clause in split_task(user.removeprefix("Task: "))
         for command, locate in commands_of(clause)
@@ -47,13 +47,21 @@ def _coordinator(user: str) -> Message:
     return json_message(plan)
 
 
+def widgets(screen: str) -> list[dict[str, Any]]:
+    """The observations that a screen's text allows, one a widget."""
+    return [
+        {"element": label, "coordinates": [int(x), int(y)], "type": kind}
+        for kind, label, x, y in _WIDGET.findall(screen)
+    ]
+
+
 def _observer(user: str) -> Message:
     screen, _, command = user.rpartition("\nCommand: ")
     clause = read_clause(command)
-    for kind, label, x, y in _WIDGET.findall(screen):
-        if clause and label == clause.target:
-            return json_message({"element": label, "type": kind, "coordinates": [int(x), int(y)]})
-    return json_message({"element": None, "type": None, "coordinates": None})
+    nothing = {"element": None, "coordinates": None, "type": None}
+    return json_message(
+        next((seen for seen in widgets(screen) if clause and seen["element"] == clause.target), nothing)
+    )
 
 
 def _fields(user: str) -> dict[str, str]:

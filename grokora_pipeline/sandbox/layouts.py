@@ -37,8 +37,9 @@ class _Clock:
         return self.now.replace(tzinfo=None).isoformat(timespec="microseconds")
 
 
-def write(root: Path, name: str, kind: str, task: Task, started: datetime, rng: random.Random) -> None:
-    """Write a session folder of `kind` v1, v1.1 or v2 below `root`; `name` is its time stamp, YYYYMMDD_HHMMSS."""
+def write(root: Path, kind: str, task: Task, started: datetime, rng: random.Random) -> None:
+    """Write a session folder of `kind` v1, v1.1 or v2 below `root`; its name is the time at which it started."""
+    name = started.strftime("%Y%m%d_%H%M%S")
     clock = _Clock(started, rng)
     if kind == "v2":
         _write_swarm(root / f"swarm_{name}", task, clock)
@@ -63,7 +64,7 @@ def _iterations(task: Task, clock: _Clock, *, rated: bool) -> list[dict[str, Any
             "api_call_success": True,
             "tool_calls_count": 1,
             "tool_results": [{"tool_call_id": call_id, "function_name": result[0], "result": result[1]}],
-            "grok_response": None if clock.rng.random() < 0.2 else f"I {command}.",
+            "grok_response": None if not rated and clock.rng.random() < 0.2 else f"I {command}.",
             "errors": [],
         }
         iterations.append(entry)
@@ -86,9 +87,14 @@ def _tool_result(world: World, command: str, *, rated: bool) -> tuple[str, dict[
 def _write_single(folder: Path, task: Task, clock: _Clock, *, rated: bool) -> None:
     begin = clock.now
     metadata: dict[str, Any] = {
-        "session_id": folder.name, "start_time": clock.iso(), "task": task.text, "model": MODEL, "max_iterations": 10,
-        "debug_mode": False, "require_confirmation": False,
-    }  # fmt: skip
+        "session_id": folder.name,
+        "start_time": clock.iso(),
+        "task": task.text,
+        "model": MODEL,
+        "max_iterations": 10,
+        "debug_mode": False,
+        "require_confirmation": False,
+    }
     if rated:
         rating = clock.rng.choice([5, 5, 4, 4, 3, 2, None])
         issues = [clock.rng.choice(ISSUES)] if rating is not None and rating < 4 else []
@@ -100,8 +106,13 @@ def _write_single(folder: Path, task: Task, clock: _Clock, *, rated: bool) -> No
             "what_went_wrong": issues,
         }
     iterations = _iterations(task, clock, rated=rated)
-    session = {"session_id": folder.name, "metadata": metadata, "start_time": clock.iso(), "iterations": iterations,
-               "total_iterations": len(iterations)}  # fmt: skip
+    session = {
+        "session_id": folder.name,
+        "metadata": metadata,
+        "start_time": clock.iso(),
+        "iterations": iterations,
+        "total_iterations": len(iterations),
+    }
     session["start_time"] = metadata["start_time"]
     clock.tick()
     seconds = (clock.now - begin).total_seconds()
@@ -125,15 +136,34 @@ def _metrics(session_id: str, iterations: list[dict[str, Any]]) -> dict[str, Any
 
 def _summary(metadata: dict[str, Any], iterations: list[dict[str, Any]], seconds: float, *, rated: bool) -> str:
     ok = "[OK]" if rated else "OK"
-    lines = [RULE, f"GROKPUTER SESSION SUMMARY: {metadata['session_id']}", RULE, "", f"Task: {metadata['task']}",
-             f"Model: {MODEL}", f"Start Time: {metadata['start_time']}", "Max Iterations: 10", "",
-             f"Iterations Completed: {len(iterations)}", f"Total Duration: {seconds:.2f}s", "", "ITERATION BREAKDOWN:", THIN, ""]  # fmt: skip
+    lines = [
+        RULE,
+        f"GROKPUTER SESSION SUMMARY: {metadata['session_id']}",
+        RULE,
+        "",
+        f"Task: {metadata['task']}",
+        f"Model: {MODEL}",
+        f"Start Time: {metadata['start_time']}",
+        "Max Iterations: 10",
+        "",
+        f"Iterations Completed: {len(iterations)}",
+        f"Total Duration: {seconds:.2f}s",
+        "",
+        "ITERATION BREAKDOWN:",
+        THIN,
+        "",
+    ]
     for entry in iterations:
         tool = entry["tool_results"][0]
-        lines += [f"Iteration {entry['iteration_number']}:",
-                  f"  Screenshot: {ok} ({entry['screenshot_size_bytes'] / 1024:.1f} KB)",
-                  f"  API Call: {ok} ({entry['api_call_duration']:.2f}s)", "  Tools Executed: 1", "  Tool Results:",
-                  f"    - {tool['function_name']}: {tool['result']['status']}", ""]  # fmt: skip
+        lines += [
+            f"Iteration {entry['iteration_number']}:",
+            f"  Screenshot: {ok} ({entry['screenshot_size_bytes'] / 1024:.1f} KB)",
+            f"  API Call: {ok} ({entry['api_call_duration']:.2f}s)",
+            "  Tools Executed: 1",
+            "  Tool Results:",
+            f"    - {tool['function_name']}: {tool['result']['status']}",
+            "",
+        ]
     return "\n".join(
         [*lines, RULE, "Full logs available in:", "  - session.log", "  - session.json", "  - metrics.json", ""]
     )
@@ -142,15 +172,32 @@ def _summary(metadata: dict[str, Any], iterations: list[dict[str, Any]], seconds
 def _session_log(
     metadata: dict[str, Any], iterations: list[dict[str, Any]], begin: datetime, seconds: float, *, rated: bool
 ) -> str:
-    lines = [f"Session logger initialized: {metadata['session_id']}", RULE, f"SESSION STARTED: {metadata['session_id']}",
-             f"Task: {metadata['task']}", f"Model: {MODEL}", "Max Iterations: 10", RULE, ""]  # fmt: skip
+    lines = [
+        f"Session logger initialized: {metadata['session_id']}",
+        RULE,
+        f"SESSION STARTED: {metadata['session_id']}",
+        f"Task: {metadata['task']}",
+        f"Model: {MODEL}",
+        "Max Iterations: 10",
+        RULE,
+        "",
+    ]
     for entry in iterations:
         lines += _iteration_log(entry, rated=rated)
-    lines += [RULE, "SESSION ENDED: completed", f"Total duration: {seconds:.2f}s",
-              f"Iterations completed: {len(iterations)}", RULE]  # fmt: skip
+    lines += [
+        RULE,
+        "SESSION ENDED: completed",
+        f"Total duration: {seconds:.2f}s",
+        f"Iterations completed: {len(iterations)}",
+        RULE,
+    ]
     if rated and metadata["user_rating"] is not None:
-        lines += [RULE, "USER FEEDBACK RECORDED", f"  Rating: {metadata['user_rating']}/5 stars",
-                  f"  Comment: {metadata['feedback_comment']}"]  # fmt: skip
+        lines += [
+            RULE,
+            "USER FEEDBACK RECORDED",
+            f"  Rating: {metadata['user_rating']}/5 stars",
+            f"  Comment: {metadata['feedback_comment']}",
+        ]
         lines += [f"  Issues: {', '.join(metadata['what_went_wrong'])}"] if metadata["what_went_wrong"] else []
         lines.append(RULE)
     stamp = begin.strftime("%Y-%m-%d %H:%M:%S")
@@ -161,11 +208,20 @@ def _iteration_log(entry: dict[str, Any], *, rated: bool) -> list[str]:
     tool, seconds = entry["tool_results"][0], entry["api_call_duration"]
     observed = [] if rated else [f"[OBSERVE] Screenshot captured: {entry['screenshot_size_bytes'] / 1024:.1f} KB"]
     said = [f"[REASON] Response: {entry['grok_response'][:200]}"] if entry["grok_response"] else []
-    return [THIN, f"ITERATION {entry['iteration_number']} START", THIN, *observed,
-            f"[REASON] Grok API call successful ({seconds:.2f}s)", *said,
-            f"[ACT] Tool: {tool['function_name']} -> {tool['result']['status']}",
-            f"Iteration {entry['iteration_number']} complete ({seconds + 0.05:.2f}s)",
-            f"  - API calls: {'[OK]' if rated else 'OK'}", "  - Tools executed: 1", "  - Errors: 0", ""]  # fmt: skip
+    return [
+        THIN,
+        f"ITERATION {entry['iteration_number']} START",
+        THIN,
+        *observed,
+        f"[REASON] Grok API call successful ({seconds:.2f}s)",
+        *said,
+        f"[ACT] Tool: {tool['function_name']} -> {tool['result']['status']}",
+        f"Iteration {entry['iteration_number']} complete ({seconds + 0.05:.2f}s)",
+        f"  - API calls: {'[OK]' if rated else 'OK'}",
+        "  - Tools executed: 1",
+        "  - Errors: 0",
+        "",
+    ]
 
 
 def _write_swarm(folder: Path, task: Task, clock: _Clock) -> None:
@@ -204,8 +260,13 @@ def _v2_action(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any
     action = arguments["action"]
     if "coordinate" in arguments:
         x, y = arguments["coordinate"]
-        return "click", {"type": "click", "x": x, "y": y, "button": "right" if action == "right_click" else "left",
-                         "clicks": 2 if action == "double_click" else 1}  # fmt: skip
+        return "click", {
+            "type": "click",
+            "x": x,
+            "y": y,
+            "button": "right" if action == "right_click" else "left",
+            "clicks": 2 if action == "double_click" else 1,
+        }
     rest = {"key" if action == "key" else key: value for key, value in arguments.items() if key != "action"}
     return action, {"type": action, **rest}
 
@@ -243,19 +304,46 @@ def _swarm_log(facts: dict[str, Any], executions: list[dict[str, Any]], begin: d
         return f"[{datetime.fromtimestamp(timestamp, begin.tzinfo).strftime('%H:%M:%S.%f')[:-3]}]"
 
     start, wide = at(begin.timestamp()), "=" * 80
-    lines = [f"Session: {facts['session_id']}", f"Task: {facts['task']}",
-             f"Started: {begin.replace(tzinfo=None).isoformat(timespec='microseconds')}", "Swarm Mode: True", "-" * 80, ""]  # fmt: skip
+    lines = [
+        f"Session: {facts['session_id']}",
+        f"Task: {facts['task']}",
+        f"Started: {begin.replace(tzinfo=None).isoformat(timespec='microseconds')}",
+        "Swarm Mode: True",
+        "-" * 80,
+        "",
+    ]
     lines += [f"{start} [AGENT START] {agent}" for agent in ("coordinator", "observer", "actor")]
     for entry in executions:
         agent, now = "observer" if entry["tool"] == "screenshot_analysis" else "actor", at(entry["timestamp"])
-        lines += [f"{now} [HANDOFF] coordinator -> {agent} (0.00ms)", f"{now} [MESSAGE] coordinator -> {agent}: subtask",
-                  f"{now} [TOOL] {entry['tool']} -> {entry['status']}", f"{now} [MESSAGE] {agent} -> coordinator: response"]  # fmt: skip
+        lines += [
+            f"{now} [HANDOFF] coordinator -> {agent} (0.00ms)",
+            f"{now} [MESSAGE] coordinator -> {agent}: subtask",
+            f"{now} [TOOL] {entry['tool']} -> {entry['status']}",
+            f"{now} [MESSAGE] {agent} -> coordinator: response",
+        ]
     end = at(begin.timestamp() + facts["duration_seconds"])
     lines += [f"{end} [AGENT STOP] {agent}" for agent in ("coordinator", "observer", "actor")]
-    lines += [f"{end} ", wide, f"Session Summary: {facts['session_id']}", wide, f"Task: {facts['task']}",
-              f"Duration: {facts['duration_seconds']:.2f}s", "Iterations: 0", f"Tool Executions: {len(executions)}",
-              "API Calls: 0", "Errors: 0", "", "Swarm Metrics:", f"  Handoffs: {len(executions)}", "  Avg Latency: 0.00ms",
-              f"  Messages: {2 * len(executions)}", "  Heartbeats: 0", "  Agents: 3", wide, ""]  # fmt: skip
+    lines += [
+        f"{end} ",
+        wide,
+        f"Session Summary: {facts['session_id']}",
+        wide,
+        f"Task: {facts['task']}",
+        f"Duration: {facts['duration_seconds']:.2f}s",
+        "Iterations: 0",
+        f"Tool Executions: {len(executions)}",
+        "API Calls: 0",
+        "Errors: 0",
+        "",
+        "Swarm Metrics:",
+        f"  Handoffs: {len(executions)}",
+        "  Avg Latency: 0.00ms",
+        f"  Messages: {2 * len(executions)}",
+        "  Heartbeats: 0",
+        "  Agents: 3",
+        wide,
+        "",
+    ]
     return "\n".join(lines)
 
 

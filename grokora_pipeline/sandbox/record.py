@@ -1,7 +1,8 @@
 """Writes the sample logs: what the scripted swarm does on the sample tasks, with all that real logs hold.
 
-Most sessions are recordings (OpenAI chat-completions, a file a session); some have Grokputer's own layouts. About 15 %
-fail because one role slips from some call on. The same seed gives the same bytes: no clock and no unordered set is used.
+Most sessions are recordings (OpenAI chat-completions, a file a session); some have Grokputer's own layouts. About
+15 % fail because one role slips from some call on. The same seed gives the same bytes: there is no clock and no
+unordered set in it.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.sandbox import layouts, secrets
-from grokora_pipeline.sandbox.experts import expert_answer, split_task
+from grokora_pipeline.sandbox.experts import expert_answer, split_task, widgets
 from grokora_pipeline.sandbox.roles import AGENTS, Call, Message, json_message, read_json, read_tool_call, tool_message
 from grokora_pipeline.sandbox.swarm import Exchange, TaskResult, run_swarm
 from grokora_pipeline.sandbox.tasks import Task, dress, make_task, sample_tasks
@@ -43,8 +44,7 @@ def record(root: Path, seed: int = 7, sessions: int = 300) -> int:
         if session.kind == "recording":
             _write_recording(root, session, rng)
         else:
-            name = session.started.strftime("%Y%m%d_%H%M%S")
-            layouts.write(root / "grokputer", name, session.kind, session.task, session.started, rng)
+            layouts.write(root / "grokputer", session.kind, session.task, session.started, rng)
     _damage(root)
     return sessions
 
@@ -55,19 +55,20 @@ def plan_sessions(seed: int, count: int) -> list[Session]:
     tasks = sample_tasks(seed, count)
     planted = secrets.plant(rng)
     planned = list[Session]()
-    for index, task in enumerate(tasks):
-        kind = _kind(index)
+    for index in range(count):
+        kind, task = _kind(index), tasks[index]
         if index % 50 == 33:
             task = tasks[index - 25]  # the same task again, word by word
         elif index % 40 == 17:
-            earlier = tasks[index - 9]  # the same task in slightly other words
-            task = replace(earlier, text=dress(rng, " and ".join(split_task(earlier.text))))
+            task = tasks[index - 9]  # the same task in slightly other words
+            task = replace(task, text=dress(rng, " and ".join(split_task(task.text))))
         elif index % 24 == 5 and planted:
-            steps = "append_file show_file" if kind.startswith("v1") else rng.choice(secrets.STEPS)
-            task = make_task(rng, task.task_id, "secrets", steps, SAMPLE, text=planted.pop())
+            secret = planted.pop()
+            steps = "append_file show_file" if kind.startswith("v1") else rng.choice(secrets.steps(secret))
+            task = make_task(rng, task.task_id, ("secrets", steps), SAMPLE, text=secret)
         elif index == count // 2:
             task = make_task(
-                rng, task.task_id, "fill_form", "type_into press_key", SAMPLE, text="Café Müller – naïve façade"
+                rng, task.task_id, ("fill_form", "type_into press_key"), SAMPLE, text="Café Müller – façade"
             )
         slip = rng.choice(AGENTS) if kind == "recording" and index % 20 in {2, 9, 15} else ""
         day, place = divmod(index * DAYS, count)
@@ -82,7 +83,7 @@ def _kind(index: int) -> str:
 
 
 class _Slip:
-    """The experts with one role that goes wrong from its first call on that can be spoilt; remembers which call it was."""
+    """The experts with one role that goes wrong from its first call on that can be spoilt; `blamed` is that call."""
 
     def __init__(self, agent: str, rng: random.Random, after: int) -> None:
         self.agent, self.rng, self.after = agent, rng, after
@@ -107,15 +108,8 @@ def _drop_subtask(call: Call, message: Message, rng: random.Random) -> Message:
 
 def _other_element(call: Call, message: Message, rng: random.Random) -> Message:
     seen = read_json(message)
-    lines = [
-        line for line in call.messages[-1]["content"].splitlines() if line[-1].isdigit() and seen["element"] not in line
-    ]
-    kind, label, point = rng.choice(lines).replace('" ', '"').split('"') if lines else ("", "", "")
-    if not lines:
-        return message
-    return json_message(
-        {"element": label, "type": kind.strip(), "coordinates": [int(value) for value in point.split(",")]}
-    )
+    others = [found for found in widgets(call.messages[-1]["content"]) if found["element"] != seen["element"]]
+    return json_message(rng.choice(others)) if others else message
 
 
 def _wrong_argument(call: Call, message: Message, rng: random.Random) -> Message:
@@ -146,7 +140,7 @@ REASONS = {
 
 
 def _run(session: Session, rng: random.Random) -> tuple[TaskResult, str, int]:
-    """The session as it went: its result, the role to blame and the step at which it slipped ("" and -1 where none did)."""
+    """The session as it went: its result, the role to blame and the step at which it slipped ("" and -1: none)."""
     for agent in [session.slip, "actor", "validator"] if session.slip else []:
         slip = _Slip(agent, rng, rng.choice([0, 0, 3]) if agent != "coordinator" else 0)
         result = run_swarm([session.task], slip)[0]
@@ -199,11 +193,22 @@ def _line(session_id: str, step: int, now: datetime, exchange: Exchange, task: T
     request |= {"temperature": 0.7, "max_tokens": 4096, "metadata": {"task_id": task.task_id, "family": task.family}}
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if "tool_calls" in message else "stop"}
     reply_id = "chatcmpl-" + sha256(f"{session_id}-{step}".encode()).hexdigest()[:20]
-    response = {"id": reply_id, "object": "chat.completion", "created": int(now.timestamp()), "model": MODEL,
-                "choices": [choice]}  # fmt: skip
+    response = {
+        "id": reply_id,
+        "object": "chat.completion",
+        "created": int(now.timestamp()),
+        "model": MODEL,
+        "choices": [choice],
+    }
     stamp = now.isoformat(timespec="milliseconds")
-    return {"session_id": session_id, "agent": call.agent, "step": step, "started_at": stamp, "request": request,
-            "response": response}  # fmt: skip
+    return {
+        "session_id": session_id,
+        "agent": call.agent,
+        "step": step,
+        "started_at": stamp,
+        "request": request,
+        "response": response,
+    }
 
 
 def _damage(root: Path) -> None:

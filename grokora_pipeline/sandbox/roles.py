@@ -24,7 +24,8 @@ Answer = Callable[[Sequence[Call]], Sequence[Message]]
 
 AGENTS = ("coordinator", "observer", "actor", "validator")
 SYSTEM = {
-    "coordinator": "You are the coordinator of the Grokputer swarm. Split the task into subtasks. Answer with a JSON list.",
+    "coordinator": "You are the coordinator of the Grokputer swarm. Split the task into subtasks. "
+    "Answer with a JSON list.",
     "observer": "You are the observer of the Grokputer swarm. Find the element on the screen. Answer with JSON.",
     "actor": "You are the actor of the Grokputer swarm. Do the subtask with one tool call.",
     "validator": "You are the validator of the Grokputer swarm. Judge the action. Answer with JSON.",
@@ -52,16 +53,16 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
 
 
 _SUBTASK = _object(
+    params=_object(command={"type": "string", "minLength": 1}),
     agent={"enum": ["observer", "actor"]},
     action={"enum": ["capture_screen", "perform_action"]},
-    params=_object(command={"type": "string", "minLength": 1}),
 )
 SCHEMAS: dict[str, dict[str, Any]] = {
     "coordinator": {"type": "array", "minItems": 1, "maxItems": 8, "items": _SUBTASK},
     "observer": _object(
         element={"type": ["string", "null"]},
-        type={"type": ["string", "null"]},
         coordinates={"type": ["array", "null"], "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+        type={"type": ["string", "null"]},
     ),
     "validator": {
         "anyOf": [

@@ -5,8 +5,11 @@ import json
 import random
 import string
 
-# Where a secret is typed or written in a task.
-STEPS = ("type_into press_key", "write_file", "append_file", "open_app type_text")
+
+def steps(secret: str) -> tuple[str, ...]:
+    """Where a secret is typed or written in a task; a long one only where it is not repeated too often."""
+    short = ("type_into press_key", "open_app type_text") if len(secret) < 36 else ()
+    return ("write_file", "append_file", *short)
 
 
 def plant(rng: random.Random) -> list[str]:

@@ -1,7 +1,7 @@
 """The swarm loop: coordinator, then per subtask observer, actor and validator, with all tasks advancing in lock step.
 
-Every round gathers the pending calls of all unfinished tasks in one `answer()`, so a model can batch them. What comes back
-is untrusted: a wrong answer ends its task with a reason and never the loop.
+Every round gathers the pending calls of all unfinished tasks in one `answer()`, so a model can batch them. What comes
+back is untrusted: a wrong answer ends its task with a reason and never the loop.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ class Action:
 
 @dataclass(slots=True)
 class TaskResult:
-    """How a task went. `steps` counts subtasks done; `invalid_actions` answers that could not be used, or calls that failed."""
+    """How a task went: `steps` subtasks were done; `invalid_actions` answers were of no use or failed when executed."""
 
     task_id: str
     family: str
@@ -52,7 +52,7 @@ class TaskResult:
     transcript: list[Exchange] = field(default_factory=list)
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """The task ends here, for this reason."""
 
 
@@ -60,7 +60,7 @@ _Steps = Generator[Call, Message, None]
 
 
 def run_swarm(tasks: Sequence[Task], answer: Answer, *, max_steps: int = 40) -> list[TaskResult]:
-    """Run tasks side by side; a task that needs more than `max_steps` calls fails. Results are in the order of the tasks.
+    """Run tasks side by side; one that needs more than `max_steps` calls fails. Results are in the order of the tasks.
 
     Raises GrokoraError where `answer` does not return exactly one message a call.
     """
@@ -96,11 +96,11 @@ class _Run:
         try:
             if len(self.result.transcript) >= self.max_steps:
                 self._steps.close()
-                raise _Stop("too many steps")
+                raise _StopError("too many steps")
             self.call = self._steps.send(message)
         except StopIteration:
             self._finish("")
-        except _Stop as stop:
+        except _StopError as stop:
             self._finish(str(stop))
 
     def _finish(self, reason: str) -> None:
@@ -113,7 +113,7 @@ class _Run:
         subtasks = roles.read_subtasks((yield roles.ask_coordinator(self.task.text)))
         if not subtasks:
             self.result.invalid_actions += 1
-            raise _Stop("coordinator gave no valid plan")
+            raise _StopError("coordinator gave no valid plan")
         for subtask in subtasks:
             yield from self._subtask(subtask)
             self.result.steps += 1
@@ -125,13 +125,13 @@ class _Run:
             observation = roles.read_json(seen)
             if roles.read_point(seen) is None:
                 self.result.invalid_actions += 1
-                raise _Stop("observer found no element")
+                raise _StopError("observer found no element")
         rejection = ""
         for _ in range(TRIES):
             rejection = yield from self._attempt(subtask.command, observation, rejection)
             if not rejection:
                 return
-        raise _Stop(f"rejected twice: {rejection}")
+        raise _StopError(f"rejected twice: {rejection}")
 
     def _attempt(self, command: str, observation: Message | None, rejected: str) -> Generator[Call, Message, str]:
         """Try a subtask; returns why it was not accepted, "" when it was."""
@@ -159,10 +159,10 @@ class _Run:
         verdict = roles.read_verdict((yield roles.ask_safety(command)), "approved")
         if verdict is None:
             self.result.invalid_actions += 1
-            raise _Stop("validator gave no verdict")
+            raise _StopError("validator gave no verdict")
         if not verdict[0]:
             self.refused = True
-            raise _Stop(f"refused: {command}")
+            raise _StopError(f"refused: {command}")
 
     def _invalid(self, reason: str) -> str:
         self.result.invalid_actions += 1

@@ -1,8 +1,8 @@
 """Tasks: families of one to three clauses, worded in many ways, over a world made for them, with a goal state.
 
-A family is a list of alternatives, and an alternative is a sequence of primitives ("make_folder move_file"). A slot name
-stands for one value in the whole task; `:slot=name` gives a step another one. The held-out families are sequences that
-no sample family contains; their primitives all occur in the sample.
+A family is a list of alternatives, and an alternative is a sequence of primitives ("make_folder move_file"). A slot
+name stands for one value in the whole task; `:slot=name` gives a step another one. The held-out families are
+sequences that no sample family contains; their primitives all occur in the sample.
 """
 
 import random
@@ -38,7 +38,8 @@ SAMPLE_FAMILIES: dict[str, tuple[str, ...]] = {
     "scan": ("scan_vault", "scan_vault show_file", "scan_vault make_folder:folder=new"),
     "desk_and_vault": ("open_app show_file", "count_lines open_app", "type_text touch_file", "search_text click_button",
                        "scan_vault open_app", "click_button write_file"),
-    "three_steps": ("open_app type_text save", "open_app click_button press_key", "make_folder:folder=new list_folder move_file",
+    "three_steps": ("open_app type_text save", "open_app click_button press_key",
+                    "make_folder:folder=new list_folder move_file",
                     "switch_tab tick_box press_key", "copy_as append_file:file=newfile count_lines:file=newfile",
                     "scroll_down click_button press_key", "write_file show_file:file=newfile list_folder"),
 }  # fmt: skip
@@ -52,14 +53,15 @@ HELD_OUT_FAMILIES: dict[str, tuple[str, ...]] = {
     "tick_then_confirm": ("tick_box click_button", "tick_box switch_tab"),
     "paste_and_send": ("click_field paste press_key", "click_field paste click_button"),
     "type_then_click": ("type_text click_button", "type_text undo"),
-    "write_then_count": ("write_file count_words:file=newfile", "append_file count_lines"),
+    "write_then_count": ("write_file count_words:file=newfile", "append_file count_words"),
     "form_then_save": ("type_into save", "type_into tick_box"),
     "scan_then_tidy": ("scan_vault delete_file", "scan_vault move_file"),
     "menu_then_note": ("right_click write_file", "right_click open_app"),
     "read_then_act": ("first_lines copy_as:file=file2", "show_file rename_file:file=file2", "newest_file touch_file"),
 }
 
-PREFIXES = ("", "", "", "please ", "can you ", "could you ", "I need you to ", "I want you to ", "first ", "hey Grokputer, ",
+PREFIXES = ("", "", "", "please ", "can you ", "could you ", "I need you to ", "I want you to ", "first ",
+"hey Grokputer, ",
             "Grokputer, ", "now ", "you should ", "go and ", "quickly ", "ZA GROKA: ")  # fmt: skip
 CONNECTORS = (
     " and ",
@@ -71,7 +73,7 @@ CONNECTORS = (
     " and finally ",
     ", afterwards ",
 )
-SUFFIXES = ("", "", ".", " please", ", thanks", " for me")
+SUFFIXES = ("", "", "", ".", " please", ", thanks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,13 @@ def sample_tasks(seed: int, count: int) -> list[Task]:
     rng.shuffle(options)
     order = [options[index % len(options)] for index in range(count)]
     order = [(REFUSED_FAMILY, rng.choice(REFUSED)) if index % 30 == 29 else pick for index, pick in enumerate(order)]
-    return [make_task(rng, f"task_{index:04d}", *pick, SAMPLE) for index, pick in enumerate(order)]
+    return [make_task(rng, f"task_{index:04d}", pick, SAMPLE) for index, pick in enumerate(order)]
 
 
 def _weight(steps: str) -> range:
     """Steps that need the observer are drawn more often, so that the observer is asked about once a session."""
     located = sum(bool(primitive.target or primitive.split) for primitive, _ in map(_step, steps.split()))
-    return range(1 + 5 * located)
+    return range(1 + 6 * located)
 
 
 def swarm_tasks(seed: int, count: int) -> list[Task]:
@@ -136,15 +138,17 @@ def swarm_tasks(seed: int, count: int) -> list[Task]:
     families = list(HELD_OUT_FAMILIES)
     picks = [families[index % len(families)] for index in range(count)]
     return [
-        make_task(rng, f"unseen_{seed}_{index:03d}", family, rng.choice(HELD_OUT_FAMILIES[family]), HELD_OUT)
+        make_task(rng, f"unseen_{seed}_{index:03d}", (family, rng.choice(HELD_OUT_FAMILIES[family])), HELD_OUT)
         for index, family in enumerate(picks)
     ]
 
 
-def make_task(
-    rng: random.Random, task_id: str, family: str, steps: str, vocabulary: Vocabulary, text: str = ""
-) -> Task:
-    """A task of a family: draws its names and wordings, and now and then a glitch; `text` is what to type or write."""
+def make_task(rng: random.Random, task_id: str, kind: tuple[str, str], vocabulary: Vocabulary, text: str = "") -> Task:
+    """A task of a `kind`, (family, steps): draws its names and wordings, and now and then a glitch.
+
+    `text` is what to type or write, where that is not drawn too.
+    """
+    family, steps = kind
     plan = [_step(step) for step in steps.split()]
     slots = draw_slots(rng, vocabulary) | ({"text": f"'{text}'"} if text else {})
     clauses = tuple(
@@ -194,13 +198,15 @@ def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:
     """A value for every slot name that a step may use, all different where they must be."""
     stems = rng.sample(words.stems, 4)
     names = [f"{_vary(rng, stem, words)}.{rng.choice(EXTENSIONS)}" for stem in stems]
-    folder, new = rng.sample(words.folders, 2)
-    nest = f"{folder}/" if rng.random() < 0.15 else ""
+    folder, new, away = rng.sample(words.folders, 3)
+    nest = f"{away}/" if rng.random() < 0.15 else ""
     buttons, items, keys = rng.sample(words.buttons, 2), rng.sample(words.items, 2), rng.sample(KEYS, 2)
     text = " ".join(rng.sample(words.words, rng.randint(1, 4)))
     return {
-        "file": nest + names[0], "file2": names[1], "newfile": names[2], "newfile2": names[3], "folder": folder, "new": new,
-        "text": f"'{text}'", "word": f"'{rng.choice(words.words)}'", "n": str(rng.randint(2, 4)), "ext": rng.choice(EXTENSIONS),
+        "file": nest + names[0], "file2": names[1], "newfile": names[2], "newfile2": names[3], "folder": folder,
+        "new": new,
+        "text": f"'{text}'", "word": f"'{rng.choice(words.words)}'",
+                                                    "n": str(rng.randint(2, 4)), "ext": rng.choice(EXTENSIONS),
         "key": keys[0], "key2": keys[1], "app": rng.choice(words.apps), "button": buttons[0], "button2": buttons[1],
         "field": rng.choice(words.fields), "box": rng.choice(words.boxes), "tab": rng.choice(words.tabs),
         "item": items[0], "item2": items[1],
@@ -246,9 +252,11 @@ def _others(rng: random.Random, labels: Sequence[str], taken: set[str], count: i
 def _app_widgets(rng: random.Random, task: Task) -> list[tuple[str, str]]:
     slots, words = task.slots, task.vocabulary
     kinds: list[tuple[str, str]] = [
-        ("button", slots["button"]), ("button", slots["button2"]), ("field", slots["field"]), ("checkbox", slots["box"]),
+        ("button", slots["button"]), ("field", slots["field"]), ("checkbox",
+        slots["box"]),
         ("tab", slots["tab"]),
     ]  # fmt: skip
+    kinds += [("button", slots["button2"])] if any(slots["button2"] in clause for clause in task.clauses) else []
     taken = {label for _, label in kinds} | {slots["app"]}
     pools = {"button": words.buttons, "field": words.fields, "checkbox": words.boxes, "tab": words.tabs}
     for _ in range(rng.randint(0, 2)):
@@ -274,7 +282,8 @@ def _place(rng: random.Random, widgets: list[tuple[str, str]], opens: str = "") 
 def build_vault(rng: random.Random, task: Task) -> Vault:
     """Folders and files with a few lines each; the files that the task speaks of are there, the new ones are not."""
     slots, words = task.slots, task.vocabulary
-    folders = [slots["folder"], *_others(rng, words.folders, {slots["folder"], slots["new"]}, 2)]
+    named = [slots["folder"], *(slots["file"].split("/")[:-1])]
+    folders = [*named, *_others(rng, words.folders, {*named, slots["new"]}, 3 - len(named))]
     vault = Vault(folders=set(folders))
     names = [f"{folder}/{stem}.{rng.choice(EXTENSIONS)}" for folder in folders for stem in rng.sample(words.stems, 2)]
     names += [slots["file"], slots["file2"]]

@@ -67,16 +67,16 @@ class Vault:
 
     def _run(self, tokens: list[str]) -> Shell:
         stdout, stdin, words = "", "", list[str]()
-        for token in [*tokens, ";"]:
-            if token not in {"|", "&&", ";"}:
-                words.append(token)
+        for part in [*tokens, ";"]:
+            if part not in {"|", "&&", ";"}:
+                words.append(part)
                 continue
             try:
                 out = self._one(words, stdin) if words else ""
             except CommandError as error:
                 return Shell(stdout, f"{words[0]}: {error}\n", 127 if str(error) == "command not found" else 1)
-            stdin, words = (out, []) if token == "|" else ("", [])
-            stdout += "" if token == "|" else out
+            stdin, words = (out, []) if part == "|" else ("", [])
+            stdout += "" if part == "|" else out
         return Shell(stdout)
 
     def _one(self, words: list[str], stdin: str) -> str:
@@ -131,7 +131,7 @@ class Vault:
 
 
 def _norm(path: str) -> str:
-    """A path relative to the vault: `./a`, `vault/a` and `a/` are `a`; the vault itself is "". Nothing lies above it."""
+    """A path relative to the vault: `./a`, `vault/a` and `a/` are `a`; the vault itself is "" and the top."""
     clean = posixpath.normpath("/" + path).lstrip("/").removeprefix("vault/")
     return "" if clean == "vault" else clean
 
