@@ -68,20 +68,25 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
 
 def _run(main: Callable[[Plan, Reporter], Result], plan_file: Path, reporter: Reporter) -> int:
     try:
-        plan = orjson.loads(plan_file.read_bytes())
-        result = main(plan, reporter)
+        result = main(_read(plan_file), reporter)
     except GrokoraError as error:
         reporter.finish({"error": str(error)})
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (FileNotFoundError, orjson.JSONDecodeError) as error:
-        if plan_file.exists() and not isinstance(error, orjson.JSONDecodeError):
-            raise
-        print(f"error: {plan_file} is no readable plan: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        reporter.finish({"crash": f"{type(error).__name__}: {error}"})
+        raise
     plan_file.with_suffix(".result.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     reporter.finish(result)
     return 0
+
+
+def _read(plan_file: Path) -> Plan:
+    try:
+        plan: Plan = orjson.loads(plan_file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise GrokoraError(f"{plan_file} is no readable plan: {error}.") from error
+    return plan
 
 
 def _interrupt(signum: int, frame: object) -> None:

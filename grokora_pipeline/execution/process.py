@@ -39,7 +39,8 @@ class GpuProcess(dg.ConfigurableResource[Any]):
         if "error" in result:
             raise dg.Failure(result["error"], allow_retries=False)
         if status != 0 or not result:
-            raise dg.Failure(f"{module} ended with status {status} and no result; its output is in the step's stderr.")
+            why = result.get("crash", "it was killed or ran out of memory")
+            raise dg.Failure(f"{module} ended with status {status}: {why}; its output is in the step's stderr.")
         return result
 
     def _run(self, context: dg.AssetExecutionContext, command: list[str]) -> tuple[int, list[dict[str, Any]]]:
