@@ -84,36 +84,28 @@ def _tool_result(world: World, command: str, *, rated: bool) -> tuple[str, dict[
     return clause.primitive.tool, result
 
 
-def _write_single(folder: Path, task: Task, clock: _Clock, *, rated: bool) -> None:
-    begin = clock.now
+def _metadata(session_id: str, task: Task, clock: _Clock, *, rated: bool) -> dict[str, Any]:
     metadata: dict[str, Any] = {
-        "session_id": folder.name,
-        "start_time": clock.iso(),
-        "task": task.text,
-        "model": MODEL,
-        "max_iterations": 10,
-        "debug_mode": False,
-        "require_confirmation": False,
-    }
-    if rated:
-        rating = clock.rng.choice([5, 5, 4, 4, 3, 2, None])
-        issues = [clock.rng.choice(ISSUES)] if rating is not None and rating < 4 else []
-        comment = None if rating is None else COMMENTS[rating]
-        metadata |= {
-            "user_rating": rating,
-            "feedback_comment": comment,
-            "lora_version": "base",
-            "what_went_wrong": issues,
-        }
+        "session_id": session_id, "start_time": clock.iso(), "task": task.text, "model": MODEL, "max_iterations": 10,
+        "debug_mode": False, "require_confirmation": False,
+    }  # fmt: skip
+    if not rated:
+        return metadata
+    rating = clock.rng.choice([5, 5, 4, 4, 3, 2, None])
+    issues = [clock.rng.choice(ISSUES)] if rating is not None and rating < 4 else []
+    comment = None if rating is None else COMMENTS[rating]
+    return metadata | {
+        "user_rating": rating, "feedback_comment": comment, "lora_version": "base", "what_went_wrong": issues,
+    }  # fmt: skip
+
+
+def _write_single(folder: Path, task: Task, clock: _Clock, *, rated: bool) -> None:
+    begin, metadata = clock.now, _metadata(folder.name, task, clock, rated=rated)
     iterations = _iterations(task, clock, rated=rated)
     session = {
-        "session_id": folder.name,
-        "metadata": metadata,
-        "start_time": clock.iso(),
-        "iterations": iterations,
+        "session_id": folder.name, "metadata": metadata, "start_time": metadata["start_time"], "iterations": iterations,
         "total_iterations": len(iterations),
-    }
-    session["start_time"] = metadata["start_time"]
+    }  # fmt: skip
     clock.tick()
     seconds = (clock.now - begin).total_seconds()
     _write(folder / "session.json", json.dumps(session, indent=2))
@@ -134,70 +126,77 @@ def _metrics(session_id: str, iterations: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
+_SUMMARY = f"""{RULE}
+GROKPUTER SESSION SUMMARY: {{session_id}}
+{RULE}
+
+Task: {{task}}
+Model: {MODEL}
+Start Time: {{start_time}}
+Max Iterations: 10
+
+Iterations Completed: {{count}}
+Total Duration: {{seconds:.2f}}s
+
+ITERATION BREAKDOWN:
+{THIN}
+
+{{breakdown}}{RULE}
+Full logs available in:
+  - session.log
+  - session.json
+  - metrics.json
+"""
+_BREAKDOWN = """Iteration {number}:
+  Screenshot: {ok} ({kilobytes:.1f} KB)
+  API Call: {ok} ({seconds:.2f}s)
+  Tools Executed: 1
+  Tool Results:
+    - {tool}: {status}
+
+"""
+
+
 def _summary(metadata: dict[str, Any], iterations: list[dict[str, Any]], seconds: float, *, rated: bool) -> str:
-    ok = "[OK]" if rated else "OK"
-    lines = [
-        RULE,
-        f"GROKPUTER SESSION SUMMARY: {metadata['session_id']}",
-        RULE,
-        "",
-        f"Task: {metadata['task']}",
-        f"Model: {MODEL}",
-        f"Start Time: {metadata['start_time']}",
-        "Max Iterations: 10",
-        "",
-        f"Iterations Completed: {len(iterations)}",
-        f"Total Duration: {seconds:.2f}s",
-        "",
-        "ITERATION BREAKDOWN:",
-        THIN,
-        "",
+    parts = [
+        _BREAKDOWN.format(
+            number=entry["iteration_number"],
+            ok="[OK]" if rated else "OK",
+            kilobytes=entry["screenshot_size_bytes"] / 1024,
+            seconds=entry["api_call_duration"],
+            tool=entry["tool_results"][0]["function_name"],
+            status=entry["tool_results"][0]["result"]["status"],
+        )
+        for entry in iterations
     ]
-    for entry in iterations:
-        tool = entry["tool_results"][0]
-        lines += [
-            f"Iteration {entry['iteration_number']}:",
-            f"  Screenshot: {ok} ({entry['screenshot_size_bytes'] / 1024:.1f} KB)",
-            f"  API Call: {ok} ({entry['api_call_duration']:.2f}s)",
-            "  Tools Executed: 1",
-            "  Tool Results:",
-            f"    - {tool['function_name']}: {tool['result']['status']}",
-            "",
-        ]
-    return "\n".join(
-        [*lines, RULE, "Full logs available in:", "  - session.log", "  - session.json", "  - metrics.json", ""]
-    )
+    return _SUMMARY.format(**metadata, count=len(iterations), seconds=seconds, breakdown="".join(parts))
+
+
+_LOG_HEAD = f"""Session logger initialized: {{session_id}}
+{RULE}
+SESSION STARTED: {{session_id}}
+Task: {{task}}
+Model: {MODEL}
+Max Iterations: 10
+{RULE}
+"""
+_LOG_TAIL = f"""{RULE}
+SESSION ENDED: completed
+Total duration: {{seconds:.2f}}s
+Iterations completed: {{count}}
+{RULE}"""
 
 
 def _session_log(
     metadata: dict[str, Any], iterations: list[dict[str, Any]], begin: datetime, seconds: float, *, rated: bool
 ) -> str:
-    lines = [
-        f"Session logger initialized: {metadata['session_id']}",
-        RULE,
-        f"SESSION STARTED: {metadata['session_id']}",
-        f"Task: {metadata['task']}",
-        f"Model: {MODEL}",
-        "Max Iterations: 10",
-        RULE,
-        "",
-    ]
+    lines = _LOG_HEAD.format(**metadata).split("\n")
     for entry in iterations:
         lines += _iteration_log(entry, rated=rated)
-    lines += [
-        RULE,
-        "SESSION ENDED: completed",
-        f"Total duration: {seconds:.2f}s",
-        f"Iterations completed: {len(iterations)}",
-        RULE,
-    ]
+    lines += _LOG_TAIL.format(seconds=seconds, count=len(iterations)).split("\n")
     if rated and metadata["user_rating"] is not None:
-        lines += [
-            RULE,
-            "USER FEEDBACK RECORDED",
-            f"  Rating: {metadata['user_rating']}/5 stars",
-            f"  Comment: {metadata['feedback_comment']}",
-        ]
+        lines += [RULE, "USER FEEDBACK RECORDED", f"  Rating: {metadata['user_rating']}/5 stars"]
+        lines += [f"  Comment: {metadata['feedback_comment']}"]
         lines += [f"  Issues: {', '.join(metadata['what_went_wrong'])}"] if metadata["what_went_wrong"] else []
         lines.append(RULE)
     stamp = begin.strftime("%Y-%m-%d %H:%M:%S")
@@ -299,52 +298,51 @@ def _swarm_metrics(executions: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+_SWARM_HEAD = """Session: {session_id}
+Task: {task}
+Started: {started}
+Swarm Mode: True
+--------------------------------------------------------------------------------
+
+"""
+_SWARM_TAIL = f"""{{end}}\x20
+{"=" * 80}
+Session Summary: {{session_id}}
+{"=" * 80}
+Task: {{task}}
+Duration: {{duration_seconds:.2f}}s
+Iterations: 0
+Tool Executions: {{count}}
+API Calls: 0
+Errors: 0
+
+Swarm Metrics:
+  Handoffs: {{count}}
+  Avg Latency: 0.00ms
+  Messages: {{messages}}
+  Heartbeats: 0
+  Agents: 3
+{"=" * 80}
+"""
+
+
 def _swarm_log(facts: dict[str, Any], executions: list[dict[str, Any]], begin: datetime) -> str:
     def at(timestamp: float) -> str:
         return f"[{datetime.fromtimestamp(timestamp, begin.tzinfo).strftime('%H:%M:%S.%f')[:-3]}]"
 
-    start, wide = at(begin.timestamp()), "=" * 80
-    lines = [
-        f"Session: {facts['session_id']}",
-        f"Task: {facts['task']}",
-        f"Started: {begin.replace(tzinfo=None).isoformat(timespec='microseconds')}",
-        "Swarm Mode: True",
-        "-" * 80,
-        "",
-    ]
-    lines += [f"{start} [AGENT START] {agent}" for agent in ("coordinator", "observer", "actor")]
+    agents, count = ("coordinator", "observer", "actor"), len(executions)
+    lines = [f"{at(begin.timestamp())} [AGENT START] {agent}" for agent in agents]
     for entry in executions:
         agent, now = "observer" if entry["tool"] == "screenshot_analysis" else "actor", at(entry["timestamp"])
-        lines += [
-            f"{now} [HANDOFF] coordinator -> {agent} (0.00ms)",
-            f"{now} [MESSAGE] coordinator -> {agent}: subtask",
-            f"{now} [TOOL] {entry['tool']} -> {entry['status']}",
-            f"{now} [MESSAGE] {agent} -> coordinator: response",
-        ]
+        lines.append(f"{now} [HANDOFF] coordinator -> {agent} (0.00ms)")
+        lines.append(f"{now} [MESSAGE] coordinator -> {agent}: subtask")
+        lines.append(f"{now} [TOOL] {entry['tool']} -> {entry['status']}")
+        lines.append(f"{now} [MESSAGE] {agent} -> coordinator: response")
     end = at(begin.timestamp() + facts["duration_seconds"])
-    lines += [f"{end} [AGENT STOP] {agent}" for agent in ("coordinator", "observer", "actor")]
-    lines += [
-        f"{end} ",
-        wide,
-        f"Session Summary: {facts['session_id']}",
-        wide,
-        f"Task: {facts['task']}",
-        f"Duration: {facts['duration_seconds']:.2f}s",
-        "Iterations: 0",
-        f"Tool Executions: {len(executions)}",
-        "API Calls: 0",
-        "Errors: 0",
-        "",
-        "Swarm Metrics:",
-        f"  Handoffs: {len(executions)}",
-        "  Avg Latency: 0.00ms",
-        f"  Messages: {2 * len(executions)}",
-        "  Heartbeats: 0",
-        "  Agents: 3",
-        wide,
-        "",
-    ]
-    return "\n".join(lines)
+    lines += [f"{end} [AGENT STOP] {agent}" for agent in agents]
+    started = begin.replace(tzinfo=None).isoformat(timespec="microseconds")
+    head, tail = _SWARM_HEAD.format(**facts, started=started), {"end": end, "count": count, "messages": 2 * count}
+    return head + "".join(f"{line}\n" for line in lines) + _SWARM_TAIL.format(**facts, **tail)
 
 
 def _write(path: Path, text: str) -> None:

@@ -61,18 +61,9 @@ HELD_OUT_FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 PREFIXES = ("", "", "", "please ", "can you ", "could you ", "I need you to ", "I want you to ", "first ",
-"hey Grokputer, ",
-            "Grokputer, ", "now ", "you should ", "go and ", "quickly ", "ZA GROKA: ")  # fmt: skip
-CONNECTORS = (
-    " and ",
-    " and then ",
-    ", then ",
-    "; then ",
-    "; next ",
-    ", and after that ",
-    " and finally ",
-    ", afterwards ",
-)
+            "hey Grokputer, ", "Grokputer, ", "now ", "you should ", "go and ", "quickly ", "ZA GROKA: ")  # fmt: skip
+CONNECTORS = (" and ", " and then ", ", then ", "; then ", "; next ", ", and after that ", " and finally ",
+              ", afterwards ")  # fmt: skip
 SUFFIXES = ("", "", "", ".", " please", ", thanks")
 
 
@@ -203,13 +194,11 @@ def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:
     buttons, items, keys = rng.sample(words.buttons, 2), rng.sample(words.items, 2), rng.sample(KEYS, 2)
     text = " ".join(rng.sample(words.words, rng.randint(1, 4)))
     return {
-        "file": nest + names[0], "file2": names[1], "newfile": names[2], "newfile2": names[3], "folder": folder,
-        "new": new,
-        "text": f"'{text}'", "word": f"'{rng.choice(words.words)}'",
-                                                    "n": str(rng.randint(2, 4)), "ext": rng.choice(EXTENSIONS),
-        "key": keys[0], "key2": keys[1], "app": rng.choice(words.apps), "button": buttons[0], "button2": buttons[1],
-        "field": rng.choice(words.fields), "box": rng.choice(words.boxes), "tab": rng.choice(words.tabs),
-        "item": items[0], "item2": items[1],
+        "file": nest + names[0], "file2": names[1], "newfile": names[2], "newfile2": names[3],
+        "folder": folder, "new": new, "text": f"'{text}'", "word": f"'{rng.choice(words.words)}'",
+        "n": str(rng.randint(2, 4)), "ext": rng.choice(EXTENSIONS), "key": keys[0], "key2": keys[1],
+        "app": rng.choice(words.apps), "button": buttons[0], "button2": buttons[1], "field": rng.choice(words.fields),
+        "box": rng.choice(words.boxes), "tab": rng.choice(words.tabs), "item": items[0], "item2": items[1],
     }  # fmt: skip
 
 
@@ -251,11 +240,7 @@ def _others(rng: random.Random, labels: Sequence[str], taken: set[str], count: i
 
 def _app_widgets(rng: random.Random, task: Task) -> list[tuple[str, str]]:
     slots, words = task.slots, task.vocabulary
-    kinds: list[tuple[str, str]] = [
-        ("button", slots["button"]), ("field", slots["field"]), ("checkbox",
-        slots["box"]),
-        ("tab", slots["tab"]),
-    ]  # fmt: skip
+    kinds = [("button", slots["button"]), ("field", slots["field"]), ("checkbox", slots["box"]), ("tab", slots["tab"])]
     kinds += [("button", slots["button2"])] if any(slots["button2"] in clause for clause in task.clauses) else []
     taken = {label for _, label in kinds} | {slots["app"]}
     pools = {"button": words.buttons, "field": words.fields, "checkbox": words.boxes, "tab": words.tabs}
