@@ -44,7 +44,7 @@ class _Run:
 
 def evaluate(plan: Plan, reporter: Reporter) -> Result:
     """Evaluate, write report.json, report.html and predictions.jsonl, and give the headline numbers."""
-    checked = read_plan(plan)
+    checked = read_plan(EvaluationPlan, plan)
     get_metric(checked.main_metric)
     job = _prepare(checked, reporter)
     rows, shots = _all_answers(job)

@@ -11,8 +11,6 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.store import content_version
-
 
 def tokens_key(*parts: Sequence[int]) -> str:
     """The hash of token ids."""
@@ -20,10 +18,10 @@ def tokens_key(*parts: Sequence[int]) -> str:
 
 
 class AnswerCache:
-    """What one system of weights answered under one decoding. Without a folder it remembers nothing."""
+    """What the system of this identity gave. Without a folder it is remembered by this object alone."""
 
-    def __init__(self, folder: Path | None, *identity: object) -> None:
-        self._path = folder / f"{content_version(*identity)}.jsonl" if folder else None
+    def __init__(self, folder: Path | None, identity: str) -> None:
+        self._path = folder / f"{identity}.jsonl" if folder else None
         self._known: dict[str, Any] = {}
         if self._path and self._path.exists():
             for line in self._path.read_bytes().splitlines():

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,8 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 
 Example = dict[str, Any]
+Message = dict[str, Any]
+PlanT = TypeVar("PlanT", bound=BaseModel)
 FEW_SHOT_TOKENS = 1536  # the most that few-shot examples may take of the context
 
 
@@ -53,14 +55,14 @@ class EvaluationPlan(BaseModel):
     versions: dict[str, Any] = {}
 
 
-def read_plan(plan: dict[str, Any]) -> EvaluationPlan:
+def read_plan(kind: type[PlanT], plan: dict[str, Any]) -> PlanT:
     """The plan, checked; GrokoraError names the first field that is wrong."""
     try:
-        return EvaluationPlan.model_validate(plan)
+        return kind.model_validate(plan)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise GrokoraError(f"The evaluation plan's {where} is not usable: {first['msg']}.") from error
+        raise GrokoraError(f"The plan's {where} is not usable: {first['msg']}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class HeldOut:
 
 def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
     """Read the split and its examples; GrokoraError where there is nothing to evaluate on."""
-    examples = {example["meta"]["turn_id"]: example for example in _read_examples(plan.examples)}
+    examples = {example["meta"]["turn_id"]: example for example in read_examples(plan.examples)}
     train_ids, validation_ids = (_turn_ids(plan.split, side) for side in ("train", "validation"))
     missing = [turn_id for turn_id in validation_ids if turn_id not in examples]
     if missing:
@@ -105,7 +107,8 @@ def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
     return HeldOut(cases, [examples[i] for i in sorted(train_ids) if i in examples], frozenset(train_ids))
 
 
-def _read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path) -> list[Example]:
+    """The lines of an examples.jsonl."""
     try:
         return [orjson.loads(line) for line in path.read_bytes().splitlines() if line]
     except (OSError, orjson.JSONDecodeError) as error:
@@ -137,18 +140,29 @@ def few_shot_prompts(
     """(k, prompts): every case's prompt with the same k examples of the training side as earlier turns before it."""
     longest = max(len(case.prompt_ids) for case in rows.cases)
     budget = min(FEW_SHOT_TOKENS, chat.context_length - longest - new_tokens)
-    shots: list[dict[str, Any]] = []
-    count, pool = 0, list(rows.train)
-    random.Random(plan.seed).shuffle(pool)  # noqa: S311
-    for example in pool[: 8 * plan.few_shot]:
+    shots = choose_shots(rows.train, chat, plan.few_shot, budget, plan.seed)
+    asked = [(with_shots(case.example["prompt"], shots), case.example.get("tools")) for case in rows.cases]
+    return len(shots), [chat.encode_prompt(messages, tools) for messages, tools in asked]
+
+
+def choose_shots(pool: Sequence[Example], chat: ChatFormat, count: int, budget: int, seed: int) -> list[Example]:
+    """At most `count` examples, drawn by the seed, that together take no more than `budget` tokens."""
+    drawn, chosen = list(pool), list[Example]()
+    random.Random(seed).shuffle(drawn)  # noqa: S311
+    for example in drawn[: 8 * count]:
         size = sum(map(len, chat.encode_example(example)))
-        if count < plan.few_shot and size <= budget:
-            shots += [message for message in example["prompt"] if message["role"] != "system"] + example["completion"]
-            count, budget = count + 1, budget - size
-    asked = [(_with_shots(case.example, shots), case.example.get("tools")) for case in rows.cases]
-    return count, [chat.encode_prompt(messages, tools) for messages, tools in asked]
+        if len(chosen) < count and size <= budget:
+            chosen.append(example)
+            budget -= size
+    return chosen
 
 
-def _with_shots(example: Example, shots: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    system = [message for message in example["prompt"] if message["role"] == "system"]
-    return [*system, *shots, *(message for message in example["prompt"] if message["role"] != "system")]
+def with_shots(prompt: Sequence[Message], shots: Sequence[Example]) -> list[Message]:
+    """A prompt with examples as earlier turns between its system message and the rest."""
+    system = [message for message in prompt if message["role"] == "system"]
+    earlier = [turn for shot in shots for turn in [*_spoken(shot["prompt"]), *shot["completion"]]]
+    return [*system, *earlier, *_spoken(prompt)]
+
+
+def _spoken(messages: Sequence[Message]) -> list[Message]:
+    return [message for message in messages if message["role"] != "system"]

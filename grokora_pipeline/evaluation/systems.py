@@ -9,7 +9,7 @@ from typing import Any
 from grokora_pipeline.evaluation.cache import AnswerCache, tokens_key
 from grokora_pipeline.evaluation.generation import Decoding, Generated, completion_nll, generate
 from grokora_pipeline.models.loading import Quantisation, load_adapter, load_base
-from grokora_pipeline.store import file_sha256
+from grokora_pipeline.store import content_version, file_sha256
 
 Tokens = Sequence[int]
 Progress = Callable[[int, int], None]
@@ -43,7 +43,7 @@ class Systems:
             else:
                 self.model.load_adapter(str(folder), adapter_name=name, use_safetensors=True)
         self.model.eval()
-        self._cache = cache
+        self._cache, self._caches = cache, dict[str, AnswerCache]()
         self._facts = (str(self.model.dtype), quantisation)
         self._weights: dict[str | None, Weights] = {None: Weights(base_hash)}
         for name, folder in adapters.items():
@@ -88,4 +88,7 @@ class Systems:
 
     def _remembered(self, adapter: str | None, what: str, decoding: Decoding | None = None) -> AnswerCache:
         weights = self._weights[adapter]
-        return AnswerCache(self._cache, what, weights.base_hash, weights.adapter_hash, self._facts, decoding)
+        identity = content_version(what, weights.base_hash, weights.adapter_hash, self._facts, decoding)
+        if identity not in self._caches:
+            self._caches[identity] = AnswerCache(self._cache, identity)
+        return self._caches[identity]

@@ -1,0 +1,201 @@
+"""`python -m grokora_pipeline.evaluation.swarm plan.json`: the whole sandbox swarm on unseen tasks, base and champions.
+
+All tasks advance in lock step, so the calls of a round are answered in one batch per agent. One model serves all roles.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from grokora_pipeline.evaluation.generation import Decoding
+from grokora_pipeline.evaluation.metrics import ratio
+from grokora_pipeline.evaluation.plan import choose_shots, read_examples, read_plan, with_shots
+from grokora_pipeline.evaluation.report import environment, number
+from grokora_pipeline.evaluation.significance import Difference, by_cluster, difference, estimate, pass_hat_k
+from grokora_pipeline.evaluation.systems import Systems
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.sandbox.roles import Call
+from grokora_pipeline.sandbox.swarm import TaskResult, run_swarm, swarm_tasks
+from grokora_pipeline.worker import Plan, Reporter, Result, run
+
+Trials = list[list[TaskResult]]  # a list of task results for each trial
+SHOT_TOKENS = 1024
+SHOWN_FAILURES = 6
+
+
+class SwarmPlan(BaseModel):
+    """`plan.json` of the swarm test. `adapters` names each role's champion folder, null where it has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: Path
+    base_hash: str = ""
+    adapters: dict[str, Path | None]
+    output: Path
+    tasks: int = Field(default=32, ge=1)
+    seeds: list[int] = Field(default=[7], min_length=1, description="A trial each; the first one draws the tasks.")
+    temperature: float = Field(default=0.3, gt=0, description="Of several trials; a single one is greedy.")
+    max_new_tokens: dict[str, int] = {"coordinator": 144}
+    ablation: bool = Field(default=False, description="Also every champion alone among base models.")
+    few_shot: int = Field(default=0, ge=0, description="Also the base with this many examples a role.")
+    examples: dict[str, Path] = Field(default={}, description="Each role's examples.jsonl, for few_shot.")
+    quantisation: Literal["none", "nf4", "int8"] = "none"
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+
+
+DEFAULT_NEW_TOKENS = 80  # the longest answer of a role other than the coordinator takes about 45
+
+
+@dataclass(slots=True)
+class _Job:
+    plan: SwarmPlan
+    chat: ChatFormat
+    systems: Systems
+    shots: dict[str, list[dict[str, Any]]]
+    reporter: Reporter
+
+    def answers(self, roles: Sequence[str], seed: int, few_shot: bool) -> Callable[[Sequence[Call]], list[Any]]:
+        """An answer function in which the champions of `roles` answer, and the base everywhere else."""
+        temperature = self.plan.temperature if len(self.plan.seeds) > 1 else 0.0
+
+        def answer(calls: Sequence[Call]) -> list[Any]:
+            messages: dict[int, Any] = {}
+            for agent in dict.fromkeys(call.agent for call in calls):
+                places = [place for place, call in enumerate(calls) if call.agent == agent]
+                limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
+                decoding = Decoding(limit, tuple(self.chat.stop_ids), temperature, seed)
+                shots = self.shots.get(agent, []) if few_shot else []
+                prompts = [self._prompt(calls[place], shots) for place in places]
+                made = self.systems.answers(agent if agent in roles else None, prompts, decoding)
+                for place, (one, _) in zip(places, made, strict=True):
+                    messages[place] = self.chat.parse_answer(self.chat.decode(one.tokens))
+            return [messages[place] for place in range(len(calls))]
+
+        return answer
+
+    def _prompt(self, call: Call, shots: list[dict[str, Any]]) -> list[int]:
+        return self.chat.encode_prompt(with_shots(call.messages, shots), call.tools)
+
+
+def swarm_test(plan: Plan, reporter: Reporter) -> Result:
+    """Run the swarm as base, with champions and (on demand) few-shot and ablated; write swarm.json and report.html."""
+    checked = read_plan(SwarmPlan, plan)
+    job = _prepare(checked, reporter)
+    champions = [role for role, folder in checked.adapters.items() if folder]
+    asked: dict[str, tuple[list[str], bool]] = {"base": ([], False)}
+    if job.shots:
+        asked["few_shot"] = ([], True)
+    asked["champions"] = (champions, False)
+    if checked.ablation:
+        asked |= {f"only_{role}": ([role], False) for role in champions}
+    found = {name: _trials(job, name, roles, few_shot) for name, (roles, few_shot) in asked.items()}
+    report = _report(checked, champions, found)
+    _write(checked.output, report, found["champions"][0][0])
+    reporter.log(report["verdict"])
+    return report
+
+
+def _prepare(plan: SwarmPlan, reporter: Reporter) -> _Job:
+    chat = ChatFormat.load(plan.base)
+    adapters = {role: folder for role, folder in plan.adapters.items() if folder}
+    reporter.log(f"{plan.tasks} unseen tasks, {len(plan.seeds)} trials; champions: {', '.join(adapters) or 'none'}")
+    systems = Systems(plan.base, plan.base_hash, adapters, quantisation=plan.quantisation)
+    shots = {
+        role: choose_shots(read_examples(path), chat, plan.few_shot, SHOT_TOKENS, plan.seeds[0])
+        for role, path in plan.examples.items()
+        if plan.few_shot
+    }
+    return _Job(plan, chat, systems, shots, reporter)
+
+
+def _trials(job: _Job, name: str, roles: Sequence[str], few_shot: bool) -> tuple[Trials, float]:
+    """(results of every trial on the same tasks, wall seconds)."""
+    started, trials = time.perf_counter(), []
+    for place, seed in enumerate(job.plan.seeds):
+        results = run_swarm(swarm_tasks(job.plan.seeds[0], job.plan.tasks), job.answers(roles, seed, few_shot))
+        solved = sum(result.success for result in results)
+        job.reporter.progress(place + 1, len(job.plan.seeds), system=name, solved=f"{solved}/{len(results)}")
+        trials.append(results)
+    return trials, time.perf_counter() - started
+
+
+def _report(plan: SwarmPlan, champions: list[str], found: Mapping[str, tuple[Trials, float]]) -> dict[str, Any]:
+    systems = {name: _numbers(trials, wall, plan.alpha) for name, (trials, wall) in found.items()}
+    gain = _gain(found["champions"][0], found["base"][0], plan.alpha)
+    verdict = (
+        f"The champions solve {systems['champions']['success_rate']:.0%} of {plan.tasks} unseen tasks, the base model "
+        f"{systems['base']['success_rate']:.0%} (difference {gain.value:+.2f}, interval {gain.low:+.2f} to "
+        f"{gain.high:+.2f}, p = {gain.p_value:.2g})."
+    )
+    return {
+        "verdict": verdict,
+        "tasks": plan.tasks,
+        "seeds": plan.seeds,
+        "temperature": plan.temperature if len(plan.seeds) > 1 else 0.0,
+        "champions": champions,
+        "systems": systems,
+        "comparison": asdict(gain),
+        "markdown": _markdown(systems),
+    }
+
+
+def _table(trials: Trials) -> tuple[Any, list[str]]:
+    """([trials x tasks, 2] successes and ones, each row's task), tasks being what is resampled."""
+    results = [result for trial in trials for result in trial]
+    return np.array([(float(result.success), 1.0) for result in results]), [result.task_id for result in results]
+
+
+def _gain(ours: Trials, theirs: Trials, alpha: float) -> Difference:
+    tables = [by_cluster(*_table(trials)) for trials in (ours, theirs)]
+    return difference(tables[0], tables[1], ratio, alpha=alpha)
+
+
+def _numbers(trials: Trials, wall: float, alpha: float) -> dict[str, Any]:
+    results = [result for trial in trials for result in trial]
+    interval = estimate(by_cluster(*_table(trials)), ratio, alpha=alpha)
+    families: dict[str, list[bool]] = {}
+    for result in results:
+        families.setdefault(result.family, []).append(result.success)
+    wins = [sum(trial[place].success for trial in trials) for place in range(len(trials[0]))]
+    return {
+        "success_rate": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "families": {name: sum(won) / len(won) for name, won in sorted(families.items())},
+        "steps": float(np.mean([result.steps for result in results])),
+        "invalid_actions": float(np.mean([result.invalid_actions for result in results])),
+        "calls": dict(sum((result.calls for result in results), Counter[str]())),
+        "failures": dict(Counter(result.failure[:80] for result in results if not result.success).most_common(8)),
+        **{f"pass^{k}": pass_hat_k(wins, len(trials), k) for k in range(1, len(trials) + 1)},
+        "wall_seconds": wall,
+    }
+
+
+def _markdown(systems: Mapping[str, Mapping[str, Any]]) -> str:
+    names = ("success_rate", "steps", "invalid_actions", "wall_seconds")
+    lines = [
+        "| system | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    lines += [f"| {name} | " + " | ".join(number(run[key]) for key in names) + " |" for name, run in systems.items()]
+    return "\n".join(lines)
+
+
+def _write(folder: Path, report: Mapping[str, Any], results: Sequence[TaskResult]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "swarm.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    failed = [result for result in results if not result.success][:SHOWN_FAILURES]
+    page = environment().get_template("swarm.html.jinja").render(report=report, failed=failed)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run(swarm_test))
