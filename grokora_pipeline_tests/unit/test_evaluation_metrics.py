@@ -1,0 +1,245 @@
+"""Metrics against hand-computed values, against reference implementations, and as offline `evaluate` modules."""
+
+import json
+import math
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grokora_pipeline.agents import DEFAULT_MAIN_METRIC
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.metrics import METRICS, get_metric, load
+from grokora_pipeline.evaluation.metrics.answers import Answer, Call, calls_of, strict_json
+from grokora_pipeline.evaluation.metrics.tool_calls import check_call, check_calls
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "computer",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "action": {"type": "string"},
+                "coordinate": {"type": "array"},
+                "amount": {"type": "number", "default": 3},
+            },
+            "required": ["action"],
+        },
+    },
+}
+
+
+def _text(content: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+def _calling(*calls: tuple[str, Any]) -> dict[str, Any]:
+    entries = [{"type": "function", "function": {"name": name, "arguments": args}} for name, args in calls]
+    return {"role": "assistant", "content": "", "tool_calls": entries}
+
+
+def _value(name: str, prediction: str, reference: str, **more: Any) -> float | None:
+    return METRICS[name].value([Answer(_text(prediction), _text(reference), **more)])
+
+
+def test_every_answer_type_has_its_main_metric_in_the_registry() -> None:
+    assert set(DEFAULT_MAIN_METRIC.values()) <= set(METRICS)
+
+
+def test_an_unknown_metric_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(GrokoraError, match="field_accuracy"):
+        get_metric("vibes")
+
+
+def test_perplexity_weights_rows_by_their_tokens() -> None:
+    rows = [
+        Answer(_text(""), _text("ab"), nll=2.0, reference_tokens=1),
+        Answer(_text(""), _text("cd"), nll=0.0, reference_tokens=3),
+    ]
+    assert METRICS["perplexity"].value(rows) == pytest.approx(math.exp(0.5))  # a mean of rows would give 4.19
+    assert METRICS["bits_per_byte"].value(rows) == pytest.approx(2 / math.log(2) / 4)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "valid"),
+    [('{"a": 1}', 1), ("[]", 1), ('Sure: {"a": 1}', 0), ('{"a": NaN}', 0), ("3", 0), ("", 0), ("```json\n{}\n```", 0)],
+)
+def test_valid_json_is_an_object_or_array_and_nothing_else(prediction: str, valid: int) -> None:
+    assert _value("valid_json", prediction, '{"a": 1}') == valid
+
+
+def test_schema_valid_asks_the_agents_schema() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    assert _value("schema_valid", '{"a": 1}', "{}", schema=schema) == 1
+    assert _value("schema_valid", '{"a": "1"}', "{}", schema=schema) == 0
+    assert _value("schema_valid", "no", "{}", schema=schema) == 0
+    assert _value("schema_valid", '{"a": 1}', "{}") is None
+
+
+def test_field_accuracy_is_the_f1_of_leaf_fields() -> None:
+    expected, given_ = '{"a": 1, "b": {"c": "x", "d": [1, 2]}}', '{"a": 1.0, "b": {"c": "y", "d": [1, 2, 3]}, "e": 0}'
+    # right: a, d0, d1; given: a, c, d0, d1, d2, e; expected: a, c, d0, d1
+    assert _value("field_precision", given_, expected) == pytest.approx(3 / 6)
+    assert _value("field_recall", given_, expected) == pytest.approx(3 / 4)
+    assert _value("field_accuracy", given_, expected) == pytest.approx(2 * 3 / (6 + 4))
+    assert _value("field_accuracy", "no JSON", expected) == 0
+    assert _value("field_accuracy", f"Here:\n```json\n{expected}\n```", expected) == 1
+
+
+def test_json_metrics_do_not_apply_to_prose() -> None:
+    assert _value("field_accuracy", "{}", "just words") is None
+    assert _value("valid_json", "{}", "just words") is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=3), children, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(ours=st.dictionaries(st.text(max_size=3), json_values, min_size=1), theirs=json_values)
+def test_field_scores_are_bounded_and_one_exactly_for_equal_values(ours: Any, theirs: Any) -> None:
+    reference, prediction = json.dumps(ours), json.dumps(theirs)
+    score = _value("field_accuracy", prediction, reference)
+    assert score is not None
+    assert 0 <= score <= 1
+    assert _value("field_accuracy", reference, reference) == 1
+    assert (score == 1) == (theirs == ours and json.dumps(theirs, sort_keys=True) == json.dumps(ours, sort_keys=True))
+
+
+@given(st.text())
+def test_reading_json_never_raises(text: str) -> None:
+    strict_json(text)
+
+
+CLICK = ("computer", {"action": "left_click", "coordinate": [120, 45]})
+
+
+@pytest.mark.parametrize(
+    ("calls", "error"),
+    [
+        ([CLICK], None),
+        ([("computer", json.dumps(CLICK[1]))], None),
+        ([], "wrong_count"),
+        ([CLICK, CLICK], "wrong_count"),
+        ([("bash", {"command": "ls"})], "wrong_func_name"),
+        ([("computer", {"action": "left_click"})], "missing_required"),
+        ([("computer", {**CLICK[1], "speed": 2})], "unexpected_param"),
+        ([("computer", {"action": "left_click", "coordinate": "120,45"})], "type_error"),
+        ([("computer", "{broken")], "type_error"),
+        ([("computer", {"action": "left_click", "coordinate": [121, 45]})], "value_error"),
+        ([("computer", {**CLICK[1], "amount": 5})], "value_error"),
+        ([("computer", {**CLICK[1], "amount": 3})], None),
+    ],
+)
+def test_each_kind_of_call_error_is_told_apart(calls: list[tuple[str, Any]], error: str | None) -> None:
+    assert check_calls(calls_of(_calling(*calls)), calls_of(_calling(CLICK)), [TOOL]) == error
+
+
+def test_parallel_calls_match_in_any_order() -> None:
+    first, second = Call("a", {"x": 1}), Call("b", {"x": 2})
+    assert check_calls([second, first], [first, second]) is None
+    assert check_calls([first, first], [first, second]) == "wrong_func_name"
+
+
+def test_an_integer_may_stand_for_a_float_but_not_a_bool_for_an_integer() -> None:
+    assert check_call(Call("f", {"x": 2}), Call("f", {"x": 2.0})) is None
+    assert check_call(Call("f", {"x": True}), Call("f", {"x": 1})) == "type_error"
+    assert check_call(Call("f", {"x": 1.5}), Call("f", {"x": 1})) == "type_error"
+
+
+def test_a_point_anywhere_in_the_targets_box_is_right() -> None:
+    wanted = Call("computer", CLICK[1])
+    inside, outside = ({"action": "left_click", "coordinate": [x, 50]} for x in (139, 141))
+    box = [100, 30, 140, 60]
+    assert check_call(Call("computer", inside), wanted, [TOOL], box) is None
+    assert check_call(Call("computer", outside), wanted, [TOOL], box) == "value_error"
+    assert check_call(Call("computer", inside), wanted, [TOOL]) == "value_error"
+
+
+def test_holding_back_is_right_where_no_call_is_due() -> None:
+    silent = Answer(_text("Done."), _text("All done."), tools=[TOOL])
+    eager = Answer(_calling(CLICK), _text("All done."), tools=[TOOL])
+    assert METRICS["tool_call_match"].value([silent, eager]) == 0.5
+    assert METRICS["no_call"].value([silent, eager]) == 0.5
+    assert METRICS["no_call"].value([Answer(_calling(CLICK), _calling(CLICK), tools=[TOOL])]) is None
+
+
+def test_code_matches_by_its_syntax_tree() -> None:
+    expected = "def f(x):\n    return x + 1"
+    same = "```python\ndef f(x):  # adds one\n        return (x+1)\n```"
+    assert _value("code_match", same, expected, answer_type="code") == 1
+    assert _value("code_match", "def f(x): return 1 + x", expected, answer_type="code") == 0
+    assert _value("code_parses", "def f(x) return", expected, answer_type="code") == 0
+    assert _value("code_match", same, expected) is None
+
+
+SENTENCES = [
+    ("the cat sat on the mat", "the cat sat on a mat"),
+    ("open the vault and find the newest file", "open the vault then find the newest pdf"),
+    ("yes", "no"),
+    ("", "something was expected here"),
+    ("a much longer answer than anybody wanted\nwith two lines", "short\ntwo lines"),
+]
+words = st.lists(st.sampled_from(["click", "the", "save", "button", "now", "."]), max_size=12).map(" ".join)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
+def test_bleu_from_summed_statistics_is_sacrebleus(pairs: list[tuple[str, str]]) -> None:
+    from sacrebleu import corpus_bleu
+
+    expected = corpus_bleu([ours for ours, _ in pairs], [[reference for _, reference in pairs]]).score
+    found = METRICS["sacrebleu"].value([Answer(_text(ours), _text(reference)) for ours, reference in pairs])
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
+def test_rouge_is_the_reference_implementations(name: str) -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer([name])
+    expected = np.mean([scorer.score(reference, ours)[name].fmeasure for ours, reference in SENTENCES])
+    found = METRICS[name].value([Answer(_text(ours), _text(reference)) for ours, reference in SENTENCES])
+    assert found == pytest.approx(float(expected))
+
+
+def test_rouge_l_by_hand() -> None:
+    # longest common subsequence: "the cat sat on mat", 5 of 6 words on both sides
+    assert _value("rougeL", *SENTENCES[0]) == pytest.approx(5 / 6)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process of this test may open a connection."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.usefixtures("offline")
+def test_every_metric_loads_as_an_evaluate_module_without_a_network(name: str) -> None:
+    assert load(name).name
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_evaluate_modules_give_the_registrys_figures() -> None:
+    click = json.dumps(_calling(CLICK))
+    found = load("tool_call_match").compute(predictions=[click, "no call"], references=[click, click])
+    assert found == {"tool_call_match": 0.5}
+    assert load("field_accuracy").compute(predictions=['{"a": 1}'], references=['{"a": 1, "b": 2}']) == {
+        "field_accuracy": pytest.approx(2 / 3)
+    }
+    assert load("perplexity").compute(predictions=["[2.0, 4]"], references=["abcd"])["perplexity"] == pytest.approx(
+        math.exp(0.5)
+    )
+    assert "version:" in load("sacrebleu").compute(predictions=["a b"], references=["a b"])["signature"]

@@ -1,0 +1,97 @@
+"""Intervals, p-values and pass^k against what is known about them."""
+
+from collections.abc import Sequence
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grokora_pipeline.evaluation.metrics import ratio
+from grokora_pipeline.evaluation.significance import (
+    by_cluster,
+    detectable,
+    difference,
+    estimate,
+    pass_hat_k,
+    permutation_p,
+)
+
+
+def _rows(scores: Sequence[float]) -> np.ndarray:
+    return np.array([(score, 1.0) for score in scores])
+
+
+def test_rows_of_a_session_are_summed_into_one_cluster() -> None:
+    sums = by_cluster(_rows([1, 0, 1, 1]), ["b", "a", "b", "a"])
+    assert sums.tolist() == [[1, 2], [2, 2]]
+
+
+def test_the_interval_of_a_mean_is_near_the_normal_one() -> None:
+    scores = np.random.default_rng(1).binomial(1, 0.3, 400).astype(float)
+    found = estimate(_rows(list(scores)), ratio)
+    half = 1.96 * scores.std() / 20
+    assert found.value == pytest.approx(scores.mean())
+    assert found.low == pytest.approx(scores.mean() - half, abs=0.006)
+    assert found.high == pytest.approx(scores.mean() + half, abs=0.006)
+
+
+def test_turns_of_one_session_do_not_count_as_independent() -> None:
+    scores = [float(index // 10 % 2) for index in range(100)]  # ten sessions of ten equal turns
+    apart = estimate(by_cluster(_rows(scores), [str(index) for index in range(100)]), ratio)
+    together = estimate(by_cluster(_rows(scores), [str(index // 10) for index in range(100)]), ratio)
+    assert together.high - together.low > 2.5 * (apart.high - apart.low)
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    ours, theirs = _rows([1, 1, 0, 1, 1, 0]), _rows([0, 1, 0, 0, 1, 0])
+    assert difference(ours, theirs, ratio, seed=3) == difference(ours, theirs, ratio, seed=3)
+
+
+def test_the_permutation_p_of_few_clusters_is_exact() -> None:
+    ours, theirs = _rows([1] * 6), _rows([0] * 6)
+    assert permutation_p(ours, theirs, ratio) == pytest.approx(2 / 2**6)
+    assert permutation_p(ours, ours, ratio) == 1
+
+
+def test_the_permutation_p_agrees_with_the_sign_test() -> None:
+    wins, losses = 12, 3
+    ours, theirs = _rows([1] * wins + [0] * losses + [1] * 10), _rows([0] * wins + [1] * losses + [1] * 10)
+    exact = 2 * sum(comb(15, k) for k in range(losses + 1)) / 2**15
+    assert permutation_p(ours, theirs, ratio) == pytest.approx(exact, abs=0.01)
+
+
+def test_equal_systems_differ_by_nothing_and_the_rule_of_three_says_what_could_be_missed() -> None:
+    rows = _rows([1.0] * 30)
+    found = difference(rows, rows, ratio)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert found.detectable == pytest.approx(0.1)
+
+
+def test_more_rows_see_smaller_effects() -> None:
+    assert detectable(0.1, 10) == pytest.approx((1.959964 + 0.841621) * 0.1)
+    assert detectable(0.05, 40) < detectable(0.1, 10)
+
+
+def test_pass_hat_k_counts_tasks_that_always_succeed() -> None:
+    assert pass_hat_k([3, 3, 0, 1], 3, 1) == pytest.approx(7 / 12)
+    assert pass_hat_k([3, 3, 0, 1], 3, 3) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="needs at least 4 trials"):
+        pass_hat_k([3], 3, 4)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
+def test_pass_hat_k_never_rises_with_k(successes: list[int]) -> None:
+    values = [pass_hat_k(successes, 4, k) for k in range(1, 5)]
+    assert values == sorted(values, reverse=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=25))
+def test_swapping_the_systems_mirrors_the_difference(pairs: list[tuple[int, int]]) -> None:
+    ours, theirs = _rows([float(a) for a, _ in pairs]), _rows([float(b) for _, b in pairs])
+    there, back = difference(ours, theirs, ratio, resamples=500), difference(theirs, ours, ratio, resamples=500)
+    assert there.value == pytest.approx(-back.value)
+    assert there.low == pytest.approx(-back.high)
+    assert there.p_value == pytest.approx(back.p_value)
