@@ -1,0 +1,91 @@
+"""The swarm test on a tiny random model: it runs to its end, counts honestly, and a champion answers only its role."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.evaluation import swarm
+from grokora_pipeline.evaluation.generation import Generated
+from grokora_pipeline.evaluation.systems import Systems
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.sandbox.swarm import Call, expert_answer
+from grokora_pipeline.worker import Reporter
+from grokora_pipeline_tests.tiny import tiny_base
+
+ROLES = ("coordinator", "observer", "actor", "validator")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model."""
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def _plan(base: Path, output: Path, **more: Any) -> dict[str, Any]:
+    adapters = dict.fromkeys(ROLES)
+    return {"base": str(base), "adapters": adapters, "output": str(output), "tasks": 4, "max_new_tokens": {}, **more}
+
+
+def test_a_random_model_solves_nothing_and_the_report_says_so(base: Path, tmp_path: Path) -> None:
+    report = swarm.swarm_test(_plan(base, tmp_path, seeds=[1, 2]), Reporter())
+    run = report["systems"]["base"]
+    assert run["success_rate"] == 0
+    assert run["calls"] == {"coordinator": 8}
+    assert run["pass^2"] == 0
+    assert json.loads((tmp_path / "swarm.json").read_text())["verdict"] == report["verdict"]
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def _expert(chat: ChatFormat, call: Call) -> Generated:
+    """What the scripted expert answers, in the tokens a model would have written."""
+    text = chat.render_completion(call.messages, expert_answer([call]), call.tools)
+    return Generated(chat.encode(text.removesuffix(chat.stop_token)), 0.1)
+
+
+@pytest.fixture
+def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A plan in which every role has a champion, and those champions are the experts."""
+    chat = ChatFormat.load(base)
+    pending: dict[str, Call] = {}
+    asked: list[str | None] = []
+    prompt_of = swarm._Job._prompt
+
+    def remember(self: Any, call: Call, shots: Any) -> list[int]:
+        ids = prompt_of(self, call, shots)
+        pending[json.dumps(ids)] = call
+        return ids
+
+    def answers(self: Systems, adapter: str | None, prompts: Any, decoding: Any, progress: Any = None) -> Any:
+        asked.append(adapter)
+        if adapter is None:
+            return [(Generated(chat.encode("I cannot do that."), 0.1), False) for _ in prompts]
+        return [(_expert(chat, pending[json.dumps(list(prompt))]), False) for prompt in prompts]
+
+    monkeypatch.setattr(swarm._Job, "_prompt", remember)
+    monkeypatch.setattr(Systems, "answers", answers)
+    monkeypatch.setattr(Systems, "__init__", lambda self, *args, **kwargs: None)
+    adapters = {role: str(tmp_path / role) for role in ROLES}
+    return _plan(base, tmp_path / "out", adapters=adapters, tasks=12, ablation=True) | {"asked": asked}
+
+
+def test_champions_that_know_their_work_solve_the_tasks_and_no_single_one_does(experts: dict[str, Any]) -> None:
+    asked = experts.pop("asked")
+    report = swarm.swarm_test(experts, Reporter())
+    assert report["systems"]["champions"]["success_rate"] == 1
+    assert report["systems"]["base"]["success_rate"] == 0
+    assert {name: run["success_rate"] for name, run in report["systems"].items() if name.startswith("only_")} == {
+        f"only_{role}": 0 for role in ROLES
+    }
+    assert report["comparison"]["low"] == 1
+    assert report["comparison"]["p_value"] < 0.001
+    assert set(asked) == {None, *ROLES}
+
+
+def test_a_round_is_one_batch_for_each_role(experts: dict[str, Any]) -> None:
+    asked = experts.pop("asked")
+    swarm.swarm_test({**experts, "ablation": False}, Reporter())
+    assert asked.count("coordinator") == 1
