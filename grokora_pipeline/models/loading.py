@@ -24,9 +24,9 @@ def choose_device() -> torch.device:
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else fp32: emulated bf16 is slower than fp32."""
+    """bf16 where the hardware multiplies it natively, else fp32: emulated bf16 is slower, fp16 needs loss scaling."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     abilities = torch.cpu.get_capabilities()
     native = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16", "sve_bf16"))
     return torch.bfloat16 if native else torch.float32
@@ -54,7 +54,7 @@ def load_base(
         reason = " ".join(str(error).split())[:200]
         raise GrokoraError(f"The model in {path} cannot be loaded ({reason}); materialize base_model again.") from error
     if quantisation == "none":
-        model.to(device)  # type: ignore[arg-type]
+        model.to(device)
     elif trainable:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model.requires_grad_(False)

@@ -98,7 +98,7 @@ class TreeLoss:
         else:
             loss = self._loss(Segments.padded(batch, self.device), _cache(past, len(batch)) if past else None)
         if backward and loss.requires_grad:
-            (loss * scale).backward()
+            torch.autograd.backward([loss * scale])
         return float(loss.item())
 
     def _loss(self, segments: Segments, cache: DynamicCache | None) -> Tensor:

@@ -1,0 +1,19 @@
+"""`python -m grokora_pipeline.training plan.json`, also under `accelerate launch -m`: trains one adapter.
+
+Plan: {base, split, output, agent, knobs, versions, base_id?, work?}. The result is what `training.json` holds.
+"""
+
+import sys
+
+from grokora_pipeline.worker import Plan, Reporter, Result, run
+
+
+def _train(plan: Plan, reporter: Reporter) -> Result:
+    reporter.log("Loading torch, transformers, peft and trl")
+    from grokora_pipeline.training.run import train
+
+    return train(plan, reporter)
+
+
+if __name__ == "__main__":
+    sys.exit(run(_train))

@@ -1,0 +1,1 @@
+"""Memory predicted before the run, and the layout that fits it."""

@@ -1,0 +1,130 @@
+"""What happens between optimiser steps: validation, the best adapter, deadline, progress, checkpoints (torch)."""
+
+import json
+import resource
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from grokora_pipeline.store import write_atomic
+from grokora_pipeline.training.adapter import adapter_weights
+from grokora_pipeline.worker import Reporter
+
+COMPLETE = "complete"
+
+
+def peak_memory_mib() -> float:
+    """Peak reserved memory of the CUDA device, else peak resident memory of this process, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@dataclass
+class Best(TrainerCallback):  # type: ignore[misc]
+    """Keeps the adapter with the lowest validation loss in `folder`; a run that is resumed finds it there."""
+
+    folder: Path
+    patience: int = 0
+    loss: float = float("inf")
+    step: int = -1
+    history: list[tuple[int, float]] = field(default_factory=list)
+
+    def resume(self, step: int) -> None:
+        """Take over the best adapter of an interrupted run, as far as it is not newer than its checkpoint."""
+        record = self.folder / "best.json"
+        if record.is_file():
+            facts = json.loads(record.read_text())
+            self.history = [(at, loss) for at, loss in facts["history"] if at <= step]
+            if facts["step"] <= step:
+                self.loss, self.step = facts["loss"], facts["step"]
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Keep the adapter if it is the best; stop after `patience` validations without progress."""
+        self.history.append((state.global_step, metrics["eval_loss"]))
+        if metrics["eval_loss"] < self.loss:
+            self.loss, self.step = metrics["eval_loss"], state.global_step
+            if state.is_world_process_zero:
+                self._keep(kwargs["model"])
+        worse = sum(step > self.step for step, _ in self.history)
+        if self.patience and worse >= self.patience:
+            control.should_training_stop = True
+
+    def _keep(self, model: PeftModel) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(adapter_weights(model), self.folder / "best.safetensors.new")
+        (self.folder / "best.safetensors.new").replace(self.folder / "best.safetensors")
+        facts = {"loss": self.loss, "step": self.step, "history": self.history}
+        write_atomic(self.folder / "best.json", json.dumps(facts).encode())
+
+    def restore(self, model: PeftModel) -> None:
+        """Put the best adapter's weights back into the model."""
+        set_peft_model_state_dict(model, load_file(self.folder / "best.safetensors"))
+
+
+@dataclass
+class Course(TrainerCallback):  # type: ignore[misc]
+    """Validation and checkpoints at their steps and at the end; stops at the deadline and when asked to (SIGTERM)."""
+
+    evaluate_every: int
+    checkpoint_every: int
+    deadline_seconds: float
+    started: float = field(default_factory=time.monotonic)
+    interrupted: bool = False
+    deadline_hit: bool = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say what is due after this step."""
+        step, last = state.global_step, state.global_step >= state.max_steps
+        self.deadline_hit |= not last and time.monotonic() - self.started > self.deadline_seconds
+        if self.deadline_hit or self.interrupted:
+            control.should_training_stop = True
+        control.should_evaluate = not self.interrupted and (
+            last or self.deadline_hit or step % self.evaluate_every == 0
+        )
+        control.should_save = self.interrupted or (step % self.checkpoint_every == 0 and not last)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint as whole: one that was cut short by a kill has no mark and is not resumed from."""
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+@dataclass
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Tells the reporter how far training is, about 20 times a run and after each validation."""
+
+    reporter: Reporter
+    trainer: Any = None
+    started: float = field(default_factory=time.monotonic)
+    first_step: int = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """A line of progress."""
+        step, total = state.global_step, state.max_steps
+        if not state.is_world_process_zero or not step or "train_runtime" in logs:
+            return
+        if "eval_loss" in logs:
+            self.reporter.progress(step, total, validation_loss=logs["eval_loss"])
+        elif step % max(1, total // 20) == 0 or step == total:
+            done = step - self.first_step
+            left = (time.monotonic() - self.started) / max(done, 1) * (total - step)
+            self.reporter.progress(
+                step,
+                total,
+                loss=logs.get("loss", float("nan")),
+                tokens_per_second=round(self.trainer.meter.tokens_per_second, 1),
+                memory_mib=round(peak_memory_mib()),
+                seconds_left=round(left),
+            )

@@ -1,0 +1,86 @@
+"""The record of a training run (`training.json`) and the adapter's model card."""
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from grokora_pipeline.training.adapter import trainable_parameters
+
+if TYPE_CHECKING:
+    from grokora_pipeline.training.run import Run
+    from grokora_pipeline.training.trainer import LayoutTrainer
+
+_LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+_CARD = """---
+library_name: peft
+base_model: {base_id}
+tags: [lora, grokora]
+---
+# {agent}: LoRA adapter
+
+Trained by grokora on {train_rows} examples ({label_tokens_seen} label tokens seen) of what the agent `{agent}` did.
+
+| | |
+|---|---|
+| Base model | {base_id} |
+| Validation loss (nats a token) | {initial_validation_loss:.4f} → {validation_loss:.4f} ({validation_rows} rows) |
+| Rank / alpha / rsLoRA / DoRA | {rank} / {alpha:g} / {rslora} / {dora} |
+| Adapted layers | {target_modules} |
+| Trainable | {trainable_parameters:,} parameters ({trainable_percent:.2f} %) |
+| Learning rate, schedule | {learning_rate:g}, {schedule} |
+| Steps x rows a step | {steps} x {effective_batch} |
+| Time, speed | {wall_seconds:.0f} s, {tokens_per_second:.0f} real tokens/s on {device} ({dtype}, base {quantisation}) |
+
+The loss is taken on the agent's answers only. Input versions: {versions}. Every setting is in `training.json`.
+"""
+
+
+def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[str, Any]:
+    """Everything worth knowing about a run, as JSON: figures at the top level, then knobs, versions and curves."""
+    state, meter = trainer.state, trainer.meter
+    adapter = sum(parameter.numel() for parameter in trainable_parameters(trainer.model).values())
+    base = sum(_numel(parameter) for parameter in trainer.model.get_base_model().parameters()) - adapter
+    return {
+        "agent": str(run.plan.get("agent", "adapter")),
+        "base_id": run.base_id,
+        **facts,
+        "steps": state.global_step,
+        "steps_planned": len(trainer.schedule),
+        "train_rows": len(run.train_rows),
+        "validation_rows": len(run.validation_rows),
+        "effective_batch": run.knobs.effective_batch,
+        "processes": trainer.accelerator.num_processes,
+        "real_tokens": meter.real_tokens,
+        "computed_tokens": meter.computed_tokens,
+        "label_tokens_seen": meter.label_tokens,
+        "tokens_per_second": round(meter.tokens_per_second, 1),
+        "train_seconds": round(meter.seconds, 2),
+        "validation_seconds": round(meter.validation_seconds, 2),
+        "trainable_parameters": adapter,
+        "trainable_share": adapter / (base + adapter),
+        "layout": trainer.layout.kind,
+        "token_budget": trainer.losses.token_budget,
+        "out_of_memory_halvings": trainer.layout.halvings,
+        "knobs": run.knobs.model_dump(),
+        "versions": dict(run.plan.get("versions") or {}),
+        "libraries": {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES},
+        "history": [_point(entry) for entry in state.log_history if "train_runtime" not in entry],
+    }
+
+
+def _numel(parameter: Any) -> int:
+    """Parameters of a tensor; one packed to 4 bits says how many it stands for."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else int(parameter.numel())
+
+
+def _point(entry: dict[str, float]) -> dict[str, float]:
+    names = ("step", "loss", "learning_rate", "grad_norm", "eval_loss")
+    return {name: entry[name] for name in names if name in entry}
+
+
+def model_card(result: dict[str, Any]) -> str:
+    """The README.md of an adapter folder."""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items()) or "not recorded"
+    percent = 100 * result["trainable_share"]
+    return _CARD.format(**{**result["knobs"], **result, "versions": versions, "trainable_percent": percent})
