@@ -24,7 +24,7 @@ SLOT_PATTERNS = {
 
 @dataclass(frozen=True, slots=True)
 class Primitive:
-    """One thing to ask for. `target` is the slot that the observer must find; `split` rewrites a clause as two."""
+    """One thing to ask for. `target` is the slot that the observer must find."""
 
     name: str
     wordings: tuple[str, ...]
@@ -33,7 +33,6 @@ class Primitive:
     action: str = ""  # of the tool `computer`
     target: str = ""
     event: str = ""  # the expected status, with slots; a leading * stands for any start
-    split: tuple[str, ...] = ()
 
     def arguments(self, slots: Slots, point: Point | None) -> Arguments:
         """The arguments of the one tool call that does the clause; `point` is where the observer found the target."""
@@ -76,28 +75,24 @@ PRIMITIVES: dict[str, Primitive] = {
     primitive.name: primitive
     for primitive in (
         _click("open_app", "double_click", "app", "{app} opened",
-               "open {app}", "open the {app} app", "launch {app}", "start {app}", "start the {app} program",
-               "run {app}", "bring up {app}", "launch the {app} app"),
+               "open the {app} app", "launch the {app} app", "start the {app} program", "run the {app} app",
+               "bring up the {app} app", "start the app {app}", "open the program {app}", "double click the {app} icon"),
         _click("click_button", "left_click", "button", "{button} pressed",
-               "click {button}", "click on {button}", "click the {button} button", "press the {button} button",
-               "hit the {button} button", "push the {button} button", "click the button {button}", "choose {button}"),
+               "click the {button} button", "click on the {button} button", "press the {button} button",
+               "hit the {button} button", "push the {button} button", "click the button {button}",
+               "choose the {button} button", "use the {button} button"),
         _click("click_field", "left_click", "field", "{field} focused",
                "click the {field} field", "click into the {field} field", "focus the {field} field",
                "go to the {field} field", "put the cursor in the {field} field", "select the {field} field"),
         _click("tick_box", "left_click", "box", "{box} ticked",
-               "tick {box}", "check the {box} box", "tick the {box} checkbox", "turn on {box}", "enable {box}",
-               "switch on {box}", "tick the {box} box"),
+               "tick the {box} box", "check the {box} box", "tick the {box} checkbox", "turn on the {box} checkbox",
+               "enable the {box} checkbox", "switch on the {box} box", "set the {box} checkbox"),
         _click("switch_tab", "left_click", "tab", "{tab} shown",
                "switch to the {tab} tab", "go to the {tab} tab", "open the {tab} tab", "show the {tab} tab",
                "select the {tab} tab", "change to the {tab} tab"),
         _click("right_click", "right_click", "item", "menu of {item} opened",
-               "right click {item}", "right-click on {item}", "open the context menu of {item}",
-               "right click on {item}", "show the context menu of {item}", "right-click {item}"),
-        Primitive("type_into",
-                  ("type {text} into the {field} field", "enter {text} in the {field} field",
-                   "put {text} into the {field} field", "fill {text} into the {field} field",
-                   "write {text} in the {field} field", "type {text} in the {field} box"),
-                  split=("click the {field} field", "type {text}")),
+               "right click the {item} icon", "right-click on the {item} icon", "right-click the {item} icon",
+               "open the context menu of the {item} icon", "show the context menu of the {item} icon"),
         _keys("type_text", "{text}", "*contains {text}", "type {text}", "enter {text}", "write {text}", "key in {text}",
               "type the text {text}", "type in {text}", "input {text}", action="type"),
         _keys("press_key", "{key}", "key {key} pressed", "press {key}", "hit {key}", "press the {key} key",
@@ -223,13 +218,3 @@ def read_clause(text: str) -> Clause | None:
 def word_clause(wording: str, slots: Slots) -> str:
     """A wording with its slots filled."""
     return _fill(wording, slots)
-
-
-def commands_of(text: str) -> list[tuple[str, bool]]:
-    """The subtask commands of a clause, each with whether an element must be located first; [] where nobody knows."""
-    clause = read_clause(text)
-    if clause is None:
-        return []
-    if clause.primitive.split:
-        return [pair for part in clause.primitive.split for pair in commands_of(_fill(part, clause.slots))]
-    return [(text, bool(clause.primitive.target))]

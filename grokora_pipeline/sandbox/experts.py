@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from grokora_pipeline.sandbox.clauses import commands_of, read_clause
+from grokora_pipeline.sandbox.clauses import read_clause
 from grokora_pipeline.sandbox.roles import Call, Message, json_message, tool_message
 from grokora_pipeline.sandbox.tasks import CONNECTORS, PREFIXES, SUFFIXES
 
@@ -35,16 +35,17 @@ def split_task(text: str) -> list[str]:
 
 
 def _coordinator(user: str) -> Message:
-    plan = [
-        {
-            "params": {"command": command},  # first, so that a model that writes from left to right has read it
-            "agent": "observer" if locate else "actor",
-            "action": "capture_screen" if locate else "perform_action",
-        }
-        for clause in split_task(user.removeprefix("Task: "))
-        for command, locate in commands_of(clause)
-    ]
-    return json_message(plan)
+    return json_message([_subtask(clause) for clause in split_task(user.removeprefix("Task: "))])
+
+
+def _subtask(command: str) -> dict[str, Any]:
+    clause = read_clause(command)
+    locate = clause is not None and bool(clause.target)
+    return {
+        "params": {"command": command},  # first, so that a model that writes from left to right has read it
+        "agent": "observer" if locate else "actor",
+        "action": "capture_screen" if locate else "perform_action",
+    }
 
 
 def widgets(screen: str) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def _actor(user: str) -> Message:
     told = _fields(user)
     clause = read_clause(told["Subtask"])
     observation = json.loads(told.get("Observation", "{}"))
-    if clause is None or clause.primitive.split:
+    if clause is None:
         return {"role": "assistant", "content": f"I do not know how to {told['Subtask']}."}
     arguments = clause.primitive.arguments(clause.slots, observation.get("coordinates"))
     call_id = "call_" + hashlib.sha256(user.encode()).hexdigest()[:12]

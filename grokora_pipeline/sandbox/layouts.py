@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from grokora_pipeline.sandbox.clauses import commands_of, read_clause
+from grokora_pipeline.sandbox.clauses import read_clause
 from grokora_pipeline.sandbox.desktop import World
 from grokora_pipeline.sandbox.experts import expert_answer, safety
 from grokora_pipeline.sandbox.swarm import run_swarm
@@ -50,9 +50,8 @@ def write(root: Path, kind: str, task: Task, started: datetime, rng: random.Rand
 def _iterations(task: Task, clock: _Clock, *, rated: bool) -> list[dict[str, Any]]:
     """What the single agent does: one subtask an iteration, carried out in the task's world."""
     world = task.world()
-    commands = [command for clause in task.clauses for command, _ in commands_of(clause)]
     iterations = list[dict[str, Any]]()
-    for number, command in enumerate(commands, 1):
+    for number, command in enumerate(task.clauses, 1):
         result = _tool_result(world, command, rated=rated)
         call_id = f"call_{clock.rng.randrange(16**8):08x}"
         entry = {

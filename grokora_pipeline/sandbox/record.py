@@ -68,7 +68,7 @@ def plan_sessions(seed: int, count: int) -> list[Session]:
             task = make_task(rng, task.task_id, ("secrets", steps), SAMPLE, text=secret)
         elif index == count // 2:
             task = make_task(
-                rng, task.task_id, ("fill_form", "type_into press_key"), SAMPLE, text="Café Müller – façade"
+                rng, task.task_id, ("fill_form", "click_field type_text"), SAMPLE, text="Café Müller – façade"
             )
         slip = rng.choice(AGENTS) if kind == "recording" and index % 20 in {2, 9, 15} else ""
         day, place = divmod(index * DAYS, count)

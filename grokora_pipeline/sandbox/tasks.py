@@ -16,7 +16,7 @@ from grokora_pipeline.sandbox.words import EXTENSIONS, HELD_OUT, KEYS, NOTICES, 
 
 SAMPLE_FAMILIES: dict[str, tuple[str, ...]] = {
     "open_app": ("open_app", "open_app type_text", "open_app click_button", "open_app tick_box"),
-    "fill_form": ("type_into", "type_into click_button", "open_app type_into", "type_into press_key"),
+    "fill_form": ("click_field type_text", "open_app click_field", "click_field press_key", "click_field click_button"),
     "press_button": ("click_button", "click_button press_key", "click_button click_button:button=button2"),
     "settings": ("switch_tab", "switch_tab tick_box", "tick_box", "tick_box press_key"),
     "keyboard": ("press_key", "press_key press_key:key=key2", "type_text press_key", "select_all press_key"),
@@ -54,7 +54,7 @@ HELD_OUT_FAMILIES: dict[str, tuple[str, ...]] = {
     "paste_and_send": ("click_field paste press_key", "click_field paste click_button"),
     "type_then_click": ("type_text click_button", "type_text undo"),
     "write_then_count": ("write_file count_words:file=newfile", "append_file count_words"),
-    "form_then_save": ("type_into save", "type_into tick_box"),
+    "fill_and_save": ("click_field type_text save", "click_field type_text click_button"),
     "scan_then_tidy": ("scan_vault delete_file", "scan_vault move_file"),
     "menu_then_note": ("right_click write_file", "right_click open_app"),
     "read_then_act": ("first_lines copy_as:file=file2", "show_file rename_file:file=file2", "newest_file touch_file"),
@@ -98,11 +98,8 @@ def _carry_out(world: World, text: str) -> None:
     clause = read_clause(text)
     if clause is None:
         raise ValueError(f"no wording fits {text!r}")
-    for part in clause.primitive.split:
-        _carry_out(world, word_clause(part, clause.slots))
-    if not clause.primitive.split:
-        point = next(([w.x, w.y] for w in world.windows[world.front].widgets if w.label == clause.target), None)
-        world.execute(clause.primitive.tool, clause.primitive.arguments(clause.slots, point))
+    point = next(([w.x, w.y] for w in world.windows[world.front].widgets if w.label == clause.target), None)
+    world.execute(clause.primitive.tool, clause.primitive.arguments(clause.slots, point))
 
 
 def sample_tasks(seed: int, count: int) -> list[Task]:
@@ -119,7 +116,7 @@ def sample_tasks(seed: int, count: int) -> list[Task]:
 
 def _weight(steps: str) -> range:
     """Steps that need the observer are drawn more often, so that the observer is asked about once a session."""
-    located = sum(bool(primitive.target or primitive.split) for primitive, _ in map(_step, steps.split()))
+    located = sum(bool(primitive.target) for primitive, _ in map(_step, steps.split()))
     return range(1 + 6 * located)
 
 
@@ -222,7 +219,7 @@ def build_world(task: Task) -> World:
     world = World(build_vault(rng, task), {"Desktop": desktop, app.title: app}, "Desktop" if on_desktop else app.title)
     world.clipboard = " ".join(rng.sample(words.words, 2))
     world.glitches = dict([task.glitch]) if task.glitch else {}
-    if "click_field" in needed or "type_into" in needed:
+    if "click_field" in needed:
         app.focus = ""
     return world
 
@@ -230,7 +227,7 @@ def build_world(task: Task) -> World:
 def _first_on_desktop(task: Task) -> bool:
     """Whether no clause before the first desktop clause needs the app's own window."""
     names = [clause.primitive for text in task.clauses if (clause := read_clause(text))]
-    first = next((p.name for p in names if p.tool == "computer" or p.split), "")
+    first = next((p.name for p in names if p.tool == "computer"), "")
     return first in {"open_app", "right_click"}
 
 
