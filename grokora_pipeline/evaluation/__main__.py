@@ -19,7 +19,7 @@ from grokora_pipeline.evaluation.plan import (
     read_plan,
     token_budget,
 )
-from grokora_pipeline.evaluation.probes import general_perplexity, memorisation
+from grokora_pipeline.evaluation.probes import general_perplexity, memorisation, pace
 from grokora_pipeline.evaluation.report import markdown_table, write_html
 from grokora_pipeline.evaluation.scoring import Row, main_score, score
 from grokora_pipeline.evaluation.significance import pass_hat_k
@@ -167,10 +167,11 @@ def _leaked(job: _Run, training: dict[str, Any]) -> int:
 
 
 def _probes(job: _Run, rows: Sequence[Row]) -> dict[str, Any]:
-    plan, found = job.plan, {}
+    plan, found = job.plan, dict[str, Any]()
     if plan.probe:
         names = [None, "adapter", *(["champion"] if plan.champion else [])]
         found["probe"] = general_perplexity(job.systems, names, job.chat, plan.alpha)
+        found["pace"] = pace(job.systems, names, [case.prompt_ids for case in job.rows.cases])
     if plan.canaries:
         texts = [row["text"] for row in rows if row["system"] == "adapter"]
         found["memorisation"] = memorisation(job.systems, plan.canaries, texts, job.chat, plan.seed)

@@ -22,7 +22,7 @@ class GateRule(BaseModel):
     no_call_margin: float = Field(default=0.05, ge=0, description="Share of rows with a call too many.")
     seconds_per_token_ratio: float = Field(default=3.0, ge=1)
     adapter_megabytes: float = Field(default=1024.0, gt=0)
-    exposure_bits: float = Field(default=5.0, gt=0, description="Canary exposure above which it counts as memorised.")
+    exposure_bits: float = Field(default=8.0, gt=0, description="More counts as memorised; by chance, 1 in 256 is.")
 
 
 class Evidence(BaseModel):
@@ -147,9 +147,8 @@ def _side_metrics(report: Report, rule: GateRule) -> Iterator[Evidence]:
             rule.general_perplexity_ratio,
         )
     ours, base = (report["systems"][name]["metrics"] for name in ("adapter", "base"))
-    if "seconds_per_token" in ours and "seconds_per_token" in base:
-        pace = [metrics["seconds_per_token"]["value"] for metrics in (ours, base)]
-        yield _ratio("seconds_per_token", "time per token", pace[0], pace[1], rule.seconds_per_token_ratio)
+    if pace := report.get("pace"):
+        yield _ratio("seconds_per_token", "time per token", pace["adapter"], pace["base"], rule.seconds_per_token_ratio)
     if "no_call" in ours and "no_call" in base:
         worse = base["no_call"]["value"] - ours["no_call"]["value"]
         text = f"it calls where no call is due {worse:+.3f} more often than the base (allowed: {rule.no_call_margin})."

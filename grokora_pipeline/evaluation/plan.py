@@ -49,7 +49,7 @@ class EvaluationPlan(BaseModel):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     trials: int = Field(default=0, ge=0, description="Sampled answers a row for pass^k; 0 is off.")
     temperature: float = Field(default=0.7, gt=0)
-    probe: bool = Field(default=True, description="Measure perplexity on the frozen general text.")
+    probe: bool = Field(default=True, description="Measure general perplexity and pace.")
     canaries: list[Canary] = []
     quantisation: Literal["none", "nf4", "int8"] = "none"
     versions: dict[str, Any] = {}

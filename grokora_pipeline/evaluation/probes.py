@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import orjson
 
+from grokora_pipeline.evaluation.generation import Decoding, generate
 from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.plan import Canary
 from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 
+PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 8, 12, 3
 ALTERNATIVES = 1023  # with the canary itself 2^10 candidates: exposure is at most 10 bits
 _CLASSES = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
 
@@ -31,6 +33,22 @@ def general_perplexity(systems: Systems, names: Sequence[str | None], chat: Chat
         table = np.array([(nll, len(tail)) for nll, tail in zip(nlls, tails, strict=True)])
         found[name or "base"] = asdict(estimate(table, METRICS["perplexity"].combine, alpha=alpha))
     return found
+
+
+def pace(systems: Systems, names: Sequence[str | None], prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Seconds per token by system, the best of interleaved rounds on a few rows, so that a busy machine harms nobody.
+
+    The answers' own seconds cannot be compared: they may come from the cache, and from a quieter hour.
+    """
+    decoding = Decoding(PACE_TOKENS, ())
+    best = {name or "base": math.inf for name in names}
+    for _ in range(PACE_ROUNDS):
+        for name in names:
+            with systems.active(name) as model:
+                made = generate(model, prompts[:PACE_ROWS], decoding)
+            seconds = sum(one.seconds for one in made) / sum(len(one.tokens) for one in made)
+            best[name or "base"] = min(best[name or "base"], seconds)
+    return best
 
 
 def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFormat, *, seed: int) -> float:

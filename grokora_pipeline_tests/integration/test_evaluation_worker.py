@@ -21,6 +21,7 @@ def _adapter(base: Path, folder: Path, seed: int) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
@@ -104,7 +105,7 @@ def test_the_report_holds_what_the_gate_and_a_reader_need(world: dict[str, Any],
         "sacrebleu",
         "latency_seconds",
     } <= set(report["systems"]["base"]["metrics"])
-    assert set(report["probe"]) == {"base", "adapter", "champion"}
+    assert set(report["probe"]) == set(report["pace"]) == {"base", "adapter", "champion"}
     assert set(report["reliability"]["adapter"]) == {"pass^1", "pass^2"}
     assert 0 <= report["memorisation"]["max_exposure_bits"] <= 10
     assert "| field_accuracy |" in result["markdown"]

@@ -23,13 +23,14 @@ def _entry(value: float, low: float, high: float, p_value: float = 0.001, better
 
 
 def _report(**changes: Any) -> dict[str, Any]:
-    metrics = {"field_accuracy": {"value": 0.9}, "seconds_per_token": {"value": 0.01}, "no_call": {"value": 1.0}}
-    base = {"field_accuracy": {"value": 0.1}, "seconds_per_token": {"value": 0.01}, "no_call": {"value": 1.0}}
+    metrics = {"field_accuracy": {"value": 0.9}, "no_call": {"value": 1.0}}
+    base = {"field_accuracy": {"value": 0.1}, "no_call": {"value": 1.0}}
     return {
         "main_metric": "field_accuracy",
         "rows": 40,
         "systems": {"adapter": {"metrics": metrics}, "base": {"metrics": base}},
         "comparisons": {"adapter_vs_base": {"field_accuracy": _entry(0.8, 0.7, 0.9)}},
+        "pace": {"adapter": 0.01, "base": 0.01},
         "probe": {"adapter": {"value": 22.0}, "base": {"value": 20.0}},
         "leaked_rows": {"adapter": 0},
         "adapter_megabytes": 10.0,
@@ -63,6 +64,7 @@ def test_an_adapter_that_is_proven_better_is_promoted_and_the_reason_is_one_sent
         ({"comparisons": {"adapter_vs_base": {}}}, "applies to none of the rows"),
         ({"leaked_rows": {"adapter": 3}}, "3 validation rows were trained on"),
         ({"probe": {"adapter": {"value": 31.0}, "base": {"value": 20.0}}}, "perplexity on general text"),
+        ({"pace": {"adapter": 0.04, "base": 0.01}}, "time per token"),
         ({"adapter_megabytes": 5000.0}, "5000.0 MB"),
         ({"memorisation": {"max_exposure_bits": 10.0, "leaked_in_answers": 0}}, "10.0 bits"),
         ({"memorisation": {"max_exposure_bits": 0.5, "leaked_in_answers": 2}}, "2 came out"),
@@ -74,11 +76,10 @@ def test_any_missing_piece_of_proof_keeps_the_adapter_out_and_is_named(changes: 
     assert said in decision.reason
 
 
-@pytest.mark.parametrize(("metric", "value"), [("seconds_per_token", 0.04), ("no_call", 0.9)])
-def test_a_side_metric_beyond_its_margin_keeps_the_adapter_out(metric: str, value: float) -> None:
+def test_calling_where_no_call_is_due_keeps_the_adapter_out() -> None:
     report = _report()
-    report["systems"]["adapter"]["metrics"][metric]["value"] = value
-    assert not decide(report).promote
+    report["systems"]["adapter"]["metrics"]["no_call"]["value"] = 0.9
+    assert "calls where no call is due" in decide(report).reason
 
 
 def test_a_failed_blocking_check_keeps_the_adapter_out() -> None:

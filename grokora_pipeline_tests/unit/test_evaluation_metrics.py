@@ -90,6 +90,23 @@ def test_field_accuracy_is_the_f1_of_leaf_fields() -> None:
     assert _value("field_accuracy", f"Here:\n```json\n{expected}\n```", expected) == 1
 
 
+def test_the_parts_of_an_action_are_scored_apart_from_its_coordinates() -> None:
+    expected = '[{"action_type": "click", "at": {"x": 10, "y": 20}}, {"action_type": "text", "typed": "hello"}]'
+    given_ = '[{"action_type": "click", "at": {"x": 10, "y": 99}}, {"action_type": "press", "typed": "hello"}]'
+    assert _value("action_type", given_, expected) == 0.5
+    assert _value("argument_keys", given_, expected) == 1
+    assert _value("typed_text", given_, expected) == 1
+    assert _value("coordinates", given_, expected) == 0.5
+    assert _value("coordinates", given_, '{"action_type": "click"}') is None
+
+
+def test_where_the_expected_json_is_fenced_the_answers_may_be() -> None:
+    fenced = 'I will click.```json \n[{"a": 1}]\n```Done.'
+    assert _value("valid_json", fenced, fenced) == 1
+    assert _value("field_accuracy", '[{"a": 1}]', fenced) == 1
+    assert _value("valid_json", fenced, '[{"a": 1}]') == 0
+
+
 def test_json_metrics_do_not_apply_to_prose() -> None:
     assert _value("field_accuracy", "{}", "just words") is None
     assert _value("valid_json", "{}", "just words") is None

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics.answers import (
     Answer,
+    Leaf,
     calls_of,
     canonical,
     code_tree,
     content_of,
     json_value,
     leaves,
+    lenient_json,
     strict_json,
 )
 from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
@@ -77,10 +79,15 @@ def exact_match(answer: Answer) -> bool:
 
 
 def valid_json(answer: Answer) -> bool | None:
-    """Whether the answer is a JSON object or array and nothing else; applies where the expected answer is one."""
-    if not _expects_json(answer):
+    """Whether the answer is a JSON object or array and nothing else; applies where the expected answer is JSON.
+
+    Where the expected answer itself wraps its JSON in a fence, so may the answer.
+    """
+    expected = content_of(answer.reference)
+    if calls_of(answer.reference) or not isinstance(lenient_json(expected), dict | list):
         return None
-    return isinstance(strict_json(content_of(answer.prediction)), dict | list)
+    read = lenient_json if strict_json(expected) is None else strict_json
+    return isinstance(read(content_of(answer.prediction)), dict | list)
 
 
 def schema_valid(answer: Answer) -> bool | None:
@@ -91,33 +98,48 @@ def schema_valid(answer: Answer) -> bool | None:
     return isinstance(value, dict | list) and bool(Draft202012Validator(answer.schema).is_valid(value))
 
 
-def _expects_json(answer: Answer) -> bool:
-    return not calls_of(answer.reference) and isinstance(strict_json(content_of(answer.reference)), dict | list)
+def field_counts(answer: Answer, view: Callable[[Leaf], object] = lambda leaf: leaf) -> tuple[int, int, int] | None:
+    """(right, given, expected) leaf fields of JSON answers and tool calls, each seen through `view`, which may leave
+    fields out by giving None; None where no such field is expected."""
+    expected, given = (
+        Counter(seen for leaf in leaves(value) if (seen := view(leaf)) is not None) if value is not None else Counter()
+        for value in (json_value(answer.reference), json_value(answer.prediction))
+    )
+    return ((expected & given).total(), given.total(), expected.total()) if expected else None
 
 
-def field_counts(answer: Answer) -> tuple[int, int, int] | None:
-    """(right, given, expected) leaf fields of JSON answers and tool calls; None where neither is expected."""
-    expected_value = json_value(answer.reference)
-    if expected_value is None:
-        return None
-    expected = Counter(leaves(expected_value))
-    given = Counter(leaves(value)) if (value := json_value(answer.prediction)) is not None else Counter()
-    return (expected & given).total(), given.total(), expected.total()
+def _precision(right: int, given: int, expected: int) -> float:
+    return right / max(1, given)
 
 
-def _field_precision(answer: Answer) -> float | None:
-    counts = field_counts(answer)
-    return None if counts is None else counts[0] / max(1, counts[1])
+def _recall(right: int, given: int, expected: int) -> float:
+    return right / expected
 
 
-def _field_recall(answer: Answer) -> float | None:
-    counts = field_counts(answer)
-    return None if counts is None else counts[0] / counts[2]
+def _f1(right: int, given: int, expected: int) -> float:
+    return 2 * right / (given + expected)
 
 
-def _field_f1(answer: Answer) -> float | None:
-    counts = field_counts(answer)
-    return None if counts is None else 2 * counts[0] / (counts[1] + counts[2])
+def _fields(
+    name: str, view: Callable[[Leaf], object] = lambda leaf: leaf, score: Callable[[int, int, int], float] = _f1
+) -> Metric:
+    def value(answer: Answer) -> float | None:
+        counts = field_counts(answer, view)
+        return None if counts is None else score(*counts)
+
+    return Metric(name, _mean(value))
+
+
+def _action_type(leaf: Leaf) -> Leaf | None:
+    return leaf if str(leaf[0][-1]) in {"action", "name"} or str(leaf[0][-1]).endswith("type") else None
+
+
+def _typed_text(leaf: Leaf) -> Leaf | None:
+    return leaf if leaf[1].startswith('"') and _action_type(leaf) is None else None
+
+
+def _coordinates(leaf: Leaf) -> Leaf | None:
+    return leaf if leaf[1].lstrip("-")[:1].isdigit() else None
 
 
 def call_error(answer: Answer) -> CallError | None:
@@ -232,9 +254,14 @@ METRICS: dict[str, Metric] = {
         Metric("exact_match", _mean(exact_match)),
         Metric("valid_json", _mean(valid_json)),
         Metric("schema_valid", _mean(schema_valid)),
-        Metric("field_precision", _mean(_field_precision)),
-        Metric("field_recall", _mean(_field_recall)),
-        Metric("field_accuracy", _mean(_field_f1)),
+        _fields("field_accuracy"),
+        _fields("field_precision", score=_precision),
+        _fields("field_recall", score=_recall),
+        # the parts of an action, apart: a text model cannot see where on a screenshot to click
+        _fields("action_type", _action_type),
+        _fields("argument_keys", lambda leaf: leaf[0]),
+        _fields("typed_text", _typed_text),
+        _fields("coordinates", _coordinates),
         Metric("tool_call_match", _mean(tool_call_match)),
         Metric("no_call", _mean(no_call)),
         Metric("code_parses", _mean(_code_parses)),

@@ -9,7 +9,7 @@ from typing import Any
 from grokora_pipeline.agents import AnswerType
 
 Message = dict[str, Any]
-_FENCE = re.compile(r"```[\w+-]*\n(.*?)\n?```", re.DOTALL)
+_FENCE = re.compile(r"```[\w+-]*[^\S\n]*\n(.*?)\n?```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,11 @@ def json_value(message: Message) -> Any:
     return value if isinstance(value, dict | list) else None
 
 
-def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], str]]:
+Path = tuple[str | int, ...]
+Leaf = tuple[Path, str]
+
+
+def leaves(value: Any, path: Path = ()) -> list[Leaf]:
     """The leaf fields of a JSON value as (path, canonical JSON of the leaf); an empty container is a leaf itself."""
     if isinstance(value, dict) and value:
         return [leaf for key, child in value.items() for leaf in leaves(child, (*path, str(key)))]
