@@ -1,0 +1,94 @@
+"""`python -m grokora_pipeline.models.merge plan.json`: base + adapter in one bf16 model, checked before it is used.
+
+Plan: {base, adapter, output, prompts: [{prompt, tools?}]}. The weights are merged in fp32 from the unquantised base and
+rounded to bf16 once; what was written is loaded again and its logits compared with those of base + adapter.
+"""
+
+import gc
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.worker import Plan, Reporter, Result, run
+
+PROMPT_TOKENS = 512  # the end of each prompt is compared
+TOLERANCE = 0.05  # of the logits' standard deviation (root mean square): what bf16 rounding makes, several times over
+LEAST_TOP1 = 0.95
+_WEIGHTS = ("config.json", "generation_config.json", "model.safetensors.index.json")
+
+
+def merge(plan: Plan, reporter: Reporter) -> Result:
+    """Write the merged model and say how far its logits are from those of base + adapter."""
+    import torch
+    from transformers import PreTrainedModel
+
+    from grokora_pipeline.models.loading import choose_device, choose_dtype, load_adapter, load_base
+
+    base_folder, output = Path(plan["base"]), Path(plan["output"])
+    ids = _prompt_ids(ChatFormat.load(base_folder), plan.get("prompts") or [])
+    device = choose_device()
+
+    def logits(model: PreTrainedModel) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            rows = (torch.tensor([row], device=device) for row in ids)
+            return [model(input_ids=row, use_cache=False).logits[0].float().cpu() for row in rows]
+
+    base = load_base(base_folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+    compute = choose_dtype(device)
+    reporter.log(f"Comparing base + adapter on {len(ids)} prompts")
+    adapted = load_adapter(base, plan["adapter"]).to(device=device, dtype=compute)
+    wanted = logits(adapted)
+    reporter.log("Merging")
+    _write_merged(base_folder, Path(plan["adapter"]), output)
+    del adapted, base
+    gc.collect()
+    result = compare(wanted, logits(load_base(output, dtype=compute, device=device)))
+    if not result["agrees"]:
+        reporter.log("The merged model does not agree with base + adapter")
+    return {**result, "prompts": len(ids), "bytes": sum(path.stat().st_size for path in output.iterdir())}
+
+
+def _prompt_ids(chat: ChatFormat, prompts: list[dict[str, Any]]) -> list[list[int]]:
+    if not prompts:
+        raise GrokoraError("The merge plan has no prompts to compare the merged model on; give at least one.")
+    limit = min(PROMPT_TOKENS, chat.context_length)
+    return [chat.encode_prompt(entry["prompt"], entry.get("tools"))[-limit:] for entry in prompts]
+
+
+def _write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
+    """Merge in fp32 on the CPU, write bf16 safetensors, and take the tokenizer's files over from the base."""
+    import torch
+
+    from grokora_pipeline.models.loading import load_adapter, load_base
+
+    base = load_base(base_folder, dtype=torch.float32, device=torch.device("cpu"))
+    merged = load_adapter(base, adapter).merge_and_unload().to(torch.bfloat16)
+    output.mkdir(parents=True, exist_ok=True)
+    merged.save_pretrained(output)
+    for pattern in ("*.json", "*.jinja", "*.model", "*.txt"):
+        for path in base_folder.glob(pattern):
+            if path.name not in _WEIGHTS and path.name != "base_model.json":
+                shutil.copyfile(path, output / path.name)
+
+
+def compare(wanted: list[Any], found: list[Any]) -> dict[str, Any]:
+    """How far two lists of logits [T, V] are apart: max and relative root-mean-square difference, equal first choices."""
+    import torch
+
+    expected, actual = torch.cat(wanted), torch.cat(found)
+    difference = actual - expected
+    relative = float(difference.pow(2).mean().sqrt() / expected.std().clamp(min=1e-9))
+    top1 = float((actual.argmax(-1) == expected.argmax(-1)).float().mean())
+    return {
+        "max_logit_difference": float(difference.abs().max()),
+        "relative_rms_difference": relative,
+        "top1_agreement": top1,
+        "agrees": relative <= TOLERANCE and top1 >= LEAST_TOP1,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(merge))
