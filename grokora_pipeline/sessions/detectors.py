@@ -8,10 +8,12 @@ import ipaddress
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import re2
 
 _PLUGINS = {  # detect-secrets plugin: (module, kind, hint)
     "AWSKeyDetector": ("aws", "aws_key", r"A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA|(?i:aws.{0,20}(?:key|pw|pass|token))"),
@@ -50,13 +52,18 @@ NOT_A_SECRET = re.compile(
 
 
 class Detector(NamedTuple):
-    """One kind of finding. `group` is the part to replace; `accept` has the last word on that part."""
+    """One kind of finding. `group` is the part to replace; `accept` has the last word on that part.
 
+    An anchored pattern starts where its hint starts: it is tried there only, which is what makes slow ones fast.
+    """
+
+    family: str
     kind: str
     pattern: re.Pattern[str]
     hint: str
     group: int | str = 0
     accept: Callable[[re.Match[str]], bool] | None = None
+    anchored: bool = False
 
 
 def entropy(text: str) -> float:
@@ -109,9 +116,14 @@ def _is_random(text: str) -> bool:
     )
 
 
+_NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
+
+
 def _is_assigned(match: re.Match[str]) -> bool:
     """Whether an assignment to a telling name holds a secret: any value of a password, a random one of a key."""
-    name, operator, quote, value = match.group("name", "operator", "quote", "value")
+    operator, quote, value = match.group("operator", "quote", "value")
+    before = _NAME_START.search(match.string, max(0, match.start() - 60), match.start())
+    name = (before.group() if before else "") + match.group("name")
     if NOT_A_SECRET.fullmatch(value) or len(value) < 4:
         return False
     if not _PASSWORD.search(name):
@@ -140,9 +152,15 @@ def _d(
     *,
     accept: Callable[[re.Match[str]], bool] | None = None,
     flags: int = 0,
+    anchored: bool = False,
+    family: str = "SECRET",
 ) -> Detector:
-    """A detector that steps over placeholders: what is redacted already is never looked into again."""
-    return Detector(kind, re.compile(f"{PLACEHOLDER.pattern}|{pattern}", flags), hint, group, accept)
+    """A detector that steps over placeholders: what is redacted already is never looked into again.
+
+    Classes such as `\\w` mean ASCII, as they do in the hints.
+    """
+    whole = pattern if anchored else f"{PLACEHOLDER.pattern}|{pattern}"
+    return Detector(family, kind, re.compile(whole, flags | re.ASCII), hint, group, accept, anchored)
 
 
 _OWN_SECRETS = (
@@ -190,22 +208,24 @@ _OWN_SECRETS = (
 )
 _ASSIGNMENT = _d(
     "password",
-    rf"(?P<name>[\w.-]{{0,60}}?(?:{_TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]){{0,2}}"
+    rf"(?P<name>(?:{_TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]){{0,2}}"
     rf"\s{{0,3}}(?P<operator>=>|:=|==?|:)\s{{0,3}}(?:(?P<quote>{_QUOTE})(?=[^\n]*?{_QUOTE}))?"
     r"(?P<value>(?(quote)[^\"'`\\\n]+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))",
     rf"(?i:(?:{_TELLING})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,3}}[=:])",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,
+    anchored=True,
 )
 _NEAR_A_WORD = _d(
     "high_entropy",
-    r"(?:\bkey|token|secret|credential|passw\w+|auth|signature)\b[^\n]{0,24}?[\s:=\"'(`]"
+    r"(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n][^\n]{0,24}?[\s:=\"'(`]"
     r"(?P<value>[A-Za-z0-9+/_-]{24,}={0,2})",
-    r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n][^\n]{0,24}?[A-Za-z0-9+/_-]{24})",
+    r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n][^\n]{0,25}?[A-Za-z0-9+/_-]{24})",
     "value",
     accept=_is_random_match,
     flags=re.IGNORECASE,
+    anchored=True,
 )
 _SPOKEN = _d(
     "password",
@@ -218,74 +238,115 @@ _SPOKEN = _d(
     ),
     flags=re.IGNORECASE,
 )
-PERSONAL = (
-    _d("email", r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}", r"[\w]@[\w-]+\.[\w.-]*[A-Za-z]"),
-    _d(
-        "iban",
-        r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?\b",
-        r"[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2}",
-        accept=lambda match: iban(match.group()),
-    ),
-    _d(
-        "credit_card",
-        r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){9,15}(?![\w-])(?!\.\d)",
-        r"[2-6][0-9]{3}(?:[ -]?[0-9]){9}",
-        accept=_is_card,
-    ),
-    _d(
-        "ip",
-        r"(?<![\w.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w-])(?!\.\d)",
-        r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
-        accept=_is_ip,
-    ),
-    _d(
-        "ip",
-        r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4})+(?:::)?(?![\w:])|"
-        r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:)+(?::[0-9A-Fa-f]{1,4})+(?![\w:])",
-        r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]",
-        accept=_is_ipv6,
-    ),
-    _d(
-        "phone",
-        r"(?<![\w+.])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?![\w])|"
-        r"(?<![\w.+-])(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?![\w-])(?!\.\d)|"
-        r"(?i:(?:phone|telephone|tel|mobile|cell|fax|gsm)\b[^\n\d+(]{0,12})(?P<n>\(?0\d[\d ()./-]{5,14}\d)(?!\w)",
-        r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|"
-        r"(?i:phone|tel|mobile|cell|fax|gsm)[^\n0-9]{0,14}0[0-9]",
-        accept=_is_phone,
-    ),
-    _d(
-        "user",
-        r"(?:/home/|/users/|\\{1,4}users\\{1,4})(?P<value>[^\s/\\\"'`:<>|*?,;()\[\]{}$~]{2,})",
-        r"(?i:/home/|/users/|\\users\\)",
-        "value",
-        accept=lambda match: match.group("value").lower() not in GENERIC_USERS,
-        flags=re.IGNORECASE,
-    ),
+PERSONAL = tuple(
+    detector._replace(family="PII")
+    for detector in (
+        _d(
+            "email",
+            r"[^\s@\"'`<>()\[\]{},;:\\/=|]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}",
+            r"[^\s@]@[\w-]+\.[\w.-]*[A-Za-z]",
+        ),
+        _d(
+            "iban",
+            r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?\b",
+            r"[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2}",
+            accept=lambda match: iban(match.group()),
+        ),
+        _d(
+            "credit_card",
+            r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){9,15}(?![\w-])(?!\.\d)",
+            r"[2-6][0-9]{3}(?:[ -]?[0-9]){9}",
+            accept=_is_card,
+        ),
+        _d(
+            "ip",
+            r"(?<![\w.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w-])(?!\.\d)",
+            r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
+            accept=_is_ip,
+        ),
+        _d(
+            "ip",
+            r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4})+(?:::)?(?![\w:])|"
+            r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:)+(?::[0-9A-Fa-f]{1,4})+(?![\w:])",
+            r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]",
+            accept=_is_ipv6,
+        ),
+        _d(
+            "phone",
+            r"(?<![\w+.])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?![\w])|"
+            r"(?<![\w.+-])(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?![\w-])(?!\.\d)|"
+            r"(?i:(?:phone|telephone|tel|mobile|cell|fax|gsm)\b[^\n\d+(]{0,12})(?P<n>\(?0\d[\d ()./-]{5,14}\d)(?!\w)",
+            r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|"
+            r"(?i:phone|tel|mobile|cell|fax|gsm)[^\n0-9]{0,14}0[0-9]",
+            accept=_is_phone,
+        ),
+        _d(
+            "user",
+            r"(?:/home/|/users/|\\{1,4}users\\{1,4})(?P<value>[^\s/\\\"'`:<>|*?,;()\[\]{}$~]{2,})",
+            r"(?i:/home/|/users/|\\users\\)",
+            "value",
+            accept=lambda match: match.group("value").lower() not in GENERIC_USERS,
+            flags=re.IGNORECASE,
+        ),
+    )
 )
 SCREENSHOT = _d(
     "screenshot",
     r"(?:data:image/[\w.+-]+;base64,)[A-Za-z0-9+/=\s]*|(?:iVBORw0KGgo|/9j/4|R0lGOD[dl]h|UklGR)[A-Za-z0-9+/]{60,}={0,2}",
     r"data:image/|iVBORw0KGgo|/9j/4|R0lGOD|UklGR",
+    family="",
 )
 
 
 @cache
-def secrets() -> tuple[Detector, ...]:
-    """All detectors of secrets, the most telling first."""
+def detectors() -> tuple[Detector, ...]:
+    """All detectors: pictures, secrets with the most telling first, personal data."""
     published = []
     for plugin, (module, kind, hint) in _PLUGINS.items():
         detector = getattr(import_module(f"detect_secrets.plugins.{module}"), plugin)
-        published += [Detector(kind, pattern, hint, _value_group(pattern)) for pattern in detector.denylist]
-    return (_OWN_SECRETS[0], *published, *_OWN_SECRETS[1:], _ASSIGNMENT, _SPOKEN, _NEAR_A_WORD)
+        published += [Detector("SECRET", kind, pattern, hint, _value_group(pattern)) for pattern in detector.denylist]
+    return (SCREENSHOT, _OWN_SECRETS[0], *published, *_OWN_SECRETS[1:], _ASSIGNMENT, _SPOKEN, _NEAR_A_WORD, *PERSONAL)
 
 
 def _value_group(pattern: re.Pattern[str]) -> int:
-    """detect-secrets puts the value of an assignment into the last group; other groups are parts of the token."""
+    """detect-secrets puts the value of an assignment into a group; other groups are parts of the token."""
     return 1 if pattern.groups and any(mark in pattern.pattern for mark in ("authToken", "aws")) else 0
 
 
 @cache
-def hints() -> str:
-    """The prefilter: an RE2 pattern that matches wherever any detector could."""
-    return "|".join(dict.fromkeys(detector.hint for detector in (SCREENSHOT, *secrets(), *PERSONAL)))
+def _compiled() -> tuple[Any, Any]:
+    """The hints as one RE2 pattern (is there anything?) and as an RE2 set (what could it be?)."""
+    options = re2.Options()
+    options.max_mem = 256 << 20
+    hints = re2.Set.SearchSet(options)
+    for detector in detectors():
+        hints.Add(detector.hint.encode())
+    hints.Compile()
+    return re2.compile("|".join(dict.fromkeys(one.hint for one in detectors())).encode(), options), hints
+
+
+def is_suspicious(text: bytes) -> bool:
+    """Whether some detector could find something, by a scan at memory speed. False is certain."""
+    return _compiled()[0].search(text) is not None
+
+
+def candidates(text: str) -> list[Detector]:
+    """The detectors that could find something in a text, in their order."""
+    every = detectors()
+    found = _compiled()[1].Match(text.encode("utf-8", "surrogatepass"))
+    return [every[place] for place in sorted(found or ())]
+
+
+def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:
+    """Where a detector's pattern matches; an anchored one is tried only where its hint is found."""
+    if not detector.anchored:
+        yield from detector.pattern.finditer(text)
+        return
+    end = 0
+    done = {place for placeholder in PLACEHOLDER.finditer(text) for place in range(*placeholder.span())}
+    for hint in re2.finditer(detector.hint, text):
+        if hint.start() < end or hint.start() in done:
+            continue
+        if match := detector.pattern.match(text, hint.start()):
+            yield match
+            end = match.end()

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -244,7 +244,7 @@ def _save(output: Path, fingerprint: str, files: dict[str, FileRecord], days: di
     document = {
         "fingerprint": fingerprint,
         "days": days,
-        "files": [asdict(record) for _, record in sorted(files.items())],
+        "files": [record for _, record in sorted(files.items())],
     }
     (output / "manifest.json").write_bytes(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
 

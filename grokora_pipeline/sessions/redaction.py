@@ -6,14 +6,13 @@ tool's result and in the next command's argument stay one thing. Screenshots in 
 
 import re
 from collections import Counter
-from functools import cache
 from typing import Any
 
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions import detectors
-from grokora_pipeline.sessions.detectors import Detector
+from grokora_pipeline.sessions.detectors import Detector, is_suspicious
 
 VERSION = 1  # part of every manifest: raise it when the rules change, and everything is read again
 MAX_DEPTH = 100
@@ -27,20 +26,6 @@ _CLEAN_TEXTS = 4096
 
 class TooDeepError(GrokoraError):
     """The value is nested deeper than any chat message is."""
-
-
-@cache
-def _prefilter() -> Any:
-    import re2
-
-    options = re2.Options()
-    options.max_mem = 64 << 20
-    return re2.compile(detectors.hints().encode(), options)
-
-
-def is_suspicious(text: bytes) -> bool:
-    """Whether some detector could find something: a linear scan at memory speed. False is certain."""
-    return _prefilter().search(text) is not None
 
 
 class Redactor:
@@ -116,27 +101,25 @@ class Redactor:
         return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
 
     def _scan(self, text: str, found: Counter[str]) -> str:
-        if not is_suspicious(text.encode("utf-8", "surrogatepass")):
-            return text
-        text = self._apply(detectors.SCREENSHOT, "", text, found)
-        for detector in detectors.secrets():
-            text = self._apply(detector, "SECRET", text, found)
-        for detector in detectors.PERSONAL:
-            text = self._apply(detector, "PII", text, found)
+        for detector in detectors.candidates(text):
+            text = self._apply(detector, text, found)
         return text
 
-    def _apply(self, detector: Detector, family: str, text: str, found: Counter[str]) -> str:
-        def replace(match: re.Match[str]) -> str:
-            whole, value = match.group(), match.group(detector.group)
-            if value is None or "<SECRET:" in value or "<PII:" in value:
-                return whole
-            if detector.accept and not detector.accept(match):
-                return whole
-            start = match.start(detector.group) - match.start()
-            placeholder = self._replace(family, detector.kind, value, found)
-            return whole[:start] + placeholder + whole[start + len(value) :]
+    def _apply(self, detector: Detector, text: str, found: Counter[str]) -> str:
+        pieces: list[str] = []
+        end = 0
+        for match in detectors.matches(detector, text):
+            pieces += [text[end : match.start()], self._swap(detector, match, found)]
+            end = match.end()
+        return "".join((*pieces, text[end:]))
 
-        return detector.pattern.sub(replace, text)
+    def _swap(self, detector: Detector, match: re.Match[str], found: Counter[str]) -> str:
+        """What a match becomes: its value replaced by a placeholder, unless it is no finding after all."""
+        whole, value = match.group(), match.group(detector.group)
+        if value is None or "<SECRET:" in value or "<PII:" in value or (detector.accept and not detector.accept(match)):
+            return whole
+        start = match.start(detector.group) - match.start()
+        return whole[:start] + self._replace(detector.family, detector.kind, value, found) + whole[start + len(value) :]
 
     def _replace(self, family: str, kind: str, value: str, found: Counter[str]) -> str:
         found[kind] += 1

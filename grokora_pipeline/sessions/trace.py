@@ -1,0 +1,69 @@
+"""Lineage by row: from an example back to the log line it came from, from a log file forward, and forgetting.
+
+The forget list is a text file in the store, one session id or log file a line; `build_examples` leaves those out.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from grokora_pipeline.sessions.examples import read_examples
+from grokora_pipeline.store import write_atomic
+
+FORGET_LIST = "forgotten.txt"
+_COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "source_file", "line", "source_sha256"]
+
+
+def find_turns(
+    session_logs: Path, *, turn: str | None = None, file: str | None = None, session: str | None = None
+) -> list[dict[str, Any]]:
+    """Where turns come from: turn_id, session, agent, step, time, log file, line and the SHA-256 of the file's bytes.
+
+    `turn` may be the beginning of an id, at least eight characters; conditions that are given all have to hold.
+    """
+    conditions = []
+    if turn:
+        conditions.append(ds.field("turn_id").isin([turn]) if len(turn) == 64 else _starts_with("turn_id", turn))
+    if file:
+        conditions.append(ds.field("source_file") == file)
+    if session:
+        conditions.append(ds.field("session_id") == session)
+    condition = None
+    for one in conditions:
+        condition = one if condition is None else condition & one
+    table = ds.dataset(session_logs / "turns", format="parquet").to_table(columns=_COLUMNS, filter=condition)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _starts_with(column: str, prefix: str) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.starts_with(ds.field(column), prefix)
+
+
+def examples_from(dataset: Path, *, file: str | None = None, session: str | None = None) -> Iterator[dict[str, Any]]:
+    """The `meta` of the examples in a dataset folder that came from a log file or a session."""
+    for example in read_examples(dataset):
+        if file == example.meta["source_file"] or session == example.meta["session_id"]:
+            yield example.meta
+
+
+def forgotten(store: Path) -> frozenset[str]:
+    """The session ids and log files that no dataset may hold any more."""
+    try:
+        lines = (store / FORGET_LIST).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset(line for line in lines if line)
+
+
+def forget(store: Path, name: str) -> bool:
+    """Put a session id or a log file on the forget list; False if it is there already. Logs are never changed."""
+    known = forgotten(store)
+    if name in known:
+        return False
+    write_atomic(store / FORGET_LIST, "".join(f"{one}\n" for one in sorted(known | {name})).encode())
+    return True

@@ -1,0 +1,154 @@
+"""How fast logs become turns: generates recordings, ingests them, and prints one JSON line.
+
+    python -m grokora_pipeline_tests.benchmarks.ingest [TURNS] [--workers N] [--profile]
+
+The logs: sessions of ten turns in one file each, over ten days, about 4 kB a turn; one turn in fifty holds a secret or
+an address. `mb_per_second` is of the first ingest, start of the processes included; `orjson_mb_per_second` is bare
+`orjson.loads` over the same lines in one process of the same run.
+"""
+
+import argparse
+import cProfile
+import pstats
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.sessions.ingest import IngestReport, ingest
+
+STEPS = 10
+AGENTS = tuple(AgentSpec(name=name, description=name) for name in ("coordinator", "observer", "actor", "validator"))
+TEXT = (
+    "window button report folder invoice terminal browser clipboard settings notes vault picture scroll press type "
+    "open close move copy the a of into under beside screen shows task field menu line column page result after before"
+)
+WORDS = TEXT.split()
+PLANTED = (
+    "AWS_ACCESS_KEY_ID=AKIA{0}",
+    "password: {0}x!9",
+    "mail {0}@example.org",
+    "Authorization: Bearer {0}{0}",
+    "postgres://app:{0}@db.example.org/x",
+)
+
+
+def main() -> None:
+    """Generate, measure, print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("turns", type=int, nargs="?", default=100_000)
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--profile", action="store_true", help="run in one process and print where the time goes")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="grokora-ingest-") as name:
+        result = measure(Path(name), arguments.turns, 1 if arguments.profile else arguments.workers, arguments.profile)
+    print(orjson.dumps(result).decode())
+
+
+def measure(root: Path, turns: int, workers: int | None, profile: bool) -> dict[str, Any]:
+    """All figures of one size; times in seconds, memory in MiB."""
+    logs = root / "logs"
+    size = write_logs(logs, turns)
+    profiler = cProfile.Profile()
+    if profile:
+        profiler.enable()
+    seconds, report, first = timed(logs, None, root / "first", workers)
+    profiler.disable()
+    rerun_seconds, again, second = timed(logs, first, root / "second", workers)
+    write_session(logs, "one-new-session", 5, random.Random(0))
+    new_seconds, added, _ = timed(logs, second, root / "third", workers)
+    if report.turns != turns or again.version != report.version or added.turns != turns + STEPS:
+        raise AssertionError(f"wrong counts: {report.turns}, {again.turns}, {added.turns}")
+    if profile:
+        pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(25)
+    return {
+        "turns": turns,
+        "seconds": round(seconds, 2),
+        "megabytes": round(size / 1e6, 1),
+        "mb_per_second": round(size / 1e6 / seconds, 1),
+        "orjson_mb_per_second": round(size / 1e6 / orjson_seconds(logs), 1),
+        "peak_rss_mib": round(peak_rss_mib(), 1),
+        "rerun_seconds": round(rerun_seconds, 2),
+        "one_new_session_seconds": round(new_seconds, 2),
+        "turns_per_second": round(turns / seconds),
+        "redactions": sum(report.redactions.values()),
+        "files": report.files,
+        "workers": workers or "auto",
+    }
+
+
+def timed(logs: Path, previous: Path | None, output: Path, workers: int | None) -> tuple[float, IngestReport, Path]:
+    """One ingest and how long it took."""
+    output.mkdir()
+    start = time.perf_counter()
+    report = ingest(logs, AGENTS, previous, output, settle_seconds=0, workers=workers)
+    return time.perf_counter() - start, report, output
+
+
+def orjson_seconds(logs: Path) -> float:
+    """Bare parsing of the same lines, reading not counted."""
+    seconds = 0.0
+    for path in sorted(logs.rglob("*.jsonl")):
+        lines = path.read_bytes().splitlines()
+        start = time.perf_counter()
+        for line in lines:
+            orjson.loads(line)
+        seconds += time.perf_counter() - start
+    return seconds
+
+
+def peak_rss_mib() -> float:
+    """The largest resident set of this process or of one of its children (ru_maxrss is in KiB on Linux)."""
+    whos = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in whos) / 1024
+
+
+def write_logs(logs: Path, turns: int) -> int:
+    """Sessions of ten turns, spread over ten days; returns the bytes written."""
+    generator = random.Random(7)
+    sessions = turns // STEPS
+    return sum(
+        write_session(logs, f"session-{number:06d}", 1 + number * 10 // sessions, generator)
+        for number in range(sessions)
+    )
+
+
+def write_session(logs: Path, name: str, day: int, generator: random.Random) -> int:
+    """One recording; returns its size."""
+    path = logs / f"2026-03-{day:02d}" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = b"".join(orjson.dumps(call, option=orjson.OPT_APPEND_NEWLINE) for call in calls(name, day, generator))
+    path.write_bytes(data + orjson.dumps({"session_id": name, "outcome": {"status": "success", "rating": 5}}) + b"\n")
+    return len(data)
+
+
+def calls(name: str, day: int, generator: random.Random) -> Iterator[dict[str, Any]]:
+    """The calls of a session, about 4 kB each: a fixed system prompt, a changing screen, an answer in JSON."""
+    for step in range(STEPS):
+        screen = " ".join(generator.choices(WORDS, k=520)) + f" at ({step * 31}, {generator.randrange(1080)})"
+        if generator.random() < 0.02:
+            token = f"{generator.getrandbits(80):016X}"[:16].replace("0", "Q")
+            screen += "\n" + generator.choice(PLANTED).format(token)
+        agent = AGENTS[step % len(AGENTS)].name
+        messages = [{"role": "system", "content": f"You are the {agent}. " + "Answer in JSON. " * 12}]
+        messages.append({"role": "user", "content": screen})
+        answer = {"element": generator.choice(WORDS), "x": generator.randrange(1920), "note": screen[:300]}
+        yield {
+            "session_id": name,
+            "agent": agent,
+            "step": step,
+            "started_at": f"2026-03-{day:02d}T10:{step:02d}:00+00:00",
+            "request": {"model": "base", "messages": messages, "temperature": 0.7},
+            "response": {"choices": [{"message": {"role": "assistant", "content": orjson.dumps(answer).decode()}}]},
+        }
+
+
+if __name__ == "__main__":
+    main()
