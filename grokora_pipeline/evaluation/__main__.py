@@ -133,6 +133,7 @@ def _facts(job: _Run, shots: int) -> dict[str, Any]:
     return {
         "alpha": plan.alpha,
         "seed": plan.seed,
+        "history": plan.history,
         "few_shot": shots,
         "leaked_rows": leaked,
         "adapter_megabytes": (plan.adapter / "adapter_model.safetensors").stat().st_size / 1e6,

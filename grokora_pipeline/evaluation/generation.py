@@ -8,7 +8,7 @@ so that all rows of a batch end in the same column. Finished rows leave the batc
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ Progress = Callable[[int, int], None]
 SHARED_PREFIX = 16  # tokens; a shorter common beginning is not worth a pass of its own
 BATCH_BYTES = 1 << 30  # of keys and values in a batch, at most
 BATCH_ROWS = 64
+LEAVE_SHARE = 0.8  # finished rows leave together, when so few are left: leaving copies the others' keys and values
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,6 @@ class _Batch:
     mask: Tensor
     position: Tensor
     rows: list[int]
-    made: list[list[int]] = field(default_factory=list)
 
 
 @torch.inference_mode()
@@ -197,30 +197,29 @@ def _start(
         # indices and not a number: a slice is not contiguous, and `lm_head` would copy its weights for every row
         logits_to_keep=torch.arange(max(0, width - keep), width, device=model.device),
     )
-    return _Batch(wide, mask, positions[:, -1] + 1, list(texts), [[] for _ in texts]), out.logits
+    return _Batch(wide, mask, positions[:, -1] + 1, list(texts)), out.logits
 
 
 def _decode(
     model: PreTrainedModel, batch: _Batch, logits: Tensor, decoding: Decoding, noise: dict[int, torch.Generator]
 ) -> dict[int, list[int]]:
     """Token by token until every row has stopped; gives the rows' answers."""
-    answers: dict[int, list[int]] = {}
+    answers: dict[int, list[int]] = {row: [] for row in batch.rows}
+    stopped: set[int] = set()
     for step in range(decoding.max_new_tokens):
         chosen = _choose(logits, batch.rows, decoding, noise)
-        tokens = chosen.tolist()
-        running = [place for place, token in enumerate(tokens) if token not in decoding.stop_ids]
-        for place, token in enumerate(tokens):
-            if token in decoding.stop_ids:
-                answers[batch.rows[place]] = batch.made[place]
+        for row, token in zip(batch.rows, chosen.tolist(), strict=True):
+            if row not in stopped and token not in decoding.stop_ids:
+                answers[row].append(token)
             else:
-                batch.made[place].append(token)
-        if not running:
-            return answers
-        if len(running) < len(tokens):
+                stopped.add(row)
+        running = [place for place, row in enumerate(batch.rows) if row not in stopped]
+        if not running or step + 1 == decoding.max_new_tokens:
+            break
+        if len(running) <= LEAVE_SHARE * len(batch.rows):
             chosen = _keep(batch, running, chosen)
-        if step + 1 < decoding.max_new_tokens:
-            logits = _step(model, batch, chosen)
-    return {**answers, **dict(zip(batch.rows, batch.made, strict=True))}
+        logits = _step(model, batch, chosen)
+    return answers
 
 
 def _step(model: PreTrainedModel, batch: _Batch, chosen: Tensor) -> Tensor:
@@ -243,7 +242,7 @@ def _keep(batch: _Batch, running: list[int], chosen: Tensor) -> Tensor:
     index = torch.tensor(running, device=chosen.device)
     batch.cache.batch_select_indices(index)
     batch.mask, batch.position = batch.mask[index], batch.position[index]
-    batch.rows, batch.made = [batch.rows[place] for place in running], [batch.made[place] for place in running]
+    batch.rows = [batch.rows[place] for place in running]
     return chosen[index]
 
 

@@ -53,6 +53,9 @@ class EvaluationPlan(BaseModel):
     canaries: list[Canary] = []
     quantisation: Literal["none", "nf4", "int8"] = "none"
     versions: dict[str, Any] = {}
+    history: list[dict[str, Any]] = Field(
+        default=[], description="Earlier reports, oldest first: {label, value} of the main metric; ranks likewise."
+    )
 
 
 def read_plan(kind: type[PlanT], plan: dict[str, Any]) -> PlanT:

@@ -64,6 +64,7 @@ def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> No
             report=report,
             labels=LABELS,
             figures=[_figure(report, name) for name in metric_names(report)],
+            past=_past(report),
             curves=_curves(report.get("training", {}).get("history", [])),
             answers=[("Worst answers", worst), ("Most changed answers", changed)],
         ),
@@ -82,6 +83,13 @@ def _figure(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
     }
     change = report["comparisons"].get("adapter_vs_base", {}).get(metric)
     return {"metric": metric, "entries": entries, "bars": bars, "change": change}
+
+
+def _past(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The main metric of earlier reports and of this one, to be drawn as bars."""
+    now = report["systems"]["adapter"]["metrics"].get(report["main_metric"])
+    earlier = [entry for entry in report.get("history", []) if entry.get("value") is not None]
+    return [*earlier, {"label": "this report", "value": now["value"]}] if earlier and now else []
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -69,6 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "cache": str(folder / "cache"),
         "few_shot": 2,
         "trials": 2,
+        "history": [{"label": "2026-01-01 <b>a0</b>", "value": 0.25}],
         "canaries": [{"prefix": "key: ", "secret": "Zq7-91xK"}],
     }
 
@@ -129,6 +130,7 @@ def test_the_page_is_self_contained_and_log_text_cannot_act_in_it(
     assert "img" not in tags
     assert not re.search(r"(?:src|href)=|url\(|@import|https?://", page)
     assert "&lt;script&gt;" in page
+    assert "2026-01-01 &lt;b&gt;a0&lt;/b&gt;" in page
 
 
 def test_a_second_evaluation_reads_every_answer_from_the_cache(

@@ -207,8 +207,8 @@ def bleu_signature() -> str:
 
 
 def _bleu_stats(answer: Answer) -> Stats:
-    rows = _bleu_scorer()._extract_corpus_statistics([canonical(answer.prediction)], [[canonical(answer.reference)]])
-    return tuple(float(number) for number in rows[0])
+    found = _bleu_scorer().corpus_score([canonical(answer.prediction)], [[canonical(answer.reference)]])
+    return (float(found.sys_len), float(found.ref_len), *map(float, found.counts), *map(float, found.totals))
 
 
 def bleu_of(sums: FloatArray) -> FloatArray:
@@ -235,10 +235,6 @@ def _perplexity_stats(answer: Answer) -> Stats | None:
 def _bits_stats(answer: Answer) -> Stats | None:
     size = len(canonical(answer.reference).encode())
     return None if answer.nll is None or not size else (answer.nll / float(np.log(2)), float(size))
-
-
-def _pace_stats(answer: Answer) -> Stats | None:
-    return (answer.seconds, float(answer.new_tokens)) if answer.seconds is not None and answer.new_tokens else None
 
 
 def _perplexity(sums: FloatArray) -> FloatArray:
@@ -271,7 +267,6 @@ METRICS: dict[str, Metric] = {
         Metric("answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False),
         Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False),
         Metric("latency_seconds", _mean(lambda answer: answer.seconds), higher_is_better=False),
-        Metric("seconds_per_token", _pace_stats, higher_is_better=False),
     )
 }
 
