@@ -1,10 +1,14 @@
 """`grokora demo`: the whole chain in one run of the real executor, told line by line on the terminal."""
 
 import os
+import sys
 import threading
 import time
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
 
 import dagster as dg
 from rich.console import Console
@@ -16,12 +20,13 @@ from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_versio
 from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.automation import ALL_JOB
 from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.settings import PROJECT_ROOT
+from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 from grokora_pipeline.staleness import observe, stale_assets
 
 _RUN_TAG = "grokora/demo"
 _POLL_SECONDS = 0.3
 _QUIET_SECONDS = 3.0  # between two progress lines of one step
+_DAGSTERS_OWN = ("Skipping step", "Dependencies for step", "[pipes]", " external process")
 
 
 def whole_chain() -> dg.JobDefinition:
@@ -71,8 +76,9 @@ def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
 
 def materialize(instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> bool:
     """Make these assets in one run of the real executor, told line by line."""
-    mark = uuid.uuid4().hex
-    with Narrator(instance, mark, console):
+    mark, log = uuid.uuid4().hex, Path(get_settings().store) / "demo.log"
+    console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
+    with output_to(log) as terminal, Narrator(instance, mark, Console(file=terminal)):
         result = dg.execute_job(
             dg.reconstructable(whole_chain),
             instance=instance,
@@ -82,6 +88,24 @@ def materialize(instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: 
             raise_on_error=False,
         )
     return result.success
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[TextIO]:
+    """Send what this process and its children print into a file; gives the terminal, for what a person should see."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    saved = [os.dup(descriptor) for descriptor in (1, 2)]
+    with log.open("ab") as stream, os.fdopen(os.dup(saved[0]), "w", encoding="utf-8", buffering=1) as terminal:
+        try:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
 
 
 class Narrator:
@@ -138,13 +162,14 @@ class Narrator:
 
     def _tell_progress(self, step: str, entry: Any) -> None:
         important = entry.level >= 30
-        if not step or (not important and entry.timestamp - self._last_line.get(step, 0.0) < _QUIET_SECONDS):
+        too_soon = not important and entry.timestamp - self._last_line.get(step, 0.0) < _QUIET_SECONDS
+        if not step or too_soon or entry.user_message.startswith(_DAGSTERS_OWN):
             return
         self._last_line[step] = entry.timestamp
         self._say(f"  [dim]{step}:[/dim] {entry.user_message}")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def _cause(event: Any) -> str:

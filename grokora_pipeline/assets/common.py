@@ -1,5 +1,6 @@
 """What every link of the chain does alike: find its inputs, reuse what is published, report errors as one sentence."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Artifact, Store, content_version
+
+for _category in (dg.BetaWarning, dg.PreviewWarning):  # observable sources, Pipes readers: pinned and tested
+    warnings.filterwarnings("ignore", category=_category)
 
 if TYPE_CHECKING:
     Made = dg.MaterializeResult[Any]
