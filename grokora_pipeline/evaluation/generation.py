@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 Tokens = Sequence[int]
 Progress = Callable[[int, int], None]
 SHARED_PREFIX = 16  # tokens; a shorter common beginning is not worth a pass of its own
-BATCH_BYTES = 1 << 30  # of keys and values in a batch, at most
+BATCH_BYTES = 1 << 30  # of a batch's keys, values and logits, at most
 BATCH_ROWS = 64
 LEAVE_SHARE = 0.8  # finished rows leave together, when so few are left: leaving copies the others' keys and values
 
@@ -87,7 +87,7 @@ def generate(
 ) -> list[Generated]:
     """Answers to prompts (token ids), in their order; the model answers with whatever adapter is active in it."""
     done: dict[int, Generated] = {}
-    for rows, cache in _batches(model, prompts, decoding.max_new_tokens):
+    for rows, cache in _batches(model, prompts, decoding.max_new_tokens * _token_bytes(model)):
         started = time.perf_counter()
         batch, logits = _start(
             model, {row: prompts[row] for row in rows}, cache, new_tokens=decoding.max_new_tokens, keep=1
@@ -109,7 +109,9 @@ def completion_nll(
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     prompt_lengths = [len(prompt) for prompt in prompts]
     done: dict[int, float] = {}
-    for rows, cache in _batches(model, texts, 0, prompt_lengths):
+    most = 1 + max(map(len, completions), default=0)
+    logit_bytes = most * model.config.get_text_config().vocab_size * model.dtype.itemsize
+    for rows, cache in _batches(model, texts, logit_bytes, prompt_lengths):
         longest = max(len(completions[row]) for row in rows)
         _, logits = _start(model, {row: texts[row] for row in rows}, cache, new_tokens=0, keep=longest + 1)
         for place, row in enumerate(rows):
@@ -123,11 +125,10 @@ def completion_nll(
 
 
 def _batches(
-    model: PreTrainedModel, texts: Sequence[Tokens], new_tokens: int, limits: Sequence[int] | None = None
+    model: PreTrainedModel, texts: Sequence[Tokens], row_bytes: int, limits: Sequence[int] | None = None
 ) -> Iterator[tuple[list[int], Cache | None]]:
     """(rows, keys and values of the prefix they share) of every batch, longest rows first."""
     limits = limits or [len(text) for text in texts]
-    room = BATCH_BYTES // _token_bytes(model)
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, text in enumerate(texts):
         groups.setdefault(tuple(text[:SHARED_PREFIX]), []).append(row)
@@ -139,7 +140,7 @@ def _batches(
         rows.sort(key=lambda row: -len(texts[row]))
         start = 0
         while start < len(rows):
-            fit = room // (len(texts[rows[start]]) + new_tokens)
+            fit = BATCH_BYTES // (len(texts[rows[start]]) * _token_bytes(model) + row_bytes)
             stop = start + max(1, min(BATCH_ROWS, fit))
             yield rows[start:stop], cache
             start = stop
