@@ -75,7 +75,7 @@ def _write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
 
 
 def compare(wanted: list[Any], found: list[Any]) -> dict[str, Any]:
-    """How far two lists of logits [T, V] are apart: max and relative root-mean-square difference, equal first choices."""
+    """How far two lists of logits [T, V] are apart: max and relative RMS difference, share of equal first choices."""
     import torch
 
     expected, actual = torch.cat(wanted), torch.cat(found)

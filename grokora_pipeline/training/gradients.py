@@ -55,20 +55,21 @@ class Segments:
 class TreeLoss:
     """Weighted sum of the negative log-likelihoods of a layout's labelled tokens, with or without its gradient."""
 
-    def __init__(self, model: PreTrainedModel, *, token_budget: int, packed: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, token_budget: int, kind: str = "tree") -> None:
+        """`kind` is a `Layout.kind`; with `plain` the model's own forward pass makes the logits, all of them."""
+        self.model = model
         self.decoder = model.get_decoder()
         self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.token_budget = token_budget
-        self.packed = packed
+        self.packed, self.plain = kind == "packed", kind == "plain"
         self.computed_tokens = 0
 
     def run(self, root: Node, *, scale: float = 1.0, backward: bool = False) -> float:
         """Sum over rows and labelled tokens of weight x nll, in nats. With `backward`, gradients of `scale` times the
         sum are added to the parameters' `.grad`."""
-        half = self.dtype in {torch.bfloat16, torch.float16}
-        with torch.set_grad_enabled(backward), torch.autocast(self.device.type, self.dtype if half else None, half):
+        with torch.set_grad_enabled(backward), autocast(self.device, self.dtype):
             return self._below(root, None, scale, backward)
 
     def _below(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> float:
@@ -104,16 +105,25 @@ class TreeLoss:
     def _loss(self, segments: Segments, cache: DynamicCache | None) -> Tensor:
         """Sum of weight x nll of the segments; logits exist only where a weight is."""
         self.computed_tokens += segments.ids.numel()
-        hidden = self.decoder(
-            input_ids=segments.ids,
-            position_ids=segments.positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
         labelled = segments.weights > 0
-        logits = self.head(hidden[labelled]).float()
-        losses = cross_entropy(logits, segments.targets[labelled], reduction="none")
+        if self.plain:
+            logits = self.model(input_ids=segments.ids, use_cache=False).logits[labelled]
+        else:
+            hidden = self.decoder(
+                input_ids=segments.ids,
+                position_ids=segments.positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
+            logits = self.head(hidden[labelled])
+        losses = cross_entropy(logits.float(), segments.targets[labelled], reduction="none")
         return (losses * segments.weights[labelled]).sum()
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Matmuls of a bf16 base and its fp32 adapter in bf16; fp32 bases are left alone."""
+    half = dtype == torch.bfloat16
+    return torch.autocast(device.type, dtype if half else None, enabled=half)
 
 
 def _cache(past: KeysValues | None, rows: int) -> DynamicCache:

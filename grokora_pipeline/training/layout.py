@@ -171,3 +171,20 @@ def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[
     every = list(sessions.values())
     order = [index for place in np.random.default_rng([seed, epoch]).permutation(len(every)) for index in every[place]]
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@dataclass(slots=True)
+class Layout:
+    """How batches are computed; `token_budget` bounds the tokens of one forward pass.
+
+    `kind`: tree (shared prefixes once), packed (rows end to end), padded (rows of like length), plain (padded, through
+    the model's own forward pass with all logits: for models whose logits are more than head(hidden state)).
+    """
+
+    kind: str
+    token_budget: int
+    halvings: int = 0
+
+    def of(self, rows: Sequence[Row]) -> Node:
+        """The rows of a batch, laid out."""
+        return build_forest(merge_chains(rows)) if self.kind == "tree" else flat(rows)

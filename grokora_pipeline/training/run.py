@@ -16,15 +16,17 @@ from transformers.utils import logging as transformers_logging
 from trl import SFTConfig
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import choose_device, choose_dtype, load_base
 from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training.adapter import add_adapter, save_adapter, write_checksums
 from grokora_pipeline.training.callbacks import COMPLETE, Best, Course, Progress, peak_memory_mib
-from grokora_pipeline.training.layout import Row
+from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 from grokora_pipeline.training.record import model_card, record
+from grokora_pipeline.training.selftest import SelfTest, probe_rows, self_test
 from grokora_pipeline.training.tokenize import load_split
-from grokora_pipeline.training.trainer import Layout, LayoutTrainer, step_schedule
+from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
 from grokora_pipeline.worker import Plan, Reporter, Result
 
 LEAST_ROWS = 2
@@ -79,7 +81,7 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     run = Run.of(plan)
     device = choose_device()
     model, quantisation = _model(run, device)
-    layout = Layout("tree" if run.knobs.packing == "auto" else run.knobs.packing, 2048)
+    layout, proof = _exact_layout(run, model, reporter)
     resume = _checkpoint(run)
     trainer, best, course = _trainer(run, model, layout, reporter, resume)
     reporter.log(
@@ -97,6 +99,7 @@ def train(plan: Plan, reporter: Reporter) -> Result:
         "quantisation": quantisation,
         "dtype": str(choose_dtype(device)).removeprefix("torch."),
         "device": device.type,
+        "self_test": proof.as_dict() if proof else None,
         "deadline_hit": course.deadline_hit,
         "wall_seconds": round(time.monotonic() - started, 2),
         "peak_memory_mib": round(peak_memory_mib(), 1),
@@ -111,6 +114,28 @@ def _model(run: Run, device: torch.device) -> tuple[PeftModel, str]:
     if device.type == "cpu":
         base.set_attn_implementation("eager")  # the CPU's SDPA backward is slower than plain matmuls at these lengths
     return add_adapter(base, run.knobs), quantisation
+
+
+def _exact_layout(run: Run, model: PeftModel, reporter: Reporter) -> tuple[Layout, SelfTest | None]:
+    """The wanted layout where the self-test proves it exact on this model, else the next slower one, and says so."""
+    knobs = run.knobs
+    noisy = knobs.dropout > 0 or knobs.neftune > 0  # rows that share a prefix would share its noise
+    wanted = knobs.packing if knobs.packing != "auto" else ("padded" if noisy else "tree")
+    if not knobs.self_test:
+        return Layout(wanted, 2048), None
+    stop_ids, rows = ChatFormat.load(run.base).stop_ids, probe_rows(run.train_rows)
+    for kind in dict.fromkeys((wanted, "padded", "plain")):
+        proof = self_test(model, rows, Layout(kind, 2048), stop_ids)
+        if proof.exact:
+            break
+        reporter.log(f"The {kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g})")
+    else:
+        raise GrokoraError("No layout gives this model's own loss; report its architecture, or set self_test: false.")
+    if not proof.adapter_starts_as_base:
+        raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
+    if not proof.stop_token_trained:
+        reporter.log("Warning: the stop token carries no loss in this split, so the agent may not learn to stop")
+    return Layout(kind, 2048), proof
 
 
 def _checkpoint(run: Run) -> Path | None:

@@ -16,23 +16,10 @@ from trl import SFTConfig, SFTTrainer
 
 from grokora_pipeline.training.adapter import keep_fp32
 from grokora_pipeline.training.gradients import TreeLoss
-from grokora_pipeline.training.layout import Node, Row, build_forest, flat, merge_chains, step_batches
+from grokora_pipeline.training.layout import Layout, Row, step_batches
 from grokora_pipeline.training.plan import TrainingKnobs
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Layout:
-    """How batches are computed: `kind` is tree, packed or padded; `token_budget` bounds one forward pass."""
-
-    kind: str
-    token_budget: int
-    halvings: int = 0
-
-    def of(self, rows: Sequence[Row]) -> Node:
-        """The rows of a batch, laid out."""
-        return build_forest(merge_chains(rows)) if self.kind == "tree" else flat(rows)
 
 
 @dataclass(slots=True)
@@ -81,7 +68,7 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
         keep_fp32(model)  # SFTTrainer casts the adapter of a quantised base to bf16
-        self.losses = TreeLoss(model.get_base_model(), token_budget=layout.token_budget, packed=layout.kind == "packed")
+        self.losses = TreeLoss(model.get_base_model(), token_budget=layout.token_budget, kind=layout.kind)
 
     def get_train_dataloader(self) -> "DataLoader[Any]":
         """All steps of all epochs, in a seeded order that does not depend on where training began."""
