@@ -50,7 +50,7 @@ def environment(home: Path) -> dict[str, str]:
 def materialize(home: Path, selection: str) -> subprocess.CompletedProcess[str]:
     dagster = str(Path(sys.executable).with_name("dagster"))
     command = [dagster, "asset", "materialize", "-m", "grokora_pipeline.definitions", "--select", selection]
-    return subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True)
+    return subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, check=False)
 
 
 def report(home: Path, key: str, name: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_a_failed_build_leaves_nothing_behind(store: Store) -> None:
 
 
 def test_a_missing_asset_is_named_in_the_error(store: Store) -> None:
-    with pytest.raises(GrokoraError, match="actor/eval_report .* materialize that asset first"):
+    with pytest.raises(GrokoraError, match=r"actor/eval_report .* materialize that asset first"):
         store.require("actor/eval_report")
 
 
