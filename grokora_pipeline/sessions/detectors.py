@@ -116,6 +116,8 @@ def _is_random(text: str) -> bool:
     )
 
 
+_HASH = re.compile(r"[0-9a-fA-F-]+")
+_SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value)[\W_]+)?", re.IGNORECASE)
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 
 
@@ -136,8 +138,12 @@ def _is_assigned(match: re.Match[str]) -> bool:
 
 
 def _is_random_match(match: re.Match[str]) -> bool:
+    """A random string near a telling word; a plain hash needs the word right before it."""
     value = match.group("value")
-    return entropy(value) >= 3.5 and any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
+    if _HASH.fullmatch(value) and not _SEPARATOR.fullmatch(match.group("between")):
+        return False
+    limit = 3.0 if _HASH.fullmatch(value) else 3.5  # sixteen letters hold less
+    return entropy(value) >= limit and any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
 
 
 def _is_not_placeholder(match: re.Match[str]) -> bool:
@@ -219,7 +225,7 @@ _ASSIGNMENT = _d(
 )
 _NEAR_A_WORD = _d(
     "high_entropy",
-    r"(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n][^\n]{0,24}?[\s:=\"'(`]"
+    r"(?:key|token|secret|credential|passw[a-z]+|auth|signature)(?P<between>[^\w\n][^\n]{0,24}?(?<=[\s:=\"'(`]))"
     r"(?P<value>[A-Za-z0-9+/_-]{24,}={0,2})",
     r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n][^\n]{0,25}?[A-Za-z0-9+/_-]{24})",
     "value",

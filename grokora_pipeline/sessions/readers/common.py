@@ -64,7 +64,7 @@ def parse_object(raw: bytes) -> tuple[dict[str, Any], list[Problem]]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        if "ecursion" in str(error):
+        if "limit" in str(error):
             raise UnreadableError("too_deep", 0, "nested deeper than 1,024 levels") from error
         value, end = _salvage(text)
         if not value:

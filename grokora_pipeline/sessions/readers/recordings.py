@@ -75,7 +75,7 @@ def _read_line(source: Source, sessions: "_Sessions", raw: bytes, number: int, o
 
 
 def _fault(error: orjson.JSONDecodeError, raw: bytes) -> str:
-    if "ecursion" in str(error):
+    if "limit" in str(error):
         return "too_deep"
     return "malformed_json" if raw.endswith(b"\n") else "truncated"
 

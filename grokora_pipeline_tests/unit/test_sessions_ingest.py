@@ -1,0 +1,261 @@
+"""Ingest: nothing is lost, one bad file stops nothing, and incremental equals from scratch."""
+
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grokora_pipeline.agents import AgentSpec, Match
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.sessions import scan as scanning
+from grokora_pipeline.sessions.ingest import ingest
+from grokora_pipeline_tests.unit.session_logs import AGENTS, call, contents, run, turns, write_lines
+
+
+def outcome(session: str, status: str, **more: Any) -> dict[str, Any]:
+    """A line with a session's verdict."""
+    return {"session_id": session, "outcome": {"status": status, **more}}
+
+
+def test_a_missing_log_folder_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GrokoraError, match="GROKORA_LOGS"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_an_empty_log_folder_gives_an_empty_result(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.files, report.quarantined) == (0, 0, 0)
+    assert pq.read_table(tmp_path / "out" / "quarantine.parquet").num_rows == 0
+
+
+def test_turns_lie_in_one_file_a_day_and_carry_their_source(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "logs" / "x" / "a.jsonl", [call("s", step, f"p{step}", "a") for step in range(4)])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.turns_per_day == {"2026-01-01": 2, "2026-01-02": 1, "2026-01-03": 1}
+    assert sorted(file.name for file in (tmp_path / "out" / "turns").iterdir()) == [
+        f"2026-01-0{n}.parquet" for n in (1, 2, 3)
+    ]
+    found = {(turn["source_file"], turn["line"], turn["step"]) for turn in turns(tmp_path / "out")}
+    assert found == {("x/a.jsonl", step + 1, step) for step in range(4)}
+    assert path.stat().st_size > 0
+
+
+def test_agents_are_recognised_by_name_or_by_their_system_prompt(tmp_path: Path) -> None:
+    greeter = call("s", 1, "hi", "hello", agent=None)
+    greeter["request"]["messages"].insert(0, {"role": "system", "content": "You greet people."})
+    write_lines(
+        tmp_path / "logs" / "a.jsonl", [call("s", 0, "a", "b"), greeter, call("s", 2, "?", "!", agent="nobody")]
+    )
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.by_agent == {"actor": 1, "greeter": 1, "": 1}
+    assert [turn["agent"] for turn in turns(tmp_path / "out")] == ["actor", "greeter", None]
+
+
+def test_new_match_rules_are_applied_to_logs_that_did_not_change(tmp_path: Path) -> None:
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s", 0, "a", "b", agent="somebody")])
+    first = run(tmp_path / "logs", tmp_path / "one")
+    renamed = (AgentSpec(name="actor", description="x", match=Match(names=("somebody",))),)
+    second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one", renamed)
+    assert (first.by_agent, second.by_agent) == ({"": 1}, {"actor": 1})
+
+
+def test_a_verdict_in_another_file_and_on_another_day_reaches_the_turns(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "a.jsonl", [call("s", 0, "a", "b"), call("s", 1, "c", "d")])
+    first = run(logs, tmp_path / "one")
+    write_lines(
+        logs / "later" / "verdicts.jsonl", [outcome("s", "failure", rating=2, blame={"agent": "actor", "step": 1})]
+    )
+    second = run(logs, tmp_path / "two", tmp_path / "one")
+    assert (first.by_status, second.by_status) == ({"unknown": 2}, {"failure": 2})
+    judged = {turn["step"]: (turn["status"], turn["rating"], turn["blamed"]) for turn in turns(tmp_path / "two")}
+    assert judged == {0: ("failure", 2, False), 1: ("failure", 2, True)}
+    (logs / "later" / "verdicts.jsonl").unlink()
+    third = run(logs, tmp_path / "three", tmp_path / "two")
+    assert third.version == first.version
+
+
+def test_blame_without_a_step_falls_on_all_turns_of_the_agent(tmp_path: Path) -> None:
+    lines = [
+        call("s", 0, "a", "b", agent="observer"),
+        call("s", 1, "c", "d"),
+        outcome("s", "failed", blame={"agent": "actor"}),
+    ]
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    run(tmp_path / "logs", tmp_path / "out")
+    assert {turn["agent"]: turn["blamed"] for turn in turns(tmp_path / "out")} == {"observer": False, "actor": True}
+
+
+def test_nothing_new_reads_nothing_and_links_every_day(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "a.jsonl", [call("s", step, f"p{step}", "a") for step in range(6)])
+    first = run(logs, tmp_path / "one")
+    second = run(logs, tmp_path / "two", tmp_path / "one")
+    assert (second.version, second.files_read, second.days_rebuilt) == (first.version, 0, [])
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert (tmp_path / "two" / "turns" / "2026-01-01.parquet").stat().st_nlink == 2
+
+
+def test_only_the_day_that_changed_is_rebuilt(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    for step in range(3):
+        write_lines(logs / f"{step}.jsonl", [call(f"s{step}", step, "p", "a")])
+    run(logs, tmp_path / "one")
+    write_lines(logs / "new.jsonl", [call("new", 1, "q", "a")])
+    report = run(logs, tmp_path / "two", tmp_path / "one")
+    assert (report.files_read, report.days_rebuilt, report.days_kept) == (
+        1,
+        ["2026-01-02"],
+        ["2026-01-01", "2026-01-03"],
+    )
+
+
+def test_bad_files_are_set_aside_and_the_good_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "good.jsonl", [call("s", 0, "a", "b")])
+    monkeypatch.setattr(scanning, "MAX_BYTES", 4000)
+    (tmp_path / "outside.jsonl").write_bytes((logs / "good.jsonl").read_bytes())
+    (logs / "empty.jsonl").touch()
+    (logs / "blank.jsonl").write_text("  \n\n", encoding="utf-8")
+    (logs / "odd.json").write_text('{"a": 1}', encoding="utf-8")
+    (logs / "huge.jsonl").write_bytes(b"x" * 4001)
+    (logs / "link.jsonl").symlink_to(tmp_path / "outside.jsonl")
+    (logs / "linked").symlink_to(tmp_path)
+    (logs / "inside.jsonl").symlink_to(logs / "good.jsonl")
+    deep: Any = "x"
+    for _ in range(600):
+        deep = [deep]
+    nested = call("deep", 0, "a", "b")
+    nested["request"]["messages"][0]["content"] = "DEEP"
+    line = orjson.dumps(nested).replace(b'"DEEP"', b"[" * 600 + b"]" * 600)
+    (logs / "deep.jsonl").write_bytes(line + b"\n")
+    before = {path: path.read_bytes() for path in logs.glob("*.json*")}
+    report = run(logs, tmp_path / "out")
+    assert {row["file"]: row["reason"] for row in report.quarantine} == {
+        "empty.jsonl": "empty",
+        "blank.jsonl": "empty",
+        "odd.json": "wrong_schema",
+        "huge.jsonl": "gigantic",
+        "link.jsonl": "outside_root",
+        "linked": "outside_root",
+        "deep.jsonl": "too_deep",
+    }
+    assert report.turns == 1
+    assert before == {path: path.read_bytes() for path in logs.glob("*.json*")}
+
+
+def test_a_file_in_quarantine_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    line = orjson.dumps(call("s", 0, "a", "b"))
+    logs.mkdir()
+    (logs / "a.jsonl").write_bytes(line + b"\n" + line[:40])
+    first = run(logs, tmp_path / "one")
+    (logs / "a.jsonl").write_bytes(line + b"\n" + line.replace(b'"step":0', b'"step":1') + b"\n")
+    second = run(logs, tmp_path / "two", tmp_path / "one")
+    assert ([row["reason"] for row in first.quarantine], first.turns) == (["truncated"], 1)
+    assert (second.quarantine, second.turns) == ([], 2)
+
+
+def test_a_file_that_is_being_written_is_set_aside_and_one_that_rests_is_read(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "rests.jsonl", [call("a", 0, "a", "b")])
+    busy = write_lines(logs / "grows.jsonl", [call("b", 0, "a", "b")])
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.wait(0.02):
+            with busy.open("ab") as stream:
+                stream.write(b" ")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    output = tmp_path / "out"
+    output.mkdir()
+    started = time.monotonic()
+    try:
+        report = ingest(logs, AGENTS, None, output, settle_seconds=0.3, workers=1)
+    finally:
+        stop.set()
+        writer.join()
+    assert time.monotonic() - started < 5
+    assert [(row["file"], row["reason"]) for row in report.quarantine] == [("grows.jsonl", "growing")]
+    assert report.turns == 1
+    again = run(logs, tmp_path / "again", output)
+    assert (again.turns, again.quarantined) == (2, 0)
+
+
+def test_names_with_personal_data_are_stored_without_it(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    for name in ("ana@example.org", "eva@example.org"):
+        write_lines(logs / name / "a.jsonl", [call(f"chat of {name}", 0, "a", "b")])
+    report = run(logs, tmp_path / "out")
+    stored = (
+        (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8") + str(turns(tmp_path / "out")) + str(report)
+    )
+    assert "example.org" not in stored
+    assert (report.turns, report.sessions) == (2, 2)
+
+
+STEP = st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.sampled_from(["x", "password=zebra!42", "mail a@b.org"]))
+FILE = st.lists(STEP, max_size=4)
+LOGS = st.dictionaries(st.sampled_from(["one.jsonl", "two.jsonl", "d/three.jsonl", "verdict.jsonl"]), FILE, max_size=4)
+
+
+def _write(logs: Path, files: dict[str, list[tuple[str, int, str]]]) -> None:
+    for name, steps in files.items():
+        lines = [call(session, step, text, f"answer to {text}") for session, step, text in steps]
+        if name == "verdict.jsonl":
+            lines = [
+                outcome(session, "failure" if step % 2 else "success", blame={"step": step})
+                for session, step, _ in steps
+            ]
+        if not (logs / name).exists() or (logs / name).read_bytes() != b"".join(orjson.dumps(x) + b"\n" for x in lines):
+            write_lines(logs / name, lines)  # a file with the same lines stays as it is
+
+
+@settings(max_examples=40, deadline=None)
+@given(LOGS, LOGS)
+def test_incremental_gives_the_same_bytes_as_from_scratch(
+    before: dict[str, list[tuple[str, int, str]]], after: dict[str, list[tuple[str, int, str]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "logs").mkdir()
+        _write(root / "logs", before)
+        run(root / "logs", root / "first")
+        for path in (root / "logs").rglob("*.jsonl"):
+            if path.relative_to(root / "logs").as_posix() not in after:
+                path.unlink()
+        _write(root / "logs", after)
+        incremental = run(root / "logs", root / "second", root / "first")
+        scratch = run(root / "logs", root / "third")
+        assert incremental.version == scratch.version
+        assert contents(root / "second") == contents(root / "third")
+        assert incremental.by_status == scratch.by_status
+
+
+def test_a_pool_of_processes_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grokora_pipeline.sessions import ingest as module
+
+    logs = tmp_path / "logs"
+    for number in range(8):
+        write_lines(
+            logs / f"{number}.jsonl", [call(f"s{number}", step, f"mail {number}@b.org", "a") for step in range(5)]
+        )
+    alone = run(logs, tmp_path / "alone")
+    for name in ("POOL_FROM_BYTES", "POOL_FROM_ROWS", "CHUNK_BYTES"):
+        monkeypatch.setattr(module, name, 1)
+    (tmp_path / "pool").mkdir()
+    pooled = ingest(logs, AGENTS, None, tmp_path / "pool", settle_seconds=0, workers=2)
+    assert pooled.version == alone.version
+    assert contents(tmp_path / "pool") == contents(tmp_path / "alone")
+    shutil.rmtree(tmp_path / "pool")

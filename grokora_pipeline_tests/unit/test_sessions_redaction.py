@@ -1,0 +1,242 @@
+"""Redaction: every planted secret is gone, clean text stays as it is, and placeholders are stable."""
+
+import random
+import string
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grokora_pipeline.sessions import detectors
+from grokora_pipeline.sessions.detectors import is_suspicious
+from grokora_pipeline.sessions.redaction import Redactor, TooDeepError
+from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
+
+LETTERS, UPPER, HEX = string.ascii_letters + string.digits, string.ascii_uppercase + string.digits, "0123456789abcdef"
+Generator = Callable[[random.Random], str]
+
+
+def _some(alphabet: str, length: int) -> Generator:
+    return lambda rng: "".join(rng.choices(alphabet, k=length - 2)) + "a7"
+
+
+def _after(prefix: str, alphabet: str, length: int) -> Generator:
+    rest = _some(alphabet, length)
+    return lambda rng: prefix + rest(rng)
+
+
+def _card(rng: random.Random) -> str:
+    digits = "4" + "".join(rng.choices(string.digits, k=14))
+    return next(digits + check for check in string.digits if detectors.luhn(digits + check))
+
+
+def _iban(rng: random.Random) -> str:
+    account = "".join(rng.choices(string.digits, k=15))
+    return next(text for n in range(2, 99) if detectors.iban(text := f"SI{n:02d}{account}"))
+
+
+def _key_block(rng: random.Random) -> str:
+    body = "\n".join("".join(rng.choices(LETTERS, k=64)) for _ in range(4))
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----"
+
+
+# a value that is secret wherever it stands
+TOKENS: dict[str, Generator] = {
+    "xai": _after("xai-", LETTERS, 60),
+    "openai": _after("sk-", LETTERS, 48),
+    "openai project": _after("sk-proj-", LETTERS, 64),
+    "anthropic": _after("sk-ant-api03-", LETTERS, 80),
+    "aws access key": lambda rng: "AKIA" + "".join(rng.choices(UPPER, k=16)),
+    "github": _after("ghp_", LETTERS, 36),
+    "github fine-grained": _after("github_pat_", LETTERS, 60),
+    "gitlab": _after("glpat-", LETTERS, 20),
+    "slack": lambda rng: f"xoxb-{rng.randrange(10**11)}-{rng.randrange(10**11)}-" + "".join(rng.choices(LETTERS, k=24)),
+    "slack webhook": lambda rng: "https://hooks.slack.com/services/T00/B00/" + "".join(rng.choices(LETTERS, k=24)),
+    "stripe live": _after("sk_live_", LETTERS, 24),
+    "stripe test": _after("rk_test_", LETTERS, 24),
+    "pinecone": _after("pcsk_", LETTERS, 60),
+    "hugging face": _after("hf_", LETTERS, 34),
+    "google": _after("AIza", LETTERS, 35),
+    "sendgrid": lambda rng: f"SG.{_some(LETTERS, 22)(rng)}.{_some(LETTERS, 43)(rng)}",
+    "npm": _after("npm_", LETTERS, 36),
+    "pypi": _after("pypi-AgEIcHlwaS5vcmc", LETTERS, 80),
+    "twilio": _after("SK", HEX, 32),
+    "telegram": lambda rng: f"{rng.randrange(10**8, 10**9)}:{_some(LETTERS, 35)(rng)}",
+    "groq": _after("gsk_", LETTERS, 52),
+    "jwt": lambda rng: "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0." + "".join(rng.choices(LETTERS, k=43)),
+    "private key": _key_block,
+    "e-mail": lambda rng: f"{''.join(rng.choices(string.ascii_lowercase, k=8))}.novak@podjetje.example.si",
+    "phone": lambda rng: f"+386 {rng.randrange(30, 70)} {rng.randrange(100, 999)} {rng.randrange(100, 999)}",
+    "credit card": _card,
+    "iban": _iban,
+    "ip address": lambda rng: (
+        f"{rng.randrange(1, 200)}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
+    ),
+}
+TOKEN_CONTEXTS = (
+    "use {0} now",
+    "export THE_THING={0}",
+    '{{"value": "{0}"}}',
+    "curl -H 'x: {0}' host",
+    "{0}",
+    "found ({0}).",
+)
+# (what is planted around the secret, how the secret is made)
+CONTEXTS: dict[str, tuple[str, Generator]] = {
+    "password assignment": ("DB_PASSWORD={0}", _some(LETTERS, 12)),
+    "password in yaml": ("password: {0}\n", _some(LETTERS, 10)),
+    "password in quotes": ("db_passwd = '{0}'", _some(LETTERS, 9)),
+    "password in json": ('{{"user": "bob", "password": "{0}"}}', _some(string.ascii_lowercase, 8)),
+    "password spoken": ("the password is {0}, keep it", _some(LETTERS, 9)),
+    "secret in env": ("CLIENT_SECRET={0}", _some(LETTERS, 24)),
+    "token in env": ("SERVICE_TOKEN={0}", _some(HEX, 40)),
+    "api key in env": ("WEATHER_API_KEY={0}", _some(HEX, 32)),
+    "aws secret key": ('aws_secret_access_key = "{0}"', _some(LETTERS + "/+", 40)),
+    "basic auth": ("git clone https://bob:{0}@git.example.org/x.git", _some(LETTERS, 12)),
+    "database url": ("postgres://app:{0}@10.0.0.5:5432/db", _some(LETTERS, 12)),
+    "redis url": ("redis://:{0}@cache.example.org", _some(LETTERS, 16)),
+    "bearer": ("Authorization: Bearer {0}", _some(LETTERS, 32)),
+    "high entropy": ('the signature "{0}" was sent', _some(LETTERS, 40)),
+    "azure key": ("AccountKey={0}==;EndpointSuffix=core", _some(LETTERS, 86)),
+    "home folder": ("ls /home/{0}/vault", _some(string.ascii_lowercase, 9)),
+    "home on windows": ("dir C:\\Users\\{0}\\Documents", _some(string.ascii_lowercase, 9)),
+}
+
+
+def planted(seed: int, each: int) -> list[tuple[str, str, str]]:
+    """(kind, secret, text that holds it)"""
+    rng = random.Random(seed)
+    found = []
+    for number in range(each):
+        for kind, make in TOKENS.items():
+            secret = make(rng)
+            found.append((kind, secret, TOKEN_CONTEXTS[number % len(TOKEN_CONTEXTS)].format(secret)))
+        for kind, (context, make) in CONTEXTS.items():
+            secret = make(rng)
+            found.append((kind, secret, context.format(secret)))
+    return found
+
+
+def test_no_planted_secret_reaches_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secrets = planted(seed=5, each=14)
+    assert len(secrets) >= 500
+    assert len({kind for kind, _, _ in secrets}) >= 20
+    lines = []
+    for number, (_, _, text) in enumerate(secrets):
+        lines.append(call(f"s{number}", 0, f"Look: {text}\nthen go on", "I see.", task=f"deal with {text}"))
+        result = orjson.dumps({"status": "success", "stdout": text}).decode()
+        shell = call(f"t{number}", 0, "x", tool_answer("bash", {"command": f'echo "{text}"', "note": text}))
+        shell["request"]["messages"].append({"role": "tool", "tool_call_id": "c", "content": result})
+        shell["request"]["messages"].append({"role": "user", "content": repr({"stdout": text})})
+        lines.append(shell)
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    stored = "\n".join(orjson.dumps(turn).decode() for turn in turns(tmp_path / "out"))
+    stored += (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
+    total, missed = Counter(kind for kind, _, _ in secrets), Counter[str]()
+    for kind, secret, _ in secrets:
+        missed[kind] += any(part in stored for part in secret.split("\n") if not part.startswith("-----"))
+    with capsys.disabled():
+        print("\n" + "\n".join(f"  {kind:22} {total[kind] - missed[kind]:3} of {total[kind]}" for kind in total))
+    assert report.turns == 2 * len(secrets)
+    assert +missed == Counter()
+    for turn in turns(tmp_path / "out"):
+        for tool_call in orjson.loads(turn["completion"]).get("tool_calls", []):
+            assert isinstance(orjson.loads(tool_call["function"]["arguments"]), dict)
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "screenagent").is_dir(), reason="needs ../shared/data/screenagent")
+def test_real_recordings_without_secrets_are_hardly_altered(tmp_path: Path) -> None:
+    report = run(SHARED / "data" / "screenagent", tmp_path / "out")
+    altered = sum(turn["redactions"] != "{}" for turn in turns(tmp_path / "out"))
+    assert report.turns == 3005
+    assert altered / report.turns < 0.01
+
+
+CLEAN = (
+    "click (1051, 464) at 10:42:17, then scroll 3 and press enter",
+    "version 4.57.1, build 10.0.19045, python 3.11.7, numpy==2.4.6",
+    "2025-11-12T18:21:11.910332 1762971671.911775 1762971671911 order 12345678",
+    "/home/user/grokputer/vault/*.png and 127.0.0.1:8000",
+    "max_tokens: 4096, temperature: 0.7, the token is invalid, press any key",
+    "Please enter your password. Password: required. Forgot password?",
+    '{"type": "object", "properties": {"password": {"type": "string"}, "key": {"type": "string"}}}',
+    "std::vector<int> a; ratio 16:9; 3:10:02,ERROR; mac 00:1b:44:11:3a:b7",
+    "task_key=notes session 7410b4e9d51a4350a33186cb975264e5 commit 67bfefc0",
+    "password=$DB_PASSWORD token=${TOKEN} api_key=os.environ['KEY'] secret: <your secret>",
+    "The secret to success is practice; the key idea is simple: token by token",
+)
+
+
+@pytest.mark.parametrize("text", CLEAN)
+def test_clean_text_stays_as_it_is(text: str) -> None:
+    assert Redactor().redact(text) == (text, Counter())
+
+
+def test_the_same_value_gets_the_same_placeholder_within_a_session() -> None:
+    redactor = Redactor()
+    first, _ = redactor.redact("DB_PASSWORD=zebra!42 and mail ana@example.org")
+    second, counts = redactor.redact({"command": "mysql -pzebra!42", "to": "ana@example.org", "cc": "eva@example.org"})
+    assert first == "DB_PASSWORD=<SECRET:password:1> and mail <PII:email:1>"
+    assert second == {"command": "mysql -p<SECRET:password:1>", "to": "<PII:email:1>", "cc": "<PII:email:2>"}
+    assert counts == {"password": 1, "email": 2}
+
+
+def test_a_secret_named_late_in_a_turn_is_gone_from_its_start_too(tmp_path: Path) -> None:
+    lines = [call("s", 0, "type zebra!42 into the box", "done"), call("s", 1, "type zebra!42", "ok, password=zebra!42")]
+    write_lines(tmp_path / "logs" / "a.jsonl", [lines[1]])
+    run(tmp_path / "logs", tmp_path / "out")
+    assert "zebra" not in turns(tmp_path / "out")[0]["prompt"]
+
+
+def test_screenshots_are_dropped_and_counted(tmp_path: Path) -> None:
+    picture = "iVBORw0KGgo" + "A" * 4000
+    parts = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+        {"type": "text", "text": "see"},
+    ]
+    line = call("s", 0, "", "ok")
+    line["request"]["messages"] = [
+        {"role": "user", "content": parts},
+        {"role": "user", "content": f"shot: {picture[:100]}"},
+    ]
+    write_lines(tmp_path / "logs" / "a.jsonl", [line])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.screenshots_dropped == 2
+    assert "iVBOR" not in turns(tmp_path / "out")[0]["prompt"]
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    value: object = "x"
+    for _ in range(200):
+        value = [value]
+    with pytest.raises(TooDeepError):
+        Redactor().redact(value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(planted(seed=9, each=2)), st.text(max_size=30), st.text(max_size=30))
+def test_what_a_detector_finds_the_prefilter_never_misses(case: tuple[str, str, str], before: str, after: str) -> None:
+    text = f"{before}{case[2]}{after}"
+    found = [
+        one
+        for one in detectors.detectors()
+        if any(one.accept is None or one.accept(m) for m in detectors.matches(one, text))
+    ]
+    assert set(found) <= set(detectors.candidates(text))
+    assert bool(found) <= is_suspicious(text.encode())
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_redaction_is_stable_when_repeated(value: object) -> None:
+    once, _ = Redactor().redact(value)
+    assert Redactor().redact(once)[0] == once
