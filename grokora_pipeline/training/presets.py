@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "accumulation": 1,
         "max_length": 1024,
+        "max_examples": 200,
         "max_validation": 32,
     },
 }

@@ -1,0 +1,228 @@
+"""The training worker on a tiny model: what it writes, that it resumes, and that processes and layouts agree."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.training.tokenize import tokenize_split
+from grokora_pipeline_tests.tiny import tiny_base
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+KNOBS: dict[str, Any] = {"preset": "sample", "learning_rate": 0.01, "rank": 4, "batch_size": 4, "max_steps": 8}
+
+
+def examples(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Two steps a session, the second of which repeats the first."""
+    chooser = random.Random(seed)
+    made: list[dict[str, Any]] = []
+    for number in range(count // 2):
+        place = [chooser.randrange(100), chooser.randrange(100)]
+        first = {"role": "user", "content": f"Click the Save button at ({place[0]}, {place[1]})."}
+        answer = {"role": "assistant", "content": json.dumps({"action": "left_click", "coordinate": place})}
+        meta = {"session_id": f"s{number}", "turn_id": f"t{number}", "weight": chooser.choice([0.5, 1.0])}
+        system = {"role": "system", "content": "You are the actor of a desktop swarm. Answer with one tool call."}
+        made.append({"prompt": [system, first], "completion": [answer], "meta": meta})
+        again = {"role": "user", "content": "And now?"}
+        done = {"role": "assistant", "content": '{"valid": true}'}
+        made.append({"prompt": [system, first, answer, again], "completion": [done], "meta": meta})
+    return made
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def split(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split")
+    sides = ["validation" if index >= 32 else "train" for index in range(40)]
+    tokenize_split(examples(40), sides, ChatFormat.load(base), folder, max_length=512, seed=7)
+    return folder
+
+
+def write_plan(folder: Path, base: Path, split: Path, **knobs: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {
+        "base": str(base),
+        "base_id": "org/tiny",
+        "split": str(split),
+        "output": str(folder / "adapter"),
+        "agent": "actor",
+        "knobs": {**KNOBS, **knobs},
+        "versions": {"actor/tokenized_split": "abc"},
+    }
+    path = folder / "plan.json"
+    path.write_text(json.dumps(plan))
+    return path
+
+
+def command(plan: Path, *launcher: str) -> list[str]:
+    return [sys.executable, "-m", *launcher, "grokora_pipeline.training", str(plan)]
+
+
+def run(plan: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(plan, *launcher), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def training(plan: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((plan.parent / "adapter" / "training.json").read_text())
+    return document
+
+
+def weights(plan: Path) -> Any:
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(plan.parent / "adapter" / "adapter_model.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def distance(first: Path, second: Path) -> float:
+    """Relative distance of two adapters' weights."""
+    a, b = weights(first), weights(second)
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Path, split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    plan = write_plan(tmp_path_factory.mktemp("undisturbed"), base, split)
+    answer = run(plan)
+    assert answer.returncode == 0, answer.stderr
+    return plan
+
+
+@pytest.mark.slow
+def test_an_adapter_folder_holds_weights_record_card_and_checksums(undisturbed: Path) -> None:
+    folder = undisturbed.parent / "adapter"
+    record = training(undisturbed)
+    assert record["validation_loss"] < record["initial_validation_loss"]
+    assert record["self_test"]["exact"]
+    assert record["real_tokens"] > record["computed_tokens"]
+    assert [point["step"] for point in record["history"] if "loss" in point] == list(range(1, 9))
+    names = {path.name for path in folder.iterdir()}
+    wanted = {"adapter_model.safetensors", "adapter_config.json", "training.json", "README.md", "checksums.json"}
+    assert names == wanted | {"tensorboard"}
+    assert json.loads(undisturbed.with_suffix(".result.json").read_text()) == record
+
+
+@pytest.mark.slow
+def test_nothing_of_this_machine_and_no_pickle_is_left(undisturbed: Path) -> None:
+    folder = undisturbed.parent / "adapter"
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/tiny"
+    for name in ("adapter_config.json", "README.md", "checksums.json", "training.json"):
+        assert str(undisturbed.parent) not in (folder / name).read_text()
+    assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    assert not folder.with_name("adapter.work").exists()
+
+
+@pytest.mark.slow
+def test_the_same_plan_makes_the_same_adapter(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
+    again = write_plan(tmp_path, base, split)
+    assert run(again).returncode == 0
+    assert distance(again, undisturbed) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_steps_ends_where_it_would_have(
+    undisturbed: Path, base: Path, split: Path, tmp_path: Path
+) -> None:
+    plan = write_plan(tmp_path, base, split, checkpoint_steps=1)
+    for wanted in sorted(random.Random(3).sample(range(1, 7), 2)):
+        kill_after_checkpoint(plan, wanted, signal.SIGKILL)
+    answer = run(plan)
+    assert answer.returncode == 0, answer.stderr
+    assert "going on from checkpoint-" in answer.stdout
+    assert training(plan)["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-3)
+    assert distance(plan, undisturbed) < 1e-3
+    losses = [[point["loss"] for point in training(at)["history"] if "loss" in point] for at in (plan, undisturbed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def kill_after_checkpoint(plan: Path, step: int, how: signal.Signals) -> int:
+    """Start the plan, send the signal once a checkpoint of the step or a later one is whole; returns the exit status."""
+    work = plan.parent / "adapter.work"
+    process = subprocess.Popen(command(plan), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(int(path.parent.name.rpartition("-")[2]) >= step for path in work.glob("checkpoint-*/complete")):
+            process.send_signal(how)
+            break
+        time.sleep(0.02)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_and_says_so(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split, checkpoint_steps=2, max_steps=400, epochs=200.0)
+    status = kill_after_checkpoint(plan, 2, signal.SIGTERM)
+    assert status == 2
+    work = plan.parent / "adapter.work"
+    kept = [int(path.parent.name.rpartition("-")[2]) for path in work.glob("checkpoint-*/complete")]
+    assert max(kept) >= 2
+    assert not (plan.parent / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split)
+    answer = run(plan, "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0", "-m")
+    assert answer.returncode == 0, answer.stderr
+    record = training(plan)
+    assert record["processes"] == 2
+    assert record["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-2)
+    assert distance(plan, undisturbed) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["padded", "packed"])
+def test_every_layout_learns_the_same(undisturbed: Path, base: Path, split: Path, tmp_path: Path, packing: str) -> None:
+    plan = write_plan(tmp_path, base, split, packing=packing)
+    assert run(plan).returncode == 0
+    assert training(plan)["layout"] == packing
+    assert training(plan)["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_quantised_base_trains_and_merges_into_the_unquantised_one(base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split, quantisation="nf4")
+    answer = run(plan)
+    assert answer.returncode == 0, answer.stderr
+    record = training(plan)
+    assert record["quantisation"] == "nf4"
+    assert record["self_test"]["exact"]
+    assert record["validation_loss"] < record["initial_validation_loss"]
+    merge = tmp_path / "merge.json"
+    prompts = [{"prompt": [{"role": "user", "content": "Click the Save button at (1, 2)."}]}]
+    folders = {"base": str(base), "adapter": str(tmp_path / "adapter"), "output": str(tmp_path / "merged")}
+    merge.write_text(json.dumps({**folders, "prompts": prompts}))
+    module = [sys.executable, "-m", "grokora_pipeline.models.merge", str(merge)]
+    subprocess.run(module, env=ENVIRONMENT, check=True, capture_output=True)
+    assert json.loads(merge.with_suffix(".result.json").read_text())["agrees"]
+    assert (tmp_path / "merged" / "tokenizer.json").is_file()
+
+
+@pytest.mark.slow
+def test_an_unknown_layer_lists_the_models_own(base: Path, split: Path, tmp_path: Path) -> None:
+    answer = run(write_plan(tmp_path, base, split, target_modules=["query"]))
+    assert answer.returncode == 2
+    assert "no layer 'query'; it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in answer.stderr
+
+
+@pytest.mark.slow
+def test_the_deadline_stops_with_the_best_adapter(base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split, deadline_hours=1e-6)
+    assert run(plan).returncode == 0
+    record = training(plan)
+    assert record["deadline_hit"]
+    assert record["steps"] < record["steps_planned"]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

