@@ -1,0 +1,231 @@
+"""Datasets: what may be learnt, duplicates, caps, TOON, lineage and forgetting."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grokora_pipeline.sessions import duplicates, toon, trace
+from grokora_pipeline.sessions.examples import DatasetReport, Example, build_examples, read_examples, task_key
+from grokora_pipeline.sessions.selection import Blame, DatasetOptions, blames, refuse
+from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, write_lines
+
+TURN: dict[str, Any] = {
+    "session_id": "s",
+    "source_file": "a.jsonl",
+    "agent": "actor",
+    "step": 3,
+    "status": "success",
+    "rating": None,
+    "blamed": False,
+    "step_failed": False,
+    "reconstructed": False,
+    "completion": '{"role":"assistant","content":"x"}',
+}
+CALLS = '{"role":"assistant","content":"","tool_calls":[{"id":"c"}]}'
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"rating": 4}, None),
+        ({"rating": 3}, "low_rating"),
+        ({"step_failed": True}, "failed_step"),
+        ({"status": "failure", "rating": 5}, "at_or_after_blamed_step"),
+        ({"status": "failure", "step": 1}, None),
+        ({"status": "failure", "step": 2}, "at_or_after_blamed_step"),
+        ({"status": "failure", "step": 1, "agent": "observer"}, "blamed_agent"),
+        ({"status": "failure", "session_id": "nobody blamed"}, "failed_without_blame"),
+        ({"status": "unknown"}, "unknown_outcome"),
+        ({"status": "unknown", "completion": CALLS}, None),
+        ({"status": "unknown", "completion": CALLS, "step_failed": True}, "failed_step"),
+        ({"status": "unknown", "rating": 5}, None),
+        ({"session_id": "gone"}, "forgotten"),
+        ({"source_file": "gone.jsonl"}, "forgotten"),
+    ],
+)
+def test_which_steps_may_be_learnt(changes: dict[str, Any], reason: str | None) -> None:
+    turn = TURN | changes
+    blame = {"s": Blame(2, frozenset({"observer"}))}
+    options = DatasetOptions(forgotten=frozenset({"gone", "gone.jsonl"}))
+    assert refuse(turn, blame.get(turn["session_id"]), options) == reason
+
+
+def test_unknown_outcomes_can_be_taken_or_left() -> None:
+    unknown = TURN | {"status": "unknown", "completion": CALLS}
+    assert refuse(unknown, None, DatasetOptions(unknown_outcome="none")) == "unknown_outcome"
+    assert refuse(TURN | {"status": "unknown"}, None, DatasetOptions(unknown_outcome="all")) is None
+    assert refuse(TURN | {"reconstructed": True}, None, DatasetOptions(reconstructed=False)) == "reconstructed"
+
+
+def test_the_first_blamed_step_is_the_one_that_counts() -> None:
+    rows = [{"session_id": "s", "step": step, "agent": "a", "blamed": step > 2} for step in (5, 1, 4)]
+    assert blames(rows) == {"s": Blame(4, frozenset({"a"}))}
+
+
+def build(root: Path, lines: list[dict[str, Any]], **options: Any) -> tuple[list[Example], DatasetReport]:
+    """The examples of a log with one file a session."""
+    by_session: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        by_session.setdefault(line["session_id"], []).append(line)
+    for session, members in by_session.items():
+        write_lines(
+            root / "logs" / f"{session}.jsonl", [*members, {"session_id": session, "outcome": {"status": "success"}}]
+        )
+    run(root / "logs", root / "turns")
+    (root / "dataset").mkdir()
+    report = build_examples(root / "turns", ACTOR, root / "dataset", DatasetOptions(**options))
+    return list(read_examples(root / "dataset")), report
+
+
+def test_exact_duplicates_become_one_row_with_a_capped_weight(tmp_path: Path) -> None:
+    lines = [call(f"s{n}", 0, "same", tool_answer("bash", {"command": "ls"}, f"id{n}")) for n in range(5)]
+    examples, report = build(tmp_path, [*lines, call("t", 0, "same", "other answer")])
+    assert [(one.meta["weight"], one.meta["copies"]) for one in examples if one.meta["copies"] > 1] == [(3, 5)]
+    assert (report.rows, report.duplicates, report.contradictions) == (2, 4, 1)
+    assert sorted(map(len, report.contradiction_examples[0]["answers"])) == [12, 22]
+
+
+def test_the_same_answer_to_another_prompt_is_no_duplicate(tmp_path: Path) -> None:
+    _, report = build(tmp_path, [call(f"s{n}", 0, f"prompt {n}", "yes") for n in range(4)])
+    assert (report.rows, report.duplicates) == (4, 0)
+
+
+def test_every_turn_is_a_row_or_is_counted(tmp_path: Path) -> None:
+    lines = [call("s", n, f"p{n % 3}", "a") for n in range(9)] + [call("t", 0, "q", "a", agent="observer")]
+    _, report = build(tmp_path, lines, max_per_session=2)
+    assert report.turns == 9
+    assert report.rows + report.duplicates + sum(report.dropped.values()) == report.turns
+
+
+def test_no_session_and_no_source_gives_more_than_its_share(tmp_path: Path) -> None:
+    lines = [call("poison", n, f"do {n} evil", "a") for n in range(200)]
+    lines += [call(f"s{m}", n, f"do {n} good {m}", "a") for m in range(30) for n in range(3)]
+    examples, report = build(tmp_path, lines)
+    poisoned = sum(one.meta["source_file"] == "poison.jsonl" for one in examples)
+    assert 0 < poisoned <= 0.05 * len(examples)
+    assert report.dropped["session_cap"] == 100
+    assert report.dropped["source_cap"] == 100 - poisoned
+
+
+def test_examples_carry_where_they_come_from_in_a_fixed_order(tmp_path: Path) -> None:
+    lines = [call(f"s{n}", n, f"task {n}", "a", task=f"Task, {n % 2}!") for n in range(6)]
+    examples, _ = build(tmp_path, lines)
+    assert [one.meta["started_at"] for one in examples] == sorted(one.meta["started_at"] for one in examples)
+    meta = examples[0].meta
+    assert {
+        "turn_id",
+        "session_id",
+        "task_key",
+        "cluster",
+        "weight",
+        "status",
+        "rating",
+        "source_file",
+        "line",
+    } <= meta.keys()
+    assert {one.meta["task_key"] for one in examples} == {task_key("task 0"), task_key("TASK  1")}
+    first = (tmp_path / "dataset" / "examples.jsonl").read_bytes()
+    build_examples(tmp_path / "turns", ACTOR, tmp_path / "dataset", DatasetOptions())
+    assert (tmp_path / "dataset" / "examples.jsonl").read_bytes() == first
+
+
+def test_near_duplicates_share_a_cluster_and_others_do_not(tmp_path: Path) -> None:
+    words = [f"word{n}" for n in range(80)]
+    texts = [" ".join(words), " ".join([*words, "end"]), " ".join(reversed(words))]
+    examples, report = build(tmp_path, [call(f"s{n}", n, text, "a") for n, text in enumerate(texts)])
+    clusters = [one.meta["cluster"] for one in sorted(examples, key=lambda one: one.meta["step"])]
+    assert clusters[0] == clusters[1] != clusters[2]
+    assert (report.near_duplicate_clusters, report.in_near_duplicate_clusters) == (1, 2)
+
+
+@given(st.lists(st.text(alphabet="abc ", max_size=60), min_size=2, max_size=8))
+def test_similarity_of_two_texts_does_not_depend_on_the_others(texts: list[str]) -> None:
+    together = duplicates.signatures(texts)
+    alone = [duplicates.signatures([text])[0] for text in texts]
+    assert all((row == one).all() for row, one in zip(together, alone, strict=True))
+
+
+def test_estimated_similarity_is_near_the_exact_one() -> None:
+    words = [f"w{n}" for n in range(200)]
+    first, second = " ".join(words), " ".join(words[:190] + ["x"] * 10)
+    shingles = [duplicates._shingles(text) for text in (first, second)]
+    exact = len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])
+    table = duplicates.signatures([first, second])
+    assert float((table[0] == table[1]).mean()) == pytest.approx(exact, abs=0.1)
+
+
+ELEMENTS = [{"id": n, "role": "button", "text": f"Save {n}", "x": 10 * n, "y": 20} for n in range(8)]
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+)
+
+
+@pytest.mark.parametrize("frame", ["{0}", "Screen:\n```json\n{0}\n```\nGo on.", "Elements: {0}\nWhat now?"])
+def test_toon_saves_characters_and_loses_nothing(frame: str) -> None:
+    from toon_format import decode
+
+    savings = toon.Savings(count_tokens=lambda text: len(text.split(",")))
+    text = toon.encode_text(frame.replace("{0}", orjson.dumps(ELEMENTS).decode()), savings)
+    assert savings.payloads == 1
+    assert savings.characters_after < 0.6 * savings.characters_before
+    start = text.index("[8]")
+    assert decode("\n".join(text[start:].splitlines()[:9])) == ELEMENTS
+
+
+@given(JSON)
+def test_a_payload_is_only_encoded_where_decoding_gives_it_back(value: object) -> None:
+    from toon_format import decode
+
+    encoded = toon.encode_payload(orjson.dumps(value).decode())
+    assert encoded is None or orjson.dumps(decode(encoded)) == orjson.dumps(value)
+
+
+def test_toon_leaves_system_prompts_answers_and_plain_text_alone() -> None:
+    payload = orjson.dumps(ELEMENTS).decode()
+    for role in ("system", "assistant"):
+        assert toon.encode_message({"role": role, "content": payload}) == {"role": role, "content": payload}
+    assert toon.encode_text("f(x) = {x | x > 0} [a, b]") == "f(x) = {x | x > 0} [a, b]"
+
+
+def test_an_agent_with_toon_gets_toon_prompts_and_the_same_example_ids(tmp_path: Path) -> None:
+    lines = [call("s", 0, f"Elements: {orjson.dumps(ELEMENTS).decode()}", "ok")]
+    plain, _ = build(tmp_path, lines)
+    (tmp_path / "toon").mkdir()
+    report = build_examples(
+        tmp_path / "turns", ACTOR.model_copy(update={"payload_format": "toon"}), tmp_path / "toon", DatasetOptions()
+    )
+    encoded = list(read_examples(tmp_path / "toon"))
+    assert report.toon["payloads"] == 1
+    assert "[8]{id,role,text,x,y}:" in encoded[0].prompt[0]["content"]
+    assert encoded[0].id == plain[0].id
+
+
+def test_an_example_leads_back_to_its_line_and_a_file_forward_to_its_examples(tmp_path: Path) -> None:
+    examples, _ = build(tmp_path, [call("s", n, f"p{n}", "a") for n in range(3)])
+    one = examples[1]
+    (found,) = trace.find_turns(tmp_path / "turns", turn=one.meta["turn_id"][:12])
+    assert (found["source_file"], found["line"]) == ("s.jsonl", one.meta["line"])
+    line = orjson.loads((tmp_path / "logs" / found["source_file"]).read_bytes().splitlines()[found["line"] - 1])
+    assert line["request"]["messages"] == one.prompt
+    assert len(list(trace.examples_from(tmp_path / "dataset", file="s.jsonl"))) == 3
+    assert len(trace.find_turns(tmp_path / "turns", file="s.jsonl", session="s")) == 3
+
+
+def test_a_forgotten_session_is_in_no_later_dataset(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert trace.forgotten(store) == frozenset()
+    assert (trace.forget(store, "s1"), trace.forget(store, "s1")) == (True, False)
+    lines = [call(f"s{n}", 0, f"p{n}", "a") for n in range(3)]
+    examples, report = build(tmp_path, lines, forgotten=trace.forgotten(store))
+    assert {one.meta["session_id"] for one in examples} == {"s0", "s2"}
+    assert report.dropped == {"forgotten": 1}
