@@ -33,13 +33,14 @@ class Redactor:
 
     def __init__(self) -> None:
         self._placeholders: dict[str, str] = {}
+        self._telling: dict[str, str] = {}  # those that no ordinary word could be
         self._numbers: Counter[str] = Counter()
         self._texts: dict[str, tuple[str, Counter[str]]] = {}
 
     @property
     def knows_values(self) -> bool:
-        """Whether anything was found so far: then even text that looks clean must be redacted again."""
-        return bool(self._placeholders)
+        """Whether a secret was found that may stand anywhere: then even text that looks clean must be looked at."""
+        return bool(self._telling)
 
     def redact(self, value: Any) -> tuple[Any, Counter[str]]:
         """A JSON-like value without secrets, and how many were replaced by kind; the value itself is not changed.
@@ -129,12 +130,14 @@ class Redactor:
         if placeholder is None:
             self._numbers[kind] += 1
             placeholder = self._placeholders[value] = f"<{family}:{kind}:{self._numbers[kind]}>"
+            if family == "SECRET" and len(value) >= _SHORTEST_KNOWN and not value.isalpha():
+                self._telling[value] = placeholder
         return placeholder
 
     def _known_values(self, text: str, found: Counter[str]) -> str:
         """A secret that was seen beside a telling word is a secret where it stands alone, too."""
-        for value, placeholder in self._placeholders.items():
-            if placeholder.startswith("<SECRET") and len(value) >= _SHORTEST_KNOWN and value in text:
+        for value, placeholder in self._telling.items():
+            if value in text:
                 found[placeholder.split(":")[1]] += text.count(value)
                 text = text.replace(value, placeholder)
         return text

@@ -1,6 +1,6 @@
 """Which turns may be learnt. Selection is a view: every turn stays in `session_logs`, and every refusal is counted."""
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ class DatasetOptions:
     max_per_session: int = 100
     max_per_source: int = 100
     max_source_share: float = 0.05
-    forgotten: frozenset[str] = frozenset()  # session ids and source files
+    forgotten: tuple[str, ...] = ()  # session ids and source files
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def refuse(turn: Mapping[str, Any], blame: Blame | None, options: DatasetOptions
     return None if called_a_tool else "unknown_outcome"
 
 
-def _is_forgotten(turn: Mapping[str, Any], forgotten: Set[str]) -> bool:
+def _is_forgotten(turn: Mapping[str, Any], forgotten: Sequence[str]) -> bool:
     return turn["session_id"] in forgotten or turn["source_file"] in forgotten
 
 

@@ -172,10 +172,11 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).combine_chunks()
 
 
-def read_turns(folder: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_turns(
+    folder: Path, columns: Sequence[str] | None = None, days: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """The turns of a published `session_logs` folder, day by day, as plain dictionaries; JSON columns stay text."""
     for path in sorted((folder / "turns").glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(
-            batch_size=ROW_GROUP, columns=list(columns) if columns else None
-        ):
-            yield from batch.to_pylist()
+        if days is None or path.stem in days:
+            for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP, columns=list(columns) if columns else None):
+                yield from batch.to_pylist()

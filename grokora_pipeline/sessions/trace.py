@@ -51,13 +51,13 @@ def examples_from(dataset: Path, *, file: str | None = None, session: str | None
             yield example.meta
 
 
-def forgotten(store: Path) -> frozenset[str]:
-    """The session ids and log files that no dataset may hold any more."""
+def forgotten(store: Path) -> tuple[str, ...]:
+    """The session ids and log files that no dataset may hold any more, sorted: `DatasetOptions.forgotten`."""
     try:
         lines = (store / FORGET_LIST).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        return frozenset()
-    return frozenset(line for line in lines if line)
+        return ()
+    return tuple(sorted({line for line in lines if line}))
 
 
 def forget(store: Path, name: str) -> bool:
@@ -65,5 +65,5 @@ def forget(store: Path, name: str) -> bool:
     known = forgotten(store)
     if name in known:
         return False
-    write_atomic(store / FORGET_LIST, "".join(f"{one}\n" for one in sorted(known | {name})).encode())
+    write_atomic(store / FORGET_LIST, "".join(f"{one}\n" for one in sorted({*known, name})).encode())
     return True

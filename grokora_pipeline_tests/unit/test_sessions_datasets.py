@@ -51,7 +51,7 @@ CALLS = '{"role":"assistant","content":"","tool_calls":[{"id":"c"}]}'
 def test_which_steps_may_be_learnt(changes: dict[str, Any], reason: str | None) -> None:
     turn = TURN | changes
     blame = {"s": Blame(2, frozenset({"observer"}))}
-    options = DatasetOptions(forgotten=frozenset({"gone", "gone.jsonl"}))
+    options = DatasetOptions(forgotten=("gone", "gone.jsonl"))
     assert refuse(turn, blame.get(turn["session_id"]), options) == reason
 
 
@@ -223,7 +223,7 @@ def test_an_example_leads_back_to_its_line_and_a_file_forward_to_its_examples(tm
 
 def test_a_forgotten_session_is_in_no_later_dataset(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    assert trace.forgotten(store) == frozenset()
+    assert trace.forgotten(store) == ()
     assert (trace.forget(store, "s1"), trace.forget(store, "s1")) == (True, False)
     lines = [call(f"s{n}", 0, f"p{n}", "a") for n in range(3)]
     examples, report = build(tmp_path, lines, forgotten=trace.forgotten(store))

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.sessions import detectors
+from grokora_pipeline.sessions import detectors, table
+from grokora_pipeline.sessions.audit import surviving_secrets
 from grokora_pipeline.sessions.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction import Redactor, TooDeepError
 from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
@@ -240,3 +241,18 @@ def test_what_a_detector_finds_the_prefilter_never_misses(case: tuple[str, str, 
 def test_redaction_is_stable_when_repeated(value: object) -> None:
     once, _ = Redactor().redact(value)
     assert Redactor().redact(once)[0] == once
+
+
+def test_the_second_scan_is_silent_after_redaction_and_finds_secrets_where_there_was_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = planted(seed=6, each=1)
+    write_lines(tmp_path / "logs" / "a.jsonl", [call(f"s{n}", 0, text, "ok") for n, (_, _, text) in enumerate(secrets)])
+    run(tmp_path / "logs", tmp_path / "redacted")
+    assert list(surviving_secrets(tmp_path / "redacted")) == []
+    monkeypatch.setattr(table, "is_suspicious", lambda text: False)
+    run(tmp_path / "logs", tmp_path / "raw")
+    found = list(surviving_secrets(tmp_path / "raw"))
+    assert len({secrets[finding["line"] - 1][0] for finding in found}) >= 10
+    assert not any(secret in str(found) for _, secret, _ in secrets)
+    assert list(surviving_secrets(tmp_path / "raw", days=["1999-01-01"])) == []
