@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from grokora_pipeline.sessions.table import ROW_GROUP, SCHEMA, write_parquet
+from grokora_pipeline.sessions.table import ROW_GROUP, SCHEMA, row_groups, write_parquet
 from grokora_pipeline.store import file_sha256
 
 Day = dict[str, Any]  # "sha256" of the file, "statuses": turns by status
@@ -41,7 +41,7 @@ def build_day(job: DayJob) -> tuple[str, Day]:
     statuses: Counter[str] = Counter()
 
     def judged() -> Iterator[pa.Table]:
-        for unjudged in _tables(job):
+        for unjudged in row_groups(_tables(job)):
             table = _apply(unjudged, job.verdicts)
             statuses.update({pair["values"]: pair["counts"] for pair in table["status"].value_counts().to_pylist()})
             yield table

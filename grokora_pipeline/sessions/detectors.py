@@ -172,7 +172,8 @@ def _d(
 _OWN_SECRETS = (
     _d(
         "private_key",
-        r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)|"
+        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
+        r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)|"
         r"PuTTY-User-Key-File-\d.*",
         r"-----BEGIN [A-Z0-9 ]*PRIVATE|PuTTY-User-Key",
         flags=re.DOTALL,
@@ -198,7 +199,7 @@ _OWN_SECRETS = (
     ),
     _d(
         "basic_auth",
-        r"://[^\s:/@\"'<>]*:(?P<value>[^\s/@\"'<>]+)@",
+        r"://[^\s:/@\"'<>]{0,80}:(?P<value>[^\s/@\"'<>]{1,200})@",
         r"://[^\s:/@\"'<>]{0,80}:[^\s/@\"'<>]{1,200}@",
         "value",
         accept=_is_not_placeholder,
@@ -249,7 +250,7 @@ PERSONAL = tuple(
     for detector in (
         _d(
             "email",
-            r"[^\s@\"'`<>()\[\]{},;:\\/=|]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}",
+            r"[^\s@\"'`<>()\[\]{},;:\\/=|]{1,64}@(?:[\w-]{1,63}\.){1,9}[A-Za-z]{2,24}(?![A-Za-z])",
             r"[^\s@]@[\w-]+\.[\w.-]*[A-Za-z]",
         ),
         _d(
@@ -272,8 +273,7 @@ PERSONAL = tuple(
         ),
         _d(
             "ip",
-            r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4})+(?:::)?(?![\w:])|"
-            r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:)+(?::[0-9A-Fa-f]{1,4})+(?![\w:])",
+            r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{6,39}(?![\w:])",
             r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]",
             accept=_is_ipv6,
         ),
@@ -288,7 +288,7 @@ PERSONAL = tuple(
         ),
         _d(
             "user",
-            r"(?:/home/|/users/|\\{1,4}users\\{1,4})(?P<value>[^\s/\\\"'`:<>|*?,;()\[\]{}$~]{2,})",
+            r"(?:/home/|/users/|\\{1,4}users\\{1,4})(?P<value>[^\s/\\\"'`:<>|*?,;()\[\]{}$~]{2,64})",
             r"(?i:/home/|/users/|\\users\\)",
             "value",
             accept=lambda match: match.group("value").lower() not in GENERIC_USERS,

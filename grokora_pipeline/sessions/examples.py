@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,23 @@ class DatasetReport:
     toon: dict[str, int] = field(default_factory=dict)
 
 
-def build_examples(turns: Path, agent: AgentSpec, output: Path, options: DatasetOptions) -> DatasetReport:
-    """Write `examples.jsonl` of one agent into the folder `output`, from a published `session_logs` folder."""
+def build_examples(
+    turns: Path,
+    agent: AgentSpec,
+    output: Path,
+    options: DatasetOptions,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+) -> DatasetReport:
+    """Write `examples.jsonl` of one agent into the folder `output`, from a published `session_logs` folder.
+
+    `count_tokens` makes the report tell what TOON saved in tokens, not in characters alone.
+    """
     blame, tasks = _sessions(turns)
     report = DatasetReport()
     chosen = _collapse(_selected(turns, agent, blame, options, report), options, report)
     if agent.payload_format == "toon":
-        report.toon = _encode(chosen)
+        report.toon = _encode(chosen, toon.Savings(count_tokens=count_tokens))
     _cluster(chosen, options, report)
     kept = _capped(chosen, options, report)
     for example in kept:
@@ -212,9 +222,8 @@ def _share_limit(counts: Mapping[str, int], share: float) -> int:
     return limit
 
 
-def _encode(examples: Iterable[Example]) -> dict[str, int]:
+def _encode(examples: Iterable[Example], saved: toon.Savings) -> dict[str, int]:
     """Re-encode the JSON payloads of prompts as TOON; the id stays that of the text as logged."""
-    saved = toon.Savings()
     for example in examples:
         example.prompt = [toon.encode_message(message, saved) for message in example.prompt]
     return saved.as_dict()

@@ -26,7 +26,7 @@ from grokora_pipeline.store import content_version
 
 CODE_VERSION = 1  # raise it when the same logs give other rows
 CHUNK_BYTES = 16 << 20
-POOL_FROM_BYTES = 24 << 20  # below this, starting processes costs more than it saves
+POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000
 QUARANTINE = pa.schema(
     [("file", pa.string()), ("reason", pa.string()), ("byte_offset", pa.int64()), ("detail", pa.string())]

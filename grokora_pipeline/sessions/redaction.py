@@ -21,7 +21,8 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 _SHORTEST_KNOWN = 6
-_CLEAN_TEXTS = 4096
+_CACHED_TEXTS = 64  # the latest texts of a session: the next call repeats them
+_MOST_KNOWN = 1000
 
 
 class TooDeepError(GrokoraError):
@@ -82,7 +83,7 @@ class Redactor:
         if known is None:
             counts: Counter[str] = Counter()
             known = (self._scan(text, counts), counts)
-            if len(self._texts) >= _CLEAN_TEXTS:
+            if len(self._texts) >= _CACHED_TEXTS:
                 self._texts.clear()
             self._texts[text] = known
         found.update(known[1])
@@ -130,7 +131,12 @@ class Redactor:
         if placeholder is None:
             self._numbers[kind] += 1
             placeholder = self._placeholders[value] = f"<{family}:{kind}:{self._numbers[kind]}>"
-            if family == "SECRET" and len(value) >= _SHORTEST_KNOWN and not value.isalpha():
+            if (
+                family == "SECRET"
+                and len(value) >= _SHORTEST_KNOWN
+                and not value.isalpha()
+                and len(self._telling) < _MOST_KNOWN
+            ):
                 self._telling[value] = placeholder
         return placeholder
 

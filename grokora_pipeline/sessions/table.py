@@ -17,6 +17,7 @@ from grokora_pipeline.sessions.turns import Turn, turn_id
 
 UNDATED = "undated"
 ROW_GROUP = 2048
+MAX_SESSIONS = 512  # whose placeholders are remembered at once, within a file
 SCHEMA = pa.schema(
     [
         ("turn_id", pa.string()),
@@ -108,7 +109,10 @@ class RowMaker:
         texts = b"\n".join((prompt, completion, turn.task.encode("utf-8", "replace")))
         if (redactor is None or not redactor.knows_values) and not is_suspicious(texts):
             return prompt, completion, self._clean_tools(turn, tools), turn.task, counts
-        redactor = self._redactors.setdefault(turn.session_id, redactor or Redactor())
+        if redactor is None:
+            redactor = self._redactors[turn.session_id] = Redactor()
+            if len(self._redactors) > MAX_SESSIONS:
+                del self._redactors[next(iter(self._redactors))]
         value: Any = [turn.prompt, turn.completion, turn.task]
         (new_prompt, new_completion, task), counts = redactor.redact(value)
         if counts:  # a value found late in the turn may also stand at its start
@@ -150,13 +154,13 @@ def write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:
     with pq.ParquetWriter(
         path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=_DICTIONARY, write_statistics=False
     ) as writer:
-        for table in _row_groups(tables):
+        for table in row_groups(tables):
             writer.write_table(table, row_group_size=ROW_GROUP)
             written += table.num_rows
     return written
 
 
-def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of exactly ROW_GROUP rows, and a rest."""
     held: list[pa.Table] = []
     rows = 0

@@ -55,9 +55,6 @@ def test_a_hub_model_is_found_in_the_local_cache(model: Path, tmp_path: Path, mo
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    from huggingface_hub import _snapshot_download
-
-    monkeypatch.setattr(_snapshot_download.constants, "HF_HUB_CACHE", str(tmp_path))
     result = prepare({"model_id": "org/name", "output": str(tmp_path / "out")}, Reporter())
     assert result["path"] == str(repository / "snapshots" / commit)
     assert result["revision"] == commit

@@ -173,9 +173,6 @@ def test_no_held_out_name_word_or_family_is_in_the_sample(logs: Path) -> None:
     assert not families & set(HELD_OUT_FAMILIES)
 
 
-Shape = str | dict[str, "Shape"] | list["Shape"]
-
-
 def _keys(value: object, path: str = "") -> set[str]:
     """Every key path of a JSON value with the types seen there."""
     if isinstance(value, dict):
