@@ -76,7 +76,8 @@ def _run(main: Callable[[Plan, Reporter], Result], plan_file: Path, reporter: Re
     except Exception as error:
         reporter.finish({"crash": f"{type(error).__name__}: {error}"})
         raise
-    plan_file.with_suffix(".result.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    if os.environ.get("RANK", "0") == "0":
+        plan_file.with_suffix(".result.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     reporter.finish(result)
     return 0
 

@@ -1,10 +1,13 @@
 """`python -m grokora_pipeline.training plan.json`, also under `accelerate launch -m`: trains one adapter.
 
+On several visible GPUs (or with the knob `num_processes`) it launches one process for each by itself.
+
 Plan: {base, split, output, agent, knobs, versions, base_id?, work?}. The result is what `training.json` holds.
 """
 
 import sys
 
+from grokora_pipeline.training.launch import become_launcher
 from grokora_pipeline.worker import Plan, Reporter, Result, run
 
 
@@ -16,4 +19,5 @@ def _train(plan: Plan, reporter: Reporter) -> Result:
 
 
 if __name__ == "__main__":
+    become_launcher(sys.argv[1:])
     sys.exit(run(_train))

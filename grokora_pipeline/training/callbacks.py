@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from peft import PeftModel
 from peft.utils import set_peft_model_state_dict
@@ -25,6 +26,11 @@ def peak_memory_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def process_bytes(device: torch.device) -> int:
+    """What the process occupies before a model is loaded: resident memory on a CPU, nothing of a CUDA device."""
+    return psutil.Process().memory_info().rss if device.type == "cpu" else 0
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -19,8 +20,10 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import choose_device, choose_dtype, load_base
 from grokora_pipeline.store import content_version, write_atomic
+from grokora_pipeline.training import budget as budgets
 from grokora_pipeline.training.adapter import add_adapter, save_adapter, write_checksums
-from grokora_pipeline.training.callbacks import COMPLETE, Best, Course, Progress, peak_memory_mib
+from grokora_pipeline.training.budget import Budget
+from grokora_pipeline.training.callbacks import COMPLETE, Best, Course, Progress, peak_memory_mib, process_bytes
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 from grokora_pipeline.training.record import model_card, record
@@ -30,6 +33,13 @@ from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
 from grokora_pipeline.worker import Plan, Reporter, Result
 
 LEAST_ROWS = 2
+
+
+class Silent(Reporter):
+    """The reporter of every process but the first."""
+
+    def log(self, text: str) -> None:
+        """Say nothing."""
 
 
 @dataclass(slots=True)
@@ -80,23 +90,32 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     transformers_logging.disable_progress_bar()
     run = Run.of(plan)
     device = choose_device()
+    state = PartialState(cpu=device.type == "cpu")
+    if not state.is_main_process:
+        reporter = Silent()
+    before = process_bytes(device)
     model, quantisation = _model(run, device)
     layout, proof = _exact_layout(run, model, reporter)
-    resume = _checkpoint(run)
+    budget = _fit_memory(run, model, layout, before, device)
+    with state.main_process_first():
+        resume = _checkpoint(run)
     trainer, best, course = _trainer(run, model, layout, reporter, resume)
     reporter.log(
         f"{run.plan.get('agent', 'adapter')}: {len(run.train_rows)} rows, {len(trainer.schedule)} steps, {layout.kind} "
         f"layout, {str(choose_dtype(device)).removeprefix('torch.')} on {device.type}"
         + (f", going on from {resume.name}" if resume else "")
     )
-    initial = _initial_loss(run, trainer)
+    initial = _initial_loss(run, trainer, resumed=resume is not None)
     _fit(trainer, course, resume)
+    state.wait_for_everyone()
     best.restore(model)
     facts = {
         "initial_validation_loss": initial,
         "validation_loss": best.loss,
         "best_step": best.step,
         "quantisation": quantisation,
+        "budget": budget.as_dict(),
+        "predicted_memory_mib": budget.predicted_mib,
         "dtype": str(choose_dtype(device)).removeprefix("torch."),
         "device": device.type,
         "self_test": proof.as_dict() if proof else None,
@@ -136,6 +155,31 @@ def _exact_layout(run: Run, model: PeftModel, reporter: Reporter) -> tuple[Layou
     if not proof.stop_token_trained:
         reporter.log("Warning: the stop token carries no loss in this split, so the agent may not learn to stop")
     return Layout(kind, 2048), proof
+
+
+def _fit_memory(run: Run, model: PeftModel, layout: Layout, before: int, device: torch.device) -> Budget:
+    """Choose the layout's token budget (and checkpointing) for the cap, and hold CUDA to the cap."""
+    knobs = run.knobs
+    cap = knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type]
+    steps = step_schedule(run.train_rows, knobs)
+    rows = [[run.train_rows[place] for place in step] for step in steps]
+    small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
+    fixed = budgets.Fixed(
+        process=before,
+        weights=sum(parameter.numel() * parameter.element_size() for parameter in model.get_base_model().parameters()),
+        adapter=sum(p.numel() for p in model.parameters() if p.requires_grad) * (4 + 2 if small else 4 + 8),
+    )
+    size = torch.finfo(choose_dtype(device)).bits // 8
+    shape = budgets.Shape.of(model.get_base_model().config, dtype_bytes=size, eager=device.type == "cpu")
+    budget = budgets.choose(rows, layout.kind, shape, fixed, cap_gib=cap, checkpointing=knobs.checkpointing)
+    layout.token_budget = budget.token_budget
+    if budget.checkpointing:
+        layout.kind = "padded" if layout.kind == "tree" else layout.kind
+        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    if device.type == "cuda":
+        share = cap * 2**30 / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+    return budget
 
 
 def _checkpoint(run: Run) -> Path | None:
@@ -213,13 +257,14 @@ def _arguments(run: Run, steps: int) -> SFTConfig:
     )
 
 
-def _initial_loss(run: Run, trainer: LayoutTrainer) -> float:
-    """Validation loss of the untrained adapter, which is the base's; kept for a run that is resumed."""
+def _initial_loss(run: Run, trainer: LayoutTrainer, *, resumed: bool) -> float:
+    """Validation loss of the untrained adapter, which is the base's; a run that is resumed finds it in its work."""
     known = run.work / "initial.json"
-    if known.is_file():
+    if resumed:
         return float(orjson.loads(known.read_bytes()))
     loss = trainer.validate()
-    write_atomic(known, orjson.dumps(loss))
+    if trainer.is_world_process_zero():
+        write_atomic(known, orjson.dumps(loss))
     return loss
 
 

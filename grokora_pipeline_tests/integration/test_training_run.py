@@ -66,12 +66,12 @@ def write_plan(folder: Path, base: Path, split: Path, **knobs: Any) -> Path:
     return path
 
 
-def command(plan: Path, *launcher: str) -> list[str]:
-    return [sys.executable, "-m", *launcher, "grokora_pipeline.training", str(plan)]
+def command(plan: Path) -> list[str]:
+    return [sys.executable, "-m", "grokora_pipeline.training", str(plan)]
 
 
-def run(plan: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(plan, *launcher), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+def run(plan: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(plan), capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
 
 def training(plan: Path) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_a_run_killed_at_random_steps_ends_where_it_would_have(
 
 
 def kill_after_checkpoint(plan: Path, step: int, how: signal.Signals) -> int:
-    """Start the plan, send the signal once a checkpoint of the step or a later one is whole; returns the exit status."""
+    """Start the plan, send the signal once a checkpoint of the step (or later) is whole; returns the exit status."""
     work = plan.parent / "adapter.work"
     process = subprocess.Popen(command(plan), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -174,8 +174,8 @@ def test_sigterm_leaves_a_checkpoint_and_says_so(undisturbed: Path, base: Path, 
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, base, split)
-    answer = run(plan, "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0", "-m")
+    plan = write_plan(tmp_path, base, split, num_processes=2)
+    answer = run(plan)
     assert answer.returncode == 0, answer.stderr
     record = training(plan)
     assert record["processes"] == 2

@@ -1,0 +1,41 @@
+"""Several processes for one plan: `python -m grokora_pipeline.training plan.json` turns into their launcher."""
+
+import os
+import sys
+from pathlib import Path
+
+import orjson
+
+
+def launcher(processes: int, *, cuda: bool) -> list[str]:
+    """The command in front of `grokora_pipeline.training plan.json`; accelerate needs MPI for CPUs."""
+    if cuda:
+        start = ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
+        return [sys.executable, "-m", *start, "--dynamo_backend", "no", "--num_processes", str(processes), "-m"]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+
+
+def processes_wanted(plan_file: Path) -> tuple[int, bool]:
+    """(processes, whether on CUDA) that `num_processes` means on this machine; `auto` is one a visible GPU."""
+    try:
+        wanted = orjson.loads(plan_file.read_bytes()).get("knobs", {}).get("num_processes", "auto")
+    except (OSError, ValueError, AttributeError):
+        return 1, False  # the worker says what is wrong with the plan
+    if wanted == 1:
+        return 1, False
+    import torch
+
+    devices = torch.cuda.device_count()
+    if devices:
+        return min(devices, devices if wanted == "auto" else int(wanted)), True
+    return (1 if wanted == "auto" else int(wanted)), False
+
+
+def become_launcher(arguments: list[str]) -> None:
+    """Where the plan wants several processes and this is not one of them, replace this process by their launcher."""
+    if len(arguments) != 1 or "RANK" in os.environ:
+        return
+    count, cuda = processes_wanted(Path(arguments[0]))
+    if count > 1:
+        command = [*launcher(count, cuda=cuda), "grokora_pipeline.training", arguments[0]]
+        os.execv(command[0], command)
