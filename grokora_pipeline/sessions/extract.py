@@ -17,6 +17,7 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdic
 from grokora_pipeline.store import file_sha256
 
 FLUSH_ROWS = 512
+LOG_SUFFIXES = {".json", ".jsonl", ".ndjson", ".log"}
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ def _extract_file(file: LogFile, agents: Sequence[AgentSpec], parts: Parts) -> F
 def _read(file: LogFile, agents: Sequence[AgentSpec], record: FileRecord, parts: Parts) -> None:
     with file.path.open("rb") as stream:
         head = stream.read(readers.HEAD_BYTES)
-    if not head.strip():
+    if not head.strip() and file.path.suffix in LOG_SUFFIXES:
         raise UnreadableError("empty", 0, "no bytes" if not head else "only white space")
     known = readers.detect(head)
     if known is None:
@@ -108,7 +109,7 @@ def _read(file: LogFile, agents: Sequence[AgentSpec], record: FileRecord, parts:
 
 
 def _claims_to_be_a_log(file: LogFile, head: bytes) -> bool:
-    return file.path.suffix in {".json", ".jsonl", ".ndjson", ".log"} or head.lstrip()[:1] == b"{"
+    return file.path.suffix in LOG_SUFFIXES or head.lstrip()[:1] == b"{"
 
 
 def _collect(items: Iterator[Item], agents: Sequence[AgentSpec], record: FileRecord, parts: Parts) -> None:

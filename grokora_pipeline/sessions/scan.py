@@ -1,7 +1,6 @@
 """What lies under the log root: files worth reading, files to set aside, and which of them are still being written."""
 
 import os
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,12 +48,16 @@ def scan(root: Path, settle_seconds: float) -> Scan:
     files: list[LogFile] = []
     aside: list[tuple[str, Problem]] = []
     for path in _walk(root, root.resolve(), aside):
-        name = public_name(path.relative_to(root).as_posix())
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            aside.append((name, Problem("gigantic", 0, f"{size >> 20} MiB, more than {MAX_BYTES >> 20}")))
+        name = _name(root, path)
+        try:
+            mark = signature(path)
+        except OSError as error:
+            aside.append((name, Problem("unreadable", 0, error.strerror or "")))
+            continue
+        if mark[0] > MAX_BYTES:
+            aside.append((name, Problem("gigantic", 0, f"{mark[0] >> 20} MiB, more than {MAX_BYTES >> 20}")))
         else:
-            files.append(LogFile(path, name, size, signature(path)))
+            files.append(LogFile(path, name, mark[0], mark))
     files, growing = _settled(files, settle_seconds)
     aside += [(file.name, Problem("growing", file.size, f"changed within {settle_seconds:g} s")) for file in growing]
     return Scan(sorted(files, key=lambda file: file.name), sorted(aside, key=lambda row: row[0]))
@@ -71,23 +74,40 @@ def signature(path: Path) -> Signature:
     return tuple(parts)
 
 
+def _name(root: Path, path: Path) -> str:
+    return public_name(path.relative_to(root).as_posix())
+
+
 def _walk(root: Path, resolved: Path, aside: list[tuple[str, Problem]]) -> Iterator[Path]:
-    """Regular files that may be text; what is no ordinary file or folder is reported."""
+    """Regular files that may be text, hidden ones left out; what is no ordinary file or folder is reported."""
     pending = [(root, 0)]
     while pending:
         folder, depth = pending.pop()
-        for entry in sorted(os.scandir(folder), key=lambda found: found.name):
+        try:
+            entries = sorted(os.scandir(folder), key=lambda found: found.name)
+        except OSError as error:
+            aside.append((_name(root, folder), Problem("unreadable", 0, error.strerror or "")))
+            continue
+        for entry in entries:
             path = Path(entry.path)
-            name = public_name(path.relative_to(root).as_posix())
+            if entry.name.startswith("."):
+                continue
             if entry.is_symlink():
-                if not path.resolve().is_relative_to(resolved):
-                    aside.append((name, Problem("outside_root", 0, "a link that leaves the log folder")))
+                if not _stays_inside(path, resolved):
+                    aside.append((_name(root, path), Problem("outside_root", 0, "a link that leaves the log folder")))
             elif entry.is_dir() and depth >= MAX_FOLDERS:
-                aside.append((name, Problem("too_deep", 0, f"more than {MAX_FOLDERS} folders deep")))
+                aside.append((_name(root, path), Problem("too_deep", 0, f"more than {MAX_FOLDERS} folders deep")))
             elif entry.is_dir():
                 pending.append((path, depth + 1))
-            elif stat.S_ISREG(entry.stat().st_mode) and path.suffix.lower() in _TEXT and not entry.name.startswith("."):
+            elif entry.is_file() and path.suffix.lower() in _TEXT:
                 yield path
+
+
+def _stays_inside(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads in a circle leads nowhere
+        return True
 
 
 def _settled(files: list[LogFile], settle_seconds: float) -> tuple[list[LogFile], list[LogFile]]:

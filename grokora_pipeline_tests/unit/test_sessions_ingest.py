@@ -131,6 +131,9 @@ def test_bad_files_are_set_aside_and_the_good_one_is_read(tmp_path: Path, monkey
     (logs / "link.jsonl").symlink_to(tmp_path / "outside.jsonl")
     (logs / "linked").symlink_to(tmp_path)
     (logs / "inside.jsonl").symlink_to(logs / "good.jsonl")
+    (logs / "circle.jsonl").symlink_to(logs / "circle.jsonl")
+    (logs / "notes.txt").touch()
+    write_lines(logs / ".git" / "x.jsonl", [call("hidden", 0, "a", "b")])
     deep: Any = "x"
     for _ in range(600):
         deep = [deep]
@@ -138,7 +141,7 @@ def test_bad_files_are_set_aside_and_the_good_one_is_read(tmp_path: Path, monkey
     nested["request"]["messages"][0]["content"] = "DEEP"
     line = orjson.dumps(nested).replace(b'"DEEP"', b"[" * 600 + b"]" * 600)
     (logs / "deep.jsonl").write_bytes(line + b"\n")
-    before = {path: path.read_bytes() for path in logs.glob("*.json*")}
+    before = {path: path.read_bytes() for path in logs.glob("*.json*") if path.is_file()}
     report = run(logs, tmp_path / "out")
     assert {row["file"]: row["reason"] for row in report.quarantine} == {
         "empty.jsonl": "empty",
@@ -150,7 +153,7 @@ def test_bad_files_are_set_aside_and_the_good_one_is_read(tmp_path: Path, monkey
         "deep.jsonl": "too_deep",
     }
     assert report.turns == 1
-    assert before == {path: path.read_bytes() for path in logs.glob("*.json*")}
+    assert before == {path: path.read_bytes() for path in logs.glob("*.json*") if path.is_file()}
 
 
 def test_a_file_in_quarantine_is_read_again_when_it_changes(tmp_path: Path) -> None:
@@ -259,3 +262,16 @@ def test_a_pool_of_processes_gives_the_same_bytes(tmp_path: Path, monkeypatch: p
     assert pooled.version == alone.version
     assert contents(tmp_path / "pool") == contents(tmp_path / "alone")
     shutil.rmtree(tmp_path / "pool")
+
+
+def test_a_session_log_that_is_finished_later_changes_the_turns_of_its_session(tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "session_1"
+    iteration = {"iteration_number": 1, "api_call_success": True, "tool_results": [], "grok_response": "done"}
+    document = {"session_id": "session_1", "metadata": {"task": "x"}, "iterations": [iteration]}
+    folder.mkdir(parents=True)
+    (folder / "session.json").write_bytes(orjson.dumps(document))
+    first = run(tmp_path / "logs", tmp_path / "one")
+    (folder / "session.log").write_text("2025-11-12 12:07:11 - INFO - SESSION ENDED: completed\n", encoding="utf-8")
+    second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert (first.by_status, second.by_status) == ({"unknown": 1}, {"success": 1})
+    assert second.turns_per_day == {"undated": 1}
