@@ -184,12 +184,16 @@ def test_two_processes_train_what_one_trains(undisturbed: Path, base: Path, spli
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packing", ["padded", "packed"])
-def test_every_layout_learns_the_same(undisturbed: Path, base: Path, split: Path, tmp_path: Path, packing: str) -> None:
-    plan = write_plan(tmp_path, base, split, packing=packing)
+@pytest.mark.parametrize(("packing", "checkpointing"), [("padded", "on"), ("packed", "auto")])
+def test_every_layout_learns_the_same(
+    undisturbed: Path, base: Path, split: Path, tmp_path: Path, packing: str, checkpointing: str
+) -> None:
+    plan = write_plan(tmp_path, base, split, packing=packing, checkpointing=checkpointing)
     assert run(plan).returncode == 0
-    assert training(plan)["layout"] == packing
-    assert training(plan)["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-2)
+    record = training(plan)
+    assert record["layout"] == packing
+    assert record["budget"]["checkpointing"] is (checkpointing == "on")
+    assert record["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-2)
 
 
 @pytest.mark.slow
@@ -226,3 +230,20 @@ def test_the_deadline_stops_with_the_best_adapter(base: Path, split: Path, tmp_p
     assert record["deadline_hit"]
     assert record["steps"] < record["steps_planned"]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_trained_adapter_can_be_shrunk(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    adapter = undisturbed.parent / "adapter"
+    folders = {"base": str(base), "adapter": str(adapter), "split": str(split), "output": str(tmp_path / "small")}
+    plan.write_text(json.dumps({**folders, "rank": 2}))
+    module = [sys.executable, "-m", "grokora_pipeline.training.shrink", str(plan)]
+    subprocess.run(module, env=ENVIRONMENT, check=True, capture_output=True)
+    result = json.loads(plan.with_suffix(".result.json").read_text())
+    assert (result["rank_before"], result["rank"]) == (4, 2)
+    assert result["bytes"] < 0.6 * result["bytes_before"]
+    assert result["bytes_int8"] < 0.7 * result["bytes"]
+    assert result["validation_loss_before"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-3)
+    assert result["validation_loss_int8"] == pytest.approx(result["validation_loss_after"], rel=1e-2)
+    assert result["validation_loss_after"] < training(undisturbed)["initial_validation_loss"]

@@ -1,0 +1,156 @@
+"""The prefix tree is exact: loss and gradient of every layout are those of row-by-row training."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from grokora_pipeline.models.loading import load_base
+from grokora_pipeline.training import budget
+from grokora_pipeline.training.adapter import add_adapter
+from grokora_pipeline.training.gradients import TreeLoss
+from grokora_pipeline.training.layout import Layout, Row
+from grokora_pipeline.training.plan import resolve_knobs
+from grokora_pipeline.training.selftest import probe_rows, self_test
+from grokora_pipeline.training.shrink import truncate
+from grokora_pipeline_tests.tiny import tiny_base
+
+STOP = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def adapted(folder: Path, attention: str = "eager", dtype: torch.dtype = torch.float32) -> Any:
+    base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
+    base.set_attn_implementation(attention)
+    model = add_adapter(base, resolve_knobs("sample", {"rank": 4}))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # an untrained adapter has B = 0, whose gradient says less
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    return model
+
+
+def row(ids: list[int], labelled: int, weight: float = 1.0) -> Row:
+    tokens = [*ids[:-1], STOP]
+    weights = (0.0,) * (len(ids) - labelled) + (weight,) * labelled
+    return Row(tuple(tokens), weights, "s")
+
+
+def awkward_rows() -> list[Row]:
+    """Chains, branches inside a completion, duplicates, weights, and a row that shares nothing."""
+    chooser = random.Random(1)
+
+    def some(count: int) -> list[int]:
+        return [chooser.randrange(3, 500) for _ in range(count)]
+
+    system, first, second = some(60), some(10), some(12)
+    start = row(system + first + some(6), 5)
+    rows = [start, row([*start.ids, *some(8)], 4, 0.5), row(system + first + some(9), 5)]
+    rows += [row(system + second, 3, 2.0), row(system + second, 3), row(system + second[:6] + some(7), 4)]
+    return [*rows, row(some(20), 19)]
+
+
+def row_by_row(model: Any, rows: list[Row]) -> tuple[float, torch.Tensor]:
+    """Sum of weight x nll and its gradient, by the model's own forward pass."""
+    total = torch.zeros(())
+    for each in rows:
+        logits = model(input_ids=torch.tensor([each.ids]), use_cache=False).logits[0, :-1].float()
+        losses = cross_entropy(logits, torch.tensor(each.ids[1:]), reduction="none")
+        total = total + (losses * torch.tensor(each.weights[1:])).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    return total.item(), gradient(model)
+
+
+def gradient(model: Any) -> torch.Tensor:
+    parts = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["tree", "packed", "padded", "plain"])
+@pytest.mark.parametrize("token_budget", [40, 4096])
+def test_loss_and_gradient_are_those_of_row_by_row_training(
+    folder: Path, attention: str, kind: str, token_budget: int
+) -> None:
+    model, rows = adapted(folder, attention), awkward_rows()
+    wanted, expected = row_by_row(model, rows)
+    losses = TreeLoss(model.get_base_model(), token_budget=token_budget, kind=kind)
+    found = losses.run(Layout(kind, token_budget).of(rows), backward=True)
+    assert found == pytest.approx(wanted, rel=1e-6)
+    assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_the_tree_computes_a_fraction_of_the_tokens(folder: Path) -> None:
+    model, rows = adapted(folder), awkward_rows()
+    losses = TreeLoss(model.get_base_model(), token_budget=40)
+    losses.run(Layout("tree", 40).of(rows))
+    assert losses.computed_tokens < 0.5 * sum(len(each.ids) for each in rows)
+
+
+@pytest.mark.parametrize("kind", ["tree", "packed", "padded"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_self_test_passes_what_is_exact(folder: Path, kind: str, dtype: torch.dtype) -> None:
+    base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
+    model = add_adapter(base, resolve_knobs("sample"))
+    proof = self_test(model, probe_rows(awkward_rows()), Layout(kind, 64), [STOP])
+    assert proof.exact
+    assert proof.adapter_starts_as_base
+    assert proof.stop_token_trained
+    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_the_self_test_catches_contaminated_packing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grokora_pipeline.training import gradients
+
+    packed = gradients.Segments.packed
+
+    def without_restart(nodes: Any, device: Any) -> Any:
+        segments = packed(nodes, device)
+        segments.positions = torch.arange(segments.ids.shape[1])[None]
+        return segments
+
+    monkeypatch.setattr(gradients.Segments, "packed", staticmethod(without_restart))
+    model = adapted(folder)
+    assert not self_test(model, awkward_rows(), Layout("packed", 4096), [STOP]).exact
+
+
+def test_the_self_test_sees_an_untrained_stop_token(folder: Path) -> None:
+    rows = [row([*range(5, 30)], 5) for _ in range(2)]
+    assert not self_test(adapted(folder), rows, Layout("tree", 64), [499]).stop_token_trained
+
+
+def test_less_memory_means_smaller_batches_then_checkpointing_then_an_error() -> None:
+    shape = budget.Shape(32, 4096, 4096, 32, 14336, 128_256, 2, eager=False)  # Llama-3-8B
+    fixed = budget.Fixed(process=0, weights=round(5.7 * 2**30), adapter=round(0.25 * 2**30))
+    steps = [[row([*range(5, 505)], 100 + number) for number in range(16)]]
+    chosen = {
+        cap: budget.choose(steps, "packed", shape, fixed, cap_gib=cap, checkpointing="auto")
+        for cap in (80.0, 24.0, 8.0)
+    }
+    assert chosen[80.0].token_budget > chosen[24.0].token_budget
+    assert chosen[8.0].checkpointing
+    assert not chosen[24.0].checkpointing
+    assert all(choice.predicted_mib <= cap * 1024 for cap, choice in chosen.items())
+    with pytest.raises(Exception, match="more than the cap of 5 GiB"):
+        budget.choose(steps, "packed", shape, fixed, cap_gib=5.0, checkpointing="auto")
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_truncation_keeps_the_largest_singular_values(rank: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.randn(8, 20, generator=generator), torch.randn(30, 8, generator=generator)
+    new_a, new_b, kept = truncate(a, b, rank)
+    values = torch.linalg.svdvals(b @ a)
+    error = torch.linalg.matrix_norm(b @ a - new_b @ new_a)
+    assert new_a.shape == (rank, 20)
+    assert float(error) == pytest.approx(float(values[rank:].norm()), abs=1e-3)
+    assert kept == pytest.approx(float(values[:rank].pow(2).sum() / values.pow(2).sum()), rel=1e-4)
