@@ -38,10 +38,9 @@ class Redactor:
         self._numbers: Counter[str] = Counter()
         self._texts: dict[str, tuple[str, Counter[str]]] = {}
 
-    @property
-    def knows_values(self) -> bool:
-        """Whether a secret was found that may stand anywhere: then even text that looks clean must be looked at."""
-        return bool(self._telling)
+    def recognises(self, text: bytes) -> bool:
+        """Whether JSON text may hold a secret that was found before, which it can without looking suspicious."""
+        return any(_escaped(value) or value.encode("utf-8", "replace") in text for value in self._telling)
 
     def redact(self, value: Any) -> tuple[Any, Counter[str]]:
         """A JSON-like value without secrets, and how many were replaced by kind; the value itself is not changed.
@@ -151,3 +150,8 @@ class Redactor:
 
 def _is_secret_value(value: str) -> bool:
     return bool(value) and not (detectors.PLACEHOLDER.fullmatch(value) or detectors.NOT_A_SECRET.fullmatch(value))
+
+
+def _escaped(value: str) -> bool:
+    """Whether a value looks different inside JSON."""
+    return '"' in value or "\\" in value or not value.isprintable()

@@ -107,7 +107,7 @@ class RowMaker:
         redactor = self._redactors.get(turn.session_id)
         counts: Counter[str] = Counter()
         texts = b"\n".join((prompt, completion, turn.task.encode("utf-8", "replace")))
-        if (redactor is None or not redactor.knows_values) and not is_suspicious(texts):
+        if not is_suspicious(texts) and (redactor is None or not redactor.recognises(texts)):
             return prompt, completion, self._clean_tools(turn, tools), turn.task, counts
         if redactor is None:
             redactor = self._redactors[turn.session_id] = Redactor()
