@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
-
 from grokora_pipeline.sessions.examples import read_examples
+from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline.store import write_atomic
 
 FORGET_LIST = "forgotten.txt"
@@ -21,27 +20,15 @@ def find_turns(
 ) -> list[dict[str, Any]]:
     """Where turns come from: turn_id, session, agent, step, time, log file, line and the SHA-256 of the file's bytes.
 
-    `turn` may be the beginning of an id, at least eight characters; conditions that are given all have to hold.
+    `turn` may be the beginning of an id; conditions that are given all have to hold.
     """
-    conditions = []
-    if turn:
-        conditions.append(ds.field("turn_id").isin([turn]) if len(turn) == 64 else _starts_with("turn_id", turn))
-    if file:
-        conditions.append(ds.field("source_file") == file)
-    if session:
-        conditions.append(ds.field("session_id") == session)
-    condition = None
-    for one in conditions:
-        condition = one if condition is None else condition & one
-    table = ds.dataset(session_logs / "turns", format="parquet").to_table(columns=_COLUMNS, filter=condition)
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
-
-
-def _starts_with(column: str, prefix: str) -> Any:
-    import pyarrow.compute as pc
-
-    return pc.starts_with(ds.field(column), prefix)
+    wanted = {"source_file": file, "session_id": session}
+    return [
+        row
+        for row in read_turns(session_logs, _COLUMNS)
+        if (not turn or row["turn_id"].startswith(turn))
+        and all(value is None or row[name] == value for name, value in wanted.items())
+    ]
 
 
 def examples_from(dataset: Path, *, file: str | None = None, session: str | None = None) -> Iterator[dict[str, Any]]:
