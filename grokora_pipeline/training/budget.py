@@ -8,7 +8,7 @@ Bytes, for a decoder of L layers with hidden size h, attention width q (heads x 
   s (2h + 3q + q + 4f) for what the LoRA and attention matmuls and the gated MLP keep; eager attention keeps 3s bytes
   (scores in fp32 and in the compute dtype) a head and key. With checkpointing: s h, and one layer in full.
 - logits, a labelled token: V (s + 12): logits, their fp32 copy, log-softmax and its gradient
-- on a CPU: the resident memory of the process before (interpreter and libraries)
+- on a CPU: the resident memory of the process before (interpreter and libraries), and `LATER` for what is loaded later
 
 The allocator's share on top is `SLACK`. What a run needs is the largest of its steps, each laid out as it will be.
 """
@@ -22,6 +22,7 @@ from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
 
 MIB = 2**20
 SLACK = 1.15  # fragmentation of the allocator, measured
+LATER = 256 * MIB  # trainer, TensorBoard, oneDNN's kernels: measured with a tiny model
 BUDGETS = (4096, 2048, 1024, 512, 256, 128, 64, 1)
 DEFAULT_CAP_GIB = {"cuda": 8.0, "cpu": 6.0}
 

@@ -165,7 +165,7 @@ def _fit_memory(run: Run, model: PeftModel, layout: Layout, before: int, device:
     rows = [[run.train_rows[place] for place in step] for step in steps]
     small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
     fixed = budgets.Fixed(
-        process=before,
+        process=before + (budgets.LATER if device.type == "cpu" else 0),
         weights=sum(parameter.numel() * parameter.element_size() for parameter in model.get_base_model().parameters()),
         adapter=sum(p.numel() for p in model.parameters() if p.requires_grad) * (4 + 2 if small else 4 + 8),
     )

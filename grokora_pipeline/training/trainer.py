@@ -19,6 +19,7 @@ from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row, step_batches
 from grokora_pipeline.training.plan import TrainingKnobs
 
+VALIDATION_TOKENS = 1024  # a forward pass: many rows at once would need more memory than a training step
 _LOG = logging.getLogger(__name__)
 
 
@@ -146,9 +147,10 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         training = self.model.training
         self.model.eval()
         weight = sum(sum(row.weights) for row in self.validation_rows) or 1.0
-        computed = self.losses.computed_tokens
+        computed, budget = self.losses.computed_tokens, self.losses.token_budget
+        self.losses.token_budget = min(budget, VALIDATION_TOKENS)
         total = self._all_summed(self.losses.run(self.layout.of(self._share(self.validation_rows))))
-        self.losses.computed_tokens = computed
+        self.losses.computed_tokens, self.losses.token_budget = computed, budget
         self.model.train(training)
         self.meter.validation_seconds += time.perf_counter() - started
         return total / weight
