@@ -76,7 +76,8 @@ PRIMITIVES: dict[str, Primitive] = {
     for primitive in (
         _click("open_app", "double_click", "app", "{app} opened",
                "open the {app} app", "launch the {app} app", "start the {app} program", "run the {app} app",
-               "bring up the {app} app", "start the app {app}", "open the program {app}", "double click the {app} icon"),
+               "bring up the {app} app", "start the app {app}", "open the program {app}",
+               "double click the {app} icon"),
         _click("click_button", "left_click", "button", "{button} pressed",
                "click the {button} button", "click on the {button} button", "press the {button} button",
                "hit the {button} button", "push the {button} button", "click the button {button}",
