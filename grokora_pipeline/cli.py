@@ -105,6 +105,42 @@ def champion_unpin(agent: str) -> None:
     _registry().pin(_known(agent), pinned=False)
 
 
+@app.command()
+def trace(query: Annotated[str, typer.Argument(help="A turn id, a session id, or a log file.")]) -> None:
+    """Where a turn came from, and every dataset and adapter that holds it or learnt from it."""
+    _show_uses(query)
+
+
+@app.command()
+def forget(query: Annotated[str, typer.Argument(help="A session id or a log file.")]) -> None:
+    """Leave a session or a log file out of all future datasets; the log itself is never changed."""
+    from grokora_pipeline.sessions import trace as rows
+
+    _show_uses(query)
+    if rows.forget(Path(get_settings().store), query):
+        console.print(
+            f"{query} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
+        )
+    else:
+        console.print(f"{query} was forgotten before.")
+
+
+def _show_uses(query: str) -> None:
+    from grokora_pipeline import lineage
+    from grokora_pipeline.store import Store
+
+    names = [spec.name for spec in load_agents(get_settings().agents)]
+    turns, uses = lineage.trace(Store(get_settings().store), names, query)
+    for turn in turns:
+        where = f"{turn['source_file']}:{turn['line']}"
+        text = f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}"
+        console.print(text, highlight=False, soft_wrap=True)
+    for use in uses:
+        served = "  (in service)" if use.in_service else ""
+        text = f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}"
+        console.print(text, highlight=False, soft_wrap=True)
+
+
 def _registry() -> "Registry":
     from grokora_pipeline.evaluation.registry import Registry
     from grokora_pipeline.store import Store

@@ -108,6 +108,12 @@ class Store:
         path = self.folder(key) / version
         return Artifact(key, version, path) if path.is_dir() else None
 
+    def versions(self, key: str) -> list[Artifact]:
+        """All published versions of a key, oldest first."""
+        folder = self.folder(key)
+        found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        return [Artifact(key, path.name, path) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+
     def point(self, key: str, pointer: str, version: str, **facts: Any) -> None:
         """Move a pointer, atomically, and add a line to its history. Pointing at the same version changes nothing."""
         now = self.pointer(key, pointer)

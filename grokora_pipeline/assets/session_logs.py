@@ -16,6 +16,7 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.sessions.audit import surviving_secrets
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import content_version
@@ -49,6 +50,7 @@ def log_files_version() -> str:
     code_version=code_version([(agent.name, agent.match.model_dump()) for agent in get_agents()]),
     check_specs=[
         dg.AssetCheckSpec("readable_logs", asset=KEY, description="At least one turn was read."),
+        dg.AssetCheckSpec("no_secret_survives", asset=KEY, blocking=True, description="A second scanner finds none."),
         dg.AssetCheckSpec("nothing_quarantined", asset=KEY, description="Every log file could be read whole."),
     ],
 )
@@ -65,9 +67,10 @@ def session_logs(context: dg.AssetExecutionContext) -> Made:
             settle_seconds=settings.settle_seconds,
         )
         write_json(staged / "report.json", asdict(report))
+        secrets = list(surviving_secrets(staged, report.days_rebuilt)) if report.days_rebuilt else []
         artifact = store.publish(KEY, report.version, staged)
     context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
-    return result(artifact, _metadata(report), _checks(report))
+    return result(artifact, _metadata(report), _checks(report, secrets))
 
 
 def _metadata(report: IngestReport) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def _metadata(report: IngestReport) -> dict[str, Any]:
     }
 
 
-def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
+def _checks(report: IngestReport, secrets: list[dict[str, Any]]) -> list[dg.AssetCheckResult]:
     quarantined = report.quarantined
     return [
         dg.AssetCheckResult(
@@ -94,6 +97,12 @@ def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
             passed=report.turns > 0,
             metadata={"turns": report.turns},
             description=f"{report.turns} turns were read from {report.files} files.",
+        ),
+        dg.AssetCheckResult(
+            check_name="no_secret_survives",
+            passed=not secrets,
+            metadata={"days_scanned": len(report.days_rebuilt), "found": table(secrets)},
+            description=f"{len(secrets)} secrets were found in what was stored; please report the kind of the first.",
         ),
         dg.AssetCheckResult(
             check_name="nothing_quarantined",

@@ -1,5 +1,6 @@
 """`A/task_dataset`: the examples that agent A may learn from, as JSONL with their provenance."""
 
+from collections import Counter
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.sessions.examples import build_examples, read_examples
 from grokora_pipeline.sessions.selection import DatasetOptions
+from grokora_pipeline.sessions.trace import forgotten
 from grokora_pipeline.store import folder_version
 
 
@@ -42,7 +44,7 @@ class SelectionConfig(dg.Config):
 def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `task_dataset` asset of one agent."""
     key = key_of(agent, "task_dataset")
-    version = code_version(agent.model_dump())
+    version = code_version(agent.model_dump(), forgotten(get_store().root))
 
     @dg.asset(
         key=key.split("/"),
@@ -54,12 +56,13 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[
             dg.AssetCheckSpec("schema", asset=key.split("/"), blocking=True, description="Every line is an example."),
+            dg.AssetCheckSpec("varied_answers", asset=key.split("/"), description="No single answer dominates."),
             dg.AssetCheckSpec("few_reconstructed", asset=key.split("/"), description="Most prompts were recorded."),
         ],
     )
     def task_dataset(context: dg.AssetExecutionContext, config: SelectionConfig) -> Made:
         fields = {**config.model_dump(), "unknown_outcome": config.unknown_outcome or agent.unknown_outcome}
-        options = DatasetOptions(**fields)
+        options = DatasetOptions(**fields, forgotten=forgotten(get_store().root))
         with plain_errors():
             turns = get_store().require("session_logs")
 
@@ -103,10 +106,20 @@ def scalars(report: dict[str, Any]) -> dict[str, Any]:
 def _checks(folder: Path) -> list[dg.AssetCheckResult]:
     report = read_json(folder / "report.json")
     rows, share = int(report["rows"]), float(report["reconstructed_share"])
-    readable = sum(1 for example in read_examples(folder) if example.prompt and example.completion)
+    examples = list(read_examples(folder))
+    readable = sum(1 for example in examples if example.prompt and example.completion)
+    answers = Counter(_shown(example.completion[0]) for example in examples)
+    commonest = max(answers.values(), default=0) / max(1, rows)
     return [
         dg.AssetCheckResult(
             check_name="schema", passed=readable == rows, metadata={"rows": rows, "readable": readable}
+        ),
+        dg.AssetCheckResult(
+            check_name="varied_answers",
+            passed=commonest <= 0.5,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"commonest_answer_share": commonest, "different_answers": len(answers)},
+            description=f"The commonest answer is {commonest:.0%} of all.",
         ),
         dg.AssetCheckResult(
             check_name="few_reconstructed",

@@ -79,6 +79,7 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 rows = [asdict(example) for example in examples]
                 sides = [split.sides.get(example.id, "") for example in examples]
                 tokens = tokenize_split(rows, sides, chat, staged, max_length=max_length, seed=config.seed)
+                write_json(staged / "examples.json", split.sides)
                 write_json(staged / "assignment.json", {**(previous or {}), **split.sides})
                 write_json(
                     staged / "report.json",

@@ -139,8 +139,8 @@ def _selected(
 
 
 def _example(row: Mapping[str, Any]) -> Example:
-    prompt = [_plain(message) for message in orjson.loads(row["prompt"])]
-    completion = _plain(orjson.loads(row["completion"]))
+    prompt = [plain_message(message) for message in orjson.loads(row["prompt"])]
+    completion = plain_message(orjson.loads(row["completion"]))
     kept = ("turn_id", "session_id", "step", "started_at", "status", "rating", "source_file", "line", "reconstructed")
     meta = {name: row[name] for name in kept}
     meta["example_id"] = duplicates.example_id(prompt, completion)
@@ -149,7 +149,7 @@ def _example(row: Mapping[str, Any]) -> Example:
     return Example(prompt, [completion], tools, meta)
 
 
-def _plain(message: Message) -> Message:
+def plain_message(message: Message) -> Message:
     """The message with its content as text: parts that are no text (pictures) are left out."""
     content = message.get("content")
     if not isinstance(content, list):

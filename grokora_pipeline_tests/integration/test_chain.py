@@ -102,6 +102,43 @@ def test_a_second_run_makes_the_same_versions(home: Path, run: subprocess.Comple
     assert [store.require(key).version for key in keys] == before
 
 
+def grokora(home: Path, *arguments: str) -> str:
+    command = [str(Path(sys.executable).with_name("grokora")), *arguments]
+    done = subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_prediction_is_traced_to_its_log_line_and_a_log_to_its_adapter(
+    home: Path, run: subprocess.CompletedProcess[str]
+) -> None:
+    store = Store(str(home / "store"))
+    rows = (store.require("actor/eval_report").path / "predictions.jsonl").read_text().splitlines()
+    source, _, _ = grokora(home, "trace", json.loads(rows[0])["turn_id"]).split()[2].rpartition(":")
+    assert (home / "logs" / source).is_file()
+    dataset = (store.require("actor/task_dataset").path / "examples.jsonl").read_text().splitlines()
+    validation = set(json.loads((store.require("actor/tokenized_split").path / "examples.json").read_bytes()).items())
+    trained = next(
+        meta for meta in (json.loads(line)["meta"] for line in dataset) if (meta["example_id"], "train") in validation
+    )
+    assert f"actor/lora_adapter {store.require('actor/lora_adapter').version}" in grokora(
+        home, "trace", trained["source_file"]
+    )
+
+
+def test_a_forgotten_session_is_in_no_dataset_any_more(home: Path, run: subprocess.CompletedProcess[str]) -> None:
+    store = Store(str(home / "store"))
+
+    def sessions() -> set[str]:
+        lines = (store.require("actor/task_dataset").path / "examples.jsonl").read_text().splitlines()
+        return {json.loads(line)["meta"]["session_id"] for line in lines}
+
+    session = min(sessions())
+    assert "forgotten from the next run on" in grokora(home, "forget", session)
+    assert materialize(home, "actor/task_dataset").returncode == 0
+    assert session not in sessions()
+
+
 def test_no_log_was_touched(home: Path, run: subprocess.CompletedProcess[str], tmp_path: Path) -> None:
     record(tmp_path / "logs", seed=11, sessions=40)
     fresh = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "logs").rglob("*") if p.is_file()}
