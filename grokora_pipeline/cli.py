@@ -47,7 +47,7 @@ def doctor() -> None:
 
     findings = examine()
     for finding in findings:
-        console.print(finding.line(), highlight=False)
+        console.print(finding.line(), highlight=False, soft_wrap=True)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
 
