@@ -83,47 +83,62 @@ class Run:
         return content_version(knobs, rows, self.base_id, self.plan.get("versions"))
 
 
+@dataclass(slots=True)
+class Prepared:
+    """The model with its fresh adapter, and how it will be trained."""
+
+    model: PeftModel
+    quantisation: str
+    layout: Layout
+    proof: SelfTest | None
+    budget: Budget
+
+    def facts(self) -> dict[str, Any]:
+        """What of it belongs into the record."""
+        return {
+            "quantisation": self.quantisation,
+            "self_test": self.proof.as_dict() if self.proof else None,
+            "budget": self.budget.as_dict(),
+            "predicted_memory_mib": self.budget.predicted_mib,
+        }
+
+
 def train(plan: Plan, reporter: Reporter) -> Result:
     """Train one adapter; returns the record that `training.json` holds as well."""
     started = time.monotonic()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    run = Run.of(plan)
-    device = choose_device()
+    run, device = Run.of(plan), choose_device()
     state = PartialState(cpu=device.type == "cpu")
-    if not state.is_main_process:
-        reporter = Silent()
-    before = process_bytes(device)
-    model, quantisation = _model(run, device)
-    layout, proof = _exact_layout(run, model, reporter)
-    budget = _fit_memory(run, model, layout, before, device)
+    reporter = reporter if state.is_main_process else Silent()
+    prepared = _prepare(run, device, reporter)
     with state.main_process_first():
         resume = _checkpoint(run)
-    trainer, best, course = _trainer(run, model, layout, reporter, resume)
+    trainer, best, course = _trainer(run, prepared.model, prepared.layout, reporter, resume)
+    dtype = str(choose_dtype(device)).removeprefix("torch.")
     reporter.log(
-        f"{run.plan.get('agent', 'adapter')}: {len(run.train_rows)} rows, {len(trainer.schedule)} steps, {layout.kind} "
-        f"layout, {str(choose_dtype(device)).removeprefix('torch.')} on {device.type}"
+        f"{run.plan.get('agent', 'adapter')}: {len(run.train_rows)} rows, {len(trainer.schedule)} steps, "
+        f"{prepared.layout.kind} layout, {dtype} on {device.type}"
         + (f", going on from {resume.name}" if resume else "")
     )
     initial = _initial_loss(run, trainer, resumed=resume is not None)
     _fit(trainer, course, resume)
     state.wait_for_everyone()
-    best.restore(model)
-    facts = {
-        "initial_validation_loss": initial,
-        "validation_loss": best.loss,
-        "best_step": best.step,
-        "quantisation": quantisation,
-        "budget": budget.as_dict(),
-        "predicted_memory_mib": budget.predicted_mib,
-        "dtype": str(choose_dtype(device)).removeprefix("torch."),
-        "device": device.type,
-        "self_test": proof.as_dict() if proof else None,
-        "deadline_hit": course.deadline_hit,
+    best.restore(prepared.model)
+    outcome = {"initial_validation_loss": initial, "validation_loss": best.loss, "best_step": best.step}
+    machine = {"dtype": dtype, "device": device.type, "deadline_hit": course.deadline_hit}
+    cost = {
         "wall_seconds": round(time.monotonic() - started, 2),
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }
-    return _publish(run, trainer, facts)
+    return _publish(run, trainer, {**outcome, **prepared.facts(), **machine, **cost})
+
+
+def _prepare(run: Run, device: torch.device, reporter: Reporter) -> Prepared:
+    before = process_bytes(device)
+    model, quantisation = _model(run, device)
+    layout, proof = _exact_layout(run, model, reporter)
+    return Prepared(model, quantisation, layout, proof, _fit_memory(run, model, layout, before, device))
 
 
 def _model(run: Run, device: torch.device) -> tuple[PeftModel, str]:
