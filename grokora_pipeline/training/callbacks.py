@@ -134,3 +134,30 @@ class Progress(TrainerCallback):  # type: ignore[misc]
                 memory_mib=round(peak_memory_mib()),
                 seconds_left=round(left),
             )
+
+
+@dataclass
+class Curves(TrainerCallback):  # type: ignore[misc]
+    """TensorBoard files of every logged figure; unlike transformers' own, without this machine's paths and name."""
+
+    folder: Path
+    writer: Any = None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Write the figures of a step."""
+        if not state.is_world_process_zero:
+            return
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder))
+        for name, value in logs.items():
+            if isinstance(value, int | float):
+                self.writer.add_scalar(name, value, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the file and take the machine's name out of its name."""
+        if self.writer is not None:
+            self.writer.close()
+            for number, path in enumerate(sorted(self.folder.iterdir())):
+                path.rename(self.folder / f"events.out.tfevents.{number}")

@@ -44,6 +44,7 @@ def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[
         "agent": str(run.plan.get("agent", "adapter")),
         "base_id": run.base_id,
         **facts,
+        "memory_prediction_error": round(facts["predicted_memory_mib"] / facts["peak_memory_mib"] - 1, 4),
         "steps": state.global_step,
         "steps_planned": len(trainer.schedule),
         "train_rows": len(run.train_rows),

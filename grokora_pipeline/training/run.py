@@ -1,6 +1,5 @@
 """One training run: plan in, adapter folder and record out (torch)."""
 
-import os
 import shutil
 import signal
 import time
@@ -23,7 +22,7 @@ from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training import budget as budgets
 from grokora_pipeline.training.adapter import add_adapter, save_adapter, write_checksums
 from grokora_pipeline.training.budget import Budget
-from grokora_pipeline.training.callbacks import COMPLETE, Best, Course, Progress, peak_memory_mib, process_bytes
+from grokora_pipeline.training.callbacks import COMPLETE, Best, Course, Curves, Progress, peak_memory_mib, process_bytes
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 from grokora_pipeline.training.record import model_card, record
@@ -224,7 +223,6 @@ def _trainer(
         deadline_seconds=knobs.deadline_hours * 3600,
     )
     progress = Progress(reporter)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.output / "tensorboard")
     trainer = LayoutTrainer(
         model,
         _arguments(run, steps),
@@ -233,7 +231,7 @@ def _trainer(
         validation_rows=run.validation_rows,
         knobs=knobs,
         layout=layout,
-        callbacks=[best, course, progress],
+        callbacks=[best, course, progress, Curves(run.output / "tensorboard")],
     )
     progress.trainer = trainer
     return trainer, best, course
@@ -262,7 +260,7 @@ def _arguments(run: Run, steps: int) -> SFTConfig:
         save_steps=10**9,  # `Course` says when
         save_total_limit=2,
         eval_strategy="no",
-        report_to=["tensorboard"],
+        report_to=[],
         use_cpu=not cuda,
         bf16=False,  # `TreeLoss` computes under autocast itself
         gradient_checkpointing=False,
