@@ -185,7 +185,9 @@ def _fit_memory(run: Run, model: PeftModel, layout: Layout, before: int, device:
     )
     size = torch.finfo(choose_dtype(device)).bits // 8
     shape = budgets.Shape.of(model.get_base_model().config, dtype_bytes=size, eager=device.type == "cpu")
-    budget = budgets.choose(rows, layout.kind, shape, fixed, cap_gib=cap, checkpointing=knobs.checkpointing)
+    budget = budgets.choose(
+        rows, layout.kind, shape, fixed, cap_gib=cap, checkpointing=knobs.checkpointing, device=device.type
+    )
     layout.token_budget = budget.token_budget
     if budget.checkpointing:
         layout.kind = "padded" if layout.kind == "tree" else layout.kind
