@@ -38,7 +38,15 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         with plain_errors():
             report = store.require(key_of(agent, "eval_report"))
             adapter = store.require(key_of(agent, "lora_adapter"))
-            decision = decide(read_json(report.path / "report.json"), _rule(config.rule))
+            split = store.require(key_of(agent, "tokenized_split"))
+            served = registry.in_service(agent.name)
+            decision = decide(
+                read_json(report.path / "report.json"),
+                _rule(config.rule),
+                adapter=adapter.version,
+                champion=served.version if served and served.version != adapter.version else None,
+                checks={"no_straddling_group": not read_json(split.path / "report.json")["straddling"]},
+            )
             reason = decision.reason
             if refusal := registry.refusal(agent.name, adapter.version):
                 reason = f"Not promoted: {refusal}."

@@ -17,6 +17,7 @@ from grokora_pipeline.assets.common import (
     read_json,
     result,
 )
+from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.tokenized_split import base_folder
 from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
@@ -26,7 +27,7 @@ from grokora_pipeline.store import Artifact
 class EvaluationConfig(dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
-    max_rows: int = 60
+    max_rows: int = 0  # 0: 40 with the preset `sample`, else 200
     few_shot: int = 0
     seed: int = 7
 
@@ -54,7 +55,8 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     )
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
-            inputs, plan = _inputs(agent, config)
+            rows = config.max_rows or (40 if resolve(agent).preset == "sample" else 200)
+            inputs, plan = _inputs(agent, {**config, "max_rows": rows})
 
             def build(staged: Path) -> None:
                 gpu.run(context, "grokora_pipeline.evaluation", {**plan, "output": str(staged)}, staged)
@@ -65,7 +67,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     return eval_report
 
 
-def _inputs(agent: AgentSpec, config: EvaluationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def _inputs(agent: AgentSpec, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the report depends on (its fingerprint), and the plan for the process that makes it."""
     store = get_store()
     names = ("task_dataset", "tokenized_split", "lora_adapter")
@@ -80,7 +82,7 @@ def _inputs(agent: AgentSpec, config: EvaluationConfig) -> tuple[dict[str, Any],
         "versions": versions,
         "answer": answer,
         "metric": agent.metric,
-        "config": config.model_dump(),
+        "config": config,
         "code": code_version(),
     }
     plan = {
@@ -95,7 +97,7 @@ def _inputs(agent: AgentSpec, config: EvaluationConfig) -> tuple[dict[str, Any],
         "examples": str(dataset.path / "examples.jsonl"),
         "cache": str(store.root / ".cache" / "answers"),
         "versions": versions,
-        **config.model_dump(),
+        **config,
     }
     return inputs, plan
 

@@ -24,7 +24,7 @@ from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 class SwarmConfig(dg.Config):
     """How many unseen tasks the swarm is given, and with which seeds."""
 
-    tasks: int = 32
+    tasks: int = 30
     seeds: list[int] = [7]  # noqa: RUF012
 
 

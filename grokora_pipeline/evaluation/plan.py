@@ -44,7 +44,7 @@ class EvaluationPlan(BaseModel):
     cache: Path | None = None
     few_shot: int = Field(default=0, ge=0, description="Examples at most; fewer where the context is short; 0 is off.")
     max_rows: int = Field(default=0, ge=0, description="Validation rows at most, drawn by the seed; 0 is all.")
-    max_new_tokens: int = Field(default=0, ge=0, description="0: 1.5 x the longest expected answer + 16.")
+    max_new_tokens: int = Field(default=0, ge=0, description="0: 1.25 x the longest expected answer + 16.")
     seed: int = 7
     alpha: float = Field(default=0.05, gt=0, lt=1)
     trials: int = Field(default=0, ge=0, description="Sampled answers a row for pass^k; 0 is off.")
@@ -131,8 +131,8 @@ def _case(example: Example, chat: ChatFormat) -> Case:
 
 
 def token_budget(plan: EvaluationPlan, cases: Sequence[Case], chat: ChatFormat) -> int:
-    """How many tokens an answer may have: 1.5 x the longest expected one + 16, within what the context leaves."""
-    wanted = plan.max_new_tokens or int(1.5 * max(len(case.completion_ids) for case in cases)) + 16
+    """How many tokens an answer may have: 1.25 x the longest expected one + 16, within what the context leaves."""
+    wanted = plan.max_new_tokens or int(1.25 * max(len(case.completion_ids) for case in cases)) + 16
     left = chat.context_length - max(len(case.prompt_ids) for case in cases)
     return max(1, min(wanted, left))
 

@@ -35,10 +35,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target_modules": "all-linear",
         "learning_rate": 1e-3,
         "epochs": 1.0,
-        "batch_size": 8,
+        "batch_size": 4,  # small data wants many steps
         "accumulation": 1,
         "max_length": 1024,
-        "max_examples": 200,
-        "max_validation": 32,
+        "max_examples": 260,
+        "max_validation": 24,
     },
 }
