@@ -56,7 +56,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
             rows = config.max_rows or (40 if resolve(agent).preset == "sample" else 200)
-            inputs, plan = _inputs(agent, {**config, "max_rows": rows})
+            inputs, plan = _inputs(agent, {**config.model_dump(), "max_rows": rows})
 
             def build(staged: Path) -> None:
                 gpu.run(context, "grokora_pipeline.evaluation", {**plan, "output": str(staged)}, staged)
