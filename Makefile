@@ -33,7 +33,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 test-gpu: $(VENV)/.installed-test
 	$(BIN)/pytest grokora_pipeline_tests/gpu

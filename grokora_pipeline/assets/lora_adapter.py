@@ -21,6 +21,7 @@ from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import training_curves
 from grokora_pipeline.assets.tokenized_split import base_folder
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.store import Store, content_version
 
 
 class TrainingConfig(dg.Config):
@@ -52,6 +53,7 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
             split, base = store.require(source), store.require("base_model")
             knobs = resolve(agent, config.knobs).model_dump()
             versions = {source: split.version, "base_model": base.version}
+            inputs = {"versions": versions, "knobs": knobs, "code": version}
 
             def build(staged: Path) -> None:
                 record = read_json(base.path / "base_model.json")
@@ -61,17 +63,24 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                     "base_id": record["model_id"],
                     "split": str(split.path),
                     "output": str(staged),
+                    "work": str(_checkpoints(store, key, inputs)),
                     "knobs": knobs,
                     "versions": versions,
                 }
                 gpu.run(context, "grokora_pipeline.training", plan, staged)
 
-            inputs = {"versions": versions, "knobs": knobs, "code": version}
             artifact = publish_once(context, key, inputs, build)
         training = read_json(artifact.path / "training.json")
         return result(artifact, _metadata(training), [_learnt(training)], **{"grokora/trained_on": split.version})
 
     return lora_adapter
+
+
+def _checkpoints(store: Store, key: str, inputs: dict[str, Any]) -> Path:
+    """Where this very training keeps its checkpoints: a retry of a killed run finds them and goes on."""
+    folder = store.root / ".work" / key.replace("/", "-") / content_version(inputs)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _metadata(training: dict[str, Any]) -> dict[str, Any]:
