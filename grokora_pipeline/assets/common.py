@@ -92,6 +92,11 @@ def write_json(path: Path, document: object) -> None:
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
 
 
+def base_folder(artifact: Path) -> Path:
+    """The folder that the base model is loaded from: inside the artifact, or where the person keeps it."""
+    return artifact / str(read_json(artifact / "base_model.json")["path"])
+
+
 def result(
     artifact: Artifact, metadata: dict[str, Any], checks: list[dg.AssetCheckResult] | None = None, **tags: str
 ) -> Made:

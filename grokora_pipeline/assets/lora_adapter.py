@@ -9,6 +9,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    base_folder,
     code_version,
     get_store,
     key_of,
@@ -19,7 +20,6 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import training_curves
-from grokora_pipeline.assets.tokenized_split import base_folder
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
 from grokora_pipeline.store import Store, content_version
 

@@ -10,6 +10,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    base_folder,
     code_version,
     get_store,
     key_of,
@@ -20,7 +21,6 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.eval_report import champion_of
-from grokora_pipeline.assets.tokenized_split import base_folder
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
 from grokora_pipeline.sessions.examples import read_examples
 

@@ -8,6 +8,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    base_folder,
     code_version,
     get_store,
     plain_errors,
@@ -16,7 +17,6 @@ from grokora_pipeline.assets.common import (
     result,
 )
 from grokora_pipeline.assets.eval_report import champion_of
-from grokora_pipeline.assets.tokenized_split import base_folder
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 

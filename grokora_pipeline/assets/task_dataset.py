@@ -1,6 +1,7 @@
 """`A/task_dataset`: the examples that agent A may learn from, as JSONL with their provenance."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    base_folder,
     code_version,
     get_store,
     key_of,
@@ -22,10 +24,13 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sessions.examples import build_examples, read_examples
 from grokora_pipeline.sessions.selection import DatasetOptions
 from grokora_pipeline.sessions.trace import forgotten
 from grokora_pipeline.store import folder_version
+
+_TOON_NEEDS = {"toon": ["base_model"]}  # its tokenizer counts what TOON saves
 
 
 class SelectionConfig(dg.Config):
@@ -48,7 +53,7 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key.split("/"),
-        deps=["session_logs"],
+        deps=["session_logs", *_TOON_NEEDS.get(agent.payload_format, [])],
         group_name=agent.name,
         kinds={"python", "json"},
         owners=OWNERS,
@@ -67,7 +72,7 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
             turns = get_store().require("session_logs")
 
             def build(staged: Path) -> str:
-                report = build_examples(turns.path, agent, staged, options)
+                report = build_examples(turns.path, agent, staged, options, count_tokens=_token_counter(agent))
                 write_json(staged / "report.json", asdict(report))
                 return folder_version(staged)
 
@@ -90,6 +95,13 @@ def _metadata(folder: Path) -> dict[str, Any]:
         for example in islice(read_examples(folder), 10)
     ]
     return {"dagster/row_count": report["rows"], "preview": table(preview), **scalars(report)}
+
+
+def _token_counter(agent: AgentSpec) -> Callable[[str], int] | None:
+    if agent.payload_format != "toon":
+        return None
+    chat = ChatFormat.load(base_folder(get_store().require("base_model").path))
+    return lambda text: len(chat.encode(text))
 
 
 def _shown(message: dict[str, Any]) -> str:

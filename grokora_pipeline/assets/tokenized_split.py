@@ -10,6 +10,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    base_folder,
     code_version,
     get_store,
     key_of,
@@ -107,11 +108,6 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         yield result(artifact, {**scalars(report)}, _checks(report))
 
     return tokenized_split
-
-
-def base_folder(artifact: Path) -> Path:
-    """The folder that the base model is loaded from: inside the artifact, or where the person keeps it."""
-    return artifact / str(read_json(artifact / "base_model.json")["path"])
 
 
 def missing_examples(agent: AgentSpec) -> int:
