@@ -18,7 +18,7 @@ DEFAULT_MAIN_METRIC: dict[AnswerType, str] = {
     "text": "rougeL",
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_RESERVED = {"default", "session_logs", "session_log_files", "base_model", "swarm_report", "swarm"}
+_RESERVED = {"default", "session_logs", "session_log_files", "base_model", "swarm_report", "swarm", "sources"}
 
 
 class _Strict(BaseModel):

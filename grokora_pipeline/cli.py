@@ -20,7 +20,7 @@ sandbox_app = typer.Typer(no_args_is_help=True, help="The small desktop world th
 champion_app = typer.Typer(no_args_is_help=True, help="Who is in service for an agent, and since when.")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(champion_app, name="champion")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 @app.command()

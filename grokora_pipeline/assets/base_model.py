@@ -22,7 +22,7 @@ KEY = "base_model"
 
 
 @dg.asset(
-    group_name="swarm",
+    group_name="sources",
     kinds={"huggingface"},
     owners=OWNERS,
     code_version=code_version(get_settings().base_model),

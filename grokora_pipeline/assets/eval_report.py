@@ -27,7 +27,7 @@ from grokora_pipeline.store import Artifact
 class EvaluationConfig(dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
-    max_rows: int = 0  # 0: 40 with the preset `sample`, else 200
+    max_rows: int = 0  # 0: 32 with the preset `sample`, else 200
     few_shot: int = 0
     seed: int = 7
 
@@ -55,7 +55,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     )
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
-            rows = config.max_rows or (40 if resolve(agent).preset == "sample" else 200)
+            rows = config.max_rows or (32 if resolve(agent).preset == "sample" else 200)
             inputs, plan = _inputs(agent, {**config.model_dump(), "max_rows": rows})
 
             def build(staged: Path) -> None:

@@ -85,7 +85,7 @@ def _checkpoints(store: Store, key: str, inputs: dict[str, Any]) -> Path:
 
 def _metadata(training: dict[str, Any]) -> dict[str, Any]:
     numbers = {name: value for name, value in training.items() if isinstance(value, int | float)}
-    return {**numbers, "curves": training_curves(training)}
+    return {"curves": training_curves(training), **numbers}
 
 
 def _learnt(training: dict[str, Any]) -> dg.AssetCheckResult:

@@ -27,7 +27,7 @@ LOG_FILES_KEY = "session_log_files"
 
 @dg.observable_source_asset(
     name=LOG_FILES_KEY,
-    group_name="swarm",
+    group_name="sources",
     description="The log files as Grokputer or the gateway wrote them. Never changed by this project.",
 )
 def session_log_files() -> dg.DataVersion:
@@ -44,7 +44,7 @@ def log_files_version() -> str:
 
 @dg.asset(
     deps=[session_log_files],
-    group_name="swarm",
+    group_name="sources",
     kinds={"python", "parquet"},
     owners=OWNERS,
     code_version=code_version([(agent.name, agent.match.model_dump()) for agent in get_agents()]),

@@ -18,7 +18,7 @@ from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 
-PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 8, 12, 3
+PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 4, 12, 2
 ALTERNATIVES = 1023  # with the canary itself 2^10 candidates: exposure is at most 10 bits
 _CLASSES = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
 
