@@ -94,7 +94,13 @@ def _metadata(folder: Path) -> dict[str, Any]:
         {"prompt": _shown(example.prompt[-1]), "completion": _shown(example.completion[0])}
         for example in islice(read_examples(folder), 10)
     ]
-    return {"dagster/row_count": report["rows"], "preview": table(preview), **scalars(report)}
+    return {
+        "dagster/row_count": report["rows"],
+        "preview": table(preview),
+        "contradictions": table(report["contradiction_examples"]),
+        **{name: value for name, value in scalars(report).items() if name != "contradictions"},
+        "contradictions_count": report["contradictions"],
+    }
 
 
 def _token_counter(agent: AgentSpec) -> Callable[[str], int] | None:

@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 4,  # small data wants many steps
         "accumulation": 1,
         "max_length": 1024,
-        "max_examples": 230,
+        "max_examples": 200,
         "max_validation": 16,
     },
 }
