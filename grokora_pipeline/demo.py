@@ -59,18 +59,24 @@ def run_demo(console: Console) -> bool:
 
 
 def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
-    """The assets to make, and how many need nothing. Agents that still lack examples are up to date, not missing."""
+    """The assets to make, and how many need nothing.
+
+    What cannot be made yet is up to date, not missing: the chain of an agent that still lacks examples, and the merged
+    model of an agent without a champion.
+    """
     from grokora_pipeline.definitions import defs
 
     observe(instance, LOG_FILES_KEY, log_files_version())
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key != dg.AssetKey(LOG_FILES_KEY)]
     stale = stale_assets(instance, specs)
-    waiting = {
-        agent.name
-        for agent in get_agents()
-        if missing_examples(agent) and dg.AssetKey([agent.name, "task_dataset"]) not in stale
-    }
-    keys = [key for key in stale if key.path[0] not in waiting]
+    impossible: set[dg.AssetKey] = set()
+    for agent in get_agents():
+        dataset, champion = (dg.AssetKey([agent.name, link]) for link in ("task_dataset", "champion"))
+        if dataset not in stale and missing_examples(agent):
+            impossible |= {key for key in stale if key.path[0] == agent.name}
+        if champion not in stale and Registry(get_store()).in_service(agent.name) is None:
+            impossible.add(dg.AssetKey([agent.name, "merged_model"]))
+    keys = [key for key in stale if key not in impossible]
     return keys, len(specs) - len(keys)
 
 
