@@ -13,7 +13,7 @@ def build_defs() -> dg.Definitions:
     """The definitions for the agents.yaml of the current settings."""
     agents = get_agents()
     return dg.Definitions(
-        assets=all_assets(agents),
+        assets=dg.with_source_code_references(all_assets(agents)),
         jobs=jobs(agents),
         resources={"gpu": GpuProcess()},
         executor=cuda_executor(),

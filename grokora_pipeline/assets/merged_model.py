@@ -42,7 +42,11 @@ def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         pool=CUDA_POOL,
         output_required=False,
         description="Merged in bf16 from the unquantised base, and compared with base + adapter.",
-        check_specs=[dg.AssetCheckSpec("same_logits", asset=key.split("/"), blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "same_logits", asset=key.split("/"), blocking=True, description="Merging changed no answer."
+            )
+        ],
     )
     def merged_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> Iterator[Any]:
         store, adapter = get_store(), champion_of(agent.name)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from typing import Any
 
 import dagster as dg
@@ -21,6 +22,19 @@ def training_curves(training: dict[str, Any]) -> dg.MetadataValue[Any]:
     rates.plot(*_series(history, "learning_rate"))
     rates.set(xlabel="step", ylabel="learning rate")
     return picture(figure, "loss and learning rate")
+
+
+def length_histogram(counts: dict[str, int], max_length: int) -> dg.MetadataValue[Any]:
+    """How many examples are how long: `counts` maps a bucket's upper end (tokens, or `more`) to its examples."""
+    from matplotlib.figure import Figure
+
+    buckets = sorted(counts, key=lambda top: int(top) if top.isdigit() else math.inf)
+    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(buckets, [counts[bucket] for bucket in buckets])
+    axes.bar_label(bars)
+    axes.set(xlabel=f"tokens, up to (trained on: at most {max_length})", ylabel="examples")
+    return picture(figure, "examples by length in tokens")
 
 
 def _series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -9,6 +9,7 @@ from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
     code_version,
+    columns,
     get_agents,
     get_store,
     plain_errors,
@@ -23,6 +24,27 @@ from grokora_pipeline.store import content_version
 
 KEY = "session_logs"
 LOG_FILES_KEY = "session_log_files"
+_COLUMNS = columns(
+    turn_id="string: SHA-256 of the turn's content",
+    session_id="string: the session, redacted",
+    agent="string: who was called; null where nobody's rules recognise the call",
+    step="int64: the call's place in its session",
+    started_at="string: UTC, ISO 8601",
+    source_file="string: the log, relative to its root",
+    source_sha256="string: the hash of the log's bytes",
+    source_format="string: which reader read it",
+    line="int64: where in the file the call begins",
+    task="string: what the session was to do",
+    prompt="string: JSON list of chat messages",
+    tools="string: JSON list of tool schemas, or null",
+    completion="string: JSON assistant message",
+    status="string: success, failure or unknown",
+    rating="int8: 1 to 5, or null",
+    blamed="bool: this step is the one that went wrong",
+    step_failed="bool: the step's own result was an error",
+    reconstructed="bool: the prompt was rebuilt from the log, not recorded",
+    redactions="string: JSON, how many values of which kind were replaced",
+)
 
 
 @dg.observable_source_asset(
@@ -47,6 +69,7 @@ def log_files_version() -> str:
     group_name="sources",
     kinds={"python", "parquet"},
     owners=OWNERS,
+    metadata=_COLUMNS,
     code_version=code_version([(agent.name, agent.match.model_dump()) for agent in get_agents()]),
     check_specs=[
         dg.AssetCheckSpec("readable_logs", asset=KEY, description="At least one turn was read."),

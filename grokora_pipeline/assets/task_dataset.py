@@ -15,6 +15,7 @@ from grokora_pipeline.assets.common import (
     Made,
     base_folder,
     code_version,
+    columns,
     get_store,
     key_of,
     plain_errors,
@@ -30,6 +31,12 @@ from grokora_pipeline.sessions.selection import DatasetOptions
 from grokora_pipeline.sessions.trace import forgotten
 from grokora_pipeline.store import folder_version
 
+_COLUMNS = columns(
+    prompt="json: list of chat messages",
+    completion="json: list with the assistant's message",
+    tools="json: list of tool schemas, or absent",
+    meta="json: turn_id, session_id, task_key, cluster, weight, status, rating, source_file, reconstructed",
+)
 _TOON_NEEDS = {"toon": ["base_model"]}  # its tokenizer counts what TOON saves
 
 
@@ -57,6 +64,7 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"python", "json"},
         owners=OWNERS,
+        metadata=_COLUMNS,
         code_version=version,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[

@@ -12,6 +12,7 @@ from grokora_pipeline.assets.common import (
     OWNERS,
     base_folder,
     code_version,
+    columns,
     get_store,
     key_of,
     plain_errors,
@@ -21,12 +22,21 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.knobs import resolve
+from grokora_pipeline.assets.plots import length_histogram
 from grokora_pipeline.assets.task_dataset import scalars
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sessions.examples import read_examples
 from grokora_pipeline.sessions.split import split_examples, straddling
 from grokora_pipeline.store import folder_version
 from grokora_pipeline.training.tokenize import tokenize_split
+
+_COLUMNS = columns(
+    input_ids="list<int32>: token ids of prompt and completion",
+    completion_mask="list<int8>: 1 where the loss is taken",
+    turn_id="string: the turn that the example came from",
+    group="string: its session",
+    weight="float32: how often the example was logged, capped",
+)
 
 
 class SplitConfig(dg.Config):
@@ -48,13 +58,16 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=agent.name,
         kinds={"huggingface"},
         owners=OWNERS,
+        metadata=_COLUMNS,
         code_version=version,
         output_required=False,
         description="80/20 by groups of session, task and near-duplicates; who was in validation once never trains.",
         check_specs=[
-            dg.AssetCheckSpec("enough_examples", asset=asset_key),
-            dg.AssetCheckSpec("no_straddling_group", asset=asset_key, blocking=True),
-            dg.AssetCheckSpec("fits_context", asset=asset_key),
+            dg.AssetCheckSpec("enough_examples", asset=asset_key, description="Fewer are not worth a training."),
+            dg.AssetCheckSpec(
+                "no_straddling_group", asset=asset_key, blocking=True, description="Validation stays unseen."
+            ),
+            dg.AssetCheckSpec("fits_context", asset=asset_key, description="No example is longer than the limit."),
         ],
     )
     def tokenized_split(context: dg.AssetExecutionContext, config: SplitConfig) -> Iterator[Any]:
@@ -105,7 +118,8 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
             }
             artifact = publish_once(context, key, inputs, build)
         report = read_json(artifact.path / "report.json")
-        yield result(artifact, {**scalars(report)}, _checks(report))
+        lengths = length_histogram(report["length_histogram"], report["max_length"])
+        yield result(artifact, {"lengths": lengths, **scalars(report)}, _checks(report))
 
     return tokenized_split
 
