@@ -45,18 +45,22 @@ class Registry:
             return
         self._point(agent, version, action="promote", reason=reason, decision=decision)
 
-    def rollback(self, agent: str, to: str | None = None) -> str:
+    def before(self, agent: str) -> str:
+        """The version that a rollback goes back to: the last other one that there still is, else the base."""
+        now = self.record(agent) or {}
+        earlier = [past["version"] for past in self.history(agent) if past["version"] != now.get("version")]
+        return next((version for version in reversed(earlier) if self._exists(agent, version)), BASE)
+
+    def rollback(self, agent: str, to: str | None = None, why: str = "") -> str:
         """Go back to an earlier champion (the last other one, else the base); returns the version now in service."""
         now = self.record(agent)
         if now is None:
             raise GrokoraError(f"{agent} never had a champion, so there is nothing to roll back.")
-        earlier = [past["version"] for past in self.history(agent) if past["version"] != now["version"]]
-        target = to or next((version for version in reversed(earlier) if self._exists(agent, version)), BASE)
+        target = to or self.before(agent)
         if not self._exists(agent, target):
             raise GrokoraError(f"{agent} has no adapter {target!r}; grokora champion history {agent} lists them.")
-        self._point(
-            agent, target, action="rollback", reason=f"rolled back from {now['version']}", replaced=now["version"]
-        )
+        reason = f"rolled back from {now['version']}{': ' if why else ''}{why}"
+        self._point(agent, target, action="rollback", reason=reason, replaced=now["version"])
         return target
 
     def pin(self, agent: str, pinned: bool = True) -> None:

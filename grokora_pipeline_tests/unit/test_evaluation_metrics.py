@@ -14,6 +14,7 @@ from grokora_pipeline.agents import DEFAULT_MAIN_METRIC
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics import METRICS, get_metric, load
 from grokora_pipeline.evaluation.metrics.answers import Answer, Call, calls_of, strict_json
+from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import check_call, check_calls
 
 TOOL = {
@@ -98,6 +99,12 @@ def test_the_parts_of_an_action_are_scored_apart_from_its_coordinates() -> None:
     assert _value("typed_text", given_, expected) == 1
     assert _value("coordinates", given_, expected) == 0.5
     assert _value("coordinates", given_, '{"action_type": "click"}') is None
+
+
+def test_a_fence_may_stand_on_one_line() -> None:
+    fenced = '\n```json  {"situation": "need_retry"} ```\nPlease try again.'
+    assert _value("verdict", fenced, '```json\n{"situation": "need_retry"}\n```') == 1
+    assert _value("verdict", fenced, '{"situation": "sub_task_success"}') == 0
 
 
 def test_where_the_expected_json_is_fenced_the_answers_may_be() -> None:
@@ -216,7 +223,21 @@ def test_bleu_from_summed_statistics_is_sacrebleus(pairs: list[tuple[str, str]])
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
+@settings(max_examples=100, deadline=None)
+@given(words, words)
+def test_rouge_of_any_two_texts_is_the_reference_implementations(ours: str, reference: str) -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    expected = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(reference, ours)
+    assert rouge(ours, reference) == pytest.approx({name: score.fmeasure for name, score in expected.items()})
+
+
+def test_an_empty_json_answer_is_scored_too() -> None:
+    assert _value("verdict", "{}", '{"valid": true}') == 0
+    assert _value("action_type", "[]", "[]") is None
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL"])
 def test_rouge_is_the_reference_implementations(name: str) -> None:
     from rouge_score.rouge_scorer import RougeScorer
 

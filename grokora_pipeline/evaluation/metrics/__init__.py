@@ -28,6 +28,7 @@ from grokora_pipeline.evaluation.metrics.answers import (
     lenient_json,
     strict_json,
 )
+from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
 
 FloatArray = NDArray[np.float64]
@@ -130,12 +131,20 @@ def _fields(
     return Metric(name, _mean(value))
 
 
+def _field_name(leaf: Leaf) -> str:
+    return str(leaf[0][-1]) if leaf[0] else ""
+
+
 def _action_type(leaf: Leaf) -> Leaf | None:
-    return leaf if str(leaf[0][-1]) in {"action", "name"} or str(leaf[0][-1]).endswith("type") else None
+    return leaf if _field_name(leaf) in {"action", "name"} or _field_name(leaf).endswith("type") else None
+
+
+def _verdict(leaf: Leaf) -> Leaf | None:
+    return leaf if _field_name(leaf) in {"valid", "approved", "situation", "verdict"} else None
 
 
 def _typed_text(leaf: Leaf) -> Leaf | None:
-    return leaf if leaf[1].startswith('"') and _action_type(leaf) is None else None
+    return leaf if leaf[1].startswith('"') and _action_type(leaf) is None and _verdict(leaf) is None else None
 
 
 def _coordinates(leaf: Leaf) -> Leaf | None:
@@ -175,21 +184,8 @@ def code_match(answer: Answer) -> bool | None:
     return code_tree(content_of(answer.prediction)) == expected
 
 
-@lru_cache(maxsize=4096)
-def _rouge(prediction: str, reference: str) -> dict[str, float]:
-    scores = _rouge_scorer().score(reference, prediction)
-    return {name: score.fmeasure for name, score in scores.items()}
-
-
-@lru_cache(maxsize=1)
-def _rouge_scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"])
-
-
 def _rouge_metric(name: str) -> Metric:
-    return Metric(name, _mean(lambda answer: _rouge(canonical(answer.prediction), canonical(answer.reference))[name]))
+    return Metric(name, _mean(lambda answer: rouge(canonical(answer.prediction), canonical(answer.reference))[name]))
 
 
 @lru_cache(maxsize=1)
@@ -258,11 +254,12 @@ METRICS: dict[str, Metric] = {
         _fields("argument_keys", lambda leaf: leaf[0]),
         _fields("typed_text", _typed_text),
         _fields("coordinates", _coordinates),
+        _fields("verdict", _verdict),
         Metric("tool_call_match", _mean(tool_call_match)),
         Metric("no_call", _mean(no_call)),
         Metric("code_parses", _mean(_code_parses)),
         Metric("code_match", _mean(code_match)),
-        *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")),
+        *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL")),
         Metric("sacrebleu", _bleu_stats, bleu_of),
         Metric("answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False),
         Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False),

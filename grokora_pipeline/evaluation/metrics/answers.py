@@ -9,6 +9,7 @@ from typing import Any
 from grokora_pipeline.agents import AnswerType
 
 Message = dict[str, Any]
+_JSON_FENCE = re.compile(r"```(?:json)?\s*([\[{].*?)\s*```", re.DOTALL | re.IGNORECASE)  # on one line, too
 _FENCE = re.compile(r"```[\w+-]*[^\S\n]*\n(.*?)\n?```", re.DOTALL)
 
 
@@ -75,7 +76,7 @@ def _refuse(constant: str) -> Any:
 def lenient_json(text: str) -> Any:
     """As `strict_json`, but the text may also be the first fenced block of an answer that talks around it."""
     value = strict_json(text)
-    if value is None and (fenced := _FENCE.search(text)):
+    if value is None and (fenced := _JSON_FENCE.search(text)):
         value = strict_json(fenced.group(1))
     return value
 
