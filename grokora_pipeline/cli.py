@@ -115,9 +115,10 @@ def trace(query: Annotated[str, typer.Argument(help="A turn id, a session id, or
 def forget(query: Annotated[str, typer.Argument(help="A session id or a log file.")]) -> None:
     """Leave a session or a log file out of all future datasets; the log itself is never changed."""
     from grokora_pipeline.sessions import trace as rows
+    from grokora_pipeline.store import Store
 
     _show_uses(query)
-    if rows.forget(Path(get_settings().store), query):
+    if rows.forget(Store(get_settings().store), query):
         console.print(
             f"{query} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
         )

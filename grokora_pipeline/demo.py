@@ -20,7 +20,7 @@ from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_versio
 from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.automation import ALL_JOB
 from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline.staleness import observe, stale_assets
 
 _RUN_TAG = "grokora/demo"
@@ -82,7 +82,7 @@ def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
 
 def materialize(instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> bool:
     """Make these assets in one run of the real executor, told line by line."""
-    mark, log = uuid.uuid4().hex, Path(get_settings().store) / "demo.log"
+    mark, log = uuid.uuid4().hex, get_store().root / "demo.log"
     console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
     with output_to(log) as terminal, Narrator(instance, mark, Console(file=terminal)):
         result = dg.execute_job(
@@ -201,7 +201,7 @@ def show_results(console: Console) -> None:
         console.print(f"Swarm on unseen tasks: {rates}.")
     reports = [store.current(key_of(agent, "eval_report")) for agent in agents]
     for report in [*filter(None, reports), *([swarm] if swarm else [])]:
-        console.print(f"  {report.path / 'report.html'}", soft_wrap=True)
+        console.print(f"  {report.link('report.html')}", soft_wrap=True)
     console.print("\nNext: [bold]make ui[/bold] shows the run, the lineage and the plots on http://127.0.0.1:3000")
 
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -16,6 +15,7 @@ import psutil
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Store
 
 State = Literal["ok", "warning", "missing"]
 _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "missing": "red"}
@@ -99,7 +99,7 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    store = Path(get_settings().store)
+    store = Store(get_settings().store).root
     existing = next(folder for folder in [store, *store.parents] if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
     state: State = "ok" if free >= _MIN_FREE_GIB else "warning"

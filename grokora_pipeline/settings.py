@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     store: str = Field(
         default=str(PROJECT_ROOT / "data" / "store"), description="Folder or fsspec URL of all artifacts."
     )
+    cache: Path = Field(
+        default=Path("~/.cache/grokora"), validate_default=True, description="This machine's copies of a remote store."
+    )
     agents: Path = Field(default=PROJECT_ROOT / "data" / "agents.yaml", description="Who the agents are.")
     base_model: str = Field(
         default="", description="HF id (`org/name` or `org/name@revision`) or a folder; empty: bundled."
@@ -35,7 +38,7 @@ class Settings(BaseSettings):
         default=2.0, ge=0, description="A log that changed this recently is still being written."
     )
 
-    @field_validator("logs", "agents")
+    @field_validator("logs", "cache", "agents")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()

@@ -1,5 +1,6 @@
 """`base_model`: the model that every adapter is trained on, resolved once and described."""
 
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -8,6 +9,7 @@ from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
     code_version,
+    get_store,
     plain_errors,
     publish_once,
     read_json,
@@ -15,7 +17,7 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
-from grokora_pipeline.models.fingerprint import fingerprint
+from grokora_pipeline.models.fingerprint import fingerprint, model_files
 from grokora_pipeline.settings import get_settings
 
 KEY = "base_model"
@@ -37,8 +39,10 @@ def base_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> Made:
         plan = {"model_id": model_id, "output": str(staged)}
         record = gpu.run(context, "grokora_pipeline.models", plan, staged)
         folder = Path(record["path"])
-        if folder.is_relative_to(staged):  # it moves with the artifact
-            record["path"] = folder.relative_to(staged).as_posix()
+        if folder.is_absolute() and get_store().remote:  # other machines do not have this folder
+            for path in model_files(folder):
+                shutil.copyfile(path, staged / path.name)
+            record["path"] = "."
         write_json(staged / "base_model.json", record)
         return str(record["content_hash"])[:16]
 

@@ -61,7 +61,7 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 "challenger": adapter.version,
                 "promoted": version == adapter.version,
                 "decision": reason,
-                "report": dg.MetadataValue.path(report.path / "report.html"),
+                "report": dg.MetadataValue.path(report.link("report.html")),
             },
             data_version=dg.DataVersion(version),
             check_results=[

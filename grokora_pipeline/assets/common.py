@@ -103,7 +103,7 @@ def result(
     """A materialization whose data version is the artifact's version and whose metadata links to its folder."""
     return dg.MaterializeResult(
         asset_key=artifact.key.split("/"),
-        metadata={"folder": dg.MetadataValue.path(artifact.path), **metadata},
+        metadata={"folder": dg.MetadataValue.path(artifact.link()), **metadata},
         data_version=dg.DataVersion(artifact.version),
         check_results=checks or [],
         tags=tags or None,

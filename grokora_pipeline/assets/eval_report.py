@@ -62,7 +62,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 gpu.run(context, "grokora_pipeline.evaluation", {**plan, "output": str(staged)}, staged)
 
             artifact = publish_once(context, key, inputs, build)
-        return result(artifact, _metadata(artifact.path))
+        return result(artifact, _metadata(artifact))
 
     return eval_report
 
@@ -102,8 +102,8 @@ def _inputs(agent: AgentSpec, config: dict[str, Any]) -> tuple[dict[str, Any], d
     return inputs, plan
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
-    report = read_json(folder / "report.json")
+def _metadata(artifact: Artifact) -> dict[str, Any]:
+    report = read_json(artifact.path / "report.json")
     flat = {
         f"{system}/{metric}": score["value"]
         for system, scores in report["systems"].items()
@@ -111,7 +111,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
         if score["value"] is not None
     }
     return {
-        "report": dg.MetadataValue.path(folder / "report.html"),
+        "report": dg.MetadataValue.path(artifact.link("report.html")),
         "table": dg.MetadataValue.md(report["markdown"]),
         "dagster/row_count": report["rows"],
         **flat,

@@ -21,7 +21,7 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import training_curves
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
-from grokora_pipeline.store import Store, content_version
+from grokora_pipeline.store import content_version
 
 
 class TrainingConfig(dg.Config):
@@ -63,24 +63,17 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                     "base_id": record["model_id"],
                     "split": str(split.path),
                     "output": str(staged),
-                    "work": str(_checkpoints(store, key, inputs)),
                     "knobs": knobs,
                     "versions": versions,
                 }
-                gpu.run(context, "grokora_pipeline.training", plan, staged)
+                with store.work(key, content_version(inputs)) as work:  # a retry of a killed run goes on from there
+                    gpu.run(context, "grokora_pipeline.training", {**plan, "work": str(work)}, staged)
 
             artifact = publish_once(context, key, inputs, build)
         training = read_json(artifact.path / "training.json")
         return result(artifact, _metadata(training), [_learnt(training)], **{"grokora/trained_on": split.version})
 
     return lora_adapter
-
-
-def _checkpoints(store: Store, key: str, inputs: dict[str, Any]) -> Path:
-    """Where this very training keeps its checkpoints: a retry of a killed run finds them and goes on."""
-    folder = store.root / ".work" / key.replace("/", "-") / content_version(inputs)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _metadata(training: dict[str, Any]) -> dict[str, Any]:

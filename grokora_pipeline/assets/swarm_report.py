@@ -69,7 +69,7 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
         numbers = {f"{system}/success_rate": run["success_rate"] for system, run in report["systems"].items()}
         return result(
             artifact,
-            {**numbers, "tasks": config.tasks, "report": dg.MetadataValue.path(artifact.path / "report.html")},
+            {**numbers, "tasks": config.tasks, "report": dg.MetadataValue.path(artifact.link("report.html"))},
         )
 
     return swarm_report

@@ -56,7 +56,7 @@ class SelectionConfig(dg.Config):
 def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `task_dataset` asset of one agent."""
     key = key_of(agent, "task_dataset")
-    version = code_version(agent.model_dump(), forgotten(get_store().root))
+    version = code_version(agent.model_dump(), forgotten(get_store()))
 
     @dg.asset(
         key=key.split("/"),
@@ -75,7 +75,7 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     )
     def task_dataset(context: dg.AssetExecutionContext, config: SelectionConfig) -> Made:
         fields = {**config.model_dump(), "unknown_outcome": config.unknown_outcome or agent.unknown_outcome}
-        options = DatasetOptions(**fields, forgotten=forgotten(get_store().root))
+        options = DatasetOptions(**fields, forgotten=forgotten(get_store()))
         with plain_errors():
             turns = get_store().require("session_logs")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from grokora_pipeline.sessions.examples import read_examples
 from grokora_pipeline.sessions.table import read_turns
-from grokora_pipeline.store import write_atomic
+from grokora_pipeline.store import Store
 
 FORGET_LIST = "forgotten.txt"
 _COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "source_file", "line", "source_sha256"]
@@ -38,19 +38,16 @@ def examples_from(dataset: Path, *, file: str | None = None, session: str | None
             yield example.meta
 
 
-def forgotten(store: Path) -> tuple[str, ...]:
+def forgotten(store: Store) -> tuple[str, ...]:
     """The session ids and log files that no dataset may hold any more, sorted: `DatasetOptions.forgotten`."""
-    try:
-        lines = (store / FORGET_LIST).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
+    lines = (store.read(FORGET_LIST) or b"").decode().splitlines()
     return tuple(sorted({line for line in lines if line}))
 
 
-def forget(store: Path, name: str) -> bool:
+def forget(store: Store, name: str) -> bool:
     """Put a session id or a log file on the forget list; False if it is there already. Logs are never changed."""
     known = forgotten(store)
     if name in known:
         return False
-    write_atomic(store / FORGET_LIST, "".join(f"{one}\n" for one in sorted({*known, name})).encode())
+    store.write(FORGET_LIST, "".join(f"{one}\n" for one in sorted({*known, name})).encode())
     return True

@@ -14,11 +14,9 @@ from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from grokora_pipeline.store import write_atomic
+from grokora_pipeline.store import COMPLETE, write_atomic
 from grokora_pipeline.training.adapter import adapter_weights
 from grokora_pipeline.worker import Reporter
-
-COMPLETE = "complete"
 
 
 def peak_memory_mib() -> float:

@@ -18,11 +18,11 @@ from trl import SFTConfig
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import choose_device, choose_dtype, load_base
-from grokora_pipeline.store import content_version, write_atomic
+from grokora_pipeline.store import COMPLETE, content_version, write_atomic
 from grokora_pipeline.training import budget as budgets
 from grokora_pipeline.training.adapter import add_adapter, save_adapter, write_checksums
 from grokora_pipeline.training.budget import Budget
-from grokora_pipeline.training.callbacks import COMPLETE, Best, Course, Curves, Progress, peak_memory_mib, process_bytes
+from grokora_pipeline.training.callbacks import Best, Course, Curves, Progress, peak_memory_mib, process_bytes
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 from grokora_pipeline.training.record import model_card, record

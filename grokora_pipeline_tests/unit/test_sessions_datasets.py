@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from grokora_pipeline.sessions import duplicates, toon, trace
 from grokora_pipeline.sessions.examples import DatasetReport, Example, build_examples, read_examples, task_key
 from grokora_pipeline.sessions.selection import Blame, DatasetOptions, blames, refuse
+from grokora_pipeline.store import Store
 from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, write_lines
 
 TURN: dict[str, Any] = {
@@ -222,7 +223,7 @@ def test_an_example_leads_back_to_its_line_and_a_file_forward_to_its_examples(tm
 
 
 def test_a_forgotten_session_is_in_no_later_dataset(tmp_path: Path) -> None:
-    store = tmp_path / "store"
+    store = Store(str(tmp_path / "store"))
     assert trace.forgotten(store) == ()
     assert (trace.forget(store, "s1"), trace.forget(store, "s1")) == (True, False)
     lines = [call(f"s{n}", 0, f"p{n}", "a") for n in range(3)]

@@ -1,6 +1,9 @@
 """What the store promises: whole versions or none, nothing in service overwritten, pointers with a history."""
 
 import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,12 +11,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.store import Store, content_version, folder_version
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import COMPLETE, Store, content_version, folder_version, remote
+from grokora_pipeline_tests.outside import s3
+
+Machine = Callable[[str], Store]
+REMOTE = pytest.mark.parametrize("url", ["memory", "s3"], indirect=True)
+__all__ = ["s3"]
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh store of each kind."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}"
+    return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
+def on(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """The store as a machine of that name sees it: machines share the URL, not their copies."""
+
+    def machine(name: str) -> Store:
+        monkeypatch.setenv("GROKORA_CACHE", str(tmp_path / name))
+        get_settings.cache_clear()
+        return Store(url)
+
+    yield machine
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def store(on: Machine) -> Store:
+    return on("here")
 
 
 def publish(store: Store, key: str, version: str, text: str) -> Path:
@@ -50,7 +82,7 @@ def test_a_missing_asset_is_named_in_the_error(store: Store) -> None:
 @pytest.mark.parametrize("key", ["../out", "a//b", "/etc", "a/..", "a\\b"])
 def test_a_key_cannot_leave_the_store(store: Store, key: str) -> None:
     with pytest.raises(GrokoraError):
-        store.folder(key)
+        store.read(key)
 
 
 def test_pointing_twice_at_the_same_version_adds_one_line_of_history(store: Store) -> None:
@@ -72,11 +104,130 @@ def test_a_concurrent_reader_always_sees_a_whole_pointer(store: Store) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for version in range(200):
+    for version in range(20 if store.remote else 200):
         store.point("k", "champion", str(version))
     stop.set()
     reader.join()
     assert torn == []
+
+
+def test_versions_are_listed_oldest_first_and_pointers_are_none_of_them(store: Store) -> None:
+    for version in ("b", "a", "c"):
+        publish(store, "k", version, version)
+    store.point("k", "champion", "a")
+    assert [artifact.version for artifact in store.versions("k")] == ["b", "a", "c"]
+    assert store.versions("nothing") == []
+
+
+def test_what_one_machine_publishes_another_reads(on: Machine) -> None:
+    with on("one").stage("k") as staged:
+        (staged / "deep").mkdir()
+        (staged / "deep" / "file").write_text("weights")
+        (staged / "empty").touch()
+        on("one").publish("k", "v1", staged)
+    found = on("two").require("k")
+    assert found.read("deep/file") == b"weights"
+    assert (found.path / "deep" / "file").read_text() == "weights"
+    assert (found.path / "empty").read_bytes() == b""
+
+
+def test_two_machines_that_publish_one_version_agree_on_it(on: Machine) -> None:
+    stores = [on("one"), on("two")]
+    threads = [
+        threading.Thread(target=publish, args=(one, "k", "v", text)) for one, text in zip(stores, "ab", strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({(one.require("k").path / "file").read_text() for one in (*stores, on("three"))}) == 1
+
+
+def test_small_files_of_the_store_are_replaced(store: Store) -> None:
+    assert store.read("forgotten.txt") is None
+    for text in (b"a", b"b"):
+        store.write("forgotten.txt", text)
+    assert store.read("forgotten.txt") == b"b"
+
+
+def test_interrupted_work_goes_on_where_it_was(on: Machine) -> None:
+    with pytest.raises(RuntimeError), on("one").work("actor/lora_adapter", "v") as folder:
+        (folder / "checkpoint-1").mkdir(parents=True)
+        (folder / "checkpoint-1" / "weights").write_text("1")
+        raise RuntimeError
+    with on("two").work("actor/lora_adapter", "v") as folder:
+        assert (folder / "checkpoint-1" / "weights").read_text() == "1"
+        (folder / "checkpoint-1" / "weights").unlink()
+        (folder / "checkpoint-2").mkdir()
+        (folder / "checkpoint-2" / "weights").write_text("2")
+    with on("three").work("actor/lora_adapter", "v") as folder:
+        assert [path.read_text() for path in folder.rglob("weights")] == ["2"]
+
+
+@pytest.fixture
+def remote_on(on: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(remote, "_SYNC_SECONDS", 0.05)
+    return on
+
+
+@REMOTE
+def test_work_reaches_other_machines_while_it_goes_on(remote_on: Machine) -> None:
+    with remote_on("one").work("k", "v") as folder:
+        (folder / "checkpoint-1").mkdir(parents=True)
+        for name in (COMPLETE, "weights"):  # the mark is copied last, though it was written first
+            (folder / "checkpoint-1" / name).write_text(name)
+        other, deadline = remote_on("two"), time.monotonic() + 10
+        while other.read(f".work/k/v/checkpoint-1/{COMPLETE}") is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert other.read(".work/k/v/checkpoint-1/weights") == b"weights"
+
+
+@REMOTE
+def test_an_artifact_is_fetched_once_and_not_before_it_is_needed(remote_on: Machine) -> None:
+    publish(remote_on("one"), "k", "v1", "weights")
+    there = remote_on("two")
+    found = there.require("k")
+    assert not (there.root / "k").exists()
+    first = (found.path / "file").stat()
+    assert (found.path / "file").stat().st_mtime_ns == first.st_mtime_ns
+    assert (there.require("k").path / "file").stat().st_ino == first.st_ino
+
+
+@REMOTE
+def test_what_is_not_published_to_its_end_is_not_there(remote_on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = remote_on("one")
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(remote.RemoteFiles, "_create", killed)
+        publish(store, "k", "v1", "half")
+    assert remote_on("two").find("k", "v1") is None
+    assert store.versions("k") == []
+    assert (publish(store, "k", "v1", "whole") / "file").read_text() == "whole"
+
+
+@REMOTE
+def test_damaged_bytes_are_not_handed_out(remote_on: Machine) -> None:
+    store = remote_on("one")
+    publish(store, "k", "v1", "weights")
+    (content,) = [path.name for path in (store.root / "k" / "v1").iterdir()]
+    store.write(f"k/v1/{content}/file", b"weighty")
+    with pytest.raises(GrokoraError, match="file is damaged"):
+        _ = remote_on("two").require("k").path
+
+
+@pytest.mark.parametrize("bad", ["nosuch://bucket/x", "nonsense://"])
+def test_an_unknown_kind_of_store_is_one_sentence(bad: str) -> None:
+    with pytest.raises(GrokoraError, match=f"GROKORA_STORE={bad[:7]}.* cannot be opened"):
+        Store(bad)
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("s3://no-such-bucket/store")
+    with pytest.raises(GrokoraError, match="check the bucket and your credentials"):
+        store.write("forgotten.txt", b"")
 
 
 @given(st.dictionaries(st.text(), st.integers()))

@@ -1,0 +1,147 @@
+"""Versioned artifacts: `<store>/<asset key>/<version>/`, published whole or not at all, found by JSON pointers.
+
+An artifact is a folder. What is published never changes. A pointer (`current`, `champion`) names the version in
+service. The store is a local folder, or any fsspec URL (`s3://bucket/prefix`): then every machine keeps a mirror of
+what it has read or written, and code works on local paths either way.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store.folder import LocalFiles, content_version, file_sha256, folder_version, write_atomic
+from grokora_pipeline.store.remote import COMPLETE, RemoteFiles
+
+__all__ = ["COMPLETE", "Artifact", "Store", "content_version", "file_sha256", "folder_version", "write_atomic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One published version of an asset."""
+
+    key: str
+    version: str
+    files: LocalFiles | RemoteFiles = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its place in the store."""
+        return f"{self.key}/{self.version}"
+
+    @property
+    def path(self) -> Path:
+        """Its folder on this machine; fetched first where the store is remote and it was not needed here before."""
+        return self.files.fetch(self.name)
+
+    def link(self, part: str = "") -> str:
+        """Where a person finds it, or one of its files: a path, or a URL where the store is remote."""
+        return "/".join(filter(None, (self.files.url, self.name, part)))
+
+    def read(self, part: str) -> bytes:
+        """One of its files, without fetching the others."""
+        return self.files.read_part(self.name, part)
+
+
+class Store:
+    """The artifact store at a local folder or fsspec URL. Keys are asset keys joined by `/`.
+
+    `root` is the store's folder, or this machine's mirror of it: for caches and logs that need not be shared.
+    """
+
+    def __init__(self, url: str) -> None:
+        url = url.removeprefix("file://")
+        self.files: LocalFiles | RemoteFiles = (
+            RemoteFiles(url, get_settings().cache) if "://" in url else LocalFiles(Path(url))
+        )
+        self.root, self.remote = self.files.root, isinstance(self.files, RemoteFiles)
+
+    @contextmanager
+    def stage(self, key: str) -> Iterator[Path]:
+        """A fresh folder to write an artifact into; what is not published by the end is removed."""
+        base = self.root / ".staging"
+        base.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=base, prefix=key.replace("/", "-") + "-"))
+        try:
+            yield staged
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    @contextmanager
+    def work(self, key: str, version: str) -> Iterator[Path]:
+        """The (perhaps missing) folder where unfinished work on a version is kept; a later attempt finds it there.
+
+        Of a remote store it is a copy, brought up to date every few seconds and at the end, so that the attempt may
+        run on another machine. Files called `complete` follow what they vouch for.
+        """
+        with self.files.shared(f".work/{_checked(key).replace('/', '-')}/{version}") as folder:
+            yield folder
+
+    def publish(self, key: str, version: str, staged: Path, **facts: Any) -> Artifact:
+        """Put a staged folder in its place and point `current` at it. An existing version is kept."""
+        artifact = Artifact(_checked(key), version, self.files)
+        self.files.publish(staged, artifact.name)
+        self.point(key, "current", version, **facts)
+        return artifact
+
+    def find(self, key: str, version: str) -> Artifact | None:
+        """A published version, or None."""
+        artifact = Artifact(_checked(key), version, self.files)
+        return artifact if self.files.exists(artifact.name) else None
+
+    def versions(self, key: str) -> list[Artifact]:
+        """All published versions of a key, oldest first."""
+        return [Artifact(key, version, self.files) for version in self.files.versions(_checked(key))]
+
+    def read(self, name: str) -> bytes | None:
+        """A small file of the store itself, or None where there is none."""
+        return self.files.read(_checked(name))
+
+    def write(self, name: str, payload: bytes) -> None:
+        """Replace a small file of the store itself, atomically."""
+        self.files.write(_checked(name), payload)
+
+    def point(self, key: str, pointer: str, version: str, **facts: Any) -> None:
+        """Move a pointer, atomically, and add a line to its history. Pointing at the same version changes nothing."""
+        now = self.pointer(key, pointer)
+        if now and now["version"] == version and all(now.get(name) == value for name, value in facts.items()):
+            return
+        record = orjson.dumps({"version": version, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+        self.files.append(f"{key}/{pointer}.history", record)
+        self.write(f"{key}/{pointer}.json", record)
+
+    def pointer(self, key: str, pointer: str) -> dict[str, Any] | None:
+        """The record of a pointer, or None where it was never set."""
+        raw = self.read(f"{key}/{pointer}.json")
+        return orjson.loads(raw) if raw is not None else None
+
+    def history(self, key: str, pointer: str) -> list[dict[str, Any]]:
+        """All records of a pointer, oldest first."""
+        return [orjson.loads(line) for line in self.files.lines(f"{_checked(key)}/{pointer}.history")]
+
+    def current(self, key: str) -> Artifact | None:
+        """The version that `current` points at, or None."""
+        record = self.pointer(key, "current")
+        return self.find(key, record["version"]) if record else None
+
+    def require(self, key: str) -> Artifact:
+        """The current version; GrokoraError says which asset to materialize first."""
+        artifact = self.current(key)
+        if artifact is None:
+            raise GrokoraError(f"{key} is not in the store {self.files.url}; materialize that asset first.")
+        return artifact
+
+
+def _checked(key: str) -> str:
+    """The key; refuses one that would leave the store."""
+    if not all(part and part not in {".", ".."} and "\\" not in part for part in key.split("/")):
+        raise GrokoraError(f"{key!r} is no artifact key.")
+    return key

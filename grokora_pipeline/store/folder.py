@@ -1,0 +1,106 @@
+"""Files of a local store, and what they are called by: hashes of content, folders that appear whole or not at all."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+VERSION_LENGTH = 16
+
+
+def content_version(*parts: object) -> str:
+    """A version from any JSON-able parts: the first 16 hex digits of the SHA-256 of their canonical JSON."""
+    payload = json.dumps(parts, sort_keys=True, default=str)  # orjson refuses integers beyond 64 bits
+    return hashlib.sha256(payload.encode()).hexdigest()[:VERSION_LENGTH]
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def listing(folder: Path) -> dict[str, Path]:
+    """All files below a folder by their relative names, sorted."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def folder_version(folder: Path) -> str:
+    """A version from the names and bytes of all files below a folder."""
+    return content_version([(name, file_sha256(path)) for name, path in listing(folder).items()])
+
+
+def write_atomic(path: Path, payload: bytes) -> None:
+    """Replace a file in one step, durably: a concurrent reader sees the old or the new bytes, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def move_in(staged: Path, target: Path) -> None:
+    """Put a staged folder in its place; what is there already is kept."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staged.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+class LocalFiles:
+    """A store in a folder. Names are relative to it; a version is staged beside its place and renamed into it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.url = root, str(root)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, payload: bytes) -> None:
+        write_atomic(self.root / name, payload)
+
+    def append(self, name: str, line: bytes) -> None:
+        path = self.root / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
+            stream.write(line + b"\n")
+
+    def lines(self, name: str) -> list[bytes]:
+        return [line for line in (self.read(f"{name}.jsonl") or b"").splitlines() if line]
+
+    def publish(self, staged: Path, name: str) -> None:
+        move_in(staged, self.root / name)
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).is_dir()
+
+    def fetch(self, name: str) -> Path:
+        return self.root / name
+
+    def read_part(self, name: str, part: str) -> bytes:
+        return (self.root / name / part).read_bytes()
+
+    def versions(self, key: str) -> list[str]:
+        folder = self.root / key
+        found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+
+    @contextmanager
+    def shared(self, name: str) -> Iterator[Path]:
+        folder = self.root / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield folder

@@ -1,0 +1,199 @@
+"""Files of a store on an fsspec URL, such as `s3://bucket/prefix`, and this machine's mirror of them."""
+
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.store.folder import content_version, file_sha256, listing, move_in
+
+COMPLETE = "complete"  # in a folder of unfinished work, the file that says a part is whole; it is copied last
+_PUBLISHED = ".complete"  # what follows the version's name in the object that makes a remote artifact visible
+_SYNC_SECONDS = 5.0
+_Signatures = dict[str, tuple[int, int]]  # (time of the last change in ns, size) by name
+
+
+class RemoteFiles:
+    """A store on an fsspec URL, with a mirror of what this machine has seen of it below `root`.
+
+    An object store has no rename: a version's files go to `<key>/<version>/<hash of its content>/`, and the object
+    `<key>/<version>.complete`, which lists them, is created last and by one writer only. The mirror has the same
+    folders, so it never holds anything stale and may be deleted at any time.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        import fsspec
+
+        try:
+            self._fs, self._base = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise GrokoraError(f"GROKORA_STORE={url} cannot be opened: {error}.") from error
+        self.url, self._base = url.rstrip("/"), self._base.rstrip("/")
+        self.root = cache.joinpath(
+            *(part for part in self.url.replace("://", "/").split("/") if part not in {"", ".."})
+        )
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """A bucket that is not there and credentials that do not fit are mistakes of a person, and said as such."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, PermissionError | FileNotFoundError) and "Credentials" not in type(error).__name__:
+                raise
+            raise GrokoraError(f"GROKORA_STORE={self.url}: {error}; check the bucket and your credentials.") from error
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+    def _names(self, name: str) -> list[str]:
+        """The names of all objects below a name, relative to it, sorted."""
+        self._fs.invalidate_cache()
+        above = self._path(name) + "/"
+        return sorted(str(path).removeprefix(above) for path in self._fs.find(above))
+
+    def read(self, name: str) -> bytes | None:
+        with self._usable():
+            try:
+                payload: bytes = self._fs.cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+            return payload
+
+    def write(self, name: str, payload: bytes) -> None:
+        with self._usable():
+            self._fs.pipe_file(self._path(name), payload)
+
+    def append(self, name: str, line: bytes) -> None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+        self.write(f"{name}/{stamp}-{uuid.uuid4().hex[:8]}.json", line)
+
+    def lines(self, name: str) -> list[bytes]:
+        found = self._read_all([self._path(f"{name}/{record}") for record in self._names(name)])
+        return [found[path] for path in sorted(found)]
+
+    def _read_all(self, paths: list[str]) -> dict[str, bytes]:
+        return self._fs.cat(paths) if paths else {}
+
+    def publish(self, staged: Path, name: str) -> None:
+        if self.exists(name):
+            return
+        files = {part: file_sha256(path) for part, path in listing(staged).items()}
+        content = content_version(files)
+        with self._usable():
+            self._upload(staged, f"{name}/{content}", list(files))
+        self._create(name, {"at": datetime.now(UTC).isoformat(), "content": content, "files": files})
+        move_in(staged, self.root / name / content)
+
+    def _create(self, name: str, record: dict[str, Any]) -> None:
+        try:
+            self._fs.pipe_file(self._path(name + _PUBLISHED), orjson.dumps(record), mode="create")
+        except OSError:
+            if not self.exists(name):  # else another machine was first, and its version is as good
+                raise
+
+    def exists(self, name: str) -> bool:
+        return self._record(name) is not None
+
+    def fetch(self, name: str) -> Path:
+        record = self._known(name)
+        folder = self.root / name / str(record["content"])
+        if folder.is_dir():
+            return folder
+        staging = self.root / ".staging"
+        staging.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=staging, prefix="fetch-", ignore_cleanup_errors=True) as parent:
+            fetched = Path(parent) / "artifact"
+            fetched.mkdir()
+            self._download(f"{name}/{record['content']}", fetched, list(record["files"]))
+            damaged = [part for part, digest in record["files"].items() if file_sha256(fetched / part) != digest]
+            if damaged:
+                raise GrokoraError(f"{self.url}/{name}: {damaged[0]} is damaged; delete {name}{_PUBLISHED} there.")
+            move_in(fetched, folder)
+        return folder
+
+    def read_part(self, name: str, part: str) -> bytes:
+        content = self._known(name)["content"]
+        kept = self.root / name / content / part
+        return kept.read_bytes() if kept.is_file() else bytes(self._fs.cat_file(self._path(f"{name}/{content}/{part}")))
+
+    def versions(self, key: str) -> list[str]:
+        self._fs.invalidate_cache()
+        records = {path: orjson.loads(raw)["at"] for path, raw in self._read_all(self._published(key)).items()}
+        return [path.rpartition("/")[2].removesuffix(_PUBLISHED) for path in sorted(records, key=lambda p: records[p])]
+
+    def _published(self, key: str) -> list[str]:
+        try:
+            listed = self._fs.ls(self._path(key), detail=False)
+        except FileNotFoundError:
+            return []
+        return [path for path in listed if path.endswith(_PUBLISHED)]
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        raw = self.read(name + _PUBLISHED)
+        return orjson.loads(raw) if raw else None
+
+    def _known(self, name: str) -> dict[str, Any]:
+        record = self._record(name)
+        if record is None:
+            raise GrokoraError(f"{self.url}/{name} is not there any more; materialize it again.")
+        return record
+
+    def _upload(self, folder: Path, name: str, parts: list[str]) -> None:
+        if parts:
+            self._fs.put([str(folder / part) for part in parts], [self._path(f"{name}/{part}") for part in parts])
+
+    def _download(self, name: str, folder: Path, parts: list[str]) -> None:
+        if parts:
+            self._fs.get([self._path(f"{name}/{part}") for part in parts], [str(folder / part) for part in parts])
+
+    @contextmanager
+    def shared(self, name: str) -> Iterator[Path]:
+        folder, done = self.root / name, threading.Event()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._download(name, folder, self._names(name))
+        with ThreadPoolExecutor(1, "store") as pool:
+            copying = pool.submit(self._follow, folder, name, _signatures(folder), done)
+            try:
+                yield folder
+            finally:
+                done.set()
+                copying.result()
+
+    def _follow(self, folder: Path, name: str, known: _Signatures, done: threading.Event) -> None:
+        """Copy what changes in the folder until `done`, and once more."""
+        while True:
+            last = done.wait(_SYNC_SECONDS)
+            known = self._copy_changes(folder, name, known)
+            if last:
+                return
+
+    def _copy_changes(self, folder: Path, name: str, known: _Signatures) -> _Signatures:
+        now = _signatures(folder)
+        changed = [part for part in now if now[part] != known.get(part)]
+        for part in sorted(changed, key=lambda part: (Path(part).name == COMPLETE, now[part])):
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                self._upload(folder, name, [part])
+        for part in known.keys() - now.keys():
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._path(f"{name}/{part}"))
+        return now
+
+
+def _signatures(folder: Path) -> _Signatures:
+    found = {}
+    for part, path in listing(folder).items():
+        with suppress(FileNotFoundError):
+            facts = path.stat()
+            found[part] = (facts.st_mtime_ns, facts.st_size)
+    return found
