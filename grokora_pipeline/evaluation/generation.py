@@ -1,8 +1,8 @@
 """Batched decoding and scoring in which the prefix that rows share is computed once.
 
 Rows are grouped by their common beginning (system prompt, tools, few-shot examples). The prefix goes through the model
-once; its keys and values are copied into every row of a batch. Rows are padded on the left, between prefix and suffix,
-so that all rows of a batch end in the same column. Finished rows leave the batch.
+once and is kept from call to call (`Prefixes`); its keys and values are copied into every row of a batch. Rows are
+padded on the left, between prefix and suffix, so that all rows of a batch end in the same column. Finished rows leave.
 """
 
 import time
@@ -21,6 +21,7 @@ Progress = Callable[[int, int], None]
 SHARED_PREFIX = 16  # tokens; a shorter common beginning is not worth a pass of its own
 BATCH_BYTES = 1 << 30  # of a batch's keys, values and logits, at most
 BATCH_ROWS = 64
+KEPT_PREFIXES = 8  # of one system
 LEAVE_SHARE = 0.8  # finished rows leave together, when so few are left: leaving copies the others' keys and values
 
 
@@ -63,12 +64,57 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def get_seq_length(self) -> int:
         return self.length
 
-    def widened(self, rows: int, room: int) -> "_RoomyLayer":
-        """A copy of a one-row layer for a batch of `rows`, with room for `room` tokens."""
+    def widened(self, rows: int, room: int, length: int) -> "_RoomyLayer":
+        """A copy of a one-row layer's first `length` tokens for a batch of `rows`, with room for `room` tokens."""
         layer = _RoomyLayer(room)
-        shape = [rows, self.keys.shape[1], self.length, self.keys.shape[3]]
-        layer.update(self.keys[:, :, : self.length].expand(shape), self.values[:, :, : self.length].expand(shape))
+        shape = [rows, self.keys.shape[1], length, self.keys.shape[3]]
+        layer.update(self.keys[:, :, :length].expand(shape), self.values[:, :, :length].expand(shape))
         return layer
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    """A beginning in tokens, with its keys and values; any shorter beginning of it is in there, too."""
+
+    tokens: list[int]
+    cache: Cache
+
+    def widened(self, rows: int, room: int) -> Cache:
+        """Its keys and values for a batch of `rows`, with room for `room` tokens."""
+        return Cache(layers=[layer.widened(rows, room, len(self.tokens)) for layer in self.cache.layers])
+
+
+class Prefixes:
+    """The beginnings that one system (a base, or a base with one adapter) has computed, the latest ones."""
+
+    def __init__(self) -> None:
+        self._known: list[_Prefix] = []
+
+    def of(self, model: PreTrainedModel, texts: Sequence[Tokens], limit: int) -> _Prefix | None:
+        """What the texts begin with, at most `limit` tokens; computed where it was not yet. None where it is short."""
+        shared = _common(texts, limit) if len(texts) > 1 else 0
+        known, usable = None, 0
+        for prefix in self._known:
+            length = _common([prefix.tokens, *texts], min(limit, len(prefix.tokens)))
+            known, usable = (prefix, length) if length > usable else (known, usable)
+        if max(shared, usable) < SHARED_PREFIX:
+            return None
+        if known is None or shared - usable >= SHARED_PREFIX:
+            return self._longer(model, texts[0][:shared], known, usable)
+        return _Prefix(known.tokens[:usable], known.cache)
+
+    def _longer(self, model: PreTrainedModel, tokens: Tokens, known: _Prefix | None, usable: int) -> _Prefix:
+        """A prefix that goes on from the first `usable` tokens of a known one."""
+        start = _Prefix(known.tokens[:usable], known.cache) if known else None
+        cache = start.widened(1, len(tokens)) if start else _empty_cache(model, len(tokens))
+        rest = torch.tensor([list(tokens[usable:])], device=model.device)
+        positions = torch.arange(usable, len(tokens), device=model.device)[None]
+        model(input_ids=rest, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+        made = _Prefix(list(tokens), cache)
+        covered = known if known and usable == len(known.tokens) else None
+        kept = [prefix for prefix in self._known if prefix is not covered]
+        self._known = [*kept[1 - KEPT_PREFIXES :], made]
+        return made
 
 
 @dataclass(slots=True)
@@ -83,16 +129,26 @@ class _Batch:
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, prompts: Sequence[Tokens], decoding: Decoding, progress: Progress | None = None
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    decoding: Decoding,
+    progress: Progress | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    prefixes: Prefixes | None = None,
 ) -> list[Generated]:
-    """Answers to prompts (token ids), in their order; the model answers with whatever adapter is active in it."""
+    """Answers to prompts (token ids), in their order; the model answers with whatever adapter is active in it.
+
+    `seeds` gives each row a seed of its own in place of the decoding's; `prefixes` is what this system computed before.
+    """
     done: dict[int, Generated] = {}
-    for rows, cache in _batches(model, prompts, decoding.max_new_tokens * _token_bytes(model)):
+    row_bytes = decoding.max_new_tokens * _token_bytes(model)
+    for rows, prefix in _batches(model, prompts, row_bytes, prefixes or Prefixes()):
         started = time.perf_counter()
-        batch, logits = _start(
-            model, {row: prompts[row] for row in rows}, cache, new_tokens=decoding.max_new_tokens, keep=1
-        )
-        noise = _noise({row: prompts[row] for row in rows}, decoding, model.device)
+        texts = {row: prompts[row] for row in rows}
+        batch, logits = _start(model, texts, prefix, new_tokens=decoding.max_new_tokens, keep=1)
+        row_seeds = {row: seeds[row] if seeds else decoding.seed for row in rows}
+        noise = _noise(texts, decoding.temperature, row_seeds, model.device)
         answers = _decode(model, batch, logits[:, -1], decoding, noise)
         share = (time.perf_counter() - started) / len(rows)
         done.update({row: Generated(tokens, share) for row, tokens in answers.items()})
@@ -103,7 +159,12 @@ def generate(
 
 @torch.inference_mode()
 def completion_nll(
-    model: PreTrainedModel, prompts: Sequence[Tokens], completions: Sequence[Tokens], progress: Progress | None = None
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    completions: Sequence[Tokens],
+    progress: Progress | None = None,
+    *,
+    prefixes: Prefixes | None = None,
 ) -> list[float]:
     """Each completion's summed negative log-likelihood in nats; logits are made only where they count."""
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
@@ -111,9 +172,9 @@ def completion_nll(
     done: dict[int, float] = {}
     most = 1 + max(map(len, completions), default=0)
     logit_bytes = most * model.config.get_text_config().vocab_size * model.dtype.itemsize
-    for rows, cache in _batches(model, texts, logit_bytes, prompt_lengths):
+    for rows, prefix in _batches(model, texts, logit_bytes, prefixes or Prefixes(), prompt_lengths):
         longest = max(len(completions[row]) for row in rows)
-        _, logits = _start(model, {row: texts[row] for row in rows}, cache, new_tokens=0, keep=longest + 1)
+        _, logits = _start(model, {row: texts[row] for row in rows}, prefix, new_tokens=0, keep=longest + 1)
         for place, row in enumerate(rows):
             length = len(completions[row])
             target = torch.tensor(completions[row], device=logits.device)
@@ -125,24 +186,26 @@ def completion_nll(
 
 
 def _batches(
-    model: PreTrainedModel, texts: Sequence[Tokens], row_bytes: int, limits: Sequence[int] | None = None
-) -> Iterator[tuple[list[int], Cache | None]]:
-    """(rows, keys and values of the prefix they share) of every batch, longest rows first."""
+    model: PreTrainedModel,
+    texts: Sequence[Tokens],
+    row_bytes: int,
+    prefixes: Prefixes,
+    limits: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], _Prefix | None]]:
+    """(rows, the prefix they share) of every batch, longest rows first."""
     limits = limits or [len(text) for text in texts]
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, text in enumerate(texts):
         groups.setdefault(tuple(text[:SHARED_PREFIX]), []).append(row)
     for rows in groups.values():
         # a row keeps its last prompt token, so that it has something to run that yields its first logits
-        shared = _common([texts[row] for row in rows], min(limits[row] for row in rows) - 1)
-        shared = shared if shared >= SHARED_PREFIX and len(rows) > 1 else 0
-        cache = _prefix_cache(model, texts[rows[0]][:shared]) if shared else None
+        prefix = prefixes.of(model, [texts[row] for row in rows], min(limits[row] for row in rows) - 1)
         rows.sort(key=lambda row: -len(texts[row]))
         start = 0
         while start < len(rows):
             fit = BATCH_BYTES // (len(texts[rows[start]]) * _token_bytes(model) + row_bytes)
             stop = start + max(1, min(BATCH_ROWS, fit))
-            yield rows[start:stop], cache
+            yield rows[start:stop], prefix
             start = stop
 
 
@@ -160,21 +223,15 @@ def _common(texts: Sequence[Tokens], limit: int) -> int:
     return next((place for place in range(limit) if low[place] != high[place]), max(0, limit))
 
 
-def _prefix_cache(model: PreTrainedModel, prefix: Tokens) -> Cache:
-    cache = _empty_cache(model, len(prefix))
-    model(input_ids=torch.tensor([list(prefix)], device=model.device), past_key_values=cache, logits_to_keep=1)
-    return cache
-
-
 def _empty_cache(model: PreTrainedModel, room: int) -> Cache:
     return Cache(layers=[_RoomyLayer(room) for _ in range(model.config.get_text_config().num_hidden_layers)])
 
 
 def _start(
-    model: PreTrainedModel, texts: dict[int, Tokens], cache: Cache | None, *, new_tokens: int, keep: int
+    model: PreTrainedModel, texts: dict[int, Tokens], shared: _Prefix | None, *, new_tokens: int, keep: int
 ) -> tuple[_Batch, Tensor]:
     """Run the rows' suffixes behind the shared prefix; gives the batch and the logits [rows, keep, vocabulary]."""
-    prefix = cache.get_seq_length() if cache else 0
+    prefix = len(shared.tokens) if shared else 0
     width = max(map(len, texts.values())) - prefix
     room = prefix + width + new_tokens
     mask = torch.ones(len(texts), room, dtype=torch.long)
@@ -185,11 +242,7 @@ def _start(
         ids[place, width - length :] = torch.tensor(text[prefix:])
     mask, ids = mask.to(model.device), ids.to(model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix : prefix + width]
-    wide = (
-        Cache(layers=[layer.widened(len(texts), room) for layer in cache.layers])
-        if cache
-        else _empty_cache(model, room)
-    )
+    wide = shared.widened(len(texts), room) if shared else _empty_cache(model, room)
     out = model(
         input_ids=ids,
         attention_mask=mask[:, : prefix + width],
@@ -247,12 +300,14 @@ def _keep(batch: _Batch, running: list[int], chosen: Tensor) -> Tensor:
     return chosen[index]
 
 
-def _noise(prompts: dict[int, Tokens], decoding: Decoding, device: torch.device) -> dict[int, torch.Generator]:
-    """Every row's own random stream, from the seed and its prompt: who shares its batch changes nothing."""
-    if decoding.temperature <= 0:
+def _noise(
+    prompts: dict[int, Tokens], temperature: float, seeds: dict[int, int], device: torch.device
+) -> dict[int, torch.Generator]:
+    """Every row's own random stream, from its seed and its prompt: who shares its batch changes nothing."""
+    if temperature <= 0:
         return {}
-    seeds = {row: zlib.crc32(repr(list(text)).encode(), decoding.seed) for row, text in prompts.items()}
-    return {row: torch.Generator(device).manual_seed(seed) for row, seed in seeds.items()}
+    mixed = {row: zlib.crc32(repr(list(text)).encode(), seeds[row]) for row, text in prompts.items()}
+    return {row: torch.Generator(device).manual_seed(seed) for row, seed in mixed.items()}
 
 
 def _choose(logits: Tensor, rows: list[int], decoding: Decoding, noise: dict[int, torch.Generator]) -> Tensor:

@@ -1,13 +1,14 @@
 """`python -m grokora_pipeline.evaluation.swarm plan.json`: the whole sandbox swarm on unseen tasks, base and champions.
 
-All tasks advance in lock step, so the calls of a round are answered in one batch per agent. One model serves all roles.
+All tasks of all systems and trials advance in lock step, so the calls of a round are answered in one batch for each
+agent and adapter, and what two systems ask alike is answered once. One model serves all roles.
 """
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from grokora_pipeline.evaluation.generation import Decoding
 from grokora_pipeline.evaluation.metrics import ratio
 from grokora_pipeline.evaluation.plan import choose_shots, read_examples, read_plan, with_shots
-from grokora_pipeline.evaluation.report import environment, number
+from grokora_pipeline.evaluation.report import LABELS, environment, number
 from grokora_pipeline.evaluation.significance import Difference, by_cluster, difference, estimate, pass_hat_k
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
@@ -54,6 +55,16 @@ class SwarmPlan(BaseModel):
 DEFAULT_NEW_TOKENS = 80  # the longest answer of a role other than the coordinator takes about 45
 
 
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """Who answers one of the tasks: the champions of these roles, else the base, with or without examples."""
+
+    system: str
+    champions: frozenset[str]
+    few_shot: bool
+    seed: int
+
+
 @dataclass(slots=True)
 class _Job:
     plan: SwarmPlan
@@ -61,25 +72,34 @@ class _Job:
     systems: Systems
     shots: dict[str, list[dict[str, Any]]]
     reporter: Reporter
+    seats: list[_Seat] = field(default_factory=list)  # one a task
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # of a system's own answers
 
-    def answers(self, roles: Sequence[str], seed: int, few_shot: bool) -> Callable[[Sequence[Call]], list[Any]]:
-        """An answer function in which the champions of `roles` answer, and the base everywhere else."""
+    def answer(self, calls: Sequence[Call]) -> list[Any]:
+        """The messages that answer a round's calls."""
+        groups: dict[tuple[str | None, str, bool], list[int]] = defaultdict(list)
+        for place, call in enumerate(calls):
+            seat = self.seats[call.task]
+            groups[call.agent if call.agent in seat.champions else None, call.agent, seat.few_shot].append(place)
+        messages: dict[int, Any] = {}
+        for (adapter, agent, few_shot), places in groups.items():
+            messages |= self._answer(adapter, agent, few_shot, {place: calls[place] for place in places})
+        left = len(self.seats) - len(calls)
+        self.reporter.progress(left, len(self.seats), calls=str(len(calls)))
+        return [messages[place] for place in range(len(calls))]
+
+    def _answer(self, adapter: str | None, agent: str, few_shot: bool, calls: Mapping[int, Call]) -> dict[int, Any]:
+        limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
         temperature = self.plan.temperature if len(self.plan.seeds) > 1 else 0.0
-
-        def answer(calls: Sequence[Call]) -> list[Any]:
-            messages: dict[int, Any] = {}
-            for agent in dict.fromkeys(call.agent for call in calls):
-                places = [place for place, call in enumerate(calls) if call.agent == agent]
-                limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
-                decoding = Decoding(limit, tuple(self.chat.stop_ids), temperature, seed)
-                shots = self.shots.get(agent, []) if few_shot else []
-                prompts = [self._prompt(calls[place], shots) for place in places]
-                made = self.systems.answers(agent if agent in roles else None, prompts, decoding)
-                for place, (one, _) in zip(places, made, strict=True):
-                    messages[place] = self.chat.parse_answer(self.chat.decode(one.tokens))
-            return [messages[place] for place in range(len(calls))]
-
-        return answer
+        decoding = Decoding(limit, tuple(self.chat.stop_ids), temperature)
+        shots = self.shots.get(agent, []) if few_shot else []
+        seats = [self.seats[call.task] for call in calls.values()]
+        prompts = [self._prompt(call, shots) for call in calls.values()]
+        made = self.systems.answers(adapter, prompts, decoding, seeds=[seat.seed for seat in seats])
+        for seat, (one, _) in zip(seats, made, strict=True):
+            self.seconds[seat.system] += one.seconds
+        texts = [self.chat.decode(one.tokens) for one, _ in made]
+        return {place: self.chat.parse_answer(text) for place, text in zip(calls, texts, strict=True)}
 
     def _prompt(self, call: Call, shots: list[dict[str, Any]]) -> list[int]:
         return self.chat.encode_prompt(with_shots(call.messages, shots), call.tools)
@@ -87,7 +107,7 @@ class _Job:
 
 def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     """Run the swarm as base, with champions and (on demand) few-shot and ablated; write swarm.json and report.html."""
-    checked = read_plan(SwarmPlan, plan)
+    checked, started = read_plan(SwarmPlan, plan), time.perf_counter()
     job = _prepare(checked, reporter)
     champions = [role for role, folder in checked.adapters.items() if folder]
     asked: dict[str, tuple[list[str], bool]] = {"base": ([], False)}
@@ -96,9 +116,10 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     asked["champions"] = (champions, False)
     if checked.ablation:
         asked |= {f"only_{role}": ([role], False) for role in champions}
-    found = {name: _trials(job, name, roles, few_shot) for name, (roles, few_shot) in asked.items()}
-    report = _report(checked, champions, found)
-    _write(checked.output, report, found["champions"][0][0])
+    found = _run(job, asked)
+    report = _report(checked, champions, found, job.seconds)
+    report["wall_seconds"] = time.perf_counter() - started
+    _write(checked.output, report, found["champions"][0])
     reporter.log(report["verdict"])
     return report
 
@@ -116,20 +137,27 @@ def _prepare(plan: SwarmPlan, reporter: Reporter) -> _Job:
     return _Job(plan, chat, systems, shots, reporter)
 
 
-def _trials(job: _Job, name: str, roles: Sequence[str], few_shot: bool) -> tuple[Trials, float]:
-    """(results of every trial on the same tasks, wall seconds)."""
-    started, trials = time.perf_counter(), []
-    for place, seed in enumerate(job.plan.seeds):
-        results = run_swarm(swarm_tasks(job.plan.seeds[0], job.plan.tasks), job.answers(roles, seed, few_shot))
-        solved = sum(result.success for result in results)
-        job.reporter.progress(place + 1, len(job.plan.seeds), system=name, solved=f"{solved}/{len(results)}")
-        trials.append(results)
-    return trials, time.perf_counter() - started
+def _run(job: _Job, asked: Mapping[str, tuple[Sequence[str], bool]]) -> dict[str, Trials]:
+    """The results of every system: its trials, all on the same tasks."""
+    count, seeds = job.plan.tasks, job.plan.seeds
+    job.seats = [
+        _Seat(name, frozenset(roles), few_shot, seed)
+        for name, (roles, few_shot) in asked.items()
+        for seed in seeds
+        for _ in range(count)
+    ]
+    tasks = [task for _ in asked for _ in seeds for task in swarm_tasks(seeds[0], count)]
+    results = run_swarm(tasks, job.answer)
+    trials = [results[start : start + count] for start in range(0, len(results), count)]
+    return {name: trials[place * len(seeds) :][: len(seeds)] for place, name in enumerate(asked)}
 
 
-def _report(plan: SwarmPlan, champions: list[str], found: Mapping[str, tuple[Trials, float]]) -> dict[str, Any]:
-    systems = {name: _numbers(trials, wall, plan.alpha) for name, (trials, wall) in found.items()}
-    gain = _gain(found["champions"][0], found["base"][0], plan.alpha)
+def _report(
+    plan: SwarmPlan, champions: list[str], found: Mapping[str, Trials], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    systems = {name: _numbers(trials, seconds[name], plan.alpha) for name, trials in found.items()}
+    gains = {name: _gain(trials, found["base"], plan.alpha) for name, trials in found.items() if name != "base"}
+    gain = gains["champions"]
     verdict = (
         f"The champions solve {systems['champions']['success_rate']:.0%} of {plan.tasks} unseen tasks, the base model "
         f"{systems['base']['success_rate']:.0%} (difference {gain.value:+.2f}, interval {gain.low:+.2f} to "
@@ -143,6 +171,7 @@ def _report(plan: SwarmPlan, champions: list[str], found: Mapping[str, tuple[Tri
         "champions": champions,
         "systems": systems,
         "comparison": asdict(gain),
+        "comparisons": {f"{name}_vs_base": asdict(entry) for name, entry in gains.items()},
         "markdown": _markdown(systems),
     }
 
@@ -158,7 +187,7 @@ def _gain(ours: Trials, theirs: Trials, alpha: float) -> Difference:
     return difference(tables[0], tables[1], ratio, alpha=alpha)
 
 
-def _numbers(trials: Trials, wall: float, alpha: float) -> dict[str, Any]:
+def _numbers(trials: Trials, seconds: float, alpha: float) -> dict[str, Any]:
     results = [result for trial in trials for result in trial]
     interval = estimate(by_cluster(*_table(trials)), ratio, alpha=alpha)
     families: dict[str, list[bool]] = {}
@@ -175,12 +204,12 @@ def _numbers(trials: Trials, wall: float, alpha: float) -> dict[str, Any]:
         "calls": dict(sum((result.calls for result in results), Counter[str]())),
         "failures": dict(Counter(result.failure[:80] for result in results if not result.success).most_common(8)),
         **{f"pass^{k}": pass_hat_k(wins, len(trials), k) for k in range(1, len(trials) + 1)},
-        "wall_seconds": wall,
+        "seconds": seconds,
     }
 
 
 def _markdown(systems: Mapping[str, Mapping[str, Any]]) -> str:
-    names = ("success_rate", "steps", "invalid_actions", "wall_seconds")
+    names = ("success_rate", "steps", "invalid_actions", "seconds")
     lines = [
         "| system | " + " | ".join(name.replace("_", " ") for name in names) + " |",
         "|---" * (len(names) + 1) + "|",
@@ -193,7 +222,7 @@ def _write(folder: Path, report: Mapping[str, Any], results: Sequence[TaskResult
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "swarm.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
     failed = [result for result in results if not result.success][:SHOWN_FAILURES]
-    page = environment().get_template("swarm.html.jinja").render(report=report, failed=failed)
+    page = environment().get_template("swarm.html.jinja").render(report=report, failed=failed, labels=LABELS)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.evaluation.cache import AnswerCache, tokens_key
-from grokora_pipeline.evaluation.generation import Decoding, Generated, completion_nll, generate
+from grokora_pipeline.evaluation.generation import Decoding, Generated, Prefixes, completion_nll, generate
 from grokora_pipeline.models.loading import Quantisation, load_adapter, load_base
 from grokora_pipeline.store import content_version, file_sha256
 
@@ -44,6 +44,7 @@ class Systems:
                 self.model.load_adapter(str(folder), adapter_name=name, use_safetensors=True)
         self.model.eval()
         self._cache, self._caches = cache, dict[str, AnswerCache]()
+        self._prefixes: dict[str | None, Prefixes] = {name: Prefixes() for name in (None, *adapters)}
         self._facts = (str(self.model.dtype), quantisation)
         self._weights: dict[str | None, Weights] = {None: Weights(base_hash)}
         for name, folder in adapters.items():
@@ -62,15 +63,29 @@ class Systems:
             yield self.model
 
     def answers(
-        self, adapter: str | None, prompts: Sequence[Tokens], decoding: Decoding, progress: Progress | None = None
+        self,
+        adapter: str | None,
+        prompts: Sequence[Tokens],
+        decoding: Decoding,
+        progress: Progress | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
     ) -> list[tuple[Generated, bool]]:
-        """Each prompt's answer, and whether it came from the cache."""
+        """Each prompt's answer, and whether it came from the cache. Equal questions are asked once."""
         cache = self._remembered(adapter, "answer", decoding)
-        keys = [tokens_key(prompt) for prompt in prompts]
-        fresh = [place for place, key in enumerate(keys) if cache.get(key) is None]
+        drawn = seeds if seeds and decoding.temperature > 0 else None
+        keys = [tokens_key(prompt, *([[drawn[place]]] if drawn else [])) for place, prompt in enumerate(prompts)]
+        fresh = _missing(cache, keys)
         if fresh:
             with self.active(adapter) as model:
-                made = generate(model, [prompts[place] for place in fresh], decoding, progress)
+                made = generate(
+                    model,
+                    [prompts[place] for place in fresh],
+                    decoding,
+                    progress,
+                    seeds=[drawn[place] for place in fresh] if drawn else None,
+                    prefixes=self._prefixes[adapter],
+                )
             cache.add((keys[place], [one.tokens, one.seconds]) for place, one in zip(fresh, made, strict=True))
         new = set(fresh)
         return [(Generated(*cache.get(key)), place not in new) for place, key in enumerate(keys)]
@@ -79,10 +94,11 @@ class Systems:
         """Each completion's summed negative log-likelihood in nats, given its prompt."""
         cache = self._remembered(adapter, "nll")
         keys = [tokens_key(*pair) for pair in zip(prompts, completions, strict=True)]
-        fresh = [place for place, key in enumerate(keys) if cache.get(key) is None]
+        fresh = _missing(cache, keys)
         if fresh:
+            pairs = [prompts[place] for place in fresh], [completions[place] for place in fresh]
             with self.active(adapter) as model:
-                nlls = completion_nll(model, [prompts[i] for i in fresh], [completions[i] for i in fresh])
+                nlls = completion_nll(model, *pairs, prefixes=self._prefixes[adapter])
             cache.add((keys[place], nll) for place, nll in zip(fresh, nlls, strict=True))
         return [float(cache.get(key)) for key in keys]
 
@@ -92,3 +108,12 @@ class Systems:
         if identity not in self._caches:
             self._caches[identity] = AnswerCache(self._cache, identity)
         return self._caches[identity]
+
+
+def _missing(cache: AnswerCache, keys: Sequence[str]) -> list[int]:
+    """The first place of every key that the cache does not hold."""
+    places: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        if cache.get(key) is None:
+            places.setdefault(key, place)
+    return list(places.values())

@@ -13,11 +13,13 @@ Tool = dict[str, Any]
 
 @dataclass(slots=True)
 class Call:
-    """One question to one agent: OpenAI-shaped messages, and the tools where the agent has some."""
+    """One question to one agent: OpenAI-shaped messages, the tools where the agent has some, and which of the tasks that
+    run side by side asks."""
 
     agent: str
     messages: list[Message]
     tools: list[Tool] | None = None
+    task: int = 0
 
 
 Answer = Callable[[Sequence[Call]], Sequence[Message]]

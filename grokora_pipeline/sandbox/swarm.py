@@ -6,7 +6,7 @@ back is untrusted: a wrong answer ends its task with a reason and never the loop
 
 from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
@@ -65,15 +65,14 @@ def run_swarm(tasks: Sequence[Task], answer: Answer, *, max_steps: int = 40) -> 
     Raises GrokoraError where `answer` does not return exactly one message a call.
     """
     runs = [_Run(task, max_steps) for task in tasks]
-    while pending := [run for run in runs if run.call is not None]:
-        calls = [run.call for run in pending if run.call is not None]
+    while calls := [replace(run.call, task=place) for place, run in enumerate(runs) if run.call is not None]:
         messages = answer(calls)
         if len(messages) != len(calls):
             raise GrokoraError(
                 f"The swarm asked {len(calls)} questions and got {len(messages)} answers; answer each one."
             )
-        for run, message in zip(pending, messages, strict=True):
-            run.advance(message if isinstance(message, dict) else {})
+        for call, message in zip(calls, messages, strict=True):
+            runs[call.task].advance(message if isinstance(message, dict) else {})
     return [run.result for run in runs]
 
 

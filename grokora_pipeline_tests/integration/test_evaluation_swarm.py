@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grokora_pipeline.evaluation import swarm
+from grokora_pipeline.evaluation import swarm, systems
 from grokora_pipeline.evaluation.generation import Generated
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
@@ -40,6 +40,29 @@ def test_a_random_model_solves_nothing_and_the_report_says_so(base: Path, tmp_pa
     assert "http" not in page
 
 
+def test_what_two_systems_ask_alike_is_answered_once(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    generate = systems.generate
+    monkeypatch.setattr(
+        systems,
+        "generate",
+        lambda model, prompts, *rest, **more: made.append(len(prompts)) or generate(model, prompts, *rest, **more),
+    )
+    report = swarm.swarm_test(_plan(base, tmp_path, seeds=[1, 2]), Reporter())
+    assert sum(made) == 2 * 4  # the swarm without champions is the base
+    assert report["comparison"]["value"] == 0
+
+
+def test_with_examples_the_base_is_asked_another_question(base: Path, tmp_path: Path) -> None:
+    shot = {"prompt": [{"role": "user", "content": "Task: x"}], "completion": [{"role": "assistant", "content": "[]"}]}
+    (tmp_path / "examples.jsonl").write_text(json.dumps(shot) + "\n")
+    examples = {"coordinator": str(tmp_path / "examples.jsonl")}
+    report = swarm.swarm_test(_plan(base, tmp_path, few_shot=1, examples=examples), Reporter())
+    assert list(report["systems"]) == ["base", "few_shot", "champions"]
+
+
 def _expert(chat: ChatFormat, call: Call) -> Generated:
     """What the scripted expert answers, in the tokens a model would have written."""
     text = chat.render_completion(call.messages, expert_answer([call]), call.tools)
@@ -59,7 +82,7 @@ def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         pending[json.dumps(ids)] = call
         return ids
 
-    def answers(self: Systems, adapter: str | None, prompts: Any, decoding: Any, progress: Any = None) -> Any:
+    def answers(self: Systems, adapter: str | None, prompts: Any, decoding: Any, **more: Any) -> Any:
         asked.append(adapter)
         if adapter is None:
             return [(Generated(chat.encode("I cannot do that."), 0.1), False) for _ in prompts]
@@ -85,7 +108,9 @@ def test_champions_that_know_their_work_solve_the_tasks_and_no_single_one_does(e
     assert set(asked) == {None, *ROLES}
 
 
-def test_a_round_is_one_batch_for_each_role(experts: dict[str, Any]) -> None:
+def test_a_round_is_one_batch_for_each_role_over_all_systems_and_trials(experts: dict[str, Any]) -> None:
     asked = experts.pop("asked")
-    swarm.swarm_test({**experts, "ablation": False}, Reporter())
+    report = swarm.swarm_test({**experts, "seeds": [1, 2, 3]}, Reporter())
     assert asked.count("coordinator") == 1
+    assert report["systems"]["champions"]["pass^3"] == 1
+    assert set(report["comparisons"]) == {"champions_vs_base", *(f"only_{role}_vs_base" for role in ROLES)}

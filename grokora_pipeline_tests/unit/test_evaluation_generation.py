@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grokora_pipeline.evaluation import generation
-from grokora_pipeline.evaluation.generation import Decoding, completion_nll, generate
+from grokora_pipeline.evaluation.generation import Decoding, Prefixes, completion_nll, generate
 from grokora_pipeline_tests.tiny import tiny_base
 
 STOP = 2
@@ -104,6 +104,41 @@ def test_the_shared_prefix_goes_through_the_model_once(model: Any, monkeypatch: 
     completion_nll(model, prompts, [[7, 8, 9]] * 10)
     longest = max(map(len, prompts)) + 3
     assert sum(seen) <= 60 + 10 * (longest - 60)
+
+
+def test_a_prefix_that_was_computed_before_is_not_computed_again_and_changes_no_answer(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding, prompts = Decoding(6, (STOP,)), _prompts(6, 60)
+    expected = [one.tokens for one in generate(model, prompts, decoding)]
+    seen: list[int] = []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape[1]) or forward(**inputs)
+    )
+    kept = Prefixes()
+    for rows in (prompts[:3], prompts[3:4], prompts[4:]):  # the second call has one row alone
+        generate(model, rows, decoding, prefixes=kept)
+    assert sum(length >= 60 for length in seen) == 1
+    again = [generate(model, [prompt], decoding, prefixes=kept)[0].tokens for prompt in prompts]
+    assert again == expected
+
+
+def test_a_shorter_and_a_longer_beginning_of_a_known_prefix_are_exact_too(model: Any) -> None:
+    decoding, long = Decoding(6, (STOP,)), _prompts(4, 80)
+    short = [[*prompt[:40], *prompt[70:]] for prompt in long]
+    longer = [[*long[0], *range(3, 40), end] for end in (7, 9)]
+    kept = Prefixes()
+    for rows in (long, short, longer, long):
+        made = [one.tokens for one in generate(model, rows, decoding, prefixes=kept)]
+        assert made == [_alone(model, prompt, 6) for prompt in rows]
+
+
+def test_each_row_may_have_a_seed_of_its_own(model: Any) -> None:
+    prompts, decoding = _prompts(2, 20)[:1] * 3, Decoding(12, (), 1.0)
+    made = [one.tokens for one in generate(model, prompts, decoding, seeds=[1, 2, 1])]
+    assert made[0] == made[2]
+    assert made[0] != made[1]
 
 
 def test_an_empty_list_of_prompts_gives_no_answers(model: Any) -> None:

@@ -29,7 +29,7 @@ def _f_measure(shared: int, given: int, expected: int) -> float:
 
 
 def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """The length of the longest common subsequence, bit-parallel: a word of Python's big integers a row (Hyyrö 2004)."""
+    """The length of the longest common subsequence, a row of the table being the bits of one integer (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for place, word in enumerate(left):
         places[word] = places.get(word, 0) | 1 << place
