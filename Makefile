@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo ui test test-gpu lint format doctor clean
+.PHONY: demo ui serve test test-gpu lint format doctor clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed
 
 ui: $(VENV)/.installed
 	$(BIN)/grokora ui
+
+serve: $(VENV)/.installed
+	$(BIN)/grokora serve
 
 doctor: $(VENV)/.installed
 	$(BIN)/grokora doctor

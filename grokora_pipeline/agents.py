@@ -19,6 +19,7 @@ DEFAULT_MAIN_METRIC: dict[AnswerType, str] = {
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _RESERVED = {"default", "session_logs", "session_log_files", "base_model", "swarm_report", "swarm", "sources"}
+_RESERVED |= {"auto", "base"}  # what the gateway calls models that are no agent
 
 
 class _Strict(BaseModel):
@@ -50,6 +51,30 @@ class Answer(_Strict):
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
+class RetrainPolicy(_Strict):
+    """When the automation trains an agent anew; every threshold is compared with what the adapter was trained on."""
+
+    new_examples: int = Field(default=50, ge=1)  # distinct and learnable; this many, or
+    new_share: float = Field(default=0.2, gt=0)  # this share of those that the adapter was trained on
+    rating_below: float = Field(default=3.8, ge=1, le=5)  # mean of the last rated sessions
+    rated_sessions: int = Field(default=50, ge=1)
+    min_ratings: int = Field(default=10, ge=1)
+    drift: float = Field(default=1.3, gt=1)  # perplexity of the champion on new held-out rows / on those it was judged by
+    drift_rows: int = Field(default=20, ge=1)
+    window: str = "0 2 * * *"  # cron, local time: when it opens
+    window_hours: float = Field(default=4.0, gt=0)
+    gap_hours: float = Field(default=12.0, ge=0)  # between two trainings
+    gpu_hours: float = Field(default=8.0, gt=0)  # in 24 hours
+    attempts: int = Field(default=3, ge=1)  # at the same thing, each later than the one before
+
+    @field_validator("window")
+    @classmethod
+    def _cron(cls, window: str) -> str:
+        if not re.fullmatch(r"[\d*/,a-zA-Z-]+( [\d*/,a-zA-Z-]+){4}", window):
+            raise ValueError(f"{window!r} is no cron expression of five fields, such as '0 2 * * *'")
+        return window
+
+
 class AgentSpec(_Strict):
     """One agent. `training` holds any training knob; it is validated by the training room, which knows them."""
 
@@ -62,6 +87,8 @@ class AgentSpec(_Strict):
     payload_format: Literal["json", "toon"] = "json"
     unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
     preset: Literal["plan", "best", "sample", ""] = ""
+    canary: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself
+    retrain: RetrainPolicy = RetrainPolicy()
     training: dict[str, Any] = {}
 
     @model_validator(mode="before")

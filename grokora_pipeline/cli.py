@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,20 @@ champion_app = typer.Typer(no_args_is_help=True, help="Who is in service for an 
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(champion_app, name="champion")
 console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+class Backend(StrEnum):
+    """What `grokora serve` runs."""
+
+    grokora = "grokora"
+    vllm = "vllm"
+
+
+class Status(StrEnum):
+    """How a session ended."""
+
+    success = "success"
+    failure = "failure"
 
 
 @app.command()
@@ -50,6 +65,49 @@ def doctor() -> None:
         console.print(finding.line(), highlight=False, soft_wrap=True)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="An address that others reach needs GROKORA_API_KEY.")] = "127.0.0.1",
+    port: int = 8080,
+    upstream: Annotated[str, typer.Option(help="An OpenAI-compatible API for what no champion answers.")] = "",
+    upstream_model: Annotated[str, typer.Option(help="Its model, where a call names one of ours.")] = "",
+    backend: Annotated[Backend, typer.Option(help="vllm: become the equivalent `vllm serve`.")] = Backend.grokora,
+    print_: Annotated[bool, typer.Option("--print", help="Only show that command.")] = False,
+) -> None:
+    """The OpenAI-compatible gateway: champions answer, every call is recorded."""
+    from grokora_pipeline.serving import server
+
+    options = server.Options(host, port, upstream, upstream_model)
+    if backend == Backend.grokora:
+        server.serve(get_settings(), options)
+    else:
+        print(server.serve_vllm(get_settings(), options, only_print=print_))
+
+
+@app.command()
+def feedback(
+    session: Annotated[str, typer.Argument(help="A session id, or `last` for the one recorded last.")],
+    *,
+    rating: Annotated[int | None, typer.Option(min=1, max=5)] = None,
+    status: Annotated[Status | None, typer.Option()] = None,
+    blame: Annotated[str, typer.Option(help="Who went wrong, as `agent` or `agent:step`.")] = "",
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    gateway: str = "http://127.0.0.1:8080",
+) -> None:
+    """Say how a recorded session went."""
+    from grokora_pipeline.serving.feedback import Feedback, give
+
+    agent, _, step = blame.partition(":")
+    if (step and not step.isdigit()) or not (rating or status or blame):
+        raise GrokoraError("Give at least one of --rating 1-5, --status success|failure, --blame agent[:step].")
+    blamed = {"agent": agent, "step": int(step) if step else None, "reason": reason or None} if blame else None
+    told = {"session_id": session, "rating": rating, "status": status and status.value, "blame": blamed}
+    settings = get_settings()
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    console.print(give(Feedback.model_validate(told), gateway, key, settings.recordings_folder), soft_wrap=True)
 
 
 @sandbox_app.command("record")

@@ -4,20 +4,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from grokora_pipeline.errors import GrokoraError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+SAMPLE_LOGS = PROJECT_ROOT / "data" / "session_logs"
 
 
 class Settings(BaseSettings):
     """What a person can set from outside. Relative paths are taken from the working directory."""
 
-    model_config = SettingsConfigDict(env_prefix="GROKORA_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GROKORA_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
-    logs: Path = Field(default=PROJECT_ROOT / "data" / "session_logs", description="Root of the session logs.")
+    logs: Path = Field(default=SAMPLE_LOGS, description="Root of the session logs.")
     store: str = Field(
         default=str(PROJECT_ROOT / "data" / "store"), description="Folder or fsspec URL of all artifacts."
     )
@@ -37,11 +40,21 @@ class Settings(BaseSettings):
     settle_seconds: float = Field(
         default=2.0, ge=0, description="A log that changed this recently is still being written."
     )
+    recordings: Path | None = Field(
+        default=None, description="Where the gateway records; empty: below the logs, but never beside the sample."
+    )
+    api_key: SecretStr | None = Field(default=None, description="The bearer key of the gateway.")
 
-    @field_validator("logs", "cache", "agents")
+    @property
+    def recordings_folder(self) -> Path:
+        """`<logs>/recordings`, so that what is recorded is read; `data/logs` stands in for the committed sample."""
+        logs = PROJECT_ROOT / "data" / "logs" if self.logs == SAMPLE_LOGS else self.logs
+        return self.recordings or logs / "recordings"
+
+    @field_validator("logs", "cache", "agents", "recordings")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
 
     @field_validator("store")
     @classmethod

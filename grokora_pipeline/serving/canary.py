@@ -1,0 +1,111 @@
+"""A new champion on trial: a share of its agent's sessions, and the rule that decides whether it gets all of them.
+
+Health is the share of calls, over a window, that ended without an error, with an answer of the agent's kind, not much
+slower than what served before, and in sessions that nobody rated badly. The plan's figures: 97 % over 10 minutes.
+"""
+
+import hashlib
+import math
+import statistics
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Decision = Literal["promote", "rollback"]
+_MOST_SESSIONS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When a trial ends. Ratings below `good_rating` make a session's call count as unhealthy."""
+
+    health: float = 0.97
+    window_seconds: float = 600.0
+    min_requests: int = 20
+    slower: float = 3.0  # times the median seconds of what served before
+    good_rating: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call as the trial sees it."""
+
+    at: float
+    healthy: bool
+    seconds: float
+
+
+class Trial:
+    """One version of one agent's champion on trial since this object was made."""
+
+    def __init__(
+        self, version: str, share: float, rule: Rule | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.version, self.share, self._rule, self._clock = version, share, rule or Rule(), clock
+        self._started = clock()
+        self._calls: deque[Seen] = deque()
+        self._before: deque[Seen] = deque()
+        self._sessions: OrderedDict[str, None] = OrderedDict()  # those that the version on trial answered
+
+    def takes(self, session: str) -> bool:
+        """Whether a session belongs to the share; a session always gets the same answer."""
+        number = int.from_bytes(hashlib.sha256(f"{self.version}\0{session}".encode()).digest()[:8])
+        return number < self.share * 2**64
+
+    def observe(self, session: str, version: str, healthy: bool, seconds: float) -> None:
+        """A call of the agent was answered, by the version on trial or by what served before."""
+        if version != self.version:
+            self._before.append(Seen(self._clock(), healthy, seconds))
+            return
+        slow = seconds > self._rule.slower * self._usual_seconds()
+        self._calls.append(Seen(self._clock(), healthy and not slow, seconds))
+        self._sessions[session] = None
+        if len(self._sessions) > _MOST_SESSIONS:
+            self._sessions.popitem(last=False)
+
+    def rate(self, session: str, rating: int) -> None:
+        """A session was rated; it counts as a call, where the version on trial answered in it."""
+        if session in self._sessions:
+            self._calls.append(Seen(self._clock(), rating >= self._rule.good_rating, 0.0))
+
+    def health(self) -> float:
+        """The share of healthy calls in the window; 1 where there were none."""
+        self._forget()
+        return sum(call.healthy for call in self._calls) / len(self._calls) if self._calls else 1.0
+
+    def requests(self) -> int:
+        """Calls in the window."""
+        self._forget()
+        return len(self._calls)
+
+    def decision(self) -> Decision | None:
+        """After a whole window its health decides; before, a rollback where chance cannot explain the bad health."""
+        calls, health = self.requests(), self.health()
+        if calls < self._rule.min_requests:
+            return None
+        if self._clock() - self._started >= self._rule.window_seconds:
+            return "promote" if health >= self._rule.health else "rollback"
+        return "rollback" if _upper_bound(health, calls) < self._rule.health else None
+
+    def evidence(self) -> str:
+        """The figures behind the decision, as a clause."""
+        return f"health {self.health():.1%} of {self.requests()} calls in {self._rule.window_seconds:g} s"
+
+    def _usual_seconds(self) -> float:
+        self._forget()
+        calls = [call.seconds for call in self._before]
+        return statistics.median(calls) if len(calls) >= self._rule.min_requests else float("inf")
+
+    def _forget(self) -> None:
+        oldest = self._clock() - self._rule.window_seconds
+        for calls in (self._calls, self._before):
+            while calls and calls[0].at < oldest:
+                calls.popleft()
+
+
+def _upper_bound(share: float, count: int, z: float = 1.96) -> float:
+    """The upper end of Wilson's 95 % interval of a share (Wilson, 1927)."""
+    spread = z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count)
+    return (share + z * z / (2 * count) + spread) / (1 + z * z / count)
