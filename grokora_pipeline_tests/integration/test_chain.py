@@ -1,9 +1,7 @@
 """The whole chain, by `grokora demo` and by Dagster's own command line, on a small sample and a tiny random model."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,61 +9,14 @@ import pytest
 
 from grokora_pipeline.sandbox.record import record
 from grokora_pipeline.store import Store
-from grokora_pipeline_tests.tiny import tiny_base
+from grokora_pipeline_tests.chain import demo, environment, materialize, script
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
-
-AGENTS = """
-agents:
-  coordinator: {description: Splits a task., answer: json, preset: sample, epochs: 1, min_examples: 5}
-  actor: {description: Acts., answer: tool_call, preset: sample, epochs: 1, min_examples: 5}
-  grokputer: {description: The single agent., match: {system: [VRZIBRZI]}, preset: sample, min_examples: 100000}
-"""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chain")
-    record(folder / "logs", seed=11, sessions=40)
-    tiny_base(folder / "base")
-    (folder / "agents.yaml").write_text(AGENTS)
-    (folder / "dagster").mkdir()
-    return folder
-
-
-def environment(home: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "GROKORA_LOGS": str(home / "logs"),
-        "GROKORA_STORE": str(home / "store"),
-        "GROKORA_AGENTS": str(home / "agents.yaml"),
-        "GROKORA_BASE_MODEL": str(home / "base"),
-        "GROKORA_DEVICES": "cpu",
-        "GROKORA_SETTLE_SECONDS": "0",
-        "DAGSTER_HOME": str(home / "dagster"),
-        "TMPDIR": str(home),
-    }
-
-
-def materialize(home: Path, selection: str) -> subprocess.CompletedProcess[str]:
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    command = [dagster, "asset", "materialize", "-m", "grokora_pipeline.definitions", "--select", selection]
-    return subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, check=False)
 
 
 def report(home: Path, key: str, name: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((Store(str(home / "store")).require(key).path / name).read_bytes())
     return document
-
-
-@pytest.fixture(scope="module")
-def run(home: Path) -> subprocess.CompletedProcess[str]:
-    return demo(home)
-
-
-def demo(home: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("grokora")), "demo"]
-    return subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, check=False)
 
 
 def test_the_demo_makes_everything_and_ends_with_a_table(run: subprocess.CompletedProcess[str]) -> None:
@@ -116,7 +67,7 @@ def test_materializing_again_makes_the_same_versions(home: Path, run: subprocess
 
 
 def grokora(home: Path, *arguments: str) -> str:
-    command = [str(Path(sys.executable).with_name("grokora")), *arguments]
+    command = [script("grokora"), *arguments]
     done = subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
