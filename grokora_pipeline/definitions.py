@@ -5,7 +5,7 @@ import dagster as dg
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import get_agents
 from grokora_pipeline.automation import jobs
-from grokora_pipeline.execution.executor import cuda_executor
+from grokora_pipeline.execution.executor import chosen_executor
 from grokora_pipeline.execution.process import GpuProcess
 
 
@@ -16,7 +16,7 @@ def build_defs() -> dg.Definitions:
         assets=dg.with_source_code_references(all_assets(agents)),
         jobs=jobs(agents),
         resources={"gpu": GpuProcess()},
-        executor=cuda_executor(),
+        executor=chosen_executor(),
     )
 
 

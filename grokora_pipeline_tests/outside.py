@@ -1,6 +1,14 @@
 """Servers that stand for the world outside: started on free ports in fresh folders, stopped with the tests."""
 
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -8,10 +16,19 @@ import pytest
 BUCKET = "s3://grokora"
 
 
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The URL of an empty bucket on a local S3 server, for this process and its children."""
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed").ThreadedMotoServer(port=0)
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed").ThreadedMotoServer(
+        "127.0.0.1", 0
+    )
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
@@ -22,3 +39,41 @@ def s3() -> Iterator[str]:
         fsspec.filesystem("s3", skip_instance_cache=True).mkdir(BUCKET.removeprefix("s3://"))
         yield BUCKET
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of an empty database on a PostgreSQL server of Debian's packages."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    psycopg2 = pytest.importorskip("psycopg2", reason="grokora_pipeline[ray] is not installed")
+    if not found:
+        pytest.skip("PostgreSQL's server is not installed (apt-get install postgresql)")
+    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name  # it refuses to run as root
+    folder, port = Path(tempfile.mkdtemp(prefix="grokora-postgres-")), free_port()
+    shutil.chown(folder, user)
+    database = str(folder / "data")
+    subprocess.run(
+        [found[-1].with_name("initdb"), "-D", database, "-U", "grokora", "-A", "trust", "--no-sync"],
+        **_as(user),
+        check=True,
+        capture_output=True,
+    )
+    options = ["-D", database, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([found[-1], *options], **_as(user), stdout=log, stderr=log)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg2.connect(host="127.0.0.1", port=port, user="grokora", dbname="postgres").close()
+            break
+        except psycopg2.OperationalError:
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+    yield f"postgresql+psycopg2://grokora@127.0.0.1:{port}/postgres"
+    server.terminate()
+    server.wait(timeout=30)
+    shutil.rmtree(folder)
+
+
+def _as(user: str) -> dict[str, str]:
+    return {"user": user, "cwd": "/"} if os.getuid() == 0 else {"cwd": "/"}

@@ -16,7 +16,7 @@ from grokora_pipeline.assets.common import (
     result,
     write_json,
 )
-from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.models.fingerprint import fingerprint, model_files
 from grokora_pipeline.settings import get_settings
 
@@ -30,6 +30,7 @@ KEY = "base_model"
     code_version=code_version(get_settings().base_model),
     op_tags=cuda_tags(),
     pool=CUDA_POOL,
+    retry_policy=DEVICE_RETRIES,
 )
 def base_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> Made:
     """The base model's folder, content hash, size, context length, chat template and tokenizer."""

@@ -20,7 +20,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.store import Artifact
 
 
@@ -51,6 +51,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         code_version=version,
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
+        retry_policy=DEVICE_RETRIES,
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
     )
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess) -> Made:

@@ -20,7 +20,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import training_curves
-from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.store import content_version
 
 
@@ -44,6 +44,7 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         code_version=version,
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
+        retry_policy=DEVICE_RETRIES,
         description="LoRA weights (safetensors) and the record of their training.",
         check_specs=[dg.AssetCheckSpec("learnt_something", asset=key.split("/"))],
     )

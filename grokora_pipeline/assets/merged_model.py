@@ -21,7 +21,7 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.eval_report import champion_of
-from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.sessions.examples import read_examples
 
 _PROMPTS = 8
@@ -40,6 +40,7 @@ def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         code_version=code_version(),
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
+        retry_policy=DEVICE_RETRIES,
         output_required=False,
         description="Merged in bf16 from the unquantised base, and compared with base + adapter.",
         check_specs=[

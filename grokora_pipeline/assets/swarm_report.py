@@ -17,7 +17,7 @@ from grokora_pipeline.assets.common import (
     result,
 )
 from grokora_pipeline.assets.eval_report import champion_of
-from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 
 
@@ -42,6 +42,7 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
         code_version=code_version(),
         op_tags=cuda_tags(),
         pool=CUDA_POOL,
+        retry_policy=DEVICE_RETRIES,
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
     )
     def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig, gpu: GpuProcess) -> Made:

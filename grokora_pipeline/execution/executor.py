@@ -6,6 +6,16 @@ import dagster as dg
 
 from grokora_pipeline.execution.lease import discover_devices
 from grokora_pipeline.execution.process import CUDA_TAG
+from grokora_pipeline.settings import get_settings
+
+
+def chosen_executor() -> dg.ExecutorDefinition:
+    """The executor that GROKORA_EXECUTOR names."""
+    if get_settings().executor == "local":
+        return cuda_executor()
+    from grokora_pipeline.execution.ray import ray_executor
+
+    return ray_executor()
 
 
 def cuda_executor() -> dg.ExecutorDefinition:

@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Take the lease and replace this process by the command."""
     parser = argparse.ArgumentParser(description="Lease devices, then become the command.")
     parser.add_argument("--count", type=int, default=1, help="how many devices the command needs")
+    parser.add_argument("--stamp", type=Path, help="a file to touch when the devices are leased")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args(argv)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
@@ -99,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GrokoraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if arguments.stamp:
+        arguments.stamp.touch()
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased) if devices else ""
     return _become(command)
 

@@ -1,8 +1,10 @@
 """Start GPU work as a process of its own, through Dagster Pipes and a device lease."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,18 @@ import orjson
 CUDA_POOL = "cuda"
 CUDA_TAG = "grokora/accelerator"
 GPUS_TAG = "grokora/gpus"
+GPU_SECONDS = "gpu_seconds"  # metadata: how long a step's process held its devices
+DEVICE_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)  # also when a node dies
+_DEVICE_ERRORS = ("OutOfMemoryError", "AcceleratorError", "out of memory", "CUDA", "cuDNN", "NCCL", "MemoryError")
 _GRACE_SECONDS = 60  # for a child to write its checkpoint after SIGTERM
 
 
 def cuda_tags(gpus: int = 1) -> dict[str, str]:
-    """The tags that send a step to the CUDA executor and tell it how many devices the step wants."""
-    return {CUDA_TAG: "cuda", GPUS_TAG: str(gpus)}
+    """The tags by which the local executor, Ray and Kubernetes each know how many devices a step wants."""
+    ray = {"num_gpus": gpus, "runtime_env": {"env_vars": {}}}  # the empty one: see execution/ray.py
+    pod = {"container_config": {"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}}
+    engines = {"dagster-ray/config": ray, "dagster-k8s/config": pod}
+    return {CUDA_TAG: "cuda", GPUS_TAG: str(gpus), **{name: json.dumps(config) for name, config in engines.items()}}
 
 
 class GpuProcess(dg.ConfigurableResource[Any]):
@@ -30,22 +38,29 @@ class GpuProcess(dg.ConfigurableResource[Any]):
         """
         plan_file = folder.with_name(f"{folder.name}.plan.json")
         plan_file.write_bytes(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
+        stamp = plan_file.with_suffix(".leased")
         try:
-            status, messages = self._run(context, [sys.executable, "-m", module, str(plan_file)])
+            status, messages = self._run(context, [sys.executable, "-m", module, str(plan_file)], stamp)
+            spent = {GPU_SECONDS: max(0.0, time.time() - stamp.stat().st_mtime) if stamp.exists() else 0.0}
         finally:
-            plan_file.unlink(missing_ok=True)
-            plan_file.with_suffix(".result.json").unlink(missing_ok=True)
+            for file in (plan_file, plan_file.with_suffix(".result.json"), stamp):
+                file.unlink(missing_ok=True)
         result: dict[str, Any] = next((m["result"] for m in reversed(messages) if "result" in m), {})
         if "error" in result:
-            raise dg.Failure(result["error"], allow_retries=False)
+            raise dg.Failure(result["error"], metadata=spent, allow_retries=False)
         if status != 0 or not result:
             why = result.get("crash", "it was killed or ran out of memory")
-            raise dg.Failure(f"{module} ended with status {status}: {why}; its output is in the step's stderr.")
+            text = f"{module} ended with status {status}: {why}; its output is in the step's stderr."
+            raise dg.Failure(text, metadata=spent, allow_retries=may_pass(result.get("crash", "")))
+        context.add_asset_metadata(spent)
         return result
 
-    def _run(self, context: dg.AssetExecutionContext, command: list[str]) -> tuple[int, list[dict[str, Any]]]:
+    def _run(
+        self, context: dg.AssetExecutionContext, command: list[str], stamp: Path
+    ) -> tuple[int, list[dict[str, Any]]]:
         gpus = context.op.tags.get(GPUS_TAG, "1")
-        lease = [sys.executable, "-m", "grokora_pipeline.execution.lease", "--count", gpus, "--"]
+        shim = [sys.executable, "-m", "grokora_pipeline.execution.lease"]
+        lease = [*shim, "--count", gpus, "--stamp", str(stamp), "--"]
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), dg.PipesTempFileMessageReader()) as session:
             environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **session.get_bootstrap_env_vars()}
             process = subprocess.Popen([*lease, *command], env=environment)
@@ -56,3 +71,8 @@ class GpuProcess(dg.ConfigurableResource[Any]):
                 process.wait(timeout=_GRACE_SECONDS)
                 raise
         return status, list(session.get_custom_messages())
+
+
+def may_pass(crash: str) -> bool:
+    """Whether trying again may help: the device or the machine failed, or killed the process before it could say why."""
+    return not crash or any(word in crash for word in _DEVICE_ERRORS)

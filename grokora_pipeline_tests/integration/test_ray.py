@@ -1,0 +1,207 @@
+"""Off one machine: Ray's nodes do the steps, S3 holds the artifacts, PostgreSQL the history; and a node may die."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline import execution
+from grokora_pipeline.sandbox.record import record
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import COMPLETE, Store
+from grokora_pipeline_tests.outside import postgres, s3
+from grokora_pipeline_tests.tiny import tiny_base
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="grokora_pipeline[ray] is not installed")
+__all__ = ["postgres", "s3"]
+
+AGENTS = """
+agents:
+  actor:
+    {description: Acts., answer: tool_call, preset: sample, min_examples: 5, epochs: 100, max_steps: 400,
+     max_validation: 4, checkpoint_steps: 20}
+"""
+WHERE = """
+import os
+import dagster as dg
+from grokora_pipeline.execution.executor import chosen_executor
+from grokora_pipeline.execution.process import GpuProcess, cuda_tags
+
+@dg.asset(op_tags=cuda_tags())
+def one(context: dg.AssetExecutionContext, gpu: GpuProcess) -> dg.MaterializeResult:
+    return look(context, gpu)
+
+@dg.asset(op_tags=cuda_tags())
+def two(context: dg.AssetExecutionContext, gpu: GpuProcess) -> dg.MaterializeResult:
+    return look(context, gpu)
+
+@dg.asset
+def three() -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"devices": os.environ["CUDA_VISIBLE_DEVICES"]})
+
+def look(context, gpu):
+    from pathlib import Path
+    return dg.MaterializeResult(metadata=gpu.run(context, "where_worker", {}, Path(os.environ["TMPDIR"]) / "staged"))
+
+defs = dg.Definitions([one, two, three], resources={"gpu": GpuProcess()}, executor=chosen_executor())
+"""
+WORKER = """
+import os, sys, time
+from grokora_pipeline.worker import run
+
+def main(plan, reporter):
+    started = time.time()
+    time.sleep(4)
+    return {"devices": os.environ["CUDA_VISIBLE_DEVICES"], "node": os.environ["TMPDIR"], "from": started, "to": time.time()}
+
+sys.exit(run(main))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A cluster and what a person has on the machine where Dagster runs."""
+
+    folder: Path
+    cluster: Any
+    nodes: dict[str, Any]
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Materialize by Dagster's own command line."""
+        command = [str(Path(sys.executable).with_name("dagster")), "asset", "materialize", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=pipe, stderr=pipe, text=True)
+
+    def instance(self) -> dg.DagsterInstance:
+        """Dagster's history."""
+        return dg.DagsterInstance.from_config(str(self.folder / "dagster"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, s3: str, postgres: str) -> Iterator[Home]:
+    folder = tmp_path_factory.mktemp("ray")
+    record(folder / "logs", seed=11, sessions=24)
+    tiny_base(folder / "base")
+    (folder / "agents.yaml").write_text(AGENTS)
+    (folder / "where.py").write_text(WHERE)
+    (folder / "where_worker.py").write_text(WORKER)
+    (folder / "dagster").mkdir()
+    shutil.copy(Path(execution.__path__[0]) / "dagster-postgres.yaml", folder / "dagster" / "dagster.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("GROKORA_", "RAY_"))]:
+            patch.delenv(name)
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # nodes call `dagster`
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("DAGSTER_POSTGRES_URL", postgres)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        cluster, nodes = start_cluster(folder)
+        environment = {
+            **os.environ,
+            "RAY_ADDRESS": cluster.address,
+            "DAGSTER_HOME": str(folder / "dagster"),
+            "GROKORA_EXECUTOR": "ray",
+            "GROKORA_STORE": f"{s3}/store",
+            "GROKORA_CACHE": str(folder / "here"),
+            "GROKORA_LOGS": str(folder / "logs"),
+            "GROKORA_AGENTS": str(folder / "agents.yaml"),
+            "GROKORA_BASE_MODEL": str(folder / "base"),
+            "GROKORA_SETTLE_SECONDS": "0",
+        }
+        yield Home(folder, cluster, nodes, environment)
+        cluster.shutdown()
+
+
+def start_cluster(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A head without GPU and two nodes of one fake GPU each; every node has its own temporary folder and cache."""
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**small, "num_gpus": 0, **dashboard})
+    nodes = {}
+    for name in ("one", "two"):
+        own = folder / name
+        (own / "tmp").mkdir(parents=True)
+        places = {"TMPDIR": str(own / "tmp"), "GROKORA_CACHE": str(own / "cache")}
+        nodes[name] = cluster.add_node(**small, num_gpus=1, env_vars=places, wait=False)
+    cluster.wait_for_nodes()
+    return cluster, nodes
+
+
+def test_gpu_steps_have_a_device_each_on_different_nodes_and_cpu_steps_see_none(home: Home) -> None:
+    process = home.start("-m", "where", "--select", "*")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output[-3000:] + errors[-6000:]
+    with home.instance() as instance:
+        seen = [
+            {name: value.value for name, value in event.asset_materialization.metadata.items()}
+            for key in ("one", "two", "three")
+            if (event := instance.get_latest_materialization_event(dg.AssetKey(key))) and event.asset_materialization
+        ]
+    assert [found["devices"] for found in seen] == ["0", "0", ""]
+    assert len({found["node"] for found in seen[:2]}) == 2
+    assert max(found["from"] for found in seen[:2]) < min(found["to"] for found in seen[:2])
+
+
+@pytest.fixture(scope="module")
+def chain(home: Home) -> tuple[str, str]:
+    """The chain's output, and the node that was killed in the middle of the training."""
+    process = home.start("-m", "grokora_pipeline.definitions", "--select", "*")
+    killed = kill_the_node_that_trains(home, process)
+    output, errors = process.communicate(timeout=300)
+    print(output[-10000:], errors[-60000:])
+    assert process.returncode == 0
+    return errors, killed
+
+
+def kill_the_node_that_trains(home: Home, process: subprocess.Popen[str]) -> str:
+    store, deadline = store_of(home, "here"), time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        marks = store.files._names(".work")  # type: ignore[union-attr]
+        if any(name.endswith(f"/{COMPLETE}") for name in marks):
+            (name,) = [name for name in home.nodes if list((home.folder / name / "cache").glob("*/*/*/.work/*/*"))]
+            home.cluster.remove_node(home.nodes[name], allow_graceful=False)
+            return name
+        time.sleep(0.2)
+    pytest.fail("".join(process.communicate(timeout=60)))
+
+
+def store_of(home: Home, name: str) -> Store:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GROKORA_CACHE", str(home.folder / name / "cache"))
+        get_settings.cache_clear()
+        store = Store(home.environment["GROKORA_STORE"])
+    get_settings.cache_clear()
+    return store
+
+
+def test_the_training_goes_on_from_its_checkpoint_on_another_node(home: Home, chain: tuple[str, str]) -> None:
+    log, killed = chain
+    assert "going on from checkpoint-" in log
+    assert "actor__lora_adapter" in log
+    other = store_of(home, "two" if killed == "one" else "one")
+    assert list((other.root / "actor" / "lora_adapter").iterdir())
+    assert not (store_of(home, killed).root / "actor" / "lora_adapter").exists()
+
+
+def test_the_chain_is_whole_on_s3_and_in_postgres(home: Home, chain: tuple[str, str]) -> None:
+    store = store_of(home, "fresh")
+    training = json.loads(store.require("actor/lora_adapter").read("training.json"))
+    assert training["steps"] == 400
+    assert (store.require("actor/lora_adapter").path / "adapter_model.safetensors").is_file()
+    assert json.loads(store.require("actor/eval_report").read("report.json"))["systems"].keys() >= {"base", "adapter"}
+    assert store.files._names(".work") == []  # type: ignore[union-attr]
+    with home.instance() as instance:
+        made = {key.to_user_string() for key in instance.get_asset_keys()}
+        (run,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1)
+    assert made >= {"session_logs", "base_model", "actor/lora_adapter", "actor/eval_report", "actor/champion"}
+    assert "postgres" in (home.folder / "dagster" / "dagster.yaml").read_text()
