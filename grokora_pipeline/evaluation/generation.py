@@ -43,7 +43,7 @@ class Generated:
     seconds: float
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer in a buffer made in advance, so that a step writes one column and copies nothing."""
 
     def __init__(self, room: int) -> None:
@@ -64,9 +64,9 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def get_seq_length(self) -> int:
         return self.length
 
-    def widened(self, rows: int, room: int, length: int) -> "_RoomyLayer":
+    def widened(self, rows: int, room: int, length: int) -> "RoomyLayer":
         """A copy of a one-row layer's first `length` tokens for a batch of `rows`, with room for `room` tokens."""
-        layer = _RoomyLayer(room)
+        layer = RoomyLayer(room)
         shape = [rows, self.keys.shape[1], length, self.keys.shape[3]]
         layer.update(self.keys[:, :, :length].expand(shape), self.values[:, :, :length].expand(shape))
         return layer
@@ -106,7 +106,7 @@ class Prefixes:
     def _longer(self, model: PreTrainedModel, tokens: Tokens, known: _Prefix | None, usable: int) -> _Prefix:
         """A prefix that goes on from the first `usable` tokens of a known one."""
         start = _Prefix(known.tokens[:usable], known.cache) if known else None
-        cache = start.widened(1, len(tokens)) if start else _empty_cache(model, len(tokens))
+        cache = start.widened(1, len(tokens)) if start else empty_cache(model, len(tokens))
         rest = torch.tensor([list(tokens[usable:])], device=model.device)
         positions = torch.arange(usable, len(tokens), device=model.device)[None]
         model(input_ids=rest, position_ids=positions, past_key_values=cache, logits_to_keep=1)
@@ -142,7 +142,7 @@ def generate(
     `seeds` gives each row a seed of its own in place of the decoding's; `prefixes` is what this system computed before.
     """
     done: dict[int, Generated] = {}
-    row_bytes = decoding.max_new_tokens * _token_bytes(model)
+    row_bytes = decoding.max_new_tokens * token_bytes(model)
     for rows, prefix in _batches(model, prompts, row_bytes, prefixes or Prefixes()):
         started = time.perf_counter()
         texts = {row: prompts[row] for row in rows}
@@ -203,13 +203,13 @@ def _batches(
         rows.sort(key=lambda row: -len(texts[row]))
         start = 0
         while start < len(rows):
-            fit = BATCH_BYTES // (len(texts[rows[start]]) * _token_bytes(model) + row_bytes)
+            fit = BATCH_BYTES // (len(texts[rows[start]]) * token_bytes(model) + row_bytes)
             stop = start + max(1, min(BATCH_ROWS, fit))
             yield rows[start:stop], prefix
             start = stop
 
 
-def _token_bytes(model: PreTrainedModel) -> int:
+def token_bytes(model: PreTrainedModel) -> int:
     """The bytes of one token's keys and values over all layers."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -223,8 +223,8 @@ def _common(texts: Sequence[Tokens], limit: int) -> int:
     return next((place for place in range(limit) if low[place] != high[place]), max(0, limit))
 
 
-def _empty_cache(model: PreTrainedModel, room: int) -> Cache:
-    return Cache(layers=[_RoomyLayer(room) for _ in range(model.config.get_text_config().num_hidden_layers)])
+def empty_cache(model: PreTrainedModel, room: int) -> Cache:
+    return Cache(layers=[RoomyLayer(room) for _ in range(model.config.get_text_config().num_hidden_layers)])
 
 
 def _start(
@@ -242,7 +242,7 @@ def _start(
         ids[place, width - length :] = torch.tensor(text[prefix:])
     mask, ids = mask.to(model.device), ids.to(model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix : prefix + width]
-    wide = shared.widened(len(texts), room) if shared else _empty_cache(model, room)
+    wide = shared.widened(len(texts), room) if shared else empty_cache(model, room)
     out = model(
         input_ids=ids,
         attention_mask=mask[:, : prefix + width],

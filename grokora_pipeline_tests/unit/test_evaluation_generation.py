@@ -113,9 +113,12 @@ def test_a_prefix_that_was_computed_before_is_not_computed_again_and_changes_no_
     expected = [one.tokens for one in generate(model, prompts, decoding)]
     seen: list[int] = []
     forward = model.forward
-    monkeypatch.setattr(
-        model, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape[1]) or forward(**inputs)
-    )
+
+    def counted(**inputs: Any) -> Any:
+        seen.append(inputs["input_ids"].shape[1])
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", counted)
     kept = Prefixes()
     for rows in (prompts[:3], prompts[3:4], prompts[4:]):  # the second call has one row alone
         generate(model, rows, decoding, prefixes=kept)
@@ -146,7 +149,7 @@ def test_an_empty_list_of_prompts_gives_no_answers(model: Any) -> None:
 
 
 def test_the_batch_keeps_to_its_memory(model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = (40 + 30 + 8) * generation._token_bytes(model)
+    row = (40 + 30 + 8) * generation.token_bytes(model)
     monkeypatch.setattr(generation, "BATCH_BYTES", 3 * row)
     sizes: list[int] = []
     generate(model, _prompts(10, 40), Decoding(8, (STOP,)), lambda done, total: sizes.append(done))

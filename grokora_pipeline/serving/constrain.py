@@ -1,0 +1,188 @@
+"""Grammars that an answer must follow: tool calls in the base model's own format, JSON by a schema (no torch).
+
+How the model writes a call is read off its chat template, by rendering two made-up ones; so the grammar asks for what
+the adapters were trained to write, and what `ChatFormat.parse_answer` reads back.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llguidance import LLMatcher, LLTokenizer
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.messages import Tool
+
+Json = dict[str, Any]
+_NAME = "zq7name"
+_ARGUMENTS = re.compile(r'\{"zq7a"(\s*:\s*)1(\s*,\s*)"zq7b"\s*:\s*2\}')
+_TEXT = r"(.|\n)*"
+
+
+@dataclass(frozen=True, slots=True)
+class CallFormat:
+    """A call as text: `before`, then `head` + arguments + `tail` for each call with `between`, then `after`."""
+
+    before: str
+    head: str  # holds _NAME
+    tail: str
+    between: str | None  # None: one call at most
+    after: str
+    separators: tuple[str, str]
+
+    @classmethod
+    def of(cls, chat: ChatFormat) -> "CallFormat | None":
+        """How this model writes calls; None where its template shows nothing that can be read back."""
+        one = _rendered(chat, 1)
+        arguments = _ARGUMENTS.search(one)
+        start = one.rfind("{", 0, max(0, one.find(_NAME)))
+        if arguments is None or start < 0:
+            return None
+        try:
+            call, end = json.JSONDecoder().raw_decode(one, start)
+        except json.JSONDecodeError:
+            return None
+        if not {"name"} < set(call) <= {"name", "arguments", "parameters"} or end < arguments.end():
+            return None
+        body, rest = one[start:end], _rendered(chat, 2).removeprefix(one[:end])
+        between = rest[: rest.index(body)] if body in rest and not rest.startswith(one) else None
+        head, tail = one[start : arguments.start()], one[arguments.end() : end]
+        key, item = arguments.groups()
+        return cls(one[:start], head, tail, between, one[end:], (item, key))
+
+
+def _rendered(chat: ChatFormat, count: int) -> str:
+    """The template's text for so many made-up calls, "" where it refuses."""
+    function = {"name": _NAME, "arguments": {"zq7a": 1, "zq7b": 2}}
+    calls = [{"id": f"call{place:05}", "type": "function", "function": function} for place in range(count)]
+    tool = {"type": "function", "function": {"name": _NAME, "description": "", "parameters": {"type": "object"}}}
+    answer = {"role": "assistant", "content": "", "tool_calls": calls}
+    try:
+        return chat.render_completion([{"role": "user", "content": "u"}], [answer], [tool]).removesuffix(
+            chat.stop_token
+        )
+    except GrokoraError:
+        return ""
+
+
+def grammar_for(
+    tools: Sequence[Tool] | None, tool_choice: Any, response_format: Mapping[str, Any] | None, chat: ChatFormat
+) -> str | None:
+    """The Lark grammar of an OpenAI request's answer; None: free text.
+
+    None also where it cannot be done (a schema that llguidance refuses, a format that cannot be read off): the caller
+    then parses and repairs, and counts. `tool_choice` is auto, none, required, or names one function.
+    """
+    schema = _wanted_schema(response_format)
+    named = _named(tool_choice)
+    offered = [_function(tool) for tool in tools or () if tool_choice != "none"]
+    offered = [function for function in offered if named in (None, function.get("name"))]
+    form = CallFormat.of(chat) if offered else None
+    if form is None and (schema is None or offered):
+        return None
+    free = "TEXT" if schema is None else "document"
+    rules = [] if schema is None else [f"document: %json {_json_rule(schema)}"]
+    if form is None:
+        rules.insert(0, "start: document")
+    else:
+        only_calls = tool_choice == "required" or named is not None
+        rules = [*_call_rules(form, offered, None if only_calls else free, named is None, chat), *rules]
+    grammar = "\n".join(["%llguidance {}", *rules])
+    return None if LLMatcher.validate_grammar(grammar, None) else grammar
+
+
+def _call_rules(
+    form: CallFormat, functions: Sequence[Json], free: str | None, several: bool, chat: ChatFormat
+) -> list[str]:
+    """`start`: one or more calls or, where `free` names a rule, that instead, or text before the calls."""
+    options = {"item_separator": form.separators[0], "key_separator": form.separators[1], "whitespace_flexible": False}
+    bodies = " | ".join(f"call_{place}" for place in range(len(functions)))
+    more = f"({_literal(form.between, chat)} body)*" if several and form.between else ""
+    trigger = form.before.rstrip()
+    rest = f"{_literal(form.before[len(trigger) :], chat)} body {more} {_literal(form.after, chat)}"
+    rules = [f"body: {bodies}", f"calls: {rest}"]
+    for place, function in enumerate(functions):
+        name = json.dumps(str(function.get("name")), ensure_ascii=False)[1:-1]
+        head = _literal(form.head.replace(_NAME, name), chat)
+        rules.append(
+            f"call_{place}: {head} %json {_json_rule(_parameters(function), options)} {_literal(form.tail, chat)}"
+        )
+    if free is None:
+        return [f"start: {_literal(trigger, chat)} calls", *rules]
+    opening, text = _opening(trigger, chat, said_first=free == "TEXT")
+    return [f"start: {free} | {opening}", *text, *rules]
+
+
+def _opening(trigger: str, chat: ChatFormat, *, said_first: bool) -> tuple[str, list[str]]:
+    """(what leads into the calls, the rules for it): text up to the trigger, and plain text that never holds it."""
+    if trigger in _special(chat):
+        return f"{'TEXT ' if said_first else ''}{_literal(trigger, chat)} calls", [f"TEXT: /{_TEXT}/"]
+    if not trigger:  # the call is bare JSON: an answer that begins with a brace is one
+        return "calls", [f"TEXT: /([^{{]{_TEXT})?/"]
+    if not said_first:
+        return f"{_literal(trigger, chat)} calls", []
+    quoted = re.escape(trigger).replace("/", r"\/")
+    return "opening calls", [
+        f"TEXT: /{_TEXT}/ & ~/{_TEXT}{quoted}{_TEXT}/",
+        f"opening[lazy]: TEXT {_literal(trigger, chat)}",
+    ]
+
+
+def _literal(text: str, chat: ChatFormat) -> str:
+    """Text as Lark: control tokens by their ids, the rest quoted."""
+    special = _special(chat)
+    if not text:
+        return ""
+    pattern = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
+    parts = re.split(f"({pattern})", text) if pattern else [text]
+    return " ".join(
+        f"<[{special[part]}]>" if part in special else json.dumps(part, ensure_ascii=False) for part in parts if part
+    )
+
+
+def _special(chat: ChatFormat) -> dict[str, int]:
+    added = chat.tokenizer.get_added_tokens_decoder().items()
+    return {token.content: number for number, token in added if token.special}
+
+
+def _function(tool: Tool) -> Json:
+    function = tool.get("function") or tool
+    return dict(function) if isinstance(function, Mapping) else {}
+
+
+def _named(tool_choice: Any) -> str | None:
+    if not isinstance(tool_choice, Mapping):
+        return None
+    return str(_function(tool_choice).get("name"))
+
+
+def _parameters(function: Json) -> Json:
+    """A tool's schema; where it lists properties and does not say otherwise, there are no others."""
+    schema = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(schema, Mapping):
+        return {"type": "object"}
+    closed = {} if "additionalProperties" in schema or not schema.get("properties") else {"additionalProperties": False}
+    return {**schema, "type": schema.get("type", "object"), **closed}
+
+
+def _json_rule(schema: Json, options: Json | None = None) -> str:
+    """A schema with our options: keywords that llguidance does not know are let pass, white space is bounded."""
+    spaced = {"whitespace_pattern": r"[ \n]{0,24}"} if options is None else options
+    return json.dumps({**schema, "x-guidance": {"lenient": True, **spaced}})
+
+
+def _wanted_schema(response_format: Mapping[str, Any] | None) -> Json | None:
+    kind = (response_format or {}).get("type")
+    if kind == "json_object":
+        return {"type": "object"}
+    given = (response_format or {}).get("json_schema")
+    schema = given.get("schema") if kind == "json_schema" and isinstance(given, Mapping) else None
+    return dict(schema) if isinstance(schema, Mapping) else None
+
+
+def build_tokenizer(chat: ChatFormat, vocabulary: int) -> LLTokenizer:
+    """llguidance's own view of the tokenizer, for models whose logits have `vocabulary` entries."""
+    return LLTokenizer(chat.tokenizer.to_str(), n_vocab=vocabulary, eos_token=list(chat.stop_ids))
