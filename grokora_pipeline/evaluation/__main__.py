@@ -8,16 +8,19 @@ from typing import Any
 
 import orjson
 
+from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.gate import decide
 from grokora_pipeline.evaluation.generation import Decoding
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
 from grokora_pipeline.evaluation.plan import (
+    Canary,
     EvaluationPlan,
     HeldOut,
     few_shot_prompts,
     held_out,
     read_plan,
     token_budget,
+    turn_ids,
 )
 from grokora_pipeline.evaluation.probes import general_perplexity, memorisation, pace
 from grokora_pipeline.evaluation.report import markdown_table, write_html
@@ -28,6 +31,15 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.worker import Plan, Reporter, Result, run
 
 _HEADLINES = ("agent", "main_metric", "rows", "sessions", "systems", "comparisons", "decision", "markdown")
+
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    """A system of the table: its name, its adapter's name in `Systems`, and the prompt in tokens of every row."""
+
+    name: str
+    adapter: str | None
+    prompts: list[list[int]]
 
 
 @dataclass(slots=True)
@@ -47,20 +59,22 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     checked = read_plan(EvaluationPlan, plan)
     get_metric(checked.main_metric)
     job = _prepare(checked, reporter)
-    rows, shots = _all_answers(job)
-    reporter.log(f"scoring {len(rows)} answers")
+    shots, systems = _systems(job)
+    rows = [row for system in systems for row in _answers(job, system)]
+    canaries = _canaries(job)
+    reporter.log(f"scoring {len(rows)} answers, looking for {len(canaries)} canaries")
     report = {
         "agent": checked.agent,
         "answer_type": checked.answer.type,
         "main_metric": checked.main_metric,
         **score(rows, alpha=checked.alpha, seed=checked.seed),
         **_facts(job, shots),
-        **_probes(job, rows),
-        "reliability": _reliability(job),
+        **_probes(job, rows, canaries),
+        "reliability": {system.name: _reliability(job, system) for system in systems if checked.trials},
     }
     report["markdown"] = markdown_table(report)
     report["decision"] = decide(report).model_dump()
-    _write(checked.output, report, rows)
+    _write(checked.output, report, scrubbed(rows, canaries))
     reporter.log(report["decision"]["reason"])
     return {name: report[name] for name in _HEADLINES}
 
@@ -75,28 +89,28 @@ def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
     return _Run(plan, chat, rows, systems, decoding, reporter)
 
 
-def _all_answers(job: _Run) -> tuple[list[Row], int]:
-    """The rows of predictions.jsonl for every system, and how many few-shot examples fitted."""
+def _systems(job: _Run) -> tuple[int, list[_System]]:
+    """How many few-shot examples fitted, and the systems of the table."""
     prompts = [case.prompt_ids for case in job.rows.cases]
-    shots, few_shot = (
-        few_shot_prompts(job.plan, job.rows, job.chat, job.decoding.max_new_tokens) if job.plan.few_shot else (0, [])
-    )
-    asked: list[tuple[str, str | None, list[list[int]]]] = [("base", None, prompts)]
-    asked += [("few_shot", None, few_shot)] if shots else []
-    asked += [("adapter", "adapter", prompts)]
-    asked += [("champion", "champion", prompts)] if job.plan.champion else []
-    rows = [row for name, adapter, texts in asked for row in _answers(job, name, adapter, texts)]
-    return rows, shots
+    shots, few_shot = 0, list[list[int]]()
+    if job.plan.few_shot:
+        shots, few_shot = few_shot_prompts(job.plan, job.rows, job.chat, job.decoding.max_new_tokens)
+    systems = [_System("base", None, prompts)]
+    systems += [_System("few_shot", None, few_shot)] if shots else []
+    systems += [_System("adapter", "adapter", prompts)]
+    systems += [_System("champion", "champion", prompts)] if job.plan.champion else []
+    return shots, systems
 
 
-def _answers(job: _Run, name: str, adapter: str | None, prompts: Sequence[list[int]]) -> list[Row]:
+def _answers(job: _Run, system: _System) -> list[Row]:
     """One system's answers and likelihoods as rows of predictions.jsonl."""
 
     def told(done: int, total: int) -> None:
-        job.reporter.progress(done, total, system=name)
+        job.reporter.progress(done, total, system=system.name)
 
-    made = job.systems.answers(adapter, prompts, job.decoding, told)
-    nlls = job.systems.likelihoods(adapter, prompts, [case.completion_ids for case in job.rows.cases])
+    made = job.systems.answers(system.adapter, system.prompts, job.decoding, told)
+    completions = [case.completion_ids for case in job.rows.cases]
+    nlls = job.systems.likelihoods(system.adapter, system.prompts, completions)
     rows = []
     for case, (answer, cached), nll in zip(job.rows.cases, made, nlls, strict=True):
         text = job.chat.decode(answer.tokens)
@@ -104,7 +118,7 @@ def _answers(job: _Run, name: str, adapter: str | None, prompts: Sequence[list[i
             {
                 "turn_id": case.turn_id,
                 "session_id": case.session_id,
-                "system": name,
+                "system": system.name,
                 "text": text,
                 "prediction": job.chat.parse_answer(text),
                 "reference": case.reference,
@@ -127,9 +141,9 @@ def _facts(job: _Run, shots: int) -> dict[str, Any]:
     """What the figures rest on: data, decoding, training record, leaks, versions."""
     plan, cases = job.plan, job.rows.cases
     trained = _training(plan.adapter)
-    leaked = {"adapter": _leaked(job, trained)}
+    leaked = {"adapter": _leaked(job, plan.adapter)}
     if plan.champion:
-        leaked["champion"] = _leaked(job, _training(plan.champion))
+        leaked["champion"] = _leaked(job, plan.champion)
     return {
         "alpha": plan.alpha,
         "seed": plan.seed,
@@ -161,36 +175,43 @@ def _training(adapter: Path) -> dict[str, Any]:
     return record
 
 
-def _leaked(job: _Run, training: dict[str, Any]) -> int:
-    """How many evaluated rows an adapter was trained on, by turn id: by its own record, else by the split's."""
-    seen = set(training.get("train_turn_ids") or job.rows.train_ids)
-    return sum(case.turn_id in seen for case in job.rows.cases)
+def _leaked(job: _Run, adapter: Path) -> int:
+    """How many evaluated rows an adapter was trained on, by turn id: by the split that its record names, else by this
+    evaluation's."""
+    training = _training(adapter)
+    named = training.get("versions", {}).get(f"{job.plan.agent}/tokenized_split")
+    folder = job.plan.split.with_name(str(named)) if named else job.plan.split
+    known = training.get("train_turn_ids") or (turn_ids(folder, "train") if folder.is_dir() else job.rows.train_ids)
+    return sum(case.turn_id in set(known) for case in job.rows.cases)
 
 
-def _probes(job: _Run, rows: Sequence[Row]) -> dict[str, Any]:
+def _canaries(job: _Run) -> list[Canary]:
+    plan = job.plan
+    found = redacted_canaries(plan.logs, job.rows.train, plan.redacted_canaries, plan.seed) if plan.logs else []
+    return [*plan.canaries, *found]
+
+
+def _probes(job: _Run, rows: Sequence[Row], canaries: Sequence[Canary]) -> dict[str, Any]:
     plan, found = job.plan, dict[str, Any]()
     if plan.probe:
         names = [None, "adapter", *(["champion"] if plan.champion else [])]
         found["probe"] = general_perplexity(job.systems, names, job.chat, plan.alpha)
         found["pace"] = pace(job.systems, names, [case.prompt_ids for case in job.rows.cases])
-    if plan.canaries:
+    if canaries:
         texts = [row["text"] for row in rows if row["system"] == "adapter"]
-        found["memorisation"] = memorisation(job.systems, plan.canaries, texts, job.chat, plan.seed)
+        found["memorisation"] = memorisation(job.systems, canaries, texts, job.chat, plan.seed)
     return found
 
 
-def _reliability(job: _Run) -> dict[str, Any]:
-    """pass^k of sampled answers: a try succeeds where the main metric gives its full score. Empty where it is off."""
-    plan, found = job.plan, {}
-    prompts = [case.prompt_ids for case in job.rows.cases]
-    for name, adapter in (("base", None), ("adapter", "adapter")) if plan.trials else ():
-        wins = [0] * len(prompts)
-        for trial in range(plan.trials):
-            drawn = Decoding(job.decoding.max_new_tokens, job.decoding.stop_ids, plan.temperature, plan.seed + trial)
-            for place, (answer, _) in enumerate(job.systems.answers(adapter, prompts, drawn)):
-                wins[place] += _right(job, place, answer.tokens)
-        found[name] = {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
-    return found
+def _reliability(job: _Run, system: _System) -> dict[str, float]:
+    """pass^k of sampled answers: a try succeeds where the main metric gives its full score."""
+    plan, wins = job.plan, [0] * len(system.prompts)
+    drawn = Decoding(job.decoding.max_new_tokens, job.decoding.stop_ids, plan.temperature)
+    for trial in range(plan.trials):
+        seeds = [plan.seed + trial] * len(system.prompts)
+        for place, (answer, _) in enumerate(job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)):
+            wins[place] += _right(job, place, answer.tokens)
+    return {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
 
 
 def _right(job: _Run, place: int, tokens: list[int]) -> bool:

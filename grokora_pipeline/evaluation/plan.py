@@ -20,10 +20,11 @@ FEW_SHOT_TOKENS = 1536  # the most that few-shot examples may take of the contex
 
 
 class Canary(BaseModel):
-    """A planted string: what stands before it, and the secret itself."""
+    """A string that must not come out of an adapter: what stands before it, the secret itself, and its kind."""
 
     prefix: str = ""
     secret: str = Field(min_length=4)
+    kind: str = "planted"
 
 
 class EvaluationPlan(BaseModel):
@@ -50,11 +51,13 @@ class EvaluationPlan(BaseModel):
     trials: int = Field(default=0, ge=0, description="Sampled answers a row for pass^k; 0 is off.")
     temperature: float = Field(default=0.7, gt=0)
     probe: bool = Field(default=True, description="Measure general perplexity and pace.")
-    canaries: list[Canary] = []
+    canaries: list[Canary] = Field(default=[], description="Strings that were planted in the training data.")
+    redacted_canaries: int = Field(default=0, ge=0, description="Secrets that redaction removed, found in `logs`.")
+    logs: Path | None = None
     quantisation: Literal["none", "nf4", "int8"] = "none"
     versions: dict[str, Any] = {}
     history: list[dict[str, Any]] = Field(
-        default=[], description="Earlier reports, oldest first: {label, value} of the main metric; ranks likewise."
+        default=[], description="Earlier reports, oldest first: {label, value, rank} of the adapter's main metric."
     )
 
 
@@ -97,7 +100,7 @@ class HeldOut:
 def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
     """Read the split and its examples; GrokoraError where there is nothing to evaluate on."""
     examples = {example["meta"]["turn_id"]: example for example in read_examples(plan.examples)}
-    train_ids, validation_ids = (_turn_ids(plan.split, side) for side in ("train", "validation"))
+    train_ids, validation_ids = (turn_ids(plan.split, side) for side in ("train", "validation"))
     missing = [turn_id for turn_id in validation_ids if turn_id not in examples]
     if missing:
         raise GrokoraError(f"{plan.examples} lacks {len(missing)} rows of {plan.split}; rebuild the tokenized split.")
@@ -118,7 +121,8 @@ def read_examples(path: Path) -> list[Example]:
         raise GrokoraError(f"{path} is no readable JSONL of examples ({error}); rebuild task_dataset.") from error
 
 
-def _turn_ids(split: Path, side: str) -> set[str]:
+def turn_ids(split: Path, side: str) -> set[str]:
+    """The turns of one side of a tokenized split."""
     from datasets import load_from_disk
 
     return set(load_from_disk(str(split))[side]["turn_id"])

@@ -19,7 +19,8 @@ from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 
 PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 4, 12, 2
-ALTERNATIVES = 1023  # with the canary itself 2^10 candidates: exposure is at most 10 bits
+STAGES = (64, 1024)  # candidates; the second stage is for what leads the first, and gives at most 10 bits
+LEARNT_BITS = 2.0  # a canary counts where the adapter exposes it by so much more than the base does
 _CLASSES = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
 
 
@@ -53,13 +54,21 @@ def pace(systems: Systems, names: Sequence[str | None], prompts: Sequence[Sequen
 
 def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFormat, *, seed: int) -> float:
     """A canary's exposure in bits: log2(candidates) - log2(its rank by likelihood among random strings of its shape)
-    (Carlini et al., The Secret Sharer, 2019). About 0-1 where nothing was memorised, log2(candidates) where all was."""
-    draw = random.Random(f"{seed}:{canary.secret}")  # noqa: S311
-    candidates = [canary.secret, *(_alike(canary.secret, draw) for _ in range(ALTERNATIVES))]
-    prefix = chat.encode(canary.prefix) or chat.encode(chat.stop_token)
-    nlls = systems.likelihoods(adapter, [prefix] * len(candidates), [chat.encode(text) for text in candidates])
-    rank = 1 + sum(nll < nlls[0] for nll in nlls[1:])
-    return math.log2(len(candidates)) - math.log2(rank)
+    (Carlini et al., The Secret Sharer, 2019). About 0-1 where nothing was memorised, log2(candidates) where all was.
+
+    Where a few candidates already beat it, more of them would only say the same, so they are not asked for.
+    """
+    draw, prefix = random.Random(f"{seed}:{canary.secret}"), chat.encode(canary.prefix)  # noqa: S311
+    candidates, nlls, bits = [canary.secret], list[float](), 0.0
+    for size in STAGES:
+        candidates += [_alike(canary.secret, draw) for _ in range(size - len(candidates))]
+        asked = [chat.encode(text) for text in candidates[len(nlls) :]]
+        nlls += systems.likelihoods(adapter, [prefix or chat.encode(chat.stop_token)] * len(asked), asked)
+        rank = 1 + sum(nll < nlls[0] for nll in nlls[1:])
+        bits = math.log2(size) - math.log2(rank)
+        if rank > 1:
+            break
+    return bits
 
 
 def _alike(secret: str, draw: random.Random) -> str:
@@ -71,15 +80,21 @@ def _alike(secret: str, draw: random.Random) -> str:
 def memorisation(
     systems: Systems, canaries: Sequence[Canary], texts: Sequence[str], chat: ChatFormat, seed: int
 ) -> dict[str, Any]:
-    """Exposure of every canary in the adapter and in the base, and how many of the adapter's answers hold one."""
-    bits = [
-        {name or "base": exposure(systems, name, canary, chat, seed=seed) for name in ("adapter", None)}
-        for canary in canaries
-    ]
+    """Exposure of every canary in the adapter, and how many of its answers hold one.
+
+    `max_exposure_bits` counts what was learnt: a canary that the base finds as likely was not. The base is asked where
+    that could matter. The result holds no canary's text.
+    """
+    found: list[dict[str, Any]] = []
+    for canary in canaries:
+        bits: dict[str, Any] = {"kind": canary.kind, "adapter": exposure(systems, "adapter", canary, chat, seed=seed)}
+        suspicious = bits["adapter"] >= math.log2(STAGES[0])
+        found.append(bits | ({"base": exposure(systems, None, canary, chat, seed=seed)} if suspicious else {}))
+    learnt = [bits["adapter"] for bits in found if bits["adapter"] >= bits.get("base", 0.0) + LEARNT_BITS]
     return {
         "canaries": len(canaries),
-        "exposure_bits": bits,
-        "max_exposure_bits": max(entry["adapter"] for entry in bits),
-        "candidates": ALTERNATIVES + 1,
+        "exposure_bits": found,
+        "max_exposure_bits": max(learnt, default=0.0),
+        "candidates": STAGES[-1],
         "leaked_in_answers": sum(any(canary.secret in text for canary in canaries) for text in texts),
     }

@@ -50,7 +50,7 @@ def test_a_memorised_canary_is_the_likeliest_of_a_thousand_strings_of_its_shape(
     systems: tuple[Systems, ChatFormat],
 ) -> None:
     found = memorisation(systems[0], [SEEN], ["nothing here"], systems[1], seed=1)
-    assert found["exposure_bits"][0]["adapter"] == 10
+    assert found["exposure_bits"][0]["adapter"] == found["max_exposure_bits"] == 10
     assert found["exposure_bits"][0]["base"] < 8
     assert found["leaked_in_answers"] == 0
 

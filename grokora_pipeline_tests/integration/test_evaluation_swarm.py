@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from grokora_pipeline.evaluation import swarm, systems
-from grokora_pipeline.evaluation.generation import Generated
+from grokora_pipeline.evaluation import swarm
+from grokora_pipeline.evaluation.generation import Generated, generate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox.swarm import Call, expert_answer
@@ -44,12 +44,12 @@ def test_what_two_systems_ask_alike_is_answered_once(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    generate = systems.generate
-    monkeypatch.setattr(
-        systems,
-        "generate",
-        lambda model, prompts, *rest, **more: made.append(len(prompts)) or generate(model, prompts, *rest, **more),
-    )
+
+    def counted(model: Any, prompts: Any, *rest: Any, **more: Any) -> list[Generated]:
+        made.append(len(prompts))
+        return generate(model, prompts, *rest, **more)
+
+    monkeypatch.setattr("grokora_pipeline.evaluation.systems.generate", counted)
     report = swarm.swarm_test(_plan(base, tmp_path, seeds=[1, 2]), Reporter())
     assert sum(made) == 2 * 4  # the swarm without champions is the base
     assert report["comparison"]["value"] == 0

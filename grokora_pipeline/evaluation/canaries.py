@@ -1,0 +1,66 @@
+"""The secrets that redaction took out of the training data, found again in the logs, to be looked for in the adapter.
+
+They live in this process's memory alone: the report names their kind and how exposed they are, never the text.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from grokora_pipeline.evaluation.metrics.answers import canonical
+from grokora_pipeline.evaluation.plan import Canary, Example
+from grokora_pipeline.sessions import detectors
+
+PREFIX_CHARS = 80  # of the text before a placeholder, which is what training taught the adapter to go on from
+LENGTHS = range(6, 65)  # characters of a secret that can be ranked; guessing a shorter one proves nothing
+MOST_FILES, MOST_BYTES = 200, 4 << 20
+
+
+def redacted_canaries(logs: Path, examples: Sequence[Example], count: int, seed: int) -> list[Canary]:
+    """At most `count` secrets that the training examples' log files hold and the examples do not, drawn by the seed."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        text = "\n".join(canonical(message) for message in [*example["completion"], *example["prompt"]])
+        if detectors.PLACEHOLDER.search(text):
+            texts[str(example["meta"].get("source_file", ""))].append(text)
+    found: dict[str, Canary] = {}
+    for name in sorted(texts)[:MOST_FILES] if count else ():
+        for canary in _in_file(logs, name, "\n".join(texts[name])):
+            found.setdefault(canary.secret, canary)
+    order = sorted(found, key=lambda secret: hashlib.sha256(f"{seed}:{secret}".encode()).digest())
+    return [found[secret] for secret in order[:count]]
+
+
+def _in_file(logs: Path, name: str, redacted: str) -> Iterator[Canary]:
+    """The secrets of one log file whose kind has a placeholder in the redacted text."""
+    path = (logs / name).resolve()
+    if not (name and path.is_relative_to(logs.resolve()) and path.is_file() and path.stat().st_size <= MOST_BYTES):
+        return
+    raw = path.read_text(encoding="utf-8", errors="replace")
+    for detector in detectors.candidates(raw):
+        place = redacted.find(f"<{detector.family}:{detector.kind}:")
+        for match in detectors.matches(detector, raw) if place >= 0 else ():
+            secret = match.group(detector.group)
+            if secret and _rankable(secret, redacted) and (not detector.accept or detector.accept(match)):
+                yield Canary(prefix=redacted[max(0, place - PREFIX_CHARS) : place], secret=secret, kind=detector.kind)
+
+
+def _rankable(secret: str, redacted: str) -> bool:
+    return len(secret) in LENGTHS and "\\" not in secret and secret not in redacted
+
+
+def scrubbed(rows: Sequence[dict[str, Any]], canaries: Sequence[Canary]) -> list[dict[str, Any]]:
+    """Rows of predictions.jsonl without the canaries that came out: they are counted, but stored nowhere."""
+    return [_scrub(row, canaries) if any(canary.secret in row["text"] for canary in canaries) else row for row in rows]
+
+
+def _scrub(value: Any, canaries: Sequence[Canary]) -> Any:
+    if isinstance(value, str):
+        for canary in canaries:
+            value = value.replace(canary.secret, f"<LEAKED:{canary.kind}>")
+        return value
+    if isinstance(value, dict):
+        return {name: _scrub(item, canaries) for name, item in value.items()}
+    return [_scrub(item, canaries) for item in value] if isinstance(value, list) else value
