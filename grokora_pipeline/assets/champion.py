@@ -45,7 +45,8 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 _rule(config.rule),
                 adapter=adapter.version,
                 champion=served.version if served and served.version != adapter.version else None,
-                checks={"no_straddling_group": not read_json(split.path / "report.json")["straddling"]},
+                checks=_blocking_checks(context)
+                | {"no_straddling_group": not read_json(split.path / "report.json")["straddling"]},
             )
             reason = decision.reason
             if refusal := registry.refusal(agent.name, adapter.version):
@@ -75,6 +76,19 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         )
 
     return champion
+
+
+def _blocking_checks(context: dg.AssetExecutionContext) -> dict[str, bool]:
+    """Whether the blocking checks of everything before the champion held when they ran last, by name.
+
+    Dagster stops only the run in which such a check fails; a later run of the champion alone would go on.
+    """
+    graph, found = context.repository_def.asset_graph, dict[str, bool]()
+    for key in sorted(graph.get_check_keys_for_assets(graph.get_ancestor_asset_keys(context.asset_key))):
+        record = context.instance.get_latest_asset_check_evaluation_record(key)
+        if graph.get_check_spec(key).blocking and record and record.evaluation:
+            found[key.name] = record.evaluation.passed
+    return found
 
 
 def _rule(fields: dict[str, Any]) -> GateRule:

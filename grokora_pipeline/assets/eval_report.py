@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -19,17 +20,35 @@ from grokora_pipeline.assets.common import (
     result,
 )
 from grokora_pipeline.assets.knobs import resolve
+from grokora_pipeline.assets.plots import system_intervals
 from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
+from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Artifact
+
+_SHOWN_HISTORY = 20
 
 
 class EvaluationConfig(dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
     max_rows: int = 0  # 0: 32 with the preset `sample`, else 200
-    few_shot: int = 0
+    few_shot: int = (
+        -1
+    )  # examples before each question of the system `few_shot`; -1: 2 with `sample`, else 8; 0: without
+    max_new_tokens: int = 0  # of an answer; 0: a little more than the longest expected one
+    trials: int = 0  # sampled answers a row, for pass^k; 0: greedy answers alone
+    temperature: float = 0.7  # of those
+    redacted_canaries: int = -1  # redacted secrets to look for in the adapter; -1: 2 with `sample`, else 8
     seed: int = 7
+
+    def resolved(self, sample: bool) -> dict[str, Any]:
+        """The values, with the preset's where none is given."""
+        chosen = self.model_dump()
+        chosen["max_rows"] = self.max_rows or (32 if sample else 200)
+        for name in ("few_shot", "redacted_canaries"):
+            chosen[name] = chosen[name] if chosen[name] >= 0 else (2 if sample else 8)
+        return chosen
 
 
 def champion_of(agent: str) -> Artifact | None:
@@ -56,11 +75,11 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     )
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
-            rows = config.max_rows or (32 if resolve(agent).preset == "sample" else 200)
-            inputs, plan = _inputs(agent, {**config.model_dump(), "max_rows": rows})
+            inputs, plan = _inputs(agent, config.resolved(resolve(agent).preset == "sample"))
 
             def build(staged: Path) -> None:
-                gpu.run(context, "grokora_pipeline.evaluation", {**plan, "output": str(staged)}, staged)
+                told = {"output": str(staged), "history": _history(agent, key)}
+                gpu.run(context, "grokora_pipeline.evaluation", {**plan, **told}, staged)
 
             artifact = publish_once(context, key, inputs, build)
         return result(artifact, _metadata(artifact))
@@ -96,11 +115,26 @@ def _inputs(agent: AgentSpec, config: dict[str, Any]) -> tuple[dict[str, Any], d
         "champion": str(champion.path) if champion else None,
         "split": str(split.path),
         "examples": str(dataset.path / "examples.jsonl"),
+        "logs": str(get_settings().logs),
         "cache": str(store.root / ".cache" / "answers"),
         "versions": versions,
         **config,
     }
     return inputs, plan
+
+
+def _history(agent: AgentSpec, key: str) -> list[dict[str, Any]]:
+    """Earlier reports with the same main metric, oldest first."""
+    store, found = get_store(), dict[str, dict[str, Any]]()
+    for record in store.history(key, "current")[-_SHOWN_HISTORY:]:
+        if artifact := store.find(key, record["version"]):
+            report = orjson.loads(artifact.read("report.json"))
+            score = report["systems"]["adapter"]["metrics"].get(agent.metric)
+            if report["main_metric"] == agent.metric and score:
+                label = f"{record['at'][:16].replace('T', ' ')}, adapter {report['versions']['adapter'][:8]}"
+                rank = report["training"].get("knobs", {}).get("rank")
+                found[record["version"]] = {"label": label, "rank": rank, **score}
+    return list(found.values())
 
 
 def _metadata(artifact: Artifact) -> dict[str, Any]:
@@ -111,9 +145,14 @@ def _metadata(artifact: Artifact) -> dict[str, Any]:
         for metric, score in scores["metrics"].items()
         if score["value"] is not None
     }
+    change = report["comparisons"]["adapter_vs_base"].get(report["main_metric"], {})
+    gain = {f"adapter_vs_base/{name}": change[name] for name in ("value", "low", "high", "p_value") if change}
     return {
+        "verdict": report["decision"]["reason"],
         "report": dg.MetadataValue.path(artifact.link("report.html")),
+        "systems": system_intervals(report),
         "table": dg.MetadataValue.md(report["markdown"]),
         "dagster/row_count": report["rows"],
+        **gain,
         **flat,
     }

@@ -42,6 +42,23 @@ def _series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[f
     return [step for step, _ in rows], [value for _, value in rows]
 
 
+def system_intervals(report: dict[str, Any]) -> dg.MetadataValue[Any]:
+    """The main metric of every system of a `report.json`, with its interval."""
+    from matplotlib.figure import Figure
+
+    metric = report["main_metric"]
+    scores = {name: system["metrics"].get(metric) for name, system in report["systems"].items()}
+    shown = [(name.replace("_", "-"), score) for name, score in scores.items() if score]
+    figure = Figure(figsize=(6, 0.6 + 0.4 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, score) in enumerate(shown):
+        errors = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
+        axes.errorbar(score["value"], place, xerr=errors, fmt="o", capsize=4, color="#3566c4")
+    axes.set_yticks(range(len(shown)), [name for name, _ in shown])
+    axes.set(xlabel=metric, ylim=(len(shown) - 0.5, -0.5))
+    return picture(figure, f"{metric} with intervals")
+
+
 def picture(figure: Any, title: str) -> dg.MetadataValue[Any]:
     """A matplotlib figure as Markdown metadata with the PNG inside."""
     buffer = io.BytesIO()

@@ -1,6 +1,7 @@
 """`swarm_report`: the whole swarm on unseen tasks, the base model against the champions."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -17,21 +18,34 @@ from grokora_pipeline.assets.common import (
     result,
 )
 from grokora_pipeline.assets.eval_report import champion_of
+from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
+from grokora_pipeline.store import Artifact
+
+
+_FULL = {"tasks": 50, "seeds": [7, 8, 9], "ablation": True, "few_shot": 4}
+_SAMPLE = {"tasks": 30, "seeds": [7], "ablation": False, "few_shot": 0}
 
 
 class SwarmConfig(dg.Config):
-    """How many unseen tasks the swarm is given, and with which seeds."""
+    """How the swarm is tested; what is not given is the full test, or a short one where all roles use `sample`."""
 
-    tasks: int = 30
-    seeds: list[int] = [7]  # noqa: RUF012
+    tasks: int | None = None  # unseen ones
+    seeds: list[int] | None = None  # a trial each; a single one is greedy
+    ablation: bool | None = None  # also every champion alone among base models
+    few_shot: int | None = None  # also the base model with so many examples
+
+    def resolved(self, sample: bool) -> dict[str, Any]:
+        """The values, with the defaults where none is given."""
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        return {**(_SAMPLE if sample else _FULL), **given}
 
 
 def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | None:
     """The `swarm_report` asset, or None where agents.yaml lacks one of the swarm's roles."""
-    names = {agent.name for agent in agents}
-    if not names.issuperset(ROLES):
+    roles = [agent for agent in agents if agent.name in ROLES]
+    if len(roles) < len(ROLES):
         return None
 
     @dg.asset(
@@ -47,30 +61,46 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
     )
     def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
+            chosen = config.resolved(all(resolve(agent).preset == "sample" for agent in roles))
             base = get_store().require("base_model")
             champions = {role: champion_of(role) for role in ROLES}
+            datasets = {role: get_store().current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
+            examples = {role: found for role, found in datasets.items() if found}
 
             def build(staged: Path) -> None:
                 plan = {
                     "base": str(base_folder(base.path)),
                     "adapters": {role: str(found.path) if found else None for role, found in champions.items()},
+                    "examples": {role: str(found.path / "examples.jsonl") for role, found in examples.items()},
                     "output": str(staged),
-                    **config.model_dump(),
+                    **chosen,
                 }
                 gpu.run(context, "grokora_pipeline.evaluation.swarm", plan, staged)
 
             inputs = {
                 "base": base.version,
                 "champions": {role: found.version if found else None for role, found in champions.items()},
-                "config": config.model_dump(),
+                "examples": {role: found.version for role, found in examples.items()},
+                "config": chosen,
                 "code": code_version(),
             }
             artifact = publish_once(context, "swarm_report", inputs, build)
-        report = read_json(artifact.path / "swarm.json")
-        numbers = {f"{system}/success_rate": run["success_rate"] for system, run in report["systems"].items()}
-        return result(
-            artifact,
-            {**numbers, "tasks": config.tasks, "report": dg.MetadataValue.path(artifact.link("report.html"))},
-        )
+        return result(artifact, _metadata(artifact))
 
     return swarm_report
+
+
+def _metadata(artifact: Artifact) -> dict[str, Any]:
+    report = read_json(artifact.path / "swarm.json")
+    return {
+        "verdict": report["verdict"],
+        "report": dg.MetadataValue.path(artifact.link("report.html")),
+        "table": dg.MetadataValue.md(report["markdown"]),
+        "tasks": report["tasks"],
+        **{
+            f"{system}/{name}": value
+            for system, run in report["systems"].items()
+            for name, value in run.items()
+            if isinstance(value, int | float)
+        },
+    }
