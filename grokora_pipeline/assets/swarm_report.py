@@ -23,7 +23,6 @@ from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuPro
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
 
-
 _FULL = {"tasks": 50, "seeds": [7, 8, 9], "ablation": True, "few_shot": 4}
 _SAMPLE = {"tasks": 30, "seeds": [7], "ablation": False, "few_shot": 0}
 

@@ -16,10 +16,12 @@ from grokora_pipeline.sessions import detectors
 PREFIX_CHARS = 80  # of the text before a placeholder, which is what training taught the adapter to go on from
 LENGTHS = range(6, 65)  # characters of a secret that can be ranked; guessing a shorter one proves nothing
 MOST_FILES, MOST_BYTES = 200, 4 << 20
+_PERSONAL = {detector.kind for detector in detectors.PERSONAL}
 
 
 def redacted_canaries(logs: Path, examples: Sequence[Example], count: int, seed: int) -> list[Canary]:
-    """At most `count` secrets that the training examples' log files hold and the examples do not, drawn by the seed."""
+    """At most `count` secrets that the training examples' log files hold and the examples do not, drawn by the seed;
+    personal data, which is less random, only where secrets are too few."""
     texts: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         text = "\n".join(canonical(message) for message in [*example["completion"], *example["prompt"]])
@@ -29,8 +31,11 @@ def redacted_canaries(logs: Path, examples: Sequence[Example], count: int, seed:
     for name in sorted(texts)[:MOST_FILES] if count else ():
         for canary in _in_file(logs, name, "\n".join(texts[name])):
             found.setdefault(canary.secret, canary)
-    order = sorted(found, key=lambda secret: hashlib.sha256(f"{seed}:{secret}".encode()).digest())
-    return [found[secret] for secret in order[:count]]
+
+    def place(canary: Canary) -> tuple[bool, bytes]:
+        return canary.kind in _PERSONAL, hashlib.sha256(f"{seed}:{canary.secret}".encode()).digest()
+
+    return sorted(found.values(), key=place)[:count]
 
 
 def _in_file(logs: Path, name: str, redacted: str) -> Iterator[Canary]:

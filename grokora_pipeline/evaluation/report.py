@@ -1,5 +1,6 @@
 """The report as a page and as a table. The page holds everything itself; all log text in it is escaped."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jinja2
 
 from grokora_pipeline.evaluation.metrics.answers import canonical
+from grokora_pipeline.evaluation.metrics.tool_calls import ERROR_ORDER
 from grokora_pipeline.evaluation.scoring import Row, by_system, main_score
 
 LABELS = {"base": "base", "few_shot": "base + few-shot", "adapter": "adapter", "champion": "champion"}
@@ -23,10 +25,12 @@ def environment() -> jinja2.Environment:
 
 
 def number(value: float | None) -> str:
-    """A figure with three significant digits, without an exponent where one is not needed."""
+    """A figure with three significant digits, at most three of them behind the point where that says enough."""
     if value is None:
         return "–"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{round(value, 3):g}" if 0.001 <= abs(value) < 1 else f"{value:.3g}"
 
 
 def metric_names(report: Mapping[str, Any]) -> list[str]:
@@ -57,60 +61,83 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
 
 def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Write the page."""
-    worst, changed = _pairs(rows, report["main_metric"])
+    metric = report["main_metric"]
+    worst, changed = _pairs(rows, metric)
+    past = _past(report)
+    ranks = {entry["rank"]: {**entry, "label": f"rank {entry['rank']}"} for entry in past if entry.get("rank")}
     page = environment().get_template("report.html.jinja")
     path.write_text(
         page.render(
             report=report,
             labels=LABELS,
+            main_chart=_chart([(LABELS[name], run["metrics"].get(metric)) for name, run in report["systems"].items()]),
             figures=[_figure(report, name) for name in metric_names(report)],
-            past=_past(report),
+            error_kinds=_error_kinds(report),
+            past=_chart([(entry["label"], entry) for entry in past]) if len(past) > 1 else [],
+            ranks=_chart([(ranks[rank]["label"], ranks[rank]) for rank in sorted(ranks)]) if len(ranks) > 1 else [],
+            exposure_top=number(math.log2((report.get("memorisation") or {}).get("candidates", 1))),
             curves=_curves(report.get("training", {}).get("history", [])),
-            answers=[("Worst answers", worst), ("Most changed answers", changed)],
+            answers=[("Ten worst answers", worst), ("Ten most changed answers", changed)],
         ),
         encoding="utf-8",
     )
 
 
+def _bar(entry: Mapping[str, Any], top: float) -> dict[str, float]:
+    """Value and interval in per cent of the scale's top."""
+    return {key: 100 * max(0.0, entry[key]) / top for key in ("value", "low", "high") if key in entry}
+
+
+def _chart(entries: Sequence[tuple[str, Mapping[str, Any] | None]]) -> list[dict[str, Any]]:
+    """Entries to be drawn below each other on one scale, from 0 to 1 or to the highest of them."""
+    top = max([_UNIT_RANGE] + [entry.get("high", entry["value"]) for _, entry in entries if entry])
+    return [{**entry, "label": label, "bar": _bar(entry, top)} for label, entry in entries if entry]
+
+
 def _figure(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """A metric's line: values, the difference to the base, and bars in per cent of the widest value."""
+    """A metric's line: values, the difference to the base, and bars on one scale."""
     entries = {name: system["metrics"].get(metric) for name, system in report["systems"].items()}
     top = max([_UNIT_RANGE] + [entry["high"] for entry in entries.values() if entry])
-    bars = {
-        name: {key: 100 * entry[key] / top for key in ("value", "low", "high")}
-        for name, entry in entries.items()
-        if entry
-    }
+    bars = {name: _bar(entry, top) for name, entry in entries.items() if entry}
     change = report["comparisons"].get("adapter_vs_base", {}).get(metric)
     return {"metric": metric, "entries": entries, "bars": bars, "change": change}
 
 
+def _error_kinds(report: Mapping[str, Any]) -> list[str]:
+    """The kinds of tool-call errors that occur, in the checker's order, after `none` for right calls."""
+    seen = {kind for system in report["systems"].values() for kind in system["errors"]}
+    return [kind for kind in ("none", *ERROR_ORDER) if kind in seen]
+
+
 def _past(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The main metric of earlier reports and of this one, to be drawn as bars."""
+    """The main metric of earlier reports and of this one, oldest first."""
     now = report["systems"]["adapter"]["metrics"].get(report["main_metric"])
+    rank = report.get("training", {}).get("knobs", {}).get("rank")
     earlier = [entry for entry in report.get("history", []) if entry.get("value") is not None]
-    return [*earlier, {"label": "this report", "value": now["value"]}] if earlier and now else []
+    return [*earlier, {**now, "label": "this report", "rank": rank}] if now else earlier
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Loss curves as SVG polylines in a box of 100 x 40."""
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Loss curves as SVG polylines in a box of 100 x 40, and the scales of its sides; no lines for too few points."""
     series = {name: [(row["step"], row[name]) for row in history if name in row] for name in ("loss", "eval_loss")}
     points = [point for line in series.values() for point in line]
     if len(points) < 2:
-        return []
+        return {"lines": []}
     last = max(step for step, _ in points) or 1
     low, high = min(value for _, value in points), max(value for _, value in points)
     scale = 38 / (high - low or 1.0)
 
     def draw(line: list[tuple[int, float]]) -> str:
-        return " ".join(f"{100 * step / last:.2f},{39 - (value - low) * scale:.2f}" for step, value in line)
+        corners = line if len(line) > 1 else line * 2  # a single point is drawn as a dot
+        return " ".join(f"{100 * step / last:.2f},{39 - (value - low) * scale:.2f}" for step, value in corners)
 
     names = {"loss": "training", "eval_loss": "validation"}
-    return [
+    lines = [
         {"name": names[name], "points": draw(line), "first": number(line[0][1]), "last": number(line[-1][1])}
         for name, line in series.items()
         if line
     ]
+    return {"lines": lines, "low": low, "high": high, "steps": last}
 
 
 def _pairs(rows: Sequence[Row], metric: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
