@@ -6,10 +6,16 @@ import dagster as dg
 from pydantic import ValidationError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import OWNERS, Made, code_version, get_store, key_of, plain_errors, read_json
+from grokora_pipeline.assets.common import OWNERS, Made, code_version, get_store, key_of, plain_errors, read_json, table
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import GateRule, decide
 from grokora_pipeline.evaluation.registry import BASE, Registry
+
+BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into service
+    ("session_logs", "no_secret_survives"),
+    ("{agent}/task_dataset", "schema"),
+    ("{agent}/tokenized_split", "no_straddling_group"),
+)
 
 
 class GateConfig(dg.Config):
@@ -45,8 +51,8 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 _rule(config.rule),
                 adapter=adapter.version,
                 champion=served.version if served and served.version != adapter.version else None,
-                checks=_blocking_checks(context)
-                | {"no_straddling_group": not read_json(split.path / "report.json")["straddling"]},
+                checks={"split": not read_json(split.path / "report.json")["straddling"]}
+                | blocking_checks(context.instance, agent.name),
             )
             reason = decision.reason
             if refusal := registry.refusal(agent.name, adapter.version):
@@ -62,6 +68,7 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 "challenger": adapter.version,
                 "promoted": version == adapter.version,
                 "decision": reason,
+                "evidence": table([item.model_dump() for item in decision.evidence]),
                 "report": dg.MetadataValue.path(report.link("report.html")),
             },
             data_version=dg.DataVersion(version),
@@ -78,16 +85,17 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     return champion
 
 
-def _blocking_checks(context: dg.AssetExecutionContext) -> dict[str, bool]:
-    """Whether the blocking checks of everything before the champion held when they ran last, by name.
+def blocking_checks(instance: dg.DagsterInstance, agent: str) -> dict[str, bool]:
+    """Whether the blocking checks before the champion held when they ran last, by name.
 
     Dagster stops only the run in which such a check fails; a later run of the champion alone would go on.
     """
-    graph, found = context.repository_def.asset_graph, dict[str, bool]()
-    for key in sorted(graph.get_check_keys_for_assets(graph.get_ancestor_asset_keys(context.asset_key))):
-        record = context.instance.get_latest_asset_check_evaluation_record(key)
-        if graph.get_check_spec(key).blocking and record and record.evaluation:
-            found[key.name] = record.evaluation.passed
+    found: dict[str, bool] = {}
+    for asset, name in BLOCKING:
+        key = dg.AssetCheckKey(dg.AssetKey(asset.format(agent=agent).split("/")), name)
+        record = instance.get_latest_asset_check_evaluation_record(key)
+        if record and record.evaluation:
+            found[name] = record.evaluation.passed
     return found
 
 

@@ -1,0 +1,159 @@
+"""The champion asset: who is put in service, what keeps an adapter out, and that a rollback shows in the UI."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import orjson
+import pytest
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.chain import all_assets
+from grokora_pipeline.assets.champion import BLOCKING, report_rollback
+from grokora_pipeline.assets.eval_report import EvaluationConfig, _history
+from grokora_pipeline.assets.swarm_report import SwarmConfig
+from grokora_pipeline.evaluation.registry import Registry
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Store
+
+AGENT = AgentSpec(name="actor", description="Acts.", main_metric="exact_match")
+KEY = dg.AssetKey(["actor", "champion"])
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store in which the adapter v1 is proven better than the base."""
+    monkeypatch.setenv("GROKORA_STORE", str(tmp_path))
+    get_settings.cache_clear()
+    made = Store(str(tmp_path))
+    _publish(made, "actor/tokenized_split", "s1", {"straddling": 0})
+    _evaluated(made, "v1")
+    yield made
+    get_settings.cache_clear()
+
+
+def _publish(store: Store, key: str, version: str, report: dict[str, Any]) -> None:
+    with store.stage(key) as staged:
+        (staged / "report.json").write_bytes(orjson.dumps(report))
+        store.publish(key, version, staged)
+
+
+def _evaluated(store: Store, adapter: str, champion: str | None = None, value: float = 0.9) -> None:
+    entry = {"value": 0.8, "low": 0.7, "high": 0.9, "p_value": 0.001, "detectable": 0.1, "higher_is_better": True}
+    report = {
+        "main_metric": "exact_match",
+        "rows": 40,
+        "systems": {
+            "adapter": {"metrics": {"exact_match": {"value": value, "low": 0.8, "high": 1.0}}},
+            "base": {"metrics": {"exact_match": {"value": 0.1}}},
+        },
+        "comparisons": {"adapter_vs_base": {"exact_match": entry}, "adapter_vs_champion": {"exact_match": entry}},
+        "leaked_rows": {"adapter": 0},
+        "training": {"knobs": {"rank": 16}},
+        "versions": {"adapter": adapter, "champion": champion},
+    }
+    _publish(store, "actor/lora_adapter", adapter, {})
+    _publish(store, "actor/eval_report", f"report-{adapter}", report)
+
+
+def _decide(instance: dg.DagsterInstance) -> dict[str, Any]:
+    """Materialize the champion alone; gives its metadata."""
+    result = dg.materialize(all_assets((AGENT,)), selection=[KEY], instance=instance, resources=_resources())
+    (event,) = result.asset_materializations_for_node("actor__champion")
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def _resources() -> dict[str, Any]:
+    from grokora_pipeline.execution.process import GpuProcess
+
+    return {"gpu": GpuProcess()}
+
+
+def _checked(instance: dg.DagsterInstance, asset: list[str], name: str, passed: bool) -> None:
+    check = dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(asset), check_name=name, passed=passed, metadata={}, blocking=True
+    )
+    instance.report_runless_asset_event(check)
+
+
+def test_a_proven_adapter_is_put_in_service_with_its_evidence(store: Store) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        told = _decide(instance)
+    assert told["champion"] == "v1"
+    assert told["promoted"] is True
+    record = Registry(store).record("actor")
+    assert record is not None
+    assert record["reason"] == told["decision"]
+    assert record["decision"]["rule"]["alpha"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("asset", "check"),
+    [
+        (["session_logs"], "no_secret_survives"),
+        (["actor", "task_dataset"], "schema"),
+        (["actor", "tokenized_split"], "no_straddling_group"),
+    ],
+)
+def test_a_blocking_check_that_failed_in_another_run_keeps_the_adapter_out(
+    store: Store, asset: list[str], check: str
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _checked(instance, asset, check, passed=False)
+        assert _decide(instance)["decision"] == f"Not promoted: the check {check} fails."
+        assert Registry(store).in_service("actor") is None
+        _checked(instance, asset, check, passed=True)
+        assert _decide(instance)["promoted"] is True
+
+
+def test_no_blocking_check_before_the_champion_is_forgotten() -> None:
+    chain = [asset for asset in all_assets((AGENT,)) if isinstance(asset, dg.AssetsDefinition)]
+    specs = [spec for asset in chain for spec in asset.check_specs if spec.blocking]
+    before = {(spec.asset_key.to_user_string(), spec.name) for spec in specs}
+    after = {("actor/merged_model", "same_logits")}
+    assert before - after == {(asset.format(agent="actor"), name) for asset, name in BLOCKING}
+
+
+def test_a_check_that_blocks_nothing_or_another_agent_does_not_matter(store: Store) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _checked(instance, ["session_logs"], "nothing_quarantined", passed=False)
+        _checked(instance, ["observer", "task_dataset"], "schema", passed=False)
+        assert _decide(instance)["promoted"] is True
+
+
+def test_the_champion_stays_where_the_report_is_about_another_one(store: Store) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _decide(instance)
+        _evaluated(store, "v2", champion=None)
+        told = _decide(instance)
+        assert told["champion"] == "v1"
+        assert "not v1" in told["decision"]
+        _evaluated(store, "v3", champion="v1")
+        assert _decide(instance)["champion"] == "v3"
+
+
+def test_a_rollback_is_a_materialization_too(store: Store) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _decide(instance)
+        report_rollback(instance, "actor", Registry(store).rollback("actor"))
+        event = instance.get_latest_materialization_event(KEY)
+        assert event is not None
+        assert event.asset_materialization is not None
+        assert event.asset_materialization.metadata["champion"].value == "base"
+        assert "rolled back before" in _decide(instance)["decision"]
+
+
+def test_earlier_reports_are_told_oldest_first(store: Store) -> None:
+    _evaluated(store, "v2", value=0.95)
+    told = _history(AGENT, "actor/eval_report")
+    assert [(entry["value"], entry["rank"]) for entry in told] == [(0.9, 16), (0.95, 16)]
+    assert "adapter v1" in told[0]["label"]
+    assert _history(AGENT.model_copy(update={"main_metric": "rougeL"}), "actor/eval_report") == []
+
+
+def test_what_is_not_configured_depends_on_the_preset() -> None:
+    assert EvaluationConfig().resolved(sample=True)["max_rows"] < EvaluationConfig().resolved(sample=False)["max_rows"]
+    assert EvaluationConfig(few_shot=0).resolved(sample=False)["few_shot"] == 0
+    full = SwarmConfig(seeds=[1]).resolved(sample=False)
+    assert (full["tasks"], full["seeds"], full["ablation"]) == (50, [1], True)
