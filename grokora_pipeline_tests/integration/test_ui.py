@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,17 @@ def address(home: Path, run: subprocess.CompletedProcess[str]) -> Iterator[str]:
             wait_for(f"http://127.0.0.1:{port}/server_info", server)
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=60)
+            stop(server)
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the UI and all that it started; its web server waits for open web sockets, so it is not asked twice."""
+    server.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(timeout=10)
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait(timeout=10)
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
