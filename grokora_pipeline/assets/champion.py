@@ -51,7 +51,7 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 _rule(config.rule),
                 adapter=adapter.version,
                 champion=served.version if served and served.version != adapter.version else None,
-                checks={"split": not read_json(split.path / "report.json")["straddling"]}
+                checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
                 | blocking_checks(context.instance, agent.name),
             )
             reason = decision.reason

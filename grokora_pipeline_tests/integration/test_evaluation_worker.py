@@ -107,6 +107,7 @@ def test_the_report_holds_what_the_gate_and_a_reader_need(world: dict[str, Any],
         "latency_seconds",
     } <= set(report["systems"]["base"]["metrics"])
     assert set(report["probe"]) == set(report["pace"]) == {"base", "adapter", "champion"}
+    assert list(report["reliability"]) == ["base", "few_shot", "adapter", "champion"]
     assert set(report["reliability"]["adapter"]) == {"pass^1", "pass^2"}
     assert 0 <= report["memorisation"]["max_exposure_bits"] <= 10
     assert "| field_accuracy |" in result["markdown"]
@@ -150,6 +151,26 @@ def test_rows_that_the_adapter_was_trained_on_keep_it_out(world: dict[str, Any],
     finally:
         (Path(world["adapter"]) / "training.json").write_text(json.dumps(record))
     assert found["decision"]["reason"] == "Not promoted: 1 validation rows were trained on."
+
+
+def test_what_an_adapter_was_trained_on_is_told_by_the_split_that_its_record_names(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    from datasets import Dataset, DatasetDict
+
+    sides = {
+        "train": Dataset.from_dict({"turn_id": ["t03", "t04"]}),
+        "validation": Dataset.from_dict({"turn_id": ["t01"]}),
+    }
+    DatasetDict(sides).save_to_disk(str(Path(world["split"]).with_name("old")))
+    record = Path(world["champion"]) / "training.json"
+    before = record.read_text()
+    record.write_text(json.dumps({**json.loads(before), "versions": {"validator/tokenized_split": "old"}}))
+    try:
+        evaluate({**world, "output": str(tmp_path)}, Reporter())
+    finally:
+        record.write_text(before)
+    assert json.loads((tmp_path / "report.json").read_text())["leaked_rows"] == {"adapter": 0, "champion": 2}
 
 
 def test_a_mistake_in_the_plan_is_told_in_one_sentence(
