@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 import uvicorn
@@ -113,7 +114,7 @@ class Running:
         assert isinstance(found, ScriptedEngine)
         return found
 
-    def lines(self) -> list[dict[str, object]]:
+    def lines(self) -> list[dict[str, Any]]:
         """Everything recorded, file by file."""
         files = sorted(self.recordings.glob("*/*.jsonl"))
         return [orjson.loads(line) for file in files for line in file.read_bytes().splitlines()]

@@ -95,8 +95,8 @@ class LocalAnswer:
                     if stopped:
                         finish = "stop"
                         break
-        except GrokoraError as error:
-            raise ApiError(400, str(error), code="invalid_value") from error
+        except GrokoraError as error:  # what a caller can do wrong was found before
+            raise ApiError(500, str(error), code="engine_error") from error
         message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=finish == "stop")
         if rest := message["content"].removeprefix(shown):
             yield {"content": rest}

@@ -125,13 +125,14 @@ class _Models:
         base = self._champions.base
         cards = [_card(BASE, base.model_id if base else BASE, None, 0)]
         for agent, service in self._champions.table.items():
-            record = self._champions.registry.record(agent)
-            since = int(datetime.fromisoformat(record["at"]).timestamp()) if record else 0
+            history = self._champions.registry.history(agent)
+            since = {past["version"]: int(datetime.fromisoformat(past["at"]).timestamp()) for past in history}
             served = BASE if service.version == BASE else f"{agent}@{service.version}"
-            cards.append(_card(agent, served, BASE, since))
-            for found in self._champions.versions(agent):
-                made = int(found.path.stat().st_mtime)
-                cards.append(_card(f"{agent}@{found.version}", f"{found.key}/{found.version}", BASE, made))
+            cards.append(_card(agent, served, BASE, since.get(service.version, 0)))
+            cards += [
+                _card(f"{agent}@{found.version}", found.name, BASE, since.get(found.version, 0))
+                for found in self._champions.versions(agent)
+            ]
         return cards
 
 

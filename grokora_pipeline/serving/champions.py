@@ -29,6 +29,7 @@ from grokora_pipeline.store import Artifact, Store
 
 LOG = logging.getLogger("grokora.serving")
 POLL_SECONDS = 1.0
+REMOTE_POLL_SECONDS = 10.0
 KEPT_SECONDS = 60.0  # an adapter that nothing points at stays loaded this long: a rollback is instant
 MOST_EXTRA = 4  # adapters loaded only because a request named their version
 
@@ -60,7 +61,7 @@ def find_base(store: Store) -> tuple[str, Path] | None:
     artifact = store.current("base_model")
     if artifact is None:
         return None
-    record: dict[str, Any] = orjson.loads((artifact.path / "base_model.json").read_bytes())
+    record: dict[str, Any] = orjson.loads(artifact.read("base_model.json"))
     return record["model_id"], artifact.path / record["path"]
 
 
@@ -85,12 +86,12 @@ class Champions:
         self._guard = threading.Lock()  # the two dictionaries below; held for moments only
         self._used: dict[str, float] = {}  # loaded adapters, and when each was used last
         self._held: Counter[str] = Counter()
-        self._refused: set[str] = set()
+        self._seen: dict[str, dict[str, Any]] = {}  # the pointers as they were acted on
 
     async def follow(self) -> None:
-        """Look at the pointers and the trials once a second, for ever."""
+        """Look at the pointers and the trials once a second (less often in a remote store), for ever."""
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(REMOTE_POLL_SECONDS if self.store.remote else POLL_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
                 await self.decide()
@@ -143,22 +144,23 @@ class Champions:
             self.engine = self._start_engine(folder)
 
     def _follow(self, agent: AgentSpec) -> None:
-        champion, record = self.registry.in_service(agent.name), self.registry.record(agent.name)
+        record = self.registry.record(agent.name)
+        if self.engine is None or record is None or record == self._seen.get(agent.name):
+            return
+        self._seen[agent.name] = record  # what cannot be served is not tried again every second
+        champion, now = self.registry.in_service(agent.name), self.table[agent.name]
         version = champion.version if champion else BASE
-        on_trial = bool(agent.canary and champion and record and record["action"] == "promote")
+        on_trial = bool(agent.canary and champion) and record["action"] == "promote"
         on_trial = on_trial and not self._proved(agent.name, version)
-        now = self.table[agent.name]
-        name = f"{agent.name}@{version}"
-        if (now.version, now.trial is not None) == (version, on_trial) or self.engine is None or name in self._refused:
+        if (now.version, now.trial is not None) == (version, on_trial):
             return
         before = self.registry.before(agent.name) if on_trial else version
         try:
             for one in {before, version} - {BASE}:
                 self._load(agent.name, one)
         except GrokoraError as error:
-            self._refused.add(name)
             self.counts["refused"] += 1
-            LOG.error("ALERT %s cannot be served, %s stays: %s", name, now.version, error)
+            LOG.error("ALERT %s@%s cannot be served, %s stays: %s", agent.name, version, now.version, error)
             return
         trial = Trial(version, agent.canary, self._rule) if on_trial else None
         self.table = {**self.table, agent.name: InService(version, before, trial)}
@@ -171,9 +173,11 @@ class Champions:
 
     def _promote(self, agent: str, service: InService, evidence: str) -> None:
         self.store.point(f"{agent}/champion", "canary", service.version, evidence=evidence)
+        with self._changing:
+            if self.table[agent] is service:
+                self.table = {**self.table, agent: InService(service.version, service.version)}
         self.counts["canary_promotions"] += 1
         LOG.info("%s@%s takes all of its agent's sessions: %s", agent, service.version, evidence)
-        self.refresh()
 
     def _roll_back(self, agent: str, service: InService, evidence: str) -> None:
         record = self.registry.record(agent)
@@ -198,9 +202,9 @@ class Champions:
             raise ApiError(404, str(error), param="model", code="model_not_found") from error
 
     def _load(self, agent: str, version: str) -> None:
-        artifact = self.store.find(f"{agent}/lora_adapter", version)
+        artifact = next((found for found in self.versions(agent) if found.version == version), None)
         if artifact is None or self.engine is None:
-            raise GrokoraError(f"{agent} has no adapter {version!r}; `GET /v1/models` lists those there are.")
+            raise GrokoraError(f"{agent} has no adapter {version!r}; GET /v1/models lists those there are.")
         name = f"{agent}@{version}"
         if name not in self._used:
             self.engine.add_adapter(name, artifact.path)

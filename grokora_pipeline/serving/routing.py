@@ -34,7 +34,7 @@ class Router:
     has_upstream: bool
 
     def route(self, model: str, messages: Sequence[dict[str, Any]], session: str) -> Route:
-        """The route of a request; ApiError 404 for a version that is not there, 503 where nothing can answer."""
+        """The route of a request; ApiError 503 where nothing can answer it."""
         name, _, version = model.partition("@")
         agents = self.champions.agents
         found = recognise(agents, [], name) or recognise(agents, messages, None)
@@ -42,17 +42,11 @@ class Router:
         if model == BASE:
             return self._local(Route(agent))
         if agent and version and agent.recognises([], name):
-            self._check(agent.name, version)
             return self._local(Route(agent, version))
         picked = self.champions.table[agent.name].pick(session) if agent else BASE
         if picked == BASE and self.has_upstream:
             return Route(agent, upstream=True)
         return self._local(Route(agent, picked))
-
-    def _check(self, agent: str, version: str) -> None:
-        if version != BASE and version not in {artifact.version for artifact in self.champions.versions(agent)}:
-            text = f"{agent} has no version {version!r}; GET /v1/models lists those there are."
-            raise ApiError(404, text, param="model", code="model_not_found")
 
     def _local(self, route: Route) -> Route:
         if self.champions.engine is None:

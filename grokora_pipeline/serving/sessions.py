@@ -17,9 +17,11 @@ _MOST_CLIENTS = 4096
 
 def session_name(given: str) -> str:
     """A session id as it is stored, also as a file name: without personal data, different for different sessions."""
-    public = public_name(given)
-    plain = _UNSAFE.sub("-", public)[:_LONGEST]
-    return plain if plain == given else f"{plain}-{hashlib.sha256(given.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    plain = _UNSAFE.sub("-", public_name(given))
+    if plain == given and 0 < len(plain) <= _LONGEST:
+        return plain
+    digest = hashlib.sha256(given.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{plain[: _LONGEST - 9].lstrip('-') or 'session'}-{digest}"
 
 
 class Sessions:

@@ -1,4 +1,4 @@
-"""The gateway as its callers see it: the official openai package, raw HTTP, and Grokputer's habits (spec, section 4)."""
+"""The gateway as its callers see it: the official openai package, raw HTTP, Grokputer's habits (spec, section 4)."""
 
 import asyncio
 import logging
@@ -13,8 +13,10 @@ import httpx
 import openai
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.registry import BASE, Registry
 from grokora_pipeline.serving.ask import Ask
 from grokora_pipeline.serving.gateway import Limits
@@ -139,7 +141,7 @@ def test_a_streamed_answer_says_the_same_as_a_whole_one(tmp_path: Path) -> None:
         chunks = list(
             grokputer(running, [ACTOR, TASK], tools=[BASH], stream=True, stream_options={"include_usage": True})
         )
-        recorded = [line["response"] for line in running.lines()]
+        recorded: list[Any] = [line["response"] for line in running.lines()]
     content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     calls = [call for chunk in chunks if chunk.choices for call in chunk.choices[0].delta.tool_calls or ()]
     assert content == whole.choices[0].message.content == "First I look."
@@ -171,7 +173,7 @@ def test_a_caller_that_goes_away_frees_its_row_and_is_no_example(tmp_path: Path,
             next(response.iter_bytes())
         until(lambda: running.engine.closed_early == 1, "the row leaves the batch", 3)
         until(lambda: len(running.lines()) == 1, "the call is recorded", 3)
-        assert "choices" not in running.lines()[0]["response"]  # type: ignore[operator]
+        assert "choices" not in running.lines()[0]["response"]
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------
@@ -270,21 +272,23 @@ def test_with_a_key_only_its_bearer_is_served(tmp_path: Path) -> None:
         assert httpx.get(f"{running.url}/health").status_code == 200
 
 
-def test_the_gateway_does_not_start_open_on_a_public_address(tmp_path: Path) -> None:
-    from grokora_pipeline.errors import GrokoraError
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings without what this machine's environment or .env may say."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GROKORA_API_KEY", raising=False)
+    return Settings(store=str(tmp_path))
 
-    open_settings = Settings(store=str(tmp_path), _env_file=None)
+
+def test_the_gateway_does_not_start_open_on_a_public_address(settings: Settings) -> None:
     with pytest.raises(GrokoraError, match="set GROKORA_API_KEY"):
-        serve(open_settings, Options(host="0.0.0.0"))
+        serve(settings, Options(host="0.0.0.0"))
     with pytest.raises(GrokoraError, match="fewer than 16"):
-        api_key(Settings(api_key="short", _env_file=None), "127.0.0.1")  # type: ignore[arg-type]
-    assert api_key(Settings(api_key="k" * 16, _env_file=None), "0.0.0.0") == "k" * 16  # type: ignore[arg-type]
+        api_key(Settings(api_key=SecretStr("short")), "127.0.0.1")
+    assert api_key(Settings(api_key=SecretStr("k" * 16)), "0.0.0.0") == "k" * 16
 
 
-def test_a_taken_port_and_an_empty_store_are_told_in_a_sentence(tmp_path: Path) -> None:
-    from grokora_pipeline.errors import GrokoraError
-
-    settings = Settings(store=str(tmp_path), _env_file=None)
+def test_a_taken_port_and_an_empty_store_are_told_in_a_sentence(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(GrokoraError, match="choose another --port"):
@@ -345,7 +349,7 @@ def test_prompts_of_a_toon_agent_are_encoded_as_its_dataset_was(tmp_path: Path) 
         prompt = running.engine.chat.tokenizer.decode(list(running.engine.asks[0].prompt))
         recorded = running.lines()[0]["request"]
     assert "[8]{id,kind,x}:" in prompt
-    assert recorded["messages"][0]["content"] == rows  # type: ignore[index]
+    assert recorded["messages"][0]["content"] == rows
 
 
 def test_promotion_and_rollback_under_load_fail_no_request(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""The gateway in front of another OpenAI-compatible API (here: a local one that notes what it is sent)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import orjson
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.evaluation.registry import Registry
+from grokora_pipeline.serving.protocol import DONE, chunk, completion, new_reply, usage_of
+from grokora_pipeline.store import Store
+from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, serving, until
+
+pytestmark = pytest.mark.xdist_group("serving")
+AGENTS = [AgentSpec(name="actor", description="acts"), AgentSpec(name="observer", description="sees")]
+KEY = "xai-CallersOwnKey0123456789abcdef"
+TASK = {"role": "user", "content": "Task: open the vault"}
+
+
+@dataclass
+class Grok:
+    """The other API."""
+
+    seen: list[tuple[dict[str, str], Any]] = field(default_factory=list)
+
+    async def answer(self, request: Request) -> Response:
+        body = await request.json()
+        self.seen.append((dict(request.headers), body))
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return JSONResponse({"error": {"message": "bad key", "type": "auth", "code": "invalid"}}, 401)
+        if body["model"] == "broken":
+            return Response("<html>Bad gateway</html>", 502, media_type="text/html")
+        head = new_reply("grok-4")
+        if body.get("stream"):
+            return StreamingResponse(self._events(head, body["model"]), media_type="text/event-stream")
+        message = {"role": "assistant", "content": "Grok says hi"}
+        return JSONResponse(completion(head, message, "stop", usage_of(7, 3, 0)), headers={"x-request-id": "r1"})
+
+    async def _events(self, head: dict[str, Any], model: str) -> AsyncIterator[bytes]:
+        for word in ("Grok ", "streams"):
+            yield chunk(head, {"content": word})
+            await asyncio.sleep(0.05)
+        if model == "cut":
+            raise ConnectionError("the line breaks")
+        yield chunk(head, {}, "stop")
+        yield DONE
+
+
+@pytest.fixture
+def grok() -> Grok:
+    return Grok()
+
+
+@pytest.fixture
+def url(grok: Grok) -> Iterator[str]:
+    with serving(Starlette(routes=[Route("/v1/chat/completions", grok.answer, methods=["POST"])])) as found:
+        yield f"{found}/v1"
+
+
+@pytest.fixture
+def running(tmp_path: Path, url: str) -> Iterator[Running]:
+    store = make_store(tmp_path / "store")
+    add_adapter(store, "actor", "v1")
+    Registry(store).promote("actor", "v1", "better", {})
+    setup = Setup(tmp_path, AGENTS, lambda ask: "local", store=store, upstream=url, upstream_model="grok-4")
+    with setup.running() as found:
+        yield found
+
+
+def ask(running: Running, model: str, key: str = KEY, **more: Any) -> Any:
+    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
+    call: dict[str, Any] = {"model": model, "messages": [TASK], **more}
+    return client.chat.completions.create(**call)
+
+
+def test_what_no_champion_answers_goes_upstream_with_the_callers_own_key_and_is_recorded(
+    running: Running, grok: Grok, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    assert ask(running, "grok-4-fast-reasoning").choices[0].message.content == "Grok says hi"
+    assert ask(running, "observer").choices[0].message.content == "Grok says hi"
+    assert ask(running, "actor").choices[0].message.content == "local"
+    assert ask(running, "base").choices[0].message.content == "local"
+    assert [body["model"] for _, body in grok.seen] == ["grok-4-fast-reasoning", "grok-4"]
+    assert {headers["authorization"] for headers, _ in grok.seen} == {f"Bearer {KEY}"}
+    first = running.lines()[0]
+    assert first["response"]["choices"][0]["message"]["content"] == "Grok says hi"
+    assert first["request"]["model"] == "grok-4-fast-reasoning"
+    raw = b"".join(file.read_bytes() for file in running.recordings.glob("*/*"))
+    assert KEY.encode() not in raw
+    assert KEY not in "\n".join(record.getMessage() for record in caplog.records if "grokora" in record.name)
+
+
+def test_streams_pass_through_as_they_come_and_are_recorded_whole(running: Running) -> None:
+    chunks = list(ask(running, "grok-4", stream=True))
+    assert "".join(one.choices[0].delta.content or "" for one in chunks) == "Grok streams"
+    response = running.lines()[0]["response"]
+    assert response["choices"][0]["message"] == {"role": "assistant", "content": "Grok streams"}
+
+
+def test_a_stream_that_breaks_off_is_no_example(running: Running) -> None:
+    with pytest.raises(openai.APIError):
+        list(ask(running, "cut", stream=True))
+    until(lambda: len(running.lines()) == 1, "the recording")
+    assert "choices" not in running.lines()[0]["response"]
+
+
+def test_the_upstreams_errors_reach_the_caller_as_they_are(running: Running) -> None:
+    with pytest.raises(openai.AuthenticationError, match="bad key"):
+        ask(running, "grok-4", key="wrong-key")
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(running, "broken")
+    assert (caught.value.status_code, caught.value.response.text) == (502, "<html>Bad gateway</html>")
+    assert all("choices" not in line["response"] for line in running.lines())
+
+
+def test_the_gateways_own_key_is_never_sent_upstream(tmp_path: Path, url: str, grok: Grok) -> None:
+    own = "gateway-key-0123456789"
+    with Setup(tmp_path, AGENTS, upstream=url, key=own).running() as running:
+        body = orjson.dumps({"model": "grok-4", "messages": [TASK]})
+        headers = {"authorization": f"Bearer {own}", "content-type": "application/json"}
+        without = httpx.post(f"{running.url}/v1/chat/completions", content=body, headers=headers)
+        headers["x-upstream-api-key"] = KEY
+        with_key = httpx.post(f"{running.url}/v1/chat/completions", content=body, headers=headers)
+    assert (without.status_code, with_key.status_code) == (401, 200)
+    assert [headers.get("authorization") for headers, _ in grok.seen] == [None, f"Bearer {KEY}"]
+
+
+def test_on_day_one_there_is_no_base_model_and_the_first_champion_comes_without_a_restart(
+    tmp_path: Path, url: str
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    with Setup(tmp_path, AGENTS, lambda ask: "local", store=store, upstream=url).running() as running:
+        assert ask(running, "actor-unknown").choices[0].message.content == "Grok says hi"
+        with pytest.raises(openai.InternalServerError, match="base model is not in the store"):
+            ask(running, "base")
+        make_store(tmp_path / "store")
+        add_adapter(store, "actor", "v1")
+        Registry(store).promote("actor", "v1", "better", {})
+        until(lambda: running.gateway.champions.table["actor"].version == "v1", "the champion is followed")
+        assert ask(running, "actor").choices[0].message.content == "local"
+
+
+def test_nobody_upstream_is_a_502_in_the_same_shape(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, upstream="http://127.0.0.1:9/v1").running() as running:
+        body = {"model": "grok-4", "messages": [TASK]}
+        response = httpx.post(f"{running.url}/v1/chat/completions", json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_unreachable")
+        assert running.lines()[0]["response"]["error"]["code"] == "upstream_unreachable"

@@ -1,0 +1,129 @@
+"""What the gateway reads out of requests, generated text and streams."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.serving.answers import fault, read_answer
+from grokora_pipeline.serving.protocol import ApiError, Assembly, ChatRequest, Json, chunk, event, new_reply
+from grokora_pipeline_tests.tiny import tiny_tokenizer
+
+USER = {"role": "user", "content": "hi"}
+BASH = {
+    "type": "function",
+    "function": {"name": "bash", "parameters": {"type": "object", "required": ["command"], "properties": {}}},
+}
+
+
+def asked(**more: object) -> ChatRequest:
+    return ChatRequest.parse(orjson.dumps({"messages": [USER], **more}))
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatFormat:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_tokenizer(folder)
+    return ChatFormat.load(folder)
+
+
+def test_members_nobody_knows_are_accepted_and_kept_for_the_recording() -> None:
+    request = asked(store=True, metadata={"a": 1}, parallel_tool_calls=False, max_completion_tokens=5)
+    assert request.body["metadata"] == {"a": 1}
+    assert request.max_completion_tokens == 5
+
+
+def test_tool_choice_none_offers_no_tools_and_a_named_one_must_be_among_them() -> None:
+    assert asked(tools=[BASH], tool_choice="none").offered_tools is None
+    assert asked(tools=[BASH]).offered_tools == [BASH]
+    named = {"type": "function", "function": {"name": "bash"}}
+    assert asked(tools=[BASH], tool_choice=named).offered_tools == [BASH]
+    with pytest.raises(ApiError, match="does not hold"):
+        asked(tools=[BASH], tool_choice={"type": "function", "function": {"name": "rm"}})
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(0, 9) | st.text(max_size=5), st.lists))
+def test_whatever_stands_in_a_request_it_is_read_or_refused(value: object) -> None:
+    for raw in (orjson.dumps(value), orjson.dumps({"messages": value}), orjson.dumps({"messages": [USER], "n": value})):
+        try:
+            ChatRequest.parse(raw)
+        except ApiError as error:
+            assert error.status == 400
+
+
+def test_a_call_cut_short_is_never_completed(chat: ChatFormat) -> None:
+    text = '<tool_call>{"name": "bash", "arguments": {"command": "rm -rf /tmp/x'
+    message, repaired = read_answer(text, chat, [BASH], whole=False)
+    assert (message, repaired) == ({"role": "assistant", "content": text}, False)
+
+
+def test_without_tools_the_text_is_content_whatever_it_says(chat: ChatFormat) -> None:
+    text = ' <tool_call>{"name": "bash", "arguments": {}}</tool_call> '
+    assert read_answer(text, chat, None, whole=True)[0] == {"role": "assistant", "content": text.strip()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "bash", "arguments": "not json at all"}</tool_call>',
+        "<tool_call>nothing of the kind</tool_call>",
+        "<tool_call></tool_call>",
+        "<tool_call>[[[[</tool_call>",
+    ],
+)
+def test_what_cannot_be_repaired_stays_text(chat: ChatFormat, text: str) -> None:
+    assert read_answer(text, chat, [BASH], whole=True)[0] == {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("message", "request_members", "word"),
+    [
+        ({"content": ""}, {}, "empty"),
+        ({"content": "fine"}, {}, None),
+        ({"content": "I say <tool_call>{"}, {"tools": [BASH]}, "no_call"),
+        ({"content": "fine"}, {"tools": [BASH]}, None),
+        ({"content": "fine"}, {"tools": [BASH], "tool_choice": "required"}, "no_call"),
+        ({"content": "[1"}, {"response_format": {"type": "json_object"}}, "bad_json"),
+        ({"content": "{}"}, {"response_format": {"type": "json_object"}}, None),
+        ({"tool_calls": [{"function": {"name": "bash", "arguments": "{}"}}]}, {"tools": [BASH]}, "bad_call"),
+        ({"tool_calls": [{"function": {"name": "rm", "arguments": "{}"}}]}, {"tools": [BASH]}, "bad_call"),
+        ({"tool_calls": [{"function": {"name": "bash", "arguments": '{"command": 1}'}}]}, {"tools": [BASH]}, None),
+    ],
+)
+def test_useless_answers_are_told_from_good_ones(message: Json, request_members: Json, word: str | None) -> None:
+    assert fault(message, asked(**request_members), None) == word
+
+
+def test_an_agents_own_schema_judges_its_answers() -> None:
+    schema = {"type": "object", "required": ["valid"]}
+    agent = AgentSpec.model_validate({"name": "v", "description": "", "answer": {"type": "json", "schema": schema}})
+    texts = ["[", "{}", '{"valid": true}']
+    assert [fault({"content": text}, asked(), agent) for text in texts] == ["bad_json", "bad_schema", None]
+
+
+@given(st.lists(st.integers(1, 40), max_size=60))
+def test_a_stream_is_put_together_wherever_its_bytes_are_cut(cuts: list[int]) -> None:
+    head = new_reply("grok")
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "bash", "arguments": ""}}
+    rest = {"index": 0, "function": {"arguments": '{"command": "ls"}'}}
+    raw = b": ping\n\ndata: [1]\n\ndata: broken\n\n" + chunk(head, {"role": "assistant", "content": None})
+    raw += chunk(head, {"content": "Grüß "}) + chunk(head, {"content": "Gott"}) + chunk(head, {"tool_calls": [call]})
+    raw += chunk(head, {"tool_calls": [rest]}) + chunk(head, {}, "tool_calls")
+    raw += event({**head, "choices": [], "usage": {"total_tokens": 9}}) + b"data: [DONE]\n\n"
+    assembly, place = Assembly(), 0
+    for size in [*cuts, len(raw)]:
+        assembly.feed(raw[place : place + size])
+        place += size
+    reply = assembly.reply()
+    message = reply["choices"][0]["message"]
+    assert (reply["id"], reply["usage"]) == (head["id"], {"total_tokens": 9})
+    assert message["content"] == "Grüß Gott"
+    assert message["tool_calls"][0]["function"] == {"name": "bash", "arguments": '{"command": "ls"}'}
+
+
+def test_a_stream_that_broke_off_is_no_answer() -> None:
+    assembly = Assembly()
+    assembly.feed(chunk(new_reply("grok"), {"content": "half an ans"}))
+    assert "choices" not in assembly.reply()

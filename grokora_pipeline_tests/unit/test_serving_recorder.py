@@ -1,0 +1,212 @@
+"""Recordings: complete, durable, redacted lines that ingest reads, whatever happens to the process."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.serving.feedback import Feedback, give
+from grokora_pipeline.serving.recorder import Recorder
+from grokora_pipeline.serving.sessions import Sessions, session_name
+from grokora_pipeline.sessions.ingest import ingest
+from grokora_pipeline.sessions.table import read_turns
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+AGENTS = [AgentSpec(name="actor", description="acts")]
+KEY = "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"
+
+
+def request(text: str) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}]}
+
+
+def reply(text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {"id": "chatcmpl-0123456789abcdef", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+def record(recorder: Recorder, session: str, text: str = "Task: look", answer: str = "done") -> None:
+    recorder.call(session, "actor", NOW, request(text), reply(answer)).result(10)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for file in sorted(folder.glob("*/*.jsonl")) for line in file.read_bytes().splitlines()]
+
+
+def turns_of(logs: Path, output: Path) -> tuple[Any, list[dict[str, Any]]]:
+    output.mkdir()
+    report = ingest(logs, AGENTS, None, output, settle_seconds=0)
+    return report, list(read_turns(output))
+
+
+def test_what_is_recorded_is_what_ingest_reads(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "logs" / "recordings")
+    record(recorder, "night", "Task: open the vault")
+    record(recorder, "night", "Task: close it", "closed")
+    recorder.outcome("night", {"status": "success", "rating": 5}).result(10)
+    report, turns = turns_of(tmp_path / "logs", tmp_path / "out")
+    assert report.quarantined == 0
+    assert [(turn["session_id"], turn["agent"], turn["step"], turn["status"], turn["rating"]) for turn in turns] == [
+        ("night", "actor", 0, "success", 5),
+        ("night", "actor", 1, "success", 5),
+    ]
+    assert turns[0]["started_at"].startswith("2026-03-04T05:06:07")
+    assert orjson.loads(turns[1]["completion"])["content"] == "closed"
+
+
+def test_secrets_are_gone_before_anything_is_on_the_disk(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    record(recorder, "s", f"Task: use {KEY} please", f"used {KEY}")
+    record(recorder, "s", f"again {KEY}")
+    recorder.outcome("s", {"blame": {"reason": f"it leaked {KEY} to bob@example.com"}}).result(10)
+    raw = b"".join(file.read_bytes() for file in tmp_path.glob("*/*.jsonl"))
+    assert KEY.encode() not in raw
+    assert b"bob@example.com" not in raw
+    first, second, _ = lines(tmp_path)
+    placeholder = "<SECRET:stripe_key:1>"
+    assert first["request"]["messages"][0]["content"] == f"Task: use {placeholder} please"
+    assert first["response"]["choices"][0]["message"]["content"] == f"used {placeholder}"
+    assert second["request"]["messages"][0]["content"] == f"again {placeholder}"
+    assert first["response"]["id"] == "chatcmpl-0123456789abcdef"
+    assert first["started_at"] == "2026-03-04T05:06:07+00:00"
+
+
+def test_steps_go_on_after_a_restart_so_that_a_session_stays_one(tmp_path: Path) -> None:
+    record(Recorder(tmp_path), "s")
+    again = Recorder(tmp_path)
+    record(again, "s")
+    record(again, "other")
+    assert [(line["session_id"], line["step"]) for line in lines(tmp_path)] == [("other", 0), ("s", 0), ("s", 1)]
+
+
+def test_a_full_file_is_followed_by_a_next_one(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, rotate_bytes=500)
+    for _ in range(6):
+        record(recorder, "s")
+    names = sorted(file.name for file in tmp_path.glob("*/*.jsonl"))
+    assert names[:2] == ["s.2.jsonl", "s.3.jsonl"]
+    assert "s.jsonl" in names
+    assert sorted(line["step"] for line in lines(tmp_path)) == list(range(6))
+    record(Recorder(tmp_path, rotate_bytes=500), "s")
+    assert max(line["step"] for line in lines(tmp_path)) == 6
+
+
+def test_half_a_line_left_by_a_crash_is_cut_off_before_the_next_one(tmp_path: Path) -> None:
+    record(Recorder(tmp_path), "s")
+    file = next(tmp_path.glob("*/s.jsonl"))
+    with file.open("ab") as stream:
+        stream.write(b'{"session_id": "s", "request": {"messages"')
+    record(Recorder(tmp_path), "s")
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1]
+
+
+def test_a_full_disk_leaves_complete_lines_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(tmp_path)
+    record(recorder, "s")
+
+    def full(stream: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        record(recorder, "s")
+    monkeypatch.undo()
+    record(recorder, "s")
+    assert [line["step"] for line in lines(tmp_path)] == [0, 2]
+    assert (recorder.counts["written"], recorder.counts["failed"]) == (2, 1)
+
+
+def test_a_reply_that_cannot_be_stored_fails_alone(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    bad = recorder.call("s", None, NOW, request("hello"), {"choices": deep})
+    good = recorder.call("s", None, NOW, request("hello"), reply("fine"))
+    with pytest.raises((GrokoraError, TypeError)):
+        bad.result(10)
+    good.result(10)
+    assert len(lines(tmp_path)) == 1
+
+
+def test_calls_that_end_together_share_one_fsync(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    done = [recorder.call("s", None, NOW, request(str(number)), reply("fine")) for number in range(200)]
+    for one in done:
+        one.result(10)
+    assert len(lines(tmp_path)) == recorder.counts["written"] == 200
+    assert recorder.counts["fsyncs"] < 200
+
+
+_WRITER = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from grokora_pipeline.serving.recorder import Recorder
+recorder = Recorder(Path(sys.argv[1]))
+number = 0
+while True:
+    body = {"messages": [{"role": "user", "content": f"call {number} " + "x" * 20000}]}
+    answer = {"choices": [{"message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}]}
+    recorder.call(f"s{number % 3}", None, datetime.now(UTC), body, answer).result()
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_a_killed_gateway_loses_at_most_the_call_in_flight(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(logs)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout
+    told = [int(writer.stdout.readline()) for _ in range(40)]
+    os.kill(writer.pid, signal.SIGKILL)
+    told += [int(line) for line in writer.stdout.read().split()]
+    writer.wait()
+    report, turns = turns_of(logs, tmp_path / "out")
+    assert report.quarantined == 0
+    seen = {orjson.loads(turn["prompt"])[0]["content"].split()[1] for turn in turns}
+    assert {str(number) for number in told} <= seen
+    assert len(seen) <= len(told) + 1
+
+
+@pytest.mark.parametrize("given", ["../../etc/passwd", "a/b", "", "x" * 300, "bob@example.com", "né", "-rf", "a.b"])
+def test_a_session_id_never_becomes_a_path_or_stores_personal_data(tmp_path: Path, given: str) -> None:
+    name = session_name(given)
+    record(Recorder(tmp_path / "recordings"), name)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in files] == [f"{name}.jsonl"]
+    assert "bob@example.com" not in name
+    assert session_name(name) == name
+    assert session_name(given) != session_name(given + "2")
+
+
+def test_a_quiet_client_starts_a_new_session() -> None:
+    now = 0.0
+    sessions = Sessions(gap=10, clock=lambda: now)
+    first = sessions.name(None, "a")
+    now = 9.0
+    assert sessions.name(None, "a") == first
+    assert sessions.name(None, "b") != first
+    now = 20.0
+    assert sessions.name(None, "a") != first
+    assert sessions.name("given", "a") == "given"
+
+
+def test_feedback_reaches_the_recordings_where_no_gateway_runs(tmp_path: Path) -> None:
+    record(Recorder(tmp_path), "s")
+    nobody = "http://127.0.0.1:9"
+    told = give(Feedback(session_id="last", rating=4), nobody, None, tmp_path)
+    assert told.startswith("s: written to")
+    assert lines(tmp_path)[-1] == {"session_id": "s", "outcome": {"rating": 4}}
+    with pytest.raises(GrokoraError, match="no recording of a session"):
+        give(Feedback(session_id="t", rating=4), nobody, None, tmp_path)
+    with pytest.raises(GrokoraError, match="holds no recording yet"):
+        give(Feedback(session_id="last", rating=4), nobody, None, tmp_path / "empty")
