@@ -1,5 +1,6 @@
 """Servers that stand for the world outside: started on free ports in fresh folders, stopped with the tests."""
 
+import logging
 import os
 import pwd
 import shutil
@@ -30,6 +31,7 @@ def s3() -> Iterator[str]:
         "127.0.0.1", 0
     )
     server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line a request
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")

@@ -18,7 +18,7 @@ from grokora_pipeline.store.folder import content_version, file_sha256, listing,
 
 COMPLETE = "complete"  # in a folder of unfinished work, the file that says a part is whole; it is copied last
 _PUBLISHED = ".complete"  # what follows the version's name in the object that makes a remote artifact visible
-_SYNC_SECONDS = 5.0
+_SYNC_SECONDS = 2.0
 _Signatures = dict[str, tuple[int, int]]  # (time of the last change in ns, size) by name
 
 
@@ -26,8 +26,8 @@ class RemoteFiles:
     """A store on an fsspec URL, with a mirror of what this machine has seen of it below `root`.
 
     An object store has no rename: a version's files go to `<key>/<version>/<hash of its content>/`, and the object
-    `<key>/<version>.complete`, which lists them, is created last and by one writer only. The mirror has the same
-    folders, so it never holds anything stale and may be deleted at any time.
+    `<key>/<version>.complete`, which lists them, is created last and by one writer only. The mirror's folders are
+    called by content too (`<key>/<hash>/<version>/`), so it holds nothing stale and may be deleted at any time.
     """
 
     def __init__(self, url: str, cache: Path) -> None:
@@ -51,6 +51,9 @@ class RemoteFiles:
             if not isinstance(error, PermissionError | FileNotFoundError) and "Credentials" not in type(error).__name__:
                 raise
             raise GrokoraError(f"GROKORA_STORE={self.url}: {error}; check the bucket and your credentials.") from error
+
+    def _mirror(self, name: str, content: str) -> Path:
+        return self.root / Path(name).parent / content / Path(name).name
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
@@ -92,7 +95,7 @@ class RemoteFiles:
         with self._usable():
             self._upload(staged, f"{name}/{content}", list(files))
         self._create(name, {"at": datetime.now(UTC).isoformat(), "content": content, "files": files})
-        move_in(staged, self.root / name / content)
+        move_in(staged, self._mirror(name, content))
 
     def _create(self, name: str, record: dict[str, Any]) -> None:
         try:
@@ -106,7 +109,7 @@ class RemoteFiles:
 
     def fetch(self, name: str) -> Path:
         record = self._known(name)
-        folder = self.root / name / str(record["content"])
+        folder = self._mirror(name, record["content"])
         if folder.is_dir():
             return folder
         staging = self.root / ".staging"
@@ -123,7 +126,7 @@ class RemoteFiles:
 
     def read_part(self, name: str, part: str) -> bytes:
         content = self._known(name)["content"]
-        kept = self.root / name / content / part
+        kept = self._mirror(name, content) / part
         return kept.read_bytes() if kept.is_file() else bytes(self._fs.cat_file(self._path(f"{name}/{content}/{part}")))
 
     def versions(self, key: str) -> list[str]:
