@@ -59,7 +59,7 @@ class RetrainPolicy(_Strict):
     rating_below: float = Field(default=3.8, ge=1, le=5)  # mean of the last rated sessions
     rated_sessions: int = Field(default=50, ge=1)
     min_ratings: int = Field(default=10, ge=1)
-    drift: float = Field(default=1.3, gt=1)  # perplexity of the champion on new held-out rows / on those it was judged by
+    drift: float = Field(default=1.3, gt=1)  # the champion's perplexity on new held-out rows / on those it knew
     drift_rows: int = Field(default=20, ge=1)
     window: str = "0 2 * * *"  # cron, local time: when it opens
     window_hours: float = Field(default=4.0, gt=0)

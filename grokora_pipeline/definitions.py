@@ -4,7 +4,8 @@ import dagster as dg
 
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import get_agents
-from grokora_pipeline.automation import jobs
+from grokora_pipeline.automation.jobs import jobs
+from grokora_pipeline.automation.sensors import sensors
 from grokora_pipeline.execution.executor import chosen_executor
 from grokora_pipeline.execution.process import GpuProcess
 
@@ -12,9 +13,13 @@ from grokora_pipeline.execution.process import GpuProcess
 def build_defs() -> dg.Definitions:
     """The definitions for the agents.yaml of the current settings."""
     agents = get_agents()
+    assets = all_assets(agents)
+    specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
+    made = jobs(agents, specs)
     return dg.Definitions(
-        assets=dg.with_source_code_references(all_assets(agents)),
-        jobs=jobs(agents),
+        assets=dg.with_source_code_references(assets),
+        jobs=made,
+        sensors=sensors(agents, specs, made),
         resources={"gpu": GpuProcess()},
         executor=chosen_executor(),
     )

@@ -17,11 +17,10 @@ from rich.table import Table
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import get_agents, get_store, key_of, read_json
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
-from grokora_pipeline.assets.tokenized_split import missing_examples
-from grokora_pipeline.automation import ALL_JOB
+from grokora_pipeline.automation.jobs import ALL_JOB
 from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.settings import PROJECT_ROOT
-from grokora_pipeline.staleness import observe, stale_assets
+from grokora_pipeline.staleness import impossible, observe, stale_assets
 
 _RUN_TAG = "grokora/demo"
 _POLL_SECONDS = 0.3
@@ -59,24 +58,14 @@ def run_demo(console: Console) -> bool:
 
 
 def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
-    """The assets to make, and how many need nothing.
-
-    What cannot be made yet is up to date, not missing: the chain of an agent that still lacks examples, and the merged
-    model of an agent without a champion.
-    """
+    """The assets to make, and how many need nothing; what cannot be made yet is up to date, not missing."""
     from grokora_pipeline.definitions import defs
 
     observe(instance, LOG_FILES_KEY, log_files_version())
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key != dg.AssetKey(LOG_FILES_KEY)]
     stale = stale_assets(instance, specs)
-    impossible: set[dg.AssetKey] = set()
-    for agent in get_agents():
-        dataset, champion = (dg.AssetKey([agent.name, link]) for link in ("task_dataset", "champion"))
-        if dataset not in stale and missing_examples(agent):
-            impossible |= {key for key in stale if key.path[0] == agent.name}
-        if champion not in stale and Registry(get_store()).in_service(agent.name) is None:
-            impossible.add(dg.AssetKey([agent.name, "merged_model"]))
-    keys = [key for key in stale if key not in impossible]
+    left_out = impossible(stale, get_agents())
+    keys = [key for key in stale if key not in left_out]
     return keys, len(specs) - len(keys)
 
 

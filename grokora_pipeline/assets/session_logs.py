@@ -19,6 +19,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.sessions.audit import surviving_secrets
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
+from grokora_pipeline.sessions.scan import manifest
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import content_version
 
@@ -54,14 +55,13 @@ _COLUMNS = columns(
 )
 def session_log_files() -> dg.DataVersion:
     """The data version of the folder of logs."""
-    return dg.DataVersion(log_files_version())
+    with plain_errors():
+        return dg.DataVersion(log_files_version())
 
 
 def log_files_version() -> str:
     """The hash of path, size and mtime of every file below the log root."""
-    root = get_settings().logs
-    stats = [(path.relative_to(root).as_posix(), path.lstat()) for path in sorted(root.rglob("*")) if path.is_file()]
-    return content_version([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return content_version(manifest(get_settings().logs))
 
 
 @dg.asset(

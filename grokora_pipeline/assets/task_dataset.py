@@ -56,7 +56,8 @@ class SelectionConfig(dg.Config):
 def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `task_dataset` asset of one agent."""
     key = key_of(agent, "task_dataset")
-    version = code_version(agent.model_dump(), forgotten(get_store()))
+    facts = agent.model_dump(exclude={"retrain", "canary"})  # what changes no example
+    version = code_version(facts, forgotten(get_store()))
 
     @dg.asset(
         key=key.split("/"),
@@ -86,7 +87,7 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
 
             inputs = {
                 "turns": turns.version,
-                "agent": agent.model_dump(),
+                "agent": facts,
                 "options": asdict(options),
                 "code": version,
             }

@@ -74,5 +74,5 @@ class GpuProcess(dg.ConfigurableResource[Any]):
 
 
 def may_pass(crash: str) -> bool:
-    """Whether trying again may help: the device or the machine failed, or killed the process before it could say why."""
+    """Whether trying again may help: the device or the machine failed, or killed the process before it said why."""
     return not crash or any(word in crash for word in _DEVICE_ERRORS)

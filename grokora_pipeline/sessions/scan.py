@@ -41,10 +41,7 @@ def scan(root: Path, settle_seconds: float) -> Scan:
     Raises GrokoraError where the log root is missing or no folder. Links are never followed: one that leaves the root
     is set aside, one that stays inside leads to a file that is found anyway.
     """
-    if not root.is_dir():
-        raise GrokoraError(
-            f"The log folder {root} does not exist; point GROKORA_LOGS at the folder of your session logs."
-        )
+    _require(root)
     files: list[LogFile] = []
     aside: list[tuple[str, Problem]] = []
     for path in _walk(root, root.resolve(), aside):
@@ -61,6 +58,44 @@ def scan(root: Path, settle_seconds: float) -> Scan:
     files, growing = _settled(files, settle_seconds)
     aside += [(file.name, Problem("growing", file.size, f"changed within {settle_seconds:g} s")) for file in growing]
     return Scan(sorted(files, key=lambda file: file.name), sorted(aside, key=lambda row: row[0]))
+
+
+def manifest(root: Path) -> list[tuple[str, int, int]]:
+    """(path, size, mtime in ns) of every file below the log root that may be a log, sorted: what there is, unread.
+
+    Raises GrokoraError where the root is missing.
+    """
+    _require(root)
+    found, pending = [], [str(root)]
+    while pending:
+        try:
+            entries = os.scandir(pending.pop())
+        except OSError:
+            continue  # unreadable, or gone since it was listed
+        with entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.is_symlink():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif mark := _stat(entry):
+                    found.append((entry.path[len(str(root)) + 1 :], *mark))
+    return sorted(found)
+
+
+def _stat(entry: "os.DirEntry[str]") -> tuple[int, int] | None:
+    try:
+        stat = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _require(root: Path) -> None:
+    if not root.is_dir():
+        raise GrokoraError(
+            f"The log folder {root} does not exist; point GROKORA_LOGS at the folder of your session logs."
+        )
 
 
 def signature(path: Path) -> Signature:

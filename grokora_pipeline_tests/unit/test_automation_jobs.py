@@ -1,0 +1,96 @@
+"""The jobs that a person starts: what each makes, and what it leaves alone."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.automation.jobs import jobs, rollback
+from grokora_pipeline.evaluation.registry import Registry
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Store
+
+AGENT = AgentSpec(name="actor", description="Acts.")
+LINKS = ("task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model")
+Instance = dg.DagsterInstance
+
+
+def nothing(key: Sequence[str], group: str | None = None) -> dg.AssetsDefinition:
+    @dg.asset(key=key, group_name=group)
+    def made() -> None: ...
+
+    return made
+
+
+def definitions(*more: str) -> dg.Definitions:
+    assets = [nothing(["actor", link], "actor") for link in (*LINKS, *more)]
+    assets += [nothing([name]) for name in ("session_logs", "base_model")]
+    return dg.Definitions(assets=assets, jobs=jobs([AGENT], [spec for asset in assets for spec in asset.specs]))
+
+
+def made_by(defs: dg.Definitions, job: str) -> set[str]:
+    return {key.path[-1] for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
+
+
+def test_ranks_are_tried_on_demand_only() -> None:
+    defs = definitions("rank_trial", "rank_report")
+    assert made_by(defs, "rank_experiment") == {"rank_trial", "rank_report"}
+    for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):
+        assert made_by(defs, job).isdisjoint({"rank_trial", "rank_report"})
+    assert made_by(defs, "retrain_all") >= {*LINKS, "session_logs", "base_model"}
+
+
+def test_without_rank_assets_there_is_no_such_job() -> None:
+    assert "rank_experiment" not in {job.name for job in definitions().resolve_all_job_defs()}
+
+
+def test_ingest_and_evaluation_train_nothing() -> None:
+    assert made_by(definitions(), "ingest") == {"session_logs", "base_model", "task_dataset", "tokenized_split"}
+    assert made_by(definitions(), "evaluate_only") == {"eval_report", "champion"}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    (tmp_path / "agents.yaml").write_text("agents: {actor: {description: Acts.}}")
+    monkeypatch.setenv("GROKORA_AGENTS", str(tmp_path / "agents.yaml"))
+    monkeypatch.setenv("GROKORA_STORE", str(tmp_path / "store"))
+    get_settings.cache_clear()
+    made = Registry(Store(str(tmp_path / "store")))
+    for version in ("first", "second"):
+        with made.store.stage("actor/lora_adapter") as staged:
+            made.store.publish("actor/lora_adapter", version, staged)
+        made.promote("actor", version, "better", {})
+    yield made
+    get_settings.cache_clear()
+
+
+def run_rollback(instance: Instance, agent: str, to: str = "") -> dg.ExecuteInProcessResult:
+    config = {"ops": {"roll_back": {"config": {"agent": agent, "to": to}}}}
+    return rollback.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+
+
+def test_a_rollback_puts_the_champion_before_back_and_shows_it(registry: Registry) -> None:
+    instance = Instance.ephemeral()
+    assert run_rollback(instance, "actor").success
+    champion = registry.in_service("actor")
+    assert champion is not None
+    assert champion.version == "first"
+    event = instance.get_latest_materialization_event(dg.AssetKey(["actor", "champion"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["champion"].value == "first"
+
+
+@pytest.mark.parametrize(("agent", "to", "says"), [("actro", "", "no agent 'actro'"), ("actor", "x", "no adapter 'x'")])
+def test_a_wrong_rollback_is_one_sentence_and_changes_nothing(
+    registry: Registry, agent: str, to: str, says: str
+) -> None:
+    result = run_rollback(Instance.ephemeral(), agent, to)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_failure_data.user_failure_data is not None
+    assert says in (failure.step_failure_data.user_failure_data.description or "")
+    champion = registry.in_service("actor")
+    assert champion is not None
+    assert champion.version == "second"

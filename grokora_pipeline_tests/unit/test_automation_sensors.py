@@ -1,0 +1,351 @@
+"""The automation decides by level: what is there against what things were made from, and says why it does nothing."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.agents import RetrainPolicy
+from grokora_pipeline.automation import sensors as module
+from grokora_pipeline.automation.history import AGENT_TAG, gpu_hours
+from grokora_pipeline.automation.sensors import closed_until
+from grokora_pipeline.sessions.scan import manifest
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import content_version
+from grokora_pipeline_tests.unit.automation_world import CHAIN, World
+
+AGENTS = """
+agents:
+  actor:
+    {description: Acts., answer: tool_call, min_examples: 2, retrain: {new_examples: 3, new_share: 0.5, drift_rows: 2}}
+  observer:
+    {description: Looks., answer: json, min_examples: 2, retrain: {new_examples: 3, window: "* * * * *", gpu_hours: 1}}
+"""
+NIGHT = datetime.fromisoformat("2026-03-03T02:30:00+00:00")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    (tmp_path / "agents.yaml").write_text(AGENTS)
+    for name, value in {"logs": "logs", "store": "store", "agents": "agents.yaml"}.items():
+        monkeypatch.setenv(f"GROKORA_{name.upper()}", str(tmp_path / value))
+    monkeypatch.setenv("GROKORA_SETTLE_SECONDS", "0")
+    get_settings.cache_clear()
+    made = World(tmp_path, NIGHT)
+    monkeypatch.setattr(module, "clock", lambda: made.now)
+    yield made
+    get_settings.cache_clear()
+
+
+def asked(found: Any) -> list[set[str]]:
+    return [{key.to_user_string() for key in request.asset_selection} for request in found.run_requests or []]
+
+
+def chain(agent: str, *links: str) -> set[str]:
+    return {f"{agent}/{link}" for link in links or CHAIN}
+
+
+def trained(world: World, agent: str = "actor") -> World:
+    """A world in which an agent was trained on six examples, long ago."""
+    world.drop(agent, *(f"a{n}" for n in range(6)), "held0", "held1")
+    world.settle()
+    (request,) = world.tick("retrain").run_requests
+    world.run(request)
+    world.later(days=365)
+    return world
+
+
+def fail_until_silent(world: World, sensor: str, *, ticks: int, minutes: float) -> tuple[list[int], list[str]]:
+    """At which ticks a sensor requested a run, when every run fails; and what it said at the others."""
+    world.now = datetime.now().astimezone() + timedelta(seconds=30)  # a run's end has the time of this machine
+    tries, skips = [], []
+    for tick in range(ticks):
+        found = world.tick(sensor)
+        for request in found.run_requests or []:
+            world.run(request, fails=True)
+            tries.append(tick)
+        skips += [found.skip_message] if found.skip_message else []
+        world.later(minutes=minutes)
+    return tries, skips
+
+
+def test_logs_become_turns_then_datasets_then_splits_each_once_its_inputs_are_made(world: World) -> None:
+    world.drop("actor", "one", "two")
+    assert asked(world.tick("new_logs")) == [{"base_model"}]
+    waves = []
+    for _ in range(6):
+        found = world.tick("new_logs")
+        waves += asked(found)
+        for request in found.run_requests or []:
+            world.run(request)
+    assert waves == [
+        {"session_logs", "base_model"},
+        {"actor/task_dataset", "observer/task_dataset"},
+        {"actor/tokenized_split"},
+    ]
+
+
+def test_a_file_that_is_still_being_written_is_waited_for(world: World) -> None:
+    world.settle()
+    for n in range(3):
+        world.drop("actor" + " " * n, "one")
+        assert "are changing" in world.tick("new_logs").skip_message
+    assert asked(world.tick("new_logs")) == [{"session_logs"}]
+
+
+def test_a_file_that_never_rests_holds_the_others_up_for_a_while_only(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 4)
+    world.settle()
+    found = []
+    for n in range(5):
+        world.drop("actor" + " " * n, "one")
+        found += asked(world.tick("new_logs"))
+    assert found == [{"session_logs"}, {"session_logs"}]
+
+
+def test_the_same_logs_again_add_nothing_and_say_so(world: World) -> None:
+    world.drop("actor", "one", "two")
+    world.settle()
+    found = world.tick("new_logs")
+    assert asked(found) == []
+    assert "Nothing new" in found.skip_message
+
+
+def test_only_the_agent_whose_examples_changed_gets_a_new_split(world: World) -> None:
+    world.drop("actor", "one", "two")
+    world.drop("observer", "three", "four")
+    world.settle()
+    world.drop("observer", "five")
+    requested = set[str]()
+    for _ in range(8):
+        found = world.tick("new_logs")
+        requested |= set().union(*asked(found))
+        for request in found.run_requests or []:
+            world.run(request)
+    assert requested == {"session_logs", "actor/task_dataset", "observer/task_dataset", "observer/tokenized_split"}
+
+
+def test_nothing_is_requested_while_a_run_of_it_is_under_way(world: World) -> None:
+    world.drop("actor", "one", "two")
+    world.tick("new_logs")
+    run = world.start(world.tick("new_logs").run_requests[0])
+    found = world.tick("new_logs")
+    assert asked(found) == []
+    assert f"run {run.run_id[:8]} of ingest is started" in found.skip_message
+
+
+def test_a_lost_cursor_costs_a_tick_and_adds_nothing(world: World) -> None:
+    world.drop("actor", "one", "two")
+    world.settle()
+    world.cursors.clear()
+    assert [asked(world.tick("new_logs")) for _ in range(3)] == [[], [], []]
+
+
+def test_clocks_set_back_and_files_from_the_future_change_nothing(world: World) -> None:
+    world.drop("actor", "one", "two")
+    os.utime(world.logs / "one.jsonl", (4e9, 4e9))
+    world.settle()
+    world.later(days=-400)
+    os.utime(world.logs / "two.jsonl", (1e6, 1e6))
+    world.tick("new_logs")
+    assert asked(world.tick("new_logs")) == [{"session_logs"}]
+
+
+def test_a_missing_log_folder_is_one_sentence(world: World) -> None:
+    world.logs.rmdir()
+    assert "point GROKORA_LOGS" in world.tick("new_logs").skip_message
+
+
+def test_a_failed_ingest_is_tried_again_later_and_not_for_ever(world: World) -> None:
+    world.drop("actor", "one", "two")
+    world.tick("new_logs")
+    tries, skips = fail_until_silent(world, "new_logs", ticks=12, minutes=1)
+    assert tries == [0, 1, 2, 4, 8]  # each wait is twice the one before
+    assert "the next is in" in skips[0]
+    assert "it failed 5 times" in skips[-1]
+    world.drop("actor", "three")
+    world.tick("new_logs")
+    assert asked(world.tick("new_logs")) == [{"session_logs", "base_model"}]
+
+
+def test_an_agent_is_trained_when_it_has_enough_to_learn_and_the_other_says_what_it_lacks(world: World) -> None:
+    world.drop("actor", *(f"a{n}" for n in range(6)))
+    world.drop("observer", "o1")
+    world.settle()
+    found = world.tick("retrain")
+    assert asked(found) == [chain("actor")]
+    assert found.run_requests[0].job_name == "retrain_actor"
+    world.run(found.run_requests[0])
+    assert (
+        world.tick("retrain").skip_message
+        == "actor: up to date; observer: too few examples for a split; swarm: up to date"
+    )
+
+
+def test_new_examples_must_be_distinct_and_learnable(world: World) -> None:
+    trained(world)
+    world.drop("actor", "new1", "new2", "a1~2", "a2~2", "held9")
+    world.settle()
+    found = world.tick("retrain")
+    assert asked(found) == []
+    assert (
+        "actor: 2 of 3 new examples; mean rating none (0 sessions); perplexity drift not measured" in found.skip_message
+    )
+    world.drop("actor", "new3")
+    world.settle()
+    assert asked(world.tick("retrain")) == [chain("actor")]
+
+
+def test_logs_that_land_during_a_training_are_learnt_next(world: World) -> None:
+    trained(world)
+    world.drop("actor", "b1", "b2", "b3")
+    world.settle()
+    run = world.start(world.tick("retrain").run_requests[0])
+    world.make(dg.AssetKey(["actor", "lora_adapter"]))  # it has read its split, and goes on
+    world.drop("actor", "c1", "c2", "c3", "c4", "c5")
+    world.settle()
+    assert f"run {run.run_id[:8]} of retrain_actor is started" in world.tick("retrain").skip_message
+    rest = frozenset(key for key in run.asset_selection or () if key.path[-1] != "lora_adapter")
+    world.finish(run, rest)
+    world.later(hours=24)
+    (request,) = world.tick("retrain").run_requests
+    assert request.tags["grokora/why"] == "5 new examples beside the 9 it learnt"
+    world.run(request)
+    assert "actor: up to date" in world.tick("retrain").skip_message
+
+
+def test_bad_ratings_are_a_reason_where_there_is_something_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grokora_pipeline.automation import evidence
+
+    trained(world)
+    ratings = [("2026", rating) for rating in [5] * 40 + [3] * 50]
+    monkeypatch.setattr(evidence, "_ratings", lambda logs: {"actor": ratings})
+    assert "actor: up to date" in world.tick("retrain").skip_message
+    world.drop("actor", "new1")
+    world.settle()
+    found = world.tick("retrain")
+    assert found.run_requests[0].tags["grokora/why"] == "mean rating 3.00 of the last 50 rated sessions"
+    monkeypatch.setattr(evidence, "_ratings", lambda logs: {"actor": ratings[-9:]})
+    assert "mean rating 3.00 (9 sessions)" in world.tick("retrain").skip_message
+
+
+def test_drift_is_measured_on_new_held_out_rows_and_is_a_reason(world: World) -> None:
+    trained(world)
+    world.drop("actor", "held7", "held8")
+    world.settle()
+    (request,) = world.tick("retrain").run_requests
+    assert {key.to_user_string() for key in request.asset_selection} == chain("actor", *CHAIN[1:])
+    world.perplexity = 2.0
+    world.run(request)
+    world.later(hours=24)
+    found = world.tick("retrain")
+    assert found.run_requests[0].tags["grokora/why"] == "perplexity on new logs is 2.72 times the old"
+    assert asked(found) == [chain("actor")]
+
+
+def test_a_chain_that_broke_off_is_finished_without_training_again(world: World) -> None:
+    world.drop("actor", *(f"a{n}" for n in range(6)))
+    world.settle()
+    run = world.start(world.tick("retrain").run_requests[0])
+    world.make(dg.AssetKey(["actor", "lora_adapter"]))
+    world.finish(run)
+    assert asked(world.tick("retrain")) == [chain("actor", *CHAIN[1:])]
+
+
+def test_a_failing_training_is_tried_three_times_each_later_than_before(world: World) -> None:
+    world.drop("observer", *(f"a{n}" for n in range(6)))
+    world.settle()
+    tries, skips = fail_until_silent(world, "retrain", ticks=8, minutes=10)
+    assert tries == [0, 1, 2]
+    assert "observer: it failed 3 times" in skips[-1]
+
+
+def test_a_training_waits_for_its_window(world: World) -> None:
+    trained(world)
+    world.drop("actor", "b1", "b2", "b3")
+    world.settle()
+    world.now = datetime.fromisoformat("2027-06-01T12:00").astimezone()
+    skip = world.tick("retrain").skip_message
+    assert "actor: 3 new examples beside the 6 it learnt; the window opens at 2027-06-02 02:00" in skip
+
+
+def test_a_training_keeps_a_gap_to_the_one_before(world: World) -> None:
+    trained(world, "observer")
+    world.drop("observer", "b1", "b2", "b3")
+    world.settle()
+    world.now = datetime.now().astimezone() + timedelta(hours=5)
+    assert "but it was trained 5.0 h ago; the gap is 12 h" in world.tick("retrain").skip_message
+    world.later(hours=8)
+    assert asked(world.tick("retrain")) == [chain("observer")]
+
+
+def test_no_training_starts_when_the_gpu_hours_of_the_day_are_spent(world: World) -> None:
+    world.gpu_seconds = 5400
+    trained(world, "observer")
+    world.drop("observer", "b1", "b2", "b3")
+    world.settle()
+    world.now = datetime.now().astimezone() + timedelta(hours=13)
+    assert "but 1.50 of 1 GPU hours are spent in the last 24" in world.tick("retrain").skip_message
+    world.later(hours=12)
+    assert asked(world.tick("retrain")) == [chain("observer")]
+
+
+def test_what_failed_trainings_cost_counts_too() -> None:
+    @dg.asset(key=["actor", "lora_adapter"])
+    def failing() -> None:
+        raise dg.Failure("out of memory", metadata={"gpu_seconds": 7200.0})
+
+    instance = dg.DagsterInstance.ephemeral()
+    dg.materialize([failing], instance=instance, tags={AGENT_TAG: "actor"}, raise_on_error=False)
+    assert gpu_hours(instance, "actor", [dg.AssetKey(["actor", "lora_adapter"])], datetime.now().astimezone()) == 2.0
+
+
+@pytest.mark.parametrize(("setting", "running"), [("on", True), ("off", False)])
+def test_sensors_run_from_the_start_only_where_the_setting_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, setting: str, running: bool
+) -> None:
+    monkeypatch.setenv("GROKORA_AUTOMATION", setting)
+    get_settings.cache_clear()
+    made = World(world.home, NIGHT).defs
+    states = {made.resolve_sensor_def(name).default_status for name in ("new_logs", "retrain")}
+    assert states == {dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED}
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_logs_are_looked_at_in_two_seconds(tmp_path: Path) -> None:
+    for day in range(100):
+        folder = tmp_path / f"2026-{day:03}"
+        folder.mkdir()
+        for number in range(1000):
+            os.close(os.open(folder / f"session_{number}.jsonl", os.O_CREAT | os.O_WRONLY))
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy with other tests
+        started = time.perf_counter()
+        files = manifest(tmp_path)
+        content_version(files)
+        seconds.append(time.perf_counter() - started)
+    shutil.rmtree(tmp_path)
+    assert len(files) == 100_000
+    assert min(seconds) < 2
+
+
+@pytest.mark.parametrize(
+    ("at", "opens"),
+    [
+        ("2026-03-03T01:59", "2026-03-03T02:00"),
+        ("2026-03-03T02:00", None),
+        ("2026-03-03T05:59", None),
+        ("2026-03-03T06:00", "2026-03-04T02:00"),
+    ],
+)
+def test_the_default_window_is_four_hours_from_two_at_night(at: str, opens: str | None) -> None:
+    found = closed_until(RetrainPolicy(), datetime.fromisoformat(at).astimezone())
+    assert (found and found.strftime("%Y-%m-%dT%H:%M")) == opens
