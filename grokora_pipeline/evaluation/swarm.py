@@ -166,6 +166,7 @@ def _report(
     return {
         "verdict": verdict,
         "tasks": plan.tasks,
+        "alpha": plan.alpha,
         "seeds": plan.seeds,
         "temperature": plan.temperature if len(plan.seeds) > 1 else 0.0,
         "champions": champions,
