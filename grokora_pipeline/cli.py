@@ -49,10 +49,12 @@ def demo() -> None:
 
 @app.command()
 def ui(port: int = 3000) -> None:
-    """The Dagster UI on 127.0.0.1, with the history of this checkout."""
-    os.chdir(PROJECT_ROOT)
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    os.execv(dagster, [dagster, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)])
+    """The Dagster UI on 127.0.0.1, with the history of this checkout, from any directory."""
+    from grokora_pipeline.demo import open_instance
+
+    open_instance().dispose()
+    dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(PROJECT_ROOT / "workspace.yaml")
+    os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)])
 
 
 @app.command()

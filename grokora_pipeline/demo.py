@@ -19,7 +19,9 @@ from grokora_pipeline.assets.common import get_agents, get_store, key_of, read_j
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.automation.jobs import ALL_JOB
 from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.settings import PROJECT_ROOT
+from grokora_pipeline.execution.executor import fit_pool
+from grokora_pipeline.execution.launcher import PROCESS_TAG, this_process
+from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 from grokora_pipeline.staleness import impossible, observe, stale_assets
 
 _RUN_TAG = "grokora/demo"
@@ -36,11 +38,18 @@ def whole_chain() -> dg.JobDefinition:
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance of DAGSTER_HOME, else the one that the checkout's dagster.yaml describes."""
+    """The Dagster instance of DAGSTER_HOME, else the one that the checkout's dagster.yaml describes.
+
+    Its pool fits the devices, and the settings mean the same in every process from here on, wherever that works.
+    """
+    os.environ.update(get_settings().environment())
     if os.environ.get("DAGSTER_HOME"):
-        return dg.DagsterInstance.get()
-    os.chdir(PROJECT_ROOT)  # its folders are relative to the checkout
-    return dg.DagsterInstance.from_config(str(PROJECT_ROOT))
+        instance = dg.DagsterInstance.get()
+    else:
+        os.chdir(PROJECT_ROOT)  # its folders are relative to the checkout
+        instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))
+    fit_pool(instance)
+    return instance
 
 
 def run_demo(console: Console) -> bool:
@@ -78,7 +87,7 @@ def materialize(instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: 
             dg.reconstructable(whole_chain),
             instance=instance,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            tags={_RUN_TAG: mark},
+            tags={_RUN_TAG: mark, PROCESS_TAG: this_process()},
             asset_selection=keys,
             raise_on_error=False,
         )

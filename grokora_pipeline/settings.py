@@ -51,6 +51,17 @@ class Settings(BaseSettings):
         logs = PROJECT_ROOT / "data" / "logs" if self.logs == SAMPLE_LOGS else self.logs
         return self.recordings or logs / "recordings"
 
+    def environment(self) -> dict[str, str]:
+        """What was set, as variables that mean the same in a child process and in another working directory."""
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        if self.base_model and Path(self.base_model).is_dir():
+            values["base_model"] = Path(self.base_model).absolute()
+        return {
+            f"GROKORA_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
     @field_validator("logs", "cache", "agents", "recordings")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:

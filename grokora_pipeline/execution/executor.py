@@ -5,8 +5,10 @@ import os
 import dagster as dg
 
 from grokora_pipeline.execution.lease import discover_devices
-from grokora_pipeline.execution.process import CUDA_TAG
+from grokora_pipeline.execution.process import CUDA_POOL, CUDA_TAG
 from grokora_pipeline.settings import get_settings
+
+_NO_LIMIT = 1000  # the most that Dagster allows
 
 
 def chosen_executor() -> dg.ExecutorDefinition:
@@ -33,3 +35,9 @@ def cuda_executor() -> dg.ExecutorDefinition:
         },
         name="cuda_tagged",
     )
+
+
+def fit_pool(instance: dg.DagsterInstance) -> None:
+    """Let as many CUDA steps of all runs go at once as this machine has devices; Ray counts devices itself."""
+    local = get_settings().executor == "local"
+    instance.event_log_storage.set_concurrency_slots(CUDA_POOL, max(1, len(discover_devices())) if local else _NO_LIMIT)

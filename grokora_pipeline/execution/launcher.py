@@ -1,0 +1,56 @@
+"""Runs on this machine that can be asked whether they are alive, so that Dagster's run monitoring ends the dead ones.
+
+Dagster's own local launcher cannot say, and a run that was cut off by a power failure would be "started" for ever.
+"""
+
+import os
+import socket
+
+import dagster as dg
+import psutil
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+from dagster_shared.serdes import deserialize_value
+
+PROCESS_TAG = "grokora/process"  # of runs that no launcher started
+
+
+def this_process() -> str:
+    """What tells this process from any other that has its number later, or on another machine."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
+
+
+class WatchedRunLauncher(dg.DefaultRunLauncher):
+    """Dagster's local run launcher, and whether the process of a run lives."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """What makes run monitoring ask."""
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Failed where the code server that runs it is gone or does not know it; runs of other origin pass."""
+        client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
+        if client is None:
+            return _health(_lives(run.tags.get(PROCESS_TAG, "")), "the process that ran it is gone")
+        try:
+            reply = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=10)
+        except DagsterUserCodeUnreachableError:
+            return _health(False, "the code server that ran it is gone")
+        return _health(deserialize_value(reply, CanCancelExecutionResult).can_cancel, "its process is gone")
+
+
+def _health(alive: bool, otherwise: str) -> CheckRunHealthResult:
+    return CheckRunHealthResult(WorkerStatus.RUNNING) if alive else CheckRunHealthResult(WorkerStatus.FAILED, otherwise)
+
+
+def _lives(process: str) -> bool:
+    """Whether a process lives; of one that is unknown or elsewhere nothing can be said, so it does."""
+    if process.split(" ", 1)[0] != socket.gethostname():
+        return True
+    _, pid, created = process.split(" ")
+    try:
+        return psutil.Process(int(pid)).create_time() == float(created)
+    except psutil.NoSuchProcess:
+        return False
