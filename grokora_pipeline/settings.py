@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         default="", description="Wins over agents.yaml; both empty: `best`."
     )
     devices: str = Field(default="", description="GPU indices, as `0,1`; `cpu` for none; empty: ask the machine.")
-    executor: Literal["local", "ray"] = "local"
+    executor: Literal["local", "ray", "k8s"] = "local"
     automation: Literal["on", "off"] = "off"
     settle_seconds: float = Field(
         default=2.0, ge=0, description="A log that changed this recently is still being written."

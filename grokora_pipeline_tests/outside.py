@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -77,5 +78,5 @@ def postgres() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-def _as(user: str) -> dict[str, str]:
+def _as(user: str) -> dict[str, Any]:
     return {"user": user, "cwd": "/"} if os.getuid() == 0 else {"cwd": "/"}

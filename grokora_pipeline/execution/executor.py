@@ -15,9 +15,9 @@ def chosen_executor() -> dg.ExecutorDefinition:
     """The executor that GROKORA_EXECUTOR names."""
     if get_settings().executor == "local":
         return cuda_executor()
-    from grokora_pipeline.execution.ray import ray_executor
+    from grokora_pipeline.execution import cluster
 
-    return ray_executor()
+    return cluster.ray_executor() if get_settings().executor == "ray" else cluster.k8s_executor()
 
 
 def cuda_executor() -> dg.ExecutorDefinition:

@@ -22,7 +22,7 @@ _GRACE_SECONDS = 60  # for a child to write its checkpoint after SIGTERM
 
 def cuda_tags(gpus: int = 1) -> dict[str, str]:
     """The tags by which the local executor, Ray and Kubernetes each know how many devices a step wants."""
-    ray = {"num_gpus": gpus, "runtime_env": {"env_vars": {}}}  # the empty one: see execution/ray.py
+    ray = {"num_gpus": gpus, "runtime_env": {"env_vars": {}}}  # the empty one: see execution/cluster.py
     pod = {"container_config": {"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}}
     engines = {"dagster-ray/config": ray, "dagster-k8s/config": pod}
     return {CUDA_TAG: "cuda", GPUS_TAG: str(gpus), **{name: json.dumps(config) for name, config in engines.items()}}

@@ -66,7 +66,8 @@ from grokora_pipeline.worker import run
 def main(plan, reporter):
     started = time.time()
     time.sleep(3)
-    return {"devices": os.environ["CUDA_VISIBLE_DEVICES"], "node": os.environ["TMPDIR"], "from": started, "to": time.time()}
+    where = {"devices": os.environ["CUDA_VISIBLE_DEVICES"], "node": os.environ["TMPDIR"]}
+    return {**where, "from": started, "to": time.time()}
 
 sys.exit(run(main))
 """
@@ -123,12 +124,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, s3: str, postgres: str) -> It
             "GROKORA_SETTLE_SECONDS": "0",
         }
         yield Home(folder, cluster, nodes, environment)
+        session = cluster.head_node.get_session_dir_path()
         cluster.shutdown()
+        shutil.rmtree(session, ignore_errors=True)
 
 
 def start_cluster(folder: Path) -> tuple[Any, dict[str, Any]]:
     """A head without GPU and two nodes of one fake GPU each; every node has its own temporary folder and cache."""
-    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": "127.0.0.1"}
     head: dict[str, Any] = {
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
@@ -152,7 +155,7 @@ def test_gpu_steps_have_a_device_each_on_different_nodes_and_cpu_steps_see_none(
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, output[-3000:] + errors[-6000:]
     with home.instance() as instance:
-        seen = [
+        seen: list[dict[str, Any]] = [
             {name: value.value for name, value in event.asset_materialization.metadata.items()}
             for key in ("one", "two", "three")
             if (event := instance.get_latest_materialization_event(dg.AssetKey(key))) and event.asset_materialization

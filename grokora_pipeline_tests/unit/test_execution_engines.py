@@ -1,8 +1,8 @@
 """One tag says how many GPUs a step wants, and each engine understands it; the instance files agree."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -19,13 +19,14 @@ from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 def trained() -> None: ...
 
 
-@pytest.fixture
-def on_ray(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("GROKORA_EXECUTOR", "ray")
+@pytest.fixture(params=["ray", "k8s"])
+def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A setting that sends steps to a cluster."""
+    monkeypatch.setenv("GROKORA_EXECUTOR", request.param)
     monkeypatch.setenv("GROKORA_STORE", "s3://bucket/store")
     monkeypatch.setenv("GROKORA_DEVICES", "0,1")
     get_settings.cache_clear()
-    yield
+    yield request.param
     get_settings.cache_clear()
 
 
@@ -47,20 +48,18 @@ def test_ray_gives_the_step_as_many_gpus_as_its_tag_says() -> None:
     assert configs.RayExecutionConfig.from_tags(trained.op.tags).num_gpus == 2
 
 
-def test_the_setting_chooses_ray_and_nodes_get_what_holds_everywhere(on_ray: None) -> None:
-    pytest.importorskip("dagster_ray", reason="grokora_pipeline[ray] is not installed")
+def test_the_setting_chooses_the_cluster_and_nodes_get_what_holds_everywhere(cluster: str) -> None:
+    pytest.importorskip(f"dagster_{cluster}", reason=f"grokora_pipeline[{cluster}] is not installed")
     executor = chosen_executor()
-    assert executor.name == "ray"
-    config = executor.apply_config_mapping({"config": {}}).value
-    assert config is not None
-    ray = config["config"]["ray"]
-    assert ray["env_vars"] == ["GROKORA_STORE=s3://bucket/store"]  # not the devices, which are each node's own
-    assert (ray["num_gpus"], ray["runtime_env"]) == (None, {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}})
+    assert executor.name == cluster
+    config = (executor.apply_config_mapping({"config": {}}).value or {})["config"]
+    handed_on = (config["ray"] if cluster == "ray" else config)["env_vars"]
+    assert handed_on == ["GROKORA_STORE=s3://bucket/store"]  # not the devices, which are each node's own
 
 
-def test_ray_that_is_not_installed_is_one_sentence(on_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dagster_ray", None)
-    with pytest.raises(GrokoraError, match="GROKORA_EXECUTOR=ray needs Ray; run `pip install"):
+def test_an_extra_that_is_not_installed_is_one_sentence(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"dagster_{cluster}", None)
+    with pytest.raises(GrokoraError, match=rf"GROKORA_EXECUTOR={cluster} needs .* run `pip install .*\[{cluster}\]"):
         chosen_executor()
 
 
