@@ -4,22 +4,40 @@
 tool's result and in the next command's argument stay one thing. Screenshots in base64 are dropped and counted.
 """
 
+import html
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions import detectors
-from grokora_pipeline.sessions.detectors import Detector, is_suspicious
-
-VERSION = 1  # part of every manifest: raise it when the rules change, and everything is read again
-MAX_DEPTH = 100
-_SECRET_KEY = re.compile(
-    r"(?:\w*passw(?:or)?d|passphrase|passcode|pwd|\w*secret|\w*api_?key|(?:access|auth|refresh)_?token|private_?key)$",
-    re.IGNORECASE,
+from grokora_pipeline.sessions.detector import (
+    NOT_A_SECRET,
+    PLACEHOLDER,
+    Detector,
+    is_hash,
+    is_mixed,
+    is_random,
+    is_random_token,
 )
+from grokora_pipeline.sessions.detectors import is_suspicious
+from grokora_pipeline.sessions.tokens import BASE64, from_base64, is_known_id
+
+VERSION = 2  # part of every manifest: raise it when the rules change, and everything is read again
+MAX_DEPTH = 100
+_MEANINGS = {  # what the name of a member, without its separators, says about its value
+    "password": re.compile(r"\w*(?:passw(?:or)?ds?|passwort|passphrase|passcode|pwd)|pin(?:code)?|otp(?:code)?"),
+    "secret": re.compile(
+        r"\w*(?:secrets?|secret(?:access)?key|secretstring|privatekeyid|connectionstring|mnemonic|(?:seed|recovery)phrase|"
+        r"(?:api|access|private|auth|signing|encryption|master|subscription|application|app|account)keys?|"
+        r"(?:access|auth|refresh|session|bearer|security|bot|api|oauth)token)"
+    ),
+    "header": re.compile(r"\w*(?:authorization|cookies?|credentials?)"),
+    "token": re.compile(r"\w*(?:token|auth|signature|key|sig)"),
+}
 _SHORTEST_KNOWN = 6
 _CACHED_TEXTS = 64  # the latest texts of a session: the next call repeats them
 _MOST_KNOWN = 1000
@@ -56,7 +74,11 @@ class Redactor:
         if isinstance(value, str):
             return self._text(value, found, depth)
         if isinstance(value, dict):
-            return {self._text(str(k), found, depth): self._member(k, v, found, depth) for k, v in value.items()}
+            named = value.get("name", value.get("key")) if "value" in value else None
+            return {
+                self._text(str(k), found, depth): self._member(named if k == "value" else k, v, found, depth)
+                for k, v in value.items()
+            }
         if isinstance(value, list):
             return [self._walk(element, found, depth + 1) for element in value]
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
@@ -66,7 +88,12 @@ class Redactor:
 
     def _member(self, key: object, value: Any, found: Counter[str], depth: int) -> Any:
         """A value under a telling key is a secret whatever it looks like."""
-        if isinstance(value, str) and _SECRET_KEY.match(str(key).replace("-", "_")) and _is_secret_value(value):
+        means = _meaning(key) if isinstance(key, str) else ""
+        if means and isinstance(value, list) and depth < MAX_DEPTH:
+            return [self._member(key, element, found, depth + 1) for element in value]
+        if means == "password" and isinstance(value, int) and not isinstance(value, bool):
+            return self._replace("SECRET", "password", str(value), found)
+        if means and isinstance(value, str) and _is_secret_value(value, means):
             redacted = self._text(value, found, depth)
             return self._replace("SECRET", "password", value, found) if redacted == value else redacted
         return self._walk(value, found, depth + 1)
@@ -102,9 +129,26 @@ class Redactor:
         return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
 
     def _scan(self, text: str, found: Counter[str]) -> str:
+        """The text redacted as it stands, then without its escapes, then what it holds in Base64."""
+        text = self._detect(text, found)
+        if detectors.ESCAPES.search(text):
+            plain = detectors.ESCAPES.sub(_unescaped, text)
+            redacted = self._detect(plain, found)
+            text = text if redacted == plain else redacted
+        return BASE64.sub(lambda match: self._decoded(match.group(), found), text) if len(text) >= 24 else text
+
+    def _detect(self, text: str, found: Counter[str]) -> str:
         for detector in detectors.candidates(text):
             text = self._apply(detector, text, found)
         return text
+
+    def _decoded(self, text: str, found: Counter[str]) -> str:
+        """Base64 that holds a secret becomes a placeholder as a whole."""
+        plain = from_base64(text)
+        counts: Counter[str] = Counter()
+        if plain is None or self._detect(plain, counts) == plain:
+            return text
+        return self._replace("SECRET", "encoded", text, found)
 
     def _apply(self, detector: Detector, text: str, found: Counter[str]) -> str:
         pieces: list[str] = []
@@ -148,8 +192,26 @@ class Redactor:
         return text
 
 
-def _is_secret_value(value: str) -> bool:
-    return bool(value) and not (detectors.PLACEHOLDER.fullmatch(value) or detectors.NOT_A_SECRET.fullmatch(value))
+@lru_cache(maxsize=4096)
+def _meaning(key: str) -> str:
+    """What a name says about its value; "" for nothing."""
+    plain = re.sub(r"[^a-z0-9]", "", key.lower())
+    return next((kind for kind, pattern in _MEANINGS.items() if pattern.fullmatch(plain)), "")
+
+
+def _is_secret_value(value: str, means: str) -> bool:
+    if not value or PLACEHOLDER.fullmatch(value) or NOT_A_SECRET.fullmatch(value):
+        return False
+    if means == "header":
+        return is_mixed(value) or "=" in value
+    if means == "token":
+        return is_random(value) and (is_hash(value) or is_random_token(value, 3.2)) and not is_known_id(value)
+    return True
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    text = match.group()
+    return html.unescape(text) if text[0] == "&" else chr(int(text[-2:], 16))
 
 
 def _escaped(value: str) -> bool:

