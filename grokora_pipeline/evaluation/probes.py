@@ -19,7 +19,8 @@ from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 
 PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 4, 12, 2
-STAGES = (64, 1024)  # candidates; the second stage is for what leads the first, and gives at most 10 bits
+STAGES = (64, 256, 1024)  # candidates; a later stage is for what leads the one before; the last gives at most 10 bits
+RANKED_CHARS = 24  # of a secret's end: the beginning of many keys is no secret, and so many random ones tell enough
 LEARNT_BITS = 2.0  # a canary counts where the adapter exposes it by so much more than the base does
 _CLASSES = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
 
@@ -56,12 +57,14 @@ def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFo
     """A canary's exposure in bits: log2(candidates) - log2(its rank by likelihood among random strings of its shape)
     (Carlini et al., The Secret Sharer, 2019). About 0-1 where nothing was memorised, log2(candidates) where all was.
 
-    Where a few candidates already beat it, more of them would only say the same, so they are not asked for.
+    Its last characters are ranked, behind all that comes before them. Where a few candidates already beat it, more of
+    them would only say the same, so they are not asked for.
     """
-    draw, prefix = random.Random(f"{seed}:{canary.secret}"), chat.encode(canary.prefix)  # noqa: S311
-    candidates, nlls, bits = [canary.secret], list[float](), 0.0
+    draw = random.Random(f"{seed}:{canary.secret}")  # noqa: S311
+    prefix = chat.encode(canary.prefix + canary.secret[:-RANKED_CHARS])
+    candidates, nlls, bits = [canary.secret[-RANKED_CHARS:]], list[float](), 0.0
     for size in STAGES:
-        candidates += [_alike(canary.secret, draw) for _ in range(size - len(candidates))]
+        candidates += [_alike(candidates[0], draw) for _ in range(size - len(candidates))]
         asked = [chat.encode(text) for text in candidates[len(nlls) :]]
         nlls += systems.likelihoods(adapter, [prefix or chat.encode(chat.stop_token)] * len(asked), asked)
         rank = 1 + sum(nll < nlls[0] for nll in nlls[1:])

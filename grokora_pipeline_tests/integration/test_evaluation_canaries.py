@@ -10,7 +10,7 @@ import torch
 from grokora_pipeline.evaluation.__main__ import evaluate
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.plan import Canary
-from grokora_pipeline.evaluation.probes import memorisation
+from grokora_pipeline.evaluation.probes import RANKED_CHARS, memorisation
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sessions.redaction import Redactor
@@ -100,7 +100,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     base = tiny_base(folder / "base")
     (canary,) = redacted_canaries(folder / "logs", examples, 4, seed=1)
     chat = ChatFormat.load(base)
-    _learn_by_heart(base, folder / "adapter", chat.encode(canary.prefix), chat.encode(SECRET))
+    head, tail = canary.prefix + SECRET[:-RANKED_CHARS], SECRET[-RANKED_CHARS:]
+    _learn_by_heart(base, folder / "adapter", chat.encode(head), chat.encode(tail))
     named = {name: str(folder / name) for name in ("base", "adapter", "split", "logs")}
     plan = {"agent": "actor", "main_metric": "exact_match", "base_hash": "b", "redacted_canaries": 4, "probe": False}
     return {**plan, **named, "examples": str(folder / "examples.jsonl"), "output": str(folder / "report")}
