@@ -1,0 +1,203 @@
+"""`python -m grokora_pipeline_tests.benchmarks.soak`: minutes of load on `grokora serve`, champions changing meanwhile.
+
+Clients go through the calls of the sandbox's swarm, half of them streaming. After a third of the time the actor's
+champion is replaced, after two thirds it is rolled back. One JSON line: requests and how many failed, recordings that
+are missing, and the server's memory. `--store` copies a store to serve from; without it a tiny random model is made.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import psutil
+
+from grokora_pipeline.evaluation.registry import Registry
+from grokora_pipeline.sandbox.experts import expert_answer
+from grokora_pipeline.sandbox.roles import AGENTS, Call
+from grokora_pipeline.sandbox.swarm import run_swarm, swarm_tasks
+from grokora_pipeline.store import Store
+from grokora_pipeline_tests.tiny import tiny_base
+
+LONGEST = {"coordinator": 144}
+WARM_UP = 0.15  # of the time: until then caches fill, and memory may grow
+
+
+@dataclass
+class Seen:
+    """What the clients saw."""
+
+    seconds: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    served_by: Counter[str] = field(default_factory=Counter)
+    memory: list[int] = field(default_factory=list)  # bytes, once a second
+
+
+def make_store(folder: Path, source: Path | None) -> Store:
+    """A store of its own whose actor has two adapters, the first in service."""
+    store = Store(str(folder))
+    if source:
+        for key in ("base_model", *(f"{agent}/{link}" for agent in AGENTS for link in ("lora_adapter", "champion"))):
+            shutil.copytree(source / key, folder / key)
+    else:
+        _tiny_store(store)
+    champion = Registry(store).in_service("actor")
+    assert champion is not None, "the store's actor needs a champion"
+    with store.stage("actor/lora_adapter") as staged:
+        shutil.copytree(champion.path, staged, dirs_exist_ok=True)
+        store.publish("actor/lora_adapter", "challenger", staged)
+    return store
+
+
+def _tiny_store(store: Store) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from grokora_pipeline.models.loading import load_base
+
+    with store.stage("base_model") as staged:
+        tiny_base(staged)
+        (staged / "base_model.json").write_bytes(orjson.dumps({"model_id": "tiny", "path": "."}))
+        base = store.publish("base_model", "tiny", staged)
+    for agent in AGENTS:
+        with store.stage(f"{agent}/lora_adapter") as staged:
+            config = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False)
+            torch.manual_seed(len(agent))
+            get_peft_model(load_base(base.path), config).save_pretrained(str(staged))
+            store.publish(f"{agent}/lora_adapter", "first", staged)
+        Registry(store).promote(agent, "first", "for the soak", {})
+
+
+def swarm_calls(tasks: int) -> list[Call]:
+    """The calls of a swarm in which everybody answers rightly."""
+    results = run_swarm(swarm_tasks(7, tasks), expert_answer)
+    return [exchange.call for result in results for exchange in result.transcript]
+
+
+@contextmanager
+def server(home: Path, store: Store) -> Iterator[tuple[str, psutil.Process]]:
+    """`grokora serve` with logs of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (home / "logs").mkdir()
+    where = {"GROKORA_LOGS": str(home / "logs"), "GROKORA_STORE": str(store.root)}
+    command = [str(Path(sys.executable).with_name("grokora")), "serve", "--port", str(port)]
+    with (home / "serve.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **where}, cwd=home, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                httpx.get(f"{url}/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield url, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def client(number: int, url: str, calls: list[Call], end: float, seen: Seen) -> None:
+    """One caller: a call after the other until the time is over."""
+    chosen = random.Random(number)
+    async with httpx.AsyncClient(timeout=300) as http:
+        while time.monotonic() < end:
+            call = chosen.choice(calls)
+            stream = chosen.random() < 0.5
+            body = {"model": "auto", "messages": call.messages, "max_tokens": LONGEST.get(call.agent, 80)}
+            body |= {"tools": call.tools} if call.tools else {}
+            started = time.perf_counter()
+            failure, served_by = await _ask(http, url, body | {"stream": stream}, f"client-{number}")
+            seen.seconds.append(time.perf_counter() - started)
+            seen.served_by[served_by] += 1
+            if failure:
+                seen.failures[failure] += 1
+
+
+async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, Any], session: str) -> tuple[str, str]:
+    """(what went wrong, "" if nothing did; who answered)."""
+    try:
+        response = await http.post(f"{url}/v1/chat/completions", json=body, headers={"x-session-id": session})
+    except httpx.HTTPError as error:
+        return type(error).__name__, ""
+    whole = response.text.endswith("data: [DONE]\n\n") if body["stream"] else "choices" in response.json()
+    failure = "" if response.status_code == 200 and whole else f"{response.status_code} {response.text[-200:]}"
+    return failure, response.headers.get("x-served-by", "")
+
+
+async def soak(url: str, process: psutil.Process, store: Store, seconds: float, clients: int) -> Seen:
+    """Load for so long, with a promotion and a rollback in it."""
+    seen, calls, begin = Seen(), swarm_calls(40), time.monotonic()
+    tasks = [asyncio.create_task(client(number, url, calls, begin + seconds, seen)) for number in range(clients)]
+    changes = [(2 / 3, lambda: Registry(store).rollback("actor")),
+               (1 / 3, lambda: Registry(store).promote("actor", "challenger", "for the soak", {}))]  # fmt: skip
+    while not all(task.done() for task in tasks):
+        if changes and time.monotonic() > begin + changes[-1][0] * seconds:
+            changes.pop()[1]()
+        seen.memory.append(process.memory_info().rss)
+        await asyncio.sleep(1)
+    await asyncio.gather(*tasks)
+    return seen
+
+
+def recorded(home: Path) -> int:
+    """Exchanges on the disk."""
+    files = (home / "logs" / "recordings").glob("*/*.jsonl")
+    return sum(b'"request"' in line and line.endswith(b"\n") for file in files for line in file.open("rb"))
+
+
+def main() -> None:
+    """Print the figures as one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--store", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        store = make_store(home / "store", given.store)
+        with server(home, store) as (url, process):
+            seen = asyncio.run(soak(url, process, store, given.seconds, given.clients))
+            metrics = httpx.get(f"{url}/metrics").text
+        figures = report(seen, given.seconds, recorded(home))
+    cached = next((line for line in metrics.splitlines() if line.startswith("grokora_engine_cache_bytes ")), " 0")
+    print(orjson.dumps(figures | {"prefix_cache_mb": round(float(cached.split()[1]) / 1e6, 1)}).decode())
+
+
+def report(seen: Seen, seconds: float, lines: int) -> dict[str, Any]:
+    """The figures; memory is compared from the end of the warm-up on."""
+    ordered, warm = sorted(seen.seconds), seen.memory[int(len(seen.memory) * WARM_UP) :]
+    third = max(1, len(warm) // 3)
+    first, last = sum(warm[:third]) / third, sum(warm[-third:]) / third
+    return {
+        "requests": len(ordered),
+        "failed": sum(seen.failures.values()),
+        "failures": dict(seen.failures.most_common(5)),
+        "lost_recordings": len(ordered) - lines,
+        "served_by": dict(seen.served_by),
+        "requests_per_second": round(len(ordered) / seconds, 2),
+        "p50_seconds": round(ordered[len(ordered) // 2], 3),
+        "p95_seconds": round(ordered[int(len(ordered) * 0.95)], 3),
+        "memory_mb": [round(seen.memory[int(len(seen.memory) * part / 12)] / 1e6) for part in range(12)],
+        "memory_mb_end": round(seen.memory[-1] / 1e6),
+        "memory_growth": round(last / first - 1, 4),
+    }
+
+
+if __name__ == "__main__":
+    main()
