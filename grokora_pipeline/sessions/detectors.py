@@ -26,46 +26,65 @@ _MEMBERS = (  # names whose values the redactor looks at by themselves
 
 @cache
 def detectors() -> tuple[Detector, ...]:
-    """All detectors: pictures, secrets with the most telling first, personal data."""
-    return (*tokens(), *passwords.DETECTORS, UNORDERED, *PERSONAL)
+    """All detectors: pictures, secrets with the most telling first, personal data, and whatever else has no order."""
+    return (*tokens(), *passwords.DETECTORS, *PERSONAL, UNORDERED)
+
+
+def _re2(pattern: str) -> Any:
+    """A pattern over bytes, with room for its automaton: what does not fit is built again and again."""
+    options = re2.Options()
+    options.max_mem = 256 << 20
+    return re2.compile(pattern.encode(), options)
 
 
 @cache
-def _compiled() -> tuple[Any, Any, Any]:
-    """RE2 patterns: is there a hint of anything, or a run that may be a token; and what could it be?"""
-    options = re2.Options()
-    options.max_mem = 256 << 20
-    every = re2.Set.SearchSet(options)
-    for detector in detectors():
-        every.Add(detector.hint.encode())
-    every.Compile()
-    hints = dict.fromkeys(one.hint for one in detectors() if one is not UNORDERED)
-    return (
-        re2.compile("|".join([*hints, _ESCAPED, _MEMBERS]).encode(), options),
-        every,
-        re2.compile(rb"[A-Za-z0-9+/_-]{20,}"),
+def _gate() -> Any:
+    """All gates, and what is no detector's but the redactor looks into, as one RE2 pattern."""
+    gates = dict.fromkeys(one.gate or one.hint for one in detectors() if one is not UNORDERED)
+    return _re2("|".join([*gates, _ESCAPED, _MEMBERS]))
+
+
+@cache
+def _groups() -> tuple[tuple[Any, tuple[tuple[Any, Detector], ...]], ...]:
+    """The detectors in three groups, each with a pattern of its gates."""
+    groups = (tokens(), passwords.DETECTORS, PERSONAL)
+    return tuple(
+        (
+            _re2("|".join(dict.fromkeys(one.gate or one.hint for one in group))),
+            tuple((_re2(one.hint), one) for one in group),
+        )
+        for group in groups
     )
 
 
 def is_suspicious(text: bytes) -> bool:
     """Whether some detector could find something, by a scan at memory speed. False is certain."""
-    hints, _, run = _compiled()
-    if hints.search(text) is not None:
-        return True
+    if _gate().search(text) is None:
+        return _has_unordered(text)
+    return True
+
+
+@cache
+def _run() -> Any:
+    return _re2(r"[A-Za-z0-9+/_-]{20,}")
+
+
+def _has_unordered(text: bytes) -> bool:
+    """Whether a run of characters looks like a token, alone or as a part of a path."""
     place = 0
-    while match := run.search(text, place):
-        whole = match.group().decode()
+    while match := _run().search(text, place):
+        whole, place = match.group().decode(), match.end()
         if any(is_unordered(part, limit=3.0) for part in (whole, *whole.split("/")) if len(part) >= 20):
             return True
-        place = match.end()
     return False
 
 
 def candidates(text: str) -> list[Detector]:
     """The detectors that could find something in a text, in their order."""
-    every = detectors()
-    found = _compiled()[1].Match(text.encode("utf-8", "surrogatepass"))
-    return [every[place] for place in sorted(found or ())]
+    raw = text.encode("utf-8", "surrogatepass")
+    groups = [hints for gate, hints in _groups() if gate.search(raw) is not None]
+    found = [one for hints in groups for hint, one in hints if hint.search(raw) is not None]
+    return [*found, UNORDERED] if _has_unordered(raw) else found
 
 
 def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:

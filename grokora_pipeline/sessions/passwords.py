@@ -1,11 +1,13 @@
 """What is secret by what stands beside it: a telling name, a flag, a header, the word "password"."""
 
 import re
+from collections.abc import Callable
 
 from grokora_pipeline.sessions.detector import (
     NOT_A_SECRET,
     PASSWORD,
     TELLING,
+    TELLING_GATE,
     TELLING_HINT,
     detector,
     entropy,
@@ -95,6 +97,7 @@ _ASSIGNED = detector(
     accept=_is_assigned,
     flags=re.IGNORECASE,
     anchored=True,
+    gate=TELLING_GATE,
 )
 _NEAR_A_WORD = detector(
     "high_entropy",
@@ -105,119 +108,140 @@ _NEAR_A_WORD = detector(
     accept=_is_random_match,
     flags=re.IGNORECASE,
     anchored=True,
+    gate=r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n])",
 )
-_TOLD = (  # (pattern, hint, who has the last word)
+_TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
+    # (pattern, hint, who has the last word, gate)
     (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x')
         rf"\b(?:set\w*|getenv|get|define|put\w*)\(\s?{_QUOTE}(?P<name>\w*(?:{TELLING})\w*){_QUOTE}\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
         rf"(?i:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}\w*(?:{TELLING_HINT}))",
         _is_named,
+        TELLING_GATE,
     ),
     (  # {"name": "DB_PASSWORD", "value": "x"}, <add key="Password" value="x"/>
         rf"\b(?:name|key)(?:{_QUOTE})?\s?[:=]\s?{_QUOTE}(?P<name>[\w.-]*(?:{TELLING})\w*){_QUOTE}"
         rf"[\s,]{{1,3}}(?:{_QUOTE})?value(?:{_QUOTE})?\s?[:=]\s?{_QUOTE}(?P<value>{_VALUE})",
         rf"(?i:(?:name|key)[\\\"'`]{{0,4}}\s?[:=]\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT}))",
         _is_named,
+        TELLING_GATE,
     ),
     (  # <password>x</password>
         rf"<(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)>(?P<value>{_VALUE})</",
         rf"(?i:<[\w:.-]*(?:{TELLING_HINT})[\w-]*>)",
         _is_named,
+        TELLING_GATE,
     ),
     (  # ENV DB_PASSWORD x, setx DB_PASSWORD x
         rf"\b(?:ENV|ARG|setx|set -g?x) (?P<name>\w*(?:{TELLING})\w*) (?:{_QUOTE})?(?P<value>{_VALUE})",
         rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT}))",
         _is_named,
+        TELLING_GATE,
     ),
     (  # tool --password x
         rf"--(?:[\w-]*-)?(?:password|passwd|pass|token|secret|api-?key|auth-?key) +(?:{_QUOTE})?"
         rf"(?P<value>(?!-){_VALUE})",
         r"(?i:--[\w-]*(?:pass|passwd|password|token|secret|key) )",
         _is_given,
+        TELLING_GATE,
     ),
     (  # mysql -px, sshpass -p x
         rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)| )(?:{_QUOTE})?(?P<value>(?!-){_VALUE})",
         rf"(?i:(?:{_LOGINS})\b[^\n|;]* -[pa])",
         _is_given,
+        r"(?i:sshpass|docker login|podman login|mongo|mysql|mariadb|redis-cli)",
     ),
     (  # curl -u bob:x
         rf"\bcurl\b[^\n|;]{{0,300}}?\s(?:-u|--user|--proxy-user)[ =]?(?:{_QUOTE})?"
         rf"(?:<[^>\s]+>|[\w.@%+-]+):(?P<value>{_VALUE})",
         r"(?i:(?:-u|--user|--proxy-user)[ =]?[\"'`\\]{0,4}[\w.@%+<:>-]+:)",
         _is_value,
+        r"-u|--user|--proxy-user",
     ),
     (  # echo x | sudo -S
         rf"\becho (?:-n )?(?:{_QUOTE})?(?:[\w-]+:)?(?P<value>{_VALUE})(?:{_QUOTE})?\s*\|\s*"
         r"(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
         r"\| ?(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
         _is_value,
+        r"\| ?(?:sudo -S|passwd|su\b)|chpasswd|--password-stdin",
     ),
     (  # auth=('bob', 'x'), login('bob', 'x'), ConvertTo-SecureString "x"
         rf"(?:\bauth=\(|BasicAuth\(|\blogin\()\s?{_QUOTE}[^\"'`\n]{{0,80}}{_QUOTE},\s?{_QUOTE}(?P<value>{_VALUE})",
         r"(?i:auth=\(|BasicAuth\(|login\()",
         _is_value,
+        "",
     ),
-    (rf"ConvertTo-SecureString {_QUOTE}(?P<value>{_VALUE})", r"(?i:ConvertTo-SecureString)", _is_value),
+    (rf"ConvertTo-SecureString {_QUOTE}(?P<value>{_VALUE})", r"(?i:ConvertTo-SecureString)", _is_value, ""),
     (  # netrc; a cell of a table; "log in with password x1"
         rf"\b(?:password|passphrase|passcode)(?: to| should be| must be| of|\**\s?\|)? (?:{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
         r"(?i:(?:password|passphrase|passcode)[^\n]{0,13} )",
         _is_mixed_value,
+        TELLING_GATE,
     ),
-    (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value),
+    (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
         rf"\b(?:password|passphrase|passcode|pin)(?: code)? (?:is|was) ?(?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
         r"(?i:(?:password|passphrase|passcode|pin)(?: code)? (?:is|was))",
         _is_spoken,
+        "",
     ),
     (  # credentials: bob / x1
         rf"\b(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=] ?[\w.@+-]+ ?[/:] ?(?P<value>{_VALUE})",
         r"(?i:(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=])",
         _is_mixed_value,
+        "",
     ),
     (  # a code that was sent, a PIN
         r"(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication) code|\bOTP|\bPIN)"
         r"(?: is|:| =) ?(?P<value>\d{4,8})(?!\d)",
         r"(?i:(?:code|otp|pin)(?: is|:| =) ?[0-9]{4})",
         None,
+        "",
     ),
     (  # Authorization: Basic x, also in JSON
         rf"\bauthorization(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) )?"
         r"(?P<value>[\w.~+/=-]{8,})",
         r"(?i:authorization[\\\"'`]{0,4}\s?[:=])",
         _is_value,
+        r"(?i:authorization)",
     ),
-    (r"\bbearer\s+(?P<value>[\w.~+/=-]{8,})", r"(?i:bearer\s+[\w.~+/=-]{8})", _is_mixed_value),
+    (r"\bbearer\s+(?P<value>[\w.~+/=-]{8,})", r"(?i:bearer\s+[\w.~+/=-]{8})", _is_mixed_value, r"(?i:bearer\s)"),
     (  # Cookie: a=b; c=d
         rf"\b(?:set-)?cookies?(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",
         r"(?i:cookies?[\\\"'`]{0,4}\s?[:=])",
         _is_value,
+        r"(?i:cookies?[^a-z])",
     ),
     (
         rf"\bcurl\b[^\n|]{{0,300}}?\s(?:-b|--cookie)[ =](?:{_QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",
         r"curl[^\n|]* (?:-b|--cookie)",
         _is_value,
+        r"curl[^\n]",
     ),
     (  # the query of a URL
         r"[?&;](?:pass|pw|sig|signature|key|code|auth|X-Amz-(?:Signature|Credential|Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
         r"(?i:[?&;](?:pass|pw|sig|signature|key|code|auth|X-Amz-(?:Signature|Credential|Security-Token))=)",
         _is_mixed_value,
+        "",
     ),
     (
         r"\b(?:login|authtoken|auth:token)(?: --?\w+)* (?P<value>[\w.-]{20,})",
         r"(?:login|authtoken|auth:token) ",
         _is_mixed_value,
+        "",
     ),
     (  # the words that restore a wallet
         rf"(?:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?"
         r"(?P<value>(?:[a-z]{3,8} ){11,23}[a-z]{3,8})",
         r"(?i:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))",
         None,
+        "",
     ),
 )
 DETECTORS = (
     *(
-        detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE)
-        for pattern, hint, accept in _TOLD
+        detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE, gate=gate)
+        for pattern, hint, accept, gate in _TOLD
     ),
     _ASSIGNED,
     _NEAR_A_WORD,

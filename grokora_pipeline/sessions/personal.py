@@ -77,6 +77,11 @@ def _is_name(match: re.Match[str]) -> bool:
 _PART = r"[^\s@\"'`<>()\[\]{},;:\\/=|.?!&#*%]"
 _NAME = r"[^\s/\\\"'`:<>|*?,;()\[\]{}$~]"
 _PHONE_WORD = r"(?:phone|telephone|tel|mobile|cell|fax|gsm|whatsapp|call me at|call|text me at|sms to)"
+_PHONE_NUMBER = (
+    r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|0[1-9](?:[ .][0-9]{2}){4}|"
+    r"0[1-9][0-9]{0,3}[ /-][0-9]{3}|00[1-9][0-9] ?[0-9]|\([0-9]{2,4}\) ?[0-9]{3}"
+)
+_PHONE_GATE = rf"{_PHONE_NUMBER}|(?i:phone|\btel|mobile|\bcell|\bfax|\bgsm|whatsapp|\bcall|text me at|sms to)"
 DETECTORS: tuple[Detector, ...] = tuple(
     one._replace(family="PII")
     for one in (
@@ -86,6 +91,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
             rf"(?:{_PART}{{1,63}}\.){{1,9}}(?:xn--[\w-]{{2,59}}|[A-Za-z\u00a1-\uffff]{{2,24}})(?![A-Za-z])",
             r"[^\s@](?:@|%40| ?[\[(]at[\])] ?)[^\s@]+\.",
             accept=_is_email,
+            gate=r"[^\s@](?:@|%40| ?[\[(]at[\])])",
         ),
         detector(
             "iban",
@@ -114,7 +120,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
         detector(
             "ip",
             r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{6,39}(?![\w:])",
-            r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:?[0-9A-Fa-f]",
+            r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]|(?i:fe80|fd[0-9a-f]{2}|2001|2a0[0-9a-f])::",
             accept=_is_ipv6,
         ),
         detector(
@@ -125,10 +131,10 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"(?<![\w.,+/-])(?<!\d )(?:00[1-9]\d ?\d{1,4}|0[1-9]\d{0,3})[ /-]\d{3,4}[ -]?\d{3,4}(?![\w-])(?!\.\d)|"
             r"(?<![\w.,+/-])\(\d{2,4}\) ?\d{3,5}[ -]?\d{2}[ -]?\d{2}(?![\w-])|"
             rf"\b{_PHONE_WORD}\b[^\n\d+(]{{0,12}}(?P<n>[+(]?\d[\d ()./-]{{6,18}}\d)(?!\w)",
-            r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|"
-            rf"(?i:{_PHONE_WORD}[^\n0-9]{{0,14}}[0-9])|0[1-9][0-9]{{0,3}}[ ./-][0-9]|\([0-9]{{2,4}}\) ?[0-9]{{3}}",
+            rf"{_PHONE_NUMBER}|(?i:{_PHONE_WORD}[^\n0-9]{{0,14}}[0-9])",
             accept=_is_phone,
             flags=re.IGNORECASE,
+            gate=_PHONE_GATE,
         ),
         detector(
             "user",
@@ -159,6 +165,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"[\w.-]@[\w.-]+:[~/][^\s$#]*[$#]",
             "value",
             accept=_is_name,
+            gate=r"[^\s@]@",
         ),
     )
 )

@@ -24,7 +24,7 @@ from grokora_pipeline.sessions.detector import (
     is_random_token,
 )
 from grokora_pipeline.sessions.detectors import is_suspicious
-from grokora_pipeline.sessions.tokens import BASE64, from_base64, is_known_id
+from grokora_pipeline.sessions.tokens import BASE64, UNORDERED, from_base64, is_known_id
 
 VERSION = 2  # part of every manifest: raise it when the rules change, and everything is read again
 MAX_DEPTH = 100
@@ -131,14 +131,16 @@ class Redactor:
     def _scan(self, text: str, found: Counter[str]) -> str:
         """The text redacted as it stands, then without its escapes, then what it holds in Base64."""
         text = self._detect(text, found)
-        if detectors.ESCAPES.search(text):
+        if ("%" in text or "&" in text or "\\u00" in text) and detectors.ESCAPES.search(text):
             plain = detectors.ESCAPES.sub(_unescaped, text)
             redacted = self._detect(plain, found)
             text = text if redacted == plain else redacted
-        return BASE64.sub(lambda match: self._decoded(match.group(), found), text) if len(text) >= 24 else text
+        return text
 
     def _detect(self, text: str, found: Counter[str]) -> str:
         for detector in detectors.candidates(text):
+            if detector is UNORDERED:
+                text = BASE64.sub(lambda match: self._decoded(match.group(), found), text)
             text = self._apply(detector, text, found)
         return text
 

@@ -162,6 +162,7 @@ _TOKENS = (
         r"(?:postgres|mysql|mongodb|redis|amqp)[\w+]*://",
         "value",
         accept=_is_not_placeholder,
+        gate=r"postgres|mysql|mongodb|redis|amqp",
     ),
     detector(
         "basic_auth",
@@ -169,11 +170,12 @@ _TOKENS = (
         rf"://[^\s:/@\"'<>]{{0,80}}:{_PASSED}@",
         "value",
         accept=_is_not_placeholder,
+        gate=r"://[^\s:/@\"'<>]*:",
     ),
     detector(
         "password_hash",
-        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2\w+)\$[\w./$+,=-]{20,}|pbkdf2_\w+\$[\w./$+=-]{20,}",
-        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2\w+)\$|pbkdf2_",
+        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2[a-z]{1,2})\$[\w./$+,=-]{20,}|pbkdf2_\w+\$[\w./$+=-]{20,}",
+        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2[a-z]{1,2})\$|pbkdf2_",
     ),
 )
 UNORDERED = detector(
