@@ -107,6 +107,11 @@ def test_a_fence_may_stand_on_one_line() -> None:
     assert _value("verdict", fenced, '{"situation": "sub_task_success"}') == 0
 
 
+def test_a_verdict_counts_wherever_it_stands() -> None:
+    assert _value("verdict", '[{"situation": "need_retry", "advice": "again"}]', '{"situation": "need_retry"}') == 1
+    assert _value("verdict", '{"approved": false}', '{"valid": false}') == 0
+
+
 def test_where_the_expected_json_is_fenced_the_answers_may_be() -> None:
     fenced = 'I will click.```json \n[{"a": 1}]\n```Done.'
     assert _value("valid_json", fenced, fenced) == 1

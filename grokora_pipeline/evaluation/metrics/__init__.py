@@ -140,7 +140,9 @@ def _action_type(leaf: Leaf) -> Leaf | None:
 
 
 def _verdict(leaf: Leaf) -> Leaf | None:
-    return leaf if _field_name(leaf) in {"valid", "approved", "situation", "verdict"} else None
+    """The decision, wherever in the answer it stands."""
+    names = {"valid", "approved", "situation", "verdict"}
+    return (leaf[0][-1:], leaf[1]) if _field_name(leaf) in names else None
 
 
 def _typed_text(leaf: Leaf) -> Leaf | None:
