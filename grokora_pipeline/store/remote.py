@@ -27,7 +27,7 @@ class RemoteFiles:
 
     An object store has no rename: a version's files go to `<key>/<version>/<hash of its content>/`, and the object
     `<key>/<version>.complete`, which lists them, is created last and by one writer only. The mirror's folders are
-    called by content too (`<key>/<hash>/<version>/`), so it holds nothing stale and may be deleted at any time.
+    called by content too (`<key>/<hash>/<version>/`), so it holds nothing stale; it may be deleted when nothing runs.
     """
 
     def __init__(self, url: str, cache: Path) -> None:
