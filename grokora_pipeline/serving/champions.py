@@ -122,9 +122,8 @@ class Champions:
             yield None
             return
         name = f"{agent}@{version}"
-        if not self._take(name):
+        while not self._take(name):
             await asyncio.to_thread(self._load_on_demand, agent, version)
-            self._take(name)
         try:
             yield name
         finally:

@@ -1,8 +1,10 @@
 """`grokora serve`: the gateway as a process."""
 
 import logging
+import os
 import shlex
 import socket
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from grokora_pipeline.serving.gateway import Gateway, Limits
 from grokora_pipeline.serving.recorder import Recorder
 from grokora_pipeline.serving.upstream import Upstream
 from grokora_pipeline.serving.vllm import run_vllm, vllm_command
-from grokora_pipeline.settings import Settings
+from grokora_pipeline.settings import Settings, get_settings
 from grokora_pipeline.store import Store
 
 LOG = logging.getLogger("grokora.serving")
@@ -52,6 +54,7 @@ def serve(settings: Settings, options: Options) -> None:
     """Serve until interrupted. Raises GrokoraError where nothing could answer, or the address is taken."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(without_message)
     key = api_key(settings, options.host)
     upstream = Upstream(options.upstream, options.upstream_model or None) if options.upstream else None
     listening = _listen(options.host, options.port)
@@ -72,8 +75,19 @@ def serve(settings: Settings, options: Options) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
+def without_message(record: logging.LogRecord) -> bool:
+    """A logging filter: of an exception its type and place are told, but not its text, which may quote a prompt."""
+    if record.exc_info and record.exc_info[0]:
+        kind, _, trace = record.exc_info
+        record.msg, record.args = f"{record.getMessage()}{''.join(traceback.format_tb(trace))}{kind.__name__}", ()
+        record.exc_info = None
+    return True
+
+
 def start_engine(folder: Path) -> Engine:
-    """The engine of this project, on the device there is; torch is loaded here and not before."""
+    """The engine of this project, on the device that GROKORA_DEVICES leaves; torch is loaded here and not before."""
+    if devices := get_settings().devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "" if devices == "cpu" else devices
     from grokora_pipeline.serving.engine import TorchEngine
 
     return TorchEngine(folder)

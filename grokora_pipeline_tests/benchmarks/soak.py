@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,6 +144,7 @@ async def soak(url: str, process: psutil.Process, store: Store, seconds: float, 
     """Load for so long, with a promotion and a rollback in it."""
     seen, calls, begin = Seen(), swarm_calls(40), time.monotonic()
     tasks = [asyncio.create_task(client(number, url, calls, begin + seconds, seen)) for number in range(clients)]
+    changes: list[tuple[float, Callable[[], object]]]
     changes = [(2 / 3, lambda: Registry(store).rollback("actor")),
                (1 / 3, lambda: Registry(store).promote("actor", "challenger", "for the soak", {}))]  # fmt: skip
     while not all(task.done() for task in tasks):

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +22,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.registry import BASE, Registry
 from grokora_pipeline.serving.ask import Ask
 from grokora_pipeline.serving.gateway import Limits
-from grokora_pipeline.serving.server import Options, api_key, serve
+from grokora_pipeline.serving.server import Options, api_key, serve, without_message
 from grokora_pipeline.settings import Settings
 from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, until
 
@@ -307,6 +309,27 @@ def test_logs_hold_neither_prompts_nor_keys(running: Running, caplog: pytest.Log
     ours = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("grokora"))
     assert "POST '/v1/chat/completions' 200" in ours
     assert not any(word in ours for word in ("swordfish", "sk-caller", "querysecret"))
+
+
+def test_a_failure_is_logged_with_its_place_but_without_its_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(ask: Ask) -> str:
+        raise ZeroDivisionError("-".join(("sword", "fish")))
+
+    caplog.handler.addFilter(without_message)
+    with Setup(tmp_path, AGENTS, fail).running() as running:
+        response = post(running, {"messages": [TASK]})
+        assert running.lines()[0]["response"]["error"]["code"] == "internal_error"
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert "ZeroDivisionError" in caplog.text
+    assert "sword-fish" not in caplog.text + response.text
+
+
+def test_the_http_side_loads_without_torch() -> None:
+    code = "import sys, grokora_pipeline.serving.server; print('torch' in sys.modules, 'dagster' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
 # --- who answers ----------------------------------------------------------------------------------------------------
