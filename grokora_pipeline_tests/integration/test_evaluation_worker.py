@@ -134,6 +134,19 @@ def test_the_page_is_self_contained_and_log_text_cannot_act_in_it(
     assert "2026-01-01 &lt;b&gt;a0&lt;/b&gt;" in page
 
 
+def test_the_page_says_the_verdict_first_and_then_shows_what_it_rests_on(
+    world: dict[str, Any], result: dict[str, Any]
+) -> None:
+    page = (Path(world["output"]) / "report.html").read_text()
+    parts = ["Not promoted", "All metrics", "What the gate looked at", "Reliability", "Over time", "General text"]
+    parts += ["Memorised secrets", "Loss while training", "Ten worst answers", "Ten most changed answers", "versions"]
+    places = [page.find(part) for part in parts]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "prefers-color-scheme:dark" in page
+    assert world["canaries"][0]["secret"] not in page
+
+
 def test_a_second_evaluation_reads_every_answer_from_the_cache(
     world: dict[str, Any], result: dict[str, Any], tmp_path: Path
 ) -> None:
