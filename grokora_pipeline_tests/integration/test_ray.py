@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="grokora_pipeline[ray] is not installed")
 __all__ = ["postgres", "s3"]
 
+NODES = ("head", "one", "two")
 AGENTS = """
 agents:
   actor:
@@ -130,7 +131,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, s3: str, postgres: str) -> It
 
 
 def start_cluster(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """A head without GPU and two nodes of one fake GPU each; every node has its own temporary folder and cache."""
+    """A head without GPU and two nodes of one fake GPU each; every machine has its own temporary folder and cache."""
+    own = {
+        name: {"TMPDIR": str(folder / name / "tmp"), "GROKORA_CACHE": str(folder / name / "cache")} for name in NODES
+    }
+    for places in own.values():
+        Path(places["TMPDIR"]).mkdir(parents=True)
     small = {"num_cpus": 1, "object_store_memory": 80 << 20}
     head: dict[str, Any] = {
         "include_dashboard": True,
@@ -139,13 +145,10 @@ def start_cluster(folder: Path) -> tuple[Any, dict[str, Any]]:
         "num_gpus": 0,
     }
     head["_system_config"] = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}  # notice a death soon
+    head["env_vars"] = own.pop("head")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**small, **head})
-    nodes = {}
-    for name in ("one", "two"):
-        own = folder / name
-        (own / "tmp").mkdir(parents=True)
-        places = {"TMPDIR": str(own / "tmp"), "GROKORA_CACHE": str(own / "cache")}
-        nodes[name] = cluster.add_node(**small, num_gpus=1, env_vars=places, wait=False)
+    add = {name: {**small, "num_gpus": 1, "env_vars": places} for name, places in own.items()}
+    nodes = {name: cluster.add_node(**arguments, wait=False) for name, arguments in add.items()}
     cluster.wait_for_nodes()
     return cluster, nodes
 
