@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode
 from grokora_pipeline.sessions.redaction import TooDeepError
 from grokora_pipeline.sessions.scan import LogFile, Signature, signature
 from grokora_pipeline.sessions.table import SCHEMA, Row, RowMaker, to_table
@@ -17,6 +17,7 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdic
 from grokora_pipeline.store import file_sha256
 
 FLUSH_ROWS = 512
+UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)  # of odd content
 LOG_SUFFIXES = {".json", ".jsonl", ".ndjson", ".log"}
 
 
@@ -87,6 +88,8 @@ def _extract_file(file: LogFile, agents: Sequence[AgentSpec], parts: Parts) -> F
         _note(record, error.problem)
     except OSError as error:
         _note(record, Problem("unreadable", 0, error.strerror or "the system cannot read it"))
+    except UNFORESEEN as error:
+        _note(record, Problem("malformed", 0, f"the reader stopped at something unforeseen ({type(error).__name__})"))
     return record
 
 
@@ -95,10 +98,12 @@ def _read(file: LogFile, agents: Sequence[AgentSpec], record: FileRecord, parts:
         head = stream.read(readers.HEAD_BYTES)
     if not head.strip() and file.path.suffix in LOG_SUFFIXES:
         raise UnreadableError("empty", 0, "no bytes" if not head else "only white space")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UnreadableError("not_utf8", 0, "UTF-16; save it as UTF-8")
     known = readers.detect(head)
     if known is None:
         if not readers.is_companion(head) and _claims_to_be_a_log(file, head):
-            raise UnreadableError("wrong_schema", 0, "no reader knows this content")
+            raise _unknown(file, head)
         record.format = "companion"
         return
     record.sha256, record.format = file_sha256(file.path), known.name
@@ -106,6 +111,19 @@ def _read(file: LogFile, agents: Sequence[AgentSpec], record: FileRecord, parts:
     _collect(known.read(source), agents, record, parts)
     if signature(file.path) != file.signature:
         raise UnreadableError("growing", file.size, "changed while it was read; it is read again next time")
+
+
+def _unknown(file: LogFile, head: bytes) -> UnreadableError:
+    """What is wrong with a log that no reader knows: other content, or too little of it."""
+    text = decode(head)[0].lstrip()
+    if file.size <= len(head) and text.startswith("{"):
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            if "unexpected end" in str(error):
+                return UnreadableError("truncated", file.size, "ends before it tells what it is")
+            return UnreadableError("malformed_json", error.pos, "no reader knows this content")
+    return UnreadableError("wrong_schema", 0, "no reader knows this content")
 
 
 def _claims_to_be_a_log(file: LogFile, head: bytes) -> bool:

@@ -1,9 +1,13 @@
 """Ingest: nothing is lost, one bad file stops nothing, and incremental equals from scratch."""
 
+import json
+import os
+import re
 import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +279,107 @@ def test_a_session_log_that_is_finished_later_changes_the_turns_of_its_session(t
     second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
     assert (first.by_status, second.by_status) == ({"unknown": 1}, {"success": 1})
     assert second.turns_per_day == {"undated": 1}
+
+
+V1: dict[str, Any] = {
+    "session_id": "session_20251112_120711",
+    "start_time": "2025-11-12T12:07:11.123456",
+    "metadata": {"task": 'open the "vault"', "start_time": "2025-11-12T12:07:11", "debug_mode": False},
+    "iterations": [
+        {
+            "iteration_number": number,
+            "start_time": 1762949231.5 + number,
+            "api_call_success": True,
+            "tool_results": [],
+            "grok_response": f"step {number}: žé ]}}",
+        }
+        for number in (1, 2, 3)
+    ],
+}
+
+
+@pytest.mark.parametrize("form", ["ascii", "utf-8", "utf-8-sig", "crlf"])
+def test_a_session_that_was_killed_while_it_was_written_keeps_what_was_finished(tmp_path: Path, form: str) -> None:
+    text = json.dumps(V1, indent=2, ensure_ascii=form in {"ascii", "crlf"})
+    raw = text.replace("\n", "\r\n" if form == "crlf" else "\n").encode("utf-8-sig" if form == "utf-8-sig" else "utf-8")
+    ends = [match.end() for match in re.finditer(rb"\r?\n    \}", raw)][-3:]  # where each iteration is complete
+    for cut in {*range(40, len(raw) - 3, 13), *ends, *(end - 1 for end in ends)}:
+        path = tmp_path / f"{cut}" / "session.json"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(raw[:cut])
+    report = run(tmp_path, tmp_path.parent / f"{tmp_path.name}-out")
+    found = Counter(turn["source_file"] for turn in turns(tmp_path.parent / f"{tmp_path.name}-out"))
+    for row in report.quarantine:
+        cut = int(row["file"].partition("/")[0])
+        whole = [end for end in ends if end <= cut]
+        assert row["reason"] == "truncated", row
+        assert found[row["file"]] == len(whole), row
+        assert (whole[-1] if whole else 0) <= row["byte_offset"] <= cut, row
+    assert len(report.quarantine) == report.files
+
+
+ODD: dict[str, bytes] = {
+    "a step that is true": orjson.dumps(call("s", 0, "a", "b") | {"step": True}),
+    "a step of 64 bits": orjson.dumps(call("s", 0, "a", "b")).replace(b'"step":0', b'"step":18446744073709551615'),
+    "a reason that is an object": orjson.dumps(
+        call("s", 0, "a", "b") | {"response": {"choices": [{"message": {"content": "b"}, "finish_reason": {"a": 1}}]}}
+    ),
+    "tool calls that are none": orjson.dumps(call("s", 0, "a", {"role": "assistant", "tool_calls": [1, None]})),
+    "a content that is a number": orjson.dumps(call("s", 0, "a", {"role": "assistant", "content": 7})),
+    "a role that is a number": orjson.dumps(call("s", 0, "a", "b")).replace(b'"role":"user"', b'"role":1'),
+    "a rating that is true": orjson.dumps(outcome("good", "success", rating=True, blame={"step": 10**18 * 9})),
+    "a huge rating": b'{"session_id": "good", "outcome": {"rating": 1' + b"0" * 400 + b"}}",
+    "nested lists": b"[" * 100_000,
+    "rounds of a plan": "# Collaboration Plan\n**Correlation ID**: c\n**Rounds**: 1²\n".encode(),
+    "v1 with a rating that is true": json.dumps(V1 | {"metadata": {"task": "x", "user_rating": True}}).encode(),
+    "v1 with odd entries": json.dumps(V1 | {"iterations": [1, None, {}, {"tool_results": {"a": 1}}]}).encode(),
+    "UTF-16": json.dumps(V1).encode("utf-16"),
+    "zeros": bytes(5000),
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_odd_content_stops_nothing_else(tmp_path: Path, content: bytes) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "good.jsonl", [call("good", 0, "a", "b")])
+    (logs / "odd.json").write_bytes(content)
+    run(logs, tmp_path / "out")
+    (good,) = [turn for turn in turns(tmp_path / "out") if turn["source_file"] == "good.jsonl"]
+    assert (good["session_id"], good["rating"]) == ("good", None)
+
+
+def test_what_python_writes_as_json_is_read(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    line = json.dumps(call("s", 0, "a", "half \ud83d") | {"seconds": float("nan"), "limit": float("inf"), "n": 10**400})
+    logs.mkdir()
+    (logs / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\n")
+    report = run(logs, tmp_path / "out")
+    assert (report.turns, report.quarantine) == (1, [])
+    assert orjson.loads(turns(tmp_path / "out")[0]["completion"])["content"] == "half \ufffd"
+
+
+def test_pipes_sockets_and_devices_are_never_opened(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "good.jsonl", [call("good", 0, "a", "b")])
+    os.mkfifo(logs / "pipe.jsonl")
+    (logs / "zero.jsonl").symlink_to("/dev/zero")
+    assert run(logs, tmp_path / "out").turns == 1
+
+
+def test_session_ids_that_leave_their_folder_are_refused_in_every_format(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "a.jsonl", [call("../../x", 0, "a", "b")])
+    (logs / "v1.json").write_text(json.dumps(V1 | {"session_id": "..\\x"}), encoding="utf-8")
+    executed = [{"tool": "bash", "params": {"command": "ls"}, "status": "success"}]
+    swarm = {"session_id": "../x", "task": "x", "iterations": 1, "tool_executions": executed}
+    (logs / "v2.json").write_text(json.dumps(swarm), encoding="utf-8")
+    report = run(logs, tmp_path / "out")
+    assert (report.turns, [row["reason"] for row in report.quarantine]) == (0, ["path_traversal"] * 3)
+
+
+def test_agents_that_count_their_own_steps_are_one_session_and_a_second_run_is_another(tmp_path: Path) -> None:
+    lines = [call("s", step, f"p{agent}{step}", "a", agent=agent) for agent in ("actor", "observer") for step in (0, 1)]
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    assert run(tmp_path / "logs", tmp_path / "one").sessions == 1
+    write_lines(tmp_path / "logs" / "a.jsonl", [*lines, *lines])
+    assert run(tmp_path / "logs", tmp_path / "two").sessions == 2

@@ -21,7 +21,6 @@ _COMPANION_STARTS = (b"Session: ", b"=====")  # v2 session.log, summary.txt
 _COMPANION_KEYS = (
     (b'"api_success_rate"', b'"total_tool_calls"'),  # v1 metrics.json
     (b'"tool_executions"', b'"swarm_mode"'),  # v2 metrics.json
-    (b'"debug_mode"', b'"start_time"'),  # session_index.json
     (b'"recommendations"', b'"strengths"'),  # improvement_analysis.json
 )
 
@@ -54,9 +53,13 @@ def is_companion(head: bytes) -> bool:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_COMPANION_STARTS) or _session_log(start):
         return True
-    return start.startswith(b"{") and (
-        start.strip() == b"{}" or any(all(k in head for k in ks) for ks in _COMPANION_KEYS)
-    )
+    known = any(all(key in head for key in keys) for keys in _COMPANION_KEYS) or _index(head)
+    return start.startswith(b"{") and (start.strip() == b"{}" or known)
+
+
+def _index(head: bytes) -> bool:
+    """session_index.json, whose entries name no session: a session.json that was cut early does."""
+    return b'"debug_mode"' in head and b'"start_time"' in head and b'"session_id"' not in head
 
 
 def _session_log(start: bytes) -> bool:

@@ -29,7 +29,7 @@ def read(source: Source) -> Iterator[Item]:
     text = text.replace("\r\n", "\n")
     header: dict[str, str] = dict(_HEADER.findall(text))
     task = _TASK.search(text)
-    rounds = int(header["Rounds"]) if header.get("Rounds", "").isdigit() else 0
+    rounds = int(header["Rounds"]) if re.fullmatch("[0-9]{1,4}", header.get("Rounds", "")) else 0
     for place, side in enumerate(_SIDES):
         answer = _first_round(text, side, rounds)
         if not task or not answer:
@@ -66,7 +66,7 @@ def _first_round(text: str, side: str, rounds: int) -> str:
         return _ERROR.sub("", spoken.removesuffix(last)).strip()
     heading = re.match(r"(#+ )", spoken)
     parts = re.split(rf"\n\n(?={heading.group(1)})", spoken) if heading else []
-    return parts[0].strip() if len(parts) == rounds else ""
+    return parts[0].strip() if parts and len(parts) == rounds else ""
 
 
 def _section(text: str, start: str, ends: tuple[str, ...]) -> str:

@@ -1,6 +1,7 @@
 """What the readers share: decoding, times, cut JSON, and tool calls in one shape."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,10 +35,15 @@ class Source:
 
 
 def decode(raw: bytes) -> tuple[str, Problem | None]:
-    """UTF-8, else Windows-1252 (what Grokputer writes there), with a note on the first byte that is not UTF-8."""
+    """UTF-8, else Windows-1252 (what Grokputer writes there), with a note on the first byte that is not UTF-8.
+
+    A file that was cut within a character is UTF-8 up to there.
+    """
     try:
         return raw.decode("utf-8-sig"), None
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data" and error.start:
+            return raw[: error.start].decode("utf-8-sig"), None
         problem = Problem("not_utf8", error.start, "read as Windows-1252")
         return raw.decode("cp1252", errors="replace"), problem
 
@@ -57,23 +63,78 @@ def to_utc(value: object) -> str:
         return ""
 
 
+def loads(text: str | bytes) -> Any:
+    """JSON as orjson reads it, or as Python's json writes it: NaN and infinities become null, half characters U+FFFD.
+
+    Raises orjson.JSONDecodeError where it is neither.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if "limit" in str(error):
+            raise
+        try:
+            return _storable(json.loads(text))
+        except (ValueError, RecursionError):
+            raise error from None
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_storable(element) for element in value]
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        value = float(value) if abs(value) < 10**300 else math.inf
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def whole_number(value: object) -> int | None:
+    """A number of a step or a rating: an integer of at most 64 bits; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else None
+
+
+def stars(value: object) -> int | None:
+    """A rating from 1 to 5; None for anything else."""
+    number = whole_number(value)
+    return number if number is not None and 1 <= number <= 5 else None
+
+
+def leaves_folder(session: str) -> bool:
+    """Whether a session id is a path out of its folder."""
+    return ".." in session.replace("\\", "/").split("/")
+
+
 def parse_object(raw: bytes) -> tuple[dict[str, Any], list[Problem]]:
     """A JSON object, whole or cut: of a cut one, the members (and elements of a list) that are complete."""
     text, problem = decode(raw)
     problems = [problem] if problem else []
     try:
-        value = orjson.loads(text)
+        value = loads(text)
     except orjson.JSONDecodeError as error:
-        if "limit" in str(error):
-            raise UnreadableError("too_deep", 0, "nested deeper than 1,024 levels") from error
         value, end = _salvage(text)
+        deep = "limit" in str(error)
         if not value:
-            raise UnreadableError("malformed_json", error.pos, "no complete member before the fault") from error
-        offset = len(text[:end].encode())
-        problems.append(Problem("truncated", offset, "what was complete before this place is kept"))
+            raise UnreadableError(
+                "too_deep" if deep else "malformed_json",
+                0 if deep else error.pos,
+                "nested deeper than 1,024 levels" if deep else "no complete member before the fault",
+            ) from error
+        value = _storable(value)
+        problems.append(
+            Problem("too_deep" if deep else "truncated", _offset(raw, text, end), "what was complete before is kept")
+        )
     if not isinstance(value, dict):
         raise UnreadableError("wrong_schema", 0, "not a JSON object")
     return value, problems
+
+
+def _offset(raw: bytes, text: str, end: int) -> int:
+    """The byte at which a character stands."""
+    windows = len(raw) == len(text)  # a byte a character, as ASCII, too
+    return end if windows else len(text[:end].encode()) + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
 
 
 def _salvage(text: str) -> tuple[dict[str, Any], int]:

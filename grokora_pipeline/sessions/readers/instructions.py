@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from grokora_pipeline.sessions.readers.common import Source, assistant, decode, user
+from grokora_pipeline.sessions.readers.common import Source, assistant, decode, loads, user
 from grokora_pipeline.sessions.turns import Item, Problem, Turn
 
 
@@ -27,7 +27,7 @@ def read(source: Source) -> Iterator[Item]:
 def _read_line(source: Source, raw: bytes, number: int, offset: int) -> Item:
     text, _ = decode(raw)
     try:
-        line = orjson.loads(text)
+        line = loads(text)
     except orjson.JSONDecodeError:
         return Problem("malformed_json" if raw.endswith(b"\n") else "truncated", offset, f"line {number}")
     instruction = line.get("instruction") if isinstance(line, dict) else None

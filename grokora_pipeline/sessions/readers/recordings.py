@@ -6,9 +6,19 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.sessions.readers.common import Source, decode, is_error, to_utc
+from grokora_pipeline.sessions.readers.common import (
+    Source,
+    decode,
+    is_error,
+    leaves_folder,
+    loads,
+    stars,
+    to_utc,
+    whole_number,
+)
 from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Turn, Verdict
 
+BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
 MAX_WAITING = 256
 _STATUS: dict[str, Status] = {
@@ -56,7 +66,7 @@ def _read_line(source: Source, sessions: "_Sessions", raw: bytes, number: int, o
     if not raw.strip():
         return
     try:
-        line = orjson.loads(raw)
+        line = loads(raw.removeprefix(BOM) if number == 1 else raw)
     except orjson.JSONDecodeError as error:
         text, problem = decode(raw)
         if problem is None:
@@ -64,7 +74,7 @@ def _read_line(source: Source, sessions: "_Sessions", raw: bytes, number: int, o
             return
         yield Problem("not_utf8", offset + problem.offset, f"from line {number} on, read as Windows-1252")
         try:
-            line = orjson.loads(text)
+            line = loads(text)
         except orjson.JSONDecodeError as again:
             yield Problem(_fault(again, raw), offset, f"line {number}")
             return
@@ -85,7 +95,7 @@ class _Sessions:
 
     def __init__(self) -> None:
         self._runs: dict[str, int] = {}
-        self._steps: dict[str, tuple[int, int]] = {}  # session id -> first and last step
+        self._steps: dict[str, tuple[int, int, set[str]]] = {}  # session id -> first step, last, who took the first
         self._waiting: dict[tuple[str, str], Turn] = {}  # until the agent's next request shows the tool results
 
     def read(self, source: Source, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
@@ -93,7 +103,7 @@ class _Sessions:
         request, outcome = line.get("request"), line.get("outcome")
         messages = request.get("messages") if isinstance(request, dict) else None
         session = str(line.get("session_id") or line.get("conversation_id") or _conversation(line, messages))
-        if ".." in session.replace("\\", "/").split("/"):
+        if leaves_folder(session):
             yield Problem("path_traversal", offset, f"line {number}: the session id is a path that leaves its folder")
             return
         if isinstance(request, dict):
@@ -111,14 +121,18 @@ class _Sessions:
         request = line["request"]
         choice = _choice(line.get("response"))
         message = choice.get("message")
-        step = line.get("step")
-        step = step if isinstance(step, int) else number - 1
+        step = whole_number(line.get("step"))
+        step = number - 1 if step is None else step
         agent = str(line.get("agent") or line.get("workload_id") or "")
-        self._tell_apart(session, step)
+        self._tell_apart(session, agent, step)
         yield from self._release((session, agent), request["messages"])
         if not isinstance(message, dict) or not (message.get("content") or message.get("tool_calls")):
             yield Skipped("no_answer")
             return
+        if not _is_message({"role": "assistant", **message}):
+            yield Skipped("answer_not_in_schema")
+            return
+        tools = request.get("tools")
         turn = Turn(
             session_id=self._name(session),
             agent=agent or None,
@@ -129,23 +143,23 @@ class _Sessions:
             source_format=source.format,
             prompt=request["messages"],
             completion={key: message[key] for key in _KEPT if message.get(key) is not None},
-            tools=request.get("tools") or None,
+            tools=tools if tools and _are_objects(tools) else None,
             line=number,
             task=str(line.get("task") or ""),
-            step_failed=choice.get("finish_reason") in {"length", "content_filter"},
+            step_failed=choice.get("finish_reason") in ("length", "content_filter"),
         )
         turn.completion.setdefault("role", "assistant")
         self._waiting[session, agent] = turn
         if len(self._waiting) > MAX_WAITING:
             yield self._waiting.pop(next(iter(self._waiting)))
 
-    def _tell_apart(self, session: str, step: int) -> None:
-        """A step number that falls back to the first one means that a second session took the same id."""
-        first, last = self._steps.get(session, (step, step - 1))
-        if step <= first and last > first:
+    def _tell_apart(self, session: str, agent: str, step: int) -> None:
+        """An agent that takes the first step again means that a second session took the same id."""
+        first, last, agents = self._steps.get(session, (step, step - 1, set[str]()))
+        if step <= first and last > first and agent in agents:
             self._runs[session] = self._runs.get(session, 1) + 1
-            first = step
-        self._steps[session] = (first, step)
+            first, agents = step, set()
+        self._steps[session] = (first, step, agents | {agent} if step <= first else agents)
 
     def _name(self, session: str) -> str:
         run = self._runs.get(session, 1)
@@ -155,7 +169,7 @@ class _Sessions:
         waiting = self._waiting.pop(key, None)
         if waiting is None:
             return
-        calls = {call.get("id") for call in waiting.completion.get("tool_calls") or () if isinstance(call, dict)}
+        calls = [call.get("id") for call in waiting.completion.get("tool_calls") or ()]
         if calls:
             results = [m.get("content") for m in messages if m.get("role") == "tool" and m.get("tool_call_id") in calls]
             waiting.step_failed = waiting.step_failed or any(is_error(result) for result in results)
@@ -168,7 +182,19 @@ class _Sessions:
 
 
 def _is_chat(messages: object) -> bool:
-    return isinstance(messages, list) and bool(messages) and all(isinstance(m, dict) and "role" in m for m in messages)
+    return isinstance(messages, list) and bool(messages) and all(_is_message(message) for message in messages)
+
+
+def _is_message(message: object) -> bool:
+    """A role, a content that is text, parts or nothing, and tool calls that are objects."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        return False
+    calls = message.get("tool_calls")
+    return isinstance(message.get("content"), str | list | None) and (calls is None or _are_objects(calls))
+
+
+def _are_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(element, dict) for element in value)
 
 
 def _choice(response: object) -> dict[str, Any]:
@@ -188,14 +214,12 @@ def _conversation(line: dict[str, Any], messages: object) -> str:
 
 
 def _verdict(session: str, outcome: dict[str, Any]) -> Verdict:
-    rating, blame = outcome.get("rating"), outcome.get("blame")
+    blame = outcome.get("blame")
     blame = blame if isinstance(blame, dict) else {}
-    step = blame.get("step")
-    valid = isinstance(rating, int) and 1 <= rating <= 5
     return Verdict(
         session_id=session,
         status=_STATUS.get(str(outcome.get("status", "")).lower(), "unknown"),
-        rating=rating if valid else None,
+        rating=stars(outcome.get("rating")),
         blamed_agent=str(blame["agent"]) if blame.get("agent") else None,
-        blamed_step=step if isinstance(step, int) else None,
+        blamed_step=whole_number(blame.get("step")),
     )

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.sessions.readers import grokputer
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode, parse_object, to_utc
+from grokora_pipeline.sessions.readers.common import (
+    Source,
+    UnreadableError,
+    decode,
+    leaves_folder,
+    parse_object,
+    stars,
+    to_utc,
+    whole_number,
+)
 from grokora_pipeline.sessions.turns import Item, Status
 
 COMPANION = "session.log"
@@ -32,12 +41,14 @@ def read(source: Source) -> Iterator[Item]:
     iterations = document.get("iterations")
     if not isinstance(iterations, list):
         raise UnreadableError("wrong_schema", 0, "`iterations` is no list")
-    rating = metadata.get("user_rating")
+    session = str(document.get("session_id") or metadata.get("session_id") or source.name)
+    if leaves_folder(session):
+        raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
     run = grokputer.Run(
-        session_id=str(document.get("session_id") or metadata.get("session_id") or source.name),
+        session_id=session,
         task=str(metadata.get("task") or ""),
         status=end_status(source.path.with_name(COMPANION)),
-        rating=rating if isinstance(rating, int) and 1 <= rating <= 5 else None,
+        rating=stars(metadata.get("user_rating")),
         iterations=[_iteration(entry, place) for place, entry in enumerate(iterations, 1) if isinstance(entry, dict)],
     )
     if run.task:
@@ -64,10 +75,10 @@ def end_status(log: Path) -> Status:
 def _iteration(entry: dict[str, Any], place: int) -> grokputer.Iteration:
     results = entry.get("tool_results")
     calls = [_call(result) for result in results if isinstance(result, dict)] if isinstance(results, list) else []
-    number = entry.get("iteration_number")
+    number = whole_number(entry.get("iteration_number"))
     response = entry.get("grok_response")
     return grokputer.Iteration(
-        number=number if isinstance(number, int) else place,
+        number=place if number is None else number,
         started_at=to_utc(entry.get("start_time")),
         response=response if isinstance(response, str) else "",
         calls=calls,

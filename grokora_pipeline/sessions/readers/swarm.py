@@ -10,7 +10,9 @@ from typing import Any
 
 from grokora_pipeline.sessions.readers.common import (
     Source,
+    UnreadableError,
     assistant,
+    leaves_folder,
     parse_object,
     to_utc,
     tool_call,
@@ -45,6 +47,8 @@ def read(source: Source) -> Iterator[Item]:
     document, problems = parse_object(source.path.read_bytes())
     yield from problems
     session, task = str(document.get("session_id") or source.name), str(document.get("task") or "")
+    if leaves_folder(session):
+        raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
     executed = document.get("tool_executions")
     prompt = [user(task)]
     for place, entry in enumerate(executed if isinstance(executed, list) else (), 1):
