@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.registry import BASE, Registry
 from grokora_pipeline.serving.ask import Ask
+from grokora_pipeline.serving.canary import Rule
 from grokora_pipeline.serving.gateway import Limits
 from grokora_pipeline.serving.server import Options, api_key, serve, without_message
 from grokora_pipeline.settings import Settings
@@ -408,6 +410,33 @@ def test_promotion_and_rollback_under_load_fail_no_request(tmp_path: Path) -> No
     assert "actor@v2" in models
     assert models[0] == models[-1] == "actor@v1"
     assert recorded == len(seen)
+
+
+@pytest.mark.parametrize(("answer", "winner"), [('{"valid": true}', "v2"), ("no JSON", "v1")])
+def test_a_trial_ends_by_the_answers_that_callers_get(tmp_path: Path, answer: str, winner: str) -> None:
+    store = make_store(tmp_path / "store")
+    for version in ("v1", "v2"):
+        add_adapter(store, "judge", version)
+        Registry(store).promote("judge", version, "better", {})
+    fields = {"name": "judge", "description": "", "answer": "json", "canary": 0.5}
+    setup = Setup(tmp_path, [AgentSpec.model_validate(fields)], store=store, rule=Rule(window_seconds=2.0))
+    setup.script = lambda ask: answer if ask.adapter == "judge@v2" else '{"valid": false}'
+    with setup.running() as running:
+        served = Counter(
+            post(running, {"model": "judge", "messages": [TASK], "user": f"session-{number}"}).json()["model"]
+            for number in range(60)
+        )
+        until(lambda: running.gateway.champions.table["judge"].trial is None, "the trial ends")
+        after = {
+            post(running, {"model": "judge", "messages": [TASK], "user": f"session-{number}"}).json()["model"]
+            for number in range(10)
+        }
+    assert served["judge@v1"] > 5
+    assert served["judge@v2"] > 5
+    assert after == {f"judge@{winner}"}
+    champion = Registry(store).in_service("judge")
+    assert champion
+    assert champion.version == winner
 
 
 def test_an_adapter_that_does_not_fit_leaves_the_champion_before_in_service(
