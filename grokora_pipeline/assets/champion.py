@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import OWNERS, Made, code_version, get_store, key_of, plain_errors, read_json, table
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.gate import GateRule, decide
+from grokora_pipeline.evaluation.gate import Decision, GateRule, decide
 from grokora_pipeline.evaluation.registry import BASE, Registry
+from grokora_pipeline.store import Artifact
 
 BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into service
     ("session_logs", "no_secret_survives"),
@@ -39,34 +40,22 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec("has_champion", asset=key.split("/"))],
     )
     def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
-        store = get_store()
-        registry = Registry(store)
         with plain_errors():
-            report = store.require(key_of(agent, "eval_report"))
-            adapter = store.require(key_of(agent, "lora_adapter"))
-            split = store.require(key_of(agent, "tokenized_split"))
-            served = registry.in_service(agent.name)
-            decision = decide(
-                read_json(report.path / "report.json"),
-                _rule(config.rule),
-                adapter=adapter.version,
-                champion=served.version if served and served.version != adapter.version else None,
-                checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
-                | blocking_checks(context.instance, agent.name),
-            )
+            decision, report = _judge(agent.name, _rule(config.rule), context.instance)
+            registry, challenger = Registry(get_store()), str(decision.versions["adapter"])
             reason = decision.reason
-            if refusal := registry.refusal(agent.name, adapter.version):
+            if refusal := registry.refusal(agent.name, challenger):
                 reason = f"Not promoted: {refusal}."
             elif decision.promote:
-                registry.promote(agent.name, adapter.version, reason, decision.model_dump())
+                registry.promote(agent.name, challenger, reason, decision.model_dump())
         now = registry.in_service(agent.name)
         version = now.version if now else BASE
         context.log.info(reason)
         return dg.MaterializeResult(
             metadata={
                 "champion": version,
-                "challenger": adapter.version,
-                "promoted": version == adapter.version,
+                "challenger": challenger,
+                "promoted": version == challenger,
                 "decision": reason,
                 "evidence": table([item.model_dump() for item in decision.evidence]),
                 "report": dg.MetadataValue.path(report.link("report.html")),
@@ -83,6 +72,24 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         )
 
     return champion
+
+
+def _judge(agent: str, rule: GateRule, instance: dg.DagsterInstance) -> tuple[Decision, Artifact]:
+    """The decision about the current adapter of an agent, and the report that it rests on."""
+    store = get_store()
+    report, adapter, split = (
+        store.require(key_of(agent, name)) for name in ("eval_report", "lora_adapter", "tokenized_split")
+    )
+    served = Registry(store).in_service(agent)
+    decision = decide(
+        read_json(report.path / "report.json"),
+        rule,
+        adapter=adapter.version,
+        champion=served.version if served and served.version != adapter.version else None,
+        checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
+        | blocking_checks(instance, agent),
+    )
+    return decision.model_copy(update={"versions": {**decision.versions, "adapter": adapter.version}}), report
 
 
 def blocking_checks(instance: dg.DagsterInstance, agent: str) -> dict[str, bool]:
