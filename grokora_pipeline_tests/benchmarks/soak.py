@@ -45,6 +45,7 @@ class Seen:
     failures: Counter[str] = field(default_factory=Counter)
     served_by: Counter[str] = field(default_factory=Counter)
     memory: list[int] = field(default_factory=list)  # bytes, once a second
+    over: bool = False
 
 
 def make_store(folder: Path, source: Path | None) -> Store:
@@ -112,11 +113,11 @@ def server(home: Path, store: Store) -> Iterator[tuple[str, psutil.Process]]:
         process.wait(60)
 
 
-async def client(number: int, url: str, calls: list[Call], end: float, seen: Seen) -> None:
+async def client(number: int, url: str, calls: list[Call], seen: Seen) -> None:
     """One caller: a call after the other until the time is over."""
     chosen = random.Random(number)
-    async with httpx.AsyncClient(timeout=300) as http:
-        while time.monotonic() < end:
+    async with httpx.AsyncClient(timeout=None) as http:
+        while not seen.over:
             call = chosen.choice(calls)
             stream = chosen.random() < 0.5
             body = {"model": "auto", "messages": call.messages, "max_tokens": LONGEST.get(call.agent, 80)}
@@ -141,17 +142,18 @@ async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, Any], session:
 
 
 async def soak(url: str, process: psutil.Process, store: Store, seconds: float, clients: int) -> Seen:
-    """Load for so long, with a promotion and a rollback in it."""
-    seen, calls, begin = Seen(), swarm_calls(40), time.monotonic()
-    tasks = [asyncio.create_task(client(number, url, calls, begin + seconds, seen)) for number in range(clients)]
-    changes: list[tuple[float, Callable[[], object]]]
-    changes = [(2 / 3, lambda: Registry(store).rollback("actor")),
-               (1 / 3, lambda: Registry(store).promote("actor", "challenger", "for the soak", {}))]  # fmt: skip
-    while not all(task.done() for task in tasks):
-        if changes and time.monotonic() > begin + changes[-1][0] * seconds:
-            changes.pop()[1]()
+    """Load for so long, with a promotion and a rollback in it. Seconds are ticks: a machine that sleeps adds none."""
+    seen, calls, registry = Seen(), swarm_calls(40), Registry(store)
+    changes: dict[int, Callable[[], object]] = {
+        round(seconds / 3): lambda: registry.promote("actor", "challenger", "for the soak", {}),
+        round(seconds / 3 * 2): lambda: registry.rollback("actor"),
+    }
+    tasks = [asyncio.create_task(client(number, url, calls, seen)) for number in range(clients)]
+    for tick in range(round(seconds)):
+        changes.get(tick, lambda: None)()
         seen.memory.append(process.memory_info().rss)
         await asyncio.sleep(1)
+    seen.over = True
     await asyncio.gather(*tasks)
     return seen
 
