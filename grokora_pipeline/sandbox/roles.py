@@ -13,8 +13,7 @@ Tool = dict[str, Any]
 
 @dataclass(slots=True)
 class Call:
-    """One question to one agent: OpenAI-shaped messages, the tools where the agent has some, and which of the tasks that
-    run side by side asks."""
+    """One question to one agent: OpenAI-shaped messages, its tools if any, and which of the tasks side by side asks."""
 
     agent: str
     messages: list[Message]
