@@ -45,9 +45,8 @@ def tried(instance: dg.DagsterInstance, level: str, attempts: int, backoff: time
     if not 0 <= waited < wait.total_seconds():
         return ""
     minutes = (wait.total_seconds() - waited) / 60
-    return (
-        f"run {last.dagster_run.run_id[:8]} was attempt {len(failed)} of {attempts}; the next is in {minutes:.0f} min"
-    )
+    what = f"was attempt {len(failed)} of {attempts}" if failed else "changed nothing"
+    return f"run {last.dagster_run.run_id[:8]} {what}; the next is in {minutes:.0f} min"
 
 
 def gpu_hours(instance: dg.DagsterInstance, agent: str, keys: Iterable[dg.AssetKey], now: datetime) -> float:

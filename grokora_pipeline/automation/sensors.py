@@ -11,7 +11,11 @@ from typing import Any
 
 import dagster as dg
 import orjson
-from dagster._utils.schedules import cron_string_iterator, reverse_cron_string_iterator  # no public equivalent
+from dagster._utils.schedules import (  # no public equivalent
+    cron_string_iterator,
+    is_valid_cron_string,
+    reverse_cron_string_iterator,
+)
 
 from grokora_pipeline.agents import AgentSpec, RetrainPolicy
 from grokora_pipeline.assets.common import get_store
@@ -37,7 +41,13 @@ def sensors(
     """`new_logs` and `retrain`; running from the start only where GROKORA_AUTOMATION is `on`."""
     on = get_settings().automation == "on"
     status = dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED
+    for agent in agents:
+        if not is_valid_cron_string(agent.retrain.window):
+            raise GrokoraError(
+                f"agent {agent.name!r}, retrain.window: {agent.retrain.window!r} never comes; correct it."
+            )
     known = [spec for spec in specs if spec.key != _LOG_FILES]
+    ingested = [spec for spec in known if spec.key in ingest_keys(agents)]
 
     @dg.sensor(
         job_name=INGEST_JOB,
@@ -46,7 +56,7 @@ def sensors(
         description="Logs that changed become turns, datasets and splits.",
     )
     def new_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return follow_logs(context, agents, known)
+        return follow_logs(context, agents, ingested)
 
     @dg.sensor(
         jobs=[job for job in jobs if job.name in {ALL_JOB, *(retrain_job(agent.name) for agent in agents)}],
@@ -81,7 +91,7 @@ def follow_logs(
     restless = 0 if files == before.get("files") else before.get("restless", 0) + 1
     cursor = orjson.dumps({"files": files, "restless": restless}).decode()
     levels = Levels(context.instance, specs, {_LOG_FILES: files})
-    keys = levels.ready(ingest_keys(agents))
+    keys = levels.ready(levels.specs)
     for key in impossible(levels.stale, agents):
         keys.pop(key, None)
     if _LOGS in keys and 0 < restless < PATIENCE:
@@ -93,7 +103,7 @@ def follow_logs(
     if not keys:
         return dg.SensorResult(skip_reason=f"Nothing new: everything is made from the logs {files}.", cursor=cursor)
     level = content_version(levels.inputs(keys))
-    waiting = under_way(context.instance, ingest_keys(agents)) or tried(
+    waiting = under_way(context.instance, levels.specs) or tried(
         context.instance, level, INGEST_ATTEMPTS, INGEST_BACKOFF, clock()
     )
     if waiting:
@@ -157,18 +167,15 @@ def _agent_candidate(agent: AgentSpec, levels: Levels) -> Candidate:
         return made("too few examples for a split")
     if why := reason_to_train(evidence, agent.retrain):
         return made(why, train, *tail, training=True)
-    unfinished = [key for key in tail if key in levels.stale and key not in impossible(levels.stale, [agent])]
+    left_out = impossible(levels.stale, [agent])
+    unfinished = [key for key in tail if key in levels.stale and key not in left_out]
     if evidence.adapter and not evidence.evaluated:
         return made("its new adapter is not judged yet", *unfinished)
     if _drift_due(evidence, agent.retrain):
         return made(f"perplexity of its champion on {evidence.new_held_out} new held-out rows", *unfinished)
     if not evidence.up_to_date:
         return made(lacking(evidence, agent.retrain))
-    if (
-        evidence.report_current
-        and train not in levels.changed
-        and (late := [key for key in unfinished if key != tail[0]])
-    ):
+    if late := [key for key in levels.ready(tail) if key not in left_out]:
         return made("its chain was not finished", *late)
     return made("up to date")
 

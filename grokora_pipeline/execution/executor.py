@@ -1,6 +1,7 @@
 """The CUDA-tagged executor: a process a step; steps tagged for CUDA wait for a device, the others run beside them."""
 
 import os
+from typing import Any
 
 import dagster as dg
 
@@ -27,7 +28,7 @@ def cuda_executor() -> dg.ExecutorDefinition:
     from a server that has loaded the definitions already, which is what makes a small step cheap.
     """
     devices = max(1, len(discover_devices()))
-    return dg.multiprocess_executor.configured(
+    return _cuda_tagged.configured(
         {
             "max_concurrent": devices + max(2, os.cpu_count() or 1),
             "start_method": {"forkserver": {"preload_modules": ["grokora_pipeline.definitions"]}},
@@ -35,6 +36,24 @@ def cuda_executor() -> dg.ExecutorDefinition:
         },
         name="cuda_tagged",
     )
+
+
+def _without_devices(context: dg.InitExecutorContext) -> dg.Executor:
+    """The steps' processes see no GPU; the leases of their children know which there are."""
+    os.environ["GROKORA_DEVICES"] = ",".join(discover_devices()) or "cpu"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    create = dg.multiprocess_executor.executor_creation_fn
+    assert create is not None
+    return create(context)
+
+
+_MULTIPROCESS_SCHEMA: Any = dg.multiprocess_executor.config_schema
+_cuda_tagged = dg.ExecutorDefinition(
+    name="cuda_tagged",
+    config_schema=_MULTIPROCESS_SCHEMA,
+    requirements=dg.multiple_process_executor_requirements(),
+    executor_creation_fn=_without_devices,
+)
 
 
 def fit_pool(instance: dg.DagsterInstance) -> None:

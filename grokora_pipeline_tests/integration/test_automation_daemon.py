@@ -1,0 +1,114 @@
+"""New logs in front of Dagster's real daemon: what should run runs, and nothing else does."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from grokora_pipeline.sandbox.record import record
+from grokora_pipeline.settings import PROJECT_ROOT
+from grokora_pipeline_tests.chain import AGENTS, environment, script
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
+
+EXPECTED = {
+    "session_logs",
+    *(f"{agent}/task_dataset" for agent in ("actor", "coordinator", "grokputer")),
+    *(f"{agent}/tokenized_split" for agent in ("actor", "coordinator")),
+    *(f"actor/{link}" for link in ("lora_adapter", "eval_report", "champion", "merged_model")),
+}
+
+
+@pytest.fixture
+def place(home: Path, run: subprocess.CompletedProcess[str], tmp_path: Path) -> Path:
+    """A copy of the materialized chain, with the checkout's own dagster.yaml, where the actor may train at any time."""
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    place = tmp_path / "place"
+    for part in ("logs", "store", "dagster"):
+        shutil.copytree(home / part, place / part)
+    agents = yaml.safe_load(AGENTS)
+    for name, needed in (("actor", 1), ("coordinator", 10_000), ("grokputer", 10_000)):
+        retrain = {"window": "* * * * *", "gap_hours": 0, "new_examples": needed, "new_share": 100}
+        agents["agents"][name]["retrain"] = {**retrain, "min_ratings": 10_000, "drift_rows": 10_000}
+    (place / "agents.yaml").write_text(yaml.safe_dump(agents, sort_keys=False))
+    instance = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
+    for storage in ("storage", "local_artifact_storage", "compute_logs"):
+        del instance[storage]
+    (place / "dagster" / "dagster.yaml").write_text(yaml.safe_dump(instance))
+    return place
+
+
+@contextmanager
+def daemon(place: Path, base_model: Path) -> Iterator[None]:
+    variables = {**environment(place), "GROKORA_BASE_MODEL": str(base_model), "GROKORA_AUTOMATION": "on"}
+    workspace = str(PROJECT_ROOT / "workspace.yaml")
+    command = [script("dagster-daemon"), "run", "-w", workspace]  # `dagster dev` without the web server
+    with (place / "daemon.log").open("wb") as log:
+        server = subprocess.Popen(command, env=variables, cwd=place, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield
+        finally:
+            server.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=15)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, f"{what} took more than {seconds} s"
+        time.sleep(0.5)
+
+
+class Watch:
+    """What the daemon did, as its instance tells."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._known = {run.run_id for run in instance.get_runs()}
+
+    def requested(self) -> set[str]:
+        """The assets of all runs since the start."""
+        new = [run for run in self._instance.get_runs() if run.run_id not in self._known]
+        return {key.to_user_string() for run in new for key in run.asset_selection or ()}
+
+    def idle_ticks(self) -> int:
+        """How often `new_logs` looked and found nothing new, up to now."""
+        found = 0
+        for state in self._instance.all_instigator_state():
+            ticks = self._instance.get_ticks(state.instigator_origin_id, state.selector_id)
+            found += sum("Nothing new" in (tick.skip_reason or "") for tick in ticks)
+        return found
+
+    def adapters(self) -> int:
+        """How many adapters of the actor were made, ever."""
+        return len(self._instance.fetch_materializations(dg.AssetKey(["actor", "lora_adapter"]), limit=10).records)
+
+
+def test_new_logs_are_learnt_and_the_same_again_are_not(
+    place: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(place / "dagster"))
+    record(tmp_path / "new", seed=12, sessions=12)
+    with dg.DagsterInstance.get() as instance, daemon(place, home / "base"):
+        watch, before = Watch(instance), Watch(instance).adapters()
+        wait(lambda: watch.idle_ticks() > 0, 60, "the first look at logs that are learnt already")
+        assert watch.requested() == set()
+        shutil.copytree(tmp_path / "new", place / "logs", dirs_exist_ok=True)
+        wait(lambda: watch.requested() == EXPECTED, 90, "what should run on new logs")
+        wait(lambda: watch.adapters() > before, 60, "the training")
+        shutil.copytree(tmp_path / "new", place / "logs", dirs_exist_ok=True)
+        idle = watch.idle_ticks()
+        wait(lambda: watch.idle_ticks() > idle + 1, 30, "the second look")
+        assert watch.requested() == EXPECTED

@@ -1,0 +1,103 @@
+"""The instance that dagster.yaml describes: dead runs are told from live ones, and the pool fits the devices."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+import yaml
+
+from grokora_pipeline.execution.executor import fit_pool
+from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, this_process
+from grokora_pipeline.execution.process import CUDA_POOL, may_pass
+from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    settings = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
+    for storage in ("storage", "local_artifact_storage", "compute_logs"):
+        del settings[storage]  # they would write into the checkout
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+        yield made
+    get_settings.cache_clear()
+
+
+def health(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
+    run = instance.add_run(dg.DagsterRun("retrain_all", status=dg.DagsterRunStatus.STARTED, tags=tags))
+    assert isinstance(instance.run_launcher, WatchedRunLauncher)
+    return instance.run_launcher.check_run_worker_health(run).status.value
+
+
+def test_a_run_whose_code_server_is_gone_is_dead(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    assert (
+        health(instance, {".dagster/grpc_info": json.dumps({"socket": str(tmp_path / "gone"), "host": "localhost"})})
+        == "FAILED"
+    )
+
+
+def test_a_run_of_a_living_process_lives_and_of_a_dead_one_is_dead(instance: dg.DagsterInstance) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    host, _, _ = this_process().split()
+    process = f"{host} {other.pid} {psutil.Process(other.pid).create_time()}"
+    assert health(instance, {PROCESS_TAG: process}) == "RUNNING"
+    other.communicate()
+    assert health(instance, {PROCESS_TAG: process}) == "FAILED"
+
+
+def test_a_number_that_another_process_has_now_is_not_the_one_that_ran(instance: dg.DagsterInstance) -> None:
+    host, pid, created = this_process().split()
+    assert health(instance, {PROCESS_TAG: f"{host} {pid} {float(created) - 60}"}) == "FAILED"
+
+
+@pytest.mark.parametrize("tags", [{}, {PROCESS_TAG: "another-machine 1 0.0"}])
+def test_of_a_run_that_was_started_elsewhere_nothing_is_claimed(
+    instance: dg.DagsterInstance, tags: dict[str, str]
+) -> None:
+    assert health(instance, tags) == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("devices", "executor", "limit"), [("0,1,2", "local", 3), ("cpu", "local", 1), ("0", "ray", 1000)]
+)
+def test_the_pool_fits_the_devices(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, devices: str, executor: str, limit: int
+) -> None:
+    monkeypatch.setenv("GROKORA_DEVICES", devices)
+    monkeypatch.setenv("GROKORA_EXECUTOR", executor)
+    get_settings.cache_clear()
+    fit_pool(instance)
+    assert {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}[CUDA_POOL] == limit
+
+
+@pytest.mark.parametrize(
+    ("crash", "again"),
+    [
+        ("", True),  # killed before it could say why
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("AcceleratorError: CUDA error: an illegal memory access was encountered", True),
+        ("KeyError: 'prompt'", False),
+        ("TypeError: got an unexpected keyword argument", False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(crash: str, again: bool) -> None:
+    assert may_pass(crash) is again
+
+
+def test_settings_mean_the_same_from_another_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / ".env").write_text("GROKORA_LOGS=logs\nGROKORA_BASE_MODEL=model\nGROKORA_API_KEY=not-shown\n")
+    for name in ("LOGS", "BASE_MODEL", "API_KEY"):
+        monkeypatch.delenv(f"GROKORA_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    get_settings.cache_clear()
+    found = get_settings().environment()
+    assert found["GROKORA_LOGS"] == str(tmp_path / "logs")
+    assert found["GROKORA_BASE_MODEL"] == str(tmp_path / "model")
+    assert found["GROKORA_API_KEY"] == "not-shown"
+    get_settings.cache_clear()
