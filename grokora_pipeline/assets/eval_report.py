@@ -32,22 +32,22 @@ _SHOWN_HISTORY = 20
 class EvaluationConfig(dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
-    max_rows: int = 0  # 0: 32 with the preset `sample`, else 200
+    max_rows: int = 0  # 0: 24 with the preset `sample`, else 200
     few_shot: int = (
         -1
     )  # examples before each question of the system `few_shot`; -1: 2 with `sample`, else 8; 0: without
     max_new_tokens: int = 0  # of an answer; 0: a little more than the longest expected one
     trials: int = 0  # sampled answers a row, for pass^k; 0: greedy answers alone
     temperature: float = 0.7  # of those
-    redacted_canaries: int = -1  # redacted secrets to look for in the adapter; -1: 2 with `sample`, else 8
+    redacted_canaries: int = -1  # redacted secrets to look for in the adapter; -1: 1 with `sample`, else 8
     seed: int = 7
 
     def resolved(self, sample: bool) -> dict[str, Any]:
         """The values, with the preset's where none is given."""
         chosen = self.model_dump()
-        chosen["max_rows"] = self.max_rows or (32 if sample else 200)
-        for name in ("few_shot", "redacted_canaries"):
-            chosen[name] = chosen[name] if chosen[name] >= 0 else (2 if sample else 8)
+        chosen["max_rows"] = self.max_rows or (24 if sample else 200)
+        for name, few in (("few_shot", 2), ("redacted_canaries", 1)):
+            chosen[name] = chosen[name] if chosen[name] >= 0 else (few if sample else 8)
         return chosen
 
 

@@ -18,7 +18,7 @@ from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 
-PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 4, 12, 2
+PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 2, 8, 2
 STAGES = (64, 256, 1024)  # candidates; a later stage is for what leads the one before; the last gives at most 10 bits
 RANKED_CHARS = 24  # of a secret's end: the beginning of many keys is no secret, and so many random ones tell enough
 LEARNT_BITS = 2.0  # a canary counts where the adapter exposes it by so much more than the base does
