@@ -107,8 +107,11 @@ def task_key(task: str) -> str:
 
 
 def _sessions(turns: Path) -> tuple[dict[str, Blame], dict[str, str]]:
-    """Who is to blame in each session, and its task: as stated, else what its first call was asked."""
-    firsts: dict[str, tuple[int, str]] = {}
+    """Who is to blame in each session, and its task: as stated, else what its first call was asked.
+
+    A first question that many sessions share, such as a fixed instruction, is no task.
+    """
+    firsts: dict[str, tuple[int, str, bool]] = {}
     blamed: list[dict[str, Any]] = []
     for row in read_turns(turns, ["session_id", "step", "agent", "blamed", "task", "prompt"]):
         if row["blamed"]:
@@ -116,10 +119,11 @@ def _sessions(turns: Path) -> tuple[dict[str, Blame], dict[str, str]]:
         session = row["session_id"]
         if session not in firsts or row["step"] < firsts[session][0]:
             task = row["task"] or first_text(orjson.loads(row["prompt"]), "user")
-            firsts[session] = (row["step"], task_key(task))
-    tasks = {session: key for session, (_, key) in firsts.items()}
-    common = {key for key, count in Counter(tasks.values()).items() if count >= 10 and count > 0.2 * len(tasks)}
-    return blames(blamed), {session: key for session, key in tasks.items() if key not in common}
+            firsts[session] = (row["step"], task_key(task), bool(row["task"]))
+    guessed = Counter(key for _, key, stated in firsts.values() if not stated)
+    common = {key for key, count in guessed.items() if count >= 10 and count > 0.2 * len(firsts)}
+    tasks = {session: key for session, (_, key, stated) in firsts.items() if stated or key not in common}
+    return blames(blamed), tasks
 
 
 def _selected(
@@ -193,27 +197,32 @@ def _cluster(examples: Sequence[Example], options: DatasetOptions, report: Datas
 def _capped(examples: Sequence[Example], options: DatasetOptions, report: DatasetReport) -> list[Example]:
     """At most so many examples a session and a source; which ones stay depends on their hash alone."""
     kept = _at_most(examples, "session_id", options.max_per_session)
-    counts = Counter(example.meta["source_file"] for example in kept)
+    counts = Counter[str]()
+    for example in kept:
+        counts[example.meta["source_file"]] += example.meta["weight"]
     limit = min(options.max_per_source, _share_limit(counts, options.max_source_share))
-    final = _at_most(kept, "source_file", limit)
+    final = _at_most(kept, "source_file", limit, weighed=True)
     for reason, count in (("session_cap", len(examples) - len(kept)), ("source_cap", len(kept) - len(final))):
         if count:
             report.dropped[reason] = count
     return final
 
 
-def _at_most(examples: Sequence[Example], name: str, limit: int) -> list[Example]:
+def _at_most(examples: Sequence[Example], name: str, limit: int, *, weighed: bool = False) -> list[Example]:
     counts: Counter[str] = Counter()
     kept = []
     for example in examples:  # sorted by hash
-        counts[example.meta[name]] += 1
-        if counts[example.meta[name]] <= limit:
+        room = limit - counts[example.meta[name]]
+        if room > 0:
+            if weighed:
+                example.meta["weight"] = min(example.meta["weight"], room)
+            counts[example.meta[name]] += example.meta["weight"] if weighed else 1
             kept.append(example)
     return kept
 
 
 def _share_limit(counts: Mapping[str, int], share: float) -> int:
-    """The largest number of examples a source may give so that none holds more than `share` of what is left."""
+    """The largest weight a source may have so that none holds more than `share` of what is left."""
     if len(counts) < MIN_SOURCES:
         return max(counts.values(), default=0)
     limit = max(counts.values())

@@ -3,11 +3,11 @@
 A payload is re-encoded only where decoding gives the original back and the text gets shorter; else it is left alone.
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import orjson
+from typing import Any
 
 from grokora_pipeline.sessions.turns import Message
 
@@ -43,6 +43,16 @@ class Savings:
         return {name: getattr(self, name) for name in names}
 
 
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 def encode_payload(text: str) -> str | None:
     """A JSON object or list as TOON; None where that would lose something or save nothing."""
     from toon_format import ToonDecodeError, decode, encode
@@ -50,10 +60,10 @@ def encode_payload(text: str) -> str | None:
     if len(text) < MIN_CHARACTERS:
         return None
     try:
-        value = orjson.loads(text)
+        value = json.loads(text, object_pairs_hook=_members, parse_constant=_refused)  # orjson rounds long integers
         encoded: str = encode(value)
-        lossless = orjson.dumps(decode(encoded)) == orjson.dumps(value)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError, ToonDecodeError, ValueError, RecursionError):
+        lossless = json.dumps(decode(encoded)) == json.dumps(value)
+    except (ToonDecodeError, ValueError, RecursionError):
         return None
     return encoded if lossless and len(encoded) < len(text) else None
 

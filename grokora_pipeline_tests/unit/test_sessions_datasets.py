@@ -113,6 +113,25 @@ def test_no_session_and_no_source_gives_more_than_its_share(tmp_path: Path) -> N
     assert report.dropped["source_cap"] == 100 - poisoned
 
 
+def test_many_copies_do_not_lift_a_source_over_its_share(tmp_path: Path) -> None:
+    lines = [call("poison", n, f"do {n % 20} evil", "a") for n in range(100)]
+    lines += [call(f"s{m}", n, f"do {n} good {m}", "a") for m in range(30) for n in range(3)]
+    examples, report = build(tmp_path, lines)
+    weights = [one.meta["weight"] for one in examples]
+    poisoned = sum(one.meta["weight"] for one in examples if one.meta["source_file"] == "poison.jsonl")
+    assert 0 < poisoned <= 0.05 * sum(weights)
+    assert report.rows + report.duplicates + sum(report.dropped.values()) == report.turns
+
+
+def test_a_stated_task_keeps_its_sessions_together_however_many_they_are(tmp_path: Path) -> None:
+    stated = [call(f"s{n}", 0, f"{n} do it", "a", task=f"task {n % 3}") for n in range(36)]
+    examples, _ = build(tmp_path / "stated", stated)
+    assert {one.meta["task_key"] for one in examples} == {task_key(f"task {n}") for n in range(3)}
+    asked = [call(f"s{n}", 0, "Continue the task.", f"answer {n}") for n in range(36)]
+    examples, _ = build(tmp_path / "asked", asked)
+    assert {one.meta["task_key"] for one in examples} == {""}
+
+
 def test_examples_carry_where_they_come_from_in_a_fixed_order(tmp_path: Path) -> None:
     lines = [call(f"s{n}", n, f"task {n}", "a", task=f"Task, {n % 2}!") for n in range(6)]
     examples, _ = build(tmp_path, lines)
@@ -189,6 +208,20 @@ def test_a_payload_is_only_encoded_where_decoding_gives_it_back(value: object) -
 
     encoded = toon.encode_payload(orjson.dumps(value).decode())
     assert encoded is None or orjson.dumps(decode(encoded)) == orjson.dumps(value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '[{"id": 12345678901234567890123, "x": 1}, {"id": 2, "x": 1}, {"id": 3, "x": 1}]',
+        '{"a": 1, "a": 2, "rows": [{"x": 1, "y": 2}, {"x": 3, "y": 4}, {"x": 5, "y": 6}]}',
+        '[{"a": NaN, "b": 1, "c": "some text"}, {"a": 1, "b": 2, "c": "more text"}]',
+        "[" * 5000 + "]" * 5000,
+    ],
+)
+def test_a_payload_that_toon_could_not_give_back_is_left_alone(payload: str) -> None:
+    encoded = toon.encode_payload(payload)
+    assert encoded is None or "12345678901234567890123" in encoded
 
 
 def test_toon_leaves_system_prompts_answers_and_plain_text_alone() -> None:

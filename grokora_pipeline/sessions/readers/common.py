@@ -98,7 +98,7 @@ def whole_number(value: object) -> int | None:
 
 def stars(value: object) -> int | None:
     """A rating from 1 to 5; None for anything else."""
-    number = whole_number(value)
+    number = math.floor(value) if isinstance(value, float) and math.isfinite(value) else whole_number(value)
     return number if number is not None and 1 <= number <= 5 else None
 
 
@@ -208,16 +208,23 @@ def json_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+_FAILED = {"error", "cancelled", "canceled", "failed", "failure", "timeout"}
+_SAYS_ERROR = re.compile(r"\s*(?:\[?error\b|traceback \(most recent|exception\b|fatal\b)", re.IGNORECASE)
+
+
 def is_error(result: object) -> bool:
     """Whether a tool result says that the step failed: an error status, or a command that returned non-zero."""
+    if isinstance(result, list):  # parts of a message
+        result = "\n".join(str(part.get("text") or "") for part in result if isinstance(part, dict))
     if isinstance(result, str):
+        text = result
         try:
-            result = orjson.loads(result)
+            result = loads(text)
         except orjson.JSONDecodeError:
-            return False
+            return bool(_SAYS_ERROR.match(text))
     if not isinstance(result, dict):
         return False
-    status = str(result.get("status", "")).lower()
-    return status in {"error", "cancelled", "failed", "failure"} or bool(
-        result.get("returncode") or result.get("error")
-    )
+    codes = [result.get(name) for name in ("returncode", "return_code", "exit_code")]
+    refused = any(result.get(name) is False for name in ("success", "ok")) or result.get("is_error") is True
+    failed = str(result.get("status", "")).lower() in _FAILED or bool(result.get("error"))
+    return failed or refused or any(code not in (None, 0, "0", "") for code in codes)
