@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,48 +27,19 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import Quantisation, load_base
 from grokora_pipeline.serving.adapters import Adapter, AdapterStack, read_adapter
 from grokora_pipeline.serving.ask import Ask, EngineStats, Piece
-from grokora_pipeline.serving.choose import choose, matcher_error
 from grokora_pipeline.serving.constrain import build_tokenizer
 from grokora_pipeline.serving.kv import PrefixCache, Slots, fill
+from grokora_pipeline.serving.rows import Row, choose
 
 PREFILL_TOKENS = 256  # of waiting prompts between two tokens of the running rows
 _STEP_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, AssertionError)
-
-
-@dataclass(eq=False, slots=True)
-class _Row:
-    """One answer on its way. `tokens` begins with the prompt; `cancelled` is set by its asker."""
-
-    ask: Ask
-    adapter: Adapter | None
-    limit: int  # tokens, prompt and answer together
-    matcher: LLMatcher | None
-    loop: asyncio.AbstractEventLoop
-    tokens: list[int] = field(init=False)
-    noise: torch.Generator | None = None
-    pieces: asyncio.Queue[Piece | BaseException] = field(default_factory=asyncio.Queue)
-    cached: int = 0
-    cancelled: bool = False
-
-    def __post_init__(self) -> None:
-        self.tokens = list(self.ask.prompt)
-        if self.ask.temperature > 0:
-            self.noise = torch.Generator()
-            self.noise.seed() if self.ask.seed is None else self.noise.manual_seed(self.ask.seed & (2**63 - 1))
-
-    def send(self, piece: Piece | BaseException) -> None:
-        """Hand a piece over to the asker's event loop; an asker whose loop has ended has left."""
-        try:
-            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
-        except RuntimeError:
-            self.cancelled = True
 
 
 @dataclass(slots=True)
 class _Joining:
     """A row whose prompt is being run, in a cache of its own."""
 
-    row: _Row
+    row: Row
     cache: Cache
 
 
@@ -99,9 +70,9 @@ class TorchEngine:
         self._wake = threading.Condition()  # guards what follows
         self._closed = False
         self._adapters: dict[str, Adapter] = {}
-        self._waiting: deque[_Row] = deque()
+        self._waiting: deque[Row] = deque()
         self._commands: deque[Callable[[], None]] = deque()
-        self._running: list[_Row] = []  # from here on the thread's own; place for place the rows of the slots
+        self._running: list[Row] = []  # from here on the thread's own; place for place the rows of the slots
         self._joining: _Joining | None = None
         self._active: list[Adapter | None] = []
         self._retired: list[Adapter] = []
@@ -144,7 +115,7 @@ class TorchEngine:
                 if piece.finish:
                     return
         finally:
-            row.cancelled = True
+            row.over = True
 
     def stats(self) -> EngineStats:
         """The counters now."""
@@ -161,7 +132,7 @@ class TorchEngine:
         self._thread.join()
         self.model = None
 
-    async def _enter(self, ask: Ask) -> _Row:
+    async def _enter(self, ask: Ask) -> Row:
         """A row in the queue; the grammar is compiled outside of the event loop."""
         limit = min(len(ask.prompt) + ask.max_new_tokens, self.context_length)
         if not 0 < len(ask.prompt) < limit:
@@ -178,7 +149,7 @@ class TorchEngine:
             if ask.adapter is not None and ask.adapter not in self._adapters:
                 raise GrokoraError(f"There is no adapter {ask.adapter!r} on this engine.")
             adapter = self._adapters[ask.adapter] if ask.adapter else None
-            row = _Row(ask, adapter, limit, matcher, asyncio.get_running_loop())
+            row = Row(ask, adapter, limit, matcher, asyncio.get_running_loop())
             self._waiting.append(row)
             self._wake.notify()
         return row
@@ -189,7 +160,8 @@ class TorchEngine:
 
         def do() -> None:
             try:
-                done.set_result(command())
+                command()
+                done.set_result(None)
             except _STEP_ERRORS as error:
                 done.set_exception(error)
 
@@ -254,22 +226,22 @@ class TorchEngine:
 
     def _drop_those_who_left(self) -> None:
         for place in reversed(range(len(self._running))):
-            if self._running[place].cancelled:
+            if self._running[place].over:
                 self._leave(place)
-        if self._joining and self._joining.row.cancelled:
+        if self._joining and self._joining.row.over:
             self._joining = None
 
     @contextmanager
-    def _failing(self, rows: Sequence[_Row]) -> Iterator[None]:
+    def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
         """What goes wrong inside is these rows' failure, and nobody else's."""
         try:
             yield
         except _STEP_ERRORS as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            for row in rows:
+            for row in [row for row in rows if not row.over]:
                 row.send(GrokoraError(f"The model failed on this answer ({reason})."))
-                row.cancelled = True
-            self._counts["failed"] += len(rows)
+                row.over = True
+                self._counts["failed"] += 1
             self._active = []
 
     def _prefill(self) -> None:
@@ -278,13 +250,13 @@ class TorchEngine:
         while budget > 0 and (joining := self._joining or self._next()):
             with self._failing([joining.row]):
                 budget -= self._run_prompt(joining, budget)
-            if joining.row.cancelled:
+            if joining.row.over:
                 self._joining = None
 
     def _next(self) -> _Joining | None:
         """The eldest waiting row, if there is a place for it, with what is known of its prompt in its cache."""
         with self._wake:
-            while self._waiting and self._waiting[0].cancelled:
+            while self._waiting and self._waiting[0].over:
                 self._waiting.popleft()
             if not self._waiting or not self._has_room(self._waiting[0]):
                 return None
@@ -300,7 +272,7 @@ class TorchEngine:
         self._counts["cached_tokens"] += row.cached
         return self._joining
 
-    def _has_room(self, row: _Row) -> bool:
+    def _has_room(self, row: Row) -> bool:
         if not self._running:
             return True
         longest = max(one.limit for one in [row, *self._running])
@@ -336,7 +308,7 @@ class TorchEngine:
             logits = self._slots.step([row.tokens[-1] for row in rows])
             self._counts["steps"] += 1
             self._take(rows, logits)
-        if self._running and all(row.cancelled for row in self._running):
+        if self._running and all(row.over for row in self._running):
             self._running.clear()
             self._slots.clear()
 
@@ -345,26 +317,33 @@ class TorchEngine:
             self._stack.activate(adapters)
             self._active = adapters
 
-    def _take(self, rows: Sequence[_Row], logits: Tensor) -> None:
+    def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Choose each row's next token from its logits [rows, vocabulary] and send it; who is done leaves."""
         for row, token in zip(rows, choose(logits, rows, self.chat.stop_ids), strict=True):
-            stopped = token in self.chat.stop_ids
-            if not stopped:
+            if error := row.grammar_error():
+                row.send(GrokoraError(f"The grammar could not be followed: {error}"))
+                self._counts["failed"] += 1
+                self._leave(self._running.index(row))
+            elif token in self.chat.stop_ids:
+                self._finish(row, Piece((), "stop", row.cached))
+            else:
                 row.tokens.append(token)
                 self._counts["generated_tokens"] += 1
-            finish = "stop" if stopped or (row.matcher and row.matcher.is_stopped()) else None
-            finish = finish or ("length" if len(row.tokens) >= row.limit else None)
-            if error := matcher_error(row.matcher):
-                row.send(GrokoraError(f"The grammar could not be followed: {error}"))
-            else:
-                sent = () if stopped else (token,)
-                row.send(Piece(sent, finish, row.cached) if finish else Piece(sent))
-            if finish or error:
-                self._leave(self._running.index(row))
+                if row.matcher and row.matcher.is_stopped():
+                    self._finish(row, Piece((token,), "stop", row.cached))
+                elif len(row.tokens) >= row.limit:
+                    self._finish(row, Piece((token,), "length", row.cached))
+                else:
+                    row.send(Piece((token,)))
+
+    def _finish(self, row: Row, last: Piece) -> None:
+        row.send(last)
+        self._leave(self._running.index(row))
 
     def _leave(self, place: int) -> None:
         """Keep what the row has computed for the session's next turn, and give its place to the last row."""
         row = self._running[place]
+        row.over = True
         length = self._slots.lengths[place]
         self._prefixes.add(row.adapter, row.tokens[:length], self._slots.cache, place)
         self._slots.leave(place)
