@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
-from grokora_pipeline.training.layout import Node, in_batches
+from grokora_pipeline.training.attention import joint_mask
+from grokora_pipeline.training.layout import Joint, Layout, Node, in_batches
+from grokora_pipeline.training.loss import weighted_loss
 
 KeysValues = list[tuple[Tensor, Tensor]]
+_FLEX_MULTIPLE = 512  # every new length compiles flex attention anew
 
 
 @dataclass(slots=True)
@@ -27,6 +30,7 @@ class Segments:
     targets: Tensor
     weights: Tensor
     positions: Tensor
+    mask: Any = None  # where causal attention is not enough
 
     @classmethod
     def padded(cls, nodes: Sequence[Node], device: torch.device) -> "Segments":
@@ -46,6 +50,14 @@ class Segments:
         return cls._of(ids, targets, weights, positions, device)
 
     @classmethod
+    def joint(cls, tree: Node, device: torch.device, attention: str) -> "Segments":
+        """A whole tree in one row; what is not an ancestor is masked. For flex, of a length that recurs."""
+        row = Joint.of(tree, multiple=_FLEX_MULTIPLE if attention == "flex" else 1)
+        segments = cls._of([row.ids], [row.targets], [row.weights], [row.positions], device)
+        segments.mask = joint_mask(torch.tensor(row.last, device=device), attention)
+        return segments
+
+    @classmethod
     def _of(cls, ids: Any, targets: Any, weights: Any, positions: Any, device: torch.device) -> "Segments":
         whole = (torch.tensor(part, dtype=torch.long, device=device) for part in (ids, targets, positions))
         ids_, targets_, positions_ = whole
@@ -55,26 +67,26 @@ class Segments:
 class TreeLoss:
     """Weighted sum of the negative log-likelihoods of a layout's labelled tokens, with or without its gradient."""
 
-    def __init__(self, model: PreTrainedModel, *, token_budget: int, kind: str = "tree") -> None:
-        """`kind` is a `Layout.kind`; with `plain` the model's own forward pass makes the logits, all of them."""
-        self.model = model
+    def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
+        """With the layout `plain` the model's own forward pass makes the logits, all of them."""
+        self.model, self.layout = model, layout
         self.decoder = model.get_decoder()
         self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
-        self.token_budget = token_budget
-        self.packed, self.plain = kind == "packed", kind == "plain"
         self.computed_tokens = 0
 
     def run(self, root: Node, *, scale: float = 1.0, backward: bool = False) -> float:
         """Sum over rows and labelled tokens of weight x nll, in nats. With `backward`, gradients of `scale` times the
         sum are added to the parameters' `.grad`."""
         with torch.set_grad_enabled(backward), autocast(self.device, self.dtype):
+            if self.layout.kind == "joint":
+                return sum(self._joint(tree, scale, backward) for tree in root.children)
             return self._below(root, None, scale, backward)
 
     def _below(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> float:
         total = sum(self._inner(child, past, scale, backward) for child in node.children)
-        for batch in in_batches(node.leaves, self.token_budget, packed=self.packed and past is None):
+        for batch in in_batches(node.leaves, self.layout.token_budget, packed=self.layout.kind == "packed"):
             total += self._leaves(batch, past, scale, backward)
         return total
 
@@ -94,10 +106,16 @@ class TreeLoss:
         return total
 
     def _leaves(self, batch: list[Node], past: KeysValues | None, scale: float, backward: bool) -> float:
-        if self.packed and past is None:
+        if self.layout.kind == "packed":
             loss = self._loss(Segments.packed(batch, self.device), None)
         else:
             loss = self._loss(Segments.padded(batch, self.device), _cache(past, len(batch)) if past else None)
+        return self._done(loss, scale, backward)
+
+    def _joint(self, tree: Node, scale: float, backward: bool) -> float:
+        return self._done(self._loss(Segments.joint(tree, self.device, self.layout.attention), None), scale, backward)
+
+    def _done(self, loss: Tensor, scale: float, backward: bool) -> float:
         if backward and loss.requires_grad:
             torch.autograd.backward([loss * scale])
         return float(loss.item())
@@ -106,18 +124,18 @@ class TreeLoss:
         """Sum of weight x nll of the segments; logits exist only where a weight is."""
         self.computed_tokens += segments.ids.numel()
         labelled = segments.weights > 0
-        if self.plain:
+        targets, weights = segments.targets[labelled], segments.weights[labelled]
+        if self.layout.kind == "plain":
             logits = self.model(input_ids=segments.ids, use_cache=False).logits[labelled]
-        else:
-            hidden = self.decoder(
-                input_ids=segments.ids,
-                position_ids=segments.positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            ).last_hidden_state
-            logits = self.head(hidden[labelled])
-        losses = cross_entropy(logits.float(), segments.targets[labelled], reduction="none")
-        return (losses * segments.weights[labelled]).sum()
+            return (cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+        hidden = self.decoder(
+            input_ids=segments.ids,
+            position_ids=segments.positions,
+            attention_mask=segments.mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return weighted_loss(hidden[labelled], self.head, targets, weights, self.layout.loss_chunk)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

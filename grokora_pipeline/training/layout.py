@@ -163,6 +163,58 @@ def flat(rows: Sequence[Row]) -> Node:
     return Node((), (), 0, 0, leaves=leaves)
 
 
+def joint_groups(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
+    """The rows in groups of neighbours whose tree has at most `token_budget` tokens (at least one row each)."""
+    groups: list[list[Row]] = []
+    tokens = 0
+    for row in merge_chains(rows):
+        own = len(row.ids)
+        if groups:
+            own -= max(0, _common_prefix(groups[-1][-1].ids, row.ids) - 1)
+        if groups and tokens + own <= token_budget:
+            groups[-1].append(row)
+            tokens += own
+        else:
+            groups.append([row])
+            tokens = len(row.ids)
+    return groups
+
+
+@dataclass(slots=True)
+class Joint:
+    """A tree as one sequence, each node before what hangs below. `last[i]` is the place where the subtree that token i
+    belongs to ends: j may look at i where i <= j <= last[i]."""
+
+    ids: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, tree: Node, *, multiple: int = 1) -> "Joint":
+        """The sequence of a tree, padded to a multiple by tokens that look at themselves only."""
+        row = cls()
+        row._add(tree)
+        rest = -len(row.ids) % multiple
+        row.last += range(len(row.ids), len(row.ids) + rest)
+        row.weights += [0.0] * rest
+        for column in (row.ids, row.targets, row.positions):
+            column.extend([0] * rest)
+        return row
+
+    def _add(self, node: Node) -> None:
+        begin, (ids, targets, weights) = len(self.ids), node.segment()
+        self.ids += ids
+        self.targets += targets
+        self.weights += weights
+        self.positions += range(node.start, node.stop)
+        self.last += [0] * node.length
+        for below in (*node.children, *node.leaves):
+            self._add(below)
+        self.last[begin : begin + node.length] = [len(self.ids) - 1] * node.length
+
+
 def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[list[int]]:
     """Row indices of every optimiser step of an epoch: sessions in a seeded order, the rows of a session together."""
     sessions: dict[str, list[int]] = {}
@@ -177,14 +229,21 @@ def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[
 class Layout:
     """How batches are computed; `token_budget` bounds the tokens of one forward pass.
 
-    `kind`: tree (shared prefixes once), packed (rows end to end), padded (rows of like length), plain (padded, through
-    the model's own forward pass with all logits: for models whose logits are more than head(hidden state)).
+    `kind`: tree (shared prefixes once, a pass a node), joint (a whole tree in one pass, under an ancestor mask), packed
+    (rows end to end), padded (rows of like length), plain (padded, through the model's own forward pass with all
+    logits: for models whose logits are more than head(hidden state)). `attention`: see `training/attention.py`.
+    `loss_chunk`: so many tokens have logits at once; 0: all of a pass.
     """
 
     kind: str
     token_budget: int
+    attention: str = "sdpa"
+    loss_chunk: int = 0
     halvings: int = 0
 
     def of(self, rows: Sequence[Row]) -> Node:
         """The rows of a batch, laid out."""
+        if self.kind == "joint":
+            trees = [build_forest(group, least_saving=1) for group in joint_groups(rows, self.token_budget)]
+            return Node((), (), 0, 0, children=trees)
         return build_forest(merge_chains(rows)) if self.kind == "tree" else flat(rows)

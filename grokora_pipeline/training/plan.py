@@ -34,7 +34,12 @@ class TrainingKnobs(BaseModel):
     max_length: int = Field(2048, ge=16, description="Longer examples are left out, never cut.")
     max_examples: int = Field(0, ge=0, description="Train on the first so many rows of a seeded shuffle; 0: all.")
     max_validation: int = Field(200, ge=0, description="Validation rows for the loss; 0: all.")
-    packing: Literal["auto", "tree", "packed", "padded"] = Field("auto", description="How rows are laid out.")
+    packing: Literal["auto", "tree", "joint", "packed", "padded"] = Field(
+        "auto", description="How rows are laid out; auto: what is predicted to cost least."
+    )
+    attention: Literal["auto", "sdpa", "short", "flex", "flash"] = Field("auto", description="How tokens attend.")
+    loss_chunk: int = Field(256, ge=0, description="Tokens whose logits exist at once; 0: all of a pass.")
+    compile: bool = Field(False, description="torch.compile of the decoder's layers.")
     quantisation: Literal["auto", "none", "nf4", "int8"] = Field("auto", description="auto: nf4 on CUDA, else none.")
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     checkpointing: Literal["auto", "on", "off"] = Field("auto", description="Gradient checkpointing.")

@@ -16,17 +16,14 @@ from transformers.utils import logging as transformers_logging
 from trl import SFTConfig
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.loading import choose_device, choose_dtype, load_base
+from grokora_pipeline.models.loading import choose_device, choose_dtype
 from grokora_pipeline.store import COMPLETE, content_version, write_atomic
-from grokora_pipeline.training import budget as budgets
-from grokora_pipeline.training.adapter import add_adapter, save_adapter, write_checksums
-from grokora_pipeline.training.budget import Budget
-from grokora_pipeline.training.callbacks import Best, Course, Curves, Progress, peak_memory_mib, process_bytes
+from grokora_pipeline.training.adapter import save_adapter, write_checksums
+from grokora_pipeline.training.callbacks import Best, Course, Curves, Progress, peak_memory_mib
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
+from grokora_pipeline.training.prepare import prepare
 from grokora_pipeline.training.record import model_card, record
-from grokora_pipeline.training.selftest import SelfTest, probe_rows, self_test
 from grokora_pipeline.training.tokenize import load_split
 from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
 from grokora_pipeline.worker import Plan, Reporter, Result
@@ -82,26 +79,6 @@ class Run:
         return content_version(knobs, rows, self.base_id, self.plan.get("versions"))
 
 
-@dataclass(slots=True)
-class Prepared:
-    """The model with its fresh adapter, and how it will be trained."""
-
-    model: PeftModel
-    quantisation: str
-    layout: Layout
-    proof: SelfTest | None
-    budget: Budget
-
-    def facts(self) -> dict[str, Any]:
-        """What of it belongs into the record."""
-        return {
-            "quantisation": self.quantisation,
-            "self_test": self.proof.as_dict() if self.proof else None,
-            "budget": self.budget.as_dict(),
-            "predicted_memory_mib": self.budget.predicted_mib,
-        }
-
-
 def train(plan: Plan, reporter: Reporter) -> Result:
     """Train one adapter; returns the record that `training.json` holds as well."""
     started = time.monotonic()
@@ -110,7 +87,8 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     run, device = Run.of(plan), choose_device()
     state = PartialState(cpu=device.type == "cpu")
     reporter = reporter if state.is_main_process else Silent()
-    prepared = _prepare(run, device, reporter)
+    schedule = step_schedule(run.train_rows, run.knobs)
+    prepared = prepare(run.base, rows=run.train_rows, steps=schedule, knobs=run.knobs, device=device, tell=reporter.log)
     with state.main_process_first():
         resume = _checkpoint(run)
     trainer, best, course = _trainer(run, prepared.model, prepared.layout, reporter, resume)
@@ -131,71 +109,6 @@ def train(plan: Plan, reporter: Reporter) -> Result:
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }
     return _publish(run, trainer, {**outcome, **prepared.facts(), **machine, **cost})
-
-
-def _prepare(run: Run, device: torch.device, reporter: Reporter) -> Prepared:
-    before = process_bytes(device)
-    model, quantisation = _model(run, device)
-    layout, proof = _exact_layout(run, model, reporter)
-    return Prepared(model, quantisation, layout, proof, _fit_memory(run, model, layout, before, device))
-
-
-def _model(run: Run, device: torch.device) -> tuple[PeftModel, str]:
-    wanted = run.knobs.quantisation
-    quantisation = ("nf4" if device.type == "cuda" else "none") if wanted == "auto" else wanted
-    base = load_base(run.base, quantisation=quantisation, device=device, trainable=True)
-    if device.type == "cpu":
-        base.set_attn_implementation("eager")  # the CPU's SDPA backward is slower than plain matmuls at these lengths
-    return add_adapter(base, run.knobs), quantisation
-
-
-def _exact_layout(run: Run, model: PeftModel, reporter: Reporter) -> tuple[Layout, SelfTest | None]:
-    """The wanted layout where the self-test proves it exact on this model, else the next slower one, and says so."""
-    knobs = run.knobs
-    noisy = knobs.dropout > 0 or knobs.neftune > 0  # rows that share a prefix would share its noise
-    wanted = knobs.packing if knobs.packing != "auto" else ("padded" if noisy else "tree")
-    if not knobs.self_test:
-        return Layout(wanted, 2048), None
-    stop_ids, rows = ChatFormat.load(run.base).stop_ids, probe_rows(run.train_rows)
-    for kind in dict.fromkeys((wanted, "padded", "plain")):
-        proof = self_test(model, rows, Layout(kind, 2048), stop_ids)
-        if proof.exact:
-            break
-        reporter.log(f"The {kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g})")
-    else:
-        raise GrokoraError("No layout gives this model's own loss; report its architecture, or set self_test: false.")
-    if not proof.adapter_starts_as_base:
-        raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
-    if not proof.stop_token_trained:
-        reporter.log("Warning: the stop token carries no loss in this split, so the agent may not learn to stop")
-    return Layout(kind, 2048), proof
-
-
-def _fit_memory(run: Run, model: PeftModel, layout: Layout, before: int, device: torch.device) -> Budget:
-    """Choose the layout's token budget (and checkpointing) for the cap, and hold CUDA to the cap."""
-    knobs = run.knobs
-    cap = knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type]
-    steps = step_schedule(run.train_rows, knobs)
-    rows = [[run.train_rows[place] for place in step] for step in steps]
-    small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
-    fixed = budgets.Fixed(
-        process=before + (budgets.LATER if device.type == "cpu" else 0),
-        weights=sum(parameter.numel() * parameter.element_size() for parameter in model.get_base_model().parameters()),
-        adapter=sum(p.numel() for p in model.parameters() if p.requires_grad) * (4 + 2 if small else 4 + 8),
-    )
-    size = torch.finfo(choose_dtype(device)).bits // 8
-    shape = budgets.Shape.of(model.get_base_model().config, dtype_bytes=size, eager=device.type == "cpu")
-    budget = budgets.choose(
-        rows, layout.kind, shape, fixed, cap_gib=cap, checkpointing=knobs.checkpointing, device=device.type
-    )
-    layout.token_budget = budget.token_budget
-    if budget.checkpointing:
-        layout.kind = "padded" if layout.kind == "tree" else layout.kind
-        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-    if device.type == "cuda":
-        share = cap * 2**30 / torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
-    return budget
 
 
 def _checkpoint(run: Run) -> Path | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from grokora_pipeline.training.attention import use_attention
 from grokora_pipeline.training.gradients import TreeLoss, autocast
 from grokora_pipeline.training.layout import Layout, Row
 
@@ -43,14 +44,11 @@ def self_test(model: PeftModel, rows: Sequence[Row], layout: Layout, stop_ids: S
     """Compare the layout's loss and adapter gradient with the model's own forward pass, row by row."""
     training = model.training
     model.eval()  # the same arithmetic without dropout
-    base = model.get_base_model()
-    losses = TreeLoss(base, token_budget=layout.token_budget, kind=layout.kind)
-    plain = TreeLoss(base, token_budget=1, kind="plain")
-    expected, wanted = _loss_and_gradient(model, plain, Layout("plain", 1), rows)
-    found, gradient = _loss_and_gradient(model, losses, layout, rows)
+    expected, wanted = _loss_and_gradient(model, Layout("plain", 1), rows)
+    found, gradient = _loss_and_gradient(model, layout, rows)
     loss_error = abs(found - expected) / max(abs(expected), 1e-9)
     gradient_error = float((gradient - wanted).norm() / wanted.norm().clamp(min=1e-12))
-    loss_limit, gradient_limit = TOLERANCE[losses.dtype]
+    loss_limit, gradient_limit = TOLERANCE[model.get_base_model().dtype]
     model.train(training)
     return SelfTest(
         layout=layout.kind,
@@ -63,10 +61,10 @@ def self_test(model: PeftModel, rows: Sequence[Row], layout: Layout, stop_ids: S
     )
 
 
-def _loss_and_gradient(
-    model: PeftModel, losses: TreeLoss, layout: Layout, rows: Sequence[Row]
-) -> tuple[float, torch.Tensor]:
-    total = losses.run(layout.of(rows), backward=True)
+def _loss_and_gradient(model: PeftModel, layout: Layout, rows: Sequence[Row]) -> tuple[float, torch.Tensor]:
+    base = model.get_base_model()
+    use_attention(base, layout.attention)
+    total = TreeLoss(base, layout).run(layout.of(rows), backward=True)
     parts = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
     gradient = torch.cat(parts).clone()
     model.zero_grad()

@@ -92,8 +92,8 @@ def validation_loss(base: Path, adapter: Path, split: Path) -> float:
     rows = load_split(split)[1]
     model = load_adapter(load_base(base), adapter)
     keep_fp32(model)
-    losses = TreeLoss(model.get_base_model(), token_budget=1024)
-    return losses.run(Layout("tree", 1024).of(rows)) / sum(sum(row.weights) for row in rows)
+    layout = Layout("tree", 1024)
+    return TreeLoss(model.get_base_model(), layout).run(layout.of(rows)) / sum(sum(row.weights) for row in rows)
 
 
 def shrink(plan: Plan, reporter: Reporter) -> Result:

@@ -69,7 +69,7 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
         keep_fp32(model)  # SFTTrainer casts the adapter of a quantised base to bf16
-        self.losses = TreeLoss(model.get_base_model(), token_budget=layout.token_budget, kind=layout.kind)
+        self.losses = TreeLoss(model.get_base_model(), layout)
 
     def get_train_dataloader(self) -> "DataLoader[Any]":
         """All steps of all epochs, in a seeded order that does not depend on where training began."""
@@ -104,16 +104,16 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
                 total = self.losses.run(self.layout.of(self._share(batch)), scale=1 / weight, backward=True)
                 return self._summed(total), weight
             except torch.OutOfMemoryError:
-                if self.losses.token_budget < 32:
+                if self.layout.token_budget < 32:
                     raise
                 self._halve()
 
     def _halve(self) -> None:
-        self.losses.token_budget //= 2
+        self.layout.token_budget //= 2
         self.layout.halvings += 1
         self.model.zero_grad()
         torch.cuda.empty_cache()
-        _LOG.warning("Out of memory: going on with %d tokens a forward pass.", self.losses.token_budget)
+        _LOG.warning("Out of memory: going on with %d tokens a forward pass.", self.layout.token_budget)
 
     def _share(self, rows: Sequence[Row]) -> Sequence[Row]:
         """This process's rows: a contiguous share, so that sessions stay together."""
@@ -147,10 +147,10 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         training = self.model.training
         self.model.eval()
         weight = sum(sum(row.weights) for row in self.validation_rows) or 1.0
-        computed, budget = self.losses.computed_tokens, self.losses.token_budget
-        self.losses.token_budget = min(budget, VALIDATION_TOKENS)
+        computed, budget = self.losses.computed_tokens, self.layout.token_budget
+        self.layout.token_budget = min(budget, VALIDATION_TOKENS)
         total = self._all_summed(self.losses.run(self.layout.of(self._share(self.validation_rows))))
-        self.losses.computed_tokens, self.losses.token_budget = computed, budget
+        self.losses.computed_tokens, self.layout.token_budget = computed, budget
         self.model.train(training)
         self.meter.validation_seconds += time.perf_counter() - started
         return total / weight

@@ -129,11 +129,12 @@ def validate(base: Path, adapter: Path, split: Path) -> dict[str, float]:
     """Validation loss of an adapter, in nats a weighted label token."""
     from grokora_pipeline.models.loading import load_adapter, load_base
     from grokora_pipeline.training.gradients import TreeLoss
-    from grokora_pipeline.training.layout import flat
+    from grokora_pipeline.training.layout import Layout
 
     rows = load_split(split)[1]
     model = load_adapter(load_base(base), adapter).float()
-    total = TreeLoss(model.get_base_model(), token_budget=1024, kind="padded").run(flat(rows))
+    layout = Layout("padded", 1024)
+    total = TreeLoss(model.get_base_model(), layout).run(layout.of(rows))
     return {"validation_loss": total / sum(sum(row.weights) for row in rows)}
 
 

@@ -13,8 +13,9 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import load_base
 from grokora_pipeline.training import budget
 from grokora_pipeline.training.adapter import add_adapter
+from grokora_pipeline.training.attention import joint_mask, use_attention
 from grokora_pipeline.training.gradients import TreeLoss
-from grokora_pipeline.training.layout import Layout, Row
+from grokora_pipeline.training.layout import Joint, Layout, Row, build_forest, merge_chains
 from grokora_pipeline.training.plan import resolve_knobs
 from grokora_pipeline.training.selftest import probe_rows, self_test
 from grokora_pipeline.training.shrink import truncate
@@ -29,9 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def adapted(folder: Path, attention: str = "eager", dtype: torch.dtype = torch.float32) -> Any:
+def adapted(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
-    base.set_attn_implementation(attention)
     model = add_adapter(base, resolve_knobs("sample", {"rank": 4}))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -77,33 +77,35 @@ def gradient(model: Any) -> torch.Tensor:
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("kind", ["tree", "packed", "padded", "plain"])
-@pytest.mark.parametrize("token_budget", [40, 4096])
+@pytest.mark.parametrize("attention", ["short", "sdpa"])
+@pytest.mark.parametrize("kind", ["tree", "joint", "packed", "padded", "plain"])
+@pytest.mark.parametrize(("token_budget", "loss_chunk"), [(40, 0), (4096, 7)])
 def test_loss_and_gradient_are_those_of_row_by_row_training(
-    folder: Path, attention: str, kind: str, token_budget: int
+    folder: Path, attention: str, kind: str, token_budget: int, loss_chunk: int
 ) -> None:
-    model, rows = adapted(folder, attention), awkward_rows()
+    model, rows = adapted(folder), awkward_rows()
     wanted, expected = row_by_row(model, rows)
-    losses = TreeLoss(model.get_base_model(), token_budget=token_budget, kind=kind)
-    found = losses.run(Layout(kind, token_budget).of(rows), backward=True)
+    use_attention(model.get_base_model(), attention)
+    layout = Layout(kind, token_budget, attention, loss_chunk)
+    found = TreeLoss(model.get_base_model(), layout).run(layout.of(rows), backward=True)
     assert found == pytest.approx(wanted, rel=1e-6)
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_the_tree_computes_a_fraction_of_the_tokens(folder: Path) -> None:
     model, rows = adapted(folder), awkward_rows()
-    losses = TreeLoss(model.get_base_model(), token_budget=40)
-    losses.run(Layout("tree", 40).of(rows))
+    layout = Layout("tree", 40)
+    losses = TreeLoss(model.get_base_model(), layout)
+    losses.run(layout.of(rows))
     assert losses.computed_tokens < 0.5 * sum(len(each.ids) for each in rows)
 
 
-@pytest.mark.parametrize("kind", ["tree", "packed", "padded"])
+@pytest.mark.parametrize("kind", ["tree", "joint", "packed", "padded"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_self_test_passes_what_is_exact(folder: Path, kind: str, dtype: torch.dtype) -> None:
     base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
     model = add_adapter(base, resolve_knobs("sample"))
-    proof = self_test(model, probe_rows(awkward_rows()), Layout(kind, 64), [STOP])
+    proof = self_test(model, probe_rows(awkward_rows()), Layout(kind, 64, "short", 16), [STOP])
     assert proof.exact
     assert proof.adapter_starts_as_base
     assert proof.stop_token_trained
@@ -125,16 +127,32 @@ def test_the_self_test_catches_contaminated_packing(folder: Path, monkeypatch: p
     assert not self_test(model, awkward_rows(), Layout("packed", 4096), [STOP]).exact
 
 
+def test_the_mask_for_flex_attention_is_the_dense_ancestor_mask() -> None:
+    from torch.nn.attention.flex_attention import create_mask
+
+    row_ = Joint.of(build_forest(merge_chains(awkward_rows()), least_saving=1), multiple=128)
+    last = torch.tensor(row_.last)
+    block = joint_mask(last, "flex")
+    assert torch.equal(create_mask(block.mask_mod, 1, 1, len(last), len(last), device="cpu"), joint_mask(last, "sdpa"))
+    visited = {
+        tuple(row_.ids[i] for i in range(j + 1) if joint_mask(last, "sdpa")[0, 0, j, i]) for j in range(len(last))
+    }
+    assert all(each.ids in visited for each in awkward_rows())
+
+
 def test_the_self_test_sees_an_untrained_stop_token(folder: Path) -> None:
     rows = [row([*range(5, 30)], 5) for _ in range(2)]
     assert not self_test(adapted(folder), rows, Layout("tree", 64), [499]).stop_token_trained
 
 
 def test_less_memory_means_smaller_batches_then_checkpointing_then_an_error() -> None:
-    shape = budget.Shape(32, 4096, 4096, 32, 14336, 128_256, 2, eager=False)  # Llama-3-8B
+    shape = budget.Shape(32, 4096, 4096, 32, 14336, 128_256, 2)  # Llama-3-8B
     fixed = budget.Fixed(process=0, weights=round(5.7 * 2**30), adapter=round(0.25 * 2**30))
     steps = [[row([*range(5, 505)], 100 + number) for number in range(16)]]
-    choose = partial(budget.choose, steps, "packed", shape, fixed, checkpointing="auto", device="cuda")
+    packed = Layout("packed", 0, loss_chunk=256)
+    choose = partial(
+        budget.choose, steps, packed, shape, fixed, attentions=["sdpa"], checkpointing="auto", device="cuda"
+    )
     chosen = {cap: choose(cap_gib=cap) for cap in (80.0, 24.0, 8.0)}
     assert chosen[80.0].token_budget > chosen[24.0].token_budget
     assert chosen[8.0].checkpointing

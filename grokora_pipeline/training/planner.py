@@ -1,0 +1,60 @@
+"""Which layout a run is trained in: the one whose forward passes are predicted to cost least. No torch.
+
+Cost, in tokens through the linear layers: a pass costs `PASS`, since starting its kernels takes as long as so many
+tokens; a token costs 1, and its attention keys / (6 h) x `ATTENTION` on top (a decoder layer of hidden size h has about
+12 h^2 weights, 24 h^2 operations a token, and its attention 4 h a key).
+"""
+
+from collections.abc import Iterator, Sequence
+
+from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
+
+# cpu: fitted to measured steps of the sample's agents (2 cores); cuda: an assumption, not measured yet.
+PASS = {"cpu": 48, "cuda": 512}
+ATTENTION = {"cpu": 2.0, "cuda": 1.0}
+KINDS = ("tree", "joint", "packed", "padded")
+_STEPS = 20  # so many steps of the schedule stand for all
+
+
+def passes(node: Node, layout: Layout) -> Iterator[tuple[int, int]]:
+    """(tokens with padding, keys each looks at) of every forward pass of a laid-out batch."""
+    if layout.kind == "joint":
+        for tree in node.children:
+            yield tree.tokens, tree.tokens
+        return
+    for child in node.children:
+        yield child.length, child.stop
+        yield from passes(child, layout)
+    for batch in in_batches(node.leaves, layout.token_budget, packed=layout.kind == "packed"):
+        yield batch_size(batch, layout)
+
+
+def batch_size(batch: Sequence[Node], layout: Layout) -> tuple[int, int]:
+    """(tokens with padding, keys each looks at) of a pass over leaves."""
+    if layout.kind == "packed":
+        width = sum(leaf.length for leaf in batch)
+        return width, width
+    width = max(leaf.length for leaf in batch)
+    return width * len(batch), width + batch[0].start
+
+
+def cost(steps: Sequence[Sequence[Row]], layout: Layout, hidden: int, device: str) -> float:
+    """Predicted cost of the steps in one layout (see the module's text)."""
+    every = (each for rows in steps[:_STEPS] for each in passes(layout.of(rows), layout))
+    return sum(PASS[device] + tokens * (1 + ATTENTION[device] * keys / (6 * hidden)) for tokens, keys in every)
+
+
+def ranked(
+    steps: Sequence[Sequence[Row]], wanted: str, *, noisy: bool, token_budget: int, hidden: int, device: str
+) -> list[str]:
+    """Layout kinds to try, cheapest first where `wanted` is auto, and the plainest last.
+
+    With `noisy` training (dropout, NEFTune) rows share no tokens: they would share its noise.
+    """
+    kinds = [kind for kind in KINDS if not (noisy and kind in {"tree", "joint"})]
+    if wanted == "auto":
+        by_cost = {kind: cost(steps, Layout(kind, token_budget), hidden, device) for kind in kinds}
+        kinds = sorted(kinds, key=by_cost.__getitem__)
+    else:
+        kinds = [wanted]
+    return [*dict.fromkeys((*kinds, "padded", "plain"))]

@@ -1,0 +1,152 @@
+"""The model about to be trained: base and fresh adapter, the cheapest layout that is exact on it and fits (torch)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers.utils import is_flash_attn_2_available
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.loading import choose_dtype, load_base
+from grokora_pipeline.training import budget as budgets
+from grokora_pipeline.training.adapter import add_adapter
+from grokora_pipeline.training.attention import use_attention
+from grokora_pipeline.training.callbacks import process_bytes
+from grokora_pipeline.training.layout import Layout, Row
+from grokora_pipeline.training.plan import TrainingKnobs
+from grokora_pipeline.training.planner import ranked
+from grokora_pipeline.training.selftest import SelfTest, probe_rows, self_test
+
+
+@dataclass(slots=True)
+class Prepared:
+    """The model with its fresh adapter, and how it will be trained."""
+
+    model: PeftModel
+    quantisation: str
+    layout: Layout
+    proof: SelfTest | None
+    budget: budgets.Budget
+
+    def facts(self) -> dict[str, Any]:
+        """What of it belongs into the record."""
+        return {
+            "quantisation": self.quantisation,
+            "self_test": self.proof.as_dict() if self.proof else None,
+            "budget": self.budget.as_dict(),
+            "predicted_memory_mib": self.budget.predicted_mib,
+        }
+
+
+def prepare(
+    base: Path,
+    *,
+    rows: Sequence[Row],
+    steps: Sequence[Sequence[int]],
+    knobs: TrainingKnobs,
+    device: torch.device,
+    tell: Callable[[str], None],
+) -> Prepared:
+    """Load the base, add an adapter, choose layout and memory. `steps` are the row indices of every optimiser step.
+
+    The layout is the cheapest that is exact on this model and fits. GrokoraError where there is none.
+    """
+    before = process_bytes(device)
+    wanted = knobs.quantisation
+    quantisation = ("nf4" if device.type == "cuda" else "none") if wanted == "auto" else wanted
+    model = add_adapter(load_base(base, quantisation=quantisation, device=device, trainable=True), knobs)
+    laid_out = [[rows[place] for place in step] for step in steps]
+    fixed, stop_ids, failure = _fixed(model, knobs, device, before), ChatFormat.load(base).stop_ids, None
+    for layout in _layouts(model, laid_out, knobs, device):
+        try:
+            budget = _fit(model, laid_out, layout, knobs, fixed)
+        except GrokoraError as error:
+            failure = failure or error
+            continue
+        proof = self_test(model, probe_rows(rows), layout, stop_ids) if knobs.self_test else None
+        if proof is None or proof.exact:
+            _apply(model, knobs, layout, budget, device)
+            _demand(proof, tell)
+            return Prepared(model, quantisation, layout, proof, budget)
+        tell(f"The {layout.kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g})")
+    raise failure or GrokoraError(
+        "No layout gives this model's own loss; report its architecture, or set self_test: false."
+    )
+
+
+def attentions(kind: str, wanted: str, device: str) -> list[str]:
+    """How a layout's tokens may attend, best first; empty where it cannot be as `wanted` (the knob `attention`)."""
+    if device == "cpu":
+        able = ["sdpa"] if kind == "plain" else ["short", "sdpa"]
+    elif kind == "joint":
+        able = ["flex", "sdpa"]
+    else:
+        able = ["flash", "sdpa"] if is_flash_attn_2_available() else ["sdpa"]
+    return able if wanted == "auto" else [name for name in able if name == wanted]
+
+
+def _layouts(model: PeftModel, steps: list[list[Row]], knobs: TrainingKnobs, device: torch.device) -> Iterator[Layout]:
+    noisy = knobs.dropout > 0 or knobs.neftune > 0
+    hidden = model.get_base_model().config.get_text_config().hidden_size
+    kinds = ranked(steps, knobs.packing, noisy=noisy, token_budget=2048, hidden=hidden, device=device.type)
+    for kind in kinds:
+        if attentions(kind, knobs.attention, device.type):
+            yield Layout(kind, 2048, loss_chunk=knobs.loss_chunk)
+    if not any(attentions(kind, knobs.attention, device.type) for kind in kinds):
+        raise GrokoraError(
+            f"attention: {knobs.attention} is not possible for {kinds[0]} rows on this {device.type} (flex: joint rows "
+            "on CUDA, flash: CUDA and the package flash-attn, short: CPU); use auto."
+        )
+
+
+def _fixed(model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int) -> budgets.Fixed:
+    small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
+    return budgets.Fixed(
+        process=before + (budgets.LATER if device.type == "cpu" else 0),
+        weights=sum(parameter.numel() * parameter.element_size() for parameter in model.get_base_model().parameters()),
+        adapter=sum(p.numel() for p in model.parameters() if p.requires_grad) * (4 + 2 if small else 4 + 8),
+    )
+
+
+def _fit(
+    model: PeftModel, steps: list[list[Row]], layout: Layout, knobs: TrainingKnobs, fixed: budgets.Fixed
+) -> budgets.Budget:
+    device = next(model.parameters()).device
+    size = torch.finfo(choose_dtype(device)).bits // 8
+    return budgets.choose(
+        steps,
+        layout,
+        budgets.Shape.of(model.get_base_model().config, dtype_bytes=size),
+        fixed,
+        attentions=attentions(layout.kind, knobs.attention, device.type),
+        cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],
+        checkpointing=knobs.checkpointing,
+        device=device.type,
+    )
+
+
+def _apply(
+    model: PeftModel, knobs: TrainingKnobs, layout: Layout, budget: budgets.Budget, device: torch.device
+) -> None:
+    """Make the model train as was chosen, and hold CUDA to the cap."""
+    base = model.get_base_model()
+    use_attention(base, layout.attention)
+    if budget.checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    if knobs.compile:
+        for layer in base.get_decoder().layers:
+            layer.compile()
+    if device.type == "cuda":
+        share = budget.cap_mib * budgets.MIB / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+
+
+def _demand(proof: SelfTest | None, tell: Callable[[str], None]) -> None:
+    if proof and not proof.adapter_starts_as_base:
+        raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
+    if proof and not proof.stop_token_trained:
+        tell("Warning: the stop token carries no loss in this split, so the agent may not learn to stop")
