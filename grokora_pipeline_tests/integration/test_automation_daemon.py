@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from grokora_pipeline.execution.lease import die_with_parent
 from grokora_pipeline.sandbox.record import record
 from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline_tests.chain import AGENTS, environment, script
@@ -52,7 +53,15 @@ def daemon(place: Path, base_model: Path) -> Iterator[None]:
     workspace = str(PROJECT_ROOT / "workspace.yaml")
     command = [script("dagster-daemon"), "run", "-w", workspace]  # `dagster dev` without the web server
     with (place / "daemon.log").open("wb") as log:
-        server = subprocess.Popen(command, env=variables, cwd=place, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command,
+            env=variables,
+            cwd=place,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509
+        )
         try:
             yield
         finally:

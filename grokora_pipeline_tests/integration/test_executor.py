@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from grokora_pipeline.execution.executor import fit_pool
-from grokora_pipeline.execution.lease import _try_acquire
+from grokora_pipeline.execution.lease import _try_acquire, die_with_parent
 from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 from grokora_pipeline_tests.chain import script
 from grokora_pipeline_tests.devices import FOLDER, SECONDS
@@ -45,7 +45,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def start(place: Path, selection: str) -> subprocess.Popen[bytes]:
     command = [script("dagster"), "asset", "materialize", "-m", "grokora_pipeline_tests.devices", "--select", selection]
     with (place / "run.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            cwd=PROJECT_ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509
+        )
 
 
 def records(place: Path) -> list[Record]:
