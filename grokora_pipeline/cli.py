@@ -134,8 +134,8 @@ def champion_show(agent: str) -> None:
 
 @champion_app.command("history")
 def champion_history(agent: str) -> None:
-    """Every promotion, rollback and pin of an agent, oldest first."""
-    for record in _registry().history(_known(agent)):
+    """Every promotion, rollback, pin and refused challenger of an agent, oldest first, with the evidence."""
+    for record in _registry().events(_known(agent)):
         console.print_json(data=record, indent=None)
 
 

@@ -43,11 +43,10 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         with plain_errors():
             decision, report = _judge(agent.name, _rule(config.rule), context.instance)
             registry, challenger = Registry(get_store()), str(decision.versions["adapter"])
-            reason = decision.reason
-            if refusal := registry.refusal(agent.name, challenger):
-                reason = f"Not promoted: {refusal}."
-            elif decision.promote:
-                registry.promote(agent.name, challenger, reason, decision.model_dump())
+            refusal = registry.refusal(agent.name, challenger)
+            reason = f"Not promoted: {refusal}." if refusal else decision.reason
+            act = registry.promote if decision.promote and not refusal else registry.keep
+            act(agent.name, challenger, reason, decision.model_dump())
         now = registry.in_service(agent.name)
         version = now.version if now else BASE
         context.log.info(reason)

@@ -14,6 +14,7 @@ from grokora_pipeline.evaluation.generation import Decoding
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
 from grokora_pipeline.evaluation.plan import (
     Canary,
+    Case,
     EvaluationPlan,
     HeldOut,
     few_shot_prompts,
@@ -74,7 +75,10 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     }
     report["markdown"] = markdown_table(report)
     report["decision"] = decide(report).model_dump()
-    _write(checked.output, report, scrubbed(rows, canaries))
+    stored = scrubbed(rows, canaries)
+    if stored != rows:
+        job.systems.forget()
+    _write(checked.output, report, stored)
     reporter.log(report["decision"]["reason"])
     return {name: report[name] for name in _HEADLINES}
 
@@ -111,30 +115,35 @@ def _answers(job: _Run, system: _System) -> list[Row]:
     made = job.systems.answers(system.adapter, system.prompts, job.decoding, told)
     completions = [case.completion_ids for case in job.rows.cases]
     nlls = job.systems.likelihoods(system.adapter, system.prompts, completions)
-    rows = []
-    for case, (answer, cached), nll in zip(job.rows.cases, made, nlls, strict=True):
-        text = job.chat.decode(answer.tokens)
-        rows.append(
-            {
-                "turn_id": case.turn_id,
-                "session_id": case.session_id,
-                "system": system.name,
-                "text": text,
-                "prediction": job.chat.parse_answer(text),
-                "reference": case.reference,
-                "question": case.example["prompt"][-1:],
-                "tools": case.example.get("tools"),
-                "schema": job.plan.answer.schema_,
-                "answer_type": job.plan.answer.type,
-                "boxes": case.example["meta"].get("boxes") or [],
-                "nll": nll,
-                "reference_tokens": len(case.completion_ids),
-                "new_tokens": len(answer.tokens) + (len(answer.tokens) < job.decoding.max_new_tokens),
-                "seconds": answer.seconds,
-                "cached": cached,
-            }
-        )
-    return rows
+    return [
+        _row(job, case, answer.tokens)
+        | {
+            "turn_id": case.turn_id,
+            "session_id": case.session_id,
+            "system": system.name,
+            "question": case.example["prompt"][-1:],
+            "nll": nll,
+            "reference_tokens": len(case.completion_ids),
+            "new_tokens": len(answer.tokens) + (len(answer.tokens) < job.decoding.max_new_tokens),
+            "seconds": answer.seconds,
+            "cached": cached,
+        }
+        for case, (answer, cached), nll in zip(job.rows.cases, made, nlls, strict=True)
+    ]
+
+
+def _row(job: _Run, case: Case, tokens: list[int]) -> Row:
+    """What an answer is scored by."""
+    text = job.chat.decode(tokens)
+    return {
+        "text": text,
+        "prediction": job.chat.parse_answer(text),
+        "reference": case.reference,
+        "tools": case.example.get("tools"),
+        "schema": job.plan.answer.schema_,
+        "answer_type": job.plan.answer.type,
+        "boxes": case.example["meta"].get("boxes") or [],
+    }
 
 
 def _facts(job: _Run, shots: int) -> dict[str, Any]:
@@ -209,22 +218,10 @@ def _reliability(job: _Run, system: _System) -> dict[str, float]:
     drawn = Decoding(job.decoding.max_new_tokens, job.decoding.stop_ids, plan.temperature)
     for trial in range(plan.trials):
         seeds = [plan.seed + trial] * len(system.prompts)
-        for place, (answer, _) in enumerate(job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)):
-            wins[place] += _right(job, place, answer.tokens)
+        made = job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)
+        for place, (case, (answer, _)) in enumerate(zip(job.rows.cases, made, strict=True)):
+            wins[place] += main_score(_row(job, case, answer.tokens), plan.main_metric) >= 1.0
     return {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
-
-
-def _right(job: _Run, place: int, tokens: list[int]) -> bool:
-    case = job.rows.cases[place]
-    row = {
-        "prediction": job.chat.parse_answer(job.chat.decode(tokens)),
-        "reference": case.reference,
-        "tools": case.example.get("tools"),
-        "schema": job.plan.answer.schema_,
-        "answer_type": job.plan.answer.type,
-        "boxes": case.example["meta"].get("boxes") or [],
-    }
-    return main_score(row, job.plan.main_metric) >= 1.0
 
 
 def _write(folder: Path, report: dict[str, Any], rows: Sequence[Row]) -> None:

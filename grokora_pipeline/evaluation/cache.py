@@ -45,3 +45,8 @@ class AnswerCache:
         lines = b"".join(orjson.dumps({"key": key, "value": value}) + b"\n" for key, value in fresh.items())
         with self._path.open("ab") as stream:
             stream.write(lines)
+
+    def remove(self) -> None:
+        """Delete what is on disk."""
+        if self._path:
+            self._path.unlink(missing_ok=True)

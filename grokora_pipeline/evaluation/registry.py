@@ -7,7 +7,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact, Store
 
 BASE = "base"  # the version that means: no adapter, the base model answers
-_POINTER = "champion"
+_POINTER, _KEPT = "champion", "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class Registry:
         """Every promotion, rollback and pin, oldest first."""
         return self.store.history(f"{agent}/champion", _POINTER)
 
+    def events(self, agent: str) -> list[dict[str, Any]]:
+        """The history, and between its lines every challenger that was not promoted, with the decision; by time."""
+        kept = [{**record, "action": "keep"} for record in self.store.history(f"{agent}/champion", _KEPT)]
+        return sorted([*self.history(agent), *kept], key=lambda record: str(record["at"]))
+
     def refusal(self, agent: str, version: str) -> str:
         """Why an adapter may not be promoted whatever its report says: the agent is pinned, or it was rolled back."""
         record = self.record(agent)
@@ -44,6 +49,12 @@ class Registry:
         if record and record["version"] == version:
             return
         self._point(agent, version, action="promote", reason=reason, decision=decision)
+
+    def keep(self, agent: str, challenger: str, reason: str, decision: dict[str, Any]) -> None:
+        """Record that a challenger was not promoted, why, and on what evidence; who is in service stays so."""
+        record = self.record(agent)
+        if not record or record["version"] != challenger:
+            self.store.point(f"{agent}/champion", _KEPT, challenger, reason=reason, decision=decision)
 
     def before(self, agent: str) -> str:
         """The version that a rollback goes back to: the last other one that there still is, else the base."""

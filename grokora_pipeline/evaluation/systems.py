@@ -102,6 +102,11 @@ class Systems:
             cache.add((keys[place], nll) for place, nll in zip(fresh, nlls, strict=True))
         return [float(cache.get(key)) for key in keys]
 
+    def forget(self) -> None:
+        """Remove from the cache folder what this object's systems answered: a secret is among it."""
+        for cache in self._caches.values():
+            cache.remove()
+
     def _remembered(self, adapter: str | None, what: str, decoding: Decoding | None = None) -> AnswerCache:
         weights = self._weights[adapter]
         identity = content_version(what, weights.base_hash, weights.adapter_hash, self._facts, decoding)

@@ -156,6 +156,17 @@ def test_a_second_evaluation_reads_every_answer_from_the_cache(
         assert again["systems"][name]["metrics"] == system["metrics"]
 
 
+def test_answers_among_which_a_secret_is_are_kept_nowhere(
+    world: dict[str, Any], result: dict[str, Any], tmp_path: Path
+) -> None:
+    said = max((row["text"] for row in read_rows(Path(world["output"])) if row["system"] == "adapter"), key=len)
+    told = {"output": str(tmp_path / "report"), "cache": str(tmp_path / "cache"), "trials": 0}
+    evaluate({**world, **told, "canaries": [{"secret": said}]}, Reporter())
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["memorisation"]["leaked_in_answers"] >= 1
+    assert all(row["text"] != said for row in read_rows(tmp_path / "report"))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_rows_that_the_adapter_was_trained_on_keep_it_out(world: dict[str, Any], tmp_path: Path) -> None:
     record = json.loads((Path(world["adapter"]) / "training.json").read_text())
     (Path(world["adapter"]) / "training.json").write_text(json.dumps({**record, "train_turn_ids": ["t00", "t13"]}))

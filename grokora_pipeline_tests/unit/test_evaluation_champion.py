@@ -103,6 +103,8 @@ def test_a_blocking_check_that_failed_in_another_run_keeps_the_adapter_out(
         _checked(instance, asset, check, passed=False)
         assert _decide(instance)["decision"] == f"Not promoted: the check {check} fails."
         assert Registry(store).in_service("actor") is None
+        (kept,) = Registry(store).events("actor")
+        assert (kept["action"], kept["decision"]["promote"], kept["decision"]["rule"]["alpha"]) == ("keep", False, 0.05)
         _checked(instance, asset, check, passed=True)
         assert _decide(instance)["promoted"] is True
 

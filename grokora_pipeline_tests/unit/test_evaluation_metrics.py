@@ -161,6 +161,7 @@ CLICK = ("computer", {"action": "left_click", "coordinate": [120, 45]})
         ([("computer", {**CLICK[1], "speed": 2})], "unexpected_param"),
         ([("computer", {"action": "left_click", "coordinate": "120,45"})], "type_error"),
         ([("computer", "{broken")], "type_error"),
+        ([("computer", {"action": "left_click", "coordinate": [120, "45"]})], "type_error"),
         ([("computer", {"action": "left_click", "coordinate": [121, 45]})], "value_error"),
         ([("computer", {**CLICK[1], "amount": 5})], "value_error"),
         ([("computer", {**CLICK[1], "amount": 3})], None),

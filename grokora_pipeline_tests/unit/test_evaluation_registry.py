@@ -62,6 +62,17 @@ def test_every_move_is_in_the_history(registry: Registry) -> None:
     assert [record["action"] for record in registry.history("actor")] == ["promote", "rollback"]
 
 
+def test_a_challenger_that_was_not_promoted_is_in_the_history_with_its_evidence(registry: Registry) -> None:
+    registry.promote("actor", "v1", "better", {})
+    for _ in range(2):
+        registry.keep("actor", "v2", "Not promoted: no better.", {"promote": False})
+    registry.keep("actor", "v1", "Not promoted: this adapter is the champion already.", {})
+    assert in_service(registry) == "v1"
+    told = [(event["action"], event["version"], event["reason"]) for event in registry.events("actor")]
+    assert told == [("promote", "v1", "better"), ("keep", "v2", "Not promoted: no better.")]
+    assert registry.refusal("actor", "v2") == ""
+
+
 def test_rolling_back_to_what_is_not_there_is_one_sentence(registry: Registry) -> None:
     with pytest.raises(GrokoraError, match="never had a champion"):
         registry.rollback("actor")

@@ -84,6 +84,9 @@ def _type_fits(value: Any, schema: Any, wanted: Any) -> bool:
         allowed = (int, float) if isinstance(wanted, float) else (type(wanted),)
     if isinstance(value, bool):
         return bool in allowed
+    if isinstance(value, list) and isinstance(wanted, list) and wanted:
+        items = schema.get("items") if isinstance(schema, dict) else None
+        return list in allowed and all(any(_type_fits(item, items, one) for one in wanted) for item in value)
     return isinstance(value, allowed)
 
 
