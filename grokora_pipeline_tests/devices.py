@@ -24,9 +24,10 @@ def holder(name: str, gpus: int = 1) -> dg.AssetsDefinition:
     """An asset whose child holds devices for a while."""
 
     @dg.asset(name=name, op_tags=cuda_tags(gpus), pool=CUDA_POOL)
-    def held(context: dg.AssetExecutionContext, gpu: GpuProcess) -> None:
+    def held(context: dg.AssetExecutionContext, gpu: GpuProcess) -> dg.MaterializeResult[None]:
         folder = Path(os.environ[FOLDER])
         gpu.run(context, "grokora_pipeline_tests.devices", {"name": name}, folder / f"{context.run_id}-{name}")
+        return dg.MaterializeResult()
 
     return held
 

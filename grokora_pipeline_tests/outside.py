@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import httpx
 import pytest
 
 BUCKET = "s3://grokora"
@@ -34,6 +35,7 @@ def s3() -> Iterator[str]:
     server.start()
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line a request
     host, port = server.get_host_and_port()
+    httpx.post(f"http://{host}:{port}/moto-api/reset")  # what an earlier server of this process kept
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
