@@ -61,8 +61,7 @@ class RetrainPolicy(_Strict):
     min_ratings: int = Field(default=10, ge=1)
     drift: float = Field(default=1.3, gt=1)  # the champion's perplexity on new held-out rows / on those it knew
     drift_rows: int = Field(default=20, ge=1)
-    window: str = "0 2 * * *"  # cron, local time: when it opens
-    window_hours: float = Field(default=4.0, gt=0)
+    window: str = "*/10 2-5 * * *"  # cron, local time: the moments at which a training may start
     gap_hours: float = Field(default=12.0, ge=0)  # between two trainings
     gpu_hours: float = Field(default=8.0, gt=0)  # in 24 hours
     attempts: int = Field(default=3, ge=1)  # at the same thing, each later than the one before
@@ -71,7 +70,7 @@ class RetrainPolicy(_Strict):
     @classmethod
     def _cron(cls, window: str) -> str:
         if not re.fullmatch(r"[\d*/,a-zA-Z-]+( [\d*/,a-zA-Z-]+){4}", window):
-            raise ValueError(f"{window!r} is no cron expression of five fields, such as '0 2 * * *'")
+            raise ValueError(f"{window!r} is no cron expression of five fields, such as '*/10 2-5 * * *'")
         return window
 
 

@@ -5,7 +5,8 @@ import dagster as dg
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import get_agents
 from grokora_pipeline.automation.jobs import jobs
-from grokora_pipeline.automation.sensors import sensors
+from grokora_pipeline.automation.schedules import schedules
+from grokora_pipeline.automation.sensors import log_sensor
 from grokora_pipeline.execution.executor import chosen_executor
 from grokora_pipeline.execution.process import GpuProcess
 
@@ -15,11 +16,11 @@ def build_defs() -> dg.Definitions:
     agents = get_agents()
     assets = all_assets(agents)
     specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
-    made = jobs(agents, specs)
     return dg.Definitions(
         assets=dg.with_source_code_references(assets),
-        jobs=made,
-        sensors=sensors(agents, specs, made),
+        jobs=jobs(agents, specs),
+        schedules=schedules(agents, specs),
+        sensors=[log_sensor(agents, specs)],
         resources={"gpu": GpuProcess()},
         executor=chosen_executor(),
     )

@@ -8,11 +8,16 @@ import dagster as dg
 
 from grokora_pipeline.execution.process import GPU_SECONDS
 
-LEVEL_TAG, AGENT_TAG = "grokora/level", "grokora/agent"
+LEVEL_TAG, AGENT_TAG, WHY_TAG = "grokora/level", "grokora/agent", "grokora/why"
 _STATUS = dg.DagsterRunStatus
 _FAILED = [_STATUS.FAILURE, _STATUS.CANCELED]
 _FINISHED = [*_FAILED, _STATUS.SUCCESS]
 _UNFINISHED = [status for status in _STATUS if status not in _FINISHED]
+
+
+def clock() -> datetime:
+    """The local time."""
+    return datetime.now().astimezone()
 
 
 def under_way(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> str:

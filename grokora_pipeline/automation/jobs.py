@@ -8,6 +8,7 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.champion import report_rollback
 from grokora_pipeline.assets.common import get_agents, get_store, plain_errors
+from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.registry import Registry
 
@@ -52,7 +53,10 @@ def jobs(agents: Sequence[AgentSpec], specs: Iterable[dg.AssetSpec]) -> list[Any
 def _retrain(agent: str, on_demand: dg.AssetSelection) -> Any:
     group = dg.AssetSelection.groups(agent) - on_demand
     return dg.define_asset_job(
-        retrain_job(agent), group.upstream() | group, description=f"The whole chain for {agent} alone."
+        retrain_job(agent),
+        group.upstream() | group,
+        tags={AGENT_TAG: agent},  # of which the run queue lets one go at a time, whoever started it
+        description=f"The whole chain for {agent} alone.",
     )
 
 

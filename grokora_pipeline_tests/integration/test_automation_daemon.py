@@ -1,4 +1,4 @@
-"""New logs in front of Dagster's real daemon: what should run runs, and nothing else does."""
+"""New logs in front of a real `dagster dev`: what should run runs, and nothing else does."""
 
 import os
 import shutil
@@ -17,15 +17,16 @@ from grokora_pipeline.execution.lease import die_with_parent
 from grokora_pipeline.sandbox.record import record
 from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline_tests.chain import AGENTS, environment, script
+from grokora_pipeline_tests.outside import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
 
-EXPECTED = {
+INGESTED = {
     "session_logs",
     *(f"{agent}/task_dataset" for agent in ("actor", "coordinator", "grokputer")),
     *(f"{agent}/tokenized_split" for agent in ("actor", "coordinator")),
-    *(f"actor/{link}" for link in ("lora_adapter", "eval_report", "champion", "merged_model")),
 }
+TRAINED = {f"actor/{link}" for link in ("lora_adapter", "eval_report", "champion", "merged_model")}
 
 
 @pytest.fixture
@@ -48,13 +49,12 @@ def place(home: Path, run: subprocess.CompletedProcess[str], tmp_path: Path) -> 
 
 
 @contextmanager
-def daemon(place: Path, base_model: Path) -> Iterator[None]:
+def dagster_dev(place: Path, base_model: Path) -> Iterator[None]:
+    """`grokora ui` with the automation on: web server, daemon and code server."""
     variables = {**environment(place), "GROKORA_BASE_MODEL": str(base_model), "GROKORA_AUTOMATION": "on"}
-    workspace = str(PROJECT_ROOT / "workspace.yaml")
-    command = [script("dagster-daemon"), "run", "-w", workspace]  # `dagster dev` without the web server
-    with (place / "daemon.log").open("wb") as log:
+    with (place / "dev.log").open("wb") as log:
         server = subprocess.Popen(
-            command,
+            [script("grokora"), "ui", "--port", str(free_port())],
             env=variables,
             cwd=place,
             stdout=log,
@@ -89,8 +89,14 @@ class Watch:
 
     def requested(self) -> set[str]:
         """The assets of all runs since the start."""
-        new = [run for run in self._instance.get_runs() if run.run_id not in self._known]
-        return {key.to_user_string() for run in new for key in run.asset_selection or ()}
+        return {key.to_user_string() for run in self._new() for key in run.asset_selection or ()}
+
+    def runs(self, job: str) -> int:
+        """How many runs of a job there were since the start."""
+        return sum(run.job_name == job for run in self._new())
+
+    def _new(self) -> list[dg.DagsterRun]:
+        return [run for run in self._instance.get_runs() if run.run_id not in self._known]
 
     def idle_ticks(self) -> int:
         """How often `new_logs` looked and found nothing new, up to now."""
@@ -110,14 +116,16 @@ def test_new_logs_are_learnt_and_the_same_again_are_not(
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(place / "dagster"))
     record(tmp_path / "new", seed=12, sessions=12)
-    with dg.DagsterInstance.get() as instance, daemon(place, home / "base"):
+    with dg.DagsterInstance.get() as instance, dagster_dev(place, home / "base"):
         watch, before = Watch(instance), Watch(instance).adapters()
-        wait(lambda: watch.idle_ticks() > 0, 60, "the first look at logs that are learnt already")
+        wait(lambda: watch.idle_ticks() > 0, 90, "the first look at logs that are learnt already")
         assert watch.requested() == set()
         shutil.copytree(tmp_path / "new", place / "logs", dirs_exist_ok=True)
-        wait(lambda: watch.requested() == EXPECTED, 90, "what should run on new logs")
-        wait(lambda: watch.adapters() > before, 60, "the training")
+        wait(lambda: "session_logs" in watch.requested(), 60, "the look at new logs")
+        wait(lambda: watch.requested() >= INGESTED, 120, "what follows new logs at once")
         shutil.copytree(tmp_path / "new", place / "logs", dirs_exist_ok=True)
-        idle = watch.idle_ticks()
-        wait(lambda: watch.idle_ticks() > idle + 1, 30, "the second look")
-        assert watch.requested() == EXPECTED
+        idle, runs = watch.idle_ticks(), watch.runs("ingest")
+        wait(lambda: watch.adapters() > before, 240, "the training")
+        wait(lambda: watch.idle_ticks() > idle + 1, 60, "the look at the same logs")
+        assert watch.requested() == INGESTED | TRAINED
+        assert watch.runs("ingest") == runs

@@ -31,29 +31,39 @@ from grokora_pipeline_tests.tiny import tiny_base
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serving")]
 ROLES = ("coordinator", "observer", "actor", "validator")
 ALWAYS = '{window: "* * * * *", min_ratings: 1}'
-# What the daemon would do: ask the sensors, carry out what they request; here one after the other, in one process.
+# What the daemon would do: ask sensor and schedule, carry out what they request; here one by one, in one process.
 AUTOMATION = """
+from datetime import datetime
 import dagster as dg
 from grokora_pipeline.definitions import defs
 
 AFTER = ("eval_report", "champion", "merged_model")
-cursors, requested, rounds = {}, [], 0
+schedule = defs.get_repository_def().get_schedule_def("validator_when_due")
+cursor, requested, rounds = None, [], 0
+
+def carry_out(request, job):
+    print("REQUESTED", job, flush=True)
+    keys = [key for key in request.asset_selection if key.path[-1] not in AFTER]
+    done = defs.resolve_job_def(job).execute_in_process(instance=instance, asset_selection=keys, tags=request.tags)
+    assert done.success
+    requested.append(job)
+
 with dg.DagsterInstance.get() as instance:
-    while not any(name.startswith("retrain") for name in requested):
+    while "retrain_validator" not in requested:
         rounds += 1
-        assert rounds < 12, tick.skip_message
-        for name in ("new_logs", "retrain"):
-            with dg.build_sensor_context(instance, cursors.get(name), definitions=defs) as context:
-                tick = defs.resolve_sensor_def(name).evaluate_tick(context)
-            cursors[name] = tick.cursor
-            for event in tick.asset_events:
-                instance.report_runless_asset_event(event)
-            for request in tick.run_requests:
-                print("REQUESTED", request.job_name, flush=True)
-                keys = [key for key in request.asset_selection if key.path[-1] not in AFTER]
-                job = defs.resolve_job_def(request.job_name)
-                assert job.execute_in_process(instance=instance, asset_selection=keys, tags=request.tags).success
-                requested.append(request.job_name)
+        assert rounds < 12, moment.skip_message
+        with dg.build_sensor_context(instance, cursor, definitions=defs) as context:
+            tick = defs.resolve_sensor_def("new_logs").evaluate_tick(context)
+        cursor = tick.cursor
+        for event in tick.asset_events:
+            instance.report_runless_asset_event(event)
+        for request in tick.run_requests:
+            carry_out(request, "ingest")
+        now = datetime.now().astimezone()
+        with dg.build_schedule_context(instance, scheduled_execution_time=now) as context:
+            moment = schedule.evaluate_tick(context)
+        for request in moment.run_requests or []:
+            carry_out(request, "retrain_validator")
 """
 
 

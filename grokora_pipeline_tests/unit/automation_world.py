@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.assets.chain import all_assets
+from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.automation.jobs import jobs
-from grokora_pipeline.automation.sensors import sensors
+from grokora_pipeline.automation.schedules import schedules
+from grokora_pipeline.automation.sensors import log_sensor
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.staleness import data_version
 from grokora_pipeline.store import Store, content_version
@@ -32,7 +35,7 @@ class World:
     home: Path
     now: datetime
     instance: dg.DagsterInstance = field(default_factory=dg.DagsterInstance.ephemeral)
-    cursors: dict[str, str | None] = field(default_factory=dict)
+    cursor: str | None = None
     gpu_seconds: float = 60.0
     perplexity: float = 1.0
 
@@ -43,20 +46,28 @@ class World:
         agents = load_agents(settings.agents)
         assets = all_assets(agents)
         self.specs = {s.key: s for asset in assets if isinstance(asset, dg.AssetsDefinition) for s in asset.specs}
-        made = jobs(agents, self.specs.values())
+        specs = list(self.specs.values())
         self.defs = dg.Definitions(
-            assets=assets, jobs=made, sensors=sensors(agents, self.specs.values(), made), resources={"gpu": object()}
+            assets=assets,
+            jobs=jobs(agents, specs),
+            schedules=schedules(agents, specs),
+            sensors=[log_sensor(agents, specs)],
+            resources={"gpu": object()},
         )
 
     def drop(self, agent: str, *names: str) -> None:
         for name in names:
             (self.logs / f"{name}.jsonl").write_text(agent)
 
-    def tick(self, sensor: str) -> Any:
-        """What a sensor says at this moment."""
-        context = dg.build_sensor_context(self.instance, self.cursors.get(sensor), definitions=self.defs)
-        found = self.defs.resolve_sensor_def(sensor).evaluate_tick(context)
-        self.cursors[sensor] = found.cursor
+    def tick(self, name: str, at: datetime | None = None) -> Any:
+        """What the sensor `new_logs`, or the schedule of an agent, says at this moment."""
+        if name != "new_logs":
+            schedule = self.defs.get_repository_def().get_schedule_def(f"{name}_when_due")
+            with patch.object(dg.ScheduleEvaluationContext, "instance", self.instance):  # it takes none in memory
+                return schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=at or self.now))
+        context = dg.build_sensor_context(self.instance, self.cursor, definitions=self.defs)
+        found = self.defs.resolve_sensor_def(name).evaluate_tick(context)
+        self.cursor = found.cursor
         for event in found.asset_events:
             self.instance.report_runless_asset_event(event)
         return found
@@ -73,8 +84,9 @@ class World:
     def start(self, request: dg.RunRequest) -> dg.DagsterRun:
         """A run under way."""
         keys = frozenset(request.asset_selection or ())
+        job = request.job_name or f"retrain_{request.tags[AGENT_TAG]}"  # a schedule's request leaves it to its schedule
         run = dg.DagsterRun(
-            job_name=request.job_name or "job", run_id=None, status=dg.DagsterRunStatus.STARTED, tags=request.tags,
+            job_name=job, run_id=None, status=dg.DagsterRunStatus.STARTED, tags=request.tags,
             asset_selection=keys,
         )  # fmt: skip
         return self.instance.add_run(run)

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import pytest
 
-from grokora_pipeline.agents import RetrainPolicy
-from grokora_pipeline.automation import sensors as module
+from grokora_pipeline.agents import load_agents
+from grokora_pipeline.automation import history, sensors
 from grokora_pipeline.automation.history import AGENT_TAG, gpu_hours
-from grokora_pipeline.automation.sensors import closed_until
-from grokora_pipeline.sessions.scan import manifest
+from grokora_pipeline.automation.schedules import local_timezone, schedules
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.store import content_version
 from grokora_pipeline_tests.unit.automation_world import CHAIN, World
 
 AGENTS = """
@@ -38,7 +37,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("GROKORA_SETTLE_SECONDS", "0")
     get_settings.cache_clear()
     made = World(tmp_path, NIGHT)
-    monkeypatch.setattr(module, "clock", lambda: made.now)
+    monkeypatch.setattr(history, "clock", lambda: made.now)
     yield made
     get_settings.cache_clear()
 
@@ -55,7 +54,7 @@ def trained(world: World, agent: str = "actor") -> World:
     """A world in which an agent was trained on six examples, long ago."""
     world.drop(agent, *(f"a{n}" for n in range(6)), "held0", "held1")
     world.settle()
-    (request,) = world.tick("retrain").run_requests
+    (request,) = world.tick(agent).run_requests
     world.run(request)
     world.later(days=365)
     return world
@@ -102,7 +101,7 @@ def test_a_file_that_is_still_being_written_is_waited_for(world: World) -> None:
 def test_a_file_that_never_rests_holds_the_others_up_for_a_while_only(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 4)
+    monkeypatch.setattr(sensors, "PATIENCE", 4)
     world.settle()
     found = []
     for n in range(5):
@@ -145,7 +144,7 @@ def test_nothing_is_requested_while_a_run_of_it_is_under_way(world: World) -> No
 def test_a_lost_cursor_costs_a_tick_and_adds_nothing(world: World) -> None:
     world.drop("actor", "one", "two")
     world.settle()
-    world.cursors.clear()
+    world.cursor = None
     assert [asked(world.tick("new_logs")) for _ in range(3)] == [[], [], []]
 
 
@@ -180,46 +179,43 @@ def test_an_agent_is_trained_when_it_has_enough_to_learn_and_the_other_says_what
     world.drop("actor", *(f"a{n}" for n in range(6)))
     world.drop("observer", "o1")
     world.settle()
-    found = world.tick("retrain")
-    assert asked(found) == [chain("actor")]
-    assert found.run_requests[0].job_name == "retrain_actor"
-    world.run(found.run_requests[0])
-    assert (
-        world.tick("retrain").skip_message
-        == "actor: up to date; observer: too few examples for a split; swarm: up to date"
-    )
+    (request,) = world.tick("actor").run_requests
+    assert {key.to_user_string() for key in request.asset_selection} == chain("actor")
+    world.run(request)
+    said = [world.tick(name).skip_message for name in ("actor", "observer")]
+    assert said == ["actor: up to date.", "observer: too few examples for a split."]
 
 
 def test_new_examples_must_be_distinct_and_learnable(world: World) -> None:
     trained(world)
     world.drop("actor", "new1", "new2", "a1~2", "a2~2", "held9")
     world.settle()
-    found = world.tick("retrain")
+    found = world.tick("actor")
     assert asked(found) == []
     assert (
         "actor: 2 of 3 new examples; mean rating none (0 sessions); perplexity drift not measured" in found.skip_message
     )
     world.drop("actor", "new3")
     world.settle()
-    assert asked(world.tick("retrain")) == [chain("actor")]
+    assert asked(world.tick("actor")) == [chain("actor")]
 
 
 def test_logs_that_land_during_a_training_are_learnt_next(world: World) -> None:
     trained(world)
     world.drop("actor", "b1", "b2", "b3")
     world.settle()
-    run = world.start(world.tick("retrain").run_requests[0])
+    run = world.start(world.tick("actor").run_requests[0])
     world.make(dg.AssetKey(["actor", "lora_adapter"]))  # it has read its split, and goes on
     world.drop("actor", "c1", "c2", "c3", "c4", "c5")
     world.settle()
-    assert f"run {run.run_id[:8]} of retrain_actor is started" in world.tick("retrain").skip_message
+    assert f"run {run.run_id[:8]} of retrain_actor is started" in world.tick("actor").skip_message
     rest = frozenset(key for key in run.asset_selection or () if key.path[-1] != "lora_adapter")
     world.finish(run, rest)
     world.later(hours=24)
-    (request,) = world.tick("retrain").run_requests
+    (request,) = world.tick("actor").run_requests
     assert request.tags["grokora/why"] == "5 new examples beside the 9 it learnt"
     world.run(request)
-    assert "actor: up to date" in world.tick("retrain").skip_message
+    assert "actor: up to date" in world.tick("actor").skip_message
 
 
 def test_bad_ratings_are_a_reason_where_there_is_something_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,25 +224,25 @@ def test_bad_ratings_are_a_reason_where_there_is_something_new(world: World, mon
     trained(world)
     ratings = [("2026", rating) for rating in [5] * 40 + [3] * 50]
     monkeypatch.setattr(evidence, "_ratings", lambda logs: {"actor": ratings})
-    assert "actor: up to date" in world.tick("retrain").skip_message
+    assert "actor: up to date" in world.tick("actor").skip_message
     world.drop("actor", "new1")
     world.settle()
-    found = world.tick("retrain")
+    found = world.tick("actor")
     assert found.run_requests[0].tags["grokora/why"] == "mean rating 3.00 of the last 50 rated sessions"
     monkeypatch.setattr(evidence, "_ratings", lambda logs: {"actor": ratings[-9:]})
-    assert "mean rating 3.00 (9 sessions)" in world.tick("retrain").skip_message
+    assert "mean rating 3.00 (9 sessions)" in world.tick("actor").skip_message
 
 
 def test_drift_is_measured_on_new_held_out_rows_and_is_a_reason(world: World) -> None:
     trained(world)
     world.drop("actor", "held7", "held8")
     world.settle()
-    (request,) = world.tick("retrain").run_requests
+    (request,) = world.tick("actor").run_requests
     assert {key.to_user_string() for key in request.asset_selection} == chain("actor", *CHAIN[1:])
     world.perplexity = 2.0
     world.run(request)
     world.later(hours=24)
-    found = world.tick("retrain")
+    found = world.tick("actor")
     assert found.run_requests[0].tags["grokora/why"] == "perplexity on new logs is 2.72 times the old"
     assert asked(found) == [chain("actor")]
 
@@ -254,27 +250,47 @@ def test_drift_is_measured_on_new_held_out_rows_and_is_a_reason(world: World) ->
 def test_a_chain_that_broke_off_is_finished_without_training_again(world: World) -> None:
     world.drop("actor", *(f"a{n}" for n in range(6)))
     world.settle()
-    run = world.start(world.tick("retrain").run_requests[0])
+    run = world.start(world.tick("actor").run_requests[0])
     world.make(dg.AssetKey(["actor", "lora_adapter"]))
     world.finish(run)
-    assert asked(world.tick("retrain")) == [chain("actor", *CHAIN[1:])]
+    assert asked(world.tick("actor")) == [chain("actor", *CHAIN[1:])]
+
+
+def test_the_swarm_is_judged_when_a_champion_changed_and_none_is_being_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = dg.AssetKey(["actor", "champion"])
+    swarm = dg.AssetSpec("swarm_report", deps=[champion])
+    (schedule,) = schedules([], [swarm])
+
+    def tick() -> Any:
+        with patch.object(dg.ScheduleEvaluationContext, "instance", world.instance):
+            return schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=world.now))
+
+    assert tick().skip_message == "swarm: up to date."
+    version = {"dagster/data_version": "one"}
+    world.instance.report_runless_asset_event(dg.AssetMaterialization(champion, tags=version))
+    assert asked(tick()) == [{"swarm_report"}]
+    world.start(dg.RunRequest(job_name="retrain_actor", asset_selection=[champion]))
+    assert "of retrain_actor is started" in tick().skip_message
+    made = {"dagster/input_data_version/actor/champion": "one", "dagster/data_version": "two"}
+    world.instance.report_runless_asset_event(dg.AssetMaterialization("swarm_report", tags=made))
+    assert tick().skip_message == "swarm: up to date."
 
 
 def test_a_failing_training_is_tried_three_times_each_later_than_before(world: World) -> None:
     world.drop("observer", *(f"a{n}" for n in range(6)))
     world.settle()
-    tries, skips = fail_until_silent(world, "retrain", ticks=8, minutes=10)
+    tries, skips = fail_until_silent(world, "observer", ticks=8, minutes=10)
     assert tries == [0, 1, 2]
     assert "observer: it failed 3 times" in skips[-1]
 
 
-def test_a_training_waits_for_its_window(world: World) -> None:
-    trained(world)
-    world.drop("actor", "b1", "b2", "b3")
+def test_a_moment_that_was_missed_starts_nothing_outside_the_window(world: World) -> None:
+    world.drop("actor", *(f"a{n}" for n in range(6)))
     world.settle()
-    world.now = datetime.fromisoformat("2027-06-01T12:00").astimezone()
-    skip = world.tick("retrain").skip_message
-    assert "actor: 3 new examples beside the 6 it learnt; the window opens at 2027-06-02 02:00" in skip
+    assert "2026-03-03 02:24 was missed" in world.tick("actor", at=world.now - timedelta(minutes=6)).skip_message
+    assert asked(world.tick("actor")) == [chain("actor")]
 
 
 def test_a_training_keeps_a_gap_to_the_one_before(world: World) -> None:
@@ -282,9 +298,9 @@ def test_a_training_keeps_a_gap_to_the_one_before(world: World) -> None:
     world.drop("observer", "b1", "b2", "b3")
     world.settle()
     world.now = datetime.now().astimezone() + timedelta(hours=5)
-    assert "but it was trained 5.0 h ago; the gap is 12 h" in world.tick("retrain").skip_message
+    assert "but it was trained 5.0 h ago; the gap is 12 h" in world.tick("observer").skip_message
     world.later(hours=8)
-    assert asked(world.tick("retrain")) == [chain("observer")]
+    assert asked(world.tick("observer")) == [chain("observer")]
 
 
 def test_no_training_starts_when_the_gpu_hours_of_the_day_are_spent(world: World) -> None:
@@ -293,9 +309,9 @@ def test_no_training_starts_when_the_gpu_hours_of_the_day_are_spent(world: World
     world.drop("observer", "b1", "b2", "b3")
     world.settle()
     world.now = datetime.now().astimezone() + timedelta(hours=13)
-    assert "but 1.50 of 1 GPU hours are spent in the last 24" in world.tick("retrain").skip_message
+    assert "but 1.50 of 1 GPU hours are spent in the last 24" in world.tick("observer").skip_message
     world.later(hours=12)
-    assert asked(world.tick("retrain")) == [chain("observer")]
+    assert asked(world.tick("observer")) == [chain("observer")]
 
 
 def test_what_failed_trainings_cost_counts_too() -> None:
@@ -308,44 +324,43 @@ def test_what_failed_trainings_cost_counts_too() -> None:
     assert gpu_hours(instance, "actor", [dg.AssetKey(["actor", "lora_adapter"])], datetime.now().astimezone()) == 2.0
 
 
-@pytest.mark.parametrize(("setting", "running"), [("on", True), ("off", False)])
-def test_sensors_run_from_the_start_only_where_the_setting_says_so(
-    world: World, monkeypatch: pytest.MonkeyPatch, setting: str, running: bool
+@pytest.mark.parametrize(("setting", "status"), [("on", "RUNNING"), ("off", "STOPPED")])
+def test_sensor_and_schedules_run_from_the_start_only_where_the_setting_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, setting: str, status: str
 ) -> None:
     monkeypatch.setenv("GROKORA_AUTOMATION", setting)
     get_settings.cache_clear()
     made = World(world.home, NIGHT).defs
-    states = {made.resolve_sensor_def(name).default_status for name in ("new_logs", "retrain")}
-    assert states == {dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED}
+    states = {one.name: one.default_status.value for one in [*(made.sensors or []), *(made.schedules or [])]}
+    assert states == dict.fromkeys(["new_logs", "actor_when_due", "observer_when_due"], status)
+
+
+def test_an_agent_may_be_trained_when_its_window_says_in_local_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    made = schedules(load_agents(get_settings().agents), world.specs.values())
+    windows = {one.name: one.cron_schedule for one in made}
+    assert windows["actor_when_due"] == "*/10 2-5 * * *"
+    assert windows["observer_when_due"] == "* * * * *"
+    assert {one.execution_timezone for one in made} == {"Europe/Berlin"}
+    monkeypatch.setenv("TZ", "CET-1CEST")  # POSIX's own form names no zone
+    assert local_timezone() == "UTC"
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_logs_are_looked_at_in_two_seconds(tmp_path: Path) -> None:
+def test_a_tick_looks_at_a_hundred_thousand_logs_in_two_seconds(world: World) -> None:
+    world.settle()
     for day in range(100):
-        folder = tmp_path / f"2026-{day:03}"
+        folder = world.logs / f"2026-{day:03}"
         folder.mkdir()
         for number in range(1000):
             os.close(os.open(folder / f"session_{number}.jsonl", os.O_CREAT | os.O_WRONLY))
     seconds = []
     for _ in range(3):  # the best of three: the machine may be busy with other tests
         started = time.perf_counter()
-        files = manifest(tmp_path)
-        content_version(files)
+        found = world.tick("new_logs")
         seconds.append(time.perf_counter() - started)
-    shutil.rmtree(tmp_path)
-    assert len(files) == 100_000
+    shutil.rmtree(world.logs)
+    assert asked(found) == [{"session_logs"}]
     assert min(seconds) < 2
-
-
-@pytest.mark.parametrize(
-    ("at", "opens"),
-    [
-        ("2026-03-03T01:59", "2026-03-03T02:00"),
-        ("2026-03-03T02:00", None),
-        ("2026-03-03T05:59", None),
-        ("2026-03-03T06:00", "2026-03-04T02:00"),
-    ],
-)
-def test_the_default_window_is_four_hours_from_two_at_night(at: str, opens: str | None) -> None:
-    found = closed_until(RetrainPolicy(), datetime.fromisoformat(at).astimezone())
-    assert (found and found.strftime("%Y-%m-%dT%H:%M")) == opens

@@ -1,0 +1,152 @@
+"""When an agent is trained anew: a schedule an agent, whose cron is the `window` of its policy in agents.yaml.
+
+Every tick decides by level: what there is now against what the adapter was made from. No event is waited for, so none
+can be lost: logs that land during a training are new examples at a later tick, and a tick that never came is made up
+by the one after it. An agent has no other schedule or sensor, so that nothing is started twice.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from zoneinfo import available_timezones
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec, RetrainPolicy
+from grokora_pipeline.assets.common import get_store
+from grokora_pipeline.automation import history
+from grokora_pipeline.automation.evidence import Evidence, gather, hours_since, lacking, reason_to_train
+from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, gpu_hours, tried, under_way
+from grokora_pipeline.automation.jobs import ALL_JOB, retrain_job
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.staleness import Levels, impossible
+from grokora_pipeline.store import content_version
+
+BACKOFF = timedelta(minutes=10)
+LATE = timedelta(minutes=5)  # Dagster makes up for ticks that it missed; then the window may be closed
+_SOURCES, _SWARM = {"session_logs", "base_model"}, dg.AssetKey("swarm_report")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What could be requested, and why; no keys: nothing, and why not. `waits_for`: what must not be under way."""
+
+    why: str
+    keys: Sequence[dg.AssetKey] = ()
+    trained_at: datetime | None = None  # set where it is a training, which the minimum gap holds back
+    waits_for: Sequence[dg.AssetKey] = ()
+
+
+def schedules(agents: Sequence[AgentSpec], specs: Iterable[dg.AssetSpec]) -> list[dg.ScheduleDefinition]:
+    """`<agent>_when_due` for every agent and `swarm_when_due`; on from the start where GROKORA_AUTOMATION is `on`."""
+    known = list(specs)
+    made = []
+    for agent in agents:
+        own = [spec for spec in known if spec.key.path[0] in {agent.name, *_SOURCES}]
+        made.append(_schedule(agent.name, retrain_job(agent.name), agent.retrain, own, _of_agent(agent)))
+    if judged := [spec for spec in known if spec.key == _SWARM]:
+        made.append(_schedule("swarm", ALL_JOB, RetrainPolicy(), judged, _swarm_candidate))
+    return made
+
+
+def local_timezone() -> str:
+    """The IANA name of this machine's time zone, as TZ or /etc/localtime says; UTC where neither does."""
+    name = os.environ.get("TZ") or Path("/etc/localtime").resolve().as_posix().partition("zoneinfo/")[2]
+    return name if name in available_timezones() else "UTC"
+
+
+def _schedule(
+    name: str,
+    job: str,
+    policy: RetrainPolicy,
+    specs: Sequence[dg.AssetSpec],
+    find: Callable[[Levels], Candidate],
+) -> dg.ScheduleDefinition:
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        levels = Levels(context.instance, specs)
+        if history.clock() - context.scheduled_execution_time > LATE:
+            return dg.SkipReason(f"The moment of {context.scheduled_execution_time:%Y-%m-%d %H:%M} was missed.")
+        candidate = find(levels)
+        if refusal := next(_hindrances(context.instance, name, policy, candidate, levels), ""):
+            return dg.SkipReason(f"{name}: {refusal}.")
+        tags = {AGENT_TAG: name, WHY_TAG: candidate.why[:200], LEVEL_TAG: _level(candidate, levels)}
+        return dg.RunRequest(asset_selection=candidate.keys, tags=tags)
+
+    on = get_settings().automation == "on"
+    try:
+        return dg.ScheduleDefinition(
+            name=f"{name}_when_due",
+            job_name=job,
+            cron_schedule=policy.window,
+            execution_timezone=local_timezone(),
+            execution_fn=tick,
+            default_status=dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED,
+            description=f"Starts what is due for {name} by its policy in agents.yaml; a skipped tick says why.",
+        )
+    except dg.DagsterInvalidDefinitionError as error:
+        raise GrokoraError(f"agent {name!r}, retrain.window: {policy.window!r} never comes; correct it.") from error
+
+
+def _hindrances(
+    instance: dg.DagsterInstance, name: str, policy: RetrainPolicy, candidate: Candidate, levels: Levels
+) -> Iterator[str]:
+    """Why a candidate is not requested now, each reason looked for only where the one before does not hold."""
+    now = history.clock()
+    if not candidate.keys:
+        yield candidate.why
+    if running := under_way(instance, [*candidate.keys, *candidate.waits_for]):
+        yield running
+    if waiting := tried(instance, _level(candidate, levels), policy.attempts, BACKOFF, now):
+        yield waiting
+    hours = hours_since(candidate.trained_at, now)
+    if hours is not None and hours < policy.gap_hours:
+        yield f"{candidate.why}, but it was trained {hours:.1f} h ago; the gap is {policy.gap_hours:g} h"
+    spent = gpu_hours(instance, name, [key for key in levels.specs if key.path[0] == name], now)
+    if spent >= policy.gpu_hours:
+        yield f"{candidate.why}, but {spent:.2f} of {policy.gpu_hours:g} GPU hours are spent in the last 24"
+
+
+def _level(candidate: Candidate, levels: Levels) -> str:
+    """Equal as long as trying again would be trying the same."""
+    return content_version(levels.inputs(candidate.keys))
+
+
+def _of_agent(agent: AgentSpec) -> Callable[[Levels], Candidate]:
+    return lambda levels: agent_candidate(agent, levels)
+
+
+def agent_candidate(agent: AgentSpec, levels: Levels) -> Candidate:
+    """What is next for an agent: a training with all that follows, the rest of a chain that broke off, or nothing."""
+    train = dg.AssetKey([agent.name, "lora_adapter"])
+    tail = [dg.AssetKey([agent.name, link]) for link in ("eval_report", "champion", "merged_model")]
+    evidence = gather(get_store(), agent)
+    if evidence.split is None:
+        return Candidate("too few examples for a split")
+    if why := reason_to_train(evidence, agent.retrain):
+        return Candidate(why, [train, *tail], evidence.trained_at)
+    left_out = impossible(levels.stale, [agent])
+    unfinished = [key for key in tail if key in levels.stale and key not in left_out]
+    if evidence.adapter and not evidence.evaluated:
+        return Candidate("its new adapter is not judged yet", unfinished)
+    if _drift_due(evidence, agent.retrain):
+        return Candidate(f"perplexity of its champion on {evidence.new_held_out} new held-out rows", unfinished)
+    if not evidence.up_to_date:
+        return Candidate(lacking(evidence, agent.retrain))
+    if late := [key for key in levels.ready(tail) if key not in left_out]:
+        return Candidate("its chain was not finished", late)
+    return Candidate("up to date")
+
+
+def _drift_due(evidence: Evidence, policy: RetrainPolicy) -> bool:
+    """Whether the evaluation should run for the drift alone: enough new rows that the report does not know."""
+    return not evidence.report_current and evidence.new_held_out >= policy.drift_rows
+
+
+def _swarm_candidate(levels: Levels) -> Candidate:
+    champions = [dep.asset_key for dep in levels.specs[_SWARM].deps]
+    if (why := levels.changed.get(_SWARM)) and all(levels.version(key) for key in champions):
+        return Candidate(why, [_SWARM], waits_for=champions)
+    return Candidate("up to date")
