@@ -71,7 +71,8 @@ def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
     from grokora_pipeline.definitions import defs
 
     observe(instance, LOG_FILES_KEY, log_files_version())
-    specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key != dg.AssetKey(LOG_FILES_KEY)]
+    chain = whole_chain().asset_layer.executable_asset_keys
+    specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
     stale = stale_assets(instance, specs)
     left_out = impossible(stale, get_agents())
     keys = [key for key in stale if key not in left_out]

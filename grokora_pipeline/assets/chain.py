@@ -10,6 +10,7 @@ from grokora_pipeline.assets.champion import champion_asset
 from grokora_pipeline.assets.eval_report import eval_report_asset
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.assets.merged_model import merged_model_asset
+from grokora_pipeline.assets.rank_trial import rank_assets
 from grokora_pipeline.assets.session_logs import session_log_files, session_logs
 from grokora_pipeline.assets.swarm_report import swarm_report_asset
 from grokora_pipeline.assets.task_dataset import task_dataset_asset
@@ -29,4 +30,5 @@ def all_assets(agents: tuple[AgentSpec, ...]) -> Sequence[dg.AssetsDefinition | 
     """Every asset of the code location."""
     swarm = swarm_report_asset(agents)
     links = [link(agent) for agent in agents for link in _LINKS]
-    return [session_log_files, session_logs, base_model, *links, *([swarm] if swarm else [])]
+    ranks = [asset for agent in agents for asset in rank_assets(agent)]
+    return [session_log_files, session_logs, base_model, *links, *([swarm] if swarm else []), *ranks]

@@ -96,31 +96,35 @@ def _inputs(agent: AgentSpec, config: dict[str, Any]) -> tuple[dict[str, Any], d
     if champion and champion.version == adapter.version:
         champion = None  # nothing to compare: this very adapter is in service
     versions: dict[str, str | None] = {artifact.key: artifact.version for artifact in (base, dataset, split, adapter)}
-    answer = agent.answer.model_dump(by_alias=True)
     versions |= {"adapter": adapter.version, "champion": champion.version if champion else None}
+    told = {"champion": str(champion.path) if champion else None, "logs": str(get_settings().logs)}
+    plan = {**evaluation_plan(agent, adapter.path), **told, "versions": versions, **config}
     inputs = {
         "versions": versions,
-        "answer": answer,
+        "answer": plan["answer"],
         "metric": agent.metric,
         "config": config,
         "code": code_version(),
     }
-    plan = {
+    return inputs, plan
+
+
+def evaluation_plan(agent: AgentSpec, adapter: Path) -> dict[str, Any]:
+    """What the evaluation process has to know to judge an adapter on the agent's held-out rows."""
+    store = get_store()
+    dataset, split = (store.require(key_of(agent, name)) for name in ("task_dataset", "tokenized_split"))
+    base = store.require("base_model")
+    return {
         "agent": agent.name,
-        "answer": answer,
+        "answer": agent.answer.model_dump(by_alias=True),
         "main_metric": agent.metric,
         "base": str(base_folder(base.path)),
         "base_hash": base.version,
-        "adapter": str(adapter.path),
-        "champion": str(champion.path) if champion else None,
+        "adapter": str(adapter),
         "split": str(split.path),
         "examples": str(dataset.path / "examples.jsonl"),
-        "logs": str(get_settings().logs),
         "cache": str(store.root / ".cache" / "answers"),
-        "versions": versions,
-        **config,
     }
-    return inputs, plan
 
 
 def _history(agent: AgentSpec, key: str) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ from grokora_pipeline.assets.plots import training_curves
 from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.store import content_version
 
+MEMORY_TOLERANCE = 0.15  # of predicted against measured peak memory
+
 
 class TrainingConfig(dg.Config):
     """Training knobs for this run alone, such as `{"rank": 32, "epochs": 1}`; see `training/presets.py` for all."""
@@ -46,35 +48,41 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         pool=CUDA_POOL,
         retry_policy=DEVICE_RETRIES,
         description="LoRA weights (safetensors) and the record of their training.",
-        check_specs=[dg.AssetCheckSpec("learnt_something", asset=key.split("/"))],
+        check_specs=[
+            dg.AssetCheckSpec("learnt_something", asset=key.split("/"), description="Validation loss went down."),
+            dg.AssetCheckSpec("memory_as_predicted", asset=key.split("/"), description="Within 15 %."),
+        ],
     )
     def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig, gpu: GpuProcess) -> Made:
         with plain_errors():
-            store = get_store()
-            split, base = store.require(source), store.require("base_model")
-            knobs = resolve(agent, config.knobs).model_dump()
-            versions = {source: split.version, "base_model": base.version}
-            inputs = {"versions": versions, "knobs": knobs, "code": version}
+            plan = training_plan(agent, config.knobs)
+            inputs = {"versions": plan["versions"], "knobs": plan["knobs"], "code": version}
 
             def build(staged: Path) -> None:
-                record = read_json(base.path / "base_model.json")
-                plan = {
-                    "agent": agent.name,
-                    "base": str(base_folder(base.path)),
-                    "base_id": record["model_id"],
-                    "split": str(split.path),
-                    "output": str(staged),
-                    "knobs": knobs,
-                    "versions": versions,
-                }
-                with store.work(key, content_version(inputs)) as work:  # a retry of a killed run goes on from there
-                    gpu.run(context, "grokora_pipeline.training", {**plan, "work": str(work)}, staged)
+                with get_store().work(key, content_version(inputs)) as work:  # a retry of a killed run goes on there
+                    told = {"output": str(staged), "work": str(work)}
+                    gpu.run(context, "grokora_pipeline.training", {**plan, **told}, staged)
 
             artifact = publish_once(context, key, inputs, build)
         training = read_json(artifact.path / "training.json")
-        return result(artifact, _metadata(training), [_learnt(training)], **{"grokora/trained_on": split.version})
+        checks = [_learnt(training), _memory(training)]
+        return result(artifact, _metadata(training), checks, **{"grokora/trained_on": plan["versions"][source]})
 
     return lora_adapter
+
+
+def training_plan(agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
+    """What the training process is told, but for where it works; `knobs` win over the agent's and the preset's."""
+    store, source = get_store(), key_of(agent, "tokenized_split")
+    split, base = store.require(source), store.require("base_model")
+    return {
+        "agent": agent.name,
+        "base": str(base_folder(base.path)),
+        "base_id": read_json(base.path / "base_model.json")["model_id"],
+        "split": str(split.path),
+        "knobs": resolve(agent, knobs).model_dump(),
+        "versions": {source: split.version, "base_model": base.version},
+    }
 
 
 def _metadata(training: dict[str, Any]) -> dict[str, Any]:
@@ -90,4 +98,16 @@ def _learnt(training: dict[str, Any]) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"before": before, "after": after},
         description=f"Validation loss went from {before:.3f} to {after:.3f}.",
+    )
+
+
+def _memory(training: dict[str, Any]) -> dg.AssetCheckResult:
+    predicted, measured = training["predicted_memory_mib"], training["peak_memory_mib"]
+    off = predicted / measured - 1
+    return dg.AssetCheckResult(
+        check_name="memory_as_predicted",
+        passed=abs(off) <= MEMORY_TOLERANCE,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"predicted_mib": predicted, "measured_mib": measured, "off_percent": round(100 * off, 1)},
+        description=f"{predicted:.0f} MiB were predicted before the run, {measured:.0f} MiB measured ({off:+.0%}).",
     )

@@ -59,6 +59,22 @@ def system_intervals(report: dict[str, Any]) -> dg.MetadataValue[Any]:
     return picture(figure, f"{metric} with intervals")
 
 
+def rank_curves(rows: list[dict[str, Any]], metric: str) -> dg.MetadataValue[Any]:
+    """Validation loss (two standard deviations between seeds), main metric and adapter size of every rank tried."""
+    from matplotlib.figure import Figure
+
+    ranks = [str(row["rank"]) for row in rows]
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    loss, score, size = figure.subplots(1, 3)
+    spread = [2 * (row["loss_sd"] or 0) for row in rows]
+    loss.errorbar(ranks, [row["validation_loss"] for row in rows], yerr=spread, fmt="o", capsize=4)
+    score.plot(ranks, [math.nan if row["metric"] is None else row["metric"] for row in rows], "o-")
+    size.bar(ranks, [row["adapter_mib"] for row in rows])
+    for axes, name in ((loss, "validation loss (nats a token)"), (score, metric), (size, "adapter, MiB")):
+        axes.set(xlabel="rank", title=name)
+    return picture(figure, "loss, metric and size by rank")
+
+
 def picture(figure: Any, title: str) -> dg.MetadataValue[Any]:
     """A matplotlib figure as Markdown metadata with the PNG inside."""
     buffer = io.BytesIO()

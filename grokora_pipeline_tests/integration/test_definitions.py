@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import dagster as dg
+
 from grokora_pipeline.definitions import defs
 from grokora_pipeline.execution.process import CUDA_POOL, CUDA_TAG
 
+RANKS = dg.StaticPartitionsDefinition(["8", "16", "32", "64"])
 LINKS = {"task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model"}
 AGENTS = {"coordinator", "observer", "actor", "validator", "grokputer"}
 PROBE = """
@@ -34,6 +37,8 @@ def test_loading_the_definitions_imports_no_torch_and_takes_under_three_seconds(
 def test_every_agent_has_the_whole_chain() -> None:
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
     assert keys >= {f"{agent}/{link}" for agent in AGENTS for link in LINKS}
+    assert keys >= {f"{agent}/{name}" for agent in AGENTS for name in ("rank_trial", "rank_report")}
+    assert defs.resolve_assets_def(["actor", "rank_trial"]).partitions_def == RANKS
     assert keys >= {"session_logs", "session_log_files", "base_model", "swarm_report"}
 
 

@@ -1,0 +1,192 @@
+"""`A/rank_trial` (a partition a rank) and `A/rank_report`: which rank is worth its size. Made on demand only."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    Made,
+    code_version,
+    get_store,
+    key_of,
+    plain_errors,
+    publish_once,
+    read_json,
+    result,
+    table,
+    write_json,
+)
+from grokora_pipeline.assets.eval_report import EvaluationConfig, evaluation_plan
+from grokora_pipeline.assets.knobs import resolve
+from grokora_pipeline.assets.lora_adapter import training_plan
+from grokora_pipeline.assets.plots import rank_curves
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GPU_SECONDS, GpuProcess, cuda_tags
+from grokora_pipeline.store import Artifact, content_version
+from grokora_pipeline.training.ranks import RANKS, recommend, summarise, trial_knobs
+
+GROUP = "rank_trials"  # apart from the agents' groups, whose chains one click makes
+_PARTITIONS = dg.StaticPartitionsDefinition([str(rank) for rank in RANKS])
+_FIGURES = ("validation_loss", "trainable_share", "peak_memory_mib", "tokens_per_second", "wall_seconds")
+
+
+class RankConfig(dg.Config):
+    """How a rank is tried."""
+
+    seeds: list[int] = [7, 8]  # noqa: RUF012 - a training each; one alone says nothing about noise
+    rows: int = -1  # held-out rows for the main metric; -1: as many as eval_report takes, 0: the loss alone
+    knobs: dict[str, Any] = {}  # noqa: RUF012 - for all ranks alike
+
+    def evaluation(self, sample: bool) -> dict[str, Any]:
+        """How the adapters are judged: on the main metric alone."""
+        config = EvaluationConfig(max_rows=max(self.rows, 0), few_shot=0, redacted_canaries=0).resolved(sample)
+        return {**config, "probe": False, "max_rows": config["max_rows"] if self.rows else 0}
+
+
+def rank_assets(agent: AgentSpec) -> list[dg.AssetsDefinition]:
+    """The two assets of one agent."""
+    return [rank_trial_asset(agent), rank_report_asset(agent)]
+
+
+def rank_trial_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+    """The `rank_trial` asset of one agent."""
+
+    @dg.asset(
+        key=[agent.name, "rank_trial"],
+        deps=[[agent.name, "tokenized_split"], [agent.name, "task_dataset"], "base_model"],
+        partitions_def=_PARTITIONS,
+        group_name=GROUP,
+        kinds={"pytorch", "huggingface"},
+        owners=OWNERS,
+        code_version=code_version(resolve(agent).model_dump()),
+        op_tags=cuda_tags(),
+        pool=CUDA_POOL,
+        retry_policy=DEVICE_RETRIES,
+        description="Adapters of one rank, a seed each: validation loss, main metric, size, memory, speed.",
+    )
+    def rank_trial(context: dg.AssetExecutionContext, config: RankConfig, gpu: GpuProcess) -> Made:
+        with plain_errors():
+            key = f"{key_of(agent, 'rank_trial')}/{context.partition_key}"
+            knobs, rank = resolve(agent, config.knobs), int(context.partition_key)
+            plans = {
+                seed: training_plan(agent, {**config.knobs, **trial_knobs(knobs, rank, seed)}) for seed in config.seeds
+            }
+            judged = config.evaluation(knobs.preset == "sample")
+            inputs = {
+                "trainings": [(plan["knobs"], plan["versions"]) for plan in plans.values()],
+                "evaluation": judged,
+                "code": code_version(),
+            }
+
+            def build(staged: Path) -> None:
+                records = []
+                for seed, plan in plans.items():
+                    folder = staged / f"seed-{seed}"
+                    record = _trained(context, gpu, plan, folder)
+                    if judged["max_rows"]:
+                        told = {**evaluation_plan(agent, folder), **judged, "output": str(folder / "evaluation")}
+                        report = gpu.run(context, "grokora_pipeline.evaluation", told, folder / "evaluation")
+                        record["metric"] = report["systems"]["adapter"]["metrics"][agent.metric]["value"]
+                    records.append(record)
+                write_json(staged / "trial.json", {"versions": _versions(agent), "records": records})
+
+            artifact = publish_once(context, key, inputs, build)
+        return _tried(artifact)
+
+    return rank_trial
+
+
+def _trained(context: dg.AssetExecutionContext, gpu: GpuProcess, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train with one seed into a folder; what `training/ranks.py` wants to know of it."""
+    key = f"{plan['agent']}/rank_trial"
+    with get_store().work(key, content_version(plan["knobs"], plan["versions"])) as work:
+        told = {**plan, "output": str(folder), "work": str(work)}
+        training = gpu.run(context, "grokora_pipeline.training", told, folder)
+    size = (folder / "adapter_model.safetensors").stat().st_size / 2**20
+    figures = {name: training[name] for name in _FIGURES}
+    return {"seed": training["knobs"]["seed"], **figures, "adapter_mib": round(size, 3), "metric": None}
+
+
+def _versions(agent: AgentSpec) -> dict[str, str]:
+    """Trials are compared where they saw the same data and base model."""
+    keys = (key_of(agent, "tokenized_split"), "base_model")
+    return {key: get_store().require(key).version for key in keys}
+
+
+def _tried(artifact: Artifact) -> Made:
+    trial = read_json(artifact.path / "trial.json")
+    (row,) = summarise({int(artifact.key.rpartition("/")[2]): trial["records"]})
+    return dg.MaterializeResult(
+        metadata={
+            "folder": dg.MetadataValue.path(artifact.link()),
+            "seeds_apart": table(trial["records"]),
+            GPU_SECONDS: sum(record["wall_seconds"] for record in trial["records"]),
+            **{name: value for name, value in row.items() if value is not None},
+        },
+        data_version=dg.DataVersion(artifact.version),
+    )
+
+
+def rank_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+    """The `rank_report` asset of one agent."""
+    key = key_of(agent, "rank_report")
+
+    @dg.asset(
+        key=key.split("/"),
+        deps=[[agent.name, "rank_trial"]],
+        group_name=GROUP,
+        kinds={"json"},
+        owners=OWNERS,
+        code_version=code_version(agent.metric),
+        description="Loss, main metric, size, memory and speed by rank, and the smallest rank that loses nothing.",
+    )
+    def rank_report(context: dg.AssetExecutionContext) -> Made:
+        with plain_errors():
+            trials = _trials(agent)
+            inputs = {"trials": {rank: artifact.version for rank, artifact in trials.items()}, "code": code_version()}
+
+            def build(staged: Path) -> None:
+                records = {rank: read_json(found.path / "trial.json")["records"] for rank, found in trials.items()}
+                rows = summarise(records)
+                write_json(
+                    staged / "report.json", {"ranks": rows, "metric": agent.metric, "recommendation": recommend(rows)}
+                )
+
+            report = publish_once(context, key, inputs, build)
+        return _reported(agent, report)
+
+    return rank_report
+
+
+def _trials(agent: AgentSpec) -> dict[int, Artifact]:
+    """The trials of the present split and base model, by rank."""
+    store, versions = get_store(), _versions(agent)
+    found = {rank: store.current(f"{key_of(agent, 'rank_trial')}/{rank}") for rank in RANKS}
+    trials = {
+        rank: artifact
+        for rank, artifact in found.items()
+        if artifact and read_json(artifact.path / "trial.json")["versions"] == versions
+    }
+    if not trials:
+        raise GrokoraError(f"{agent.name} has no rank trial on its present split; materialize rank_trial first.")
+    return trials
+
+
+def _reported(agent: AgentSpec, artifact: Artifact) -> Made:
+    report = read_json(artifact.path / "report.json")
+    rows, advice = report["ranks"], report["recommendation"]
+    missing = sorted(set(RANKS) - {row["rank"] for row in rows})
+    metadata = {
+        "recommendation": advice["reason"],
+        "table": table(rows),
+        "picture": rank_curves(rows, report["metric"]),
+        "ranks_not_tried": ", ".join(map(str, missing)) or "none",
+    }
+    if advice["rank"]:
+        knobs = trial_knobs(resolve(agent), advice["rank"], resolve(agent).seed)
+        lines = "\n".join(f"{name}: {value:g}" for name, value in knobs.items() if name in {"rank", "alpha"})
+        metadata["for_agents_yaml"] = dg.MetadataValue.md(f"```yaml\n{lines}\nrslora: true\n```")
+    return result(artifact, metadata)

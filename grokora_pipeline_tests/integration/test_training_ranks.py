@@ -1,0 +1,70 @@
+"""Rank trials through the definitions: partitions, made on demand only, and a report that compares them."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Store
+from grokora_pipeline_tests.chain import environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
+
+
+@pytest.fixture
+def defs(
+    home: Path, run: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.Definitions]:
+    from grokora_pipeline.definitions import build_defs
+
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    for name, value in environment(home).items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    yield build_defs()
+    get_settings.cache_clear()
+
+
+def materialize(defs: dg.Definitions, name: str, partition: str | None = None, **config: Any) -> dict[str, Any]:
+    """Make one of the actor's rank assets; returns its metadata."""
+    made = defs.resolve_job_def("rank_experiment").execute_in_process(
+        asset_selection=[dg.AssetKey(["actor", name])],
+        partition_key=partition,
+        run_config={"ops": {f"actor__{name}": {"config": config}}} if config else None,
+        instance=dg.DagsterInstance.get(),
+    )
+    (event,) = made.get_asset_materialization_events()
+    assert event.partition == partition
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def test_ranks_are_tried_one_by_one_and_compared(defs: dg.Definitions, home: Path) -> None:
+    knobs = {"max_steps": 4, "max_validation": 4}
+    first = materialize(defs, "rank_trial", "8", seeds=[7, 8], rows=0, knobs=knobs)
+    second = materialize(defs, "rank_trial", "16", seeds=[7], rows=2, knobs=knobs)
+    assert (first["rank"], first["seeds"], second["seeds"]) == (8, 2, 1)
+    assert second["adapter_mib"] > 1.5 * first["adapter_mib"]
+    assert "metric" not in first
+    assert 0 <= second["metric"] <= 1
+    shown = materialize(defs, "rank_report")
+    assert shown["ranks_not_tried"] == "32, 64"
+    assert "data:image/png" in shown["picture"]
+    folder = Store(str(home / "store")).require("actor/rank_report").path
+    report = json.loads((folder / "report.json").read_bytes())
+    assert [row["rank"] for row in report["ranks"]] == [8, 16]
+    assert report["recommendation"]["rank"] in {8, 16}
+    assert f"rank: {report['recommendation']['rank']}" in shown["for_agents_yaml"]
+
+
+def test_no_other_job_and_no_demo_tries_ranks(defs: dg.Definitions) -> None:
+    from grokora_pipeline import demo
+
+    keys, _ = demo.out_of_date(dg.DagsterInstance.get())
+    for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):
+        keys += defs.resolve_job_def(job).asset_layer.executable_asset_keys
+    assert not [key for key in keys if key.path[-1].startswith("rank_")]
