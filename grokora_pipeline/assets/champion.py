@@ -10,6 +10,7 @@ from grokora_pipeline.assets.common import OWNERS, Made, code_version, get_store
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import Decision, GateRule, decide
 from grokora_pipeline.evaluation.registry import BASE, Registry
+from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.store import Artifact
 
 BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into service
@@ -36,6 +37,7 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         kinds={"python"},
         owners=OWNERS,
         code_version=code_version(),
+        retry_policy=NODE_RETRIES,
         description="The adapter in service. A challenger takes its place only where the report proves it better.",
         check_specs=[dg.AssetCheckSpec("has_champion", asset=key.split("/"))],
     )

@@ -17,6 +17,7 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.sessions.audit import surviving_secrets
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.scan import manifest
@@ -71,6 +72,7 @@ def log_files_version() -> str:
     owners=OWNERS,
     metadata=_COLUMNS,
     code_version=code_version([(agent.name, agent.match.model_dump()) for agent in get_agents()]),
+    retry_policy=NODE_RETRIES,
     check_specs=[
         dg.AssetCheckSpec("readable_logs", asset=KEY, description="At least one turn was read."),
         dg.AssetCheckSpec("no_secret_survives", asset=KEY, blocking=True, description="A second scanner finds none."),

@@ -25,6 +25,7 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sessions.examples import build_examples, read_examples
 from grokora_pipeline.sessions.selection import DatasetOptions
@@ -67,6 +68,7 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         metadata=_COLUMNS,
         code_version=version,
+        retry_policy=NODE_RETRIES,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[
             dg.AssetCheckSpec("schema", asset=key.split("/"), blocking=True, description="Every line is an example."),

@@ -24,6 +24,7 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import length_histogram
 from grokora_pipeline.assets.task_dataset import scalars
+from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sessions.examples import read_examples
 from grokora_pipeline.sessions.split import split_examples, straddling
@@ -60,6 +61,7 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         metadata=_COLUMNS,
         code_version=version,
+        retry_policy=NODE_RETRIES,
         output_required=False,
         description="80/20 by groups of session, task and near-duplicates; who was in validation once never trains.",
         check_specs=[

@@ -16,6 +16,7 @@ CUDA_TAG = "grokora/accelerator"
 GPUS_TAG = "grokora/gpus"
 GPU_SECONDS = "gpu_seconds"  # metadata: how long a step's process held its devices
 DEVICE_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)  # also when a node dies
+NODE_RETRIES = dg.RetryPolicy(max_retries=2, delay=2)  # of steps that need no device
 _DEVICE_ERRORS = ("OutOfMemoryError", "AcceleratorError", "out of memory", "CUDA", "cuDNN", "NCCL", "MemoryError")
 _GRACE_SECONDS = 60  # for a child to write its checkpoint after SIGTERM
 

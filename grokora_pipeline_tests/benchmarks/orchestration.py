@@ -1,15 +1,20 @@
-"""What orchestration costs: `python -m grokora_pipeline_tests.benchmarks.orchestration [--instance data/dagster]`.
+"""What orchestration costs: `python -m grokora_pipeline_tests.benchmarks.orchestration [--tiny | --instance FOLDER]`.
 
-Prints one JSON line about the latest `retrain_all` run of an instance; without one, about a run of its own on a small
-sample and a tiny random model, where the children do hardly more than import torch. `overhead_share` is the share of
-the run's wall time in which no child process held a device: starting steps, reading and writing, and the steps that
-need no child (logs, datasets, splits), as far as they do not run beside one.
+Runs `grokora demo` on the bundled sample in a temporary folder (about ten minutes on two cores) and prints one JSON
+line. `overhead_share` is the share of the command's wall time in which no child process held a device: starting the
+command and its steps, reading and writing, and the steps that need no child (logs, datasets, splits), as far as they
+do not run beside one. `--tiny` takes a small sample and a tiny random model, where the children do hardly more than
+import torch; `--instance data/dagster` looks at the latest run that is there, from its start to its end.
 """
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,18 +23,18 @@ import dagster as dg
 
 from grokora_pipeline.automation.jobs import ALL_JOB
 from grokora_pipeline.execution.process import GPU_SECONDS
-from grokora_pipeline_tests.chain import demo, make_home
+from grokora_pipeline_tests.chain import environment, make_home, script
 
 _OPENED = "external process successfully opened dagster pipes"
 _ENDED = {"STEP_OUTPUT", "STEP_FAILURE", "STEP_UP_FOR_RETRY"}
 Interval = tuple[float, float]
 
 
-def measure(instance: dg.DagsterInstance) -> dict[str, Any]:
-    """The figures of the latest successful run of the whole chain."""
+def measure(instance: dg.DagsterInstance, wall: float | None = None) -> dict[str, Any]:
+    """The figures of the latest successful run of the whole chain, which took `wall` seconds all in all."""
     done = dg.RunsFilter(job_name=ALL_JOB, statuses=[dg.DagsterRunStatus.SUCCESS])
     record = instance.get_run_records(done, limit=1)[0]
-    wall = (record.end_time or 0.0) - (record.start_time or 0.0)
+    wall = wall or (record.end_time or 0.0) - (record.start_time or 0.0)
     children = list(child_intervals(instance.all_logs(record.dagster_run.run_id)))
     inside = covered(children)
     return {
@@ -66,20 +71,32 @@ def covered(intervals: Iterable[Interval]) -> float:
     return total
 
 
+def sample_home(folder: Path) -> dict[str, str]:
+    """The environment in which `grokora demo` makes everything from the bundled sample, in this folder alone."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GROKORA_")}
+    (folder / "dagster").mkdir()
+    (folder / "dagster" / "dagster.yaml").write_text("nux: {enabled: false}\ntelemetry: {enabled: false}\n")
+    return {**kept, "GROKORA_STORE": str(folder / "store"), "DAGSTER_HOME": str(folder / "dagster")}
+
+
 def main() -> None:
     """Print the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instance", type=Path, help="a folder of Dagster's SQLite files, such as data/dagster")
-    given: Path | None = parser.parse_args().instance
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--tiny", action="store_true", help="a tiny random model instead of the bundled sample")
+    which.add_argument("--instance", type=Path, help="a folder of Dagster's SQLite files, such as data/dagster")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if given is None:
-            run = demo(make_home(folder))
-            assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+        folder, wall = Path(temporary), None
+        if given.instance:
+            shutil.copytree(given.instance / "history", folder / "dagster" / "history")  # the original is left alone
         else:
-            shutil.copytree(given / "history", folder / "dagster" / "history")  # the original is left alone
+            variables = environment(make_home(folder)) if given.tiny else sample_home(folder)
+            started = time.monotonic()
+            subprocess.run([script("grokora"), "demo"], env=variables, cwd=folder, stdout=sys.stderr, check=True)
+            wall = time.monotonic() - started
         with dg.DagsterInstance.local_temp(str(folder / "dagster")) as instance:
-            print(json.dumps(measure(instance)))
+            print(json.dumps(measure(instance, wall)))
 
 
 if __name__ == "__main__":
