@@ -141,7 +141,9 @@ def _checks(folder: Path) -> list[dg.AssetCheckResult]:
     commonest = max(answers.values(), default=0) / max(1, rows)
     return [
         dg.AssetCheckResult(
-            check_name="schema", passed=readable == rows, metadata={"rows": rows, "readable": readable}
+            check_name="schema",
+            passed=readable == rows,
+            description=f"{readable} of {rows} lines are examples with a prompt and an answer.",
         ),
         dg.AssetCheckResult(
             check_name="varied_answers",

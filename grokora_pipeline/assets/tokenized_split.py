@@ -156,7 +156,7 @@ def _checks(report: dict[str, Any]) -> list[dg.AssetCheckResult]:
             check_name="no_straddling_group",
             passed=not leaks,
             metadata={"straddling": leaks[:20], "a_split_by_rows_would_leak": report["naive_leaks"]},
-            description="No session, task or near-duplicate cluster is on both sides.",
+            description=f"{len(leaks)} sessions, tasks or near-duplicate clusters are on both sides of the split.",
         ),
         dg.AssetCheckResult(
             check_name="fits_context",
