@@ -78,7 +78,7 @@ def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
             inputs, plan = _inputs(agent, config.resolved(resolve(agent).preset == "sample"))
 
             def build(staged: Path) -> None:
-                told = {"output": str(staged), "history": _history(agent, key)}
+                told = {"output": str(staged), "history": _history(agent, key), "ranks": _ranks(agent)}
                 gpu.run(context, "grokora_pipeline.evaluation", {**plan, **told}, staged)
 
             artifact = publish_once(context, key, inputs, build)
@@ -139,6 +139,17 @@ def _history(agent: AgentSpec, key: str) -> list[dict[str, Any]]:
                 rank = report["training"].get("knobs", {}).get("rank")
                 found[record["version"]] = {"label": label, "rank": rank, **score}
     return list(found.values())
+
+
+def _ranks(agent: AgentSpec) -> list[dict[str, Any]]:
+    """The main metric of every rank that the latest rank report compares."""
+    report = get_store().current(key_of(agent, "rank_report"))
+    told = orjson.loads(report.read("report.json")) if report else {"metric": None, "ranks": []}
+    rows = [row for row in told["ranks"] if told["metric"] == agent.metric and row["metric"] is not None]
+    return [
+        {"label": f"rank {row['rank']}, {row['seeds']} seeds", "rank": row["rank"], "value": row["metric"]}
+        for row in rows
+    ]
 
 
 def _metadata(artifact: Artifact) -> dict[str, Any]:

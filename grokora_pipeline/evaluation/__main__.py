@@ -157,6 +157,7 @@ def _facts(job: _Run, shots: int) -> dict[str, Any]:
         "alpha": plan.alpha,
         "seed": plan.seed,
         "history": plan.history,
+        "ranks": plan.ranks,
         "few_shot": shots,
         "leaked_rows": leaked,
         "adapter_megabytes": (plan.adapter / "adapter_model.safetensors").stat().st_size / 1e6,

@@ -59,6 +59,7 @@ class EvaluationPlan(BaseModel):
     history: list[dict[str, Any]] = Field(
         default=[], description="Earlier reports, oldest first: {label, value, rank} of the adapter's main metric."
     )
+    ranks: list[dict[str, Any]] = Field(default=[], description="Trials of ranks: {label, value, rank}, as above.")
 
 
 def read_plan(kind: type[PlanT], plan: dict[str, Any]) -> PlanT:

@@ -18,7 +18,7 @@ from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 
-PACE_ROWS, PACE_TOKENS, PACE_ROUNDS = 2, 8, 2
+PACE_ROWS, PACE_PROMPT, PACE_TOKENS, PACE_ROUNDS = 2, 64, 8, 2
 STAGES = (64, 256, 1024)  # candidates; a later stage is for what leads the one before; the last gives at most 10 bits
 RANKED_CHARS = 24  # of a secret's end: the beginning of many keys is no secret, and so many random ones tell enough
 LEARNT_BITS = 2.0  # a canary counts where the adapter exposes it by so much more than the base does
@@ -38,16 +38,16 @@ def general_perplexity(systems: Systems, names: Sequence[str | None], chat: Chat
 
 
 def pace(systems: Systems, names: Sequence[str | None], prompts: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Seconds per token by system, the best of interleaved rounds on a few rows, so that a busy machine harms nobody.
+    """Seconds per token by system: the best of interleaved rounds on the ends of a few prompts, as others may be busy.
 
     The answers' own seconds cannot be compared: they may come from the cache, and from a quieter hour.
     """
-    decoding = Decoding(PACE_TOKENS, ())
+    decoding, asked = Decoding(PACE_TOKENS, ()), [prompt[-PACE_PROMPT:] for prompt in prompts[:PACE_ROWS]]
     best = {name or "base": math.inf for name in names}
     for _ in range(PACE_ROUNDS):
         for name in names:
             with systems.active(name) as model:
-                made = generate(model, prompts[:PACE_ROWS], decoding)
+                made = generate(model, asked, decoding)
             seconds = sum(one.seconds for one in made) / sum(len(one.tokens) for one in made)
             best[name or "base"] = min(best[name or "base"], seconds)
     return best

@@ -64,7 +64,8 @@ def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> No
     metric = report["main_metric"]
     worst, changed = _pairs(rows, metric)
     past = _past(report)
-    ranks = {entry["rank"]: {**entry, "label": f"rank {entry['rank']}"} for entry in past if entry.get("rank")}
+    named = [{**entry, "label": f"rank {entry['rank']}"} for entry in past if entry.get("rank")]
+    ranks = {entry["rank"]: entry for entry in [*named, *report.get("ranks", [])]}
     page = environment().get_template("report.html.jinja")
     path.write_text(
         page.render(

@@ -69,7 +69,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "cache": str(folder / "cache"),
         "few_shot": 2,
         "trials": 2,
-        "history": [{"label": "2026-01-01 <b>a0</b>", "value": 0.25}],
+        "history": [{"label": "2026-01-01 <b>a0</b>", "value": 0.25, "rank": 8}],
+        "ranks": [{"label": "rank 32, 2 seeds", "value": 0.5, "rank": 32}],
         "canaries": [{"prefix": "key: ", "secret": "Zq7-91xK"}],
     }
 
@@ -138,7 +139,8 @@ def test_the_page_says_the_verdict_first_and_then_shows_what_it_rests_on(
     world: dict[str, Any], result: dict[str, Any]
 ) -> None:
     page = (Path(world["output"]) / "report.html").read_text()
-    parts = ["Not promoted", "All metrics", "What the gate looked at", "Reliability", "Over time", "General text"]
+    parts = ["Not promoted", "All metrics", "What the gate looked at", "Reliability", "Over time"]
+    parts += ["By rank", "rank 8", "rank 32, 2 seeds", "General text"]
     parts += ["Memorised secrets", "Loss while training", "Ten worst answers", "Ten most changed answers", "versions"]
     places = [page.find(part) for part in parts]
     assert -1 not in places

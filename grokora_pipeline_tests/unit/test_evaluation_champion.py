@@ -11,7 +11,7 @@ import pytest
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.champion import BLOCKING, report_rollback
-from grokora_pipeline.assets.eval_report import EvaluationConfig, _history
+from grokora_pipeline.assets.eval_report import EvaluationConfig, _history, _ranks
 from grokora_pipeline.assets.swarm_report import SwarmConfig
 from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.settings import get_settings
@@ -152,6 +152,14 @@ def test_earlier_reports_are_told_oldest_first(store: Store) -> None:
     assert [(entry["value"], entry["rank"]) for entry in told] == [(0.9, 16), (0.95, 16)]
     assert "adapter v1" in told[0]["label"]
     assert _history(AGENT.model_copy(update={"main_metric": "rougeL"}), "actor/eval_report") == []
+
+
+def test_the_ranks_that_were_tried_are_told_where_the_main_metric_is_still_the_same(store: Store) -> None:
+    rows = [{"rank": 8, "seeds": 2, "metric": 0.4}, {"rank": 64, "seeds": 2, "metric": None}]
+    assert _ranks(AGENT) == []
+    _publish(store, "actor/rank_report", "r1", {"metric": "exact_match", "ranks": rows})
+    assert _ranks(AGENT) == [{"label": "rank 8, 2 seeds", "rank": 8, "value": 0.4}]
+    assert _ranks(AGENT.model_copy(update={"main_metric": "rougeL"})) == []
 
 
 def test_what_is_not_configured_depends_on_the_preset() -> None:

@@ -99,6 +99,10 @@ def test_the_parts_of_an_action_are_scored_apart_from_its_coordinates() -> None:
     assert _value("typed_text", given_, expected) == 1
     assert _value("coordinates", given_, expected) == 0.5
     assert _value("coordinates", given_, '{"action_type": "click"}') is None
+    other = '{"mouse_button": "left", "keyboard_action_type": "press", "wait_time": 3}'
+    assert _value("typed_text", other, other) is None
+    assert _value("coordinates", other, other) is None
+    assert _value("coordinates", '{"coordinate": [1, 2]}', '{"coordinate": [1, 3]}') == 0.5
 
 
 def test_a_fence_may_stand_on_one_line() -> None:

@@ -4,6 +4,7 @@ That one form serves everything: the value over a data set, a bootstrap replicat
 measures that are no mean of rows (perplexity, BLEU). `load` gives the same metrics as `evaluate` modules, offline.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_call
 
 FloatArray = NDArray[np.float64]
 Stats = tuple[float, ...]
+_TYPED = re.compile(r"text|typed|key|command", re.IGNORECASE)
+_PLACE = re.compile(r"coord|position|point|^(x|y|width|height)$", re.IGNORECASE)
 
 
 def ratio(sums: FloatArray) -> FloatArray:
@@ -146,11 +149,15 @@ def _verdict(leaf: Leaf) -> Leaf | None:
 
 
 def _typed_text(leaf: Leaf) -> Leaf | None:
-    return leaf if leaf[1].startswith('"') and _action_type(leaf) is None and _verdict(leaf) is None else None
+    """What goes through the keyboard: text and keys, by the names that recorders give these fields."""
+    typed = leaf[1].startswith('"') and _TYPED.search(_field_name(leaf))
+    return leaf if typed and _action_type(leaf) is None else None
 
 
 def _coordinates(leaf: Leaf) -> Leaf | None:
-    return leaf if leaf[1].lstrip("-")[:1].isdigit() else None
+    """Numbers of a place on the screen; a waiting time or a count of scrolls is none."""
+    number = leaf[1].lstrip("-")[:1].isdigit()
+    return leaf if number and any(_PLACE.search(str(part)) for part in leaf[0]) else None
 
 
 def call_error(answer: Answer) -> CallError | None:
