@@ -15,10 +15,16 @@ __all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_
 
 PERSONAL = personal.DETECTORS
 ESCAPES = re.compile(
-    r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|\\{1,3}u00[2-7][0-9a-f]|&(?:#x?[0-9a-f]{2,4}|quot|apos|amp|commat|equals);",
+    r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|"
+    r"\\{1,3}(?:u(?!00[01]|d[89a-f])[0-9a-f]{4}|x(?![01])[0-9a-f]{2})|&(?:#x?[0-9a-f]{2,4}|quot|apos|amp|commat|equals);|"
+    r"(?:\x1b|\\{1,3}(?:x1b|u001b|033|e))\[[0-9;]*[a-z]|"  # colours of a terminal
+    "[\u00ad\u200b-\u200d\u2060\ufeff\u00a0\u2007\u202f]",  # invisible, or a space that is none
     re.IGNORECASE,
 )
-_ESCAPED = r"(?i:%(?:3[AD]|40|2[27])|\\u00(?:3[ad]|40|2[27])|&(?:#|quot;|commat;|equals;))"  # : = @ " '
+_ESCAPED = (  # : = @ " ', letters beyond ASCII in JSON inside JSON, a number with spaces that are none
+    r"(?i:%(?:3[AD]|40|2[27])|\\u00(?:3[ad]|40|2[27]|[a-f])|\\u(?:0[1-9a-f]|[1-9a-f])|&(?:#|quot;|commat;|equals;))|"
+    r"(?:[\x{a0}\x{2007}\x{202f}]|\\xa0)[0-9]"
+)
 _MEMBERS = (  # names whose values the redactor looks at by themselves
     r"(?i:(?:pin|otp|pincode|otpcode|auth|signature|mnemonic|phrase|connection_?string|keys?|cookies?)\\{0,3}\"\s?:)"
 )

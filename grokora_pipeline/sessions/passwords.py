@@ -9,6 +9,7 @@ from grokora_pipeline.sessions.detector import (
     TELLING,
     TELLING_GATE,
     TELLING_HINT,
+    chunk_length,
     detector,
     entropy,
     is_hash,
@@ -20,6 +21,7 @@ from grokora_pipeline.sessions.detector import (
 _QUOTE = r"\\{0,3}[\"'`]"
 _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value)[\W_]+)?", re.IGNORECASE)
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
+_SETS = {"=", ":", "\uff1a"}
 _CODE = re.compile(  # a name or a call in a program, not a value
     r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*",
     re.IGNORECASE,
@@ -37,10 +39,12 @@ def _is_assigned(match: re.Match[str]) -> bool:
     if not quote and (spaced or operator == "==") and _CODE.fullmatch(value):
         return False
     if not PASSWORD.search(name):
+        if re.search(r"\w[\[(]", value):
+            return False
         dumped = operator == "=" and name.isupper() and len(value) >= 8 and (is_mixed(value) or not spaced)
         return is_random(value) or dumped
     alone = match.string[match.end() : match.end() + 1] in {"", "\n", "\r", "\\"}
-    return bool(quote) or not value.isalpha() or operator == "=" or (alone and operator in {":", "\uff1a"})
+    return bool(quote) or not value.isalpha() or (operator == "=" and not spaced) or (alone and operator in _SETS)
 
 
 def _is_named(match: re.Match[str]) -> bool:
@@ -68,7 +72,7 @@ def _is_given(match: re.Match[str]) -> bool:
     """What follows a flag: no other flag, and no word of a sentence."""
     value = match.group("value")
     end = re.match(r"[\"'`\\]*\s*(?:\Z|[\n\"'|;&]|-|\\n)", match.string[match.end() :])
-    return not NOT_A_SECRET.fullmatch(value) and not value.isdigit() and (not value.isalpha() or bool(end))
+    return not NOT_A_SECRET.fullmatch(value) and not value.isdigit() and (_is_mixed_value(match) or bool(end))
 
 
 def _is_spoken(match: re.Match[str]) -> bool:
@@ -79,9 +83,29 @@ def _is_spoken(match: re.Match[str]) -> bool:
 
 
 def _is_mixed_value(match: re.Match[str]) -> bool:
-    return is_mixed(match.group("value")) and _is_value(match)
+    value = match.group("value")
+    return (is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)) and _is_value(match)
 
 
+def _is_header(match: re.Match[str]) -> bool:
+    """What follows "authorization": no word and no call in a program."""
+    value = match.group("value")
+    called = match.string[match.end() : match.end() + 1] in {"(", "["}
+    return _is_value(match) and not called and ("=" in value or not value.islower() or is_mixed(value))
+
+
+def _is_chosen(match: re.Match[str]) -> bool:
+    """Whether a string with all kinds of characters is a password: no identifier, no address."""
+    value = match.group("value")
+    return chunk_length(value) <= 2.4 and not is_hash(value) and "/" not in value
+
+
+def _is_chosen_or_quoted(match: re.Match[str]) -> bool:
+    value = match.group("value")
+    return _is_mixed_value(match) and len(value) >= 6 and (bool(match.group("quote")) or chunk_length(value) <= 3.2)
+
+
+_SPOKEN = "password|passphrase|passcode|pin|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord"
 _VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"
 _LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis-cli"
 _ASSIGNED = detector(
@@ -110,6 +134,18 @@ _NEAR_A_WORD = detector(
     anchored=True,
     gate=r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n])",
 )
+_NEAR_PASSWORD = detector(
+    "password",
+    r"(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)[^\w][^\n]{0,60}?(?:\n[^\n]{0,40}?){0,2}?"
+    r"(?<=[\s:=\"'(`,|;>])(?=[^\s\"'`]{0,30}?(?-i:[a-z]))(?=[^\s\"'`]{0,30}?(?-i:[A-Z]))(?=[^\s\"'`]{0,30}?\d)"
+    r"(?P<value>[^\s\"'`\\<>|,;()\[\]{}=&]{7,64})",
+    r"(?i:(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)\W)",
+    "value",
+    accept=_is_chosen,
+    flags=re.IGNORECASE,
+    anchored=True,
+    gate=rf"{TELLING_GATE}|(?i:community string)",
+)
 _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
     # (pattern, hint, who has the last word, gate)
     (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x')
@@ -125,6 +161,18 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         _is_named,
         TELLING_GATE,
     ),
+    (  # - name: DB_PASSWORD\n  value: x
+        rf"\bname: ?(?P<name>[\w.-]*(?:{TELLING})\w*)\s{{1,20}}value: ?(?:{_QUOTE})?(?P<value>{_VALUE})",
+        rf"(?i:name: ?[\w.-]*(?:{TELLING_HINT}))",
+        _is_named,
+        TELLING_GATE,
+    ),
+    (  # <input type="password" value="x">
+        rf"type={_QUOTE}password{_QUOTE}[^<>\n]{{0,120}}?\bvalue={_QUOTE}(?P<value>{_VALUE})",
+        r"(?i:type=[\\\"'`]{1,4}password)",
+        _is_value,
+        TELLING_GATE,
+    ),
     (  # <password>x</password>
         rf"<(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)>(?P<value>{_VALUE})</",
         rf"(?i:<[\w:.-]*(?:{TELLING_HINT})[\w-]*>)",
@@ -138,20 +186,52 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         TELLING_GATE,
     ),
     (  # tool --password x
-        rf"--(?:[\w-]*-)?(?:password|passwd|pass|token|secret|api-?key|auth-?key) +(?:{_QUOTE})?"
+        rf"--(?:[\w-]*-)?(?:password|passwd|pass|token|secret|api-?key|auth-?key)(?:{_QUOTE},)? +(?:{_QUOTE})?"
         rf"(?P<value>(?!-){_VALUE})",
-        r"(?i:--[\w-]*(?:pass|passwd|password|token|secret|key) )",
+        r"(?i:--[\w-]*(?:pass|passwd|password|token|secret|key)[\\\"'`]{0,4},? )",
         _is_given,
         TELLING_GATE,
     ),
     (  # mysql -px, sshpass -p x
-        rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)| )(?:{_QUOTE})?(?P<value>(?!-){_VALUE})",
+        rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)| +)(?:{_QUOTE})?(?P<value>(?!-){_VALUE})",
         rf"(?i:(?:{_LOGINS})\b[^\n|;]* -[pa])",
         _is_given,
         r"(?i:sshpass|docker login|podman login|mongo|mysql|mariadb|redis-cli)",
     ),
+    (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
+        rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
+        rf"\bnet user \S+ |\s/user:\S+ |\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:)(?:{_QUOTE})?(?P<value>{_VALUE})",
+        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -U [\w\\.]+%|\s/p:|pass(?:in|out)? pass:",
+        _is_mixed_value,
+        "",
+    ),
+    (  # db.example:5432:name:user:x
+        r"(?<![\w.:])[\w.*-]+:(?:\d{4,5}|\*):[\w*-]+:[\w*.-]+:(?P<value>[^\s\"'`\\:]{6,})",
+        r":(?:[0-9]{4,5}|\*):[\w*-]+:[\w*.-]+:[^\s:]",
+        _is_mixed_value,
+        "",
+    ),
+    (  # IDENTIFIED BY 'x'
+        r"\bidentified (?:with \S+ )?by (?:password )?\\{0,3}[\"'](?P<value>[^\"'`\\\n]+)",
+        r"(?i:identified )",
+        _is_value,
+        "",
+    ),
+    (  # type "x" into the password field
+        rf"\b(?:type|typing|enter|write|fill|input|paste)[sd]? (?:in )?{_QUOTE}(?P<value>[^\"'`\\\n]{{3,60}}){_QUOTE}"
+        rf" (?:in|as|for)(?:to)? [\w ]{{0,24}}(?:{_SPOKEN})",
+        r"(?i:(?:type|typing|enter|write|fill|input|paste)[sd]? (?:in )?[\\\"'`])",
+        _is_value,
+        r"(?i:(?:type|typing|enter|write|fill|input|paste)[sd]? (?:in )?[\\\"'`][^\n]*pass)",
+    ),
+    (  # smtp: {pass: "x"}, user: bob / pass: x
+        rf"(?:(?<![\w.-])pass{_QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
+        r"(?i:\bpass[\\\"'`]{0,4}\s?[:=]|/ pw\s?[:=])",
+        _is_chosen_or_quoted,
+        "",
+    ),
     (  # curl -u bob:x
-        rf"\bcurl\b[^\n|;]{{0,300}}?\s(?:-u|--user|--proxy-user)[ =]?(?:{_QUOTE})?"
+        rf"\bcurl\b(?:[^\n|;]|\\\n){{0,300}}?\s(?:-u|--user|--proxy-user)[ =]?(?:{_QUOTE})?"
         rf"(?:<[^>\s]+>|[\w.@%+-]+):(?P<value>{_VALUE})",
         r"(?i:(?:-u|--user|--proxy-user)[ =]?[\"'`\\]{0,4}[\w.@%+<:>-]+:)",
         _is_value,
@@ -172,16 +252,17 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (rf"ConvertTo-SecureString {_QUOTE}(?P<value>{_VALUE})", r"(?i:ConvertTo-SecureString)", _is_value, ""),
     (  # netrc; a cell of a table; "log in with password x1"
-        rf"\b(?:password|passphrase|passcode)(?: to| should be| must be| of|\**\s?\|)? (?:{_QUOTE})?"
+        rf"\b(?:password|passphrase|passcode)(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? (?:{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
-        r"(?i:(?:password|passphrase|passcode)[^\n]{0,13} )",
+        r"(?i:(?:password|passphrase|passcode)[^\n]{0,46} )",
         _is_mixed_value,
         TELLING_GATE,
     ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
-        rf"\b(?:password|passphrase|passcode|pin)(?: code)? (?:is|was) ?(?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
-        r"(?i:(?:password|passphrase|passcode|pin)(?: code)? (?:is|was))",
+        rf"\b(?:{_SPOKEN})(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9) ?(?P<quote>{_QUOTE})?"
+        rf"(?P<value>{_VALUE})",
+        rf"(?i:(?:{_SPOKEN})(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))",
         _is_spoken,
         "",
     ),
@@ -202,7 +283,7 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         rf"\bauthorization(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) )?"
         r"(?P<value>[\w.~+/=-]{8,})",
         r"(?i:authorization[\\\"'`]{0,4}\s?[:=])",
-        _is_value,
+        _is_header,
         r"(?i:authorization)",
     ),
     (r"\bbearer\s+(?P<value>[\w.~+/=-]{8,})", r"(?i:bearer\s+[\w.~+/=-]{8})", _is_mixed_value, r"(?i:bearer\s)"),
@@ -219,7 +300,7 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         r"curl[^\n]",
     ),
     (  # the query of a URL
-        r"[?&;](?:pass|pw|sig|signature|key|code|auth|X-Amz-(?:Signature|Credential|Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
+        r"[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
         r"(?i:[?&;](?:pass|pw|sig|signature|key|code|auth|X-Amz-(?:Signature|Credential|Security-Token))=)",
         _is_mixed_value,
         "",
@@ -245,4 +326,5 @@ DETECTORS = (
     ),
     _ASSIGNED,
     _NEAR_A_WORD,
+    _NEAR_PASSWORD,
 )

@@ -13,7 +13,9 @@ _CARD = re.compile(  # the issuers' ranges and lengths
     r"3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12,15}|(?:5[0678]|6\d)\d{10,17}"
 )
 _VERSION = re.compile(  # what stands before four numbers that are a version or a chapter, not an address
-    r"(?:\b[A-Z]\w+/|\bv|[=<>~]=|\b(?i:version|ver\.?|release|build|section|chapter|revision|update):? ?(?:is )?)\Z"
+    r"(?:\b[A-Z]\w+/|\bv|[=<>~]=|"
+    r"\b(?i:version|ver\.?|release|build|section|chapter|revision|update|upgrade)(?:__)?:? ?"
+    r"(?:is |to |from |= )?[\"']?)\Z"
 )
 
 
@@ -32,8 +34,8 @@ def iban(text: str) -> bool:
 
 
 def _is_iban(match: re.Match[str]) -> bool:
-    text = match.group()
-    return iban(text) and (text.isupper() or " " in text)  # a hash is in lower case
+    told = "iban" in match.string[max(0, match.start() - 8) : match.start()].lower()
+    return iban(match.group()) and (told or match.group().isupper())  # a hash is in lower case
 
 
 def _is_card(match: re.Match[str]) -> bool:
@@ -74,6 +76,15 @@ def _is_name(match: re.Match[str]) -> bool:
     return match.group("value").lower() not in GENERIC_USERS
 
 
+_IBAN_LENGTHS = (  # ISO 13616's registry
+    "AD24AE23AL28AT20AZ28BA20BE16BG22BH22BR29BY28CH21CR22CY28CZ24DE22DK18DO28EE20EG29ES24FI18FO18FR27GB22GE22GI23GL18"
+    "GR27GT28HR21HU28IE22IL23IQ23IS26IT27JO30KW30KZ20LB28LC32LI21LT20LU20LV21LY25MC27MD24ME22MK19MR27MT31MU30NL18NO15"
+    "PK24PL28PS29PT25QA29RO24RS22SA24SC31SE24SI19SK24SM27ST25SV28TL23TN24TR26UA29VA22VG24XK20"
+)
+_IBAN = "|".join(
+    rf"{country}\d\d(?:[ -]?[A-Z0-9]){{{int(length) - 4}}}"
+    for country, length in re.findall(r"([A-Z]{2})(\d\d)", _IBAN_LENGTHS)
+)
 _PART = r"[^\s@\"'`<>()\[\]{},;:\\/=|.?!&#*%]"
 _NAME = r"[^\s/\\\"'`:<>|*?,;()\[\]{}$~]"
 _PHONE_WORD = r"(?:phone|telephone|tel|mobile|cell|fax|gsm|whatsapp|call me at|call|text me at|sms to)"
@@ -95,7 +106,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
         ),
         detector(
             "iban",
-            r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?\b",
+            rf"\b(?:{_IBAN})\b",
             r"(?i:[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2})",
             accept=_is_iban,
             flags=re.IGNORECASE,
@@ -113,7 +124,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
         ),
         detector(
             "ip",
-            r"(?<![\w.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w-])(?!\.\d)",
+            r"(?<![A-Za-z0-9.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![A-Za-z0-9-])(?!\.\d)",
             r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
             accept=_is_ip,
         ),
@@ -128,9 +139,10 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"(?<![\w+.])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?![\w])|"
             r"(?<![\w.+-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?![\w-])(?!\.\d)|"
             r"(?<![\w.+-])(?<!\d )0[1-9](?:[ .]\d\d){4}(?![\w-])(?! ?\d)|"
+            r"(?<![\w.,+/-])(?<!\d )00[1-9]\d{9,11}(?![\w.-])|"
             r"(?<![\w.,+/-])(?<!\d )(?:00[1-9]\d ?\d{1,4}|0[1-9]\d{0,3})[ /-]\d{3,4}[ -]?\d{3,4}(?![\w-])(?!\.\d)|"
             r"(?<![\w.,+/-])\(\d{2,4}\) ?\d{3,5}[ -]?\d{2}[ -]?\d{2}(?![\w-])|"
-            rf"\b{_PHONE_WORD}\b[^\n\d+(]{{0,12}}(?P<n>[+(]?\d[\d ()./-]{{6,18}}\d)(?!\w)",
+            rf"\b{_PHONE_WORD}(?:[_ ](?:number|no|nr))?\b[^\n\d+(]{{0,12}}(?P<n>[+(]?\d[\d ()./-]{{6,18}}\d)(?!\w)",
             rf"{_PHONE_NUMBER}|(?i:{_PHONE_WORD}[^\n0-9]{{0,14}}[0-9])",
             accept=_is_phone,
             flags=re.IGNORECASE,
@@ -151,6 +163,16 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"(?:USER|USERNAME|LOGNAME)=",
             "value",
             accept=_is_name,
+        ),
+        *(
+            detector(  # the owner and the group that `ls -l` shows
+                "user",
+                rf"(?<![\w-])[dlcbps-][rwxsStT-]{{9}}[.+@]?\s+\d+\s+{before}(?P<value>[\w.-]{{2,32}})(?= )",
+                r"[rwxsStT-]{9}[.+@]?\s+[0-9]+\s+",
+                "value",
+                accept=_is_name,
+            )
+            for before in ("", r"\S+\s+")
         ),
         detector(
             "user",

@@ -26,7 +26,7 @@ from grokora_pipeline.sessions.detector import (
 from grokora_pipeline.sessions.detectors import is_suspicious
 from grokora_pipeline.sessions.tokens import BASE64, UNORDERED, from_base64, is_known_id
 
-VERSION = 2  # part of every manifest: raise it when the rules change, and everything is read again
+VERSION = 3  # part of every manifest: raise it when the rules change, and everything is read again
 MAX_DEPTH = 100
 _MEANINGS = {  # what the name of a member, without its separators, says about its value
     "password": re.compile(r"\w*(?:passw(?:or)?ds?|passwort|passphrase|passcode|pwd)|pin(?:code)?|otp(?:code)?"),
@@ -35,9 +35,12 @@ _MEANINGS = {  # what the name of a member, without its separators, says about i
         r"(?:api|access|private|auth|signing|encryption|master|subscription|application|app|account)keys?|"
         r"(?:access|auth|refresh|session|bearer|security|bot|api|oauth)token)"
     ),
+    "phone": re.compile(r"\w*(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?"),
     "header": re.compile(r"\w*(?:authorization|cookies?|credentials?)"),
     "token": re.compile(r"\w*(?:token|auth|signature|key|sig)"),
 }
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+_FILE = re.compile(r"\.\w{1,4}\Z")
 _SHORTEST_KNOWN = 6
 _CACHED_TEXTS = 64  # the latest texts of a session: the next call repeats them
 _MOST_KNOWN = 1000
@@ -80,7 +83,8 @@ class Redactor:
                 for k, v in value.items()
             }
         if isinstance(value, list):
-            return [self._walk(element, found, depth + 1) for element in value]
+            flags = [one if isinstance(one, str) and one.startswith("-") else None for one in ("", *value)]
+            return [self._member(flag, one, found, depth) for flag, one in zip(flags, value, strict=False)]
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
             text = self._text(str(value), found, depth)
             return value if text == str(value) else text
@@ -93,6 +97,9 @@ class Redactor:
             return [self._member(key, element, found, depth + 1) for element in value]
         if means == "password" and isinstance(value, int) and not isinstance(value, bool):
             return self._replace("SECRET", "password", str(value), found)
+        if means == "phone":
+            known = isinstance(value, int) and not isinstance(value, bool) and value >= 10**6
+            return self._replace("PII", "phone", str(value), found) if known else self._walk(value, found, depth + 1)
         if means and isinstance(value, str) and _is_secret_value(value, means):
             redacted = self._text(value, found, depth)
             return self._replace("SECRET", "password", value, found) if redacted == value else redacted
@@ -131,7 +138,7 @@ class Redactor:
     def _scan(self, text: str, found: Counter[str]) -> str:
         """The text redacted as it stands, then without its escapes, then what it holds in Base64."""
         text = self._detect(text, found)
-        if ("%" in text or "&" in text or "\\u00" in text) and detectors.ESCAPES.search(text):
+        if detectors.ESCAPES.search(text):
             plain = detectors.ESCAPES.sub(_unescaped, text)
             redacted = self._detect(plain, found)
             text = text if redacted == plain else redacted
@@ -177,7 +184,7 @@ class Redactor:
             self._numbers[kind] += 1
             placeholder = self._placeholders[value] = f"<{family}:{kind}:{self._numbers[kind]}>"
             if (
-                family == "SECRET"
+                (family == "SECRET" or (kind == "user" and not _FILE.search(value)))
                 and len(value) >= _SHORTEST_KNOWN
                 and not value.isalpha()
                 and len(self._telling) < _MOST_KNOWN
@@ -213,7 +220,13 @@ def _is_secret_value(value: str, means: str) -> bool:
 
 def _unescaped(match: re.Match[str]) -> str:
     text = match.group()
-    return html.unescape(text) if text[0] == "&" else chr(int(text[-2:], 16))
+    if text[0] == "&":
+        return html.unescape(text)
+    if "[" in text:
+        return ""
+    start = text.lstrip("\\%")
+    char = chr(int(start.lstrip("uUxX"), 16)) if start.isascii() else text
+    return " " if char.isspace() else "" if char in _INVISIBLE else char
 
 
 def _escaped(value: str) -> bool:

@@ -43,10 +43,11 @@ _SURE = (
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|phc_|phx_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
-    r"sdk-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|napi_|pscale_[a-z]+_|AQVN"
+    r"sdk-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
 )
 _LIKELY = (
-    r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|api-|live_|prod_"
+    r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|aio_|napi_|api-|live_|"
+    r"prod_"
 )
 _PASSED = r"[^\s/@\"'<>]{1,200}"  # the password of a URL
 
@@ -112,6 +113,13 @@ _AWS_PAIR = detector(
     r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",
     "value",
     accept=_is_aws_secret,
+    anchored=True,
+)
+_TWILIO_PAIR = detector(
+    "twilio_key",
+    r"AC[0-9a-f]{32}\W{1,6}(?P<value>[0-9a-f]{32})(?![0-9a-f])",
+    r"AC[0-9a-f]{32}\W{1,6}[0-9a-f]{32}",
+    "value",
     anchored=True,
 )
 _TOKENS = (
@@ -202,4 +210,4 @@ def _value_group(pattern: re.Pattern[str]) -> int:
 
 def tokens() -> tuple[Detector, ...]:
     """The detectors of tokens, the most telling first."""
-    return (SCREENSHOT, PRIVATE_KEY, _AWS_PAIR, *published(), *_TOKENS)
+    return (SCREENSHOT, PRIVATE_KEY, _AWS_PAIR, _TWILIO_PAIR, *published(), *_TOKENS)
