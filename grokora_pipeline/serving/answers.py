@@ -80,7 +80,7 @@ class LocalAnswer:
     async def deltas(self) -> AsyncGenerator[Json, None]:
         """The message as it grows, in OpenAI's delta shape; ApiError where the engine refuses."""
         tokens: list[int] = []
-        shown, text, finish, cached = "", "", "stop", 0
+        shown, text, finish, cached, stopped = "", "", "stop", 0, False
         pieces = cast(AsyncGenerator[Piece, None], self.engine.stream(self.ask))
         try:
             async with aclosing(pieces):
@@ -97,7 +97,8 @@ class LocalAnswer:
                         break
         except GrokoraError as error:  # what a caller can do wrong was found before
             raise ApiError(500, str(error), code="engine_error") from error
-        message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=finish == "stop")
+        whole = finish == "stop" and not stopped
+        message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole)
         if rest := message["content"].removeprefix(shown):
             yield {"content": rest}
         if calls := message.get("tool_calls"):
@@ -168,7 +169,9 @@ def _repair(text: str, chat: ChatFormat) -> list[Json]:
 
 
 def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | None:
-    """What makes an answer useless to its caller, as a word; None for a good one."""
+    """What makes an answer useless to its caller, as a word; None for a good one. An upstream's may have any shape."""
+    if not _has_calls_shape(message.get("tool_calls")):
+        return "bad_call"
     calls, text = calls_of(message), content_of(message)
     if calls:
         offered = asked.offered_tools or ()
@@ -185,6 +188,13 @@ def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | N
         return "bad_json"
     schema = agent.answer.schema_ if agent and not wants_json else None
     return "bad_schema" if schema and not Draft202012Validator(schema).is_valid(value) else None
+
+
+def _has_calls_shape(calls: object) -> bool:
+    """Whether this is what may stand in a message as `tool_calls`."""
+    if not isinstance(calls, list):
+        return calls is None
+    return all(isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls)
 
 
 def _fits(name: str, arguments: Json | None, tools: Sequence[Json]) -> bool:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -345,7 +345,8 @@ class TorchEngine:
         row = self._running[place]
         row.over = True
         length = self._slots.lengths[place]
-        self._prefixes.add(row.adapter, row.tokens[:length], self._slots.cache, place)
+        with suppress(torch.OutOfMemoryError):  # a beginning that finds no room is not kept
+            self._prefixes.add(row.adapter, row.tokens[:length], self._slots.cache, place)
         self._slots.leave(place)
         self._running[place] = self._running[-1]
         self._running.pop()

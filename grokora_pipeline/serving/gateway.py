@@ -20,7 +20,7 @@ from grokora_pipeline.agents import recognise
 from grokora_pipeline.serving.answers import LocalAnswer, fault, prepare
 from grokora_pipeline.serving.champions import Champions
 from grokora_pipeline.serving.metrics import Metrics
-from grokora_pipeline.serving.protocol import DONE, ApiError, Assembly, ChatRequest, Json, chunk, event
+from grokora_pipeline.serving.protocol import DONE, ApiError, Assembly, ChatRequest, Json, chunk, event, read_object
 from grokora_pipeline.serving.recorder import Recorder
 from grokora_pipeline.serving.routing import Route, Router
 from grokora_pipeline.serving.sessions import Sessions
@@ -77,14 +77,26 @@ class Gateway:
     async def call(self, request: Request, upstream_key: str | None) -> AsyncIterator[Response]:
         """The response to a chat-completions request, to be sent inside the context; ApiError where there is none."""
         with self._admitted():
-            asked = ChatRequest.parse(await read_body(request, self.limits.body_bytes))
-            session = self._sessions.name(request.headers.get("x-session-id") or asked.user, _client(request))
-            exchange = Exchange(session, self.router.route(asked.model, asked.body["messages"], session), asked)
+            exchange = self._exchange(request, read_object(await read_body(request, self.limits.body_bytes)))
             async with self._accounted(exchange):
                 forward = exchange.route.upstream
                 opened = self._forward(exchange, upstream_key) if forward else self._answer(exchange, request)
                 async with opened as response:
                     yield response
+
+    def _exchange(self, request: Request, body: Json) -> Exchange:
+        """Whose call it is and who answers. What passes through may hold what only the upstream understands."""
+        asked = ChatRequest.unchecked(body)
+        session = self._sessions.name(request.headers.get("x-session-id") or asked.user, _client(request))
+        given = body.get("messages")
+        messages = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+        route = self.router.route(asked.model, messages, session)
+        try:
+            asked = ChatRequest.parse(body)
+        except ApiError:
+            if not route.upstream:
+                raise
+        return Exchange(session, route, asked)
 
     @asynccontextmanager
     async def _accounted(self, exchange: Exchange) -> AsyncIterator[None]:
@@ -173,7 +185,8 @@ class Gateway:
                 raw = await response.aread()
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
-            await self._finish(exchange, _reply_of(raw), status=response.status_code)
+            secret = key.rpartition(" ")[2] if key and response.status_code >= 400 else ""
+            await self._finish(exchange, _reply_of(raw, secret), status=response.status_code)
             yield Response(raw, response.status_code, headers)
 
     async def _pass_on(self, exchange: Exchange, response: httpx.Response) -> AsyncGenerator[bytes, None]:
@@ -198,18 +211,17 @@ class Gateway:
         """Count, judge and record an exchange; returns when the recording is on the disk."""
         seconds = time.perf_counter() - exchange.started
         route, who = exchange.route, _who(exchange.route)
-        choices = reply.get("choices")
-        message = choices[0].get("message") if isinstance(choices, list) and choices else None
-        wrong = fault(message, exchange.asked, route.agent) if isinstance(message, dict) else "error"
+        message, usage = _message_of(reply), reply.get("usage")
+        wrong = fault(message, exchange.asked, route.agent) if message else "error"
         self.metrics.requests.labels(*who, str(status)).inc()
         self.metrics.seconds.labels(*who).observe(seconds)
         if wrong:
             self.metrics.faults.labels(*who, wrong).inc()
         if repaired:
             self.metrics.repaired.labels(*who).inc()
-        usage = reply.get("usage") or {}
         for kind in ("prompt", "completion"):
-            self.metrics.tokens.labels(*who, kind).inc(usage.get(f"{kind}_tokens") or 0)
+            count = usage.get(f"{kind}_tokens") if isinstance(usage, dict) else None
+            self.metrics.tokens.labels(*who, kind).inc(count if isinstance(count, int) and count > 0 else 0)
         self.router.observe(route, exchange.session, not wrong, seconds)
         await asyncio.gather(asyncio.wrap_future(self._record(exchange, reply)), return_exceptions=True)
 
@@ -264,7 +276,17 @@ def _who(route: Route) -> tuple[str, str]:
     return route.agent.name if route.agent else "", route.served_by
 
 
-def _reply_of(raw: bytes) -> Json:
+def _message_of(reply: Json) -> Json | None:
+    """The answer in a reply of whatever shape."""
+    choices = reply.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    return message if isinstance(message, dict) else None
+
+
+def _reply_of(raw: bytes, secret: str) -> Json:
+    """An upstream's reply as it may be stored; some APIs quote the key that they refuse."""
+    raw = raw.replace(secret.encode(), b"<SECRET:api_key>") if secret else raw
     try:
         reply = orjson.loads(raw)
     except orjson.JSONDecodeError:

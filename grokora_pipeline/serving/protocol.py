@@ -43,9 +43,15 @@ class _ChatMessage(_Part):
     tool_calls: list[Json] | None = None
 
 
+class _Parameters(_Part):
+    properties: Json | None = None
+    required: list[str] | None = None
+
+
 class _Function(_Part):
     name: str = Field(min_length=1, max_length=128)
-    parameters: Json | None = None
+    description: str | None = None
+    parameters: _Parameters | None = None
 
 
 class _Tool(_Part):
@@ -53,9 +59,19 @@ class _Tool(_Part):
     function: _Function
 
 
+class _Schema(_Part):
+    schema_: Json = Field(alias="schema")
+
+
 class _Format(_Part):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: Json | None = None
+    json_schema: _Schema | None = None
+
+    @model_validator(mode="after")
+    def _schema_is_there(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("'json_schema' is missing")
+        return self
 
 
 class _NamedFunction(_Part):
@@ -117,20 +133,35 @@ class ChatRequest(BaseModel):
         return self.body["tools"] if self.tools and self.tool_choice != "none" else None
 
     @classmethod
-    def parse(cls, raw: bytes) -> Self:
-        """Read a request's body; ApiError 400 says which member is wrong."""
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise ApiError(400, f"The body is no valid JSON: {error}.", code="invalid_json") from error
-        if not isinstance(body, dict):
-            raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
-        if _is_deeper(body, _LEVELS):
-            raise ApiError(400, f"The body is nested deeper than {_LEVELS} levels.", code="invalid_json")
+    def parse(cls, body: Json) -> Self:
+        """Check a request; ApiError 400 says which member is wrong."""
         try:
             return cls.model_validate({**body, "body": body})
         except ValidationError as error:
             raise plain(error) from None
+
+    @classmethod
+    def unchecked(cls, body: Json) -> Self:
+        """A request that another API will check: it may know more than we do."""
+        model, user = body.get("model"), body.get("user")
+        return cls.model_construct(
+            body=body,
+            model=model if isinstance(model, str) and model else "auto",
+            user=user if isinstance(user, str) else None,
+        )
+
+
+def read_object(raw: bytes) -> Json:
+    """A body that must be a JSON object of sane depth; ApiError 400 where it is none."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"The body is no valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
+    if _is_deeper(body, _LEVELS):
+        raise ApiError(400, f"The body is nested deeper than {_LEVELS} levels.", code="invalid_json")
+    return body
 
 
 def plain(error: ValidationError) -> ApiError:

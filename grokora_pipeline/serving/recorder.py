@@ -93,7 +93,7 @@ class Recorder:
             waiting = self._waiting.popleft()
             try:
                 waiting.raw = self._encode(waiting)
-            except (GrokoraError, orjson.JSONEncodeError) as error:
+            except (GrokoraError, orjson.JSONEncodeError, OSError) as error:
                 waiting.error = error
             batch.setdefault(waiting.session, []).append(waiting)
         for session, lines in batch.items():

@@ -88,6 +88,8 @@ def start_engine(folder: Path) -> Engine:
     """The engine of this project, on the device that GROKORA_DEVICES leaves; torch is loaded here and not before."""
     if devices := get_settings().devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = "" if devices == "cpu" else devices
+    # OpenMP's threads spin while they wait for each other; where something else wants a core, they would do little else
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from grokora_pipeline.serving.engine import TorchEngine
 
     return TorchEngine(folder)

@@ -166,6 +166,16 @@ def test_text_streams_as_it_comes_and_stops_before_a_stop_sequence(tmp_path: Pat
     assert len(texts) > 2
 
 
+def test_a_stop_sequence_inside_a_call_completes_nothing(tmp_path: Path) -> None:
+    def call(ask: Ask) -> str:
+        return '<tool_call>{"name": "bash", "arguments": {"command": "rm -rf /tmp/x"}}</tool_call>'
+
+    with Setup(tmp_path, AGENTS, call).running() as running:
+        message = grokputer(running, [ACTOR, TASK], tools=[BASH], stop="/x").choices[0].message
+    assert message.tool_calls is None
+    assert message.content.endswith("rm -rf /tmp")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_caller_that_goes_away_frees_its_row_and_is_no_example(tmp_path: Path, stream: bool) -> None:
     with Setup(tmp_path, AGENTS, lambda ask: "word " * 200, seconds_per_token=0.02).running() as running:
@@ -196,8 +206,11 @@ def test_a_caller_that_goes_away_frees_its_row_and_is_no_example(tmp_path: Path,
         ({"messages": [TASK], "n": 2}, "n"),
         ({"messages": [TASK], "logprobs": True}, "logprobs"),
         ({"messages": [TASK], "tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"messages": [TASK], "tools": [{"function": {"name": "x", "parameters": {"required": 5}}}]}, "tools[0]"),
+        ({"messages": [TASK], "tools": [{"function": {"name": "x", "parameters": {"properties": 5}}}]}, "tools[0]"),
         ({"messages": [TASK], "tool_choice": "required"}, None),
         ({"messages": [TASK], "response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"messages": [TASK], "response_format": {"type": "json_schema"}}, "response_format"),
         ([1], None),
     ],
 )

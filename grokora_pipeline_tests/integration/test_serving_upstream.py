@@ -27,6 +27,9 @@ KEY = "xai-CallersOwnKey0123456789abcdef"
 TASK = {"role": "user", "content": "Task: open the vault"}
 
 
+ODD: list[Any] = ["x", ["x"], [{}], [{"message": {"tool_calls": "x"}}], [{"message": {"tool_calls": [5]}}], None]
+
+
 @dataclass
 class Grok:
     """The other API."""
@@ -37,9 +40,12 @@ class Grok:
         body = await request.json()
         self.seen.append((dict(request.headers), body))
         if request.headers.get("authorization") != f"Bearer {KEY}":
-            return JSONResponse({"error": {"message": "bad key", "type": "auth", "code": "invalid"}}, 401)
+            quoted = f"bad key: {request.headers.get('authorization')}"
+            return JSONResponse({"error": {"message": quoted, "type": "auth", "code": "invalid"}}, 401)
         if body["model"] == "broken":
             return Response("<html>Bad gateway</html>", 502, media_type="text/html")
+        if body["model"] == "odd":
+            return JSONResponse({"choices": ODD[len(self.seen) % len(ODD)], "usage": {"prompt_tokens": "many"}})
         head = new_reply("grok-4")
         if body.get("stream"):
             return StreamingResponse(self._events(head, body["model"]), media_type="text/event-stream")
@@ -117,11 +123,25 @@ def test_a_stream_that_breaks_off_is_no_example(running: Running) -> None:
 
 def test_the_upstreams_errors_reach_the_caller_as_they_are(running: Running) -> None:
     with pytest.raises(openai.AuthenticationError, match="bad key"):
-        ask(running, "grok-4", key="wrong-key")
+        ask(running, "grok-4", key="wrong-key-of-no-known-shape")
     with pytest.raises(openai.InternalServerError) as caught:
         ask(running, "broken")
     assert (caught.value.status_code, caught.value.response.text) == (502, "<html>Bad gateway</html>")
     assert all("choices" not in line["response"] for line in running.lines())
+    assert "<SECRET:" in running.lines()[0]["response"]["error"]["message"]
+    assert not any(b"wrong-key" in file.read_bytes() for file in running.recordings.glob("*/*"))
+
+
+def test_what_only_the_upstream_understands_passes_through_both_ways(running: Running, grok: Grok) -> None:
+    client = httpx.Client(base_url=running.url, headers={"authorization": f"Bearer {KEY}"})
+    for more in ({"n": 2}, {"logprobs": True}, {"tools": [{"type": "live_search"}]}, {"messages": "x"}):
+        body = {"model": "grok-4", "messages": [TASK], **more}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert grok.seen[-1][1] == body
+        assert client.post("/v1/chat/completions", json={**body, "model": "actor"}).status_code == 400
+    for _ in ODD:
+        assert client.post("/v1/chat/completions", json={"model": "odd", "messages": [TASK]}).status_code == 200
+    assert len(running.lines()) == 4 + len(ODD)
 
 
 def test_the_gateways_own_key_is_never_sent_upstream(tmp_path: Path, url: str, grok: Grok) -> None:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.serving.answers import fault, read_answer
-from grokora_pipeline.serving.protocol import ApiError, Assembly, ChatRequest, Json, chunk, event, new_reply
+from grokora_pipeline.serving.protocol import (
+    ApiError,
+    Assembly,
+    ChatRequest,
+    Json,
+    chunk,
+    event,
+    new_reply,
+    read_object,
+)
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
 USER = {"role": "user", "content": "hi"}
@@ -19,7 +28,7 @@ BASH = {
 
 
 def asked(**more: object) -> ChatRequest:
-    return ChatRequest.parse(orjson.dumps({"messages": [USER], **more}))
+    return ChatRequest.parse({"messages": [USER], **more})
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +57,7 @@ def test_tool_choice_none_offers_no_tools_and_a_named_one_must_be_among_them() -
 def test_whatever_stands_in_a_request_it_is_read_or_refused(value: object) -> None:
     for raw in (orjson.dumps(value), orjson.dumps({"messages": value}), orjson.dumps({"messages": [USER], "n": value})):
         try:
-            ChatRequest.parse(raw)
+            ChatRequest.parse(read_object(raw))
         except ApiError as error:
             assert error.status == 400
 
@@ -94,6 +103,11 @@ def test_what_cannot_be_repaired_stays_text(chat: ChatFormat, text: str) -> None
 )
 def test_useless_answers_are_told_from_good_ones(message: Json, request_members: Json, word: str | None) -> None:
     assert fault(message, asked(**request_members), None) == word
+
+
+@pytest.mark.parametrize("calls", ["x", [5], [{}], [{"function": None}], {"function": {}}])
+def test_calls_of_a_shape_that_no_api_should_send_are_a_fault_and_no_crash(calls: object) -> None:
+    assert fault({"content": None, "tool_calls": calls}, asked(tools=[BASH]), None) == "bad_call"
 
 
 def test_an_agents_own_schema_judges_its_answers() -> None:

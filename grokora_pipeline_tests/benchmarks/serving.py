@@ -1,0 +1,292 @@
+"""What serving many adapters from one base costs; prints one JSON line (about four minutes on two cores).
+
+    python -m grokora_pipeline_tests.benchmarks.serving [--store DIR] [--requests 48]
+
+The requests are what the sandbox's swarm asks its four agents, all different, answered greedily by the store's
+champions. `ours` is `grokora serve` as callers see it, over HTTP, recordings included, at 1, 8 and 32 clients.
+`swapped` answers the requests of the 8 clients one by one with PEFT: the same base, `set_adapter` before each
+`generate`, all in the base's dtype, without HTTP; `ratio_vs_swapped` is tokens/s at 8 clients over that, and
+`identical_share` the share of equal answers. Memory is resident memory: `base` a process that holds the base and has
+answered; `memory_ratio` that of `grokora serve` after the load, without kept prompt beginnings (`prefix_cache_mb`:
+bounded by a setting, worth no adapter), over the base plus the adapters' bytes in its dtype; `merged` is one process
+for each merged model, pages that they share counted once.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.registry import Registry
+from grokora_pipeline.sandbox.roles import AGENTS
+from grokora_pipeline.serving.champions import find_base
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Store
+from grokora_pipeline_tests.benchmarks.soak import LONGEST, server, swarm_calls
+
+CLIENTS = (1, 8, 32)
+Json = dict[str, Any]
+
+
+def main() -> None:
+    """Measure and print; with `--phase` be one of the processes that are measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", default=get_settings().store)
+    parser.add_argument("--requests", type=int, default=48, help="At 8 clients; fewer at 1, twice as many at 32.")
+    parser.add_argument("--phase", choices=["base", "swapped", "merged"], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.phase:
+        {"base": base_alone, "swapped": swapped, "merged": merged}[given.phase](json.load(sys.stdin))
+    else:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `grokora serve` sets it: the same for both sides
+        print(json.dumps(measure(Store(given.store), given.requests)))
+
+
+def measure(store: Store, count: int) -> Json:
+    """All figures, each side in processes of its own, one after the other."""
+    registry = Registry(store)
+    champions = {agent: found for agent in AGENTS if (found := registry.in_service(agent))}
+    base = find_base(store)
+    if base is None or len(champions) < len(AGENTS):
+        raise GrokoraError(f"{store.root} lacks a base model or champions of {', '.join(AGENTS)}; run `make demo`.")
+    sizes = {1: max(4, count // 4), 8: count, 32: 2 * count}
+    calls = requests(sum(sizes.values()))
+    shares, start = {}, 0
+    for clients, size in sizes.items():
+        shares[clients], start = calls[start : start + size], start + size
+    folders = {agent: str(found.path.resolve()) for agent, found in champions.items()}
+    task: Json = {"base": str(base[1].resolve()), "adapters": folders, "requests": shares[8]}
+    names = {agent: f"{agent}@{found.version}" for agent, found in champions.items()}
+    ours = serve(store, shares, names)
+    other, alone = phase("swapped", task), phase("base", task)
+    answers = ours.pop("answers")
+    same = sum(mine == its for mine, its in zip(answers, other.pop("answers"), strict=True))
+    return {
+        "what": "serving",
+        "adapters": len(champions),
+        "ratio_vs_swapped": round(ours["clients"][8]["tokens_per_second"] / other["tokens_per_second"], 2),
+        "identical_share": round(same / len(answers), 4),
+        "memory_ratio": round(
+            (ours["memory_mb"] - ours["prefix_cache_mb"]) / (alone["memory_mb"] + alone["adapters_mb"]), 3
+        ),
+        "ours": ours,
+        "swapped": other,
+        "base": alone,
+        "merged": {"memory_mb": merged_processes(task), "processes": len(champions)},
+    }
+
+
+def requests(count: int) -> list[Json]:
+    """Different request bodies, the agents in turn; `model` is the agent's name."""
+    known: dict[str, dict[str, Json]] = {agent: {} for agent in AGENTS}
+    for call in swarm_calls(2 * count):
+        body = {"model": call.agent, "messages": call.messages, "max_tokens": LONGEST.get(call.agent, 80)}
+        known[call.agent][json.dumps(call.messages)] = body | ({"tools": call.tools} if call.tools else {})
+    turns = zip(*(bodies.values() for bodies in known.values()), strict=False)
+    found = list(chain.from_iterable(turns))[:count]
+    assert len(found) == count, f"only {len(found)} different requests"
+    return found
+
+
+def serve(store: Store, shares: dict[int, list[Json]], names: dict[str, str]) -> Json:
+    """`grokora serve` under load; `answers` are those of the 8 clients."""
+    with (
+        tempfile.TemporaryDirectory(prefix="grokora-serving-") as folder,
+        server(Path(folder), store) as (url, process),
+    ):
+        for body in [shares[1][place] for place in range(len(names))]:  # one each: nothing is measured cold
+            httpx.post(f"{url}/v1/chat/completions", json=body, timeout=None).raise_for_status()
+        clients: dict[int, Json] = {}
+        answers: list[Json] = []
+        for number, bodies in shares.items():
+            figures, replies = asyncio.run(load(url, bodies, number))
+            assert {reply["model"] for reply in replies} == set(names.values()), "somebody else answered"
+            clients[number] = figures
+            answers = [_essence(reply["choices"][0]["message"]) for reply in replies] if number == 8 else answers
+        memory, metrics = _megabytes(process), httpx.get(f"{url}/metrics").text
+    cached = next(line for line in metrics.splitlines() if line.startswith("grokora_engine_cache_bytes "))
+    return {
+        "clients": clients,
+        "memory_mb": memory,
+        "prefix_cache_mb": round(float(cached.split()[1]) / 1e6, 1),
+        "answers": answers,
+    }
+
+
+async def load(url: str, bodies: Sequence[Json], clients: int) -> tuple[Json, list[Json]]:
+    """(figures, replies in the requests' order) of so many clients that share the requests."""
+    replies: list[Json] = [{}] * len(bodies)
+    seconds: list[float] = []
+    places = iter(range(len(bodies)))
+
+    async def client(http: httpx.AsyncClient) -> None:
+        for place in places:
+            began = time.perf_counter()
+            response = await http.post(f"{url}/v1/chat/completions", json=bodies[place])
+            response.raise_for_status()
+            seconds.append(time.perf_counter() - began)
+            replies[place] = response.json()
+
+    started = time.perf_counter()
+    async with httpx.AsyncClient(timeout=None) as http:
+        await asyncio.gather(*[client(http) for _ in range(clients)])
+    wall = time.perf_counter() - started
+    tokens, ordered = sum(reply["usage"]["completion_tokens"] for reply in replies), sorted(seconds)
+    figures = {
+        "requests": len(bodies),
+        "requests_per_second": round(len(bodies) / wall, 2),
+        "tokens_per_second": round(tokens / wall, 1),
+        "p50_seconds": round(ordered[len(ordered) // 2], 3),
+        "p95_seconds": round(ordered[int(len(ordered) * 0.95)], 3),
+    }
+    return figures, replies
+
+
+def phase(name: str, task: Json) -> Json:
+    """The figures of one of our processes."""
+    command = [sys.executable, "-m", __spec__.name, "--phase", name]
+    done = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, check=True)
+    figures: Json = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def merged_processes(task: Json) -> float:
+    """Megabytes of one process for each merged model, all of them at the same time."""
+    command = [sys.executable, "-m", __spec__.name, "--phase", "merged"]
+    running = []
+    for folder in task["adapters"].values():
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdin and child.stdout
+        child.stdin.write(json.dumps(task | {"adapter": folder}) + "\n")
+        child.stdin.close()
+        running.append(child)
+    for child in running:
+        assert child.stdout and child.stdout.readline(), "a merged model could not be loaded"
+    total = sum(psutil.Process(child.pid).memory_full_info().pss for child in running)
+    for child in running:
+        child.terminate()
+        child.wait()
+    return round(total / 1e6, 1)
+
+
+# --- in processes of their own --------------------------------------------------------------------------------------
+
+
+def base_alone(task: Json) -> None:
+    """The base model that has answered every agent once."""
+    model, chat = _load(task)
+    for body in task["requests"][: len(task["adapters"])]:
+        _generate(model, chat, body)
+    files = [Path(folder, "adapter_model.safetensors") for folder in task["adapters"].values()]
+    print(json.dumps({"memory_mb": _megabytes(psutil.Process()), "adapters_mb": _in_dtype(files, model.dtype)}))
+
+
+def merged(task: Json) -> None:
+    """A merged model that has answered once; it stays until it is ended."""
+    from grokora_pipeline.models.loading import load_adapter
+
+    model, chat = _load(task)
+    model = load_adapter(model, task["adapter"]).merge_and_unload()
+    _generate(model, chat, task["requests"][0])
+    print("ready", flush=True)
+    time.sleep(600)
+
+
+def swapped(task: Json) -> None:
+    """One model, its adapters swapped before each request."""
+    from peft import PeftModel
+
+    from grokora_pipeline.serving.answers import read_answer
+
+    base, chat = _load(task)
+    folders = iter(task["adapters"].items())
+    name, folder = next(folders)
+    model: Any = PeftModel.from_pretrained(base, folder, adapter_name=name, autocast_adapter_dtype=False)
+    for name, folder in folders:
+        model.load_adapter(folder, adapter_name=name, autocast_adapter_dtype=False)
+    model.to(base.dtype).eval()
+    for name, body in zip(task["adapters"], task["requests"], strict=False):  # warm, as the other side is
+        model.set_adapter(name)
+        _generate(model, chat, body | {"max_tokens": 8})
+    answers, tokens, started = [], 0, time.perf_counter()
+    for body in task["requests"]:
+        model.set_adapter(body["model"])
+        made, whole = _generate(model, chat, body)
+        tokens += len(made)
+        answers.append(_essence(read_answer(chat.decode(made), chat, body.get("tools"), whole=whole)[0]))
+    wall = time.perf_counter() - started
+    print(
+        json.dumps(
+            {
+                "tokens_per_second": round(tokens / wall, 1),
+                "requests_per_second": round(len(answers) / wall, 2),
+                "memory_mb": _megabytes(psutil.Process()),
+                "answers": answers,
+            }
+        )
+    )
+
+
+def _load(task: Json) -> tuple[Any, Any]:
+    from grokora_pipeline.models.chat import ChatFormat
+    from grokora_pipeline.models.loading import load_base
+
+    return load_base(task["base"]), ChatFormat.load(Path(task["base"]))
+
+
+def _generate(model: Any, chat: Any, body: Json) -> tuple[list[int], bool]:
+    """(tokens without the stop token, whether there was one) of a greedy answer."""
+    import torch
+
+    prompt = chat.encode_prompt(body["messages"], body.get("tools"))
+    ids = torch.tensor([prompt], device=model.device)
+    options = {"max_new_tokens": body["max_tokens"], "do_sample": False, "eos_token_id": list(chat.stop_ids)}
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=chat.stop_ids[0], **options
+        )
+    made: list[int] = out[0, len(prompt) :].tolist()
+    whole = made[-1] in chat.stop_ids
+    return made[:-1] if whole else made, whole
+
+
+def _essence(message: Json) -> Json:
+    """What an answer says: its text and its calls, without their ids."""
+    calls = [
+        (call["function"]["name"], json.loads(call["function"]["arguments"])) for call in message.get("tool_calls", ())
+    ]
+    return {"content": message["content"], "calls": json.loads(json.dumps(calls))}
+
+
+def _in_dtype(files: Sequence[Path], dtype: Any) -> float:
+    """Megabytes of adapters when their values have a dtype."""
+    from safetensors import safe_open
+
+    values = 0
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+        values += sum(rows * columns for rows, columns in shapes)
+    size: int = dtype.itemsize
+    return round(values * size / 1e6, 1)
+
+
+def _megabytes(process: psutil.Process) -> float:
+    resident: int = process.memory_info().rss
+    return round(resident / 1e6, 1)
+
+
+if __name__ == "__main__":
+    main()
