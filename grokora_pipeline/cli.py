@@ -166,6 +166,24 @@ def champion_unpin(agent: str) -> None:
 
 
 @app.command()
+def shrink(
+    agent: str,
+    *,
+    rank: Annotated[int, typer.Option(min=1, help="At most the adapter's own.")],
+    output: Annotated[Path, typer.Option(help="A new folder for the smaller adapter.")],
+) -> None:
+    """A copy of an agent's newest adapter at a lower rank, and in int8 for storage; says what it costs in loss."""
+    from grokora_pipeline.assets.lora_adapter import shrink_adapter
+
+    if output.exists():
+        raise GrokoraError(f"{output} exists; give a new folder, so that nothing of yours is overwritten.")
+    found = shrink_adapter(_known(agent), rank, output.absolute())
+    for name, size in (("before", "bytes_before"), ("after", "bytes"), ("int8", "bytes_int8")):
+        loss = found[f"validation_loss_{name}"]
+        console.print(f"{name:>6}: {found[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}", highlight=False)
+
+
+@app.command()
 def trace(query: Annotated[str, typer.Argument(help="A turn id, a session id, or a log file.")]) -> None:
     """Where a turn came from, and every dataset and adapter that holds it or learnt from it."""
     _show_uses(query)

@@ -1,9 +1,13 @@
 """`A/lora_adapter`: one LoRA adapter, trained by a process of its own on the agent's tokenized split."""
 
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -11,6 +15,7 @@ from grokora_pipeline.assets.common import (
     Made,
     base_folder,
     code_version,
+    get_agents,
     get_store,
     key_of,
     plain_errors,
@@ -20,6 +25,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import training_curves
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.store import content_version
 
@@ -83,6 +89,20 @@ def training_plan(agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
         "knobs": resolve(agent, knobs).model_dump(),
         "versions": {source: split.version, "base_model": base.version},
     }
+
+
+def shrink_adapter(agent: str, rank: int, output: Path) -> dict[str, Any]:
+    """Write the agent's current adapter at a lower rank (see `training/shrink.py`); returns sizes and losses."""
+    spec = next(spec for spec in get_agents() if spec.name == agent)
+    adapter = get_store().require(key_of(agent, "lora_adapter"))
+    plan = {**training_plan(spec, {}), "adapter": str(adapter.path), "output": str(output), "rank": rank}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.json"
+        file.write_bytes(orjson.dumps(plan))
+        done = subprocess.run([sys.executable, "-m", "grokora_pipeline.training.shrink", str(file)], check=False)
+        if done.returncode:
+            raise GrokoraError(f"{agent}'s adapter could not be shrunk; what is wrong stands above.")
+        return read_json(file.with_suffix(".result.json"))
 
 
 def _metadata(training: dict[str, Any]) -> dict[str, Any]:

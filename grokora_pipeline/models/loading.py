@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel, prepare_model_for_kbit_training
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from grokora_pipeline.errors import GrokoraError
@@ -38,9 +38,12 @@ def load_base(
     quantisation: Quantisation = "none",
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
-    trainable: bool = False,
 ) -> PreTrainedModel:
-    """The base model, frozen, on its device. `trainable` prepares a quantised one for k-bit training."""
+    """The base model, frozen, on its device.
+
+    A quantised one is ready for k-bit training: PEFT's `prepare_model_for_kbit_training` would turn what is not
+    quantised into fp32, which for the embeddings and head of an 8B model takes 2 GiB more, and autocast from the rest.
+    """
     device = device or choose_device()
     dtype = dtype or choose_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
@@ -55,8 +58,6 @@ def load_base(
         raise GrokoraError(f"The model in {path} cannot be loaded ({reason}); materialize base_model again.") from error
     if quantisation == "none":
         model.to(device)
-    elif trainable:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model.requires_grad_(False)
     return model.eval()
 

@@ -106,7 +106,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     """Tells the reporter how far training is, about 20 times a run and after each validation."""
 
     reporter: Reporter
-    trainer: Any = None
     started: float = field(default_factory=time.monotonic)
     first_step: int = 0
 
@@ -127,9 +126,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self.reporter.progress(
                 step,
                 total,
-                loss=logs.get("loss", float("nan")),
-                tokens_per_second=round(self.trainer.meter.tokens_per_second, 1),
-                memory_mib=round(peak_memory_mib()),
+                **{name: logs[name] for name in ("loss", "tokens_per_second", "memory_mib") if name in logs},
                 seconds_left=round(left),
             )
 

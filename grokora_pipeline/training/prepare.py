@@ -58,7 +58,7 @@ def prepare(
     before = process_bytes(device)
     wanted = knobs.quantisation
     quantisation = ("nf4" if device.type == "cuda" else "none") if wanted == "auto" else wanted
-    model = add_adapter(load_base(base, quantisation=quantisation, device=device, trainable=True), knobs)
+    model = add_adapter(load_base(base, quantisation=quantisation, device=device), knobs)
     laid_out = [[rows[place] for place in step] for step in steps]
     fixed, stop_ids, failure = _fixed(model, knobs, device, before), ChatFormat.load(base).stop_ids, None
     for layout in _layouts(model, laid_out, knobs, device):
@@ -105,11 +105,19 @@ def _layouts(model: PeftModel, steps: list[list[Row]], knobs: TrainingKnobs, dev
 
 def _fixed(model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int) -> budgets.Fixed:
     small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return budgets.Fixed(
         process=before + (budgets.LATER if device.type == "cpu" else 0),
-        weights=sum(parameter.numel() * parameter.element_size() for parameter in model.get_base_model().parameters()),
-        adapter=sum(p.numel() for p in model.parameters() if p.requires_grad) * (4 + 2 if small else 4 + 8),
+        weights=sum(_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad),
+        adapter=trained * (4 + 4 + (2 if small else 8)),
     )
+
+
+def _bytes(parameter: torch.nn.Parameter) -> int:
+    """What a weight occupies; one packed to 4 bits has a scale for every 64 weights, itself quantised."""
+    state = getattr(parameter, "quant_state", None)
+    constants = [state.absmax, state.state2.absmax] if state is not None and state.nested else []
+    return sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *constants))
 
 
 def _fit(

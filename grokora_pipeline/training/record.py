@@ -2,6 +2,7 @@
 
 import platform
 from importlib import metadata
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from grokora_pipeline.training.adapter import trainable_parameters
@@ -56,6 +57,7 @@ def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[
         "label_tokens_seen": meter.label_tokens,
         "tokens_per_second": round(meter.tokens_per_second, 1),
         "train_seconds": round(meter.seconds, 2),
+        "median_step_seconds": round(median(meter.step_seconds or [0.0]), 4),
         "validation_seconds": round(meter.validation_seconds, 2),
         "trainable_parameters": adapter,
         "trainable_share": adapter / (base + adapter),

@@ -137,7 +137,6 @@ def _trainer(
         checkpoint_every=knobs.checkpoint_steps,
         deadline_seconds=knobs.deadline_hours * 3600,
     )
-    progress = Progress(reporter)
     trainer = LayoutTrainer(
         model,
         _arguments(run, steps),
@@ -146,9 +145,8 @@ def _trainer(
         validation_rows=run.validation_rows,
         knobs=knobs,
         layout=layout,
-        callbacks=[best, course, progress, Curves(run.output / "tensorboard")],
+        callbacks=[best, course, Progress(reporter), Curves(run.output / "tensorboard")],
     )
-    progress.trainer = trainer
     return trainer, best, course
 
 

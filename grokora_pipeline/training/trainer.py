@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from grokora_pipeline.training.adapter import keep_fp32
+from grokora_pipeline.training.callbacks import peak_memory_mib
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row, step_batches
 from grokora_pipeline.training.plan import TrainingKnobs
@@ -161,6 +162,15 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Beside the loss, the speed and the memory so far."""
+        if "loss" in logs:
+            logs |= {
+                "tokens_per_second": round(self.meter.tokens_per_second, 1),
+                "memory_mib": round(peak_memory_mib()),
+            }
+        super().log(logs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted here: rows are indices."""

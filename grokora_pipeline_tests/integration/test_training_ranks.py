@@ -11,7 +11,7 @@ import pytest
 
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
-from grokora_pipeline_tests.chain import environment
+from grokora_pipeline_tests.chain import environment, script
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
 
@@ -68,3 +68,17 @@ def test_no_other_job_and_no_demo_tries_ranks(defs: dg.Definitions) -> None:
     for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):
         keys += defs.resolve_job_def(job).asset_layer.executable_asset_keys
     assert not [key for key in keys if key.path[-1].startswith("rank_")]
+
+
+def test_an_adapter_is_shrunk_by_one_command(home: Path, run: subprocess.CompletedProcess[str], tmp_path: Path) -> None:
+    small, adapter = tmp_path / "small", Store(str(home / "store")).require("actor/lora_adapter").path
+    command = [script("grokora"), "shrink", "actor", "--rank", "2", "--output", str(small)]
+    done = subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("MiB, validation loss") == 3
+    assert json.loads((small / "adapter_config.json").read_text())["r"] == 2
+    sizes = [(folder / "adapter_model.safetensors").stat().st_size for folder in (small, adapter)]
+    assert sizes[0] < sizes[1] / 4
+    again = subprocess.run(command, env=environment(home), cwd=home, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "exists; give a new folder" in again.stderr

@@ -1,5 +1,6 @@
 """The training worker on a tiny model: what it writes, that it resumes, and that processes and layouts agree."""
 
+import importlib
 import json
 import os
 import random
@@ -102,7 +103,6 @@ def undisturbed(base: Path, split: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="on a CPU the allocator keeps more than predicted: 7-25 % seen (issue 4)", strict=False)
 def test_the_memory_prediction_is_within_fifteen_percent(undisturbed: Path) -> None:
     assert abs(training(undisturbed)["memory_prediction_error"]) < 0.15
 
@@ -120,6 +120,15 @@ def test_an_adapter_folder_holds_weights_record_card_and_checksums(undisturbed: 
     wanted = {"adapter_model.safetensors", "adapter_config.json", "training.json", "README.md", "checksums.json"}
     assert names == wanted | {"tensorboard"}
     assert json.loads(undisturbed.with_suffix(".result.json").read_text()) == record
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_loss_speed_and_memory(undisturbed: Path) -> None:
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")  # has no types
+    events = reader.EventAccumulator(str(undisturbed.parent / "adapter" / "tensorboard"))
+    events.Reload()
+    assert {"loss", "learning_rate", "eval_loss", "tokens_per_second", "memory_mib"} <= {*events.Tags()["scalars"]}
+    assert len(events.Scalars("loss")) == 8
 
 
 @pytest.mark.slow
@@ -237,6 +246,34 @@ def test_the_deadline_stops_with_the_best_adapter(base: Path, split: Path, tmp_p
     assert record["deadline_hit"]
     assert record["steps"] < record["steps_planned"]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_out_of_memory_halves_the_batches_and_loses_nothing(
+    undisturbed: Path, base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from grokora_pipeline.training.gradients import TreeLoss
+    from grokora_pipeline.training.run import train
+    from grokora_pipeline.worker import Reporter
+
+    compute, tries = TreeLoss.run, list[int]()
+
+    def tight(losses: TreeLoss, root: Any, *, scale: float = 1.0, backward: bool = False) -> float:
+        total = compute(losses, root, scale=scale, backward=backward)
+        if backward and scale != 1.0:  # a training step: too large until its batches are a quarter
+            tries.append(losses.layout.token_budget)
+            if tries[-1] > tries[0] // 4:
+                raise torch.OutOfMemoryError("no memory left")
+        return total
+
+    monkeypatch.setattr(TreeLoss, "run", tight)
+    plan = write_plan(tmp_path, base, split, packing="padded")
+    record = train(json.loads(plan.read_text()), Reporter())
+    assert tries[:3] == [tries[0], tries[0] // 2, tries[0] // 4]
+    assert (record["out_of_memory_halvings"], record["token_budget"]) == (2, tries[0] // 4)
+    assert record["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-2)
 
 
 @pytest.mark.slow

@@ -1,8 +1,12 @@
 """Training knobs: presets, overrides and mistakes."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.training.launch import launcher, processes_wanted
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 from grokora_pipeline.training.presets import PRESETS
 
@@ -45,3 +49,29 @@ def test_a_wrong_knob_is_named(knobs: dict[str, object], reason: str) -> None:
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(GrokoraError, match="plan, best, sample"):
         resolve_knobs("fast")
+
+
+def wanted(tmp_path: Path, gpus: int, monkeypatch: pytest.MonkeyPatch, **knobs: object) -> tuple[int, bool]:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    (tmp_path / "plan.json").write_text(json.dumps({"knobs": knobs}))
+    return processes_wanted(tmp_path / "plan.json")
+
+
+def test_auto_is_a_process_for_each_visible_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wanted(tmp_path, 4, monkeypatch) == (4, True)
+    assert wanted(tmp_path, 4, monkeypatch, num_processes=2) == (2, True)
+    assert wanted(tmp_path, 1, monkeypatch) == (1, True)
+    assert wanted(tmp_path, 0, monkeypatch) == (1, False)
+    assert wanted(tmp_path, 0, monkeypatch, num_processes=2) == (2, False)
+
+
+def test_several_gpus_are_started_as_accelerate_understands_it() -> None:
+    from accelerate.commands.launch import launch_command_parser
+
+    _, _, module, *arguments = [*launcher(2, cuda=True), "grokora_pipeline.training", "plan.json"]
+    parsed = launch_command_parser().parse_args(arguments)
+    assert module == "accelerate.commands.launch"
+    assert (parsed.multi_gpu, parsed.num_processes, parsed.module) == (True, 2, True)
+    assert (parsed.training_script, parsed.training_script_args) == ("grokora_pipeline.training", ["plan.json"])
