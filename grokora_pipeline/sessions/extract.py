@@ -101,11 +101,12 @@ def _read(file: LogFile, agents: Sequence[AgentSpec], record: FileRecord, parts:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UnreadableError("not_utf8", 0, "UTF-16; save it as UTF-8")
     known = readers.detect(head)
-    if known is None:
-        if not readers.is_companion(head) and _claims_to_be_a_log(file, head):
-            raise _unknown(file, head)
+    if known is None and (readers.is_companion(head) or not _claims_to_be_a_log(file, head)):
         record.format = "companion"
         return
+    known = known or readers.detect_by_line(head)
+    if known is None:
+        raise _unknown(file, head)
     record.sha256, record.format = file_sha256(file.path), known.name
     source = Source(file.path, file.name, record.sha256, known.name)
     _collect(known.read(source), agents, record, parts)
@@ -115,13 +116,15 @@ def _read(file: LogFile, agents: Sequence[AgentSpec], record: FileRecord, parts:
 
 def _unknown(file: LogFile, head: bytes) -> UnreadableError:
     """What is wrong with a log that no reader knows: other content, or too little of it."""
-    text = decode(head)[0].lstrip()
-    if file.size <= len(head) and text.startswith("{"):
-        try:
-            orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            if "unexpected end" in str(error):
-                return UnreadableError("truncated", file.size, "ends before it tells what it is")
+    text, whole = decode(head)[0].lstrip(), file.size <= len(head)
+    try:
+        orjson.loads(text if text.startswith("{") else "{}")
+    except orjson.JSONDecodeError as error:
+        if "limit" in str(error):
+            return UnreadableError("too_deep", 0, "nested deeper than 1,024 levels")
+        if whole and "unexpected end" in str(error):
+            return UnreadableError("truncated", file.size, "ends before it tells what it is")
+        if whole:
             return UnreadableError("malformed_json", error.pos, "no reader knows this content")
     return UnreadableError("wrong_schema", 0, "no reader knows this content")
 

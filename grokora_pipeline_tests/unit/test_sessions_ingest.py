@@ -348,6 +348,20 @@ def test_odd_content_stops_nothing_else(tmp_path: Path, content: bytes) -> None:
     assert (good["session_id"], good["rating"]) == ("good", None)
 
 
+@pytest.mark.parametrize("first", [b"\0" * 4096, b'ration": 0.2}}', b"{" * 300, b'{"a":' * 20_000])
+def test_a_damaged_first_line_hides_none_of_the_lines_after_it(tmp_path: Path, first: bytes) -> None:
+    path = write_lines(tmp_path / "logs" / "a.jsonl", [call("s", 0, "a", "b")])
+    path.write_bytes(first[: 60 << 10] + b"\n" + path.read_bytes())
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.quarantined) == (1, 1)
+
+
+def test_json_nested_without_end_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.json").write_bytes(b'{"a":' * 100_000)
+    assert run(tmp_path / "logs", tmp_path / "out").quarantine[0]["reason"] == "too_deep"
+
+
 def test_what_python_writes_as_json_is_read(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     line = json.dumps(call("s", 0, "a", "half \ud83d") | {"seconds": float("nan"), "limit": float("inf"), "n": 10**400})

@@ -14,7 +14,7 @@ from grokora_pipeline.sessions.readers import (
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError
 from grokora_pipeline.sessions.turns import Item
 
-__all__ = ["FORMATS", "HEAD_BYTES", "Format", "Source", "UnreadableError", "detect", "is_companion"]
+__all__ = ["FORMATS", "HEAD_BYTES", "Format", "Source", "UnreadableError", "detect", "detect_by_line", "is_companion"]
 
 HEAD_BYTES = 64 << 10
 _COMPANION_STARTS = (b"Session: ", b"=====")  # v2 session.log, summary.txt
@@ -46,6 +46,12 @@ FORMATS: tuple[Format, ...] = (
 def detect(head: bytes) -> Format | None:
     """The format of a file from its first bytes; None if no reader knows it."""
     return next((known for known in FORMATS if known.looks_like(head)), None)
+
+
+def detect_by_line(head: bytes) -> Format | None:
+    """The format of JSONL whose first line is damaged, from the lines after it."""
+    rest = [line for line in head.split(b"\n")[1:] if line.startswith(b"{")]
+    return next((known for known in FORMATS[:2] if any(known.looks_like(line) for line in rest)), None)
 
 
 def is_companion(head: bytes) -> bool:
