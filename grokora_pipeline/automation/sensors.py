@@ -19,7 +19,7 @@ from grokora_pipeline.settings import get_settings
 from grokora_pipeline.staleness import Levels, impossible, observation
 from grokora_pipeline.store import content_version
 
-TICK_SECONDS = 5
+TICK_SECONDS = 3  # at least; Dagster itself looks every five seconds
 PATIENCE = 24  # ticks; a file that never rests is then set aside by the ingest, and the others are read
 ATTEMPTS, BACKOFF = 5, timedelta(minutes=1)
 _LOGS, _LOG_FILES = dg.AssetKey("session_logs"), dg.AssetKey(LOG_FILES_KEY)

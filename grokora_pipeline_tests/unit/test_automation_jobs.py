@@ -5,11 +5,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.automation.jobs import jobs, rollback
 from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 from grokora_pipeline.store import Store
 
 AGENT = AgentSpec(name="actor", description="Acts.")
@@ -49,6 +51,13 @@ def test_without_rank_assets_there_is_no_such_job() -> None:
 def test_ingest_and_evaluation_train_nothing() -> None:
     assert made_by(definitions(), "ingest") == {"session_logs", "base_model", "task_dataset", "tokenized_split"}
     assert made_by(definitions(), "evaluate_only") == {"eval_report", "champion"}
+
+
+def test_the_queue_lets_one_training_of_an_agent_go_at_a_time_whoever_starts_it() -> None:
+    runs = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())["concurrency"]["runs"]
+    limit = {"key": AGENT_TAG, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+    assert limit in runs["tag_concurrency_limits"]
+    assert definitions().resolve_job_def("retrain_actor").tags[AGENT_TAG] == "actor"
 
 
 @pytest.fixture
