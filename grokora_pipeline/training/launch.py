@@ -21,14 +21,14 @@ def processes_wanted(plan_file: Path) -> tuple[int, bool]:
         wanted = orjson.loads(plan_file.read_bytes()).get("knobs", {}).get("num_processes", "auto")
     except (OSError, ValueError, AttributeError):
         return 1, False  # the worker says what is wrong with the plan
-    if wanted == 1:
+    if wanted == 1 or (wanted != "auto" and not isinstance(wanted, int)):
         return 1, False
     import torch
 
     devices = torch.cuda.device_count()
     if devices:
-        return min(devices, devices if wanted == "auto" else int(wanted)), True
-    return (1 if wanted == "auto" else int(wanted)), False
+        return (devices if wanted == "auto" else min(devices, wanted)), True
+    return (1 if wanted == "auto" else wanted), False
 
 
 def become_launcher(arguments: list[str]) -> None:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.training.presets import PRESETS
@@ -50,7 +50,7 @@ class TrainingKnobs(BaseModel):
     checkpoint_steps: int = Field(50, ge=1, description="A run that is killed goes on from the last checkpoint.")
     memory_gib: float = Field(0.0, ge=0, description="Memory cap; 0: 8 on CUDA, 6 on a CPU.")
     deadline_hours: float = Field(2.0, gt=0, description="Then training stops with the best adapter so far.")
-    num_processes: Literal["auto"] | int = Field("auto", description="Processes of `accelerate launch`.")
+    num_processes: Literal["auto"] | PositiveInt = Field("auto", description="Of one run; auto: one a visible GPU.")
     self_test: bool = Field(True, description="Prove on this very model that the fast layout is exact.")
 
     @field_validator("target_modules")

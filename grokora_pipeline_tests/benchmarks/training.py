@@ -2,7 +2,7 @@
 
 `sample`: the plain script a user would write (`../shared/bench/seed_baseline.py`, or --baseline) against ours, on the
 same rows, base model and threads, one after the other. `agent`: conversations with a long system prompt, tools and 6
-steps a session, our prefix tree against our own packed and padded rows. Prints one JSON line. Real tokens are those of
+steps a session, our prefix tree against our own packed rows. Prints one JSON line. Real tokens are those of
 every row: padding is not counted, a shared prefix counts in every row.
 """
 
@@ -149,13 +149,13 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     threads, facts = arguments.threads, {"logs": arguments.logs, "threads": arguments.threads, "rows": len(rows)}
     common = {"preset": "sample", "epochs": 1.0, "max_examples": 0, "max_length": 8192}
     if agent:
-        knobs = {**common, "batch_size": 24}
-        sides_ = {
+        knobs = {**common, "batch_size": 24, "max_validation": 4}
+        found = {
             kind: ours(folder / kind, arguments.base, folder / "split", threads, {**knobs, "packing": kind})
-            for kind in ("tree", "packed", "padded")
+            for kind in arguments.layouts
         }
-        ratio = sides_["tree"]["tokens_per_second"] / sides_["packed"]["tokens_per_second"]
-        return {**facts, "longest": report.longest, **sides_, "ratio": round(ratio, 2)}
+        first, last = (found[kind]["tokens_per_second"] for kind in (arguments.layouts[0], arguments.layouts[-1]))
+        return {**facts, "longest": report.longest, **found, "ratio": round(first / last, 2)}
     data = folder / "train.jsonl"
     data.write_text("".join(json.dumps({k: row[k] for k in ("prompt", "completion")}) + "\n" for row in rows))
     mine = ours(folder / "ours", arguments.base, folder / "split", threads, common)
@@ -171,6 +171,9 @@ def main() -> None:
     parser.add_argument("--logs", choices=["sample", "agent"], default="sample")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--sessions", type=int, default=8)
+    parser.add_argument(
+        "--layouts", nargs="+", default=["tree", "packed"], help="With `agent`; ratio: the first over the last."
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--baseline", type=Path, default=SEED_BASELINE)
     parser.add_argument("--validate", type=Path, nargs=3, metavar=("BASE", "ADAPTER", "SPLIT"))

@@ -35,6 +35,7 @@ def test_the_run_wins_over_the_agent_and_the_agent_over_the_preset() -> None:
         ({"ranks": 8}, "did you mean 'rank'"),
         ({"colour": 1}, "known: preset, rank"),
         ({"rank": 0}, "rank=0"),
+        ({"num_processes": 0}, "num_processes=0"),
         ({"packing": "yes"}, "packing='yes'"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"target_modules": []}, "target_modules"),
@@ -65,6 +66,7 @@ def test_auto_is_a_process_for_each_visible_gpu(tmp_path: Path, monkeypatch: pyt
     assert wanted(tmp_path, 1, monkeypatch) == (1, True)
     assert wanted(tmp_path, 0, monkeypatch) == (1, False)
     assert wanted(tmp_path, 0, monkeypatch, num_processes=2) == (2, False)
+    assert wanted(tmp_path, 4, monkeypatch, num_processes="many") == (1, False)  # the worker says what is wrong
 
 
 def test_several_gpus_are_started_as_accelerate_understands_it() -> None:
