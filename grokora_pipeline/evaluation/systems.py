@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,6 @@ from grokora_pipeline.store import content_version, file_sha256
 
 Tokens = Sequence[int]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What identifies a system's weights: the base and, where one is active, the adapter's name and content hash."""
-
-    base_hash: str
-    adapter: str | None = None
-    adapter_hash: str | None = None
 
 
 class Systems:
@@ -45,10 +35,8 @@ class Systems:
         self.model.eval()
         self._cache, self._caches = cache, dict[str, AnswerCache]()
         self._prefixes: dict[str | None, Prefixes] = {name: Prefixes() for name in (None, *adapters)}
-        self._facts = (str(self.model.dtype), quantisation)
-        self._weights: dict[str | None, Weights] = {None: Weights(base_hash)}
-        for name, folder in adapters.items():
-            self._weights[name] = Weights(base_hash, name, file_sha256(folder / "adapter_model.safetensors"))
+        self._facts = (base_hash, str(self.model.dtype), quantisation)
+        self._hashes = {name: file_sha256(folder / "adapter_model.safetensors") for name, folder in adapters.items()}
 
     @contextmanager
     def active(self, adapter: str | None) -> Iterator[Any]:
@@ -56,7 +44,7 @@ class Systems:
         if adapter is not None:
             self.model.set_adapter(adapter)
             yield self.model
-        elif len(self._weights) > 1:
+        elif self._hashes:
             with self.model.disable_adapter():
                 yield self.model
         else:
@@ -108,8 +96,7 @@ class Systems:
             cache.remove()
 
     def _remembered(self, adapter: str | None, what: str, decoding: Decoding | None = None) -> AnswerCache:
-        weights = self._weights[adapter]
-        identity = content_version(what, weights.base_hash, weights.adapter_hash, self._facts, decoding)
+        identity = content_version(what, self._hashes[adapter] if adapter else None, self._facts, decoding)
         if identity not in self._caches:
             self._caches[identity] = AnswerCache(self._cache, identity)
         return self._caches[identity]

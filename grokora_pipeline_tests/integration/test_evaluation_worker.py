@@ -139,9 +139,10 @@ def test_the_page_says_the_verdict_first_and_then_shows_what_it_rests_on(
     world: dict[str, Any], result: dict[str, Any]
 ) -> None:
     page = (Path(world["output"]) / "report.html").read_text()
-    parts = ["Not promoted", "All metrics", "What the gate looked at", "Reliability", "Over time"]
-    parts += ["By rank", "rank 8", "rank 32, 2 seeds", "General text"]
-    parts += ["Memorised secrets", "Loss while training", "Ten worst answers", "Ten most changed answers", "versions"]
+    parts = ["Not promoted", "Adapter − base with examples", "Adapter − champion", "All metrics"]
+    parts += ["What the gate looked at", "Reliability", "Over time", "By rank", "rank 8", "rank 32, 2 seeds"]
+    parts += ["General text", "Memorised secrets", "Loss while training", "Ten worst answers"]
+    parts += ["Ten most changed answers", "versions"]
     places = [page.find(part) for part in parts]
     assert -1 not in places
     assert places == sorted(places)
