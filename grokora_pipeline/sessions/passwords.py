@@ -105,7 +105,7 @@ def _is_chosen_or_quoted(match: re.Match[str]) -> bool:
     return _is_mixed_value(match) and len(value) >= 6 and (bool(match.group("quote")) or chunk_length(value) <= 3.2)
 
 
-_SPOKEN = "password|passphrase|passcode|pin|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord"
+_SPOKEN = "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord"
 _VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"
 _LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis-cli"
 _ASSIGNED = detector(
@@ -203,13 +203,13 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         rf"\bnet user \S+ |\s/user:\S+ |\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:)(?:{_QUOTE})?(?P<value>{_VALUE})",
         r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -U [\w\\.]+%|\s/p:|pass(?:in|out)? pass:",
         _is_mixed_value,
-        "",
+        r"zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -U |\s/p:|pass pass:|pass(?:in|out) pass:",
     ),
     (  # db.example:5432:name:user:x
         r"(?<![\w.:])[\w.*-]+:(?:\d{4,5}|\*):[\w*-]+:[\w*.-]+:(?P<value>[^\s\"'`\\:]{6,})",
         r":(?:[0-9]{4,5}|\*):[\w*-]+:[\w*.-]+:[^\s:]",
         _is_mixed_value,
-        "",
+        r":(?:[0-9]{4,5}|\*):[\w*-]",
     ),
     (  # IDENTIFIED BY 'x'
         r"\bidentified (?:with \S+ )?by (?:password )?\\{0,3}[\"'](?P<value>[^\"'`\\\n]+)",
@@ -222,7 +222,7 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         rf" (?:in|as|for)(?:to)? [\w ]{{0,24}}(?:{_SPOKEN})",
         r"(?i:(?:type|typing|enter|write|fill|input|paste)[sd]? (?:in )?[\\\"'`])",
         _is_value,
-        r"(?i:(?:type|typing|enter|write|fill|input|paste)[sd]? (?:in )?[\\\"'`][^\n]*pass)",
+        TELLING_GATE,
     ),
     (  # smtp: {pass: "x"}, user: bob / pass: x
         rf"(?:(?<![\w.-])pass{_QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
@@ -260,9 +260,9 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
-        rf"\b(?:{_SPOKEN})(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9) ?(?P<quote>{_QUOTE})?"
+        rf"\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9) ?(?P<quote>{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
-        rf"(?i:(?:{_SPOKEN})(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))",
+        rf"(?i:(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))",
         _is_spoken,
         "",
     ),

@@ -171,6 +171,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
                 r"[rwxsStT-]{9}[.+@]?\s+[0-9]+\s+",
                 "value",
                 accept=_is_name,
+                gate=r"[r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-][.+@]?\s",
             )
             for before in ("", r"\S+\s+")
         ),

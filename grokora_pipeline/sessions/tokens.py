@@ -120,6 +120,7 @@ _TWILIO_PAIR = detector(
     r"AC[0-9a-f]{32}\W{1,6}(?P<value>[0-9a-f]{32})(?![0-9a-f])",
     r"AC[0-9a-f]{32}\W{1,6}[0-9a-f]{32}",
     "value",
+    gate=r"(?:AC|SK)[a-z0-9]{32}",
     anchored=True,
 )
 _TOKENS = (
