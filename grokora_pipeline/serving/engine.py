@@ -28,10 +28,11 @@ from grokora_pipeline.models.loading import Quantisation, load_base
 from grokora_pipeline.serving.adapters import Adapter, AdapterStack, read_adapter
 from grokora_pipeline.serving.ask import Ask, EngineStats, Piece
 from grokora_pipeline.serving.constrain import build_tokenizer
-from grokora_pipeline.serving.kv import PrefixCache, Slots, fill
+from grokora_pipeline.serving.kv import PrefixCache, Slots, fill, release_memory
 from grokora_pipeline.serving.rows import Row, choose
 
 PREFILL_TOKENS = 256  # of waiting prompts between two tokens of the running rows
+IDLE_SECONDS = 1.0  # of quiet, after which the memory of rows that have left goes back to the system
 _STEP_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, AssertionError)
 
 
@@ -190,7 +191,11 @@ class TorchEngine:
         """Sleep until there is something to do, and do the commands; False when the engine is closed."""
         busy = self._running or self._joining
         with self._wake:
-            self._wake.wait_for(lambda: busy or self._waiting or self._commands or self._closed)
+            if not self._wake.wait_for(
+                lambda: busy or self._waiting or self._commands or self._closed, timeout=IDLE_SECONDS
+            ):
+                release_memory()
+                self._wake.wait_for(lambda: self._waiting or self._commands or self._closed)
             commands = [self._commands.popleft() for _ in range(len(self._commands))]
             going_on = not self._closed
         for command in commands:
@@ -239,9 +244,9 @@ class TorchEngine:
         except _STEP_ERRORS as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             for row in [row for row in rows if not row.over]:
-                row.send(GrokoraError(f"The model failed on this answer ({reason})."))
                 row.over = True
                 self._counts["failed"] += 1
+                row.send(GrokoraError(f"The model failed on this answer ({reason})."))
             self._active = []
 
     def _prefill(self) -> None:
@@ -321,8 +326,8 @@ class TorchEngine:
         """Choose each row's next token from its logits [rows, vocabulary] and send it; who is done leaves."""
         for row, token in zip(rows, choose(logits, rows, self.chat.stop_ids), strict=True):
             if error := row.grammar_error():
-                row.send(GrokoraError(f"The grammar could not be followed: {error}"))
                 self._counts["failed"] += 1
+                row.send(GrokoraError(f"The grammar could not be followed: {error}"))
                 self._leave(self._running.index(row))
             elif token in self.chat.stop_ids:
                 self._finish(row, Piece((), "stop", row.cached))

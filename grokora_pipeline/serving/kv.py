@@ -1,5 +1,6 @@
 """Keys and values: those of the running rows, side by side, and those of prompt beginnings worth keeping (torch)."""
 
+import ctypes
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -120,6 +121,12 @@ class Slots:
         self._room = max(self._room, -(-room // _ROOM) * _ROOM)
         for layer in self.cache.layers:
             layer.fit(like, self._slots, self._room)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system; glibc's allocator keeps it otherwise, on other systems there is no need."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def stacked(cache: Cache, place: int, start: int, stop: int) -> Tensor:

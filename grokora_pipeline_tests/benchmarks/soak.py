@@ -1,4 +1,4 @@
-"""`python -m grokora_pipeline_tests.benchmarks.soak`: minutes of load on `grokora serve`, champions changing meanwhile.
+"""`python -m grokora_pipeline_tests.benchmarks.soak [--minutes 10]`: load on `grokora serve`, champions changing.
 
 Clients go through the calls of the sandbox's swarm, half of them streaming. After a third of the time the actor's
 champion is replaced, after two thirds it is rolled back. One JSON line: requests and how many failed, recordings that
@@ -167,17 +167,18 @@ def recorded(home: Path) -> int:
 def main() -> None:
     """Print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--store", type=Path)
     given = parser.parse_args()
+    seconds = 60 * given.minutes
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         store = make_store(home / "store", given.store)
         with server(home, store) as (url, process):
-            seen = asyncio.run(soak(url, process, store, given.seconds, given.clients))
+            seen = asyncio.run(soak(url, process, store, seconds, given.clients))
             metrics = httpx.get(f"{url}/metrics").text
-        figures = report(seen, given.seconds, recorded(home))
+        figures = report(seen, seconds, recorded(home))
     cached = next((line for line in metrics.splitlines() if line.startswith("grokora_engine_cache_bytes ")), " 0")
     print(orjson.dumps(figures | {"prefix_cache_mb": round(float(cached.split()[1]) / 1e6, 1)}).decode())
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import shutil
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from grokora_pipeline.serving import engine as engine_module
 from grokora_pipeline.serving.adapters import AdapterStack, read_adapter
 from grokora_pipeline.serving.ask import Ask, Piece
 from grokora_pipeline.serving.engine import TorchEngine
-from grokora_pipeline.serving.kv import BLOCK, PrefixCache
+from grokora_pipeline.serving.kv import BLOCK, PrefixCache, release_memory
 from grokora_pipeline_tests.tiny import tiny_base
 
 STOP = 2
@@ -362,6 +363,27 @@ def test_adapters_that_do_not_fit_are_refused_and_leave_no_trace(
         with pytest.raises(GrokoraError, match=reason):
             engine.add_adapter("new", tmp_path / folder)
     assert engine.adapters == set(ADAPTERS)
+
+
+def test_in_a_quiet_moment_memory_goes_back_once_and_the_next_ask_is_answered(
+    base: Path, alone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[bool] = []
+
+    def note() -> None:
+        release_memory()
+        given_back.append(True)
+
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(engine_module, "release_memory", note)
+    engine = TorchEngine(base, dtype=torch.float32)
+    ask = Ask((5, 6, 7), None, 4)
+    for _ in range(2):
+        given_back.clear()
+        assert _together(engine, [ask]) == [alone(ask.adapter, ask.prompt, ask.max_new_tokens)]
+        time.sleep(0.4)
+        assert len(given_back) == 1
+    engine.close()
 
 
 def test_a_closed_engine_says_so(base: Path) -> None:
