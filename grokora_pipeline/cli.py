@@ -195,21 +195,23 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
     from grokora_pipeline.sessions import trace as rows
     from grokora_pipeline.store import Store
 
-    _show_uses(query)
-    if rows.forget(Store(get_settings().store), query):
+    name = _show_uses(query)
+    if not name:
+        raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
+    if rows.forget(Store(get_settings().store), name):
         console.print(
-            f"{query} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
+            f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
         )
     else:
-        console.print(f"{query} was forgotten before.")
+        console.print(f"{name} was forgotten before.")
 
 
-def _show_uses(query: str) -> None:
+def _show_uses(query: str) -> str:
     from grokora_pipeline import lineage
     from grokora_pipeline.store import Store
 
     names = [spec.name for spec in load_agents(get_settings().agents)]
-    turns, uses = lineage.trace(Store(get_settings().store), names, query)
+    name, turns, uses = lineage.trace(Store(get_settings().store), names, query, get_settings().logs)
     for turn in turns:
         where = f"{turn['source_file']}:{turn['line']}"
         text = f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}"
@@ -218,6 +220,7 @@ def _show_uses(query: str) -> None:
         served = "  (in service)" if use.in_service else ""
         text = f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}"
         console.print(text, highlight=False, soft_wrap=True)
+    return name
 
 
 def _registry() -> "Registry":

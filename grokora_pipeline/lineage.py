@@ -28,16 +28,20 @@ class Use:
     in_service: bool = False
 
 
-def trace(store: Store, agents: Sequence[str], query: str) -> tuple[list[dict[str, Any]], list[Use]]:
-    """(turns, uses) of a turn id (or its beginning), a session id or a log file; GrokoraError where nothing matches."""
-    logs = store.require("session_logs").path
-    turns = find_turns(logs, file=query) or find_turns(logs, session=query) or find_turns(logs, turn=query)
+def trace(store: Store, agents: Sequence[str], query: str, logs: Path) -> tuple[str, list[dict[str, Any]], list[Use]]:
+    """(name, turns, uses) of a turn id (or its beginning), a session id or a log file below `logs`.
+
+    `name` is what may be forgotten, "" for a single turn. GrokoraError where nothing matches.
+    """
+    folder = store.require("session_logs").path
+    name, turns = find_turns(folder, query, logs)
     if not turns:
         raise GrokoraError(
-            f"No turn, session or log file {query!r} is in session_logs; give a path as its table shows it."
+            f"No turn, session or log file {query!r} is in session_logs; give a path below {logs}, a session id, or "
+            "8 digits or more of a turn id."
         )
-    wanted = _example_ids(logs, {turn["turn_id"] for turn in turns})
-    return turns, [use for agent in agents for use in _uses(store, agent, wanted)]
+    wanted = _example_ids(folder, {turn["turn_id"] for turn in turns})
+    return name, turns, [use for agent in agents for use in _uses(store, agent, wanted)]
 
 
 def _example_ids(logs: Path, turn_ids: set[str]) -> set[str]:

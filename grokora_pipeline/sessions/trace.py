@@ -3,39 +3,35 @@
 The forget list is a text file in the store, one session id or log file a line; `build_examples` leaves those out.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grokora_pipeline.sessions.examples import read_examples
-from grokora_pipeline.sessions.table import read_turns
+from grokora_pipeline.sessions.table import public_name, read_turns
 from grokora_pipeline.store import Store
 
+SHORTEST_ID = 8
 FORGET_LIST = "forgotten.txt"
 _COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "source_file", "line", "source_sha256"]
 
 
-def find_turns(
-    session_logs: Path, *, turn: str | None = None, file: str | None = None, session: str | None = None
-) -> list[dict[str, Any]]:
-    """Where turns come from: turn_id, session, agent, step, time, log file, line and the SHA-256 of the file's bytes.
+def find_turns(session_logs: Path, query: str, logs: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What `session_logs` calls a log file or a session ("" for a single turn), and its turns.
 
-    `turn` may be the beginning of an id; conditions that are given all have to hold.
+    `query` is a log file (below `logs`, or with its whole path), a session id, or 8 digits and more of a turn id. A row
+    is turn_id, session, agent, step, time, log file, line and the SHA-256 of the file's bytes. No turns: nothing fits.
     """
-    wanted = {"source_file": file, "session_id": session}
-    return [
-        row
-        for row in read_turns(session_logs, _COLUMNS)
-        if (not turn or row["turn_id"].startswith(turn))
-        and all(value is None or row[name] == value for name, value in wanted.items())
-    ]
-
-
-def examples_from(dataset: Path, *, file: str | None = None, session: str | None = None) -> Iterator[dict[str, Any]]:
-    """The `meta` of the examples in a dataset folder that came from a log file or a session."""
-    for example in read_examples(dataset):
-        if file == example.meta["source_file"] or session == example.meta["session_id"]:
-            yield example.meta
+    root, path = logs.resolve(), (logs / query).resolve()
+    file = public_name(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
+    names = {"source_file": file, "session_id": public_name(query)}
+    found: dict[str, list[dict[str, Any]]] = {"source_file": [], "session_id": [], "turn_id": []}
+    for row in read_turns(session_logs, _COLUMNS):
+        for column, name in names.items():
+            if name and row[column] == name:
+                found[column].append(row)
+        if len(query) >= SHORTEST_ID and row["turn_id"].startswith(query.lower()):
+            found["turn_id"].append(row)
+    kind = next((kind for kind, rows in found.items() if rows), "turn_id")
+    return names.get(kind, ""), found[kind]
 
 
 def forgotten(store: Store) -> tuple[str, ...]:

@@ -247,12 +247,26 @@ def test_an_agent_with_toon_gets_toon_prompts_and_the_same_example_ids(tmp_path:
 def test_an_example_leads_back_to_its_line_and_a_file_forward_to_its_examples(tmp_path: Path) -> None:
     examples, _ = build(tmp_path, [call("s", n, f"p{n}", "a") for n in range(3)])
     one = examples[1]
-    (found,) = trace.find_turns(tmp_path / "turns", turn=one.meta["turn_id"][:12])
-    assert (found["source_file"], found["line"]) == ("s.jsonl", one.meta["line"])
-    line = orjson.loads((tmp_path / "logs" / found["source_file"]).read_bytes().splitlines()[found["line"] - 1])
+    turns, logs = tmp_path / "turns", tmp_path / "logs"
+    name, (found,) = trace.find_turns(turns, one.meta["turn_id"][:12], logs)
+    assert (name, found["source_file"], found["line"]) == ("", "s.jsonl", one.meta["line"])
+    line = orjson.loads((logs / found["source_file"]).read_bytes().splitlines()[found["line"] - 1])
     assert line["request"]["messages"] == one.prompt
-    assert len(list(trace.examples_from(tmp_path / "dataset", file="s.jsonl"))) == 3
-    assert len(trace.find_turns(tmp_path / "turns", file="s.jsonl", session="s")) == 3
+    for query in ("s.jsonl", "./s.jsonl", str(logs / "s.jsonl")):
+        name, rows = trace.find_turns(turns, query, logs)
+        assert (name, len(rows)) == ("s.jsonl", 3)
+    assert trace.find_turns(turns, "s", logs)[0] == "s"
+    for query in ("", one.meta["turn_id"][:3], "../s.jsonl", "*"):
+        assert trace.find_turns(turns, query, logs)[1] == []
+
+
+def test_a_name_with_personal_data_is_found_as_it_was_typed(tmp_path: Path) -> None:
+    write_lines(tmp_path / "logs" / "ana@example.org" / "a.jsonl", [call("eva@example.org", 0, "p", "a")])
+    run(tmp_path / "logs", tmp_path / "turns")
+    file, _ = trace.find_turns(tmp_path / "turns", "ana@example.org/a.jsonl", tmp_path / "logs")
+    session, _ = trace.find_turns(tmp_path / "turns", "eva@example.org", tmp_path / "logs")
+    assert file.startswith("<PII:email:1>/a.jsonl~")
+    assert session.startswith("<PII:email:1>~")
 
 
 def test_a_forgotten_session_is_in_no_later_dataset(tmp_path: Path) -> None:
