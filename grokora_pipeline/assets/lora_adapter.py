@@ -41,7 +41,8 @@ class TrainingConfig(dg.Config):
 def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     """The `lora_adapter` asset of one agent."""
     key, source = key_of(agent, "lora_adapter"), key_of(agent, "tokenized_split")
-    version = code_version(resolve(agent).model_dump())
+    knobs = resolve(agent)
+    version = code_version(knobs.model_dump())
 
     @dg.asset(
         key=key.split("/"),
@@ -50,7 +51,7 @@ def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
         code_version=version,
-        op_tags=cuda_tags(),
+        op_tags=cuda_tags(1 if knobs.num_processes == "auto" else knobs.num_processes),
         pool=CUDA_POOL,
         retry_policy=DEVICE_RETRIES,
         description="LoRA weights (safetensors) and the record of their training.",

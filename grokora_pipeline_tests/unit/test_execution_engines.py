@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from grokora_pipeline import execution
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import chosen_executor
 from grokora_pipeline.execution.process import cuda_tags
@@ -70,3 +72,9 @@ def test_both_instance_files_say_the_same_but_for_where_history_is_and_who_count
     assert {name: value for name, value in local.items() if name not in differs} == {
         name: value for name, value in shared.items() if name not in differs
     }
+
+
+@pytest.mark.parametrize(("processes", "devices"), [("auto", "1"), (2, "2")])
+def test_a_training_asks_for_a_device_a_process(processes: str | int, devices: str) -> None:
+    agent = AgentSpec(name="actor", description="Acts.", training={"num_processes": processes})
+    assert lora_adapter_asset(agent).op.tags["grokora/gpus"] == devices
