@@ -109,7 +109,7 @@ def feedback(
     told = {"session_id": session, "rating": rating, "status": status and status.value, "blame": blamed}
     settings = get_settings()
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    console.print(give(Feedback.model_validate(told), gateway, key, settings.recordings_folder), soft_wrap=True)
+    console.print(give(Feedback.of(told), gateway, key, settings.recordings_folder), soft_wrap=True)
 
 
 @sandbox_app.command("record")

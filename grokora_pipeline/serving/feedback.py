@@ -38,6 +38,14 @@ class Feedback(BaseModel):
             raise ValueError("give at least one of 'status', 'rating' and 'blame'")
         return self
 
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Self:
+        """What a person told; GrokoraError where it cannot be right."""
+        try:
+            return cls.model_validate(told)
+        except ValidationError as error:
+            raise GrokoraError(plain(error).message) from None
+
     def outcome(self) -> dict[str, Any]:
         """The `outcome` of a recording's line."""
         return self.model_dump(exclude={"session_id"}, exclude_none=True)

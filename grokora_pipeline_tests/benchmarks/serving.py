@@ -1,26 +1,28 @@
 """What serving many adapters from one base costs; prints one JSON line (about four minutes on two cores).
 
-    python -m grokora_pipeline_tests.benchmarks.serving [--store DIR] [--requests 48]
+    python -m grokora_pipeline_tests.benchmarks.serving [--store DIR] [--requests 32]
 
 The requests are what the sandbox's swarm asks its four agents, all different, answered greedily by the store's
 champions. `ours` is `grokora serve` as callers see it, over HTTP, recordings included, at 1, 8 and 32 clients.
 `swapped` answers the requests of the 8 clients one by one with PEFT: the same base, `set_adapter` before each
 `generate`, all in the base's dtype, without HTTP; `ratio_vs_swapped` is tokens/s at 8 clients over that, and
-`identical_share` the share of equal answers. Memory is resident memory: `base` a process that holds the base and has
-answered; `memory_ratio` that of `grokora serve` after the load, without kept prompt beginnings (`prefix_cache_mb`:
-bounded by a setting, worth no adapter), over the base plus the adapters' bytes in its dtype; `merged` is one process
-for each merged model, pages that they share counted once.
+`identical_share` the share of equal answers. Memory is resident memory of whole processes that have answered the same
+few requests at 8 clients: `memory_ratio` is that of `grokora serve` over that of `grokora serve` without champions plus
+the adapters' bytes in the base's dtype, on both sides without kept prompt beginnings, which a setting bounds;
+`memory_mb_after_load` has all that 32 clients left behind. `merged` is one bare process for each merged model, pages
+that they share counted once.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.benchmarks.soak import LONGEST, server, swarm_calls
 
-CLIENTS = (1, 8, 32)
+WARM = 0  # the place, among the numbers of clients, of the requests that come first
 Json = dict[str, Any]
 
 
@@ -44,11 +46,11 @@ def main() -> None:
     """Measure and print; with `--phase` be one of the processes that are measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default=get_settings().store)
-    parser.add_argument("--requests", type=int, default=48, help="At 8 clients; fewer at 1, twice as many at 32.")
-    parser.add_argument("--phase", choices=["base", "swapped", "merged"], help=argparse.SUPPRESS)
+    parser.add_argument("--requests", type=int, default=32, help="At 8 clients; fewer at 1, twice as many at 32.")
+    parser.add_argument("--phase", choices=["swapped", "merged"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.phase:
-        {"base": base_alone, "swapped": swapped, "merged": merged}[given.phase](json.load(sys.stdin))
+        {"swapped": swapped, "merged": merged}[given.phase](json.load(sys.stdin))
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `grokora serve` sets it: the same for both sides
         print(json.dumps(measure(Store(given.store), given.requests)))
@@ -61,7 +63,7 @@ def measure(store: Store, count: int) -> Json:
     base = find_base(store)
     if base is None or len(champions) < len(AGENTS):
         raise GrokoraError(f"{store.root} lacks a base model or champions of {', '.join(AGENTS)}; run `make demo`.")
-    sizes = {1: max(4, count // 4), 8: count, 32: 2 * count}
+    sizes = {WARM: 8, 1: max(4, count // 4), 8: count, 32: 2 * count}
     calls = requests(sum(sizes.values()))
     shares, start = {}, 0
     for clients, size in sizes.items():
@@ -69,8 +71,8 @@ def measure(store: Store, count: int) -> Json:
     folders = {agent: str(found.path.resolve()) for agent, found in champions.items()}
     task: Json = {"base": str(base[1].resolve()), "adapters": folders, "requests": shares[8]}
     names = {agent: f"{agent}@{found.version}" for agent, found in champions.items()}
-    ours = serve(store, shares, names)
-    other, alone = phase("swapped", task), phase("base", task)
+    alone = base_served(store, shares[WARM])
+    ours, other = serve(store, shares, names), phase("swapped", task)
     answers = ours.pop("answers")
     same = sum(mine == its for mine, its in zip(answers, other.pop("answers"), strict=True))
     return {
@@ -78,12 +80,10 @@ def measure(store: Store, count: int) -> Json:
         "adapters": len(champions),
         "ratio_vs_swapped": round(ours["clients"][8]["tokens_per_second"] / other["tokens_per_second"], 2),
         "identical_share": round(same / len(answers), 4),
-        "memory_ratio": round(
-            (ours["memory_mb"] - ours["prefix_cache_mb"]) / (alone["memory_mb"] + alone["adapters_mb"]), 3
-        ),
+        "memory_ratio": round(ours["memory_mb"] / (alone + other["adapters_mb"]), 3),
         "ours": ours,
         "swapped": other,
-        "base": alone,
+        "base": {"memory_mb": alone},
         "merged": {"memory_mb": merged_processes(task), "processes": len(champions)},
     }
 
@@ -106,8 +106,7 @@ def serve(store: Store, shares: dict[int, list[Json]], names: dict[str, str]) ->
         tempfile.TemporaryDirectory(prefix="grokora-serving-") as folder,
         server(Path(folder), store) as (url, process),
     ):
-        for body in [shares[1][place] for place in range(len(names))]:  # one each: nothing is measured cold
-            httpx.post(f"{url}/v1/chat/completions", json=body, timeout=None).raise_for_status()
+        memory = resident(url, process, shares.pop(WARM))  # nothing is measured cold
         clients: dict[int, Json] = {}
         answers: list[Json] = []
         for number, bodies in shares.items():
@@ -115,14 +114,38 @@ def serve(store: Store, shares: dict[int, list[Json]], names: dict[str, str]) ->
             assert {reply["model"] for reply in replies} == set(names.values()), "somebody else answered"
             clients[number] = figures
             answers = [_essence(reply["choices"][0]["message"]) for reply in replies] if number == 8 else answers
-        memory, metrics = _megabytes(process), httpx.get(f"{url}/metrics").text
-    cached = next(line for line in metrics.splitlines() if line.startswith("grokora_engine_cache_bytes "))
+        after, cached = settled(url, process)
     return {
         "clients": clients,
         "memory_mb": memory,
-        "prefix_cache_mb": round(float(cached.split()[1]) / 1e6, 1),
+        "memory_mb_after_load": after,
+        "prefix_cache_mb": cached,
         "answers": answers,
     }
+
+
+def base_served(store: Store, bodies: Sequence[Json]) -> float:
+    """Megabytes of `grokora serve` where no agent has a champion."""
+    with tempfile.TemporaryDirectory(prefix="grokora-serving-") as folder:
+        alone = Path(folder, "store")
+        shutil.copytree(Path(str(store.root)) / "base_model", alone / "base_model")
+        with server(Path(folder), Store(str(alone))) as (url, process):
+            return resident(url, process, bodies)
+
+
+def resident(url: str, process: psutil.Process, bodies: Sequence[Json]) -> float:
+    """Megabytes of a server that has answered, without its prefix cache."""
+    asyncio.run(load(url, [body | {"max_tokens": 16} for body in bodies], 8))
+    memory, cached = settled(url, process)
+    return round(memory - cached, 1)
+
+
+def settled(url: str, process: psutil.Process) -> tuple[float, float]:
+    """(megabytes, those of the prefix cache) of a server that had a moment to give memory back."""
+    time.sleep(3)
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    cached = next(line for line in lines if line.startswith("grokora_engine_cache_bytes "))
+    return _megabytes(process), round(float(cached.split()[1]) / 1e6, 1)
 
 
 async def load(url: str, bodies: Sequence[Json], clients: int) -> tuple[Json, list[Json]]:
@@ -184,15 +207,6 @@ def merged_processes(task: Json) -> float:
 # --- in processes of their own --------------------------------------------------------------------------------------
 
 
-def base_alone(task: Json) -> None:
-    """The base model that has answered every agent once."""
-    model, chat = _load(task)
-    for body in task["requests"][: len(task["adapters"])]:
-        _generate(model, chat, body)
-    files = [Path(folder, "adapter_model.safetensors") for folder in task["adapters"].values()]
-    print(json.dumps({"memory_mb": _megabytes(psutil.Process()), "adapters_mb": _in_dtype(files, model.dtype)}))
-
-
 def merged(task: Json) -> None:
     """A merged model that has answered once; it stays until it is ended."""
     from grokora_pipeline.models.loading import load_adapter
@@ -233,6 +247,7 @@ def swapped(task: Json) -> None:
                 "tokens_per_second": round(tokens / wall, 1),
                 "requests_per_second": round(len(answers) / wall, 2),
                 "memory_mb": _megabytes(psutil.Process()),
+                "adapters_mb": _in_dtype(task["adapters"].values(), base.dtype),
                 "answers": answers,
             }
         )
@@ -270,13 +285,13 @@ def _essence(message: Json) -> Json:
     return {"content": message["content"], "calls": json.loads(json.dumps(calls))}
 
 
-def _in_dtype(files: Sequence[Path], dtype: Any) -> float:
+def _in_dtype(folders: Iterable[str], dtype: Any) -> float:
     """Megabytes of adapters when their values have a dtype."""
     from safetensors import safe_open
 
     values = 0
-    for file in files:
-        with safe_open(file, "pt") as tensors:
+    for folder in folders:
+        with safe_open(Path(folder, "adapter_model.safetensors"), "pt") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
         values += sum(rows * columns for rows, columns in shapes)
     size: int = dtype.itemsize

@@ -79,6 +79,37 @@ def test_secrets_are_gone_before_anything_is_on_the_disk(tmp_path: Path) -> None
     assert first["started_at"] == "2026-03-04T05:06:07+00:00"
 
 
+def test_secrets_in_tool_calls_and_tool_results_are_gone_too(tmp_path: Path) -> None:
+    arguments = orjson.dumps({"command": f"export STRIPE={KEY}"}).decode()
+    call = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": arguments}}
+    asked = request("Task: pay")
+    asked["messages"] += [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": f'{{"stdout": "STRIPE={KEY}"}}'},
+    ]
+    answered = reply("")
+    answered["choices"][0]["message"]["tool_calls"] = [call]
+    Recorder(tmp_path).call("s", None, NOW, {**asked, "user": "bob@example.com"}, answered).result(10)
+    raw = b"".join(file.read_bytes() for file in tmp_path.glob("*/*.jsonl"))
+    assert KEY.encode() not in raw
+    assert b"bob@example.com" not in raw
+    [line] = lines(tmp_path)
+    kept = orjson.loads(line["response"]["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+    assert kept == {"command": "export STRIPE=<SECRET:stripe_key:1>"}
+
+
+def test_an_earlier_recording_that_cannot_be_read_fails_its_own_session_only(tmp_path: Path) -> None:
+    (tmp_path / "2026-03-03" / "bad.jsonl").mkdir(parents=True)  # reading it is an OSError
+    recorder = Recorder(tmp_path)
+    bad = recorder.call("bad", None, NOW, request("hello"), reply("fine"))
+    good = recorder.call("good", None, NOW, request("hello"), reply("fine"))
+    with pytest.raises(OSError, match="directory"):
+        bad.result(10)
+    good.result(10)
+    assert recorder.counts["failed"] == 1
+    assert (tmp_path / f"{datetime.now(UTC):%Y-%m-%d}" / "good.jsonl").read_bytes().endswith(b"\n")
+
+
 def test_steps_go_on_after_a_restart_so_that_a_session_stays_one(tmp_path: Path) -> None:
     record(Recorder(tmp_path), "s")
     again = Recorder(tmp_path)
@@ -210,3 +241,5 @@ def test_feedback_reaches_the_recordings_where_no_gateway_runs(tmp_path: Path) -
         give(Feedback(session_id="t", rating=4), nobody, None, tmp_path)
     with pytest.raises(GrokoraError, match="holds no recording yet"):
         give(Feedback(session_id="last", rating=4), nobody, None, tmp_path / "empty")
+    with pytest.raises(GrokoraError, match=r"blame\.reason: String should have at most 2000"):
+        Feedback.of({"session_id": "s", "blame": {"reason": "x" * 3000}})
