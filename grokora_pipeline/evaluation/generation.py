@@ -5,6 +5,7 @@ once and is kept from call to call (`Prefixes`); its keys and values are copied 
 padded on the left, between prefix and suffix, so that all rows of a batch end in the same column. Finished rows leave.
 """
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ BATCH_BYTES = 1 << 30  # of a batch's keys, values and logits, at most
 BATCH_ROWS = 64
 KEPT_PREFIXES = 8  # of one system
 LEAVE_SHARE = 0.8  # finished rows leave together, when so few are left: leaving copies the others' keys and values
+if not torch.cuda.is_available():  # else transformers copies keys and values for every query head that shares them
+    os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,8 @@ class Prefixes:
         cache = start.widened(1, len(tokens)) if start else empty_cache(model, len(tokens))
         rest = torch.tensor([list(tokens[usable:])], device=model.device)
         positions = torch.arange(usable, len(tokens), device=model.device)[None]
-        model(input_ids=rest, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+        none = torch.arange(0, device=model.device)  # no logits are needed
+        model(input_ids=rest, position_ids=positions, past_key_values=cache, logits_to_keep=none)
         made = _Prefix(list(tokens), cache)
         covered = known if known and usable == len(known.tokens) else None
         kept = [prefix for prefix in self._known if prefix is not covered]
@@ -313,7 +317,7 @@ def _noise(
 def _choose(logits: Tensor, rows: list[int], decoding: Decoding, noise: dict[int, torch.Generator]) -> Tensor:
     """[rows, vocabulary] → [rows]: the likeliest token, or a sample by the Gumbel-max trick."""
     if decoding.temperature <= 0:
-        return logits.argmax(-1)
+        return logits.max(-1).indices  # as argmax, ties too, in a quarter of its time on a CPU
     scaled = torch.log_softmax(logits.float() / decoding.temperature, -1)
     drawn = torch.stack([torch.empty_like(scaled[0]).exponential_(generator=noise[row]) for row in rows])
-    return (scaled - drawn.log()).argmax(-1)
+    return (scaled - drawn.log()).max(-1).indices
