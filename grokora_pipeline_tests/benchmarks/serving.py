@@ -6,11 +6,12 @@ The requests are what the sandbox's swarm asks its four agents, all different, a
 champions. `ours` is `grokora serve` as callers see it, over HTTP, recordings included, at 1, 8 and 32 clients.
 `swapped` answers the requests of the 8 clients one by one with PEFT: the same base, `set_adapter` before each
 `generate`, all in the base's dtype, without HTTP; `ratio_vs_swapped` is tokens/s at 8 clients over that, and
-`identical_share` the share of equal answers. Memory is resident memory of whole processes that have answered the same
-few requests at 8 clients: `memory_ratio` is that of `grokora serve` over that of `grokora serve` without champions plus
-the adapters' bytes in the base's dtype, on both sides without kept prompt beginnings, which a setting bounds;
-`memory_mb_after_load` has all that 32 clients left behind. `merged` is one bare process for each merged model, pages
-that they share counted once.
+`identical_share` the share of equal answers; a few are also answered in float32, eight rows at once, where rounding
+cannot tell the two apart (`identical_share_float32`). Memory is resident memory of whole processes that have answered
+the same few requests at 8 clients: `memory_ratio` is that of `grokora serve` over that of `grokora serve` without
+champions plus the adapters' bytes in the base's dtype, on both sides without kept prompt beginnings, which a setting
+bounds; `memory_mb_after_load` has all that 32 clients left behind. `merged` is one bare process for each merged model,
+pages that they share counted once.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.benchmarks.soak import LONGEST, server, swarm_calls
 
+EXACT = 8  # requests answered in float32 too: bf16 rounds a row's logits by who shares its batch
 WARM = 0  # the place, among the numbers of clients, of the requests that come first
 Json = dict[str, Any]
 
@@ -47,10 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default=get_settings().store)
     parser.add_argument("--requests", type=int, default=32, help="At 8 clients; fewer at 1, twice as many at 32.")
-    parser.add_argument("--phase", choices=["swapped", "merged"], help=argparse.SUPPRESS)
+    parser.add_argument("--phase", choices=["swapped", "mixed", "merged"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.phase:
-        {"swapped": swapped, "merged": merged}[given.phase](json.load(sys.stdin))
+        {"swapped": swapped, "mixed": mixed, "merged": merged}[given.phase](json.load(sys.stdin))
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `grokora serve` sets it: the same for both sides
         print(json.dumps(measure(Store(given.store), given.requests)))
@@ -74,18 +76,24 @@ def measure(store: Store, count: int) -> Json:
     alone = base_served(store, shares[WARM])
     ours, other = serve(store, shares, names), phase("swapped", task)
     answers = ours.pop("answers")
-    same = sum(mine == its for mine, its in zip(answers, other.pop("answers"), strict=True))
+    exact = task | {"requests": shares[8][:EXACT], "dtype": "float32"}
     return {
         "what": "serving",
         "adapters": len(champions),
         "ratio_vs_swapped": round(ours["clients"][8]["tokens_per_second"] / other["tokens_per_second"], 2),
-        "identical_share": round(same / len(answers), 4),
+        "identical_share": equal_share(answers, other.pop("answers")),
+        "identical_share_float32": equal_share(phase("mixed", exact)["answers"], phase("swapped", exact)["answers"]),
         "memory_ratio": round(ours["memory_mb"] / (alone + other["adapters_mb"]), 3),
         "ours": ours,
         "swapped": other,
         "base": {"memory_mb": alone},
         "merged": {"memory_mb": merged_processes(task), "processes": len(champions)},
     }
+
+
+def equal_share(one: Sequence[Json], other: Sequence[Json]) -> float:
+    """The share of answers that are equal."""
+    return round(sum(mine == its for mine, its in zip(one, other, strict=True)) / len(one), 4)
 
 
 def requests(count: int) -> list[Json]:
@@ -218,6 +226,33 @@ def merged(task: Json) -> None:
     time.sleep(600)
 
 
+def mixed(task: Json) -> None:
+    """The engine, all requests at once."""
+    import torch
+
+    from grokora_pipeline.serving.answers import LocalAnswer, prepare
+    from grokora_pipeline.serving.engine import TorchEngine
+    from grokora_pipeline.serving.protocol import ChatRequest
+
+    engine = TorchEngine(Path(task["base"]), dtype=getattr(torch, task["dtype"]))
+    for name, folder in task["adapters"].items():
+        engine.add_adapter(name, Path(folder))
+
+    async def answer(body: Json) -> Json:
+        asked = ChatRequest.parse(body)
+        ask = await prepare(asked, None, body["model"], engine.chat, engine.context_length)
+        found = LocalAnswer(asked, ask, engine.chat, engine, body["model"])
+        async for _ in found.deltas():
+            pass
+        return _essence(found.reply["choices"][0]["message"])
+
+    async def answers() -> list[Json]:
+        return list(await asyncio.gather(*map(answer, task["requests"])))
+
+    print(json.dumps({"answers": asyncio.run(answers())}))
+    engine.close()
+
+
 def swapped(task: Json) -> None:
     """One model, its adapters swapped before each request."""
     from peft import PeftModel
@@ -255,10 +290,13 @@ def swapped(task: Json) -> None:
 
 
 def _load(task: Json) -> tuple[Any, Any]:
+    import torch
+
     from grokora_pipeline.models.chat import ChatFormat
     from grokora_pipeline.models.loading import load_base
 
-    return load_base(task["base"]), ChatFormat.load(Path(task["base"]))
+    dtype = getattr(torch, task["dtype"]) if "dtype" in task else None
+    return load_base(task["base"], dtype=dtype), ChatFormat.load(Path(task["base"]))
 
 
 def _generate(model: Any, chat: Any, body: Json) -> tuple[list[int], bool]:
