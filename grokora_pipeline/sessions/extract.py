@@ -1,5 +1,6 @@
 """From log files to rows: what a worker process does with its share of the files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,13 @@ from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode
 from grokora_pipeline.sessions.redaction import TooDeepError
 from grokora_pipeline.sessions.scan import LogFile, Signature, signature
-from grokora_pipeline.sessions.table import SCHEMA, Row, RowMaker, to_table
+from grokora_pipeline.sessions.table import SCHEMA, Made, Row, RowMaker, public_name, to_table
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 from grokora_pipeline.store import file_sha256
 
 FLUSH_ROWS = 512
 UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)  # of odd content
+_Held = tuple[Turn, Made, int]
 LOG_SUFFIXES = {".json", ".jsonl", ".ndjson", ".log"}
 
 
@@ -136,13 +138,14 @@ def _claims_to_be_a_log(file: LogFile, head: bytes) -> bool:
 def _collect(items: Iterator[Item], agents: Sequence[AgentSpec], record: FileRecord, parts: Parts) -> None:
     """Take a file's items in; what was counted stands even if the file cannot be read to its end."""
     maker = RowMaker(agents)
-    sessions: set[str] = set()
+    held: list[_Held] = []
     try:
         for item in items:
             match item:
                 case Turn():
-                    session = _keep(maker, item, record, parts)
-                    sessions.update([session] if session else [])
+                    held += _made(maker, item, record)
+                    if len(held) >= FLUSH_ROWS:
+                        _store(maker, held, record, parts)
                 case Verdict():
                     _judge(record, maker.session(item.session_id), item, agents)
                 case Problem():
@@ -150,27 +153,37 @@ def _collect(items: Iterator[Item], agents: Sequence[AgentSpec], record: FileRec
                 case Skipped():
                     record.skipped[item.reason] = record.skipped.get(item.reason, 0) + 1
     finally:
-        record.sessions = sorted(sessions)
-        record.redactions = dict(sorted(maker.redactions.items()))
+        _store(maker, held, record, parts)
 
 
-def _keep(maker: RowMaker, turn: Turn, record: FileRecord, parts: Parts) -> str | None:
-    """Store a turn; returns its session, or None where it is nested too deep to be stored."""
+def _made(maker: RowMaker, turn: Turn, record: FileRecord) -> list[_Held]:
+    """A turn with its row, and how many secrets its session had named by then; nothing where it is nested too deep."""
     try:
-        day, row = maker.row(turn)
+        made = maker.row(turn)
     except (TooDeepError, orjson.JSONEncodeError):
         _note(record, Problem("too_deep", 0, f"line {turn.line}: a message is nested too deep to be stored"))
-        return None
-    parts.add(day, row)
-    record.days[day] = record.days.get(day, 0) + 1
-    record.agents[row[2] or ""] = record.agents.get(row[2] or "", 0) + 1
-    return str(row[1])
+        return []
+    return [(turn, made, maker.secrets(turn.session_id))]
+
+
+def _store(maker: RowMaker, held: list[_Held], record: FileRecord, parts: Parts) -> None:
+    """Hand rows on. What a later turn showed to be a secret may stand in an earlier one: such a row is made again."""
+    sessions, redactions = set(record.sessions), Counter(record.redactions)
+    for turn, made, secrets in held:
+        day, row, found = maker.row(turn) if maker.secrets(turn.session_id) > secrets else made
+        parts.add(day, row)
+        sessions.add(str(row[1]))
+        redactions.update(found)
+        record.days[day] = record.days.get(day, 0) + 1
+        record.agents[row[2] or ""] = record.agents.get(row[2] or "", 0) + 1
+    record.sessions, record.redactions = sorted(sessions), dict(sorted(redactions.items()))
+    held.clear()
 
 
 def _judge(record: FileRecord, session: str, verdict: Verdict, agents: Sequence[AgentSpec]) -> None:
     """The last verdict counts, but what it does not say stays as an earlier one said it."""
     blamed = verdict.blamed_agent
-    agent = recognise(agents, [], blamed) or blamed if blamed else None
+    agent = recognise(agents, [], blamed) or public_name(blamed) if blamed else None
     new = [None if verdict.status == "unknown" else verdict.status, verdict.rating, agent, verdict.blamed_step]
     old = record.verdicts.get(session, [None] * 4)
     record.verdicts[session] = [then if now is None else now for now, then in zip(new, old, strict=True)]

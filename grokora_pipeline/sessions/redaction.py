@@ -59,6 +59,11 @@ class Redactor:
         self._numbers: Counter[str] = Counter()
         self._texts: dict[str, tuple[str, Counter[str]]] = {}
 
+    @property
+    def secrets(self) -> int:
+        """How many values are known that are secret wherever they stand."""
+        return len(self._telling)
+
     def recognises(self, text: bytes) -> bool:
         """Whether JSON text may hold a secret that was found before, which it can without looking suspicious."""
         return any(_escaped(value) or value.encode("utf-8", "replace") in text for value in self._telling)

@@ -53,6 +53,7 @@ _DICTIONARY = [
     "redactions",
 ]
 Row = tuple[Any, ...]
+Made = tuple[str, Row, Counter[str]]  # the day, the row, what was redacted
 
 
 class RowMaker:
@@ -63,16 +64,22 @@ class RowMaker:
         self._redactors: dict[str, Redactor] = {}
         self._names: dict[str, str] = {}
         self._tools: dict[bytes, bytes] = {}
-        self.redactions: Counter[str] = Counter()
 
-    def row(self, turn: Turn) -> tuple[str, Row]:
-        """The day of a turn and its row; raises orjson.JSONEncodeError or TooDeepError for what is nested too deep."""
+    def secrets(self, session_id: str) -> int:
+        """How many secrets a session has named so far."""
+        redactor = self._redactors.get(session_id)
+        return redactor.secrets if redactor else 0
+
+    def row(self, turn: Turn) -> Made:
+        """A turn's day, its row and what was redacted by kind.
+
+        Raises orjson.JSONEncodeError or TooDeepError for what is nested too deep.
+        """
         agent = recognise(self._agents, turn.prompt, turn.agent)
         prompt, completion, tools, task, counts = self._texts(turn)
         session = self.session(turn.session_id)
         identity = turn_id((session, turn.step, agent), prompt, tools, completion)
-        self.redactions.update(counts)
-        return turn.started_at[:10] or UNDATED, (
+        row = (
             identity,
             session,
             agent,
@@ -93,6 +100,7 @@ class RowMaker:
             turn.reconstructed,
             orjson.dumps(dict(sorted(counts.items()))).decode() if counts else "{}",
         )
+        return turn.started_at[:10] or UNDATED, row, counts
 
     def session(self, session_id: str) -> str:
         """The session's name as stored: without personal data, yet different for different sessions."""

@@ -351,6 +351,24 @@ def test_a_secret_named_late_in_a_turn_is_gone_from_its_start_too(tmp_path: Path
     assert "zebra" not in turns(tmp_path / "out")[0]["prompt"]
 
 
+def test_a_secret_named_by_a_later_turn_is_gone_from_the_earlier_ones_too(tmp_path: Path) -> None:
+    lines = [call("s", 0, "the box is open", tool_answer("computer", {"text": "zebra!42"})), call("t", 0, "a", "b")]
+    lines.append(call("s", 1, "saved as password=zebra!42", "ok"))
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    first, later = (turn for turn in turns(tmp_path / "out") if turn["session_id"] == "s")
+    assert "<SECRET:password:1>" in first["completion"]
+    assert "<SECRET:password:1>" in later["prompt"]
+    assert report.redactions == {"password": 2}
+
+
+def test_who_is_blamed_is_stored_without_personal_data(tmp_path: Path) -> None:
+    blame = {"agent": "ana@example.org", "reason": "x"}
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s", 0, "p", "a", outcome={"status": "failure", "blame": blame})])
+    run(tmp_path / "logs", tmp_path / "out")
+    assert "ana@" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
 def test_screenshots_are_dropped_and_counted(tmp_path: Path) -> None:
     picture = "iVBORw0KGgo" + "A" * 4000
     parts = [
