@@ -5,6 +5,7 @@ On several visible GPUs (or with the knob `num_processes`) it launches one proce
 Plan: {base, split, output, agent, knobs, versions, base_id?, work?}. The result is what `training.json` holds.
 """
 
+import os
 import sys
 
 from grokora_pipeline.training.launch import become_launcher
@@ -19,5 +20,7 @@ def _train(plan: Plan, reporter: Reporter) -> Result:
 
 
 if __name__ == "__main__":
+    # oneDNN keeps 1,024 kernels by default; every new length makes some thirty, and memory would grow step by step.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     become_launcher(sys.argv[1:])
     sys.exit(run(_train))

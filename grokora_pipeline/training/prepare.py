@@ -106,9 +106,10 @@ def _layouts(model: PeftModel, steps: list[list[Row]], knobs: TrainingKnobs, dev
 def _fixed(model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int) -> budgets.Fixed:
     small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    weights = [_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad]
     return budgets.Fixed(
-        process=before + (budgets.LATER if device.type == "cpu" else 0),
-        weights=sum(_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad),
+        process=before + (budgets.LATER + 2 * max(weights) if device.type == "cpu" else 0),
+        weights=sum(weights),
         adapter=trained * (4 + 4 + (2 if small else 8)),
     )
 
