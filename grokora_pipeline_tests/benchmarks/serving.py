@@ -35,6 +35,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.sandbox.roles import AGENTS
 from grokora_pipeline.serving.champions import find_base
+from grokora_pipeline.serving.server import CPU_HABITS
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.benchmarks.soak import LONGEST, server, swarm_calls
@@ -54,7 +55,7 @@ def main() -> None:
     if given.phase:
         {"swapped": swapped, "mixed": mixed, "merged": merged}[given.phase](json.load(sys.stdin))
     else:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `grokora serve` sets it: the same for both sides
+        os.environ.update(CPU_HABITS)  # the same for both sides
         print(json.dumps(measure(Store(given.store), given.requests)))
 
 
