@@ -10,14 +10,16 @@ PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
     r"passw(?:or)?d|passphrase|passcode|pwd|secret(?!ar)|credential|token|"
     r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9]_key|_pass\b|_pw\b|dsn\b|authorization|"
-    r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|senha\b|wachtwoord|"
+    r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|"
+    "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|"
     "contrase\u00f1a|[\u041f\u043f]\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|"  # Cyrillic, Chinese
     "\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638"  # Japanese, Korean
 )
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
 TELLING_GATE = f"(?i:{TELLING_HINT})"
 PASSWORD = re.compile(
-    r"pass|pwd|psk|_pw$|secret|credential|dsn|kennwort|geslo|contrase|senha|wachtwoord|[^\x00-\x7f]", re.IGNORECASE
+    r"pass|pwd|psk|_pw$|secret|credential|dsn|kennwort|geslo|contrase|senha|wachtwoord|lozinka|heslo|parola|[^\x00-\x7f]",
+    re.IGNORECASE,
 )
 NOT_A_SECRET = re.compile(
     r"(?:none|null|true|false|undefined|string|str|bytes|int|your[_-].*|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"

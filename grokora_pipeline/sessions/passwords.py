@@ -79,7 +79,7 @@ def _is_spoken(match: re.Match[str]) -> bool:
     value = match.group("value")
     if NOT_A_SECRET.fullmatch(value) or _CODE.fullmatch(value):
         return False
-    return bool(match.group("quote")) or not value.strip("-'").isalpha()
+    return bool(match.group("quote")) or not value.strip("-'").isalpha() or _is_mixed_value(match)
 
 
 def _is_mixed_value(match: re.Match[str]) -> bool:
@@ -105,7 +105,9 @@ def _is_chosen_or_quoted(match: re.Match[str]) -> bool:
     return _is_mixed_value(match) and len(value) >= 6 and (bool(match.group("quote")) or chunk_length(value) <= 3.2)
 
 
-_SPOKEN = "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord"
+_SPOKEN = (
+    "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord|lozinka|heslo"
+)
 _VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"
 _LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis-cli"
 _ASSIGNED = detector(
@@ -200,10 +202,12 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
         rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
-        rf"\bnet user \S+ |\s/user:\S+ |\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:)(?:{_QUOTE})?(?P<value>{_VALUE})",
-        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -U [\w\\.]+%|\s/p:|pass(?:in|out)? pass:",
+        rf"\bnet user \S+ |\s/user:\S+ |\s-[uU] \S+ -[pP] ?|"
+        rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:)(?:{_QUOTE})?(?P<value>{_VALUE})",
+        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uU] \S+ -[pP]| -U [\w\\.]+%|"
+        r"\s/p:|pass(?:in|out)? pass:",
         _is_mixed_value,
-        r"zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -U |\s/p:|pass pass:|pass(?:in|out) pass:",
+        r"zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uU] |\s/p:|pass pass:|pass(?:in|out) pass:",
     ),
     (  # db.example:5432:name:user:x
         r"(?<![\w.:])[\w.*-]+:(?:\d{4,5}|\*):[\w*-]+:[\w*.-]+:(?P<value>[^\s\"'`\\:]{6,})",
@@ -218,15 +222,17 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         "",
     ),
     (  # type "x" into the password field
-        rf"\b(?:type|typing|enter|write|fill|input|paste)[sd]? (?:in )?{_QUOTE}(?P<value>[^\"'`\\\n]{{3,60}}){_QUOTE}"
-        rf" (?:in|as|for)(?:to)? [\w ]{{0,24}}(?:{_SPOKEN})",
-        r"(?i:(?:type|typing|enter|write|fill|input|paste)[sd]? (?:in )?[\\\"'`])",
-        _is_value,
+        rf"\b(?:type|typing|enter|write|typewrite|fill|input|paste|use|using)[sd]?[ (](?:in )?(?P<quote>{_QUOTE})?"
+        rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{_QUOTE})?\)?"
+        rf"(?: (?:in|as|for)(?:to)?| *#) [\w ]{{0,24}}(?:{_SPOKEN})",
+        r"(?i:(?:type|typing|enter|write|fill|input|paste|use|using)[sd]?[ (])",
+        lambda match: _is_value(match) if match.group("quote") else _is_mixed_value(match),
         TELLING_GATE,
     ),
     (  # smtp: {pass: "x"}, user: bob / pass: x
-        rf"(?:(?<![\w.-])pass{_QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
-        r"(?i:\bpass[\\\"'`]{0,4}\s?[:=]|/ pw\s?[:=])",
+        rf"(?:(?<![\w.-])(?:ssh|smtp|mail|root|user)?pass{_QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{_QUOTE})?"
+        rf"(?P<value>{_VALUE})",
+        r"(?i:\b(?:ssh|smtp|mail|root|user)?pass[\\\"'`]{0,4}\s?[:=]|/ pw\s?[:=])",
         _is_chosen_or_quoted,
         "",
     ),
@@ -252,15 +258,15 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (rf"ConvertTo-SecureString {_QUOTE}(?P<value>{_VALUE})", r"(?i:ConvertTo-SecureString)", _is_value, ""),
     (  # netrc; a cell of a table; "log in with password x1"
-        rf"\b(?:password|passphrase|passcode)(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? (?:{_QUOTE})?"
-        rf"(?P<value>{_VALUE})",
-        r"(?i:(?:password|passphrase|passcode)[^\n]{0,46} )",
+        rf"\b(?:password|passphrase|passcode|requirepass)(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? "
+        rf"(?:{_QUOTE})?(?P<value>{_VALUE})",
+        r"(?i:(?:password|passphrase|passcode|requirepass)[^\n]{0,46} )",
         _is_mixed_value,
-        TELLING_GATE,
+        rf"{TELLING_GATE}|requirepass",
     ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
-        rf"\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9) ?(?P<quote>{_QUOTE})?"
+        rf"\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b ?(?P<quote>{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
         rf"(?i:(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))",
         _is_spoken,

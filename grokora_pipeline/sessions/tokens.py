@@ -166,6 +166,13 @@ _TOKENS = (
         "value",
     ),
     detector(
+        "basic_auth",  # a key in the place of the user
+        r"://(?P<value>[^\s:/@]{20,}):x-oauth-basic@",
+        r"://[^\s:/@]+:x-oauth-basic@",
+        "value",
+        gate=r":x-oauth-basic@",
+    ),
+    detector(
         "basic_auth",  # a password that holds an @, which it should not
         r"(?:postgres(?:ql)?|mysql|mongodb|redis|amqps?)(?:\+\w+)?://[^\s:/@\"'<>]{0,80}:(?P<value>[^\s/\"'<>]{1,200})@",
         r"(?:postgres|mysql|mongodb|redis|amqp)[\w+]*://",
