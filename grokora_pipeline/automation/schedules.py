@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from zoneinfo import available_timezones
 
@@ -46,7 +47,7 @@ def schedules(agents: Sequence[AgentSpec], specs: Iterable[dg.AssetSpec]) -> lis
     made = []
     for agent in agents:
         own = [spec for spec in known if spec.key.path[0] in {agent.name, *_SOURCES}]
-        made.append(_schedule(agent.name, retrain_job(agent.name), agent.retrain, own, _of_agent(agent)))
+        made.append(_schedule(agent.name, retrain_job(agent.name), agent.retrain, own, partial(agent_candidate, agent)))
     if judged := [spec for spec in known if spec.key == _SWARM]:
         made.append(_schedule("swarm", ALL_JOB, RetrainPolicy(), judged, _swarm_candidate))
     return made
@@ -112,10 +113,6 @@ def _hindrances(
 def _level(candidate: Candidate, levels: Levels) -> str:
     """Equal as long as trying again would be trying the same."""
     return content_version(levels.inputs(candidate.keys))
-
-
-def _of_agent(agent: AgentSpec) -> Callable[[Levels], Candidate]:
-    return lambda levels: agent_candidate(agent, levels)
 
 
 def agent_candidate(agent: AgentSpec, levels: Levels) -> Candidate:
