@@ -106,6 +106,11 @@ PRIVATE_KEY = detector(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE|PuTTY-User-Key",
     flags=re.DOTALL,
 )
+_KEY_END = detector(  # the last lines of a key whose beginning is not in the text
+    "private_key",
+    r"(?<![A-Za-z0-9+/=])(?:[A-Za-z0-9+/=]{16,80}\s{1,8}){1,80}-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----",
+    r"-----END [A-Z0-9 ]*PRIVATE",
+)
 _AWS_PAIR = detector(
     "aws_key",
     r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b[^A-Za-z0-9/+]{1,8}(?:[^\n]{0,80}?[^A-Za-z0-9/+])??"
@@ -218,4 +223,4 @@ def _value_group(pattern: re.Pattern[str]) -> int:
 
 def tokens() -> tuple[Detector, ...]:
     """The detectors of tokens, the most telling first."""
-    return (SCREENSHOT, PRIVATE_KEY, _AWS_PAIR, _TWILIO_PAIR, *published(), *_TOKENS)
+    return (SCREENSHOT, PRIVATE_KEY, _KEY_END, _AWS_PAIR, _TWILIO_PAIR, *published(), *_TOKENS)
