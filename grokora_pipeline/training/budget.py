@@ -7,7 +7,8 @@ Bytes, for a decoder of L layers with hidden size h, attention width q (heads x 
 - activations, a token and layer, in the compute dtype of s bytes: 8h for the fp32 inputs of two norms, and
   s (2h + 3q + q + 4f) for what the LoRA and attention matmuls and the gated MLP keep; `short` attention keeps s bytes a
   head and key. With checkpointing: s h, and one layer in full.
-- logits, a token of those that have logits at once: V (2s + 4); all of a pass (`loss_chunk` 0): V (s + 12)
+- logits, a token of those that have logits at once: V (2s + 4); all of a pass (`loss_chunk` 0): V (s + 12);
+  where the model's own forward pass makes them, 2 V s for every token on top
 - on a CPU: the resident memory of the process before (interpreter and libraries), `LATER` for what is loaded later, and
   the largest matrix twice more, as oneDNN lays it out for the forward and the backward pass
 
@@ -117,15 +118,16 @@ class Demand:
 
     def _batch(self, batch: Sequence[Node]) -> int:
         tokens, keys = batch_size(batch, self.layout)
-        return self._pass(tokens, keys, tokens if self.layout.kind == "plain" else sum(map(_labelled, batch)))
+        return self._pass(tokens, keys, sum(map(_labelled, batch)))
 
     def _pass(self, tokens: int, keys: int, labelled: int) -> int:
         shape, size = self.shape, self.shape.dtype_bytes
         layer = 8 * shape.hidden + size * (2 * shape.hidden + 4 * shape.attention + 4 * shape.mlp)
         layer += shape.heads * keys * size if self.layout.attention == "short" else 0
         rest = shape.layers * shape.hidden * size if self.checkpointing else (shape.layers - 1) * layer
-        chunk = 0 if self.layout.kind == "plain" else self.layout.loss_chunk
-        logits = min(labelled, chunk) * (2 * size + 4) if chunk else labelled * (size + 12)
+        plain, chunk = self.layout.kind == "plain", self.layout.loss_chunk
+        logits = min(labelled, chunk) * (2 * size + 4) if chunk and not plain else labelled * (size + 12)
+        logits += tokens * 2 * size if plain else 0
         return tokens * (layer + rest) + logits * shape.vocabulary
 
 
@@ -140,6 +142,7 @@ def choose(
     shape: Shape,
     fixed: Fixed,
     *,
+    probe: Sequence[Row],
     attentions: Sequence[str],
     cap_gib: float,
     checkpointing: str,
@@ -147,8 +150,9 @@ def choose(
 ) -> Budget:
     """The first attention and largest token budget, without checkpointing if it can be, predicted to fit the cap.
 
-    They are set in `layout`. `checkpointing` is auto, on or off. GrokoraError where nothing fits: a tree of many passes
-    keeps keys and values, which checkpointing drops, so it has to do without.
+    They are set in `layout`. `probe`: the self-test's rows, which the model itself runs one by one. `checkpointing` is
+    auto, on or off. GrokoraError where nothing fits: a tree of many passes keeps keys and values, which checkpointing
+    drops, so it has to do without.
     """
     cap, least = cap_gib * 1024 * MIB, 0
     may = {"on": (True,), "off": (False,), "auto": (False, True)}[checkpointing]
@@ -156,7 +160,9 @@ def choose(
     for dropping, attention, tokens in product(may, attentions, BUDGETS):
         layout.token_budget, layout.attention = tokens, attention
         demand = Demand(shape, layout, dropping)
+        plain = Layout("plain", 1)
         needed = max(demand.step(layout.of(rows)) for rows in steps)
+        needed = max(needed, Demand(shape, plain, dropping).step(plain.of(probe)) if probe else 0)
         least = int(SLACK[device] * needed + fixed.total)
         if least <= cap:
             sizes = {"process": fixed.process, "weights": fixed.weights, "adapter": fixed.adapter, "step": needed}

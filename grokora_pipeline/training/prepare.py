@@ -61,15 +61,19 @@ def prepare(
     model = add_adapter(load_base(base, quantisation=quantisation, device=device), knobs)
     laid_out = [[rows[place] for place in step] for step in steps]
     fixed, stop_ids, failure = _fixed(model, knobs, device, before), ChatFormat.load(base).stop_ids, None
+    probe = probe_rows(rows) if knobs.self_test else []
     for layout in _layouts(model, laid_out, knobs, device):
         try:
-            budget = _fit(model, laid_out, layout, knobs, fixed)
+            budget = _fit(model, laid_out, layout, knobs, fixed, probe=probe)
         except GrokoraError as error:
             failure = failure or error
             continue
-        proof = self_test(model, probe_rows(rows), layout, stop_ids) if knobs.self_test else None
+        _apply(model, layout, budget, device)
+        proof = self_test(model, probe, layout, stop_ids) if probe else None
         if proof is None or proof.exact:
-            _apply(model, knobs, layout, budget, device)
+            if knobs.compile:
+                for layer in model.get_base_model().get_decoder().layers:
+                    layer.compile()
             _demand(proof, tell)
             return Prepared(model, quantisation, layout, proof, budget)
         tell(f"The {layout.kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g})")
@@ -122,7 +126,13 @@ def _bytes(parameter: torch.nn.Parameter) -> int:
 
 
 def _fit(
-    model: PeftModel, steps: list[list[Row]], layout: Layout, knobs: TrainingKnobs, fixed: budgets.Fixed
+    model: PeftModel,
+    steps: list[list[Row]],
+    layout: Layout,
+    knobs: TrainingKnobs,
+    fixed: budgets.Fixed,
+    *,
+    probe: Sequence[Row],
 ) -> budgets.Budget:
     device = next(model.parameters()).device
     size = torch.finfo(choose_dtype(device)).bits // 8
@@ -131,6 +141,7 @@ def _fit(
         layout,
         budgets.Shape.of(model.get_base_model().config, dtype_bytes=size),
         fixed,
+        probe=probe,
         attentions=attentions(layout.kind, knobs.attention, device.type),
         cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],
         checkpointing=knobs.checkpointing,
@@ -138,17 +149,14 @@ def _fit(
     )
 
 
-def _apply(
-    model: PeftModel, knobs: TrainingKnobs, layout: Layout, budget: budgets.Budget, device: torch.device
-) -> None:
+def _apply(model: PeftModel, layout: Layout, budget: budgets.Budget, device: torch.device) -> None:
     """Make the model train as was chosen, and hold CUDA to the cap."""
     base = model.get_base_model()
     use_attention(base, layout.attention)
     if budget.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    if knobs.compile:
-        for layer in base.get_decoder().layers:
-            layer.compile()
+    else:
+        base.gradient_checkpointing_disable()
     if device.type == "cuda":
         share = budget.cap_mib * budgets.MIB / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)

@@ -43,7 +43,10 @@ def probe_rows(rows: Sequence[Row], count: int = PROBE_ROWS) -> list[Row]:
 def self_test(model: PeftModel, rows: Sequence[Row], layout: Layout, stop_ids: Sequence[int]) -> SelfTest:
     """Compare the layout's loss and adapter gradient with the model's own forward pass, row by row."""
     training = model.training
-    model.eval()  # the same arithmetic without dropout
+    model.train()  # as it will be trained, checkpointing included
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
     expected, wanted = _loss_and_gradient(model, Layout("plain", 1), rows)
     found, gradient = _loss_and_gradient(model, layout, rows)
     loss_error = abs(found - expected) / max(abs(expected), 1e-9)

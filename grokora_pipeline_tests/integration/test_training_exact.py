@@ -151,7 +151,15 @@ def test_less_memory_means_smaller_batches_then_checkpointing_then_an_error() ->
     steps = [[row([*range(5, 505)], 100 + number) for number in range(16)]]
     packed = Layout("packed", 0, loss_chunk=256)
     choose = partial(
-        budget.choose, steps, packed, shape, fixed, attentions=["sdpa"], checkpointing="auto", device="cuda"
+        budget.choose,
+        steps,
+        packed,
+        shape,
+        fixed,
+        probe=steps[0][:4],
+        attentions=["sdpa"],
+        checkpointing="auto",
+        device="cuda",
     )
     chosen = {cap: choose(cap_gib=cap) for cap in (80.0, 24.0, 8.0)}
     assert chosen[80.0].token_budget > chosen[24.0].token_budget
