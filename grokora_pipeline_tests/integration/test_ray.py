@@ -19,22 +19,28 @@ import pytest
 
 from grokora_pipeline import execution
 from grokora_pipeline.sandbox.record import record
+from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import COMPLETE, Store
 from grokora_pipeline_tests.outside import postgres, s3
 from grokora_pipeline_tests.tiny import tiny_base
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="grokora_pipeline[ray] is not installed")
 __all__ = ["postgres", "s3"]
 
 NODES = ("head", "one", "two")
 AGENTS = """
 agents:
+  coordinator: {description: Splits., answer: json, preset: sample, min_examples: 5, max_steps: 2, max_validation: 4}
+  observer: {description: Looks., answer: json, preset: sample, min_examples: 5, max_steps: 2, max_validation: 4}
   actor:
     {description: Acts., answer: tool_call, preset: sample, min_examples: 5, epochs: 100, max_steps: 150,
      max_validation: 4, checkpoint_steps: 10}
+  validator: {description: Judges., answer: json, preset: sample, min_examples: 5, max_steps: 2, max_validation: 4}
 """
+WHOLE_CHAIN = 'not group:"rank_trials"'
+LINKS = ("task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion")
 WHERE = """
 import os
 import dagster as dg
@@ -111,6 +117,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, s3: str, postgres: str) -> It
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         patch.setenv("DAGSTER_POSTGRES_URL", postgres)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else its processes look for 127.0.0.1 outside of it
         cluster, nodes = start_cluster(folder)
         environment = {
             **os.environ,
@@ -137,7 +144,7 @@ def start_cluster(folder: Path) -> tuple[Any, dict[str, Any]]:
     }
     for places in own.values():
         Path(places["TMPDIR"]).mkdir(parents=True)
-    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": "127.0.0.1"}  # listens there only
     head: dict[str, Any] = {
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
@@ -171,9 +178,9 @@ def test_gpu_steps_have_a_device_each_on_different_nodes_and_cpu_steps_see_none(
 @pytest.fixture(scope="module")
 def chain(home: Home) -> tuple[str, str]:
     """The chain's output, and the node that was killed in the middle of the training."""
-    process = home.start("-m", "grokora_pipeline.definitions", "--select", "*")
+    process = home.start("-m", "grokora_pipeline.definitions", "--select", WHOLE_CHAIN)
     killed = kill_the_node_that_trains(home, process)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=420)
     with home.instance() as instance:
         (run,) = instance.get_runs(limit=1)
         entries = instance.all_logs(run.run_id)
@@ -184,8 +191,9 @@ def chain(home: Home) -> tuple[str, str]:
 def kill_the_node_that_trains(home: Home, process: subprocess.Popen[str]) -> str:
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
-        if any(name.endswith(f"/{COMPLETE}") for name in unfinished(home)):
-            (name,) = [name for name in home.nodes if list((home.folder / name / "cache").glob("*/*/*/.work/*/*"))]
+        if any(name.endswith(f"/{COMPLETE}") for name in unfinished(home, "actor")):
+            pattern = "*/*/*/.work/actor-lora_adapter/*"
+            (name,) = [name for name in home.nodes if list((home.folder / name / "cache").glob(pattern))]
             power_off(home.folder / name)
             home.cluster.remove_node(home.nodes[name], allow_graceful=False)
             return name
@@ -193,11 +201,10 @@ def kill_the_node_that_trains(home: Home, process: subprocess.Popen[str]) -> str
     pytest.fail("".join(process.communicate(timeout=60)))
 
 
-def unfinished(home: Home) -> list[str]:
-    """The checkpoints that another node would find."""
-    files: list[str] = fsspec.filesystem("s3", use_listings_cache=False).find(
-        f"{home.environment['GROKORA_STORE']}/.work"
-    )
+def unfinished(home: Home, agent: str) -> list[str]:
+    """The checkpoints of an agent that another node would find."""
+    folder = f"{home.environment['GROKORA_STORE']}/.work/{agent}-lora_adapter"
+    files: list[str] = fsspec.filesystem("s3", use_listings_cache=False).find(folder)
     return files
 
 
@@ -233,9 +240,11 @@ def test_the_chain_is_whole_on_s3_and_in_postgres(home: Home, chain: tuple[str, 
     assert training["steps"] == 150
     assert (store.require("actor/lora_adapter").path / "adapter_model.safetensors").is_file()
     assert json.loads(store.require("actor/eval_report").read("report.json"))["systems"].keys() >= {"base", "adapter"}
-    assert unfinished(home) == []
+    assert [unfinished(home, agent) for agent in ROLES] == [[]] * 4
+    assert store.require("swarm_report").read("report.html")
     with home.instance() as instance:
         made = {key.to_user_string() for key in instance.get_asset_keys()}
         (run,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1)
     assert run.job_name
-    assert made >= {"session_logs", "base_model", "actor/lora_adapter", "actor/eval_report", "actor/champion"}
+    assert made >= {"session_logs", "base_model", "swarm_report"}
+    assert made >= {f"{agent}/{link}" for agent in ROLES for link in LINKS}
