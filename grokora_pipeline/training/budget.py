@@ -7,6 +7,7 @@ Bytes, for a decoder of L layers with hidden size h, attention width q (heads x 
 - activations, a token and layer, in the compute dtype of s bytes: 8h for the fp32 inputs of two norms, and
   s (2h + 3q + q + 4f) for what the LoRA and attention matmuls and the gated MLP keep; `short` attention keeps s bytes a
   head and key. With checkpointing: s h, and one layer in full.
+  The layer whose backward pass runs takes six times its share: gradients, and what autocast converts.
 - logits, a token of those that have logits at once: V (2s + 4); all of a pass (`loss_chunk` 0): V (s + 12);
   where the model's own forward pass makes them, 2 V s for every token on top
 - on a CPU: the resident memory of the process before (interpreter and libraries), `LATER` for what is loaded later, and
@@ -26,7 +27,7 @@ from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
 from grokora_pipeline.training.planner import batch_size
 
 MIB = 2**20
-SLACK = {"cpu": 1.2, "cuda": 1.15}
+SLACK = {"cpu": 1.1, "cuda": 1.1}
 LATER = 190 * MIB  # trainer, TensorBoard, oneDNN's kernels
 BUDGETS = (4096, 2048, 1024, 512, 256, 128, 64, 1)
 DEFAULT_CAP_GIB = {"cuda": 8.0, "cpu": 6.0}
@@ -128,7 +129,7 @@ class Demand:
         plain, chunk = self.layout.kind == "plain", self.layout.loss_chunk
         logits = min(labelled, chunk) * (2 * size + 4) if chunk and not plain else labelled * (size + 12)
         logits += tokens * 2 * size if plain else 0
-        return tokens * (layer + rest) + logits * shape.vocabulary
+        return tokens * (6 * layer + rest) + logits * shape.vocabulary
 
 
 def _labelled(node: Node) -> int:
