@@ -32,6 +32,7 @@ def s3() -> Iterator[str]:
     server = pytest.importorskip("moto.server", reason="moto[server] is not installed").ThreadedMotoServer(
         "127.0.0.1", 0
     )
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # connected to an earlier server of this process
     server.start()
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line a request
     host, port = server.get_host_and_port()

@@ -1,5 +1,6 @@
 """Base models and adapters in memory: device, dtype, quantisation (torch)."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,6 @@ def choose_device() -> torch.device:
     """The process's own CUDA device where there is one (LOCAL_RANK among those visible), else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    import os
-
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device

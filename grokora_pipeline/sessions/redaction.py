@@ -5,6 +5,7 @@ tool's result and in the next command's argument stay one thing. Screenshots in 
 """
 
 import html
+import json
 import re
 from collections import Counter
 from functools import lru_cache
@@ -135,8 +136,6 @@ class Redactor:
             return None
         if not is_suspicious(orjson.dumps(value)) and not self._placeholders:
             return text
-        import json
-
         redacted = self._walk(value, found, depth + 1)
         return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
 

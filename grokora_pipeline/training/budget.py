@@ -27,7 +27,7 @@ from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
 from grokora_pipeline.training.planner import batch_size
 
 MIB = 2**20
-SLACK = {"cpu": 1.1, "cuda": 1.1}
+SLACK = {"cpu": 1.5, "cuda": 1.1}  # cpu: the heap's gaps grow over a run; cuda: an assumption, not measured yet
 LATER = 190 * MIB  # trainer, TensorBoard, oneDNN's kernels
 BUDGETS = (4096, 2048, 1024, 512, 256, 128, 64, 1)
 DEFAULT_CAP_GIB = {"cuda": 8.0, "cpu": 6.0}

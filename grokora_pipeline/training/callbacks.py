@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,10 @@ def peak_memory_mib() -> float:
     """Peak reserved memory of the CUDA device, else peak resident memory of this process, in MiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status")
+    if status.is_file():  # unlike ru_maxrss it does not begin with what the parent occupied
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def process_bytes(device: torch.device) -> int:

@@ -7,6 +7,7 @@ adapter, and beside it `adapter_model.int8.safetensors` for storage: rows scaled
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,6 @@ def pack_int8(folder: Path) -> None:
 
 def unpack_int8(folder: Path, output: Path) -> None:
     """Write the int8 weights of a folder as an adapter folder that PEFT loads."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     packed = load_file(folder / INT8_FILE)

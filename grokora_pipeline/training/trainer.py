@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,8 +86,6 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
             return self._measured(batch)
 
     def _measured(self, batch: Sequence[Row]) -> torch.Tensor:
-        import time
-
         started, computed = time.perf_counter(), self.losses.computed_tokens
         total, weight = self._until_it_fits(batch)
         meter = self.meter
@@ -142,8 +141,6 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
 
     def validate(self) -> float:
         """Validation loss: nats a weighted label token over all validation rows, computed as one tree."""
-        import time
-
         started = time.perf_counter()
         training = self.model.training
         self.model.eval()

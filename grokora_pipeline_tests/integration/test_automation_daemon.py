@@ -30,10 +30,10 @@ TRAINED = {f"actor/{link}" for link in ("lora_adapter", "eval_report", "champion
 
 
 @pytest.fixture
-def place(home: Path, run: subprocess.CompletedProcess[str], tmp_path: Path) -> Path:
+def place(home: Path, run: subprocess.CompletedProcess[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the materialized chain, with the checkout's own dagster.yaml, where the actor may train at any time."""
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
-    place = tmp_path / "place"
+    place = tmp_path_factory.mktemp("dev")  # a short name: sockets below it have at most 107 characters
     for part in ("logs", "store", "dagster"):
         shutil.copytree(home / part, place / part)
     agents = yaml.safe_load(AGENTS)

@@ -27,18 +27,19 @@ FOUR = "coordinator,observer,actor,validator"
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine with two devices and an instance with the checkout's limits, whose pool fits them."""
+    folder = tmp_path_factory.mktemp("two")  # a short name: sockets below it have at most 107 characters
     settings = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"concurrency": settings["concurrency"]}))
-    for name, value in (("DAGSTER_HOME", tmp_path), ("TMPDIR", tmp_path), (FOLDER, tmp_path)):
+    (folder / "dagster.yaml").write_text(yaml.safe_dump({"concurrency": settings["concurrency"]}))
+    for name, value in (("DAGSTER_HOME", folder), ("TMPDIR", folder), (FOLDER, folder)):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("GROKORA_DEVICES", "0,1")
     monkeypatch.setenv(SECONDS, "1.5")
     get_settings.cache_clear()
     with dg.DagsterInstance.get() as instance:
         fit_pool(instance)
-    yield tmp_path
+    yield folder
     get_settings.cache_clear()
 
 

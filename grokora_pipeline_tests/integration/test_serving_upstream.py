@@ -128,7 +128,7 @@ def test_the_upstreams_errors_reach_the_caller_as_they_are(running: Running) -> 
         ask(running, "broken")
     assert (caught.value.status_code, caught.value.response.text) == (502, "<html>Bad gateway</html>")
     assert all("choices" not in line["response"] for line in running.lines())
-    assert "<SECRET:" in running.lines()[0]["response"]["error"]["message"]
+    assert any("<SECRET:" in line["response"]["error"]["message"] for line in running.lines())  # a session a key
     assert not any(b"wrong-key" in file.read_bytes() for file in running.recordings.glob("*/*"))
 
 

@@ -3,6 +3,7 @@
 `evaluate` copies this file and imports the copy; the scoring itself stays in the registry.
 """
 
+import json
 from typing import Any
 
 import datasets
@@ -50,7 +51,5 @@ class GrokoraMetric(evaluate.Metric):  # type: ignore[misc]
 
 def evaluate_json(text: str) -> tuple[float, int]:
     """[nll, tokens] of a row, as `perplexity` takes it."""
-    import json
-
     nll, tokens = json.loads(text)
     return float(nll), int(tokens)
