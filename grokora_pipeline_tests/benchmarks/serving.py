@@ -6,12 +6,12 @@ The requests are what the sandbox's swarm asks its four agents, all different, a
 champions. `ours` is `grokora serve` as callers see it, over HTTP, recordings included, at 1, 8 and 32 clients.
 `swapped` answers the requests of the 8 clients one by one with PEFT: the same base, `set_adapter` before each
 `generate`, all in the base's dtype, without HTTP; `ratio_vs_swapped` is tokens/s at 8 clients over that, and
-`identical_share` the share of equal answers; a few are also answered in float32, eight rows at once, where rounding
-cannot tell the two apart (`identical_share_float32`). Memory is resident memory of whole processes that have answered
-the same few requests at 8 clients: `memory_ratio` is that of `grokora serve` over that of `grokora serve` without
-champions plus the adapters' bytes in the base's dtype, on both sides without kept prompt beginnings, which a setting
-bounds; `memory_mb_after_load` has all that 32 clients left behind. `merged` is one bare process for each merged model,
-pages that they share counted once.
+`identical_share` the share of equal answers; a few are also answered in float32 and without grammars, eight rows at
+once, where neither rounding nor a mended call can tell the two apart (`identical_share_float32`). Memory is resident
+memory of whole processes that have answered the same few requests at 8 clients: `memory_ratio` is that of `grokora
+serve` over that of `grokora serve` without champions plus the adapters' bytes in the base's dtype, on both sides
+without kept prompt beginnings, which a setting bounds; `memory_mb_after_load` has all that 32 clients left behind.
+`merged` is one bare process for each merged model, pages that they share counted once.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,7 @@ def mixed(task: Json) -> None:
     async def answer(body: Json) -> Json:
         asked = ChatRequest.parse(body)
         ask = await prepare(asked, None, body["model"], engine.chat, engine.context_length)
+        ask = replace(ask, grammar=None)  # it mends calls that the model alone gets wrong
         found = LocalAnswer(asked, ask, engine.chat, engine, body["model"])
         async for _ in found.deltas():
             pass
