@@ -59,14 +59,14 @@ def _example_ids(logs: Path, turn_ids: set[str]) -> set[str]:
 def _uses(store: Store, agent: str, wanted: set[str]) -> Iterator[Use]:
     trained_in: dict[str, int] = {}
     for split in store.versions(f"{agent}/tokenized_split"):
-        rows = orjson.loads(split.read("examples.json"))
+        rows = split.read_json("examples.json")
         sides = [rows[name] for name in wanted if name in rows]
         for side in sorted(set(sides)):
             yield Use(agent, "tokenized_split", split.version, sides.count(side), side)
         trained_in[split.version] = sides.count("train")
     champion = Registry(store).in_service(agent)
     for adapter in store.versions(f"{agent}/lora_adapter"):
-        source = orjson.loads(adapter.read("training.json"))["versions"].get(f"{agent}/tokenized_split")
+        source = adapter.read_json("training.json")["versions"].get(f"{agent}/tokenized_split")
         if count := trained_in.get(source, 0):
             served = champion is not None and champion.version == adapter.version
             yield Use(agent, "lora_adapter", adapter.version, count, "train", served)

@@ -1,7 +1,11 @@
 """A tiny random Llama with a real BPE tokenizer and a chat template: every path of the real thing in milliseconds."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+STOP = 2  # the id of the tiny tokenizer's stop token
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -77,3 +81,20 @@ def tiny_base(
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
     return folder
+
+
+def greedy(model: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
+    """What transformers' own generate answers to one prompt alone, without the stop token."""
+    import torch
+
+    ids = torch.tensor([list(prompt)])
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=STOP,
+        pad_token_id=STOP,
+    )
+    made: list[int] = out[0, len(prompt) :].tolist()
+    return made[: made.index(STOP)] if STOP in made else made

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -33,9 +32,7 @@ class EvaluationConfig(dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
     max_rows: int = 0  # 0: 24 with the preset `sample`, else 200
-    few_shot: int = (
-        -1
-    )  # examples before each question of the system `few_shot`; -1: 2 with `sample`, else 8; 0: without
+    few_shot: int = -1  # examples before each question of `few_shot`; -1: 2 with `sample`, else 8; 0: without
     max_new_tokens: int = 0  # of an answer; 0: a little more than the longest expected one
     trials: int = 0  # sampled answers a row, for pass^k; 0: greedy answers alone
     temperature: float = 0.7  # of those
@@ -132,7 +129,7 @@ def _history(agent: AgentSpec, key: str) -> list[dict[str, Any]]:
     store, found = get_store(), dict[str, dict[str, Any]]()
     for record in store.history(key, "current")[-_SHOWN_HISTORY:]:
         if artifact := store.find(key, record["version"]):
-            report = orjson.loads(artifact.read("report.json"))
+            report = artifact.read_json("report.json")
             score = report["systems"]["adapter"]["metrics"].get(agent.metric)
             if report["main_metric"] == agent.metric and score:
                 label = f"{record['at'][:16].replace('T', ' ')}, adapter {report['versions']['adapter'][:8]}"
@@ -144,7 +141,7 @@ def _history(agent: AgentSpec, key: str) -> list[dict[str, Any]]:
 def _ranks(agent: AgentSpec) -> list[dict[str, Any]]:
     """The main metric of every rank that the latest rank report compares."""
     report = get_store().current(key_of(agent, "rank_report"))
-    told = orjson.loads(report.read("report.json")) if report else {"metric": None, "ranks": []}
+    told = report.read_json("report.json") if report else {"metric": None, "ranks": []}
     rows = [row for row in told["ranks"] if told["metric"] == agent.metric and row["metric"] is not None]
     return [
         {"label": f"rank {row['rank']}, {row['seeds']} seeds", "rank": row["rank"], "value": row["metric"]}

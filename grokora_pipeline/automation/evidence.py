@@ -50,7 +50,7 @@ def gather(store: Store, agent: AgentSpec) -> Evidence:
     versions = _versions(adapter) if adapter else {}
     trained_on = versions.get(f"{name}/tokenized_split")
     base = store.pointer("base_model", "current") or {}
-    judged = _json(report, "report.json")["versions"] if report else {}
+    judged = report.read_json("report.json")["versions"] if report else {}
     logs, dataset = store.current("session_logs"), store.current(f"{name}/task_dataset")
     then = _folder(store, f"{name}/tokenized_split", trained_on)
     new, new_held_out, known = _news(dataset.path, split.path, then) if dataset and split else (0, 0, 0)
@@ -100,14 +100,9 @@ def lacking(evidence: Evidence, policy: RetrainPolicy) -> str:
     )
 
 
-def _json(artifact: Artifact, name: str) -> dict[str, Any]:
-    document: dict[str, Any] = orjson.loads(artifact.read(name))
-    return document
-
-
 def _versions(adapter: Artifact) -> dict[str, str]:
     """The versions of what an adapter was trained on."""
-    versions: dict[str, str] = _json(adapter, "training.json")["versions"]
+    versions: dict[str, str] = adapter.read_json("training.json")["versions"]
     return versions
 
 
@@ -152,7 +147,7 @@ def _drift(store: Store, agent: str, report: Artifact | None, least: int) -> flo
     champion = Registry(store).in_service(agent)
     if report is None or champion is None:
         return None
-    versions = _json(report, "report.json")["versions"]
+    versions = report.read_json("report.json")["versions"]
     system = {versions["champion"]: "champion", versions["adapter"]: "adapter"}.get(champion.version)
     dataset = _folder(store, f"{agent}/task_dataset", versions.get(f"{agent}/task_dataset"))
     then = _folder(store, f"{agent}/tokenized_split", _versions(champion).get(f"{agent}/tokenized_split"))

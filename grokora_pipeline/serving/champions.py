@@ -61,7 +61,7 @@ def find_base(store: Store) -> tuple[str, Path] | None:
     artifact = store.current("base_model")
     if artifact is None:
         return None
-    record: dict[str, Any] = orjson.loads(artifact.read("base_model.json"))
+    record = artifact.read_json("base_model.json")
     return record["model_id"], artifact.path / record["path"]
 
 

@@ -50,6 +50,11 @@ class Artifact:
         """One of its files, without fetching the others."""
         return self.files.read_part(self.name, part)
 
+    def read_json(self, part: str) -> dict[str, Any]:
+        """One of its JSON files, without fetching the others."""
+        document: dict[str, Any] = orjson.loads(self.read(part))
+        return document
+
 
 class Store:
     """The artifact store at a local folder or fsspec URL. Keys are asset keys joined by `/`.

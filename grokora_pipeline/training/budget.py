@@ -159,13 +159,12 @@ def choose(
     cap, least = cap_gib * 1024 * MIB, 0
     may = {"on": (True,), "off": (False,), "auto": (False, True)}[checkpointing]
     may = (False,) if layout.kind == "tree" else may
+    plain, gaps = Layout("plain", 1), GAPS if device == "cpu" and layout.kind == "joint" else 0
+    tested = {dropping: Demand(shape, plain, dropping).step(plain.of(probe)) if probe else 0 for dropping in may}
     for dropping, attention, tokens in product(may, attentions, BUDGETS):
         layout.token_budget, layout.attention = tokens, attention
         demand = Demand(shape, layout, dropping)
-        plain = Layout("plain", 1)
-        needed = max(demand.step(layout.of(rows)) for rows in steps)
-        needed = max(needed, Demand(shape, plain, dropping).step(plain.of(probe)) if probe else 0)
-        gaps = GAPS if device == "cpu" and layout.kind == "joint" else 0
+        needed = max(tested[dropping], *(demand.step(layout.of(rows)) for rows in steps))
         least = int(SLACK[device] * needed + fixed.total + gaps)
         if least <= cap:
             sizes = {"process": fixed.process, "weights": fixed.weights, "adapter": fixed.adapter, "step": needed}

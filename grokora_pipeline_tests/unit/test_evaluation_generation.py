@@ -9,9 +9,7 @@ import torch
 
 from grokora_pipeline.evaluation import generation
 from grokora_pipeline.evaluation.generation import Decoding, Prefixes, completion_nll, generate
-from grokora_pipeline_tests.tiny import tiny_base
-
-STOP = 2
+from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +34,12 @@ def _prompts(count: int, shared: int) -> list[list[int]]:
     return [[*prefix, *(draw.randrange(3, 500) for _ in range(draw.randrange(1, 30)))] for _ in range(count)]
 
 
-def _alone(model: Any, prompt: list[int], new_tokens: int) -> list[int]:
-    ids = torch.tensor([prompt])
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        eos_token_id=STOP,
-        pad_token_id=STOP,
-    )
-    made: list[int] = out[0, len(prompt) :].tolist()
-    return made[: made.index(STOP)] if STOP in made else made
-
-
 @pytest.mark.parametrize("shared", [0, 40])
 def test_batched_greedy_answers_are_those_of_one_row_at_a_time(
     model: Any, shared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = _prompts(8, shared)
-    expected = [_alone(model, prompt, 12) for prompt in prompts]
+    expected = [greedy(model, prompt, 12) for prompt in prompts]
     assert len({token for tokens in expected for token in tokens}) > 20
     for batch_rows in (1, 5, 64):
         monkeypatch.setattr(generation, "BATCH_ROWS", batch_rows)
@@ -134,7 +118,7 @@ def test_a_shorter_and_a_longer_beginning_of_a_known_prefix_are_exact_too(model:
     kept = Prefixes()
     for rows in (long, short, longer, long):
         made = [one.tokens for one in generate(model, rows, decoding, prefixes=kept)]
-        assert made == [_alone(model, prompt, 6) for prompt in rows]
+        assert made == [greedy(model, prompt, 6) for prompt in rows]
 
 
 def test_each_row_may_have_a_seed_of_its_own(model: Any) -> None:

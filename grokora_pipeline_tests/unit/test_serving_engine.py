@@ -17,9 +17,8 @@ from grokora_pipeline.serving.adapters import AdapterStack, read_adapter
 from grokora_pipeline.serving.ask import Ask, Piece
 from grokora_pipeline.serving.engine import TorchEngine
 from grokora_pipeline.serving.kv import BLOCK, PrefixCache, release_memory
-from grokora_pipeline_tests.tiny import tiny_base
+from grokora_pipeline_tests.tiny import greedy, tiny_base
 
-STOP = 2
 ADAPTERS: dict[str, dict[str, Any]] = {
     "wide": {"r": 4, "target_modules": "all-linear"},
     "narrow": {"r": 8, "target_modules": ["q_proj", "v_proj"], "use_rslora": True},
@@ -87,9 +86,9 @@ def alone(base: Path, adapters: dict[str, Path]) -> Any:
     def answer(adapter: str | None, prompt: tuple[int, ...], new_tokens: int) -> list[int]:
         if adapter is None:
             with model.disable_adapter():
-                return _generate(model, prompt, new_tokens)
+                return greedy(model, prompt, new_tokens)
         model.set_adapter(adapter)
-        return _generate(model, prompt, new_tokens)
+        return greedy(model, prompt, new_tokens)
 
     return answer
 
@@ -98,20 +97,6 @@ def _plain(base: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-
-
-def _generate(model: Any, prompt: tuple[int, ...], new_tokens: int) -> list[int]:
-    ids = torch.tensor([prompt])
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        eos_token_id=STOP,
-        pad_token_id=STOP,
-    )
-    made: list[int] = out[0, len(prompt) :].tolist()
-    return made[: made.index(STOP)] if STOP in made else made
 
 
 def _prompts(count: int, *, seed: int = 5, shared: int = 0, longest: int = 60) -> list[tuple[int, ...]]:
