@@ -57,6 +57,8 @@ def load_base(
         raise GrokoraError(f"The model in {path} cannot be loaded ({reason}); materialize base_model again.") from error
     if quantisation == "none":
         model.to(device)
+    if quantisation == "nf4":
+        _never_repack(model)
     model.requires_grad_(False)
     return model.eval()
 
@@ -70,6 +72,15 @@ def _bits(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def _never_repack(model: PreTrainedModel) -> None:
+    """On a CPU, bitsandbytes repacks a weight at its first pass in eval mode; no gradient flows through it after."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_adapter(base: PreTrainedModel, adapter: Path | str, *, name: str = "default") -> PeftModel:

@@ -66,6 +66,13 @@ def trainable_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def base_parameters(model: PeftModel) -> int:
+    """How many parameters the base has; a tensor packed to 4 bits says how many it stands for."""
+    frozen = (parameter for parameter in model.parameters() if not parameter.requires_grad)
+    states = ((getattr(parameter, "quant_state", None), parameter) for parameter in frozen)
+    return sum((state.shape if state is not None else parameter.shape).numel() for state, parameter in states)
+
+
 def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
     """The adapter's tensors as PEFT stores them; never asks the hub about the base model's vocabulary."""
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -15,10 +15,11 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
 from grokora_pipeline.training.attention import joint_mask
-from grokora_pipeline.training.layout import Joint, Layout, Node, in_batches
+from grokora_pipeline.training.layout import Joint, Layout, Node, Row, in_batches
 from grokora_pipeline.training.loss import weighted_loss
 
 KeysValues = list[tuple[Tensor, Tensor]]
+_IDLE = Row((0, 0), (0.0, 1.0))
 _FLEX_MULTIPLE = 512  # every new length compiles flex attention anew
 
 
@@ -76,13 +77,20 @@ class TreeLoss:
         self.dtype = next(model.parameters()).dtype
         self.computed_tokens = 0
 
-    def run(self, root: Node, *, scale: float = 1.0, backward: bool = False) -> float:
+    def run(self, root: Node, *, scale: float = 1.0, backward: bool = False, idle: int = 0) -> float:
         """Sum over rows and labelled tokens of weight x nll, in nats. With `backward`, gradients of `scale` times the
-        sum are added to the parameters' `.grad`."""
+        sum are added to the parameters' `.grad`. `idle` passes that change nothing come after it: processes that hold
+        a base together make equally many."""
         with torch.set_grad_enabled(backward), autocast(self.device, self.dtype):
-            if self.layout.kind == "joint":
-                return sum(self._joint(tree, scale, backward) for tree in root.children)
-            return self._below(root, None, scale, backward)
+            total = self._all(root, scale, backward)
+            for _ in range(idle):
+                self._all(self.layout.of([_IDLE]), 0.0, backward)
+            return total
+
+    def _all(self, root: Node, scale: float, backward: bool) -> float:
+        if self.layout.kind == "joint":
+            return sum(self._joint(tree, scale, backward) for tree in root.children)
+        return self._below(root, None, scale, backward)
 
     def _below(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> float:
         total = sum(self._inner(child, past, scale, backward) for child in node.children)

@@ -10,8 +10,9 @@ import orjson
 def launcher(processes: int, *, cuda: bool) -> list[str]:
     """The command in front of `grokora_pipeline.training plan.json`; accelerate needs MPI for CPUs."""
     if cuda:
-        start = ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
-        return [sys.executable, "-m", *start, "--dynamo_backend", "no", "--num_processes", str(processes), "-m"]
+        config = str(Path(__file__).with_name("accelerate.yaml"))
+        start = ["accelerate.commands.launch", "--config_file", config, "--num_processes", str(processes)]
+        return [sys.executable, "-m", *start, "-m"]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
 
 

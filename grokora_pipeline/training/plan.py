@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.training.presets import PRESETS
@@ -51,6 +51,7 @@ class TrainingKnobs(BaseModel):
     memory_gib: float = Field(0.0, ge=0, description="Memory cap; 0: 8 on CUDA, 6 on a CPU.")
     deadline_hours: float = Field(2.0, gt=0, description="Then training stops with the best adapter so far.")
     num_processes: Literal["auto"] | PositiveInt = Field("auto", description="Of one run; auto: one a visible GPU.")
+    shard_base: bool = Field(False, description="Each process keeps a share of the frozen base (FSDP2).")
     self_test: bool = Field(True, description="Prove on this very model that the fast layout is exact.")
 
     @field_validator("target_modules")
@@ -59,6 +60,12 @@ class TrainingKnobs(BaseModel):
         if not value:
             raise ValueError("name at least one module, or `all-linear`")
         return value
+
+    @model_validator(mode="after")
+    def _shardable(self) -> "TrainingKnobs":
+        if self.shard_base and (self.packing == "tree" or self.quantisation == "int8"):
+            raise ValueError("shard_base goes with nf4 or none, and with packing auto, joint, packed or padded")
+        return self
 
     @property
     def effective_batch(self) -> int:
@@ -82,5 +89,5 @@ def resolve_knobs(
         return TrainingKnobs.model_validate({**PRESETS[preset], **given, "preset": preset})
     except ValidationError as error:
         first = error.errors()[0]
-        where = str(first["loc"][0]) if first["loc"] else "knobs"
-        raise GrokoraError(f"Training knob {where}={first.get('input')!r} is not usable: {first['msg']}.") from error
+        where = f" {first['loc'][0]}={first.get('input')!r} is not usable" if first["loc"] else "s do not go together"
+        raise GrokoraError(f"Training knob{where}: {first['msg'].removeprefix('Value error, ')}.") from error

@@ -5,7 +5,7 @@ tokens; a token costs 1, and its attention keys / (6 h) x `ATTENTION` on top (a 
 12 h^2 weights, 24 h^2 operations a token, and its attention 4 h a key).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
 
@@ -45,13 +45,10 @@ def cost(steps: Sequence[Sequence[Row]], layout: Layout, hidden: int, device: st
 
 
 def ranked(
-    steps: Sequence[Sequence[Row]], wanted: str, *, noisy: bool, token_budget: int, hidden: int, device: str
+    steps: Sequence[Sequence[Row]], wanted: str, *, without: Set[str], token_budget: int, hidden: int, device: str
 ) -> list[str]:
-    """Layout kinds to try, cheapest first where `wanted` is auto, and the plainest last.
-
-    With `noisy` training (dropout, NEFTune) rows share no tokens: they would share its noise.
-    """
-    kinds = [kind for kind in KINDS if not (noisy and kind in {"tree", "joint"})]
+    """Layout kinds to try, cheapest first where `wanted` is auto, and the plainest last; auto leaves `without` out."""
+    kinds = [kind for kind in KINDS if kind not in without]
     if wanted == "auto":
         by_cost = {kind: cost(steps, Layout(kind, token_budget), hidden, device) for kind in kinds}
         kinds = sorted(kinds, key=by_cost.__getitem__)

@@ -1,25 +1,28 @@
 """The model about to be trained: base and fresh adapter, the cheapest layout that is exact on it and fits (torch)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers.utils import is_flash_attn_2_available
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.loading import choose_dtype, load_base
+from grokora_pipeline.models.loading import Quantisation, choose_dtype, load_base
 from grokora_pipeline.training import budget as budgets
-from grokora_pipeline.training.adapter import add_adapter
+from grokora_pipeline.training.adapter import add_adapter, base_parameters
 from grokora_pipeline.training.attention import use_attention
 from grokora_pipeline.training.callbacks import process_bytes
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs
 from grokora_pipeline.training.planner import ranked
 from grokora_pipeline.training.selftest import SelfTest, probe_rows, self_test
+from grokora_pipeline.training.sharding import held, in_turn, shard
 
 
 @dataclass(slots=True)
@@ -27,6 +30,7 @@ class Prepared:
     """The model with its fresh adapter, and how it will be trained."""
 
     model: PeftModel
+    base_parameters: int
     quantisation: str
     layout: Layout
     proof: SelfTest | None
@@ -35,6 +39,7 @@ class Prepared:
     def facts(self) -> dict[str, Any]:
         """What of it belongs into the record."""
         return {
+            "base_parameters": self.base_parameters,
             "quantisation": self.quantisation,
             "self_test": self.proof.as_dict() if self.proof else None,
             "budget": self.budget.as_dict(),
@@ -55,12 +60,12 @@ def prepare(
 
     The layout is the cheapest that is exact on this model and fits. GrokoraError where there is none.
     """
-    before = process_bytes(device)
     wanted = knobs.quantisation
     quantisation = ("nf4" if device.type == "cuda" else "none") if wanted == "auto" else wanted
-    model = add_adapter(load_base(base, quantisation=quantisation, device=device), knobs)
+    processes = PartialState().num_processes if knobs.shard_base else 1
+    model, fixed, parameters = _loaded(base, quantisation, knobs, device, processes)
     laid_out = [[rows[place] for place in step] for step in steps]
-    fixed, stop_ids, failure = _fixed(model, knobs, device, before), ChatFormat.load(base).stop_ids, None
+    stop_ids, failure = ChatFormat.load(base).stop_ids, None
     probe = probe_rows(rows) if knobs.self_test else []
     for layout in _layouts(model, laid_out, knobs, device):
         try:
@@ -75,7 +80,7 @@ def prepare(
                 for layer in model.get_base_model().get_decoder().layers:
                     layer.compile()
             _demand(proof, tell)
-            return Prepared(model, quantisation, layout, proof, budget)
+            return Prepared(model, parameters, quantisation, layout, proof, budget)
         tell(f"The {layout.kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g})")
     raise failure or GrokoraError(
         "No layout gives this model's own loss; report its architecture, or set self_test: false."
@@ -94,9 +99,10 @@ def attentions(kind: str, wanted: str, device: str) -> list[str]:
 
 
 def _layouts(model: PeftModel, steps: list[list[Row]], knobs: TrainingKnobs, device: torch.device) -> Iterator[Layout]:
-    noisy = knobs.dropout > 0 or knobs.neftune > 0
+    noisy = knobs.dropout > 0 or knobs.neftune > 0  # rows that share tokens would share their noise
     hidden = model.get_base_model().config.get_text_config().hidden_size
-    kinds = ranked(steps, knobs.packing, noisy=noisy, token_budget=2048, hidden=hidden, device=device.type)
+    without = {"tree", "joint"} if noisy else {"tree"} if knobs.shard_base else set[str]()
+    kinds = ranked(steps, knobs.packing, without=without, token_budget=2048, hidden=hidden, device=device.type)
     for kind in kinds:
         if attentions(kind, knobs.attention, device.type):
             yield Layout(kind, 2048, loss_chunk=knobs.loss_chunk)
@@ -107,13 +113,30 @@ def _layouts(model: PeftModel, steps: list[list[Row]], knobs: TrainingKnobs, dev
         )
 
 
-def _fixed(model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int) -> budgets.Fixed:
+def _loaded(
+    base: Path, quantisation: Quantisation, knobs: TrainingKnobs, device: torch.device, processes: int
+) -> tuple[PeftModel, budgets.Fixed, int]:
+    """Base and adapter on their device, the bytes that they take there, and the base's parameters."""
+    before = process_bytes(device)
+    with in_turn() if processes > 1 else nullcontext():
+        first = device if processes == 1 else torch.device("cpu")  # a sharded base need not fit one device
+        model = add_adapter(load_base(base, quantisation=quantisation, device=first), knobs)
+        fixed, parameters = _fixed(model, knobs, device, before, processes), base_parameters(model)
+        if processes > 1:
+            shard(model, device)
+    return model, fixed, parameters
+
+
+def _fixed(model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int, processes: int) -> budgets.Fixed:
     small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = [_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad]
+    layers = list[int]()
+    if processes > 1:
+        layers = [sum(map(_bytes, layer.parameters())) for layer in model.get_base_model().get_decoder().layers]
     return budgets.Fixed(
         process=before + (budgets.LATER + 2 * max(weights) if device.type == "cpu" else 0),
-        weights=sum(weights),
+        weights=held(sum(weights), layers, processes),
         adapter=trained * (4 + 4 + (2 if small else 8)),
     )
 

@@ -40,7 +40,6 @@ def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[
     """Everything worth knowing about a run, as JSON: figures at the top level, then knobs, versions and curves."""
     state, meter = trainer.state, trainer.meter
     adapter = sum(parameter.numel() for parameter in trainable_parameters(trainer.model).values())
-    base = sum(_numel(parameter) for parameter in trainer.model.get_base_model().parameters()) - adapter
     return {
         "agent": str(run.plan.get("agent", "adapter")),
         "base_id": run.base_id,
@@ -60,7 +59,7 @@ def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[
         "median_step_seconds": round(median(meter.step_seconds or [0.0]), 4),
         "validation_seconds": round(meter.validation_seconds, 2),
         "trainable_parameters": adapter,
-        "trainable_share": adapter / (base + adapter),
+        "trainable_share": adapter / (facts["base_parameters"] + adapter),
         "layout": trainer.layout.kind,
         "attention": trainer.layout.attention,
         "token_budget": trainer.layout.token_budget,
@@ -70,12 +69,6 @@ def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[
         "libraries": {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES},
         "history": [_point(entry) for entry in state.log_history if "train_runtime" not in entry],
     }
-
-
-def _numel(parameter: Any) -> int:
-    """Parameters of a tensor; one packed to 4 bits says how many it stands for."""
-    state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else int(parameter.numel())
 
 
 def _point(entry: dict[str, float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from grokora_pipeline.training.callbacks import peak_memory_mib
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row, step_batches
 from grokora_pipeline.training.plan import TrainingKnobs
+from grokora_pipeline.training.planner import passes
 
 VALIDATION_TOKENS = 1024  # a forward pass: many rows at once would need more memory than a training step
 _LOG = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         weight = sum(sum(row.weights) for row in batch) or 1.0
         while True:
             try:
-                total = self.losses.run(self.layout.of(self._share(batch)), scale=1 / weight, backward=True)
+                total = self._shared_out(batch, scale=1 / weight, backward=True)
                 return self._summed(total), weight
             except torch.OutOfMemoryError:
-                if self.layout.token_budget < 32:
-                    raise
+                if self.layout.token_budget < 32 or self.knobs.shard_base:
+                    raise  # the others wait for this process's passes
                 self._halve()
 
     def _halve(self) -> None:
@@ -115,11 +116,14 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         torch.cuda.empty_cache()
         _LOG.warning("Out of memory: going on with %d tokens a forward pass.", self.layout.token_budget)
 
-    def _share(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """This process's rows: a contiguous share, so that sessions stay together."""
+    def _shared_out(self, rows: Sequence[Row], **how: Any) -> float:
+        """The loss of this process's rows, a contiguous share, so that sessions stay together."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         size = math.ceil(len(rows) / world)
-        return rows[rank * size : (rank + 1) * size]
+        shares = [self.layout.of(rows[at * size : (at + 1) * size]) for at in range(world)]
+        made = [sum(1 for _ in passes(share, self.layout)) for share in shares]
+        idle = max(made) - made[rank] if self.knobs.shard_base else 0
+        return self.losses.run(shares[rank], idle=idle, **how)
 
     def _summed(self, total: float) -> float:
         """The loss summed over all processes, and with it the adapter's gradients."""
@@ -147,7 +151,7 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         weight = sum(sum(row.weights) for row in self.validation_rows) or 1.0
         computed, budget = self.losses.computed_tokens, self.layout.token_budget
         self.layout.token_budget = min(budget, VALIDATION_TOKENS)
-        total = self._all_summed(self.losses.run(self.layout.of(self._share(self.validation_rows))))
+        total = self._all_summed(self._shared_out(self.validation_rows))
         self.losses.computed_tokens, self.layout.token_budget = computed, budget
         self.model.train(training)
         self.meter.validation_seconds += time.perf_counter() - started

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import load_base
 from grokora_pipeline.training import budget
-from grokora_pipeline.training.adapter import add_adapter
+from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
 from grokora_pipeline.training.attention import joint_mask, use_attention
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Joint, Layout, Row, build_forest, merge_chains
@@ -180,3 +180,21 @@ def test_truncation_keeps_the_largest_singular_values(rank: int) -> None:
     assert new_a.shape == (rank, 20)
     assert float(error) == pytest.approx(float(values[rank:].norm()), abs=1e-3)
     assert kept == pytest.approx(float(values[:rank].pow(2).sum() / values.pow(2).sum()), rel=1e-4)
+
+
+def test_a_quantised_base_has_the_same_gradient_after_it_was_evaluated(folder: Path) -> None:
+    base = load_base(folder, quantisation="nf4", device=torch.device("cpu"))
+    model = add_adapter(base, resolve_knobs("sample", {"rank": 4}))
+    for name, parameter in trainable_parameters(model).items():
+        parameter.data = torch.full_like(parameter, 0.01 if "lora_B" in name else 0.02)
+    layout, gradients = Layout("padded", 64), list[torch.Tensor]()
+    losses = TreeLoss(model.get_base_model(), layout)
+    for _ in range(2):
+        model.train()
+        losses.run(layout.of(awkward_rows()), backward=True)
+        parts = [part.grad for part in trainable_parameters(model).values() if part.grad is not None]
+        gradients.append(torch.cat([part.flatten() for part in parts]))
+        model.zero_grad()
+        model.eval()
+        losses.run(layout.of(awkward_rows()))
+    assert torch.equal(*gradients)

@@ -200,6 +200,21 @@ def test_two_processes_train_what_one_trains(undisturbed: Path, base: Path, spli
 
 
 @pytest.mark.slow
+def test_processes_that_hold_the_base_together_train_what_one_trains(base: Path, split: Path, tmp_path: Path) -> None:
+    knobs = {"packing": "joint", "quantisation": "nf4", "checkpoint_steps": 3, "batch_size": 3}
+    alone = write_plan(tmp_path / "alone", base, split, **knobs)
+    together = write_plan(tmp_path / "together", base, split, **knobs, num_processes=2, shard_base=True)
+    for plan in (alone, together):
+        answer = run(plan)
+        assert answer.returncode == 0, answer.stderr
+    records = [training(plan) for plan in (alone, together)]
+    assert [record["processes"] for record in records] == [1, 2]
+    assert records[0]["trainable_share"] == records[1]["trainable_share"]
+    assert records[1]["validation_loss"] == pytest.approx(records[0]["validation_loss"], rel=1e-2)
+    assert distance(together, alone) < 0.05
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("packing", "checkpointing"), [("padded", "on"), ("packed", "auto")])
 def test_every_layout_learns_the_same(
     undisturbed: Path, base: Path, split: Path, tmp_path: Path, *, packing: str, checkpointing: str
@@ -260,8 +275,8 @@ def test_out_of_memory_halves_the_batches_and_loses_nothing(
 
     compute, tries = TreeLoss.run, list[int]()
 
-    def tight(losses: TreeLoss, root: Any, *, scale: float = 1.0, backward: bool = False) -> float:
-        total = compute(losses, root, scale=scale, backward=backward)
+    def tight(losses: TreeLoss, root: Any, *, scale: float = 1.0, backward: bool = False, idle: int = 0) -> float:
+        total = compute(losses, root, scale=scale, backward=backward, idle=idle)
         if backward and scale != 1.0:  # a training step: too large until its batches are a quarter
             tries.append(losses.layout.token_budget)
             if tries[-1] > tries[0] // 4:

@@ -39,6 +39,7 @@ def test_the_run_wins_over_the_agent_and_the_agent_over_the_preset() -> None:
         ({"packing": "yes"}, "packing='yes'"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"target_modules": []}, "target_modules"),
+        ({"shard_base": True, "packing": "tree"}, "knobs do not go together: shard_base goes with nf4 or none"),
         ({"preset": "plan"}, "no training knob 'preset'"),
     ],
 )
@@ -70,10 +71,13 @@ def test_auto_is_a_process_for_each_visible_gpu(tmp_path: Path, monkeypatch: pyt
 
 
 def test_several_gpus_are_started_as_accelerate_understands_it() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
     _, _, module, *arguments = [*launcher(2, cuda=True), "grokora_pipeline.training", "plan.json"]
     parsed = launch_command_parser().parse_args(arguments)
     assert module == "accelerate.commands.launch"
-    assert (parsed.multi_gpu, parsed.num_processes, parsed.module) == (True, 2, True)
+    assert (parsed.num_processes, parsed.module) == (2, True)
+    config = load_config_from_file(parsed.config_file)
+    assert (config.distributed_type, config.mixed_precision, config.num_machines) == ("MULTI_GPU", "no", 1)
     assert (parsed.training_script, parsed.training_script_args) == ("grokora_pipeline.training", ["plan.json"])
