@@ -16,6 +16,7 @@ import yaml
 from grokora_pipeline.execution.lease import die_with_parent
 from grokora_pipeline.sandbox.record import record
 from grokora_pipeline.settings import PROJECT_ROOT
+from grokora_pipeline.store import Store
 from grokora_pipeline_tests.chain import AGENTS, environment, script
 from grokora_pipeline_tests.outside import free_port
 
@@ -26,6 +27,7 @@ INGESTED = {
     *(f"{agent}/task_dataset" for agent in ("actor", "coordinator", "grokputer")),
     *(f"{agent}/tokenized_split" for agent in ("actor", "coordinator")),
 }
+LORA_ADAPTER = dg.AssetKey(["actor", "lora_adapter"])
 TRAINED = {f"actor/{link}" for link in ("lora_adapter", "eval_report", "champion", "merged_model")}
 
 
@@ -98,6 +100,15 @@ class Watch:
     def _new(self) -> list[dg.DagsterRun]:
         return [run for run in self._instance.get_runs() if run.run_id not in self._known]
 
+    def training(self) -> bool:
+        """Whether an adapter of the actor is being made at this moment."""
+        runs = self._instance.get_runs(dg.RunsFilter(job_name="retrain_actor", statuses=[dg.DagsterRunStatus.STARTED]))
+        return any(LORA_ADAPTER in (run.asset_selection or ()) and not self._made(run) for run in runs)
+
+    def _made(self, run: dg.DagsterRun) -> bool:
+        found = self._instance.fetch_materializations(LORA_ADAPTER, limit=10).records
+        return any(record.event_log_entry.run_id == run.run_id for record in found)
+
     def idle_ticks(self) -> int:
         """How often `new_logs` looked and found nothing new, up to now."""
         found = 0
@@ -108,24 +119,38 @@ class Watch:
 
     def adapters(self) -> int:
         """How many adapters of the actor were made, ever."""
-        return len(self._instance.fetch_materializations(dg.AssetKey(["actor", "lora_adapter"]), limit=10).records)
+        return len(self._instance.fetch_materializations(LORA_ADAPTER, limit=10).records)
 
 
-def test_new_logs_are_learnt_and_the_same_again_are_not(
+def learnt(store: Store) -> bool:
+    """Whether the actor's adapter was trained on the split that there is now."""
+    split, adapter = (store.current(f"actor/{link}") for link in ("tokenized_split", "lora_adapter"))
+    assert split is not None and adapter is not None
+    return bool(adapter.read_json("training.json")["versions"]["actor/tokenized_split"] == split.version)
+
+
+def test_new_logs_are_learnt_also_those_that_land_during_a_training_and_the_same_again_are_not(
     place: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(place / "dagster"))
-    record(tmp_path / "new", seed=12, sessions=12)
+    for seed in (12, 13):
+        record(tmp_path / str(seed), seed=seed, sessions=12)
     with dg.DagsterInstance.get() as instance, dagster_dev(place, home / "base"):
         watch, before = Watch(instance), Watch(instance).adapters()
         wait(lambda: watch.idle_ticks() > 0, 90, "the first look at logs that are learnt already")
         assert watch.requested() == set()
-        shutil.copytree(tmp_path / "new", place / "logs", dirs_exist_ok=True)
+        shutil.copytree(tmp_path / "12", place / "logs", dirs_exist_ok=True)
         wait(lambda: "session_logs" in watch.requested(), 60, "the look at new logs")
         wait(lambda: watch.requested() >= INGESTED, 120, "what follows new logs at once")
-        shutil.copytree(tmp_path / "new", place / "logs", dirs_exist_ok=True)
+        wait(watch.training, 180, "the start of the training")
+        shutil.copytree(tmp_path / "13", place / "logs", dirs_exist_ok=True)
+        assert watch.training(), "the training ended before more logs could land"
+        wait(lambda: watch.adapters() > before + 1, 300, "the training on what landed during the first")
+        assert learnt(Store(str(place / "store")))
+        for seed in (12, 13):
+            shutil.copytree(tmp_path / str(seed), place / "logs", dirs_exist_ok=True)
         idle, runs = watch.idle_ticks(), watch.runs("ingest")
-        wait(lambda: watch.adapters() > before, 240, "the training")
         wait(lambda: watch.idle_ticks() > idle + 1, 60, "the look at the same logs")
         assert watch.requested() == INGESTED | TRAINED
         assert watch.runs("ingest") == runs
+        assert watch.adapters() == before + 2
