@@ -18,6 +18,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import get_agents, get_store, key_of, read_json
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.automation.jobs import ALL_JOB
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, this_process
@@ -38,18 +39,29 @@ def whole_chain() -> dg.JobDefinition:
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance of DAGSTER_HOME, else the one that the checkout's dagster.yaml describes.
+    """The Dagster instance of DAGSTER_HOME, which is made where it is missing, else the checkout's own.
 
     Its pool fits the devices, and the settings mean the same in every process from here on, wherever that works.
     """
     os.environ.update(get_settings().environment())
-    if os.environ.get("DAGSTER_HOME"):
+    if home := os.environ.get("DAGSTER_HOME"):
+        os.environ["DAGSTER_HOME"] = str(_folder(home))
         instance = dg.DagsterInstance.get()
     else:
         os.chdir(PROJECT_ROOT)  # its folders are relative to the checkout
         instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))
     fit_pool(instance)
     return instance
+
+
+def _folder(home: str) -> Path:
+    folder = Path(home).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise GrokoraError(f"DAGSTER_HOME={home} cannot be made ({reason}); name a folder of yours.") from error
+    return folder
 
 
 def run_demo(console: Console) -> bool:

@@ -1,6 +1,7 @@
 """The instance that dagster.yaml describes: dead runs are told from live ones, and the pool fits the devices."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from grokora_pipeline.demo import open_instance
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, this_process
 from grokora_pipeline.execution.process import CUDA_POOL, may_pass
@@ -101,3 +104,19 @@ def test_settings_mean_the_same_from_another_directory(monkeypatch: pytest.Monke
     assert found["GROKORA_BASE_MODEL"] == str(tmp_path / "model")
     assert found["GROKORA_API_KEY"] == "not-shown"
     get_settings.cache_clear()
+
+
+def test_a_dagster_home_that_is_not_there_yet_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {**os.environ, "DAGSTER_HOME": "new/home"})
+    monkeypatch.chdir(tmp_path)
+    with open_instance() as instance:
+        assert instance.root_directory == str(tmp_path / "new" / "home")
+
+
+def test_a_dagster_home_that_cannot_be_made_is_said_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("os.environ", {**os.environ, "DAGSTER_HOME": str(tmp_path / "file" / "home")})
+    with pytest.raises(GrokoraError, match="cannot be made"):
+        open_instance()
