@@ -125,6 +125,7 @@ def _answers(job: _Run, system: _System) -> list[Row]:
             "nll": nll,
             "reference_tokens": len(case.completion_ids),
             "new_tokens": len(answer.tokens) + (len(answer.tokens) < job.decoding.max_new_tokens),
+            "finished": len(answer.tokens) < job.decoding.max_new_tokens,
             "seconds": answer.seconds,
             "cached": cached,
         }

@@ -20,6 +20,7 @@ class GateRule(BaseModel):
     champion_margin: float = Field(default=0.02, ge=0, description="How much worse than the champion it could be.")
     general_perplexity_ratio: float = Field(default=1.5, ge=1, description="On the frozen general-text probe.")
     no_call_margin: float = Field(default=0.05, ge=0, description="Share of rows with a call too many.")
+    finished_margin: float = Field(default=0.1, ge=0, description="Share of answers that never end.")
     seconds_per_token_ratio: float = Field(default=3.0, ge=1)
     adapter_megabytes: float = Field(default=1024.0, gt=0)
     exposure_bits: float = Field(default=8.0, gt=0, description="More counts as memorised; by chance, 1 in 256 is.")
@@ -149,10 +150,14 @@ def _side_metrics(report: Report, rule: GateRule) -> Iterator[Evidence]:
     ours, base = (report["systems"][name]["metrics"] for name in ("adapter", "base"))
     if pace := report.get("pace"):
         yield _ratio("seconds_per_token", "time per token", pace["adapter"], pace["base"], rule.seconds_per_token_ratio)
-    if "no_call" in ours and "no_call" in base:
-        worse = base["no_call"]["value"] - ours["no_call"]["value"]
-        text = f"it calls where no call is due {worse:+.3f} more often than the base (allowed: {rule.no_call_margin})."
-        yield Evidence(name="no_call", passed=worse <= rule.no_call_margin, sentence=text)
+    for name, does, margin in (
+        ("no_call", "calls where no call is due", rule.no_call_margin),
+        ("finished", "is cut at the limit of its answer", rule.finished_margin),
+    ):
+        if name in ours and name in base:
+            worse = base[name]["value"] - ours[name]["value"]
+            text = f"it {does} {worse:+.3f} more often than the base (allowed: {margin})."
+            yield Evidence(name=name, passed=worse <= margin, sentence=text)
     size = report.get("adapter_megabytes")
     if size is not None:
         text = f"the adapter has {size:.1f} MB (allowed: {rule.adapter_megabytes:g})."

@@ -23,8 +23,8 @@ def _entry(value: float, low: float, high: float, p_value: float = 0.001, better
 
 
 def _report(**changes: Any) -> dict[str, Any]:
-    metrics = {"field_accuracy": {"value": 0.9}, "no_call": {"value": 1.0}}
-    base = {"field_accuracy": {"value": 0.1}, "no_call": {"value": 1.0}}
+    metrics = {"field_accuracy": {"value": 0.9}, "no_call": {"value": 1.0}, "finished": {"value": 1.0}}
+    base = {"field_accuracy": {"value": 0.1}, "no_call": {"value": 1.0}, "finished": {"value": 0.5}}
     return {
         "main_metric": "field_accuracy",
         "rows": 40,
@@ -76,10 +76,17 @@ def test_any_missing_piece_of_proof_keeps_the_adapter_out_and_is_named(changes: 
     assert said in decision.reason
 
 
-def test_calling_where_no_call_is_due_keeps_the_adapter_out() -> None:
+@pytest.mark.parametrize(
+    ("metric", "value", "said"),
+    [
+        ("no_call", 0.9, "calls where no call is due +0.100 more"),
+        ("finished", 0.3, "is cut at the limit of its answer"),
+    ],
+)
+def test_calls_too_many_and_answers_that_never_end_keep_the_adapter_out(metric: str, value: float, said: str) -> None:
     report = _report()
-    report["systems"]["adapter"]["metrics"]["no_call"]["value"] = 0.9
-    assert "calls where no call is due" in decide(report).reason
+    report["systems"]["adapter"]["metrics"][metric]["value"] = value
+    assert said in decide(report).reason
 
 
 def test_a_failed_blocking_check_keeps_the_adapter_out() -> None:

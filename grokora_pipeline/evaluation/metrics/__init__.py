@@ -270,6 +270,7 @@ METRICS: dict[str, Metric] = {
         Metric("code_match", _mean(code_match)),
         *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL")),
         Metric("sacrebleu", _bleu_stats, bleu_of),
+        Metric("finished", _mean(lambda answer: answer.finished)),
         Metric("answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False),
         Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False),
         Metric("latency_seconds", _mean(lambda answer: answer.seconds), higher_is_better=False),

@@ -27,6 +27,7 @@ class Answer:
 
     `boxes` holds, for each expected call, the target's [left, top, right, bottom] in pixels, or None where only the
     exact coordinate counts. `nll` is the summed negative log-likelihood (nats) of the expected completion.
+    `finished`: it ended by itself (finish reason `stop`), and was not cut at the limit.
     """
 
     prediction: Message
@@ -38,6 +39,7 @@ class Answer:
     nll: float | None = None
     reference_tokens: int = 0
     new_tokens: int | None = None
+    finished: bool | None = None
     seconds: float | None = None
 
 
