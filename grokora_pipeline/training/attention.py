@@ -42,8 +42,9 @@ class _Short(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, look: tuple[Tensor, float]) -> Tensor:
-        (mask, scale), flat = look, q.flatten(2, 3)
-        scores = (flat @ k.transpose(-1, -2)).mul_(scale).view(*q.shape[:-1], -1)
+        mask, scale = look
+        flat = q.flatten(2, 3) * scale
+        scores = (flat @ k.transpose(-1, -2)).view(*q.shape[:-1], -1)
         shares = scores.masked_fill_(~mask[:, :, None], float("-inf")).softmax(-1).flatten(2, 3)
         ctx.save_for_backward(flat, k, v, shares)
         ctx.scale, ctx.shape = scale, q.shape
@@ -53,9 +54,9 @@ class _Short(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares = ctx.saved_tensors
         outer = gradients[0].reshape(q.shape)
-        inner = torch._softmax_backward_data(outer @ v.transpose(-1, -2), shares, -1, shares.dtype).mul_(ctx.scale)
+        inner = torch._softmax_backward_data(outer @ v.transpose(-1, -2), shares, -1, shares.dtype)
         to_k, to_v = inner.transpose(-1, -2) @ q, shares.transpose(-1, -2) @ outer
-        return (inner @ k).view(ctx.shape), to_k, to_v, None
+        return (inner @ k).mul_(ctx.scale).view(ctx.shape), to_k, to_v, None
 
 
 def _attend(

@@ -13,6 +13,7 @@ from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
 PASS = {"cpu": 48, "cuda": 512}
 ATTENTION = {"cpu": 2.0, "cuda": 1.0}
 KINDS = ("tree", "joint", "packed", "padded")
+BUDGETS = (4096, 2048, 1024, 512, 256, 128, 64, 1)
 _STEPS = 20  # so many steps of the schedule stand for all
 
 
@@ -44,13 +45,19 @@ def cost(steps: Sequence[Sequence[Row]], layout: Layout, hidden: int, device: st
     return sum(PASS[device] + tokens * (1 + ATTENTION[device] * keys / (6 * hidden)) for tokens, keys in every)
 
 
-def ranked(
-    steps: Sequence[Sequence[Row]], wanted: str, *, without: Set[str], token_budget: int, hidden: int, device: str
-) -> list[str]:
+def token_budgets(steps: Sequence[Sequence[Row]], kind: str, hidden: int, device: str) -> dict[int, float]:
+    """Token budgets of a forward pass and what the steps cost with them, cheapest first. Costs within a tenth count as
+    equal, and the largest of equal ones comes first."""
+    costs = {tokens: cost(steps, Layout(kind, tokens), hidden, device) for tokens in BUDGETS}
+    least = min(costs.values())
+    return dict(sorted(costs.items(), key=lambda item: round(5 * item[1] / least)))
+
+
+def ranked(steps: Sequence[Sequence[Row]], wanted: str, *, without: Set[str], hidden: int, device: str) -> list[str]:
     """Layout kinds to try, cheapest first where `wanted` is auto, and the plainest last; auto leaves `without` out."""
     kinds = [kind for kind in KINDS if kind not in without]
     if wanted == "auto":
-        by_cost = {kind: cost(steps, Layout(kind, token_budget), hidden, device) for kind in kinds}
+        by_cost = {kind: min(token_budgets(steps, kind, hidden, device).values()) for kind in kinds}
         kinds = sorted(kinds, key=by_cost.__getitem__)
     else:
         kinds = [wanted]

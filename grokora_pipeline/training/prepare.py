@@ -102,7 +102,7 @@ def _layouts(model: PeftModel, steps: list[list[Row]], knobs: TrainingKnobs, dev
     noisy = knobs.dropout > 0 or knobs.neftune > 0  # rows that share tokens would share their noise
     hidden = model.get_base_model().config.get_text_config().hidden_size
     without = {"tree", "joint"} if noisy else {"tree"} if knobs.shard_base else set[str]()
-    kinds = ranked(steps, knobs.packing, without=without, token_budget=2048, hidden=hidden, device=device.type)
+    kinds = ranked(steps, knobs.packing, without=without, hidden=hidden, device=device.type)
     for kind in kinds:
         if attentions(kind, knobs.attention, device.type):
             yield Layout(kind, 2048, loss_chunk=knobs.loss_chunk)
