@@ -155,9 +155,9 @@ def _side_metrics(report: Report, rule: GateRule) -> Iterator[Evidence]:
         ("finished", "is cut at the limit of its answer", rule.finished_margin),
     ):
         if name in ours and name in base:
-            worse = base[name]["value"] - ours[name]["value"]
-            text = f"it {does} {worse:+.3f} more often than the base (allowed: {margin})."
-            yield Evidence(name=name, passed=worse <= margin, sentence=text)
+            share, bases = (1 - metrics[name]["value"] for metrics in (ours, base))
+            text = f"it {does} in {share:.0%} of the rows, the base in {bases:.0%} (allowed: {margin:.0%} more)."
+            yield Evidence(name=name, passed=share - bases <= margin, sentence=text)
     size = report.get("adapter_megabytes")
     if size is not None:
         text = f"the adapter has {size:.1f} MB (allowed: {rule.adapter_megabytes:g})."

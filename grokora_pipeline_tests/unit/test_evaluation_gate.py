@@ -79,8 +79,8 @@ def test_any_missing_piece_of_proof_keeps_the_adapter_out_and_is_named(changes: 
 @pytest.mark.parametrize(
     ("metric", "value", "said"),
     [
-        ("no_call", 0.9, "calls where no call is due +0.100 more"),
-        ("finished", 0.3, "is cut at the limit of its answer"),
+        ("no_call", 0.9, "calls where no call is due in 10% of the rows, the base in 0%"),
+        ("finished", 0.3, "is cut at the limit of its answer in 70%"),
     ],
 )
 def test_calls_too_many_and_answers_that_never_end_keep_the_adapter_out(metric: str, value: float, said: str) -> None:
