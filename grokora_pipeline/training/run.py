@@ -102,6 +102,7 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     _fit(trainer, course, resume)
     state.wait_for_everyone()
     best.restore(prepared.model)
+    state.wait_for_everyone()  # the first process removes the work that the others read
     outcome = {"initial_validation_loss": initial, "validation_loss": best.loss, "best_step": best.step}
     machine = {"dtype": dtype, "device": device.type, "deadline_hit": course.deadline_hit}
     cost = {

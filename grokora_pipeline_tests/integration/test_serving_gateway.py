@@ -432,7 +432,8 @@ def test_a_trial_ends_by_the_answers_that_callers_get(tmp_path: Path, answer: st
         add_adapter(store, "judge", version)
         Registry(store).promote("judge", version, "better", {})
     fields = {"name": "judge", "description": "", "answer": "json", "canary": 0.5}
-    setup = Setup(tmp_path, [AgentSpec.model_validate(fields)], store=store, rule=Rule(window_seconds=2.0))
+    rule = Rule(window_seconds=2.0, slower=1e9)  # scripted answers take no time: a pause of this machine is no verdict
+    setup = Setup(tmp_path, [AgentSpec.model_validate(fields)], store=store, rule=rule)
     setup.script = lambda ask: answer if ask.adapter == "judge@v2" else '{"valid": false}'
     with setup.running() as running:
         served = Counter(
