@@ -130,15 +130,20 @@ def _loaded(
 def _fixed(model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int, processes: int) -> budgets.Fixed:
     small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    weights = [_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad]
+    weights = _frozen(model)
     layers = list[int]()
     if processes > 1:
-        layers = [sum(map(_bytes, layer.parameters())) for layer in model.get_base_model().get_decoder().layers]
+        layers = [sum(_frozen(layer)) for layer in model.get_base_model().get_decoder().layers]
     return budgets.Fixed(
         process=before + (budgets.LATER + 2 * max(weights) if device.type == "cpu" else 0),
         weights=held(sum(weights), layers, processes),
         adapter=trained * (4 + 4 + (2 if small else 8)),
     )
+
+
+def _frozen(module: torch.nn.Module) -> list[int]:
+    """Bytes of each weight that is not trained."""
+    return [_bytes(parameter) for parameter in module.parameters() if not parameter.requires_grad]
 
 
 def _bytes(parameter: torch.nn.Parameter) -> int:

@@ -16,9 +16,6 @@ from peft import PeftModel
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-# Layouts whose passes run forward and backward in one piece.
-KINDS = ("joint", "packed", "padded", "plain")
-
 
 @contextmanager
 def in_turn() -> Iterator[None]:

@@ -120,10 +120,12 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         """The loss of this process's rows, a contiguous share, so that sessions stay together."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         size = math.ceil(len(rows) / world)
-        shares = [self.layout.of(rows[at * size : (at + 1) * size]) for at in range(world)]
-        made = [sum(1 for _ in passes(share, self.layout)) for share in shares]
-        idle = max(made) - made[rank] if self.knobs.shard_base else 0
-        return self.losses.run(shares[rank], idle=idle, **how)
+        shares = [rows[start : start + size] for start in range(0, world * size, size)]
+        idle = 0
+        if self.knobs.shard_base:
+            made = [sum(1 for _ in passes(self.layout.of(share), self.layout)) for share in shares]
+            idle = max(made) - made[rank]
+        return self.losses.run(self.layout.of(shares[rank]), idle=idle, **how)
 
     def _summed(self, total: float) -> float:
         """The loss summed over all processes, and with it the adapter's gradients."""

@@ -19,9 +19,7 @@ from grokora_pipeline.training.layout import Joint, Layout, Row, build_forest, m
 from grokora_pipeline.training.plan import resolve_knobs
 from grokora_pipeline.training.selftest import probe_rows, self_test
 from grokora_pipeline.training.shrink import truncate
-from grokora_pipeline_tests.tiny import tiny_base
-
-STOP = 2
+from grokora_pipeline_tests.tiny import STOP, tiny_base
 
 
 @pytest.fixture(scope="module")
