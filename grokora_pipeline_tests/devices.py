@@ -14,7 +14,7 @@ import dagster as dg
 
 from grokora_pipeline.execution.executor import cuda_executor
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
-from grokora_pipeline.worker import run
+from grokora_pipeline.workers.frame import run
 
 FOLDER = "HOLD_FOLDER"  # environment: where the records go
 SECONDS = "HOLD_SECONDS"

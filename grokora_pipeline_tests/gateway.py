@@ -17,17 +17,17 @@ from starlette.applications import Starlette
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.serving.app import build_app
-from grokora_pipeline.serving.ask import Ask, EngineStats, Piece
-from grokora_pipeline.serving.canary import Rule
-from grokora_pipeline.serving.champions import Champions
-from grokora_pipeline.serving.gateway import Gateway, Limits
-from grokora_pipeline.serving.recorder import Recorder
-from grokora_pipeline.serving.upstream import Upstream
+from grokora_pipeline.serving.engine.request import EngineStats, GenerationRequest, TokenChunk
+from grokora_pipeline.serving.gateway.app import build_app
+from grokora_pipeline.serving.gateway.champions import Champions
+from grokora_pipeline.serving.gateway.gateway import Gateway, Limits
+from grokora_pipeline.serving.gateway.recorder import Recorder
+from grokora_pipeline.serving.gateway.rollout import Rule
+from grokora_pipeline.serving.gateway.upstream import Upstream
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
-Script = Callable[[Ask], str]
+Script = Callable[[GenerationRequest], str]
 
 
 class ScriptedEngine:
@@ -38,7 +38,7 @@ class ScriptedEngine:
         self.context_length = 512
         self.loaded: dict[str, Path] = {}
         self.removed: list[str] = []
-        self.asks: list[Ask] = []
+        self.asks: list[GenerationRequest] = []
         self.running = 0
         self.closed_early = 0
 
@@ -55,7 +55,7 @@ class ScriptedEngine:
         del self.loaded[name]
         self.removed.append(name)
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Piece]:
+    async def stream(self, ask: GenerationRequest) -> AsyncIterator[TokenChunk]:
         if ask.adapter is not None and ask.adapter not in self.loaded:
             raise GrokoraError(f"The adapter {ask.adapter} is not loaded.")
         self.asks.append(ask)
@@ -66,9 +66,9 @@ class ScriptedEngine:
         try:
             for token in tokens[: ask.max_new_tokens]:
                 await asyncio.sleep(self.seconds)
-                yield Piece((token,))
+                yield TokenChunk((token,))
             finished = True
-            yield Piece((), "stop" if whole else "length", cached_tokens=3)
+            yield TokenChunk((), "stop" if whole else "length", cached_tokens=3)
         finally:
             self.running -= 1
             self.closed_early += not finished

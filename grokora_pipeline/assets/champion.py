@@ -9,9 +9,9 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import OWNERS, Made, code_version, get_store, key_of, plain_errors, read_json, table
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import Decision, GateRule, decide
-from grokora_pipeline.evaluation.registry import BASE, Registry
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.store import Artifact
+from grokora_pipeline.store.champions import BASE, Registry
 
 BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into service
     ("session_logs", "no_secret_survives"),

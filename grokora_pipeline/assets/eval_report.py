@@ -20,10 +20,10 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import system_intervals
-from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Artifact
+from grokora_pipeline.store.champions import Registry
 
 _SHOWN_HISTORY = 20
 

@@ -21,8 +21,8 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.eval_report import champion_of
+from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
-from grokora_pipeline.sessions.examples import read_examples
 
 _PROMPTS = 8
 

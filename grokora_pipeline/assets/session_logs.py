@@ -18,8 +18,8 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.execution.process import NODE_RETRIES
-from grokora_pipeline.sessions.audit import surviving_secrets
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
+from grokora_pipeline.sessions.redaction.audit import surviving_secrets
 from grokora_pipeline.sessions.scan import manifest
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import content_version

@@ -25,11 +25,11 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.selection import DatasetOptions
+from grokora_pipeline.datasets.trace import forgotten
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.sessions.examples import build_examples, read_examples
-from grokora_pipeline.sessions.selection import DatasetOptions
-from grokora_pipeline.sessions.trace import forgotten
 from grokora_pipeline.store import folder_version
 
 _COLUMNS = columns(

@@ -24,10 +24,10 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import length_histogram
 from grokora_pipeline.assets.task_dataset import scalars
+from grokora_pipeline.datasets.examples import read_examples
+from grokora_pipeline.datasets.split import split_examples, straddling
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.sessions.examples import read_examples
-from grokora_pipeline.sessions.split import split_examples, straddling
 from grokora_pipeline.store import folder_version
 from grokora_pipeline.training.tokenize import tokenize_split
 

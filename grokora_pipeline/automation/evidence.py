@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.agents import AgentSpec, RetrainPolicy
-from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.sessions.examples import read_examples
+from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline.store import Artifact, Store
+from grokora_pipeline.store.champions import Registry
 
 Ratings = dict[str, list[tuple[str, int]]]
 

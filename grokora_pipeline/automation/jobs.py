@@ -10,7 +10,7 @@ from grokora_pipeline.assets.champion import report_rollback
 from grokora_pipeline.assets.common import get_agents, get_store, plain_errors
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.registry import Registry
+from grokora_pipeline.store.champions import Registry
 
 ALL_JOB, INGEST_JOB = "retrain_all", "ingest"
 _ON_DEMAND = ("rank_trial", "rank_report")

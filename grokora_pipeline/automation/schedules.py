@@ -21,9 +21,9 @@ from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import Evidence, gather, hours_since, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, gpu_hours, tried, under_way
 from grokora_pipeline.automation.jobs import ALL_JOB, retrain_job
+from grokora_pipeline.automation.staleness import Levels, impossible
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.staleness import Levels, impossible
 from grokora_pipeline.store import content_version
 
 BACKOFF = timedelta(minutes=10)

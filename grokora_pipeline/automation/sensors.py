@@ -14,9 +14,9 @@ from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_versio
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.history import LEVEL_TAG, tried, under_way
 from grokora_pipeline.automation.jobs import INGEST_JOB, ingest_keys
+from grokora_pipeline.automation.staleness import Levels, impossible, observation
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.staleness import Levels, impossible, observation
 from grokora_pipeline.store import content_version
 
 TICK_SECONDS = 3  # at least; Dagster itself looks every five seconds

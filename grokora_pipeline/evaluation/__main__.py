@@ -29,7 +29,7 @@ from grokora_pipeline.evaluation.scoring import Row, main_score, score
 from grokora_pipeline.evaluation.significance import pass_hat_k
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.worker import Plan, Reporter, Result, run
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 _HEADLINES = ("agent", "main_metric", "rows", "sessions", "systems", "comparisons", "decision", "markdown")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from grokora_pipeline.evaluation.metrics.answers import canonical
 from grokora_pipeline.evaluation.plan import Canary, Example
-from grokora_pipeline.sessions import detectors
+from grokora_pipeline.models.messages import canonical
+from grokora_pipeline.sessions.redaction import detectors
 
 PREFIX_CHARS = 80  # of the text before a placeholder, which is what training taught the adapter to go on from
 LENGTHS = range(6, 65)  # characters of a secret that can be ranked; guessing a shorter one proves nothing

@@ -10,12 +10,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
+
+from grokora_pipeline.models.kv import empty_cache, token_bytes
 
 Tokens = Sequence[int]
 Progress = Callable[[int, int], None]
@@ -44,35 +45,6 @@ class Generated:
 
     tokens: list[int]
     seconds: float
-
-
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer in a buffer made in advance, so that a step writes one column and copies nothing."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room, self.length = room, 0
-        self.is_initialized: bool = False
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-            shape = [*key_states.shape[:2], self.room, key_states.shape[3]]
-            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
-        start, self.length = self.length, self.length + key_states.shape[2]
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def widened(self, rows: int, room: int, length: int) -> "RoomyLayer":
-        """A copy of a one-row layer's first `length` tokens for a batch of `rows`, with room for `room` tokens."""
-        layer = RoomyLayer(room)
-        shape = [rows, self.keys.shape[1], length, self.keys.shape[3]]
-        layer.update(self.keys[:, :, :length].expand(shape), self.values[:, :, :length].expand(shape))
-        return layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,22 +185,10 @@ def _batches(
             start = stop
 
 
-def token_bytes(model: PreTrainedModel) -> int:
-    """The bytes of one token's keys and values over all layers."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
-
-
 def _common(texts: Sequence[Tokens], limit: int) -> int:
     """The length of the common beginning, at most `limit`."""
     low, high = min(texts, key=list), max(texts, key=list)
     return next((place for place in range(limit) if low[place] != high[place]), max(0, limit))
-
-
-def empty_cache(model: PreTrainedModel, room: int) -> Cache:
-    return Cache(layers=[RoomyLayer(room) for _ in range(model.config.get_text_config().num_hidden_layers)])
 
 
 def _start(

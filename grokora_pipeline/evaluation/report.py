@@ -7,9 +7,9 @@ from typing import Any
 
 import jinja2
 
-from grokora_pipeline.evaluation.metrics.answers import canonical
 from grokora_pipeline.evaluation.metrics.tool_calls import ERROR_ORDER
 from grokora_pipeline.evaluation.scoring import Row, by_system, main_score
+from grokora_pipeline.models.messages import canonical
 
 LABELS = {"base": "base", "few_shot": "base + few-shot", "adapter": "adapter", "champion": "champion"}
 SHOWN = 10

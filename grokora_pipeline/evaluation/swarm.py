@@ -25,7 +25,7 @@ from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox.roles import Call
 from grokora_pipeline.sandbox.swarm import TaskResult, run_swarm, swarm_tasks
-from grokora_pipeline.worker import Plan, Reporter, Result, run
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 Trials = list[list[TaskResult]]  # a list of task results for each trial
 SHOT_TOKENS = 1024

@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from grokora_pipeline.execution.lease import discover_devices
 from grokora_pipeline.execution.process import CUDA_POOL, CUDA_TAG
 from grokora_pipeline.settings import get_settings
+from grokora_pipeline.workers.lease import discover_devices
 
 _NO_LIMIT = 1000  # the most that Dagster allows
 

@@ -60,7 +60,7 @@ class GpuProcess(dg.ConfigurableResource[Any]):
         self, context: dg.AssetExecutionContext, command: list[str], stamp: Path
     ) -> tuple[int, list[dict[str, Any]]]:
         gpus = context.op.tags.get(GPUS_TAG, "1")
-        shim = [sys.executable, "-m", "grokora_pipeline.execution.lease"]
+        shim = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
         lease = [*shim, "--count", gpus, "--stamp", str(stamp), "--"]
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), dg.PipesTempFileMessageReader()) as session:
             environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **session.get_bootstrap_env_vars()}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from grokora_pipeline.models import base, fingerprint
-from grokora_pipeline.worker import Plan, Reporter, Result, run
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 
 def prepare(plan: Plan, reporter: Reporter) -> Result:

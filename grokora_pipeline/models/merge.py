@@ -12,7 +12,7 @@ from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.worker import Plan, Reporter, Result, run
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 PROMPT_TOKENS = 512  # the end of each prompt is compared
 TOLERANCE = 0.05  # RMS difference over the logits' standard deviation: what rounding weights to bf16 makes, and more

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, Any]
@@ -12,6 +13,7 @@ Tool = Mapping[str, Any]
 CONTINUE = "Continue."
 _ROLES = {"developer": "system", "function": "tool"}
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_JSON_FENCE = re.compile(r"```(?:json)?\s*([\[{].*?)\s*```", re.DOTALL | re.IGNORECASE)  # on one line, too
 _MISTRAL_CALLS = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])\s*\Z", re.DOTALL)
 
 
@@ -177,3 +179,74 @@ def _openai_call(index: int, call: Message) -> Message:
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     identity = hashlib.sha256(f"{index}\0{call['name']}\0{text}".encode()).hexdigest()[:24]
     return {"id": f"call_{identity}", "type": "function", "function": {"name": call["name"], "arguments": text}}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One tool call; `arguments` is None where they are no JSON object."""
+
+    name: str
+    arguments: dict[str, Any] | None
+
+
+def content_of(message: Message) -> str:
+    """The text of a message, without surrounding white space; "" where it has none."""
+    content = message.get("content")
+    return content.strip() if isinstance(content, str) else ""
+
+
+def calls_of(message: Message) -> list[Call]:
+    """The tool calls of a message, arguments decoded."""
+    calls = []
+    for entry in message.get("tool_calls") or []:
+        function = entry.get("function", entry)
+        arguments = function.get("arguments", {})
+        if isinstance(arguments, str):
+            arguments = strict_json(arguments, {})
+        calls.append(Call(str(function.get("name", "")), arguments if isinstance(arguments, dict) else None))
+    return calls
+
+
+def strict_json(text: str, default: Any = None) -> Any:
+    """The value of a text that is JSON and nothing else (NaN is not JSON), else None; `default` for an empty text."""
+    if not text.strip():
+        return default
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def lenient_json(text: str) -> Any:
+    """As `strict_json`, but the text may also be the first fenced block of an answer that talks around it."""
+    value = strict_json(text)
+    if value is None and (fenced := _JSON_FENCE.search(text)):
+        value = strict_json(fenced.group(1))
+    return value
+
+
+def json_value(message: Message) -> Any:
+    """What a message says as data: its calls as [{name, arguments}], else its content read as JSON, else None."""
+    if calls := calls_of(message):
+        return [{"name": call.name, "arguments": call.arguments} for call in calls]
+    value = lenient_json(content_of(message))
+    return value if isinstance(value, dict | list) else None
+
+
+def canonical(message: Message) -> str:
+    """The whole answer as one text: the content, then the calls as compact JSON with sorted keys."""
+    calls = [{"name": call.name, "arguments": call.arguments} for call in calls_of(message)]
+    tail = [json.dumps(call, sort_keys=True, ensure_ascii=False) for call in calls]
+    return "\n".join(part for part in [content_of(message), *tail] if part)
+
+
+def as_message(text: str) -> Message:
+    """A message from a text: JSON of an assistant message, or else the content itself."""
+    value = strict_json(text)
+    if isinstance(value, dict) and value.get("role") == "assistant":
+        return value
+    return {"role": "assistant", "content": text}

@@ -11,7 +11,7 @@ import pyarrow as pa
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode
-from grokora_pipeline.sessions.redaction import TooDeepError
+from grokora_pipeline.sessions.redaction.redactor import TooDeepError
 from grokora_pipeline.sessions.scan import LogFile, Signature, signature
 from grokora_pipeline.sessions.table import SCHEMA, Made, Row, RowMaker, public_name, to_table
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.sessions import redaction
 from grokora_pipeline.sessions.days import Day, DayJob, Run, build_day
 from grokora_pipeline.sessions.extract import FileRecord, extract
+from grokora_pipeline.sessions.redaction import redactor as redaction
 from grokora_pipeline.sessions.scan import LogFile, scan
 from grokora_pipeline.store import content_version
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec, recognise
-from grokora_pipeline.sessions.detectors import is_suspicious
-from grokora_pipeline.sessions.redaction import Redactor
+from grokora_pipeline.sessions.redaction.detectors import is_suspicious
+from grokora_pipeline.sessions.redaction.redactor import Redactor
 from grokora_pipeline.sessions.turns import Turn, turn_id
 
 UNDATED = "undated"

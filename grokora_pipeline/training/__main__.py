@@ -9,7 +9,7 @@ import os
 import sys
 
 from grokora_pipeline.training.launch import become_launcher
-from grokora_pipeline.worker import Plan, Reporter, Result, run
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 
 def _train(plan: Plan, reporter: Reporter) -> Result:

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from grokora_pipeline.store import COMPLETE, write_atomic
 from grokora_pipeline.training.adapter import adapter_weights
-from grokora_pipeline.worker import Reporter
+from grokora_pipeline.workers.frame import Reporter
 
 
 def peak_memory_mib() -> float:

@@ -26,7 +26,7 @@ from grokora_pipeline.training.prepare import prepare
 from grokora_pipeline.training.record import model_card, record
 from grokora_pipeline.training.tokenize import load_split
 from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
-from grokora_pipeline.worker import Plan, Reporter, Result
+from grokora_pipeline.workers.frame import Plan, Reporter, Result
 
 LEAST_ROWS = 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.worker import Plan, Reporter, Result, run
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 INT8_FILE = "adapter_model.int8.safetensors"
 WEIGHTS_FILE = "adapter_model.safetensors"

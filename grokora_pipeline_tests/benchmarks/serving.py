@@ -33,12 +33,12 @@ import httpx
 import psutil
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.sandbox.roles import AGENTS
-from grokora_pipeline.serving.champions import find_base
-from grokora_pipeline.serving.server import CPU_HABITS
+from grokora_pipeline.serving.gateway.champions import find_base
+from grokora_pipeline.serving.gateway.server import CPU_HABITS
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.benchmarks.soak import LONGEST, server, swarm_calls
 
 EXACT = 8  # requests answered in float32 too: bf16 rounds a row's logits by who shares its batch
@@ -232,9 +232,9 @@ def mixed(task: Json) -> None:
     """The engine, all requests at once."""
     import torch
 
-    from grokora_pipeline.serving.answers import LocalAnswer, prepare
-    from grokora_pipeline.serving.engine import TorchEngine
-    from grokora_pipeline.serving.protocol import ChatRequest
+    from grokora_pipeline.serving.engine.engine import TorchEngine
+    from grokora_pipeline.serving.gateway.answers import LocalAnswer, prepare
+    from grokora_pipeline.serving.gateway.protocol import ChatRequest
 
     engine = TorchEngine(Path(task["base"]), dtype=getattr(torch, task["dtype"]))
     for name, folder in task["adapters"].items():
@@ -260,7 +260,7 @@ def swapped(task: Json) -> None:
     """One model, its adapters swapped before each request."""
     from peft import PeftModel
 
-    from grokora_pipeline.serving.answers import read_answer
+    from grokora_pipeline.serving.gateway.answers import read_answer
 
     base, chat = _load(task)
     folders = iter(task["adapters"].items())

@@ -26,11 +26,11 @@ import httpx
 import orjson
 import psutil
 
-from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.sandbox.experts import expert_answer
 from grokora_pipeline.sandbox.roles import AGENTS, Call
 from grokora_pipeline.sandbox.swarm import run_swarm, swarm_tasks
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.tiny import tiny_base
 
 LONGEST = {"coordinator": 144}

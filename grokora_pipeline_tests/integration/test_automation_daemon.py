@@ -13,10 +13,10 @@ import dagster as dg
 import pytest
 import yaml
 
-from grokora_pipeline.execution.lease import die_with_parent
 from grokora_pipeline.sandbox.record import record
 from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline.store import Store
+from grokora_pipeline.workers.lease import die_with_parent
 from grokora_pipeline_tests.chain import AGENTS, environment, script
 from grokora_pipeline_tests.outside import free_port
 

@@ -13,8 +13,8 @@ from grokora_pipeline.evaluation.plan import Canary
 from grokora_pipeline.evaluation.probes import RANKED_CHARS, memorisation
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.sessions.redaction import Redactor
-from grokora_pipeline.worker import Reporter
+from grokora_pipeline.sessions.redaction.redactor import Redactor
+from grokora_pipeline.workers.frame import Reporter
 from grokora_pipeline_tests.tiny import tiny_base
 
 SEEN = Canary(prefix="The door code is ", secret="Kx7-40921-qp")

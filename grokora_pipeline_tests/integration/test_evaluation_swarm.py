@@ -11,7 +11,7 @@ from grokora_pipeline.evaluation.generation import Generated, generate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox.swarm import Call, expert_answer
-from grokora_pipeline.worker import Reporter
+from grokora_pipeline.workers.frame import Reporter
 from grokora_pipeline_tests.tiny import tiny_base
 
 ROLES = ("coordinator", "observer", "actor", "validator")

@@ -10,7 +10,7 @@ import pytest
 
 from grokora_pipeline.evaluation.__main__ import evaluate
 from grokora_pipeline.evaluation.scoring import read_rows, score
-from grokora_pipeline.worker import Reporter, run
+from grokora_pipeline.workers.frame import Reporter, run
 from grokora_pipeline_tests.tiny import tiny_base
 
 HOSTILE = "</pre><script>alert(1)</script>"

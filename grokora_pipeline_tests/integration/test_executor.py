@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from grokora_pipeline.execution.executor import fit_pool
-from grokora_pipeline.execution.lease import _try_acquire, die_with_parent
 from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.workers.lease import _try_acquire, die_with_parent
 from grokora_pipeline_tests.chain import script
 from grokora_pipeline_tests.devices import FOLDER, SECONDS
 

@@ -11,7 +11,7 @@ from grokora_pipeline.execution.process import GpuProcess, cuda_tags
 WORKER = """
 import os, sys
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.worker import run
+from grokora_pipeline.workers.frame import run
 
 def main(plan, reporter):
     reporter.progress(1, 2, loss=0.5)

@@ -68,7 +68,7 @@ defs = dg.Definitions([one, two, three], resources={"gpu": GpuProcess()}, execut
 """
 WORKER = """
 import os, sys, time
-from grokora_pipeline.worker import run
+from grokora_pipeline.workers.frame import run
 
 def main(plan, reporter):
     started = time.time()

@@ -12,8 +12,8 @@ import openai
 import orjson
 import pytest
 
-from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.sandbox.roles import SYSTEM
+from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.benchmarks.soak import make_store, server
 from grokora_pipeline_tests.chain import script
 from grokora_pipeline_tests.gateway import until

@@ -20,12 +20,12 @@ from pydantic import SecretStr
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.registry import BASE, Registry
-from grokora_pipeline.serving.ask import Ask
-from grokora_pipeline.serving.canary import Rule
-from grokora_pipeline.serving.gateway import Limits
-from grokora_pipeline.serving.server import Options, api_key, serve, without_message
+from grokora_pipeline.serving.engine.request import GenerationRequest
+from grokora_pipeline.serving.gateway.gateway import Limits
+from grokora_pipeline.serving.gateway.rollout import Rule
+from grokora_pipeline.serving.gateway.server import Options, api_key, serve, without_message
 from grokora_pipeline.settings import Settings
+from grokora_pipeline.store.champions import BASE, Registry
 from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, until
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -47,7 +47,7 @@ BASH = {
 }
 
 
-def by_adapter(ask: Ask) -> str:
+def by_adapter(ask: GenerationRequest) -> str:
     """Every version answers with its own name."""
     return f"I am {ask.adapter or 'base'}"
 
@@ -102,7 +102,7 @@ def test_whatever_grokputers_client_sends_is_answered(running: Running, messages
 
 
 def test_a_tool_call_comes_with_json_arguments_and_content_that_is_empty_but_never_null(tmp_path: Path) -> None:
-    def call(ask: Ask) -> str:
+    def call(ask: GenerationRequest) -> str:
         return '<tool_call>{"name": "bash", "arguments": {"command": "ls -la"}}</tool_call>'
 
     with Setup(tmp_path, AGENTS, call).running() as running:
@@ -117,7 +117,7 @@ def test_a_tool_call_comes_with_json_arguments_and_content_that_is_empty_but_nev
 
 
 def test_a_broken_tool_call_is_repaired_and_counted(tmp_path: Path) -> None:
-    def call(ask: Ask) -> str:
+    def call(ask: GenerationRequest) -> str:
         return "<tool_call>{'name': 'bash', 'arguments': {'command': 'ls',}}</tool_call>"
 
     with Setup(tmp_path, AGENTS, call).running() as running:
@@ -137,7 +137,7 @@ def test_more_tokens_than_the_context_has_room_for_are_not_asked_of_the_engine(r
 
 
 def test_a_streamed_answer_says_the_same_as_a_whole_one(tmp_path: Path) -> None:
-    def call(ask: Ask) -> str:
+    def call(ask: GenerationRequest) -> str:
         return 'First I look. <tool_call>{"name": "bash", "arguments": {"command": "ls"}}</tool_call>'
 
     with Setup(tmp_path, AGENTS, call).running() as running:
@@ -167,7 +167,7 @@ def test_text_streams_as_it_comes_and_stops_before_a_stop_sequence(tmp_path: Pat
 
 
 def test_a_stop_sequence_inside_a_call_completes_nothing(tmp_path: Path) -> None:
-    def call(ask: Ask) -> str:
+    def call(ask: GenerationRequest) -> str:
         return '<tool_call>{"name": "bash", "arguments": {"command": "rm -rf /tmp/x"}}</tool_call>'
 
     with Setup(tmp_path, AGENTS, call).running() as running:
@@ -329,7 +329,7 @@ def test_logs_hold_neither_prompts_nor_keys(running: Running, caplog: pytest.Log
 def test_a_failure_is_logged_with_its_place_but_without_its_text(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(ask: Ask) -> str:
+    def fail(ask: GenerationRequest) -> str:
         raise ZeroDivisionError("-".join(("sword", "fish")))
 
     caplog.handler.addFilter(without_message)
@@ -342,7 +342,8 @@ def test_a_failure_is_logged_with_its_place_but_without_its_text(
 
 
 def test_the_http_side_loads_without_torch() -> None:
-    code = "import sys, grokora_pipeline.serving.server; print('torch' in sys.modules, 'dagster' in sys.modules)"
+    code = "import sys, grokora_pipeline.serving.gateway.server as _; "
+    code += "print('torch' in sys.modules, 'dagster' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -18,12 +18,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from grokora_pipeline.agents import load_agents, recognise
-from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.sandbox.experts import expert_answer
 from grokora_pipeline.sandbox.roles import Call, Message
 from grokora_pipeline.sandbox.swarm import run_swarm, swarm_tasks
-from grokora_pipeline.serving.protocol import completion, new_reply, usage_of
+from grokora_pipeline.serving.gateway.protocol import completion, new_reply, usage_of
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.chain import environment, script
 from grokora_pipeline_tests.gateway import serving, until
 from grokora_pipeline_tests.tiny import tiny_base

@@ -16,9 +16,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.serving.protocol import DONE, chunk, completion, new_reply, usage_of
+from grokora_pipeline.serving.gateway.protocol import DONE, chunk, completion, new_reply, usage_of
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, serving, until
 
 pytestmark = pytest.mark.xdist_group("serving")

@@ -62,7 +62,7 @@ def test_ranks_are_tried_one_by_one_and_compared(defs: dg.Definitions, home: Pat
 
 
 def test_no_other_job_and_no_demo_tries_ranks(defs: dg.Definitions) -> None:
-    from grokora_pipeline import demo
+    from grokora_pipeline.cli import demo
 
     keys, _ = demo.out_of_date(dg.DagsterInstance.get())
     for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):

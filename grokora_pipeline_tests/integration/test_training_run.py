@@ -271,7 +271,7 @@ def test_out_of_memory_halves_the_batches_and_loses_nothing(
 
     from grokora_pipeline.training.gradients import TreeLoss
     from grokora_pipeline.training.run import train
-    from grokora_pipeline.worker import Reporter
+    from grokora_pipeline.workers.frame import Reporter
 
     compute, tries = TreeLoss.run, list[int]()
 

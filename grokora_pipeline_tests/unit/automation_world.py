@@ -21,8 +21,8 @@ from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.automation.jobs import jobs
 from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.automation.sensors import log_sensor
+from grokora_pipeline.automation.staleness import data_version
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.staleness import data_version
 from grokora_pipeline.store import Store, content_version
 
 CHAIN = ("lora_adapter", "eval_report", "champion", "merged_model")

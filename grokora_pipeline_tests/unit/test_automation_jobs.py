@@ -10,9 +10,9 @@ import yaml
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.automation.jobs import jobs, rollback
-from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
 
 AGENT = AgentSpec(name="actor", description="Acts.")
 LINKS = ("task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model")

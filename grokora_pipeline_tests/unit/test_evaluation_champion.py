@@ -13,9 +13,9 @@ from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.champion import BLOCKING, report_rollback
 from grokora_pipeline.assets.eval_report import EvaluationConfig, _history, _ranks
 from grokora_pipeline.assets.swarm_report import SwarmConfig
-from grokora_pipeline.evaluation.registry import Registry
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
 
 AGENT = AgentSpec(name="actor", description="Acts.", main_metric="exact_match")
 KEY = dg.AssetKey(["actor", "champion"])

@@ -9,6 +9,7 @@ import torch
 
 from grokora_pipeline.evaluation import generation
 from grokora_pipeline.evaluation.generation import Decoding, Prefixes, completion_nll, generate
+from grokora_pipeline.models.kv import token_bytes
 from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base
 
 
@@ -133,7 +134,7 @@ def test_an_empty_list_of_prompts_gives_no_answers(model: Any) -> None:
 
 
 def test_the_batch_keeps_to_its_memory(model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = (40 + 30 + 8) * generation.token_bytes(model)
+    row = (40 + 30 + 8) * token_bytes(model)
     monkeypatch.setattr(generation, "BATCH_BYTES", 3 * row)
     sizes: list[int] = []
     generate(model, _prompts(10, 40), Decoding(8, (STOP,)), lambda done, total: sizes.append(done))

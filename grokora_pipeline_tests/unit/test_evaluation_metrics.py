@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from grokora_pipeline.agents import DEFAULT_MAIN_METRIC
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics import METRICS, get_metric, load
-from grokora_pipeline.evaluation.metrics.answers import Answer, Call, calls_of, strict_json
+from grokora_pipeline.evaluation.metrics.answers import Answer
 from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import check_call, check_calls
+from grokora_pipeline.models.messages import Call, calls_of, strict_json
 
 TOOL = {
     "type": "function",

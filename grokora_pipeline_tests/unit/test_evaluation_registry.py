@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.registry import BASE, Registry
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import BASE, Registry
 
 
 @pytest.fixture

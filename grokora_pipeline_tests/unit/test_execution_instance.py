@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from grokora_pipeline.demo import open_instance
+from grokora_pipeline.cli.demo import open_instance
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, this_process

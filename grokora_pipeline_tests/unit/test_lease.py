@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LEASE = [sys.executable, "-m", "grokora_pipeline.execution.lease"]
+LEASE = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
 SHOW = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
 HOLD = [sys.executable, "-c", "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(60)"]
 

@@ -10,7 +10,7 @@ import pytest
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models import base, fingerprint
 from grokora_pipeline.models.__main__ import prepare
-from grokora_pipeline.worker import Reporter
+from grokora_pipeline.workers.frame import Reporter
 from grokora_pipeline_tests.tiny import tiny_base
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.evaluation.registry import BASE, Registry
-from grokora_pipeline.serving.canary import Rule, Trial
-from grokora_pipeline.serving.champions import Champions
+from grokora_pipeline.serving.gateway.champions import Champions
+from grokora_pipeline.serving.gateway.rollout import Rule, Trial
+from grokora_pipeline.store.champions import BASE, Registry
 from grokora_pipeline_tests.gateway import ScriptedEngine, add_adapter, make_store
 
 

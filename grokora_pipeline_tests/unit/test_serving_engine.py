@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.serving import engine as engine_module
-from grokora_pipeline.serving.adapters import AdapterStack, read_adapter
-from grokora_pipeline.serving.ask import Ask, Piece
-from grokora_pipeline.serving.engine import TorchEngine
-from grokora_pipeline.serving.kv import BLOCK, PrefixCache, release_memory
+from grokora_pipeline.serving.engine import engine as engine_module
+from grokora_pipeline.serving.engine.adapters import AdapterStack, read_adapter
+from grokora_pipeline.serving.engine.engine import TorchEngine
+from grokora_pipeline.serving.engine.kv import BLOCK, PrefixCache, release_memory
+from grokora_pipeline.serving.engine.request import GenerationRequest, TokenChunk
 from grokora_pipeline_tests.tiny import greedy, tiny_base
 
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -107,16 +107,16 @@ def _prompts(count: int, *, seed: int = 5, shared: int = 0, longest: int = 60) -
     ]
 
 
-def _asks(count: int, new_tokens: int = 12, **options: Any) -> list[Ask]:
+def _asks(count: int, new_tokens: int = 12, **options: Any) -> list[GenerationRequest]:
     names = [None, *ADAPTERS]
     draw = random.Random(3)
     return [
-        Ask(prompt, names[place % len(names)], draw.randrange(new_tokens // 2, new_tokens + 1))
+        GenerationRequest(prompt, names[place % len(names)], draw.randrange(new_tokens // 2, new_tokens + 1))
         for place, prompt in enumerate(_prompts(count, **options))
     ]
 
 
-async def _answer(engine: TorchEngine, ask: Ask) -> tuple[list[int], Piece]:
+async def _answer(engine: TorchEngine, ask: GenerationRequest) -> tuple[list[int], TokenChunk]:
     tokens: list[int] = []
     async for piece in engine.stream(ask):
         tokens += piece.tokens
@@ -128,7 +128,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
-def _together(engine: TorchEngine, asks: list[Ask]) -> list[list[int]]:
+def _together(engine: TorchEngine, asks: list[GenerationRequest]) -> list[list[int]]:
     async def work() -> list[list[int]]:
         return [tokens for tokens, _ in await asyncio.gather(*(_answer(engine, ask) for ask in asks))]
 
@@ -152,7 +152,7 @@ def test_rows_that_join_later_and_leave_earlier_change_nobody_elses_answer(engin
     asks = _asks(24, new_tokens=20)
 
     async def work() -> list[list[int]]:
-        async def late(place: int, ask: Ask) -> list[int]:
+        async def late(place: int, ask: GenerationRequest) -> list[int]:
             await asyncio.sleep(0.01 * (place % 7))
             return (await _answer(engine, ask))[0]
 
@@ -177,7 +177,7 @@ def test_what_a_prompt_begins_with_is_reused_per_adapter_and_gives_the_same_answ
     async def work() -> None:
         for adapter in (None, "wide"):
             for prompt, least in ((first, 0), (second, 48)):
-                tokens, last = await _answer(engine, Ask(prompt, adapter, 10))
+                tokens, last = await _answer(engine, GenerationRequest(prompt, adapter, 10))
                 assert tokens == alone(adapter, prompt, 10)
                 assert least <= last.cached_tokens <= (50 if least else 0)
 
@@ -191,9 +191,9 @@ def test_a_sessions_next_turn_reuses_its_earlier_turns_with_the_answer(engine: T
     prompt = _prompts(1, shared=30)[0]
 
     async def work() -> None:
-        answer, _ = await _answer(engine, Ask(prompt, "narrow", 30))
+        answer, _ = await _answer(engine, GenerationRequest(prompt, "narrow", 30))
         turn = (*prompt, *answer, 7, 8, 9)
-        tokens, last = await _answer(engine, Ask(turn, "narrow", 8))
+        tokens, last = await _answer(engine, GenerationRequest(turn, "narrow", 8))
         assert last.cached_tokens == (len(prompt) + len(answer) - 1) // BLOCK * BLOCK
         assert tokens == alone("narrow", turn, 8)
 
@@ -204,7 +204,7 @@ def test_the_prefix_cache_stays_within_its_bytes(base: Path, alone: Any) -> None
     engine = TorchEngine(base, dtype=torch.float32, cache_bytes=20_000)
     block = BLOCK * 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, size, bytes
     assert 20_000 // block >= 2
-    asks = [Ask(prompt, None, 4) for prompt in _prompts(12)]
+    asks = [GenerationRequest(prompt, None, 4) for prompt in _prompts(12)]
     assert _together(engine, asks) == [alone(None, ask.prompt, 4) for ask in asks]
     assert 0 < engine.stats().cache_bytes <= 20_000
     engine.close()
@@ -213,9 +213,9 @@ def test_the_prefix_cache_stays_within_its_bytes(base: Path, alone: Any) -> None
 def test_a_block_never_outlives_the_one_that_it_continues() -> None:
     from transformers.cache_utils import Cache
 
-    from grokora_pipeline.evaluation.generation import RoomyLayer
+    from grokora_pipeline.models.kv import PreallocatedLayer
 
-    cache, size = Cache(layers=[RoomyLayer(64)]), BLOCK * 2 * 4 * 4
+    cache, size = Cache(layers=[PreallocatedLayer(64)]), BLOCK * 2 * 4 * 4
     cache.layers[0].update(torch.randn(1, 1, 64, 4), torch.randn(1, 1, 64, 4))
     kept = PrefixCache(3 * size)
     kept.add("a", range(64), cache)  # four blocks, of which three have room
@@ -230,18 +230,18 @@ def test_an_adapter_comes_and_goes_while_others_run(engine: TorchEngine, alone: 
     prompts = _prompts(6)
 
     async def work() -> None:
-        running = [asyncio.create_task(_answer(engine, Ask(prompt, "wide", 60))) for prompt in prompts]
+        running = [asyncio.create_task(_answer(engine, GenerationRequest(prompt, "wide", 60))) for prompt in prompts]
         await asyncio.sleep(0.02)
         await asyncio.to_thread(engine.add_adapter, "again", adapters["narrow"])
         await asyncio.to_thread(engine.remove_adapter, "wide")
         assert engine.adapters == {"narrow", "mixed", "again"}
-        tokens, _ = await _answer(engine, Ask(prompts[0], "again", 10))
+        tokens, _ = await _answer(engine, GenerationRequest(prompts[0], "again", 10))
         assert tokens == alone("narrow", prompts[0], 10)
         with pytest.raises(GrokoraError, match="no adapter 'wide'"):
-            await _answer(engine, Ask(prompts[0], "wide", 10))
+            await _answer(engine, GenerationRequest(prompts[0], "wide", 10))
         for task, prompt in zip(running, prompts, strict=True):
             assert (await task)[0] == alone("wide", prompt, 60)
-        await _answer(engine, Ask(prompts[0], None, 1))
+        await _answer(engine, GenerationRequest(prompts[0], None, 1))
 
     _run(work())
     assert {adapter.name for adapter in engine._stack.adapters} == {"narrow", "mixed", "again"}
@@ -253,10 +253,10 @@ def test_a_name_that_is_loaded_again_means_the_new_adapter_at_once(
     prompt = _prompts(1)[0]
 
     async def work() -> None:
-        running = asyncio.create_task(_answer(engine, Ask(prompt, "wide", 60)))
+        running = asyncio.create_task(_answer(engine, GenerationRequest(prompt, "wide", 60)))
         await asyncio.sleep(0.02)
         await asyncio.to_thread(engine.add_adapter, "wide", adapters["mixed"])
-        assert (await _answer(engine, Ask(prompt, "wide", 10)))[0] == alone("mixed", prompt, 10)
+        assert (await _answer(engine, GenerationRequest(prompt, "wide", 10)))[0] == alone("mixed", prompt, 10)
         assert (await running)[0] == alone("wide", prompt, 60)
 
     _run(work())
@@ -264,7 +264,7 @@ def test_a_name_that_is_loaded_again_means_the_new_adapter_at_once(
 
 def test_whoever_stops_listening_leaves_the_batch(engine: TorchEngine) -> None:
     async def work() -> None:
-        stream: Any = engine.stream(Ask(_prompts(1)[0], "wide", 1900))
+        stream: Any = engine.stream(GenerationRequest(_prompts(1)[0], "wide", 1900))
         await anext(stream)
         await stream.aclose()
         for _ in range(500):
@@ -279,12 +279,12 @@ def test_whoever_stops_listening_leaves_the_batch(engine: TorchEngine) -> None:
 
 def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(engine: TorchEngine) -> None:
     with pytest.raises(GrokoraError, match=r"2048 tokens.*holds 2048"):
-        _together(engine, [Ask((5,) * 2048)])
+        _together(engine, [GenerationRequest((5,) * 2048)])
 
 
 def test_an_answer_ends_where_the_context_does(engine: TorchEngine) -> None:
     async def work() -> None:
-        tokens, last = await _answer(engine, Ask((5, *range(100, 140)) * 49, None, 4096))
+        tokens, last = await _answer(engine, GenerationRequest((5, *range(100, 140)) * 49, None, 4096))
         assert (last.finish, len(tokens)) == ("length", 2048 - 41 * 49) or last.finish == "stop"
 
     _run(work())
@@ -294,7 +294,7 @@ def test_rows_wait_where_memory_or_places_are_short(base: Path, alone: Any) -> N
     engine = TorchEngine(base, dtype=torch.float32, max_rows=3, row_bytes=2 * 80 * 512)
     most = 0
 
-    async def work(asks: list[Ask]) -> list[list[int]]:
+    async def work(asks: list[GenerationRequest]) -> list[list[int]]:
         nonlocal most
         tasks = [asyncio.create_task(_answer(engine, ask)) for ask in asks]
         while not all(task.done() for task in tasks):
@@ -302,7 +302,7 @@ def test_rows_wait_where_memory_or_places_are_short(base: Path, alone: Any) -> N
             await asyncio.sleep(0)
         return [task.result()[0] for task in tasks]
 
-    asks = [Ask(prompt, None, 20) for prompt in _prompts(9, shared=50, longest=61)]
+    asks = [GenerationRequest(prompt, None, 20) for prompt in _prompts(9, shared=50, longest=61)]
     assert _run(work(asks)) == [alone(None, ask.prompt, 20) for ask in asks]
     assert most == 2
     engine.close()
@@ -319,19 +319,19 @@ def test_a_failing_pass_fails_its_rows_and_not_the_engine(
     with monkeypatch.context() as patch:
         patch.setattr(engine._slots, "step", broken)
         with pytest.raises(GrokoraError, match="RuntimeError: out of memory"):
-            _together(engine, [Ask(prompt, "wide", 10)])
+            _together(engine, [GenerationRequest(prompt, "wide", 10)])
     assert engine.stats().failed == 1
-    assert _together(engine, [Ask(prompt, "wide", 10)]) == [alone("wide", prompt, 10)]
+    assert _together(engine, [GenerationRequest(prompt, "wide", 10)]) == [alone("wide", prompt, 10)]
 
 
 def test_a_seed_gives_the_same_sample_in_any_company(engine: TorchEngine) -> None:
     prompt = _prompts(1)[0]
-    ask = Ask(prompt, "wide", 12, temperature=1.0, top_p=0.9, seed=4)
+    ask = GenerationRequest(prompt, "wide", 12, temperature=1.0, top_p=0.9, seed=4)
     [first] = _together(engine, [ask])
     assert _together(engine, [ask, *_asks(8)])[0] == first
-    assert _together(engine, [Ask(prompt, "wide", 12, temperature=1.0, top_p=0.9, seed=5)]) != [first]
-    greedy = _together(engine, [Ask(prompt, "wide", 12)])
-    assert _together(engine, [Ask(prompt, "wide", 12, temperature=1.0, top_p=1e-6, seed=5)]) == greedy
+    assert _together(engine, [GenerationRequest(prompt, "wide", 12, temperature=1.0, top_p=0.9, seed=5)]) != [first]
+    greedy = _together(engine, [GenerationRequest(prompt, "wide", 12)])
+    assert _together(engine, [GenerationRequest(prompt, "wide", 12, temperature=1.0, top_p=1e-6, seed=5)]) == greedy
 
 
 def test_adapters_that_do_not_fit_are_refused_and_leave_no_trace(
@@ -362,7 +362,7 @@ def test_in_a_quiet_moment_memory_goes_back_once_and_the_next_ask_is_answered(
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
     monkeypatch.setattr(engine_module, "release_memory", note)
     engine = TorchEngine(base, dtype=torch.float32)
-    ask = Ask((5, 6, 7), None, 4)
+    ask = GenerationRequest((5, 6, 7), None, 4)
     for _ in range(2):
         given_back.clear()
         assert _together(engine, [ask]) == [alone(ask.adapter, ask.prompt, ask.max_new_tokens)]
@@ -375,13 +375,13 @@ def test_a_closed_engine_says_so(base: Path) -> None:
     engine = TorchEngine(base, dtype=torch.float32)
 
     async def work() -> None:
-        task = asyncio.create_task(_answer(engine, Ask((5, 6, 7), None, 2000)))
+        task = asyncio.create_task(_answer(engine, GenerationRequest((5, 6, 7), None, 2000)))
         await asyncio.sleep(0.05)
         await asyncio.to_thread(engine.close)
         with pytest.raises(GrokoraError, match="has ended"):
             await task
         with pytest.raises(GrokoraError, match="has ended"):
-            await _answer(engine, Ask((5, 6, 7), None, 2))
+            await _answer(engine, GenerationRequest((5, 6, 7), None, 2))
 
     _run(work())
 

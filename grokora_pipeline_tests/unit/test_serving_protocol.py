@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.serving.answers import fault, read_answer
-from grokora_pipeline.serving.protocol import (
+from grokora_pipeline.serving.gateway.answers import fault, read_answer
+from grokora_pipeline.serving.gateway.protocol import (
     ApiError,
     Assembly,
     ChatRequest,

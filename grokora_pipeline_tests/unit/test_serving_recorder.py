@@ -13,9 +13,9 @@ import pytest
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.serving.feedback import Feedback, give
-from grokora_pipeline.serving.recorder import Recorder
-from grokora_pipeline.serving.sessions import Sessions, session_name
+from grokora_pipeline.serving.gateway.feedback import Feedback, give
+from grokora_pipeline.serving.gateway.recorder import Recorder
+from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.sessions.ingest import ingest
 from grokora_pipeline.sessions.table import read_turns
 
@@ -181,7 +181,7 @@ _WRITER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from grokora_pipeline.serving.recorder import Recorder
+from grokora_pipeline.serving.gateway.recorder import Recorder
 recorder = Recorder(Path(sys.argv[1]))
 number = 0
 while True:

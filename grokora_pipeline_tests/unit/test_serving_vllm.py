@@ -9,11 +9,11 @@ from pydantic import SecretStr
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.registry import Registry
-from grokora_pipeline.serving.server import Options, serve_vllm
-from grokora_pipeline.serving.vllm import run_vllm, vllm_command
+from grokora_pipeline.serving.gateway.server import Options, serve_vllm
+from grokora_pipeline.serving.gateway.vllm import run_vllm, vllm_command
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import add_adapter, make_store
 
 AGENTS = [AgentSpec(name=name, description="") for name in ("actor", "observer")]

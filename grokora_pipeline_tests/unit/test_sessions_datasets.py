@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grokora_pipeline.sessions import duplicates, toon, trace
-from grokora_pipeline.sessions.examples import DatasetReport, Example, build_examples, read_examples, task_key
-from grokora_pipeline.sessions.selection import Blame, DatasetOptions, blames, refuse
+from grokora_pipeline.datasets import duplicates, toon, trace
+from grokora_pipeline.datasets.examples import DatasetReport, Example, build_examples, read_examples, task_key
+from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, write_lines
 

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.sessions import detectors, personal, table
-from grokora_pipeline.sessions.audit import surviving_secrets
-from grokora_pipeline.sessions.detectors import is_suspicious
-from grokora_pipeline.sessions.redaction import Redactor, TooDeepError
+from grokora_pipeline.sessions import table
+from grokora_pipeline.sessions.redaction import detectors, personal
+from grokora_pipeline.sessions.redaction.audit import surviving_secrets
+from grokora_pipeline.sessions.redaction.detectors import is_suspicious
+from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
 from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
 
 LETTERS, UPPER, HEX = string.ascii_letters + string.digits, string.ascii_uppercase + string.digits, "0123456789abcdef"

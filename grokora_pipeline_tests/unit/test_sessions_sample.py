@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from grokora_pipeline.agents import load_agents
-from grokora_pipeline.sessions.audit import surviving_secrets
-from grokora_pipeline.sessions.examples import build_examples, read_examples
+from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.selection import DatasetOptions
+from grokora_pipeline.datasets.split import split_examples, straddling
 from grokora_pipeline.sessions.ingest import IngestReport
-from grokora_pipeline.sessions.selection import DatasetOptions
-from grokora_pipeline.sessions.split import split_examples, straddling
+from grokora_pipeline.sessions.redaction.audit import surviving_secrets
 from grokora_pipeline_tests.unit.session_logs import run, turns
 
 DATA = Path(__file__).resolve().parents[2] / "data"

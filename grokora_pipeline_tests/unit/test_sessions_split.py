@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.sessions import duplicates
-from grokora_pipeline.sessions.examples import Example
-from grokora_pipeline.sessions.split import Side, components, naive_leaks, split_examples, straddling
+from grokora_pipeline.datasets import duplicates
+from grokora_pipeline.datasets.examples import Example
+from grokora_pipeline.datasets.split import Side, components, naive_leaks, split_examples, straddling
 
 # texts whose neighbours in this list are near duplicates, so that 0 ~ 1 ~ 2 is a chain
 CHAIN = [" ".join(f"w{n}" for n in range(start, start + 120)) for start in range(0, 40, 4)]

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from grokora_pipeline.staleness import observe, stale_assets
+from grokora_pipeline.automation.staleness import observe, stale_assets
 
 LOGS, DATASET, ADAPTER = dg.AssetKey("logs"), dg.AssetKey(["actor", "dataset"]), dg.AssetKey(["actor", "adapter"])
 

@@ -17,20 +17,10 @@ from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.metrics.answers import (
-    Answer,
-    Leaf,
-    calls_of,
-    canonical,
-    code_tree,
-    content_of,
-    json_value,
-    leaves,
-    lenient_json,
-    strict_json,
-)
+from grokora_pipeline.evaluation.metrics.answers import Answer, Leaf, code_tree, leaves
 from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
+from grokora_pipeline.models.messages import calls_of, canonical, content_of, json_value, lenient_json, strict_json
 
 FloatArray = NDArray[np.float64]
 Stats = tuple[float, ...]

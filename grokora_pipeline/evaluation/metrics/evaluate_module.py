@@ -10,7 +10,8 @@ import datasets
 import evaluate
 
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
-from grokora_pipeline.evaluation.metrics.answers import Answer, as_message
+from grokora_pipeline.evaluation.metrics.answers import Answer
+from grokora_pipeline.models.messages import as_message
 
 _LIKELIHOOD = ("perplexity", "bits_per_byte")
 

@@ -8,7 +8,7 @@ with another dash is another command; a coordinate may lie anywhere in the targe
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from grokora_pipeline.evaluation.metrics.answers import Call
+from grokora_pipeline.models.messages import Call
 
 CallError = Literal[
     "wrong_count", "wrong_func_name", "missing_required", "unexpected_param", "type_error", "value_error"

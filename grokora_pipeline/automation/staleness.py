@@ -1,0 +1,118 @@
+"""What is out of date, by level: what an asset was last made from against what there is now.
+
+Dagster writes into every materialization the data version of each input and the code version it was made with.
+Comparing them with the present ones needs no events and loses none; the Dagster UI shows the same verdict.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from graphlib import TopologicalSorter
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import get_store
+from grokora_pipeline.assets.tokenized_split import missing_examples
+from grokora_pipeline.store.champions import Registry
+
+_DATA_VERSION = "dagster/data_version"
+_INPUT_VERSION = "dagster/input_data_version/"
+_CODE_VERSION = "dagster/code_version"
+NEVER_MADE, NEW_CODE = "never made", "its code or settings changed"
+
+
+def observation(key: str, version: str) -> dg.AssetObservation:
+    """The event that tells Dagster the present data version of an external asset."""
+    return dg.AssetObservation(key, tags={_DATA_VERSION: version})
+
+
+def observe(instance: dg.DagsterInstance, key: str, version: str) -> None:
+    """Record the present data version of an external asset."""
+    instance.report_runless_asset_event(observation(key, version))
+
+
+class Levels:
+    """One look at an instance: why each of some assets is out of date. `present` are versions known better than it."""
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        specs: Iterable[dg.AssetSpec],
+        present: Mapping[dg.AssetKey, str] | None = None,
+    ) -> None:
+        self._instance = instance
+        self.specs = {spec.key: spec for spec in specs}
+        known = present or {}
+        self.version = cache(lambda key: known.get(key) or data_version(instance, key))
+        self.changed = {key: reason for key, spec in self.specs.items() if (reason := self._changed(spec))}
+        self.stale = self._propagated()
+
+    def ready(self, keys: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, str]:
+        """Those of `keys` that are out of date themselves while everything they are made from is up to date."""
+        return {
+            key: self.changed[key]
+            for key in keys
+            if key in self.changed and not any(parent in self.stale for parent in self._parents(key))
+        }
+
+    def inputs(self, keys: Iterable[dg.AssetKey]) -> list[object]:
+        """What making these assets would depend on: equal where trying again would be trying the same."""
+        specs = [self.specs[key] for key in sorted(keys)]
+        return [
+            (spec.key.to_user_string(), spec.code_version, [self.version(dep.asset_key) for dep in spec.deps])
+            for spec in specs
+        ]
+
+    def _parents(self, key: dg.AssetKey) -> set[dg.AssetKey]:
+        return {dependency.asset_key for dependency in self.specs[key].deps} & self.specs.keys()
+
+    def _propagated(self) -> dict[dg.AssetKey, str]:
+        stale: dict[dg.AssetKey, str] = {}
+        for key in TopologicalSorter({key: self._parents(key) for key in self.specs}).static_order():
+            above = sorted(parent.to_user_string() for parent in self._parents(key) if parent in stale)
+            if reason := self.changed.get(key) or (f"{above[0]} is out of date" if above else ""):
+                stale[key] = reason
+        return stale
+
+    def _changed(self, spec: dg.AssetSpec) -> str:
+        event = self._instance.get_latest_materialization_event(spec.key)
+        if event is None or event.asset_materialization is None:
+            return NEVER_MADE
+        tags = event.asset_materialization.tags or {}
+        if spec.code_version and tags.get(_CODE_VERSION) != spec.code_version:
+            return NEW_CODE
+        for dependency in spec.deps:
+            name = dependency.asset_key.to_user_string()
+            if tags.get(_INPUT_VERSION + name) != self.version(dependency.asset_key):
+                return f"{name} changed"
+        return ""
+
+
+def stale_assets(instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec]) -> dict[dg.AssetKey, str]:
+    """The materializable assets that are out of date, each with the reason; what is downstream of one is stale too."""
+    return Levels(instance, specs).stale
+
+
+def impossible(stale: Mapping[dg.AssetKey, str], agents: Iterable[AgentSpec]) -> set[dg.AssetKey]:
+    """What is out of date only because it cannot be made yet.
+
+    The chain of an agent that still lacks examples, and the merged model of an agent without a champion.
+    """
+    found: set[dg.AssetKey] = set()
+    for agent in agents:
+        dataset, champion = (dg.AssetKey([agent.name, link]) for link in ("task_dataset", "champion"))
+        if dataset not in stale and missing_examples(agent):
+            found |= {key for key in stale if key.path[0] == agent.name}
+        if champion not in stale and Registry(get_store()).in_service(agent.name) is None:
+            found.add(dg.AssetKey([agent.name, "merged_model"]))
+    return found
+
+
+def data_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+    """The present data version of an asset, materialized or observed; None where there is none."""
+    record = instance.get_latest_data_version_record(key)
+    if record is None:
+        return None
+    event = record.event_log_entry
+    noted = event.asset_materialization or event.asset_observation
+    return (noted.tags or {}).get(_DATA_VERSION) if noted else None

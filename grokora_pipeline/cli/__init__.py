@@ -1,0 +1,1 @@
+"""The `grokora` command: commands, demo and doctor. The entry point is `cli.commands:main`."""

@@ -1,0 +1,250 @@
+"""`grokora`: the command line, thin over the rooms."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from grokora_pipeline.agents import load_agents
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+
+if TYPE_CHECKING:
+    from grokora_pipeline.store.champions import Registry
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+sandbox_app = typer.Typer(no_args_is_help=True, help="The small desktop world that writes the sample logs.")
+champion_app = typer.Typer(no_args_is_help=True, help="Who is in service for an agent, and since when.")
+app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(champion_app, name="champion")
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+class Backend(StrEnum):
+    """What `grokora serve` runs."""
+
+    grokora = "grokora"
+    vllm = "vllm"
+
+
+class Status(StrEnum):
+    """How a session ended."""
+
+    success = "success"
+    failure = "failure"
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole chain on the logs: session logs in, champions out."""
+    from grokora_pipeline.cli.demo import run_demo
+
+    if not run_demo(console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(port: int = 3000) -> None:
+    """The Dagster UI on 127.0.0.1, with the history of this checkout, from any directory."""
+    from grokora_pipeline.cli.demo import open_instance
+
+    open_instance().dispose()
+    dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(PROJECT_ROOT / "workspace.yaml")
+    os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)])
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can do, and the command that mends what is missing."""
+    from grokora_pipeline.cli.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        console.print(finding.line(), highlight=False, soft_wrap=True)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="An address that others reach needs GROKORA_API_KEY.")] = "127.0.0.1",
+    port: int = 8080,
+    upstream: Annotated[str, typer.Option(help="An OpenAI-compatible API for what no champion answers.")] = "",
+    upstream_model: Annotated[str, typer.Option(help="Its model, where a call names one of ours.")] = "",
+    backend: Annotated[Backend, typer.Option(help="vllm: become the equivalent `vllm serve`.")] = Backend.grokora,
+    print_: Annotated[bool, typer.Option("--print", help="Only show that command.")] = False,
+) -> None:
+    """The OpenAI-compatible gateway: champions answer, every call is recorded."""
+    from grokora_pipeline.serving.gateway import server
+
+    options = server.Options(host, port, upstream, upstream_model)
+    if backend == Backend.grokora:
+        server.serve(get_settings(), options)
+    else:
+        print(server.serve_vllm(get_settings(), options, only_print=print_))
+
+
+@app.command()
+def feedback(
+    session: Annotated[str, typer.Argument(help="A session id, or `last` for the one recorded last.")],
+    *,
+    rating: Annotated[int | None, typer.Option(min=1, max=5)] = None,
+    status: Annotated[Status | None, typer.Option()] = None,
+    blame: Annotated[str, typer.Option(help="Who went wrong, as `agent` or `agent:step`.")] = "",
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    gateway: str = "http://127.0.0.1:8080",
+) -> None:
+    """Say how a recorded session went."""
+    from grokora_pipeline.serving.gateway.feedback import Feedback, give
+
+    agent, _, step = blame.partition(":")
+    if (step and not step.isdigit()) or not (rating or status or blame):
+        raise GrokoraError("Give at least one of --rating 1-5, --status success|failure, --blame agent[:step].")
+    blamed = {"agent": agent, "step": int(step) if step else None, "reason": reason or None} if blame else None
+    told = {"session_id": session, "rating": rating, "status": status and status.value, "blame": blamed}
+    settings = get_settings()
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    console.print(give(Feedback.of(told), gateway, key, settings.recordings_folder), soft_wrap=True)
+
+
+@sandbox_app.command("record")
+def sandbox_record(
+    output: Annotated[Path, typer.Option(help="An empty or new folder.")],
+    seed: int = 7,
+    sessions: int = 300,
+) -> None:
+    """Write sample session logs; the same seed writes the same bytes."""
+    from grokora_pipeline.sandbox.record import record
+
+    if output.is_dir() and any(output.iterdir()):
+        raise GrokoraError(f"{output} is not empty; give a new folder, so that nothing of yours is overwritten.")
+    console.print(f"{record(output, seed=seed, sessions=sessions)} sessions written to {output}")
+
+
+@champion_app.command("show")
+def champion_show(agent: str) -> None:
+    """The adapter in service for an agent, since when and why."""
+    console.print_json(data=_registry().record(_known(agent)) or {"version": "base"})
+
+
+@champion_app.command("history")
+def champion_history(agent: str) -> None:
+    """Every promotion, rollback, pin and refused challenger of an agent, oldest first, with the evidence."""
+    for record in _registry().events(_known(agent)):
+        console.print_json(data=record, indent=None)
+
+
+@champion_app.command("rollback")
+def champion_rollback(
+    agent: str, to: Annotated[str | None, typer.Option(help="A version, or `base` for none.")] = None
+) -> None:
+    """Put an earlier champion back in service; the one rolled back is not promoted again."""
+    from grokora_pipeline.assets.champion import report_rollback
+    from grokora_pipeline.cli.demo import open_instance
+
+    version = _registry().rollback(_known(agent), to)
+    with open_instance() as instance:
+        report_rollback(instance, agent, version)
+    console.print(f"{agent} is served by {version} now.")
+
+
+@champion_app.command("pin")
+def champion_pin(agent: str) -> None:
+    """Keep the present champion whatever the gate says."""
+    _registry().pin(_known(agent))
+
+
+@champion_app.command("unpin")
+def champion_unpin(agent: str) -> None:
+    """Let the gate act again."""
+    _registry().pin(_known(agent), pinned=False)
+
+
+@app.command()
+def shrink(
+    agent: str,
+    *,
+    rank: Annotated[int, typer.Option(min=1, help="At most the adapter's own.")],
+    output: Annotated[Path, typer.Option(help="A new folder for the smaller adapter.")],
+) -> None:
+    """A copy of an agent's newest adapter at a lower rank, and in int8 for storage; says what it costs in loss."""
+    from grokora_pipeline.assets.lora_adapter import shrink_adapter
+
+    if output.exists():
+        raise GrokoraError(f"{output} exists; give a new folder, so that nothing of yours is overwritten.")
+    found = shrink_adapter(_known(agent), rank, output.absolute())
+    for name, size in (("before", "bytes_before"), ("after", "bytes"), ("int8", "bytes_int8")):
+        loss = found[f"validation_loss_{name}"]
+        console.print(f"{name:>6}: {found[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}", highlight=False)
+
+
+@app.command()
+def trace(query: Annotated[str, typer.Argument(help="A turn id, a session id, or a log file.")]) -> None:
+    """Where a turn came from, and every dataset and adapter that holds it or learnt from it."""
+    _show_uses(query)
+
+
+@app.command()
+def forget(query: Annotated[str, typer.Argument(help="A session id or a log file.")]) -> None:
+    """Leave a session or a log file out of all future datasets; the log itself is never changed."""
+    from grokora_pipeline.datasets import trace as rows
+    from grokora_pipeline.store import Store
+
+    name = _show_uses(query)
+    if not name:
+        raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
+    if rows.forget(Store(get_settings().store), name):
+        console.print(
+            f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
+        )
+    else:
+        console.print(f"{name} was forgotten before.")
+
+
+def _show_uses(query: str) -> str:
+    from grokora_pipeline.datasets import lineage
+    from grokora_pipeline.store import Store
+
+    names = [spec.name for spec in load_agents(get_settings().agents)]
+    name, turns, uses = lineage.trace(Store(get_settings().store), names, query, get_settings().logs)
+    for turn in turns:
+        where = f"{turn['source_file']}:{turn['line']}"
+        text = f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}"
+        console.print(text, highlight=False, soft_wrap=True)
+    for use in uses:
+        served = "  (in service)" if use.in_service else ""
+        text = f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}"
+        console.print(text, highlight=False, soft_wrap=True)
+    return name
+
+
+def _registry() -> "Registry":
+    from grokora_pipeline.store import Store
+    from grokora_pipeline.store.champions import Registry
+
+    return Registry(Store(get_settings().store))
+
+
+def _known(agent: str) -> str:
+    names = [spec.name for spec in load_agents(get_settings().agents)]
+    if agent not in names:
+        raise GrokoraError(f"There is no agent {agent!r}; agents.yaml has {', '.join(names)}.")
+    return agent
+
+
+def main() -> None:
+    """The entry point: a person's mistake is one sentence on stderr and exit status 2."""
+    try:
+        app()
+    except GrokoraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""`grokora demo`: the whole chain in one run of the real executor, told line by line on the terminal."""
+
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import get_agents, get_store, key_of, read_json
+from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
+from grokora_pipeline.automation.jobs import ALL_JOB
+from grokora_pipeline.automation.staleness import impossible, observe, stale_assets
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.execution.executor import fit_pool
+from grokora_pipeline.execution.launcher import PROCESS_TAG, this_process
+from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.store.champions import Registry
+
+_RUN_TAG = "grokora/demo"
+_POLL_SECONDS = 0.3
+_QUIET_SECONDS = 3.0  # between two progress lines of one step
+_DAGSTERS_OWN = ("Skipping step", "Dependencies for step", "[pipes]", " external process")
+
+
+def whole_chain() -> dg.JobDefinition:
+    """The job `retrain_all`, found again by name in every step's process."""
+    from grokora_pipeline.definitions import defs
+
+    return defs.resolve_job_def(ALL_JOB)
+
+
+def open_instance() -> dg.DagsterInstance:
+    """The Dagster instance of DAGSTER_HOME, which is made where it is missing, else the checkout's own.
+
+    Its pool fits the devices, and the settings mean the same in every process from here on, wherever that works.
+    """
+    os.environ.update(get_settings().environment())
+    if home := os.environ.get("DAGSTER_HOME"):
+        os.environ["DAGSTER_HOME"] = str(_folder(home))
+        instance = dg.DagsterInstance.get()
+    else:
+        os.chdir(PROJECT_ROOT)  # its folders are relative to the checkout
+        instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))
+    fit_pool(instance)
+    return instance
+
+
+def _folder(home: str) -> Path:
+    folder = Path(home).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise GrokoraError(f"DAGSTER_HOME={home} cannot be made ({reason}); name a folder of yours.") from error
+    return folder
+
+
+def run_demo(console: Console) -> bool:
+    """Materialize what is out of date, show progress, end with a table; True when nothing failed."""
+    started = time.monotonic()
+    with open_instance() as instance:
+        stale, fresh = out_of_date(instance)
+        console.print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
+        success = not stale or materialize(instance, stale, console)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    console.print(f"\n{'Done' if success else '[red]Failed[/red]'} in {minutes} min {seconds} s.\n")
+    if success:
+        show_results(console)
+    return success
+
+
+def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
+    """The assets to make, and how many need nothing; what cannot be made yet is up to date, not missing."""
+    from grokora_pipeline.definitions import defs
+
+    observe(instance, LOG_FILES_KEY, log_files_version())
+    chain = whole_chain().asset_layer.executable_asset_keys
+    specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
+    stale = stale_assets(instance, specs)
+    left_out = impossible(stale, get_agents())
+    keys = [key for key in stale if key not in left_out]
+    return keys, len(specs) - len(keys)
+
+
+def materialize(instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> bool:
+    """Make these assets in one run of the real executor, told line by line."""
+    mark, log = uuid.uuid4().hex, get_store().root / "demo.log"
+    console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
+    with output_to(log) as terminal, Narrator(instance, mark, Console(file=terminal)):
+        result = dg.execute_job(
+            dg.reconstructable(whole_chain),
+            instance=instance,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags={_RUN_TAG: mark, PROCESS_TAG: this_process()},
+            asset_selection=keys,
+            raise_on_error=False,
+        )
+    return result.success
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[TextIO]:
+    """Send what this process and its children print into a file; gives the terminal, for what a person should see."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    saved = [os.dup(descriptor) for descriptor in (1, 2)]
+    with log.open("ab") as stream, os.fdopen(os.dup(saved[0]), "w", encoding="utf-8", buffering=1) as terminal:
+        try:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+
+
+class Narrator:
+    """Follows a run's event log from a thread of its own and prints what a person wants to know."""
+
+    def __init__(self, instance: dg.DagsterInstance, mark: str, console: Console) -> None:
+        self._instance, self._mark, self._console = instance, mark, console
+        self._done, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
+        self._started: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
+
+    def __enter__(self) -> "Narrator":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        cursor: str | None = None
+        while True:
+            last_round = self._done.is_set()
+            runs = self._instance.get_runs(filters=dg.RunsFilter(tags={_RUN_TAG: self._mark}), limit=1)
+            if runs:
+                connection = self._instance.get_records_for_run(runs[0].run_id, cursor=cursor)
+                cursor = connection.cursor
+                for record in connection.records:
+                    self._tell(record.event_log_entry)
+            if last_round:
+                return
+            self._done.wait(_POLL_SECONDS)
+
+    def _tell(self, entry: Any) -> None:
+        step = (entry.step_key or "").replace("__", "/")
+        event = entry.dagster_event
+        if event is None:
+            self._tell_progress(step, entry)
+        elif event.event_type_value == "STEP_START":
+            self._started[step] = entry.timestamp
+            self._say(f"[bold]▶ {step}[/bold]")
+        elif event.event_type_value == "STEP_SUCCESS":
+            self._say(
+                f"[green]✓[/green] {step} [dim]{entry.timestamp - self._started.get(step, entry.timestamp):.1f} s[/dim]"
+            )
+        elif event.event_type_value == "STEP_SKIPPED":
+            self._say(f"[yellow]–[/yellow] {step} skipped: what it needs was not made")
+        elif event.event_type_value == "STEP_FAILURE":
+            self._say(f"[red]✗ {step}: {_cause(event)}[/red]")
+        elif event.event_type_value == "ASSET_CHECK_EVALUATION":
+            check = event.event_specific_data
+            if not check.passed:
+                self._say(f"[yellow]![/yellow] {step}, check {check.check_name}: {check.description}")
+
+    def _tell_progress(self, step: str, entry: Any) -> None:
+        important = entry.level >= 30
+        too_soon = not important and entry.timestamp - self._last_line.get(step, 0.0) < _QUIET_SECONDS
+        if not step or too_soon or entry.user_message.startswith(_DAGSTERS_OWN):
+            return
+        self._last_line[step] = entry.timestamp
+        self._say(f"  [dim]{step}:[/dim] {entry.user_message}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _cause(event: Any) -> str:
+    data = event.event_specific_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return str(data.user_failure_data.description)
+    return str(data.error.message).strip().splitlines()[-1] if data.error else "failed"
+
+
+def show_results(console: Console) -> None:
+    """A row an agent: examples, base and adapter on the main metric, perplexity, champion; then what to do next."""
+    store, agents = get_store(), get_agents()
+    table = Table(title="Base model against adapter, on held-out examples")
+    for column in ("agent", "examples", "metric", "base", "adapter (95 % interval)", "perplexity", "champion"):
+        table.add_column(column)
+    for agent in agents:
+        table.add_row(*_row(agent))
+    console.print(table)
+    swarm = store.current("swarm_report")
+    if swarm:
+        systems = read_json(swarm.path / "swarm.json")["systems"]
+        rates = ", ".join(f"{name} {run['success_rate']:.0%}" for name, run in systems.items())
+        console.print(f"Swarm on unseen tasks: {rates}.")
+    reports = [store.current(key_of(agent, "eval_report")) for agent in agents]
+    for report in [*filter(None, reports), *([swarm] if swarm else [])]:
+        console.print(f"  {report.link('report.html')}", soft_wrap=True)
+    console.print("\nNext: [bold]make ui[/bold] shows the run, the lineage and the plots on http://127.0.0.1:3000")
+
+
+def _row(agent: AgentSpec) -> list[str]:
+    store = get_store()
+    dataset, report = store.current(key_of(agent, "task_dataset")), store.current(key_of(agent, "eval_report"))
+    examples = str(read_json(dataset.path / "report.json")["rows"]) if dataset else "0"
+    if report is None:
+        return [agent.name, examples, agent.metric, "", f"needs {agent.min_examples} examples", "", "no"]
+    systems = read_json(report.path / "report.json")["systems"]
+    base, adapter = (systems[name]["metrics"] for name in ("base", "adapter"))
+    main = adapter[agent.metric]
+    champion = Registry(store).in_service(agent.name)
+    return [
+        agent.name,
+        examples,
+        agent.metric,
+        f"{base[agent.metric]['value']:.2f}",
+        f"{main['value']:.2f} ({main['low']:.2f} to {main['high']:.2f})",
+        f"{base['perplexity']['value']:.2f} → {adapter['perplexity']['value']:.2f}",
+        f"yes ({champion.version[:8]})" if champion else "no",
+    ]

@@ -1,0 +1,1 @@
+"""The HTTP gateway: protocols, routing, champions, rollout, recorder and feedback."""

@@ -1,0 +1,207 @@
+"""An answer by the engine: prompt to tokens, tokens to text as it comes, text to a message with tool calls."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import json_repair
+import orjson
+from jsonschema import Draft202012Validator
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.datasets import toon
+from grokora_pipeline.datasets.examples import plain_message
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.messages import calls_of, content_of, strict_json
+from grokora_pipeline.serving.engine.constrain import grammar_for
+from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
+from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, new_reply, usage_of
+
+Json = dict[str, Any]
+DEFAULT_NEW_TOKENS = 1024  # where the request does not say
+_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+
+
+async def prepare(
+    asked: ChatRequest, agent: AgentSpec | None, adapter: str | None, chat: ChatFormat, room: int
+) -> GenerationRequest:
+    """What to ask the engine, whose context holds `room` tokens; ApiError 400 where the prompt does not fit."""
+    messages = asked.body["messages"]
+    if agent and agent.payload_format == "toon":  # as the agent's dataset was encoded
+        messages = [toon.encode_message(plain_message(message)) for message in messages]
+    tools = asked.offered_tools
+    try:
+        prompt = await asyncio.to_thread(chat.encode_prompt, messages, tools)
+        grammar = await asyncio.to_thread(
+            grammar_for, tools, asked.body.get("tool_choice"), asked.body.get("response_format"), chat
+        )
+    except GrokoraError as error:
+        raise ApiError(400, str(error), code="invalid_value") from error
+    wanted = asked.max_completion_tokens or asked.max_tokens
+    if len(prompt) >= room:
+        text = f"The prompt has {len(prompt)} tokens, but the model's context holds {room} for prompt and answer."
+        raise ApiError(400, text, param="messages", code="context_length_exceeded")
+    return GenerationRequest(
+        prompt=tuple(prompt),
+        adapter=adapter,
+        max_new_tokens=min(wanted or DEFAULT_NEW_TOKENS, room - len(prompt)),
+        temperature=asked.temperature or 0.0,
+        top_p=asked.top_p or 1.0,
+        seed=asked.seed,
+        grammar=grammar,
+    )
+
+
+@dataclass(slots=True)
+class LocalAnswer:
+    """An answer on its way. Go through `deltas`, then read `reply` and `repaired`."""
+
+    asked: ChatRequest
+    ask: GenerationRequest
+    chat: ChatFormat
+    engine: Engine
+    served_by: str
+    head: Json = field(init=False)
+    reply: Json = field(default_factory=dict)
+    repaired: bool = False
+
+    def __post_init__(self) -> None:
+        self.head = new_reply(self.served_by)
+
+    @property
+    def finish(self) -> str:
+        """The reason why the answer ended."""
+        return str(self.reply["choices"][0]["finish_reason"])
+
+    async def deltas(self) -> AsyncGenerator[Json, None]:
+        """The message as it grows, in OpenAI's delta shape; ApiError where the engine refuses."""
+        tokens: list[int] = []
+        shown, text, finish, cached, stopped = "", "", "stop", 0, False
+        pieces = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.ask))
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    tokens += piece.tokens
+                    finish, cached = piece.finish or finish, piece.cached_tokens
+                    text, stopped = _cut(self.chat.decode(tokens), self.asked.stops)
+                    visible = _visible(text, self.asked)
+                    if len(visible) > len(shown):
+                        yield {"content": visible[len(shown) :]}
+                        shown = visible
+                    if stopped:
+                        finish = "stop"
+                        break
+        except GrokoraError as error:  # what a caller can do wrong was found before
+            raise ApiError(500, str(error), code="engine_error") from error
+        whole = finish == "stop" and not stopped
+        message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole)
+        if rest := message["content"].removeprefix(shown):
+            yield {"content": rest}
+        if calls := message.get("tool_calls"):
+            finish = "tool_calls"
+            yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
+        self.reply = completion(self.head, message, finish, usage_of(len(self.ask.prompt), len(tokens), cached))
+
+
+def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first stop sequence, and whether there was one."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def _visible(text: str, asked: ChatRequest) -> str:
+    """The part of a growing text that is certain to be content: no white space at its ends, no call, no stop."""
+    text = text.lstrip()
+    marks = (*asked.stops, *(_CALL_MARKS if asked.offered_tools else ()))
+    if asked.offered_tools and text[:1] in ("{", "["):
+        return ""  # some models write a call without a mark
+    ends = [place for mark in marks if (place := text.find(mark)) >= 0]
+    ends += [len(text) - _begun(text, mark) for mark in marks]
+    return text[: min(ends, default=len(text))].rstrip("\ufffd").rstrip()
+
+
+def _begun(text: str, mark: str) -> int:
+    """How many characters of a mark the text ends with."""
+    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)
+
+
+def read_answer(text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, whole: bool) -> tuple[Json, bool]:
+    """(message, whether a call had to be repaired) from generated text. Calls have JSON arguments and ids of their own.
+
+    Where no tools were offered the text is content, whatever it says. A call that was cut short is never completed:
+    what it would have said is anybody's guess.
+    """
+    if not tools:
+        return {"role": "assistant", "content": text.strip()}, False
+    message = chat.parse_answer(text)
+    repaired = False
+    if whole and not _has_sound_calls(message) and (broken := _CALL.search(text)):
+        fixed = _repair(broken.group(1), chat)
+        repaired = bool(fixed)
+        message = {**message, "content": text[: broken.start()].strip(), "tool_calls": fixed} if fixed else message
+    if not _has_sound_calls(message):
+        return {"role": "assistant", "content": text.strip()}, False
+    calls = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in message["tool_calls"]]
+    return {"role": "assistant", "content": message["content"], "tool_calls": calls}, repaired
+
+
+def _has_sound_calls(message: Json) -> bool:
+    calls = calls_of(message)
+    return bool(calls) and all(call.arguments is not None for call in calls)
+
+
+def _repair(text: str, chat: ChatFormat) -> list[Json]:
+    value = json_repair.loads(text)
+    call = value[0] if isinstance(value, list) and value else value
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return []
+    arguments = call.get("arguments", call.get("parameters", {}))
+    arguments = json_repair.loads(arguments) if isinstance(arguments, str) else arguments
+    if not isinstance(arguments, dict):
+        return []
+    sound = orjson.dumps({"name": call["name"], "arguments": arguments}).decode()
+    calls: list[Json] = chat.parse_answer(f"<tool_call>{sound}</tool_call>")["tool_calls"]
+    return calls
+
+
+def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | None:
+    """What makes an answer useless to its caller, as a word; None for a good one. An upstream's may have any shape."""
+    if not _has_calls_shape(message.get("tool_calls")):
+        return "bad_call"
+    calls, text = calls_of(message), content_of(message)
+    if calls:
+        offered = asked.offered_tools or ()
+        return None if all(_fits(call.name, call.arguments, offered) for call in calls) else "bad_call"
+    if not text:
+        return "empty"
+    if asked.offered_tools and (asked.tool_choice not in (None, "auto") or any(mark in text for mark in _CALL_MARKS)):
+        return "no_call"
+    wants_json = asked.response_format is not None and asked.response_format.type != "text"
+    if not wants_json and (agent is None or agent.answer.type != "json" or asked.offered_tools):
+        return None
+    value = strict_json(text)
+    if not isinstance(value, dict | list):
+        return "bad_json"
+    schema = agent.answer.schema_ if agent and not wants_json else None
+    return "bad_schema" if schema and not Draft202012Validator(schema).is_valid(value) else None
+
+
+def _has_calls_shape(calls: object) -> bool:
+    """Whether this is what may stand in a message as `tool_calls`."""
+    if not isinstance(calls, list):
+        return calls is None
+    return all(isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls)
+
+
+def _fits(name: str, arguments: Json | None, tools: Sequence[Json]) -> bool:
+    """Whether a call names a tool that was offered, with all that it requires."""
+    for tool in tools:
+        if tool["function"]["name"] == name and arguments is not None:
+            return all(key in arguments for key in (tool["function"].get("parameters") or {}).get("required") or ())
+    return False

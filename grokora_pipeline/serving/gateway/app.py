@@ -1,0 +1,222 @@
+"""The HTTP side: `/v1/chat/completions`, `/v1/models`, `/v1/feedback`, `/health`, `/metrics`."""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from grokora_pipeline.serving.gateway.feedback import Feedback
+from grokora_pipeline.serving.gateway.gateway import Gateway, read_body
+from grokora_pipeline.serving.gateway.protocol import ApiError, Json
+from grokora_pipeline.serving.gateway.sessions import session_name
+from grokora_pipeline.store.champions import BASE
+
+ACCESS = logging.getLogger("grokora.access")
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+
+def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> Starlette:
+    """The application. With a `key`, all but `/health` needs it as the bearer key; it is never sent upstream.
+
+    On a loopback address only requests to a loopback name are served, so that no web page can reach the gateway by a
+    name of its own.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        app.state.following = asyncio.create_task(gateway.champions.follow())
+        try:
+            yield
+        finally:
+            app.state.following.cancel()
+            await _close(gateway)
+
+    routes = [
+        Route("/v1/chat/completions", _Chat(gateway, key is not None), methods=["POST"]),
+        Route("/v1/models", _Models(gateway).all, methods=["GET"]),
+        Route("/v1/models/{model}", _Models(gateway).one, methods=["GET"]),
+        Route("/v1/feedback", _feedback(gateway), methods=["POST"]),
+        Route("/metrics", _metrics(gateway), methods=["GET"]),
+        Route("/health", _health(gateway), methods=["GET"]),
+    ]
+    guards = [Middleware(_AccessLog), Middleware(_Bearer, key=key)]
+    guards[:0] = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)] if loopback else []
+    refused = gateway.metrics.refused
+
+    def refuse(_: Request, error: Exception) -> Response:
+        told = _told(error)
+        refused.labels(str(told.status)).inc()
+        headers = {"retry-after": "1"} if told.status == 429 else {}
+        return Response(orjson.dumps(told.body()), told.status, headers, "application/json")
+
+    handled: Any = {ApiError: refuse, HTTPException: refuse, ClientDisconnect: refuse, Exception: refuse}
+    return Starlette(routes=routes, middleware=guards, lifespan=lifespan, exception_handlers=handled)
+
+
+def _told(error: Exception) -> ApiError:
+    """An error as the caller is told it: never more than what is meant for a person."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ClientDisconnect):
+        return ApiError(499, "The caller went away.")
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail), code="not_found" if error.status_code == 404 else None)
+    return ApiError(500, "The gateway failed; its log says where.", code="internal_error")
+
+
+async def _close(gateway: Gateway) -> None:
+    await gateway.recorder.close()
+    if gateway.upstream:
+        await gateway.upstream.close()
+    if gateway.champions.engine is not None:
+        await asyncio.to_thread(gateway.champions.engine.close)
+
+
+class _Chat:
+    """An ASGI endpoint: the response is sent while its adapter, its row and its place are held."""
+
+    def __init__(self, gateway: Gateway, has_key: bool) -> None:
+        self._gateway, self._has_key = gateway, has_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        given = request.headers.get("x-upstream-api-key")
+        # Where the gateway has a key of its own, the bearer is that one, and the upstream's comes in its own header.
+        key = f"Bearer {given}" if given else None if self._has_key else request.headers.get("authorization")
+        async with self._gateway.call(request, key) as response:
+            await response(scope, receive, send)
+
+
+class _Models:
+    """The base, each agent (whatever answers for it now) and each version, with parent and root as vLLM gives them."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._champions = gateway.champions
+
+    async def all(self, _: Request) -> Response:
+        """`GET /v1/models`."""
+        return _json({"object": "list", "data": await asyncio.to_thread(self._cards)})
+
+    async def one(self, request: Request) -> Response:
+        """`GET /v1/models/<name>`."""
+        wanted = request.path_params["model"]
+        for card in await asyncio.to_thread(self._cards):
+            if card["id"] == wanted:
+                return _json(card)
+        raise ApiError(404, f"There is no model {wanted!r}.", param="model", code="model_not_found")
+
+    def _cards(self) -> list[Json]:
+        base = self._champions.base
+        cards = [_card(BASE, base.model_id if base else BASE, None, 0)]
+        for agent, service in self._champions.table.items():
+            history = self._champions.registry.history(agent)
+            since = {past["version"]: int(datetime.fromisoformat(past["at"]).timestamp()) for past in history}
+            served = BASE if service.version == BASE else f"{agent}@{service.version}"
+            cards.append(_card(agent, served, BASE, since.get(service.version, 0)))
+            cards += [
+                _card(f"{agent}@{found.version}", found.name, BASE, since.get(found.version, 0))
+                for found in self._champions.versions(agent)
+            ]
+        return cards
+
+
+def _card(name: str, root: str, parent: str | None, created: int) -> Json:
+    return {"id": name, "object": "model", "created": created, "owned_by": "grokora", "root": root, "parent": parent}
+
+
+def _feedback(gateway: Gateway) -> Any:
+    async def endpoint(request: Request) -> Response:
+        """`POST /v1/feedback`: a session's outcome, for its recording and for the trials of the champions in it."""
+        feedback = Feedback.parse(await read_body(request, 1 << 16))
+        session = session_name(feedback.session_id)
+        if not await asyncio.to_thread(gateway.recorder.knows, session):
+            raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
+        await asyncio.wrap_future(gateway.recorder.outcome(session, feedback.outcome()))
+        for service in gateway.champions.table.values():
+            if service.trial and feedback.rating:
+                service.trial.rate(session, feedback.rating)
+        return _json({"session_id": session, "recorded": True})
+
+    return endpoint
+
+
+def _metrics(gateway: Gateway) -> Any:
+    async def endpoint(_: Request) -> Response:
+        return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return endpoint
+
+
+def _health(gateway: Gateway) -> Any:
+    async def endpoint(request: Request) -> Response:
+        champions = {agent: service.version for agent, service in gateway.champions.table.items()}
+        engine = "ready" if gateway.champions.engine is not None else "no base model yet"
+        if request.app.state.following.done():
+            raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
+        return _json({"status": "ok", "engine": engine, "champions": champions})
+
+    return endpoint
+
+
+def _json(content: Json) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+class _Bearer:
+    """Lets through what carries the key; compared in constant time."""
+
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
+        self._app, self._expected = app, f"Bearer {key}".encode() if key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._expected is not None and scope["path"] != "/health":
+            given = Headers(scope=scope).get("authorization", "").encode()
+            if not hmac.compare_digest(given, self._expected):
+                error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+                headers = {"www-authenticate": "Bearer"}
+                response = Response(orjson.dumps(error.body()), 401, headers, "application/json")
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class _AccessLog:
+    """A line a request: method, path, status, seconds, who answered. No query, no header, no text of anybody's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status, by = time.perf_counter(), 0, "-"
+
+        async def noted(message: Message) -> None:
+            nonlocal status, by
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                by = Headers(raw=message["headers"]).get("x-served-by", "-")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            seconds = time.perf_counter() - started
+            ACCESS.info("%s %r %d %.3f s %s", scope["method"], scope["path"], status, seconds, by)

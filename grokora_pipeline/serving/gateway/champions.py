@@ -1,0 +1,224 @@
+"""The champions on the engine: follows the registry's pointers, loads and frees adapters, runs trials of new ones.
+
+What is in service is read from the store every second, so a promotion or a rollback by anybody (the asset, the command
+line, another gateway) is picked up without a restart. The routes change only once the adapter is loaded, and an adapter
+is freed only when no call uses it: no request fails by a change.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.serving.engine.request import Engine
+from grokora_pipeline.serving.gateway.protocol import ApiError
+from grokora_pipeline.serving.gateway.rollout import Rule, Trial
+from grokora_pipeline.store import Artifact, Store
+from grokora_pipeline.store.champions import BASE, Registry
+
+LOG = logging.getLogger("grokora.serving")
+POLL_SECONDS = 1.0
+REMOTE_POLL_SECONDS = 10.0
+KEPT_SECONDS = 60.0  # an adapter that nothing points at stays loaded this long: a rollback is instant
+MOST_EXTRA = 4  # adapters loaded only because a request named their version
+
+
+@dataclass(frozen=True, slots=True)
+class InService:
+    """Who answers for an agent: `version`, or, while that is on trial, `before` outside its share."""
+
+    version: str = BASE
+    before: str = BASE
+    trial: Trial | None = None
+
+    def pick(self, session: str) -> str:
+        """The version that answers in a session."""
+        return self.version if self.trial is None or self.trial.takes(session) else self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base model that all adapters belong to."""
+
+    model_id: str
+    folder: Path
+    chat: ChatFormat
+
+
+def find_base(store: Store) -> tuple[str, Path] | None:
+    """(model id, folder) of the base model in the store; None where it was not materialized yet."""
+    artifact = store.current("base_model")
+    if artifact is None:
+        return None
+    record = artifact.read_json("base_model.json")
+    return record["model_id"], artifact.path / record["path"]
+
+
+class Champions:
+    """The table of who is in service, and the engine that answers. `follow` keeps both up to date."""
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Sequence[AgentSpec],
+        start_engine: Callable[[Path], Engine],
+        rule: Rule | None = None,
+        kept_seconds: float = KEPT_SECONDS,
+    ) -> None:
+        self.store, self.agents, self.registry = store, tuple(agents), Registry(store)
+        self.engine: Engine | None = None
+        self.base: Base | None = None
+        self.table: dict[str, InService] = {agent.name: InService() for agent in agents}
+        self.counts: Counter[str] = Counter()  # changes, canary_promotions, canary_rollbacks, refused
+        self._start_engine, self._rule, self._kept_seconds = start_engine, rule, kept_seconds
+        self._changing = threading.Lock()  # one load or unload at a time; never waited for by the event loop
+        self._guard = threading.Lock()  # the two dictionaries below; held for moments only
+        self._used: dict[str, float] = {}  # loaded adapters, and when each was used last
+        self._held: Counter[str] = Counter()
+        self._seen: dict[str, dict[str, Any]] = {}  # the pointers as they were acted on
+
+    async def follow(self) -> None:
+        """Look at the pointers and the trials once a second (less often in a remote store), for ever."""
+        while True:
+            await asyncio.sleep(REMOTE_POLL_SECONDS if self.store.remote else POLL_SECONDS)
+            try:
+                await asyncio.to_thread(self.refresh)
+                await self.decide()
+            except (OSError, orjson.JSONDecodeError, GrokoraError) as error:  # the store is away for a moment
+                LOG.warning("the store cannot be read, what is in service stays: %s", error)
+
+    def refresh(self) -> None:
+        """Bring the table in line with the registry. Call in a thread: loading takes its time."""
+        with self._changing:
+            self._start()
+            for agent in self.agents:
+                self._follow(agent)
+            self._unload()
+
+    async def decide(self) -> None:
+        """Carry out what the trials have decided."""
+        for agent, service in list(self.table.items()):
+            decision = service.trial.decision() if service.trial else None
+            if service.trial and decision:
+                evidence = service.trial.evidence()
+                act = self._promote if decision == "promote" else self._roll_back
+                await asyncio.to_thread(act, agent, service, evidence)
+
+    @asynccontextmanager
+    async def using(self, agent: str | None, version: str) -> AsyncIterator[str | None]:
+        """The engine's name of an adapter (None for the base), which stays loaded meanwhile; ApiError if it cannot."""
+        if agent is None or version == BASE:
+            yield None
+            return
+        name = f"{agent}@{version}"
+        while not self._take(name):
+            await asyncio.to_thread(self._load_on_demand, agent, version)
+        try:
+            yield name
+        finally:
+            with self._guard:
+                self._held[name] -= 1
+                self._used[name] = time.monotonic()
+
+    def versions(self, agent: str) -> list[Artifact]:
+        """All adapters of an agent in the store."""
+        return self.store.versions(f"{agent}/lora_adapter")
+
+    def _start(self) -> None:
+        found = find_base(self.store) if self.engine is None else None
+        if found:
+            model_id, folder = found
+            self.base = Base(model_id, folder, ChatFormat.load(folder))
+            self.engine = self._start_engine(folder)
+
+    def _follow(self, agent: AgentSpec) -> None:
+        record = self.registry.record(agent.name)
+        if self.engine is None or record is None or record == self._seen.get(agent.name):
+            return
+        self._seen[agent.name] = record  # what cannot be served is not tried again every second
+        champion, now = self.registry.in_service(agent.name), self.table[agent.name]
+        version = champion.version if champion else BASE
+        on_trial = bool(agent.canary and champion) and record["action"] == "promote"
+        on_trial = on_trial and not self._proved(agent.name, version)
+        if (now.version, now.trial is not None) == (version, on_trial):
+            return
+        before = self.registry.before(agent.name) if on_trial else version
+        try:
+            for one in {before, version} - {BASE}:
+                self._load(agent.name, one)
+        except GrokoraError as error:
+            self.counts["refused"] += 1
+            LOG.error("ALERT %s@%s cannot be served, %s stays: %s", agent.name, version, now.version, error)
+            return
+        trial = Trial(version, agent.canary, self._rule) if on_trial else None
+        self.table = {**self.table, agent.name: InService(version, before, trial)}
+        self.counts["changes"] += 1
+        LOG.info("%s is served by %s%s", agent.name, version, f" in {agent.canary:.0%} of sessions" if trial else "")
+
+    def _proved(self, agent: str, version: str) -> bool:
+        record = self.store.pointer(f"{agent}/champion", "canary")
+        return bool(record and record["version"] == version)
+
+    def _promote(self, agent: str, service: InService, evidence: str) -> None:
+        self.store.point(f"{agent}/champion", "canary", service.version, evidence=evidence)
+        with self._changing:
+            if self.table[agent] is service:
+                self.table = {**self.table, agent: InService(service.version, service.version)}
+        self.counts["canary_promotions"] += 1
+        LOG.info("%s@%s takes all of its agent's sessions: %s", agent, service.version, evidence)
+
+    def _roll_back(self, agent: str, service: InService, evidence: str) -> None:
+        record = self.registry.record(agent)
+        if record and record["version"] == service.version:  # nobody has moved it meanwhile
+            target = self.registry.rollback(agent, why=evidence)
+            self.counts["canary_rollbacks"] += 1
+            LOG.error("ALERT %s@%s is rolled back to %s: %s", agent, service.version, target, evidence)
+        self.refresh()
+
+    def _take(self, name: str) -> bool:
+        with self._guard:
+            if name not in self._used:
+                return False
+            self._held[name] += 1
+            return True
+
+    def _load_on_demand(self, agent: str, version: str) -> None:
+        try:
+            with self._changing:
+                self._load(agent, version)
+        except GrokoraError as error:
+            raise ApiError(404, str(error), param="model", code="model_not_found") from error
+
+    def _load(self, agent: str, version: str) -> None:
+        artifact = next((found for found in self.versions(agent) if found.version == version), None)
+        if artifact is None or self.engine is None:
+            raise GrokoraError(f"{agent} has no adapter {version!r}; GET /v1/models lists those there are.")
+        name = f"{agent}@{version}"
+        if name not in self._used:
+            self.engine.add_adapter(name, artifact.path)
+        with self._guard:
+            self._used[name] = time.monotonic()
+
+    def _unload(self) -> None:
+        wanted = {f"{agent}@{one}" for agent, now in self.table.items() for one in (now.version, now.before)}
+        with self._guard:
+            idle = [name for name in self._used if name not in wanted and not self._held[name]]
+            idle.sort(key=self._used.__getitem__, reverse=True)
+            oldest = time.monotonic() - self._kept_seconds
+            leaving = [name for place, name in enumerate(idle) if place >= MOST_EXTRA or self._used[name] < oldest]
+            for name in leaving:
+                del self._used[name], self._held[name]
+        for name in leaving:
+            if self.engine is not None:
+                self.engine.remove_adapter(name)

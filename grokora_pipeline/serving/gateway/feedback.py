@@ -1,0 +1,86 @@
+"""How a session went, told to the gateway (`POST /v1/feedback`) or, where none runs, straight to the recordings."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.serving.gateway.protocol import plain
+from grokora_pipeline.serving.gateway.recorder import Recorder
+from grokora_pipeline.serving.gateway.sessions import session_name
+
+
+class Blame(BaseModel):
+    """Who went wrong, at which step, and why."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    agent: str | None = None
+    step: int | None = None
+    reason: str | None = Field(default=None, max_length=2000)
+
+
+class Feedback(BaseModel):
+    """How a session went: at least one of `status`, `rating` and `blame`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    session_id: str = Field(min_length=1, max_length=1000)
+    status: Literal["success", "failure"] | None = None
+    rating: int | None = Field(default=None, ge=1, le=5)
+    blame: Blame | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.status is None and self.rating is None and self.blame is None:
+            raise ValueError("give at least one of 'status', 'rating' and 'blame'")
+        return self
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Self:
+        """What a person told; GrokoraError where it cannot be right."""
+        try:
+            return cls.model_validate(told)
+        except ValidationError as error:
+            raise GrokoraError(plain(error).message) from None
+
+    def outcome(self) -> dict[str, Any]:
+        """The `outcome` of a recording's line."""
+        return self.model_dump(exclude={"session_id"}, exclude_none=True)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read a request's body; ApiError 400 says which member is wrong."""
+        try:
+            return cls.model_validate_json(raw)
+        except ValidationError as error:
+            raise plain(error) from None
+
+
+def give(feedback: Feedback, gateway: str, key: str | None, folder: Path) -> str:
+    """Hand feedback in and say where it went. `session_id` may be `last`: the session that was recorded last.
+
+    A running gateway also counts it for the trial of a new champion. Raises GrokoraError where no call of the session
+    was recorded.
+    """
+    recorder = Recorder(folder)
+    session = recorder.latest() if feedback.session_id == "last" else session_name(feedback.session_id)
+    body = {"session_id": session, **feedback.outcome()}
+    try:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        response = httpx.post(f"{gateway.rstrip('/')}/v1/feedback", json=body, headers=headers, timeout=10)
+    except httpx.TransportError:
+        recorder.outcome(session, feedback.outcome()).result()
+        return f"{session}: written to {folder}; no gateway runs at {gateway}."
+    if response.status_code != 200:
+        raise GrokoraError(f"The gateway at {gateway} refused the feedback: {_message(response)}")
+    return f"{session}: told to the gateway at {gateway}."
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"

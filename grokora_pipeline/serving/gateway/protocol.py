@@ -1,0 +1,269 @@
+"""The OpenAI chat-completions protocol: what a request may hold, what an error looks like, how replies are built.
+
+Validated as OpenAI's API does where it matters, and tolerant of everything that Grokputer's client is known to send:
+orphan tool messages, no user turn, consecutive assistant turns, null content.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grokora_pipeline.sessions.redaction.redactor import MAX_DEPTH
+
+Json = dict[str, Any]
+_LEVELS = MAX_DEPTH - 10  # a recording wraps the request in a few levels of its own
+
+
+class ApiError(Exception):
+    """An answer in OpenAI's error shape: HTTP status, sentence, `type`, `param`, `code`."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def body(self) -> Json:
+        """The response's JSON."""
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, "invalid_request_error")
+        kind = "server_error" if self.status >= 500 else kind
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _ChatMessage(_Part):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Json] | None = None
+    tool_calls: list[Json] | None = None
+
+
+class _Parameters(_Part):
+    properties: Json | None = None
+    required: list[str] | None = None
+
+
+class _Function(_Part):
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    parameters: _Parameters | None = None
+
+
+class _Tool(_Part):
+    type: Literal["function"] = "function"
+    function: _Function
+
+
+class _Schema(_Part):
+    schema_: Json = Field(alias="schema")
+
+
+class _Format(_Part):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _Schema | None = None
+
+    @model_validator(mode="after")
+    def _schema_is_there(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("'json_schema' is missing")
+        return self
+
+
+class _NamedFunction(_Part):
+    name: str
+
+
+class _Choice(_Part):
+    type: Literal["function"] = "function"
+    function: _NamedFunction
+
+
+class _StreamOptions(_Part):
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """The members of a request that change the answer; others are accepted and ignored. `body` is all of it, as sent.
+
+    Without a `temperature` the answer is greedy: that is how champions were judged.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    body: Json
+    model: str = "auto"
+    messages: list[_ChatMessage] = Field(min_length=1)
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _Choice | None = None
+    response_format: _Format | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: Literal[1] | None = None
+    logprobs: Literal[False] | None = None
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _choice_names_a_tool(self) -> Self:
+        names = {tool.function.name for tool in self.tools or ()}
+        wanted = self.tool_choice.function.name if isinstance(self.tool_choice, _Choice) else None
+        if (wanted and wanted not in names) or (self.tool_choice == "required" and not names):
+            raise ValueError("'tool_choice' asks for a tool that 'tools' does not hold")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop sequences, without empty ones."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
+
+    @property
+    def offered_tools(self) -> list[Json] | None:
+        """The tools the model may call, as sent; None where there are none or `tool_choice` is `none`."""
+        return self.body["tools"] if self.tools and self.tool_choice != "none" else None
+
+    @classmethod
+    def parse(cls, body: Json) -> Self:
+        """Check a request; ApiError 400 says which member is wrong."""
+        try:
+            return cls.model_validate({**body, "body": body})
+        except ValidationError as error:
+            raise plain(error) from None
+
+    @classmethod
+    def unchecked(cls, body: Json) -> Self:
+        """A request that another API will check: it may know more than we do."""
+        model, user = body.get("model"), body.get("user")
+        return cls.model_construct(
+            body=body,
+            model=model if isinstance(model, str) and model else "auto",
+            user=user if isinstance(user, str) else None,
+        )
+
+
+def read_object(raw: bytes) -> Json:
+    """A body that must be a JSON object of sane depth; ApiError 400 where it is none."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"The body is no valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
+    if _is_deeper(body, _LEVELS):
+        raise ApiError(400, f"The body is nested deeper than {_LEVELS} levels.", code="invalid_json")
+    return body
+
+
+def plain(error: ValidationError) -> ApiError:
+    """The first thing that is wrong, in OpenAI's error shape."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).strip(".")
+    text = first["msg"].removeprefix("Value error, ")
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return ApiError(400, f"{param or 'The request'}: {text}.", param=param or None, code=code)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    row: list[object] = [value]
+    for _ in range(levels):
+        row = [child for parent in row if isinstance(parent, dict | list) for child in _children(parent)]
+        if not row:
+            return False
+    return any(isinstance(last, dict | list) for last in row)
+
+
+def _children(parent: Any) -> Iterator[object]:
+    return iter(parent.values() if isinstance(parent, dict) else parent)
+
+
+def new_reply(model: str) -> Json:
+    """What all of a reply's JSON shares: id, time and the model that answers."""
+    return {"id": f"chatcmpl-{uuid.uuid4().hex[:16]}", "created": int(time.time()), "model": model}
+
+
+def completion(head: Json, message: Json, finish: str, usage: Json) -> Json:
+    """A whole reply."""
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+def chunk(head: Json, delta: Json, finish: str | None = None) -> bytes:
+    """A piece of a streamed reply, as a server-sent event."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return event({**head, "object": "chat.completion.chunk", "choices": [choice]})
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def usage_of(prompt: int, generated: int, cached: int) -> Json:
+    """Token counts; `cached` of the prompt's tokens had their keys and values from an earlier call."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+class Assembly:
+    """A whole reply put together from the events of a streamed one."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._reply: Json = {}
+        self._message: Json = {"role": "assistant", "content": ""}
+        self._calls: dict[int, Json] = {}
+        self._finish: str | None = None
+
+    def feed(self, raw: bytes) -> None:
+        """Take the next bytes of the stream, cut anywhere."""
+        *lines, self._rest = (self._rest + raw).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
+                with suppress(orjson.JSONDecodeError, AttributeError, TypeError):  # an event in some other shape
+                    self._add(orjson.loads(line[5:]))
+
+    def _add(self, data: Json) -> None:
+        self._reply |= {key: value for key, value in data.items() if key not in {"choices", "object"} and value}
+        for choice in data.get("choices") or ():
+            if choice.get("index"):
+                continue  # only the first of several answers is kept
+            self._finish = choice.get("finish_reason") or self._finish
+            delta = choice.get("delta") or {}
+            for name in ("content", "reasoning_content"):
+                if isinstance(delta.get(name), str):
+                    self._message[name] = self._message.get(name, "") + delta[name]
+            for call in delta.get("tool_calls") or ():
+                self._add_call(call)
+
+    def _add_call(self, call: Json) -> None:
+        whole = self._calls.setdefault(call.get("index", len(self._calls)), {"type": "function", "function": {}})
+        if call.get("id"):
+            whole["id"] = call["id"]
+        for name, text in (call.get("function") or {}).items():
+            whole["function"][name] = whole["function"].get(name, "") + (text or "")
+
+    def reply(self) -> Json:
+        """The reply; without choices where the stream held an error or broke off before its end."""
+        if self._finish is None:
+            return {"error": {"message": "the stream broke off"}, **self._reply}
+        calls = [self._calls[index] for index in sorted(self._calls)]
+        message = self._message | ({"tool_calls": calls} if calls else {})
+        choice = {"index": 0, "message": message, "finish_reason": self._finish}
+        return {**self._reply, "object": "chat.completion", "choices": [choice]}

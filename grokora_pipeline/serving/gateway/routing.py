@@ -1,0 +1,60 @@
+"""Who answers a request: `<agent>`, `<agent>@<version>`, `base`, or `auto`, which any name we do not know means too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grokora_pipeline.agents import AgentSpec, recognise
+from grokora_pipeline.serving.gateway.champions import Champions
+from grokora_pipeline.serving.gateway.protocol import ApiError
+from grokora_pipeline.store.champions import BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The agent that a request belongs to (None: nobody's), and the adapter version or the upstream that answers."""
+
+    agent: AgentSpec | None
+    version: str = BASE
+    upstream: bool = False
+
+    @property
+    def served_by(self) -> str:
+        """The model name of the reply, and the label in metrics."""
+        if self.upstream:
+            return "upstream"
+        return f"{self.agent.name}@{self.version}" if self.agent and self.version != BASE else BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Routes by the table of champions. With `has_upstream`, what no champion answers goes there."""
+
+    champions: Champions
+    has_upstream: bool
+
+    def route(self, model: str, messages: Sequence[dict[str, Any]], session: str) -> Route:
+        """The route of a request; ApiError 503 where nothing can answer it."""
+        name, _, version = model.partition("@")
+        agents = self.champions.agents
+        found = recognise(agents, [], name) or recognise(agents, messages, None)
+        agent = next((spec for spec in agents if spec.name == found), None)
+        if model == BASE:
+            return self._local(Route(agent))
+        if agent and version and agent.recognises([], name):
+            return self._local(Route(agent, version))
+        picked = self.champions.table[agent.name].pick(session) if agent else BASE
+        if picked == BASE and self.has_upstream:
+            return Route(agent, upstream=True)
+        return self._local(Route(agent, picked))
+
+    def _local(self, route: Route) -> Route:
+        if self.champions.engine is None:
+            raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
+        return route
+
+    def observe(self, route: Route, session: str, healthy: bool, seconds: float) -> None:
+        """Tell the agent's trial, where one is on, how a call went; one that named its version does not count."""
+        service = self.champions.table.get(route.agent.name) if route.agent else None
+        if service and service.trial and route.version in {service.version, service.before}:
+            service.trial.observe(session, route.version, healthy, seconds)

@@ -1,0 +1,118 @@
+"""`grokora serve`: the gateway as a process."""
+
+import logging
+import os
+import shlex
+import socket
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from grokora_pipeline.agents import load_agents
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.serving.engine.request import Engine
+from grokora_pipeline.serving.gateway.app import LOOPBACK, build_app
+from grokora_pipeline.serving.gateway.champions import Champions
+from grokora_pipeline.serving.gateway.gateway import Gateway, Limits
+from grokora_pipeline.serving.gateway.recorder import Recorder
+from grokora_pipeline.serving.gateway.upstream import Upstream
+from grokora_pipeline.serving.gateway.vllm import run_vllm, vllm_command
+from grokora_pipeline.settings import Settings, get_settings
+from grokora_pipeline.store import Store
+
+LOG = logging.getLogger("grokora.serving")
+_SHORTEST_KEY = 16
+CPU_HABITS = {  # read when torch is loaded
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait would spin on whatever shares the cores
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # compiled kernels, one a shape; by default 1024, worth 0.5 GB
+    "LRU_CACHE_CAPACITY": "64",  # the same, of torch's layer above
+}
+_SHUTDOWN_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where the gateway listens, and what answers where no champion does."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    upstream: str = ""
+    upstream_model: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+
+def api_key(settings: Settings, host: str) -> str | None:
+    """The bearer key; GrokoraError where the gateway would stand open, or behind a key that is easily guessed."""
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    if key is not None and len(key) < _SHORTEST_KEY:
+        raise GrokoraError(
+            f"GROKORA_API_KEY has fewer than {_SHORTEST_KEY} characters; make one with `openssl rand -hex 24`."
+        )
+    if key is None and host not in LOOPBACK:
+        raise GrokoraError(f"{host} can be reached by others; set GROKORA_API_KEY, or leave --host at 127.0.0.1.")
+    return key
+
+
+def serve(settings: Settings, options: Options) -> None:
+    """Serve until interrupted. Raises GrokoraError where nothing could answer, or the address is taken."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(without_message)
+    key = api_key(settings, options.host)
+    upstream = Upstream(options.upstream, options.upstream_model or None) if options.upstream else None
+    listening = _listen(options.host, options.port)
+    champions = Champions(Store(settings.store), load_agents(settings.agents), start_engine)
+    champions.refresh()
+    if champions.engine is None and upstream is None:
+        raise GrokoraError(
+            f"{settings.store} holds no base_model; materialize it first (`make demo`), or give --upstream <url>."
+        )
+    recorder = Recorder(settings.recordings_folder)
+    app = build_app(Gateway(champions, recorder, upstream, options.limits), key, loopback=options.host in LOOPBACK)
+    LOG.info("http://%s:%d/v1 · recordings in %s", options.host, options.port, recorder.folder)
+    if not recorder.folder.is_relative_to(settings.logs):
+        LOG.info("these are not below GROKORA_LOGS; set GROKORA_LOGS=%s to learn from them", recorder.folder.parent)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def without_message(record: logging.LogRecord) -> bool:
+    """A logging filter: of an exception its type and place are told, but not its text, which may quote a prompt."""
+    if record.exc_info and record.exc_info[0]:
+        kind, _, trace = record.exc_info
+        record.msg, record.args = f"{record.getMessage()}{''.join(traceback.format_tb(trace))}{kind.__name__}", ()
+        record.exc_info = None
+    return True
+
+
+def start_engine(folder: Path) -> Engine:
+    """The engine of this project, on the device that GROKORA_DEVICES leaves; torch is loaded here and not before."""
+    if devices := get_settings().devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "" if devices == "cpu" else devices
+    for name, value in CPU_HABITS.items():
+        os.environ.setdefault(name, value)
+    from grokora_pipeline.serving.engine.engine import TorchEngine
+
+    return TorchEngine(folder)
+
+
+def serve_vllm(settings: Settings, options: Options, *, only_print: bool) -> str:
+    """Become the equivalent `vllm serve`, or return the command as a line of shell."""
+    key = api_key(settings, options.host)
+    words = vllm_command(Store(settings.store), load_agents(settings.agents), options.host, options.port)
+    if not only_print:
+        run_vllm(words, key)
+    return shlex.join(words)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, bound before the model is loaded: a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family)
+    except OSError as error:
+        raise GrokoraError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.") from error

@@ -1,0 +1,54 @@
+"""Another OpenAI-compatible API that answers what no champion does, with the caller's own key.
+
+The key passes through: it is neither kept nor logged nor recorded.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.serving.gateway.protocol import ApiError
+
+_PASSED_BACK = ("content-type", "retry-after", "x-request-id")
+_TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # as long as the openai package waits
+
+
+class Upstream:
+    """An upstream API below `url`, which usually ends in `/v1`. `model` stands in for names that only we know."""
+
+    def __init__(self, url: str, model: str | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise GrokoraError(f"--upstream {url} is no http(s) address; give one such as https://api.x.ai/v1.")
+        self._url, self.model = f"{url.rstrip('/')}/chat/completions", model
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT)
+
+    @asynccontextmanager
+    async def send(self, body: bytes, key: str | None) -> AsyncIterator[httpx.Response]:
+        """Forward a request; the response's body is yet to be read. ApiError 502 where nobody answers."""
+        headers = {"content-type": "application/json", **({"authorization": key} if key else {})}
+        request = self._client.build_request("POST", self._url, content=body, headers=headers)
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise unreachable(error) from error
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def unreachable(error: httpx.HTTPError) -> ApiError:
+    """What the caller is told where the upstream fails."""
+    return ApiError(502, f"The upstream did not answer ({type(error).__name__}).", code="upstream_unreachable")
+
+
+def passed_back(response: httpx.Response) -> dict[str, Any]:
+    """The headers that the caller gets to see."""
+    return {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}

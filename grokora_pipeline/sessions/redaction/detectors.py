@@ -1,0 +1,108 @@
+"""All detectors of secrets and of personal data, and the prefilter: text without a hint is clean, and most text is."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import re2
+
+from grokora_pipeline.sessions.redaction import passwords, personal
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector
+from grokora_pipeline.sessions.redaction.tokens import UNORDERED, is_unordered, tokens
+
+__all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_suspicious", "matches"]
+
+PERSONAL = personal.DETECTORS
+ESCAPES = re.compile(
+    r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|"
+    r"\\{1,3}(?:u(?!00[01]|d[89a-f])[0-9a-f]{4}|x(?![01])[0-9a-f]{2})|&(?:#x?[0-9a-f]{2,4}|quot|apos|amp|commat|equals);|"
+    r"(?:\x1b|\\{1,3}(?:x1b|u001b|033|e))\[[0-9;]*[a-z]|"  # colours of a terminal
+    "[\u00ad\u200b-\u200d\u2060\ufeff\u00a0\u2007\u202f]",  # invisible, or a space that is none
+    re.IGNORECASE,
+)
+_ESCAPED = (  # : = @ " ', letters beyond ASCII in JSON inside JSON, a number with spaces that are none
+    r"(?i:%(?:3[AD]|40|2[27])|\\u00(?:3[ad]|40|2[27]|[a-f])|\\u(?:0[1-9a-f]|[1-9a-f])|&(?:#|quot;|commat;|equals;))|"
+    r"(?:[\x{a0}\x{2007}\x{202f}]|\\xa0)[0-9]"
+)
+_MEMBERS = (  # names whose values the redactor looks at by themselves
+    r"(?i:(?:pin|otp|pincode|otpcode|auth|signature|mnemonic|phrase|connection_?string|keys?|cookies?)\\{0,3}\"\s?:)"
+)
+
+
+@cache
+def detectors() -> tuple[Detector, ...]:
+    """All detectors: pictures, secrets with the most telling first, personal data, and whatever else has no order."""
+    return (*tokens(), *passwords.DETECTORS, *PERSONAL, UNORDERED)
+
+
+def _re2(pattern: str) -> Any:
+    """A pattern over bytes, with room for its automaton: what does not fit is built again and again."""
+    options = re2.Options()
+    options.max_mem = 256 << 20
+    return re2.compile(pattern.encode(), options)
+
+
+@cache
+def _gate() -> Any:
+    """All gates, and what is no detector's but the redactor looks into, as one RE2 pattern."""
+    gates = dict.fromkeys(one.gate or one.hint for one in detectors() if one is not UNORDERED)
+    return _re2("|".join([*gates, _ESCAPED, _MEMBERS]))
+
+
+@cache
+def _groups() -> tuple[tuple[Any, tuple[tuple[Any, Detector], ...]], ...]:
+    """The detectors in three groups, each with a pattern of its gates."""
+    groups = (tokens(), passwords.DETECTORS, PERSONAL)
+    return tuple(
+        (
+            _re2("|".join(dict.fromkeys(one.gate or one.hint for one in group))),
+            tuple((_re2(one.hint), one) for one in group),
+        )
+        for group in groups
+    )
+
+
+def is_suspicious(text: bytes) -> bool:
+    """Whether some detector could find something, by a scan at memory speed. False is certain."""
+    if _gate().search(text) is None:
+        return _has_unordered(text)
+    return True
+
+
+@cache
+def _run() -> Any:
+    return _re2(r"[A-Za-z0-9+/_-]{20,}")
+
+
+def _has_unordered(text: bytes) -> bool:
+    """Whether a run of characters looks like a token, alone or as a part of a path."""
+    place = 0
+    while match := _run().search(text, place):
+        whole, place = match.group().decode(), match.end()
+        if any(is_unordered(part, limit=3.0) for part in (whole, *whole.split("/")) if len(part) >= 20):
+            return True
+    return False
+
+
+def candidates(text: str) -> list[Detector]:
+    """The detectors that could find something in a text, in their order."""
+    raw = text.encode("utf-8", "surrogatepass")
+    groups = [hints for gate, hints in _groups() if gate.search(raw) is not None]
+    found = [one for hints in groups for hint, one in hints if hint.search(raw) is not None]
+    return [*found, UNORDERED] if _has_unordered(raw) else found
+
+
+def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:
+    """Where a detector's pattern matches; an anchored one is tried only where its hint is found."""
+    if not detector.anchored:
+        yield from detector.pattern.finditer(text)
+        return
+    end = 0
+    done = {place for placeholder in PLACEHOLDER.finditer(text) for place in range(*placeholder.span())}
+    for hint in re2.finditer(detector.hint, text):
+        if hint.start() < end or hint.start() in done:
+            continue
+        if match := detector.pattern.match(text, hint.start()):
+            yield match
+            end = match.end()

@@ -1,0 +1,336 @@
+"""What is secret by what stands beside it: a telling name, a flag, a header, the word "password"."""
+
+import re
+from collections.abc import Callable
+
+from grokora_pipeline.sessions.redaction.detector import (
+    NOT_A_SECRET,
+    PASSWORD,
+    TELLING,
+    TELLING_GATE,
+    TELLING_HINT,
+    chunk_length,
+    detector,
+    entropy,
+    is_hash,
+    is_mixed,
+    is_random,
+    is_random_token,
+)
+
+_QUOTE = r"\\{0,3}[\"'`]"
+_SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value)[\W_]+)?", re.IGNORECASE)
+_NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
+_SETS = {"=", ":", "\uff1a"}
+_CODE = re.compile(  # a name or a call in a program, not a value
+    r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*",
+    re.IGNORECASE,
+)
+
+
+def _is_assigned(match: re.Match[str]) -> bool:
+    """Whether an assignment to a telling name holds a secret: any value of a password, a random one of a key."""
+    operator, quote, value = match.group("operator", "quote", "value")
+    before = _NAME_START.search(match.string, max(0, match.start() - 60), match.start())
+    name = (before.group() if before else "") + match.group("name")
+    spaced = match.string[match.end("operator")] == " "
+    if NOT_A_SECRET.fullmatch(value) or len(value) < 4 or value.lower() == name.lower():
+        return False
+    if not quote and (spaced or operator == "==") and _CODE.fullmatch(value):
+        return False
+    if not PASSWORD.search(name):
+        if re.search(r"\w[\[(]", value):
+            return False
+        dumped = operator == "=" and name.isupper() and len(value) >= 8 and (is_mixed(value) or not spaced)
+        return is_random(value) or dumped
+    alone = match.string[match.end() : match.end() + 1] in {"", "\n", "\r", "\\"}
+    return bool(quote) or not value.isalpha() or (operator == "=" and not spaced) or (alone and operator in _SETS)
+
+
+def _is_named(match: re.Match[str]) -> bool:
+    """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
+    value = match.group("value")
+    if NOT_A_SECRET.fullmatch(value):
+        return False
+    return is_random(value) or bool(PASSWORD.search(match.group("name")) and not re.search(r"\s", value))
+
+
+def _is_random_match(match: re.Match[str]) -> bool:
+    """A random string near a telling word; a plain hash and a short one need the word right before them."""
+    value, near = match.group("value"), _SEPARATOR.fullmatch(match.group("between"))
+    if is_hash(value) or len(value) < 24:
+        ordered = len(value) < 24 and not (value.isupper() or is_hash(value) or is_random_token(value, 2.2))
+        return (bool(near) or is_random_token(value, 2.2)) and not ordered and entropy(value) >= 3.0 and is_mixed(value)
+    return entropy(value) >= 3.5 and is_mixed(value)
+
+
+def _is_value(match: re.Match[str]) -> bool:
+    return not NOT_A_SECRET.fullmatch(match.group("value"))
+
+
+def _is_given(match: re.Match[str]) -> bool:
+    """What follows a flag: no other flag, and no word of a sentence."""
+    value = match.group("value")
+    end = re.match(r"[\"'`\\]*\s*(?:\Z|[\n\"'|;&]|-|\\n)", match.string[match.end() :])
+    return not NOT_A_SECRET.fullmatch(value) and not value.isdigit() and (_is_mixed_value(match) or bool(end))
+
+
+def _is_spoken(match: re.Match[str]) -> bool:
+    value = match.group("value")
+    if NOT_A_SECRET.fullmatch(value) or _CODE.fullmatch(value):
+        return False
+    return bool(match.group("quote")) or not value.strip("-'").isalpha() or _is_mixed_value(match)
+
+
+def _is_mixed_value(match: re.Match[str]) -> bool:
+    value = match.group("value")
+    return (is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)) and _is_value(match)
+
+
+def _is_header(match: re.Match[str]) -> bool:
+    """What follows "authorization": no word and no call in a program."""
+    value = match.group("value")
+    called = match.string[match.end() : match.end() + 1] in {"(", "["}
+    return _is_value(match) and not called and ("=" in value or not value.islower() or is_mixed(value))
+
+
+def _is_chosen(match: re.Match[str]) -> bool:
+    """Whether a string with all kinds of characters is a password: no identifier, no address."""
+    value = match.group("value")
+    return chunk_length(value) <= 2.4 and not is_hash(value) and "/" not in value
+
+
+def _is_chosen_or_quoted(match: re.Match[str]) -> bool:
+    value = match.group("value")
+    return _is_mixed_value(match) and len(value) >= 6 and (bool(match.group("quote")) or chunk_length(value) <= 3.2)
+
+
+_SPOKEN = (
+    "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord|lozinka|heslo"
+)
+_VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"
+_LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis-cli"
+_ASSIGNED = detector(
+    "password",
+    rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]){{0,2}}"
+    r"\s{0,6}(?P<operator>=>|:=|==?|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    "[\uff1a\uff1d]"
+    r")(?:\s|\\n){0,6}"
+    rf"(?:(?P<quote>{_QUOTE})(?=[^\n]*?{_QUOTE}))?"
+    r"(?P<value>(?(quote)[^\"'`\\\n]+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))",
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,6}}[=:\x{{ff1a}}\x{{ff1d}}])",
+    "value",
+    accept=_is_assigned,
+    flags=re.IGNORECASE,
+    anchored=True,
+    gate=TELLING_GATE,
+)
+_NEAR_A_WORD = detector(
+    "high_entropy",
+    r"(?:key|token|secret|credential|passw[a-z]+|auth|signature)(?P<between>[^\w\n][^\n]{0,24}?(?<=[\s:=\"'(`]))"
+    r"(?P<value>[A-Za-z0-9+/_-]{16,}={0,2})",
+    r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n][^\n]{0,25}?[A-Za-z0-9+/_-]{16})",
+    "value",
+    accept=_is_random_match,
+    flags=re.IGNORECASE,
+    anchored=True,
+    gate=r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n])",
+)
+_NEAR_PASSWORD = detector(
+    "password",
+    r"(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)[^\w][^\n]{0,60}?(?:\n[^\n]{0,40}?){0,2}?"
+    r"(?<=[\s:=\"'(`,|;>])(?=[^\s\"'`]{0,30}?(?-i:[a-z]))(?=[^\s\"'`]{0,30}?(?-i:[A-Z]))(?=[^\s\"'`]{0,30}?\d)"
+    r"(?P<value>[^\s\"'`\\<>|,;()\[\]{}=&]{7,64})",
+    r"(?i:(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)\W)",
+    "value",
+    accept=_is_chosen,
+    flags=re.IGNORECASE,
+    anchored=True,
+    gate=rf"{TELLING_GATE}|(?i:community string)",
+)
+_TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
+    # (pattern, hint, who has the last word, gate)
+    (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x')
+        rf"\b(?:set\w*|getenv|get|define|put\w*)\(\s?{_QUOTE}(?P<name>\w*(?:{TELLING})\w*){_QUOTE}\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
+        rf"(?i:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}\w*(?:{TELLING_HINT}))",
+        _is_named,
+        TELLING_GATE,
+    ),
+    (  # {"name": "DB_PASSWORD", "value": "x"}, <add key="Password" value="x"/>
+        rf"\b(?:name|key)(?:{_QUOTE})?\s?[:=]\s?{_QUOTE}(?P<name>[\w.-]*(?:{TELLING})\w*){_QUOTE}"
+        rf"[\s,]{{1,3}}(?:{_QUOTE})?value(?:{_QUOTE})?\s?[:=]\s?{_QUOTE}(?P<value>{_VALUE})",
+        rf"(?i:(?:name|key)[\\\"'`]{{0,4}}\s?[:=]\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT}))",
+        _is_named,
+        TELLING_GATE,
+    ),
+    (  # - name: DB_PASSWORD\n  value: x
+        rf"\bname: ?(?P<name>[\w.-]*(?:{TELLING})\w*)\s{{1,20}}value: ?(?:{_QUOTE})?(?P<value>{_VALUE})",
+        rf"(?i:name: ?[\w.-]*(?:{TELLING_HINT}))",
+        _is_named,
+        TELLING_GATE,
+    ),
+    (  # <input type="password" value="x">
+        rf"type={_QUOTE}password{_QUOTE}[^<>\n]{{0,120}}?\bvalue={_QUOTE}(?P<value>{_VALUE})",
+        r"(?i:type=[\\\"'`]{1,4}password)",
+        _is_value,
+        TELLING_GATE,
+    ),
+    (  # <password>x</password>
+        rf"<(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)>(?P<value>{_VALUE})</",
+        rf"(?i:<[\w:.-]*(?:{TELLING_HINT})[\w-]*>)",
+        _is_named,
+        TELLING_GATE,
+    ),
+    (  # ENV DB_PASSWORD x, setx DB_PASSWORD x
+        rf"\b(?:ENV|ARG|setx|set -g?x) (?P<name>\w*(?:{TELLING})\w*) (?:{_QUOTE})?(?P<value>{_VALUE})",
+        rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT}))",
+        _is_named,
+        TELLING_GATE,
+    ),
+    (  # tool --password x
+        rf"--(?:[\w-]*-)?(?:password|passwd|pass|token|secret|api-?key|auth-?key)(?:{_QUOTE},)? +(?:{_QUOTE})?"
+        rf"(?P<value>(?!-){_VALUE})",
+        r"(?i:--[\w-]*(?:pass|passwd|password|token|secret|key)[\\\"'`]{0,4},? )",
+        _is_given,
+        TELLING_GATE,
+    ),
+    (  # mysql -px, sshpass -p x
+        rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)| +)(?:{_QUOTE})?(?P<value>(?!-){_VALUE})",
+        rf"(?i:(?:{_LOGINS})\b[^\n|;]* -[pa])",
+        _is_given,
+        r"(?i:sshpass|docker login|podman login|mongo|mysql|mariadb|redis-cli)",
+    ),
+    (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
+        rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
+        rf"\bnet user \S+ |\s/user:\S+ |\s-[uU] \S+ -[pP] ?|"
+        rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:)(?:{_QUOTE})?(?P<value>{_VALUE})",
+        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uU] \S+ -[pP]| -U [\w\\.]+%|"
+        r"\s/p:|pass(?:in|out)? pass:",
+        _is_mixed_value,
+        r"zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uU] |\s/p:|pass pass:|pass(?:in|out) pass:",
+    ),
+    (  # db.example:5432:name:user:x
+        r"(?<![\w.:])[\w.*-]+:(?:\d{4,5}|\*):[\w*-]+:[\w*.-]+:(?P<value>[^\s\"'`\\:]{6,})",
+        r":(?:[0-9]{4,5}|\*):[\w*-]+:[\w*.-]+:[^\s:]",
+        _is_mixed_value,
+        r":(?:[0-9]{4,5}|\*):[\w*-]",
+    ),
+    (  # IDENTIFIED BY 'x'
+        r"\bidentified (?:with \S+ )?by (?:password )?\\{0,3}[\"'](?P<value>[^\"'`\\\n]+)",
+        r"(?i:identified )",
+        _is_value,
+        "",
+    ),
+    (  # type "x" into the password field
+        rf"\b(?:type|typing|enter|write|typewrite|fill|input|paste|use|using)[sd]?[ (](?:in )?(?P<quote>{_QUOTE})?"
+        rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{_QUOTE})?\)?"
+        rf"(?: (?:in|as|for)(?:to)?| *#) [\w ]{{0,24}}(?:{_SPOKEN})",
+        r"(?i:(?:type|typing|enter|write|fill|input|paste|use|using)[sd]?[ (])",
+        lambda match: _is_value(match) if match.group("quote") else _is_mixed_value(match),
+        TELLING_GATE,
+    ),
+    (  # smtp: {pass: "x"}, user: bob / pass: x
+        rf"(?:(?<![\w.-])(?:ssh|smtp|mail|root|user)?pass{_QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{_QUOTE})?"
+        rf"(?P<value>{_VALUE})",
+        r"(?i:\b(?:ssh|smtp|mail|root|user)?pass[\\\"'`]{0,4}\s?[:=]|/ pw\s?[:=])",
+        _is_chosen_or_quoted,
+        "",
+    ),
+    (  # curl -u bob:x
+        rf"\bcurl\b(?:[^\n|;]|\\\n){{0,300}}?\s(?:-u|--user|--proxy-user)[ =]?(?:{_QUOTE})?"
+        rf"(?:<[^>\s]+>|[\w.@%+-]+):(?P<value>{_VALUE})",
+        r"(?i:(?:-u|--user|--proxy-user)[ =]?[\"'`\\]{0,4}[\w.@%+<:>-]+:)",
+        _is_value,
+        r"-u|--user|--proxy-user",
+    ),
+    (  # echo x | sudo -S
+        rf"\becho (?:-n )?(?:{_QUOTE})?(?:[\w-]+:)?(?P<value>{_VALUE})(?:{_QUOTE})?\s*\|\s*"
+        r"(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
+        r"\| ?(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
+        _is_value,
+        r"\| ?(?:sudo -S|passwd|su\b)|chpasswd|--password-stdin",
+    ),
+    (  # auth=('bob', 'x'), login('bob', 'x'), ConvertTo-SecureString "x"
+        rf"(?:\bauth=\(|BasicAuth\(|\blogin\()\s?{_QUOTE}[^\"'`\n]{{0,80}}{_QUOTE},\s?{_QUOTE}(?P<value>{_VALUE})",
+        r"(?i:auth=\(|BasicAuth\(|login\()",
+        _is_value,
+        "",
+    ),
+    (rf"ConvertTo-SecureString {_QUOTE}(?P<value>{_VALUE})", r"(?i:ConvertTo-SecureString)", _is_value, ""),
+    (  # netrc; a cell of a table; "log in with password x1"
+        rf"\b(?:password|passphrase|passcode|requirepass)(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? "
+        rf"(?:{_QUOTE})?(?P<value>{_VALUE})",
+        r"(?i:(?:password|passphrase|passcode|requirepass)[^\n]{0,46} )",
+        _is_mixed_value,
+        rf"{TELLING_GATE}|requirepass",
+    ),
+    (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
+    (
+        rf"\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b ?(?P<quote>{_QUOTE})?"
+        rf"(?P<value>{_VALUE})",
+        rf"(?i:(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))",
+        _is_spoken,
+        "",
+    ),
+    (  # credentials: bob / x1
+        rf"\b(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=] ?[\w.@+-]+ ?[/:] ?(?P<value>{_VALUE})",
+        r"(?i:(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=])",
+        _is_mixed_value,
+        "",
+    ),
+    (  # a code that was sent, a PIN
+        r"(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication) code|\bOTP|\bPIN)"
+        r"(?: is|:| =) ?(?P<value>\d{4,8})(?!\d)",
+        r"(?i:(?:code|otp|pin)(?: is|:| =) ?[0-9]{4})",
+        None,
+        "",
+    ),
+    (  # Authorization: Basic x, also in JSON
+        rf"\bauthorization(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) )?"
+        r"(?P<value>[\w.~+/=-]{8,})",
+        r"(?i:authorization[\\\"'`]{0,4}\s?[:=])",
+        _is_header,
+        r"(?i:authorization)",
+    ),
+    (r"\bbearer\s+(?P<value>[\w.~+/=-]{8,})", r"(?i:bearer\s+[\w.~+/=-]{8})", _is_mixed_value, r"(?i:bearer\s)"),
+    (  # Cookie: a=b; c=d
+        rf"\b(?:set-)?cookies?(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",
+        r"(?i:cookies?[\\\"'`]{0,4}\s?[:=])",
+        _is_value,
+        r"(?i:cookies?[^a-z])",
+    ),
+    (
+        rf"\bcurl\b[^\n|]{{0,300}}?\s(?:-b|--cookie)[ =](?:{_QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",
+        r"curl[^\n|]* (?:-b|--cookie)",
+        _is_value,
+        r"curl[^\n]",
+    ),
+    (  # the query of a URL
+        r"[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
+        r"(?i:[?&;](?:pass|pw|sig|signature|key|code|auth|X-Amz-(?:Signature|Credential|Security-Token))=)",
+        _is_mixed_value,
+        "",
+    ),
+    (
+        r"\b(?:login|authtoken|auth:token)(?: --?\w+)* (?P<value>[\w.-]{20,})",
+        r"(?:login|authtoken|auth:token) ",
+        _is_mixed_value,
+        "",
+    ),
+    (  # the words that restore a wallet
+        rf"(?:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?"
+        r"(?P<value>(?:[a-z]{3,8} ){11,23}[a-z]{3,8})",
+        r"(?i:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))",
+        None,
+        "",
+    ),
+)
+DETECTORS = (
+    *(
+        detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE, gate=gate)
+        for pattern, hint, accept, gate in _TOLD
+    ),
+    _ASSIGNED,
+    _NEAR_A_WORD,
+    _NEAR_PASSWORD,
+)

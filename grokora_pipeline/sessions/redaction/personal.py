@@ -1,0 +1,194 @@
+"""What personal data look like: addresses, numbers of people and accounts, names in the paths of home folders."""
+
+import ipaddress
+import re
+
+from grokora_pipeline.sessions.redaction.detector import Detector, detector
+
+GENERIC_USERS: frozenset[str] = frozenset(
+    {"user", "users", "username", "ubuntu", "runner", "public", "default", "shared", "root", "guest", "all", "you"}
+)
+_CARD = re.compile(  # the issuers' ranges and lengths
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
+    r"3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12,15}|(?:5[0678]|6\d)\d{10,17}"
+)
+_VERSION = re.compile(  # what stands before four numbers that are a version or a chapter, not an address
+    r"(?:\b[A-Z]\w+/|\bv|[=<>~]=|"
+    r"\b(?i:version|ver\.?|release|build|section|chapter|revision|update|upgrade)(?:__)?:? ?"
+    r"(?:is |to |from |= )?[\"']?)\Z"
+)
+
+
+def luhn(digits: str) -> bool:
+    """The check digit of ISO/IEC 7812 (Luhn)."""
+    odd = sum(int(digit) for digit in digits[-1::-2])
+    even = sum(sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    return (odd + even) % 10 == 0
+
+
+def iban(text: str) -> bool:
+    """The check digits of ISO 13616: the rearranged number, letters as 10..35, leaves 1 modulo 97."""
+    plain = re.sub(r"[ -]", "", text).upper()
+    moved = plain[4:] + plain[:4]
+    return 15 <= len(plain) <= 34 and moved.isalnum() and int("".join(str(int(char, 36)) for char in moved)) % 97 == 1
+
+
+def _is_iban(match: re.Match[str]) -> bool:
+    told = "iban" in match.string[max(0, match.start() - 8) : match.start()].lower()
+    return iban(match.group()) and (told or match.group().isupper())  # a hash is in lower case
+
+
+def _is_card(match: re.Match[str]) -> bool:
+    digits = re.sub(r"[ -]", "", match.group())
+    return bool(_CARD.fullmatch(digits)) and luhn(digits) and len(set(digits)) > 1
+
+
+def _is_ip(match: re.Match[str]) -> bool:
+    try:
+        address = ipaddress.ip_address(match.group())
+    except ValueError:
+        return False
+    netmask = match.group().startswith("255.")
+    before = match.string[max(0, match.start() - 24) : match.start()]
+    return not bool(
+        address.is_loopback or address.is_unspecified or address.is_multicast or netmask or _VERSION.search(before)
+    )
+
+
+def _is_ipv6(match: re.Match[str]) -> bool:
+    text = match.group()
+    long_enough = text.count(":") >= 3 and any(len(part) >= 3 for part in text.split(":"))
+    known = text.lower().startswith(("fe80:", "fd", "2001:", "2a0"))
+    return (long_enough or known) and any(char.isdigit() for char in text) and _is_ip(match)
+
+
+def _is_phone(match: re.Match[str]) -> bool:
+    text: str = match.group("n") or match.group()
+    return 8 <= sum(char.isdigit() for char in text) <= 15
+
+
+def _is_email(match: re.Match[str]) -> bool:
+    repository = match.group().startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
+    return not repository
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    return match.group("value").lower() not in GENERIC_USERS
+
+
+_IBAN_LENGTHS = (  # ISO 13616's registry
+    "AD24AE23AL28AT20AZ28BA20BE16BG22BH22BR29BY28CH21CR22CY28CZ24DE22DK18DO28EE20EG29ES24FI18FO18FR27GB22GE22GI23GL18"
+    "GR27GT28HR21HU28IE22IL23IQ23IS26IT27JO30KW30KZ20LB28LC32LI21LT20LU20LV21LY25MC27MD24ME22MK19MR27MT31MU30NL18NO15"
+    "PK24PL28PS29PT25QA29RO24RS22SA24SC31SE24SI19SK24SM27ST25SV28TL23TN24TR26UA29VA22VG24XK20"
+)
+_IBAN = "|".join(
+    rf"{country}\d\d(?:[ -]?[A-Z0-9]){{{int(length) - 4}}}"
+    for country, length in re.findall(r"([A-Z]{2})(\d\d)", _IBAN_LENGTHS)
+)
+_PART = r"[^\s@\"'`<>()\[\]{},;:\\/=|.?!&#*%]"
+_NAME = r"[^\s/\\\"'`:<>|*?,;()\[\]{}$~]"
+_PHONE_WORD = r"(?:phone|telephone|tel|mobile|cell|fax|gsm|whatsapp|call me at|call|text me at|sms to)"
+_PHONE_NUMBER = (
+    r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|0[1-9](?:[ .][0-9]{2}){4}|"
+    r"0[1-9][0-9]{0,3}[ /-][0-9]{3}|00[1-9][0-9] ?[0-9]|\([0-9]{2,4}\) ?[0-9]{3}"
+)
+_PHONE_GATE = rf"{_PHONE_NUMBER}|(?i:phone|\btel|mobile|\bcell|\bfax|\bgsm|whatsapp|\bcall|text me at|sms to)"
+DETECTORS: tuple[Detector, ...] = tuple(
+    one._replace(family="PII")
+    for one in (
+        detector(
+            "email",
+            r"[^\s@\"'`<>()\[\]{},;:\\/=|&]{1,64}(?:@|%40| ?[\[(]at[\])] ?)"
+            rf"(?:{_PART}{{1,63}}\.){{1,9}}(?:xn--[\w-]{{2,59}}|[A-Za-z\u00a1-\uffff]{{2,24}})(?![A-Za-z])",
+            r"[^\s@](?:@|%40| ?[\[(]at[\])] ?)[^\s@]+\.",
+            accept=_is_email,
+            gate=r"[^\s@](?:@|%40| ?[\[(]at[\])])",
+        ),
+        detector(
+            "iban",
+            rf"\b(?:{_IBAN})\b",
+            r"(?i:[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2})",
+            accept=_is_iban,
+            flags=re.IGNORECASE,
+        ),
+        detector(
+            "credit_card",
+            r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-])(?!\.\d)",
+            r"[2-6][0-9]{3}(?:[ -]?[0-9]){8}",
+            accept=_is_card,
+        ),
+        detector(
+            "national_id",
+            r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w.-])",
+            r"[0-9]{3}-[0-9]{2}-[0-9]{4}",
+        ),
+        detector(
+            "ip",
+            r"(?<![A-Za-z0-9.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![A-Za-z0-9-])(?!\.\d)",
+            r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
+            accept=_is_ip,
+        ),
+        detector(
+            "ip",
+            r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{6,39}(?![\w:])",
+            r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]|(?i:fe80|fd[0-9a-f]{2}|2001|2a0[0-9a-f])::",
+            accept=_is_ipv6,
+        ),
+        detector(
+            "phone",
+            r"(?<![\w+.])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?![\w])|"
+            r"(?<![\w.+-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?![\w-])(?!\.\d)|"
+            r"(?<![\w.+-])(?<!\d )0[1-9](?:[ .]\d\d){4}(?![\w-])(?! ?\d)|"
+            r"(?<![\w.,+/-])(?<!\d )00[1-9]\d{9,11}(?![\w.-])|"
+            r"(?<![\w.,+/-])(?<!\d )(?:00[1-9]\d ?\d{1,4}|0[1-9]\d{0,3})[ /-]\d{3,4}[ -]?\d{3,4}(?![\w-])(?!\.\d)|"
+            r"(?<![\w.,+/-])\(\d{2,4}\) ?\d{3,5}[ -]?\d{2}[ -]?\d{2}(?![\w-])|"
+            rf"\b{_PHONE_WORD}(?:[_ ](?:number|no|nr))?\b[^\n\d+(]{{0,12}}(?P<n>[+(]?\d[\d ()./-]{{6,18}}\d)(?!\w)",
+            rf"{_PHONE_NUMBER}|(?i:{_PHONE_WORD}[^\n0-9]{{0,14}}[0-9])",
+            accept=_is_phone,
+            flags=re.IGNORECASE,
+            gate=_PHONE_GATE,
+        ),
+        detector(
+            "user",
+            r"(?:/home/|/users/|(?P<w>\\{1,4}users\\{1,4}|[\\/]documents and settings[\\/]{1,4}))"
+            rf"(?P<value>{_NAME}{{2,64}}(?(w)(?: {_NAME}{{1,30}}){{0,3}}(?=[\\/\"'\n]|\Z)|))",
+            r"(?i:/home/|/users/|\\users\\|documents and settings)",
+            "value",
+            accept=_is_name,
+            flags=re.IGNORECASE,
+        ),
+        detector(
+            "user",
+            rf"\b(?:USER|USERNAME|LOGNAME)=(?P<value>{_NAME}{{2,64}})",
+            r"(?:USER|USERNAME|LOGNAME)=",
+            "value",
+            accept=_is_name,
+        ),
+        *(
+            detector(  # the owner and the group that `ls -l` shows
+                "user",
+                rf"(?<![\w-])[dlcbps-][rwxsStT-]{{9}}[.+@]?\s+\d+\s+{before}(?P<value>[\w.-]{{2,32}})(?= )",
+                r"[rwxsStT-]{9}[.+@]?\s+[0-9]+\s+",
+                "value",
+                accept=_is_name,
+                gate=r"[r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-][.+@]?\s",
+            )
+            for before in ("", r"\S+\s+")
+        ),
+        detector(
+            "user",
+            r"(?<![\w.-])[ug]id=\d{1,10}\((?P<value>[\w.-]{2,64})",
+            r"[ug]id=[0-9]+\(",
+            "value",
+            accept=_is_name,
+        ),
+        detector(
+            "user",
+            r"(?<![\w.-])(?P<value>[\w.-]{2,32})@[\w.-]{1,64}:[~/][^\s$#]{0,80}[$#]",
+            r"[\w.-]@[\w.-]+:[~/][^\s$#]*[$#]",
+            "value",
+            accept=_is_name,
+            gate=r"[^\s@]@",
+        ),
+    )
+)

@@ -1,0 +1,226 @@
+"""What is secret by its own form: provider keys, private keys, addresses with a password, strings without any order.
+
+The patterns are detect-secrets' where it has them; the others are here.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from importlib import import_module
+
+from grokora_pipeline.sessions.redaction.detector import (
+    NOT_A_SECRET,
+    Detector,
+    chunk_length,
+    detector,
+    is_hash,
+    is_mixed,
+    is_random_token,
+)
+
+_PLUGINS = {  # detect-secrets plugin: (module, kind, hint)
+    "AWSKeyDetector": ("aws", "aws_key", r"A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA|(?i:aws.{0,20}(?:key|pw|pass|token))"),
+    "AzureStorageKeyDetector": ("azure_storage_key", "azure_key", r"AccountKey="),
+    "DiscordBotTokenDetector": ("discord", "discord_token", r"\.[\w-]{6}\.[\w-]{27}"),
+    "GitHubTokenDetector": ("github_token", "github_token", r"gh[pousr]_"),
+    "GitLabTokenDetector": ("gitlab_token", "gitlab_token", r"gl[a-z]{2,5}-|GR1348941"),
+    "JwtTokenDetector": ("jwt", "jwt", r"eyJ[A-Za-z0-9]"),
+    "MailchimpDetector": ("mailchimp", "mailchimp_key", r"[0-9a-z]{32}-us[0-9]"),
+    "NpmDetector": ("npm", "npm_token", r"_authToken"),
+    "OpenAIDetector": ("openai", "openai_key", r"T3BlbkFJ"),
+    "PypiTokenDetector": ("pypi_token", "pypi_token", r"pypi-A"),
+    "SendGridDetector": ("sendgrid", "sendgrid_key", r"SG\.[\w-]{16}"),
+    "SlackDetector": ("slack", "slack_token", r"(?i:xox[a-z]-|hooks\.slack\.com)"),
+    "SquareOAuthDetector": ("square_oauth", "square_secret", r"sq0csp-"),
+    "StripeDetector": ("stripe", "stripe_key", r"[rs]k_live_"),
+    "TelegramBotTokenDetector": ("telegram_token", "telegram_token", r"[0-9]{8}:[\w-]{35}"),
+    "TwilioKeyDetector": ("twilio", "twilio_key", r"(?:AC|SK)[a-z0-9]{32}"),
+}
+# beginnings that only keys have, and those that need a random rest to be sure
+_SURE = (
+    r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NRAK-|sb[ap]_|"
+    r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
+    r"sq0[a-z]{3}-|phc_|phx_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
+    r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
+    r"sdk-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
+)
+_LIKELY = (
+    r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|aio_|napi_|api-|live_|"
+    r"prod_"
+)
+_PASSED = r"[^\s/@\"'<>]{1,200}"  # the password of a URL
+
+
+def _is_not_placeholder(match: re.Match[str]) -> bool:
+    return not NOT_A_SECRET.fullmatch(match.group("value"))
+
+
+def _has_random_rest(match: re.Match[str]) -> bool:
+    rest = match.group("rest")
+    return sum(char.isdigit() for char in rest) >= 2 and is_mixed(rest) and (is_hash(rest) or chunk_length(rest) <= 3.2)
+
+
+def _is_aws_secret(match: re.Match[str]) -> bool:
+    return is_random_token(match.group("value"), 3.5)
+
+
+_KNOWN_ID = re.compile(  # the ids of calls and messages, in every recording, and of packages
+    r"(?:call|chatcmpl|toolu|tooluse|msg|req|run|thread|asst|file|resp|fc|rs|step|cmpl|batch|item|evt|sha\d+)[_-]"
+)
+_RUN = r"[A-Za-z0-9_-]{20,}|[A-Za-z0-9+/]{40,}={0,2}"
+
+
+def is_known_id(text: str) -> bool:
+    """Whether a string is the id of a call or a message, as every recording has them."""
+    return bool(_KNOWN_ID.match(text))
+
+
+def is_unordered(text: str, limit: float = 2.75) -> bool:
+    """Whether a run of characters is a token of a kind that nobody listed."""
+    return is_random_token(text, limit) and not is_known_id(text)
+
+
+def from_base64(text: str) -> str | None:
+    """The readable text that a string holds in Base64; None where it holds none."""
+    plain = "".join(text.split()).rstrip("=")
+    try:
+        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("utf-8")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return decoded if all(char.isprintable() or char in "\n\r\t" for char in decoded) else None
+
+
+SCREENSHOT = detector(
+    "screenshot",
+    r"(?:data:image/[\w.+-]+;base64,)[A-Za-z0-9+/=\s]*|iVBORw0KGgo[A-Za-z0-9+/]{8,}={0,2}|"
+    r"(?:/9j/4|R0lGOD[dl]h|UklGR)[A-Za-z0-9+/]{60,}={0,2}",
+    r"data:image/|iVBORw0KGgo|/9j/4|R0lGOD|UklGR",
+    family="",
+)
+PRIVATE_KEY = detector(
+    "private_key",
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
+    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)|"
+    r"PuTTY-User-Key-File-\d.*",
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE|PuTTY-User-Key",
+    flags=re.DOTALL,
+)
+_KEY_END = detector(  # the last lines of a key whose beginning is not in the text
+    "private_key",
+    r"(?<![A-Za-z0-9+/=])(?:[A-Za-z0-9+/=]{16,80}\s{1,8}){1,80}-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----",
+    r"-----END [A-Z0-9 ]*PRIVATE",
+)
+_AWS_PAIR = detector(
+    "aws_key",
+    r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b[^A-Za-z0-9/+]{1,8}(?:[^\n]{0,80}?[^A-Za-z0-9/+])??"
+    r"(?P<value>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])",
+    r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",
+    "value",
+    accept=_is_aws_secret,
+    anchored=True,
+)
+_TWILIO_PAIR = detector(
+    "twilio_key",
+    r"AC[0-9a-f]{32}\W{1,6}(?P<value>[0-9a-f]{32})(?![0-9a-f])",
+    r"AC[0-9a-f]{32}\W{1,6}[0-9a-f]{32}",
+    "value",
+    gate=r"(?:AC|SK)[a-z0-9]{32}",
+    anchored=True,
+)
+_TOKENS = (
+    detector("anthropic_key", r"sk-ant-[\w-]{12,}", r"sk-ant-"),
+    detector("stripe_key", r"\b(?:[rsp]k_(?:live|test)|whsec)_[0-9a-zA-Z]{12,}", r"[rsp]k_(?:live|test)_|whsec_"),
+    detector("openai_key", r"(?<![\w-])sk-(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
+    detector("xai_key", r"(?<![\w-])xai-[\w-]{12,}", r"xai-[\w-]{12}"),
+    detector("pinecone_key", r"\bpc(?:sk|local)_[\w-]{12,}", r"pc(?:sk|local)_"),
+    detector("hf_token", r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}", r"(?:hf|api_org)_[A-Za-z0-9]{16}"),
+    detector(
+        "github_token", r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,})", r"gh[pousr]_[A-Za-z0-9]|github_pat_"
+    ),
+    detector(
+        "gitlab_token", r"\bgl(?:pat|dt|ft|soat|rt|cbt|ptt|imt|agent|ffct)-[\w.-]{16,}", r"gl[a-z]{2,5}-[\w-]{16}"
+    ),
+    detector("google_key", r"\bAIza[\w-]{30,}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}", r"AIza|ya29\.|GOCSPX-"),
+    detector("slack_token", r"\bxox[a-z](?:\.xox[a-z])?-[\w%-]{10,}|\bxapp-\d-[\w-]{10,}", r"xox[a-z]|xapp-"),
+    detector("npm_token", r"\bnpm_[A-Za-z0-9]{20,}", r"npm_[A-Za-z0-9]{20}"),
+    detector("sendgrid_key", r"\bSG\.[\w-]{16,}\.[\w-]{16,}", r"SG\.[\w-]{16}"),
+    detector("telegram_token", r"(?<!\d)\d{8,10}:[\w-]{35}(?![\w-])", r"[0-9]{8}:[\w-]{35}"),
+    detector(
+        "provider_key",
+        rf"(?<![A-Za-z0-9])(?:{_SURE})[\w+/=%$.~-]{{17,}}[\w+/=-]",
+        rf"(?:{_SURE})[\w+/=%$.~-]{{18}}",
+    ),
+    detector(
+        "provider_key",
+        rf"(?<![A-Za-z0-9_-])(?:{_LIKELY})(?P<rest>[\w.-]{{17,}}\w)",
+        rf"(?:{_LIKELY})[\w.-]{{18}}",
+        accept=_has_random_rest,
+    ),
+    detector(
+        "provider_key",  # Mailgun, Asana, Azure, Zhipu, Terraform, Salesforce, X, Yandex
+        r"(?<![\w-])(?:[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
+        r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
+        r"00D\w{12,15}![\w.]{60,}|A{15,}[\w%]{60,}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
+        r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|A{15}|t1\.[\w-]{60}",
+    ),
+    detector(
+        "webhook",
+        r"(?:discord(?:app)?\.com/api/webhooks/\d+|webhook\.office\.com/webhookb2)/(?P<value>[\w@/-]{30,})",
+        r"/api/webhooks/[0-9]|webhook\.office\.com",
+        "value",
+    ),
+    detector(
+        "basic_auth",  # a key in the place of the user
+        r"://(?P<value>[^\s:/@]{20,}):x-oauth-basic@",
+        r"://[^\s:/@]+:x-oauth-basic@",
+        "value",
+        gate=r":x-oauth-basic@",
+    ),
+    detector(
+        "basic_auth",  # a password that holds an @, which it should not
+        r"(?:postgres(?:ql)?|mysql|mongodb|redis|amqps?)(?:\+\w+)?://[^\s:/@\"'<>]{0,80}:(?P<value>[^\s/\"'<>]{1,200})@",
+        r"(?:postgres|mysql|mongodb|redis|amqp)[\w+]*://",
+        "value",
+        accept=_is_not_placeholder,
+        gate=r"postgres|mysql|mongodb|redis|amqp",
+    ),
+    detector(
+        "basic_auth",
+        rf"://[^\s:/@\"'<>]{{0,80}}:(?P<value>{_PASSED})@",
+        rf"://[^\s:/@\"'<>]{{0,80}}:{_PASSED}@",
+        "value",
+        accept=_is_not_placeholder,
+        gate=r"://[^\s:/@\"'<>]*:",
+    ),
+    detector(
+        "password_hash",
+        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2[a-z]{1,2})\$[\w./$+,=-]{20,}|pbkdf2_\w+\$[\w./$+=-]{20,}",
+        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2[a-z]{1,2})\$|pbkdf2_",
+    ),
+)
+UNORDERED = detector(
+    "token",
+    rf"(?<![A-Za-z0-9+/_.-])(?:{_RUN})",
+    r"[A-Za-z0-9_-]{20}|[A-Za-z0-9+/]{40}",
+    accept=lambda match: is_unordered(match.group()) and from_base64(match.group()) is None,
+)
+BASE64 = re.compile(r"(?<![A-Za-z0-9+/=_-])(?:[A-Za-z0-9+/]{60,76}\r?\n)*[A-Za-z0-9+/]{24,}={0,2}(?![A-Za-z0-9+/=_-])")
+
+
+def published() -> Iterator[Detector]:
+    """detect-secrets' detectors."""
+    for plugin, (module, kind, hint) in _PLUGINS.items():
+        patterns = getattr(import_module(f"detect_secrets.plugins.{module}"), plugin).denylist
+        for pattern in patterns:
+            yield Detector("SECRET", kind, pattern, hint, _value_group(pattern))
+
+
+def _value_group(pattern: re.Pattern[str]) -> int:
+    """detect-secrets puts the value of an assignment into a group; other groups are parts of the token."""
+    return 1 if pattern.groups and any(mark in pattern.pattern for mark in ("authToken", "aws")) else 0
+
+
+def tokens() -> tuple[Detector, ...]:
+    """The detectors of tokens, the most telling first."""
+    return (SCREENSHOT, PRIVATE_KEY, _KEY_END, _AWS_PAIR, _TWILIO_PAIR, *published(), *_TOKENS)

@@ -1,0 +1,114 @@
+"""Lease devices, then become the command: `python -m grokora_pipeline.workers.lease --count 1 -- command …`.
+
+One lock file a device, held by the process that uses it: the kernel gives the lease back when that process dies,
+whatever the cause. The command sees exactly the leased devices in CUDA_VISIBLE_DEVICES. Where a machine has no GPU
+there is one lease called `cpu`, so that GPU work runs one at a time there. Nothing here imports Dagster or torch.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import get_settings
+
+_PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.2
+
+
+def discover_devices() -> list[str]:
+    """The devices that may be leased: GROKORA_DEVICES, else the inherited CUDA mask, else what nvidia-smi lists."""
+    chosen = get_settings().devices or os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if chosen == "cpu":
+        return []
+    if chosen:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in {"", "-1"}]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listing = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    return listing.stdout.split() if listing.returncode == 0 else []
+
+
+def lease_folder() -> Path:
+    """Where the lock files are: one folder a user and machine, since devices belong to the machine."""
+    return Path(tempfile.gettempdir()) / f"grokora-leases-{os.getuid()}"
+
+
+def acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
+    """Wait until `count` devices are free and take them, all or none; they stay locked until this process ends."""
+    if count > len(devices):
+        raise GrokoraError(f"{count} GPUs are asked for, but this machine offers {len(devices)}; lower grokora/gpus.")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    while True:
+        taken = _try_acquire(devices, count, folder)
+        if taken:
+            return taken
+        time.sleep(_POLL_SECONDS)
+
+
+def _try_acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
+    held: dict[str, int] = {}
+    for device in devices:
+        descriptor = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        held[device] = descriptor
+        if len(held) == count:
+            for kept in held.values():
+                os.set_inheritable(kept, True)
+            return list(held)
+    for descriptor in held.values():
+        os.close(descriptor)
+    return []
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies, so that a killed run leaves no orphan on the device (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Take the lease and replace this process by the command."""
+    parser = argparse.ArgumentParser(description="Lease devices, then become the command.")
+    parser.add_argument("--count", type=int, default=1, help="how many devices the command needs")
+    parser.add_argument("--stamp", type=Path, help="a file to touch when the devices are leased")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args(argv)
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command:
+        parser.error("a command is needed after --")
+    die_with_parent()
+    try:
+        devices = discover_devices()
+        leased = acquire(devices or ["cpu"], arguments.count if devices else 1, lease_folder())
+    except GrokoraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.stamp:
+        arguments.stamp.touch()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased) if devices else ""
+    return _become(command)
+
+
+def _become(command: Sequence[str]) -> NoReturn:
+    os.execvp(command[0], list(command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
