@@ -35,8 +35,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Where CI is set, the large matrices (marker `exhaustive`) run as well.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup $(if $(CI),,-m "not exhaustive")
 
 test-gpu: $(VENV)/.installed-test
 	$(BIN)/pytest grokora_pipeline_tests/gpu
