@@ -44,7 +44,13 @@ _COLUMNS = columns(
     rating="int8: 1 to 5, or null",
     blamed="bool: this step is the one that went wrong",
     step_failed="bool: the step's own result was an error",
-    reconstructed="bool: the prompt was rebuilt from the log, not recorded",
+    completeness="string: what of the prompt was in the log: whole, reconstructed, delta, cut or lost",
+    tools_known="string: recorded, inferred from the calls, or none",
+    recorded_agent="string: the agent's name in the log, kept even if it is no agent's here",
+    model="string: the model that answered",
+    call="string: the id of the call's receipt",
+    parent_session_id="string: the session that started this one",
+    result_known="bool: the log holds the results of the tool calls",
     redactions="string: JSON, how many values of which kind were replaced",
 )
 

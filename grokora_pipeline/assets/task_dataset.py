@@ -36,7 +36,7 @@ _COLUMNS = columns(
     prompt="json: list of chat messages",
     completion="json: list with the assistant's message",
     tools="json: list of tool schemas, or absent",
-    meta="json: turn_id, session_id, task_key, cluster, weight, status, rating, source_file, reconstructed",
+    meta="json: turn_id, session_id, task_key, cluster, weight, status, rating, source_file, completeness",
 )
 _TOON_NEEDS = {"toon": ["base_model"]}  # its tokenizer counts what TOON saves
 

@@ -14,7 +14,7 @@ from grokora_pipeline.agents import AgentSpec, first_text
 from grokora_pipeline.datasets import duplicates, toon
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.sessions.table import read_turns
-from grokora_pipeline.sessions.turns import Message
+from grokora_pipeline.sessions.turns import Message, TurnRow
 
 FILE = "examples.jsonl"
 MIN_SOURCES = 20  # from here on no source may hold more than its share; fewer could not fill a dataset
@@ -142,11 +142,11 @@ def _selected(
     report.dropped = dict(dropped.most_common())
 
 
-def _example(row: Mapping[str, Any]) -> Example:
+def _example(row: TurnRow) -> Example:
     prompt = [plain_message(message) for message in orjson.loads(row["prompt"])]
     completion = plain_message(orjson.loads(row["completion"]))
-    kept = ("turn_id", "session_id", "step", "started_at", "status", "rating", "source_file", "line", "reconstructed")
-    meta = {name: row[name] for name in kept}
+    kept = ("turn_id", "session_id", "step", "started_at", "status", "rating", "source_file", "line", "completeness")
+    meta = {name: value for name, value in row.items() if name in kept}
     meta["example_id"] = duplicates.example_id(prompt, completion)
     meta["source_sha256"] = row["source_sha256"]
     tools = orjson.loads(row["tools"]) if row["tools"] else None
@@ -181,7 +181,7 @@ def _collapse(examples: Iterable[Example], options: DatasetOptions, report: Data
 
 def _age(example: Example) -> tuple[Any, ...]:
     meta = example.meta
-    return meta["reconstructed"], meta["started_at"], meta["source_file"], meta["line"], meta["turn_id"]
+    return meta["completeness"] != "whole", meta["started_at"], meta["source_file"], meta["line"], meta["turn_id"]
 
 
 def _cluster(examples: Sequence[Example], options: DatasetOptions, report: DatasetReport) -> None:
@@ -243,5 +243,5 @@ def _summarise(examples: Sequence[Example], report: DatasetReport) -> None:
     report.by_status = dict(Counter(example.meta["status"] for example in examples).most_common())
     report.sessions = len({example.meta["session_id"] for example in examples})
     report.sources = len({example.meta["source_file"] for example in examples})
-    rebuilt = sum(example.meta["reconstructed"] for example in examples)
+    rebuilt = sum(example.meta["completeness"] != "whole" for example in examples)
     report.reconstructed_share = rebuilt / len(examples) if examples else 0.0

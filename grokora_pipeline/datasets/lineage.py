@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -12,6 +11,7 @@ from grokora_pipeline.datasets.examples import plain_message
 from grokora_pipeline.datasets.trace import find_turns
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.table import read_turns
+from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 
@@ -28,7 +28,7 @@ class Use:
     in_service: bool = False
 
 
-def trace(store: Store, agents: Sequence[str], query: str, logs: Path) -> tuple[str, list[dict[str, Any]], list[Use]]:
+def trace(store: Store, agents: Sequence[str], query: str, logs: Path) -> tuple[str, list[TurnRow], list[Use]]:
     """(name, turns, uses) of a turn id (or its beginning), a session id or a log file below `logs`.
 
     `name` is what may be forgotten, "" for a single turn. GrokoraError where nothing matches.

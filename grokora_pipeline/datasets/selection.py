@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grokora_pipeline.sessions.turns import TurnRow
+
 Reason = Literal[
     "forgotten",
     "failed_step",
@@ -13,6 +15,7 @@ Reason = Literal[
     "at_or_after_blamed_step",
     "unknown_outcome",
     "reconstructed",
+    "incomplete_prompt",
 ]
 
 
@@ -51,7 +54,7 @@ def blames(turns: Iterable[Mapping[str, Any]]) -> dict[str, Blame]:
     }
 
 
-def refuse(turn: Mapping[str, Any], blame: Blame | None, options: DatasetOptions) -> Reason | None:
+def refuse(turn: TurnRow, blame: Blame | None, options: DatasetOptions) -> Reason | None:
     """Why a turn may not be learnt; None if it may."""
     if _is_forgotten(turn, options.forgotten):
         return "forgotten"
@@ -60,7 +63,9 @@ def refuse(turn: Mapping[str, Any], blame: Blame | None, options: DatasetOptions
     rating = turn["rating"]
     if rating is not None and rating < options.min_rating:
         return "low_rating"
-    if turn["reconstructed"] and not options.reconstructed:
+    if turn["completeness"] not in ("whole", "reconstructed"):
+        return "incomplete_prompt"
+    if turn["completeness"] == "reconstructed" and not options.reconstructed:
         return "reconstructed"
     if turn["status"] == "failure":
         return _refuse_failed(turn, blame)
@@ -70,11 +75,11 @@ def refuse(turn: Mapping[str, Any], blame: Blame | None, options: DatasetOptions
     return None if called_a_tool else "unknown_outcome"
 
 
-def _is_forgotten(turn: Mapping[str, Any], forgotten: Sequence[str]) -> bool:
+def _is_forgotten(turn: TurnRow, forgotten: Sequence[str]) -> bool:
     return turn["session_id"] in forgotten or turn["source_file"] in forgotten
 
 
-def _refuse_failed(turn: Mapping[str, Any], blame: Blame | None) -> Reason | None:
+def _refuse_failed(turn: TurnRow, blame: Blame | None) -> Reason | None:
     """Of a failed session, only what others did before the step that is known to have gone wrong."""
     if blame is None:
         return "failed_without_blame"

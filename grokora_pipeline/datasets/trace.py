@@ -4,9 +4,9 @@ The forget list is a text file in the store, one session id or log file a line; 
 """
 
 from pathlib import Path
-from typing import Any
 
 from grokora_pipeline.sessions.table import public_name, read_turns
+from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
 
 SHORTEST_ID = 8
@@ -14,7 +14,7 @@ FORGET_LIST = "forgotten.txt"
 _COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "source_file", "line", "source_sha256"]
 
 
-def find_turns(session_logs: Path, query: str, logs: Path) -> tuple[str, list[dict[str, Any]]]:
+def find_turns(session_logs: Path, query: str, logs: Path) -> tuple[str, list[TurnRow]]:
     """What `session_logs` calls a log file or a session ("" for a single turn), and its turns.
 
     `query` is a log file (below `logs`, or with its whole path), a session id, or 8 digits and more of a turn id. A row
@@ -23,11 +23,12 @@ def find_turns(session_logs: Path, query: str, logs: Path) -> tuple[str, list[di
     root, path = logs.resolve(), (logs / query).resolve()
     file = public_name(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
     names = {"source_file": file, "session_id": public_name(query)}
-    found: dict[str, list[dict[str, Any]]] = {"source_file": [], "session_id": [], "turn_id": []}
+    found: dict[str, list[TurnRow]] = {"source_file": [], "session_id": [], "turn_id": []}
     for row in read_turns(session_logs, _COLUMNS):
-        for column, name in names.items():
-            if name and row[column] == name:
-                found[column].append(row)
+        if file and row["source_file"] == file:
+            found["source_file"].append(row)
+        if row["session_id"] == names["session_id"]:
+            found["session_id"].append(row)
         if len(query) >= SHORTEST_ID and row["turn_id"].startswith(query.lower()):
             found["turn_id"].append(row)
     kind = next((kind for kind, rows in found.items() if rows), "turn_id")

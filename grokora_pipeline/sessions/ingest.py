@@ -24,7 +24,7 @@ from grokora_pipeline.sessions.redaction import redactor as redaction
 from grokora_pipeline.sessions.scan import LogFile, scan
 from grokora_pipeline.store import content_version
 
-CODE_VERSION = 1  # raise it when the same logs give other rows
+CODE_VERSION = 2  # raise it when the same logs give other rows
 CHUNK_BYTES = 16 << 20
 POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000

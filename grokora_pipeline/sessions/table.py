@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.redactor import Redactor
-from grokora_pipeline.sessions.turns import Turn, turn_id
+from grokora_pipeline.sessions.turns import Turn, TurnRow, turn_id
 
 UNDATED = "undated"
 ROW_GROUP = 2048
@@ -37,7 +37,13 @@ SCHEMA = pa.schema(
         ("rating", pa.int8()),
         ("blamed", pa.bool_()),
         ("step_failed", pa.bool_()),
-        ("reconstructed", pa.bool_()),
+        ("completeness", pa.string()),
+        ("tools_known", pa.string()),
+        ("recorded_agent", pa.string()),
+        ("model", pa.string()),
+        ("call", pa.string()),
+        ("parent_session_id", pa.string()),
+        ("result_known", pa.bool_()),
         ("redactions", pa.string()),
     ]
 )
@@ -50,8 +56,22 @@ _DICTIONARY = [
     "task",
     "tools",
     "status",
+    "completeness",
+    "tools_known",
+    "recorded_agent",
+    "model",
+    "parent_session_id",
     "redactions",
 ]
+# What a row of a store that was written before a column existed says in it; `completeness` is told by `reconstructed`.
+_DEFAULTS: dict[str, Any] = {
+    "tools_known": "none",
+    "recorded_agent": None,
+    "model": "",
+    "call": "",
+    "parent_session_id": "",
+    "result_known": False,
+}
 Row = tuple[Any, ...]
 Made = tuple[str, Row, Counter[str]]  # the day, the row, what was redacted
 
@@ -78,6 +98,7 @@ class RowMaker:
         agent = recognise(self._agents, turn.prompt, turn.agent)
         prompt, completion, tools, task, counts = self._texts(turn)
         session = self.session(turn.session_id)
+        recorded = turn.agent if turn.recorded_agent is None else turn.recorded_agent
         identity = turn_id((session, turn.step, agent), prompt, tools, completion)
         row = (
             identity,
@@ -97,17 +118,23 @@ class RowMaker:
             turn.rating,
             turn.blamed,
             turn.step_failed,
-            turn.reconstructed,
+            turn.completeness,
+            turn.tools_known,
+            None if recorded is None else self.session(recorded),
+            self.session(turn.model),
+            public_name(turn.call),
+            self.session(turn.parent_session_id) if turn.parent_session_id else "",
+            turn.result_known,
             orjson.dumps(dict(sorted(counts.items()))).decode() if counts else "{}",
         )
         return turn.started_at[:10] or UNDATED, row, counts
 
-    def session(self, session_id: str) -> str:
-        """The session's name as stored: without personal data, yet different for different sessions."""
-        name = self._names.get(session_id)
-        if name is None:
-            name = self._names[session_id] = public_name(session_id)
-        return name
+    def session(self, name: str) -> str:
+        """A name (of a session, an agent, a model) as stored: without personal data, different names stay different."""
+        public = self._names.get(name)
+        if public is None:
+            public = self._names[name] = public_name(name)
+        return public
 
     def _texts(self, turn: Turn) -> tuple[bytes, bytes, bytes, str, Counter[str]]:
         prompt, completion = orjson.dumps(turn.prompt), orjson.dumps(turn.completion)
@@ -186,9 +213,25 @@ def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def read_turns(
     folder: Path, columns: Sequence[str] | None = None, days: Sequence[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The turns of a published `session_logs` folder, day by day, as plain dictionaries; JSON columns stay text."""
+) -> Iterator[TurnRow]:
+    """The turns of a published `session_logs` folder, day by day; JSON columns stay text.
+
+    A row holds only `columns` where they are given. Rows of an older store get the columns that it did not have yet.
+    """
+    wanted = list(columns or SCHEMA.names)
     for path in sorted((folder / "turns").glob("*.parquet")):
         if days is None or path.stem in days:
-            for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP, columns=list(columns) if columns else None):
-                yield from batch.to_pylist()
+            yield from _rows(pq.ParquetFile(path), wanted)
+
+
+def _rows(file: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[TurnRow]:
+    stored = set(file.schema_arrow.names)
+    missing = [name for name in wanted if name not in stored]
+    defaults = {name: _DEFAULTS[name] for name in missing if name != "completeness"}
+    old = ["reconstructed"] if "completeness" in missing else []
+    for batch in file.iter_batches(ROW_GROUP, columns=[name for name in wanted if name in stored] + old):
+        for row in batch.to_pylist():
+            row.update(defaults)
+            if old:
+                row["completeness"] = "reconstructed" if row.pop("reconstructed") else "whole"
+            yield row

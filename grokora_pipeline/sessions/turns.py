@@ -2,12 +2,16 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import orjson
 
 Message = dict[str, Any]
 Status = Literal["success", "failure", "unknown"]
+# What of the prompt the log holds: all of it; rebuilt from other lines; only what is new since the call before; a text
+# that was shortened; nothing. Only the first two are learnt by default.
+Completeness = Literal["whole", "reconstructed", "delta", "cut", "lost"]
+ToolsKnown = Literal["recorded", "inferred", "none"]
 
 
 @dataclass(slots=True)
@@ -27,12 +31,48 @@ class Turn:
     status: Status = "unknown"
     rating: int | None = None
     blamed: bool = False
-    reconstructed: bool = False
+    completeness: Completeness = "whole"
+    tools_known: ToolsKnown = "none"  # whether `tools` was in the log, or was inferred from the calls
+    recorded_agent: str | None = None  # the name in the log, if it differs from `agent`; kept even if nobody has it
+    model: str = ""  # who answered (the teacher), so that its calls can be left out
+    call: str = ""  # the receipt's id, which a verdict's blame may name
+    parent_session_id: str = ""  # the session that started this one (a sub-agent's), "" for none
+    result_known: bool = False  # the log holds the results of the tool calls in `completion`
     redactions: dict[str, int] = field(default_factory=dict)
     line: int = 0  # 1-based line (or iteration) in the source, 0 where it has none
     task: str = ""  # the goal as the session states it, "" where the log does not say
     step_failed: bool = False  # this very step's tool result was an error, or its command returned non-zero
     turn_id: str = ""  # set once the text is redacted
+
+
+class TurnRow(TypedDict):
+    """A row of the `session_logs` table: the Parquet columns of a turn, redacted. Texts of JSON stay text."""
+
+    turn_id: str  # SHA-256 of the content
+    session_id: str
+    agent: str | None  # the agent whose rules recognise the call
+    step: int
+    started_at: str  # ISO 8601, UTC, "" for a call without a time
+    source_file: str  # relative to the log root
+    source_sha256: str
+    source_format: str
+    line: int
+    task: str
+    prompt: str  # JSON list of chat messages
+    tools: str | None  # JSON list of tool schemas
+    completion: str  # JSON assistant message
+    status: Status  # what the turn's own file says
+    rating: int | None  # 1 to 5
+    blamed: bool
+    step_failed: bool
+    completeness: Completeness
+    tools_known: ToolsKnown
+    recorded_agent: str | None
+    model: str
+    call: str
+    parent_session_id: str
+    result_known: bool
+    redactions: str  # JSON object: how many values of which kind were replaced
 
 
 @dataclass(frozen=True, slots=True)

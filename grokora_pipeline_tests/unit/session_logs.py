@@ -9,6 +9,7 @@ import orjson
 from grokora_pipeline.agents import AgentSpec, Match
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.table import read_turns
+from grokora_pipeline.sessions.turns import TurnRow
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 AGENTS = (
@@ -61,7 +62,7 @@ def run(logs: Path, output: Path, previous: Path | None = None, agents: Sequence
     return ingest(logs, agents, previous, output, settle_seconds=0, workers=1)
 
 
-def turns(folder: Path) -> list[dict[str, Any]]:
+def turns(folder: Path) -> list[TurnRow]:
     """All turns of an output folder."""
     return list(read_turns(folder))
 

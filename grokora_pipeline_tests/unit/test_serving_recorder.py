@@ -18,6 +18,7 @@ from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.sessions.ingest import ingest
 from grokora_pipeline.sessions.table import read_turns
+from grokora_pipeline.sessions.turns import TurnRow
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 AGENTS = [AgentSpec(name="actor", description="acts")]
@@ -41,7 +42,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for file in sorted(folder.glob("*/*.jsonl")) for line in file.read_bytes().splitlines()]
 
 
-def turns_of(logs: Path, output: Path) -> tuple[Any, list[dict[str, Any]]]:
+def turns_of(logs: Path, output: Path) -> tuple[Any, list[TurnRow]]:
     output.mkdir()
     report = ingest(logs, AGENTS, None, output, settle_seconds=0)
     return report, list(read_turns(output))

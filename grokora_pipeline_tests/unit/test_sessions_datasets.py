@@ -1,7 +1,7 @@
 """Datasets: what may be learnt, duplicates, caps, TOON, lineage and forgetting."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from grokora_pipeline.datasets import duplicates, toon, trace
 from grokora_pipeline.datasets.examples import DatasetReport, Example, build_examples, read_examples, task_key
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
+from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, write_lines
 
@@ -23,7 +24,7 @@ TURN: dict[str, Any] = {
     "rating": None,
     "blamed": False,
     "step_failed": False,
-    "reconstructed": False,
+    "completeness": "whole",
     "completion": '{"role":"assistant","content":"x"}',
 }
 CALLS = '{"role":"assistant","content":"","tool_calls":[{"id":"c"}]}'
@@ -53,14 +54,20 @@ def test_which_steps_may_be_learnt(changes: dict[str, Any], reason: str | None) 
     turn = TURN | changes
     blame = {"s": Blame(2, frozenset({"observer"}))}
     options = DatasetOptions(forgotten=("gone", "gone.jsonl"))
-    assert refuse(turn, blame.get(turn["session_id"]), options) == reason
+    assert refuse(cast(TurnRow, turn), blame.get(turn["session_id"]), options) == reason
 
 
 def test_unknown_outcomes_can_be_taken_or_left() -> None:
-    unknown = TURN | {"status": "unknown", "completion": CALLS}
+    unknown = cast(TurnRow, TURN | {"status": "unknown", "completion": CALLS})
     assert refuse(unknown, None, DatasetOptions(unknown_outcome="none")) == "unknown_outcome"
-    assert refuse(TURN | {"status": "unknown"}, None, DatasetOptions(unknown_outcome="all")) is None
-    assert refuse(TURN | {"reconstructed": True}, None, DatasetOptions(reconstructed=False)) == "reconstructed"
+    assert refuse(cast(TurnRow, TURN | {"status": "unknown"}), None, DatasetOptions(unknown_outcome="all")) is None
+    rebuilt = cast(TurnRow, TURN | {"completeness": "reconstructed"})
+    assert refuse(rebuilt, None, DatasetOptions(reconstructed=False)) == "reconstructed"
+
+
+@pytest.mark.parametrize("completeness", ["delta", "cut", "lost"])
+def test_a_call_whose_prompt_was_not_recorded_whole_is_not_learnt(completeness: str) -> None:
+    assert refuse(cast(TurnRow, TURN | {"completeness": completeness}), None, DatasetOptions()) == "incomplete_prompt"
 
 
 def test_the_first_blamed_step_is_the_one_that_counts() -> None:

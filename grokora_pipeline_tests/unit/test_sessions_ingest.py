@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from grokora_pipeline.agents import AgentSpec, Match
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions import scan as scanning
 from grokora_pipeline.sessions.ingest import ingest
+from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline_tests.unit.session_logs import AGENTS, call, contents, run, turns, write_lines
 
 
@@ -397,3 +399,26 @@ def test_agents_that_count_their_own_steps_are_one_session_and_a_second_run_is_a
     assert run(tmp_path / "logs", tmp_path / "one").sessions == 1
     write_lines(tmp_path / "logs" / "a.jsonl", [*lines, *lines])
     assert run(tmp_path / "logs", tmp_path / "two").sessions == 2
+
+
+def test_a_table_of_an_older_version_is_read_with_the_columns_that_it_did_not_have(tmp_path: Path) -> None:
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s", 0, "a", "b"), call("s", 3, "c", "d")])
+    run(tmp_path / "logs", tmp_path / "out")
+    (path,) = (tmp_path / "out" / "turns").glob("*.parquet")
+    new = ["completeness", "tools_known", "recorded_agent", "model", "call", "parent_session_id", "result_known"]
+    old = pq.read_table(path).drop_columns(new).append_column("reconstructed", pa.array([True, False]))
+    pq.write_table(old, path)
+    rows = turns(tmp_path / "out")
+    assert [row["completeness"] for row in rows] == ["reconstructed", "whole"]
+    assert (rows[0]["tools_known"], rows[0]["recorded_agent"], rows[0]["result_known"]) == ("none", None, False)
+    narrow = [dict(row) for row in read_turns(tmp_path / "out", ["session_id", "completeness"])]
+    assert narrow == [{"session_id": "s", "completeness": value} for value in ("reconstructed", "whole")]
+
+
+def test_the_name_and_the_model_in_the_log_are_kept_even_if_they_are_nobodys(tmp_path: Path) -> None:
+    line = call("s", 0, "a", "b", agent="airline") | {"call": "rec-1", "parent_session_id": "outer"}
+    write_lines(tmp_path / "logs" / "a.jsonl", [line, call("s", 1, "c", "d")])
+    run(tmp_path / "logs", tmp_path / "out")
+    kept = [(row["agent"], row["recorded_agent"], row["model"], row["call"]) for row in turns(tmp_path / "out")]
+    assert kept == [(None, "airline", "m", "rec-1"), ("actor", "actor", "m", "")]
+    assert [row["parent_session_id"] for row in turns(tmp_path / "out")] == ["outer", ""]

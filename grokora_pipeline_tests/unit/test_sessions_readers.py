@@ -101,7 +101,7 @@ def test_only_the_first_round_of_a_collaboration_is_taken() -> None:
             assert "round 2" not in turn.completion["content"]
             assert "[Error" not in turn.completion["content"]
             assert turn.prompt[0]["content"].startswith("**COORDINATOR** (Round 1):")
-            assert turn.reconstructed
+            assert turn.completeness == "reconstructed"
 
 
 def test_a_recording_keeps_the_request_verbatim_and_the_aliases_are_read(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_recording_keeps_the_request_verbatim_and_the_aliases_are_read(tmp_pat
     (turn,) = turns_of(read(write_lines(tmp_path / "a.jsonl", [line])))
     assert (turn.agent, turn.step, turn.started_at) == ("actor", 3, "2025-11-12T12:07:11+00:00")
     assert turn.prompt == line["request"]["messages"]
-    assert not turn.reconstructed
+    assert (turn.completeness, turn.model, turn.tools_known) == ("whole", "m", "none")
 
 
 def test_a_failed_tool_result_in_the_next_request_fails_the_step(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_v1_says_that_its_prompts_are_rebuilt_and_which_step_failed(tmp_path: Pa
     path = tmp_path / "session.json"
     path.write_bytes(orjson.dumps(v1_session()))
     first, second = turns_of(read(path))
-    assert (first.reconstructed, first.step_failed, first.rating) == (True, True, 4)
+    assert (first.completeness, first.step_failed, first.rating) == ("reconstructed", True, 4)
     assert first.prompt == [{"role": "user", "content": "Task: list x"}]
     assert orjson.loads(first.completion["tool_calls"][0]["function"]["arguments"]) == {"command": "ls x"}
     assert [message["role"] for message in second.prompt] == ["user", "assistant", "tool", "user"]
@@ -236,7 +236,12 @@ def test_v2_gives_the_actors_actions_only(tmp_path: Path) -> None:
     assert [item.reason for item in items if isinstance(item, Skipped)] == ["observation_cut", "action_not_in_schema"]
     arguments = orjson.loads(click.completion["tool_calls"][0]["function"]["arguments"])
     assert arguments == {"action": "left_click", "coordinate": [300, 20]}
-    assert (click.agent, click.reconstructed, click.status, typed.step_failed) == ("actor", True, "unknown", True)
+    assert (click.agent, click.completeness, click.status, typed.step_failed) == (
+        "actor",
+        "reconstructed",
+        "unknown",
+        True,
+    )
 
 
 def test_v2_actions_keep_their_meaning() -> None:

@@ -46,7 +46,7 @@ def read(source: Source) -> Iterator[Item]:
             source_format=source.format,
             prompt=[user(f"**COORDINATOR** (Round 1):\n\n{goal}")],
             completion=assistant(answer),
-            reconstructed=True,
+            completeness="reconstructed",
             line=text[: text.find(answer)].count("\n") + 1,
             task=goal,
         )

@@ -76,6 +76,7 @@ class Run:
     status: Status = "unknown"
     rating: int | None = None
     iterations: list[Iteration] = field(default_factory=list)
+    model: str = ""
 
 
 def arguments_from_result(name: str, result: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -143,10 +144,13 @@ def _turn(
         prompt=prompt,
         completion=assistant(iteration.response, list(calls.values())),
         tools=TOOLS,
+        tools_known="inferred",
         status=run.status,
         rating=run.rating,
-        reconstructed=True,
+        completeness="reconstructed",
         line=iteration.line,
         task=run.task,
+        model=run.model,
+        result_known=bool(iteration.calls) and all(call.result is not None for call in iteration.calls),
         step_failed=any(is_error(call.result) for call in iteration.calls),
     )

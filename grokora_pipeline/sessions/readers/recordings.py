@@ -118,8 +118,8 @@ class _Sessions:
             yield _verdict(self._name(session), outcome)
 
     def _read_call(self, source: Source, session: str, line: dict[str, Any], number: int) -> Iterator[Item]:
-        request = line["request"]
-        choice = _choice(line.get("response"))
+        request, response = line["request"], line.get("response")
+        choice = _choice(response)
         message = choice.get("message")
         step = whole_number(line.get("step"))
         step = number - 1 if step is None else step
@@ -146,6 +146,10 @@ class _Sessions:
             tools=tools if tools and _are_objects(tools) else None,
             line=number,
             task=str(line.get("task") or ""),
+            tools_known="recorded" if tools and _are_objects(tools) else "none",
+            model=_text(request.get("model")) or _text(response.get("model") if isinstance(response, dict) else None),
+            call=_text(line.get("call")),
+            parent_session_id=_text(line.get("parent_session_id")),
             step_failed=choice.get("finish_reason") in ("length", "content_filter"),
         )
         turn.completion.setdefault("role", "assistant")
@@ -172,6 +176,7 @@ class _Sessions:
         calls = [call.get("id") for call in waiting.completion.get("tool_calls") or ()]
         if calls:
             results = [m.get("content") for m in messages if m.get("role") == "tool" and m.get("tool_call_id") in calls]
+            waiting.result_known = bool(results)
             waiting.step_failed = waiting.step_failed or any(is_error(result) for result in results)
         yield waiting
 
@@ -179,6 +184,11 @@ class _Sessions:
         """The turns that no later request followed."""
         yield from self._waiting.values()
         self._waiting.clear()
+
+
+def _text(value: object) -> str:
+    """A name or an id as text; numbers are ids, too."""
+    return value if isinstance(value, str) else str(value) if whole_number(value) is not None else ""
 
 
 def _is_chat(messages: object) -> bool:

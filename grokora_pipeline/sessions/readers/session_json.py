@@ -49,6 +49,7 @@ def read(source: Source) -> Iterator[Item]:
         task=str(metadata.get("task") or ""),
         status=end_status(source.path.with_name(COMPANION)),
         rating=stars(metadata.get("user_rating")),
+        model=str(metadata.get("model") or ""),
         iterations=[_iteration(entry, place) for place, entry in enumerate(iterations, 1) if isinstance(entry, dict)],
     )
     if run.task:
