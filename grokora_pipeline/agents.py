@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import first_text
 
 AnswerType = Literal["json", "tool_call", "code", "text"]
 DEFAULT_MAIN_METRIC: dict[AnswerType, str] = {
@@ -121,18 +122,6 @@ class AgentSpec(_Strict):
             return recorded_name == self.name or recorded_name in self.match.names
         system, user = first_text(messages, "system"), first_text(messages, "user")
         return _any_found(self.match.system, system) or _any_found(self.match.user, user)
-
-
-def first_text(messages: Sequence[dict[str, Any]], role: str) -> str:
-    """The text of the first message of a role; parts of a multi-part content are joined by line breaks."""
-    for message in messages:
-        if message.get("role") == role:
-            content = message.get("content")
-            if isinstance(content, list):
-                parts = (part.get("text") for part in content if isinstance(part, dict))
-                return "\n".join(part for part in parts if isinstance(part, str))
-            return content if isinstance(content, str) else ""
-    return ""
 
 
 def _any_found(patterns: tuple[str, ...], text: str) -> bool:

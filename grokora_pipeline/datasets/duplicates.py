@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from grokora_pipeline.models.messages import message_text
 from grokora_pipeline.sessions.turns import Message
 
 PERMUTATIONS = 128
@@ -49,8 +50,7 @@ def plain_text(messages: Iterable[Message]) -> str:
     parts = []
     for message in messages:
         if message.get("role") != "system":
-            content = message.get("content")
-            parts.append(content if isinstance(content, str) else orjson.dumps(content).decode())
+            parts.append(message_text(message))
             parts += [
                 f"{call['function'].get('name')} {call['function'].get('arguments')}"
                 for call in message.get("tool_calls") or ()

@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.agents import AgentSpec, first_text
+from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import duplicates, toon
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
+from grokora_pipeline.models.messages import first_text, plain_message
 from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline.sessions.turns import Message, TurnRow
 
@@ -151,15 +152,6 @@ def _example(row: TurnRow) -> Example:
     meta["source_sha256"] = row["source_sha256"]
     tools = orjson.loads(row["tools"]) if row["tools"] else None
     return Example(prompt, [completion], tools, meta)
-
-
-def plain_message(message: Message) -> Message:
-    """The message with its content as text: parts that are no text (pictures) are left out."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    texts = [part.get("text") for part in content if isinstance(part, dict)]
-    return {**message, "content": "\n".join(text for text in texts if isinstance(text, str))}
 
 
 def _collapse(examples: Iterable[Example], options: DatasetOptions, report: DatasetReport) -> list[Example]:

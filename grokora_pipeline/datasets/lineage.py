@@ -7,9 +7,9 @@ from pathlib import Path
 import orjson
 
 from grokora_pipeline.datasets.duplicates import example_id
-from grokora_pipeline.datasets.examples import plain_message
 from grokora_pipeline.datasets.trace import find_turns
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import plain_message
 from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import Message, Tool, fold_system, normalise, parse_answer_text, with_tool_text
-from grokora_pipeline.models.template import CHATML, PLAIN, compile_template, environment
+from grokora_pipeline.models.template import CHATML, PLAIN, compile_template, environment, with_fixed_date
 
 DEFAULT_CONTEXT = 2048
 _PROBE = "Zq7probe"
@@ -43,7 +43,7 @@ class ChatFormat:
         configs = {name: read_json(folder / name) for name in ("config.json", "tokenizer_config.json")}
         special = _special_tokens(folder, tokenizer, configs)
         own = _own_template(folder, configs["tokenizer_config.json"])
-        template = own or default_template(tokenizer)
+        template = with_fixed_date(own or default_template(tokenizer))
         stop_token = _stop_token(template, tokenizer, special)
         knows_tools = "tools" in meta.find_undeclared_variables(environment().parse(template))
         return cls(

@@ -1,4 +1,8 @@
-"""Chat messages brought into the shape that every chat template accepts, whatever a log holds."""
+"""What a chat message says: its text, its reasoning, its tool calls; and conversations as chat templates accept them.
+
+Training, evaluation and the gateway ask these functions and no others, so that a model reads while it serves what it
+read while it was trained, whatever shape a client or a log gives a message.
+"""
 
 import hashlib
 import json
@@ -11,26 +15,123 @@ Message = dict[str, Any]
 Tool = Mapping[str, Any]
 
 CONTINUE = "Continue."
+PICTURE = "<SCREENSHOT>"  # stands for every picture, sound and file: the word that redaction stores in their place
+# Base64 of a picture, sound or document: a data URL, or bare PNG, JPEG, GIF and WebP by their first bytes. Lines may be
+# wrapped; a wrapped line is recognised by its length, so that words that follow the data stay.
+MEDIA_DATA = (
+    r"data:(?:image|audio|video|application)/[\w.+-]+(?:;[\w.+-]+=[\w.+-]*)*;base64,[A-Za-z0-9+/_-]*={0,2}"
+    r"(?:\s+[A-Za-z0-9+/]{40,}={0,2})*|iVBORw0KGgo[A-Za-z0-9+/]{8,}={0,2}(?:\s+[A-Za-z0-9+/]{40,}={0,2})*|"
+    r"(?:/9j/4|R0lGOD[dl]h|UklGR)[A-Za-z0-9+/]{60,}={0,2}(?:\s+[A-Za-z0-9+/]{40,}={0,2})*"
+)
+MEDIA_HINT = r"data:(?:image|audio|video|application)/|iVBORw0KGgo|/9j/4|R0lGOD|UklGR"
+_MEDIA = re.compile(MEDIA_DATA)
+_MEDIA_PART = re.compile(r"image|audio|video|file|document|media|inline_?data|screenshot", re.IGNORECASE)
+_REASONING_PART = re.compile(r"thinking|reasoning", re.IGNORECASE)
 _ROLES = {"developer": "system", "function": "tool"}
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _JSON_FENCE = re.compile(r"```(?:json)?\s*([\[{].*?)\s*```", re.DOTALL | re.IGNORECASE)  # on one line, too
 _MISTRAL_CALLS = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])\s*\Z", re.DOTALL)
 
 
-def content_text(content: object) -> str:
-    """The text of a message's content: null is "", parts are joined by line breaks, pictures become `[image]`."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return "" if content is None else json.dumps(content, ensure_ascii=False)
-    parts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if isinstance(text, str):
-            parts.append(text)
-        elif isinstance(part, Mapping) and "image" in str(part.get("type", "")):
-            parts.append("[image]")
-    return "\n".join(parts)
+def message_text(message: Mapping[str, Any]) -> str:
+    """The text of a message, in one string: "" for null, parts joined by line breaks, PICTURE for what is no text.
+
+    Base64 of pictures, sounds and documents becomes PICTURE wherever it stands, in strings too: a log has it replaced
+    by redaction, so a served prompt must not hold it raw. Reasoning is no text (see `message_reasoning`).
+    """
+    return _MEDIA.sub(PICTURE, _content_text(message.get("content")))
+
+
+def _content_text(content: object) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "\n".join(text for text in map(_part_text, content) if text is not None)
+    return json.dumps(content, ensure_ascii=False, default=str)
+
+
+def _part_text(part: object) -> str | None:
+    """The text of one content part; None where it has none. What is no known part is shown as JSON, never lost."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping):
+        kind = str(part.get("type") or "")
+        if _REASONING_PART.search(kind):
+            return None
+        for key in ("text", "refusal", "content"):
+            if isinstance(part.get(key), str | list):  # a list: a tool result inside of a message
+                return _content_text(part[key])
+        if _MEDIA_PART.search(kind or " ".join(map(str, part))):
+            return PICTURE
+    return json.dumps(part, ensure_ascii=False, default=str)
+
+
+def message_reasoning(message: Mapping[str, Any]) -> str:
+    """What an assistant message says it thought, "" for nothing: `reasoning_content`, its other names, or parts."""
+    for key in ("reasoning_content", "reasoning", "thinking"):
+        if isinstance(message.get(key), str) and message[key]:
+            return str(message[key])
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    thoughts = [part for part in parts if _REASONING_PART.search(str(part.get("type") or ""))]
+    texts = [part.get(key) for part in thoughts for key in ("thinking", "reasoning", "text")]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def first_text(messages: Sequence[Mapping[str, Any]], role: str) -> str:
+    """The text of the first message of a role, "" where there is none; `developer` counts as `system`."""
+    return next((message_text(one) for one in messages if message_role(one) == role), "")
+
+
+def message_role(message: Mapping[str, Any]) -> str:
+    """The role by its present name: `developer` is `system`, `function` is `tool`."""
+    role = str(message.get("role"))
+    return _ROLES.get(role, role)
+
+
+def plain_message(message: Mapping[str, Any]) -> Message:
+    """The message in today's shape: content a string or null, roles by their present names, legacy calls as tool calls.
+
+    `function_call` becomes the one entry of `tool_calls`, and a `function` message the tool message that answers it.
+    Reasoning parts become `reasoning_content`. Everything else of the message stays.
+    """
+    plain = {**message, "role": message_role(message)}
+    if message.get("content") is not None:
+        plain["content"] = message_text(message)
+        if isinstance(message["content"], list) and (reasoning := message_reasoning(message)):
+            plain["reasoning_content"] = reasoning
+    call = plain.pop("function_call", None)
+    if isinstance(call, Mapping) and call.get("name") and not plain.get("tool_calls"):
+        plain["tool_calls"] = [{"type": "function", "function": dict(call)}]
+    return plain
+
+
+def offered_tools(request: Mapping[str, Any]) -> list[Any] | None:
+    """The tools that a request lets the model call; None where there are none.
+
+    `tool_choice: none` (or `{"type": "none"}`) offers none, `allowed_tools` those that it names. The legacy members
+    `functions` and `function_call` mean the same as `tools` and `tool_choice`.
+    """
+    tools, choice = request.get("tools"), request.get("tool_choice")
+    if not tools and isinstance(request.get("functions"), list):
+        tools = [{"type": "function", "function": function} for function in request["functions"]]
+        choice = request.get("function_call") if choice is None else choice
+    if not isinstance(tools, list) or not tools:
+        return None
+    kind = choice.get("type") if isinstance(choice, Mapping) else choice
+    if kind == "none":
+        return None
+    if kind == "allowed_tools" and isinstance(choice, Mapping):
+        allowed = choice.get("allowed_tools", choice)
+        named = allowed.get("tools") if isinstance(allowed, Mapping) else None
+        names = {_function_name(tool) for tool in named or ()}
+        return [tool for tool in tools if _function_name(tool) in names] or None
+    return tools
+
+
+def _function_name(tool: Any) -> Any:
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    return function.get("name") if isinstance(function, Mapping) else None
 
 
 def normalise(messages: Sequence[Mapping[str, Any]], *, native_tools: bool, opening: bool = True) -> list[Message]:
@@ -58,8 +159,8 @@ def _may_be_answered(turn: Message) -> bool:
 
 
 def _as_turn(message: Mapping[str, Any], native_tools: bool, answers_call: bool, started: bool) -> Message:
-    role = _ROLES.get(str(message.get("role")), str(message.get("role")))
-    text = content_text(message.get("content"))
+    message = plain_message(message)
+    role, text = message["role"], message_text(message)
     if role == "tool":
         if native_tools and answers_call:
             named = {key: message[key] for key in ("name", "tool_call_id") if message.get(key)}
@@ -86,13 +187,10 @@ def _plain_call(call: Mapping[str, Any]) -> Message | None:
     function = call.get("function") or call
     if not isinstance(function, Mapping) or not function.get("name"):
         return None
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except json.JSONDecodeError:
-            arguments = {"raw": arguments}
-    return {"name": str(function["name"]), "arguments": {} if arguments is None else arguments}
+    arguments = call_arguments(function.get("arguments"))
+    if arguments is None:  # no JSON object: shown as it stands, and `calls_of` says so to metrics and datasets
+        arguments = {"raw": function["arguments"]}
+    return {"name": str(function["name"]), "arguments": arguments}
 
 
 def call_text(call: Mapping[str, Any]) -> str:
@@ -189,22 +287,24 @@ class Call:
     arguments: dict[str, Any] | None
 
 
-def content_of(message: Message) -> str:
-    """The text of a message, without surrounding white space; "" where it has none."""
-    content = message.get("content")
-    return content.strip() if isinstance(content, str) else ""
-
-
 def calls_of(message: Message) -> list[Call]:
     """The tool calls of a message, arguments decoded."""
     calls = []
-    for entry in message.get("tool_calls") or []:
+    for entry in plain_message(message).get("tool_calls") or []:
         function = entry.get("function", entry)
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = strict_json(arguments, {})
-        calls.append(Call(str(function.get("name", "")), arguments if isinstance(arguments, dict) else None))
+        calls.append(Call(str(function.get("name", "")), call_arguments(function.get("arguments"))))
     return calls
+
+
+def call_arguments(arguments: object) -> dict[str, Any] | None:
+    """A call's arguments as an object: none are {}, JSON text (of JSON text) is unwrapped; None for the rest."""
+    while isinstance(arguments, str):
+        if not arguments.strip():
+            return {}
+        if (value := strict_json(arguments)) is None and arguments.strip() != "null":
+            return None
+        arguments = value
+    return {} if arguments is None else arguments if isinstance(arguments, dict) else None
 
 
 def strict_json(text: str, default: Any = None) -> Any:
@@ -233,7 +333,7 @@ def json_value(message: Message) -> Any:
     """What a message says as data: its calls as [{name, arguments}], else its content read as JSON, else None."""
     if calls := calls_of(message):
         return [{"name": call.name, "arguments": call.arguments} for call in calls]
-    value = lenient_json(content_of(message))
+    value = lenient_json(message_text(message).strip())
     return value if isinstance(value, dict | list) else None
 
 
@@ -241,7 +341,7 @@ def canonical(message: Message) -> str:
     """The whole answer as one text: the content, then the calls as compact JSON with sorted keys."""
     calls = [{"name": call.name, "arguments": call.arguments} for call in calls_of(message)]
     tail = [json.dumps(call, sort_keys=True, ensure_ascii=False) for call in calls]
-    return "\n".join(part for part in [content_of(message), *tail] if part)
+    return "\n".join(part for part in [message_text(message).strip(), *tail] if part)
 
 
 def as_message(text: str) -> Message:

@@ -1,6 +1,8 @@
 """Chat templates in the sandbox that `transformers` renders them in, and the default ones for models without."""
 
 import json
+import re
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +20,8 @@ PLAIN = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
-FIXED_DATE = "26 Jul 2024"  # Llama 3's own fallback: a prompt must not change from one day to the next
+FIXED_DATE = date(2024, 7, 26)  # Llama 3's own fallback: a prompt must not change from one day to the next
+_DATE_CALL = re.compile(r"""\bstrftime_now\(\s*(["'])([^"']*)\1\s*\)""")
 
 
 class _Generation(Extension):
@@ -39,8 +42,13 @@ def environment() -> ImmutableSandboxedEnvironment:
     )
     made.filters["tojson"] = _tojson
     made.globals["raise_exception"] = _raise
-    made.globals["strftime_now"] = lambda _format: FIXED_DATE
+    made.globals["strftime_now"] = FIXED_DATE.strftime
     return made
+
+
+def with_fixed_date(template: str) -> str:
+    """The template with today's date written in as FIXED_DATE, so that every server renders what was trained."""
+    return _DATE_CALL.sub(lambda match: repr(FIXED_DATE.strftime(match[2])), template)
 
 
 @lru_cache(maxsize=16)

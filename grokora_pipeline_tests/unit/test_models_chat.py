@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
@@ -161,7 +161,7 @@ def test_awkward_histories_become_alternating_turns() -> None:
         {"role": "user", "content": "d"},
     ]
     assert normalise(history, native_tools=False) == [
-        {"role": "system", "content": "a\n[image]"},
+        {"role": "system", "content": "a\n<SCREENSHOT>"},
         {"role": "user", "content": "Continue."},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "<tool_response>\nc\n</tool_response>\n\nd"},
@@ -183,6 +183,10 @@ messages = st.lists(
 )
 
 
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+
+
+@relaxed
 @given(messages, st.booleans())
 def test_any_history_is_normalised_to_what_templates_accept(history: list[dict[str, Any]], native: bool) -> None:
     turns = normalise(history, native_tools=native)
@@ -193,6 +197,7 @@ def test_any_history_is_normalised_to_what_templates_accept(history: list[dict[s
     assert all(a != b for a, b in itertools.pairwise(roles) if a != "tool")
 
 
+@relaxed
 @given(history=messages, answer=st.text(min_size=1, max_size=30))
 def test_the_answer_is_what_follows_the_prompt(chat: ChatFormat, history: list[dict[str, Any]], answer: str) -> None:
     completion = chat.render_completion(history, [{"role": "assistant", "content": answer}])

@@ -20,7 +20,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics.answers import Answer, Leaf, code_tree, leaves
 from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
-from grokora_pipeline.models.messages import calls_of, canonical, content_of, json_value, lenient_json, strict_json
+from grokora_pipeline.models.messages import calls_of, canonical, json_value, lenient_json, message_text, strict_json
 
 FloatArray = NDArray[np.float64]
 Stats = tuple[float, ...]
@@ -77,18 +77,18 @@ def valid_json(answer: Answer) -> bool | None:
 
     Where the expected answer itself wraps its JSON in a fence, so may the answer.
     """
-    expected = content_of(answer.reference)
+    expected = message_text(answer.reference).strip()
     if calls_of(answer.reference) or not isinstance(lenient_json(expected), dict | list):
         return None
     read = lenient_json if strict_json(expected) is None else strict_json
-    return isinstance(read(content_of(answer.prediction)), dict | list)
+    return isinstance(read(message_text(answer.prediction).strip()), dict | list)
 
 
 def schema_valid(answer: Answer) -> bool | None:
     """Whether the answer is JSON that the agent's JSON Schema accepts; applies where the agent has a schema."""
     if answer.schema is None:
         return None
-    value = strict_json(content_of(answer.prediction))
+    value = strict_json(message_text(answer.prediction).strip())
     return isinstance(value, dict | list) and bool(Draft202012Validator(answer.schema).is_valid(value))
 
 
@@ -170,17 +170,17 @@ def no_call(answer: Answer) -> bool | None:
 
 
 def _code_parses(answer: Answer) -> bool | None:
-    return code_tree(content_of(answer.prediction)) is not None if answer.answer_type == "code" else None
+    return code_tree(message_text(answer.prediction).strip()) is not None if answer.answer_type == "code" else None
 
 
 def code_match(answer: Answer) -> bool | None:
     """Whether the Python answer has the expected syntax tree; the text decides where that does not parse."""
     if answer.answer_type != "code":
         return None
-    expected = code_tree(content_of(answer.reference))
+    expected = code_tree(message_text(answer.reference).strip())
     if expected is None:
         return exact_match(answer)
-    return code_tree(content_of(answer.prediction)) == expected
+    return code_tree(message_text(answer.prediction).strip()) == expected
 
 
 def _rouge_metric(name: str) -> Metric:

@@ -14,10 +14,9 @@ from jsonschema import Draft202012Validator
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import toon
-from grokora_pipeline.datasets.examples import plain_message
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import calls_of, content_of, strict_json
+from grokora_pipeline.models.messages import calls_of, message_text, plain_message, strict_json
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, new_reply, usage_of
@@ -174,7 +173,7 @@ def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | N
     """What makes an answer useless to its caller, as a word; None for a good one. An upstream's may have any shape."""
     if not _has_calls_shape(message.get("tool_calls")):
         return "bad_call"
-    calls, text = calls_of(message), content_of(message)
+    calls, text = calls_of(message), message_text(message).strip()
     if calls:
         offered = asked.offered_tools or ()
         return None if all(_fits(call.name, call.arguments, offered) for call in calls) else "bad_call"

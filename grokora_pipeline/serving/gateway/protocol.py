@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from grokora_pipeline.models.messages import offered_tools
 from grokora_pipeline.sessions.redaction.redactor import MAX_DEPTH
 
 Json = dict[str, Any]
@@ -130,7 +131,7 @@ class ChatRequest(BaseModel):
     @property
     def offered_tools(self) -> list[Json] | None:
         """The tools the model may call, as sent; None where there are none or `tool_choice` is `none`."""
-        return self.body["tools"] if self.tools and self.tool_choice != "none" else None
+        return offered_tools(self.body) if self.tools else None
 
     @classmethod
     def parse(cls, body: Json) -> Self:

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from grokora_pipeline.models.messages import offered_tools
 from grokora_pipeline.sessions.readers.common import (
     Source,
     decode,
@@ -132,7 +133,7 @@ class _Sessions:
         if not _is_message({"role": "assistant", **message}):
             yield Skipped("answer_not_in_schema")
             return
-        tools = request.get("tools")
+        tools = offered_tools(request)
         turn = Turn(
             session_id=self._name(session),
             agent=agent or None,

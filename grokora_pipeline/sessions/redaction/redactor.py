@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import PICTURE
 from grokora_pipeline.sessions.redaction import detectors
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
@@ -182,7 +183,7 @@ class Redactor:
     def _replace(self, family: str, kind: str, value: str, found: Counter[str]) -> str:
         found[kind] += 1
         if not family:
-            return "<SCREENSHOT>"
+            return PICTURE
         placeholder = self._placeholders.get(value)
         if placeholder is None:
             self._numbers[kind] += 1

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 
+from grokora_pipeline.models.messages import MEDIA_DATA, MEDIA_HINT
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
     Detector,
@@ -91,13 +92,7 @@ def from_base64(text: str) -> str | None:
     return decoded if all(char.isprintable() or char in "\n\r\t" for char in decoded) else None
 
 
-SCREENSHOT = detector(
-    "screenshot",
-    r"(?:data:image/[\w.+-]+;base64,)[A-Za-z0-9+/=\s]*|iVBORw0KGgo[A-Za-z0-9+/]{8,}={0,2}|"
-    r"(?:/9j/4|R0lGOD[dl]h|UklGR)[A-Za-z0-9+/]{60,}={0,2}",
-    r"data:image/|iVBORw0KGgo|/9j/4|R0lGOD|UklGR",
-    family="",
-)
+SCREENSHOT = detector("screenshot", MEDIA_DATA, MEDIA_HINT, family="")
 PRIVATE_KEY = detector(
     "private_key",
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
