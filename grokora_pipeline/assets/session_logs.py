@@ -1,6 +1,9 @@
 """`session_logs`: every log below the root, as redacted turns in Parquet, one file a day."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,18 +16,22 @@ from grokora_pipeline.assets.common import (
     get_agents,
     get_store,
     plain_errors,
+    read_json,
     result,
     table,
     write_json,
 )
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.redaction.audit import surviving_secrets
 from grokora_pipeline.sessions.scan import manifest
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.store import content_version
+from grokora_pipeline.store import content_version, file_sha256
 
 KEY = "session_logs"
+AUDIT = "audit.json"
+SCANNER = f"kingfisher {version('kingfisher-secret-scanner')}"  # a day is audited anew by another release's rules
 LOG_FILES_KEY = "session_log_files"
 _COLUMNS = columns(
     turn_id="string: SHA-256 of the turn's content",
@@ -85,8 +92,11 @@ def log_files_version() -> str:
         dg.AssetCheckSpec("nothing_quarantined", asset=KEY, description="Every log file could be read whole."),
     ],
 )
-def session_logs(context: dg.AssetExecutionContext) -> Made:
-    """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from."""
+def session_logs(context: dg.AssetExecutionContext) -> Iterator[Made | dg.AssetCheckResult]:
+    """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from.
+
+    The audit comes before the publication: if it finds a secret, `current` stays where it was and the step fails.
+    """
     settings, store = get_settings(), get_store()
     previous = store.current(KEY)
     with plain_errors(), store.stage(KEY) as staged:
@@ -98,10 +108,51 @@ def session_logs(context: dg.AssetExecutionContext) -> Made:
             settle_seconds=settings.settle_seconds,
         )
         write_json(staged / "report.json", asdict(report))
-        secrets = list(surviving_secrets(staged, report.days_rebuilt)) if report.days_rebuilt else []
+        secrets = audit(staged, previous.path if previous else None, list(report.turns_per_day))
+        if secrets:
+            yield _no_secret_survives(report, secrets)
+            first = secrets[0]
+            raise GrokoraError(
+                f"{len(secrets)} secrets survived the redaction, the first ({first['rule']}) in "
+                f"{first['source_file']}, line {first['line']}; nothing was published. Please report that kind, and "
+                "put the file elsewhere."
+            )
         artifact = store.publish(KEY, report.version, staged)
     context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
-    return result(artifact, _metadata(report), _checks(report, secrets))
+    yield result(artifact, _metadata(report), [*_checks(report), _no_secret_survives(report, secrets)])
+
+
+def audit(staged: Path, previous: Path | None, days: list[str]) -> list[dict[str, Any]]:
+    """The secrets that a second scanner finds in a folder of turns, over all its days.
+
+    A day's verdict is kept beside its table (`audit.json`) and is taken over only for a file with the same bytes.
+    """
+    known = _verdicts(previous)
+    hashes = {day: file_sha256(staged / "turns" / f"{day}.parquet") for day in days}
+    unseen = [day for day in days if known.get(day, {}).get("sha256") != hashes[day]]
+    secrets = list(surviving_secrets(staged, unseen)) if unseen else []
+    kept = [finding for day in days if day not in unseen for finding in known[day]["secrets"]]
+    if not secrets:
+        write_json(
+            staged / AUDIT,
+            {
+                "scanner": SCANNER,
+                "days": {
+                    day: {"sha256": hashes[day], "secrets": [] if day in unseen else known[day]["secrets"]}
+                    for day in days
+                },
+            },
+        )
+    return kept + secrets
+
+
+def _verdicts(folder: Path | None) -> dict[str, dict[str, Any]]:
+    """What an earlier audit said about each day; nothing if there was none, or if the scanner has changed since."""
+    if folder is None or not (folder / AUDIT).is_file():
+        return {}
+    document = read_json(folder / AUDIT)
+    days: dict[str, dict[str, Any]] = document["days"] if document.get("scanner") == SCANNER else {}
+    return days
 
 
 def _metadata(report: IngestReport) -> dict[str, Any]:
@@ -120,7 +171,18 @@ def _metadata(report: IngestReport) -> dict[str, Any]:
     }
 
 
-def _checks(report: IngestReport, secrets: list[dict[str, Any]]) -> list[dg.AssetCheckResult]:
+def _no_secret_survives(report: IngestReport, secrets: list[dict[str, Any]]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=KEY,
+        check_name="no_secret_survives",
+        passed=not secrets,
+        metadata={"days": len(report.turns_per_day), "found": table(secrets)},
+        description=f"{len(secrets)} secrets were found in what was stored"
+        + ("; please report the kind of the first." if secrets else "."),
+    )
+
+
+def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
     quarantined = report.quarantined
     return [
         dg.AssetCheckResult(
@@ -128,13 +190,6 @@ def _checks(report: IngestReport, secrets: list[dict[str, Any]]) -> list[dg.Asse
             passed=report.turns > 0,
             metadata={"turns": report.turns},
             description=f"{report.turns} turns were read from {report.files} files.",
-        ),
-        dg.AssetCheckResult(
-            check_name="no_secret_survives",
-            passed=not secrets,
-            metadata={"days_scanned": len(report.days_rebuilt), "found": table(secrets)},
-            description=f"{len(secrets)} secrets were found in what was stored"
-            + ("; please report the kind of the first." if secrets else "."),
         ),
         dg.AssetCheckResult(
             check_name="nothing_quarantined",

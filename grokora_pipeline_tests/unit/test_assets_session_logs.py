@@ -1,0 +1,82 @@
+"""The asset `session_logs`: it audits before it publishes."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.assets import session_logs as link
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Store
+from grokora_pipeline_tests.unit.session_logs import call, write_lines
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Logs of two days, agents and an empty store, for this process."""
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s", step, f"p{step}", "a") for step in (0, 1)])
+    (tmp_path / "agents.yaml").write_text("agents: {actor: {description: acts}}\n", encoding="utf-8")
+    for name, value in {"LOGS": "logs", "STORE": "store", "AGENTS": "agents.yaml"}.items():
+        monkeypatch.setenv(f"GROKORA_{name}", str(tmp_path / value))
+    monkeypatch.setenv("GROKORA_SETTLE_SECONDS", "0")
+    get_settings.cache_clear()
+    yield tmp_path
+    get_settings.cache_clear()
+
+
+def materialize(instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
+    """Whether the asset was made, and what `no_secret_survives` said, if it was asked."""
+    run = dg.materialize([link.session_log_files, link.session_logs], instance=instance, raise_on_error=False)
+    checks = [event for event in run.get_asset_check_evaluations() if event.check_name == "no_secret_survives"]
+    return run.success, [event.passed for event in checks]
+
+
+def scanned(monkeypatch: pytest.MonkeyPatch, days_with_a_secret: set[str]) -> list[list[str]]:
+    """Let the audit find a secret in some days; returns the days that it was asked about, call by call."""
+    asked: list[list[str]] = []
+
+    def surviving(folder: Path, days: Sequence[str]) -> list[dict[str, Any]]:
+        asked.append(list(days))
+        hits = sorted(days_with_a_secret & set(days))
+        return [{"turn_id": day, "source_file": "a.jsonl", "line": 1, "rule": "made up"} for day in hits]
+
+    monkeypatch.setattr(link, "surviving_secrets", surviving)
+    return asked
+
+
+def test_a_secret_that_the_audit_finds_is_never_published_however_often_it_is_tried(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scanned(monkeypatch, {"2026-01-02"})
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert [materialize(instance) for _ in range(2)] == [(False, [False])] * 2
+    assert asked == [["2026-01-01", "2026-01-02"]] * 2
+    assert Store(str(home / "store")).current("session_logs") is None
+
+
+def test_current_stays_at_the_clean_version_while_a_later_day_holds_a_secret(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scanned(monkeypatch, {"2026-01-03"})
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(instance) == (True, [True])
+        clean = Store(str(home / "store")).require("session_logs").version
+        write_lines(home / "logs" / "b.jsonl", [call("t", 2, "p", "a")])
+        assert [materialize(instance) for _ in range(2)] == [(False, [False])] * 2
+        assert Store(str(home / "store")).require("session_logs").version == clean
+        (home / "logs" / "b.jsonl").unlink()
+        assert materialize(instance) == (True, [True])
+    assert asked == [["2026-01-01", "2026-01-02"], ["2026-01-03"], ["2026-01-03"]]  # a clean day is scanned once
+
+
+def test_days_that_nobody_audited_are_audited_even_if_they_did_not_change(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned(monkeypatch, set())
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(instance) == (True, [True])
+        (Store(str(home / "store")).require("session_logs").path / link.AUDIT).unlink()
+        scanned(monkeypatch, {"2026-01-01"})
+        assert materialize(instance) == (False, [False])
