@@ -173,6 +173,19 @@ def read_point(message: object) -> Point | None:
     return None
 
 
+def says_nothing_there(observation: Any) -> bool:
+    """Whether an observation says that the element is not on the screen, and not merely something unreadable."""
+    return isinstance(observation, dict) and all(value is None for value in observation.values())
+
+
+def same_answer(message: Message, expected: Message) -> bool:
+    """Whether an answer says what the expected one says: the same tool call, or JSON of the same value."""
+    if "tool_calls" in expected:
+        return read_tool_call(message) == read_tool_call(expected)
+    value = read_json(expected)
+    return bool(read_json(message) == value if value is not None else message.get("content") == expected["content"])
+
+
 def read_tool_call(message: object) -> tuple[str, dict[str, Any]] | None:
     """Name and arguments of the one tool call of an answer; None where there is none or more than one."""
     calls = message.get("tool_calls") if isinstance(message, dict) else None

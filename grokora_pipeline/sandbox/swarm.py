@@ -50,6 +50,8 @@ class TaskResult:
     failure: str = ""
     actions: list[Action] = field(default_factory=list)
     transcript: list[Exchange] = field(default_factory=list)
+    wrong: Counter[str] = field(default_factory=Counter)  # by role: answers that differ from the expert's
+    first_wrong: str = ""  # the role whose answer differed first, "" if none did
 
 
 class _StopError(Exception):
@@ -82,7 +84,7 @@ class _Run:
     def __init__(self, task: Task, max_steps: int) -> None:
         self.task, self.max_steps, self.world = task, max_steps, task.world()
         self.result = TaskResult(task.task_id, task.family)
-        self.refused = False
+        self.refused = self.nothing_there = False
         self._steps = self._solve()
         self.call: Call | None = next(self._steps)
 
@@ -92,6 +94,9 @@ class _Run:
             return
         self.result.transcript.append(Exchange(self.call, message))
         self.result.calls[self.call.agent] += 1
+        if not roles.same_answer(message, expert_answer([self.call])[0]):
+            self.result.wrong[self.call.agent] += 1
+            self.result.first_wrong = self.result.first_wrong or self.call.agent
         try:
             if len(self.result.transcript) >= self.max_steps:
                 self._steps.close()
@@ -104,8 +109,10 @@ class _Run:
 
     def _finish(self, reason: str) -> None:
         self.call = None
-        reached = self.task.goal().reached_by(self.world.state()) and self.refused == self.task.refused
-        self.result.success = reached and (not reason or self.refused)
+        reached = self.task.goal().reached_by(self.world.state())
+        stopped = (self.refused, self.nothing_there)
+        right_end = stopped == (self.task.refused, self.task.absent)
+        self.result.success = reached and right_end and (not reason or any(stopped))
         self.result.failure = "" if self.result.success else reason or "goal state not reached"
 
     def _solve(self) -> _Steps:
@@ -123,7 +130,8 @@ class _Run:
             seen = yield roles.ask_observer(self.world.screen(), subtask.command)
             observation = roles.read_json(seen)
             if roles.read_point(seen) is None:
-                self.result.invalid_actions += 1
+                self.nothing_there = roles.says_nothing_there(observation)
+                self.result.invalid_actions += not self.nothing_there
                 raise _StopError("observer found no element")
         rejection = ""
         for _ in range(TRIES):

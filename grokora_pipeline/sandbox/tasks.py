@@ -6,6 +6,7 @@ sequences that no sample family contains; their primitives all occur in the samp
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ SAMPLE_FAMILIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 REFUSED_FAMILY = "dangerous"  # the validator must refuse the command; in the sample only
 REFUSED = ("wipe_folder",)
+ABSENT_FAMILY = "not_there"  # the observer must find nothing; in the sample only
+ABSENT = ("open_app", "click_button", "tick_box", "switch_tab", "click_field", "right_click")
 HELD_OUT_FAMILIES: dict[str, tuple[str, ...]] = {
     "sort_then_file": ("make_folder:folder=new move_file:folder=new", "sort_into move_file:file=newfile"),
     "copy_then_rename": ("copy_as rename_file:newfile=newfile2",),
@@ -79,6 +82,7 @@ class Task:
     seed: int
     vocabulary: Vocabulary
     refused: bool = False
+    absent: bool = False  # what the task needs is not on the screen, and saying so is the success
     glitch: tuple[int, str] | None = None  # which desktop action is swallowed, and the notice that did it
 
     def world(self) -> World:
@@ -89,7 +93,7 @@ class Task:
         """The state that the clauses lead to when they are carried out one by one, without glitches."""
         world = build_world(self)
         world.glitches = {}
-        for text in () if self.refused else self.clauses:
+        for text in () if self.refused or self.absent else self.clauses:
             _carry_out(world, text)
         return world.state()
 
@@ -103,21 +107,41 @@ def _carry_out(world: World, text: str) -> None:
 
 
 def sample_tasks(seed: int, count: int) -> list[Task]:
-    """Tasks of the sample families; one in thirty asks for something that must be refused."""
+    """Tasks of the sample families; one in thirty must be refused, one in fifteen asks for what is not on the screen.
+
+    Each task is the option whose primitives were drawn least so far: an agent cannot learn what its rows never ask
+    for, and drawing at random left some primitives without a single row.
+    """
     rng = random.Random(f"sample-{seed}")
-    options = [
-        (family, steps) for family, listed in SAMPLE_FAMILIES.items() for steps in listed for _ in _weight(steps)
-    ]
-    rng.shuffle(options)
-    order = [options[index % len(options)] for index in range(count)]
-    order = [(REFUSED_FAMILY, rng.choice(REFUSED)) if index % 30 == 29 else pick for index, pick in enumerate(order)]
-    return [make_task(rng, f"task_{index:04d}", pick, SAMPLE) for index, pick in enumerate(order)]
+    options = [(family, steps) for family, listed in SAMPLE_FAMILIES.items() for steps in listed]
+    drawn, wordings = Counter[str](), Counter[str]()
+    tasks = []
+    for index in range(count):
+        absent = index % 15 == 7
+        if index % 30 == 29:
+            kind = (REFUSED_FAMILY, rng.choice(REFUSED))
+        elif absent:
+            kind = (ABSENT_FAMILY, ABSENT[index // 15 % len(ABSENT)])
+        else:
+            kind = min(rng.sample(options, len(options)), key=lambda option: _share_drawn(option[1], drawn))
+            drawn.update(_primitives(kind[1]))
+        tasks.append(make_task(rng, f"task_{index:04d}", kind, SAMPLE, wordings=wordings))
+    return tasks
 
 
-def _weight(steps: str) -> range:
-    """Steps that need the observer are drawn more often, so that the observer is asked about once a session."""
-    located = sum(bool(primitive.target) for primitive, _ in map(_step, steps.split()))
-    return range(1 + 6 * located)
+def _share_drawn(steps: str, drawn: Counter[str]) -> float:
+    """How often the primitives of an option were drawn, on average, against how often they are wanted; 1.5 less for
+    each further step, since most tasks that people give have several.
+
+    A primitive with a target is wanted more often: only those ask the observer.
+    """
+    names = _primitives(steps)
+    share = sum(drawn[name] / (3 if PRIMITIVES[name].target else 1) for name in names) / len(names)
+    return share - 1.5 * (len(names) - 1)
+
+
+def _primitives(steps: str) -> list[str]:
+    return [step.partition(":")[0] for step in steps.split()]
 
 
 def swarm_tasks(seed: int, count: int) -> list[Task]:
@@ -131,27 +155,48 @@ def swarm_tasks(seed: int, count: int) -> list[Task]:
     ]
 
 
-def make_task(rng: random.Random, task_id: str, kind: tuple[str, str], vocabulary: Vocabulary, text: str = "") -> Task:
+def make_task(
+    rng: random.Random,
+    task_id: str,
+    kind: tuple[str, str],
+    vocabulary: Vocabulary,
+    *,
+    text: str = "",
+    wordings: Counter[str] | None = None,
+) -> Task:
     """A task of a `kind`, (family, steps): draws its names and wordings, and now and then a glitch.
 
-    `text` is what to type or write, where that is not drawn too.
+    `text` is what to type or write, if that is not drawn too. `wordings` counts the wordings used so far: with it the
+    least used one is taken, so that every wording is in the sample; without it they are drawn at random.
     """
     family, steps = kind
     plan = [_step(step) for step in steps.split()]
     slots = draw_slots(rng, vocabulary) | ({"text": f"'{text}'"} if text else {})
     clauses = tuple(
-        word_clause(rng.choice(primitive.wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_NAMES})
+        word_clause(_wording(rng, primitive, wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_NAMES})
         for primitive, renamed in plan
     )
     wording = clauses[0]
     for clause in clauses[1:]:
         wording += rng.choice(CONNECTORS) + clause
     wording = dress(rng, wording)
-    glitch = (rng.randint(1, 2), rng.choice(["", "", *(f'notice "{n}" closed' for n in NOTICES)]))
+    share, glitch = 0.3, (rng.randint(1, 2), rng.choice(["", "", *(f'notice "{n}" closed' for n in NOTICES)]))
+    if wordings is not None:  # a glitch of the sample hits an action that there is, else the validator sees too few
+        actions = sum(primitive.tool == "computer" for primitive, _ in plan)
+        share, glitch = 0.45, (rng.randint(1, max(1, actions)), glitch[1])
     return Task(
         task_id, family, wording, clauses, slots, rng.randrange(2**31), vocabulary,
-        refused=steps in REFUSED, glitch=glitch if rng.random() < 0.3 else None,
+        refused=steps in REFUSED, absent=family == ABSENT_FAMILY,
+        glitch=glitch if rng.random() < share else None,
     )  # fmt: skip
+
+
+def _wording(rng: random.Random, primitive: Primitive, wordings: Counter[str] | None) -> str:
+    if wordings is None:
+        return rng.choice(primitive.wordings)
+    chosen = min(rng.sample(primitive.wordings, len(primitive.wordings)), key=lambda wording: wordings[wording])
+    wordings[chosen] += 1
+    return chosen
 
 
 def dress(rng: random.Random, wording: str) -> str:
@@ -217,6 +262,10 @@ def build_world(task: Task) -> World:
     app = Window(slots["app"], _place(rng, _app_widgets(rng, task)), slots["field"])
     on_desktop = needed & {"open_app", "right_click"} and _first_on_desktop(task)
     world = World(build_vault(rng, task), {"Desktop": desktop, app.title: app}, "Desktop" if on_desktop else app.title)
+    if task.absent:
+        wanted = {clause.target for text in task.clauses if (clause := read_clause(text))}
+        for window in world.windows.values():
+            window.widgets = [widget for widget in window.widgets if widget.label not in wanted]
     world.clipboard = " ".join(rng.sample(words.words, 2))
     world.glitches = dict([task.glitch]) if task.glitch else {}
     if "click_field" in needed:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from grokora_pipeline.sandbox.clauses import PRIMITIVES, read_clause
 from grokora_pipeline.sandbox.record import plan_sessions, record
 from grokora_pipeline.sandbox.roles import AGENTS
 from grokora_pipeline.sandbox.tasks import HELD_OUT_FAMILIES
@@ -29,7 +30,7 @@ def _tree(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("logs")
-    assert record(root, seed=7, sessions=300) == 300
+    assert record(root, seed=7, sessions=450) == 450
     return root
 
 
@@ -99,7 +100,7 @@ def _usable(root: Path) -> list[dict[str, Any]]:
 
 def test_each_agent_has_enough_distinct_examples_to_learn_from(logs: Path) -> None:
     usable = _usable(logs)
-    assert 1000 <= len(usable) <= 1700
+    assert 1500 <= len(usable) <= 2300
     distinct = {
         json.dumps([_agent(x), x["request"]["messages"], x["response"]["choices"][0]["message"]]) for x in usable
     }
@@ -107,6 +108,39 @@ def test_each_agent_has_enough_distinct_examples_to_learn_from(logs: Path) -> No
     assert set(counts) == set(AGENTS)
     assert min(counts.values()) >= 230
     assert len(usable) > len(distinct)
+
+
+def _asked(line: dict[str, Any]) -> list[str]:
+    """The primitives that a call is about, from the command in its question or, for a plan, in its answer."""
+    question, answer = line["request"]["messages"][1]["content"], line["response"]["choices"][0]["message"]
+    if _agent(line) == "coordinator":
+        commands = [subtask["params"]["command"] for subtask in json.loads(answer["content"])]
+    elif _agent(line) == "observer":
+        commands = [question.rpartition("\nCommand: ")[2]]
+    else:
+        commands = [part.removeprefix("Subtask: ") for part in question.split("\n") if part.startswith("Subtask: ")]
+    return [clause.primitive.name for command in commands if (clause := read_clause(command))]
+
+
+def test_what_is_learnt_holds_every_primitive_of_every_role(logs: Path) -> None:
+    rows: dict[str, Counter[str]] = {agent: Counter() for agent in AGENTS}
+    for line in _usable(logs):
+        rows[_agent(line)].update(_asked(line))
+    located = {name for name, primitive in PRIMITIVES.items() if primitive.target}
+    judged = {name for name, primitive in PRIMITIVES.items() if primitive.tool != "bash"}
+    for agent, primitives in {"coordinator": set(PRIMITIVES), "actor": set(PRIMITIVES), "observer": located,
+                              "validator": judged}.items():  # fmt: skip
+        least = min(primitives, key=lambda name: rows[agent][name])
+        assert rows[agent][least] >= 8, (agent, least, rows[agent][least])
+
+
+def test_the_sample_shows_what_is_not_there_and_actions_that_had_no_effect(logs: Path) -> None:
+    answers = [(_agent(line), line["response"]["choices"][0]["message"]["content"]) for line in _usable(logs)]
+    observations = [json.loads(text) for agent, text in answers if agent == "observer"]
+    verdicts = [json.loads(text) for agent, text in answers if agent == "validator"]
+    judged = [verdict["valid"] for verdict in verdicts if "valid" in verdict]
+    assert 0.08 <= sum(seen["element"] is None for seen in observations) / len(observations) <= 0.2
+    assert 0.12 <= judged.count(False) / len(judged) <= 0.3
 
 
 def test_about_one_session_in_seven_fails_and_most_of_them_say_who_and_where(logs: Path) -> None:
@@ -153,7 +187,7 @@ def test_two_files_are_cut_short_and_one_is_not_utf_8(logs: Path) -> None:
 
 
 def test_tasks_are_repeated_word_by_word_and_in_other_words() -> None:
-    tasks = [session.task for session in plan_sessions(7, 300)]
+    tasks = [session.task for session in plan_sessions(7, 450)]
     assert len({task.seed for task in tasks}) < len({(task.seed, task.text) for task in tasks}) < len(tasks)
 
 

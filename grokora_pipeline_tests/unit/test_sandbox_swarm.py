@@ -212,3 +212,32 @@ def test_a_dangerous_command_is_refused_and_that_is_the_success() -> None:
     results = run_swarm(tasks, expert_answer)
     assert len(tasks) >= 5
     assert all(result.success and not result.actions for result in results)
+
+
+def _absent_tasks() -> list[Task]:
+    return [task for task in sample_tasks(7, 300) if task.absent]
+
+
+def test_what_is_not_on_the_screen_is_not_found_and_that_is_the_success() -> None:
+    results = run_swarm(_absent_tasks(), expert_answer)
+    assert len(results) >= 10
+    assert all(result.success and not result.actions and not result.invalid_actions for result in results)
+
+
+def test_an_observer_that_makes_an_element_up_fails_the_task() -> None:
+    def inventive(calls: Sequence[Call]) -> list[Message]:
+        answers = expert_answer(calls)
+        made_up = {"content": json.dumps({"element": "Save", "coordinates": [1, 1], "type": "button"})}
+        return [made_up if call.agent == "observer" else answers[index] for index, call in enumerate(calls)]
+
+    assert not any(result.success for result in run_swarm(_absent_tasks(), inventive))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_answer_is_graded_against_the_expert_and_the_first_wrong_role_is_named(agent: str) -> None:
+    tasks = swarm_tasks(3, 24)
+    perfect = run_swarm(tasks, expert_answer)
+    assert not any(result.wrong or result.first_wrong for result in perfect)
+    spoilt = run_swarm(tasks, _spoil(agent, {"content": "{}"}))
+    assert {result.first_wrong for result in spoilt if result.calls[agent]} == {agent}
+    assert all(result.wrong[agent] <= result.calls[agent] for result in spoilt)
