@@ -150,9 +150,7 @@ class RowMaker:
                 del self._redactors[next(iter(self._redactors))]
         value: Any = [turn.prompt, turn.completion, turn.task]
         (new_prompt, new_completion, task), counts = redactor.redact(value)
-        if counts:  # a value found late in the turn may also stand at its start
-            (new_prompt, new_completion, task), more = redactor.redact([new_prompt, new_completion, task])
-            counts.update(more)
+        if counts:
             prompt, completion = orjson.dumps(new_prompt), orjson.dumps(new_completion)
         return prompt, completion, self._clean_tools(turn, tools), task, counts
 

@@ -244,3 +244,55 @@ def test_feedback_reaches_the_recordings_where_no_gateway_runs(tmp_path: Path) -
         give(Feedback(session_id="last", rating=4), nobody, None, tmp_path / "empty")
     with pytest.raises(GrokoraError, match=r"blame\.reason: String should have at most 2000"):
         Feedback.of({"session_id": "s", "blame": {"reason": "x" * 3000}})
+
+
+def stored(folder: Path) -> str:
+    return "".join(file.read_text() for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "key")
+
+
+def test_a_session_knows_its_secrets_after_a_restart_without_storing_them(tmp_path: Path) -> None:
+    record(Recorder(tmp_path), "s", "DB_PASSWORD=zebra!42x and OTHER_PASSWORD=tiger!17y")
+    again = Recorder(tmp_path)
+    record(again, "s", "type tiger!17y", "typed; the new password=lion!99z")
+    record(again, "t", "tiger!17y")
+    [_, second, other] = lines(tmp_path)
+    assert second["request"]["messages"][0]["content"] == "type <SECRET:password:2>"
+    assert second["response"]["choices"][0]["message"]["content"] == "typed; the new password=<SECRET:password:3>"
+    assert other["request"]["messages"][0]["content"] == "tiger!17y"  # another session's secret is no secret here
+    assert "zebra!42x" not in stored(tmp_path)
+    assert (tmp_path / ".redaction" / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_session_knows_its_secrets_after_many_other_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grokora_pipeline.serving.gateway.recorder._MOST_SESSIONS", 2)
+    recorder = Recorder(tmp_path)
+    record(recorder, "s", "DB_PASSWORD=zebra!42x")
+    for name in ("a", "b", "c"):
+        record(recorder, name, "PASSWORD=other!77q")
+    record(recorder, "s", "type zebra!42x")
+    assert lines(tmp_path)[-1]["request"]["messages"][0]["content"] == "type <SECRET:password:1>"
+
+
+def test_what_a_later_call_names_as_secret_leaves_the_earlier_lines_of_all_days(tmp_path: Path) -> None:
+    record(Recorder(tmp_path), "s", "type zebra!42x", "typed zebra!42x")
+    [file] = tmp_path.glob("*/s.jsonl")
+    file.parent.rename(tmp_path / "2026-03-03")
+    record(Recorder(tmp_path), "s", "it was saved as password=zebra!42x")
+    first, second = lines(tmp_path)
+    assert first["response"]["choices"][0]["message"]["content"] == "typed <SECRET:password:1>"
+    assert second["request"]["messages"][0]["content"] == "it was saved as password=<SECRET:password:1>"
+    assert (first["step"], second["step"]) == (0, 1)
+    assert "zebra" not in stored(tmp_path)
+
+
+def test_placeholders_that_a_caller_types_keep_their_numbers(tmp_path: Path) -> None:
+    record(Recorder(tmp_path), "s", "type <SECRET:password:1>, then PASSWORD=zebra!42x")
+    [line] = lines(tmp_path)
+    assert line["request"]["messages"][0]["content"].endswith("PASSWORD=<SECRET:password:2>")
+
+
+def test_the_callers_own_key_is_recorded_nowhere(tmp_path: Path) -> None:
+    key = "local-key-of-ana"
+    recorder = Recorder(tmp_path)
+    recorder.call("s", None, NOW, request("hello"), reply(f"your key is {key}"), secrets=[key]).result(10)
+    assert key not in stored(tmp_path)

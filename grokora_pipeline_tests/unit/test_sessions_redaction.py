@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -18,7 +19,8 @@ from grokora_pipeline.sessions import table
 from grokora_pipeline.sessions.redaction import detectors, personal
 from grokora_pipeline.sessions.redaction.audit import surviving_secrets
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
-from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
+from grokora_pipeline.sessions.redaction.memory import load_key
+from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError, restore
 from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
 
 LETTERS, UPPER, HEX = string.ascii_letters + string.digits, string.ascii_uppercase + string.digits, "0123456789abcdef"
@@ -297,6 +299,64 @@ def test_the_same_value_gets_the_same_placeholder_within_a_session() -> None:
     assert first == "DB_PASSWORD=<SECRET:password:1> and mail <PII:email:1>"
     assert second == {"command": "mysql -p<SECRET:password:1>", "to": "<PII:email:1>", "cc": "<PII:email:2>"}
     assert counts == {"password": 1, "email": 2}
+
+
+def test_what_the_last_text_names_is_gone_from_the_first_once_all_were_looked_at() -> None:
+    texts = ["type zebra!42x", {"cmd": "mysql -pzebra!42x"}, "password=tiger!17y then OTHER_PASSWORD=zebra!42x"]
+    redactor = Redactor()
+    for text in texts:
+        redactor.find(text)
+    assert [redactor.redact(text)[0] for text in texts] == [
+        "type <SECRET:password:1>",
+        {"cmd": "mysql -p<SECRET:password:1>"},
+        "password=<SECRET:password:2> then OTHER_PASSWORD=<SECRET:password:1>",
+    ]
+
+
+def test_what_one_process_finds_another_replaces_with_the_same_numbers() -> None:
+    first, second = Redactor(), Redactor()
+    first.find("PASSWORD=zebra!42x")
+    second.find("SECRET=tiger!17yk8 and PASSWORD=zebra!42x")
+    findings = [*first.findings, *second.findings]
+    for _ in range(2):
+        redactor = Redactor()
+        redactor.learn(findings)
+        assert redactor.redact("tiger!17yk8 zebra!42x")[0] == "<SECRET:password:2> <SECRET:password:1>"
+
+
+def test_traces_keep_numbers_and_recognise_bare_values_but_hold_none(tmp_path: Path) -> None:
+    key = partial(load_key, tmp_path / "key")
+    before = Redactor(key)
+    before.redact("PASSWORD=zebra!42x and mail ana@example.org, <SECRET:token:7>")
+    assert "zebra" not in str(before.traces)
+    after = Redactor(key, before.traces)
+    value = "zebra!42x, eva@example.org, ana@example.org, TOKEN=zXk29QmWp7Rb4TnLs8Vd"
+    redacted, _ = after.redact(value)
+    assert redacted.startswith("<SECRET:password:1>, <PII:email:2>, <PII:email:1>, ")
+    assert Redactor(None, before.traces).redact("zebra!42x")[0] == "zebra!42x"  # without the key they say nothing
+
+
+def test_numbers_stay_numbers_so_that_a_call_still_fits_its_schema() -> None:
+    value = {"pin": 4711, "otp": 98765432, "card": 4111111111111111, "x": 4711}
+    redacted, counts = Redactor().redact(value)
+    assert redacted == {"pin": 1000, "otp": 10000000, "card": 1000000000000000, "x": 4711}
+    assert counts == {"password": 2, "credit_card": 1}
+    assert Redactor().redact(redacted)[0] == redacted
+
+
+def test_a_caller_gets_its_own_values_back_and_no_others() -> None:
+    redactor = Redactor()
+    redactor.redact("PASSWORD=tiger!17y")
+    prompt, _, originals = redactor.redact_reversibly([{"password": 'a"b!42x'}, {"to": "ana@example.org"}])
+    assert prompt == [{"password": "<SECRET:password:2>"}, {"to": "<PII:email:1>"}]
+    arguments = '{"text": "<SECRET:password:2>", "to": "<PII:email:1>", "other": "<SECRET:password:1>"}'
+    answer = restore({"content": "typed <SECRET:password:2>", "arguments": arguments}, originals)
+    assert answer["content"] == 'typed a"b!42x'
+    assert orjson.loads(answer["arguments"]) == {
+        "text": 'a"b!42x',
+        "to": "ana@example.org",
+        "other": "<SECRET:password:1>",
+    }
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grokora_pipeline.models.messages import offered_tools
-from grokora_pipeline.sessions.redaction.redactor import MAX_DEPTH
+from grokora_pipeline.sessions.redaction.detection import MAX_DEPTH
 
 Json = dict[str, Any]
 _LEVELS = MAX_DEPTH - 10  # a recording wraps the request in a few levels of its own

@@ -4,16 +4,22 @@ A line is written whole, by one `write`, and is on the disk (`fsync` of the file
 new) before the caller gets the end of the answer: a crash, even of the machine, loses at most the calls in flight.
 Calls that end at the same time share one fsync. A part of a line that a crash of the machine may have left is cut off
 before the next line is written. A file that has grown to 16 MiB is followed by `<session>.2.jsonl`, and so on.
+
+What a later call names as secret leaves the session's earlier lines too. The hidden folder `.redaction` holds the key
+of the hashes by which a session's secrets are recognised after a restart; it holds no secret.
 """
 
 import asyncio
 import fcntl
 import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,18 +27,23 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
+from grokora_pipeline.sessions.redaction.memory import Finding, Trace, load_key
 from grokora_pipeline.sessions.redaction.redactor import Redactor
 
 Json = dict[str, Any]
 ROTATE_BYTES = 16 << 20
-_MOST_SESSIONS = 512  # whose placeholders and steps are remembered at once
+MEMORY = ".redaction"  # hidden, so that ingest never reads it as a log
+_SHORTEST_KEY = 8  # characters of a caller's key that is looked for; clients of a local server send dummies
+_MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
 
 
 @dataclass(slots=True)
 class _Line:
     session: str
     content: Json
+    secrets: Sequence[str] = ()
     raw: bytes = b""
     error: Exception | None = None
 
@@ -43,6 +54,7 @@ class _Session:
 
     redactor: Redactor
     next_step: int
+    traces: int  # how many of the redactor's traces are on the disk
 
 
 class Recorder:
@@ -50,15 +62,28 @@ class Recorder:
 
     def __init__(self, folder: Path, rotate_bytes: int = ROTATE_BYTES) -> None:
         self.folder, self._rotate_bytes = folder, rotate_bytes
+        self._key = cache(partial(load_key, folder / MEMORY / "key"))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._waiting: deque[_Line] = deque()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self.counts: Counter[str] = Counter()  # written, failed, fsyncs
 
-    def call(self, session: str, agent: str | None, at: datetime, request: Json, response: Json) -> Future[None]:
-        """Record an exchange that began `at`; done when it is on the disk, with the error where it cannot be."""
+    def call(
+        self,
+        session: str,
+        agent: str | None,
+        at: datetime,
+        request: Json,
+        response: Json,
+        *,
+        secrets: Sequence[str] = (),
+    ) -> Future[None]:
+        """Record an exchange that began `at`; done when it is on the disk, with the error where it cannot be.
+
+        `secrets` are values known to be secret wherever they stand, such as the caller's own key.
+        """
         line = {"session_id": session, "agent": agent, "step": None, "started_at": at.astimezone(UTC).isoformat()}
-        return self._append(session, {**line, "request": request, "response": response})
+        return self._append(session, {**line, "request": request, "response": response}, secrets)
 
     def outcome(self, session: str, outcome: Json) -> Future[None]:
         """Record how a session ended: `status`, `rating`, `blame`; GrokoraError if nothing of it was recorded."""
@@ -81,23 +106,33 @@ class Recorder:
         """Wait until everything is written."""
         await asyncio.to_thread(self._writer.shutdown)
 
-    def _append(self, session: str, content: Json) -> Future[None]:
-        line = _Line(session, content)
+    def redactor(self, session: str) -> Redactor:
+        """The session's redactor, with what it remembers from before a restart. Blocks: it may read the disk."""
+        return self._writer.submit(self._session, session).result().redactor
+
+    def _append(self, session: str, content: Json, secrets: Sequence[str] = ()) -> Future[None]:
+        line = _Line(session, content, secrets)
         self._waiting.append(line)
         return self._writer.submit(self._commit, line)
 
     def _commit(self, line: _Line) -> None:
-        """Write all that waits, then say how it went with this line, which may have been written by an earlier turn."""
+        """Write all that waits, then say how it went with this line, which may have been written by an earlier turn.
+
+        Two passes: what any of the waiting lines names as secret leaves all of them.
+        """
         batch: dict[str, list[_Line]] = {}
         while self._waiting:
             waiting = self._waiting.popleft()
-            try:
-                waiting.raw = self._encode(waiting)
-            except (GrokoraError, orjson.JSONEncodeError, OSError) as error:
-                waiting.error = error
             batch.setdefault(waiting.session, []).append(waiting)
-        for session, lines in batch.items():
-            self._write_lines(session, lines)
+        for name, lines in batch.items():
+            for step in (self._find, self._encode):
+                for one in lines:
+                    if one.error is None:
+                        try:
+                            step(one)
+                        except (GrokoraError, orjson.JSONEncodeError, OSError) as error:
+                            one.error = error
+            self._write_lines(name, lines)
         if line.error:
             raise line.error
 
@@ -105,6 +140,7 @@ class Recorder:
         good = [one for one in lines if one.error is None]
         try:
             if good:
+                self._keep_memory(session)
                 self._write(session, b"".join(one.raw for one in good))
         except OSError as error:
             for one in good:
@@ -112,28 +148,57 @@ class Recorder:
         failed = sum(one.error is not None for one in lines)
         self.counts.update(failed=failed, written=len(lines) - failed)
 
-    def _encode(self, line: _Line) -> bytes:
+    def _find(self, line: _Line) -> None:
+        """First pass: number the step, and remember what the line holds that is secret."""
         session = self._session(line.session)
         if "request" in line.content:
             line.content["step"] = session.next_step
             session.next_step += 1
-        raw = orjson.dumps(line.content)
-        if is_suspicious(raw) or session.redactor.recognises(raw):
-            content, found = session.redactor.redact(line.content)
-            if found:  # a value found late may also stand at the start
-                content, _ = session.redactor.redact(content)
-                kept = {name: line.content[name] for name in ("session_id", "started_at") if name in line.content}
-                raw = orjson.dumps(content | kept)
-        return raw + b"\n"
+        line.raw = orjson.dumps(line.content)
+        secrets = [Finding("SECRET", "api_key", value) for value in line.secrets if len(value) >= _SHORTEST_KEY]
+        session.redactor.learn([one for one in secrets if one.value.encode() in line.raw], everywhere=True)
+        if is_suspicious(line.raw):
+            session.redactor.find(line.content)
+
+    def _encode(self, line: _Line) -> None:
+        """Second pass: the line as it is stored."""
+        session = self._session(line.session)
+        if is_suspicious(line.raw) or session.redactor.recognises(line.raw):
+            line.raw = _redacted(line.content, session.redactor)
+        line.raw += b"\n"
 
     def _session(self, name: str) -> _Session:
-        known = self._sessions.pop(name, None)
-        if known is None:
-            known = _Session(Redactor(), max((_last_step(path) + 1 for path in self._files(name)), default=0))
-        self._sessions[name] = known
+        session = self._sessions.pop(name, None)
+        if session is None:
+            traces = _load_traces(self._trace_file(name))
+            redactor, next_step = Redactor(self._key, traces), 0
+            for path in self._files(name):
+                step, text = _last_step(path)
+                next_step = max(next_step, step + 1)
+                redactor.reserve(text)
+            session = _Session(redactor, next_step, len(traces))
+        self._sessions[name] = session
         if len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
-        return known
+        return session
+
+    def _trace_file(self, name: str) -> Path:
+        return self.folder / MEMORY / f"{name}.json"
+
+    def _keep_memory(self, name: str) -> None:
+        """Before a session's lines are written: store its new traces, and take its new secrets out of earlier lines."""
+        session = self._session(name)
+        traces = session.redactor.traces
+        if len(traces) == session.traces:
+            return
+        path = self._trace_file(name)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_bytes(orjson.dumps([list(trace) for trace in traces]))
+        draft.replace(path)
+        session.traces = len(traces)
+        for file in self._files(name):
+            if session.redactor.recognises(file.read_bytes()):
+                _rewrite(file, session.redactor)
 
     def _files(self, session: str) -> list[Path]:
         return [*self.folder.glob(f"*/{session}.jsonl"), *self.folder.glob(f"*/{session}.[0-9]*.jsonl")]
@@ -142,8 +207,7 @@ class Recorder:
         path = self._path(session)
         new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with _locked(path, "ab") as stream:
             size = _whole_bytes(path)
             try:
                 stream.truncate(size)
@@ -180,17 +244,64 @@ def _whole_bytes(path: Path) -> int:
     return 0
 
 
-def _last_step(path: Path) -> int:
-    """The highest step in a file, -1 where there is none."""
-    last = -1
+def _last_step(path: Path) -> tuple[int, str]:
+    """The highest step in a file, -1 where there is none, and all placeholders in it."""
+    last, placeholders = -1, set[str]()
     with path.open("rb") as stream:
         for raw in stream:
+            placeholders.update(match.group() for match in PLACEHOLDER.finditer(raw.decode("utf-8", "replace")))
             try:
                 step = orjson.loads(raw).get("step")
             except (orjson.JSONDecodeError, AttributeError):
                 continue
             last = max(last, step) if isinstance(step, int) else last
-    return last
+    return last, " ".join(sorted(placeholders))
+
+
+def _load_traces(path: Path) -> list[Trace]:
+    """The stored traces of a session; none where the file is missing or was damaged, which costs only its numbers."""
+    try:
+        return [Trace(*trace) for trace in orjson.loads(path.read_bytes())]
+    except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
+        return []
+
+
+def _redacted(content: Json, redactor: Redactor) -> bytes:
+    """A line as it is stored: everything redacted but its session and time."""
+    kept = {name: content[name] for name in ("session_id", "started_at") if name in content}
+    return orjson.dumps(redactor.redact(content)[0] | kept)
+
+
+@contextmanager
+def _locked(path: Path, mode: str) -> Iterator[Any]:
+    """The file under a path, locked; another process may have put a new file there while this one waited."""
+    while True:
+        with path.open(mode, buffering=0) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                yield stream
+                return
+
+
+def _rewrite(path: Path, redactor: Redactor) -> None:
+    """Replace what is known now in a file that was written before; after a crash it is the old file or the new one."""
+    with _locked(path, "rb") as stream:
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with draft.open("wb") as target:
+            for raw in BytesIO(stream.read()):
+                content = _parsed(raw) if redactor.recognises(raw) else None
+                target.write(_redacted(content, redactor) + b"\n" if isinstance(content, dict) else raw)
+            target.flush()
+            os.fsync(target.fileno())
+        draft.replace(path)
+    _sync_folder(path.parent)
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,184 @@
+"""What is remembered of a session's secrets: the placeholder of each, by value in this process, by keyed hash outside.
+
+A trace names a secret without holding it: BLAKE2b keyed with bytes that lie in a file of their own (mode 0600), so that
+a value keeps its number after a restart and is recognised where it stands alone, while nobody who reads the traces
+without the key can try out guesses.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import PICTURE
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, entropy
+
+KEY_BYTES = 32
+SHORTEST_SPREADING = 6  # characters; a shorter value is too often a part of something else
+LONGEST_SPREADING = 4096
+_MOST_SPREADING = 1000  # values of a session that are looked for in its other texts
+_ALONE_BELOW = 8  # shorter values are replaced only between characters that are no letters and digits
+_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9]")
+
+
+class Finding(NamedTuple):
+    """A secret or a personal datum in a text. `family` is SECRET or PII; "" for a screenshot, which is only dropped."""
+
+    family: str
+    kind: str
+    value: str
+
+    @property
+    def spreads(self) -> bool:
+        """Whether the value is secret wherever it stands: no word, no plain number, no piece of a program."""
+        value = self.value
+        return (
+            (self.family == "SECRET" or (self.kind == "user" and not re.search(r"\.\w{1,4}\Z", value)))
+            and SHORTEST_SPREADING <= len(value) <= LONGEST_SPREADING
+            and not re.fullmatch(r"[A-Za-z_ -]+|[\d.,:_-]{1,9}", value)
+            and not re.search(r"[(\[{]", value)
+            and (self.kind == "user" or entropy(value) >= 2.2)
+        )
+
+
+class Trace(NamedTuple):
+    """A placeholder of a session and the keyed hash of its value; "" for one that the log itself holds.
+
+    `length` is that of the value in characters if it is to be recognised wherever it stands, else 0.
+    """
+
+    placeholder: str
+    digest: str
+    length: int
+
+
+def load_key(path: Path) -> bytes:
+    """The key in a file, made with mode 0600 if there is none; several processes get the same one.
+
+    Raises GrokoraError if the file holds something else.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.touch(0o600)
+        draft.write_bytes(os.urandom(KEY_BYTES))
+        try:
+            os.link(draft, path)  # fails if another process was first: then its key counts
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise GrokoraError(f"{path} should hold {KEY_BYTES} random bytes; delete it, and secrets are numbered anew.")
+    return key
+
+
+class Memory:
+    """The placeholders of one session. Numbers are given in the order of `add`, after those that its logs hold.
+
+    `key` is called for the key once the first value is hashed; without it the traces are of use to this process only.
+    """
+
+    def __init__(self, key: Callable[[], bytes] | None = None, traces: Iterable[Trace] = ()) -> None:
+        self._key = cache(key or partial(os.urandom, KEY_BYTES))
+        self._traces: dict[str, Trace] = {}  # by placeholder
+        self._by_digest: dict[str, str] = {}
+        self._placeholders: dict[str, str] = {}  # by value
+        self._numbers: Counter[str] = Counter()  # the highest number given, by family and kind
+        self._pending: dict[str, tuple[Finding, bool]] = {}  # with whether it is secret wherever it stands
+        self._unseen: dict[int, set[str]] = {}  # digests of values that this process has not seen, by their length
+        self._spreading: dict[str, str] = {}
+        for trace in traces:
+            self._keep(Trace(*trace))
+            if trace.length:
+                self._unseen.setdefault(trace.length, set()).add(trace.digest)
+
+    def _keep(self, trace: Trace) -> None:
+        kind, _, number = trace.placeholder[:-1].rpartition(":")
+        self._numbers[kind] = max(self._numbers[kind], int(number))
+        self._traces[trace.placeholder] = trace
+        if trace.digest:
+            self._by_digest[trace.digest] = trace.placeholder
+
+    def _digest(self, value: str) -> str:
+        raw = value.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(raw, key=self._key(), digest_size=16).hexdigest()
+
+    def reserve(self, text: str) -> None:
+        """Leave the placeholders that a text holds to whatever they stand for."""
+        for match in PLACEHOLDER.finditer(text):
+            if match.group() not in self._traces and len(match.group()) < 64:
+                self._keep(Trace(match.group(), "", 0))
+
+    def add(self, finding: Finding, everywhere: bool = False) -> None:
+        """Remember a value; it gets its number once the first placeholder is asked for."""
+        if finding.family and finding.value not in self._placeholders:
+            _, before = self._pending.get(finding.value, (finding, False))
+            self._pending[finding.value] = finding, everywhere or before or finding.spreads
+
+    def settle(self) -> None:
+        """Give the values added since the last time their numbers."""
+        for value, (finding, spreads) in self._pending.items():
+            digest = self._digest(value)
+            placeholder = self._by_digest.get(digest)
+            if placeholder is None:
+                kind = f"<{finding.family}:{finding.kind}"
+                placeholder = f"{kind}:{self._numbers[kind] + 1}>"
+            self._know(value, Trace(placeholder, digest, len(value) if spreads else 0))
+        self._pending.clear()
+
+    def _know(self, value: str, trace: Trace) -> None:
+        self._keep(trace)
+        self._placeholders[value] = trace.placeholder
+        self._unseen.get(len(value), set()).discard(trace.digest)
+        if trace.length and len(self._spreading) < _MOST_SPREADING:
+            self._spreading[value] = trace.placeholder
+
+    def placeholder(self, finding: Finding) -> str:
+        """The placeholder of a value that was added."""
+        return self._placeholders[finding.value] if finding.family else PICTURE
+
+    @property
+    def traces(self) -> list[Trace]:
+        """All placeholders of the session with their hashes, in the order of their numbers; safe to store."""
+        self.settle()
+        return list(self._traces.values())
+
+    @property
+    def spreading(self) -> dict[str, str]:
+        """The values seen by this process that are secret wherever they stand, with their placeholders."""
+        self.settle()
+        return self._spreading
+
+    def recall(self, text: str) -> None:
+        """Recognise, by their hashes, values in a text that an earlier process saw."""
+        if not any(self._unseen.values()):
+            return
+        starts = [match.start() for match in _WORD.finditer(text)]
+        ends = {*starts, len(text)}
+        for length in sorted(self._unseen, reverse=True):
+            digests = self._unseen[length]
+            for start in starts if digests else ():
+                if start + length in ends and (digest := self._digest(text[start : start + length])) in digests:
+                    self._know(text[start : start + length], self._traces[self._by_digest[digest]])
+
+
+@lru_cache(maxsize=4096)
+def occurrences(value: str) -> tuple[tuple[str, re.Pattern[str] | None], ...]:
+    """How a value may stand in a text: as it is, as in JSON, as in JSON inside JSON; with a pattern if it is short."""
+    forms = [value]
+    for ascii_only in (False, True):
+        once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        forms += [once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]]
+    return tuple((form, _alone(form) if len(form) < _ALONE_BELOW else None) for form in dict.fromkeys(forms))
+
+
+def _alone(form: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])")
