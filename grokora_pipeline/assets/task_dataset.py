@@ -13,10 +13,10 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    Project,
     base_folder,
     code_version,
     columns,
-    get_store,
     key_of,
     plain_errors,
     publish_once,
@@ -38,7 +38,7 @@ _COLUMNS = columns(
     tools="json: list of tool schemas, or absent",
     meta="json: turn_id, session_id, task_key, cluster, weight, status, rating, source_file, completeness",
 )
-_TOON_NEEDS = {"toon": ["base_model"]}  # its tokenizer counts what TOON saves
+_TOON_NEEDS = {"toon": ("base_model",)}  # its tokenizer counts what TOON saves
 
 
 class SelectionConfig(dg.Config):
@@ -54,16 +54,16 @@ class SelectionConfig(dg.Config):
     max_source_share: float = 0.05
 
 
-def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `task_dataset` asset of one agent."""
     key = key_of(agent, "task_dataset")
     facts = agent.model_dump(exclude={"retrain", "canary"})  # what changes no example
-    version = code_version(facts, forgotten(get_store()))
+    version = code_version(facts, forgotten(project.store))
 
     @dg.asset(
-        key=key.split("/"),
-        deps=["session_logs", *_TOON_NEEDS.get(agent.payload_format, [])],
-        group_name=agent.name,
+        key=project.key(key),
+        deps=[project.key(name) for name in ("session_logs", *_TOON_NEEDS.get(agent.payload_format, ()))],
+        group_name=project.label(agent.name),
         kinds={"python", "json"},
         owners=OWNERS,
         metadata=_COLUMNS,
@@ -71,19 +71,19 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         retry_policy=NODE_RETRIES,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[
-            dg.AssetCheckSpec("schema", asset=key.split("/"), blocking=True, description="Every line is an example."),
-            dg.AssetCheckSpec("varied_answers", asset=key.split("/"), description="No single answer dominates."),
-            dg.AssetCheckSpec("few_reconstructed", asset=key.split("/"), description="Most prompts were recorded."),
+            dg.AssetCheckSpec("schema", asset=project.key(key), blocking=True, description="Every line is an example."),
+            dg.AssetCheckSpec("varied_answers", asset=project.key(key), description="No single answer dominates."),
+            dg.AssetCheckSpec("few_reconstructed", asset=project.key(key), description="Most prompts were recorded."),
         ],
     )
     def task_dataset(context: dg.AssetExecutionContext, config: SelectionConfig) -> Made:
         fields = {**config.model_dump(), "unknown_outcome": config.unknown_outcome or agent.unknown_outcome}
-        options = DatasetOptions(**fields, forgotten=forgotten(get_store()))
+        options = DatasetOptions(**fields, forgotten=forgotten(project.store))
         with plain_errors():
-            turns = get_store().require("session_logs")
+            turns = project.store.require("session_logs")
 
             def build(staged: Path) -> str:
-                report = build_examples(turns.path, agent, staged, options, count_tokens=_token_counter(agent))
+                report = build_examples(turns.path, agent, staged, options, count_tokens=_token_counter(project, agent))
                 write_json(staged / "report.json", asdict(report))
                 return folder_version(staged)
 
@@ -93,8 +93,8 @@ def task_dataset_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 "options": asdict(options),
                 "code": version,
             }
-            artifact = publish_once(context, key, inputs, build)
-        return result(artifact, _metadata(artifact.path), _checks(artifact.path))
+            artifact = publish_once(project, context, key, inputs, build)
+        return result(project, artifact, _metadata(artifact.path), _checks(artifact.path))
 
     return task_dataset
 
@@ -114,10 +114,10 @@ def _metadata(folder: Path) -> dict[str, Any]:
     }
 
 
-def _token_counter(agent: AgentSpec) -> Callable[[str], int] | None:
+def _token_counter(project: Project, agent: AgentSpec) -> Callable[[str], int] | None:
     if agent.payload_format != "toon":
         return None
-    chat = ChatFormat.load(base_folder(get_store().require("base_model").path))
+    chat = ChatFormat.load(base_folder(project.store.require("base_model").path))
     return lambda text: len(chat.encode(text))
 
 

@@ -10,10 +10,10 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Project,
     base_folder,
     code_version,
     columns,
-    get_store,
     key_of,
     plain_errors,
     publish_once,
@@ -47,16 +47,16 @@ class SplitConfig(dg.Config):
     seed: int = 7
 
 
-def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `tokenized_split` asset of one agent."""
     key, source = key_of(agent, "tokenized_split"), key_of(agent, "task_dataset")
-    asset_key = key.split("/")
-    version = code_version(resolve(agent).max_length, agent.min_examples)
+    asset_key = project.key(key)
+    version = code_version(resolve(project, agent).max_length, agent.min_examples)
 
     @dg.asset(
         key=asset_key,
-        deps=[source.split("/"), "base_model"],
-        group_name=agent.name,
+        deps=[project.key(source), project.key("base_model")],
+        group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
         metadata=_COLUMNS,
@@ -73,16 +73,16 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
         ],
     )
     def tokenized_split(context: dg.AssetExecutionContext, config: SplitConfig) -> Iterator[Any]:
-        store = get_store()
+        store = project.store
         with plain_errors():
             dataset, base = store.require(source), store.require("base_model")
-            if missing := missing_examples(agent):
+            if missing := missing_examples(project, agent):
                 checks = _too_few(asset_key, missing, agent.min_examples)
                 context.log.warning(f"{agent.name} is skipped: {checks[0].description}")
                 yield from checks
                 return
             record = read_json(base.path / "base_model.json")
-            max_length = min(resolve(agent).max_length, int(record["context_length"]))
+            max_length = min(resolve(project, agent).max_length, int(record["context_length"]))
             before = store.current(key)
             previous = read_json(before.path / "assignment.json") if before else None
 
@@ -118,21 +118,21 @@ def tokenized_split_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 "config": config.model_dump(),
                 "code": version,
             }
-            artifact = publish_once(context, key, inputs, build)
+            artifact = publish_once(project, context, key, inputs, build)
         report = read_json(artifact.path / "report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
-        yield result(artifact, {"lengths": lengths, **scalars(report)}, _checks(report))
+        yield result(project, artifact, {"lengths": lengths, **scalars(report)}, _checks(report))
 
     return tokenized_split
 
 
-def missing_examples(agent: AgentSpec) -> int:
+def missing_examples(project: Project, agent: AgentSpec) -> int:
     """How many examples an agent lacks to be trained; 0 when it has enough or its dataset was not made yet."""
-    dataset = get_store().current(key_of(agent, "task_dataset"))
+    dataset = project.store.current(key_of(agent, "task_dataset"))
     return max(0, agent.min_examples - int(read_json(dataset.path / "report.json")["rows"])) if dataset else 0
 
 
-def _too_few(key: list[str], missing: int, needed: int) -> list[dg.AssetCheckResult]:
+def _too_few(key: dg.AssetKey, missing: int, needed: int) -> list[dg.AssetCheckResult]:
     too_few = dg.AssetCheckResult(
         asset_key=key,
         check_name="enough_examples",
