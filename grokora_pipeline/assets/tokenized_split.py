@@ -149,7 +149,7 @@ def _too_few(key: dg.AssetKey, missing: int, needed: int) -> list[dg.AssetCheckR
 
 
 def _checks(report: dict[str, Any]) -> list[dg.AssetCheckResult]:
-    dropped, leaks = int(report["too_long"]), report["straddling"]
+    dropped, refused, leaks = int(report["too_long"]), int(report.get("refused", 0)), report["straddling"]
     return [
         dg.AssetCheckResult(check_name="enough_examples", passed=True, metadata={"train": report["train_rows"]}),
         dg.AssetCheckResult(
@@ -160,9 +160,10 @@ def _checks(report: dict[str, Any]) -> list[dg.AssetCheckResult]:
         ),
         dg.AssetCheckResult(
             check_name="fits_context",
-            passed=dropped == 0,
+            passed=dropped + refused == 0,
             severity=dg.AssetCheckSeverity.WARN,
-            metadata={"too_long": dropped},
-            description=f"{dropped} examples were longer than the limit and left out whole.",
+            metadata={"too_long": dropped, "refused_by_the_template": refused},
+            description=f"{dropped} examples were longer than the limit and left out whole, {refused} were refused by "
+            f"the model's chat template. {report.get('refusal', '')}".rstrip(),
         ),
     ]

@@ -25,6 +25,8 @@ class TokenizeReport:
     label_tokens: int
     longest: int
     too_long: int  # examples left out whole because they exceed max_length
+    refused: int  # examples left out because the chat template cannot render them
+    refusal: str  # why the first of them was, "" for none
     max_length: int
     length_histogram: dict[str, int]  # upper bound of the bin (tokens) → rows
     shared_prefix_share: float  # share of the train tokens that a prefix tree over all rows saves
@@ -52,17 +54,21 @@ def tokenize_split(
     if len(examples) != len(sides):
         raise ValueError(f"{len(examples)} examples, but {len(sides)} sides")
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    too_long = 0
+    too_long, refusals = 0, list[str]()
     for example, side in zip(examples, sides, strict=True):
         if side not in rows:
             continue
-        row = _row(example, chat)
+        try:
+            row = _row(example, chat)
+        except GrokoraError as error:  # this one example is lost, not the agent's whole split
+            refusals.append(str(error))
+            continue
         if len(row["input_ids"]) > max_length:
             too_long += 1
         else:
             rows[side].append(row)
     _save(rows, output, seed)
-    return _report(rows, too_long, max_length)
+    return _report(rows, too_long, refusals, max_length)
 
 
 def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
@@ -95,7 +101,9 @@ def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> Non
     DatasetDict(sets).save_to_disk(str(output))
 
 
-def _report(rows: dict[str, list[dict[str, Any]]], too_long: int, max_length: int) -> TokenizeReport:
+def _report(
+    rows: dict[str, list[dict[str, Any]]], too_long: int, refusals: Sequence[str], max_length: int
+) -> TokenizeReport:
     every = [row for side in SIDES for row in rows[side]]
     lengths = [len(row["input_ids"]) for row in every]
     histogram = {str(top): 0 for top in (*_BINS, "more")}
@@ -108,6 +116,8 @@ def _report(rows: dict[str, list[dict[str, Any]]], too_long: int, max_length: in
         label_tokens=sum(sum(row["completion_mask"]) for row in every),
         longest=max(lengths, default=0),
         too_long=too_long,
+        refused=len(refusals),
+        refusal=refusals[0] if refusals else "",
         max_length=max_length,
         length_histogram={top: count for top, count in histogram.items() if count},
         shared_prefix_share=_saved_share(rows["train"]),
