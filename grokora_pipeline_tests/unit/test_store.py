@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import COMPLETE, Store, content_version, folder_version, remote
 from grokora_pipeline_tests.outside import s3
 
@@ -30,13 +31,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def on(url: str, tmp_path: Path) -> Machine:
+def on(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """The store as a machine of that name sees it: machines share the URL, not their copies."""
 
     def machine(name: str) -> Store:
-        return Store(url, tmp_path / name)
+        monkeypatch.setenv("GROKORA_CACHE", str(tmp_path / name))
+        get_settings.cache_clear()
+        return Store(url)
 
-    return machine
+    yield machine
+    get_settings.cache_clear()
 
 
 @pytest.fixture
