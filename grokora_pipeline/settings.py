@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from grokora_pipeline.errors import GrokoraError
@@ -13,12 +13,10 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_LOGS = PROJECT_ROOT / "data" / "session_logs"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What a person can set from outside. Relative paths are taken from the working directory."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="GROKORA_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = ConfigDict(frozen=True)
 
     logs: Path = Field(default=SAMPLE_LOGS, description="Root of the session logs.")
     store: str = Field(
@@ -73,11 +71,19 @@ class Settings(BaseSettings):
         return value if "://" in value else str(Path(value).expanduser().absolute())
 
 
+class _Environment(BaseSettings, Settings):
+    """The same fields, each from its `GROKORA_` variable where it is not given."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GROKORA_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
     """The settings of this process, read once; an invalid value raises GrokoraError naming its variable."""
     try:
-        return Settings()
+        return _Environment()
     except ValidationError as error:
         first = error.errors()[0]
         name = f"GROKORA_{'_'.join(str(part) for part in first['loc']).upper()}"

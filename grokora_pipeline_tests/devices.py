@@ -14,6 +14,7 @@ import dagster as dg
 
 from grokora_pipeline.execution.executor import cuda_executor
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess, cuda_tags
+from grokora_pipeline.settings import get_settings
 from grokora_pipeline.workers.frame import run
 
 FOLDER = "HOLD_FOLDER"  # environment: where the records go
@@ -60,5 +61,5 @@ if __name__ == "__main__":
 defs = dg.Definitions(
     assets=[*(holder(name) for name in ("coordinator", "observer", "actor", "validator")), holder("wide", 2), beside],
     resources={"gpu": GpuProcess()},
-    executor=cuda_executor(),
+    executor=cuda_executor(get_settings().devices),
 )

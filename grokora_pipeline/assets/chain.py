@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.base_model import base_model
+from grokora_pipeline.assets.base_model import base_model_asset
 from grokora_pipeline.assets.champion import champion_asset
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import eval_report_asset
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.assets.merged_model import merged_model_asset
 from grokora_pipeline.assets.rank_trial import rank_assets
-from grokora_pipeline.assets.session_logs import session_log_files, session_logs
+from grokora_pipeline.assets.session_logs import log_files_asset, session_logs_asset
 from grokora_pipeline.assets.swarm_report import swarm_report_asset
 from grokora_pipeline.assets.task_dataset import task_dataset_asset
 from grokora_pipeline.assets.tokenized_split import tokenized_split_asset
@@ -26,9 +26,16 @@ _LINKS = (
 )
 
 
-def all_assets(agents: tuple[AgentSpec, ...]) -> Sequence[dg.AssetsDefinition | dg.SourceAsset]:
-    """Every asset of the code location."""
-    swarm = swarm_report_asset(agents)
-    links = [link(agent) for agent in agents for link in _LINKS]
-    ranks = [asset for agent in agents for asset in rank_assets(agent)]
-    return [session_log_files, session_logs, base_model, *links, *([swarm] if swarm else []), *ranks]
+def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsset]:
+    """Every asset of a project."""
+    links = [link(project, agent) for agent in project.agents for link in _LINKS]
+    swarm = swarm_report_asset(project)
+    ranks = [asset for agent in project.agents for asset in rank_assets(project, agent)]
+    return [
+        log_files_asset(project),
+        session_logs_asset(project),
+        base_model_asset(project),
+        *links,
+        *([swarm] if swarm else []),
+        *ranks,
+    ]

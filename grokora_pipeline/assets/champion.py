@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import ValidationError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import OWNERS, Made, code_version, get_store, key_of, plain_errors, read_json, table
+from grokora_pipeline.assets.common import OWNERS, Made, Project, code_version, key_of, plain_errors, read_json, table
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import Decision, GateRule, decide
 from grokora_pipeline.execution.process import NODE_RETRIES
@@ -26,25 +26,25 @@ class GateConfig(dg.Config):
     rule: dict[str, Any] = {}  # noqa: RUF012
 
 
-def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `champion` asset of one agent."""
     key = key_of(agent, "champion")
 
     @dg.asset(
-        key=key.split("/"),
-        deps=[[agent.name, "eval_report"]],
-        group_name=agent.name,
+        key=project.key(key),
+        deps=[project.key(agent.name, "eval_report")],
+        group_name=project.label(agent.name),
         kinds={"python"},
         owners=OWNERS,
         code_version=code_version(),
         retry_policy=NODE_RETRIES,
         description="The adapter in service. A challenger takes its place only where the report proves it better.",
-        check_specs=[dg.AssetCheckSpec("has_champion", asset=key.split("/"))],
+        check_specs=[dg.AssetCheckSpec("has_champion", asset=project.key(key))],
     )
     def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
         with plain_errors():
-            decision, report = _judge(agent.name, _rule(config.rule), context.instance)
-            registry, challenger = Registry(get_store()), str(decision.versions["adapter"])
+            decision, report = _judge(project, agent.name, _rule(config.rule), context.instance)
+            registry, challenger = Registry(project.store), str(decision.versions["adapter"])
             refusal = registry.refusal(agent.name, challenger)
             reason = f"Not promoted: {refusal}." if refusal else decision.reason
             act = registry.promote if decision.promote and not refusal else registry.keep
@@ -75,9 +75,9 @@ def champion_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     return champion
 
 
-def _judge(agent: str, rule: GateRule, instance: dg.DagsterInstance) -> tuple[Decision, Artifact]:
+def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterInstance) -> tuple[Decision, Artifact]:
     """The decision about the current adapter of an agent, and the report that it rests on."""
-    store = get_store()
+    store = project.store
     report, adapter, split = (
         store.require(key_of(agent, name)) for name in ("eval_report", "lora_adapter", "tokenized_split")
     )
@@ -88,19 +88,19 @@ def _judge(agent: str, rule: GateRule, instance: dg.DagsterInstance) -> tuple[De
         adapter=adapter.version,
         champion=served.version if served and served.version != adapter.version else None,
         checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
-        | blocking_checks(instance, agent),
+        | blocking_checks(project, instance, agent),
     )
     return decision.model_copy(update={"versions": {**decision.versions, "adapter": adapter.version}}), report
 
 
-def blocking_checks(instance: dg.DagsterInstance, agent: str) -> dict[str, bool]:
+def blocking_checks(project: Project, instance: dg.DagsterInstance, agent: str) -> dict[str, bool]:
     """Whether the blocking checks before the champion held when they ran last, by name.
 
     Dagster stops only the run in which such a check fails; a later run of the champion alone would go on.
     """
     found: dict[str, bool] = {}
     for asset, name in BLOCKING:
-        key = dg.AssetCheckKey(dg.AssetKey(asset.format(agent=agent).split("/")), name)
+        key = dg.AssetCheckKey(project.key(asset.format(agent=agent)), name)
         record = instance.get_latest_asset_check_evaluation_record(key)
         if record and record.evaluation:
             found[name] = record.evaluation.passed
@@ -115,11 +115,11 @@ def _rule(fields: dict[str, Any]) -> GateRule:
         raise GrokoraError(f"The gate's rule, {first['loc'][0]}: {first['msg']}; correct the run's config.") from error
 
 
-def report_rollback(instance: dg.DagsterInstance, agent: str, version: str) -> None:
+def report_rollback(project: Project, instance: dg.DagsterInstance, agent: str, version: str) -> None:
     """Make a rollback by hand a materialization too, so that the UI shows who is in service."""
     instance.report_runless_asset_event(
         dg.AssetMaterialization(
-            [agent, "champion"],
+            project.key(agent, "champion"),
             metadata={"champion": version, "promoted": False, "decision": "rolled back by hand"},
             tags={"dagster/data_version": version},
         )

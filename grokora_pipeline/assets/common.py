@@ -1,8 +1,9 @@
 """What every link of the chain does alike: find its inputs, reuse what is published, report errors as one sentence."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,9 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess
+from grokora_pipeline.settings import Settings, get_settings
 from grokora_pipeline.store import Artifact, Store, content_version
-
-for _category in (dg.BetaWarning, dg.PreviewWarning):  # observable sources, Pipes readers: pinned and tested
-    warnings.filterwarnings("ignore", category=_category)
 
 if TYPE_CHECKING:
     Made = dg.MaterializeResult[Any]
@@ -26,14 +25,56 @@ OWNERS = ["team:grokora"]
 _CODE = 1  # raise it when an asset would make something else from the same inputs
 
 
-def get_store() -> Store:
-    """The artifact store of this process."""
-    return Store(get_settings().store)
+@dataclass(frozen=True)
+class Project:
+    """One swarm in a code location: its settings, its agents, and the name that keeps it apart from other swarms.
+
+    Every asset factory takes a project and reads nothing else, so that two projects stand side by side. Store keys
+    (`actor/lora_adapter`) are the same in every project, since each has a store of its own; Dagster's keys and names
+    begin with the project's name.
+    """
+
+    settings: Settings
+    agents: tuple[AgentSpec, ...]
+    name: str = ""
+
+    @cached_property
+    def store(self) -> Store:
+        """The artifact store, opened when it is first asked for."""
+        return Store(self.settings.store, self.settings.cache)
+
+    def key(self, *parts: str) -> dg.AssetKey:
+        """The Dagster key of a store key, given whole (`actor/champion`) or in parts (`actor`, `champion`)."""
+        return dg.AssetKey([*filter(None, [self.name]), *"/".join(parts).split("/")])
+
+    def store_key(self, key: dg.AssetKey) -> str:
+        """The store key of a Dagster key of this project."""
+        return "/".join(key.path[1:] if self.name else key.path)
+
+    def label(self, word: str) -> str:
+        """The name of a job, schedule, sensor, pool, group, resource or concurrency key."""
+        return f"{self.name}_{word}" if self.name else word
+
+    @property
+    def pool(self) -> str:
+        """The pool of the steps that need a GPU."""
+        return self.label(CUDA_POOL)
+
+    @property
+    def gpu_resource(self) -> str:
+        """The key of the resource that runs GPU work."""
+        return self.label("grokora_gpu")
+
+    def gpu(self, context: dg.AssetExecutionContext) -> GpuProcess:
+        """The resource that runs GPU work; a step that asks for it names `gpu_resource` as required."""
+        process: GpuProcess = getattr(context.resources, self.gpu_resource)
+        return process
 
 
-def get_agents() -> tuple[AgentSpec, ...]:
-    """The agents of this process's agents.yaml."""
-    return load_agents(get_settings().agents)
+def load_project() -> Project:
+    """The project of this process's settings, for commands and the front door of the definitions."""
+    settings = get_settings()
+    return Project(settings, load_agents(settings.agents))
 
 
 def code_version(*settings: object) -> str:
@@ -59,6 +100,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def publish_once(
+    project: Project,
     context: dg.AssetExecutionContext,
     key: str,
     inputs: dict[str, Any],
@@ -69,7 +111,7 @@ def publish_once(
     `build` writes into a staging folder and returns a content version, or None where the content is not bit-stable
     (adapters, generated text): then the version is the hash of the inputs.
     """
-    store, fingerprint = get_store(), content_version(key, inputs)
+    store, fingerprint = project.store, content_version(key, inputs)
     record = store.pointer(key, "current")
     known = record["version"] if record and record.get("inputs") == fingerprint else fingerprint
     if artifact := store.find(key, known):
@@ -98,11 +140,15 @@ def base_folder(artifact: Path) -> Path:
 
 
 def result(
-    artifact: Artifact, metadata: dict[str, Any], checks: list[dg.AssetCheckResult] | None = None, **tags: str
+    project: Project,
+    artifact: Artifact,
+    metadata: dict[str, Any],
+    checks: list[dg.AssetCheckResult] | None = None,
+    **tags: str,
 ) -> Made:
     """A materialization whose data version is the artifact's version and whose metadata links to its folder."""
     return dg.MaterializeResult(
-        asset_key=artifact.key.split("/"),
+        asset_key=project.key(artifact.key),
         metadata={"folder": dg.MetadataValue.path(artifact.link()), **metadata},
         data_version=dg.DataVersion(artifact.version),
         check_results=checks or [],

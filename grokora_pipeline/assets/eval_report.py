@@ -9,9 +9,9 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    Project,
     base_folder,
     code_version,
-    get_store,
     key_of,
     plain_errors,
     publish_once,
@@ -20,8 +20,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import system_intervals
-from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
@@ -48,54 +47,63 @@ class EvaluationConfig(dg.Config):
         return chosen
 
 
-def champion_of(agent: str) -> Artifact | None:
+def champion_of(project: Project, agent: str) -> Artifact | None:
     """The adapter in service for an agent, or None."""
-    return Registry(get_store()).in_service(agent)
+    return Registry(project.store).in_service(agent)
 
 
-def eval_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `eval_report` asset of one agent."""
     key = key_of(agent, "eval_report")
     version = code_version(agent.answer.model_dump(), agent.metric)
 
     @dg.asset(
-        key=key.split("/"),
-        deps=[[agent.name, "lora_adapter"], [agent.name, "tokenized_split"], "base_model"],
-        group_name=agent.name,
+        key=project.key(key),
+        deps=[
+            project.key(agent.name, "lora_adapter"),
+            project.key(agent.name, "tokenized_split"),
+            project.key("base_model"),
+        ],
+        group_name=project.label(agent.name),
         kinds={"huggingface", "html"},
         owners=OWNERS,
         code_version=version,
         op_tags=cuda_tags(),
-        pool=CUDA_POOL,
+        pool=project.pool,
+        required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
     )
-    def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig, gpu: GpuProcess) -> Made:
+    def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig) -> Made:
         with plain_errors():
-            inputs, plan = _inputs(agent, config.resolved(resolve(agent).preset == "sample"))
+            inputs, plan = _inputs(project, agent, config.resolved(resolve(project, agent).preset == "sample"))
 
             def build(staged: Path) -> None:
-                told = {"output": str(staged), "history": _history(agent, key), "ranks": _ranks(agent)}
-                gpu.run(context, "grokora_pipeline.evaluation", {**plan, **told}, staged)
+                told = {
+                    "output": str(staged),
+                    "history": _history(project, agent, key),
+                    "ranks": _ranks(project, agent),
+                }
+                project.gpu(context).run(context, "grokora_pipeline.evaluation", {**plan, **told}, staged)
 
-            artifact = publish_once(context, key, inputs, build)
-        return result(artifact, _metadata(artifact))
+            artifact = publish_once(project, context, key, inputs, build)
+        return result(project, artifact, _metadata(artifact))
 
     return eval_report
 
 
-def _inputs(agent: AgentSpec, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the report depends on (its fingerprint), and the plan for the process that makes it."""
-    store = get_store()
+    store = project.store
     names = ("task_dataset", "tokenized_split", "lora_adapter")
     dataset, split, adapter = (store.require(key_of(agent, name)) for name in names)
-    base, champion = store.require("base_model"), champion_of(agent.name)
+    base, champion = store.require("base_model"), champion_of(project, agent.name)
     if champion and champion.version == adapter.version:
         champion = None  # nothing to compare: this very adapter is in service
     versions: dict[str, str | None] = {artifact.key: artifact.version for artifact in (base, dataset, split, adapter)}
     versions |= {"adapter": adapter.version, "champion": champion.version if champion else None}
-    told = {"champion": str(champion.path) if champion else None, "logs": str(get_settings().logs)}
-    plan = {**evaluation_plan(agent, adapter.path), **told, "versions": versions, **config}
+    told = {"champion": str(champion.path) if champion else None, "logs": str(project.settings.logs)}
+    plan = {**evaluation_plan(project, agent, adapter.path), **told, "versions": versions, **config}
     inputs = {
         "versions": versions,
         "answer": plan["answer"],
@@ -106,9 +114,9 @@ def _inputs(agent: AgentSpec, config: dict[str, Any]) -> tuple[dict[str, Any], d
     return inputs, plan
 
 
-def evaluation_plan(agent: AgentSpec, adapter: Path) -> dict[str, Any]:
+def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path) -> dict[str, Any]:
     """What the evaluation process has to know to judge an adapter on the agent's held-out rows."""
-    store = get_store()
+    store = project.store
     dataset, split = (store.require(key_of(agent, name)) for name in ("task_dataset", "tokenized_split"))
     base = store.require("base_model")
     return {
@@ -124,9 +132,9 @@ def evaluation_plan(agent: AgentSpec, adapter: Path) -> dict[str, Any]:
     }
 
 
-def _history(agent: AgentSpec, key: str) -> list[dict[str, Any]]:
+def _history(project: Project, agent: AgentSpec, key: str) -> list[dict[str, Any]]:
     """Earlier reports with the same main metric, oldest first."""
-    store, found = get_store(), dict[str, dict[str, Any]]()
+    store, found = project.store, dict[str, dict[str, Any]]()
     for record in store.history(key, "current")[-_SHOWN_HISTORY:]:
         if artifact := store.find(key, record["version"]):
             report = artifact.read_json("report.json")
@@ -138,9 +146,9 @@ def _history(agent: AgentSpec, key: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _ranks(agent: AgentSpec) -> list[dict[str, Any]]:
+def _ranks(project: Project, agent: AgentSpec) -> list[dict[str, Any]]:
     """The main metric of every rank that the latest rank report compares."""
-    report = get_store().current(key_of(agent, "rank_report"))
+    report = project.store.current(key_of(agent, "rank_report"))
     told = report.read_json("report.json") if report else {"metric": None, "ranks": []}
     rows = [row for row in told["ranks"] if told["metric"] == agent.metric and row["metric"] is not None]
     return [

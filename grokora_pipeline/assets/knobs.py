@@ -3,11 +3,11 @@
 from typing import Any
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 
 
-def resolve(agent: AgentSpec, overrides: dict[str, Any] | None = None) -> TrainingKnobs:
+def resolve(project: Project, agent: AgentSpec, overrides: dict[str, Any] | None = None) -> TrainingKnobs:
     """The knobs of an agent; GROKORA_PRESET wins over the agent's preset, and both unset mean `best`."""
-    preset = get_settings().preset or agent.preset or "best"
+    preset = project.settings.preset or agent.preset or "best"
     return resolve_knobs(preset, agent.training, overrides or {})

@@ -13,10 +13,9 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    Project,
     base_folder,
     code_version,
-    get_agents,
-    get_store,
     key_of,
     plain_errors,
     publish_once,
@@ -26,7 +25,7 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import training_curves
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.store import content_version
 
 MEMORY_TOLERANCE = 0.15  # of predicted against measured peak memory
@@ -38,65 +37,68 @@ class TrainingConfig(dg.Config):
     knobs: dict[str, Any] = {}  # noqa: RUF012
 
 
-def lora_adapter_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `lora_adapter` asset of one agent."""
     key, source = key_of(agent, "lora_adapter"), key_of(agent, "tokenized_split")
-    knobs = resolve(agent)
+    knobs = resolve(project, agent)
     version = code_version(knobs.model_dump())
 
     @dg.asset(
-        key=key.split("/"),
-        deps=[source.split("/"), "base_model"],
-        group_name=agent.name,
+        key=project.key(key),
+        deps=[project.key(source), project.key("base_model")],
+        group_name=project.label(agent.name),
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
         code_version=version,
         op_tags=cuda_tags(1 if knobs.num_processes == "auto" else knobs.num_processes),
-        pool=CUDA_POOL,
+        pool=project.pool,
+        required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
         description="LoRA weights (safetensors) and the record of their training.",
         check_specs=[
-            dg.AssetCheckSpec("learnt_something", asset=key.split("/"), description="Validation loss went down."),
-            dg.AssetCheckSpec("memory_as_predicted", asset=key.split("/"), description="Within 15 %."),
+            dg.AssetCheckSpec("learnt_something", asset=project.key(key), description="Validation loss went down."),
+            dg.AssetCheckSpec("memory_as_predicted", asset=project.key(key), description="Within 15 %."),
         ],
     )
-    def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig, gpu: GpuProcess) -> Made:
+    def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig) -> Made:
         with plain_errors():
-            plan = training_plan(agent, config.knobs)
+            plan = training_plan(project, agent, config.knobs)
             inputs = {"versions": plan["versions"], "knobs": plan["knobs"], "code": version}
 
             def build(staged: Path) -> None:
-                with get_store().work(key, content_version(inputs)) as work:  # a retry of a killed run goes on there
+                with project.store.work(key, content_version(inputs)) as work:  # a retry of a killed run goes on there
                     told = {"output": str(staged), "work": str(work)}
-                    gpu.run(context, "grokora_pipeline.training", {**plan, **told}, staged)
+                    project.gpu(context).run(context, "grokora_pipeline.training", {**plan, **told}, staged)
 
-            artifact = publish_once(context, key, inputs, build)
+            artifact = publish_once(project, context, key, inputs, build)
         training = read_json(artifact.path / "training.json")
         checks = [_learnt(training), _memory(training)]
-        return result(artifact, _metadata(training), checks, **{"grokora/trained_on": plan["versions"][source]})
+        return result(
+            project, artifact, _metadata(training), checks, **{"grokora/trained_on": plan["versions"][source]}
+        )
 
     return lora_adapter
 
 
-def training_plan(agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
+def training_plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
     """What the training process is told, but for where it works; `knobs` win over the agent's and the preset's."""
-    store, source = get_store(), key_of(agent, "tokenized_split")
+    store, source = project.store, key_of(agent, "tokenized_split")
     split, base = store.require(source), store.require("base_model")
     return {
         "agent": agent.name,
         "base": str(base_folder(base.path)),
         "base_id": read_json(base.path / "base_model.json")["model_id"],
         "split": str(split.path),
-        "knobs": resolve(agent, knobs).model_dump(),
+        "knobs": resolve(project, agent, knobs).model_dump(),
         "versions": {source: split.version, "base_model": base.version},
     }
 
 
-def shrink_adapter(agent: str, rank: int, output: Path) -> dict[str, Any]:
+def shrink_adapter(project: Project, agent: str, rank: int, output: Path) -> dict[str, Any]:
     """Write the agent's current adapter at a lower rank (see `training/shrink.py`); returns sizes and losses."""
-    spec = next(spec for spec in get_agents() if spec.name == agent)
-    adapter = get_store().require(key_of(agent, "lora_adapter"))
-    plan = {**training_plan(spec, {}), "adapter": str(adapter.path), "output": str(output), "rank": rank}
+    spec = next(spec for spec in project.agents if spec.name == agent)
+    adapter = project.store.require(key_of(agent, "lora_adapter"))
+    plan = {**training_plan(project, spec, {}), "adapter": str(adapter.path), "output": str(output), "rank": rank}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.json"
         file.write_bytes(orjson.dumps(plan))

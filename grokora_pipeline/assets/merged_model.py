@@ -10,9 +10,9 @@ import dagster as dg
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
+    Project,
     base_folder,
     code_version,
-    get_store,
     key_of,
     plain_errors,
     publish_once,
@@ -22,39 +22,40 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.datasets.examples import read_examples
-from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 
 _PROMPTS = 8
 
 
-def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `merged_model` asset of one agent."""
     key = key_of(agent, "merged_model")
 
     @dg.asset(
-        key=key.split("/"),
-        deps=[[agent.name, "champion"], [agent.name, "task_dataset"], "base_model"],
-        group_name=agent.name,
+        key=project.key(key),
+        deps=[project.key(agent.name, "champion"), project.key(agent.name, "task_dataset"), project.key("base_model")],
+        group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
         code_version=code_version(),
         op_tags=cuda_tags(),
-        pool=CUDA_POOL,
+        pool=project.pool,
+        required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
         output_required=False,
         description="Merged in bf16 from the unquantised base, and compared with base + adapter.",
         check_specs=[
             dg.AssetCheckSpec(
-                "same_logits", asset=key.split("/"), blocking=True, description="Merging changed no answer."
+                "same_logits", asset=project.key(key), blocking=True, description="Merging changed no answer."
             )
         ],
     )
-    def merged_model(context: dg.AssetExecutionContext, gpu: GpuProcess) -> Iterator[Any]:
-        store, adapter = get_store(), champion_of(agent.name)
+    def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        store, adapter = project.store, champion_of(project, agent.name)
         if adapter is None:
             context.log.warning(f"{agent.name} has no champion yet: there is nothing to merge.")
             yield dg.AssetCheckResult(
-                asset_key=key.split("/"),
+                asset_key=project.key(key),
                 check_name="same_logits",
                 passed=True,
                 description="Nothing to merge: the agent has no champion.",
@@ -74,10 +75,13 @@ def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                     "output": str(staged),
                     "prompts": prompts,
                 }
-                write_json(staged / "merge.json", gpu.run(context, "grokora_pipeline.models.merge", plan, staged))
+                write_json(
+                    staged / "merge.json",
+                    project.gpu(context).run(context, "grokora_pipeline.models.merge", plan, staged),
+                )
 
             inputs = {"base": base.version, "adapter": adapter.version, "code": code_version()}
-            artifact = publish_once(context, key, inputs, build)
+            artifact = publish_once(project, context, key, inputs, build)
         record = read_json(artifact.path / "merge.json")
         check = dg.AssetCheckResult(
             check_name="same_logits",
@@ -85,6 +89,6 @@ def merged_model_asset(agent: AgentSpec) -> dg.AssetsDefinition:
             metadata={name: value for name, value in record.items() if isinstance(value, int | float)},
             description=f"Merged model against base + adapter on {_PROMPTS} prompts.",
         )
-        yield result(artifact, {**record, "adapter": adapter.version}, [check])
+        yield result(project, artifact, {**record, "adapter": adapter.version}, [check])
 
     return merged_model

@@ -9,8 +9,8 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    Project,
     code_version,
-    get_store,
     key_of,
     plain_errors,
     publish_once,
@@ -24,7 +24,7 @@ from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.lora_adapter import training_plan
 from grokora_pipeline.assets.plots import rank_curves
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GPU_SECONDS, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import DEVICE_RETRIES, GPU_SECONDS, cuda_tags
 from grokora_pipeline.store import Artifact, content_version
 from grokora_pipeline.training.ranks import RANKS, recommend, summarise, trial_knobs
 
@@ -46,33 +46,39 @@ class RankConfig(dg.Config):
         return {**config, "probe": False, "max_rows": config["max_rows"] if self.rows else 0}
 
 
-def rank_assets(agent: AgentSpec) -> list[dg.AssetsDefinition]:
+def rank_assets(project: Project, agent: AgentSpec) -> list[dg.AssetsDefinition]:
     """The two assets of one agent."""
-    return [rank_trial_asset(agent), rank_report_asset(agent)]
+    return [rank_trial_asset(project, agent), rank_report_asset(project, agent)]
 
 
-def rank_trial_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `rank_trial` asset of one agent."""
 
     @dg.asset(
-        key=[agent.name, "rank_trial"],
-        deps=[[agent.name, "tokenized_split"], [agent.name, "task_dataset"], "base_model"],
+        key=project.key(agent.name, "rank_trial"),
+        deps=[
+            project.key(agent.name, "tokenized_split"),
+            project.key(agent.name, "task_dataset"),
+            project.key("base_model"),
+        ],
         partitions_def=_PARTITIONS,
-        group_name=GROUP,
+        group_name=project.label(GROUP),
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
-        code_version=code_version(resolve(agent).model_dump()),
+        code_version=code_version(resolve(project, agent).model_dump()),
         op_tags=cuda_tags(),
-        pool=CUDA_POOL,
+        pool=project.pool,
+        required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
         description="Adapters of one rank, a seed each: validation loss, main metric, size, memory, speed.",
     )
-    def rank_trial(context: dg.AssetExecutionContext, config: RankConfig, gpu: GpuProcess) -> Made:
+    def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Made:
         with plain_errors():
             key = f"{key_of(agent, 'rank_trial')}/{context.partition_key}"
-            knobs, rank = resolve(agent, config.knobs), int(context.partition_key)
+            knobs, rank = resolve(project, agent, config.knobs), int(context.partition_key)
             plans = {
-                seed: training_plan(agent, {**config.knobs, **trial_knobs(knobs, rank, seed)}) for seed in config.seeds
+                seed: training_plan(project, agent, {**config.knobs, **trial_knobs(knobs, rank, seed)})
+                for seed in config.seeds
             }
             judged = config.evaluation(knobs.preset == "sample")
             inputs = {
@@ -85,35 +91,41 @@ def rank_trial_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                 records = []
                 for seed, plan in plans.items():
                     folder = staged / f"seed-{seed}"
-                    record = _trained(context, gpu, plan, folder)
+                    record = _trained(project, context, plan, folder)
                     if judged["max_rows"]:
-                        told = {**evaluation_plan(agent, folder), **judged, "output": str(folder / "evaluation")}
-                        report = gpu.run(context, "grokora_pipeline.evaluation", told, folder / "evaluation")
+                        told = {
+                            **evaluation_plan(project, agent, folder),
+                            **judged,
+                            "output": str(folder / "evaluation"),
+                        }
+                        report = project.gpu(context).run(
+                            context, "grokora_pipeline.evaluation", told, folder / "evaluation"
+                        )
                         record["metric"] = report["systems"]["adapter"]["metrics"][agent.metric]["value"]
                     records.append(record)
-                write_json(staged / "trial.json", {"versions": _versions(agent), "records": records})
+                write_json(staged / "trial.json", {"versions": _versions(project, agent), "records": records})
 
-            artifact = publish_once(context, key, inputs, build)
+            artifact = publish_once(project, context, key, inputs, build)
         return _tried(artifact)
 
     return rank_trial
 
 
-def _trained(context: dg.AssetExecutionContext, gpu: GpuProcess, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _trained(project: Project, context: dg.AssetExecutionContext, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train with one seed into a folder; what `training/ranks.py` wants to know of it."""
     key = f"{plan['agent']}/rank_trial"
-    with get_store().work(key, content_version(plan["knobs"], plan["versions"])) as work:
+    with project.store.work(key, content_version(plan["knobs"], plan["versions"])) as work:
         told = {**plan, "output": str(folder), "work": str(work)}
-        training = gpu.run(context, "grokora_pipeline.training", told, folder)
+        training = project.gpu(context).run(context, "grokora_pipeline.training", told, folder)
     size = (folder / "adapter_model.safetensors").stat().st_size / 2**20
     figures = {name: training[name] for name in _FIGURES}
     return {"seed": training["knobs"]["seed"], **figures, "adapter_mib": round(size, 3), "metric": None}
 
 
-def _versions(agent: AgentSpec) -> dict[str, str]:
+def _versions(project: Project, agent: AgentSpec) -> dict[str, str]:
     """Trials are compared where they saw the same data and base model."""
     keys = (key_of(agent, "tokenized_split"), "base_model")
-    return {key: get_store().require(key).version for key in keys}
+    return {key: project.store.require(key).version for key in keys}
 
 
 def _tried(artifact: Artifact) -> Made:
@@ -130,14 +142,14 @@ def _tried(artifact: Artifact) -> Made:
     )
 
 
-def rank_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
+def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `rank_report` asset of one agent."""
     key = key_of(agent, "rank_report")
 
     @dg.asset(
-        key=key.split("/"),
-        deps=[[agent.name, "rank_trial"]],
-        group_name=GROUP,
+        key=project.key(key),
+        deps=[project.key(agent.name, "rank_trial")],
+        group_name=project.label(GROUP),
         kinds={"json"},
         owners=OWNERS,
         code_version=code_version(agent.metric),
@@ -145,7 +157,7 @@ def rank_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
     )
     def rank_report(context: dg.AssetExecutionContext) -> Made:
         with plain_errors():
-            trials = _trials(agent)
+            trials = _trials(project, agent)
             inputs = {"trials": {rank: artifact.version for rank, artifact in trials.items()}, "code": code_version()}
 
             def build(staged: Path) -> None:
@@ -155,15 +167,15 @@ def rank_report_asset(agent: AgentSpec) -> dg.AssetsDefinition:
                     staged / "report.json", {"ranks": rows, "metric": agent.metric, "recommendation": recommend(rows)}
                 )
 
-            report = publish_once(context, key, inputs, build)
-        return _reported(agent, report)
+            report = publish_once(project, context, key, inputs, build)
+        return _reported(project, agent, report)
 
     return rank_report
 
 
-def _trials(agent: AgentSpec) -> dict[int, Artifact]:
+def _trials(project: Project, agent: AgentSpec) -> dict[int, Artifact]:
     """The trials of the present split and base model, by rank."""
-    store, versions = get_store(), _versions(agent)
+    store, versions = project.store, _versions(project, agent)
     found = {rank: store.current(f"{key_of(agent, 'rank_trial')}/{rank}") for rank in RANKS}
     trials = {
         rank: artifact
@@ -175,7 +187,7 @@ def _trials(agent: AgentSpec) -> dict[int, Artifact]:
     return trials
 
 
-def _reported(agent: AgentSpec, artifact: Artifact) -> Made:
+def _reported(project: Project, agent: AgentSpec, artifact: Artifact) -> Made:
     report = read_json(artifact.path / "report.json")
     rows, advice = report["ranks"], report["recommendation"]
     missing = sorted(set(RANKS) - {row["rank"] for row in rows})
@@ -186,7 +198,7 @@ def _reported(agent: AgentSpec, artifact: Artifact) -> Made:
         "ranks_not_tried": ", ".join(map(str, missing)) or "none",
     }
     if advice["rank"]:
-        knobs = trial_knobs(resolve(agent), advice["rank"], resolve(agent).seed)
+        knobs = trial_knobs(resolve(project, agent), advice["rank"], resolve(project, agent).seed)
         lines = "\n".join(f"{name}: {value:g}" for name, value in knobs.items() if name in {"rank", "alpha"})
         metadata["for_agents_yaml"] = dg.MetadataValue.md(f"```yaml\n{lines}\nrslora: true\n```")
-    return result(artifact, metadata)
+    return result(project, artifact, metadata)

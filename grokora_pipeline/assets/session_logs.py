@@ -11,10 +11,9 @@ import dagster as dg
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    Project,
     code_version,
     columns,
-    get_agents,
-    get_store,
     plain_errors,
     read_json,
     result,
@@ -26,7 +25,6 @@ from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.redaction.audit import surviving_secrets
 from grokora_pipeline.sessions.scan import manifest
-from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import content_version, file_sha256
 
 KEY = "session_logs"
@@ -62,64 +60,79 @@ _COLUMNS = columns(
 )
 
 
-@dg.observable_source_asset(
-    name=LOG_FILES_KEY,
-    group_name="sources",
-    description="The log files as Grokputer or the gateway wrote them. Never changed by this project.",
-)
-def session_log_files() -> dg.DataVersion:
-    """The data version of the folder of logs."""
-    with plain_errors():
-        return dg.DataVersion(log_files_version())
+def log_files_asset(project: Project) -> dg.SourceAsset:
+    """The external asset `session_log_files`: the folder of logs, which others write."""
+
+    @dg.observable_source_asset(
+        key=project.key(LOG_FILES_KEY),
+        group_name=project.label("sources"),
+        description="The log files as Grokputer or the gateway wrote them. Never changed by this project.",
+    )
+    def session_log_files() -> dg.DataVersion:
+        """The data version of the folder of logs."""
+        with plain_errors():
+            return dg.DataVersion(log_files_version(project))
+
+    return session_log_files
 
 
-def log_files_version() -> str:
+def log_files_version(project: Project) -> str:
     """The hash of path, size and mtime of every file below the log root."""
-    return content_version(manifest(get_settings().logs))
+    return content_version(manifest(project.settings.logs))
 
 
-@dg.asset(
-    deps=[session_log_files],
-    group_name="sources",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    metadata=_COLUMNS,
-    code_version=code_version([(agent.name, agent.match.model_dump()) for agent in get_agents()]),
-    retry_policy=NODE_RETRIES,
-    check_specs=[
-        dg.AssetCheckSpec("readable_logs", asset=KEY, description="At least one turn was read."),
-        dg.AssetCheckSpec("no_secret_survives", asset=KEY, blocking=True, description="A second scanner finds none."),
-        dg.AssetCheckSpec("nothing_quarantined", asset=KEY, description="Every log file could be read whole."),
-    ],
-)
-def session_logs(context: dg.AssetExecutionContext) -> Iterator[Made | dg.AssetCheckResult]:
-    """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from.
+def session_logs_asset(project: Project) -> dg.AssetsDefinition:
+    """The `session_logs` asset of a project."""
 
-    The audit comes before the publication: if it finds a secret, `current` stays where it was and the step fails.
-    """
-    settings, store = get_settings(), get_store()
-    previous = store.current(KEY)
-    with plain_errors(), store.stage(KEY) as staged:
-        report = ingest(
-            settings.logs,
-            get_agents(),
-            previous.path if previous else None,
-            staged,
-            settle_seconds=settings.settle_seconds,
-        )
-        write_json(staged / "report.json", asdict(report))
-        secrets = audit(staged, previous.path if previous else None, list(report.turns_per_day))
-        if secrets:
-            yield _no_secret_survives(report, secrets)
-            first = secrets[0]
-            raise GrokoraError(
-                f"{len(secrets)} secrets survived the redaction, the first ({first['rule']}) in "
-                f"{first['source_file']}, line {first['line']}; nothing was published. Please report that kind, and "
-                "put the file elsewhere."
+    @dg.asset(
+        key=project.key(KEY),
+        deps=[project.key(LOG_FILES_KEY)],
+        group_name=project.label("sources"),
+        kinds={"python", "parquet"},
+        owners=OWNERS,
+        metadata=_COLUMNS,
+        code_version=code_version([(agent.name, agent.match.model_dump()) for agent in project.agents]),
+        retry_policy=NODE_RETRIES,
+        check_specs=[
+            dg.AssetCheckSpec("readable_logs", asset=project.key(KEY), description="At least one turn was read."),
+            dg.AssetCheckSpec(
+                "no_secret_survives", asset=project.key(KEY), blocking=True, description="A second scanner finds none."
+            ),
+            dg.AssetCheckSpec(
+                "nothing_quarantined", asset=project.key(KEY), description="Every log file could be read whole."
+            ),
+        ],
+    )
+    def session_logs(context: dg.AssetExecutionContext) -> Iterator[Made | dg.AssetCheckResult]:
+        """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from.
+
+        The audit comes before the publication: if it finds a secret, `current` stays where it was and the step fails.
+        """
+        settings, store = project.settings, project.store
+        previous = store.current(KEY)
+        with plain_errors(), store.stage(KEY) as staged:
+            report = ingest(
+                settings.logs,
+                project.agents,
+                previous.path if previous else None,
+                staged,
+                settle_seconds=settings.settle_seconds,
             )
-        artifact = store.publish(KEY, report.version, staged)
-    context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
-    yield result(artifact, _metadata(report), [*_checks(report), _no_secret_survives(report, secrets)])
+            write_json(staged / "report.json", asdict(report))
+            secrets = audit(staged, previous.path if previous else None, list(report.turns_per_day))
+            if secrets:
+                yield _no_secret_survives(report, secrets)
+                first = secrets[0]
+                raise GrokoraError(
+                    f"{len(secrets)} secrets survived the redaction, the first ({first['rule']}) in "
+                    f"{first['source_file']}, line {first['line']}; nothing was published. Please report that kind, "
+                    "and put the file elsewhere."
+                )
+            artifact = store.publish(KEY, report.version, staged)
+        context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
+        yield result(project, artifact, _metadata(report), [*_checks(report), _no_secret_survives(report, secrets)])
+
+    return session_logs
 
 
 def audit(staged: Path, previous: Path | None, days: list[str]) -> list[dict[str, Any]]:

@@ -5,13 +5,12 @@ from typing import Any
 
 import dagster as dg
 
-from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
+    Project,
     base_folder,
     code_version,
-    get_store,
     plain_errors,
     publish_once,
     read_json,
@@ -19,7 +18,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.assets.knobs import resolve
-from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
+from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
 
@@ -41,29 +40,31 @@ class SwarmConfig(dg.Config):
         return {**(_SAMPLE if sample else _FULL), **given}
 
 
-def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | None:
+def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
     """The `swarm_report` asset, or None where agents.yaml lacks one of the swarm's roles."""
-    roles = [agent for agent in agents if agent.name in ROLES]
+    roles = [agent for agent in project.agents if agent.name in ROLES]
     if len(roles) < len(ROLES):
         return None
 
     @dg.asset(
-        deps=[*([role, "champion"] for role in ROLES), "base_model"],
-        group_name="swarm",
+        key=project.key("swarm_report"),
+        deps=[*(project.key(role, "champion") for role in ROLES), project.key("base_model")],
+        group_name=project.label("swarm"),
         kinds={"huggingface", "html"},
         owners=OWNERS,
         code_version=code_version(),
         op_tags=cuda_tags(),
-        pool=CUDA_POOL,
+        pool=project.pool,
+        required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
     )
-    def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig, gpu: GpuProcess) -> Made:
+    def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig) -> Made:
         with plain_errors():
-            chosen = config.resolved(all(resolve(agent).preset == "sample" for agent in roles))
-            base = get_store().require("base_model")
-            champions = {role: champion_of(role) for role in ROLES}
-            datasets = {role: get_store().current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
+            chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))
+            base = project.store.require("base_model")
+            champions = {role: champion_of(project, role) for role in ROLES}
+            datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
             examples = {role: found for role, found in datasets.items() if found}
 
             def build(staged: Path) -> None:
@@ -74,7 +75,7 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
                     "output": str(staged),
                     **chosen,
                 }
-                gpu.run(context, "grokora_pipeline.evaluation.swarm", plan, staged)
+                project.gpu(context).run(context, "grokora_pipeline.evaluation.swarm", plan, staged)
 
             inputs = {
                 "base": base.version,
@@ -83,8 +84,8 @@ def swarm_report_asset(agents: tuple[AgentSpec, ...]) -> dg.AssetsDefinition | N
                 "config": chosen,
                 "code": code_version(),
             }
-            artifact = publish_once(context, "swarm_report", inputs, build)
-        return result(artifact, _metadata(artifact))
+            artifact = publish_once(project, context, "swarm_report", inputs, build)
+        return result(project, artifact, _metadata(artifact))
 
     return swarm_report
 

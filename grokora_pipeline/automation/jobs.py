@@ -1,13 +1,12 @@
 """Jobs: what a person or a sensor starts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
 
-from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.champion import report_rollback
-from grokora_pipeline.assets.common import get_agents, get_store, plain_errors
+from grokora_pipeline.assets.common import Project, plain_errors
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store.champions import Registry
@@ -16,46 +15,55 @@ ALL_JOB, INGEST_JOB = "retrain_all", "ingest"
 _ON_DEMAND = ("rank_trial", "rank_report")
 
 
-def ingest_keys(agents: Iterable[AgentSpec]) -> list[dg.AssetKey]:
+def ingest_keys(project: Project) -> list[dg.AssetKey]:
     """What follows the logs at once: turns, datasets and splits, and the base model that the splits are cut for."""
-    links = [dg.AssetKey([agent.name, link]) for agent in agents for link in ("task_dataset", "tokenized_split")]
-    return [dg.AssetKey("session_logs"), dg.AssetKey("base_model"), *links]
+    links = [project.key(agent.name, link) for agent in project.agents for link in ("task_dataset", "tokenized_split")]
+    return [project.key("session_logs"), project.key("base_model"), *links]
 
 
-def retrain_job(agent: str) -> str:
+def retrain_job(project: Project, agent: str) -> str:
     """The name of an agent's job."""
-    return f"retrain_{agent}"
+    return project.label(f"retrain_{agent}")
 
 
-def jobs(agents: Sequence[AgentSpec], specs: Iterable[dg.AssetSpec]) -> list[Any]:
+def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     """`retrain_all`, `retrain_<agent>`, `ingest`, `evaluate_only`, `rollback`, and `rank_experiment` if it can be."""
-    ranks = [spec.key for spec in specs if spec.key.path[-1] in _ON_DEMAND]
+    keys = [spec.key for spec in specs]
+    ranks = [key for key in keys if key.path[-1] in _ON_DEMAND]
     on_demand = dg.AssetSelection.assets(*ranks)
-    every = dg.AssetSelection.all() - on_demand
+    every = dg.AssetSelection.assets(*keys) - on_demand  # not all(): the location may hold others' assets
     made = [
-        dg.define_asset_job(ALL_JOB, every, description="Logs in, champions out, for all agents."),
-        *(_retrain(agent.name, on_demand) for agent in agents),
+        dg.define_asset_job(project.label(ALL_JOB), every, description="Logs in, champions out, for all agents."),
+        *(_retrain(project, agent.name, on_demand) for agent in project.agents),
         dg.define_asset_job(
-            INGEST_JOB, dg.AssetSelection.assets(*ingest_keys(agents)), description="Logs to datasets, train nothing."
+            project.label(INGEST_JOB),
+            dg.AssetSelection.assets(*ingest_keys(project)),
+            description="Logs to datasets, train nothing.",
         ),
         dg.define_asset_job(
-            "evaluate_only",
-            dg.AssetSelection.assets(*([agent.name, link] for agent in agents for link in ("eval_report", "champion"))),
+            project.label("evaluate_only"),
+            dg.AssetSelection.assets(
+                *(project.key(agent.name, link) for agent in project.agents for link in ("eval_report", "champion"))
+            ),
             description="Judge the adapters that there are, train nothing.",
         ),
-        rollback,
+        rollback_job(project),
     ]
     if ranks:
-        made.append(dg.define_asset_job("rank_experiment", on_demand, description="Which rank is worth its size?"))
+        made.append(
+            dg.define_asset_job(
+                project.label("rank_experiment"), on_demand, description="Which rank is worth its size?"
+            )
+        )
     return made
 
 
-def _retrain(agent: str, on_demand: dg.AssetSelection) -> Any:
-    group = dg.AssetSelection.groups(agent) - on_demand
+def _retrain(project: Project, agent: str, on_demand: dg.AssetSelection) -> Any:
+    group = dg.AssetSelection.groups(project.label(agent)) - on_demand
     return dg.define_asset_job(
-        retrain_job(agent),
+        retrain_job(project, agent),
         group.upstream() | group,
-        tags={AGENT_TAG: agent},  # of which the run queue lets one go at a time, whoever started it
+        tags={AGENT_TAG: project.label(agent)},  # of which the run queue lets one go at a time, whoever started it
         description=f"The whole chain for {agent} alone.",
     )
 
@@ -67,19 +75,26 @@ class RollbackConfig(dg.Config):
     to: str = ""
 
 
-@dg.op
-def roll_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
-    """Move the champion pointer back, and show it as a materialization."""
-    with plain_errors():
-        names = [agent.name for agent in get_agents()]
-        if config.agent not in names:
-            raise GrokoraError(f"There is no agent {config.agent!r}; agents.yaml has {', '.join(names)}.")
-        version = Registry(get_store()).rollback(config.agent, config.to or None)
-    report_rollback(context.instance, config.agent, version)
-    context.log.info(f"{config.agent} is served by {version} now.")
+def rollback_job(project: Project) -> dg.JobDefinition:
+    """`rollback`, the job of one op that moves a champion pointer back."""
 
+    @dg.op(name=project.label("roll_back"))
+    def roll_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
+        """Move the champion pointer back, and show it as a materialization."""
+        with plain_errors():
+            names = [agent.name for agent in project.agents]
+            if config.agent not in names:
+                raise GrokoraError(f"There is no agent {config.agent!r}; agents.yaml has {', '.join(names)}.")
+            version = Registry(project.store).rollback(config.agent, config.to or None)
+        report_rollback(project, context.instance, config.agent, version)
+        context.log.info(f"{config.agent} is served by {version} now.")
 
-@dg.job(executor_def=dg.in_process_executor, description="Put an earlier champion back in service.")
-def rollback() -> None:
-    """The job of one op."""
-    roll_back()
+    @dg.job(
+        name=project.label("rollback"),
+        executor_def=dg.in_process_executor,
+        description="Put an earlier champion back in service.",
+    )
+    def rollback() -> None:
+        roll_back()
+
+    return rollback

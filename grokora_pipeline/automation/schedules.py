@@ -16,19 +16,18 @@ from zoneinfo import available_timezones
 import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec, RetrainPolicy
-from grokora_pipeline.assets.common import get_store
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import Evidence, gather, hours_since, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, gpu_hours, tried, under_way
 from grokora_pipeline.automation.jobs import ALL_JOB, retrain_job
 from grokora_pipeline.automation.staleness import Levels, impossible
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import content_version
 
 BACKOFF = timedelta(minutes=10)
 LATE = timedelta(minutes=5)  # Dagster makes up for ticks that it missed; then the window may be closed
-_SOURCES, _SWARM = {"session_logs", "base_model"}, dg.AssetKey("swarm_report")
+_SOURCES = {"session_logs", "base_model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +40,25 @@ class Candidate:
     waits_for: Sequence[dg.AssetKey] = ()
 
 
-def schedules(agents: Sequence[AgentSpec], specs: Iterable[dg.AssetSpec]) -> list[dg.ScheduleDefinition]:
+def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.ScheduleDefinition]:
     """`<agent>_when_due` for every agent and `swarm_when_due`; on from the start where GROKORA_AUTOMATION is `on`."""
     known = list(specs)
     made = []
-    for agent in agents:
-        own = [spec for spec in known if spec.key.path[0] in {agent.name, *_SOURCES}]
-        made.append(_schedule(agent.name, retrain_job(agent.name), agent.retrain, own, partial(agent_candidate, agent)))
-    if judged := [spec for spec in known if spec.key == _SWARM]:
-        made.append(_schedule("swarm", ALL_JOB, RetrainPolicy(), judged, _swarm_candidate))
+    for agent in project.agents:
+        own = [spec for spec in known if project.store_key(spec.key).split("/")[0] in {agent.name, *_SOURCES}]
+        find = partial(agent_candidate, project, agent)
+        made.append(
+            _schedule(
+                project, agent.name, job=retrain_job(project, agent.name), policy=agent.retrain, specs=own, find=find
+            )
+        )
+    if judged := [spec for spec in known if spec.key == project.key("swarm_report")]:
+        job = project.label(ALL_JOB)
+        made.append(
+            _schedule(
+                project, "swarm", job=job, policy=RetrainPolicy(), specs=judged, find=partial(_swarm_candidate, project)
+            )
+        )
     return made
 
 
@@ -60,7 +69,9 @@ def local_timezone() -> str:
 
 
 def _schedule(
+    project: Project,
     name: str,
+    *,
     job: str,
     policy: RetrainPolicy,
     specs: Sequence[dg.AssetSpec],
@@ -71,15 +82,17 @@ def _schedule(
         if history.clock() - context.scheduled_execution_time > LATE:
             return dg.SkipReason(f"The moment of {context.scheduled_execution_time:%Y-%m-%d %H:%M} was missed.")
         candidate = find(levels)
-        if refusal := next(_hindrances(context.instance, name, policy, candidate, levels), ""):
+        if refusal := next(
+            _hindrances(project, context.instance, name, policy=policy, candidate=candidate, levels=levels), ""
+        ):
             return dg.SkipReason(f"{name}: {refusal}.")
-        tags = {AGENT_TAG: name, WHY_TAG: candidate.why[:200], LEVEL_TAG: _level(candidate, levels)}
+        tags = {AGENT_TAG: project.label(name), WHY_TAG: candidate.why[:200], LEVEL_TAG: _level(candidate, levels)}
         return dg.RunRequest(asset_selection=candidate.keys, tags=tags)
 
-    on = get_settings().automation == "on"
+    on = project.settings.automation == "on"
     try:
         return dg.ScheduleDefinition(
-            name=f"{name}_when_due",
+            name=project.label(f"{name}_when_due"),
             job_name=job,
             cron_schedule=policy.window,
             execution_timezone=local_timezone(),
@@ -92,7 +105,13 @@ def _schedule(
 
 
 def _hindrances(
-    instance: dg.DagsterInstance, name: str, policy: RetrainPolicy, candidate: Candidate, levels: Levels
+    project: Project,
+    instance: dg.DagsterInstance,
+    name: str,
+    *,
+    policy: RetrainPolicy,
+    candidate: Candidate,
+    levels: Levels,
 ) -> Iterator[str]:
     """Why a candidate is not requested now, each reason looked for only where the one before does not hold."""
     now = history.clock()
@@ -105,7 +124,8 @@ def _hindrances(
     hours = hours_since(candidate.trained_at, now)
     if hours is not None and hours < policy.gap_hours:
         yield f"{candidate.why}, but it was trained {hours:.1f} h ago; the gap is {policy.gap_hours:g} h"
-    spent = gpu_hours(instance, name, [key for key in levels.specs if key.path[0] == name], now)
+    own = [key for key in levels.specs if project.store_key(key).startswith(f"{name}/")]
+    spent = gpu_hours(instance, project.label(name), own, now)
     if spent >= policy.gpu_hours:
         yield f"{candidate.why}, but {spent:.2f} of {policy.gpu_hours:g} GPU hours are spent in the last 24"
 
@@ -115,16 +135,16 @@ def _level(candidate: Candidate, levels: Levels) -> str:
     return content_version(levels.inputs(candidate.keys))
 
 
-def agent_candidate(agent: AgentSpec, levels: Levels) -> Candidate:
+def agent_candidate(project: Project, agent: AgentSpec, levels: Levels) -> Candidate:
     """What is next for an agent: a training with all that follows, the rest of a chain that broke off, or nothing."""
-    train = dg.AssetKey([agent.name, "lora_adapter"])
-    tail = [dg.AssetKey([agent.name, link]) for link in ("eval_report", "champion", "merged_model")]
-    evidence = gather(get_store(), agent)
+    train = project.key(agent.name, "lora_adapter")
+    tail = [project.key(agent.name, link) for link in ("eval_report", "champion", "merged_model")]
+    evidence = gather(project.store, agent)
     if evidence.split is None:
         return Candidate("too few examples for a split")
     if why := reason_to_train(evidence, agent.retrain):
         return Candidate(why, [train, *tail], evidence.trained_at)
-    left_out = impossible(levels.stale, [agent])
+    left_out = impossible(project, levels.stale, [agent])
     unfinished = [key for key in tail if key in levels.stale and key not in left_out]
     if evidence.adapter and not evidence.evaluated:
         return Candidate("its new adapter is not judged yet", unfinished)
@@ -142,8 +162,9 @@ def _drift_due(evidence: Evidence, policy: RetrainPolicy) -> bool:
     return not evidence.report_current and evidence.new_held_out >= policy.drift_rows
 
 
-def _swarm_candidate(levels: Levels) -> Candidate:
-    champions = [dep.asset_key for dep in levels.specs[_SWARM].deps]
-    if (why := levels.changed.get(_SWARM)) and all(levels.version(key) for key in champions):
-        return Candidate(why, [_SWARM], waits_for=champions)
+def _swarm_candidate(project: Project, levels: Levels) -> Candidate:
+    swarm = project.key("swarm_report")
+    champions = [dep.asset_key for dep in levels.specs[swarm].deps]
+    if (why := levels.changed.get(swarm)) and all(levels.version(key) for key in champions):
+        return Candidate(why, [swarm], waits_for=champions)
     return Candidate("up to date")

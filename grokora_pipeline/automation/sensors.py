@@ -3,47 +3,47 @@
 What there is now is compared with what things were last made from; no event is waited for, so none can be lost.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 
 import dagster as dg
 import orjson
 
-from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import Project
+from grokora_pipeline.assets.session_logs import KEY as LOGS_KEY
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.history import LEVEL_TAG, tried, under_way
 from grokora_pipeline.automation.jobs import INGEST_JOB, ingest_keys
 from grokora_pipeline.automation.staleness import Levels, impossible, observation
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import content_version
 
 TICK_SECONDS = 3  # at least; Dagster itself looks every five seconds
 PATIENCE = 24  # ticks; a file that never rests is then set aside by the ingest, and the others are read
 ATTEMPTS, BACKOFF = 5, timedelta(minutes=1)
-_LOGS, _LOG_FILES = dg.AssetKey("session_logs"), dg.AssetKey(LOG_FILES_KEY)
 
 
-def log_sensor(agents: Sequence[AgentSpec], specs: Iterable[dg.AssetSpec]) -> dg.SensorDefinition:
+def log_sensor(project: Project, specs: Iterable[dg.AssetSpec]) -> dg.SensorDefinition:
     """`new_logs`; running from the start only where GROKORA_AUTOMATION is `on`."""
-    on = get_settings().automation == "on"
-    ingested = [spec for spec in specs if spec.key in ingest_keys(agents)]
+    on = project.settings.automation == "on"
+    ingested = [spec for spec in specs if spec.key in ingest_keys(project)]
 
     @dg.sensor(
-        job_name=INGEST_JOB,
-        minimum_interval_seconds=max(TICK_SECONDS, round(get_settings().settle_seconds)),
+        name=project.label("new_logs"),
+        job_name=project.label(INGEST_JOB),
+        minimum_interval_seconds=max(TICK_SECONDS, round(project.settings.settle_seconds)),
         default_status=dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED,
         description="Logs that changed become turns, datasets and splits.",
     )
     def new_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return follow_logs(context, agents, ingested)
+        return follow_logs(context, project, ingested)
 
     return new_logs
 
 
 def follow_logs(
-    context: dg.SensorEvaluationContext, agents: Sequence[AgentSpec], specs: Iterable[dg.AssetSpec]
+    context: dg.SensorEvaluationContext, project: Project, specs: Iterable[dg.AssetSpec]
 ) -> dg.SensorResult:
     """Request what is out of date between the logs and the splits, and made from something that is not.
 
@@ -51,18 +51,19 @@ def follow_logs(
     is still being written.
     """
     try:
-        files = log_files_version()
+        files = log_files_version(project)
     except GrokoraError as error:
         return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
     before = orjson.loads(context.cursor or "{}")
     restless = 0 if files == before.get("files") else before.get("restless", 0) + 1
     cursor = orjson.dumps({"files": files, "restless": restless}).decode()
-    levels = Levels(context.instance, specs, {_LOG_FILES: files})
+    logs, log_files = project.key(LOGS_KEY), project.key(LOG_FILES_KEY)
+    levels = Levels(context.instance, specs, {log_files: files})
     keys = levels.ready(levels.specs)
-    for key in impossible(levels.stale, agents):
+    for key in impossible(project, levels.stale, project.agents):
         keys.pop(key, None)
-    if _LOGS in keys and 0 < restless < PATIENCE:
-        keys.pop(_LOGS)
+    if logs in keys and 0 < restless < PATIENCE:
+        keys.pop(logs)
         if not keys:
             return dg.SensorResult(
                 skip_reason=f"The logs are changing (tick {restless}); they may rest.", cursor=cursor
@@ -77,8 +78,10 @@ def follow_logs(
         return dg.SensorResult(skip_reason=f"{_named(keys)} can wait: {waiting}.", cursor=cursor)
     context.log.info("; ".join(f"{key.to_user_string()}: {reason}" for key, reason in keys.items()))
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(job_name=INGEST_JOB, asset_selection=list(keys), tags={LEVEL_TAG: level})],
-        asset_events=[observation(LOG_FILES_KEY, files)] if _LOGS in keys else [],
+        run_requests=[
+            dg.RunRequest(job_name=project.label(INGEST_JOB), asset_selection=list(keys), tags={LEVEL_TAG: level})
+        ],
+        asset_events=[observation(log_files, files)] if logs in keys else [],
         cursor=cursor,
     )
 

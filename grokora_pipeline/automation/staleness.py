@@ -11,7 +11,7 @@ from graphlib import TopologicalSorter
 import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import get_store
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.store.champions import Registry
 
@@ -21,12 +21,12 @@ _CODE_VERSION = "dagster/code_version"
 NEVER_MADE, NEW_CODE = "never made", "its code or settings changed"
 
 
-def observation(key: str, version: str) -> dg.AssetObservation:
+def observation(key: dg.AssetKey, version: str) -> dg.AssetObservation:
     """The event that tells Dagster the present data version of an external asset."""
     return dg.AssetObservation(key, tags={_DATA_VERSION: version})
 
 
-def observe(instance: dg.DagsterInstance, key: str, version: str) -> None:
+def observe(instance: dg.DagsterInstance, key: dg.AssetKey, version: str) -> None:
     """Record the present data version of an external asset."""
     instance.report_runless_asset_event(observation(key, version))
 
@@ -93,18 +93,18 @@ def stale_assets(instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec]) ->
     return Levels(instance, specs).stale
 
 
-def impossible(stale: Mapping[dg.AssetKey, str], agents: Iterable[AgentSpec]) -> set[dg.AssetKey]:
+def impossible(project: Project, stale: Mapping[dg.AssetKey, str], agents: Iterable[AgentSpec]) -> set[dg.AssetKey]:
     """What is out of date only because it cannot be made yet.
 
     The chain of an agent that still lacks examples, and the merged model of an agent without a champion.
     """
     found: set[dg.AssetKey] = set()
     for agent in agents:
-        dataset, champion = (dg.AssetKey([agent.name, link]) for link in ("task_dataset", "champion"))
-        if dataset not in stale and missing_examples(agent):
-            found |= {key for key in stale if key.path[0] == agent.name}
-        if champion not in stale and Registry(get_store()).in_service(agent.name) is None:
-            found.add(dg.AssetKey([agent.name, "merged_model"]))
+        dataset, champion = (project.key(agent.name, link) for link in ("task_dataset", "champion"))
+        if dataset not in stale and missing_examples(project, agent):
+            found |= {key for key in stale if project.store_key(key).startswith(f"{agent.name}/")}
+        if champion not in stale and Registry(project.store).in_service(agent.name) is None:
+            found.add(project.key(agent.name, "merged_model"))
     return found
 
 

@@ -14,7 +14,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 
 if TYPE_CHECKING:
-    from grokora_pipeline.sessions.turns import TurnRow
+    from grokora_pipeline.store import Store
     from grokora_pipeline.store.champions import Registry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -146,11 +146,12 @@ def champion_rollback(
 ) -> None:
     """Put an earlier champion back in service; the one rolled back is not promoted again."""
     from grokora_pipeline.assets.champion import report_rollback
+    from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.cli.demo import open_instance
 
     version = _registry().rollback(_known(agent), to)
     with open_instance() as instance:
-        report_rollback(instance, agent, version)
+        report_rollback(load_project(), instance, agent, version)
     console.print(f"{agent} is served by {version} now.")
 
 
@@ -174,11 +175,12 @@ def shrink(
     output: Annotated[Path, typer.Option(help="A new folder for the smaller adapter.")],
 ) -> None:
     """A copy of an agent's newest adapter at a lower rank, and in int8 for storage; says what it costs in loss."""
+    from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.assets.lora_adapter import shrink_adapter
 
     if output.exists():
         raise GrokoraError(f"{output} exists; give a new folder, so that nothing of yours is overwritten.")
-    found = shrink_adapter(_known(agent), rank, output.absolute())
+    found = shrink_adapter(load_project(), _known(agent), rank, output.absolute())
     for name, size in (("before", "bytes_before"), ("after", "bytes"), ("int8", "bytes_int8")):
         loss = found[f"validation_loss_{name}"]
         console.print(f"{name:>6}: {found[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}", highlight=False)
@@ -193,14 +195,12 @@ def trace(query: Annotated[str, typer.Argument(help="A turn id, a session id, or
 @app.command()
 def forget(query: Annotated[str, typer.Argument(help="A session id or a log file.")]) -> None:
     """Leave a session or a log file out of all future datasets; the log itself is never changed."""
-    from grokora_pipeline.datasets import lineage
-    from grokora_pipeline.store import Store
+    from grokora_pipeline.datasets import trace as rows
 
-    name, turns = _show_uses(query)
+    name = _show_uses(query)
     if not name:
         raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
-    files = {turn["source_file"]: turn["source_sha256"] for turn in turns}
-    if lineage.forget(Store(get_settings().store), name, [files[name]] if name in files else []):
+    if rows.forget(_store(), name):
         console.print(
             f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
         )
@@ -208,12 +208,11 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
         console.print(f"{name} was forgotten before.")
 
 
-def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
+def _show_uses(query: str) -> str:
     from grokora_pipeline.datasets import lineage
-    from grokora_pipeline.store import Store
 
     names = [spec.name for spec in load_agents(get_settings().agents)]
-    name, turns, uses = lineage.trace(Store(get_settings().store), names, query, get_settings().logs)
+    name, turns, uses = lineage.trace(_store(), names, query, get_settings().logs)
     for turn in turns:
         where = f"{turn['source_file']}:{turn['line']}"
         text = f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}"
@@ -222,14 +221,19 @@ def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
         served = "  (in service)" if use.in_service else ""
         text = f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}"
         console.print(text, highlight=False, soft_wrap=True)
-    return name, turns
+    return name
 
 
 def _registry() -> "Registry":
-    from grokora_pipeline.store import Store
     from grokora_pipeline.store.champions import Registry
 
-    return Registry(Store(get_settings().store))
+    return Registry(_store())
+
+
+def _store() -> "Store":
+    from grokora_pipeline.store import Store
+
+    return Store(get_settings().store, get_settings().cache)
 
 
 def _known(agent: str) -> str:

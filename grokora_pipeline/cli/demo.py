@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import get_agents, get_store, key_of, read_json
+from grokora_pipeline.assets.common import Project, key_of, load_project, read_json
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.automation.jobs import ALL_JOB
 from grokora_pipeline.automation.staleness import impossible, observe, stale_assets
@@ -50,7 +50,7 @@ def open_instance() -> dg.DagsterInstance:
     else:
         os.chdir(PROJECT_ROOT)  # its folders are relative to the checkout
         instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))
-    fit_pool(instance)
+    fit_pool(instance, get_settings())
     return instance
 
 
@@ -68,32 +68,33 @@ def run_demo(console: Console) -> bool:
     """Materialize what is out of date, show progress, end with a table; True when nothing failed."""
     started = time.monotonic()
     with open_instance() as instance:
-        stale, fresh = out_of_date(instance)
+        project = load_project()
+        stale, fresh = out_of_date(project, instance)
         console.print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
-        success = not stale or materialize(instance, stale, console)
+        success = not stale or materialize(project, instance, stale, console)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     console.print(f"\n{'Done' if success else '[red]Failed[/red]'} in {minutes} min {seconds} s.\n")
     if success:
-        show_results(console)
+        show_results(project, console)
     return success
 
 
-def out_of_date(instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
+def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
     """The assets to make, and how many need nothing; what cannot be made yet is up to date, not missing."""
     from grokora_pipeline.definitions import defs
 
-    observe(instance, LOG_FILES_KEY, log_files_version())
+    observe(instance, project.key(LOG_FILES_KEY), log_files_version(project))
     chain = whole_chain().asset_layer.executable_asset_keys
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
     stale = stale_assets(instance, specs)
-    left_out = impossible(stale, get_agents())
+    left_out = impossible(project, stale, project.agents)
     keys = [key for key in stale if key not in left_out]
     return keys, len(specs) - len(keys)
 
 
-def materialize(instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> bool:
+def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> bool:
     """Make these assets in one run of the real executor, told line by line."""
-    mark, log = uuid.uuid4().hex, get_store().root / "demo.log"
+    mark, log = uuid.uuid4().hex, project.store.root / "demo.log"
     console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
     with output_to(log) as terminal, Narrator(instance, mark, Console(file=terminal)):
         result = dg.execute_job(
@@ -196,14 +197,14 @@ def _cause(event: Any) -> str:
     return str(data.error.message).strip().splitlines()[-1] if data.error else "failed"
 
 
-def show_results(console: Console) -> None:
+def show_results(project: Project, console: Console) -> None:
     """A row an agent: examples, base and adapter on the main metric, perplexity, champion; then what to do next."""
-    store, agents = get_store(), get_agents()
+    store, agents = project.store, project.agents
     table = Table(title="Base model against adapter, on held-out examples")
     for column in ("agent", "examples", "metric", "base", "adapter (95 % interval)", "perplexity", "champion"):
         table.add_column(column)
     for agent in agents:
-        table.add_row(*_row(agent))
+        table.add_row(*_row(project, agent))
     console.print(table)
     swarm = store.current("swarm_report")
     if swarm:
@@ -216,8 +217,8 @@ def show_results(console: Console) -> None:
     console.print("\nNext: [bold]make ui[/bold] shows the run, the lineage and the plots on http://127.0.0.1:3000")
 
 
-def _row(agent: AgentSpec) -> list[str]:
-    store = get_store()
+def _row(project: Project, agent: AgentSpec) -> list[str]:
+    store = project.store
     dataset, report = store.current(key_of(agent, "task_dataset")), store.current(key_of(agent, "eval_report"))
     examples = str(read_json(dataset.path / "report.json")["rows"]) if dataset else "0"
     if report is None:

@@ -99,7 +99,7 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    store = Store(get_settings().store).root
+    store = Store(get_settings().store, get_settings().cache).root
     existing = next(folder for folder in [store, *store.parents] if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
     state: State = "ok" if free >= _MIN_FREE_GIB else "warning"

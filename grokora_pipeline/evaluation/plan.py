@@ -158,7 +158,10 @@ def choose_shots(pool: Sequence[Example], chat: ChatFormat, count: int, budget: 
     drawn, chosen = list(pool), list[Example]()
     random.Random(seed).shuffle(drawn)  # noqa: S311
     for example in drawn[: 8 * count]:
-        size = sum(map(len, chat.encode_example(example)))
+        try:
+            size = sum(map(len, chat.encode_example(example)))
+        except GrokoraError:  # the chat template refuses it, so it is in no split either
+            continue
         if len(chosen) < count and size <= budget:
             chosen.append(example)
             budget -= size

@@ -8,12 +8,12 @@ folder at the same paths.
 import dagster as dg
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import Settings, get_settings
+from grokora_pipeline.settings import Settings
 
 _SHARED = ("logs", "store", "agents", "base_model", "preset", "settle_seconds")  # no secrets: clusters show them
 
 
-def ray_executor() -> dg.ExecutorDefinition:
+def ray_executor(settings: Settings) -> dg.ExecutorDefinition:
     """dagster-ray's executor on the cluster of RAY_ADDRESS: a step takes a CPU anywhere, and the GPUs of its tags."""
     try:
         from dagster_ray import ray_executor as executor
@@ -22,18 +22,18 @@ def ray_executor() -> dg.ExecutorDefinition:
     ray = {
         "num_cpus": 1,
         "runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},  # of steps that do not bring their own
-        "env_vars": _shared(get_settings()),
+        "env_vars": _shared(settings),
     }
     return executor.configured({"ray": ray}, name="ray")
 
 
-def k8s_executor() -> dg.ExecutorDefinition:
+def k8s_executor(settings: Settings) -> dg.ExecutorDefinition:
     """dagster-k8s's executor, with the image and the namespace of the instance's K8sRunLauncher: a pod a step."""
     try:
         from dagster_k8s import k8s_job_executor as executor
     except ImportError as error:
         raise _missing("k8s") from error
-    return executor.configured({"env_vars": _shared(get_settings())}, name="k8s")
+    return executor.configured({"env_vars": _shared(settings)}, name="k8s")
 
 
 def _missing(extra: str) -> GrokoraError:

@@ -6,29 +6,45 @@ from typing import Any
 import dagster as dg
 
 from grokora_pipeline.execution.process import CUDA_POOL, CUDA_TAG
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.settings import Settings
 from grokora_pipeline.workers.lease import discover_devices
 
 _NO_LIMIT = 1000  # the most that Dagster allows
 
 
-def chosen_executor() -> dg.ExecutorDefinition:
+def chosen_executor(settings: Settings) -> dg.ExecutorDefinition:
     """The executor that GROKORA_EXECUTOR names."""
-    if get_settings().executor == "local":
-        return cuda_executor()
+    if settings.executor == "local":
+        return cuda_executor(settings.devices)
     from grokora_pipeline.execution import cluster
 
-    return cluster.ray_executor() if get_settings().executor == "ray" else cluster.k8s_executor()
+    return cluster.ray_executor(settings) if settings.executor == "ray" else cluster.k8s_executor(settings)
 
 
-def cuda_executor() -> dg.ExecutorDefinition:
+def cuda_executor(configured: str) -> dg.ExecutorDefinition:
     """Dagster's multiprocess executor with as many CUDA-tagged steps at once as there are devices (at least one).
 
     The limit holds within a run; across runs the pool `cuda` holds, and on the device its lease. Steps are forked
     from a server that has loaded the definitions already, which is what makes a small step cheap.
     """
-    devices = max(1, len(discover_devices()))
-    return _cuda_tagged.configured(
+    devices = max(1, len(discover_devices(configured)))
+
+    def without_devices(context: dg.InitExecutorContext) -> dg.Executor:
+        """The steps' processes see no GPU; the leases of their children know which there are."""
+        os.environ["GROKORA_DEVICES"] = ",".join(discover_devices(configured)) or "cpu"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        create = dg.multiprocess_executor.executor_creation_fn
+        assert create is not None
+        return create(context)
+
+    schema: Any = dg.multiprocess_executor.config_schema
+    cuda_tagged = dg.ExecutorDefinition(
+        name="cuda_tagged",
+        config_schema=schema,
+        requirements=dg.multiple_process_executor_requirements(),
+        executor_creation_fn=without_devices,
+    )
+    return cuda_tagged.configured(
         {
             "max_concurrent": devices + max(2, os.cpu_count() or 1),
             "start_method": {"forkserver": {"preload_modules": ["grokora_pipeline.definitions"]}},
@@ -38,25 +54,7 @@ def cuda_executor() -> dg.ExecutorDefinition:
     )
 
 
-def _without_devices(context: dg.InitExecutorContext) -> dg.Executor:
-    """The steps' processes see no GPU; the leases of their children know which there are."""
-    os.environ["GROKORA_DEVICES"] = ",".join(discover_devices()) or "cpu"
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    create = dg.multiprocess_executor.executor_creation_fn
-    assert create is not None
-    return create(context)
-
-
-_MULTIPROCESS_SCHEMA: Any = dg.multiprocess_executor.config_schema
-_cuda_tagged = dg.ExecutorDefinition(
-    name="cuda_tagged",
-    config_schema=_MULTIPROCESS_SCHEMA,
-    requirements=dg.multiple_process_executor_requirements(),
-    executor_creation_fn=_without_devices,
-)
-
-
-def fit_pool(instance: dg.DagsterInstance) -> None:
+def fit_pool(instance: dg.DagsterInstance, settings: Settings) -> None:
     """Let as many CUDA steps of all runs go at once as this machine has devices; Ray counts devices itself."""
-    local = get_settings().executor == "local"
-    instance.event_log_storage.set_concurrency_slots(CUDA_POOL, max(1, len(discover_devices())) if local else _NO_LIMIT)
+    slots = max(1, len(discover_devices(settings.devices))) if settings.executor == "local" else _NO_LIMIT
+    instance.event_log_storage.set_concurrency_slots(CUDA_POOL, slots)

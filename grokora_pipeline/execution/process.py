@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def cuda_tags(gpus: int = 1) -> dict[str, str]:
 
 class GpuProcess(dg.ConfigurableResource[Any]):
     """Runs `python -m <module> plan.json` on leased devices; its log lines stream into the run's event log."""
+
+    environment: dict[str, str] = {}  # noqa: RUF012 - of the processes, beside this process's own
 
     def run(self, context: dg.AssetExecutionContext, module: str, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Run a worker to its end and return its result; a worker's own error becomes a Failure of one sentence.
@@ -62,8 +65,15 @@ class GpuProcess(dg.ConfigurableResource[Any]):
         gpus = context.op.tags.get(GPUS_TAG, "1")
         shim = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
         lease = [*shim, "--count", gpus, "--stamp", str(stamp), "--"]
+        # Dagster 1.13 warns that a property of its own message reader is in preview
+        warnings.filterwarnings("ignore", message=".*expected_writer_count", category=dg.PreviewWarning)
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), dg.PipesTempFileMessageReader()) as session:
-            environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **session.get_bootstrap_env_vars()}
+            environment = {
+                **os.environ,
+                "TOKENIZERS_PARALLELISM": "false",
+                **self.environment,
+                **session.get_bootstrap_env_vars(),
+            }
             process = subprocess.Popen([*lease, *command], env=environment)
             try:
                 status = process.wait()

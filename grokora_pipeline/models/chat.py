@@ -12,29 +12,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError, meta
 from tokenizers import Tokenizer
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.messages import Message, Tool, fold_system, normalise, parse_answer_text, with_tool_text
-from grokora_pipeline.models.template import CHATML, PLAIN, compile_template, environment, with_fixed_date
+from grokora_pipeline.models.answers import AnswerForm
+from grokora_pipeline.models.fit import fit_template, read_message, render
+from grokora_pipeline.models.messages import (
+    REASONING,
+    Message,
+    Tool,
+    answer_text,
+    message_reasoning,
+    normalise,
+)
+from grokora_pipeline.models.template import CHATML, PLAIN
 
 DEFAULT_CONTEXT = 2048
-_PROBE = "Zq7probe"
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """The chat format of one model: its tokenizer, its template and what ends an assistant's turn."""
+    """The chat format of one model: its tokenizer, its effective template and how an answer is written and read."""
 
     tokenizer: Tokenizer
-    template: str
+    template: str  # the effective one
     special: Mapping[str, str]  # bos_token, eos_token, … as templates see them
     stop_token: str
     stop_ids: tuple[int, ...]
     context_length: int
     has_chat_template: bool  # False: `template` is this project's default
-    knows_tools: bool
+    native_tools: bool  # False: tools and calls are text, see `template.TEXT_TOOLS`
+    form: AnswerForm
+    notes: tuple[str, ...]  # what differs from the model's own template, and why, a sentence each
 
     @classmethod
     def load(cls, folder: Path) -> "ChatFormat":
@@ -43,28 +52,34 @@ class ChatFormat:
         configs = {name: read_json(folder / name) for name in ("config.json", "tokenizer_config.json")}
         special = _special_tokens(folder, tokenizer, configs)
         own = _own_template(folder, configs["tokenizer_config.json"])
-        template = with_fixed_date(own or default_template(tokenizer))
-        stop_token = _stop_token(template, tokenizer, special)
-        knows_tools = "tools" in meta.find_undeclared_variables(environment().parse(template))
+        controls = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        fit = fit_template(own, default_template(tokenizer), special, frozenset(controls))
+        if tokenizer.token_to_id(fit.stop_token) is None:
+            raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
         return cls(
             tokenizer=tokenizer,
-            template=template,
+            template=fit.template,
             special=special,
-            stop_token=stop_token,
-            stop_ids=_stop_ids(folder, tokenizer, stop_token, special, configs["config.json"]),
+            stop_token=fit.stop_token,
+            stop_ids=_stop_ids(folder, tokenizer, fit.stop_token, special, configs["config.json"]),
             context_length=_context_length(configs),
-            has_chat_template=own is not None,
-            knows_tools=knows_tools,
+            has_chat_template=own is not None and not fit.replaced,
+            native_tools=fit.native_tools,
+            form=fit.form,
+            notes=fit.notes,
         )
 
     @property
     def template_sha256(self) -> str:
-        """The hash of the template's text."""
+        """The hash of the effective template's text."""
         return hashlib.sha256(self.template.encode()).hexdigest()
 
     def render_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None = None) -> str:
-        """The conversation as text, up to where the assistant starts to write."""
-        return self._render(self._prepare(messages, tools), tools, generation=True)
+        """The conversation as text, up to where the assistant starts to write.
+
+        GrokoraError where the template refuses the conversation.
+        """
+        return self._render(self._guard(normalise(messages)), tools, generation=True)
 
     def render_completion(
         self,
@@ -72,17 +87,18 @@ class ChatFormat:
         completion_messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Tool] | None = None,
     ) -> str:
-        """The text after the prompt up to and including the stop token."""
-        prompt = self.render_prompt(prompt_messages, tools)
-        answer = normalise(completion_messages, native_tools=self.knows_tools, opening=False)
-        whole = self._render([*self._prepare(prompt_messages, tools), *self._guard(answer)], tools, generation=False)
-        if not whole.startswith(prompt):
-            # Some templates render history and generation prompt differently: then the answer's own text is the target.
-            plain = normalise(completion_messages, native_tools=False, opening=False)
-            return "\n".join(turn["content"] for turn in self._guard(plain)) + self.stop_token
-        rest = whole[len(prompt) :]
-        end = rest.rfind(self.stop_token)
-        return rest[: end + len(self.stop_token)] if end >= 0 else rest + self.stop_token
+        """The text after the prompt up to and including the stop token; `parse_answer` reads it back."""
+        answer = self._guard(normalise(completion_messages, opening=False))
+        if self.native_tools and any(turn.get("tool_calls") for turn in answer):
+            if not self.form.closing:
+                answer = [{name: turn[name] for name in turn if name not in REASONING} for turn in answer]
+            prompt_turns = self._guard(normalise(prompt_messages))
+            prompt = self._render(prompt_turns, tools, generation=True)
+            whole = self._render([*prompt_turns, *answer], tools, generation=False)
+            if whole.startswith(prompt):
+                return whole[len(prompt) :].partition(self.stop_token)[0] + self.stop_token
+        reasoning = "\n\n".join(filter(None, map(message_reasoning, answer)))
+        return self.form.write("\n".join(map(answer_text, answer)), reasoning) + self.stop_token
 
     def encode(self, text: str) -> list[int]:
         """Token ids of rendered text; nothing is added."""
@@ -90,13 +106,17 @@ class ChatFormat:
         return ids
 
     def encode_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None = None) -> list[int]:
-        """Token ids of the prompt, as training and generation both use them."""
+        """Token ids of the prompt: the one function from a request's messages and offered tools to what a model reads.
+
+        Training, evaluation and the gateway call it alike; `messages.offered_tools` says which tools a request offers.
+        """
         return self.encode(self.render_prompt(messages, tools))
 
     def encode_example(self, example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         """(prompt ids, completion ids) of an example with `prompt`, `completion` and optional `tools`.
 
-        The two are tokenized apart, so that a prompt's ids are the same in training as in generation.
+        The two are tokenized apart, so that a prompt's ids are the same in training as in generation. GrokoraError
+        where the template refuses the example.
         """
         tools = example.get("tools")
         completion = self.render_completion(example["prompt"], example["completion"], tools)
@@ -109,41 +129,32 @@ class ChatFormat:
         return text
 
     def parse_answer(self, text: str) -> Message:
-        """An OpenAI-shaped assistant message from generated text; `content` is "" and never null."""
-        bare = self.knows_tools and "<tool_call>" not in self.template
-        return parse_answer_text(text.split(self.stop_token, 1)[0], bare_calls=bare)
+        """An OpenAI-shaped assistant message from generated text; `content` is "" and never null.
 
-    def _prepare(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None) -> list[Message]:
-        turns = normalise(messages, native_tools=self.knows_tools)
-        if tools and not self.knows_tools:
-            turns = with_tool_text(turns, tools)
-        return self._guard(turns)
+        What the model thought is `reasoning_content`, never content.
+        """
+        return read_message(text, self.form, self.stop_token)
+
+    def visible_text(self, growing: str) -> str:
+        """What of an answer that still grows is certain to be content (or a call): no reasoning, no half a mark."""
+        return self.form.visible(growing.split(self.stop_token, 1)[0])
 
     def _guard(self, turns: list[Message]) -> list[Message]:
         controls = {self.stop_token, *self.special.values()} | _template_controls(self.template, self.tokenizer)
         pattern = re.compile("|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)))
-        return [_broken(turn, pattern) for turn in turns]
+        return [_escape_controls(turn, pattern) for turn in turns]
 
     def _render(self, turns: list[Message], tools: Sequence[Tool] | None, *, generation: bool) -> str:
-        given = list(tools) if tools and self.knows_tools else None
-        template = compile_template(self.template)
-        try:
-            return template.render(messages=turns, tools=given, add_generation_prompt=generation, **self.special)
-        except TemplateError:
-            folded = fold_system(turns)
-        try:
-            return template.render(messages=folded, tools=given, add_generation_prompt=generation, **self.special)
-        except TemplateError as error:
-            raise GrokoraError(f"The model's chat template cannot render this conversation: {error}.") from error
+        return render(self.template, self.special, turns, tools, generation=generation)
 
 
-def _broken(value: Any, controls: re.Pattern[str]) -> Any:
+def _escape_controls(value: Any, controls: re.Pattern[str]) -> Any:
     """The value with a space after the first character of every control token in its strings."""
     if isinstance(value, str):
-        return controls.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", value)
+        return controls.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", value)
     if isinstance(value, dict):
-        return {key: _broken(item, controls) for key, item in value.items()}
-    return [_broken(item, controls) for item in value] if isinstance(value, list) else value
+        return {key: _escape_controls(item, controls) for key, item in value.items()}
+    return [_escape_controls(item, controls) for item in value] if isinstance(value, list) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -208,21 +219,6 @@ def default_template(tokenizer: Tokenizer) -> str:
 def _template_controls(template: str, tokenizer: Tokenizer) -> set[str]:
     added = tokenizer.get_added_tokens_decoder().values()
     return {token.content for token in added if token.special and token.content in template}
-
-
-def _stop_token(template: str, tokenizer: Tokenizer, special: Mapping[str, str]) -> str:
-    """The first special token that the template writes after an assistant's content, else the eos token."""
-    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": _PROBE}]
-    try:
-        rendered = compile_template(template).render(messages=turns, add_generation_prompt=False, **special)
-    except TemplateError as error:
-        raise GrokoraError(f"The model's chat template cannot be used: {error}.") from error
-    after = rendered.rpartition(_PROBE)[2]
-    added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
-    first = min((token for token in added if token in after), key=after.index, default=special.get("eos_token"))
-    if not first or tokenizer.token_to_id(first) is None:
-        raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
-    return first
 
 
 def _stop_ids(

@@ -7,7 +7,7 @@ read while it was trained, whatever shape a client or a log gives a message.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ Message = dict[str, Any]
 Tool = Mapping[str, Any]
 
 CONTINUE = "Continue."
+REASONING = ("reasoning_content", "thinking")  # what templates call it
 PICTURE = "<SCREENSHOT>"  # stands for every picture, sound and file: the word that redaction stores in their place
 # Base64 of a picture, sound or document: a data URL, or bare PNG, JPEG, GIF and WebP by their first bytes. Lines may be
 # wrapped; a wrapped line is recognised by its length, so that words that follow the data stay.
@@ -30,7 +31,6 @@ _REASONING_PART = re.compile(r"thinking|reasoning", re.IGNORECASE)
 _ROLES = {"developer": "system", "function": "tool"}
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _JSON_FENCE = re.compile(r"```(?:json)?\s*([\[{].*?)\s*```", re.DOTALL | re.IGNORECASE)  # on one line, too
-_MISTRAL_CALLS = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])\s*\Z", re.DOTALL)
 
 
 def message_text(message: Mapping[str, Any]) -> str:
@@ -134,136 +134,108 @@ def _function_name(tool: Any) -> Any:
     return function.get("name") if isinstance(function, Mapping) else None
 
 
-def normalise(messages: Sequence[Mapping[str, Any]], *, native_tools: bool, opening: bool = True) -> list[Message]:
+def normalise(messages: Sequence[Mapping[str, Any]], *, opening: bool = True) -> list[Message]:
     """The messages with string contents, one leading system message, alternating turns and a user turn first.
 
-    With `native_tools` the template renders tool calls and results itself; otherwise both become text: calls as
-    `<tool_call>{…}</tool_call>`, results as user text in `<tool_response>`. Orphan tool results are user text always.
+    Calls have ids and arguments that are objects where they can be; a tool message has the id and the name of the call
+    that it answers, the one with its id or the first without an answer. One that answers none is user text.
     `opening`: these are the first turns of a conversation, so a user turn is put in where an assistant would begin.
     """
     turns: list[Message] = []
-    for message in messages:
-        turn = _as_turn(message, native_tools, bool(turns and _may_be_answered(turns[-1])), bool(turns))
-        if turns and turns[-1]["role"] == turn["role"] != "tool":
+    waiting: list[Message] = []  # calls without an answer
+    for number, message in enumerate(messages):
+        turn = _as_turn(message, waiting, number, bool(turns))
+        if turn["role"] != "tool" and turns and turns[-1]["role"] == turn["role"]:
             _join(turns[-1], turn)
         else:
             turns.append(turn)
+        if turn["role"] == "assistant":
+            waiting = list(turns[-1].get("tool_calls") or ())
+        elif turn["role"] != "tool":
+            waiting = []
     first = 1 if turns and turns[0]["role"] == "system" else 0
     if opening and (len(turns) == first or turns[first]["role"] == "assistant"):
         turns.insert(first, {"role": "user", "content": CONTINUE})
     return turns
 
 
-def _may_be_answered(turn: Message) -> bool:
-    return turn["role"] == "tool" or bool(turn.get("tool_calls"))
-
-
-def _as_turn(message: Mapping[str, Any], native_tools: bool, answers_call: bool, started: bool) -> Message:
+def _as_turn(message: Mapping[str, Any], waiting: list[Message], number: int, started: bool) -> Message:
     message = plain_message(message)
     role, text = message["role"], message_text(message)
     if role == "tool":
-        if native_tools and answers_call:
-            named = {key: message[key] for key in ("name", "tool_call_id") if message.get(key)}
-            return {"role": "tool", "content": text, **named}
-        return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
+        if not waiting:
+            return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
+        own_id = message.get("tool_call_id")
+        call = next((call for call in waiting if call["id"] == own_id), waiting[0])
+        waiting.remove(call)
+        name = call["function"]["name"]  # Gemma 4's template raises where a result has none
+        return {"role": "tool", "content": text, "name": name, "tool_call_id": call["id"]}
     if role == "assistant":
-        calls = [call for call in map(_plain_call, message.get("tool_calls") or ()) if call]
-        if native_tools and calls:
-            native = [{"type": "function", "function": call} for call in calls]
-            return {"role": "assistant", "content": text, "tool_calls": native}
-        return {"role": "assistant", "content": "\n".join(filter(None, [text, *map(call_text, calls)]))}
+        turn: Message = {"role": "assistant", "content": text}
+        if reasoning := message_reasoning(message):
+            turn |= dict.fromkeys(REASONING, reasoning)
+        entries = enumerate(message.get("tool_calls") or ())
+        calls = [known for place, entry in entries if (known := _native_call(entry, f"call{number}x{place}"))]
+        return turn | ({"tool_calls": calls} if calls else {})
     # A system message in mid-conversation is something that templates refuse: the user says it.
     return {"role": "system" if role == "system" and not started else "user", "content": text}
 
 
 def _join(turn: Message, other: Message) -> None:
-    turn["content"] = "\n\n".join(filter(None, [turn["content"], other["content"]]))
+    for name in ("content", *REASONING):
+        if joined := "\n\n".join(filter(None, [turn.get(name), other.get(name)])):
+            turn[name] = joined
     if other.get("tool_calls"):
         turn["tool_calls"] = [*turn.get("tool_calls", []), *other["tool_calls"]]
 
 
-def _plain_call(call: Mapping[str, Any]) -> Message | None:
-    """{name, arguments} with the arguments as an object where they are valid JSON, whatever shape the log used."""
-    function = call.get("function") or call
+def _native_call(call: Any, own_id: str) -> Message | None:
+    """{id, type, function: {name, arguments}} with the arguments as an object; None where no function is named."""
+    function = call.get("function") or call if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not function.get("name"):
         return None
     arguments = call_arguments(function.get("arguments"))
     if arguments is None:  # no JSON object: shown as it stands, and `calls_of` says so to metrics and datasets
         arguments = {"raw": function["arguments"]}
-    return {"name": str(function["name"]), "arguments": arguments}
+    body = {"name": str(function["name"]), "arguments": arguments}
+    return {"id": str(call.get("id") or own_id), "type": "function", "function": body}
 
 
-def call_text(call: Mapping[str, Any]) -> str:
-    """A tool call as text, for templates that know no tools."""
-    return f"<tool_call>{json.dumps(call, ensure_ascii=False, separators=(',', ':'))}</tool_call>"
+def answer_text(message: Message) -> str:
+    """An assistant turn as text, with its calls as `<tool_call>{…}</tool_call>`, as `template.TEXT_TOOLS` has them."""
+    calls = [
+        json.dumps(call["function"], ensure_ascii=False, separators=(",", ":"))
+        for call in message.get("tool_calls") or ()
+    ]
+    return "\n".join(filter(None, [message["content"], *(f"<tool_call>{call}</tool_call>" for call in calls)]))
 
 
-def tool_signature(tool: Tool) -> str:
-    """`name(argument: type, optional?: type) – description`, on one line."""
-    function = tool.get("function") or tool
-    schema = function.get("parameters") or {}
-    required = set(schema.get("required") or ())
-    arguments = ", ".join(
-        f"{name}{'' if name in required else '?'}: {_type_name(spec)}"
-        for name, spec in (schema.get("properties") or {}).items()
-    )
-    description = " ".join(str(function.get("description") or "").split())
-    return f"{function.get('name')}({arguments}){f' – {description}' if description else ''}"
+def parse_calls(text: str) -> Message:
+    """An assistant message from an answer's text: the tagged calls in it, and what is left as content ("" not null).
 
-
-def _type_name(spec: object) -> str:
-    kind = spec.get("type", "any") if isinstance(spec, Mapping) else "any"
-    return "|".join(map(str, kind)) if isinstance(kind, list) else str(kind)
-
-
-def with_tool_text(messages: list[Message], tools: Iterable[Tool]) -> list[Message]:
-    """The messages with the tools' signatures appended to the system message (made where there is none)."""
-    lines = "\n".join(map(tool_signature, tools))
-    text = f"Tools, called as {call_text({'name': 'tool', 'arguments': {}})}:\n{lines}"
-    if messages and messages[0]["role"] == "system":
-        content = "\n\n".join(filter(None, [messages[0]["content"], text]))
-        return [{**messages[0], "content": content}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
-
-
-def fold_system(messages: list[Message]) -> list[Message]:
-    """The system message put in front of the first user message, for templates that refuse a system role."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return messages
-    joined = "\n\n".join(filter(None, [messages[0]["content"], messages[1]["content"]]))
-    return [{**messages[1], "content": joined}, *messages[2:]]
-
-
-def parse_answer_text(text: str, *, bare_calls: bool) -> Message:
-    """An assistant message from generated text: the tool calls found in it, and what is left as content ("" not null).
-
-    `bare_calls`: the whole text may be one JSON call without a tag, as Llama 3 writes it. Calls that are no valid JSON
-    stay in the content, so that metrics see them.
+    Calls that are no valid JSON stay in the content, so that metrics see them.
     """
     calls: list[Message] = []
 
-    def taken(match: re.Match[str]) -> str:
-        found = _calls_of(match.group(1))
-        calls.extend(found)
-        return "" if found else match.group(0)
+    def take(match: re.Match[str]) -> str:
+        tagged = _calls_in(match.group(1))
+        calls.extend(tagged)
+        return "" if tagged else match.group(0)
 
-    content = _MISTRAL_CALLS.sub(taken, _CALL.sub(taken, text))
-    if bare_calls and not calls:
-        calls = _calls_of(text.removeprefix("<|python_tag|>"))
-        content = "" if calls else text
-    message: Message = {"role": "assistant", "content": content.strip()}
+    content = _CALL.sub(take, text).strip()
+    message: Message = {"role": "assistant", "content": content}
     if calls:
         message["tool_calls"] = [_openai_call(index, call) for index, call in enumerate(calls)]
     return message
 
 
-def _calls_of(text: str) -> list[Message]:
+def _calls_in(text: str) -> list[Message]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
         return []
     calls = []
-    for call in found if isinstance(found, list) else [found]:
+    for call in value if isinstance(value, list) else [value]:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
             return []
         if "arguments" not in call and "parameters" not in call:

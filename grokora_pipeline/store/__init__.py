@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store.folder import LocalFiles, content_version, file_sha256, folder_version, write_atomic
 from grokora_pipeline.store.remote import COMPLETE, RemoteFiles
 
@@ -62,10 +61,11 @@ class Store:
     `root` is the store's folder, or this machine's mirror of it: for caches and logs that need not be shared.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cache: Path | None = None) -> None:
+        """`cache` holds this machine's mirrors of remote stores; a local store needs none."""
         url = url.removeprefix("file://")
         self.files: LocalFiles | RemoteFiles = (
-            RemoteFiles(url, get_settings().cache) if "://" in url else LocalFiles(Path(url))
+            RemoteFiles(url, cache or Path("~/.cache/grokora").expanduser()) if "://" in url else LocalFiles(Path(url))
         )
         self.root, self.remote = self.files.root, isinstance(self.files, RemoteFiles)
 

@@ -26,9 +26,9 @@ _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 
 
-def discover_devices() -> list[str]:
-    """The devices that may be leased: GROKORA_DEVICES, else the inherited CUDA mask, else what nvidia-smi lists."""
-    chosen = get_settings().devices or os.environ.get("CUDA_VISIBLE_DEVICES", "")
+def discover_devices(configured: str) -> list[str]:
+    """The devices that may be leased: the setting `devices`, else the inherited CUDA mask, else nvidia-smi's list."""
+    chosen = configured or os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if chosen == "cpu":
         return []
     if chosen:
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("a command is needed after --")
     die_with_parent()
     try:
-        devices = discover_devices()
+        devices = discover_devices(get_settings().devices)
         leased = acquire(devices or ["cpu"], arguments.count if devices else 1, lease_folder())
     except GrokoraError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(SECONDS, "1.5")
     get_settings.cache_clear()
     with dg.DagsterInstance.get() as instance:
-        fit_pool(instance)
+        fit_pool(instance, get_settings())
     yield folder
     get_settings.cache_clear()
 

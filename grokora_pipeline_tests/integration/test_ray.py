@@ -20,7 +20,6 @@ import pytest
 from grokora_pipeline import execution
 from grokora_pipeline.sandbox.record import record
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
-from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import COMPLETE, Store
 from grokora_pipeline_tests.outside import postgres, s3
 from grokora_pipeline_tests.tiny import tiny_base
@@ -47,6 +46,7 @@ import dagster as dg
 import fsspec
 from grokora_pipeline.execution.executor import chosen_executor
 from grokora_pipeline.execution.process import GpuProcess, cuda_tags
+from grokora_pipeline.settings import get_settings
 
 @dg.asset(op_tags=cuda_tags())
 def one(context: dg.AssetExecutionContext, gpu: GpuProcess) -> dg.MaterializeResult:
@@ -64,7 +64,7 @@ def look(context, gpu):
     from pathlib import Path
     return dg.MaterializeResult(metadata=gpu.run(context, "where_worker", {}, Path(os.environ["TMPDIR"]) / "staged"))
 
-defs = dg.Definitions([one, two, three], resources={"gpu": GpuProcess()}, executor=chosen_executor())
+defs = dg.Definitions([one, two, three], resources={"gpu": GpuProcess()}, executor=chosen_executor(get_settings()))
 """
 WORKER = """
 import os, sys, time
@@ -239,12 +239,7 @@ def power_off(node: Path) -> None:
 
 
 def store_of(home: Home, name: str) -> Store:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GROKORA_CACHE", str(home.folder / name / "cache"))
-        get_settings.cache_clear()
-        store = Store(home.environment["GROKORA_STORE"])
-    get_settings.cache_clear()
-    return store
+    return Store(home.environment["GROKORA_STORE"], home.folder / name / "cache")
 
 
 def test_a_node_dies_the_training_goes_on_elsewhere_and_the_chain_is_whole(home: Home, chain: tuple[str, str]) -> None:

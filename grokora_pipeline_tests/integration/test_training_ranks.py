@@ -20,13 +20,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
 def defs(
     home: Path, run: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dg.Definitions]:
-    from grokora_pipeline.definitions import build_defs
+    from grokora_pipeline.definitions import environment_defs
 
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
-    yield build_defs()
+    yield environment_defs()
     get_settings.cache_clear()
 
 
@@ -62,9 +62,10 @@ def test_ranks_are_tried_one_by_one_and_compared(defs: dg.Definitions, home: Pat
 
 
 def test_no_other_job_and_no_demo_tries_ranks(defs: dg.Definitions) -> None:
+    from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.cli import demo
 
-    keys, _ = demo.out_of_date(dg.DagsterInstance.get())
+    keys, _ = demo.out_of_date(load_project(), dg.DagsterInstance.get())
     for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):
         keys += defs.resolve_job_def(job).asset_layer.executable_asset_keys
     assert not [key for key in keys if key.path[-1].startswith("rank_")]

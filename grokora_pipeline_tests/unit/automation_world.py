@@ -15,15 +15,14 @@ from unittest.mock import patch
 
 import dagster as dg
 
-from grokora_pipeline.agents import load_agents
 from grokora_pipeline.assets.chain import all_assets
+from grokora_pipeline.assets.common import load_project
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.automation.jobs import jobs
 from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.automation.sensors import log_sensor
 from grokora_pipeline.automation.staleness import data_version
-from grokora_pipeline.settings import get_settings
-from grokora_pipeline.store import Store, content_version
+from grokora_pipeline.store import content_version
 
 CHAIN = ("lora_adapter", "eval_report", "champion", "merged_model")
 
@@ -40,19 +39,18 @@ class World:
     perplexity: float = 1.0
 
     def __post_init__(self) -> None:
-        settings = get_settings()
-        self.logs, self.store = settings.logs, Store(settings.store)
+        project = load_project()
+        self.logs, self.store = project.settings.logs, project.store
         self.logs.mkdir(exist_ok=True)
-        agents = load_agents(settings.agents)
-        assets = all_assets(agents)
+        assets = all_assets(project)
         self.specs = {s.key: s for asset in assets if isinstance(asset, dg.AssetsDefinition) for s in asset.specs}
         specs = list(self.specs.values())
         self.defs = dg.Definitions(
             assets=assets,
-            jobs=jobs(agents, specs),
-            schedules=schedules(agents, specs),
-            sensors=[log_sensor(agents, specs)],
-            resources={"gpu": object()},
+            jobs=jobs(project, specs),
+            schedules=schedules(project, specs),
+            sensors=[log_sensor(project, specs)],
+            resources={"grokora_gpu": object()},
         )
 
     def drop(self, agent: str, *names: str) -> None:

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from grokora_pipeline.assets import session_logs as link
+from grokora_pipeline.assets.common import load_project
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.unit.session_logs import call, write_lines
@@ -28,7 +29,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def materialize(instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
     """Whether the asset was made, and what `no_secret_survives` said, if it was asked."""
-    run = dg.materialize([link.session_log_files, link.session_logs], instance=instance, raise_on_error=False)
+    project = load_project()
+    assets = [link.log_files_asset(project), link.session_logs_asset(project)]
+    run = dg.materialize(assets, instance=instance, raise_on_error=False)
     checks = [event for event in run.get_asset_check_evaluations() if event.check_name == "no_secret_survives"]
     return run.success, [event.passed for event in checks]
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.agents import AgentSpec, RetrainPolicy, load_agents
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation.evidence import Evidence, gather, reason_to_train
 from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.unit.session_logs import call, run, write_lines
 
@@ -84,4 +86,4 @@ def test_a_wrong_policy_is_one_sentence_that_names_the_field(tmp_path: Path, pol
 def test_a_window_that_never_comes_is_one_sentence() -> None:
     agent = AgentSpec(name="actor", description="Acts.", retrain=RetrainPolicy(window="0 99 * * *"))
     with pytest.raises(GrokoraError, match=r"'actor', retrain\.window: '0 99"):
-        schedules([agent], [])
+        schedules(Project(Settings(), (agent,)), [])

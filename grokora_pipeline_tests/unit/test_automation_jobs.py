@@ -1,6 +1,6 @@
 """The jobs that a person starts: what each makes, and what it leaves alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation.history import AGENT_TAG
-from grokora_pipeline.automation.jobs import jobs, rollback
-from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.automation.jobs import jobs, rollback_job
+from grokora_pipeline.settings import PROJECT_ROOT, Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 
-AGENT = AgentSpec(name="actor", description="Acts.")
+PROJECT = Project(Settings(), (AgentSpec(name="actor", description="Acts."),))
 LINKS = ("task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model")
 Instance = dg.DagsterInstance
 
@@ -29,7 +30,7 @@ def nothing(key: Sequence[str], group: str | None = None) -> dg.AssetsDefinition
 def definitions(*more: str) -> dg.Definitions:
     assets = [nothing(["actor", link], "actor") for link in (*LINKS, *more)]
     assets += [nothing([name]) for name in ("session_logs", "base_model")]
-    return dg.Definitions(assets=assets, jobs=jobs([AGENT], [spec for asset in assets for spec in asset.specs]))
+    return dg.Definitions(assets=assets, jobs=jobs(PROJECT, [spec for asset in assets for spec in asset.specs]))
 
 
 def made_by(defs: dg.Definitions, job: str) -> set[str]:
@@ -61,28 +62,24 @@ def test_the_queue_lets_one_training_of_an_agent_go_at_a_time_whoever_starts_it(
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    (tmp_path / "agents.yaml").write_text("agents: {actor: {description: Acts.}}")
-    monkeypatch.setenv("GROKORA_AGENTS", str(tmp_path / "agents.yaml"))
-    monkeypatch.setenv("GROKORA_STORE", str(tmp_path / "store"))
-    get_settings.cache_clear()
+def registry(tmp_path: Path) -> Registry:
     made = Registry(Store(str(tmp_path / "store")))
     for version in ("first", "second"):
         with made.store.stage("actor/lora_adapter") as staged:
             made.store.publish("actor/lora_adapter", version, staged)
         made.promote("actor", version, "better", {})
-    yield made
-    get_settings.cache_clear()
+    return made
 
 
-def run_rollback(instance: Instance, agent: str, to: str = "") -> dg.ExecuteInProcessResult:
+def run_rollback(instance: Instance, registry: Registry, agent: str, to: str = "") -> dg.ExecuteInProcessResult:
+    rollback = rollback_job(Project(Settings(store=registry.store.files.url), PROJECT.agents))
     config = {"ops": {"roll_back": {"config": {"agent": agent, "to": to}}}}
     return rollback.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
 
 
 def test_a_rollback_puts_the_champion_before_back_and_shows_it(registry: Registry) -> None:
     instance = Instance.ephemeral()
-    assert run_rollback(instance, "actor").success
+    assert run_rollback(instance, registry, "actor").success
     champion = registry.in_service("actor")
     assert champion is not None
     assert champion.version == "first"
@@ -96,7 +93,7 @@ def test_a_rollback_puts_the_champion_before_back_and_shows_it(registry: Registr
 def test_a_wrong_rollback_is_one_sentence_and_changes_nothing(
     registry: Registry, agent: str, to: str, says: str
 ) -> None:
-    result = run_rollback(Instance.ephemeral(), agent, to)
+    result = run_rollback(Instance.ephemeral(), registry, agent, to)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert failure.step_failure_data.user_failure_data is not None
     assert says in (failure.step_failure_data.user_failure_data.description or "")

@@ -12,11 +12,11 @@ from unittest.mock import patch
 import dagster as dg
 import pytest
 
-from grokora_pipeline.agents import load_agents
+from grokora_pipeline.assets.common import Project, load_project
 from grokora_pipeline.automation import history, sensors
 from grokora_pipeline.automation.history import AGENT_TAG, gpu_hours
 from grokora_pipeline.automation.schedules import local_timezone, schedules
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.settings import Settings, get_settings
 from grokora_pipeline_tests.unit.automation_world import CHAIN, World
 
 AGENTS = """
@@ -261,7 +261,7 @@ def test_the_swarm_is_judged_when_a_champion_changed_and_none_is_being_made(
 ) -> None:
     champion = dg.AssetKey(["actor", "champion"])
     swarm = dg.AssetSpec("swarm_report", deps=[champion])
-    (schedule,) = schedules([], [swarm])
+    (schedule,) = schedules(Project(Settings(), ()), [swarm])
 
     def tick() -> Any:
         with patch.object(dg.ScheduleEvaluationContext, "instance", world.instance):
@@ -339,7 +339,7 @@ def test_an_agent_may_be_trained_when_its_window_says_in_local_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
-    made = schedules(load_agents(get_settings().agents), world.specs.values())
+    made = schedules(load_project(), world.specs.values())
     windows = {one.name: one.cron_schedule for one in made}
     assert windows["actor_when_due"] == "*/10 2-5 * * *"
     assert windows["observer_when_due"] == "* * * * *"

@@ -1,6 +1,5 @@
 """The champion asset: who is put in service, what keeps an adapter out, and that a rollback shows in the UI."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import pytest
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.champion import BLOCKING, report_rollback
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import EvaluationConfig, _history, _ranks
 from grokora_pipeline.assets.swarm_report import SwarmConfig
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 
@@ -22,15 +22,16 @@ KEY = dg.AssetKey(["actor", "champion"])
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(tmp_path: Path) -> Store:
     """A store in which the adapter v1 is proven better than the base."""
-    monkeypatch.setenv("GROKORA_STORE", str(tmp_path))
-    get_settings.cache_clear()
     made = Store(str(tmp_path))
     _publish(made, "actor/tokenized_split", "s1", {"straddling": 0})
     _evaluated(made, "v1")
-    yield made
-    get_settings.cache_clear()
+    return made
+
+
+def project(store: Store) -> Project:
+    return Project(Settings(store=store.files.url), (AGENT,))
 
 
 def _publish(store: Store, key: str, version: str, report: dict[str, Any]) -> None:
@@ -57,9 +58,9 @@ def _evaluated(store: Store, adapter: str, champion: str | None = None, value: f
     _publish(store, "actor/eval_report", f"report-{adapter}", report)
 
 
-def _decide(instance: dg.DagsterInstance) -> dict[str, Any]:
+def _decide(store: Store, instance: dg.DagsterInstance) -> dict[str, Any]:
     """Materialize the champion alone; gives its metadata."""
-    result = dg.materialize(all_assets((AGENT,)), selection=[KEY], instance=instance, resources=_resources())
+    result = dg.materialize(all_assets(project(store)), selection=[KEY], instance=instance, resources=_resources())
     (event,) = result.asset_materializations_for_node("actor__champion")
     return {name: value.value for name, value in event.metadata.items()}
 
@@ -67,7 +68,7 @@ def _decide(instance: dg.DagsterInstance) -> dict[str, Any]:
 def _resources() -> dict[str, Any]:
     from grokora_pipeline.execution.process import GpuProcess
 
-    return {"gpu": GpuProcess()}
+    return {"grokora_gpu": GpuProcess()}
 
 
 def _checked(instance: dg.DagsterInstance, asset: list[str], name: str, passed: bool) -> None:
@@ -79,7 +80,7 @@ def _checked(instance: dg.DagsterInstance, asset: list[str], name: str, passed: 
 
 def test_a_proven_adapter_is_put_in_service_with_its_evidence(store: Store) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        told = _decide(instance)
+        told = _decide(store, instance)
     assert told["champion"] == "v1"
     assert told["promoted"] is True
     record = Registry(store).record("actor")
@@ -101,16 +102,16 @@ def test_a_blocking_check_that_failed_in_another_run_keeps_the_adapter_out(
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _checked(instance, asset, check, passed=False)
-        assert _decide(instance)["decision"] == f"Not promoted: the check {check} fails."
+        assert _decide(store, instance)["decision"] == f"Not promoted: the check {check} fails."
         assert Registry(store).in_service("actor") is None
         (kept,) = Registry(store).events("actor")
         assert (kept["action"], kept["decision"]["promote"], kept["decision"]["rule"]["alpha"]) == ("keep", False, 0.05)
         _checked(instance, asset, check, passed=True)
-        assert _decide(instance)["promoted"] is True
+        assert _decide(store, instance)["promoted"] is True
 
 
 def test_no_blocking_check_before_the_champion_is_forgotten() -> None:
-    chain = [asset for asset in all_assets((AGENT,)) if isinstance(asset, dg.AssetsDefinition)]
+    chain = [asset for asset in all_assets(Project(Settings(), (AGENT,))) if isinstance(asset, dg.AssetsDefinition)]
     specs = [spec for asset in chain for spec in asset.check_specs if spec.blocking]
     before = {(spec.asset_key.to_user_string(), spec.name) for spec in specs}
     after = {("actor/merged_model", "same_logits")}
@@ -121,45 +122,45 @@ def test_a_check_that_blocks_nothing_or_another_agent_does_not_matter(store: Sto
     with dg.DagsterInstance.ephemeral() as instance:
         _checked(instance, ["session_logs"], "nothing_quarantined", passed=False)
         _checked(instance, ["observer", "task_dataset"], "schema", passed=False)
-        assert _decide(instance)["promoted"] is True
+        assert _decide(store, instance)["promoted"] is True
 
 
 def test_the_champion_stays_where_the_report_is_about_another_one(store: Store) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        _decide(instance)
+        _decide(store, instance)
         _evaluated(store, "v2", champion=None)
-        told = _decide(instance)
+        told = _decide(store, instance)
         assert told["champion"] == "v1"
         assert "not v1" in told["decision"]
         _evaluated(store, "v3", champion="v1")
-        assert _decide(instance)["champion"] == "v3"
+        assert _decide(store, instance)["champion"] == "v3"
 
 
 def test_a_rollback_is_a_materialization_too(store: Store) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        _decide(instance)
-        report_rollback(instance, "actor", Registry(store).rollback("actor"))
+        _decide(store, instance)
+        report_rollback(project(store), instance, "actor", Registry(store).rollback("actor"))
         event = instance.get_latest_materialization_event(KEY)
         assert event is not None
         assert event.asset_materialization is not None
         assert event.asset_materialization.metadata["champion"].value == "base"
-        assert "rolled back before" in _decide(instance)["decision"]
+        assert "rolled back before" in _decide(store, instance)["decision"]
 
 
 def test_earlier_reports_are_told_oldest_first(store: Store) -> None:
     _evaluated(store, "v2", value=0.95)
-    told = _history(AGENT, "actor/eval_report")
+    told = _history(project(store), AGENT, "actor/eval_report")
     assert [(entry["value"], entry["rank"]) for entry in told] == [(0.9, 16), (0.95, 16)]
     assert "adapter v1" in told[0]["label"]
-    assert _history(AGENT.model_copy(update={"main_metric": "rougeL"}), "actor/eval_report") == []
+    assert _history(project(store), AGENT.model_copy(update={"main_metric": "rougeL"}), "actor/eval_report") == []
 
 
 def test_the_ranks_that_were_tried_are_told_where_the_main_metric_is_still_the_same(store: Store) -> None:
     rows = [{"rank": 8, "seeds": 2, "metric": 0.4}, {"rank": 64, "seeds": 2, "metric": None}]
-    assert _ranks(AGENT) == []
+    assert _ranks(project(store), AGENT) == []
     _publish(store, "actor/rank_report", "r1", {"metric": "exact_match", "ranks": rows})
-    assert _ranks(AGENT) == [{"label": "rank 8, 2 seeds", "rank": 8, "value": 0.4}]
-    assert _ranks(AGENT.model_copy(update={"main_metric": "rougeL"})) == []
+    assert _ranks(project(store), AGENT) == [{"label": "rank 8, 2 seeds", "rank": 8, "value": 0.4}]
+    assert _ranks(project(store), AGENT.model_copy(update={"main_metric": "rougeL"})) == []
 
 
 def test_what_is_not_configured_depends_on_the_preset() -> None:

@@ -1,7 +1,6 @@
 """One tag says how many GPUs a step wants, and each engine understands it; the instance files agree."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -10,11 +9,12 @@ import yaml
 
 from grokora_pipeline import execution
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import chosen_executor
 from grokora_pipeline.execution.process import cuda_tags
-from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.settings import PROJECT_ROOT, Settings
 
 
 @dg.asset(op_tags=cuda_tags(gpus=2))
@@ -22,14 +22,9 @@ def trained() -> None: ...
 
 
 @pytest.fixture(params=["ray", "k8s"])
-def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A setting that sends steps to a cluster."""
-    monkeypatch.setenv("GROKORA_EXECUTOR", request.param)
-    monkeypatch.setenv("GROKORA_STORE", "s3://bucket/store")
-    monkeypatch.setenv("GROKORA_DEVICES", "0,1")
-    get_settings.cache_clear()
-    yield request.param
-    get_settings.cache_clear()
+def cluster(request: pytest.FixtureRequest) -> Settings:
+    """Settings that send steps to a cluster."""
+    return Settings(executor=request.param, store="s3://bucket/store", devices="0,1")
 
 
 def test_kubernetes_gives_the_step_as_many_gpus_as_its_tag_says() -> None:
@@ -50,19 +45,20 @@ def test_ray_gives_the_step_as_many_gpus_as_its_tag_says() -> None:
     assert configs.RayExecutionConfig.from_tags(trained.op.tags).num_gpus == 2
 
 
-def test_the_setting_chooses_the_cluster_and_nodes_get_what_holds_everywhere(cluster: str) -> None:
-    pytest.importorskip(f"dagster_{cluster}", reason=f"grokora_pipeline[{cluster}] is not installed")
-    executor = chosen_executor()
-    assert executor.name == cluster
+def test_the_setting_chooses_the_cluster_and_nodes_get_what_holds_everywhere(cluster: Settings) -> None:
+    pytest.importorskip(f"dagster_{cluster.executor}", reason=f"grokora_pipeline[{cluster.executor}] is not installed")
+    executor = chosen_executor(cluster)
+    assert executor.name == cluster.executor
     config = (executor.apply_config_mapping({"config": {}}).value or {})["config"]
-    handed_on = (config["ray"] if cluster == "ray" else config)["env_vars"]
+    handed_on = (config["ray"] if cluster.executor == "ray" else config)["env_vars"]
     assert handed_on == ["GROKORA_STORE=s3://bucket/store"]  # not the devices, which are each node's own
 
 
-def test_an_extra_that_is_not_installed_is_one_sentence(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, f"dagster_{cluster}", None)
-    with pytest.raises(GrokoraError, match=rf"GROKORA_EXECUTOR={cluster} needs .* run `pip install .*\[{cluster}\]"):
-        chosen_executor()
+def test_an_extra_that_is_not_installed_is_one_sentence(cluster: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"dagster_{cluster.executor}", None)
+    name = cluster.executor
+    with pytest.raises(GrokoraError, match=rf"GROKORA_EXECUTOR={name} needs .* run `pip install .*\[{name}\]"):
+        chosen_executor(cluster)
 
 
 def test_both_instance_files_say_the_same_but_for_where_history_is_and_who_counts_gpus() -> None:
@@ -77,4 +73,4 @@ def test_both_instance_files_say_the_same_but_for_where_history_is_and_who_count
 @pytest.mark.parametrize(("processes", "devices"), [("auto", "1"), (2, "2")])
 def test_a_training_asks_for_a_device_a_process(processes: str | int, devices: str) -> None:
     agent = AgentSpec(name="actor", description="Acts.", training={"num_processes": processes})
-    assert lora_adapter_asset(agent).op.tags["grokora/gpus"] == devices
+    assert lora_adapter_asset(Project(Settings(), (agent,)), agent).op.tags["grokora/gpus"] == devices

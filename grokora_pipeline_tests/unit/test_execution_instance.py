@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import dagster as dg
 import psutil
@@ -17,7 +18,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, this_process
 from grokora_pipeline.execution.process import CUDA_POOL, may_pass
-from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.settings import PROJECT_ROOT, Settings, get_settings
 
 
 @pytest.fixture
@@ -69,12 +70,9 @@ def test_of_a_run_that_was_started_elsewhere_nothing_is_claimed(
     ("devices", "executor", "limit"), [("0,1,2", "local", 3), ("cpu", "local", 1), ("0", "ray", 1000)]
 )
 def test_the_pool_fits_the_devices(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, devices: str, executor: str, limit: int
+    instance: dg.DagsterInstance, devices: str, executor: Literal["local", "ray"], limit: int
 ) -> None:
-    monkeypatch.setenv("GROKORA_DEVICES", devices)
-    monkeypatch.setenv("GROKORA_EXECUTOR", executor)
-    get_settings.cache_clear()
-    fit_pool(instance)
+    fit_pool(instance, Settings(devices=devices, executor=executor))
     assert {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}[CUDA_POOL] == limit
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import normalise, tool_signature
+from grokora_pipeline.models.messages import normalise
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
 CLICK = {
@@ -85,7 +85,7 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
 def test_facts_come_from_the_configs(chat: ChatFormat) -> None:
     assert (chat.stop_token, chat.stop_ids, chat.context_length) == ("<|im_end|>", (2,), 512)
     assert chat.has_chat_template
-    assert not chat.knows_tools
+    assert not chat.native_tools
 
 
 def test_the_completion_ends_with_the_stop_token(chat: ChatFormat) -> None:
@@ -127,7 +127,7 @@ def test_several_calls_and_an_unclosed_one_are_found(chat: ChatFormat) -> None:
 
 def test_a_native_template_gets_tools_and_calls_as_data(folder: Path, tmp_path: Path) -> None:
     chat = with_template(folder, tmp_path, NATIVE_TEMPLATE)
-    assert chat.knows_tools
+    assert chat.native_tools
     prompt = [
         {"role": "user", "content": "go"},
         CALL,
@@ -152,7 +152,7 @@ def test_log_text_cannot_forge_a_turn(chat: ChatFormat) -> None:
     assert prompt.count(chat.tokenizer.encode("<|im_start|>").ids[0]) == 2
 
 
-def test_awkward_histories_become_alternating_turns() -> None:
+def test_awkward_histories_become_alternating_turns(chat: ChatFormat) -> None:
     history: list[dict[str, Any]] = [
         {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]},
         {"role": "assistant", "content": None},
@@ -160,7 +160,7 @@ def test_awkward_histories_become_alternating_turns() -> None:
         {"role": "tool", "content": "c"},
         {"role": "user", "content": "d"},
     ]
-    assert normalise(history, native_tools=False) == [
+    assert normalise(history) == [
         {"role": "system", "content": "a\n<SCREENSHOT>"},
         {"role": "user", "content": "Continue."},
         {"role": "assistant", "content": "b"},
@@ -168,8 +168,22 @@ def test_awkward_histories_become_alternating_turns() -> None:
     ]
 
 
+def test_calls_and_results_are_text_where_the_template_knows_none(chat: ChatFormat) -> None:
+    history = [
+        {"role": "user", "content": "go"},
+        CALL,
+        {"role": "tool", "content": "ok"},
+        {"role": "user", "content": "x"},
+    ]
+    assert chat.render_prompt(history) == (
+        "<|im_start|>user\ngo<|im_end|>\n<|im_start|>assistant\n"
+        '<tool_call>{"name":"computer","arguments":{"action":"key"}}</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\nok\n</tool_response>\n\nx<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 def test_an_empty_conversation_has_a_user_turn() -> None:
-    assert normalise([], native_tools=True) == [{"role": "user", "content": "Continue."}]
+    assert normalise([]) == [{"role": "user", "content": "Continue."}]
 
 
 messages = st.lists(
@@ -187,9 +201,9 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]) 
 
 
 @relaxed
-@given(messages, st.booleans())
-def test_any_history_is_normalised_to_what_templates_accept(history: list[dict[str, Any]], native: bool) -> None:
-    turns = normalise(history, native_tools=native)
+@given(messages)
+def test_any_history_is_normalised_to_what_templates_accept(history: list[dict[str, Any]]) -> None:
+    turns = normalise(history)
     roles = [turn["role"] for turn in turns]
     assert all(isinstance(turn["content"], str) for turn in turns)
     assert "system" not in roles[1:]
@@ -205,11 +219,13 @@ def test_the_answer_is_what_follows_the_prompt(chat: ChatFormat, history: list[d
     assert completion.count(chat.stop_token) == 1
 
 
-def test_optional_arguments_and_missing_schemas_have_signatures() -> None:
-    assert tool_signature({"name": "pray"}) == "pray()"
-    assert tool_signature({"name": "f", "parameters": {"properties": {"x": {"type": ["string", "null"]}}}}) == (
-        "f(x?: string|null)"
-    )
+def test_optional_arguments_and_missing_schemas_have_signatures(chat: ChatFormat) -> None:
+    tools: list[dict[str, Any]] = [
+        {"name": "pray"},
+        {"name": "f", "parameters": {"properties": {"x": {"type": ["string", "null"]}}}},
+    ]
+    lines = chat.render_prompt([{"role": "user", "content": "go"}], tools).splitlines()
+    assert lines[2:4] == ["pray()", "f(x?: string|null)<|im_end|>"]
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:

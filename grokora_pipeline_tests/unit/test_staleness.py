@@ -27,7 +27,7 @@ def stale(instance: dg.DagsterInstance, assets: list[dg.AssetsDefinition]) -> se
 @pytest.fixture
 def instance() -> dg.DagsterInstance:
     made = dg.DagsterInstance.ephemeral()
-    observe(made, "logs", "l1")
+    observe(made, LOGS, "l1")
     assert dg.materialize(chain(), instance=made).success
     return made
 
@@ -41,7 +41,7 @@ def test_nothing_is_stale_after_a_run(instance: dg.DagsterInstance) -> None:
 
 
 def test_new_logs_make_everything_downstream_stale(instance: dg.DagsterInstance) -> None:
-    observe(instance, "logs", "l2")
+    observe(instance, LOGS, "l2")
     assert stale(instance, chain()) == {DATASET, ADAPTER}
 
 

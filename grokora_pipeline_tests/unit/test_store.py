@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import COMPLETE, Store, content_version, folder_version, remote
 from grokora_pipeline_tests.outside import s3
 
@@ -31,16 +30,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def on(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def on(url: str, tmp_path: Path) -> Machine:
     """The store as a machine of that name sees it: machines share the URL, not their copies."""
 
     def machine(name: str) -> Store:
-        monkeypatch.setenv("GROKORA_CACHE", str(tmp_path / name))
-        get_settings.cache_clear()
-        return Store(url)
+        return Store(url, tmp_path / name)
 
-    yield machine
-    get_settings.cache_clear()
+    return machine
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def grammar_for(
     if form is None and (schema is None or offered):
         return None
     free = "TEXT" if schema is None else "document"
-    rules = [] if schema is None else [f"document: %json {_json_rule(schema)}"]
+    rules = [] if schema is None else [f"document: {_literal(chat.form.head, chat)} %json {_json_rule(schema)}"]
     if form is None:
         rules.insert(0, "start: document")
     else:

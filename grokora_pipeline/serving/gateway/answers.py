@@ -16,7 +16,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import toon
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import calls_of, message_text, plain_message, strict_json
+from grokora_pipeline.models.messages import calls_of, message_text, parse_calls, plain_message, strict_json
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, new_reply, usage_of
@@ -24,7 +24,7 @@ from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, com
 Json = dict[str, Any]
 DEFAULT_NEW_TOKENS = 1024  # where the request does not say
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
-_CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+_CALL_MARKS = ("<tool_call>",)
 
 
 async def prepare(
@@ -89,7 +89,7 @@ class LocalAnswer:
                     tokens += piece.tokens
                     finish, cached = piece.finish or finish, piece.cached_tokens
                     text, stopped = _cut(self.chat.decode(tokens), self.asked.stops)
-                    visible = _visible(text, self.asked)
+                    visible = _visible(self.chat.visible_text(text), self.asked)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}
                         shown = visible
@@ -100,6 +100,8 @@ class LocalAnswer:
             raise ApiError(500, str(error), code="engine_error") from error
         whole = finish == "stop" and not stopped
         message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole)
+        if reasoning := message.get("reasoning_content"):
+            yield {"reasoning_content": reasoning}
         if rest := message["content"].removeprefix(shown):
             yield {"content": rest}
         if calls := message.get("tool_calls"):
@@ -136,18 +138,20 @@ def read_answer(text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, wh
     Where no tools were offered the text is content, whatever it says. A call that was cut short is never completed:
     what it would have said is anybody's guess.
     """
+    reasoning, text = chat.form.read(text)
+    thought = {"reasoning_content": reasoning} if reasoning else {}
     if not tools:
-        return {"role": "assistant", "content": text.strip()}, False
-    message = chat.parse_answer(text)
+        return {"role": "assistant", "content": text, **thought}, False
+    message = parse_calls(text)
     repaired = False
     if whole and not _has_sound_calls(message) and (broken := _CALL.search(text)):
-        fixed = _repair(broken.group(1), chat)
+        fixed = _repair(broken.group(1))
         repaired = bool(fixed)
         message = {**message, "content": text[: broken.start()].strip(), "tool_calls": fixed} if fixed else message
     if not _has_sound_calls(message):
-        return {"role": "assistant", "content": text.strip()}, False
+        return {"role": "assistant", "content": text, **thought}, False
     calls = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in message["tool_calls"]]
-    return {"role": "assistant", "content": message["content"], "tool_calls": calls}, repaired
+    return {"role": "assistant", "content": message["content"], **thought, "tool_calls": calls}, repaired
 
 
 def _has_sound_calls(message: Json) -> bool:
@@ -155,7 +159,7 @@ def _has_sound_calls(message: Json) -> bool:
     return bool(calls) and all(call.arguments is not None for call in calls)
 
 
-def _repair(text: str, chat: ChatFormat) -> list[Json]:
+def _repair(text: str) -> list[Json]:
     value = json_repair.loads(text)
     call = value[0] if isinstance(value, list) and value else value
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
@@ -165,7 +169,7 @@ def _repair(text: str, chat: ChatFormat) -> list[Json]:
     if not isinstance(arguments, dict):
         return []
     sound = orjson.dumps({"name": call["name"], "arguments": arguments}).decode()
-    calls: list[Json] = chat.parse_answer(f"<tool_call>{sound}</tool_call>")["tool_calls"]
+    calls: list[Json] = parse_calls(f"<tool_call>{sound}</tool_call>")["tool_calls"]
     return calls
 
 

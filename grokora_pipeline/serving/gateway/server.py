@@ -63,7 +63,7 @@ def serve(settings: Settings, options: Options) -> None:
     key = api_key(settings, options.host)
     upstream = Upstream(options.upstream, options.upstream_model or None) if options.upstream else None
     listening = _listen(options.host, options.port)
-    champions = Champions(Store(settings.store), load_agents(settings.agents), start_engine)
+    champions = Champions(Store(settings.store, settings.cache), load_agents(settings.agents), start_engine)
     champions.refresh()
     if champions.engine is None and upstream is None:
         raise GrokoraError(
@@ -103,7 +103,9 @@ def start_engine(folder: Path) -> Engine:
 def serve_vllm(settings: Settings, options: Options, *, only_print: bool) -> str:
     """Become the equivalent `vllm serve`, or return the command as a line of shell."""
     key = api_key(settings, options.host)
-    words = vllm_command(Store(settings.store), load_agents(settings.agents), options.host, options.port)
+    words = vllm_command(
+        Store(settings.store, settings.cache), load_agents(settings.agents), options.host, options.port
+    )
     if not only_print:
         run_vllm(words, key)
     return shlex.join(words)

@@ -1,0 +1,198 @@
+"""Which template a model is used with: its own where nothing is lost in it, else its own behind the text form.
+
+A made-up conversation of every shape is rendered and read back. A template that loses a text, drops a call, or writes
+an answer that `read_message` does not read back exactly is tried with the tools as text, then with the system message
+in the user's, then with lists of parts; at last this project's default stands in its place.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+from jinja2 import TemplateError
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.answers import TEXT, AnswerForm
+from grokora_pipeline.models.messages import Message, Tool, answer_text, calls_of, normalise, parse_calls
+from grokora_pipeline.models.template import compile_template, text_form, with_fixed_date
+
+_TOOL: Message = {
+    "type": "function",
+    "function": {
+        "name": "zq7tool",
+        "description": "zq7description",
+        "parameters": {"type": "object", "properties": {"zq7key": {"type": "string"}}, "required": ["zq7key"]},
+    },
+}
+_ARGUMENTS: tuple[dict[str, Any], ...] = (
+    {"zq7key": "zq7value"},
+    {"zq7key": 'a "b"\nc', "n": 7, "s": "7", "x": [1.5, None, True], "o": {"k": "é"}},
+    {},
+)
+_ASK: Message = {"role": "user", "content": "zq7ask"}
+_SYSTEM: Message = {"role": "system", "content": "zq7system"}
+_NEXT: Message = {"role": "user", "content": "zq7next"}
+
+
+def _calls(*arguments: dict[str, Any], content: str = "") -> Message:
+    calls = [
+        {"id": f"zq7call{place}", "type": "function", "function": {"name": "zq7tool", "arguments": value}}
+        for place, value in enumerate(arguments)
+    ]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def _result(place: int) -> Message:
+    return {"role": "tool", "tool_call_id": f"zq7call{place}", "content": f"zq7result{place}"}
+
+
+ANSWERS: dict[str, Message] = {
+    "text": {"role": "assistant", "content": "zq7answer"},
+    "lines": {"role": "assistant", "content": "def f():\n\n    return 1  # <b>\n\n\nf()"},
+    "JSON": {"role": "assistant", "content": '{"a": [1, "x"], "b": null}'},
+    "a call": _calls(_ARGUMENTS[0]),
+    "a call with typed arguments": _calls(_ARGUMENTS[1]),
+    "a call without arguments": _calls(_ARGUMENTS[2]),
+    "two calls": _calls(*_ARGUMENTS[:2]),
+    "text and a call": _calls(_ARGUMENTS[0], content="zq7answer"),
+}
+_LOOP = [_SYSTEM, _ASK, _calls(_ARGUMENTS[0], content="zq7said"), _result(0)]
+_WIDE_LOOP = [_SYSTEM, _ASK, _calls(*_ARGUMENTS[:2]), _result(0), _result(1)]
+HISTORIES: dict[str, list[Message]] = {
+    "a question": [_ASK],
+    "a system message": [_SYSTEM, _ASK],
+    "an earlier answer": [_SYSTEM, _ASK, ANSWERS["text"], _NEXT],
+    "a tool loop": _LOOP,
+    "a finished tool loop": [*_LOOP, ANSWERS["text"], _NEXT],
+    "two calls at once": _WIDE_LOOP,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A template that loses nothing, and how answers look in it."""
+
+    template: str
+    stop_token: str
+    native_tools: bool
+    replaced: bool  # it is not the model's own
+    form: AnswerForm
+    notes: tuple[str, ...]
+
+
+def render(
+    template: str,
+    special: Mapping[str, str],
+    turns: Sequence[Message],
+    tools: Sequence[Tool] | None = None,
+    *,
+    generation: bool,
+) -> str:
+    """The turns as text. GrokoraError whatever the template raises: it is a program of the model's author."""
+    try:
+        return compile_template(template).render(
+            messages=list(turns), tools=list(tools) if tools else None, add_generation_prompt=generation, **special
+        )
+    except Exception as error:  # a TypeError or an UndefinedError as well as a TemplateError
+        reason = " ".join(str(error).split())[:200]
+        raise GrokoraError(f"The model's chat template cannot render this conversation: {reason}.") from error
+
+
+def read_message(text: str, form: AnswerForm, stop_token: str) -> Message:
+    """The assistant message that generated text means: content, calls, and reasoning in `reasoning_content`."""
+    reasoning, rest = form.read(text.split(stop_token, 1)[0])
+    message = parse_calls(rest)
+    return message | ({"reasoning_content": reasoning} if reasoning else {})
+
+
+def fit_template(own: str | None, default: str, special: Mapping[str, str], controls: frozenset[str]) -> Fit:
+    """The effective template of a model whose own is `own`; `controls` are the tokenizer's special tokens.
+
+    GrokoraError where even the default loses something, which is a fault of this project.
+    """
+    return _fit(own, default, tuple(sorted(special.items())), controls)
+
+
+@lru_cache(maxsize=32)
+def _fit(own: str | None, default: str, special: tuple[tuple[str, str], ...], controls: frozenset[str]) -> Fit:
+    notes: list[str] = []
+    try:
+        compile_template(own or default)
+    except TemplateError as error:  # no template at all, rather than one that loses something
+        raise GrokoraError(f"The model's chat template cannot be used: {error}.") from error
+    for template, native, replaced, note in _candidates(own and with_fixed_date(own), default):
+        try:
+            stop_token = _stop_token(template, dict(special), controls)
+            form = AnswerForm.of(partial(render, template, dict(special)), stop_token)
+            loss = _first_loss(template, dict(special), stop_token, form, native=native)
+        except GrokoraError as error:
+            loss = str(error).rstrip(".")
+        if loss is None:
+            reasons = [note.format(reason=notes[0] if notes else "")] if note else []
+            if not form.closing:
+                reasons.append("Reasoning is not learnt: the template has no place for it.")
+            return Fit(template, stop_token, native, replaced, form, tuple(reasons))
+        notes.append(loss)
+    raise GrokoraError(f"The model's chat template cannot be used: {notes[0]}.")
+
+
+def _candidates(own: str | None, default: str) -> Iterator[tuple[str, bool, bool, str]]:
+    """(template, whether calls are native, whether it replaces the model's own, a sentence) in order of preference."""
+    if own is not None:
+        yield own, True, False, ""
+        as_text = "Tools and calls are written as text, because the model's own template does not do it: {reason}."
+        for parts, fold in itertools.product((False, True), repeat=2):
+            yield text_form(own, fold=fold, parts=parts), False, False, as_text
+    sentence = "This project's default template stands in place of the model's own: {reason}." if own else ""
+    yield text_form(default), False, True, sentence or "The model brings no chat template; the default one is used."
+
+
+def _stop_token(template: str, special: Mapping[str, str], controls: frozenset[str]) -> str:
+    """The first special token that the template writes after an assistant's content, else the eos token."""
+    turns = [_ASK, {"role": "assistant", "content": TEXT}]
+    after = render(template, special, turns, generation=False).rpartition(TEXT)[2]
+    first = min((token for token in controls if token in after), key=after.index, default=special.get("eos_token"))
+    if not first:
+        raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
+    return first
+
+
+def _first_loss(
+    template: str, special: Mapping[str, str], stop_token: str, form: AnswerForm, *, native: bool
+) -> str | None:
+    """What the template loses first, in words; None where it loses nothing."""
+    for name, history in HISTORIES.items():
+        tools = [_TOOL] if "call" in name or "loop" in name else None
+        turns = normalise(history)
+        prompt = render(template, special, turns, tools, generation=True)
+        if lost := next((word for word in _words(history, tools) if word not in prompt), None):
+            return f"in {name} it loses {lost.removeprefix('zq7')!r}"
+        for kind, answer in ANSWERS.items():
+            completion = form.write(answer_text(normalise([answer], opening=False)[0]))
+            if native and answer.get("tool_calls"):
+                whole = render(
+                    template, special, [*turns, *normalise([answer], opening=False)], [_TOOL], generation=False
+                )
+                start = render(template, special, turns, [_TOOL], generation=True)
+                if not whole.startswith(start):
+                    return f"after {name} it writes {kind} as nothing that follows the prompt"
+                completion = whole[len(start) :]
+            message = read_message(completion, form, stop_token)
+            if (message["content"], calls_of(message)) != (answer["content"], calls_of(answer)):
+                return f"it writes {kind} as something that is not read back"
+    return None
+
+
+def _words(history: Sequence[Message], tools: Sequence[Message] | None) -> Iterator[str]:
+    """The words that must stand in a prompt of this history."""
+    for message in history:
+        if message["content"]:
+            yield message["content"]
+        for call in message.get("tool_calls") or ():
+            arguments = call["function"]["arguments"]
+            yield from (call["function"]["name"], *arguments)
+            yield from (str(value) for value in arguments.values() if str(value).startswith("zq7"))
+    if tools:
+        yield from ("zq7tool", "zq7description", "zq7key")

@@ -1,0 +1,48 @@
+"""`build_defs`: definitions made from what is given alone, so that swarms stand beside each other."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.factory import build_defs
+from grokora_pipeline.settings import Settings
+
+AGENTS = (AgentSpec(name="actor", description="Acts."),)
+
+
+def names(defs: dg.Definitions) -> set[str]:
+    """The names of all jobs, schedules, sensors, resources and pools."""
+    repository = defs.get_repository_def()
+    assets = [asset for asset in defs.assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    return {
+        *(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
+        *(schedule.name for schedule in repository.schedule_defs),
+        *(sensor.name for sensor in repository.sensor_defs),
+        *(defs.resources or {}),
+        *(asset.op.pool for asset in assets if asset.op.pool),
+    }
+
+
+def test_two_swarms_stand_beside_a_resource_gpu_and_an_executor_of_the_location(tmp_path: Path) -> None:
+    swarms = [build_defs(Settings(store=str(tmp_path / name)), AGENTS, name) for name in ("one", "two")]
+    own = dg.Definitions(resources={"gpu": object()}, executor=dg.in_process_executor)
+    merged = dg.Definitions.merge(own, *swarms)
+    dg.Definitions.validate_loadable(merged)
+    keys = [spec.key.path[0] for spec in merged.resolve_all_asset_specs()]
+    assert keys.count("one") == keys.count("two") == len(keys) / 2
+
+
+def test_a_name_begins_every_name_and_no_name_changes_none() -> None:
+    plain, named = names(build_defs(Settings(), AGENTS)), names(build_defs(Settings(), AGENTS, "night"))
+    assert {"retrain_all", "rollback", "actor_when_due", "new_logs", "grokora_gpu", "cuda"} <= plain
+    assert named == {f"night_{name}" for name in plain}
+
+
+def test_a_named_swarm_shares_no_group_and_no_concurrency_key_with_another() -> None:
+    def tags(name: str) -> set[str]:
+        defs = build_defs(Settings(), AGENTS, name)
+        groups = {str(spec.group_name) for spec in defs.resolve_all_asset_specs()}
+        return groups | {defs.resolve_job_def(f"{name}_retrain_actor").tags["grokora/agent"]}
+
+    assert tags("one").isdisjoint(tags("two"))
