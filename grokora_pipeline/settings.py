@@ -1,31 +1,44 @@
-"""Every path, device and default, read from the environment (`GROKORA_*`, also from `.env`) in one place."""
+"""Every path, device and default, read from the environment (`GROKORA_*`, also from a `.env`) in one place."""
 
+import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from grokora_pipeline.errors import GrokoraError
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-SAMPLE_LOGS = PROJECT_ROOT / "data" / "session_logs"
+PROJECT_ROOT = Path(__file__).resolve().parent.parent  # the checkout, if this is one
+_PATHS = ("logs", "cache", "agents", "recordings")
+_PREFIX = "GROKORA_"
 
 
 class Settings(BaseModel):
-    """What a person can set from outside. Relative paths are taken from the working directory."""
+    """What a person can set from outside. Nothing is read from the environment here: see `read_settings`.
 
-    model_config = ConfigDict(frozen=True)
+    Relative paths are taken from the working directory. What is not given lies below `home`, the project's folder.
+    """
 
-    logs: Path = Field(default=SAMPLE_LOGS, description="Root of the session logs.")
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=Path.cwd, description="The project's folder.")
+    logs: Path = Field(
+        default_factory=lambda known: known["home"] / "data" / "session_logs", description="Root of the session logs."
+    )
     store: str = Field(
-        default=str(PROJECT_ROOT / "data" / "store"), description="Folder or fsspec URL of all artifacts."
+        default_factory=lambda known: str(known["home"] / "data" / "store"),
+        description="Folder or fsspec URL of all artifacts.",
     )
     cache: Path = Field(
         default=Path("~/.cache/grokora"), validate_default=True, description="This machine's copies of a remote store."
     )
-    agents: Path = Field(default=PROJECT_ROOT / "data" / "agents.yaml", description="Who the agents are.")
+    agents: Path = Field(
+        default_factory=lambda known: agents_file(known["home"]) or known["home"] / "agents.yaml",
+        description="Who the agents are.",
+    )
     base_model: str = Field(
         default="", description="HF id (`org/name` or `org/name@revision`) or a folder; empty: bundled."
     )
@@ -33,34 +46,18 @@ class Settings(BaseModel):
         default="", description="Wins over agents.yaml; both empty: `best`."
     )
     devices: str = Field(default="", description="GPU indices, as `0,1`; `cpu` for none; empty: ask the machine.")
-    executor: Literal["local", "ray", "k8s"] = "local"
-    automation: Literal["on", "off"] = "off"
+    executor: Literal["local", "ray", "k8s"] = Field(default="local", description="Where steps run.")
+    automation: Literal["on", "off"] = Field(default="off", description="Whether sensor and schedules start running.")
     settle_seconds: float = Field(
         default=2.0, ge=0, description="A log that changed this recently is still being written."
     )
+    timezone: str = Field(default="UTC", description="IANA name of the zone that training windows are in.")
     recordings: Path | None = Field(
         default=None, description="Where the gateway records; empty: below the logs, but never beside the sample."
     )
     api_key: SecretStr | None = Field(default=None, description="The bearer key of the gateway.")
 
-    @property
-    def recordings_folder(self) -> Path:
-        """`<logs>/recordings`, so that what is recorded is read; `data/logs` stands in for the committed sample."""
-        logs = PROJECT_ROOT / "data" / "logs" if self.logs == SAMPLE_LOGS else self.logs
-        return self.recordings or logs / "recordings"
-
-    def environment(self) -> dict[str, str]:
-        """What was set, as variables that mean the same in a child process and in another working directory."""
-        values = {name: getattr(self, name) for name in self.model_fields_set}
-        if self.base_model and Path(self.base_model).is_dir():
-            values["base_model"] = Path(self.base_model).absolute()
-        return {
-            f"GROKORA_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            for name, value in values.items()
-            if value is not None
-        }
-
-    @field_validator("logs", "cache", "agents", "recordings")
+    @field_validator("home", *_PATHS)
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
@@ -70,23 +67,127 @@ class Settings(BaseModel):
     def _absolute_store(cls, value: str) -> str:
         return value if "://" in value else str(Path(value).expanduser().absolute())
 
+    @property
+    def recordings_folder(self) -> Path:
+        """`<logs>/recordings`, so that what is recorded is read; `data/logs` stands in for the committed sample."""
+        sample = self.home / "data" / "session_logs"
+        return self.recordings or (self.home / "data" / "logs" if self.logs == sample else self.logs) / "recordings"
 
-class _Environment(BaseSettings, Settings):
-    """The same fields, each from its `GROKORA_` variable where it is not given."""
+    def environment(self) -> dict[str, str]:
+        """The settings as variables that mean the same in a child process, in any folder and beside any `.env`."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        if self.base_model and Path(self.base_model).is_dir():
+            values["base_model"] = Path(self.base_model).absolute()
+        variables = {
+            _PREFIX + name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values.items()
+            if value not in {None, ""}
+        }
+        return {**variables, _PREFIX + "ENV_FILE": ""}
 
-    model_config = SettingsConfigDict(
-        env_prefix="GROKORA_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+
+def agents_file(folder: Path) -> Path | None:
+    """The agents.yaml of a project's folder, or None if the folder is no project."""
+    return next((path for path in (folder / "agents.yaml", folder / "data" / "agents.yaml") if path.is_file()), None)
+
+
+def find_home(cwd: Path, environ: Mapping[str, str]) -> Path | None:
+    """The project: GROKORA_HOME, else the nearest folder from `cwd` upward with an agents.yaml, else the checkout."""
+    if home := environ.get("GROKORA_HOME"):
+        return (cwd / Path(home).expanduser()).absolute()
+    folders = [cwd, *cwd.parents]
+    # a `dagster.yaml` beside it tells a project of ours from another program's agents.yaml further up
+    nearest = (folder for folder in folders if (folder / "dagster.yaml").is_file() and agents_file(folder))
+    checkout = PROJECT_ROOT if (PROJECT_ROOT / "pyproject.toml").is_file() and agents_file(PROJECT_ROOT) else None
+    return next(nearest, checkout)
+
+
+def find_env_file(cwd: Path, home: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The one `.env` that counts: the nearest from `cwd` upward with a GROKORA_ variable, else the project's.
+
+    A command names it in GROKORA_ENV_FILE (empty: none) for the processes that it starts, wherever they work.
+    """
+    if "GROKORA_ENV_FILE" in environ:
+        return Path(environ["GROKORA_ENV_FILE"]) if environ["GROKORA_ENV_FILE"] else None
+    candidates = [folder / ".env" for folder in (cwd, *cwd.parents, *([home] if home else []))]
+    return next((path for path in candidates if path.is_file() and _ours(path, environ)), None)
+
+
+def _ours(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The GROKORA_ variables of a `.env` that have a value; GrokoraError if it cannot be read."""
+    try:
+        values = dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise GrokoraError(f"{path} cannot be read ({error}); correct it, or move it away.") from error
+    return {name.upper(): value for name, value in values.items() if value and name.upper().startswith(_PREFIX)}
+
+
+def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
+    """The settings of an environment; a variable wins over the `.env`, whose relative paths start at its own folder.
+
+    Raises GrokoraError naming the variable that is wrong, or how to get a project if there is none.
+    """
+    home = find_home(cwd, environ)
+    env_file = find_env_file(cwd, home, environ)
+    values: dict[str, Any] = {}
+    sources = [({k.upper(): v for k, v in environ.items()}, cwd)]
+    if env_file:
+        sources.insert(0, (_ours(env_file, environ), env_file.parent))
+    for source, base in sources:
+        for name in Settings.model_fields:
+            if value := source.get(_PREFIX + name.upper()):
+                values[name] = _from_folder(name, value, base)
+    if home is None and not {"agents", "logs", "store"} <= values.keys():
+        raise GrokoraError(
+            f"There is no grokora project at {cwd} or above it; `grokora init FOLDER` makes one to work in."
+        )
+    values.setdefault("timezone", local_timezone(environ))
+    try:
+        return Settings(**{"home": home or cwd, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = _PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise GrokoraError(
+            f"{name}={first.get('input')!r} is not usable: {first['msg']}; correct it in the environment or "
+            f"{env_file or '.env'}."
+        ) from error
+
+
+def _from_folder(name: str, value: str, base: Path) -> str:
+    """A value whose relative path, if it is one, starts at the folder that it was written for."""
+    is_path = name in {*_PATHS, "home"} or (name == "store" and "://" not in value)
+    if is_path or (name == "base_model" and (base / value).is_dir()):
+        return str(base / Path(value).expanduser())
+    return value
+
+
+def local_timezone(environ: Mapping[str, str], localtime: Path = Path("/etc/localtime")) -> str:
+    """The IANA name of this machine's zone, from TZ (`Europe/Berlin`, `:Europe/Berlin`, a zone file) or /etc/localtime.
+
+    A zone file that is no link, as containers mount it, is recognised by its bytes. UTC if nothing names a zone.
+    """
+    from zoneinfo import TZPATH, available_timezones
+
+    zones = available_timezones()
+    given = environ.get("TZ", "").removeprefix(":")
+    if given in zones:
+        return given
+    file = Path(given) if given.startswith("/") else localtime
+    if (given and not given.startswith("/")) or not file.is_file():
+        return "UTC"  # also for POSIX's own form (`CET-1CEST`), which names no zone; doctor shows what was understood
+    linked = file.resolve().as_posix().partition("zoneinfo/")[2].removeprefix("posix/")
+    if linked in zones:
+        return linked
+    content = file.read_bytes()
+    copies = (name for name in sorted(zones) for root in TZPATH if _same_bytes(Path(root) / name, content))
+    return next(copies, "UTC")
+
+
+def _same_bytes(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process, read once; an invalid value raises GrokoraError naming its variable."""
-    try:
-        return _Environment()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = f"GROKORA_{'_'.join(str(part) for part in first['loc']).upper()}"
-        raise GrokoraError(
-            f"{name}={first.get('input')!r} is not usable: {first['msg']}; correct it in the environment or .env."
-        ) from error
+    """The settings of this process, read once: for commands and the front door of the definitions."""
+    return read_settings(os.environ, Path.cwd())

@@ -5,13 +5,10 @@ can be lost: logs that land during a training are new examples at a later tick, 
 by the one after it. An agent has no other schedule or sensor, so that nothing is started twice.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
-from zoneinfo import available_timezones
 
 import dagster as dg
 
@@ -62,12 +59,6 @@ def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.Schedu
     return made
 
 
-def local_timezone() -> str:
-    """The IANA name of this machine's time zone, as TZ or /etc/localtime says; UTC where neither does."""
-    name = os.environ.get("TZ") or Path("/etc/localtime").resolve().as_posix().partition("zoneinfo/")[2]
-    return name if name in available_timezones() else "UTC"
-
-
 def _schedule(
     project: Project,
     name: str,
@@ -95,7 +86,7 @@ def _schedule(
             name=project.label(f"{name}_when_due"),
             job_name=job,
             cron_schedule=policy.window,
-            execution_timezone=local_timezone(),
+            execution_timezone=project.settings.timezone,
             execution_fn=tick,
             default_status=dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED,
             description=f"Starts what is due for {name} by its policy in agents.yaml; a skipped tick says why.",

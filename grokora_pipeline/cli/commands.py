@@ -11,7 +11,7 @@ from rich.console import Console
 
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.settings import get_settings
 
 if TYPE_CHECKING:
     from grokora_pipeline.store import Store
@@ -54,7 +54,7 @@ def ui(port: int = 3000) -> None:
     from grokora_pipeline.cli.demo import open_instance
 
     open_instance().dispose()
-    dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(PROJECT_ROOT / "workspace.yaml")
+    dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(get_settings().home / "workspace.yaml")
     os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)])
 
 

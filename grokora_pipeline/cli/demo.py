@@ -22,7 +22,7 @@ from grokora_pipeline.automation.staleness import impossible, observe, stale_ass
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, this_process
-from grokora_pipeline.settings import PROJECT_ROOT, get_settings
+from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store.champions import Registry
 
 _RUN_TAG = "grokora/demo"
@@ -43,14 +43,15 @@ def open_instance() -> dg.DagsterInstance:
 
     Its pool fits the devices, and the settings mean the same in every process from here on, wherever that works.
     """
-    os.environ.update(get_settings().environment())
+    settings = get_settings()
+    os.environ.update(settings.environment())
     if home := os.environ.get("DAGSTER_HOME"):
         os.environ["DAGSTER_HOME"] = str(_folder(home))
         instance = dg.DagsterInstance.get()
     else:
-        os.chdir(PROJECT_ROOT)  # its folders are relative to the checkout
-        instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))
-    fit_pool(instance, get_settings())
+        os.chdir(settings.home)  # the folders in its dagster.yaml are relative
+        instance = dg.DagsterInstance.from_config(str(settings.home))
+    fit_pool(instance, settings)
     return instance
 
 
