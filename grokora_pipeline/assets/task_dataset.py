@@ -1,13 +1,14 @@
 """`A/task_dataset`: the examples that agent A may learn from, as JSONL with their provenance."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field, create_model
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -26,8 +27,9 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.datasets.selection import DatasetOptions
-from grokora_pipeline.datasets.trace import forgotten
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.store import folder_version
@@ -38,30 +40,32 @@ _COLUMNS = columns(
     tools="json: list of tool schemas, or absent",
     meta="json: turn_id, session_id, task_key, cluster, weight, status, rating, source_file, completeness",
 )
+_SELECTION = 2  # raise it when the same turns and options would give other examples
 _TOON_NEEDS = {"toon": ("base_model",)}  # its tokenizer counts what TOON saves
+Result = Iterator[Made | dg.AssetCheckResult]
 
 
-class SelectionConfig(dg.Config):
-    """Which turns may be learnt, and how much one source may weigh; the fields are those of `DatasetOptions`."""
+class SelectionConfig(DatasetOptions, dg.Config):
+    """Which turns may be learnt, and how much one session and one task may weigh."""
 
-    unknown_outcome: str = ""  # tool_calls, all or none; empty: as agents.yaml says
-    min_rating: int = 4
-    reconstructed: bool = True
-    max_weight: int = 3
-    near_duplicate: float = 0.9
-    max_per_session: int = 100
-    max_per_source: int = 100
-    max_source_share: float = 0.05
+
+def selection_config(agent: AgentSpec) -> type[SelectionConfig]:
+    """The launchpad's config of an agent's dataset: `DatasetOptions` with the agent's own defaults."""
+    field = DatasetOptions.model_fields["unknown_outcome"]
+    own: Any = (field.annotation, Field(default=agent.unknown_outcome, description=field.description))
+    return create_model("SelectionConfig", __base__=SelectionConfig, unknown_outcome=own)
 
 
 def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `task_dataset` asset of one agent."""
     key = key_of(agent, "task_dataset")
-    facts = agent.model_dump(exclude={"retrain", "canary"})  # what changes no example
-    version = code_version(facts, forgotten(project.store))
+    asset_key = project.key(key)
+    # What changes an example. A description, a metric or a training knob is none of it and makes nothing stale.
+    facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome"})
+    version = code_version(facts, forgotten(project.store), _SELECTION)
 
     @dg.asset(
-        key=project.key(key),
+        key=asset_key,
         deps=[project.key(name) for name in ("session_logs", *_TOON_NEEDS.get(agent.payload_format, ()))],
         group_name=project.label(agent.name),
         kinds={"python", "json"},
@@ -71,32 +75,51 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         retry_policy=NODE_RETRIES,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[
-            dg.AssetCheckSpec("schema", asset=project.key(key), blocking=True, description="Every line is an example."),
-            dg.AssetCheckSpec("varied_answers", asset=project.key(key), description="No single answer dominates."),
-            dg.AssetCheckSpec("few_reconstructed", asset=project.key(key), description="Most prompts were recorded."),
+            dg.AssetCheckSpec("schema", asset=asset_key, blocking=True, description="Every line is an example."),
+            dg.AssetCheckSpec("varied_answers", asset=asset_key, description="No single answer dominates."),
+            dg.AssetCheckSpec("few_reconstructed", asset=asset_key, description="Most prompts were recorded."),
+            dg.AssetCheckSpec("known_outcomes", asset=asset_key, description="Most sessions say how they ended."),
+            dg.AssetCheckSpec("caps", asset=asset_key, description="What the caps by session and task cost."),
         ],
     )
-    def task_dataset(context: dg.AssetExecutionContext, config: SelectionConfig) -> Made:
-        fields = {**config.model_dump(), "unknown_outcome": config.unknown_outcome or agent.unknown_outcome}
-        options = DatasetOptions(**fields, forgotten=forgotten(project.store))
+    def task_dataset(context: dg.AssetExecutionContext, config: selection_config(agent)) -> Result:  # type: ignore[valid-type]
+        options = DatasetOptions(**config.model_dump())
+        left_out = forgotten(project.store)
         with plain_errors():
             turns = project.store.require("session_logs")
 
             def build(staged: Path) -> str:
-                report = build_examples(turns.path, agent, staged, options, count_tokens=_token_counter(project, agent))
+                report = build_examples(
+                    turns.path, agent, staged, options, forgotten=left_out, count_tokens=_token_counter(project, agent)
+                )
                 write_json(staged / "report.json", asdict(report))
+                if not _schema(staged).passed:
+                    raise RefusedError(_schema(staged))
                 return folder_version(staged)
 
             inputs = {
                 "turns": turns.version,
                 "agent": facts,
-                "options": asdict(options),
+                "minimum": agent.min_examples,
+                "options": options.model_dump(),
                 "code": version,
             }
-            artifact = publish_once(project, context, key, inputs, build)
-        return result(project, artifact, _metadata(artifact.path), _checks(artifact.path))
+            try:
+                artifact = publish_once(project, context, key, inputs, build)
+            except RefusedError as refused:
+                yield refused.check
+                raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
+        yield result(project, artifact, _metadata(artifact.path), [_schema(artifact.path), *_checks(artifact.path)])
 
     return task_dataset
+
+
+class RefusedError(Exception):
+    """A check refuses what was built: the staged folder is dropped, `current` stays where it was."""
+
+    def __init__(self, check: dg.AssetCheckResult) -> None:
+        super().__init__(check.description)
+        self.check = check
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -132,30 +155,51 @@ def scalars(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _schema(folder: Path) -> dg.AssetCheckResult:
+    rows = int(read_json(folder / "report.json")["rows"])
+    readable = sum(1 for example in read_examples(folder) if example.prompt and example.completion)
+    return dg.AssetCheckResult(
+        check_name="schema",
+        passed=readable == rows,
+        description=f"{readable} of {rows} lines are examples with a prompt and an answer.",
+    )
+
+
 def _checks(folder: Path) -> list[dg.AssetCheckResult]:
     report = read_json(folder / "report.json")
     rows, share = int(report["rows"]), float(report["reconstructed_share"])
-    examples = list(read_examples(folder))
-    readable = sum(1 for example in examples if example.prompt and example.completion)
-    answers = Counter(_shown(example.completion[0]) for example in examples)
+    answers = Counter(_shown(example.completion[0]) for example in read_examples(folder))
     commonest = max(answers.values(), default=0) / max(1, rows)
+    unknown, capped = float(report.get("unknown_outcome_share", 0)), dict(report.get("capped", {}))
+    lost = sum(capped.values())
+    warn = dg.AssetCheckSeverity.WARN
     return [
-        dg.AssetCheckResult(
-            check_name="schema",
-            passed=readable == rows,
-            description=f"{readable} of {rows} lines are examples with a prompt and an answer.",
-        ),
         dg.AssetCheckResult(
             check_name="varied_answers",
             passed=commonest <= 0.5,
-            severity=dg.AssetCheckSeverity.WARN,
+            severity=warn,
             metadata={"commonest_answer_share": commonest, "different_answers": len(answers)},
             description=f"The commonest answer is {commonest:.0%} of all.",
         ),
         dg.AssetCheckResult(
             check_name="few_reconstructed",
             passed=share <= 0.5,
-            severity=dg.AssetCheckSeverity.WARN,
+            severity=warn,
             description=f"{share:.0%} of the prompts were rebuilt from the log, not recorded.",
+        ),
+        dg.AssetCheckResult(
+            check_name="known_outcomes",
+            passed=unknown <= 0.5,
+            severity=warn,
+            metadata={"unknown_outcome_share": unknown},
+            description=f"{unknown:.0%} of the examples come from sessions that do not say how they ended.",
+        ),
+        dg.AssetCheckResult(
+            check_name="caps",
+            passed=lost <= 0.2 * (rows + lost),
+            severity=warn,
+            metadata={name: int(count) for name, count in capped.items()},
+            description=f"The caps left out {lost} of {rows + lost} examples"
+            + (f" ({', '.join(f'{name} {count}' for name, count in capped.items())})." if lost else "."),
         ),
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -23,12 +24,14 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import length_histogram
-from grokora_pipeline.assets.task_dataset import scalars
+from grokora_pipeline.assets.task_dataset import RefusedError, scalars
 from grokora_pipeline.datasets.examples import read_examples
-from grokora_pipeline.datasets.split import split_examples, straddling
+from grokora_pipeline.datasets.selection import DatasetOptions
+from grokora_pipeline.datasets.split import SplitOptions, read_assignment, split_examples, straddling
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.store import folder_version
+from grokora_pipeline.store import Artifact, folder_version
 from grokora_pipeline.training.tokenize import tokenize_split
 
 _COLUMNS = columns(
@@ -40,130 +43,230 @@ _COLUMNS = columns(
 )
 
 
-class SplitConfig(dg.Config):
-    """How the examples are divided."""
+_SPLIT = 2  # raise it when the same dataset and options would give another split
+TRAINABLE = "trainable.json"  # beside `current`: how many examples of which dataset fit the length limit
 
-    validation_share: float = 0.2
-    seed: int = 7
+
+class SplitConfig(SplitOptions, dg.Config):
+    """How the examples are divided."""
 
 
 def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `tokenized_split` asset of one agent."""
     key, source = key_of(agent, "tokenized_split"), key_of(agent, "task_dataset")
     asset_key = project.key(key)
-    version = code_version(resolve(project, agent).max_length, agent.min_examples)
+    version = code_version(resolve(project, agent).max_length, _SPLIT)
 
-    @dg.asset(
-        key=asset_key,
+    spec = dg.AssetSpec(
+        asset_key,
         deps=[project.key(source), project.key("base_model")],
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
         metadata=_COLUMNS,
         code_version=version,
-        retry_policy=NODE_RETRIES,
-        output_required=False,
+        skippable=True,
         description="80/20 by groups of session, task and near-duplicates; who was in validation once never trains.",
+    )
+
+    # With `can_subset` the outputs of checks are optional: `@asset` demands a result of every check of the asset, of
+    # those too that were not made.
+    @dg.multi_asset(
+        name="__".join(asset_key.path),
+        specs=[spec],
+        can_subset=True,
+        retry_policy=NODE_RETRIES,
         check_specs=[
             dg.AssetCheckSpec("enough_examples", asset=asset_key, description="Fewer are not worth a training."),
             dg.AssetCheckSpec(
                 "no_straddling_group", asset=asset_key, blocking=True, description="Validation stays unseen."
             ),
+            dg.AssetCheckSpec("undivided_groups", asset=asset_key, description="No task or cluster is too large."),
             dg.AssetCheckSpec("fits_context", asset=asset_key, description="No example is longer than the limit."),
         ],
     )
     def tokenized_split(context: dg.AssetExecutionContext, config: SplitConfig) -> Iterator[Any]:
+        """Checks come before the publication; a check that was not made yields no result."""
         store = project.store
         with plain_errors():
             dataset, base = store.require(source), store.require("base_model")
-            if missing := missing_examples(project, agent):
-                checks = _too_few(asset_key, missing, agent.min_examples)
-                context.log.warning(f"{agent.name} is skipped: {checks[0].description}")
-                yield from checks
+            facts = read_json(dataset.path / "report.json")
+            if facts["rows"] < agent.min_examples:
+                yield _skipped(context, agent, _enough_examples(asset_key, agent, int(facts["rows"]), {}))
                 return
-            record = read_json(base.path / "base_model.json")
-            max_length = min(resolve(project, agent).max_length, int(record["context_length"]))
-            before = store.current(key)
-            previous = read_json(before.path / "assignment.json") if before else None
-
-            def build(staged: Path) -> str:
-                examples = list(read_examples(dataset.path))
-                split = split_examples(
-                    examples, seed=config.seed, validation_share=config.validation_share, previous=previous
-                )
-                chat = ChatFormat.load(base_folder(base.path))
-                rows = [asdict(example) for example in examples]
-                sides = [split.sides.get(example.id, "") for example in examples]
-                tokens = tokenize_split(rows, sides, chat, staged, max_length=max_length, seed=config.seed)
-                write_json(staged / "examples.json", split.sides)
-                write_json(staged / "assignment.json", {**(previous or {}), **split.sides})
-                write_json(
-                    staged / "report.json",
-                    {
-                        **tokens.as_dict(),
-                        "groups": len(set(split.groups.values())),
-                        "held_back": len(split.held_back),
-                        "validation_share": split.validation_share,
-                        "straddling": straddling(examples, split.sides),
-                        "naive_leaks": split.naive_leaks,
-                    },
-                )
-                return folder_version(staged)
-
+            length_inputs = _length_inputs(project, agent, dataset, base)
             inputs = {
-                "dataset": dataset.version,
-                "tokenizer": record["tokenizer_sha256"],
-                "template": record["chat_template_sha256"],
-                "max_length": max_length,
+                **length_inputs,
+                "near_duplicate": facts.get("near_duplicate") or DatasetOptions().near_duplicate,
                 "config": config.model_dump(),
                 "code": version,
             }
-            artifact = publish_once(project, context, key, inputs, build)
+            before = store.current(key)
+
+            def build(staged: Path) -> str:
+                report = _build_split(dataset, base, before, staged, config=config, inputs=inputs)
+                store.write(f"{key}/{TRAINABLE}", orjson.dumps({**length_inputs, **report}))
+                for check in (
+                    _enough_examples(asset_key, agent, _trainable(report), report["fitting"]),
+                    _no_straddling(asset_key, report),
+                ):
+                    if not check.passed:
+                        raise RefusedError(check)
+                return folder_version(staged)
+
+            try:
+                artifact = publish_once(project, context, key, inputs, build)
+            except RefusedError as refused:
+                if refused.check.check_name == "enough_examples":
+                    yield _skipped(context, agent, refused.check)
+                    return
+                yield refused.check
+                raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
         report = read_json(artifact.path / "report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
-        yield result(project, artifact, {"lengths": lengths, **scalars(report)}, _checks(report))
+        selected = {check.name for check in context.selected_asset_check_keys}
+        results = [check for check in _checks(asset_key, agent, report) if check.check_name in selected]
+        if context.selected_asset_keys:
+            yield result(project, artifact, {"lengths": lengths, **scalars(report)}, results)
+        else:  # a run of the checks alone
+            yield from results
 
     return tokenized_split
 
 
+def _length_inputs(project: Project, agent: AgentSpec, dataset: Artifact, base: Artifact) -> dict[str, Any]:
+    """What decides how many tokens the examples have and how many they may have."""
+    record = base.read_json("base_model.json")
+    return {
+        "dataset": dataset.version,
+        "tokenizer": record["tokenizer_sha256"],
+        "template": record["chat_template_sha256"],
+        "max_length": min(resolve(project, agent).max_length, int(record["context_length"])),
+    }
+
+
+def _build_split(
+    dataset: Artifact,
+    base: Artifact,
+    before: Artifact | None,
+    staged: Path,
+    *,
+    config: SplitConfig,
+    inputs: dict[str, Any],
+) -> dict[str, Any]:
+    """Split and tokenize the dataset into `staged`; returns the content of its `report.json`."""
+    examples = list(read_examples(dataset.path))
+    split = split_examples(
+        examples,
+        config,
+        near_duplicate=inputs["near_duplicate"],
+        previous=read_assignment(before.path) if before else None,
+    )
+    chat = ChatFormat.load(base_folder(base.path))
+    rows = [asdict(example) for example in examples]
+    sides = [split.sides.get(example.id, "") for example in examples]
+    tokens = tokenize_split(rows, sides, chat, staged, max_length=inputs["max_length"], seed=config.seed)
+    report = {
+        **tokens.as_dict(),
+        "groups": len(set(split.groups.values())),
+        "held_back": len(split.held_back),
+        "divided": split.divided,
+        "validation_share": split.validation_share,
+        "straddling": straddling(examples, split.sides, inputs["near_duplicate"], split.divided_keys),
+        "naive_leaks": split.naive_leaks,
+    }
+    write_json(staged / "examples.json", split.sides)
+    write_json(staged / "assignment.json", asdict(split.assignment))
+    write_json(staged / "report.json", report)
+    return report
+
+
+def _trainable(report: dict[str, Any]) -> int:
+    return int(report["train_rows"]) + int(report["validation_rows"])
+
+
 def missing_examples(project: Project, agent: AgentSpec) -> int:
-    """How many examples an agent lacks to be trained; 0 when it has enough or its dataset was not made yet."""
-    dataset = project.store.current(key_of(agent, "task_dataset"))
-    return max(0, agent.min_examples - int(read_json(dataset.path / "report.json")["rows"])) if dataset else 0
+    """How many examples an agent lacks to be trained; 0 if it has enough or its dataset was not made yet.
+
+    Examples that are too long to be trained do not count, once the dataset was tokenized.
+    """
+    store = project.store
+    dataset, base = store.current(key_of(agent, "task_dataset")), store.current("base_model")
+    if dataset is None:
+        return 0
+    count = int(dataset.read_json("report.json")["rows"])
+    tokenized = orjson.loads(store.read(f"{key_of(agent, 'tokenized_split')}/{TRAINABLE}") or b"{}")
+    if tokenized and base and _length_inputs(project, agent, dataset, base).items() <= tokenized.items():
+        count = _trainable(tokenized)
+    return max(0, agent.min_examples - count)
 
 
-def _too_few(key: dg.AssetKey, missing: int, needed: int) -> list[dg.AssetCheckResult]:
-    too_few = dg.AssetCheckResult(
+def _skipped(context: dg.AssetExecutionContext, agent: AgentSpec, check: dg.AssetCheckResult) -> dg.AssetCheckResult:
+    context.log.warning(f"{agent.name} is skipped: {check.description}")
+    return check
+
+
+def _enough_examples(
+    key: dg.AssetKey, agent: AgentSpec, trainable: int, fitting: dict[str, int]
+) -> dg.AssetCheckResult:
+    missing = max(0, agent.min_examples - trainable)
+    text = f"{trainable} examples can be trained; {agent.min_examples} are needed."
+    if missing:
+        text = f"{missing} of {agent.min_examples} examples are missing, so nothing is trained yet."
+    more = {limit: count for limit, count in fitting.items() if count > trainable}
+    if more:
+        text += " Longer examples are left out: " + _would_keep(more)
+    return dg.AssetCheckResult(
         asset_key=key,
         check_name="enough_examples",
-        passed=False,
+        passed=not missing,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"needed": needed, "missing": missing},
-        description=f"{missing} of {needed} examples are missing, so nothing is trained yet.",
+        metadata={"needed": agent.min_examples, "trainable": trainable, "missing": missing},
+        description=text,
     )
-    idle = [
-        dg.AssetCheckResult(asset_key=key, check_name=name, passed=True, description="Nothing was split.")
-        for name in ("no_straddling_group", "fits_context")
-    ]
-    return [too_few, *idle]
 
 
-def _checks(report: dict[str, Any]) -> list[dg.AssetCheckResult]:
-    dropped, refused, leaks = int(report["too_long"]), int(report.get("refused", 0)), report["straddling"]
+def _would_keep(fitting: dict[str, int]) -> str:
+    return "; ".join(f"max_length {limit} would keep {count}" for limit, count in fitting.items()) + "."
+
+
+def _no_straddling(key: dg.AssetKey, report: dict[str, Any]) -> dg.AssetCheckResult:
+    leaks = report["straddling"]
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name="no_straddling_group",
+        passed=not leaks,
+        metadata={"straddling": leaks[:20], "a_split_by_rows_would_leak": report["naive_leaks"]},
+        description=f"{len(leaks)} sessions, tasks or near duplicates are on both sides of the split.",
+    )
+
+
+def _checks(key: dg.AssetKey, agent: AgentSpec, report: dict[str, Any]) -> list[dg.AssetCheckResult]:
+    """The checks of a published split; `report` may be one of an older store."""
+    dropped, refused = int(report["too_long"]), int(report.get("refused", 0))
+    divided, fitting = report.get("divided", []), report.get("fitting", {})
+    kept = _trainable(report)
+    longer = {limit: count for limit, count in fitting.items() if count > kept}
     return [
-        dg.AssetCheckResult(check_name="enough_examples", passed=True, metadata={"train": report["train_rows"]}),
+        _enough_examples(key, agent, kept, fitting),
+        _no_straddling(key, report),
         dg.AssetCheckResult(
-            check_name="no_straddling_group",
-            passed=not leaks,
-            metadata={"straddling": leaks[:20], "a_split_by_rows_would_leak": report["naive_leaks"]},
-            description=f"{len(leaks)} sessions, tasks or near-duplicate clusters are on both sides of the split.",
+            asset_key=key,
+            check_name="undivided_groups",
+            passed=not divided,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"divided": divided[:20]},
+            description=f"{len(divided)} clusters, tasks or sessions hold so many examples that validation would have "
+            "been empty; each was divided and is on both sides" + (f", the largest: {divided[0]}." if divided else "."),
         ),
         dg.AssetCheckResult(
+            asset_key=key,
             check_name="fits_context",
             passed=dropped + refused == 0,
             severity=dg.AssetCheckSeverity.WARN,
-            metadata={"too_long": dropped, "refused_by_the_template": refused},
-            description=f"{dropped} examples were longer than the limit and left out whole, {refused} were refused by "
-            f"the model's chat template. {report.get('refusal', '')}".rstrip(),
+            metadata={"too_long": dropped, "fitting": fitting, "refused_by_the_template": refused},
+            description=f"{dropped} examples were longer than {report['max_length']} tokens and left out whole"
+            + (f"; {_would_keep(longer)}" if longer else ".")
+            + (f" {refused} were refused by the model's chat template. {report['refusal']}" if refused else ""),
         ),
     ]

@@ -14,6 +14,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
 
 if TYPE_CHECKING:
+    from grokora_pipeline.sessions.turns import TurnRow
     from grokora_pipeline.store import Store
     from grokora_pipeline.store.champions import Registry
 
@@ -195,12 +196,13 @@ def trace(query: Annotated[str, typer.Argument(help="A turn id, a session id, or
 @app.command()
 def forget(query: Annotated[str, typer.Argument(help="A session id or a log file.")]) -> None:
     """Leave a session or a log file out of all future datasets; the log itself is never changed."""
-    from grokora_pipeline.datasets import trace as rows
+    from grokora_pipeline.datasets import lineage
 
-    name = _show_uses(query)
+    name, turns = _show_uses(query)
     if not name:
         raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
-    if rows.forget(_store(), name):
+    files = {turn["source_file"]: turn["source_sha256"] for turn in turns}
+    if lineage.forget(_store(), name, [files[name]] if name in files else []):
         console.print(
             f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
         )
@@ -208,7 +210,7 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
         console.print(f"{name} was forgotten before.")
 
 
-def _show_uses(query: str) -> str:
+def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
     from grokora_pipeline.datasets import lineage
 
     names = [spec.name for spec in load_agents(get_settings().agents)]
@@ -221,7 +223,7 @@ def _show_uses(query: str) -> str:
         served = "  (in service)" if use.in_service else ""
         text = f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}"
         console.print(text, highlight=False, soft_wrap=True)
-    return name
+    return name, turns
 
 
 def _registry() -> "Registry":

@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
@@ -15,11 +15,32 @@ from grokora_pipeline.datasets import duplicates, toon
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.models.messages import first_text, plain_message
 from grokora_pipeline.sessions.table import read_turns
-from grokora_pipeline.sessions.turns import Message, TurnRow
+from grokora_pipeline.sessions.turns import Completeness, Message, Status, TurnRow
 
 FILE = "examples.jsonl"
-MIN_SOURCES = 20  # from here on no source may hold more than its share; fewer could not fill a dataset
+MIN_SESSIONS = 20  # from here on no session may hold more than its share; fewer could not fill a dataset
 _SPACE = re.compile(r"\W+")
+
+
+class ExampleMeta(TypedDict, total=False):
+    """Where an example comes from. `example_id`, `turn_id`, `session_id` and `step` are always there."""
+
+    example_id: str  # SHA-256 of prompt and completion as logged: equal text is the same example
+    turn_id: str
+    session_id: str
+    step: int
+    started_at: str  # ISO 8601, UTC, "" for a call without a time
+    status: Status
+    rating: int | None
+    source_file: str
+    source_sha256: str
+    line: int
+    completeness: Completeness
+    model: str  # who answered
+    task_key: str  # see `task_key`; "" for no task
+    cluster: str  # the near-duplicate cluster: the beginning of its representative's example id
+    copies: int  # distinct calls that say the same
+    weight: int  # how often the example counts in training: copies, capped
 
 
 @dataclass(slots=True)
@@ -29,12 +50,12 @@ class Example:
     prompt: list[Message]
     completion: list[Message]
     tools: list[dict[str, Any]] | None
-    meta: dict[str, Any]
+    meta: ExampleMeta
 
     @property
     def id(self) -> str:
         """The hash of prompt and completion: equal text is the same example, wherever it was logged."""
-        return str(self.meta["example_id"])
+        return self.meta["example_id"]
 
     def to_line(self) -> bytes:
         """The example as a line of JSON."""
@@ -57,9 +78,14 @@ class DatasetReport:
     contradictions: int = 0
     contradiction_examples: list[dict[str, Any]] = field(default_factory=list)
     by_status: dict[str, int] = field(default_factory=dict)
+    near_duplicate: float = 0.0  # the similarity from which two examples are near duplicates
+    capped: dict[str, int] = field(default_factory=dict)  # examples that a cap left out: part of `dropped`
     reconstructed_share: float = 0.0
+    unknown_outcome_share: float = 0.0
     sessions: int = 0
+    tasks: int = 0
     sources: int = 0
+    by_teacher: dict[str, int] = field(default_factory=dict)  # rows by the model that answered
     toon: dict[str, int] = field(default_factory=dict)
 
 
@@ -69,27 +95,36 @@ def build_examples(
     output: Path,
     options: DatasetOptions,
     *,
+    forgotten: Collection[str] = (),
     count_tokens: Callable[[str], int] | None = None,
 ) -> DatasetReport:
     """Write `examples.jsonl` of one agent into the folder `output`, from a published `session_logs` folder.
 
-    `count_tokens` makes the report tell what TOON saved in tokens, not in characters alone.
+    `forgotten` holds the session ids and log files that may not be learnt (see `lineage.forgotten`). `count_tokens`
+    makes the report tell what TOON saved in tokens, not in characters alone.
     """
     blame, tasks = _sessions(turns)
-    report = DatasetReport()
-    chosen = _collapse(_selected(turns, agent, blame, options, report), options, report)
-    if agent.payload_format == "toon":
-        report.toon = _encode(chosen, toon.Savings(count_tokens=count_tokens))
-    _cluster(chosen, options, report)
-    kept = _capped(chosen, options, report)
-    for example in kept:
+    report = DatasetReport(near_duplicate=options.near_duplicate)
+    left_out = frozenset(forgotten)
+    learnable = _selected(
+        turns, agent, lambda turn: refuse(turn, blame.get(turn["session_id"]), options, left_out), report
+    )
+    examples = _collapse(learnable, options, report)
+    for example in examples:
         example.meta["task_key"] = tasks.get(example.meta["session_id"], "")
-    _summarise(kept, report)
-    kept.sort(
+    examples = _capped(examples, options, agent.min_examples, report)
+    if agent.payload_format == "toon":  # the id stays that of the text as logged
+        savings = toon.Savings(count_tokens=count_tokens)
+        for example in examples:
+            example.prompt = [toon.encode_message(message, savings) for message in example.prompt]
+        report.toon = savings.as_dict()
+    _cluster(examples, options, report)
+    _summarise(examples, report)
+    examples.sort(
         key=lambda example: (example.meta["started_at"], example.meta["session_id"], example.meta["step"], example.id)
     )
     with (output / FILE).open("wb") as stream:
-        stream.writelines(example.to_line() for example in kept)
+        stream.writelines(example.to_line() for example in examples)
     return report
 
 
@@ -128,15 +163,14 @@ def _sessions(turns: Path) -> tuple[dict[str, Blame], dict[str, str]]:
 
 
 def _selected(
-    turns: Path, agent: AgentSpec, blame: Mapping[str, Blame], options: DatasetOptions, report: DatasetReport
+    turns: Path, agent: AgentSpec, refused: Callable[[TurnRow], str | None], report: DatasetReport
 ) -> Iterator[Example]:
     dropped: Counter[str] = Counter()
     for row in read_turns(turns):
         if row["agent"] != agent.name:
             continue
         report.turns += 1
-        reason = refuse(row, blame.get(row["session_id"]), options)
-        if reason:
+        if reason := refused(row):
             dropped[reason] += 1
         else:
             yield _example(row)
@@ -146,29 +180,44 @@ def _selected(
 def _example(row: TurnRow) -> Example:
     prompt = [plain_message(message) for message in orjson.loads(row["prompt"])]
     completion = plain_message(orjson.loads(row["completion"]))
-    kept = ("turn_id", "session_id", "step", "started_at", "status", "rating", "source_file", "line", "completeness")
-    meta = {name: value for name, value in row.items() if name in kept}
-    meta["example_id"] = duplicates.example_id(prompt, completion)
-    meta["source_sha256"] = row["source_sha256"]
+    meta = ExampleMeta(
+        example_id=duplicates.example_id(prompt, completion),
+        turn_id=row["turn_id"],
+        session_id=row["session_id"],
+        step=row["step"],
+        started_at=row["started_at"],
+        status=row["status"],
+        rating=row["rating"],
+        source_file=row["source_file"],
+        source_sha256=row["source_sha256"],
+        line=row["line"],
+        completeness=row["completeness"],
+        model=row["model"],
+    )
     tools = orjson.loads(row["tools"]) if row["tools"] else None
     return Example(prompt, [completion], tools, meta)
 
 
 def _collapse(examples: Iterable[Example], options: DatasetOptions, report: DatasetReport) -> list[Example]:
-    """One example for all that say the same: the recorded one before a rebuilt one, the earliest first."""
-    found: dict[str, Example] = {}
-    copies: Counter[str] = Counter()
+    """One example for all that say the same, sorted by id: the recorded one before a rebuilt one, the earliest first.
+
+    A call that stands in two logs, or in a log that was copied, has one turn id and counts once.
+    """
+    kept: dict[str, Example] = {}
+    calls: dict[str, set[str]] = defaultdict(set)
+    rows = 0
     for example in examples:
-        copies[example.id] += 1
-        if example.id not in found or _age(example) < _age(found[example.id]):
-            found[example.id] = example
-    for key, example in found.items():
-        example.meta["copies"] = copies[key]
-        example.meta["weight"] = min(copies[key], options.max_weight)
-    report.duplicates = copies.total() - len(found)
-    rows = ((duplicates.prompt_id(one.prompt), one.prompt, one.completion[0]) for one in found.values())
-    report.contradictions, report.contradiction_examples = duplicates.contradictions(rows)
-    return sorted(found.values(), key=lambda example: example.id)
+        rows += 1
+        calls[example.id].add(example.meta["turn_id"])
+        if example.id not in kept or _age(example) < _age(kept[example.id]):
+            kept[example.id] = example
+    for key, example in kept.items():
+        example.meta["copies"] = len(calls[key])
+        example.meta["weight"] = min(len(calls[key]), options.max_weight)
+    report.duplicates = rows - len(kept)
+    prompts = ((duplicates.prompt_id(one.prompt), one.prompt, one.completion[0]) for one in kept.values())
+    report.contradictions, report.contradiction_examples = duplicates.contradictions(prompts)
+    return sorted(kept.values(), key=lambda example: example.id)
 
 
 def _age(example: Example) -> tuple[Any, ...]:
@@ -177,63 +226,70 @@ def _age(example: Example) -> tuple[Any, ...]:
 
 
 def _cluster(examples: Sequence[Example], options: DatasetOptions, report: DatasetReport) -> None:
-    """Name each example's near-duplicate cluster after its smallest member."""
+    """Name each example's near-duplicate cluster after its representative. `examples` are sorted by id."""
     texts = [duplicates.plain_text([*example.prompt, *example.completion]) for example in examples]
-    found = duplicates.clusters(duplicates.signatures(texts), options.near_duplicate)
-    for example, first in zip(examples, found, strict=True):
+    pairs = duplicates.near_pairs(duplicates.signatures(texts), options.near_duplicate)
+    representatives = duplicates.clusters(pairs, len(examples))
+    for example, first in zip(examples, representatives, strict=True):
         example.meta["cluster"] = examples[first].id[:16]
-    sizes = [size for size in Counter(found).values() if size > 1]
+    sizes = [size for size in Counter(representatives).values() if size > 1]
     report.near_duplicate_clusters, report.in_near_duplicate_clusters = len(sizes), sum(sizes)
 
 
-def _capped(examples: Sequence[Example], options: DatasetOptions, report: DatasetReport) -> list[Example]:
-    """At most so many examples a session and a source; which ones stay depends on their hash alone."""
-    kept = _at_most(examples, "session_id", options.max_per_session)
-    counts = Counter[str]()
-    for example in kept:
-        counts[example.meta["source_file"]] += example.meta["weight"]
-    limit = min(options.max_per_source, _share_limit(counts, options.max_source_share))
-    final = _at_most(kept, "source_file", limit, weighed=True)
-    for reason, count in (("session_cap", len(examples) - len(kept)), ("source_cap", len(kept) - len(final))):
-        if count:
-            report.dropped[reason] = count
-    return final
+def _capped(examples: Sequence[Example], options: DatasetOptions, minimum: int, report: DatasetReport) -> list[Example]:
+    """At most so many examples a session and a task; which ones stay depends on their hash alone.
 
-
-def _at_most(examples: Sequence[Example], name: str, limit: int, *, weighed: bool = False) -> list[Example]:
-    counts: Counter[str] = Counter()
-    kept = []
-    for example in examples:  # sorted by hash
-        room = limit - counts[example.meta[name]]
-        if room > 0:
-            if weighed:
-                example.meta["weight"] = min(example.meta["weight"], room)
-            counts[example.meta[name]] += example.meta["weight"] if weighed else 1
-            kept.append(example)
+    No cap takes the dataset below `minimum` rows, so that more data never means too few examples.
+    """
+    kept = list(examples)
+    for reason in ("session_cap", "task_cap", "session_share"):
+        groups: dict[str, list[Example]] = defaultdict(list)
+        for example in kept:  # an example without a task is a task of its own
+            task = example.meta["task_key"] or example.id
+            groups[task if reason == "task_cap" else example.meta["session_id"]].append(example)
+        if reason == "session_share":
+            weights = [sum(one.meta["weight"] for one in group) for group in groups.values()]
+            limit = _share_limit(weights, options.max_session_share)
+        else:
+            limit = options.max_per_session if reason == "session_cap" else options.max_per_task
+        sizes = [len(group) for group in groups.values()]
+        while limit < max(sizes, default=0) and sum(min(size, limit) for size in sizes) < minimum:
+            limit += 1
+        for group in groups.values() if reason == "session_share" else ():
+            _trim_weights(group[:limit], limit)
+        before = len(kept)
+        kept = sorted((one for group in groups.values() for one in group[:limit]), key=lambda one: one.id)
+        if len(kept) < before:
+            report.capped[reason] = before - len(kept)
+    report.dropped |= report.capped
     return kept
 
 
-def _share_limit(counts: Mapping[str, int], share: float) -> int:
-    """The largest weight a source may have so that none holds more than `share` of what is left."""
-    if len(counts) < MIN_SOURCES:
-        return max(counts.values(), default=0)
-    limit = max(counts.values())
-    while limit > 1 and limit > share * sum(min(count, limit) for count in counts.values()):
-        limit -= 1
+def _trim_weights(examples: Sequence[Example], limit: int) -> None:
+    """Lower the weights of examples so that they sum up to `limit` at most; every example keeps a weight of one."""
+    spare = limit - len(examples)
+    for example in examples:
+        extra = min(example.meta["weight"] - 1, spare)
+        example.meta["weight"] = 1 + extra
+        spare -= extra
+
+
+def _share_limit(weights: Sequence[int], share: float) -> int:
+    """The largest weight a session may have so that none holds more than `share` of what is left."""
+    limit = max(weights, default=0)
+    if len(weights) >= MIN_SESSIONS:
+        while limit > 1 and limit > share * sum(min(weight, limit) for weight in weights):
+            limit -= 1
     return limit
 
 
-def _encode(examples: Iterable[Example], saved: toon.Savings) -> dict[str, int]:
-    """Re-encode the JSON payloads of prompts as TOON; the id stays that of the text as logged."""
-    for example in examples:
-        example.prompt = [toon.encode_message(message, saved) for message in example.prompt]
-    return saved.as_dict()
-
-
 def _summarise(examples: Sequence[Example], report: DatasetReport) -> None:
-    report.rows = len(examples)
-    report.by_status = dict(Counter(example.meta["status"] for example in examples).most_common())
-    report.sessions = len({example.meta["session_id"] for example in examples})
-    report.sources = len({example.meta["source_file"] for example in examples})
-    rebuilt = sum(example.meta["completeness"] != "whole" for example in examples)
-    report.reconstructed_share = rebuilt / len(examples) if examples else 0.0
+    metas = [example.meta for example in examples]
+    report.rows = len(metas)
+    report.by_status = dict(Counter(meta["status"] for meta in metas).most_common())
+    report.by_teacher = dict(Counter(meta["model"] or "unknown" for meta in metas).most_common(20))
+    report.sessions = len({meta["session_id"] for meta in metas})
+    report.tasks = len({meta["task_key"] for meta in metas if meta["task_key"]})
+    report.sources = len({meta["source_file"] for meta in metas})
+    report.reconstructed_share = sum(meta["completeness"] != "whole" for meta in metas) / max(1, len(metas))
+    report.unknown_outcome_share = report.by_status.get("unknown", 0) / max(1, len(metas))

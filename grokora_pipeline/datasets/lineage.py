@@ -1,19 +1,25 @@
-"""Lineage by row: from a turn or a log file to every dataset, adapter and champion that learnt from it."""
+"""Lineage by row: from an example back to its log line, from a turn or log file forward to what learnt from it.
 
-from collections.abc import Iterator, Sequence
+The forget list is a text file in the store, a name a line; `build_examples` leaves those sessions and files out.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 from grokora_pipeline.datasets.duplicates import example_id
-from grokora_pipeline.datasets.trace import find_turns
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import plain_message
-from grokora_pipeline.sessions.table import read_turns
+from grokora_pipeline.sessions.table import public_name, read_turns
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
+
+SHORTEST_ID = 8
+FORGET_LIST = "forgotten.txt"
+_COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "source_file", "line", "source_sha256"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +34,31 @@ class Use:
     in_service: bool = False
 
 
+def find_turns(session_logs: Path, query: str, logs: Path) -> tuple[str, list[TurnRow]]:
+    """What `session_logs` calls a log file or a session ("" for a single turn), and its turns.
+
+    `query` is a log file (below `logs`, or with its whole path), a session id, or 8 digits and more of a turn id. A row
+    is turn_id, session, agent, step, time, log file, line and the SHA-256 of the file's bytes. No turns: nothing fits.
+    """
+    root, path = logs.resolve(), (logs / query).resolve()
+    file = public_name(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
+    names = {"source_file": file, "session_id": public_name(query)}
+    matches: dict[str, list[TurnRow]] = {"source_file": [], "session_id": [], "turn_id": []}
+    for row in read_turns(session_logs, _COLUMNS):
+        if file and row["source_file"] == file:
+            matches["source_file"].append(row)
+        if row["session_id"] == names["session_id"]:
+            matches["session_id"].append(row)
+        if len(query) >= SHORTEST_ID and row["turn_id"].startswith(query.lower()):
+            matches["turn_id"].append(row)
+    kind = next((kind for kind, rows in matches.items() if rows), "turn_id")
+    return names.get(kind, ""), matches[kind]
+
+
 def trace(store: Store, agents: Sequence[str], query: str, logs: Path) -> tuple[str, list[TurnRow], list[Use]]:
     """(name, turns, uses) of a turn id (or its beginning), a session id or a log file below `logs`.
 
-    `name` is what may be forgotten, "" for a single turn. GrokoraError where nothing matches.
+    `name` is what may be forgotten, "" for a single turn. Raises GrokoraError if nothing matches.
     """
     folder = store.require("session_logs").path
     name, turns = find_turns(folder, query, logs)
@@ -40,27 +67,23 @@ def trace(store: Store, agents: Sequence[str], query: str, logs: Path) -> tuple[
             f"No turn, session or log file {query!r} is in session_logs; give a path below {logs}, a session id, or "
             "8 digits or more of a turn id."
         )
-    wanted = _example_ids(folder, {turn["turn_id"] for turn in turns})
-    return name, turns, [use for agent in agents for use in _uses(store, agent, wanted)]
-
-
-def _example_ids(logs: Path, turn_ids: set[str]) -> set[str]:
-    """What the turns are called in datasets, where equal text is one example wherever it was logged."""
-    return {
+    turn_ids = {turn["turn_id"] for turn in turns}
+    example_ids = {  # equal text is one example in a dataset, wherever it was logged
         example_id(
             [plain_message(message) for message in orjson.loads(row["prompt"])],
             plain_message(orjson.loads(row["completion"])),
         )
-        for row in read_turns(logs, ["turn_id", "prompt", "completion"])
+        for row in read_turns(folder, ["turn_id", "prompt", "completion"])
         if row["turn_id"] in turn_ids
     }
+    return name, turns, [use for agent in agents for use in _uses(store, agent, example_ids)]
 
 
-def _uses(store: Store, agent: str, wanted: set[str]) -> Iterator[Use]:
+def _uses(store: Store, agent: str, example_ids: set[str]) -> Iterator[Use]:
     trained_in: dict[str, int] = {}
     for split in store.versions(f"{agent}/tokenized_split"):
         rows = split.read_json("examples.json")
-        sides = [rows[name] for name in wanted if name in rows]
+        sides = [rows[name] for name in example_ids if name in rows]
         for side in sorted(set(sides)):
             yield Use(agent, "tokenized_split", split.version, sides.count(side), side)
         trained_in[split.version] = sides.count("train")
@@ -70,3 +93,27 @@ def _uses(store: Store, agent: str, wanted: set[str]) -> Iterator[Use]:
         if count := trained_in.get(source, 0):
             served = champion is not None and champion.version == adapter.version
             yield Use(agent, "lora_adapter", adapter.version, count, "train", served)
+
+
+def forgotten(store: Store) -> tuple[str, ...]:
+    """The session ids and log files that no dataset may hold any more, sorted; `sha256:…` names a file by its bytes."""
+    lines = (store.read(FORGET_LIST) or b"").decode().split("\n")
+    return tuple(sorted({orjson.loads(line) if line.startswith('"') else line for line in lines if line}))
+
+
+def forget(store: Store, name: str, file_hashes: Collection[str] = ()) -> bool:
+    """Put a session id or a log file on the forget list; False if it is there already. Logs are never changed.
+
+    `file_hashes` are the SHA-256 of the file's bytes, so that its copies under other names are forgotten with it.
+    """
+    known = forgotten(store)
+    names = {name, *(f"sha256:{digest}" for digest in file_hashes if digest)}
+    if names <= {*known}:
+        return False
+    # a name that would not survive as a line of its own is written as a JSON string
+    lines = [
+        orjson.dumps(one).decode() if '"' in one[:1] or one.splitlines() != [one] else one
+        for one in sorted({*known, *names})
+    ]
+    store.write(FORGET_LIST, "".join(f"{line}\n" for line in lines).encode())
+    return True

@@ -13,6 +13,7 @@ from grokora_pipeline.training.layout import Row, build_forest, merge_chains
 
 SIDES = ("train", "validation")
 _BINS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_LIMITS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)  # for which the report tells how many rows would fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class TokenizeReport:
     refused: int  # examples left out because the chat template cannot render them
     refusal: str  # why the first of them was, "" for none
     max_length: int
+    fitting: dict[str, int]  # a limit (tokens) → rows that it would keep, of those that have a side
     length_histogram: dict[str, int]  # upper bound of the bin (tokens) → rows
     shared_prefix_share: float  # share of the train tokens that a prefix tree over all rows saves
 
@@ -54,7 +56,7 @@ def tokenize_split(
     if len(examples) != len(sides):
         raise ValueError(f"{len(examples)} examples, but {len(sides)} sides")
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    too_long, refusals = 0, list[str]()
+    lengths, refusals = list[int](), list[str]()
     for example, side in zip(examples, sides, strict=True):
         if side not in rows:
             continue
@@ -63,12 +65,11 @@ def tokenize_split(
         except GrokoraError as error:  # this one example is lost, not the agent's whole split
             refusals.append(str(error))
             continue
-        if len(row["input_ids"]) > max_length:
-            too_long += 1
-        else:
+        lengths.append(len(row["input_ids"]))
+        if lengths[-1] <= max_length:
             rows[side].append(row)
     _save(rows, output, seed)
-    return _report(rows, too_long, refusals, max_length)
+    return _report(rows, lengths, refusals, max_length)
 
 
 def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
@@ -102,10 +103,13 @@ def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> Non
 
 
 def _report(
-    rows: dict[str, list[dict[str, Any]]], too_long: int, refusals: Sequence[str], max_length: int
+    rows: dict[str, list[dict[str, Any]]], all_lengths: Sequence[int], refusals: Sequence[str], max_length: int
 ) -> TokenizeReport:
+    """`all_lengths` are the rows' lengths in tokens, of those that are too long, too."""
     every = [row for side in SIDES for row in rows[side]]
     lengths = [len(row["input_ids"]) for row in every]
+    longest = max(all_lengths, default=0)
+    limits = {max_length, max(longest, max_length), *(limit for limit in _LIMITS if max_length < limit < longest)}
     histogram = {str(top): 0 for top in (*_BINS, "more")}
     for length in lengths:
         histogram[str(next((top for top in _BINS if length <= top), "more"))] += 1
@@ -115,10 +119,11 @@ def _report(
         tokens=sum(lengths),
         label_tokens=sum(sum(row["completion_mask"]) for row in every),
         longest=max(lengths, default=0),
-        too_long=too_long,
+        too_long=len(all_lengths) - len(lengths),
         refused=len(refusals),
         refusal=refusals[0] if refusals else "",
         max_length=max_length,
+        fitting={str(limit): sum(length <= limit for length in all_lengths) for limit in sorted(limits)},
         length_histogram={top: count for top, count in histogram.items() if count},
         shared_prefix_share=_saved_share(rows["train"]),
     )

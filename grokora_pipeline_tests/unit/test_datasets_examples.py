@@ -1,14 +1,16 @@
 """Datasets: what may be learnt, duplicates, caps, TOON, lineage and forgetting."""
 
+import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.datasets import duplicates, toon, trace
+from grokora_pipeline.datasets import duplicates, lineage, toon
 from grokora_pipeline.datasets.examples import DatasetReport, Example, build_examples, read_examples, task_key
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.sessions.turns import TurnRow
@@ -18,6 +20,8 @@ from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answ
 TURN: dict[str, Any] = {
     "session_id": "s",
     "source_file": "a.jsonl",
+    "source_sha256": "0",
+    "prompt": '[{"role":"user","content":"do"}]',
     "agent": "actor",
     "step": 3,
     "status": "success",
@@ -48,13 +52,15 @@ CALLS = '{"role":"assistant","content":"","tool_calls":[{"id":"c"}]}'
         ({"status": "unknown", "rating": 5}, None),
         ({"session_id": "gone"}, "forgotten"),
         ({"source_file": "gone.jsonl"}, "forgotten"),
+        ({"source_sha256": "gone"}, "forgotten"),
+        ({"prompt": "[]"}, "incomplete_prompt"),
     ],
 )
 def test_which_steps_may_be_learnt(changes: dict[str, Any], reason: str | None) -> None:
     turn = TURN | changes
     blame = {"s": Blame(2, frozenset({"observer"}))}
-    options = DatasetOptions(forgotten=("gone", "gone.jsonl"))
-    assert refuse(cast(TurnRow, turn), blame.get(turn["session_id"]), options) == reason
+    forgotten = {"gone", "gone.jsonl", "sha256:gone"}
+    assert refuse(cast(TurnRow, turn), blame.get(turn["session_id"]), DatasetOptions(), forgotten) == reason
 
 
 def test_unknown_outcomes_can_be_taken_or_left() -> None:
@@ -75,7 +81,9 @@ def test_the_first_blamed_step_is_the_one_that_counts() -> None:
     assert blames(rows) == {"s": Blame(4, frozenset({"a"}))}
 
 
-def build(root: Path, lines: list[dict[str, Any]], **options: Any) -> tuple[list[Example], DatasetReport]:
+def build(
+    root: Path, lines: list[dict[str, Any]], forgotten: tuple[str, ...] = (), **options: Any
+) -> tuple[list[Example], DatasetReport]:
     """The examples of a log with one file a session."""
     by_session: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -86,7 +94,7 @@ def build(root: Path, lines: list[dict[str, Any]], **options: Any) -> tuple[list
         )
     run(root / "logs", root / "turns")
     (root / "dataset").mkdir()
-    report = build_examples(root / "turns", ACTOR, root / "dataset", DatasetOptions(**options))
+    report = build_examples(root / "turns", ACTOR, root / "dataset", DatasetOptions(**options), forgotten=forgotten)
     return list(read_examples(root / "dataset")), report
 
 
@@ -110,17 +118,17 @@ def test_every_turn_is_a_row_or_is_counted(tmp_path: Path) -> None:
     assert report.rows + report.duplicates + sum(report.dropped.values()) == report.turns
 
 
-def test_no_session_and_no_source_gives_more_than_its_share(tmp_path: Path) -> None:
+def test_no_session_gives_more_than_its_share(tmp_path: Path) -> None:
     lines = [call("poison", n, f"do {n} evil", "a") for n in range(200)]
     lines += [call(f"s{m}", n, f"do {n} good {m}", "a") for m in range(30) for n in range(3)]
     examples, report = build(tmp_path, lines)
     poisoned = sum(one.meta["source_file"] == "poison.jsonl" for one in examples)
     assert 0 < poisoned <= 0.05 * len(examples)
     assert report.dropped["session_cap"] == 100
-    assert report.dropped["source_cap"] == 100 - poisoned
+    assert report.dropped["session_share"] == 100 - poisoned
 
 
-def test_many_copies_do_not_lift_a_source_over_its_share(tmp_path: Path) -> None:
+def test_many_copies_do_not_lift_a_session_over_its_share(tmp_path: Path) -> None:
     lines = [call("poison", n, f"do {n % 20} evil", "a") for n in range(100)]
     lines += [call(f"s{m}", n, f"do {n} good {m}", "a") for m in range(30) for n in range(3)]
     examples, report = build(tmp_path, lines)
@@ -137,6 +145,45 @@ def test_a_stated_task_keeps_its_sessions_together_however_many_they_are(tmp_pat
     asked = [call(f"s{n}", 0, "Continue the task.", f"answer {n}") for n in range(36)]
     examples, _ = build(tmp_path / "asked", asked)
     assert {one.meta["task_key"] for one in examples} == {""}
+
+
+def test_caps_do_not_depend_on_how_the_logs_are_cut(tmp_path: Path) -> None:
+    lines = [call(f"s{n}", 0, f"do {n}", "a", outcome={"status": "success"}) for n in range(300)]
+    rows = {}
+    for files in (1, 30):
+        root = tmp_path / str(files)
+        for n in range(files):
+            write_lines(root / "logs" / f"{n}.jsonl", lines[n::files])
+        run(root / "logs", root / "turns")
+        rows[files] = build_examples(root / "turns", ACTOR, root, DatasetOptions()).rows
+    assert rows == {1: 300, 30: 300}
+
+
+def test_one_more_small_log_never_takes_a_dataset_below_the_minimum(tmp_path: Path) -> None:
+    large = [call("large", n, f"do {n}", "a") for n in range(99)]
+    small = [call(f"s{m}", 0, f"do {m} small", "a") for m in range(19)]
+    before, _ = build(tmp_path / "before", [*large, *small[:-1]])
+    after, report = build(tmp_path / "after", [*large, *small])
+    assert len(before) == 117
+    assert len(after) == ACTOR.min_examples
+    assert report.capped == {"session_share": 118 - ACTOR.min_examples}
+
+
+def test_a_task_that_many_sessions_repeat_is_capped(tmp_path: Path) -> None:
+    lines = [call(f"s{n}", 0, f"do {n}", "a", task="the same" if n < 100 else f"task {n}") for n in range(120)]
+    examples, report = build(tmp_path, lines, max_per_task=60)
+    assert [one.meta["task_key"] for one in examples].count(task_key("the same")) == 60
+    assert report.capped == {"task_cap": 40}
+
+
+def test_a_log_under_three_names_weighs_once(tmp_path: Path) -> None:
+    lines = [call("s", 0, "p", "a", outcome={"status": "success"})]
+    for name in ("a", "b", "c"):
+        write_lines(tmp_path / "logs" / f"{name}.jsonl", lines)
+    run(tmp_path / "logs", tmp_path / "turns")
+    build_examples(tmp_path / "turns", ACTOR, tmp_path, DatasetOptions())
+    (example,) = read_examples(tmp_path)
+    assert (example.meta["copies"], example.meta["weight"]) == (1, 1)
 
 
 def test_examples_carry_where_they_come_from_in_a_fixed_order(tmp_path: Path) -> None:
@@ -170,8 +217,9 @@ def test_near_duplicates_share_a_cluster_and_others_do_not(tmp_path: Path) -> No
     assert (report.near_duplicate_clusters, report.in_near_duplicate_clusters) == (1, 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="abc ", max_size=60), min_size=2, max_size=8))
-def test_similarity_of_two_texts_does_not_depend_on_the_others(texts: list[str]) -> None:
+def test_similarity_of_two_of_a_few_texts_does_not_depend_on_the_others(texts: list[str]) -> None:
     together = duplicates.signatures(texts)
     alone = [duplicates.signatures([text])[0] for text in texts]
     assert all((row == one).all() for row, one in zip(together, alone, strict=True))
@@ -180,10 +228,58 @@ def test_similarity_of_two_texts_does_not_depend_on_the_others(texts: list[str])
 def test_estimated_similarity_is_near_the_exact_one() -> None:
     words = [f"w{n}" for n in range(200)]
     first, second = " ".join(words), " ".join(words[:190] + ["x"] * 10)
-    shingles = [duplicates._shingles(text) for text in (first, second)]
+    shingles = [set(duplicates.shingles(text).tolist()) for text in (first, second)]
     exact = len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])
     table = duplicates.signatures([first, second])
     assert float((table[0] == table[1]).mean()) == pytest.approx(exact, abs=0.1)
+
+
+def near(texts: list[str], threshold: float = 0.9) -> set[tuple[int, int]]:
+    """The near duplicates among texts, as pairs of their places."""
+    pairs = duplicates.near_pairs(duplicates.signatures(texts), threshold).tolist()
+    return {(min(pair), max(pair)) for pair in pairs}
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "我想预订明天早上从北京飞往上海的航班并选择靠窗的座位然后把行程发送到我的邮箱里请确认价格",
+        "明日の朝に北京から上海まで飛ぶ便を予約して窓側の席を選び旅程をメールで送ってください",
+        "ฉันต้องการจองเที่ยวบินจากกรุงเทพไปเชียงใหม่พรุ่งนี้เช้าและเลือกที่นั่งริมหน้าต่าง",
+        "Я хочу забронировать рейс из Москвы в Казань завтра утром и выбрать место у окна в первом ряду",
+        "أريد حجز رحلة من القاهرة إلى دبي صباح الغد واختيار مقعد بجانب النافذة في الصف الأول",
+    ],
+)
+def test_near_duplicates_are_seen_in_any_script(sentence: str) -> None:
+    text = " ".join([sentence] * 3)
+    assert near([text, text[:-1], "".join(reversed(text))], 0.8) == {(0, 1)}
+
+
+def test_what_every_row_says_does_not_make_rows_alike() -> None:
+    shared = " ".join(f"word{n}" for n in range(800))
+    own = [" ".join(f"r{row}w{n}" for n in range(20)) for row in range(60)]
+    texts = [f"{shared} {text}" for text in own]
+    copy = f"{shared} {own[7]}"
+    assert near([*texts, copy]) == {(7, 60)}
+
+
+def test_near_duplicates_agree_with_exact_jaccard_where_it_is_clear() -> None:
+    rng = random.Random(4)
+    vocabulary = [f"v{n}" for n in range(500)]
+    bases = [rng.choices(vocabulary, k=150) for _ in range(40)]
+    texts = [" ".join(base) for base in bases]
+    texts += [" ".join([*base[:149], "end"]) for base in bases]  # Jaccard above 0.97
+    texts += [" ".join([*base[:75], *rng.choices(vocabulary, k=75)]) for base in bases]  # below 0.5
+    assert near(texts) == {(n, n + 40) for n in range(40)}
+
+
+def test_clusters_do_not_chain() -> None:
+    chain = [" ".join(f"w{n}" for n in range(start, start + 120)) for start in range(0, 80, 4)]
+    pairs = duplicates.near_pairs(duplicates.signatures(chain), 0.9)
+    representatives = duplicates.clusters(pairs, len(chain))
+    assert len(set(representatives)) > 4
+    tied = {(int(high), int(low)) for high, low in pairs}
+    assert all((row, first) in tied for row, first in enumerate(representatives) if row != first)
 
 
 ELEMENTS = [{"id": n, "role": "button", "text": f"Save {n}", "x": 10 * n, "y": 20} for n in range(8)]
@@ -255,32 +351,54 @@ def test_an_example_leads_back_to_its_line_and_a_file_forward_to_its_examples(tm
     examples, _ = build(tmp_path, [call("s", n, f"p{n}", "a") for n in range(3)])
     one = examples[1]
     turns, logs = tmp_path / "turns", tmp_path / "logs"
-    name, (found,) = trace.find_turns(turns, one.meta["turn_id"][:12], logs)
+    name, (found,) = lineage.find_turns(turns, one.meta["turn_id"][:12], logs)
     assert (name, found["source_file"], found["line"]) == ("", "s.jsonl", one.meta["line"])
     line = orjson.loads((logs / found["source_file"]).read_bytes().splitlines()[found["line"] - 1])
     assert line["request"]["messages"] == one.prompt
     for query in ("s.jsonl", "./s.jsonl", str(logs / "s.jsonl")):
-        name, rows = trace.find_turns(turns, query, logs)
+        name, rows = lineage.find_turns(turns, query, logs)
         assert (name, len(rows)) == ("s.jsonl", 3)
-    assert trace.find_turns(turns, "s", logs)[0] == "s"
+    assert lineage.find_turns(turns, "s", logs)[0] == "s"
     for query in ("", one.meta["turn_id"][:3], "../s.jsonl", "*"):
-        assert trace.find_turns(turns, query, logs)[1] == []
+        assert lineage.find_turns(turns, query, logs)[1] == []
 
 
 def test_a_name_with_personal_data_is_found_as_it_was_typed(tmp_path: Path) -> None:
     write_lines(tmp_path / "logs" / "ana@example.org" / "a.jsonl", [call("eva@example.org", 0, "p", "a")])
     run(tmp_path / "logs", tmp_path / "turns")
-    file, _ = trace.find_turns(tmp_path / "turns", "ana@example.org/a.jsonl", tmp_path / "logs")
-    session, _ = trace.find_turns(tmp_path / "turns", "eva@example.org", tmp_path / "logs")
+    file, _ = lineage.find_turns(tmp_path / "turns", "ana@example.org/a.jsonl", tmp_path / "logs")
+    session, _ = lineage.find_turns(tmp_path / "turns", "eva@example.org", tmp_path / "logs")
     assert file.startswith("<PII:email:1>/a.jsonl~")
     assert session.startswith("<PII:email:1>~")
 
 
 def test_a_forgotten_session_is_in_no_later_dataset(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
-    assert trace.forgotten(store) == ()
-    assert (trace.forget(store, "s1"), trace.forget(store, "s1")) == (True, False)
+    assert lineage.forgotten(store) == ()
+    assert (lineage.forget(store, "s1"), lineage.forget(store, "s1")) == (True, False)
     lines = [call(f"s{n}", 0, f"p{n}", "a") for n in range(3)]
-    examples, report = build(tmp_path, lines, forgotten=trace.forgotten(store))
+    examples, report = build(tmp_path, lines, forgotten=lineage.forgotten(store))
     assert {one.meta["session_id"] for one in examples} == {"s0", "s2"}
     assert report.dropped == {"forgotten": 1}
+
+
+def test_a_forgotten_file_takes_its_copies_with_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    lines = [call("s", 0, "p", "a", outcome={"status": "success"})]
+    for name in ("original", "copy"):
+        write_lines(tmp_path / "logs" / f"{name}.jsonl", lines)
+    run(tmp_path / "logs", tmp_path / "turns")
+    name, rows = lineage.find_turns(tmp_path / "turns", "original.jsonl", tmp_path / "logs")
+    assert lineage.forget(store, name, [row["source_sha256"] for row in rows])
+    forgotten = lineage.forgotten(store)
+    assert build_examples(tmp_path / "turns", ACTOR, tmp_path, DatasetOptions(), forgotten=forgotten).rows == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(min_size=1).filter(lambda text: text.isprintable() or "\n" in text), min_size=1, max_size=5))
+def test_the_forget_list_keeps_every_name(names: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        store = Store(folder)
+        for name in names:
+            lineage.forget(store, name)
+        assert set(lineage.forgotten(store)) == set(names)
