@@ -81,7 +81,8 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
     report, adapter, split = (
         store.require(key_of(agent, name)) for name in ("eval_report", "lora_adapter", "tokenized_split")
     )
-    served = Registry(store).in_service(agent)
+    registry = Registry(store)
+    served = registry.in_service(agent)
     decision = decide(
         read_json(report.path / "report.json"),
         rule,
@@ -89,6 +90,7 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
         champion=served.version if served and served.version != adapter.version else None,
         checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
         | blocking_checks(project, instance, agent),
+        look=registry.look(agent, adapter.version),
     )
     return decision.model_copy(update={"versions": {**decision.versions, "adapter": adapter.version}}), report
 

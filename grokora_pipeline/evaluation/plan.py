@@ -1,8 +1,9 @@
 """The plan of an evaluation, and the held-out rows it asks for."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -44,7 +45,7 @@ class EvaluationPlan(BaseModel):
     output: Path
     cache: Path | None = None
     few_shot: int = Field(default=0, ge=0, description="Examples at most; fewer where the context is short; 0 is off.")
-    max_rows: int = Field(default=0, ge=0, description="Validation rows at most, drawn by the seed; 0 is all.")
+    max_rows: int = Field(default=0, ge=0, description="Validation rows at most, smallest hashes first; 0 is all.")
     max_new_tokens: int = Field(default=0, ge=0, description="0: 1.25 x the longest expected answer + 16.")
     seed: int = 7
     alpha: float = Field(default=0.05, gt=0, lt=1)
@@ -107,11 +108,18 @@ def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
         raise GrokoraError(f"{plan.examples} lacks {len(missing)} rows of {plan.split}; rebuild the tokenized split.")
     if not validation_ids:
         raise GrokoraError(f"{plan.split} has no validation rows, so nothing can be proven; add sessions.")
-    chosen = sorted(validation_ids)
-    if plan.max_rows and len(chosen) > plan.max_rows:
-        chosen = sorted(random.Random(plan.seed).sample(chosen, plan.max_rows))  # noqa: S311
-    cases = [_case(examples[turn_id], chat) for turn_id in chosen]
+    cases = [_case(examples[turn_id], chat) for turn_id in choose_rows(validation_ids, plan.max_rows)]
     return HeldOut(cases, [examples[i] for i in sorted(train_ids) if i in examples], frozenset(train_ids))
+
+
+def choose_rows(turn_ids: Iterable[str], most: int) -> list[str]:
+    """At most so many turns (0: all), those with the smallest hashes, sorted by id.
+
+    A random draw would change half of the rows when a few sessions are added; so figures over time compare like with
+    like, and the base's answers are found in the cache.
+    """
+    by_hash = sorted(turn_ids, key=lambda turn_id: sha256(turn_id.encode()).digest())
+    return sorted(by_hash[:most] if most else by_hash)
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -1,22 +1,33 @@
 """Intervals and p-values for paired systems on the same rows, with sessions as clusters.
 
-Turns of one session are not independent, so a session is what is resampled and what is swapped. All functions take
-tables of sufficient statistics [rows, k] and a metric's `combine` ([..., k] → [...]), so they serve means, perplexity
-and BLEU alike. Everything is seeded.
+Turns of one session are not independent, so a session is what is resampled and whose sign is flipped. All functions
+take tables of sufficient statistics [rows, k] and a metric's `combine` ([..., k] → [...]), so they serve means,
+perplexity and BLEU alike. Everything is seeded. A difference's interval and p-value always come from one method, so
+that the interval at level 1 - alpha excludes 0 exactly if p <= alpha.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb
+from math import ceil, comb, log, log2, sqrt
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 FloatArray = NDArray[np.float64]
 Combine = Callable[[FloatArray], FloatArray]
-RESAMPLES = 10_000
+RESAMPLES = 10_000  # of a bootstrap
+FLIPS = 100_000  # of signs: the smallest p-value is 1e-5, which the 30th look at an agent still needs
+_NORMAL = NormalDist()
+
+
+def ratio(sums: FloatArray) -> FloatArray:
+    """[..., 2] sums of (numerator, weight) → [...] their quotient; 0 where the weight is 0."""
+    weight = sums[..., 1]
+    quotient: FloatArray = np.divide(sums[..., 0], weight, out=np.zeros_like(weight), where=weight > 0)
+    return quotient
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +41,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A minus B: estimate, interval, two-sided permutation p-value, and the smallest true difference that a test at
-    this alpha would see with 80 % power."""
+    """A minus B: estimate, interval, two-sided p-value, and the smallest true difference that a test at this alpha
+    would see with 80 % power."""
 
     value: float
     low: float
@@ -55,22 +66,45 @@ def _weights(clusters: int, resamples: int, seed: int) -> FloatArray:
     return np.random.default_rng(seed).multinomial(clusters, uniform, size=resamples).astype(np.float64)
 
 
-@lru_cache(maxsize=8)
-def _swaps(clusters: int, resamples: int, seed: int) -> FloatArray:
-    """[resamples, clusters] of 0 and 1: which clusters change sides; all 2^clusters of them where these are fewer."""
-    if 2**clusters <= resamples:
+@lru_cache(maxsize=2)
+def _flips(clusters: int, flips: int, seed: int) -> NDArray[np.float32]:
+    """[flips, clusters] of +1 and -1; all 2^clusters sign vectors if these are fewer."""
+    if 2**clusters <= flips:
         codes = np.arange(2**clusters)[:, None]
-        return ((codes >> np.arange(clusters)) & 1).astype(np.float64)
-    return np.random.default_rng(seed + 1).integers(0, 2, size=(resamples, clusters)).astype(np.float64)
+        bits = (codes >> np.arange(clusters)) & 1
+    else:
+        bits = np.random.default_rng(seed + 1).integers(0, 2, size=(flips, clusters), dtype=np.int8)
+    return (2 * bits - 1).astype(np.float32)
 
 
 def estimate(
     sums: FloatArray, combine: Combine, *, alpha: float = 0.05, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The value of [clusters, k] sums with its percentile bootstrap interval."""
+    """The value of [clusters, k] sums with its interval: Wilson's for shares, else the percentile bootstrap's.
+
+    A bootstrap of a share near 0 or 1 draws almost only equal rows, and its interval covers far too seldom.
+    """
+    if combine is ratio and (sums[:, 0] >= 0).all() and (sums[:, 0] <= sums[:, 1]).all() and sums[:, 1].sum() > 0:
+        return _share_estimate(sums, alpha)
     replicates = combine(_weights(len(sums), resamples, seed) @ sums)
     low, high = np.quantile(replicates, [alpha / 2, 1 - alpha / 2])
     return Estimate(float(combine(sums.sum(axis=0))), float(low), float(high))
+
+
+def _share_estimate(sums: FloatArray, alpha: float) -> Estimate:
+    """Wilson's interval at the effective number of rows, p (1 - p) / (cluster-robust variance), adjusted for the
+    clusters' degrees of freedom (Korn & Graubard 1998)."""
+    clusters, weight = len(sums), float(sums[:, 1].sum())
+    share = float(sums[:, 0].sum() / weight)
+    residuals = sums[:, 0] - share * sums[:, 1]
+    variance = clusters / max(1, clusters - 1) * float((residuals**2).sum()) / weight**2
+    # rows that are all right or all wrong show no variance: then only the clusters count as independent
+    rows = min(weight, share * (1 - share) / variance) if variance > 1e-12 else float(clusters)
+    z = _NORMAL.inv_cdf(1 - alpha / 2)
+    rows *= (z / float(student.ppf(1 - alpha / 2, clusters - 1))) ** 2 if clusters > 1 else 0.1
+    centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    half = z / (1 + z**2 / rows) * sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def difference(
@@ -82,45 +116,91 @@ def difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """The paired difference of two systems' [clusters, k] sums over the same clusters in the same order."""
-    weights = _weights(len(ours), resamples, seed)
-    replicates = combine(weights @ ours) - combine(weights @ theirs)
-    low, high = np.quantile(replicates, [alpha / 2, 1 - alpha / 2])
-    return Difference(
-        value=float(combine(ours.sum(axis=0)) - combine(theirs.sum(axis=0))),
-        low=float(low),
-        high=float(high),
-        p_value=permutation_p(ours, theirs, combine, resamples=resamples, seed=seed),
-        detectable=detectable(float(replicates.std()), len(ours), alpha=alpha),
-    )
+    """The paired difference of two systems' [clusters, k] sums over the same clusters in the same order.
 
-
-def permutation_p(
-    ours: FloatArray, theirs: FloatArray, combine: Combine, *, resamples: int = RESAMPLES, seed: int = 0
-) -> float:
-    """Two-sided p-value of the paired permutation test that swaps the systems' names within whole clusters.
-
-    Exact where all swaps are counted; otherwise (1 + hits) / (1 + resamples), which is valid at any number of resamples
-    (Phipson & Smyth 2010).
+    A mean over the same rows gets the sign-flip test of whole clusters and the interval that inverts it; any other
+    metric gets a bootstrap's interval and the p-value of the same replicates.
     """
-    swaps = _swaps(len(ours), resamples, seed)
-    moved = swaps @ (theirs - ours)
-    differences = np.abs(combine(ours.sum(axis=0) + moved) - combine(theirs.sum(axis=0) - moved))
-    observed = abs(float(combine(ours.sum(axis=0)) - combine(theirs.sum(axis=0))))
-    hits = int((differences >= observed - 1e-12).sum())
-    exact = 2 ** len(ours) <= resamples
-    return hits / len(swaps) if exact else (hits + 1) / (len(swaps) + 1)
+    value = float(combine(ours.sum(axis=0)) - combine(theirs.sum(axis=0)))
+    if combine is ratio and np.array_equal(ours[:, 1], theirs[:, 1]):
+        differences, weights = ours[:, 0] - theirs[:, 0], ours[:, 1]
+        low, high, p_value = _flipped(differences, weights, alpha, seed)
+        residuals = differences - value * weights
+        clusters = len(weights)
+        error = sqrt(clusters / max(1, clusters - 1) * float((residuals**2).sum())) / max(1e-12, float(weights.sum()))
+    else:
+        drawn = _weights(len(ours), resamples, seed)
+        replicates = combine(drawn @ ours) - combine(drawn @ theirs)
+        low, high = (float(bound) for bound in np.quantile(replicates, [alpha / 2, 1 - alpha / 2]))
+        tail = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
+        p_value = min(1.0, 2 * (tail + 1) / (len(replicates) + 1))
+        error = float(replicates.std())
+    return Difference(value, low, high, p_value, detectable(error, len(ours), alpha=alpha))
+
+
+def _flipped(differences: FloatArray, weights: FloatArray, alpha: float, seed: int) -> tuple[float, float, float]:
+    """(low, high, p) of a mean paired difference, from flipping the signs of whole clusters.
+
+    Under the hypothesis that the true difference is d, differences - d x weights are symmetric around 0. The interval
+    holds every d that is not rejected at alpha. If so few clusters can reject nothing, it ends at the largest
+    difference that a cluster could show. Exact if all flips are counted; otherwise p = (1 + hits) / (1 + flips), which
+    is valid at any number of flips (Phipson & Smyth 2010).
+    """
+    if not differences.any():
+        return 0.0, 0.0, 1.0
+    flips = _flips(len(differences), FLIPS, seed)
+    flipped, shift = flips @ differences.astype(np.float32), flips @ weights.astype(np.float32)
+    total, weight = float(differences.sum()), float(weights.sum())
+    sampled = 2 ** len(differences) > FLIPS
+
+    def p_value(true: float) -> float:
+        hits = int((np.abs(flipped - true * shift) >= abs(total - true * weight) - 1e-4).sum())
+        return (hits + 1) / (len(flips) + 1) if sampled else hits / len(flips)
+
+    used = weights > 0
+    most = max(1.0, float(np.abs(differences[used] / weights[used]).max()))
+    bounds = []
+    for end in (-most, most):
+        inside, outside = total / weight, end
+        for _ in range(0 if p_value(outside) > alpha else 22):  # to 1e-6 of a share
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if p_value(middle) > alpha else (inside, middle)
+        bounds.append(outside)
+    low, high = bounds
+    if np.ptp(differences[used] / weights[used]) < 1e-9:  # every cluster shows the same difference: the rule of three says what could have been missed
+        slack = min(log(1 / alpha) / len(differences), abs(total / weight))
+        low, high = max(-most, total / weight - slack), min(most, total / weight + slack)
+    return low, high, p_value(0.0)
+
+
+def permutation_p(ours: FloatArray, theirs: FloatArray, *, seed: int = 0) -> float:
+    """Two-sided p-value of the paired test that swaps the systems' names within whole clusters, for means over the
+    same rows: [clusters, 2] sums of (numerator, weight)."""
+    return _flipped(ours[:, 0] - theirs[:, 0], ours[:, 1], 0.05, seed)[2]
+
+
+def sessions_needed(alpha: float) -> int:
+    """How many clusters a two-sided sign-flip test needs before any result can have p <= alpha: 2 / 2^n <= alpha."""
+    return ceil(log2(2 / alpha))
+
+
+def spent_alpha(alpha: float, look: int) -> float:
+    """What of alpha the n-th look (1, 2, …) at the same held-out rows may spend; the sum over all looks is alpha.
+
+    Alpha spending (Lan & DeMets 1983) without a horizon: 65 % for the first look, since most agents are judged once,
+    and 35 % / ((n - 1) n) for each one after it.
+    """
+    return alpha * (0.65 if look <= 1 else 0.35 / ((look - 1) * look))
 
 
 def detectable(standard_error: float, clusters: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """The minimum detectable effect (z at 1 - alpha/2 + z at power) x standard error (Bloom 1995).
 
-    Where no cluster differs the standard error says nothing; then the rule of three's 3 / clusters stands in.
+    If no cluster differs, the standard error says nothing; then the rule of three's 3 / clusters stands in.
     """
     if standard_error == 0:
         return 3 / clusters
-    normal = NormalDist()
-    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error
+    return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * standard_error
 
 
 def pass_hat_k(successes: Sequence[int], trials: int, k: int) -> float:

@@ -17,10 +17,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from grokora_pipeline.evaluation.generation import Decoding
-from grokora_pipeline.evaluation.metrics import ratio
 from grokora_pipeline.evaluation.plan import choose_shots, read_examples, read_plan, with_shots
 from grokora_pipeline.evaluation.report import LABELS, environment, number
-from grokora_pipeline.evaluation.significance import Difference, by_cluster, difference, estimate, pass_hat_k
+from grokora_pipeline.evaluation.significance import Difference, by_cluster, difference, estimate, pass_hat_k, ratio
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox.roles import Call
@@ -165,6 +164,7 @@ def _report(
     )
     return {
         "verdict": verdict,
+        "p": gain.p_value,
         "tasks": plan.tasks,
         "alpha": plan.alpha,
         "seeds": plan.seeds,
@@ -203,6 +203,8 @@ def _numbers(trials: Trials, seconds: float, alpha: float) -> dict[str, Any]:
         "steps": float(np.mean([result.steps for result in results])),
         "invalid_actions": float(np.mean([result.invalid_actions for result in results])),
         "calls": dict(sum((result.calls for result in results), Counter[str]())),
+        "wrong_calls": dict(sum((result.wrong for result in results), Counter[str]())),
+        "first_wrong": dict(Counter(result.first_wrong for result in results if not result.success)),
         "failures": dict(Counter(result.failure[:80] for result in results if not result.success).most_common(8)),
         **{f"pass^{k}": pass_hat_k(wins, len(trials), k) for k in range(1, len(trials) + 1)},
         "seconds": seconds,

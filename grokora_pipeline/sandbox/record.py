@@ -62,7 +62,7 @@ def plan_sessions(seed: int, count: int) -> list[Session]:
         elif index % 40 == 17:
             task = tasks[index - 9]  # the same task in slightly other words
             task = replace(task, text=dress(rng, " and ".join(split_task(task.text))))
-        elif planted and (index % 24 == 5 or index % 100 in {4, 14}):
+        elif planted and (index % 24 == 5 or index % 150 in {4, 14}):
             secret = planted.pop()
             steps = "append_file show_file" if kind.startswith("v1") else rng.choice(secrets.steps(secret))
             task = make_task(rng, task.task_id, ("secrets", steps), SAMPLE, text=secret)
@@ -78,8 +78,8 @@ def plan_sessions(seed: int, count: int) -> list[Session]:
 
 
 def _kind(index: int) -> str:
-    """One session in ten has one of Grokputer's own layouts."""
-    return {4: "v1", 24: "v1", 44: "v1.1", 14: "v1.1", 34: "v2"}.get(index % 50, "recording")
+    """One session in fifteen has one of Grokputer's own layouts."""
+    return {4: "v1", 24: "v1", 44: "v1.1", 14: "v1.1", 34: "v2"}.get(index % 75, "recording")
 
 
 class _Slip:

@@ -107,7 +107,7 @@ def _carry_out(world: World, text: str) -> None:
 
 
 def sample_tasks(seed: int, count: int) -> list[Task]:
-    """Tasks of the sample families; one in thirty must be refused, one in fifteen asks for what is not on the screen.
+    """Tasks of the sample families; one in 25 must be refused, one in 15 asks for what is not on the screen.
 
     Each task is the option whose primitives were drawn least so far: an agent cannot learn what its rows never ask
     for, and drawing at random left some primitives without a single row.
@@ -118,7 +118,7 @@ def sample_tasks(seed: int, count: int) -> list[Task]:
     tasks = []
     for index in range(count):
         absent = index % 15 == 7
-        if index % 30 == 29:
+        if index % 25 == 24:
             kind = (REFUSED_FAMILY, rng.choice(REFUSED))
         elif absent:
             kind = (ABSENT_FAMILY, ABSENT[index // 15 % len(ABSENT)])

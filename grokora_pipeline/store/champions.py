@@ -34,6 +34,11 @@ class Registry:
         kept = [{**record, "action": "keep"} for record in self.store.history(f"{agent}/champion", _KEPT)]
         return sorted([*self.history(agent), *kept], key=lambda record: str(record["at"]))
 
+    def look(self, agent: str, challenger: str) -> int:
+        """The n-th adapter judged for this agent that a challenger is: 1 for the first, and the same at every try."""
+        judged = list(dict.fromkeys(record["version"] for record in self.events(agent) if "decision" in record))
+        return judged.index(challenger) + 1 if challenger in judged else len(judged) + 1
+
     def refusal(self, agent: str, version: str) -> str:
         """Why an adapter may not be promoted whatever its report says: the agent is pinned, or it was rolled back."""
         record = self.record(agent)

@@ -1,14 +1,15 @@
 """The gate: what it promotes, what keeps an adapter out, and how seldom it is fooled."""
 
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import pytest
 
 from grokora_pipeline.evaluation.gate import GateRule, decide
-from grokora_pipeline.evaluation.metrics import ratio
+from grokora_pipeline.evaluation.plan import choose_rows
 from grokora_pipeline.evaluation.scoring import score
-from grokora_pipeline.evaluation.significance import by_cluster, difference
+from grokora_pipeline.evaluation.significance import by_cluster, difference, ratio, spent_alpha
 
 
 def _entry(value: float, low: float, high: float, p_value: float = 0.001, better: bool = True) -> dict[str, Any]:
@@ -39,10 +40,10 @@ def _report(**changes: Any) -> dict[str, Any]:
     }
 
 
-def _with_champion(value: float, low: float) -> dict[str, Any]:
+def _with_champion(value: float, low: float, p_value: float = 0.001) -> dict[str, Any]:
     comparisons = {
         "adapter_vs_base": {"field_accuracy": _entry(0.8, 0.7, 0.9)},
-        "adapter_vs_champion": {"field_accuracy": _entry(value, low, 0.2)},
+        "adapter_vs_champion": {"field_accuracy": _entry(value, low, 0.2, p_value)},
     }
     return _report(comparisons=comparisons, versions={"adapter": "a1", "champion": "c1"})
 
@@ -52,19 +53,23 @@ def test_an_adapter_that_is_proven_better_is_promoted_and_the_reason_is_one_sent
     assert decision.promote
     assert decision.reason == (
         "Promoted: field_accuracy is 0.900 against the base's 0.100 on 40 rows "
-        "(better by +0.800, interval +0.700 to +0.900, p = 0.001)."
+        "(better than the base by +0.800, interval +0.700 to +0.900, p = 0.001, allowed at look 1: 0.033)."
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"comparisons": {"adapter_vs_base": {"field_accuracy": _entry(0.1, -0.01, 0.2)}}}, "under 0.1 cannot be seen"),
+        (
+            {"comparisons": {"adapter_vs_base": {"field_accuracy": _entry(0.1, -0.01, 0.2, 0.08)}}},
+            "under 0.1 cannot be",
+        ),
         ({"comparisons": {"adapter_vs_base": {"field_accuracy": _entry(0.1, 0.01, 0.2, 0.3)}}}, "p = 0.3"),
+        ({"comparisons": {"adapter_vs_base": {"field_accuracy": _entry(-0.8, -0.9, -0.7)}}}, "by -0.800"),
+        ({"sessions": 5}, "it needs 6 sessions with held-out rows to be told from the base, and there are 5"),
         ({"comparisons": {"adapter_vs_base": {}}}, "applies to none of the rows"),
         ({"leaked_rows": {"adapter": 3}}, "3 validation rows were trained on"),
         ({"probe": {"adapter": {"value": 31.0}, "base": {"value": 20.0}}}, "perplexity on general text"),
-        ({"pace": {"adapter": 0.04, "base": 0.01}}, "time per token"),
         ({"adapter_megabytes": 5000.0}, "5000.0 MB"),
         ({"memorisation": {"max_exposure_bits": 10.0, "leaked_in_answers": 0}}, "10.0 bits"),
         ({"memorisation": {"max_exposure_bits": 0.5, "leaked_in_answers": 2}}, "2 came out"),
@@ -96,12 +101,27 @@ def test_a_failed_blocking_check_keeps_the_adapter_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "promoted"), [(0.05, -0.01, True), (0.0, -0.01, False), (0.05, -0.03, False), (-0.1, -0.2, False)]
+    ("value", "p_value", "promoted"), [(0.05, 0.01, True), (0.05, 0.3, False), (-0.1, 0.01, False)]
 )
-def test_a_champion_gives_way_only_to_a_better_one_that_is_not_worse_by_more_than_the_margin(
-    value: float, low: float, promoted: bool
+def test_a_champion_gives_way_only_to_one_that_is_better_beyond_noise(
+    value: float, p_value: float, promoted: bool
 ) -> None:
-    assert decide(_with_champion(value, low), GateRule(champion_margin=0.02)).promote is promoted
+    assert decide(_with_champion(value, value - 0.04, p_value)).promote is promoted
+
+
+def test_a_slow_moment_of_the_machine_is_told_and_decides_nothing() -> None:
+    decision = decide(_report(pace={"adapter": 1.77, "base": 0.345}))
+    assert decision.promote
+    assert any("a token took 1.77 s" in item.sentence for item in decision.evidence)
+
+
+def test_every_look_spends_a_part_of_alpha_and_all_looks_together_no_more_than_alpha() -> None:
+    spent = [spent_alpha(0.05, look) for look in range(1, 1000)]
+    assert sum(spent) <= 0.05
+    assert spent == sorted(spent, reverse=True)
+    entry = {"adapter_vs_base": {"field_accuracy": _entry(0.3, 0.01, 0.5, 0.02)}}
+    assert decide(_report(comparisons=entry), look=1).promote
+    assert not decide(_report(comparisons=entry), look=2).promote
 
 
 def test_a_report_about_other_versions_proves_nothing() -> None:
@@ -150,6 +170,56 @@ def test_of_a_thousand_adapters_that_are_no_better_at_most_alpha_are_promoted(se
     assert promoted / 1000 <= GateRule().alpha
 
 
+def _nights(draw: np.random.Generator, chances: list[np.ndarray], clusters: list[str]) -> tuple[int, bool]:
+    """Thirty nights, an adapter each, all judged on the same rows: (promotions, whether the last champion is worse).
+
+    `chances` are the true chances of each row to be right, of the base and then of every night's adapter.
+    """
+    answers = [draw.random(chance.size) < chance for chance in chances]
+    tables = [by_cluster(np.stack([right, np.ones(right.size)], 1), clusters) for right in answers]
+    champion, promotions = 0, 0
+    for night in range(1, len(tables)):
+        comparisons = {}
+        for name, other in {"base": 0, "champion": champion}.items():
+            found = difference(tables[night], tables[other], ratio)
+            if name == "base" or champion:
+                comparisons[f"adapter_vs_{name}"] = {"field_accuracy": _entry(*astuple(found)[:4])}
+        if decide(_report(comparisons=comparisons), look=night).promote:
+            champion, promotions = night, promotions + 1
+    return promotions, bool(chances[champion].mean() < chances[0].mean() - 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [24, 200])
+def test_thirty_nights_of_adapters_that_are_no_better_promote_one_in_at_most_five_runs_of_a_hundred(rows: int) -> None:
+    draw = np.random.default_rng(30)
+    clusters = [str(index // 2) for index in range(rows)]
+    runs = [_nights(draw, [draw.beta(0.6, 0.6, size=rows)] * 31, clusters) for _ in range(60 if rows == 24 else 20)]
+    assert sum(promotions > 0 for promotions, _ in runs) / len(runs) <= 0.05
+
+
+@pytest.mark.slow
+def test_thirty_nights_of_slightly_worse_adapters_seldom_end_on_one_that_is_worse_than_its_champion() -> None:
+    draw = np.random.default_rng(31)
+    clusters, ended_worse, runs = [str(index) for index in range(40)], 0, 40
+    for _ in range(runs):
+        chance = draw.beta(2, 2, size=40)
+        good, worse = np.clip(chance + 0.35, 0, 1), np.clip(chance + 0.30, 0, 1)
+        answers = [draw.random(40) < each for each in [good, *[worse] * 29]]
+        tables = [by_cluster(np.stack([right, np.ones(40)], 1), clusters) for right in answers]
+        champion = 0
+        for night in range(1, 30):
+            found = difference(tables[night], tables[champion], ratio)
+            comparisons = {
+                "adapter_vs_base": {"field_accuracy": _entry(0.8, 0.7, 0.9, 0.0)},
+                "adapter_vs_champion": {"field_accuracy": _entry(*astuple(found)[:4])},
+            }
+            if decide(_report(comparisons=comparisons), look=night + 1).promote:
+                champion = night
+        ended_worse += champion > 0
+    assert ended_worse / runs <= 0.05
+
+
 def test_an_adapter_that_is_much_better_is_nearly_always_promoted() -> None:
     draw = np.random.default_rng(21)
     promoted = sum(decide(_simulated(draw, 20, 3, gain=0.5)).promote for _ in range(100))
@@ -174,3 +244,11 @@ def test_scores_of_systems_are_paired_by_turn_whatever_the_order_of_rows() -> No
     assert found["comparisons"]["adapter_vs_base"]["exact_match"]["value"] == 0.5
     assert found["systems"]["base"]["metrics"]["exact_match"]["value"] == 0.5
     assert found["systems"]["adapter"]["tokens_per_second"] == 4
+
+
+def test_a_few_new_sessions_change_few_of_the_rows_that_are_evaluated() -> None:
+    before = choose_rows([f"turn{index}" for index in range(86)], 24)
+    after = choose_rows([f"turn{index}" for index in range(90)], 24)
+    assert len(before) == len(after) == 24
+    assert len(set(before) & set(after)) >= 20
+    assert choose_rows(["b", "a"], 0) == ["a", "b"]

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.evaluation.metrics import ratio
 from grokora_pipeline.evaluation.significance import (
     by_cluster,
     detectable,
@@ -16,6 +15,8 @@ from grokora_pipeline.evaluation.significance import (
     estimate,
     pass_hat_k,
     permutation_p,
+    ratio,
+    sessions_needed,
 )
 
 
@@ -51,15 +52,51 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 
 def test_the_permutation_p_of_few_clusters_is_exact() -> None:
     ours, theirs = _rows([1] * 6), _rows([0] * 6)
-    assert permutation_p(ours, theirs, ratio) == pytest.approx(2 / 2**6)
-    assert permutation_p(ours, ours, ratio) == 1
+    assert permutation_p(ours, theirs) == pytest.approx(2 / 2**6)
+    assert permutation_p(ours, ours) == 1
 
 
 def test_the_permutation_p_agrees_with_the_sign_test() -> None:
     wins, losses = 12, 3
     ours, theirs = _rows([1] * wins + [0] * losses + [1] * 10), _rows([0] * wins + [1] * losses + [1] * 10)
     exact = 2 * sum(comb(15, k) for k in range(losses + 1)) / 2**15
-    assert permutation_p(ours, theirs, ratio) == pytest.approx(exact, abs=0.01)
+    assert permutation_p(ours, theirs) == pytest.approx(exact, abs=0.01)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=14), st.sampled_from([0.01, 0.05, 0.2])
+)
+def test_interval_and_p_value_never_contradict_each_other(pairs: list[tuple[float, float]], alpha: float) -> None:
+    ours, theirs = _rows([a for a, _ in pairs]), _rows([b for _, b in pairs])
+    found = difference(ours, theirs, ratio, alpha=alpha)
+    assert found.low <= found.value + 1e-6
+    assert found.value <= found.high + 1e-6
+    if found.low > 1e-6 or found.high < -1e-6:
+        assert found.p_value <= alpha
+    if found.p_value <= alpha:
+        assert found.low >= -1e-6 or found.high <= 1e-6
+
+
+@pytest.mark.parametrize(("clusters", "turns", "share"), [(12, 2, 0.95), (24, 1, 0.9), (12, 2, 0.05), (40, 3, 0.5)])
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says(clusters: int, turns: int, share: float) -> None:
+    draw = np.random.default_rng(3)
+    concentration = 4.0  # turns of one session are alike
+    covered = 0
+    for _ in range(400):
+        chance = draw.beta(share * concentration, (1 - share) * concentration, size=clusters).repeat(turns)
+        rows = _rows(list((draw.random(chance.size) < chance).astype(float)))
+        found = estimate(by_cluster(rows, [str(index // turns) for index in range(chance.size)]), ratio)
+        covered += found.low <= share <= found.high
+    assert covered / 400 >= 0.92
+
+
+def test_the_sessions_that_a_test_needs_are_those_of_its_smallest_p_value() -> None:
+    assert sessions_needed(0.05) == 6
+    five = difference(_rows([1] * 5), _rows([0] * 5), ratio)
+    six = difference(_rows([1] * 6), _rows([0] * 6), ratio)
+    assert five.p_value > 0.05 >= six.p_value
+    assert five.low < 0 < six.low
 
 
 def test_equal_systems_differ_by_nothing_and_the_rule_of_three_says_what_could_be_missed() -> None:

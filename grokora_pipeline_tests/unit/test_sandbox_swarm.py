@@ -238,6 +238,6 @@ def test_every_answer_is_graded_against_the_expert_and_the_first_wrong_role_is_n
     tasks = swarm_tasks(3, 24)
     perfect = run_swarm(tasks, expert_answer)
     assert not any(result.wrong or result.first_wrong for result in perfect)
-    spoilt = run_swarm(tasks, _spoil(agent, {"content": "{}"}))
+    spoilt = run_swarm(tasks, _spoil(agent, {"content": "{}"}))  # type: ignore[arg-type]
     assert {result.first_wrong for result in spoilt if result.calls[agent]} == {agent}
     assert all(result.wrong[agent] <= result.calls[agent] for result in spoilt)

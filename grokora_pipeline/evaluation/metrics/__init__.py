@@ -14,25 +14,17 @@ from typing import Any
 
 import numpy as np
 from jsonschema import Draft202012Validator
-from numpy.typing import NDArray
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics.answers import Answer, Leaf, code_tree, leaves
 from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
+from grokora_pipeline.evaluation.significance import FloatArray, ratio
 from grokora_pipeline.models.messages import calls_of, canonical, json_value, lenient_json, message_text, strict_json
 
-FloatArray = NDArray[np.float64]
 Stats = tuple[float, ...]
 _TYPED = re.compile(r"text|typed|key|command", re.IGNORECASE)
 _PLACE = re.compile(r"coord|position|point|^(x|y|width|height)$", re.IGNORECASE)
-
-
-def ratio(sums: FloatArray) -> FloatArray:
-    """[..., 2] sums of (numerator, weight) → [...] their quotient; 0 where the weight is 0."""
-    weight = sums[..., 1]
-    quotient: FloatArray = np.divide(sums[..., 0], weight, out=np.zeros_like(weight), where=weight > 0)
-    return quotient
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +255,6 @@ METRICS: dict[str, Metric] = {
         Metric("finished", _mean(lambda answer: answer.finished)),
         Metric("answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False),
         Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False),
-        Metric("latency_seconds", _mean(lambda answer: answer.seconds), higher_is_better=False),
     )
 }
 
