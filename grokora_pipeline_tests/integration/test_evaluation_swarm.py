@@ -103,7 +103,7 @@ def test_champions_that_know_their_work_solve_the_tasks_and_no_single_one_does(e
     assert {name: run["success_rate"] for name, run in report["systems"].items() if name.startswith("only_")} == {
         f"only_{role}": 0 for role in ROLES
     }
-    assert report["comparison"]["low"] == 1
+    assert 0.5 < report["comparison"]["low"] < report["comparison"]["high"] == 1  # twelve tasks do not prove "always"
     assert report["comparison"]["p_value"] < 0.001
     assert set(asked) == {None, *ROLES}
 
