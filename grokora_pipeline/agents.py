@@ -19,8 +19,43 @@ DEFAULT_MAIN_METRIC: dict[AnswerType, str] = {
     "text": "rougeL",
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_RESERVED = {"default", "session_logs", "session_log_files", "base_model", "swarm_report", "swarm", "sources"}
-_RESERVED |= {"auto", "base"}  # what the gateway calls models that are no agent
+RESERVED = frozenset(
+    {
+        *("session_logs", "session_log_files", "forget_list", "base_model", "swarm_report"),  # assets
+        *("default", "sources", "swarm", "rank_trials"),  # groups of assets
+        "all",  # the job retrain_all
+        *("auto", "base"),  # what the gateway calls models that are no agent
+    }
+)
+# The names of `evaluation.metrics.METRICS`, which this room must not import; a test holds them equal.
+MetricName = Literal[
+    "",
+    "perplexity",
+    "bits_per_byte",
+    "exact_match",
+    "valid_json",
+    "schema_valid",
+    "field_accuracy",
+    "field_precision",
+    "field_recall",
+    "action_type",
+    "argument_keys",
+    "typed_text",
+    "coordinates",
+    "verdict",
+    "tool_call_match",
+    "no_call",
+    "code_parses",
+    "code_match",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "sacrebleu",
+    "finished",
+    "answer_chars",
+    "answer_tokens",
+    "latency_seconds",
+]
 
 
 class _Strict(BaseModel):
@@ -82,7 +117,7 @@ class AgentSpec(_Strict):
     description: str
     match: Match = Match()
     answer: Answer = Answer()
-    main_metric: str = ""
+    main_metric: MetricName = ""
     min_examples: int = Field(default=40, ge=1)
     payload_format: Literal["json", "toon"] = "json"
     unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
@@ -105,9 +140,10 @@ class AgentSpec(_Strict):
     @field_validator("name")
     @classmethod
     def _safe_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name) or name in _RESERVED:
+        if not _NAME.fullmatch(name) or name in RESERVED:
             raise ValueError(
-                "an agent's name is lower-case letters, digits and _, starts with a letter, and is not a reserved word"
+                "an agent's name is lower-case letters, digits and _, starts with a letter, and is none of the "
+                "reserved words " + ", ".join(sorted(RESERVED))
             )
         return name
 
@@ -136,7 +172,10 @@ def recognise(agents: Sequence[AgentSpec], messages: Sequence[dict[str, Any]], r
 def load_agents(path: Path) -> tuple[AgentSpec, ...]:
     """The agents of an `agents.yaml`, in its order; GrokoraError names the file, the agent and the field."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if (node := yaml.compose(text, yaml.SafeLoader)) is not None:
+            _refuse_duplicates(path, node, ())
+        document = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise GrokoraError(f"{path} cannot be read ({error}); point GROKORA_AGENTS at an agents.yaml.") from error
     except yaml.YAMLError as error:
@@ -147,6 +186,25 @@ def load_agents(path: Path) -> tuple[AgentSpec, ...]:
     return tuple(_load_agent(path, str(name), fields) for name, fields in entries.items())
 
 
+def _refuse_duplicates(path: Path, node: yaml.Node, keys: tuple[str, ...]) -> None:
+    """YAML takes the last of two equal keys silently, so that the first agent or setting would be lost."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(path, item, keys)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in lines and name != "<<":
+            place = f"agent {keys[1]!r}, key {'.'.join((*keys[2:], name))!r}" if len(keys) > 1 else f"agent {name!r}"
+            if not keys:
+                place = f"key {name!r}"
+            raise GrokoraError(f"{path}: {place} is there twice, in lines {lines[name]} and {line}; remove one.")
+        lines[name] = line
+        _refuse_duplicates(path, value, (*keys, name))
+
+
 def _load_agent(path: Path, name: str, fields: object) -> AgentSpec:
     if not isinstance(fields, dict):
         raise GrokoraError(f"{path}: agent {name!r} needs at least a `description:`.")
@@ -155,4 +213,6 @@ def _load_agent(path: Path, name: str, fields: object) -> AgentSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise GrokoraError(f"{path}: agent {name!r}, {where}: {first['msg']}.") from error
+        raise GrokoraError(
+            f"{path}: agent {name!r}, key {where!r}: {first['msg'].removeprefix('Value error, ').rstrip('.')}."
+        ) from error

@@ -8,6 +8,7 @@ from grokora_pipeline.assets.base_model import base_model_asset
 from grokora_pipeline.assets.champion import champion_asset
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import eval_report_asset
+from grokora_pipeline.assets.forget_list import forget_list_asset
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.assets.merged_model import merged_model_asset
 from grokora_pipeline.assets.rank_trial import rank_assets
@@ -33,6 +34,7 @@ def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsse
     ranks = [asset for agent in project.agents for asset in rank_assets(project, agent)]
     return [
         log_files_asset(project),
+        forget_list_asset(project),
         session_logs_asset(project),
         base_model_asset(project),
         *links,

@@ -11,11 +11,11 @@ import orjson
 
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.session_logs import KEY as LOGS_KEY
-from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
+from grokora_pipeline.assets.session_logs import LOG_FILES_KEY
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.history import LEVEL_TAG, tried, under_way
 from grokora_pipeline.automation.jobs import INGEST_JOB, ingest_keys
-from grokora_pipeline.automation.staleness import Levels, impossible, observation
+from grokora_pipeline.automation.staleness import Levels, impossible, observation, source_versions
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
 
@@ -51,14 +51,14 @@ def follow_logs(
     is still being written.
     """
     try:
-        files = log_files_version(project)
+        sources = source_versions(project)
     except GrokoraError as error:
         return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+    logs, files = project.key(LOGS_KEY), sources[project.key(LOG_FILES_KEY)]
     before = orjson.loads(context.cursor or "{}")
     restless = 0 if files == before.get("files") else before.get("restless", 0) + 1
     cursor = orjson.dumps({"files": files, "restless": restless}).decode()
-    logs, log_files = project.key(LOGS_KEY), project.key(LOG_FILES_KEY)
-    levels = Levels(context.instance, specs, {log_files: files})
+    levels = Levels(context.instance, specs, sources)
     keys = levels.ready(levels.specs)
     for key in impossible(project, levels.stale, project.agents):
         keys.pop(key, None)
@@ -81,7 +81,8 @@ def follow_logs(
         run_requests=[
             dg.RunRequest(job_name=project.label(INGEST_JOB), asset_selection=list(keys), tags={LEVEL_TAG: level})
         ],
-        asset_events=[observation(log_files, files)] if logs in keys else [],
+        # what a dataset was made from is what was observed last, so both are noted with every request
+        asset_events=[observation(key, version) for key, version in sources.items()],
         cursor=cursor,
     )
 

@@ -12,6 +12,9 @@ import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project
+from grokora_pipeline.assets.forget_list import KEY as FORGET_KEY
+from grokora_pipeline.assets.forget_list import forget_list_version
+from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.store.champions import Registry
 
@@ -19,6 +22,14 @@ _DATA_VERSION = "dagster/data_version"
 _INPUT_VERSION = "dagster/input_data_version/"
 _CODE_VERSION = "dagster/code_version"
 NEVER_MADE, NEW_CODE = "never made", "its code or settings changed"
+
+
+def source_versions(project: Project) -> dict[dg.AssetKey, str]:
+    """The present data version of each external asset: the log files and the forget list."""
+    return {
+        project.key(LOG_FILES_KEY): log_files_version(project),
+        project.key(FORGET_KEY): forget_list_version(project),
+    }
 
 
 def observation(key: dg.AssetKey, version: str) -> dg.AssetObservation:

@@ -16,9 +16,8 @@ from rich.table import Table
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, key_of, load_project, read_json
-from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.automation.jobs import ALL_JOB
-from grokora_pipeline.automation.staleness import impossible, observe, stale_assets
+from grokora_pipeline.automation.staleness import impossible, observe, source_versions, stale_assets
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, this_process
@@ -84,7 +83,8 @@ def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg
     """The assets to make, and how many need nothing; what cannot be made yet is up to date, not missing."""
     from grokora_pipeline.definitions import defs
 
-    observe(instance, project.key(LOG_FILES_KEY), log_files_version(project))
+    for key, version in source_versions(project).items():
+        observe(instance, key, version)
     chain = whole_chain().asset_layer.executable_asset_keys
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
     stale = stale_assets(instance, specs)

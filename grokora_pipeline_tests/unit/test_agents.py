@@ -1,11 +1,14 @@
 """Who an agent is, and whose call a call is."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from grokora_pipeline.agents import AgentSpec, load_agents, recognise
+from grokora_pipeline.agents import RESERVED, AgentSpec, MetricName, load_agents, recognise
+from grokora_pipeline.assets.rank_trial import GROUP
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.metrics import METRICS
 
 SYSTEM = [{"role": "system", "content": "You are Grokputer, the VRZIBRZI node"}, {"role": "user", "content": "hi"}]
 
@@ -36,6 +39,13 @@ def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
         ("agents: {a: {description: x, answer: poem}}", "answer"),
         ("agents: {a: {description: x, match: {user: ['(']}}}", "no regular expression"),
         ("agents: [", "not valid YAML"),
+        ("agents: {all: {description: x}}", "reserved words all, auto"),
+        ("agents: {rank_trials: {description: x}}", "rank_trials"),
+        ("agents: {a: {description: x, main_metric: rougel}}", "agent 'a', key 'main_metric'.*rougeL"),
+        ("agents:\n  a: {description: x}\n  b: {description: y}\n  a: {description: z}", "agent 'a' .*2 and 4"),
+        ("agents:\n  a:\n    description: x\n    rank: 8\n    rank: 16\n", "agent 'a', key 'rank' .*lines 4 and 5"),
+        ("agents: {a: {description: x, training: {epochs: 1, epochs: 2}}}", "agent 'a', key 'training.epochs'"),
+        ("agents: {a: {description: x}}\nagents: {b: {description: x}}", "key 'agents' .*twice"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_file(tmp_path: Path, text: str, complaint: str) -> None:
@@ -58,3 +68,11 @@ def test_without_a_name_the_first_matching_pattern_decides() -> None:
     assert recognise([user, system], SYSTEM, None) == "greeter"
     assert recognise([system, user], SYSTEM, None) == "single"
     assert recognise([system], [{"role": "user", "content": [{"type": "text", "text": "x"}]}], None) is None
+
+
+def test_every_metric_may_be_the_main_metric() -> None:
+    assert set(get_args(MetricName)) == {"", *METRICS}
+
+
+def test_the_names_of_groups_are_no_agents() -> None:
+    assert {GROUP, "sources", "swarm"} <= RESERVED

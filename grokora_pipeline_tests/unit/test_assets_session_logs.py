@@ -30,7 +30,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def materialize(instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
     """Whether the asset was made, and what `no_secret_survives` said, if it was asked."""
     project = load_project()
-    assets = [link.log_files_asset(project), link.session_logs_asset(project)]
+    assets: list[dg.AssetsDefinition | dg.SourceAsset] = [link.log_files_asset(project)]
+    assets.append(link.session_logs_asset(project))
     run = dg.materialize(assets, instance=instance, raise_on_error=False)
     checks = [event for event in run.get_asset_check_evaluations() if event.check_name == "no_secret_survives"]
     return run.success, [event.passed for event in checks]
