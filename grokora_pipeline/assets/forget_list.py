@@ -3,7 +3,7 @@
 import dagster as dg
 
 from grokora_pipeline.assets.common import Project, plain_errors
-from grokora_pipeline.datasets.trace import forgotten
+from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.store import content_version
 
 KEY = "forget_list"

@@ -26,6 +26,7 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.assets.forget_list import KEY as FORGET_KEY
 from grokora_pipeline.datasets.examples import build_examples, read_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.datasets.selection import DatasetOptions
@@ -62,11 +63,11 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     asset_key = project.key(key)
     # What changes an example. A description, a metric or a training knob is none of it and makes nothing stale.
     facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome"})
-    version = code_version(facts, forgotten(project.store), _SELECTION)
+    version = code_version(facts, _SELECTION)
 
     @dg.asset(
         key=asset_key,
-        deps=[project.key(name) for name in ("session_logs", *_TOON_NEEDS.get(agent.payload_format, ()))],
+        deps=[project.key(name) for name in ("session_logs", FORGET_KEY, *_TOON_NEEDS.get(agent.payload_format, ()))],
         group_name=project.label(agent.name),
         kinds={"python", "json"},
         owners=OWNERS,
@@ -102,6 +103,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
                 "agent": facts,
                 "minimum": agent.min_examples,
                 "options": options.model_dump(),
+                "forgotten": left_out,
                 "code": version,
             }
             try:

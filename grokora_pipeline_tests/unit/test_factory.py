@@ -1,5 +1,8 @@
 """`build_defs`: definitions made from what is given alone, so that swarms stand beside each other."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +12,20 @@ from grokora_pipeline.factory import build_defs
 from grokora_pipeline.settings import Settings
 
 AGENTS = (AgentSpec(name="actor", description="Acts."),)
+
+PURE = """
+import json, sys
+import dagster, grokora_pipeline.factory as factory
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.settings import Settings
+seen = []
+def watch(event, arguments):
+    if event in {"open", "socket.connect", "os.listdir", "os.scandir"} and "site-packages" not in str(arguments[0]):
+        seen.append(f"{event} {arguments[0]}")
+sys.addaudithook(watch)
+factory.build_defs(Settings(store="s3://no-such-bucket/store"), (AgentSpec(name="actor", description="Acts."),))
+print(json.dumps(seen))
+"""
 
 
 def names(defs: dg.Definitions) -> set[str]:
@@ -46,3 +63,10 @@ def test_a_named_swarm_shares_no_group_and_no_concurrency_key_with_another() -> 
         return groups | {defs.resolve_job_def(f"{name}_retrain_actor").tags["grokora/agent"]}
 
     assert tags("one").isdisjoint(tags("two"))
+
+
+def test_building_reads_no_file_and_asks_no_network() -> None:
+    done = subprocess.run([sys.executable, "-c", PURE], capture_output=True, text=True, check=True)
+    assert [
+        line for line in json.loads(done.stdout) if "grokora_pipeline/" not in line and "/lib/python" not in line
+    ] == []
