@@ -124,12 +124,12 @@ def _agents() -> Finding:
 
 
 def _base_model() -> Finding:
-    from grokora_pipeline.models.fingerprint import fingerprint
+    from grokora_pipeline.models.fingerprint import availability
 
     model = get_settings().base_model
     name = model or "bundled SmolLM2-135M-Instruct"
     try:
-        fingerprint(model)
+        where = availability(model)
     except GrokoraError as error:
         return Finding("missing", "base model", str(error), "set GROKORA_BASE_MODEL, or make demo for the bundled one")
-    return Finding("ok", "base model", f"{name} is reachable")
+    return Finding("ok", "base model", f"{name}: {where}")

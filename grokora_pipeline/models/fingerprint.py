@@ -4,6 +4,7 @@ A model id is "" (the bundled SmolLM2-135M-Instruct), a local folder, or a Huggi
 """
 
 import importlib.util
+import json
 import re
 from importlib import metadata
 from pathlib import Path
@@ -38,8 +39,8 @@ def bundled_version() -> str:
 def fingerprint(model_id: str) -> str:
     """A cheap hash that changes whenever the model behind the id may have changed; loads and downloads no weights.
 
-    Bundled: the wheel's version. Folder: names, sizes and times of its files. Hub: the commit the revision points at,
-    asked of the hub, or of the local cache where the hub cannot be reached.
+    Bundled: the wheel's version. Folder: names, sizes and times of its files. Hub: the commit that the revision points
+    at, in the local cache if the model is whole there, else on the hub. GrokoraError if it is in neither.
     """
     if not model_id:
         return content_version("bundled", bundled_version(), EXPORT_VERSION)
@@ -48,7 +49,8 @@ def fingerprint(model_id: str) -> str:
         stats = [(path.name, path.stat()) for path in model_files(folder)]
         return content_version("folder", [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
     name, revision = split_revision(model_id)
-    return content_version("hub", name, _hub_commit(name, revision))
+    cached = cached_snapshot(name, revision)
+    return content_version("hub", name, cached.name if cached else _hub_commit(model_id))
 
 
 def split_revision(model_id: str) -> tuple[str, str | None]:
@@ -67,17 +69,57 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.name != "README.md")
 
 
-def fetch(model_id: str) -> tuple[Path, str]:
-    """(folder, commit) of a hub model, downloaded into the hub's own cache where it is not there yet."""
+def cached_snapshot(name: str, revision: str | None) -> Path | None:
+    """The folder of a hub model in the local cache; None if it is not there, or not whole."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    present = {path.name for path in folder.iterdir() if path.exists()}  # a link whose file was pruned is not there
+    weights = {"model.safetensors"}
+    if "model.safetensors.index.json" in present:
+        try:
+            weights = set(json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"].values())
+        except (OSError, ValueError, KeyError):
+            return None
+    return folder if weights | {"config.json"} <= present else None
+
+
+def fetch(model_id: str) -> tuple[Path, str]:
+    """(folder, commit) of a hub model: from the local cache if it is whole there, else downloaded into it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     name, revision = split_revision(model_id)
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise GrokoraError(_hub_sentence(model_id, error)) from error
+    folder = cached_snapshot(name, revision)
+    if folder is None:
+        try:
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS))
+        except (_http_error(), HfHubHTTPError, HFValidationError, OSError) as error:
+            raise GrokoraError(_hub_sentence(model_id, error)) from error
     return folder, folder.name
+
+
+def availability(model_id: str) -> str:
+    """Where a model is: "bundled", "local folder", "in the local cache" or "on the hub"; GrokoraError if nowhere."""
+    if not model_id:
+        bundled_weights()
+        return "bundled"
+    if Path(model_id).expanduser().is_dir():
+        return "local folder"
+    if cached_snapshot(*split_revision(model_id)):
+        return "in the local cache"
+    _hub_commit(model_id, ask=True)
+    return "on the hub, to be downloaded"
+
+
+def _http_error() -> type[Exception]:
+    """What the hub's client raises without a network. It stands for httpx under changing names (httpx2 in 2.4)."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
 
 
 def _hub_sentence(model_id: str, error: Exception) -> str:
@@ -93,14 +135,15 @@ def _hub_sentence(model_id: str, error: Exception) -> str:
     return f"GROKORA_BASE_MODEL={model_id} {what}."
 
 
-def _hub_commit(name: str, revision: str | None) -> str:
-    if revision and _REVISION.fullmatch(revision):
-        return revision
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+def _hub_commit(model_id: str, *, ask: bool = False) -> str:
+    """The commit that a model id means; a full commit is not asked for, unless `ask`."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
+    name, revision = split_revision(model_id)
+    if revision and _REVISION.fullmatch(revision) and not ask:
+        return revision
     try:
         return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        cached = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
-        return cached.read_text().strip() if cached.is_file() else "unknown"
+    except (_http_error(), HfHubHTTPError, OSError) as error:
+        raise GrokoraError(_hub_sentence(model_id, error)) from error

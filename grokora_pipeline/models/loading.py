@@ -45,8 +45,8 @@ def load_base(
     """
     device = device or choose_device()
     dtype = dtype or choose_dtype(device)
+    # The attention implementation is transformers' choice: sdpa if the architecture has it, else eager.
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
-    options["attn_implementation"] = "sdpa"
     if quantisation != "none":
         options["quantization_config"] = _bits(quantisation, dtype)
         options["device_map"] = {"": device}

@@ -1,5 +1,6 @@
 """The base model: what is accepted, what is refused in one sentence, and what is said about it."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -61,6 +62,66 @@ def test_a_hub_model_is_found_in_the_local_cache(model: Path, tmp_path: Path, mo
     assert fingerprint.fingerprint("org/name") == fingerprint.fingerprint(f"org/name@{commit}")
     with pytest.raises(GrokoraError, match="org/other"):
         prepare({"model_id": "org/other", "output": str(tmp_path / "out")}, Reporter())
+
+
+def hub_cache(model: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache that holds the model as org/name, on a machine whose hub has no address. Returns its snapshot."""
+    from huggingface_hub import constants
+
+    snapshot = root / "models--org--name" / "snapshots" / ("0123456789" * 4)
+    shutil.copytree(model, snapshot)
+    (root / "models--org--name" / "refs").mkdir()
+    (root / "models--org--name" / "refs" / "main").write_text(snapshot.name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+    return snapshot
+
+
+def test_a_cached_model_needs_no_network_and_is_not_asked_for(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    snapshot = hub_cache(model, tmp_path, monkeypatch)
+    monkeypatch.setattr(HfApi, "model_info", lambda *_args, **_kwargs: pytest.fail("the hub was asked"))
+    assert fingerprint.fetch("org/name") == (snapshot, snapshot.name)
+    assert fingerprint.fingerprint("org/name") == fingerprint.fingerprint(f"org/name@{snapshot.name}")
+    assert fingerprint.availability("org/name") == "in the local cache"
+
+
+def cut_off_download(snapshot: Path) -> None:
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+
+
+def absent(snapshot: Path) -> None:
+    shutil.rmtree(snapshot.parents[1])
+
+
+@pytest.mark.parametrize("spoil", [cut_off_download, absent])
+def test_without_a_network_an_absent_model_is_one_sentence(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    from huggingface_hub import HfApi
+
+    spoil(hub_cache(model, tmp_path, monkeypatch))
+    monkeypatch.setattr(HfApi, "model_info", functools.partialmethod(_unreachable))
+    for function in (fingerprint.fingerprint, fingerprint.availability):
+        with pytest.raises(
+            GrokoraError, match="not in the local cache and the Hugging Face hub cannot be reached"
+        ) as caught:
+            function("org/name")
+        assert "\n" not in str(caught.value)
+
+
+def _unreachable(*_args: object, **_kwargs: object) -> None:
+    """What the hub's own client raises where a name cannot be resolved."""
+    from huggingface_hub.utils import get_session
+
+    get_session().get("http://hub.invalid")
+
+
+def test_a_bundled_model_and_a_folder_are_told_apart(model: Path) -> None:
+    assert fingerprint.availability(str(model)) == "local folder"
 
 
 def no_config(folder: Path) -> None:
