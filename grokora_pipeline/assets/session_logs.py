@@ -1,7 +1,6 @@
 """`session_logs`: every log below the root, as redacted turns in Parquet, one file a day."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,6 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
                 staged,
                 settle_seconds=settings.settle_seconds,
             )
-            write_json(staged / "report.json", asdict(report))
             secrets = audit(staged, previous.path if previous else None, list(report.turns_per_day))
             if secrets:
                 yield _no_secret_survives(report, secrets)

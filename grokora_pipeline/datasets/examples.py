@@ -14,8 +14,8 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import duplicates, toon
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.models.messages import first_text, plain_message
-from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline.sessions.turns import Completeness, Message, Status, TurnRow
+from grokora_pipeline.sessions.verdicts import read_turns
 
 FILE = "examples.jsonl"
 MIN_SESSIONS = 20  # from here on no session may hold more than its share; fewer could not fill a dataset

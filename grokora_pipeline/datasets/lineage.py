@@ -12,14 +12,15 @@ import orjson
 from grokora_pipeline.datasets.duplicates import example_id
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import plain_message
-from grokora_pipeline.sessions.table import public_name, read_turns
+from grokora_pipeline.sessions.table import public_name
 from grokora_pipeline.sessions.turns import TurnRow
+from grokora_pipeline.sessions.verdicts import read_turns
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 
 SHORTEST_ID = 8
 FORGET_LIST = "forgotten.txt"
-_COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "source_file", "line", "source_sha256"]
+_COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "source_file", "line", "source_sha256", "copies"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def find_turns(session_logs: Path, query: str, logs: Path) -> tuple[str, list[Tu
     names = {"source_file": file, "session_id": public_name(query)}
     matches: dict[str, list[TurnRow]] = {"source_file": [], "session_id": [], "turn_id": []}
     for row in read_turns(session_logs, _COLUMNS):
-        if file and row["source_file"] == file:
+        if file and file in (row["source_file"], *row["copies"]):
             matches["source_file"].append(row)
         if row["session_id"] == names["session_id"]:
             matches["session_id"].append(row)

@@ -66,7 +66,8 @@ def refuse(
     turn: TurnRow, blame: Blame | None, options: DatasetOptions, forgotten: Collection[str] = ()
 ) -> Reason | None:
     """Why a turn may not be learnt; None if it may. `forgotten` holds session ids, log files and `sha256:…` of them."""
-    if not {turn["session_id"], turn["source_file"], f"sha256:{turn['source_sha256']}"}.isdisjoint(forgotten):
+    names = {turn["session_id"], turn["source_file"], *turn["copies"], f"sha256:{turn['source_sha256']}"}
+    if not names.isdisjoint(forgotten):
         return "forgotten"
     if turn["step_failed"]:
         return "failed_step"

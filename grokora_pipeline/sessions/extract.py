@@ -12,15 +12,15 @@ from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode
 from grokora_pipeline.sessions.redaction.redactor import TooDeepError
-from grokora_pipeline.sessions.scan import LogFile, Signature, signature
-from grokora_pipeline.sessions.table import SCHEMA, Made, Row, RowMaker, public_name, to_table
+from grokora_pipeline.sessions.scan import LogFile
+from grokora_pipeline.sessions.table import SCHEMA, Row, RowMaker, base_session, public_name, to_table
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
-from grokora_pipeline.store import file_sha256
 
 FLUSH_ROWS = 512
+MAX_HELD = 16 << 20  # bytes of files whose turns are held between the two passes; larger ones are read twice
 UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)  # of odd content
-_Held = tuple[Turn, Made, int]
 LOG_SUFFIXES = {".json", ".jsonl", ".ndjson", ".log"}
+_UNSETTLED = {"truncated", "malformed_json", "damaged", "empty", "unreadable"}  # what a write that goes on looks like
 
 
 @dataclass(slots=True)
@@ -29,30 +29,51 @@ class FileRecord:
 
     name: str
     size: int = 0
-    signature: Signature = ()
+    signature: tuple[int, ...] = ()
     sha256: str = ""
     format: str = ""
     days: dict[str, int] = field(default_factory=dict)  # day -> turns
     sessions: list[str] = field(default_factory=list)
-    verdicts: dict[str, list[object]] = field(default_factory=dict)  # session -> [status, rating, agent, step]
-    agents: dict[str, int] = field(default_factory=dict)
+    secretive: list[str] = field(default_factory=list)  # the sessions of which something was replaced
+    stated: dict[str, list[object]] = field(default_factory=dict)  # session -> status, rating, agent, step, call, time
+    inferred: dict[str, str] = field(default_factory=dict)  # session -> status
     skipped: dict[str, int] = field(default_factory=dict)
     redactions: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[str, int, str]] = field(default_factory=list)  # reason, byte offset, detail
+    again: bool = False  # it was being written, or could not be read: look again next time
+    failed: bool = False  # an earlier reading of the file holds more than this one
+
+    def note(self, problem: Problem) -> None:
+        """Add a row of the quarantine."""
+        self.problems.append((problem.reason, problem.offset, problem.detail))
+
+
+class Extracted:
+    """What a worker hands back: the records, and where each file's rows of a day lie (path of the part, first row)."""
+
+    def __init__(self) -> None:
+        self.records: list[FileRecord] = []
+        self.places: dict[tuple[str, str], tuple[str, int]] = {}  # (file, day)
 
 
 class Parts:
-    """The rows of one worker, one Arrow file a day, in the order of the files."""
+    """The rows of one worker, one Arrow file a day."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self._folder, self._number = folder, number
         self._rows: dict[str, list[Row]] = {}
         self._writers: dict[str, pa.ipc.RecordBatchFileWriter] = {}
         self._held = 0
+        self.counts: Counter[str] = Counter()
+
+    def path(self, day: str) -> Path:
+        """The day's Arrow file."""
+        return self._folder / day / f"{self._number:06d}.arrow"
 
     def add(self, day: str, row: Row) -> None:
         """Keep a row; write out when enough are held."""
         self._rows.setdefault(day, []).append(row)
+        self.counts[day] += 1
         self._held += 1
         if self._held >= FLUSH_ROWS:
             self._flush()
@@ -60,9 +81,8 @@ class Parts:
     def _flush(self) -> None:
         for day, rows in self._rows.items():
             if day not in self._writers:
-                path = self._folder / day / f"{self._number:06d}.arrow"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._writers[day] = pa.ipc.new_file(path, SCHEMA)
+                self.path(day).parent.mkdir(parents=True, exist_ok=True)
+                self._writers[day] = pa.ipc.new_file(self.path(day), SCHEMA)
             self._writers[day].write_table(to_table(rows))
         self._rows.clear()
         self._held = 0
@@ -74,46 +94,98 @@ class Parts:
             writer.close()
 
 
-def extract(files: Sequence[LogFile], agents: Sequence[AgentSpec], folder: Path, number: int) -> list[FileRecord]:
-    """Read files into part `number` below `folder`; one bad file never stops the others."""
-    parts = Parts(folder, number)
-    records = [_extract_file(file, agents, parts) for file in files]
+def extract(
+    units: Sequence[Sequence[LogFile]], agents: Sequence[AgentSpec], kept: frozenset[str], folder: Path, number: int
+) -> Extracted:
+    """Read files into part `number` below `folder`; one bad file never stops the others.
+
+    Files of one unit share what is known to be secret. A file in `kept` has been read before: if it cannot be read now,
+    its record is `failed` and has no rows.
+    """
+    result, parts = Extracted(), Parts(folder, number)
+    for unit in units:
+        _extract_unit(unit, agents, kept, parts, result)
     parts.close()
-    return records
+    return result
 
 
-def _extract_file(file: LogFile, agents: Sequence[AgentSpec], parts: Parts) -> FileRecord:
-    record = FileRecord(file.name, file.size, file.signature)
+def _extract_unit(
+    unit: Sequence[LogFile], agents: Sequence[AgentSpec], kept: frozenset[str], parts: Parts, result: Extracted
+) -> None:
+    """First pass: find what is secret in any of the files. Second pass: make the rows."""
+    maker = RowMaker(agents)
+    held = sum(file.size for file in unit) <= MAX_HELD
+    passes: list[tuple[FileRecord, Source, list[Item]]] = []
+    for file in unit:
+        record = FileRecord(file.name, file.size, file.signature, again=file.growing)
+        source = Source(file.path, file.name, size=file.size, growing=file.growing)
+        items: list[Item] = []
+        for item in _items(source, file, record):
+            if isinstance(item, Turn):
+                maker.find(item)
+            if held:
+                items.append(item)
+        if file.name in kept and _is_unsettled(file, record):
+            record = FileRecord(file.name, file.size, problems=record.problems, again=True, failed=True)
+            items = []
+        result.records.append(record)
+        passes.append((record, source, items))
+    for file, (record, source, items) in zip(unit, passes, strict=True):
+        before = Counter(parts.counts)
+        if held:
+            _take(iter(items), agents, maker, record, parts)
+        elif not record.failed:
+            # the first pass has noted what is wrong with the file
+            _take(_items(source, file, FileRecord(file.name)), agents, maker, record, parts)
+        for day in record.days:
+            result.places[file.name, day] = (str(parts.path(day)), before[day])
+
+
+def _is_unsettled(file: LogFile, record: FileRecord) -> bool:
+    """Whether a file that was read before gave less this time because it is being written, or cannot be read."""
+    reasons = {reason for reason, _, _ in record.problems}
+    return "unreadable" in reasons or "gigantic" in reasons or (file.growing and not reasons.isdisjoint(_UNSETTLED))
+
+
+def _items(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
+    """What a file holds; what is wrong with it is an item, too, and the last one."""
     try:
-        _read(file, agents, record, parts)
+        yield from _read(source, file, record)
     except UnreadableError as error:
-        _note(record, error.problem)
+        yield error.problem
     except OSError as error:
-        _note(record, Problem("unreadable", 0, error.strerror or "the system cannot read it"))
+        yield Problem("unreadable", 0, error.strerror or "the system cannot read it")
     except UNFORESEEN as error:
-        _note(record, Problem("malformed", 0, f"the reader stopped at something unforeseen ({type(error).__name__})"))
-    return record
+        yield Problem("malformed", 0, f"the reader stopped at something unforeseen ({type(error).__name__})")
 
 
-def _read(file: LogFile, agents: Sequence[AgentSpec], record: FileRecord, parts: Parts) -> None:
-    with file.path.open("rb") as stream:
-        head = stream.read(readers.HEAD_BYTES)
-    if not head.strip() and file.path.suffix in LOG_SUFFIXES:
-        raise UnreadableError("empty", 0, "no bytes" if not head else "only white space")
+def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
+    head = source.head(readers.HEAD_BYTES)
+    named_log = bool(LOG_SUFFIXES.intersection(suffix.lower() for suffix in file.path.suffixes))
+    if not head.strip():
+        if named_log:
+            raise UnreadableError("empty", 0, "no bytes" if not head else "only white space")
+        record.format = "empty"
+        return
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UnreadableError("not_utf8", 0, "UTF-16; save it as UTF-8")
     known = readers.detect(head)
-    if known is None and (readers.is_companion(head) or not _claims_to_be_a_log(file, head)):
+    if known is None and readers.is_companion(head):
         record.format = "companion"
         return
     known = known or readers.detect_by_line(head)
     if known is None:
-        raise _unknown(file, head)
-    record.sha256, record.format = file_sha256(file.path), known.name
-    source = Source(file.path, file.name, record.sha256, known.name)
-    _collect(known.read(source), agents, record, parts)
-    if signature(file.path) != file.signature:
-        raise UnreadableError("growing", file.size, "changed while it was read; it is read again next time")
+        if named_log or head.lstrip()[:1] == b"{":
+            raise _unknown(file, head)
+        record.format = "archive" if readers.is_archive(head) else "no log"
+        return
+    record.sha256, record.format = source.digest(), known.name
+    yield from known.read(
+        Source(source.path, source.name, record.sha256, known.name, source.size, source.growing),
+    )
+    stat = file.path.stat()
+    # appended to while it was read: what was read is right, and the rest is read next time
+    record.again = record.again or (stat.st_size, stat.st_mtime_ns) != file.signature
 
 
 def _unknown(file: LogFile, head: bytes) -> UnreadableError:
@@ -131,63 +203,47 @@ def _unknown(file: LogFile, head: bytes) -> UnreadableError:
     return UnreadableError("wrong_schema", 0, "no reader knows this content")
 
 
-def _claims_to_be_a_log(file: LogFile, head: bytes) -> bool:
-    return file.path.suffix in LOG_SUFFIXES or head.lstrip()[:1] == b"{"
-
-
-def _collect(items: Iterator[Item], agents: Sequence[AgentSpec], record: FileRecord, parts: Parts) -> None:
+def _take(
+    items: Iterator[Item], agents: Sequence[AgentSpec], maker: RowMaker, record: FileRecord, parts: Parts
+) -> None:
     """Take a file's items in; what was counted stands even if the file cannot be read to its end."""
-    maker = RowMaker(agents)
-    held: list[_Held] = []
-    try:
-        for item in items:
-            match item:
-                case Turn():
-                    held += _made(maker, item, record)
-                    if len(held) >= FLUSH_ROWS:
-                        _store(maker, held, record, parts)
-                case Verdict():
-                    _judge(record, maker.session(item.session_id), item, agents)
-                case Problem():
-                    _note(record, item)
-                case Skipped():
-                    record.skipped[item.reason] = record.skipped.get(item.reason, 0) + 1
-    finally:
-        _store(maker, held, record, parts)
+    sessions, secretive, redactions = set[str](), set[str](), Counter[str]()
+    for item in items:
+        match item:
+            case Turn():
+                try:
+                    day, row, counts = maker.row(item)
+                except (TooDeepError, orjson.JSONEncodeError):
+                    where = f"line {item.line}: a message is nested too deep to be stored"
+                    record.note(Problem("too_deep", 0, where))
+                    continue
+                parts.add(day, row)
+                record.days[day] = record.days.get(day, 0) + 1
+                sessions.add(str(row[1]))
+                redactions.update(counts)
+                if counts:
+                    secretive.add(base_session(str(row[1])))
+            case Verdict():
+                _state(record, maker.public(item.session_id), item, agents)
+            case Problem():
+                record.note(item)
+            case Skipped():
+                record.skipped[item.reason] = record.skipped.get(item.reason, 0) + 1
+    record.sessions, record.secretive = sorted(sessions), sorted(secretive)
+    record.redactions = dict(sorted(redactions.items()))
 
 
-def _made(maker: RowMaker, turn: Turn, record: FileRecord) -> list[_Held]:
-    """A turn with its row, and how many secrets its session had named by then; nothing where it is nested too deep."""
-    try:
-        made = maker.row(turn)
-    except (TooDeepError, orjson.JSONEncodeError):
-        _note(record, Problem("too_deep", 0, f"line {turn.line}: a message is nested too deep to be stored"))
-        return []
-    return [(turn, made, maker.secrets(turn.session_id))]
-
-
-def _store(maker: RowMaker, held: list[_Held], record: FileRecord, parts: Parts) -> None:
-    """Hand rows on. What a later turn showed to be a secret may stand in an earlier one: such a row is made again."""
-    sessions, redactions = set(record.sessions), Counter(record.redactions)
-    for turn, made, secrets in held:
-        day, row, found = maker.row(turn) if maker.secrets(turn.session_id) > secrets else made
-        parts.add(day, row)
-        sessions.add(str(row[1]))
-        redactions.update(found)
-        record.days[day] = record.days.get(day, 0) + 1
-        record.agents[row[2] or ""] = record.agents.get(row[2] or "", 0) + 1
-    record.sessions, record.redactions = sorted(sessions), dict(sorted(redactions.items()))
-    held.clear()
-
-
-def _judge(record: FileRecord, session: str, verdict: Verdict, agents: Sequence[AgentSpec]) -> None:
-    """The last verdict counts, but what it does not say stays as an earlier one said it."""
-    blamed = verdict.blamed_agent
-    agent = recognise(agents, [], blamed) or public_name(blamed) if blamed else None
-    new = [None if verdict.status == "unknown" else verdict.status, verdict.rating, agent, verdict.blamed_step]
-    old = record.verdicts.get(session, [None] * 4)
-    record.verdicts[session] = [then if now is None else now for now, then in zip(new, old, strict=True)]
-
-
-def _note(record: FileRecord, problem: Problem) -> None:
-    record.problems.append((problem.reason, problem.offset, problem.detail))
+def _state(record: FileRecord, session: str, verdict: Verdict, agents: Sequence[AgentSpec]) -> None:
+    """The last verdict of a file counts, but what it does not say stays as an earlier one said it."""
+    if verdict.inferred:
+        record.inferred[session] = verdict.status
+        return
+    name = verdict.blamed_agent
+    agent = recognise(agents, [], name) or public_name(name) if name else None
+    status = None if verdict.status == "unknown" else verdict.status
+    call = public_name(verdict.blamed_call) if verdict.blamed_call else None
+    new = [status, verdict.rating, agent, verdict.blamed_step, call, verdict.at or None]
+    old = record.stated.get(session, [None] * len(new))
+    if agent or verdict.blamed_step is not None or call:  # a new blame replaces the old one whole
+        old = [*old[:2], None, None, None, old[5]]
+    record.stated[session] = [then if now is None else now for now, then in zip(new, old, strict=True)]

@@ -1,14 +1,15 @@
 """Session logs into `session_logs`: a Parquet file of turns a day, rebuilt only where that day's files changed.
 
-The result depends on the logs alone. Getting there from an earlier result or from nothing gives the same bytes.
+The result depends on the logs alone: getting there from an earlier result or from nothing gives the same bytes. The one
+exception is mercy: what was read from a file stays while the file cannot be read.
 """
 
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.sessions.days import Day, DayJob, Run, build_day
-from grokora_pipeline.sessions.extract import FileRecord, extract
+from grokora_pipeline.sessions.days import DayJob, Run, build_day
+from grokora_pipeline.sessions.extract import Extracted, FileRecord, extract
 from grokora_pipeline.sessions.redaction import redactor as redaction
-from grokora_pipeline.sessions.scan import LogFile, scan
+from grokora_pipeline.sessions.scan import LogFile, Scan, scan
+from grokora_pipeline.sessions.table import base_session
+from grokora_pipeline.sessions.verdicts import COPIES_FILE, SESSIONS_FILE, Judgement, judge
 from grokora_pipeline.store import content_version
 
-CODE_VERSION = 2  # raise it when the same logs give other rows
+CODE_VERSION = 3  # raise it when the same logs give other rows
 CHUNK_BYTES = 16 << 20
 POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000
 QUARANTINE = pa.schema(
     [("file", pa.string()), ("reason", pa.string()), ("byte_offset", pa.int64()), ("detail", pa.string())]
 )
-Verdicts = dict[str, list[Any]]
+FILES = pa.schema([("file", pa.string()), ("format", pa.string()), ("turns", pa.int64()), ("reason", pa.string())])
+# The reasons that say what a file without turns is, if it is no fault that it has none.
+_NO_LOG = {"companion": "goes with a session that is told elsewhere", "no log": "no reader knows its content"}
+_NO_LOG |= {"archive": "an archive; unpack it", "empty": "empty", "": "not read"}
+_STATE = "state.json"
 
 
 @dataclass(slots=True)
@@ -40,6 +47,7 @@ class IngestReport:
 
     version: str
     turns: int = 0
+    copies: int = 0  # rows that repeat a call of another row; they are no turns
     sessions: int = 0
     files: int = 0
     files_read: int = 0
@@ -47,10 +55,12 @@ class IngestReport:
     days_kept: list[str] = field(default_factory=list)
     quarantined: int = 0
     quarantine: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)  # files that are no logs, by reason
     screenshots_dropped: int = 0
     redactions: dict[str, int] = field(default_factory=dict)
     by_format: dict[str, int] = field(default_factory=dict)
     by_agent: dict[str, int] = field(default_factory=dict)  # "" for turns that no agent recognises
+    by_recorded_agent: dict[str, int] = field(default_factory=dict)  # whose those are in the logs, "" for nobody's
     by_status: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     turns_per_day: dict[str, int] = field(default_factory=dict)
@@ -62,21 +72,21 @@ class _State:
 
     folder: Path | None = None
     files: dict[str, FileRecord] = field(default_factory=dict)
-    days: dict[str, Day] = field(default_factory=dict)
-    verdicts: Verdicts = field(default_factory=dict)
+    days: dict[str, str] = field(default_factory=dict)  # day -> SHA-256 of its file
 
 
 @dataclass(slots=True)
 class _Work:
-    """One ingest under way."""
+    """An ingest that is running."""
 
     before: _State
     output: Path
     parts: Path
     workers: int | None
-    read: dict[str, FileRecord] = field(default_factory=dict)  # what was read anew
+    agents: tuple[AgentSpec, ...]
     files: dict[str, FileRecord] = field(default_factory=dict)  # everything that is there now
-    verdicts: Verdicts = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)  # the files whose rows were made anew
+    places: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)  # (file, day) -> part, first row
 
 
 def ingest(
@@ -90,22 +100,31 @@ def ingest(
 ) -> IngestReport:
     """Read the logs below `logs` into the empty folder `output`.
 
-    Writes `turns/<day>.parquet`, `quarantine.parquet` and `manifest.json`. Of `previous`, the last published folder,
-    files that did not change are not read again and days whose files did not change are linked. No log is ever
-    changed. Raises GrokoraError where the log folder does not exist; an empty one gives an empty result.
+    Writes `turns/<day>.parquet`, the session tables (see `verdicts`), `quarantine.parquet`, `files.parquet` (every file
+    with what became of it), `manifest.json` and `report.json`. Of `previous`, the last published folder, files that did
+    not change are not read again and days whose files did not change are linked. No log is ever changed. Raises
+    GrokoraError where the log folder does not exist; an empty one gives an empty result.
     """
     found = scan(logs, settle_seconds)
     fingerprint = _fingerprint(agents)
-    work = _Work(_load(previous, fingerprint), output, output / ".parts", workers)
-    _read(work, found.files, agents)
+    listing = content_version([(file.name, *file.signature) for file in found.files], found.aside, found.left_out)
+    if unchanged := _unchanged(previous, fingerprint, listing, output):
+        return unchanged
+    work = _Work(_load(previous, fingerprint), output, output / ".parts", workers, tuple(agents))
+    _read(work, found)
     days = _write_days(work)
     shutil.rmtree(work.parts, ignore_errors=True)
+    judgement = judge(output, work.files)
     quarantine = [(name, problem.reason, problem.offset, problem.detail) for name, problem in found.aside]
     quarantine += [(record.name, *problem) for record in work.files.values() for problem in record.problems]
+    quarantine += [(name, problem.reason, problem.offset, problem.detail) for name, problem in judgement.problems]
     quarantine.sort()
-    _write_quarantine(output / "quarantine.parquet", quarantine)
-    _save(output, fingerprint, work.files, days)
-    return _report(work, days, quarantine)
+    _write_table(output / "quarantine.parquet", QUARANTINE, quarantine)
+    _write_table(output / "files.parquet", FILES, _file_rows(work, found))
+    report = _report(work, found, days, quarantine, judgement)
+    settled = not found.closed and not any(record.again for record in work.files.values())
+    _save(work, fingerprint, listing if settled else "", days, report)
+    return report
 
 
 def _fingerprint(agents: Sequence[AgentSpec]) -> str:
@@ -114,49 +133,115 @@ def _fingerprint(agents: Sequence[AgentSpec]) -> str:
     return content_version(CODE_VERSION, redaction.VERSION, rules)
 
 
-def _read(work: _Work, files: Sequence[LogFile], agents: Sequence[AgentSpec]) -> None:
-    """Read the files that are new or changed, then those whose sessions got another verdict by that."""
-    before = work.before
-    changed = [file for file in files if not _known(file, before)]
-    work.read = _extract_all(changed, agents, work.parts / "0", work.workers)
-    work.files = {file.name: work.read.get(file.name) or before.files[file.name] for file in files}
-    work.verdicts = _merge_verdicts(work.files.values())
-    names = before.verdicts.keys() | work.verdicts.keys()
-    judged = {name for name in names if before.verdicts.get(name) != work.verdicts.get(name)}
-    again = [
-        file for file in files if file.name not in work.read and not judged.isdisjoint(work.files[file.name].sessions)
+def _unchanged(previous: Path | None, fingerprint: str, listing: str, output: Path) -> IngestReport | None:
+    """The report of the earlier folder, linked to `output`, if no file below the root has changed since."""
+    if previous is None or not (previous / _STATE).is_file():
+        return None
+    if orjson.loads((previous / _STATE).read_bytes()) != {"fingerprint": fingerprint, "listing": listing}:
+        return None
+    (output / "turns").mkdir(parents=True, exist_ok=True)
+    own = {_STATE, "manifest.json", "quarantine.parquet", "files.parquet", SESSIONS_FILE, COPIES_FILE}
+    for path in [*sorted((previous / "turns").glob("*.parquet")), *(previous / name for name in sorted(own))]:
+        _link(path, output / path.relative_to(previous))
+    report = IngestReport(**orjson.loads((previous / "report.json").read_bytes()))
+    report.files_read, report.days_rebuilt, report.days_kept = 0, [], sorted(report.turns_per_day)
+    _write_report(output, report)
+    return report
+
+
+def _read(work: _Work, found: Scan) -> None:
+    """Read the files that are new or changed, then those that share a session with them whose secrets must agree."""
+    before = work.before.files
+    changed = [file for file in found.files if not _is_known(file, before.get(file.name))]
+    records = _extract(work, [[file] for file in changed], "0")
+    closed = tuple(f"{folder}/" if folder else "" for folder in found.closed)
+    kept = {name: record for name, record in before.items() if closed and name.startswith(closed)}
+    current = {file.name: records.get(file.name) or before[file.name] for file in found.files}
+    work.files = {name: _with_earlier_rows(record, before.get(name)) for name, record in (kept | current).items()}
+    work.read = {name for name, record in records.items() if not record.failed}
+    units = _shared_units(work, {file.name: file for file in found.files})
+    if units:
+        again = _extract(work, units, "1")
+        readable = {name: record for name, record in again.items() if not record.failed}
+        work.files |= readable
+        work.read |= readable.keys()
+
+
+def _is_known(file: LogFile, record: FileRecord | None) -> bool:
+    return record is not None and tuple(record.signature) == file.signature and not record.again and not file.growing
+
+
+def _with_earlier_rows(record: FileRecord, earlier: FileRecord | None) -> FileRecord:
+    """What is kept of a file that cannot be read now: everything that it gave before, and the reason."""
+    if not record.failed or earlier is None:
+        return record
+    return replace(earlier, problems=record.problems, again=True)
+
+
+def _shared_units(work: _Work, files: dict[str, LogFile]) -> list[list[LogFile]]:
+    """The files to read together: those of a session that names a secret and stands in several files.
+
+    One value has one placeholder in a session, and leaves all its files, whichever names it. Only sessions of files
+    that changed are looked at, and what hangs on them.
+    """
+    before = work.before.files
+    now, then = _files_by_session(work.files.values()), _files_by_session(before.values())
+    secretive = {name for record in (*work.files.values(), *before.values()) for name in record.secretive}
+    touched = work.read | (before.keys() - work.files.keys())
+    changed = {
+        base_session(session)
+        for name in touched
+        for record in (work.files.get(name), before.get(name))
+        if record
+        for session in record.sessions
+    }
+    pending = [name for name in changed & secretive if len(now[name]) > 1 or len(then[name]) > 1]
+    units: list[list[LogFile]] = []
+    seen: set[str] = set()
+    while pending:
+        unit: set[str] = set()
+        sessions = [pending.pop()]
+        while sessions:
+            for name in now[sessions.pop()] - unit:
+                unit.add(name)
+                shared = {base_session(session) for session in work.files[name].sessions} & secretive
+                sessions += [session for session in shared if len(now[session]) > 1]
+        readable = sorted((unit & files.keys()) - seen)
+        seen.update(readable)
+        if readable:
+            units.append([files[name] for name in readable])
+    return units
+
+
+def _files_by_session(records: Iterable[FileRecord]) -> defaultdict[str, set[str]]:
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for session in record.sessions:
+            names[base_session(session)].add(record.name)
+    return names
+
+
+def _extract(work: _Work, units: Sequence[Sequence[LogFile]], part: str) -> dict[str, FileRecord]:
+    """The records of the files of some units; where their rows lie is noted in `work`."""
+    kept = frozenset(name for name, record in work.before.files.items() if record.days)
+    jobs = [
+        (chunk, work.agents, kept.intersection(file.name for unit in chunk for file in unit), work.parts / part, number)
+        for number, chunk in enumerate(_chunks(units))
     ]
-    if again:
-        read = _extract_all(again, agents, work.parts / "1", work.workers)
-        work.read |= read
-        work.files |= read
+    size = sum(file.size for unit in units for file in unit)
+    results: list[Extracted] = _map(extract, jobs, work.workers if size >= POOL_FROM_BYTES else 1)
+    for result in results:
+        work.places |= result.places
+    return {record.name: record for result in results for record in result.records}
 
 
-def _known(file: LogFile, before: _State) -> bool:
-    record = before.files.get(file.name)
-    return record is not None and tuple(record.signature) == file.signature and not _growing(record)
-
-
-def _growing(record: FileRecord) -> bool:
-    return any(reason == "growing" for reason, _, _ in record.problems)
-
-
-def _extract_all(
-    files: Sequence[LogFile], agents: Sequence[AgentSpec], parts: Path, workers: int | None
-) -> dict[str, FileRecord]:
-    chunks = list(_chunks(files))
-    jobs = [(chunk, tuple(agents), parts, number) for number, chunk in enumerate(chunks)]
-    results = _map(extract, jobs, workers if sum(file.size for file in files) >= POOL_FROM_BYTES else 1)
-    return {record.name: record for records in results for record in records}
-
-
-def _chunks(files: Sequence[LogFile]) -> Iterable[list[LogFile]]:
-    """Files in order, in shares of about CHUNK_BYTES."""
-    chunk: list[LogFile] = []
+def _chunks(units: Sequence[Sequence[LogFile]]) -> Iterable[list[Sequence[LogFile]]]:
+    """Units in order, in shares of about CHUNK_BYTES."""
+    chunk: list[Sequence[LogFile]] = []
     size = 0
-    for file in files:
-        chunk.append(file)
-        size += file.size
+    for unit in units:
+        chunk.append(unit)
+        size += sum(file.size for file in unit)
         if size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -175,56 +260,43 @@ def _map(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers:
         return [future.result() for future in [pool.submit(function, *job) for job in jobs]]
 
 
-def _merge_verdicts(records: Iterable[FileRecord]) -> Verdicts:
-    """The verdict of each session over all files; files are taken by name, what a later one does not say stays."""
-    merged: Verdicts = {}
-    for record in sorted(records, key=lambda found: found.name):
-        for session, verdict in record.verdicts.items():
-            old = merged.get(session, [None] * 4)
-            merged[session] = [then if now is None else now for now, then in zip(verdict, old, strict=True)]
-    return merged
-
-
-def _write_days(work: _Work) -> dict[str, Day]:
-    """Write or link every day; returns what is known about each."""
+def _write_days(work: _Work) -> dict[str, str]:
+    """Write or link every day; returns the hash of each."""
     before = work.before
-    touched = {day for record in work.read.values() for day in record.days}
+    touched = {day for name in work.read for day in work.files[name].days}
     for name, record in before.files.items():
         if name in work.read or name not in work.files:
             touched |= record.days.keys()
     turns = work.output / "turns"
     turns.mkdir(parents=True, exist_ok=True)
-    jobs, known, rows = [], {}, 0
-    for day in sorted({day for record in work.files.values() for day in record.days}):
+    runs, rows = _runs(work), 0
+    jobs: list[DayJob] = []
+    known: dict[str, str] = {}
+    for day in sorted(runs):
         old = before.folder / "turns" / f"{day}.parquet" if before.folder and day in before.days else None
         if old and day not in touched:
             _link(old, turns / old.name)
             known[day] = before.days[day]
         else:
-            jobs.append(DayJob(day, _runs(day, work), old, work.parts, _verdicts(day, work), turns / f"{day}.parquet"))
-            rows += sum(record.days.get(day, 0) for record in work.files.values())
-    built = _map(build_day, [(job,) for job in jobs], work.workers if rows > POOL_FROM_ROWS else 1)
-    return known | dict(built)
+            jobs.append(DayJob(day, runs[day], old, turns / f"{day}.parquet"))
+            rows += sum(run.rows for run in runs[day])
+    return known | dict(_map(build_day, [(job,) for job in jobs], work.workers if rows > POOL_FROM_ROWS else 1))
 
 
-def _verdicts(day: str, work: _Work) -> Verdicts:
-    """The verdicts of the sessions that have turns on a day."""
-    sessions = {session for record in work.files.values() if day in record.days for session in record.sessions}
-    return {session: work.verdicts[session] for session in sessions & work.verdicts.keys()}
-
-
-def _runs(day: str, work: _Work) -> list[Run]:
-    """Where each file's rows of a day are."""
-    starts: dict[str, int] = {}
-    start = 0
+def _runs(work: _Work) -> dict[str, list[Run]]:
+    """Where each file's rows of each day are."""
+    starts: dict[tuple[str, str], int] = {}
+    ends: Counter[str] = Counter()
     for name in sorted(work.before.files):
-        starts[name] = start
-        start += work.before.files[name].days.get(day, 0)
-    return [
-        Run(name, name in work.read, starts.get(name, 0), record.days[day])
-        for name, record in sorted(work.files.items())
-        if day in record.days
-    ]
+        for day, rows in work.before.files[name].days.items():
+            starts[name, day] = ends[day]
+            ends[day] += rows
+    runs: defaultdict[str, list[Run]] = defaultdict(list)
+    for name, record in sorted(work.files.items()):
+        for day, rows in record.days.items():
+            part, start = work.places[name, day] if name in work.read else ("", starts[name, day])
+            runs[day].append(Run(name, part, start, rows))
+    return runs
 
 
 def _link(source: Path, target: Path) -> None:
@@ -234,19 +306,38 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_quarantine(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
-    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(QUARANTINE)
-    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, QUARANTINE, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=QUARANTINE), path)
+def _file_rows(work: _Work, found: Scan) -> list[tuple[Any, ...]]:
+    """Every file below the root: its format, its turns, and why it gave none (or not all)."""
+    rows: list[tuple[Any, ...]] = [(name, "", 0, reason) for name, reason in found.left_out]
+    rows += [(name, "", 0, problem.reason) for name, problem in found.aside]
+    for record in work.files.values():
+        turns = sum(record.days.values())
+        reason = record.problems[0][0] if record.problems else ""
+        rows.append(
+            (record.name, record.format, turns, reason or ("" if turns else _NO_LOG.get(record.format, "no calls")))
+        )
+    return sorted(rows)
 
 
-def _save(output: Path, fingerprint: str, files: dict[str, FileRecord], days: dict[str, Day]) -> None:
+def _write_table(path: Path, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> None:
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+
+
+def _save(work: _Work, fingerprint: str, listing: str, days: dict[str, str], report: IngestReport) -> None:
     document = {
         "fingerprint": fingerprint,
         "days": days,
-        "files": [record for _, record in sorted(files.items())],
+        "files": [record for _, record in sorted(work.files.items())],
     }
-    (output / "manifest.json").write_bytes(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+    (work.output / "manifest.json").write_bytes(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+    (work.output / _STATE).write_bytes(orjson.dumps({"fingerprint": fingerprint, "listing": listing}))
+    _write_report(work.output, report)
+
+
+def _write_report(output: Path, report: IngestReport) -> None:
+    (output / "report.json").write_bytes(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2))
 
 
 def _load(folder: Path | None, fingerprint: str) -> _State:
@@ -257,36 +348,38 @@ def _load(folder: Path | None, fingerprint: str) -> _State:
         document = {}
     if document.get("fingerprint") != fingerprint:
         return _State()
-    files = {entry["name"]: FileRecord(**entry) for entry in document["files"]}
-    return _State(folder, files, document["days"], _merge_verdicts(files.values()))
+    return _State(folder, {entry["name"]: FileRecord(**entry) for entry in document["files"]}, document["days"])
 
 
-def _report(work: _Work, days: dict[str, Day], quarantine: Sequence[tuple[Any, ...]]) -> IngestReport:
-    sums: dict[str, Counter[str]] = {name: Counter() for name in ("agents", "skipped", "redactions", "days")}
-    formats: Counter[str] = Counter()
-    statuses: Counter[str] = Counter()
+def _report(
+    work: _Work, found: Scan, days: dict[str, str], quarantine: Sequence[tuple[Any, ...]], judgement: Judgement
+) -> IngestReport:
+    skipped, redactions = Counter[str](), Counter[str]()
+    left_out = Counter(reason for _, reason in found.left_out)
     for record in work.files.values():
-        formats[record.format] += sum(record.days.values())
-        for name, counter in sums.items():
-            counter.update(getattr(record, name))
-    for day in days.values():
-        statuses.update(day["statuses"])
-    kept = sorted(day for day, facts in days.items() if work.before.days.get(day) == facts)
+        skipped.update(record.skipped)
+        redactions.update(record.redactions)
+        if not record.days and not record.problems and record.format in _NO_LOG:
+            left_out[record.format or "not read"] += 1
+    kept = sorted(day for day, digest in days.items() if work.before.days.get(day) == digest)
     return IngestReport(
-        version=content_version([(day, facts["sha256"]) for day, facts in sorted(days.items())], quarantine),
-        turns=sums["days"].total(),
-        sessions=len({session for record in work.files.values() for session in record.sessions}),
+        version=content_version(sorted(days.items()), judgement.version, quarantine),
+        turns=judgement.turns,
+        copies=judgement.copies,
+        sessions=judgement.sessions,
         files=len(work.files),
         files_read=len(work.read),
         days_rebuilt=sorted(days.keys() - set(kept)),
         days_kept=kept,
         quarantined=len(quarantine),
         quarantine=[dict(zip(QUARANTINE.names, row, strict=True)) for row in quarantine],
-        screenshots_dropped=sums["redactions"].pop("screenshot", 0),
-        redactions=dict(sums["redactions"].most_common()),
-        by_format={name: count for name, count in formats.most_common() if count},
-        by_agent=dict(sums["agents"].most_common()),
-        by_status=dict(statuses.most_common()),
-        skipped=dict(sums["skipped"].most_common()),
-        turns_per_day=dict(sorted(sums["days"].items())),
+        left_out=dict(left_out.most_common()),
+        screenshots_dropped=redactions.pop("screenshot", 0),
+        redactions=dict(redactions.most_common()),
+        by_format=judgement.by_format,
+        by_agent=judgement.by_agent,
+        by_recorded_agent=judgement.by_recorded_agent,
+        by_status=judgement.by_status,
+        skipped=dict(skipped.most_common()),
+        turns_per_day=judgement.per_day,
     )

@@ -1,63 +1,61 @@
-"""What lies under the log root: files worth reading, files to set aside, and which of them are still being written."""
+"""What lies under the log root: files that may be logs, what is left out and why, and what is still being written."""
 
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.sessions.readers.session_json import COMPANION
 from grokora_pipeline.sessions.table import public_name
 from grokora_pipeline.sessions.turns import Problem
 
-MAX_BYTES = 256 << 20
 MAX_FOLDERS = 32
-_TEXT = {".json", ".jsonl", ".ndjson", ".log", ".md", ".txt", ""}
-Signature = tuple[int, ...]
+# What is never a log. Everything else is looked into: rotation and editors give logs any name (.log.1, .jsonl.bak).
+_BINARY = frozenset(
+    """
+    .png .jpg .jpeg .gif .webp .bmp .ico .svg .tif .tiff .heic .mp4 .webm .mov .avi .mkv .mp3 .wav .ogg .flac .pdf .docx
+    .xlsx .pptx .ttf .woff .woff2 .exe .dll .so .dylib .o .a .pyc .whl .jar .class .db .sqlite .sqlite3 .parquet .arrow
+    .feather .npy .npz .safetensors .gguf .bin .pt .pth .onnx .pkl .lock .py .js .ts .css .html .htm .sh .bat .ps1
+    """.split()  # noqa: SIM905
+)
+Signature = tuple[int, int]
+
+
+class Entry(NamedTuple):
+    """A file or folder below the root: its relative path, size and mtime (ns), or why it is not read."""
+
+    path: str
+    size: int = 0
+    mtime_ns: int = 0
+    problem: Problem | None = None
+
+    @property
+    def signature(self) -> Signature:
+        """Changes when the file's bytes may have changed."""
+        return self.size, self.mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """A file under the log root. `signature` changes when its bytes, or those of its session.log, may have changed."""
+    """A file under the log root. `signature` changes when its bytes may have changed."""
 
     path: Path
-    name: str
+    name: str  # as stored: relative to the root, without personal data
     size: int
     signature: Signature
+    growing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scan:
-    """The files to read, sorted by name, and those set aside with the reason."""
+    """The files to look into, sorted by name, and what is left out: with a fault, or because it is no log."""
 
-    files: list[LogFile]
-    aside: list[tuple[str, Problem]]
-
-
-def scan(root: Path, settle_seconds: float) -> Scan:
-    """Look at every file once; wait once, at most `settle_seconds`, for those that changed just now.
-
-    Raises GrokoraError where the log root is missing or no folder. Links are never followed: one that leaves the root
-    is set aside, one that stays inside leads to a file that is found anyway.
-    """
-    _require(root)
-    files: list[LogFile] = []
-    aside: list[tuple[str, Problem]] = []
-    for path in _walk(root, root.resolve(), aside):
-        name = _name(root, path)
-        try:
-            mark = signature(path)
-        except OSError as error:
-            aside.append((name, Problem("unreadable", 0, error.strerror or "")))
-            continue
-        if mark[0] > MAX_BYTES:
-            aside.append((name, Problem("gigantic", 0, f"{mark[0] >> 20} MiB, more than {MAX_BYTES >> 20}")))
-        else:
-            files.append(LogFile(path, name, mark[0], mark))
-    files, growing = _settled(files, settle_seconds)
-    aside += [(file.name, Problem("growing", file.size, f"changed within {settle_seconds:g} s")) for file in growing]
-    return Scan(sorted(files, key=lambda file: file.name), sorted(aside, key=lambda row: row[0]))
+    files: list[LogFile] = field(default_factory=list)
+    aside: list[tuple[str, Problem]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    closed: list[str] = field(default_factory=list)  # folders that cannot be looked into now: their logs still live
 
 
 def manifest(root: Path) -> list[tuple[str, int, int]]:
@@ -65,77 +63,81 @@ def manifest(root: Path) -> list[tuple[str, int, int]]:
 
     Raises GrokoraError where the root is missing.
     """
-    _require(root)
-    found, pending = [], [str(root)]
-    while pending:
-        try:
-            entries = os.scandir(pending.pop())
-        except OSError:
-            continue  # unreadable, or gone since it was listed
-        with entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.is_symlink():
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif mark := _stat(entry):
-                    found.append((entry.path[len(str(root)) + 1 :], *mark))
-    return sorted(found)
+    return sorted(entry[:3] for entry in walk(root) if entry.problem is None)
 
 
-def _stat(entry: "os.DirEntry[str]") -> tuple[int, int] | None:
-    try:
-        stat = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
+def scan(root: Path, settle_seconds: float) -> Scan:
+    """Look at every file once; wait once, at most `settle_seconds`, for those that changed just now.
+
+    A file that changed while we waited is `growing`: it is read up to where it is now. Raises GrokoraError where the
+    log root is missing or no folder.
+    """
+    entries = list(walk(root))
+    growing = _growing(root, entries, settle_seconds)
+    result = Scan()
+    for entry in sorted(growing.get(entry.path, entry) for entry in entries):
+        name = public_name(entry.path)
+        if entry.problem is None:
+            file = LogFile(root / entry.path, name, entry.size, entry.signature, entry.path in growing)
+            result.files.append(file)
+        elif entry.problem.reason == "not_a_log":
+            result.left_out.append((name, entry.problem.detail))
+        else:
+            result.aside.append((name, entry.problem))
+            if entry.problem.reason == "closed_folder":
+                result.closed.append(name)
+    result.files.sort(key=lambda file: file.name)
+    result.aside.sort()
+    return result
 
 
-def _require(root: Path) -> None:
+def walk(root: Path) -> Iterator[Entry]:
+    """Every file below the root, hidden ones left out, in no order; one walk serves the sensor and the ingest.
+
+    Links are never followed: one that leaves the root is a problem, one that stays inside leads to a file that is found
+    anyway. Pipes, sockets and devices are never opened. Raises GrokoraError where the root is missing.
+    """
     if not root.is_dir():
         raise GrokoraError(
             f"The log folder {root} does not exist; point GROKORA_LOGS at the folder of your session logs."
         )
-
-
-def signature(path: Path) -> Signature:
-    """Size and modification time of a file, and of the session.log beside a session.json."""
-    found = path.stat()
-    parts = [found.st_size, found.st_mtime_ns]
-    if path.suffix == ".json":
-        log = path.with_name(COMPANION)
-        beside = log.lstat() if log.is_file() else None
-        parts += [beside.st_size, beside.st_mtime_ns] if beside else []
-    return tuple(parts)
-
-
-def _name(root: Path, path: Path) -> str:
-    return public_name(path.relative_to(root).as_posix())
-
-
-def _walk(root: Path, resolved: Path, aside: list[tuple[str, Problem]]) -> Iterator[Path]:
-    """Regular files that may be text, hidden ones left out; what is no ordinary file or folder is reported."""
-    pending = [(root, 0)]
+    start, resolved, pending = len(str(root)) + 1, root.resolve(), [(str(root), 0)]
     while pending:
         folder, depth = pending.pop()
         try:
-            entries = sorted(os.scandir(folder), key=lambda found: found.name)
+            with os.scandir(folder) as listing:
+                entries = list(listing)
         except OSError as error:
-            aside.append((_name(root, folder), Problem("unreadable", 0, error.strerror or "")))
+            yield Entry(folder[start:], problem=Problem("closed_folder", 0, error.strerror or ""))
             continue
         for entry in entries:
-            path = Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if entry.is_symlink():
-                if not _stays_inside(path, resolved):
-                    aside.append((_name(root, path), Problem("outside_root", 0, "a link that leaves the log folder")))
-            elif entry.is_dir() and depth >= MAX_FOLDERS:
-                aside.append((_name(root, path), Problem("too_deep", 0, f"more than {MAX_FOLDERS} folders deep")))
-            elif entry.is_dir():
-                pending.append((path, depth + 1))
-            elif entry.is_file() and path.suffix.lower() in _TEXT:
-                yield path
+            try:
+                if entry.is_dir(follow_symlinks=False) and depth < MAX_FOLDERS:
+                    pending.append((entry.path, depth + 1))
+                elif seen := _look_at(entry, entry.path[start:], resolved):
+                    yield seen
+            except FileNotFoundError:
+                continue  # gone since it was listed
+            except OSError as error:
+                yield Entry(entry.path[start:], problem=Problem("unreadable", 0, error.strerror or ""))
+
+
+def _look_at(entry: "os.DirEntry[str]", path: str, root: Path) -> Entry | None:
+    """What a name in a folder stands for; None for links that stay inside, pipes, sockets and devices."""
+    if entry.is_symlink():
+        outside = Problem("outside_root", 0, "a link that leaves the log folder")
+        return None if _stays_inside(Path(entry.path), root) else Entry(path, problem=outside)
+    if entry.is_dir(follow_symlinks=False):
+        return Entry(path, problem=Problem("too_deep", 0, f"more than {MAX_FOLDERS} folders deep"))
+    if not entry.is_file(follow_symlinks=False):
+        return None
+    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 – a Path a file costs seconds
+    if suffix in _BINARY:
+        return Entry(path, problem=Problem("not_a_log", 0, f"{suffix[1:]} file"))
+    stat = entry.stat(follow_symlinks=False)
+    return Entry(path, stat.st_size, stat.st_mtime_ns)
 
 
 def _stays_inside(link: Path, root: Path) -> bool:
@@ -145,23 +147,20 @@ def _stays_inside(link: Path, root: Path) -> bool:
         return True
 
 
-def _settled(files: list[LogFile], settle_seconds: float) -> tuple[list[LogFile], list[LogFile]]:
-    """Files that are quiet, and those that changed while we waited."""
-    if settle_seconds <= 0:
-        return files, []
-    now = time.time_ns()
-    window = int(settle_seconds * 1e9)
-    fresh = {file.path for file in files if max(file.signature[1::2]) > now - window}
-    if not fresh:
-        return files, []
-    newest = max(max(file.signature[1::2]) for file in files if file.path in fresh)
+def _growing(root: Path, entries: list[Entry], settle_seconds: float) -> dict[str, Entry]:
+    """The files that changed while we waited, as they are now."""
+    now, window = time.time_ns(), int(settle_seconds * 1e9)
+    fresh = [entry for entry in entries if entry.problem is None and entry.mtime_ns > now - window > 0]
+    if settle_seconds <= 0 or not fresh:
+        return {}
+    newest = max(entry.mtime_ns for entry in fresh)
     time.sleep(min(settle_seconds, max(0.0, (newest + window - now) / 1e9)))
-    growing = [file for file in files if file.path in fresh and not _same(file)]
-    return [file for file in files if file not in growing], growing
-
-
-def _same(file: LogFile) -> bool:
-    try:
-        return signature(file.path) == file.signature
-    except OSError:
-        return False
+    growing = {}
+    for entry in fresh:
+        try:
+            stat = (root / entry.path).stat()
+        except OSError:
+            continue  # it is reported when it is read
+        if (stat.st_size, stat.st_mtime_ns) != entry.signature:
+            growing[entry.path] = Entry(entry.path, stat.st_size, stat.st_mtime_ns)
+    return growing

@@ -1,8 +1,10 @@
 """Turns as a table: the schema of `session_logs`, redacted rows, and Parquet files with the same bytes each time."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
-from grokora_pipeline.sessions.redaction.redactor import Redactor
-from grokora_pipeline.sessions.turns import Turn, TurnRow, turn_id
+from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
+from grokora_pipeline.sessions.turns import Message, Turn, turn_id
 
 UNDATED = "undated"
 ROW_GROUP = 2048
-MAX_SESSIONS = 512  # whose placeholders are remembered at once, within a file
+_RUN = re.compile(r"#\d+\Z")
 SCHEMA = pa.schema(
     [
         ("turn_id", pa.string()),
@@ -45,6 +47,8 @@ SCHEMA = pa.schema(
         ("parent_session_id", pa.string()),
         ("result_known", pa.bool_()),
         ("redactions", pa.string()),
+        ("prompt_id", pa.string()),  # hashes by which calls that stand in two logs are recognised
+        ("answer_id", pa.string()),
     ]
 )
 _DICTIONARY = [
@@ -71,37 +75,45 @@ _DEFAULTS: dict[str, Any] = {
     "call": "",
     "parent_session_id": "",
     "result_known": False,
+    "prompt_id": "",
+    "answer_id": "",
 }
 Row = tuple[Any, ...]
 Made = tuple[str, Row, Counter[str]]  # the day, the row, what was redacted
 
 
 class RowMaker:
-    """Makes rows of one file's turns: redacts, recognises the agent, and gives the id. Sessions are redacted apart."""
+    """Makes rows of turns: redacts, recognises the agent, and gives the id.
+
+    Two passes: `find` over all turns of a session, from whatever file, then `row`. So what a later step shows to be a
+    secret leaves the earlier ones too. Sessions are redacted apart from each other.
+    """
 
     def __init__(self, agents: Sequence[AgentSpec]) -> None:
         self._agents = agents
-        self._redactors: dict[str, Redactor] = {}
+        self._redactors: dict[str, Redactor] = {}  # only of sessions that hold something
         self._names: dict[str, str] = {}
         self._tools: dict[bytes, bytes] = {}
 
-    def secrets(self, session_id: str) -> int:
-        """How many secrets a session has named so far."""
-        redactor = self._redactors.get(session_id)
-        return redactor.secrets if redactor else 0
+    def find(self, turn: Turn) -> None:
+        """First pass: remember what the turn's texts show to be secret."""
+        with suppress(TooDeepError, orjson.JSONEncodeError):  # nested too deep: the second pass says so
+            if is_suspicious(b"\n".join(_json_texts(turn))):
+                redactor = self._redactors.setdefault(base_session(turn.session_id), Redactor())
+                redactor.find([turn.prompt, turn.completion, turn.task])
 
     def row(self, turn: Turn) -> Made:
-        """A turn's day, its row and what was redacted by kind.
+        """Second pass: a turn's day, its row and what was redacted by kind.
 
         Raises orjson.JSONEncodeError or TooDeepError for what is nested too deep.
         """
         agent = recognise(self._agents, turn.prompt, turn.agent)
-        prompt, completion, tools, task, counts = self._texts(turn)
-        session = self.session(turn.session_id)
+        prompt, completion, task, counts = self._texts(turn)
+        tools = self._clean_tools(turn)
+        session = self.public(turn.session_id)
         recorded = turn.agent if turn.recorded_agent is None else turn.recorded_agent
-        identity = turn_id((session, turn.step, agent), prompt, tools, completion)
         row = (
-            identity,
+            turn_id((session, turn.step, agent), prompt, tools, completion),
             session,
             agent,
             turn.step,
@@ -120,50 +132,67 @@ class RowMaker:
             turn.step_failed,
             turn.completeness,
             turn.tools_known,
-            None if recorded is None else self.session(recorded),
-            self.session(turn.model),
+            None if recorded is None else self.public(recorded),
+            self.public(turn.model),
             public_name(turn.call),
-            self.session(turn.parent_session_id) if turn.parent_session_id else "",
+            self.public(turn.parent_session_id),
             turn.result_known,
             orjson.dumps(dict(sorted(counts.items()))).decode() if counts else "{}",
+            hashlib.sha256(prompt).hexdigest()[:16],
+            _answer_id(orjson.loads(completion)),
         )
         return turn.started_at[:10] or UNDATED, row, counts
 
-    def session(self, name: str) -> str:
+    def public(self, name: str) -> str:
         """A name (of a session, an agent, a model) as stored: without personal data, different names stay different."""
         public = self._names.get(name)
         if public is None:
-            public = self._names[name] = public_name(name)
+            base = base_session(name)
+            public = self._names[name] = public_name(base) + name[len(base) :]
         return public
 
-    def _texts(self, turn: Turn) -> tuple[bytes, bytes, bytes, str, Counter[str]]:
-        prompt, completion = orjson.dumps(turn.prompt), orjson.dumps(turn.completion)
-        tools = orjson.dumps(turn.tools) if turn.tools else b""
-        redactor = self._redactors.get(turn.session_id)
-        counts: Counter[str] = Counter()
-        texts = b"\n".join((prompt, completion, turn.task.encode("utf-8", "replace")))
-        if not is_suspicious(texts) and (redactor is None or not redactor.recognises(texts)):
-            return prompt, completion, self._clean_tools(turn, tools), turn.task, counts
-        if redactor is None:
-            redactor = self._redactors[turn.session_id] = Redactor()
-            if len(self._redactors) > MAX_SESSIONS:
-                del self._redactors[next(iter(self._redactors))]
-        value: Any = [turn.prompt, turn.completion, turn.task]
-        (new_prompt, new_completion, task), counts = redactor.redact(value)
-        if counts:
-            prompt, completion = orjson.dumps(new_prompt), orjson.dumps(new_completion)
-        return prompt, completion, self._clean_tools(turn, tools), task, counts
+    def _texts(self, turn: Turn) -> tuple[bytes, bytes, str, Counter[str]]:
+        texts = _json_texts(turn)
+        redactor = self._redactors.get(base_session(turn.session_id))
+        joined = b"\n".join(texts)
+        if not is_suspicious(joined) and (redactor is None or not redactor.recognises(joined)):
+            return texts[0], texts[1], turn.task, Counter()
+        redactor = redactor or self._redactors.setdefault(base_session(turn.session_id), Redactor())
+        (prompt, completion, task), counts = redactor.redact([turn.prompt, turn.completion, turn.task])
+        if not counts:
+            return texts[0], texts[1], turn.task, counts
+        return orjson.dumps(prompt), orjson.dumps(completion), task, counts
 
-    def _clean_tools(self, turn: Turn, tools: bytes) -> bytes:
+    def _clean_tools(self, turn: Turn) -> bytes:
         """Tool schemas repeat in every call: each is redacted once."""
-        if not tools:
+        if not turn.tools:
             return b""
+        tools = orjson.dumps(turn.tools)
         clean = self._tools.get(tools)
         if clean is None:
             clean = orjson.dumps(Redactor().redact(turn.tools)[0]) if is_suspicious(tools) else tools
             if len(self._tools) < 256:
                 self._tools[tools] = clean
         return clean
+
+
+def _json_texts(turn: Turn) -> tuple[bytes, bytes, bytes]:
+    return orjson.dumps(turn.prompt), orjson.dumps(turn.completion), turn.task.encode("utf-8", "replace")
+
+
+def base_session(name: str) -> str:
+    """A session's recorded id: without the `#2` that tells apart two runs of one file with the same id."""
+    return _RUN.sub("", name)
+
+
+def _answer_id(completion: Message) -> str:
+    """What was answered, as far as two logs of one call agree on it: the text; where there is none, the calls."""
+    content = completion.get("content")
+    if isinstance(content, str) and content.strip():
+        answer: Any = content.strip()
+    else:
+        answer = [content, [call.get("function") for call in completion.get("tool_calls") or ()]]
+    return hashlib.sha256(orjson.dumps(answer)).hexdigest()[:16]
 
 
 def public_name(name: str) -> str:
@@ -209,20 +238,17 @@ def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).combine_chunks()
 
 
-def read_turns(
-    folder: Path, columns: Sequence[str] | None = None, days: Sequence[str] | None = None
-) -> Iterator[TurnRow]:
-    """The turns of a published `session_logs` folder, day by day; JSON columns stay text.
+def read_rows(folder: Path, columns: Sequence[str], days: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a published `session_logs` folder as they are stored, day by day, copies of calls included.
 
-    A row holds only `columns` where they are given. Rows of an older store get the columns that it did not have yet.
+    A row holds `columns` alone. Rows of an older store get the columns that it did not have yet.
     """
-    wanted = list(columns or SCHEMA.names)
     for path in sorted((folder / "turns").glob("*.parquet")):
         if days is None or path.stem in days:
-            yield from _rows(pq.ParquetFile(path), wanted)
+            yield from _rows(pq.ParquetFile(path), columns)
 
 
-def _rows(file: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[TurnRow]:
+def _rows(file: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     stored = set(file.schema_arrow.names)
     missing = [name for name in wanted if name not in stored]
     defaults = {name: _DEFAULTS[name] for name in missing if name != "completeness"}

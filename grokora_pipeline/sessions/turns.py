@@ -61,7 +61,7 @@ class TurnRow(TypedDict):
     prompt: str  # JSON list of chat messages
     tools: str | None  # JSON list of tool schemas
     completion: str  # JSON assistant message
-    status: Status  # what the turn's own file says
+    status: Status  # the session's, else what the turn's own file says
     rating: int | None  # 1 to 5
     blamed: bool
     step_failed: bool
@@ -73,17 +73,27 @@ class TurnRow(TypedDict):
     parent_session_id: str
     result_known: bool
     redactions: str  # JSON object: how many values of which kind were replaced
+    prompt_id: str  # hashes of prompt and answer, by which a call that stands in two logs is recognised
+    answer_id: str
+    copies: list[str]  # the other files that the call stands in; not stored in the row
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a session ended, told by a line of its own or with a turn; the last word in a file counts."""
+    """How a session ended, as a file states it. "unknown" and None leave what was stated before.
+
+    The last word of a person or a program about a session counts. What a log's own end says (`inferred`) counts only
+    if nobody said anything, and of several such ends the worst.
+    """
 
     session_id: str
     status: Status = "unknown"
     rating: int | None = None
     blamed_agent: str | None = None
     blamed_step: int | None = None
+    blamed_call: str = ""  # the receipt's id; before agent and step, which may name several calls
+    at: str = ""  # ISO 8601, UTC, "" if the log does not say when it was stated
+    inferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

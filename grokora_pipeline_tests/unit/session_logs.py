@@ -8,8 +8,8 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec, Match
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
-from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline.sessions.turns import TurnRow
+from grokora_pipeline.sessions.verdicts import read_turns
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 AGENTS = (

@@ -29,6 +29,7 @@ TURN: dict[str, Any] = {
     "blamed": False,
     "step_failed": False,
     "completeness": "whole",
+    "copies": [],
     "completion": '{"role":"assistant","content":"x"}',
 }
 CALLS = '{"role":"assistant","content":"","tool_calls":[{"id":"c"}]}'

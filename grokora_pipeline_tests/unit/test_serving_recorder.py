@@ -17,8 +17,8 @@ from grokora_pipeline.serving.gateway.feedback import Feedback, give
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.sessions.ingest import ingest
-from grokora_pipeline.sessions.table import read_turns
 from grokora_pipeline.sessions.turns import TurnRow
+from grokora_pipeline.sessions.verdicts import read_turns
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 AGENTS = [AgentSpec(name="actor", description="acts")]

@@ -87,11 +87,12 @@ def test_the_global_log_holds_clicks_and_multi_line_answers_and_equals_the_sessi
 
 
 @authentic
-def test_a_max_iterations_end_is_a_failure_and_a_rating_is_read() -> None:
+def test_a_max_iterations_end_is_a_failure_and_a_rating_is_read(tmp_path: Path) -> None:
     ended = [turn.status for turn in turns_of(read(LOGS / "global_log" / "grokputer.log")) if "ERROR line" in turn.task]
     assert ended == ["failure", "failure"]
-    rated = turns_of(read(LOGS / "v1_rated" / "session_20251108_140606" / "session.json"))
-    assert {(turn.rating, turn.status) for turn in rated} == {(4, "success")}
+    run(LOGS / "v1_rated", tmp_path / "out")
+    rated = [turn for turn in turns(tmp_path / "out") if turn["session_id"] == "session_20251108_140606"]
+    assert {(turn["rating"], turn["status"]) for turn in rated} == {(4, "success")}
 
 
 @authentic
@@ -208,12 +209,14 @@ def test_a_truncated_session_gives_its_finished_iterations(tmp_path: Path, cut: 
 
 
 def test_the_end_of_the_last_of_two_runs_in_one_folder_counts(tmp_path: Path) -> None:
-    path = tmp_path / "session.json"
-    path.write_bytes(orjson.dumps(v1_session()))
+    folder = tmp_path / "logs" / "session_1"
+    folder.mkdir(parents=True)
+    (folder / "session.json").write_bytes(orjson.dumps(v1_session()))
     entry = "2025-11-12 12:07:11 - INFO - SESSION {}\n"
-    log = [entry.format(text) for text in ("STARTED: a", "ENDED: completed", "STARTED: a", "ENDED: error")]
-    (tmp_path / "session.log").write_text("".join(log), encoding="utf-8")
-    assert {turn.status for turn in turns_of(read(path))} == {"failure"}
+    events = ("STARTED: session_1", "ENDED: completed", "STARTED: session_1", "ENDED: error")
+    (folder / "session.log").write_text("".join(entry.format(text) for text in events), encoding="utf-8")
+    run(tmp_path / "logs", tmp_path / "out")
+    assert {turn["status"] for turn in turns(tmp_path / "out")} == {"failure"}
 
 
 def test_v2_gives_the_actors_actions_only(tmp_path: Path) -> None:

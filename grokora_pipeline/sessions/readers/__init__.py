@@ -1,5 +1,6 @@
 """The one registry of log formats. A format is known by its content, never by a folder's or a file's name."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,13 +12,24 @@ from grokora_pipeline.sessions.readers import (
     session_json,
     swarm,
 )
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError
+from grokora_pipeline.sessions.readers.source import Source, UnreadableError, is_archive
 from grokora_pipeline.sessions.turns import Item
 
-__all__ = ["FORMATS", "HEAD_BYTES", "Format", "Source", "UnreadableError", "detect", "detect_by_line", "is_companion"]
+__all__ = [
+    "FORMATS",
+    "HEAD_BYTES",
+    "Format",
+    "Source",
+    "UnreadableError",
+    "detect",
+    "detect_by_line",
+    "is_archive",
+    "is_companion",
+]
 
 HEAD_BYTES = 64 << 10
 _COMPANION_STARTS = (b"Session: ", b"=====")  # v2 session.log, summary.txt
+_PROGRAM_LOG = re.compile(rb"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d")  # alerts_*, monitoring_*, automation_*
 _COMPANION_KEYS = (
     (b'"api_success_rate"', b'"total_tool_calls"'),  # v1 metrics.json
     (b'"tool_executions"', b'"swarm_mode"'),  # v2 metrics.json
@@ -38,6 +50,7 @@ FORMATS: tuple[Format, ...] = (
     Format("instructions", instructions.looks_like, instructions.read),
     Format("swarm_v2", swarm.looks_like, swarm.read),
     Format("session_v1", session_json.looks_like, session_json.read),
+    Format("session_log", session_json.looks_like_log, session_json.read_log),
     Format("grokputer_log", global_log.looks_like, global_log.read),
     Format("collaboration", collaboration.looks_like, collaboration.read),
 )
@@ -57,7 +70,7 @@ def detect_by_line(head: bytes) -> Format | None:
 def is_companion(head: bytes) -> bool:
     """Whether a file only goes with a session that is told elsewhere: a session.log, metrics, a summary, an index."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(_COMPANION_STARTS) or _session_log(start):
+    if start.startswith(_COMPANION_STARTS) or _PROGRAM_LOG.match(start):
         return True
     known = any(all(key in head for key in keys) for keys in _COMPANION_KEYS) or _index(head)
     return start.startswith(b"{") and (start.strip() == b"{}" or known)
@@ -66,8 +79,3 @@ def is_companion(head: bytes) -> bool:
 def _index(head: bytes) -> bool:
     """session_index.json, whose entries name no session: a session.json that was cut early does."""
     return b'"debug_mode"' in head and b'"start_time"' in head and b'"session_id"' not in head
-
-
-def _session_log(start: bytes) -> bool:
-    """A v1 session.log: `YYYY-MM-DD HH:MM:SS - LEVEL - …`, without milliseconds."""
-    return start[4:5] == b"-" and start[13:14] == b":" and start[19:22] == b" - "

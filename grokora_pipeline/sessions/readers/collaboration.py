@@ -23,7 +23,7 @@ def looks_like(head: bytes) -> bool:
 
 def read(source: Source) -> Iterator[Item]:
     """At most one turn a side; a side whose first round cannot be told from the others is skipped."""
-    text, problem = decode(source.path.read_bytes())
+    text, problem = decode(source.read())
     if problem:
         yield problem
     text = text.replace("\r\n", "\n")

@@ -3,35 +3,40 @@
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
 
-from grokora_pipeline.sessions.turns import Message, Problem
+from grokora_pipeline.models.messages import call_arguments, plain_message
+from grokora_pipeline.sessions.readers.source import Line, Source, UnreadableError
+from grokora_pipeline.sessions.turns import Message, Problem, Status
+
+__all__ = ["Line", "Source", "UnreadableError"]
 
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[\s,]*")
-
-
-class UnreadableError(Exception):
-    """A file that cannot be read at all; carries the row of the quarantine."""
-
-    def __init__(self, reason: str, offset: int = 0, detail: str = "") -> None:
-        super().__init__(reason)
-        self.problem = Problem(reason, offset, detail)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A log file: where it is, and what it is called in everything that is stored."""
-
-    path: Path
-    name: str
-    sha256: str = ""
-    format: str = ""
+_EPOCH = re.compile(r"[+-]?(?:\d{9,13}|\d{15,19})(?:\.\d+)?")  # 8 and 14 digits are a date: 20260101, 20260101120000
+_SLASHES = re.compile(r"(\d{4})[/.-](\d{1,2})[/.-](\d{1,2})(?=[T \t]|$)")
+_ZONE = re.compile(r"\s*(?:(?:UTC|GMT)|([+-]\d\d:?\d\d))$")
+_INTEGER = re.compile(r"[+-]?\d{1,19}")
+_RATING = re.compile(r"(\d{1,2}(?:\.\d+)?)\s*(?:/\s*5)?\s*(?:stars?)?", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[\s_-]+")
+_WORDS: dict[Status, str] = {
+    "success": "success successful succeeded completed complete done finished passed pass ok okay good solved resolved "
+    "achieved accepted true yes 1 1.0",
+    "failure": "failure failed fail failing error errored exception crash crashed timeout timed_out timedout expired "
+    "cancelled canceled cancel aborted abort interrupted killed terminated stopped partial partially_completed "
+    "partial_success incomplete unfinished unsuccessful unsolved unresolved gave_up given_up abandoned rejected "
+    "refused denied bad wrong max_iterations_reached max_iterations max_steps max_steps_reached max_turns "
+    "limit_reached budget_exceeded context_length_exceeded length content_filter false no 0 0.0",
+    "unknown": "unknown none null n/a na pending running in_progress queued open started unset undefined",
+}
+_OUTCOMES: dict[str, Status] = {word: status for status, words in _WORDS.items() for word in words.split()} | {
+    "": "unknown"
+}
 
 
 def decode(raw: bytes) -> tuple[str, Problem | None]:
@@ -49,18 +54,41 @@ def decode(raw: bytes) -> tuple[str, Problem | None]:
 
 
 def to_utc(value: object) -> str:
-    """ISO 8601 in UTC from ISO text or epoch seconds (or milliseconds); naive text is UTC; "" if it is no time."""
+    """ISO 8601 in UTC; "" for what is no time.
+
+    Read are ISO 8601 (with `/` for `-`, a named UTC, a comma before the fraction), RFC 2822, and epochs in seconds,
+    milli-, micro- or nanoseconds, as numbers or as text. A time without a zone is UTC.
+    """
     try:
-        if isinstance(value, str) and value:
-            moment = datetime.fromisoformat(value)
+        if isinstance(value, str):
+            moment = _parse_time(value.strip())
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            moment = datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC)
+            moment = _from_epoch(value)
         else:
             return ""
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return moment.astimezone(UTC).isoformat()
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError, TypeError):
         return ""
+
+
+def _from_epoch(value: float) -> datetime:
+    """The unit is known by the size: seconds reach 1e11 in the year 5138, milliseconds pass it in March 1973."""
+    divisor = next((10**power for limit, power in ((1e11, 0), (1e14, 3), (1e17, 6)) if abs(value) < limit), 10**9)
+    return datetime.fromtimestamp(value / divisor, UTC)
+
+
+def _parse_time(text: str) -> datetime:
+    """Raises ValueError or TypeError for a text that is no time."""
+    if _EPOCH.fullmatch(text):
+        return _from_epoch(float(text))
+    if date := _SLASHES.match(text):
+        year, month, day = date.groups()
+        text = f"{year}-{int(month):02d}-{int(day):02d}{text[date.end() :]}"
+    try:
+        return datetime.fromisoformat(_ZONE.sub(lambda zone: zone.group(1) or "+00:00", text))
+    except ValueError:
+        return parsedate_to_datetime(text)
 
 
 def loads(text: str | bytes) -> Any:
@@ -92,14 +120,71 @@ def _storable(value: Any) -> Any:
 
 
 def whole_number(value: object) -> int | None:
-    """A number of a step or a rating: an integer of at most 64 bits; None for anything else."""
+    """A number of a step: an integer of at most 64 bits, as a number or as text; None for anything else."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else None
 
 
-def stars(value: object) -> int | None:
-    """A rating from 1 to 5; None for anything else."""
+def rating_of(value: object) -> int | None:
+    """A rating from 1 to 5, rounded down; "4", "4/5" and "4 stars" are 4; None for anything else."""
+    if isinstance(value, str) and (text := _RATING.fullmatch(value.strip())):
+        value = float(text.group(1))
     number = math.floor(value) if isinstance(value, float) and math.isfinite(value) else whole_number(value)
     return number if number is not None and 1 <= number <= 5 else None
+
+
+def outcome_status(word: object) -> Status | None:
+    """What a log's word for an outcome means, for every reader; None for a word that is not on the list.
+
+    "unknown" is for words that say that nobody knows yet. A word that is not on the list is reported, and its session
+    is not learnt from: `Problem("unknown_outcome")` and the status "failure".
+    """
+    if isinstance(word, bool):
+        return "success" if word else "failure"
+    if word is None:
+        return "unknown"
+    return _OUTCOMES.get(_SEPARATORS.sub("_", str(word).strip().lower()))
+
+
+def first_of(mapping: Mapping[str, Any], *names: str) -> Any:
+    """The first of several members that is there and says something: 0 and False do, None and "" do not."""
+    return next((mapping[name] for name in names if mapping.get(name) not in (None, "")), None)
+
+
+def name_text(value: object) -> str:
+    """A name or an id as text; numbers are ids, too; "" for anything else."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) else ""
+
+
+def sound_answer(message: Message) -> Message | str:
+    """An assistant message with its calls in today's shape, or the reason why it may not be learnt.
+
+    Legacy `function_call` becomes a tool call. Arguments are JSON text of one object: an object, or JSON text of JSON
+    text, is unwrapped; anything else (cut JSON, two objects, Python literals, lists) is refused, never repaired.
+    """
+    answer = plain_message(message) if message.get("function_call") else dict(message)
+    calls = answer.get("tool_calls")
+    if not calls:
+        answer.pop("tool_calls", None)
+        return answer if answer.get("content") else "no_answer"
+    sound = []
+    for place, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+            return "answer_not_in_schema"
+        raw = function.get("arguments")
+        arguments = call_arguments(raw)
+        if arguments is None:
+            return "arguments_not_an_object"
+        if not (isinstance(raw, str) and raw.lstrip().startswith("{")):
+            function = {**function, "arguments": json_text(arguments)}
+        sound.append({"id": f"call_{place}", **call, "type": "function", "function": function})
+    return {**answer, "tool_calls": sound}
 
 
 def leaves_folder(session: str) -> bool:
@@ -208,7 +293,8 @@ def json_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_FAILED = {"error", "cancelled", "canceled", "failed", "failure", "timeout"}
+_FAILED = {"error", "failed", "failure", "fail", "cancelled", "canceled", "aborted", "timeout", "timed_out"}
+_FAILED |= {"timedout", "denied", "rejected"}
 _SAYS_ERROR = re.compile(r"\s*(?:\[?error\b|traceback \(most recent|exception\b|fatal\b)", re.IGNORECASE)
 
 

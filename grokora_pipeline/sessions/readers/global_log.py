@@ -1,62 +1,98 @@
-"""`grokputer.log`: all single-agent sessions one after the other, with full answers and full tool arguments."""
+"""`grokputer.log`: all single-agent sessions one after the other, with full answers and full tool arguments.
+
+Lines get lost (Windows drops those that its code page cannot write) and rotation cuts a session in two, so every line
+that can only stand at a session's edge ends the run that is open.
+"""
 
 import ast
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from grokora_pipeline.sessions.readers import grokputer
-from grokora_pipeline.sessions.readers.common import Source, decode, to_utc
-from grokora_pipeline.sessions.turns import Item, Problem
+from grokora_pipeline.sessions.readers.common import Source, decode, leaves_folder, outcome_status, rating_of, to_utc
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
-_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) - (\S+) - ([A-Z]+) - (.*)", re.DOTALL)
-_HEAD = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - \S+ - [A-Z]+ - ")
+# Today's logger writes `time,ms - module - LEVEL - text`, a newer one `time [LEVEL] module (file.py:line): text`.
+_LINE = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:,(?P<ms>\d{3}) - (?P<module>\S+) - (?P<level>[A-Z]+) - "
+    r"|(?:[.,](?P<ms2>\d{3}))? \[(?P<level2>[A-Z]+)\] (?P<module2>\S+) \([^)\n]*\): )(?P<text>.*)",
+    re.DOTALL,
+)
+_HEAD = re.compile(
+    rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:,\d{3} - \S+ - [A-Z]+ - |(?:[.,]\d{3})? \[[A-Z]+\] \S+ \([^)\n]*\): )"
+)
+_ITERATION = re.compile(r"-* ?Iteration (\d+)(?:/\d+)?\b.*-")
+_REQUESTED = re.compile(r"Grok requested (\d+) tool calls?")
 _CALL = re.compile(r"Executing tool: (\w+) with args: (.*)", re.DOTALL)
 _RESULT = re.compile(r"Tool result: (\w+) -> (.*)", re.DOTALL)
 _SESSION = re.compile(r"grokputer\.(\S+)")
+_EDGE = ("GROKPUTER INITIALIZED", "Starting boot sequence", "Task execution finished")
 _MAX_REPR = 1 << 20
+_MAX_ENTRY = 16 << 20  # characters of one entry: lines without a time belong to the entry before
+
+
+class Entry(NamedTuple):
+    """An entry of the log: the line it starts at, and what it says."""
+
+    number: int
+    moment: str
+    module: str
+    level: str
+    text: str
 
 
 def looks_like(head: bytes) -> bool:
-    """Whether the first line has a time with milliseconds, a module and a level."""
-    return bool(_HEAD.match(head.lstrip(b"\xef\xbb\xbf \t\r\n")))
+    """Whether the first line has a time, a module and a level, or the first that has a time does.
+
+    Rotation may cut an entry of several lines, so that the file starts with the rest of it.
+    """
+    lines = head.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n")
+    if lines[0].startswith((b"{", b"[", b"<", b"#")):
+        return False
+    return any(_HEAD.match(line) for line in lines[:50])
 
 
 def read(source: Source) -> Iterator[Item]:
-    """The turns of every session; a session starts at `Starting task:`."""
+    """The turns of every session, and how it ended."""
     parser = _Parser(source)
-    for number, entry in _entries(source):
+    for entry in _entries(source):
         if isinstance(entry, Problem):
             yield entry
         else:
-            yield from parser.feed(number, entry)
+            yield from parser.feed(entry)
     yield from parser.finish()
 
 
-def _entries(source: Source) -> Iterator[tuple[int, "re.Match[str] | Problem"]]:
-    """The log's entries with the line they start at; lines without a time belong to the entry before."""
-    pending, start, offset = "", 0, 0
+def _entries(source: Source) -> Iterator["Entry | Problem"]:
+    """The log's entries; lines without a time belong to the entry before."""
+    pending: list[str] = []
+    start = size = 0
     warned = False
-    with source.path.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            text, problem = decode(raw)
-            if problem and not warned:
-                warned = True
-                yield number, Problem("not_utf8", offset + problem.offset, f"line {number}, read as Windows-1252")
-            offset += len(raw)
-            text = text.replace("\r\n", "\n")
-            if _LINE.match(text):
-                yield from _entry(pending, start)
-                pending, start = text, number
-            else:
-                pending += text
+    for line in source.lines():
+        if line.problem:
+            yield line.problem
+        text, problem = decode(line.raw)
+        if problem and not warned:
+            warned = True
+            yield Problem("not_utf8", line.offset + problem.offset, f"line {line.number}, read as Windows-1252")
+        text = text.replace("\r\n", "\n")
+        if _LINE.match(text):
+            yield from _entry(pending, start)
+            pending, start, size = [text], line.number, len(text)
+        elif size < _MAX_ENTRY:
+            pending.append(text)
+            size += len(text)
     yield from _entry(pending, start)
 
 
-def _entry(text: str, number: int) -> Iterator[tuple[int, "re.Match[str]"]]:
-    match = _LINE.match(text.rstrip("\n"))
+def _entry(lines: list[str], number: int) -> Iterator[Entry]:
+    match = _LINE.match("".join(lines).rstrip("\n"))
     if match:
-        yield number, match
+        part = match.groupdict()
+        moment = to_utc(f"{part['day']}.{part['ms'] or part['ms2'] or '000'}")
+        module, level = part["module"] or part["module2"], part["level"] or part["level2"]
+        yield Entry(number, moment, module, level, part["text"])
 
 
 class _Parser:
@@ -65,44 +101,90 @@ class _Parser:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._run: grokputer.Run | None = None
-        self._name = ""
-        self._seen: set[str] = set()
+        self._name = ""  # of the session whose logger wrote last
+        self._model = ""
+        self._used: set[str] = set()
+        self._last = ""  # the session that ended last: the user rates it afterwards
         self._results = 0  # how many calls of the iteration already have their result
+        self._explicit: Status | None = None  # what SESSION ENDED said
 
-    def feed(self, number: int, entry: "re.Match[str]") -> Iterator[Item]:
+    def feed(self, entry: Entry) -> Iterator[Item]:
         """Take one entry in; hands out the turns of a run when it has ended."""
-        day, milliseconds, module, _, text = entry.groups()
-        moment = to_utc(f"{day}.{milliseconds}")
-        if name := _SESSION.fullmatch(module):
-            self._name = name.group(1)
-        if text.startswith("Starting task: "):
+        text = entry.text
+        name = _SESSION.fullmatch(entry.module)
+        if name and name.group(1) != self._name:
             yield from self.finish()
-            self._start(text.removeprefix("Starting task: "), moment)
+            self._name = "" if leaves_folder(name.group(1)) else name.group(1)
+        if name:
+            yield from self._session_line(text, entry.moment)
+        elif text.startswith("Initialized Grok client: model="):
+            self._model = text.removeprefix("Initialized Grok client: model=").partition(",")[0]
+        elif text.startswith("Starting task: "):
+            # the session's own logger has named the task already: the same run goes on
+            task = text.removeprefix("Starting task: ")
+            if self._run is None or self._run.iterations or self._run.task != task:
+                yield from self.finish()
+                self._start(task, entry.moment)
+        elif text.startswith(_EDGE):
+            yield from self.finish()
+            self._name = "" if text.startswith(_EDGE[:2]) else self._name
+        elif iteration := _ITERATION.match(text):
+            yield from self._iteration(int(iteration.group(1)), entry)
         elif self._run is not None:
-            self._event(self._run, number, moment, entry)
+            self._event(self._run, entry)
 
     def finish(self) -> Iterator[Item]:
-        """The turns of the run that is open."""
+        """The turns of the run that is open, and its verdict."""
         run, self._run = self._run, None
-        if run is not None:
-            yield from grokputer.turns(self._source, run)
+        if run is None:
+            return
+        run.status, self._last = self._explicit or run.status, run.session_id
+        yield from grokputer.turns(self._source, run)
+        if run.status != "unknown":
+            yield Verdict(run.session_id, run.status, inferred=True)
+        self._explicit = None
+
+    def _session_line(self, text: str, moment: str) -> Iterator[Item]:
+        """A line of the session's own logger: where it starts and ends, and what the user said of it."""
+        if text.startswith("SESSION STARTED"):
+            yield from self.finish()
+        elif text.startswith("Task: ") and self._run is None:
+            self._start(text.removeprefix("Task: "), moment)
+        elif text.startswith("SESSION ENDED:"):
+            status = outcome_status(text.partition(":")[2])
+            if status is None:
+                yield Problem("unknown_outcome", 0, "SESSION ENDED with a word that is not for an outcome")
+            if self._run is not None:
+                # a summary that could not be written logs `completed` and then `error`: the first word counts
+                self._explicit = status or "failure"
+                yield from self.finish()
+        elif text.strip().startswith("Rating:") and (rating := rating_of(text.partition(":")[2])):
+            yield Verdict(self._run.session_id if self._run else self._last or self._name, rating=rating)
+
+    def _iteration(self, number: int, entry: Entry) -> Iterator[Item]:
+        """A new iteration; one that falls back belongs to another session, whose start the log has lost."""
+        if self._run is not None and self._run.iterations and number <= self._run.iterations[-1].number:
+            yield from self.finish()
+        if self._run is None:
+            yield Skipped("no_task")
+            return
+        self._run.iterations.append(grokputer.Iteration(number, entry.moment, "", line=entry.number))
+        self._results = 0
 
     def _start(self, task: str, moment: str) -> None:
-        base = self._name or f"{self._source.name}@{moment}"
+        base = self._name or f"grokputer@{moment}"
         session, count = base, 1
-        while session in self._seen:  # two runs within one second share an id
+        while session in self._used:  # two runs within one second share an id
             count += 1
             session = f"{base}#{count}"
-        self._seen.add(session)
-        self._run = grokputer.Run(session, task)
+        self._used.add(session)
+        self._run = grokputer.Run(session, task, model=self._model)
+        self._explicit, self._results = None, 0
 
-    def _event(self, run: grokputer.Run, number: int, moment: str, entry: "re.Match[str]") -> None:
-        module, level, text = entry.group(3, 4, 5)
+    def _event(self, run: grokputer.Run, entry: Entry) -> None:
+        text = entry.text
         current = run.iterations[-1] if run.iterations else None
-        if text.startswith("--- Iteration "):
-            run.iterations.append(grokputer.Iteration(len(run.iterations) + 1, moment, "", line=number))
-            self._results = 0
-        elif text.startswith("Task stopped: reached max iterations"):
+        if text.startswith("Task stopped: reached max iterations"):
             run.status = "failure"
         elif text.startswith(("No tool calls requested", "Grok indicated task completion")):
             run.status = "success"
@@ -110,11 +192,13 @@ class _Parser:
             return
         elif text.startswith("Grok response: "):
             current.response = text.removeprefix("Grok response: ")
-            current.line = number
-        elif level == "ERROR" and text.startswith("Grok API error"):
+            current.line = entry.number
+        elif requested := _REQUESTED.match(text):
+            current.requested = int(requested.group(1))
+        elif entry.level == "ERROR" and text.startswith("Grok API error"):
             current.failed_call = True
             run.status = "failure"
-        elif module.endswith("executor") and (call := _CALL.match(text)):
+        elif entry.module.endswith("executor") and (call := _CALL.match(text)):
             current.calls.append(grokputer.Call(call.group(1), _literal(call.group(2))))
         elif (result := _RESULT.match(text)) and self._results < len(current.calls):
             current.calls[self._results].result = _literal(result.group(2)) or result.group(2)

@@ -65,6 +65,7 @@ class Iteration:
     calls: list[Call] = field(default_factory=list)
     line: int = 0
     failed_call: bool = False  # the API call itself failed: there is no answer
+    requested: int | None = None  # how many tools the model called, if the log says so: lines of calls get lost
 
 
 @dataclass(slots=True)
@@ -108,7 +109,9 @@ def turns(source: Source, run: Run) -> list[Turn | Skipped]:
     history: list[Message] = [user(f"Task: {run.task}")]
     for iteration in run.iterations:
         calls = _tool_calls(iteration)
-        complete = len(calls) == len(iteration.calls)
+        # a log that goes on after the iteration would hold all its calls; one that was killed in it holds what was done
+        lost = iteration is not run.iterations[-1] and len(iteration.calls) < (iteration.requested or 0)
+        complete = len(calls) == len(iteration.calls) and not lost
         if iteration.failed_call or not (iteration.response or iteration.calls):
             items.append(Skipped("no_answer"))
             continue

@@ -1,10 +1,11 @@
 """Hand-written pairs: JSONL with an `instruction` and a `response` a line, such as `grokputer_tasks.jsonl`."""
 
+import hashlib
 from collections.abc import Iterator
 
 import orjson
 
-from grokora_pipeline.sessions.readers.common import Source, assistant, decode, loads, user
+from grokora_pipeline.sessions.readers.common import Line, Source, assistant, decode, loads, name_text, user
 from grokora_pipeline.sessions.turns import Item, Problem, Turn
 
 
@@ -16,29 +17,31 @@ def looks_like(head: bytes) -> bool:
 
 def read(source: Source) -> Iterator[Item]:
     """A turn a line. Each is a session of its own; somebody wrote it as an example, so it counts as a success."""
-    offset = 0
-    with source.path.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            if raw.strip():
-                yield _read_line(source, raw, number, offset)
-            offset += len(raw)
+    for line in source.lines():
+        if line.problem:
+            yield line.problem
+        elif line.raw.strip():
+            yield _read_line(source, line)
 
 
-def _read_line(source: Source, raw: bytes, number: int, offset: int) -> Item:
-    text, _ = decode(raw)
+def _read_line(source: Source, line: Line) -> Item:
+    text, _ = decode(line.raw)
     try:
-        line = loads(text)
+        pair = loads(text)
     except orjson.JSONDecodeError:
-        return Problem("malformed_json" if raw.endswith(b"\n") else "truncated", offset, f"line {number}")
-    instruction = line.get("instruction") if isinstance(line, dict) else None
-    response = line.get("response") if isinstance(line, dict) else None
+        return Problem(
+            "malformed_json" if line.raw.endswith(b"\n") else "truncated", line.offset, f"line {line.number}"
+        )
+    instruction = pair.get("instruction") if isinstance(pair, dict) else None
+    response = pair.get("response") if isinstance(pair, dict) else None
     if not isinstance(instruction, str) or not isinstance(response, str) or not response:
-        return Problem("wrong_schema", offset, f"line {number} needs the texts `instruction` and `response`")
-    extra = line.get("input")
-    agent = line.get("agent")
+        return Problem("wrong_schema", line.offset, f"line {line.number} needs the texts `instruction` and `response`")
+    extra = pair.get("input")
+    # named by its content, so that a copy or another name of the file is the same pair
+    content = hashlib.sha256(orjson.dumps([instruction, extra, response], default=str)).hexdigest()
     return Turn(
-        session_id=f"{source.name}#{number}",
-        agent=agent if isinstance(agent, str) and agent else None,
+        session_id=f"instruction-{content[:16]}",
+        agent=name_text(pair.get("agent")) or None,
         step=0,
         started_at="",
         source_file=source.name,
@@ -47,6 +50,6 @@ def _read_line(source: Source, raw: bytes, number: int, offset: int) -> Item:
         prompt=[user(f"{instruction}\n\n{extra}" if isinstance(extra, str) and extra else instruction)],
         completion=assistant(response),
         status="success",
-        line=number,
+        line=line.number,
         task=instruction,
     )

@@ -1,35 +1,35 @@
 """Recordings: JSONL, a line a call with the request and the response verbatim, or a session's verdict."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 
 from grokora_pipeline.models.messages import offered_tools
 from grokora_pipeline.sessions.readers.common import (
+    Line,
     Source,
     decode,
+    first_of,
     is_error,
     leaves_folder,
     loads,
-    stars,
+    name_text,
+    outcome_status,
+    rating_of,
+    sound_answer,
     to_utc,
     whole_number,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Turn, Verdict
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Turn, Verdict
 
 BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
 MAX_WAITING = 256
-_STATUS: dict[str, Status] = {
-    "success": "success",
-    "succeeded": "success",
-    "completed": "success",
-    "failure": "failure",
-    "failed": "failure",
-    "error": "failure",
-}
+SESSION_GAP = timedelta(hours=6)  # a session that begins anew after such a pause is another one
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 
 
@@ -45,44 +45,46 @@ def looks_like(head: bytes) -> bool:
 
 def read(source: Source) -> Iterator[Item]:
     """Turns and verdicts in file order; a line that cannot be read is a problem, and the next one is tried."""
-    sessions = _Sessions()
-    offset = problems = 0
+    sessions = _Sessions(source)
+    problems = offset = 0
     foreign = False
-    with source.path.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            for item in _read_line(source, sessions, raw, number, offset):
-                if isinstance(item, Problem):
-                    problems += 1
-                    if problems > MAX_PROBLEMS or (foreign and item.reason == "not_utf8"):
-                        continue
-                    foreign = foreign or item.reason == "not_utf8"
-                yield item
-            offset += len(raw)
+    for line in source.lines():
+        offset = line.offset
+        for item in _read_line(sessions, line):
+            if isinstance(item, Problem):
+                problems += 1
+                if problems > MAX_PROBLEMS or (foreign and item.reason == "not_utf8"):
+                    continue
+                foreign = foreign or item.reason == "not_utf8"
+            yield item
     yield from sessions.finish()
     if problems > MAX_PROBLEMS:
         yield Problem("more", offset, f"{problems - MAX_PROBLEMS} more lines could not be read")
 
 
-def _read_line(source: Source, sessions: "_Sessions", raw: bytes, number: int, offset: int) -> Iterator[Item]:
+def _read_line(sessions: "_Sessions", line: Line) -> Iterator[Item]:
+    raw = line.raw.removeprefix(BOM) if line.number == 1 else line.raw
+    if line.problem:
+        yield line.problem
     if not raw.strip():
         return
     try:
-        line = loads(raw.removeprefix(BOM) if number == 1 else raw)
+        content = loads(raw)
     except orjson.JSONDecodeError as error:
         text, problem = decode(raw)
         if problem is None:
-            yield Problem(_fault(error, raw), offset, f"line {number}")
+            yield Problem(_fault(error, raw), line.offset, f"line {line.number}")
             return
-        yield Problem("not_utf8", offset + problem.offset, f"from line {number} on, read as Windows-1252")
+        yield Problem("not_utf8", line.offset + problem.offset, f"from line {line.number} on, read as Windows-1252")
         try:
-            line = loads(text)
+            content = loads(text)
         except orjson.JSONDecodeError as again:
-            yield Problem(_fault(again, raw), offset, f"line {number}")
+            yield Problem(_fault(again, raw), line.offset, f"line {line.number}")
             return
-    if not isinstance(line, dict):
-        yield Problem("wrong_schema", offset, f"line {number} is no JSON object")
+    if not isinstance(content, dict):
+        yield Problem("wrong_schema", line.offset, f"line {line.number} is no JSON object")
     else:
-        yield from sessions.read(source, line, number, offset)
+        yield from sessions.read(content, line.number, line.offset)
 
 
 def _fault(error: orjson.JSONDecodeError, raw: bytes) -> str:
@@ -91,19 +93,32 @@ def _fault(error: orjson.JSONDecodeError, raw: bytes) -> str:
     return "malformed_json" if raw.endswith(b"\n") else "truncated"
 
 
+@dataclass(slots=True)
+class _Session:
+    """What is known of a session id: which of its runs is on, and how that run began."""
+
+    run: int = 1
+    first: int = 0
+    last: int = -1
+    ended: bool = False  # an outcome was stated since the last call
+    latest: str = ""
+    starts: dict[str, str] = field(default_factory=dict)  # what each agent was asked in the run's first step
+    calls: dict[str, int] = field(default_factory=dict)  # the run of each receipt
+
+
 class _Sessions:
     """The sessions of one file: tells apart two that share an id, and holds a turn until its tool results are seen."""
 
-    def __init__(self) -> None:
-        self._runs: dict[str, int] = {}
-        self._steps: dict[str, tuple[int, int, set[str]]] = {}  # session id -> first step, last, who took the first
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[str, _Session] = {}
         self._waiting: dict[tuple[str, str], Turn] = {}  # until the agent's next request shows the tool results
 
-    def read(self, source: Source, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
+    def read(self, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
         """The items of one line."""
         request, outcome = line.get("request"), line.get("outcome")
         messages = request.get("messages") if isinstance(request, dict) else None
-        session = str(line.get("session_id") or line.get("conversation_id") or _conversation(line, messages))
+        session = name_text(first_of(line, "session_id", "conversation_id")) or _conversation(line, messages)
         if leaves_folder(session):
             yield Problem("path_traversal", offset, f"line {number}: the session id is a path that leaves its folder")
             return
@@ -111,72 +126,114 @@ class _Sessions:
             if not _is_chat(messages):
                 yield Problem("wrong_schema", offset, f"line {number}: the request has no chat messages")
                 return
-            yield from self._read_call(source, session, line, number)
+            yield from self._read_call(session, line, number)
         elif not isinstance(outcome, dict):
             yield Problem("wrong_schema", offset, f"line {number} has neither a request nor an outcome")
             return
         if isinstance(outcome, dict):
-            yield _verdict(self._name(session), outcome)
+            yield from self._read_outcome(session, line, outcome, f"line {number}", offset)
 
-    def _read_call(self, source: Source, session: str, line: dict[str, Any], number: int) -> Iterator[Item]:
+    def _read_call(self, session: str, line: dict[str, Any], number: int) -> Iterator[Item]:
         request, response = line["request"], line.get("response")
         choice = _choice(response)
         message = choice.get("message")
         step = whole_number(line.get("step"))
         step = number - 1 if step is None else step
-        agent = str(line.get("agent") or line.get("workload_id") or "")
-        self._tell_apart(session, agent, step)
+        agent = name_text(first_of(line, "agent", "workload_id"))
+        started_at, call = to_utc(first_of(line, "started_at", "timestamp")), name_text(line.get("call"))
+        question = _digest(request["messages"])
+        known = self._tell_apart(session, agent, step, started_at, question)
+        if call:
+            known.calls[call] = known.run
         yield from self._release((session, agent), request["messages"])
-        if not isinstance(message, dict) or not (message.get("content") or message.get("tool_calls")):
+        if not isinstance(message, dict):
             yield Skipped("no_answer")
             return
-        if not _is_message({"role": "assistant", **message}):
+        if not _is_message({**message, "role": "assistant"}):
             yield Skipped("answer_not_in_schema")
             return
+        answer = sound_answer(message)
+        if isinstance(answer, str):
+            yield Skipped(answer)
+            return
         tools = offered_tools(request)
+        tools = tools if tools and _are_objects(tools) else None
         turn = Turn(
             session_id=self._name(session),
             agent=agent or None,
             step=step,
-            started_at=to_utc(line.get("started_at") or line.get("timestamp")),
-            source_file=source.name,
-            source_sha256=source.sha256,
-            source_format=source.format,
+            started_at=started_at,
+            source_file=self._source.name,
+            source_sha256=self._source.sha256,
+            source_format=self._source.format,
             prompt=request["messages"],
-            completion={key: message[key] for key in _KEPT if message.get(key) is not None},
-            tools=tools if tools and _are_objects(tools) else None,
+            completion={"role": "assistant"} | {key: answer[key] for key in _KEPT if answer.get(key) is not None},
+            tools=tools,
             line=number,
-            task=str(line.get("task") or ""),
-            tools_known="recorded" if tools and _are_objects(tools) else "none",
-            model=_text(request.get("model")) or _text(response.get("model") if isinstance(response, dict) else None),
-            call=_text(line.get("call")),
-            parent_session_id=_text(line.get("parent_session_id")),
+            task=name_text(line.get("task")),
             step_failed=choice.get("finish_reason") in ("length", "content_filter"),
+            tools_known="recorded" if tools else "none",
+            model=name_text(request.get("model")) or name_text(response.get("model") if response else None),
+            call=call,
+            parent_session_id=name_text(line.get("parent_session_id")),
         )
-        turn.completion.setdefault("role", "assistant")
         self._waiting[session, agent] = turn
         if len(self._waiting) > MAX_WAITING:
             yield self._waiting.pop(next(iter(self._waiting)))
 
-    def _tell_apart(self, session: str, agent: str, step: int) -> None:
-        """An agent that takes the first step again means that a second session took the same id."""
-        first, last, agents = self._steps.get(session, (step, step - 1, set[str]()))
-        if step <= first and last > first and agent in agents:
-            self._runs[session] = self._runs.get(session, 1) + 1
-            first, agents = step, set()
-        self._steps[session] = (first, step, agents | {agent} if step <= first else agents)
+    def _tell_apart(self, session: str, agent: str, step: int, started_at: str, question: str) -> _Session:
+        """A call that begins a session anew belongs to a second session with the same id; a retry does not.
 
-    def _name(self, session: str) -> str:
-        run = self._runs.get(session, 1)
+        It begins anew if it takes the first step (or an earlier one) after an outcome was stated or after a long pause,
+        or if an agent that was further on takes its first step with another question.
+        """
+        known = self._known.get(session)
+        if known is None:
+            known = self._known[session] = _Session(first=step, last=step)
+        elif step <= known.first and (
+            known.ended
+            or (agent in known.starts and _pause(known.latest, started_at) > SESSION_GAP)
+            or (known.last > known.first and known.starts.get(agent, question) != question)
+        ):
+            self._known[session] = known = _Session(known.run + 1, step, step, calls=known.calls)
+        known.first, known.last, known.ended = min(known.first, step), step, False
+        known.latest = started_at or known.latest
+        if step <= known.first:
+            known.starts[agent] = question
+        return known
+
+    def _name(self, session: str, run: int = 0) -> str:
+        run = run or (self._known[session].run if session in self._known else 1)
         return session if run == 1 else f"{session}#{run}"
+
+    def _read_outcome(
+        self, session: str, line: Mapping[str, Any], outcome: Mapping[str, Any], where: str, offset: int
+    ) -> Iterator[Item]:
+        blame = outcome.get("blame")
+        blame = blame if isinstance(blame, dict) else {}
+        call = name_text(blame.get("call"))
+        status = outcome_status(outcome.get("status"))
+        if status is None:
+            yield Problem("unknown_outcome", offset, f"{where}: not a word for an outcome; the session is not learnt")
+        known = self._known.get(session)
+        if known is not None:
+            known.ended = True
+        yield Verdict(
+            session_id=self._name(session, known.calls.get(call, 0) if known else 0),
+            status=status or "failure",
+            rating=rating_of(outcome.get("rating")),
+            blamed_agent=name_text(blame.get("agent")) or None,
+            blamed_step=whole_number(blame.get("step")),
+            blamed_call=call,
+            at=to_utc(first_of(outcome, "at", "timestamp") or first_of(line, "at", "timestamp")),
+        )
 
     def _release(self, key: tuple[str, str], messages: list[Message]) -> Iterator[Turn]:
         waiting = self._waiting.pop(key, None)
         if waiting is None:
             return
-        calls = [call.get("id") for call in waiting.completion.get("tool_calls") or ()]
-        if calls:
-            results = [m.get("content") for m in messages if m.get("role") == "tool" and m.get("tool_call_id") in calls]
+        if calls := waiting.completion.get("tool_calls"):
+            results = results_of({name_text(call.get("id")) for call in calls}, messages)
             waiting.result_known = bool(results)
             waiting.step_failed = waiting.step_failed or any(is_error(result) for result in results)
         yield waiting
@@ -187,9 +244,28 @@ class _Sessions:
         self._waiting.clear()
 
 
-def _text(value: object) -> str:
-    """A name or an id as text; numbers are ids, too."""
-    return value if isinstance(value, str) else str(value) if whole_number(value) is not None else ""
+def results_of(ids: set[str], messages: Sequence[Message]) -> list[object]:
+    """The results of the latest calls with these ids in a conversation: ids such as `call_0` come again and again.
+
+    A result belongs to the nearest call before it. A legacy `function` message, which has no id, answers the call
+    right before it.
+    """
+    results: list[object] = []
+    for message in reversed(messages):
+        role = message.get("role")
+        if role == "assistant":
+            if results or message.get("tool_calls") or message.get("function_call"):
+                break
+        elif role == "function" or (role == "tool" and name_text(message.get("tool_call_id")) in ids):
+            results.append(message.get("content"))
+    return results[::-1]
+
+
+def _pause(before: str, now: str) -> timedelta:
+    """The time between two calls, whichever came first; none if a time is missing."""
+    if not before or not now:
+        return timedelta(0)
+    return abs(datetime.fromisoformat(now) - datetime.fromisoformat(before))
 
 
 def _is_chat(messages: object) -> bool:
@@ -220,17 +296,12 @@ def _conversation(line: dict[str, Any], messages: object) -> str:
         start.append(message)
         if isinstance(message, dict) and message.get("role") == "user":
             break
-    agent = line.get("agent") or line.get("workload_id")
-    return "conversation-" + hashlib.sha256(orjson.dumps([agent, start])).hexdigest()[:16]
+    agent = first_of(line, "agent", "workload_id")
+    return "conversation-" + _digest([agent, start])[:16]
 
 
-def _verdict(session: str, outcome: dict[str, Any]) -> Verdict:
-    blame = outcome.get("blame")
-    blame = blame if isinstance(blame, dict) else {}
-    return Verdict(
-        session_id=session,
-        status=_STATUS.get(str(outcome.get("status", "")).lower(), "unknown"),
-        rating=stars(outcome.get("rating")),
-        blamed_agent=str(blame["agent"]) if blame.get("agent") else None,
-        blamed_step=whole_number(blame.get("step")),
-    )
+def _digest(value: object) -> str:
+    try:
+        return hashlib.sha256(orjson.dumps(value)).hexdigest()
+    except orjson.JSONEncodeError:  # nested deeper than orjson writes; the row is refused for it later
+        return ""

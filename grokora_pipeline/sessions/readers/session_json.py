@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.sessions.readers import grokputer
@@ -10,19 +9,20 @@ from grokora_pipeline.sessions.readers.common import (
     Source,
     UnreadableError,
     decode,
+    first_of,
     leaves_folder,
+    name_text,
+    outcome_status,
     parse_object,
-    stars,
+    rating_of,
     to_utc,
     whole_number,
 )
-from grokora_pipeline.sessions.turns import Item, Status
+from grokora_pipeline.sessions.turns import Item, Problem, Status, Verdict
 
-COMPANION = "session.log"
-_ENDED = re.compile(r"SESSION (STARTED|ENDED): *(\w*)")
+_EVENT = re.compile(r"SESSION (STARTED|ENDED): *(\S*)|^.{22,35} {2,}Rating: *(\S+)|Session logger initialized: *(\S+)")
 _ITERATIONS = re.compile(rb'"iterations"\s*:\s*\[')
-_STATUS: dict[str, Status] = {"completed": "success", "max_iterations_reached": "failure", "error": "failure"}
-_MAX_LOG = 16 << 20
+_LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - [A-Z]+ - ")
 
 
 def looks_like(head: bytes) -> bool:
@@ -33,55 +33,41 @@ def looks_like(head: bytes) -> bool:
 
 
 def read(source: Source) -> Iterator[Item]:
-    """The turns of the session; of a truncated file, those of the iterations that are complete."""
-    document, problems = parse_object(source.path.read_bytes())
+    """The turns of the session and its rating; of a truncated file, those of the iterations that are complete."""
+    document, problems = parse_object(source.read())
     yield from problems
     metadata = document.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     iterations = document.get("iterations")
     if not isinstance(iterations, list):
         raise UnreadableError("wrong_schema", 0, "`iterations` is no list")
-    session = str(document.get("session_id") or metadata.get("session_id") or source.name)
+    session = name_text(first_of({"a": document.get("session_id"), "b": metadata.get("session_id")}, "a", "b"))
+    session = session or source.path.parent.name
     if leaves_folder(session):
         raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
     run = grokputer.Run(
         session_id=session,
-        task=str(metadata.get("task") or ""),
-        status=end_status(source.path.with_name(COMPANION)),
-        rating=stars(metadata.get("user_rating")),
-        model=str(metadata.get("model") or ""),
+        task=name_text(metadata.get("task")),
+        rating=rating_of(metadata.get("user_rating")),
+        model=name_text(metadata.get("model")),
         iterations=[_iteration(entry, place) for place, entry in enumerate(iterations, 1) if isinstance(entry, dict)],
     )
     if run.task:
         yield from grokputer.turns(source, run)
     elif run.iterations:
         raise UnreadableError("wrong_schema", 0, "the session does not name its task")
-
-
-def end_status(log: Path) -> Status:
-    """How `session.log` says the last session in its folder ended; unknown where it does not say.
-
-    Two runs within one second share a folder: the log then holds both, and `session.json` is the last one's.
-    """
-    if not log.is_file() or log.is_symlink() or log.stat().st_size > _MAX_LOG:
-        return "unknown"
-    text, _ = decode(log.read_bytes())
-    events = _ENDED.findall(text)
-    started = max((place for place, event in enumerate(events) if event[0] == "STARTED"), default=-1)
-    reasons = [reason for event, reason in events[started + 1 :] if event == "ENDED"]
-    # a summary that could not be written logs `completed` and then `error`: the task itself was completed
-    return _STATUS.get(reasons[0], "unknown") if reasons else "unknown"
+    if run.rating is not None:
+        yield Verdict(session, rating=run.rating)
 
 
 def _iteration(entry: dict[str, Any], place: int) -> grokputer.Iteration:
     results = entry.get("tool_results")
     calls = [_call(result) for result in results if isinstance(result, dict)] if isinstance(results, list) else []
     number = whole_number(entry.get("iteration_number"))
-    response = entry.get("grok_response")
     return grokputer.Iteration(
         number=place if number is None else number,
         started_at=to_utc(entry.get("start_time")),
-        response=response if isinstance(response, str) else "",
+        response=name_text(entry.get("grok_response")),
         calls=calls,
         line=place,
         failed_call=entry.get("api_call_success") is False,
@@ -89,6 +75,42 @@ def _iteration(entry: dict[str, Any], place: int) -> grokputer.Iteration:
 
 
 def _call(entry: dict[str, Any]) -> grokputer.Call:
-    name, result = str(entry.get("function_name") or ""), entry.get("result")
+    name, result = name_text(entry.get("function_name")), entry.get("result")
     known = grokputer.arguments_from_result(name, result) if isinstance(result, dict) else None
     return grokputer.Call(name, known, result)
+
+
+def looks_like_log(head: bytes) -> bool:
+    """Whether it is a v1 `session.log`: `time - LEVEL - text`, without milliseconds."""
+    return bool(_LOG_LINE.match(head.lstrip(b"\xef\xbb\xbf \t\r\n")))
+
+
+def read_log(source: Source) -> Iterator[Item]:
+    """How `session.log` says that the session ended, and how the user rated it. It holds no whole answers: no turns.
+
+    Two runs within one second share a folder: the log then holds both, and `session.json` is the last one's.
+    """
+    session, rating = source.path.parent.name, None
+    status: Status | None = None
+    for line in source.lines():
+        text, _ = decode(line.raw)
+        if line.problem:
+            yield line.problem
+        if not (event := _EVENT.search(text)):
+            continue
+        what, word, stars, name = event.groups()
+        if what == "STARTED" or name:
+            session, status, rating = word or name or session, None, None
+        elif what == "ENDED":
+            if outcome_status(word) is None:
+                yield Problem("unknown_outcome", line.offset, f"line {line.number}: not a word for an outcome")
+            # a summary that could not be written logs `completed` and then `error`: the first word counts
+            status = status or outcome_status(word) or "failure"
+        elif stars:
+            rating = rating_of(stars)
+    if leaves_folder(session):
+        raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
+    if status:
+        yield Verdict(session, status, inferred=True)
+    if rating is not None:
+        yield Verdict(session, rating=rating)

@@ -13,6 +13,7 @@ from grokora_pipeline.sessions.readers.common import (
     UnreadableError,
     assistant,
     leaves_folder,
+    name_text,
     parse_object,
     to_utc,
     tool_call,
@@ -44,9 +45,10 @@ def read(source: Source) -> Iterator[Item]:
 
     Actions are told in Grokputer's own tool schema.
     """
-    document, problems = parse_object(source.path.read_bytes())
+    document, problems = parse_object(source.read())
     yield from problems
-    session, task = str(document.get("session_id") or source.name), str(document.get("task") or "")
+    session = name_text(document.get("session_id")) or source.path.parent.name
+    task = name_text(document.get("task"))
     if leaves_folder(session):
         raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
     executed = document.get("tool_executions")
@@ -54,7 +56,7 @@ def read(source: Source) -> Iterator[Item]:
     for place, entry in enumerate(executed if isinstance(executed, list) else (), 1):
         if not isinstance(entry, dict):
             continue
-        name, params = str(entry.get("tool") or ""), entry.get("params")
+        name, params = name_text(entry.get("tool")), entry.get("params")
         if name == "screenshot_analysis":
             yield Skipped("observation_cut")
             continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.sessions.redaction.detectors import PLACEHOLDER
-from grokora_pipeline.sessions.table import read_turns
+from grokora_pipeline.sessions.table import read_rows
 
 _COLUMNS = ["turn_id", "source_file", "line", "session_id", "task", "prompt", "tools", "completion"]
 
@@ -27,7 +27,7 @@ def surviving_secrets(session_logs: Path, days: Sequence[str] | None = None) -> 
 
     `days` limits the look to days that were rebuilt. Takes about three seconds to start, then some 100 MB/s.
     """
-    for turn in read_turns(session_logs, _COLUMNS, days):
+    for turn in read_rows(session_logs, _COLUMNS, days):
         texts = [str(value or "") for name, value in turn.items() if name in _COLUMNS[2:]]
         text = PLACEHOLDER.sub("", "\n".join(texts))
         for finding in _scanner().scan(text.encode("utf-8", "surrogatepass")):

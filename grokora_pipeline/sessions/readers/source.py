@@ -1,0 +1,169 @@
+"""A log file as readers see it: its bytes, unpacked, up to where they stood when the folder was scanned."""
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import zstandard
+
+from grokora_pipeline.sessions.turns import Problem
+
+MAX_DOCUMENT = 256 << 20  # of a file that is one JSON document, which is read whole
+MAX_LINE = 64 << 20
+MAX_UNPACKED = 64 << 30  # what a packed file may unpack to: a bomb ends there
+_BLOCK = 1 << 20
+_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"ustar")
+
+
+class UnreadableError(Exception):
+    """A file that cannot be read at all; carries the row of the quarantine."""
+
+    def __init__(self, reason: str, offset: int = 0, detail: str = "") -> None:
+        super().__init__(reason)
+        self.problem = Problem(reason, offset, detail)
+
+
+class Line(NamedTuple):
+    """A line of a log: its number from 1, the offset of its first byte, its bytes with the line break.
+
+    `problem` says why a line has no bytes: it is too long, or the packed file is damaged from here on.
+    """
+
+    number: int
+    offset: int
+    raw: bytes
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A log file: where it is, and what it is called in everything that is stored.
+
+    `size` limits what is read to the bytes that the file had when it was scanned (-1: all there is), so that a file
+    that is appended to is read as it was at one moment. Of a `growing` file the last line counts once it is whole.
+    """
+
+    path: Path
+    name: str
+    sha256: str = ""
+    format: str = ""
+    size: int = -1
+    growing: bool = False
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called. Raises OSError."""
+        with ExitStack() as stack:
+            file = stack.enter_context(self.path.open("rb", buffering=0))
+            limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
+            stream: IO[bytes] = io.BufferedReader(limited, _BLOCK)
+            unpacked = _unpacked(stream)
+            if unpacked is not None:
+                stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
+            yield stack.enter_context(stream)
+
+    def head(self, size: int) -> bytes:
+        """The first bytes, unpacked; fewer if the file is damaged or still being written."""
+        with self.open() as stream:
+            try:
+                return stream.read(size)
+            except _DAMAGED as error:
+                _cause(error)
+                return b""
+
+    def read(self, limit: int = MAX_DOCUMENT) -> bytes:
+        """The whole file. Raises UnreadableError if it is larger than `limit`, or damaged."""
+        with self.open() as stream:
+            try:
+                raw = stream.read(limit + 1)
+            except _DAMAGED as error:
+                raise UnreadableError("damaged", 0, _cause(error)) from error
+        if len(raw) > limit:
+            raise UnreadableError("gigantic", 0, f"one document of more than {limit >> 20} MiB")
+        return raw
+
+    def lines(self) -> Iterator[Line]:
+        """The file line by line, whatever its size; a line that cannot be read carries a problem instead of bytes."""
+        number = offset = 0
+        with self.open() as stream:
+            while True:
+                number += 1
+                try:
+                    raw = end = stream.readline(MAX_LINE)
+                    size = len(raw)
+                    while len(end) == MAX_LINE and not end.endswith(b"\n"):
+                        end = stream.readline(MAX_LINE)
+                        size += len(end)
+                except _DAMAGED as error:
+                    if not self.growing:
+                        yield Line(number, offset, b"", Problem("damaged", offset, f"line {number}: {_cause(error)}"))
+                    return
+                if not raw or (self.growing and not end.endswith(b"\n")):
+                    return
+                if size > len(raw):
+                    longest = f"line {number} is longer than {MAX_LINE >> 20} MiB"
+                    yield Line(number, offset, b"", Problem("line_too_long", offset, longest))
+                else:
+                    yield Line(number, offset, raw)
+                offset += size
+
+    def digest(self) -> str:
+        """SHA-256 of the unpacked bytes: a file and its packed copy are the same log. Raises UnreadableError."""
+        digest = hashlib.sha256()
+        with self.open() as stream:
+            try:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+            except _DAMAGED as error:
+                digest.update(_cause(error).encode())  # what could be unpacked, and that it was not all
+        return digest.hexdigest()
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file holds several files (zip, 7z, rar, tar), which are not looked into."""
+    return head.startswith(_ARCHIVES[:3]) or head[257:262] == _ARCHIVES[3]
+
+
+class _Limited(io.RawIOBase):
+    """The first `size` bytes of a stream."""
+
+    def __init__(self, stream: Any, size: int) -> None:
+        self._stream, self._left = stream, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(min(len(buffer), self._left)) if self._left > 0 else b""
+        buffer[: len(block)] = block
+        self._left -= len(block)
+        return len(block)
+
+
+def _unpacked(stream: IO[bytes]) -> Any:
+    """A stream of what a packed one holds, known by its first bytes; None for a plain one."""
+    magic = stream.peek(6)[:6]  # type: ignore[attr-defined]  # of BufferedReader
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=stream)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        # a log that is rotated by appending frames has several: without `read_across_frames` only the first is read
+        return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(stream, read_across_frames=True)
+    if magic.startswith(b"BZh"):
+        return bz2.BZ2File(stream)
+    return lzma.LZMAFile(stream) if magic == b"\xfd7zXZ\x00" else None
+
+
+def _cause(error: BaseException) -> str:
+    """Why a packed file could not be unpacked; what the system itself could not read is raised again."""
+    if isinstance(error, OSError) and error.errno:
+        raise error
+    return "the packed file ends early" if isinstance(error, EOFError) else "the packed file is damaged"

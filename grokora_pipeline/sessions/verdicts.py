@@ -1,0 +1,445 @@
+"""Sessions across files: which logs tell of one session, how it ended, and which calls stand in two logs.
+
+The verdict belongs to the session, whatever file states it, so it lies in a table beside the turns (`sessions.parquet`)
+and is joined when turns are read: a rating that comes later rewrites no day. `copies.parquet` names the rows that are a
+call of another row once more; `read_turns` leaves them out.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from os.path import commonpath
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grokora_pipeline.sessions.extract import FileRecord
+from grokora_pipeline.sessions.table import SCHEMA, base_session, read_rows
+from grokora_pipeline.sessions.turns import Problem, Status, TurnRow
+from grokora_pipeline.store import content_version
+
+SESSIONS_FILE, COPIES_FILE = "sessions.parquet", "copies.parquet"
+SESSIONS = pa.schema(
+    [
+        ("session_id", pa.string()),
+        ("recorded_id", pa.string()),  # what the rows call it
+        ("files", pa.list_(pa.string())),  # whose rows; null for all rows with this recorded id
+        ("status", pa.string()),  # null: as each turn's own file says
+        ("rating", pa.int8()),
+        ("blamed_agent", pa.string()),
+        ("blamed_step", pa.int64()),
+        ("blamed_call", pa.string()),
+    ]
+)
+COPIES = pa.schema(
+    [
+        ("turn_id", pa.string()),
+        ("source_file", pa.string()),
+        ("line", pa.int64()),
+        ("step_failed", pa.bool_()),
+        ("kept_turn_id", pa.string()),
+        ("kept_file", pa.string()),
+        ("kept_line", pa.int64()),
+    ]
+)
+SESSION_GAP = timedelta(days=1)  # two logs of one id that lie further apart and do not continue each other are two
+_COLUMNS = [
+    "turn_id",
+    "session_id",
+    "agent",
+    "recorded_agent",
+    "step",
+    "started_at",
+    "source_file",
+    "source_sha256",
+    "source_format",
+    "line",
+    "status",
+    "call",
+    "step_failed",
+    "completeness",
+    "result_known",
+    "prompt_id",
+    "answer_id",
+]
+_WORST: tuple[Status, ...] = ("failure", "success", "unknown")
+Row = dict[str, Any]
+Segment = tuple[str, str]  # recorded session id, file
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What is known across files once all rows are there."""
+
+    version: str
+    turns: int = 0
+    copies: int = 0
+    sessions: int = 0
+    by_agent: dict[str, int] = field(default_factory=dict)
+    by_recorded_agent: dict[str, int] = field(default_factory=dict)  # of turns that are no agent's
+    by_status: dict[str, int] = field(default_factory=dict)
+    by_format: dict[str, int] = field(default_factory=dict)
+    per_day: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, Problem]] = field(default_factory=list)  # (file, problem)
+
+
+@dataclass(slots=True)
+class _Verdict:
+    status: str | None = None
+    rating: int | None = None
+    agent: str | None = None
+    step: int | None = None
+    call: str | None = None
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """Logs that tell of one session."""
+
+    segments: set[Segment] = field(default_factory=set)
+    answers: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))  # by agent and step
+    calls: set[str] = field(default_factory=set)
+    start: str = ""
+    end: str = ""
+
+    def add(self, segment: Segment, row: Row) -> None:
+        """Take in a row."""
+        self.segments.add(segment)
+        self.answers[row["recorded_agent"] or row["agent"] or "", row["step"]].add(row["answer_id"])
+        if row["call"]:
+            self.calls.add(row["call"])
+        if at := row["started_at"]:
+            self.start, self.end = min(self.start or at, at), max(self.end, at)
+
+    def merge(self, other: "_Cluster") -> None:
+        """Take in the rows of another cluster."""
+        self.segments |= other.segments
+        for key, answers in other.answers.items():
+            self.answers[key] |= answers
+        self.calls |= other.calls
+        self.start = min(filter(None, (self.start, other.start)), default="")
+        self.end = max(self.end, other.end)
+
+    @property
+    def files(self) -> set[str]:
+        """The log files that it stands in."""
+        return {file for _, file in self.segments}
+
+    def shares_a_call(self, other: "_Cluster") -> bool:
+        """Whether a call stands in both."""
+        if self.calls & other.calls:
+            return True
+        return any(self.answers[key] & other.answers[key] for key in self.answers.keys() & other.answers.keys())
+
+    def goes_with(self, other: "_Cluster") -> bool:
+        """Whether both may be of one session: no call contradicts, and one continues the other or is near in time.
+
+        Two machines that use the same id both begin at the first step, with other answers. At the seam of a rotated log
+        one step may stand twice: as it was tried last, and as it was tried again.
+        """
+        if self.files & other.files:
+            return False
+        early, late = sorted((self, other), key=lambda one: (one.start, min(one.segments)))
+        common = early.answers.keys() & late.answers.keys()
+        seam = {(agent, max(step for name, step in early.answers if name == agent)) for agent, _ in common}
+        if common - seam or any(
+            step != min(one for name, one in late.answers if name == agent) for agent, step in common
+        ):
+            return False
+        if {agent for agent, _ in early.answers} & {agent for agent, _ in late.answers}:
+            return True
+        if not early.end or not late.start:
+            return True
+        return datetime.fromisoformat(late.start) - datetime.fromisoformat(early.end) <= SESSION_GAP
+
+
+def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
+    """Write `sessions.parquet` and `copies.parquet` beside the turns of a folder; returns the counts."""
+    rows: list[Row] = []
+    days: Counter[str] = Counter()
+    for path in sorted((folder / "turns").glob("*.parquet")):
+        for row in read_rows(folder, _COLUMNS, [path.stem]):
+            row["day"] = path.stem
+            rows.append(row)
+    names = _session_names(rows)
+    for row in rows:
+        row["session"] = names[row["session_id"], row["source_file"]]
+    copies = _copies(rows)
+    verdicts, problems = _verdicts(rows, names, records)
+    table = _sessions_table(names, verdicts)
+    pq.write_table(table, folder / SESSIONS_FILE, compression="zstd")
+    pq.write_table(copies, folder / COPIES_FILE, compression="zstd")
+    dropped = set(zip(*(copies[name].to_pylist() for name in ("turn_id", "source_file", "line")), strict=True))
+    judgement = Judgement(content_version(table.to_pylist(), copies.to_pylist()), problems=problems)
+    kept = [row for row in rows if (row["turn_id"], row["source_file"], row["line"]) not in dropped]
+    judgement.turns, judgement.copies = len(kept), len(rows) - len(kept)
+    judgement.sessions = len({row["session"] for row in kept})
+    judgement.by_agent = _counts(row["agent"] or "" for row in kept)
+    judgement.by_recorded_agent = _counts(row["recorded_agent"] or "" for row in kept if row["agent"] is None)
+    judgement.by_format = _counts(row["source_format"] for row in kept)
+    judgement.by_status = _counts(_verdict_of(verdicts, row).status or row["status"] for row in kept)
+    days.update(row["day"] for row in kept)
+    judgement.per_day = dict(sorted(days.items()))
+    return judgement
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _verdict_of(verdicts: Mapping[str, _Verdict], row: Row) -> _Verdict:
+    return verdicts.get(row["session"]) or _Verdict()
+
+
+def _session_names(rows: Sequence[Row]) -> dict[Segment, str]:
+    """What each session is called, by its recorded id and the file."""
+    files: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        files[base_session(row["session_id"])].add(row["source_file"])
+    names: dict[Segment, str] = {}
+    several: dict[str, dict[Segment, _Cluster]] = defaultdict(dict)
+    firsts: dict[Segment, str] = {}
+    for row in rows:
+        segment = (row["session_id"], row["source_file"])
+        base = base_session(row["session_id"])
+        if len(files[base]) == 1:
+            names[segment] = row["session_id"]
+        else:
+            several[base].setdefault(segment, _Cluster()).add(segment, row)
+            firsts.setdefault(segment, row["turn_id"])
+    for segments in several.values():
+        used: set[str] = set()
+        for cluster in sorted(_clusters(segments), key=lambda one: (one.start, min(one.segments))):
+            label = min(recorded for recorded, _ in cluster.segments)
+            if label in used:  # another machine's session with the same id: told apart by what it begins with
+                label = f"{label}~{min(firsts[segment] for segment in cluster.segments)[:8]}"
+            used.add(label)
+            names.update(dict.fromkeys(cluster.segments, label))
+    return names
+
+
+def _clusters(segments: Mapping[Segment, _Cluster]) -> list[_Cluster]:
+    """The logs of one recorded id, put together by session: first those that share a call, then those that fit."""
+    clusters: list[_Cluster] = []
+    ordered = sorted(segments.items(), key=lambda item: (item[1].start, item[0]))
+    for _, segment in ordered:
+        home = next((one for one in clusters if one.shares_a_call(segment) and not one.files & segment.files), None)
+        if home:
+            home.merge(segment)
+        else:
+            clusters.append(segment)
+    merged: list[_Cluster] = []
+    for cluster in clusters:
+        fitting = [one for one in merged if one.goes_with(cluster)]
+        if fitting:
+            max(fitting, key=lambda one: _nearness(one.files, cluster.files)).merge(cluster)
+        else:
+            merged.append(cluster)
+    return merged
+
+
+def _nearness(files: Iterable[str], others: Iterable[str]) -> int:
+    """How many folders two sets of files have in common, at best."""
+    folders = {str(PurePosixPath(file).parent) for file in others}
+    return max(
+        (
+            len(PurePosixPath(commonpath((str(PurePosixPath(file).parent), folder)) or ".").parts)
+            for file in files
+            for folder in folders
+        ),
+        default=0,
+    )
+
+
+def _copies(rows: Sequence[Row]) -> pa.Table:
+    """The rows that repeat a call of another row: a file under two names, and a call in two logs of one session."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups["same", row["turn_id"]].append(row)
+        groups["call", row["session"], row["agent"], row["step"], row["answer_id"]].append(row)
+        groups["file", row["source_sha256"], row["session_id"], row["line"], row["step"], row["answer_id"]].append(row)
+    kept: dict[int, Row] = {}  # by id() of the copy
+    for key, members in groups.items():
+        if len(members) == 1:
+            continue
+        originals: list[Row] = []
+        for row in sorted(members, key=_rank):
+            original = next((one for one in originals if key[0] != "call" or _is_copy(row, one)), None)
+            if original is None:
+                originals.append(row)
+            elif id(row) not in kept:
+                kept[id(row)] = original
+    columns: list[tuple[Any, ...]] = []
+    for row in rows:
+        if id(row) in kept:
+            original = kept[id(row)]
+            while id(original) in kept:  # ranks are total, so this ends at a row that is no copy
+                original = kept[id(original)]
+            columns.append(
+                (
+                    row["turn_id"],
+                    row["source_file"],
+                    row["line"],
+                    row["step_failed"],
+                    original["turn_id"],
+                    original["source_file"],
+                    original["line"],
+                )
+            )
+    columns.sort()
+    values: Sequence[Sequence[Any]] = list(zip(*columns, strict=True)) or [()] * len(COPIES)
+    return pa.Table.from_arrays(
+        [pa.array(value, kind.type) for value, kind in zip(values, COPIES, strict=True)], schema=COPIES
+    )
+
+
+def _rank(row: Row) -> tuple[Any, ...]:
+    """The best row of a call first. Grokputer's global log has the arguments that `session.json` only infers."""
+    whole, inferred = row["completeness"] == "whole", row["source_format"] == "session_v1"
+    return not whole, inferred, not row["result_known"], row["source_file"], row["line"], row["turn_id"]
+
+
+def _is_copy(row: Row, other: Row) -> bool:
+    """Whether two rows of one agent, step and answer are one call; within a file a call is repeated word for word."""
+    if row["source_file"] == other["source_file"]:
+        return bool(row["turn_id"] == other["turn_id"])
+    if "reconstructed" in (row["completeness"], other["completeness"]):
+        return True
+    return bool(row["prompt_id"] == other["prompt_id"])
+
+
+def _verdicts(
+    rows: Sequence[Row], names: Mapping[Segment, str], records: Mapping[str, FileRecord]
+) -> tuple[dict[str, _Verdict], list[tuple[str, Problem]]]:
+    """The verdict of each session: the last that was stated, else the worst that a log's own end says."""
+    labels: dict[str, dict[str, set[Segment]]] = defaultdict(lambda: defaultdict(set))
+    for segment, label in names.items():
+        labels[base_session(segment[0])][label].add(segment)
+    stated: dict[str, list[tuple[str, str, list[Any]]]] = defaultdict(list)
+    inferred: dict[str, set[str]] = defaultdict(set)
+    problems: list[tuple[str, Problem]] = []
+    for record in records.values():
+        for session in {*record.stated, *record.inferred}:
+            home = names.get((session, record.name)) or _nearest(session, record.name, labels[base_session(session)])
+            if home is None:
+                problems.append((record.name, Problem("ambiguous_verdict", 0, "several sessions have this id")))
+            elif home:
+                if session in record.stated:
+                    statement = cast("list[Any]", record.stated[session])
+                    stated[home].append((statement[5] or "", record.name, statement[:5]))
+                if session in record.inferred:
+                    inferred[home].add(record.inferred[session])
+    blamed = {statement[4] for statements in stated.values() for _, _, statement in statements if statement[4]}
+    receipts = {(row["session"], row["call"]) for row in rows if row["call"] in blamed} if blamed else set()
+    verdicts = {}
+    for label in {*stated, *inferred}:
+        ends = inferred[label]
+        verdict = _Verdict(next((status for status in _WORST if status in ends and status != "unknown"), None))
+        for _, _, (status, rating, agent, step, call) in sorted(stated[label], key=lambda one: one[:2]):
+            verdict.status = status or verdict.status
+            verdict.rating = verdict.rating if rating is None else rating
+            if agent is not None or step is not None or call:
+                # a receipt names one call; without it agent and step do, as far as they can
+                known = call if (label, call) in receipts else None
+                verdict.agent, verdict.step, verdict.call = agent, step, known
+        verdicts[label] = verdict
+    return verdicts, problems
+
+
+def _nearest(session: str, file: str, labels: Mapping[str, set[Segment]]) -> str | None:
+    """The session that a file without its calls speaks of; "" if there is none, None if it may be several.
+
+    Of several with the id, the one whose log lies nearest; of those, the one with exactly this recorded id.
+    """
+    if len(labels) < 2:
+        return next(iter(labels), "")
+    closeness = {
+        label: (_nearness((name for _, name in segments), [file]), any(recorded == session for recorded, _ in segments))
+        for label, segments in labels.items()
+    }
+    nearest = [label for label, close in closeness.items() if close == max(closeness.values())]
+    return nearest[0] if len(nearest) == 1 else None
+
+
+def _sessions_table(names: Mapping[Segment, str], verdicts: Mapping[str, _Verdict]) -> pa.Table:
+    """A row a session and recorded id; `files` only where another session has the same recorded id."""
+    labels: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for (recorded, file), label in names.items():
+        labels[recorded][label].append(file)
+    rows = []
+    for recorded in sorted(labels):
+        for label, files in sorted(labels[recorded].items()):
+            verdict = verdicts.get(label) or _Verdict()
+            own = sorted(files) if len(labels[recorded]) > 1 else None
+            said = (verdict.status, verdict.rating, verdict.agent, verdict.step, verdict.call)
+            rows.append(dict(zip(SESSIONS.names, (label, recorded, own, *said), strict=True)))
+    return pa.Table.from_pylist(rows, schema=SESSIONS)
+
+
+class _Join:
+    """The session tables of one folder, to look up a row's session and its copies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sessions: dict[str, list[Row]] = defaultdict(list)
+        self._dropped: set[tuple[str, str, int]] = set()
+        self._copies: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
+        self.known = (folder / SESSIONS_FILE).is_file()  # an older store has its verdicts in the rows
+        if self.known:
+            for session in pq.read_table(folder / SESSIONS_FILE).to_pylist():
+                self._sessions[session["recorded_id"]].append(session)
+            for copy in pq.read_table(folder / COPIES_FILE).to_pylist():
+                self._dropped.add((copy["turn_id"], copy["source_file"], copy["line"]))
+                self._copies[copy["kept_turn_id"], copy["kept_file"], copy["kept_line"]].append(copy)
+
+    def judged(self, row: Row) -> Row | None:
+        """The row with its session's verdict; None for a copy of another row."""
+        key = (row["turn_id"], row["source_file"], row["line"])
+        if key in self._dropped:
+            return None
+        copies = self._copies.get(key, ())
+        row["copies"] = sorted({copy["source_file"] for copy in copies} - {row["source_file"]})
+        row["step_failed"] = row["step_failed"] or any(copy["step_failed"] for copy in copies)
+        sessions = self._sessions.get(row["session_id"], ())
+        session = next((one for one in sessions if one["files"] is None or row["source_file"] in one["files"]), None)
+        if session is not None:
+            row["session_id"] = session["session_id"]
+            row["status"] = session["status"] or row["status"]
+            row["rating"] = row["rating"] if session["rating"] is None else session["rating"]
+            row["blamed"] = row["blamed"] or _is_blamed(row, session)
+        return row
+
+
+def _is_blamed(row: Row, session: Row) -> bool:
+    if session["blamed_call"]:
+        return bool(row["call"] == session["blamed_call"])
+    agent, step = session["blamed_agent"], session["blamed_step"]
+    if agent is None and step is None:
+        return False
+    of_agent = agent is None or agent in (row["agent"], row["recorded_agent"])
+    return of_agent and (step is None or bool(row["step"] == step))
+
+
+def read_turns(
+    folder: Path, columns: Sequence[str] | None = None, days: Sequence[str] | None = None
+) -> Iterator[TurnRow]:
+    """The turns of a published `session_logs` folder, day by day, each once and with its session's verdict.
+
+    `status`, `rating` and `blamed` are the session's, whichever file stated them, and `session_id` tells apart sessions
+    of different machines that have one id. `copies` names the other files that the call stands in. A row holds only
+    `columns` where they are given; JSON columns stay text. Older stores are read, too.
+    """
+    join = _Join(folder)
+    wanted = list(columns or [*SCHEMA.names, "copies"])
+    needed = [name for name in SCHEMA.names if name in {*wanted, *_JOINED}]
+    for row in read_rows(folder, needed, days):
+        judged = join.judged(row) if join.known else row
+        if judged is not None:
+            judged.setdefault("copies", [])
+            yield cast("TurnRow", judged if columns is None else {name: judged[name] for name in wanted})
+
+
+_JOINED = {"turn_id", "session_id", "source_file", "line", "agent", "recorded_agent", "step", "call", "step_failed"}
+_JOINED |= {"status", "rating", "blamed"}
