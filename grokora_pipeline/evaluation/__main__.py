@@ -10,7 +10,6 @@ import orjson
 
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.gate import decide
-from grokora_pipeline.evaluation.generation import Decoding
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
 from grokora_pipeline.evaluation.plan import (
     Canary,
@@ -27,7 +26,7 @@ from grokora_pipeline.evaluation.probes import general_perplexity, memorisation,
 from grokora_pipeline.evaluation.report import markdown_table, write_html
 from grokora_pipeline.evaluation.scoring import Row, main_score, score
 from grokora_pipeline.evaluation.significance import pass_hat_k
-from grokora_pipeline.evaluation.systems import Systems
+from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
@@ -89,7 +88,7 @@ def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
     reporter.log(f"{plan.agent}: {len(rows.cases)} held-out rows, loading {plan.base.name}")
     adapters = {"adapter": plan.adapter} | ({"champion": plan.champion} if plan.champion else {})
     systems = Systems(plan.base, plan.base_hash, adapters, cache=plan.cache, quantisation=plan.quantisation)
-    decoding = Decoding(token_budget(plan, rows.cases, chat), tuple(chat.stop_ids))
+    decoding = Decoding(token_budget(plan, rows.cases, chat))
     return _Run(plan, chat, rows, systems, decoding, reporter)
 
 
@@ -124,8 +123,8 @@ def _answers(job: _Run, system: _System) -> list[Row]:
             "question": case.example["prompt"][-1:],
             "nll": nll,
             "reference_tokens": len(case.completion_ids),
-            "new_tokens": len(answer.tokens) + (len(answer.tokens) < job.decoding.max_new_tokens),
-            "finished": len(answer.tokens) < job.decoding.max_new_tokens,
+            "new_tokens": len(answer.tokens) + (answer.finish == "stop"),  # the stop token was written, too
+            "finished": answer.finish == "stop",
             "seconds": answer.seconds,
             "cached": cached,
         }
@@ -167,7 +166,7 @@ def _facts(job: _Run, shots: int) -> dict[str, Any]:
             "validation_rows": len(cases),
             "prompt_tokens": sum(len(case.prompt_ids) for case in cases),
             "max_new_tokens": job.decoding.max_new_tokens,
-            "dtype": str(job.systems.model.dtype).removeprefix("torch."),
+            "dtype": str(job.systems.decoder.model.dtype).removeprefix("torch."),
         },
         "training": trained,
         "bleu_signature": bleu_signature(),
@@ -217,7 +216,7 @@ def _probes(job: _Run, rows: Sequence[Row], canaries: Sequence[Canary]) -> dict[
 def _reliability(job: _Run, system: _System) -> dict[str, float]:
     """pass^k of sampled answers: a try succeeds where the main metric gives its full score."""
     plan, wins = job.plan, [0] * len(system.prompts)
-    drawn = Decoding(job.decoding.max_new_tokens, job.decoding.stop_ids, plan.temperature)
+    drawn = Decoding(job.decoding.max_new_tokens, plan.temperature)
     for trial in range(plan.trials):
         seeds = [plan.seed + trial] * len(system.prompts)
         made = job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)

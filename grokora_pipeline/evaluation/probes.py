@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from grokora_pipeline.evaluation.generation import Decoding, generate
 from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.plan import Canary
 from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.serving.engine.request import GenerationRequest
 
 PACE_ROWS, PACE_PROMPT, PACE_TOKENS, PACE_ROUNDS = 2, 64, 8, 2
 STAGES = (64, 256, 1024)  # candidates; a later stage is for what leads the one before; the last gives at most 10 bits
@@ -42,13 +42,13 @@ def pace(systems: Systems, names: Sequence[str | None], prompts: Sequence[Sequen
 
     The answers' own seconds cannot be compared: they may come from the cache, and from a quieter hour.
     """
-    decoding, asked = Decoding(PACE_TOKENS, ()), [prompt[-PACE_PROMPT:] for prompt in prompts[:PACE_ROWS]]
+    ends = [tuple(prompt[-PACE_PROMPT:]) for prompt in prompts[:PACE_ROWS]]
     best = {name or "base": math.inf for name in names}
     for _ in range(PACE_ROUNDS):
         for name in names:
-            with systems.active(name) as model:
-                made = generate(model, asked, decoding)
-            seconds = sum(one.seconds for one in made) / sum(len(one.tokens) for one in made)
+            requests = [GenerationRequest(end, name, PACE_TOKENS, ignore_stop=True) for end in ends]
+            completions = systems.decoder.generate(requests)
+            seconds = sum(one.seconds for one in completions) / sum(len(one.tokens) for one in completions)
             best[name or "base"] = min(best[name or "base"], seconds)
     return best
 

@@ -16,11 +16,10 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.evaluation.generation import Decoding
 from grokora_pipeline.evaluation.plan import choose_shots, read_examples, read_plan, with_shots
 from grokora_pipeline.evaluation.report import LABELS, environment, number
 from grokora_pipeline.evaluation.significance import Difference, by_cluster, difference, estimate, pass_hat_k, ratio
-from grokora_pipeline.evaluation.systems import Systems
+from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox.roles import Call
 from grokora_pipeline.sandbox.swarm import TaskResult, run_swarm, swarm_tasks
@@ -90,7 +89,7 @@ class _Job:
     def _answer(self, adapter: str | None, agent: str, few_shot: bool, calls: Mapping[int, Call]) -> dict[int, Any]:
         limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
         temperature = self.plan.temperature if len(self.plan.seeds) > 1 else 0.0
-        decoding = Decoding(limit, tuple(self.chat.stop_ids), temperature)
+        decoding = Decoding(limit, temperature)
         shots = self.shots.get(agent, []) if few_shot else []
         seats = [self.seats[call.task] for call in calls.values()]
         prompts = [self._prompt(call, shots) for call in calls.values()]

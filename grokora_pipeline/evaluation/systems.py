@@ -1,21 +1,34 @@
-"""The systems that are compared: one model in memory, with its adapters switched on and off."""
+"""The systems that are compared: the base model and its adapters, answered and scored by the server's own decoder."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from grokora_pipeline.evaluation.cache import AnswerCache, tokens_key
-from grokora_pipeline.evaluation.generation import Decoding, Generated, Prefixes, completion_nll, generate
-from grokora_pipeline.models.loading import Quantisation, load_adapter, load_base
+from grokora_pipeline.models.loading import Quantisation
+from grokora_pipeline.serving.engine.decoder import Decoder
+from grokora_pipeline.serving.engine.request import Completion, GenerationRequest
 from grokora_pipeline.store import content_version, file_sha256
 
 Tokens = Sequence[int]
 Progress = Callable[[int, int], None]
+# Part of every cached result's identity. Raise it when the decoder computes something else: 1 padded between prefix and
+# suffix, which sliding windows counted, and ran adapters in fp32.
+DECODER_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How answers are decoded: greedy at temperature 0, else sampled with a seed of each row's own."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
 
 
 class Systems:
-    """One base model and its adapters by name. Results are remembered in the cache folder, where there is one."""
+    """One base model and its adapters by name. Results are remembered in the cache folder, if there is one."""
 
     def __init__(
         self,
@@ -26,29 +39,12 @@ class Systems:
         cache: Path | None = None,
         quantisation: Quantisation = "none",
     ) -> None:
-        self.model: Any = load_base(base, quantisation=quantisation)
-        for place, (name, folder) in enumerate(adapters.items()):
-            if place == 0:
-                self.model = load_adapter(self.model, folder, name=name)
-            else:
-                self.model.load_adapter(str(folder), adapter_name=name, use_safetensors=True)
-        self.model.eval()
+        self.decoder = Decoder.load(base, quantisation=quantisation)
+        for name, folder in adapters.items():
+            self.decoder.add_adapter(name, folder)
         self._cache, self._caches = cache, dict[str, AnswerCache]()
-        self._prefixes: dict[str | None, Prefixes] = {name: Prefixes() for name in (None, *adapters)}
-        self._facts = (base_hash, str(self.model.dtype), quantisation)
+        self._facts = (base_hash, str(self.decoder.model.dtype), quantisation, DECODER_VERSION)
         self._hashes = {name: file_sha256(folder / "adapter_model.safetensors") for name, folder in adapters.items()}
-
-    @contextmanager
-    def active(self, adapter: str | None) -> Iterator[Any]:
-        """The model with one adapter switched on, or with none."""
-        if adapter is not None:
-            self.model.set_adapter(adapter)
-            yield self.model
-        elif self._hashes:
-            with self.model.disable_adapter():
-                yield self.model
-        else:
-            yield self.model
 
     def answers(
         self,
@@ -58,25 +54,33 @@ class Systems:
         progress: Progress | None = None,
         *,
         seeds: Sequence[int] | None = None,
-    ) -> list[tuple[Generated, bool]]:
-        """Each prompt's answer, and whether it came from the cache. Equal questions are asked once."""
+    ) -> list[tuple[Completion, bool]]:
+        """Each prompt's answer, and whether it came from the cache. Equal questions are asked once.
+
+        A prompt that fills the context is not answered (no tokens, finish "length"), as the server refuses it.
+        """
         cache = self._remembered(adapter, "answer", decoding)
-        drawn = seeds if seeds and decoding.temperature > 0 else None
-        keys = [tokens_key(prompt, *([[drawn[place]]] if drawn else [])) for place, prompt in enumerate(prompts)]
+        drawn = list(seeds or [decoding.seed] * len(prompts)) if decoding.temperature > 0 else None
+        keys = [tokens_key(prompt, *([[drawn[index]]] if drawn else [])) for index, prompt in enumerate(prompts)]
         fresh = _missing(cache, keys)
-        if fresh:
-            with self.active(adapter) as model:
-                made = generate(
-                    model,
-                    [prompts[place] for place in fresh],
-                    decoding,
-                    progress,
-                    seeds=[drawn[place] for place in fresh] if drawn else None,
-                    prefixes=self._prefixes[adapter],
-                )
-            cache.add((keys[place], [one.tokens, one.seconds]) for place, one in zip(fresh, made, strict=True))
+        room = self.decoder.chat.context_length
+        asked = [index for index in fresh if len(prompts[index]) < room]
+        requests = [
+            GenerationRequest(
+                tuple(prompts[index]),
+                adapter,
+                decoding.max_new_tokens,
+                decoding.temperature,
+                # mixed with the prompt: with one seed for all rows, alike prompts would all draw the same numbers
+                seed=zlib.crc32(repr(list(prompts[index])).encode(), drawn[index]) if drawn else None,
+            )
+            for index in asked
+        ]
+        completions = dict(zip(asked, self.decoder.generate(requests, progress), strict=True))
+        entries = {index: completions.get(index, Completion([], "length", 0.0)) for index in fresh}
+        cache.add((keys[index], [one.tokens, one.finish, one.seconds]) for index, one in entries.items())
         new = set(fresh)
-        return [(Generated(*cache.get(key)), place not in new) for place, key in enumerate(keys)]
+        return [(Completion(*cache.get(key)), index not in new) for index, key in enumerate(keys)]
 
     def likelihoods(self, adapter: str | None, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[float]:
         """Each completion's summed negative log-likelihood in nats, given its prompt."""
@@ -84,10 +88,9 @@ class Systems:
         keys = [tokens_key(*pair) for pair in zip(prompts, completions, strict=True)]
         fresh = _missing(cache, keys)
         if fresh:
-            pairs = [prompts[place] for place in fresh], [completions[place] for place in fresh]
-            with self.active(adapter) as model:
-                nlls = completion_nll(model, *pairs, prefixes=self._prefixes[adapter])
-            cache.add((keys[place], nll) for place, nll in zip(fresh, nlls, strict=True))
+            asked = [prompts[index] for index in fresh], [completions[index] for index in fresh]
+            nlls = self.decoder.score(adapter, *asked)
+            cache.add((keys[index], nll) for index, nll in zip(fresh, nlls, strict=True))
         return [float(cache.get(key)) for key in keys]
 
     def forget(self) -> None:
@@ -103,9 +106,9 @@ class Systems:
 
 
 def _missing(cache: AnswerCache, keys: Sequence[str]) -> list[int]:
-    """The first place of every key that the cache does not hold."""
-    places: dict[str, int] = {}
-    for place, key in enumerate(keys):
+    """The first index of every key that the cache does not hold."""
+    first: dict[str, int] = {}
+    for index, key in enumerate(keys):
         if cache.get(key) is None:
-            places.setdefault(key, place)
-    return list(places.values())
+            first.setdefault(key, index)
+    return list(first.values())

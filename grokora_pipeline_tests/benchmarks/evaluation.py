@@ -99,19 +99,22 @@ def _in_dtype(base: Path | None, folder: Path, dtype: str) -> Path:
 def _ours(base: Path, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
     import torch
 
-    from grokora_pipeline.evaluation.generation import Decoding, generate
     from grokora_pipeline.models.chat import ChatFormat
     from grokora_pipeline.models.loading import load_adapter, load_base
+    from grokora_pipeline.serving.engine.decoder import Decoder
+    from grokora_pipeline.serving.engine.request import GenerationRequest
 
     chat = ChatFormat.load(base)
     model: Any = load_base(base, dtype=getattr(torch, arguments.dtype))
     if arguments.adapter:
         model = load_adapter(model, arguments.adapter).merge_and_unload()
     prompts = [chat.encode_prompt(row["prompt"]) for row in rows]
+    decoder = Decoder(model, chat)
     started = time.perf_counter()
-    answers = generate(model, prompts, Decoding(arguments.max_new_tokens, tuple(chat.stop_ids)))
+    requests = [GenerationRequest(tuple(prompt), None, arguments.max_new_tokens) for prompt in prompts]
+    answers = decoder.generate(requests)
     seconds = time.perf_counter() - started
-    made = sum(len(one.tokens) + (len(one.tokens) < arguments.max_new_tokens) for one in answers)
+    made = sum(len(one.tokens) + (one.finish == "stop") for one in answers)
     same = sum(
         _alone(model, prompt, chat.stop_ids, arguments.max_new_tokens) == one.tokens
         for prompt, one in zip(prompts, answers, strict=True)

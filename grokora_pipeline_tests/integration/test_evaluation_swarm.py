@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.evaluation import swarm
-from grokora_pipeline.evaluation.generation import Generated, generate
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox.swarm import Call, expert_answer
+from grokora_pipeline.serving.engine.decoder import Decoder
+from grokora_pipeline.serving.engine.request import Completion
 from grokora_pipeline.workers.frame import Reporter
 from grokora_pipeline_tests.tiny import tiny_base
 
@@ -45,11 +46,13 @@ def test_what_two_systems_ask_alike_is_answered_once(
 ) -> None:
     made: list[int] = []
 
-    def counted(model: Any, prompts: Any, *rest: Any, **more: Any) -> list[Generated]:
-        made.append(len(prompts))
-        return generate(model, prompts, *rest, **more)
+    generate = Decoder.generate
 
-    monkeypatch.setattr("grokora_pipeline.evaluation.systems.generate", counted)
+    def counted(self: Decoder, requests: Any, *rest: Any) -> list[Completion]:
+        made.append(len(requests))
+        return generate(self, requests, *rest)
+
+    monkeypatch.setattr(Decoder, "generate", counted)
     report = swarm.swarm_test(_plan(base, tmp_path, seeds=[1, 2]), Reporter())
     assert sum(made) == 2 * 4  # the swarm without champions is the base
     assert report["comparison"]["value"] == 0
@@ -63,10 +66,10 @@ def test_with_examples_the_base_is_asked_another_question(base: Path, tmp_path: 
     assert list(report["systems"]) == ["base", "few_shot", "champions"]
 
 
-def _expert(chat: ChatFormat, call: Call) -> Generated:
+def _expert(chat: ChatFormat, call: Call) -> Completion:
     """What the scripted expert answers, in the tokens a model would have written."""
     text = chat.render_completion(call.messages, expert_answer([call]), call.tools)
-    return Generated(chat.encode(text.removesuffix(chat.stop_token)), 0.1)
+    return Completion(chat.encode(text.removesuffix(chat.stop_token)), "stop", 0.1)
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     def answers(self: Systems, adapter: str | None, prompts: Any, decoding: Any, **more: Any) -> Any:
         asked.append(adapter)
         if adapter is None:
-            return [(Generated(chat.encode("I cannot do that."), 0.1), False) for _ in prompts]
+            return [(Completion(chat.encode("I cannot do that."), "stop", 0.1), False) for _ in prompts]
         return [(_expert(chat, pending[json.dumps(list(prompt))]), False) for prompt in prompts]
 
     monkeypatch.setattr(swarm._Job, "_prompt", remember)

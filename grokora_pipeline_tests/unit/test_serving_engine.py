@@ -15,7 +15,8 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine import engine as engine_module
 from grokora_pipeline.serving.engine.adapters import AdapterStack, read_adapter
 from grokora_pipeline.serving.engine.engine import TorchEngine
-from grokora_pipeline.serving.engine.kv import BLOCK, PrefixCache, release_memory
+from grokora_pipeline.serving.engine.kv import release_memory
+from grokora_pipeline.serving.engine.prefix_cache import BLOCK, PrefixCache
 from grokora_pipeline.serving.engine.request import GenerationRequest, TokenChunk
 from grokora_pipeline_tests.tiny import greedy, tiny_base
 
@@ -28,6 +29,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"o_proj": 6},
         "alpha_pattern": {"o_proj": 3},
     },
+    "dora": {"r": 3, "target_modules": ["q_proj", "down_proj"], "use_dora": True},
 }
 
 
@@ -60,6 +62,9 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = get_peft_model(_plain(base), LoraConfig(init_lora_weights=False, **knobs))
+            for parameter, values in model.named_parameters():
+                if "magnitude" in parameter:  # DoRA's start where they change nothing
+                    values.data *= 0.7 + 0.6 * torch.rand_like(values)
         folders[name] = tmp_path_factory.mktemp(name)
         model.save_pretrained(folders[name])
     return folders
@@ -80,7 +85,7 @@ def alone(base: Path, adapters: dict[str, Path]) -> Any:
     from peft import PeftModel
 
     model: Any = PeftModel.from_pretrained(_plain(base), str(adapters["wide"]), adapter_name="wide").eval()
-    for name in ("narrow", "mixed"):
+    for name in ("narrow", "mixed", "dora"):
         model.load_adapter(str(adapters[name]), adapter_name=name)
 
     def answer(adapter: str | None, prompt: tuple[int, ...], new_tokens: int) -> list[int]:
@@ -211,16 +216,11 @@ def test_the_prefix_cache_stays_within_its_bytes(base: Path, alone: Any) -> None
 
 
 def test_a_block_never_outlives_the_one_that_it_continues() -> None:
-    from transformers.cache_utils import Cache
-
-    from grokora_pipeline.models.kv import PreallocatedLayer
-
-    cache, size = Cache(layers=[PreallocatedLayer(64)]), BLOCK * 2 * 4 * 4
-    cache.layers[0].update(torch.randn(1, 1, 64, 4), torch.randn(1, 1, 64, 4))
+    row, size = torch.randn(64, 8), BLOCK * 8 * 4
     kept = PrefixCache(3 * size)
-    kept.add("a", range(64), cache)  # four blocks, of which three have room
+    kept.add("a", range(64), lambda start, stop: row[start:stop])  # four blocks, of which three have room
     assert [len(kept.find("a", range(stop))) for stop in (15, 16, 48, 64)] == [0, 1, 3, 3]
-    assert torch.equal(torch.cat(kept.find("a", range(48)), 3)[0, 0], cache.layers[0].keys[0, :, :48])
+    assert torch.equal(torch.cat(kept.find("a", range(48))), row[:48])
     assert not kept.find("b", range(64))
     kept.forget("a")
     assert (kept.used_bytes, kept.find("a", range(64))) == (0, [])
@@ -234,7 +234,7 @@ def test_an_adapter_comes_and_goes_while_others_run(engine: TorchEngine, alone: 
         await asyncio.sleep(0.02)
         await asyncio.to_thread(engine.add_adapter, "again", adapters["narrow"])
         await asyncio.to_thread(engine.remove_adapter, "wide")
-        assert engine.adapters == {"narrow", "mixed", "again"}
+        assert engine.adapters == {"narrow", "mixed", "dora", "again"}
         tokens, _ = await _answer(engine, GenerationRequest(prompts[0], "again", 10))
         assert tokens == alone("narrow", prompts[0], 10)
         with pytest.raises(GrokoraError, match="no adapter 'wide'"):
@@ -244,7 +244,7 @@ def test_an_adapter_comes_and_goes_while_others_run(engine: TorchEngine, alone: 
         await _answer(engine, GenerationRequest(prompts[0], None, 1))
 
     _run(work())
-    assert {adapter.name for adapter in engine._stack.adapters} == {"narrow", "mixed", "again"}
+    assert {adapter.name for adapter in engine.decoder.stack.adapters} == {"narrow", "mixed", "dora", "again"}
 
 
 def test_a_name_that_is_loaded_again_means_the_new_adapter_at_once(
@@ -317,7 +317,7 @@ def test_a_failing_pass_fails_its_rows_and_not_the_engine(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._slots, "step", broken)
+        patch.setattr(engine.decoder.runner, "run", broken)
         with pytest.raises(GrokoraError, match="RuntimeError: out of memory"):
             _together(engine, [GenerationRequest(prompt, "wide", 10)])
     assert engine.stats().failed == 1
@@ -341,10 +341,15 @@ def test_adapters_that_do_not_fit_are_refused_and_leave_no_trace(
 
     other = get_peft_model(_plain(tiny_base(tmp_path / "base", hidden_size=32)), LoraConfig(target_modules=["q_proj"]))
     other.save_pretrained(tmp_path / "other")
-    shutil.copytree(adapters["wide"], tmp_path / "dora")
+    for name in ("dora", "cut", "torn"):
+        shutil.copytree(adapters["wide"], tmp_path / name)
     config = tmp_path / "dora" / "adapter_config.json"
     config.write_text(config.read_text().replace('"use_dora": false', '"use_dora": true'))
-    for folder, reason in (("other", "maps 32"), ("dora", "plain LoRA"), ("nothing", "no adapter_model.safetensors")):
+    weights = tmp_path / "cut" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    (tmp_path / "torn" / "adapter_config.json").write_text("{")
+    reasons = {"other": "maps 32", "dora": "other weights", "cut": "cannot be read", "torn": "cannot be read"}
+    for folder, reason in (reasons | {"nothing": "no adapter_model.safetensors"}).items():
         with pytest.raises(GrokoraError, match=reason):
             engine.add_adapter("new", tmp_path / folder)
     assert engine.adapters == set(ADAPTERS)
@@ -394,7 +399,7 @@ def test_a_mixed_pass_has_the_logits_of_separate_passes(base: Path, adapters: di
     loaded = {name: read_adapter(name, folder, model) for name, folder in adapters.items()}
     for adapter in loaded.values():
         stack.install(adapter)
-    ids = torch.tensor(_prompts(1, longest=40) * 4)
+    ids = torch.tensor(_prompts(1, longest=40) * 5)
     with torch.inference_mode():
         stack.activate([None, *loaded.values()])
         mixed = model(ids).logits

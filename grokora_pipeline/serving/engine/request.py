@@ -1,4 +1,4 @@
-"""What the gateway asks of an engine, and what streams back. Free of torch, so that the HTTP side never imports it."""
+"""What callers ask of the engine, and what they get back. Free of torch, so that the HTTP side never imports it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+Finish = Literal["stop", "length"]
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer wanted. `adapter` is the name of a loaded adapter, None the base model; `grammar` is a serialised
-    llguidance grammar, None free text; at temperature 0 the answer is greedy, and `seed`, `top_p` do not matter."""
+    """One prompt to answer. `adapter` is the name of a loaded adapter, None the base model; `grammar` is a serialised
+    llguidance grammar, None free text. Below a temperature of 1e-5 the answer is greedy, and `seed` and `top_p` do not
+    matter. With `ignore_stop` the answer goes on after a stop token, to its `max_new_tokens`."""
 
     prompt: tuple[int, ...]
     adapter: str | None = None
@@ -20,21 +23,32 @@ class GenerationRequest:
     top_p: float = 1.0
     seed: int | None = None
     grammar: str | None = None
+    ignore_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """Tokens as they come, without the stop token. The last piece alone has `finish`, and says in `cached_tokens`
-    for how many of the prompt's tokens keys and values were there already."""
+    """New tokens of an answer, without the stop token. Only the last chunk has `finish`; its `cached_tokens` counts the
+    prompt tokens whose keys and values came from the prefix cache."""
 
     tokens: tuple[int, ...]
-    finish: Literal["stop", "length"] | None = None
+    finish: Finish | None = None
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer without its stop token. `seconds` is its share of the time of the passes that it took part in."""
+
+    tokens: list[int]
+    finish: Finish
+    seconds: float
     cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """`running`, `waiting`: rows now; `cache_bytes`: kept keys and values now; all else counts since the start.
+    """`running`, `waiting`: rows now; `cache_bytes`: size of the prefix cache now; all else counts since the start.
     `steps` are forward passes of the model, `failed` the rows that ended with an exception."""
 
     running: int
@@ -48,28 +62,28 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """Answers asks with one base model in memory and any number of named adapters on it.
+    """Answers requests with one base model in memory and any number of named adapters on it.
 
-    Every method is thread-safe. `stream` raises GrokoraError where an ask cannot be answered (too long for the
-    context, an adapter or grammar it does not know); closing the generator makes the row leave the batch.
+    Every method is thread-safe. `stream` raises GrokoraError if a request cannot be answered (too long for the
+    context, an adapter or grammar it does not know); closing the generator takes the row out of the batch.
     """
 
     @property
     def context_length(self) -> int:
-        """Tokens that prompt and answer may have together."""
+        """The most tokens that a prompt and its answer may have together."""
 
     @property
     def adapters(self) -> frozenset[str]:
-        """Names that an ask may use now."""
+        """Names that a request may use now."""
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter between two steps; no request fails. GrokoraError if it does not fit the base."""
 
     def remove_adapter(self, name: str) -> None:
-        """No new ask may use it; its memory is freed when no running row does any more."""
+        """Refuse new requests for it; its memory is freed when its last running row has finished."""
 
-    def stream(self, ask: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        """An async generator of the answer's pieces."""
+    def stream(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        """An async generator of the answer's chunks."""
 
     def stats(self) -> EngineStats:
         """The counters now."""

@@ -1,78 +1,67 @@
-"""A row of the batch, and its next token: the likeliest, or a sample; within its grammar, where it has one (torch)."""
+"""Rows: one answer in progress each (torch)."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from llguidance import LLMatcher
-from torch import Tensor
 
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.adapters import Adapter
 from grokora_pipeline.serving.engine.request import GenerationRequest, TokenChunk
+
+GREEDY_BELOW = 1e-5  # of the temperature: logits divided by less overflow to inf, and inf - inf is nan
 
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """One answer on its way. `tokens` begins with the prompt; `over`: it is whole, it failed, or its asker has left."""
+    """One answer in progress. `tokens` begins with the prompt; the keys and values of the first `computed` of them are
+    in the row's slot. `done`: finished, failed, or its caller has left."""
 
-    ask: GenerationRequest
+    request: GenerationRequest
     adapter: Adapter | None
     limit: int  # tokens, prompt and answer together
     matcher: LLMatcher | None
-    loop: asyncio.AbstractEventLoop
+    deliver: Callable[[TokenChunk | GrokoraError], None]
     tokens: list[int] = field(init=False)
-    noise: torch.Generator | None = None  # its own random stream; None: greedy
-    pieces: asyncio.Queue[TokenChunk | BaseException] = field(default_factory=asyncio.Queue)
+    noise: torch.Generator | None = None  # the row's own random stream; None: greedy
+    computed: int = 0
     cached: int = 0
-    over: bool = False
+    overtaken: int = 0  # prefill rounds in which a shorter row went first
+    decoding: bool = False
+    done: bool = False
+    failed: bool = False
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.ask.prompt)
-        if self.ask.temperature > 0:
+        self.tokens = list(self.request.prompt)
+        if self.request.temperature >= GREEDY_BELOW:
+            # On the CPU: a CUDA generator draws other numbers, and a seed must mean the same answer on every device.
             self.noise = torch.Generator()
-            self.noise.seed() if self.ask.seed is None else self.noise.manual_seed(self.ask.seed & (2**63 - 1))
+            seed = self.request.seed
+            self.noise.seed() if seed is None else self.noise.manual_seed(seed & (2**63 - 1))
 
-    def send(self, piece: TokenChunk | BaseException) -> None:
-        """Hand a piece over to the asker's event loop; an asker whose loop has ended has left."""
-        try:
-            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
-        except RuntimeError:
-            self.over = True
+    @property
+    def remaining(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.tokens) - self.computed
 
-    def grammar_error(self) -> str:
-        """Why the grammar can no longer be followed, "" where it can."""
-        return self.matcher.get_error() if self.matcher and self.matcher.is_error() else ""
+    def advance(self, token: int | GrokoraError, stop_ids: tuple[int, ...]) -> None:
+        """Append a chosen token and deliver it; an error instead of a token ends this row alone."""
+        if isinstance(token, GrokoraError):
+            self.finish(token)
+        elif token in stop_ids and not self.request.ignore_stop:
+            self.finish(TokenChunk((), "stop", self.cached))
+        else:
+            self.tokens.append(token)
+            if self.matcher and self.matcher.is_stopped():
+                self.finish(TokenChunk((token,), "stop", self.cached))
+            elif len(self.tokens) >= self.limit:
+                self.finish(TokenChunk((token,), "length", self.cached))
+            else:
+                self.deliver(TokenChunk((token,)))
 
-
-def choose(logits: Tensor, rows: Sequence[Row], stop_ids: Sequence[int]) -> list[int]:
-    """[rows, vocabulary] → a token a row; grammars move on by it. Who shares the batch changes nobody's choice."""
-    for place, row in enumerate(rows):
-        if row.matcher:
-            logits[place].masked_fill_(~_allowed(row.matcher, logits[place]), -torch.inf)
-    chosen: list[int] = logits.argmax(-1).tolist()
-    for place, row in enumerate(rows):
-        if row.noise:
-            chosen[place] = _sample(logits[place], row.ask, row.noise)
-        if row.matcher and chosen[place] not in stop_ids:
-            row.matcher.consume_token(chosen[place])
-    return chosen
-
-
-def _allowed(matcher: LLMatcher, logits: Tensor) -> Tensor:
-    """[vocabulary], True where the grammar goes on."""
-    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-    return torch.from_numpy(bits[: len(logits)]).to(logits.device, torch.bool)
-
-
-def _sample(logits: Tensor, ask: GenerationRequest, noise: torch.Generator) -> int:
-    """A token by its probability at this temperature, among the likeliest that make up `top_p` of it (Holtzman 2020).
-
-    On the CPU, so that a seed gives the same answer on every device.
-    """
-    chances, order = torch.softmax(logits.float().cpu() / ask.temperature, -1).sort(descending=True)
-    beyond = chances.cumsum(0) - chances >= ask.top_p
-    beyond[0] = False
-    drawn = torch.multinomial(chances.masked_fill(beyond, 0.0), 1, generator=noise)
-    return int(order[drawn])
+    def finish(self, last: TokenChunk | GrokoraError) -> None:
+        """Deliver the last chunk, or the error that ended the row."""
+        self.done, self.failed = True, isinstance(last, GrokoraError)
+        self.deliver(last)

@@ -1,0 +1,180 @@
+"""The decoder's answers and scores against `transformers`' own, row by row, on a tiny random model in fp32."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.serving.engine.decoder import Decoder
+from grokora_pipeline.serving.engine.request import Completion, GenerationRequest
+from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base
+
+Make = Callable[..., Decoder]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's folder."""
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def model(base: Path) -> Any:
+    """The tiny model in fp32 with a head of its own, so that its answers wander and do not hang on rounding."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        loaded.lm_head.weight = torch.nn.Parameter(torch.randn(512, 64))
+        for layer in loaded.model.layers:
+            for weight in layer.parameters():
+                weight.data += 0.1 * torch.randn_like(weight)
+    return loaded.eval()
+
+
+@pytest.fixture
+def make(model: Any, base: Path) -> Make:
+    """A fresh decoder on the model, with these limits."""
+    return lambda **limits: Decoder(model, ChatFormat.load(base), **limits)
+
+
+def _prompts(count: int, shared: int) -> list[list[int]]:
+    draw = random.Random(5)
+    prefix = [draw.randrange(3, 500) for _ in range(shared)]
+    return [[*prefix, *(draw.randrange(3, 500) for _ in range(draw.randrange(1, 30)))] for _ in range(count)]
+
+
+def _answers(decoder: Decoder, prompts: list[list[int]], new_tokens: int = 12, **options: Any) -> list[Completion]:
+    requests = [GenerationRequest(tuple(prompt), None, new_tokens, **options) for prompt in prompts]
+    return decoder.generate(requests)
+
+
+def _tokens(*arguments: Any, **options: Any) -> list[list[int]]:
+    return [one.tokens for one in _answers(*arguments, **options)]
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+def test_batched_greedy_answers_are_those_of_one_row_at_a_time(make: Make, model: Any, shared: int) -> None:
+    prompts = _prompts(8, shared)
+    expected = [greedy(model, prompt, 12) for prompt in prompts]
+    assert len({token for tokens in expected for token in tokens}) > 20
+    for max_rows in (1, 5, 64):
+        assert _tokens(make(max_rows=max_rows), prompts) == expected
+
+
+def test_rows_that_stop_early_leave_the_batch_and_change_nobody_elses_answer(make: Make) -> None:
+    prompts, decoder = _prompts(12, 40), make()
+    free = _tokens(decoder, prompts, ignore_stop=True)
+    stop = free[0][3]
+    expected = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in free]
+    decoder.stop_ids = (stop,)
+    answers = _answers(decoder, prompts)
+    assert [one.tokens for one in answers] == expected
+    assert [one.finish for one in answers] == ["stop" if stop in tokens else "length" for tokens in free]
+    assert len({len(tokens) for tokens in expected}) > 1
+
+
+def test_a_sampled_answer_depends_on_its_seed_and_prompt_not_on_its_batch(make: Make) -> None:
+    prompts, decoder = _prompts(8, 40), make()
+    together = _tokens(decoder, prompts, temperature=1.0, seed=3)
+    assert [_tokens(decoder, [prompt], temperature=1.0, seed=3)[0] for prompt in prompts] == together
+    assert _tokens(decoder, prompts, temperature=1.0, seed=4) != together
+
+
+def test_each_row_may_have_a_seed_of_its_own(make: Make) -> None:
+    prompt = tuple(_prompts(1, 20)[0])
+    requests = [GenerationRequest(prompt, None, 12, 1.0, seed=seed) for seed in (1, 2, 1)]
+    first, second, third = (one.tokens for one in make().generate(requests))
+    assert first == third
+    assert first != second
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+def test_likelihoods_are_those_of_whole_rows(make: Make, model: Any, shared: int) -> None:
+    prompts, completions = _prompts(9, shared), [row[-20:] for row in reversed(_prompts(9, 20))]
+    completions[4] = []
+    for nlls in (make().score(None, prompts, completions), make(max_rows=2).score(None, prompts, completions)):
+        for nll, prompt, completion in zip(nlls, prompts, completions, strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(completion).long(), reduction="sum")
+            assert nll == pytest.approx(float(loss), rel=1e-4)
+
+
+def _counted(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens of every pass from now on, padding included."""
+    seen: list[int] = []
+    forward = model.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["input_ids"].numel())
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    return seen
+
+
+def test_a_prefix_that_prompts_share_goes_through_the_model_once(
+    make: Make, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, prompts = make(), _prompts(10, 64)
+    seen = _counted(model, monkeypatch)
+    decoder.score(None, prompts, [[7, 8, 9]] * 10)
+    longest = max(map(len, prompts)) + 2
+    assert sum(seen) <= 64 + 10 * (longest - 64)
+
+
+def test_a_prefix_that_was_computed_before_is_not_computed_again_and_changes_no_answer(
+    make: Make, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = _prompts(6, 64)
+    expected = [greedy(model, prompt, 6) for prompt in prompts]
+    decoder = make()
+    seen = _counted(model, monkeypatch)
+    for rows in (prompts[:3], prompts[3:4], prompts[4:]):  # the second call has one row alone
+        _answers(decoder, rows, 6)
+    assert sum(tokens >= 64 for tokens in seen) == 1
+    assert [_tokens(decoder, [prompt], 6)[0] for prompt in prompts] == expected
+
+
+def test_a_shorter_and_a_longer_beginning_of_a_known_prefix_are_exact_too(make: Make, model: Any) -> None:
+    decoder, long = make(), _prompts(4, 80)
+    short = [[*prompt[:40], *prompt[70:]] for prompt in long]
+    longer = [[*long[0], *range(3, 40), end] for end in (7, 9)]
+    for rows in (long, short, longer, long):
+        assert _tokens(decoder, rows, 6) == [greedy(model, prompt, 6) for prompt in rows]
+
+
+def test_an_empty_list_of_prompts_gives_no_answers(make: Make) -> None:
+    assert _answers(make(), []) == []
+
+
+def test_the_batch_keeps_to_its_memory(make: Make) -> None:
+    row = (40 + 30 + 8) * 2 * 2 * 2 * 16 * 4  # tokens, layers, keys and values, heads, size, bytes
+    decoder, most = make(row_bytes=3 * row), list[int]()
+    rows = [decoder.row(GenerationRequest(tuple(prompt), None, 8), lambda chunk: None) for prompt in _prompts(10, 40)]
+    decoder.scheduler.waiting += rows
+    while not decoder.idle:
+        decoder.step()
+        most.append(len(decoder.scheduler.rows))
+    assert all(row.done for row in rows)
+    assert max(most) in (3, 4, 5)
+
+
+def test_the_time_of_a_pass_is_shared_by_its_rows(make: Make) -> None:
+    answers = _answers(make(), _prompts(4, 20))
+    assert all(one.seconds > 0 for one in answers)
+
+
+def test_a_stop_token_that_is_to_be_ignored_is_part_of_the_answer(make: Make) -> None:
+    decoder = make()
+    decoder.stop_ids = tuple(range(512))
+    assert _tokens(decoder, [[5, 6]]) == [[]]
+    assert len(_tokens(decoder, [[5, 6]], ignore_stop=True)[0]) == 12
+    assert STOP in decoder.stop_ids
