@@ -18,7 +18,7 @@ from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import Evidence, gather, hours_since, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, gpu_hours, tried, under_way
 from grokora_pipeline.automation.jobs import ALL_JOB, retrain_job
-from grokora_pipeline.automation.staleness import Levels, impossible
+from grokora_pipeline.automation.staleness import Levels, impossible, stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
 
@@ -69,7 +69,7 @@ def _schedule(
     find: Callable[[Levels], Candidate],
 ) -> dg.ScheduleDefinition:
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        levels = Levels(context.instance, specs)
+        levels = Levels(context.instance, specs, stored=stored_version(project))
         if history.clock() - context.scheduled_execution_time > LATE:
             return dg.SkipReason(f"The moment of {context.scheduled_execution_time:%Y-%m-%d %H:%M} was missed.")
         candidate = find(levels)

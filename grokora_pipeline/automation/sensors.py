@@ -5,6 +5,7 @@ What there is now is compared with what things were last made from; no event is 
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import orjson
@@ -15,7 +16,7 @@ from grokora_pipeline.assets.session_logs import LOG_FILES_KEY
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.history import LEVEL_TAG, tried, under_way
 from grokora_pipeline.automation.jobs import INGEST_JOB, ingest_keys
-from grokora_pipeline.automation.staleness import Levels, impossible, observation, source_versions
+from grokora_pipeline.automation.staleness import Levels, impossible, observation, source_versions, stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
 
@@ -55,10 +56,10 @@ def follow_logs(
     except GrokoraError as error:
         return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
     logs, files = project.key(LOGS_KEY), sources[project.key(LOG_FILES_KEY)]
-    before = orjson.loads(context.cursor or "{}")
+    before = _read_cursor(context.cursor)
     restless = 0 if files == before.get("files") else before.get("restless", 0) + 1
     cursor = orjson.dumps({"files": files, "restless": restless}).decode()
-    levels = Levels(context.instance, specs, sources)
+    levels = Levels(context.instance, specs, sources, stored_version(project))
     keys = levels.ready(levels.specs)
     for key in impossible(project, levels.stale, project.agents):
         keys.pop(key, None)
@@ -85,6 +86,15 @@ def follow_logs(
         asset_events=[observation(key, version) for key, version in sources.items()],
         cursor=cursor,
     )
+
+
+def _read_cursor(text: str | None) -> dict[str, Any]:
+    """The cursor of the tick before; empty if there is none, or if a person edited it: then the watch starts anew."""
+    try:
+        cursor = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return cursor if isinstance(cursor, dict) and isinstance(cursor.get("restless", 0), int) else {}
 
 
 def _named(keys: Iterable[dg.AssetKey]) -> str:

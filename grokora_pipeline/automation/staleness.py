@@ -4,7 +4,7 @@ Dagster writes into every materialization the data version of each input and the
 Comparing them with the present ones needs no events and loses none; the Dagster UI shows the same verdict.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from graphlib import TopologicalSorter
 
@@ -16,12 +16,13 @@ from grokora_pipeline.assets.forget_list import KEY as FORGET_KEY
 from grokora_pipeline.assets.forget_list import forget_list_version
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
-from grokora_pipeline.store.champions import Registry
+from grokora_pipeline.store.champions import BASE, Registry
 
 _DATA_VERSION = "dagster/data_version"
 _INPUT_VERSION = "dagster/input_data_version/"
 _CODE_VERSION = "dagster/code_version"
 NEVER_MADE, NEW_CODE = "never made", "its code or settings changed"
+NOT_STORED = "it was made in another store, or its files are gone"
 
 
 def source_versions(project: Project) -> dict[dg.AssetKey, str]:
@@ -50,9 +51,11 @@ class Levels:
         instance: dg.DagsterInstance,
         specs: Iterable[dg.AssetSpec],
         present: Mapping[dg.AssetKey, str] | None = None,
+        stored: Callable[[dg.AssetKey], str | None] | None = None,
     ) -> None:
         self._instance = instance
         self.specs = {spec.key: spec for spec in specs}
+        self._stored = stored
         known = present or {}
         self.version = cache(lambda key: known.get(key) or data_version(instance, key))
         self.changed = {key: reason for key, spec in self.specs.items() if (reason := self._changed(spec))}
@@ -96,12 +99,36 @@ class Levels:
             name = dependency.asset_key.to_user_string()
             if tags.get(_INPUT_VERSION + name) != self.version(dependency.asset_key):
                 return f"{name} changed"
+        if self._stored and self._stored(spec.key) != tags.get(_DATA_VERSION):
+            return NOT_STORED
         return ""
 
 
-def stale_assets(instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec]) -> dict[dg.AssetKey, str]:
+def stale_assets(
+    instance: dg.DagsterInstance,
+    specs: Iterable[dg.AssetSpec],
+    stored: Callable[[dg.AssetKey], str | None] | None = None,
+) -> dict[dg.AssetKey, str]:
     """The materializable assets that are out of date, each with the reason; what is downstream of one is stale too."""
-    return Levels(instance, specs).stale
+    return Levels(instance, specs, stored=stored).stale
+
+
+def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:
+    """The version of an asset that is in the project's store now.
+
+    The history of an instance outlives a store: with other logs, another `GROKORA_STORE` or a deleted folder it still
+    says that an asset was made.
+    """
+
+    def version(key: dg.AssetKey) -> str | None:
+        agent, _, link = project.store_key(key).partition("/")
+        if link == "champion":
+            served = Registry(project.store).in_service(agent)
+            return served.version if served else BASE
+        artifact = project.store.current(project.store_key(key))
+        return artifact.version if artifact else None
+
+    return version
 
 
 def impossible(project: Project, stale: Mapping[dg.AssetKey, str], agents: Iterable[AgentSpec]) -> set[dg.AssetKey]:

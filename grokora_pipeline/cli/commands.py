@@ -1,5 +1,6 @@
 """`grokora`: the command line, thin over the rooms."""
 
+import io
 import os
 import sys
 from enum import StrEnum
@@ -52,9 +53,11 @@ def demo() -> None:
 @app.command()
 def ui(port: int = 3000) -> None:
     """The Dagster UI on 127.0.0.1, with the history of this checkout, from any directory."""
-    from grokora_pipeline.cli.demo import open_instance
+    from grokora_pipeline.assets.common import load_project
+    from grokora_pipeline.cli.demo import open_instance, recover
 
-    open_instance().dispose()
+    with open_instance() as instance:
+        recover(load_project(), instance, console)
     dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(get_settings().home / "workspace.yaml")
     os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)])
 
@@ -247,6 +250,9 @@ def _known(agent: str) -> str:
 
 def main() -> None:
     """The entry point: a person's mistake is one sentence on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no arrow shows a question mark instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except GrokoraError as error:

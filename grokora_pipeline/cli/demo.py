@@ -1,6 +1,7 @@
 """`grokora demo`: the whole chain in one run of the real executor, told line by line on the terminal."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,21 +13,23 @@ from typing import Any, TextIO
 
 import dagster as dg
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, key_of, load_project, read_json
 from grokora_pipeline.automation.jobs import ALL_JOB
-from grokora_pipeline.automation.staleness import impossible, observe, source_versions, stale_assets
+from grokora_pipeline.automation.staleness import impossible, observe, source_versions, stale_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
-from grokora_pipeline.execution.launcher import PROCESS_TAG, this_process
+from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store.champions import Registry
 
 _RUN_TAG = "grokora/demo"
 _POLL_SECONDS = 0.3
 _QUIET_SECONDS = 3.0  # between two progress lines of one step
+INTERRUPTED = "Interrupted: what is finished stays, and the same command goes on from there."
 _DAGSTERS_OWN = ("Skipping step", "Dependencies for step", "[pipes]", " external process")
 
 
@@ -65,18 +68,33 @@ def _folder(home: str) -> Path:
 
 
 def run_demo(console: Console) -> bool:
-    """Materialize what is out of date, show progress, end with a table; True when nothing failed."""
+    """Materialize what is out of date, show progress, end with a table; True when nothing failed.
+
+    The last line of a failure is its cause.
+    """
     started = time.monotonic()
     with open_instance() as instance:
         project = load_project()
+        recover(project, instance, console)
         stale, fresh = out_of_date(project, instance)
         console.print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
-        success = not stale or materialize(project, instance, stale, console)
+        cause = materialize(project, instance, stale, console) if stale else ""
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    console.print(f"\n{'Done' if success else '[red]Failed[/red]'} in {minutes} min {seconds} s.\n")
-    if success:
-        show_results(project, console)
-    return success
+    if cause:
+        console.print(f"\n[red]Failed[/red] in {minutes} min {seconds} s.\n{escape(cause)}", soft_wrap=True)
+        return False
+    console.print(f"\nDone in {minutes} min {seconds} s.\n")
+    show_results(project, console)
+    return True
+
+
+def recover(project: Project, instance: dg.DagsterInstance, console: Console) -> None:
+    """Close what was cut off earlier, in one line, so that nothing waits for it."""
+    for run_id in close_dead_runs(instance):
+        console.print(
+            f"Run {run_id[:8]} was cut off earlier; it is closed, and a training goes on from its checkpoint."
+        )
+    project.store.sweep()
 
 
 def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg.AssetKey], int]:
@@ -87,26 +105,37 @@ def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg
         observe(instance, key, version)
     chain = whole_chain().asset_layer.executable_asset_keys
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
-    stale = stale_assets(instance, specs)
+    stale = stale_assets(instance, specs, stored_version(project))
     left_out = impossible(project, stale, project.agents)
     keys = [key for key in stale if key not in left_out]
     return keys, len(specs) - len(keys)
 
 
-def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> bool:
-    """Make these assets in one run of the real executor, told line by line."""
+def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> str:
+    """Make these assets in one run of the real executor, told line by line; the cause if it failed, else empty.
+
+    SIGTERM and SIGHUP (a closed terminal) end it as Ctrl-C does: children write their checkpoints.
+    """
     mark, log = uuid.uuid4().hex, project.store.root / "demo.log"
     console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
-    with output_to(log) as terminal, Narrator(instance, mark, Console(file=terminal)):
-        result = dg.execute_job(
-            dg.reconstructable(whole_chain),
-            instance=instance,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            tags={_RUN_TAG: mark, PROCESS_TAG: this_process()},
-            asset_selection=keys,
-            raise_on_error=False,
-        )
-    return result.success
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with output_to(log) as terminal, Narrator(instance, mark, Console(file=terminal)) as narrator:
+            result = dg.execute_job(
+                dg.reconstructable(whole_chain),
+                instance=instance,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                tags={_RUN_TAG: mark, PROCESS_TAG: this_process()},
+                asset_selection=keys,
+                raise_on_error=False,
+            )
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        return INTERRUPTED
+    run = instance.get_run_by_id(result.run_id)
+    if run and run.status == dg.DagsterRunStatus.CANCELED:
+        return INTERRUPTED
+    return "" if result.success else narrator.cause or f"No step says why; what the processes printed is in {log}."
 
 
 @contextmanager
@@ -115,7 +144,7 @@ def output_to(log: Path) -> Iterator[TextIO]:
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     saved = [os.dup(descriptor) for descriptor in (1, 2)]
-    with log.open("ab") as stream, os.fdopen(os.dup(saved[0]), "w", encoding="utf-8", buffering=1) as terminal:
+    with log.open("ab") as stream, _duplicate(saved[0]) as terminal:
         try:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
@@ -127,6 +156,11 @@ def output_to(log: Path) -> Iterator[TextIO]:
                 os.close(original)
 
 
+def _duplicate(descriptor: int) -> TextIO:
+    """A terminal of its own on a descriptor; what it cannot show becomes a question mark."""
+    return os.fdopen(os.dup(descriptor), "w", encoding=sys.stdout.encoding, errors="replace", buffering=1)
+
+
 class Narrator:
     """Follows a run's event log from a thread of its own and prints what a person wants to know."""
 
@@ -135,6 +169,7 @@ class Narrator:
         self._done, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
         self._started: dict[str, float] = {}
         self._last_line: dict[str, float] = {}
+        self.cause = ""  # the first failure's step and sentence
 
     def __enter__(self) -> "Narrator":
         self._thread.start()
@@ -173,7 +208,9 @@ class Narrator:
         elif event.event_type_value == "STEP_SKIPPED":
             self._say(f"[yellow]–[/yellow] {step} skipped: what it needs was not made")
         elif event.event_type_value == "STEP_FAILURE":
-            self._say(f"[red]✗ {step}: {_cause(event)}[/red]")
+            self._fail(step, _cause(event))
+        elif event.event_type_value in {"RUN_FAILURE", "PIPELINE_FAILURE"}:  # also outside a step
+            self._fail("", _cause(event))
         elif event.event_type_value == "ASSET_CHECK_EVALUATION":
             check = event.event_specific_data
             if not check.passed:
@@ -185,17 +222,31 @@ class Narrator:
         if not step or too_soon or entry.user_message.startswith(_DAGSTERS_OWN):
             return
         self._last_line[step] = entry.timestamp
-        self._say(f"  [dim]{step}:[/dim] {entry.user_message}")
+        self._say(f"  [dim]{step}:[/dim] {escape(entry.user_message)}")
+
+    def _fail(self, step: str, cause: str) -> None:
+        """A run's own failure only repeats that a step failed, if one did."""
+        if step or not self.cause:
+            text = f"{step}: {cause}" if step else cause
+            self.cause = self.cause or text
+            self._say(f"[red]✗ {escape(text)}[/red]")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def _cause(event: Any) -> str:
+    """The sentence of a failure: a worker's own, or the last line of the error that Dagster's own errors wrap."""
     data = event.event_specific_data
-    if data.user_failure_data and data.user_failure_data.description:
-        return str(data.user_failure_data.description)
-    return str(data.error.message).strip().splitlines()[-1] if data.error else "failed"
+    failure = getattr(data, "user_failure_data", None)
+    if failure and failure.description:
+        return str(failure.description)
+    error = getattr(data, "error", None)
+    # `Exceeded max_retries of 2` and `Error occurred while executing op` stand before what really happened
+    while error and error.cause and (str(error.cls_name).startswith(("Dagster", "RetryRequested"))):
+        error = error.cause
+    lines = str(error.message).strip().splitlines() if error else []
+    return lines[-1] if lines else str(event.message or "failed")
 
 
 def show_results(project: Project, console: Console) -> None:

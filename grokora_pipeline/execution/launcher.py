@@ -41,6 +41,30 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
         return _health(deserialize_value(reply, CanCancelExecutionResult).can_cancel, "its process is gone")
 
 
+def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs whose process died (kill -9, power cut, closed terminal) as failed, and free the pool slots of all
+    that ended; returns the ids of the dead. The daemon does the same, but a command cannot wait for it.
+    """
+    unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    dead = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=unfinished)):
+        launcher = instance.run_launcher
+        if isinstance(launcher, WatchedRunLauncher):
+            alive = launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+        else:
+            alive = _lives(run.tags.get(PROCESS_TAG, ""))
+        if not alive:
+            instance.report_run_failed(run, "Its process died; what it had finished is kept.")
+            dead.append(run.run_id)
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits:
+        for run_id in storage.get_concurrency_run_ids():
+            holder = instance.get_run_by_id(run_id)
+            if holder is None or holder.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)
+    return dead
+
+
 def _health(alive: bool, otherwise: str) -> CheckRunHealthResult:
     return CheckRunHealthResult(WorkerStatus.RUNNING) if alive else CheckRunHealthResult(WorkerStatus.FAILED, otherwise)
 

@@ -5,7 +5,11 @@ service. The store is a local folder, or any fsspec URL (`s3://bucket/prefix`): 
 what it has read or written, and code works on local paths either way.
 """
 
+import logging
+import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store.folder import LocalFiles, content_version, file_sha256, folder_version, write_atomic
 from grokora_pipeline.store.remote import COMPLETE, RemoteFiles
 
+_LOG = logging.getLogger(__name__)
 __all__ = ["COMPLETE", "Artifact", "Store", "content_version", "file_sha256", "folder_version", "write_atomic"]
 
 
@@ -74,11 +80,23 @@ class Store:
         """A fresh folder to write an artifact into; what is not published by the end is removed."""
         base = self.root / ".staging"
         base.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=base, prefix=key.replace("/", "-") + "-"))
+        owner = f"{socket.gethostname()}.{os.getpid()}"
+        staged = Path(tempfile.mkdtemp(dir=base, prefix=f"{key.replace('/', '-')}.{owner}."))
         try:
             yield staged
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def sweep(self) -> int:
+        """Remove what dead processes of this machine left in `.staging`; returns how many folders those were."""
+        swept = 0
+        for path in (self.root / ".staging").glob("*"):
+            match = re.search(r"\.(?P<pid>\d+)\.[^.]+(\.plan.*)?$", path.name)
+            here = match and path.name[: match.start()].endswith(f".{socket.gethostname()}")
+            if match and here and not psutil.pid_exists(int(match["pid"])):
+                swept += path.is_dir()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return swept
 
     @contextmanager
     def work(self, key: str, version: str) -> Iterator[Path]:
@@ -115,13 +133,16 @@ class Store:
         self.files.write(_checked(name), payload)
 
     def point(self, key: str, pointer: str, version: str, **facts: Any) -> None:
-        """Move a pointer, atomically, and add a line to its history. Pointing at the same version changes nothing."""
+        """Move a pointer, atomically, and add a line to its history. Pointing at the same version changes nothing.
+
+        The pointer moves first: its history never tells of a move that did not happen.
+        """
         now = self.pointer(key, pointer)
         if now and now["version"] == version and all(now.get(name) == value for name, value in facts.items()):
             return
         record = orjson.dumps({"version": version, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
-        self.files.append(f"{key}/{pointer}.history", record)
         self.write(f"{key}/{pointer}.json", record)
+        self.files.append(f"{key}/{pointer}.history", record)
 
     def pointer(self, key: str, pointer: str) -> dict[str, Any] | None:
         """The record of a pointer, or None where it was never set."""
@@ -129,8 +150,22 @@ class Store:
         return orjson.loads(raw) if raw is not None else None
 
     def history(self, key: str, pointer: str) -> list[dict[str, Any]]:
-        """All records of a pointer, oldest first."""
-        return [orjson.loads(line) for line in self.files.lines(f"{_checked(key)}/{pointer}.history")]
+        """All records of a pointer, oldest first; lines that a full disk or a crash tore are left out and counted."""
+        records: list[dict[str, Any]] = []
+        torn = 0
+        for line in self.files.lines(f"{_checked(key)}/{pointer}.history"):
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                record = None
+            if isinstance(record, dict) and {"version", "at"} <= record.keys():
+                records.append(record)
+            else:
+                torn += 1
+        if torn:
+            _LOG.warning("%s/%s/%s.history: %d lines are torn and were left out.", self.files.url, key, pointer, torn)
+        now = self.pointer(key, pointer)
+        return [*records, now] if now and now not in records else records  # the last move's line may be missing
 
     def current(self, key: str) -> Artifact | None:
         """The version that `current` points at, or None."""

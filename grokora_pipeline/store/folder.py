@@ -76,8 +76,11 @@ class LocalFiles:
     def append(self, name: str, line: bytes) -> None:
         path = self.root / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as stream:
-            stream.write(line + b"\n")
+        with path.open("a+b") as stream:  # every write goes to the end, wherever was read
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 1))
+            torn = size > 0 and stream.read(1) != b"\n"  # a line that a full disk cut: the next stays whole
+            stream.write((b"\n" if torn else b"") + line + b"\n")
 
     def lines(self, name: str) -> list[bytes]:
         return [line for line in (self.read(f"{name}.jsonl") or b"").splitlines() if line]

@@ -57,7 +57,8 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
         print("usage: python -m grokora_pipeline.<room> plan.json", file=sys.stderr)
         return 2
     plan_file = Path(arguments[0])
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     if not os.environ.get("DAGSTER_PIPES_CONTEXT") or os.environ.get("RANK", "0") != "0":
         return _run(main, plan_file, Reporter())
     from dagster_pipes import open_dagster_pipes
@@ -91,4 +92,7 @@ def _read(plan_file: Path) -> Plan:
 
 
 def _interrupt(signum: int, frame: object) -> None:
+    # Ctrl-C reaches a child twice, from the terminal and from its parent; the second must not cut off the checkpoint
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

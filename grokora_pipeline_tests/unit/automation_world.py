@@ -4,7 +4,6 @@
 records the materializations that Dagster would, with the versions of their inputs.
 """
 
-import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -188,7 +187,8 @@ class World:
         return version
 
     def _merged_model(self, key: dg.AssetKey) -> str:
-        return hashlib.sha256(self.store.require(f"{key.path[0]}/lora_adapter").version.encode()).hexdigest()[:16]
+        adapter = self.store.require(f"{key.path[0]}/lora_adapter").version
+        return self._publish("/".join(key.path), content_version(adapter), merge_json={})
 
     def later(self, **time: float) -> None:
         self.now += timedelta(**time)

@@ -16,7 +16,7 @@ import yaml
 from grokora_pipeline.cli.demo import open_instance
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
-from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, this_process
+from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, close_dead_runs, this_process
 from grokora_pipeline.execution.process import CUDA_POOL, may_pass
 from grokora_pipeline.settings import PROJECT_ROOT, Settings, get_settings
 
@@ -64,6 +64,24 @@ def test_of_a_run_that_was_started_elsewhere_nothing_is_claimed(
     instance: dg.DagsterInstance, tags: dict[str, str]
 ) -> None:
     assert health(instance, tags) == "RUNNING"
+
+
+def test_a_run_that_was_killed_is_closed_and_its_slot_is_free(instance: dg.DagsterInstance) -> None:
+    host, pid, created = this_process().split()
+    storage = instance.event_log_storage
+    storage.set_concurrency_slots(CUDA_POOL, 1)
+    ended = {PROCESS_TAG: f"{host} {pid} {float(created) - 60}"}
+    dead, alive = (
+        instance.add_run(dg.DagsterRun("retrain_all", status=dg.DagsterRunStatus.STARTED, tags=tags))
+        for tags in (ended, {PROCESS_TAG: this_process()})
+    )
+    assert storage.claim_concurrency_slot(CUDA_POOL, dead.run_id, "actor__lora_adapter").is_claimed
+    assert not storage.claim_concurrency_slot(CUDA_POOL, alive.run_id, "actor__lora_adapter").is_claimed
+    assert close_dead_runs(instance) == [dead.run_id]
+    assert storage.claim_concurrency_slot(CUDA_POOL, alive.run_id, "actor__lora_adapter").is_claimed
+    statuses = {run.run_id: run.status.value for run in instance.get_runs()}
+    assert statuses == {dead.run_id: "FAILURE", alive.run_id: "STARTED"}
+    assert close_dead_runs(instance) == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from grokora_pipeline.automation.staleness import observe, stale_assets
+from grokora_pipeline.automation.staleness import NOT_STORED, observe, stale_assets
 
 LOGS, DATASET, ADAPTER = dg.AssetKey("logs"), dg.AssetKey(["actor", "dataset"]), dg.AssetKey(["actor", "adapter"])
 
@@ -57,3 +57,11 @@ def test_new_content_upstream_makes_the_adapter_stale(instance: dg.DagsterInstan
 
 def test_a_changed_setting_makes_its_asset_stale(instance: dg.DagsterInstance) -> None:
     assert stale(instance, chain(code="2")) == {DATASET, ADAPTER}
+
+
+def test_what_is_not_in_the_store_is_out_of_date_though_history_says_made(instance: dg.DagsterInstance) -> None:
+    specs = [spec for asset in chain() for spec in asset.specs]
+    stored = {DATASET: "d1", ADAPTER: "a1"}
+    assert stale_assets(instance, specs, stored.get) == {}
+    assert set(stale_assets(instance, specs, {DATASET: "d1", ADAPTER: "other"}.get)) == {ADAPTER}
+    assert stale_assets(instance, specs, {ADAPTER: "a1"}.get)[DATASET] == NOT_STORED

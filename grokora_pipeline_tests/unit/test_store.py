@@ -1,5 +1,7 @@
 """What the store promises: whole versions or none, nothing in service overwritten, pointers with a history."""
 
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -239,3 +241,44 @@ def test_a_folder_version_changes_with_names_and_bytes(tmp_path: Path) -> None:
     second = folder_version(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert len({first, second, folder_version(tmp_path)}) == 3
+
+
+def test_a_torn_line_of_history_is_left_out_and_said_and_the_next_line_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(str(tmp_path))
+    for version in ("v1", "v2"):
+        store.point("a/champion", "champion", version)
+    history = tmp_path / "a" / "champion" / "champion.history.jsonl"
+    history.write_bytes(history.read_bytes()[:-20])  # a full disk cut the line of v2
+    assert [record["version"] for record in store.history("a/champion", "champion")] == ["v1", "v2"]
+    assert "1 lines are torn" in caplog.text
+    store.point("a/champion", "champion", "v3")
+    assert [record["version"] for record in store.history("a/champion", "champion")] == ["v1", "v3"]
+
+
+def test_a_move_that_did_not_happen_is_in_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.point("k", "champion", "v1")
+
+    def full(name: str, payload: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.files, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        store.point("k", "champion", "v2")
+    assert [record["version"] for record in store.history("k", "champion")] == ["v1"]
+
+
+def test_what_a_killed_process_staged_is_swept_and_what_a_living_one_stages_stays(tmp_path: Path) -> None:
+    code = (
+        f"import os, sys; from grokora_pipeline.store import Store; s = Store({str(tmp_path)!r}).stage('actor/k'); "
+        "folder = s.__enter__(); (folder / 'part').write_text(''); "
+        "folder.with_name(folder.name + '.plan.json').write_text(''); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    store = Store(str(tmp_path))
+    assert len(list((tmp_path / ".staging").iterdir())) == 2
+    with store.stage("actor/k") as staged:
+        assert store.sweep() == 1
+        assert list((tmp_path / ".staging").iterdir()) == [staged]

@@ -1,0 +1,79 @@
+"""What `grokora demo` shows of a run: the last line of a failure is its cause."""
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from grokora_pipeline.cli.demo import _RUN_TAG, Narrator
+
+
+def fail(error: BaseException) -> Callable[[], NoReturn]:
+    def act() -> NoReturn:
+        raise error
+
+    return act
+
+
+def cause_of(act: Callable[[], Any], retry_policy: dg.RetryPolicy | None = None) -> tuple[str, str]:
+    """The cause that is found, and all that is printed, for a run of one asset that does this."""
+
+    @dg.asset(key=["actor", "lora_adapter"], retry_policy=retry_policy)
+    def failing() -> None:
+        act()
+
+    text = io.StringIO()
+    instance = dg.DagsterInstance.ephemeral()
+    with Narrator(instance, "mark", Console(file=text)) as printer:
+        dg.materialize([failing], instance=instance, tags={_RUN_TAG: "mark"}, raise_on_error=False)
+    return printer.cause, text.getvalue()
+
+
+def test_the_cause_is_what_happened_not_what_wraps_it() -> None:
+    cause, text = cause_of(fail(OSError(28, "No space left on device")))
+    assert cause == "actor/lora_adapter: OSError: [Errno 28] No space left on device"
+    assert cause in text
+
+
+def test_a_step_that_was_tried_in_vain_shows_why_and_not_how_often() -> None:
+    error = ValueError("the model [bold] is not there")
+    cause, text = cause_of(fail(error), retry_policy=dg.RetryPolicy(max_retries=2))
+    assert cause == "actor/lora_adapter: ValueError: the model [bold] is not there"
+    assert "max_retries" not in text
+    assert cause in text  # brackets are no markup
+
+
+def test_a_worker_says_its_own_sentence() -> None:
+    assert cause_of(fail(dg.Failure("The GPU is gone.")))[0] == "actor/lora_adapter: The GPU is gone."
+
+
+def test_a_run_that_fails_outside_a_step_shows_its_cause() -> None:
+    instance, text = dg.DagsterInstance.ephemeral(), io.StringIO()
+    with Narrator(instance, "mark", Console(file=text)) as printer:
+        run = instance.add_run(dg.DagsterRun("retrain_all", tags={_RUN_TAG: "mark"}))
+        instance.report_run_failed(run, "The code server is gone.")
+    assert printer.cause == "The code server is gone."
+    assert text.getvalue().splitlines()[-1].endswith("The code server is gone.")
+
+
+def test_a_run_that_succeeds_has_no_cause() -> None:
+    assert cause_of(lambda: None)[0] == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_an_arrow_shows_the_results_all_the_same(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grokora_pipeline.cli import commands
+
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    monkeypatch.setattr("sys.argv", ["grokora"])
+    monkeypatch.setattr(commands, "app", lambda: print("0.5 → 0.7"))
+    commands.main()
+    sys.stdout.flush()
+    assert raw.getvalue() == b"0.5 ? 0.7\n"
