@@ -4,6 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Python writes the folder of an environment into its scripts. After `mv` or `cp -a` of the checkout they would run
+# the code of another folder, or nothing, so an environment that was made elsewhere is made anew.
+ifneq ($(wildcard $(VENV)/.installed),)
+ifeq ($(shell grep -qsF " $$(cd $(VENV) && pwd -P)" $(VENV)/pyvenv.cfg && test -x $(BIN)/python && echo here),)
+$(shell rm -rf $(VENV))
+endif
+endif
+
 .PHONY: demo ui serve test test-gpu lint format doctor clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -21,7 +29,7 @@ demo: $(VENV)/.installed
 	$(BIN)/grokora demo
 
 ui: $(VENV)/.installed
-	$(BIN)/grokora ui
+	$(BIN)/grokora ui $(if $(UI_HOST),--host $(UI_HOST))
 
 serve: $(VENV)/.installed
 	$(BIN)/grokora serve

@@ -51,15 +51,20 @@ def demo() -> None:
 
 
 @app.command()
-def ui(port: int = 3000) -> None:
-    """The Dagster UI on 127.0.0.1, with the history of this checkout, from any directory."""
+def ui(
+    port: int = 3000,
+    host: Annotated[
+        str, typer.Option(help="Dagster asks nobody for a password: keep it, or put a proxy before it.")
+    ] = ("127.0.0.1"),
+) -> None:
+    """The Dagster UI with the history of this project, from any directory."""
     from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.cli.demo import open_instance, recover
 
     with open_instance() as instance:
         recover(load_project(), instance, console)
     dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(get_settings().home / "workspace.yaml")
-    os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)])
+    os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", host, "-p", str(port)])
 
 
 @app.command()

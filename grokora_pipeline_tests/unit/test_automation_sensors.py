@@ -261,7 +261,7 @@ def test_the_swarm_is_judged_when_a_champion_changed_and_none_is_being_made(
 ) -> None:
     champion = dg.AssetKey(["actor", "champion"])
     swarm = dg.AssetSpec("swarm_report", deps=[champion])
-    (schedule,) = schedules(Project(Settings(), ()), [swarm])
+    (schedule,) = schedules(Project(Settings(store=world.store.files.url), ()), [swarm])
 
     def tick() -> Any:
         with patch.object(dg.ScheduleEvaluationContext, "instance", world.instance):
@@ -274,6 +274,7 @@ def test_the_swarm_is_judged_when_a_champion_changed_and_none_is_being_made(
     world.start(dg.RunRequest(job_name="retrain_actor", asset_selection=[champion]))
     assert "of retrain_actor is started" in tick().skip_message
     made = {"dagster/input_data_version/actor/champion": "one", "dagster/data_version": "two"}
+    world._publish("swarm_report", "two", swarm_json={})
     world.instance.report_runless_asset_event(dg.AssetMaterialization("swarm_report", tags=made))
     assert tick().skip_message == "swarm: up to date."
 
@@ -363,3 +364,18 @@ def test_a_tick_looks_at_a_hundred_thousand_logs_in_two_seconds(world: World) ->
     shutil.rmtree(world.logs)
     assert asked(found) == [{"session_logs"}]
     assert min(seconds) < 2
+
+
+@pytest.mark.parametrize("cursor", ["{", "[]", '{"files": 1, "restless": "many"}', "null"])
+def test_a_cursor_that_a_person_edited_starts_the_watch_anew(world: World, cursor: str) -> None:
+    world.drop("actor", "a1")
+    world.cursor = cursor
+    world.tick("new_logs")
+    assert asked(world.tick("new_logs")) == [{"session_logs", "base_model"}]
+
+
+def test_a_store_that_was_deleted_is_filled_again(world: World) -> None:
+    world.drop("actor", *(f"a{n}" for n in range(6)))
+    world.settle()
+    shutil.rmtree(world.store.root)
+    assert asked(world.tick("new_logs")) == [{"session_logs", "base_model"}]

@@ -1,0 +1,78 @@
+"""What a newcomer installs: pins that everybody's index has, an environment that knows its folder, a container."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grokora_pipeline.settings import PROJECT_ROOT
+
+PINS = (PROJECT_ROOT / "constraints.txt").read_text().splitlines()
+
+
+def make(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A used checkout: the Makefile, what it depends on, and an environment that it made."""
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(PROJECT_ROOT / name, folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=folder, check=True)
+    (folder / ".venv" / ".installed").touch()
+    return folder
+
+
+def test_no_pin_is_a_local_build() -> None:
+    assert [pin for pin in PINS if "+" in pin] == []
+
+
+def test_every_pin_is_exact() -> None:
+    assert [pin for pin in PINS if pin and not pin.startswith("#") and not re.fullmatch(r"[\w.-]+==[\w.!]+", pin)] == []
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_every_pin_exists_for_every_python(python: str, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    if subprocess.run([*pip, "index", "versions", "pip"], capture_output=True, check=False).returncode:
+        pytest.skip("no package index is reachable")
+    asked = [*pip, "install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet", "--target", str(tmp_path)]
+    pins = ["--requirement", str(PROJECT_ROOT / "constraints.txt")]
+    done = subprocess.run([*asked, "--python-version", python, *pins], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_environment_in_its_own_folder_is_used(checkout: Path) -> None:
+    assert make(checkout, "-n", "demo").strip() == ".venv/bin/grokora demo"
+
+
+@pytest.mark.parametrize("move", [shutil.move, lambda old, new: subprocess.run(["cp", "-a", old, new], check=True)])
+def test_an_environment_that_was_moved_or_copied_is_made_anew(checkout: Path, tmp_path: Path, move: object) -> None:
+    assert callable(move)
+    move(str(checkout), str(tmp_path / "elsewhere"))
+    assert "python3 -m venv .venv" in make(tmp_path / "elsewhere", "-n", "demo")
+
+
+def test_an_environment_that_the_makefile_did_not_make_is_never_removed(checkout: Path) -> None:
+    (checkout / ".venv" / ".installed").unlink()  # a person made it, to choose their own build of PyTorch
+    (checkout / ".venv" / "pyvenv.cfg").write_text("")
+    make(checkout, "-n", "demo")
+    assert (checkout / ".venv" / "bin" / "python").exists()
+
+
+def test_the_container_copies_what_is_there_and_runs_as_nobody_special() -> None:
+    lines = (PROJECT_ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[2:-1]]
+    assert copied
+    assert [name for name in copied if not (PROJECT_ROOT / name).exists()] == []
+    user = next(number for number, line in enumerate(lines) if line.startswith("USER "))
+    assert lines[user] == "USER grokora"
+    assert [line for line in lines[user:] if line.startswith("RUN")] == ["RUN make .venv/.installed"]
+    assert lines[-1] == 'CMD ["make", "demo"]'
