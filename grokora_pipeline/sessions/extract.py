@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -120,14 +120,18 @@ def _extract_unit(
         record = FileRecord(file.name, file.size, file.signature, again=file.growing)
         source = Source(file.path, file.name, size=file.size, growing=file.growing)
         items: list[Item] = []
+        problems: list[Problem] = []
         for item in _items(source, file, record):
             if isinstance(item, Turn):
                 maker.find(item)
+            elif isinstance(item, Problem):
+                problems.append(item)
             if held:
                 items.append(item)
-        if file.name in kept and _is_unsettled(file, record):
-            record = FileRecord(file.name, file.size, problems=record.problems, again=True, failed=True)
-            items = []
+        if file.name in kept and _is_unsettled(file, {problem.reason for problem in problems}):
+            record, items = FileRecord(file.name, file.size, again=True, failed=True), []
+            for problem in problems:
+                record.note(problem)
         result.records.append(record)
         passes.append((record, source, items))
     for file, (record, source, items) in zip(unit, passes, strict=True):
@@ -141,9 +145,8 @@ def _extract_unit(
             result.places[file.name, day] = (str(parts.path(day)), before[day])
 
 
-def _is_unsettled(file: LogFile, record: FileRecord) -> bool:
+def _is_unsettled(file: LogFile, reasons: set[str]) -> bool:
     """Whether a file that was read before gave less this time because it is being written, or cannot be read."""
-    reasons = {reason for reason, _, _ in record.problems}
     return "unreadable" in reasons or "gigantic" in reasons or (file.growing and not reasons.isdisjoint(_UNSETTLED))
 
 
@@ -160,6 +163,8 @@ def _items(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
 
 
 def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
+    if file.size <= MAX_HELD:
+        source = source.holding()
     head = source.head(readers.HEAD_BYTES)
     named_log = bool(LOG_SUFFIXES.intersection(suffix.lower() for suffix in file.path.suffixes))
     if not head.strip():
@@ -180,9 +185,7 @@ def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
         record.format = "archive" if readers.is_archive(head) else "no log"
         return
     record.sha256, record.format = source.digest(), known.name
-    yield from known.read(
-        Source(source.path, source.name, record.sha256, known.name, source.size, source.growing),
-    )
+    yield from known.read(replace(source, sha256=record.sha256, format=known.name))
     stat = file.path.stat()
     # appended to while it was read: what was read is right, and the rest is read next time
     record.again = record.again or (stat.st_size, stat.st_mtime_ns) != file.signature

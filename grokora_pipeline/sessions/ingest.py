@@ -22,7 +22,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.sessions.days import DayJob, Run, build_day
 from grokora_pipeline.sessions.extract import Extracted, FileRecord, extract
 from grokora_pipeline.sessions.redaction import redactor as redaction
-from grokora_pipeline.sessions.scan import LogFile, Scan, scan
+from grokora_pipeline.sessions.scan import LogFile, Scan, scan, settled
 from grokora_pipeline.sessions.table import base_session
 from grokora_pipeline.sessions.verdicts import COPIES_FILE, SESSIONS_FILE, Judgement, judge
 from grokora_pipeline.store import content_version
@@ -105,11 +105,11 @@ def ingest(
     not change are not read again and days whose files did not change are linked. No log is ever changed. Raises
     GrokoraError where the log folder does not exist; an empty one gives an empty result.
     """
-    found = scan(logs, settle_seconds)
-    fingerprint = _fingerprint(agents)
-    listing = content_version([(file.name, *file.signature) for file in found.files], found.aside, found.left_out)
-    if unchanged := _unchanged(previous, fingerprint, listing, output):
+    entries, growing = settled(logs, settle_seconds)
+    fingerprint, listing = _fingerprint(agents), content_version(entries)
+    if not growing and (unchanged := _unchanged(previous, fingerprint, listing, output)):
         return unchanged
+    found = scan(logs, entries, growing)
     work = _Work(_load(previous, fingerprint), output, output / ".parts", workers, tuple(agents))
     _read(work, found)
     days = _write_days(work)
@@ -122,8 +122,8 @@ def ingest(
     _write_table(output / "quarantine.parquet", QUARANTINE, quarantine)
     _write_table(output / "files.parquet", FILES, _file_rows(work, found))
     report = _report(work, found, days, quarantine, judgement)
-    settled = not found.closed and not any(record.again for record in work.files.values())
-    _save(work, fingerprint, listing if settled else "", days, report)
+    at_rest = not found.closed and not any(record.again for record in work.files.values())
+    _save(work, fingerprint, listing if at_rest else "", days, report)
     return report
 
 

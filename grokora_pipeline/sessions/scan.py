@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -66,16 +66,21 @@ def manifest(root: Path) -> list[tuple[str, int, int]]:
     return sorted(entry[:3] for entry in walk(root) if entry.problem is None)
 
 
-def scan(root: Path, settle_seconds: float) -> Scan:
-    """Look at every file once; wait once, at most `settle_seconds`, for those that changed just now.
+def settled(root: Path, settle_seconds: float) -> tuple[list[Entry], set[str]]:
+    """Every entry below the root, sorted, and the paths of those that are growing.
 
-    A file that changed while we waited is `growing`: it is read up to where it is now. Raises GrokoraError where the
-    log root is missing or no folder.
+    Waits once, at most `settle_seconds`, for files that changed just now; one that changed while we waited is growing,
+    and is listed as it is now. Raises GrokoraError where the log root is missing or no folder.
     """
     entries = list(walk(root))
     growing = _growing(root, entries, settle_seconds)
+    return sorted(growing.get(entry.path, entry) for entry in entries), set(growing)
+
+
+def scan(root: Path, entries: Iterable[Entry], growing: Collection[str] = ()) -> Scan:
+    """The entries by what is to be done with them, under the names that are stored."""
     result = Scan()
-    for entry in sorted(growing.get(entry.path, entry) for entry in entries):
+    for entry in entries:
         name = public_name(entry.path)
         if entry.problem is None:
             file = LogFile(root / entry.path, name, entry.size, entry.signature, entry.path in growing)

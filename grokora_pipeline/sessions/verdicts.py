@@ -123,6 +123,11 @@ class _Cluster:
         self.start = min(filter(None, (self.start, other.start)), default="")
         self.end = max(self.end, other.end)
 
+    def steps(self, agent: str) -> tuple[int, int]:
+        """An agent's first and last step."""
+        steps = [step for name, step in self.answers if name == agent]
+        return min(steps), max(steps)
+
     @property
     def files(self) -> set[str]:
         """The log files that it stands in."""
@@ -143,12 +148,10 @@ class _Cluster:
         if self.files & other.files:
             return False
         early, late = sorted((self, other), key=lambda one: (one.start, min(one.segments)))
-        common = early.answers.keys() & late.answers.keys()
-        seam = {(agent, max(step for name, step in early.answers if name == agent)) for agent, _ in common}
-        if common - seam or any(
-            step != min(one for name, one in late.answers if name == agent) for agent, step in common
-        ):
-            return False
+        for agent, step in early.answers.keys() & late.answers.keys():
+            first, last = early.steps(agent)
+            if not first < step == last == late.steps(agent)[0]:
+                return False
         if {agent for agent, _ in early.answers} & {agent for agent, _ in late.answers}:
             return True
         if not early.end or not late.start:

@@ -8,7 +8,7 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -58,14 +58,18 @@ class Source:
     format: str = ""
     size: int = -1
     growing: bool = False
+    data: bytes | None = None  # the file's bytes, where they are held: opening a small file three times costs the most
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called. Raises OSError."""
         with ExitStack() as stack:
-            file = stack.enter_context(self.path.open("rb", buffering=0))
-            limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
-            stream: IO[bytes] = io.BufferedReader(limited, _BLOCK)
+            if self.data is not None:
+                stream: IO[bytes] = io.BufferedReader(io.BytesIO(self.data), _BLOCK)
+            else:
+                file = stack.enter_context(self.path.open("rb", buffering=0))
+                limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
+                stream = io.BufferedReader(limited, _BLOCK)
             unpacked = _unpacked(stream)
             if unpacked is not None:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
@@ -73,12 +77,14 @@ class Source:
 
     def head(self, size: int) -> bytes:
         """The first bytes, unpacked; fewer if the file is damaged or still being written."""
+        head = b""
         with self.open() as stream:
             try:
-                return stream.read(size)
+                while len(head) < size and (block := stream.read1(size - len(head))):  # type: ignore[attr-defined]
+                    head += block
             except _DAMAGED as error:
                 _cause(error)
-                return b""
+        return head
 
     def read(self, limit: int = MAX_DOCUMENT) -> bytes:
         """The whole file. Raises UnreadableError if it is larger than `limit`, or damaged."""
@@ -90,6 +96,11 @@ class Source:
         if len(raw) > limit:
             raise UnreadableError("gigantic", 0, f"one document of more than {limit >> 20} MiB")
         return raw
+
+    def holding(self) -> "Source":
+        """The same source with its bytes held in memory. Raises OSError."""
+        with self.path.open("rb") as stream:
+            return replace(self, data=stream.read(self.size))
 
     def lines(self) -> Iterator[Line]:
         """The file line by line, whatever its size; a line that cannot be read carries a problem instead of bytes."""
@@ -137,13 +148,14 @@ class _Limited(io.RawIOBase):
     """The first `size` bytes of a stream."""
 
     def __init__(self, stream: Any, size: int) -> None:
-        self._stream, self._left = stream, size
+        # `read1` gives what could be unpacked before a fault; `read` would lose it
+        self._read, self._left = getattr(stream, "read1", stream.read), size
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        block = self._stream.read(min(len(buffer), self._left)) if self._left > 0 else b""
+        block = self._read(min(len(buffer), self._left)) if self._left > 0 else b""
         buffer[: len(block)] = block
         self._left -= len(block)
         return len(block)

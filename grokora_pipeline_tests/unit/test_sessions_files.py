@@ -1,0 +1,268 @@
+"""Log files as they live: they grow, are rotated, packed, renamed, and cannot be read for a while."""
+
+import bz2
+import gzip
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.sessions import scan
+from grokora_pipeline.sessions.ingest import IngestReport, ingest
+from grokora_pipeline.sessions.readers import source
+from grokora_pipeline_tests.unit.session_logs import AGENTS, SHARED, call, contents, run, turns, write_lines
+
+FAILING = SHARED / "data" / "failing_inputs"
+
+
+def lines(count: int, session: str = "s") -> bytes:
+    """A recording of so many calls."""
+    calls = (call(session, step, f"p{step}", f"a{step}") for step in range(count))
+    return b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in calls)
+
+
+def write(path: Path, raw: bytes) -> Path:
+    """A file with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+    return path
+
+
+def settled_run(
+    logs: Path, output: Path, previous: Path | None, patch: pytest.MonkeyPatch, growing: str
+) -> IngestReport:
+    """Ingest while a file is seen to change."""
+    real = scan._growing
+
+    def grows(root: Path, entries: list[scan.Entry], _: float) -> dict[str, scan.Entry]:
+        return {entry.path: entry for entry in entries if entry.path == growing}
+
+    patch.setattr(scan, "_growing", grows)
+    output.mkdir()
+    report = ingest(logs, AGENTS, previous, output, settle_seconds=1, workers=1)
+    patch.setattr(scan, "_growing", real)
+    return report
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "zst": zstandard.ZstdCompressor().compress,
+    "zst of two frames": lambda raw: b"".join(
+        zstandard.ZstdCompressor().compress(half) for half in (raw[: len(raw) // 2], raw[len(raw) // 2 :])
+    ),
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
+
+
+@pytest.mark.parametrize("packer", PACKERS.values(), ids=PACKERS)
+@pytest.mark.parametrize("name", ["old.jsonl.gz", "old.jsonl", "old.1"])
+def test_packed_logs_are_opened_whatever_they_are_called(
+    tmp_path: Path, packer: Callable[[bytes], bytes], name: str
+) -> None:
+    write(tmp_path / "logs" / name, packer(lines(3)))
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.quarantine) == (3, [])
+
+
+def test_a_log_and_its_packed_copy_are_one_log(tmp_path: Path) -> None:
+    write(tmp_path / "logs" / "a.jsonl", lines(3))
+    write(tmp_path / "logs" / "a.jsonl.gz", gzip.compress(lines(3)))
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.copies) == (3, 3)
+    assert len({turn["source_sha256"] for turn in turns(tmp_path / "out")}) == 1
+
+
+def test_a_packed_log_that_is_damaged_gives_what_comes_before_the_damage(tmp_path: Path) -> None:
+    calls = [orjson.dumps(call("s", step, os.urandom(64).hex(), "a")) + b"\n" for step in range(300)]
+    raw = gzip.compress(b"".join(calls))
+    write(tmp_path / "logs" / "a.jsonl.gz", raw[: len(raw) // 2])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert 50 < report.turns < 250
+    assert "damaged" in {row["reason"] for row in report.quarantine}
+
+
+@pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/data/failing_inputs")
+def test_every_rotated_log_is_read_and_every_file_is_listed(tmp_path: Path) -> None:
+    logs = FAILING / "6-rotated-logs" / "logs"
+    report = run(logs, tmp_path / "out")
+    answers = {str(orjson.loads(turn["completion"])["content"]) for turn in turns(tmp_path / "out")}
+    names = {path.name for path in logs.iterdir()}
+    spoken = {f"{name} pressed" for name in names if not name.startswith(("grokputer", "old", "night.jsonl"))}
+    assert spoken | {f"night.jsonl{end} pressed" for end in (".1", ".bak", "-20250101", ".2025-01-01")} <= answers
+    assert report.by_format == {"recording": 7, "grokputer_log": 2}
+    assert report.copies == 1  # old.jsonl.gz is the packed night.jsonl
+    assert report.quarantine == []
+    assert {row["file"] for row in pq.read_table(tmp_path / "out" / "files.parquet").to_pylist()} == names
+
+
+@pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/data/failing_inputs")
+def test_what_current_grokputer_writes_beside_its_logs_is_known(tmp_path: Path) -> None:
+    report = run(FAILING / "7-current-grokputer-logs" / "logs", tmp_path / "out")
+    assert (report.turns, report.quarantine) == (0, [])
+
+
+def test_whatever_is_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write(logs / "a.jsonl", lines(1))
+    for name, raw in {
+        "shot.png": b"\x89PNG",
+        "all.zip": b"PK\x03\x04zip",
+        "notes.txt": b"remember the milk\n",
+        "odd.jsonl": b'{"what": 1}\n',
+        "alerts_20251120.log": b"[2025-11-20 08:32:23] [CRITICAL] disk full\n",
+    }.items():
+        write(logs / name, raw)
+    report = run(logs, tmp_path / "out")
+    files = {row["file"]: row for row in pq.read_table(tmp_path / "out" / "files.parquet").to_pylist()}
+    assert {name: row["reason"] for name, row in files.items() if not row["turns"]} == {
+        "shot.png": "png file",
+        "all.zip": "an archive; unpack it",
+        "notes.txt": "no reader knows its content",
+        "odd.jsonl": "wrong_schema",
+        "alerts_20251120.log": "goes with a session that is told elsewhere",
+    }
+    assert [row["file"] for row in report.quarantine] == ["odd.jsonl"]
+
+
+def test_a_picture_beside_the_logs_makes_nothing_stale(tmp_path: Path) -> None:
+    write(tmp_path / "logs" / "a.jsonl", lines(1))
+    before = scan.manifest(tmp_path / "logs")
+    write(tmp_path / "logs" / "screen.png", b"\x89PNG")
+    assert scan.manifest(tmp_path / "logs") == before
+
+
+def test_the_half_line_of_a_growing_log_is_read_once_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = lines(3)
+    path = write(tmp_path / "logs" / "a.jsonl", raw[:-40])
+    first = settled_run(tmp_path / "logs", tmp_path / "one", None, monkeypatch, "a.jsonl")
+    assert (first.turns, first.quarantine) == (2, [])
+    path.write_bytes(raw)
+    second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert (second.turns, second.files_read) == (3, 1)
+
+
+def test_a_growing_log_is_read_again_even_if_nothing_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "logs" / "a.jsonl", lines(3)[:-1])
+    first = settled_run(tmp_path / "logs", tmp_path / "one", None, monkeypatch, "a.jsonl")
+    second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert (first.turns, second.turns, second.quarantine) == (2, 3, [])
+
+
+def test_a_document_that_is_being_rewritten_keeps_its_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterations: list[dict[str, Any]] = [
+        {"iteration_number": n, "api_call_success": True, "tool_results": [], "grok_response": f"r{n}"} for n in (1, 2)
+    ]
+    document = orjson.dumps({"session_id": "s1", "metadata": {"task": "x"}, "iterations": iterations})
+    path = write(tmp_path / "logs" / "s1" / "session.json", document)
+    run(tmp_path / "logs", tmp_path / "one")
+    path.write_bytes(document[: len(document) // 2])
+    second = settled_run(tmp_path / "logs", tmp_path / "two", tmp_path / "one", monkeypatch, "s1/session.json")
+    assert second.turns == 2
+    path.write_bytes(document)
+    assert run(tmp_path / "logs", tmp_path / "three", tmp_path / "two").quarantine == []
+
+
+def _refuse(self: source.Source) -> source.Source:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_log_that_cannot_be_read_for_a_while_keeps_its_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "logs" / "a.jsonl", lines(2))
+    write(tmp_path / "logs" / "b.jsonl", lines(1, "t"))
+    first = run(tmp_path / "logs", tmp_path / "one")
+    path.write_bytes(lines(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(source.Source, "holding", _refuse)
+        second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert (first.turns, second.turns) == (3, 3)
+    assert [(row["file"], row["reason"]) for row in second.quarantine] == [("a.jsonl", "unreadable")]
+    third = run(tmp_path / "logs", tmp_path / "three", tmp_path / "two")
+    assert (third.turns, third.quarantine) == (4, [])
+
+
+def test_a_folder_that_cannot_be_listed_for_a_while_keeps_its_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "logs" / "away" / "a.jsonl", lines(2))
+    write(tmp_path / "logs" / "b.jsonl", lines(1, "t"))
+    run(tmp_path / "logs", tmp_path / "one")
+    listed = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("away"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert second.turns == 3
+    assert [(row["file"], row["reason"]) for row in second.quarantine] == [("away", "closed_folder")]
+    third = run(tmp_path / "logs", tmp_path / "three", tmp_path / "two")
+    assert (third.turns, third.quarantine) == (3, [])
+
+
+def test_logs_of_any_size_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files beyond what is held in memory are read twice, line by line, with the same result."""
+    from grokora_pipeline.sessions import extract
+
+    write(tmp_path / "logs" / "a.jsonl", lines(40) + orjson.dumps(call("s", 40, "password: hunter2!x", "a")) + b"\n")
+    run(tmp_path / "logs", tmp_path / "held")
+    monkeypatch.setattr(extract, "MAX_HELD", 100)
+    monkeypatch.setattr(source, "MAX_DOCUMENT", 100)
+    run(tmp_path / "logs", tmp_path / "streamed")
+    assert contents(tmp_path / "held") == contents(tmp_path / "streamed")
+
+
+def test_a_document_beyond_the_limit_is_said_to_be_too_large(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", b"{" + b" " * 100)
+    with pytest.raises(source.UnreadableError) as raised:
+        source.Source(path, "a.json").read(100)
+    assert raised.value.problem.reason == "gigantic"
+
+
+def test_an_endless_line_is_passed_over_and_the_next_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "MAX_LINE", 2000)
+    write(tmp_path / "logs" / "a.jsonl", lines(1) + b"x" * 9000 + b"\n" + lines(2)[len(lines(1)) :])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, [row["reason"] for row in report.quarantine]) == (2, ["line_too_long"])
+    assert report.quarantine[0]["byte_offset"] == len(lines(1))
+
+
+def test_a_rotated_log_gives_the_same_turns_under_its_new_name(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    path = write(logs / "a.jsonl", lines(5))
+    run(logs, tmp_path / "one")
+    path.rename(logs / "a.jsonl.1")
+    write(path, orjson.dumps(call("s", 5, "p5", "a5")) + b"\n")
+    report = run(logs, tmp_path / "two", tmp_path / "one")
+    assert (report.turns, report.sessions) == (6, 1)
+    ids = [{turn["turn_id"] for turn in turns(tmp_path / name)} for name in ("one", "two")]
+    assert ids[0] < ids[1]
+
+
+def test_nothing_new_opens_no_log_and_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s", 0, "a", "b")])
+    first = run(tmp_path / "logs", tmp_path / "one")
+    monkeypatch.setattr(source.Source, "holding", _refuse)
+    monkeypatch.setattr(pq, "ParquetFile", None)
+    second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert (second.version, second.turns, second.files_read) == (first.version, 1, 0)
+    assert (tmp_path / "two" / "report.json").is_file()
+
+
+def test_a_missing_root_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GrokoraError, match="GROKORA_LOGS"):
+        scan.manifest(tmp_path / "nowhere")

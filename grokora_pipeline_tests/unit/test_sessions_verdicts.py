@@ -1,0 +1,242 @@
+"""The session is the unit: its verdict, its calls and its secrets, however many files tell of it."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from grokora_pipeline.sessions.table import read_rows
+from grokora_pipeline.sessions.turns import TurnRow
+from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, turns, write_lines
+
+FAILING = SHARED / "data" / "failing_inputs"
+needs_inputs = pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/data/failing_inputs")
+
+
+def outcome(session: str, status: str = "unknown", **more: Any) -> dict[str, Any]:
+    """A line with a session's verdict."""
+    return {"session_id": session, "outcome": {"status": status, **more}}
+
+
+def verdicts(folder: Path) -> dict[tuple[str, int], tuple[str, int | None, bool]]:
+    """(status, rating, blamed) of each turn by its answer and step."""
+    rows = turns(folder)
+    assert len({row["turn_id"] for row in rows}) == len(rows)
+    return {(answer(row), row["step"]): (row["status"], row["rating"], row["blamed"]) for row in rows}
+
+
+def answer(row: TurnRow) -> str:
+    """The text of a turn's answer."""
+    return str(orjson.loads(row["completion"])["content"])
+
+
+def test_a_rating_that_comes_later_rewrites_no_day(tmp_path: Path) -> None:
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s", 0, "p", "x"), call("s", 1, "q", "y")])
+    run(tmp_path / "logs", tmp_path / "one")
+    write_lines(tmp_path / "logs" / "b" / "feedback.jsonl", [outcome("s", rating="1")])
+    report = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert (report.files_read, report.days_rebuilt) == (1, [])
+    assert {verdict[1] for verdict in verdicts(tmp_path / "two").values()} == {1}
+
+
+def grokputer_session(folder: Path, rating: int | None, ended: str = "completed") -> None:
+    """One Grokputer session as it writes it: session.json and session.log in its folder, and the global log."""
+    session = "session_20251112_120711"
+    metadata: dict[str, Any] = {"session_id": session, "task": "list x", "model": "grok-4"}
+    if rating is not None:
+        metadata["user_rating"] = rating
+    iterations = [
+        {
+            "iteration_number": n,
+            "start_time": 1762949231.5,
+            "api_call_success": True,
+            "tool_results": results,
+            "grok_response": text,
+        }
+        for n, text, results in (
+            (1, "I list it.", [{"function_name": "bash", "result": {"status": "success", "command": "ls x"}}]),
+            (2, "It is empty.", []),
+        )
+    ]
+    (folder / session).mkdir(parents=True)
+    document = {"session_id": session, "metadata": metadata, "iterations": iterations}
+    (folder / session / "session.json").write_bytes(orjson.dumps(document))
+    stamp = "2025-11-12 12:07:11"
+    log = [f"{stamp} - INFO - SESSION STARTED: {session}", f"{stamp} - INFO - SESSION ENDED: {ended}"]
+    (folder / session / "session.log").write_text("\n".join(log) + "\n", encoding="utf-8")
+    lines = [
+        (f"grokputer.{session}", f"SESSION STARTED: {session}"),
+        (f"grokputer.{session}", "Task: list x"),
+        ("__main__", "Starting task: list x"),
+        ("__main__", "--- Iteration 1/10 ---"),
+        ("src.grok_client", "Grok requested 1 tool calls"),
+        ("__main__", "Grok response: I list it."),
+        ("src.executor", "Executing tool: bash with args: {'command': 'ls x'}"),
+        ("__main__", "Tool result: bash -> {'status': 'success', 'command': 'ls x'}"),
+        ("__main__", "--- Iteration 2/10 ---"),
+        ("__main__", "Grok response: It is empty."),
+        ("__main__", "No tool calls requested. Task may be complete."),
+    ]
+    text = "".join(f"{stamp},123 - {module} - INFO - {entry}\n" for module, entry in lines)
+    (folder / "grokputer.log").write_text(text, encoding="utf-8")
+
+
+def test_a_call_in_two_logs_is_one_call_and_both_logs_have_the_sessions_rating(tmp_path: Path) -> None:
+    grokputer_session(tmp_path / "logs", rating=1)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.copies, report.sessions) == (2, 2, 1)
+    rows = turns(tmp_path / "out")
+    assert {row["rating"] for row in rows} == {1}
+    assert {tuple({row["source_file"], *row["copies"]}) for row in rows} in (
+        {("grokputer.log", "session_20251112_120711/session.json")},
+        {("session_20251112_120711/session.json", "grokputer.log")},
+    )
+    assert len(list(read_rows(tmp_path / "out", ["turn_id"]))) == 4
+
+
+def test_a_session_that_one_log_calls_failed_is_failed(tmp_path: Path) -> None:
+    grokputer_session(tmp_path / "logs", rating=None, ended="max_iterations_reached")
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.by_status == {"failure": 2}
+
+
+@needs_inputs
+def test_the_authentic_one_star_session_is_rated_in_both_logs(tmp_path: Path) -> None:
+    session = "session_20251110_182111"
+    shutil.copytree(FAILING / session, tmp_path / "logs" / session)
+    shutil.copy(FAILING / "grokputer.log", tmp_path / "logs")
+    report = run(tmp_path / "logs", tmp_path / "out")
+    document = orjson.loads((FAILING / session / "session.json").read_bytes())
+    own = [row for row in turns(tmp_path / "out") if row["session_id"] == session]
+    assert [row["step"] for row in sorted(own, key=lambda row: row["step"])] == [
+        iteration["iteration_number"] for iteration in document["iterations"]
+    ]
+    assert {row["rating"] for row in own} == {1}
+    assert report.copies == len(own)
+
+
+def test_ids_of_different_machines_do_not_meet(tmp_path: Path) -> None:
+    for machine, status in (("one", "failure"), ("two", "success")):
+        lines = [call("s", step, f"p{step}", f"{machine} {step}") for step in (0, 1)]
+        write_lines(tmp_path / "logs" / machine / "a.jsonl", lines)
+        write_lines(tmp_path / "logs" / machine / "feedback.jsonl", [outcome("s", status)])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.sessions, report.quarantine) == (2, [])
+    assert {row["source_file"]: row["status"] for row in turns(tmp_path / "out")} == {
+        "one/a.jsonl": "failure",
+        "two/a.jsonl": "success",
+    }
+
+
+def test_a_verdict_that_may_be_of_two_sessions_is_reported_and_given_to_neither(tmp_path: Path) -> None:
+    for machine in ("one", "two"):
+        write_lines(tmp_path / "logs" / machine / "a.jsonl", [call("s", 0, "p", machine)])
+    write_lines(tmp_path / "logs" / "feedback.jsonl", [outcome("s", "success", rating=5)])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert [row["reason"] for row in report.quarantine] == ["ambiguous_verdict"]
+    assert report.by_status == {"unknown": 2}
+
+
+def test_a_session_that_goes_on_in_another_days_folder_is_one(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    write_lines(logs / "2026-01-01" / "s.jsonl", [call("s", step, f"p{step}", f"a{step}") for step in (0, 1)])
+    write_lines(logs / "2026-01-02" / "s.jsonl", [call("s", 2, "p2", "a2"), outcome("s", "failure")])
+    report = run(logs, tmp_path / "out")
+    assert (report.sessions, report.by_status) == (1, {"failure": 3})
+
+
+def test_agents_of_one_session_may_write_files_of_their_own(tmp_path: Path) -> None:
+    for agent in ("actor", "observer"):
+        lines = [call("s", step, f"{agent} {step}", f"{agent} does {step}", agent=agent) for step in (0, 1)]
+        write_lines(tmp_path / "logs" / agent / "log.jsonl", lines)
+    write_lines(tmp_path / "logs" / "end.jsonl", [outcome("s", "success", rating=4)])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.sessions, report.by_status) == (1, {"success": 4})
+
+
+def test_blame_names_a_call_and_no_other_agents_step_of_the_same_number(tmp_path: Path) -> None:
+    lines = [call("s", 1, "p", agent, agent=agent) for agent in ("actor", "observer")]
+    write_lines(tmp_path / "logs" / "a.jsonl", [*lines, outcome("s", "failure", blame={"agent": "actor", "step": 1})])
+    run(tmp_path / "logs", tmp_path / "out")
+    assert {row["agent"]: row["blamed"] for row in turns(tmp_path / "out")} == {"actor": True, "observer": False}
+
+
+def test_blame_by_receipt_tells_a_call_from_its_retry(tmp_path: Path) -> None:
+    lines = [call("s", 0, "p", text, call=receipt) for text, receipt in (("bad", "r1"), ("good", "r2"))]
+    write_lines(tmp_path / "logs" / "a.jsonl", [*lines, outcome("s", "failure", blame={"call": "r1", "step": 0})])
+    run(tmp_path / "logs", tmp_path / "out")
+    assert {answer(row): row["blamed"] for row in turns(tmp_path / "out")} == {"bad": True, "good": False}
+
+
+def test_a_blame_whose_receipt_is_nowhere_falls_back_to_agent_and_step(tmp_path: Path) -> None:
+    lines = [call("s", step, "p", f"a{step}") for step in (0, 1)]
+    blame = {"call": "gone", "agent": "actor", "step": 1}
+    write_lines(tmp_path / "logs" / "a.jsonl", [*lines, outcome("s", "failure", blame=blame)])
+    run(tmp_path / "logs", tmp_path / "out")
+    assert {row["step"]: row["blamed"] for row in turns(tmp_path / "out")} == {0: False, 1: True}
+
+
+def test_a_retry_of_the_first_step_keeps_the_session_and_its_outcome(tmp_path: Path) -> None:
+    lines = [
+        call("s", 0, "plan", "first try", agent="coordinator", started_at="2026-01-01T10:00:00Z"),
+        call("s", 1, "act", "acted", started_at="2026-01-01T10:00:05Z"),
+        call("s", 0, "plan", "second try", agent="coordinator", started_at="2026-01-01T10:00:09Z"),
+        outcome("s", "failure"),
+    ]
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.sessions, report.by_status) == (1, {"failure": 3})
+
+
+def test_a_session_that_begins_anew_after_an_outcome_is_another(tmp_path: Path) -> None:
+    lines = [call("0", 0, "p", "x"), outcome("0", "failure"), call("0", 0, "q", "y"), outcome("0", "success")]
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    run(tmp_path / "logs", tmp_path / "out")
+    assert verdicts(tmp_path / "out") == {("x", 0): ("failure", None, False), ("y", 0): ("success", None, False)}
+
+
+@pytest.mark.parametrize("session", [0, False, 7.0])
+def test_a_session_id_that_is_false_to_python_is_an_id(tmp_path: Path, session: Any) -> None:
+    lines = [{**call("", step, f"p{step}", f"a{step}"), "session_id": session} for step in (0, 1)]
+    write_lines(tmp_path / "logs" / "a.jsonl", [*lines, {"session_id": session, "outcome": {"status": "failure"}}])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.sessions, report.by_status) == (1, {"failure": 2})
+
+
+def test_a_file_under_three_names_weighs_one(tmp_path: Path) -> None:
+    lines = [call("s", step, f"p{step}", f"a{step}") for step in (0, 1)]
+    for name in ("a.jsonl", "b/a.jsonl", "c.jsonl.bak"):
+        write_lines(tmp_path / "logs" / name, lines)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.copies, report.sessions) == (2, 4, 1)
+    assert [row["copies"] for row in turns(tmp_path / "out")] == [["b/a.jsonl", "c.jsonl.bak"]] * 2
+
+
+def test_pairs_that_are_copied_to_another_file_are_the_same_pairs(tmp_path: Path) -> None:
+    pairs = [{"instruction": "Plan it", "response": "[1]"}, {"instruction": "Act", "response": "[2]"}]
+    first = write_lines(tmp_path / "logs" / "tasks.jsonl", pairs)
+    run(tmp_path / "logs", tmp_path / "one")
+    first.rename(tmp_path / "logs" / "renamed.jsonl")
+    run(tmp_path / "logs", tmp_path / "two")
+    names = [{row["turn_id"] for row in turns(tmp_path / name)} for name in ("one", "two")]
+    assert names[0] == names[1]
+    shutil.copy(tmp_path / "logs" / "renamed.jsonl", tmp_path / "logs" / "again.jsonl")
+    assert run(tmp_path / "logs", tmp_path / "three").turns == 2
+
+
+def test_a_secret_that_one_file_names_leaves_the_sessions_other_files(tmp_path: Path) -> None:
+    logs, secret = tmp_path / "logs", "Tr0ub4dor&3xy"
+    write_lines(logs / "2026-01-01" / "s.jsonl", [call("s", 0, f"type {secret} there", "ok")])
+    alone = run(logs, tmp_path / "one")
+    write_lines(logs / "2026-01-02" / "s.jsonl", [call("s", 1, f"password: {secret}", "ok")])
+    run(logs, tmp_path / "two", tmp_path / "one")
+    run(logs, tmp_path / "scratch")
+    for folder in ("two", "scratch"):
+        prompts = [row["prompt"] for row in turns(tmp_path / folder)]
+        assert not any(secret in prompt for prompt in prompts)
+        assert len({prompt[prompt.index("<SECRET") : prompt.index(">")] for prompt in prompts}) == 1
+    assert alone.turns == 1
+    (logs / "2026-01-02" / "s.jsonl").unlink()
+    assert run(logs, tmp_path / "three", tmp_path / "two").version == alone.version
