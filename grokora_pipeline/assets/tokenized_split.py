@@ -25,8 +25,7 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import length_histogram
 from grokora_pipeline.assets.task_dataset import RefusedError, scalars
-from grokora_pipeline.datasets.examples import read_examples
-from grokora_pipeline.datasets.selection import DatasetOptions
+from grokora_pipeline.datasets.examples import read_examples, read_near_pairs
 from grokora_pipeline.datasets.split import SplitOptions, read_assignment, split_examples, straddling
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
@@ -97,7 +96,6 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
             length_inputs = _length_inputs(project, agent, dataset, base)
             inputs = {
                 **length_inputs,
-                "near_duplicate": facts.get("near_duplicate") or DatasetOptions().near_duplicate,
                 "config": config.model_dump(),
                 "code": version,
             }
@@ -156,12 +154,8 @@ def _build_split(
 ) -> dict[str, Any]:
     """Split and tokenize the dataset into `staged`; returns the content of its `report.json`."""
     examples = list(read_examples(dataset.path))
-    split = split_examples(
-        examples,
-        config,
-        near_duplicate=inputs["near_duplicate"],
-        previous=read_assignment(before.path) if before else None,
-    )
+    pairs = read_near_pairs(dataset.path, examples)
+    split = split_examples(examples, config, pairs, read_assignment(before.path) if before else None)
     chat = ChatFormat.load(base_folder(base.path))
     rows = [asdict(example) for example in examples]
     sides = [split.sides.get(example.id, "") for example in examples]
@@ -172,7 +166,7 @@ def _build_split(
         "held_back": len(split.held_back),
         "divided": split.divided,
         "validation_share": split.validation_share,
-        "straddling": straddling(examples, split.sides, inputs["near_duplicate"], split.divided_keys),
+        "straddling": straddling(examples, split.sides, pairs, split.divided_keys),
         "naive_leaks": split.naive_leaks,
     }
     write_json(staged / "examples.json", split.sides)

@@ -6,9 +6,9 @@ in many rows (a user prompt that every session repeats) say nothing about any tw
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ _BLOCK = 8192  # rows compared at once: 4 MiB of signatures a side
 Hashes = npt.NDArray[np.uint32]
 Signatures = npt.NDArray[np.uint32]
 Pairs = npt.NDArray[np.int64]
+Row = TypeVar("Row")
 
 
 def example_id(prompt: Sequence[Message], completion: Message) -> str:
@@ -80,49 +81,51 @@ class _TokenHashes(dict[str, int]):
 
 
 def shingles(text: str, hashes: dict[str, int] | None = None) -> Hashes:
-    """The five-token shingles (Broder 1997) of a text as sorted 32-bit hashes; a shorter text is one shingle."""
+    """The five-token shingles (Broder 1997) of a text as 32-bit hashes, in order; a shorter text is one shingle."""
     hashes = _TokenHashes() if hashes is None else hashes
     names = words(text, signs=True)
+    names += [""] * (SHINGLE - len(names))
     tokens = np.fromiter(map(hashes.__getitem__, names), dtype=np.uint64, count=len(names))
-    if len(tokens) < SHINGLE:
-        tokens = np.pad(tokens, (0, SHINGLE - len(tokens)))
-    windows = np.lib.stride_tricks.sliding_window_view(tokens, SHINGLE)
-    mixed = np.zeros(len(windows), dtype=np.uint64)
-    for column in range(SHINGLE):  # multiplications wrap around: arithmetic modulo 2**64
-        mixed = (mixed ^ windows[:, column]) * np.uint64(0x9E3779B97F4A7C15)
+    last = len(tokens) - SHINGLE + 1
+    mixed = np.zeros(last, dtype=np.uint64)
+    for start in range(SHINGLE):  # multiplications wrap around: arithmetic modulo 2**64
+        mixed ^= tokens[start : start + last]
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
-    return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
+    return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
-def common_shingles(texts: Sequence[str]) -> Hashes:
-    """The sorted shingles of more than COMMON_SHARE of the texts, counted over a sample that their content draws."""
-    if len(texts) > SAMPLE:
-        digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
-        texts = [texts[row] for _, row in sorted((digest, row) for row, digest in enumerate(digests))[:SAMPLE]]
-    if len(texts) <= COMMON_ROWS:
-        return np.empty(0, dtype=np.uint32)
+def common_shingles(texts: Iterable[str]) -> Hashes:
+    """The sorted shingles of more than COMMON_SHARE of the texts; none for a few texts."""
     hashes = _TokenHashes()
-    values, counts = np.unique(np.concatenate([shingles(text, hashes) for text in texts]), return_counts=True)
-    common: Hashes = values[counts > max(COMMON_ROWS, COMMON_SHARE * len(texts))]
+    sets = [np.unique(shingles(text, hashes)) for text in texts]
+    if len(sets) <= COMMON_ROWS:
+        return np.empty(0, dtype=np.uint32)
+    values, counts = np.unique(np.concatenate(sets), return_counts=True)
+    common: Hashes = values[counts > max(COMMON_ROWS, COMMON_SHARE * len(sets))]
     return common
 
 
-def signatures(texts: Sequence[str]) -> Signatures:
-    """MinHash signatures, (texts, 128), by datasketch, of the shingles that are not common to many of the texts.
+def signatures(rows: Sequence[Row], text_of: Callable[[Row], str]) -> Signatures:
+    """MinHash signatures, (rows, 128), by datasketch, of the shingles that are not common to many of the rows.
 
-    A text of common shingles alone keeps them all: nothing else could tell which others it is like.
+    The common ones are counted over evenly spaced rows, so rows should come in an order that says nothing about them,
+    such as that of their hashes. A row of common shingles alone keeps them all: nothing else could tell which others it
+    is like. Texts are made one at a time, since all of them together may be larger than memory.
     """
     from datasketch import MinHash
 
-    common, hashes = common_shingles(texts), _TokenHashes()
+    common = common_shingles(text_of(row) for row in rows[:: -(-len(rows) // SAMPLE) or 1])
+    hashes = _TokenHashes()
     base = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
-    table = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
-    for row, text in enumerate(texts):
-        every = shingles(text, hashes)
-        own = np.setdiff1d(every, common, assume_unique=True) if len(common) else every
+    table = np.empty((len(rows), PERMUTATIONS), dtype=np.uint32)
+    for number, row in enumerate(rows):
+        every = own = shingles(text_of(row), hashes)
+        if len(common):
+            own = every[common[np.searchsorted(common, every) % len(common)] != every]
         sketch = base.copy()
         sketch.update_batch((own if len(own) else every).tolist())
-        table[row] = sketch.hashvalues
+        table[number] = sketch.hashvalues
     return table
 
 

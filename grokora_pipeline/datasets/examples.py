@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import orjson
 
 from grokora_pipeline.agents import AgentSpec
@@ -18,6 +19,7 @@ from grokora_pipeline.sessions.turns import Completeness, Message, Status, TurnR
 from grokora_pipeline.sessions.verdicts import read_turns
 
 FILE = "examples.jsonl"
+NEAR_FILE = "near_duplicates.npy"  # (pairs, 2) places of near duplicates in the order of example ids
 MIN_SESSIONS = 20  # from here on no session may hold more than its share; fewer could not fill a dataset
 _SPACE = re.compile(r"\W+")
 
@@ -56,6 +58,11 @@ class Example:
     def id(self) -> str:
         """The hash of prompt and completion: equal text is the same example, wherever it was logged."""
         return self.meta["example_id"]
+
+    @property
+    def text(self) -> str:
+        """What is compared with other examples: see `duplicates.plain_text`."""
+        return duplicates.plain_text([*self.prompt, *self.completion])
 
     def to_line(self) -> bytes:
         """The example as a line of JSON."""
@@ -118,7 +125,7 @@ def build_examples(
         for example in examples:
             example.prompt = [toon.encode_message(message, savings) for message in example.prompt]
         report.toon = savings.as_dict()
-    _cluster(examples, options, report)
+    np.save(output / NEAR_FILE, _cluster(examples, options, report))
     _summarise(examples, report)
     examples.sort(
         key=lambda example: (example.meta["started_at"], example.meta["session_id"], example.meta["step"], example.id)
@@ -134,6 +141,22 @@ def read_examples(folder: Path) -> Iterator[Example]:
         for line in stream:
             row = orjson.loads(line)
             yield Example(row["prompt"], row["completion"], row.get("tools"), row["meta"])
+
+
+def near_places(examples: Sequence[Example], threshold: float) -> duplicates.Pairs:
+    """(pairs, 2) places of near duplicates among examples (see `duplicates.near_pairs`)."""
+    return duplicates.near_pairs(duplicates.signatures(examples, lambda example: example.text), threshold)
+
+
+def read_near_pairs(folder: Path, examples: Iterable[Example]) -> list[tuple[str, str]]:
+    """The example ids of near duplicates in a published dataset, found when it was made.
+
+    A dataset of an older store does not hold them: they are looked for.
+    """
+    ordered = sorted(examples, key=lambda example: example.id)
+    path = folder / NEAR_FILE
+    places = np.load(path) if path.exists() else near_places(ordered, DatasetOptions().near_duplicate)
+    return [(ordered[first].id, ordered[second].id) for first, second in places.tolist()]
 
 
 def task_key(task: str) -> str:
@@ -225,15 +248,18 @@ def _age(example: Example) -> tuple[Any, ...]:
     return meta["completeness"] != "whole", meta["started_at"], meta["source_file"], meta["line"], meta["turn_id"]
 
 
-def _cluster(examples: Sequence[Example], options: DatasetOptions, report: DatasetReport) -> None:
-    """Name each example's near-duplicate cluster after its representative. `examples` are sorted by id."""
-    texts = [duplicates.plain_text([*example.prompt, *example.completion]) for example in examples]
-    pairs = duplicates.near_pairs(duplicates.signatures(texts), options.near_duplicate)
+def _cluster(examples: Sequence[Example], options: DatasetOptions, report: DatasetReport) -> duplicates.Pairs:
+    """Name each example's near-duplicate cluster after its representative; returns the pairs of near duplicates.
+
+    `examples` are sorted by id.
+    """
+    pairs = near_places(examples, options.near_duplicate)
     representatives = duplicates.clusters(pairs, len(examples))
     for example, first in zip(examples, representatives, strict=True):
         example.meta["cluster"] = examples[first].id[:16]
     sizes = [size for size in Counter(representatives).values() if size > 1]
     report.near_duplicate_clusters, report.in_near_duplicate_clusters = len(sizes), sum(sizes)
+    return pairs
 
 
 def _capped(examples: Sequence[Example], options: DatasetOptions, minimum: int, report: DatasetReport) -> list[Example]:

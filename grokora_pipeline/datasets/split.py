@@ -8,7 +8,7 @@ validation would stay empty is divided, and the split says so.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +16,6 @@ from typing import Any, Literal, cast
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.datasets import duplicates
 from grokora_pipeline.datasets.examples import Example
 
 Side = Literal["train", "validation"]
@@ -112,12 +111,15 @@ class Split:
 
 
 def split_examples(
-    examples: Sequence[Example], options: SplitOptions, *, near_duplicate: float, previous: Assignment | None = None
+    examples: Sequence[Example],
+    options: SplitOptions,
+    pairs: Iterable[tuple[str, str]],
+    previous: Assignment | None = None,
 ) -> Split:
     """Give every example a side; examples that had one keep it.
 
-    `near_duplicate` is the Jaccard similarity from which two examples are near duplicates; the one that the dataset's
-    clusters were made with. The result depends on the examples and the seed, not on the examples' order.
+    `pairs` are the example ids of near duplicates, as the dataset found them. The result depends on the examples and
+    the seed, not on the examples' order.
     """
     previous = previous or Assignment()
     ordered = sorted(examples, key=lambda example: example.id)
@@ -130,7 +132,7 @@ def split_examples(
         rounds += 1
         divided = divided | weakest
         placement = _Placement(ordered, previous, divided, options)
-    placement.hold_back_near_duplicates(near_duplicate)
+    placement.hold_back_near_duplicates(pairs)
     return placement.split()
 
 
@@ -261,22 +263,18 @@ class _Placement:
                 return {("session_id", session)}
         return set()
 
-    def hold_back_near_duplicates(self, threshold: float) -> None:
+    def hold_back_near_duplicates(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Of two similar examples on different sides, hold back the new one; if both are old or new, training's."""
-        for first, second in near_pairs(self.examples, threshold):
-            pair = [example for example in (first, second) if example.id in self.sides]
-            if len(pair) == 2 and self.sides[first.id] != self.sides[second.id] and not self._is_divided(pair):
-                new = [example for example in pair if example.id not in self.remembered]
-                train = next(example for example in pair if self.sides[example.id] == "train")
-                loser = new[0] if len(new) == 1 else train
-                self.held.add(loser.id)
-                del self.sides[loser.id]
-
-    def _is_divided(self, pair: Iterable[Example]) -> bool:
-        return any(
-            ("cluster", cluster_of(one)) in self.divided or str(one.meta.get("session_id")) in self.divided_sessions
-            for one in pair
-        )
+        by_id = {example.id: example for example in self.examples}
+        for pair in pairs:
+            if len({self.sides.get(name, "") for name in pair} & set(SIDES)) == 2:
+                first, second = (by_id[name] for name in pair)
+                if is_divided(first, self.divided) or is_divided(second, self.divided):
+                    continue
+                new = [name for name in pair if name not in self.remembered]
+                held = new[0] if len(new) == 1 else next(name for name in pair if self.sides[name] == "train")
+                self.held.add(held)
+                del self.sides[held]
 
     def split(self) -> Split:
         """The split, with the memory for the next one."""
@@ -329,34 +327,34 @@ def seeded_hash(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def near_pairs(examples: Sequence[Example], threshold: float) -> list[tuple[Example, Example]]:
-    """Pairs of near duplicates among examples, from their texts (see `duplicates.near_pairs`)."""
-    texts = [duplicates.plain_text([*example.prompt, *example.completion]) for example in examples]
-    pairs = duplicates.near_pairs(duplicates.signatures(texts), threshold).tolist()
-    return [(examples[first], examples[second]) for first, second in pairs]
+def is_divided(example: Example, divided: Collection[Key]) -> bool:
+    """Whether the example's session or its near-duplicate cluster is on both sides on purpose."""
+    return ("cluster", cluster_of(example)) in divided or ("session_id", str(example.meta["session_id"])) in divided
 
 
 def straddling(
-    examples: Sequence[Example], sides: Mapping[str, Side], near_duplicate: float, divided: Iterable[Key] = ()
+    examples: Sequence[Example],
+    sides: Mapping[str, Side],
+    pairs: Iterable[tuple[str, str]],
+    divided: Collection[Key] = (),
 ) -> list[str]:
-    """What is on both sides, found anew from the examples themselves: sessions, tasks, pairs of similar texts.
+    """What is on both sides, found from the examples themselves: sessions, tasks and `pairs` of near duplicates.
 
     `divided` names what is on both sides on purpose.
     """
-    on_purpose = set(divided)
     lines = []
     for name in ("session_id", "task_key"):
         sides_of: dict[str, set[Side]] = defaultdict(set)
         for example in examples:
             value = str(example.meta.get(name) or "")
-            if value and example.id in sides and (name, value) not in on_purpose:
+            if value and example.id in sides and (name, value) not in divided:
                 sides_of[value].add(sides[example.id])
         lines += [f"{name} {value}" for value, both in sorted(sides_of.items()) if len(both) > 1]
-    for first, second in near_pairs(sorted(examples, key=lambda example: example.id), near_duplicate):
-        kept_apart = {sides.get(first.id), sides.get(second.id)} == set(SIDES)
-        keys = {(kind, str(one.meta.get(kind) or "")) for one in (first, second) for kind in ("cluster", "session_id")}
-        if kept_apart and not keys & on_purpose:
-            lines.append(f"near duplicates {first.id[:16]} and {second.id[:16]}")
+    by_id = {example.id: example for example in examples}
+    for first, second in pairs:
+        on_purpose = any(is_divided(by_id[name], divided) for name in (first, second))
+        if {sides.get(first), sides.get(second)} == set(SIDES) and not on_purpose:
+            lines.append(f"near duplicates {first[:16]} and {second[:16]}")
     return lines
 
 

@@ -221,8 +221,8 @@ def test_near_duplicates_share_a_cluster_and_others_do_not(tmp_path: Path) -> No
 @settings(deadline=None)
 @given(st.lists(st.text(alphabet="abc ", max_size=60), min_size=2, max_size=8))
 def test_similarity_of_two_of_a_few_texts_does_not_depend_on_the_others(texts: list[str]) -> None:
-    together = duplicates.signatures(texts)
-    alone = [duplicates.signatures([text])[0] for text in texts]
+    together = duplicates.signatures(texts, str)
+    alone = [duplicates.signatures([text], str)[0] for text in texts]
     assert all((row == one).all() for row, one in zip(together, alone, strict=True))
 
 
@@ -231,13 +231,13 @@ def test_estimated_similarity_is_near_the_exact_one() -> None:
     first, second = " ".join(words), " ".join(words[:190] + ["x"] * 10)
     shingles = [set(duplicates.shingles(text).tolist()) for text in (first, second)]
     exact = len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])
-    table = duplicates.signatures([first, second])
+    table = duplicates.signatures([first, second], str)
     assert float((table[0] == table[1]).mean()) == pytest.approx(exact, abs=0.1)
 
 
 def near(texts: list[str], threshold: float = 0.9) -> set[tuple[int, int]]:
     """The near duplicates among texts, as pairs of their places."""
-    pairs = duplicates.near_pairs(duplicates.signatures(texts), threshold).tolist()
+    pairs = duplicates.near_pairs(duplicates.signatures(texts, str), threshold).tolist()
     return {(min(pair), max(pair)) for pair in pairs}
 
 
@@ -276,7 +276,7 @@ def test_near_duplicates_agree_with_exact_jaccard_where_it_is_clear() -> None:
 
 def test_clusters_do_not_chain() -> None:
     chain = [" ".join(f"w{n}" for n in range(start, start + 120)) for start in range(0, 80, 4)]
-    pairs = duplicates.near_pairs(duplicates.signatures(chain), 0.9)
+    pairs = duplicates.near_pairs(duplicates.signatures(chain, str), 0.9)
     representatives = duplicates.clusters(pairs, len(chain))
     assert len(set(representatives)) > 4
     tied = {(int(high), int(low)) for high, low in pairs}

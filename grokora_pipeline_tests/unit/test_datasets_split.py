@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grokora_pipeline.datasets import duplicates
-from grokora_pipeline.datasets.examples import Example, ExampleMeta
+from grokora_pipeline.datasets.examples import Example, ExampleMeta, near_places
 from grokora_pipeline.datasets.split import (
     Assignment,
     Side,
@@ -46,23 +46,28 @@ def example(session: str, task: str, text: str, status: str = "success", step: i
 def clustered(examples: Sequence[Example], threshold: float = 0.9) -> list[Example]:
     """The examples, each text once, with their clusters, as build_examples gives them."""
     unique = sorted({one.id: one for one in examples}.values(), key=lambda one: one.id)
-    texts = [duplicates.plain_text([*one.prompt, *one.completion]) for one in unique]
-    pairs = duplicates.near_pairs(duplicates.signatures(texts), threshold)
-    for one, first in zip(unique, duplicates.clusters(pairs, len(unique)), strict=True):
+    places = near_places(unique, threshold)
+    for one, first in zip(unique, duplicates.clusters(places, len(unique)), strict=True):
         one.meta["cluster"] = unique[first].id[:16]
     return unique
+
+
+def near(examples: Sequence[Example], threshold: float) -> list[tuple[str, str]]:
+    """The example ids of near duplicates."""
+    ordered = sorted(examples, key=lambda one: one.id)
+    return [(ordered[first].id, ordered[second].id) for first, second in near_places(ordered, threshold).tolist()]
 
 
 def divide(
     examples: Sequence[Example], previous: Assignment | None = None, seed: int = 1, threshold: float = 0.9
 ) -> Split:
     """The split with the default share."""
-    return split_examples(examples, SplitOptions(seed=seed), near_duplicate=threshold, previous=previous)
+    return split_examples(examples, SplitOptions(seed=seed), near(examples, threshold), previous)
 
 
 def leaks(examples: Sequence[Example], split: Split, threshold: float = 0.9) -> list[str]:
-    """What is on both sides and was not divided on purpose."""
-    return straddling(examples, split.sides, threshold, split.divided_keys)
+    """What is on both sides and was not divided on purpose; near duplicates are looked for anew."""
+    return straddling(examples, split.sides, near(examples, threshold), split.divided_keys)
 
 
 Rows = Callable[..., list[Example]]
@@ -279,9 +284,9 @@ def test_the_check_sees_each_kind_of_straddle() -> None:
     rows.append(example("d", "", CHAIN[0] + " end"))
     order: list[Side] = ["train", "validation", "validation", "train", "validation"]
     sides = {one.id: side for one, side in zip(rows, order, strict=True)}
-    kinds = sorted(text.split(" ")[0] for text in straddling(rows, sides, 0.9))
+    kinds = sorted(text.split(" ")[0] for text in straddling(rows, sides, near(rows, 0.9)))
     assert kinds == ["near", "session_id", "task_key"]
-    assert straddling(rows, sides, 0.99)[-1].startswith("task_key")
+    assert straddling(rows, sides, near(rows, 0.99))[-1].startswith("task_key")
 
 
 def test_a_naive_split_is_shown_to_leak() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from grokora_pipeline.agents import load_agents
-from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.examples import build_examples, read_examples, read_near_pairs
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.datasets.split import SplitOptions, split_examples, straddling
 from grokora_pipeline.sessions.ingest import IngestReport
@@ -46,6 +46,8 @@ def test_every_agent_gets_enough_examples_and_a_split_without_leaks(
     examples = list(read_examples(tmp_path))
     assert report.rows + report.duplicates + sum(report.dropped.values()) == report.turns
     assert report.rows >= 150
-    split = split_examples(examples, SplitOptions(), near_duplicate=report.near_duplicate)
+    pairs = read_near_pairs(tmp_path, examples)
+    split = split_examples(examples, SplitOptions(), pairs)
     assert abs(split.validation_share - 0.2) < 0.03
-    assert straddling(examples, split.sides, report.near_duplicate) == []
+    assert straddling(examples, split.sides, pairs) == []
+    assert split.divided == []
