@@ -1,5 +1,7 @@
 """`session_logs`: every log below the root, as redacted turns in Parquet, one file a day."""
 
+import json
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -100,6 +102,11 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "nothing_quarantined", asset=project.key(KEY), description="Every log file could be read whole."
             ),
+            dg.AssetCheckSpec(
+                "every_call_has_an_agent",
+                asset=project.key(KEY),
+                description="agents.yaml knows every agent of the logs.",
+            ),
         ],
     )
     def session_logs(context: dg.AssetExecutionContext) -> Iterator[Made | dg.AssetCheckResult]:
@@ -117,9 +124,9 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
                 staged,
                 settle_seconds=settings.settle_seconds,
             )
-            secrets = audit(staged, previous.path if previous else None, list(report.turns_per_day))
+            secrets = audit(staged, previous.path if previous else None)
             if secrets:
-                yield _no_secret_survives(report, secrets)
+                yield _no_secret_survives(project, report, secrets)
                 first = secrets[0]
                 raise GrokoraError(
                     f"{len(secrets)} secrets survived the redaction, the first ({first['rule']}) in "
@@ -128,18 +135,21 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
                 )
             artifact = store.publish(KEY, report.version, staged)
         context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
-        yield result(project, artifact, _metadata(report), [*_checks(report), _no_secret_survives(report, secrets)])
+        yield result(
+            project, artifact, _metadata(report), [*_checks(report), _no_secret_survives(project, report, secrets)]
+        )
 
     return session_logs
 
 
-def audit(staged: Path, previous: Path | None, days: list[str]) -> list[dict[str, Any]]:
+def audit(staged: Path, previous: Path | None) -> list[dict[str, Any]]:
     """The secrets that a second scanner finds in a folder of turns, over all its days.
 
     A day's verdict is kept beside its table (`audit.json`) and is taken over only for a file with the same bytes.
     """
     known = _verdicts(previous)
-    hashes = {day: file_sha256(staged / "turns" / f"{day}.parquet") for day in days}
+    hashes = {path.stem: file_sha256(path) for path in sorted((staged / "turns").glob("*.parquet"))}
+    days = list(hashes)
     unseen = [day for day in days if known.get(day, {}).get("sha256") != hashes[day]]
     secrets = list(surviving_secrets(staged, unseen)) if unseen else []
     kept = [finding for day in days if day not in unseen for finding in known[day]["secrets"]]
@@ -182,9 +192,9 @@ def _metadata(report: IngestReport) -> dict[str, Any]:
     }
 
 
-def _no_secret_survives(report: IngestReport, secrets: list[dict[str, Any]]) -> dg.AssetCheckResult:
+def _no_secret_survives(project: Project, report: IngestReport, secrets: list[dict[str, Any]]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        asset_key=KEY,
+        asset_key=project.key(KEY),
         check_name="no_secret_survives",
         passed=not secrets,
         metadata={"days": len(report.turns_per_day), "found": table(secrets)},
@@ -208,4 +218,37 @@ def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
             severity=dg.AssetCheckSeverity.WARN,
             description=f"{quarantined} places could not be read whole; the table `quarantine` names them.",
         ),
+        dg.AssetCheckResult(
+            check_name="every_call_has_an_agent",
+            passed=not report.by_recorded_agent,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                "calls": dict(report.by_recorded_agent),
+                "agents.yaml": dg.MetadataValue.md(_missing_agents(report)),
+            },
+            description=_without_agent(report),
+        ),
     ]
+
+
+def _without_agent(report: IngestReport) -> str:
+    names = report.by_recorded_agent
+    if not names:
+        return "Every call belongs to an agent of agents.yaml."
+    some = [f"{name or 'without a name'} ({count:,})" for name, count in list(names.items())[:5]]
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"{sum(names.values()):,} calls belong to no agent: {', '.join(some)}{rest}; the metadata `agents.yaml` holds "
+        "the lines to add."
+    )
+
+
+def _missing_agents(report: IngestReport) -> str:
+    """The lines of agents.yaml that would give the calls their agents, as a code block."""
+    lines = []
+    for name in report.by_recorded_agent:
+        plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "agent"
+        plain = plain if plain[0].isalpha() else f"agent_{plain}"
+        match = "{system: [a pattern of its system prompt]}" if not name else f"{{names: [{json.dumps(name)}]}}"
+        lines.append(f"  {plain}: {{description: what it does, match: {match}}}")
+    return "```yaml\nagents:\n" + "\n".join(lines) + "\n```"

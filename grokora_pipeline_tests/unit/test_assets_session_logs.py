@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from grokora_pipeline.agents import load_agents
 from grokora_pipeline.assets import session_logs as link
 from grokora_pipeline.assets.common import load_project
 from grokora_pipeline.settings import get_settings
@@ -84,3 +85,31 @@ def test_days_that_nobody_audited_are_audited_even_if_they_did_not_change(
         (Store(str(home / "store")).require("session_logs").path / link.AUDIT).unlink()
         scanned(monkeypatch, {"2026-01-01"})
         assert materialize(instance) == (False, [False])
+
+
+def test_calls_of_an_agent_that_agents_yaml_does_not_know_are_named_with_the_lines_to_add(home: Path) -> None:
+    lines = [call("t", step, f"p{step}", "a", agent="Airline Bot") for step in range(3)]
+    write_lines(home / "logs" / "b.jsonl", [*lines, call("u", 0, "q", "a", agent=None)])
+    with dg.DagsterInstance.ephemeral() as instance:
+        project = load_project()
+        run = dg.materialize([link.session_logs_asset(project)], instance=instance)
+    (check,) = [one for one in run.get_asset_check_evaluations() if one.check_name == "every_call_has_an_agent"]
+    assert not check.passed
+    assert check.description == (
+        "4 calls belong to no agent: Airline Bot (3), without a name (1); the metadata `agents.yaml` holds "
+        "the lines to add."
+    )
+    block = str(check.metadata["agents.yaml"].value)
+    agents = home / "suggested.yaml"
+    agents.write_text(block.removeprefix("```yaml\n").removesuffix("\n```"), encoding="utf-8")
+    assert [agent.name for agent in load_agents(agents)] == ["airline_bot", "agent"]
+    assert load_agents(agents)[0].recognises([], "Airline Bot")
+
+
+def test_a_day_that_holds_nothing_but_copies_is_audited_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = call("s", 0, "p0", "a") | {"started_at": "2026-02-02T00:00:00Z"}
+    write_lines(home / "logs" / "z.jsonl", [copied])
+    asked = scanned(monkeypatch, {"2026-02-02"})
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(instance) == (False, [False])
+    assert asked == [["2026-01-01", "2026-01-02", "2026-02-02"]]
