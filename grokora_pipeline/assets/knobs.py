@@ -1,10 +1,40 @@
 """The training knobs of an agent: preset, agents.yaml and launchpad, in this order of rising strength."""
 
-from typing import Any
+from enum import Enum
+from typing import Any, Literal, cast, get_args, get_origin
+
+import dagster as dg
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
+
+
+def _optional(name: str, knob: FieldInfo) -> Any:
+    """A knob as a field of Dagster's config that may be left out; what Dagster's types cannot say stays Any."""
+    kind: Any = knob.annotation
+    if get_origin(kind) is Literal:
+        kind = Enum(name, {str(value): value for value in get_args(kind)})  # Dagster tells enums apart by name
+    elif kind not in {int, float, bool}:
+        return Any, Field(default=None, description=knob.description)
+    return kind | None, Field(default=None, description=knob.description)
+
+
+_FIELDS = {name: _optional(name, knob) for name, knob in TrainingKnobs.model_fields.items() if name != "preset"}
+
+
+class _Overrides(dg.Config):
+    """The base of `KnobOverrides`, whose fields are made from `TrainingKnobs`."""
+
+    def as_knobs(self) -> dict[str, Any]:
+        """The knobs that were set, as `resolve` takes them."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+KnobOverrides = cast(type[_Overrides], create_model("KnobOverrides", __base__=_Overrides, **_FIELDS))
+"""Training knobs for one run, such as `{"rank": 32, "epochs": 1}`: Dagster refuses a misspelt one before it starts."""
 
 
 def resolve(project: Project, agent: AgentSpec, overrides: dict[str, Any] | None = None) -> TrainingKnobs:

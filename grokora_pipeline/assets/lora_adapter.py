@@ -1,5 +1,6 @@
 """`A/lora_adapter`: one LoRA adapter, trained by a process of its own on the agent's tokenized split."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from grokora_pipeline.assets.common import (
     read_json,
     result,
 )
-from grokora_pipeline.assets.knobs import resolve
+from grokora_pipeline.assets.knobs import KnobOverrides, resolve
 from grokora_pipeline.assets.plots import training_curves
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
@@ -32,9 +33,9 @@ MEMORY_TOLERANCE = 0.15  # of predicted against measured peak memory
 
 
 class TrainingConfig(dg.Config):
-    """Training knobs for this run alone, such as `{"rank": 32, "epochs": 1}`; see `training/presets.py` for all."""
+    """What can be set for one run alone."""
 
-    knobs: dict[str, Any] = {}  # noqa: RUF012
+    knobs: KnobOverrides = KnobOverrides()  # type: ignore[valid-type]
 
 
 def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
@@ -62,15 +63,16 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     )
     def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig) -> Made:
         with plain_errors():
-            plan = training_plan(project, agent, config.knobs)
+            plan = training_plan(project, agent, config.knobs.as_knobs())
             inputs = {"versions": plan["versions"], "knobs": plan["knobs"], "code": version}
 
             def build(staged: Path) -> None:
                 with project.store.work(key, content_version(inputs)) as work:  # a retry of a killed run goes on there
-                    told = {"output": str(staged), "work": str(work)}
-                    project.gpu(context).run(context, "grokora_pipeline.training", {**plan, **told}, staged)
+                    folders = {"output": str(staged), "work": str(work)}
+                    project.gpu(context).run(context, "grokora_pipeline.training", {**plan, **folders}, staged)
 
             artifact = publish_once(project, context, key, inputs, build)
+            forget_work(project, key, inputs)
         training = read_json(artifact.path / "training.json")
         checks = [_learnt(training), _memory(training)]
         return result(
@@ -80,8 +82,14 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     return lora_adapter
 
 
+def forget_work(project: Project, key: str, inputs: dict[str, Any]) -> None:
+    """Remove the work folder of what is published now. Until then it holds the adapter, so that a retry finds it."""
+    with project.store.work(key, content_version(inputs)) as work:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def training_plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
-    """What the training process is told, but for where it works; `knobs` win over the agent's and the preset's."""
+    """The plan of a training process without its folders; `knobs` win over the agent's and the preset's."""
     store, source = project.store, key_of(agent, "tokenized_split")
     split, base = store.require(source), store.require("base_model")
     return {
@@ -91,6 +99,7 @@ def training_plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> 
         "split": str(split.path),
         "knobs": resolve(project, agent, knobs).model_dump(),
         "versions": {source: split.version, "base_model": base.version},
+        "self_tests": str(store.root / ".self_tests"),  # of this machine: made once a base
     }
 
 

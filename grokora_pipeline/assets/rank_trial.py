@@ -20,8 +20,8 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.eval_report import EvaluationConfig, evaluation_plan
-from grokora_pipeline.assets.knobs import resolve
-from grokora_pipeline.assets.lora_adapter import training_plan
+from grokora_pipeline.assets.knobs import KnobOverrides, resolve
+from grokora_pipeline.assets.lora_adapter import forget_work, training_plan
 from grokora_pipeline.assets.plots import rank_curves
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import DEVICE_RETRIES, GPU_SECONDS, cuda_tags
@@ -38,7 +38,7 @@ class RankConfig(dg.Config):
 
     seeds: list[int] = [7, 8]  # noqa: RUF012 - a training each; one alone says nothing about noise
     rows: int = -1  # held-out rows for the main metric; -1: as many as eval_report takes, 0: the loss alone
-    knobs: dict[str, Any] = {}  # noqa: RUF012 - for all ranks alike
+    knobs: KnobOverrides = KnobOverrides()  # type: ignore[valid-type] # for all ranks alike
 
     def evaluation(self, sample: bool) -> dict[str, Any]:
         """How the adapters are judged: on the main metric alone."""
@@ -75,9 +75,10 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Made:
         with plain_errors():
             key = f"{key_of(agent, 'rank_trial')}/{context.partition_key}"
-            knobs, rank = resolve(project, agent, config.knobs), int(context.partition_key)
+            overrides, rank = config.knobs.as_knobs(), int(context.partition_key)
+            knobs = resolve(project, agent, overrides)
             plans = {
-                seed: training_plan(project, agent, {**config.knobs, **trial_knobs(knobs, rank, seed)})
+                seed: training_plan(project, agent, {**overrides, **trial_knobs(knobs, rank, seed)})
                 for seed in config.seeds
             }
             judged = config.evaluation(knobs.preset == "sample")
@@ -93,19 +94,17 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
                     folder = staged / f"seed-{seed}"
                     record = _trained(project, context, plan, folder)
                     if judged["max_rows"]:
-                        told = {
-                            **evaluation_plan(project, agent, folder),
-                            **judged,
-                            "output": str(folder / "evaluation"),
-                        }
-                        report = project.gpu(context).run(
-                            context, "grokora_pipeline.evaluation", told, folder / "evaluation"
-                        )
+                        evaluation = folder / "evaluation"
+                        task = {**evaluation_plan(project, agent, folder), **judged, "output": str(evaluation)}
+                        report = project.gpu(context).run(context, "grokora_pipeline.evaluation", task, evaluation)
                         record["metric"] = report["systems"]["adapter"]["metrics"][agent.metric]["value"]
                     records.append(record)
                 write_json(staged / "trial.json", {"versions": _versions(project, agent), "records": records})
 
             artifact = publish_once(project, context, key, inputs, build)
+            for plan in plans.values():  # kept until now: a retry trains no seed again
+                inputs = {"knobs": plan["knobs"], "versions": plan["versions"]}
+                forget_work(project, key_of(agent, "rank_trial"), inputs)
         return _tried(artifact)
 
     return rank_trial
@@ -113,10 +112,10 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
 
 def _trained(project: Project, context: dg.AssetExecutionContext, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train with one seed into a folder; what `training/ranks.py` wants to know of it."""
-    key = f"{plan['agent']}/rank_trial"
-    with project.store.work(key, content_version(plan["knobs"], plan["versions"])) as work:
-        told = {**plan, "output": str(folder), "work": str(work)}
-        training = project.gpu(context).run(context, "grokora_pipeline.training", told, folder)
+    inputs = {"knobs": plan["knobs"], "versions": plan["versions"]}
+    with project.store.work(f"{plan['agent']}/rank_trial", content_version(inputs)) as work:
+        task = {**plan, "output": str(folder), "work": str(work)}
+        training = project.gpu(context).run(context, "grokora_pipeline.training", task, folder)
     size = (folder / "adapter_model.safetensors").stat().st_size / 2**20
     figures = {name: training[name] for name in _FIGURES}
     return {"seed": training["knobs"]["seed"], **figures, "adapter_mib": round(size, 3), "metric": None}

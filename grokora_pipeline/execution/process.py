@@ -12,6 +12,8 @@ from typing import Any
 import dagster as dg
 import orjson
 
+from grokora_pipeline.workers.frame import result_file
+
 CUDA_POOL = "cuda"
 CUDA_TAG = "grokora/accelerator"
 GPUS_TAG = "grokora/gpus"
@@ -38,30 +40,30 @@ class GpuProcess(dg.ConfigurableResource[Any]):
     def run(self, context: dg.AssetExecutionContext, module: str, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Run a worker to its end and return its result; a worker's own error becomes a Failure of one sentence.
 
-        The plan is written beside `folder`, the staging folder that the worker writes into.
+        The plan is written beside `folder`, the staging folder that the worker writes into, and so is the result: it is
+        never a Pipes message, whose reader meets half a line if it is longer than 8 KiB.
         """
         plan_file = folder.with_name(f"{folder.name}.plan.json")
         plan_file.write_bytes(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
         stamp = plan_file.with_suffix(".leased")
         try:
-            status, messages = self._run(context, [sys.executable, "-m", module, str(plan_file)], stamp)
+            status = self._run(context, [sys.executable, "-m", module, str(plan_file)], stamp)
             spent = {GPU_SECONDS: max(0.0, time.time() - stamp.stat().st_mtime) if stamp.exists() else 0.0}
+            left = result_file(plan_file)
+            outcome: dict[str, Any] = orjson.loads(left.read_bytes()) if left.is_file() else {}
         finally:
-            for file in (plan_file, plan_file.with_suffix(".result.json"), stamp):
+            for file in (plan_file, result_file(plan_file), stamp):
                 file.unlink(missing_ok=True)
-        result: dict[str, Any] = next((m["result"] for m in reversed(messages) if "result" in m), {})
-        if "error" in result:
-            raise dg.Failure(result["error"], metadata=spent, allow_retries=False)
-        if status != 0 or not result:
-            why = result.get("crash", "it was killed or ran out of memory")
-            text = f"{module} ended with status {status}: {why}; its output is in the step's stderr."
-            raise dg.Failure(text, metadata=spent, allow_retries=may_pass(result.get("crash", "")))
-        context.add_asset_metadata(spent)
-        return result
+        if status == 0 and outcome:
+            context.add_asset_metadata(spent)
+            return outcome
+        if status != 0 and "error" in outcome:
+            raise dg.Failure(outcome["error"], metadata=spent, allow_retries=False)
+        why = outcome.get("crash", "it was killed or ran out of memory")
+        text = f"{module} ended with status {status}: {why}; its output is in the step's stderr."
+        raise dg.Failure(text, metadata=spent, allow_retries=is_retryable(outcome.get("crash", "")))
 
-    def _run(
-        self, context: dg.AssetExecutionContext, command: list[str], stamp: Path
-    ) -> tuple[int, list[dict[str, Any]]]:
+    def _run(self, context: dg.AssetExecutionContext, command: list[str], stamp: Path) -> int:
         gpus = context.op.tags.get(GPUS_TAG, "1")
         shim = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
         lease = [*shim, "--count", gpus, "--stamp", str(stamp), "--"]
@@ -76,14 +78,13 @@ class GpuProcess(dg.ConfigurableResource[Any]):
             }
             process = subprocess.Popen([*lease, *command], env=environment)
             try:
-                status = process.wait()
+                return process.wait()
             except BaseException:
                 process.terminate()
                 process.wait(timeout=_GRACE_SECONDS)
                 raise
-        return status, list(session.get_custom_messages())
 
 
-def may_pass(crash: str) -> bool:
+def is_retryable(crash: str) -> bool:
     """Whether trying again may help: the device or the machine failed, or killed the process before it said why."""
     return not crash or any(word in crash for word in _DEVICE_ERRORS)

@@ -1,25 +1,42 @@
 """A fresh LoRA adapter on a base model, and an adapter folder that holds nothing of this machine (torch)."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
+from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
+from transformers.pytorch_utils import Conv1D
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import file_sha256
+from grokora_pipeline.training.attention import decoder_layers
 from grokora_pipeline.training.plan import TrainingKnobs
+
+_ROUTED = re.compile(r"(^|\.)(experts|router)(\.|$)|gate$")  # experts and what chooses among them
+# A mixer's fused CUDA kernel reads these weights past the layer, so that an adapter on them would not act (PEFT refuses
+# out_proj for five such architectures).
+_READ_BY_KERNELS = {"out_proj", "x_proj", "dt_proj"}
 
 
 def add_adapter(base: PreTrainedModel, knobs: TrainingKnobs) -> PeftModel:
-    """The base with a LoRA adapter whose weights are fp32 and whose initial effect is none (B = 0)."""
-    if knobs.target_modules != "all-linear":
+    """The base with a LoRA adapter whose weights are fp32 and whose initial effect is none (B = 0).
+
+    GrokoraError if the knob `target_modules` names a layer that the model does not have.
+    """
+    silence_noise(base)
+    if knobs.target_modules == "all-linear":
+        targets = adapted_modules(base)
+    else:
         _check_targets(base, knobs.target_modules)
-    targets = "all-linear" if knobs.target_modules == "all-linear" else list(knobs.target_modules)
+        targets = list(knobs.target_modules)
     config = LoraConfig(
         r=knobs.rank,
         lora_alpha=knobs.alpha,
@@ -27,6 +44,7 @@ def add_adapter(base: PreTrainedModel, knobs: TrainingKnobs) -> PeftModel:
         use_rslora=knobs.rslora,
         use_dora=knobs.dora,
         target_modules=targets,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
         task_type="CAUSAL_LM",
         bias="none",
     )
@@ -34,6 +52,58 @@ def add_adapter(base: PreTrainedModel, knobs: TrainingKnobs) -> PeftModel:
     model: PeftModel = get_peft_model(base, config)
     keep_fp32(model)
     return model
+
+
+def silence_noise(base: PreTrainedModel) -> None:
+    """Turn off the dropout and router jitter that a base's config asks for (GPT-2: 0.1).
+
+    They belong to its pre-training; rows that share a prefix would share their noise. The knob `dropout` is LoRA's.
+    """
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):  # attention applies its dropout by a function, not a module
+            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "jitter")):
+                setattr(module, name, 0.0)
+
+
+def has_experts(base: PreTrainedModel) -> bool:
+    """Whether the model is a mixture of experts."""
+    return any(name.rpartition(".")[2] == "experts" for name, _ in base.named_modules())
+
+
+def adapted_modules(base: PreTrainedModel) -> list[str]:
+    """The linear layers of the text decoder that `all-linear` stands for, by the last part of their names.
+
+    Left out are the experts of a mixture and their router (no server takes an adapter on them: vLLM, llama.cpp and this
+    project's engine alike), image encoders, and the layers that a recurrent mixer's fused kernel reads by itself. Full
+    names are returned if a layer that is left out has the same last name.
+    """
+    linear = {name for name, module in base.named_modules() if _is_linear(module)}
+    layers, inside = decoder_layers(base), dict[str, nn.Module]()
+    prefix = next(name for name, module in base.named_modules() if module is layers)
+    for name, module in layers.named_modules():
+        inside[f"{prefix}.{name}"] = module
+    mixers = {
+        name for name, module in inside.items() if any(isinstance(child, nn.Conv1d) for child in module.children())
+    }
+    routed = has_experts(base)
+    # PEFT renames these to the fused experts of transformers 5, even if a shared expert's layer is meant
+    kind = _MODEL_TO_CONVERSION_PATTERN.get(base.config.get_text_config().model_type, "")
+    renamed = _MOE_TARGET_MODULE_MAPPING.get(kind, {}) if routed else {}
+    chosen = {
+        name
+        for name in linear & inside.keys()
+        if not (routed and (_ROUTED.search(name) or name.rpartition(".")[2] in renamed))
+        and not (name.rpartition(".")[0] in mixers and name.rpartition(".")[2] in _READ_BY_KERNELS)
+    }
+    if not chosen:
+        raise GrokoraError(
+            f"{type(base).__name__} has no linear layer that an adapter can be put on; give another model."
+        )
+    last = {name.rpartition(".")[2] for name in chosen}
+    shadowed = any(name.rpartition(".")[2] in last for name in linear - chosen)
+    return sorted(chosen if shadowed else last)
 
 
 def keep_fp32(model: PeftModel) -> None:
@@ -47,9 +117,8 @@ def keep_fp32(model: PeftModel) -> None:
 
 
 def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
-    known = sorted(
-        {name.rpartition(".")[2] for name, module in base.named_modules() if _is_linear(module)} - {"lm_head"}
-    )
+    linear = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_linear(module)}
+    known = sorted(linear - {"lm_head"})
     for target in targets:
         if target.rpartition(".")[2] not in known:
             raise GrokoraError(
@@ -57,11 +126,11 @@ def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
             )
 
 
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear) or "Linear" in type(module).__name__
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D) or "Linear" in type(module).__name__
 
 
-def trainable_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+def trainable_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -82,14 +151,11 @@ def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
 def save_adapter(model: PeftModel, folder: Path, base_id: str) -> None:
     """Write adapter_model.safetensors and adapter_config.json; the same adapter gives the same bytes."""
     save_file(adapter_weights(model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {name: _plain(value) for name, value in model.peft_config["default"].to_dict().items()}
+    values = model.peft_config["default"].to_dict()
+    config = {name: sorted(value) if isinstance(value, set | frozenset) else value for name, value in values.items()}
     config |= {"base_model_name_or_path": base_id, "inference_mode": True}
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value: object) -> object:
-    return sorted(value) if isinstance(value, set | frozenset) else value
 
 
 def write_checksums(folder: Path) -> None:

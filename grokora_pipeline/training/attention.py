@@ -1,43 +1,90 @@
-"""How a layout's tokens look at each other: attention for short rows, and the mask of a joint tree (torch).
+"""Which models share prefixes exactly, and attention for short rows (torch).
+
+A shared prefix may be computed once where each layer's state is keys and values, one a token: then any row below it
+finds what it would have computed itself. A recurrent or convolutional state is one for the whole prefix and is advanced
+in place, so such models take padded rows. The choice follows from config and modules, never from a measured error:
+state that leaks between rows changes a loss by as much as bf16 rounds it.
 
 `short` keeps the bf16 shares of every pair of tokens and nothing else: on a CPU that is faster than SDPA, whose
 backward pass is slow there, and the key heads need no copies. Its memory grows with the square of the length.
 """
 
-from typing import Any
+import inspect
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.masking_utils import sdpa_mask
 
-NAMES = {"sdpa": "sdpa", "short": "grokora_short", "flex": "flex_attention", "flash": "flash_attention_2"}
+from grokora_pipeline.errors import GrokoraError
+
+_SHORT = "grokora_short"
+_WITH_KEYS_AND_VALUES = {"full_attention", "sliding_attention", "chunked_attention"}
+_OTHER_STATE = (nn.Conv1d, nn.RNNBase)  # transformers' Conv1D of GPT-2 is a linear layer and none of these
+
+
+def why_not_tree(model: PreTrainedModel) -> str:
+    """Why rows of this model cannot share a prefix; empty if every layer provably keeps one key and value a token."""
+    config, decoder = model.config.get_text_config(decoder=True), text_decoder(model)
+    kinds, _ = get_layer_types_and_kwargs(config)  # what transformers' own KV cache is made from
+    others = sorted(set(kinds) - _WITH_KEYS_AND_VALUES)
+    if others:
+        return f"it has layers of the kind {others[0]}"
+    if getattr(model, "_is_stateful", False):
+        return "its layers keep a recurrent state"
+    if getattr(config, "num_kv_shared_layers", 0):
+        return "some of its layers use the keys of others"
+    if any(isinstance(module, _OTHER_STATE) for module in decoder.modules()):
+        return "it has convolutional or recurrent layers"
+    names = ([type(module).__name__ for module in layer.modules()] for layer in decoder_layers(model))
+    if not all(any("Attention" in name for name in layer) for layer in names):
+        return "it has layers without attention"
+    if "past_key_values" not in inspect.signature(decoder.forward).parameters:
+        return "its decoder takes no KV cache"
+    return ""
+
+
+def text_decoder(model: PreTrainedModel) -> nn.Module:
+    """The part of a causal language model that turns token ids into hidden states; GrokoraError if it has none."""
+    decoder: nn.Module = model.get_decoder()
+    if decoder is not model:
+        return decoder
+    # Llama4ForCausalLM names its body `language_model` and keeps it as `model`, so that it returns itself
+    for child in model.children():
+        if isinstance(child, PreTrainedModel):
+            return cast(nn.Module, child)
+    raise GrokoraError(f"{type(model).__name__} has no output layer of its own; give a causal language model.")
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a model's text decoder, whatever the architecture calls them (layers, h, blocks)."""
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    for module in text_decoder(model).modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise GrokoraError(f"{type(model).__name__} has no list of {count} decoder layers; give another model.")
+
+
+def short_attention_is_exact(model: PreTrainedModel) -> bool:
+    """Whether `short` computes what the model's own attention does: softmax(scale q k^T + mask) v, nothing else."""
+    config = model.config.get_text_config(decoder=True)
+    special = any(name.endswith("sinks") for name, _ in model.named_parameters())  # gpt-oss: a share nobody gets
+    capped = getattr(config, "attn_logit_softcapping", None) is not None  # Gemma-2
+    return bool(model._supports_attention_backend and model._supports_sdpa and not special and not capped)
 
 
 def use_attention(model: PreTrainedModel, kind: str) -> None:
-    """Let a model attend by sdpa, short, flex or flash."""
-    model.set_attn_implementation(NAMES[kind])
-
-
-def joint_mask(last: Tensor, kind: str) -> Any:
-    """The ancestor mask of a joint sequence: j looks at i where i <= j <= last[i]. A BlockMask for flex, else
-    [1, 1, T, T]; `last` [T] is the place where the subtree that token i belongs to ends."""
-    size = len(last)
-    if kind == "flex":
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        def looks(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (key <= query) & (query <= last[key])
-
-        return create_block_mask(looks, None, None, size, size, device=str(last.device))
-    place = torch.arange(size, device=last.device)
-    return ((place[None] <= place[:, None]) & (place[:, None] <= last[None]))[None, None]
+    """Let a model attend by `short`, or by an implementation of transformers (sdpa, eager, flash_attention_2)."""
+    model.set_attn_implementation(_SHORT if kind == "short" else kind)
 
 
 class _Short(torch.autograd.Function):
     """softmax(scale q k^T where the mask allows) v, for G query heads on each of H key heads.
 
-    q [B, H, G, T, d], k and v [B, H, K, d]; `look` is the mask [B or 1, 1, T, K] (True: looked at) and the scale.
+    q [B, H, G, T, d], k [B, H, K, d], v [B, H, K, e]; `look` is the mask [B or 1, 1, T, K] (True: looked at) and
+    the scale.
     """
 
     @staticmethod
@@ -48,21 +95,32 @@ class _Short(torch.autograd.Function):
         shares = scores.masked_fill_(~mask[:, :, None], float("-inf")).softmax(-1).flatten(2, 3)
         ctx.save_for_backward(flat, k, v, shares)
         ctx.scale, ctx.shape = scale, q.shape
-        return (shares @ v).view(q.shape)
+        return (shares @ v).view(*q.shape[:-1], v.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares = ctx.saved_tensors
-        outer = gradients[0].reshape(q.shape)
+        outer = gradients[0].reshape(*q.shape[:-1], v.shape[-1])  # MLA: a value is narrower than a key
         inner = torch._softmax_backward_data(outer @ v.transpose(-1, -2), shares, -1, shares.dtype)
         to_k, to_v = inner.transpose(-1, -2) @ q, shares.transpose(-1, -2) @ outer
         return (inner @ k).mul_(ctx.scale).view(ctx.shape), to_k, to_v, None
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, *, scaling: float, **_: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    *,
+    scaling: float | None = None,
+    **special: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface; query [B, heads, T, d] → [B, T, heads, d]."""
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if special.get(name) is not None]
+    if unknown:  # an architecture that `short_attention_is_exact` should have refused
+        raise NotImplementedError(f"The attention `short` knows no {unknown[0]}; use attention: sdpa.")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     batch, _heads, tokens, width = query.shape
     grouped = query.reshape(batch, key.shape[1], -1, tokens, width)
     result: Tensor = _Short.apply(grouped, key, value, (attention_mask, scaling))  # type: ignore[no-untyped-call]
@@ -74,5 +132,5 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return mask
 
 
-AttentionInterface.register(NAMES["short"], _attend)
-AttentionMaskInterface.register(NAMES["short"], _mask)
+AttentionInterface.register(_SHORT, _attend)
+AttentionMaskInterface.register(_SHORT, _mask)

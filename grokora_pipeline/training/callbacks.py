@@ -1,10 +1,10 @@
-"""What happens between optimiser steps: validation, the best adapter, deadline, progress, checkpoints (torch)."""
+"""What happens between optimiser steps: the best adapter, what is due when, progress, curves (torch)."""
 
 import json
 import resource
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,39 @@ def process_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss if device.type == "cpu" else 0
 
 
+@dataclass(slots=True)
+class Throughput:
+    """What was trained on so far. `real_tokens` counts every row's tokens, padding and sharing left aside.
+
+    It is written into every checkpoint, so that the counts of a resumed run are those of the whole run.
+    """
+
+    real_tokens: int = 0
+    computed_tokens: int = 0
+    label_tokens: int = 0
+    seconds: float = 0.0
+    validation_seconds: float = 0.0
+    step_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens a second of training, validation left aside."""
+        return self.real_tokens / self.seconds if self.seconds else 0.0
+
+    @classmethod
+    def of_checkpoint(cls, folder: Path | None) -> "Throughput":
+        """The counts that a checkpoint was written with; zero if it has none, or if there is no checkpoint."""
+        file = folder / "throughput.json" if folder else None
+        return cls(**json.loads(file.read_text())) if file and file.is_file() else cls()
+
+
 @dataclass
-class Best(TrainerCallback):  # type: ignore[misc]
-    """Keeps the adapter with the lowest validation loss in `folder`; a run that is resumed finds it there."""
+class BestAdapterCallback(TrainerCallback):  # type: ignore[misc]
+    """Keeps the adapter with the lowest validation loss in `folder`; a run that is resumed finds it there.
+
+    The untrained adapter is the first candidate (step 0), so that none that is worse is ever published. transformers'
+    `load_best_model_at_end` would keep whole checkpoints for it, and its EarlyStoppingCallback needs that.
+    """
 
     folder: Path
     patience: int = 0
@@ -58,19 +88,20 @@ class Best(TrainerCallback):  # type: ignore[misc]
         """Keep the adapter if it is the best; stop after `patience` validations without progress."""
         self.history.append((state.global_step, metrics["eval_loss"]))
         if metrics["eval_loss"] < self.loss:
-            self.loss, self.step = metrics["eval_loss"], state.global_step
-            if state.is_world_process_zero:
-                self._keep(kwargs["model"])
+            self.keep(kwargs["model"], metrics["eval_loss"], state.global_step, write=state.is_world_process_zero)
         worse = sum(step > self.step for step, _ in self.history)
         if self.patience and worse >= self.patience:
             control.should_training_stop = True
 
-    def _keep(self, model: PeftModel) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(adapter_weights(model), self.folder / "best.safetensors.new")
-        (self.folder / "best.safetensors.new").replace(self.folder / "best.safetensors")
-        facts = {"loss": self.loss, "step": self.step, "history": self.history}
-        write_atomic(self.folder / "best.json", json.dumps(facts).encode())
+    def keep(self, model: PeftModel, loss: float, step: int, *, write: bool) -> None:
+        """Take this adapter as the best one; `write` it (in the first process)."""
+        self.loss, self.step = loss, step
+        if write:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(adapter_weights(model), self.folder / "best.safetensors.new")
+            (self.folder / "best.safetensors.new").replace(self.folder / "best.safetensors")
+            facts = {"loss": self.loss, "step": self.step, "history": self.history}
+            write_atomic(self.folder / "best.json", json.dumps(facts).encode())
 
     def restore(self, model: PeftModel) -> None:
         """Put the best adapter's weights back into the model."""
@@ -78,15 +109,19 @@ class Best(TrainerCallback):  # type: ignore[misc]
 
 
 @dataclass
-class Course(TrainerCallback):  # type: ignore[misc]
-    """Validation and checkpoints at their steps and at the end; stops at the deadline and when asked to (SIGTERM)."""
+class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
+    """Validation and checkpoints at their steps and at the end; stops at the deadline and when asked to by a signal."""
 
     evaluate_every: int
     checkpoint_every: int
     deadline_seconds: float
+    throughput: Throughput
     started: float = field(default_factory=time.monotonic)
     interrupted: bool = False
     deadline_hit: bool = False
+
+    def __post_init__(self) -> None:
+        self.started -= self.throughput.seconds + self.throughput.validation_seconds  # a resumed run's earlier hours
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say what is due after this step."""
@@ -100,13 +135,15 @@ class Course(TrainerCallback):  # type: ignore[misc]
         control.should_save = self.interrupted or (step % self.checkpoint_every == 0 and not last)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint as whole: one that was cut short by a kill has no mark and is not resumed from."""
+        """Add the counts, then mark the checkpoint as whole: one that a kill cut short is not resumed from."""
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / "throughput.json").write_text(json.dumps(asdict(self.throughput)))
+            (folder / COMPLETE).touch()
 
 
 @dataclass
-class Progress(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Tells the reporter how far training is, about 20 times a run and after each validation."""
 
     reporter: Reporter
@@ -136,8 +173,11 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
 
 @dataclass
-class Curves(TrainerCallback):  # type: ignore[misc]
-    """TensorBoard files of every logged figure; unlike transformers' own, without this machine's paths and name."""
+class CurvesCallback(TrainerCallback):  # type: ignore[misc]
+    """TensorBoard files of every logged figure.
+
+    transformers' TensorBoardCallback writes all arguments beside them, with this machine's paths and name.
+    """
 
     folder: Path
     writer: Any = None

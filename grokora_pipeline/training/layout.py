@@ -8,7 +8,7 @@ row training has: sum over rows and labelled tokens of weight x nll.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -126,15 +126,8 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((index for index in range(shortest) if first[index] != second[index]), shortest)
 
 
-def in_batches(leaves: Sequence[Node], token_budget: int, *, packed: bool = False) -> Iterator[list[Node]]:
-    """Leaves in batches of at most `token_budget` tokens (at least one leaf each).
-
-    Padded batches hold like lengths together and count their padding; packed ones are filled first-fit, longest first.
-    """
-    yield from _bins(leaves, token_budget) if packed else _buckets(leaves, token_budget)
-
-
-def _buckets(leaves: Sequence[Node], token_budget: int) -> Iterator[list[Node]]:
+def in_batches(leaves: Sequence[Node], token_budget: int) -> Iterator[list[Node]]:
+    """Leaves of like length in batches of at most `token_budget` tokens with their padding (at least one leaf each)."""
     batch: list[Node] = []
     for leaf in sorted(leaves, key=lambda leaf: (leaf.length, leaf.ids)):
         if batch and leaf.length * (len(batch) + 1) > token_budget:
@@ -145,74 +138,10 @@ def _buckets(leaves: Sequence[Node], token_budget: int) -> Iterator[list[Node]]:
         yield batch
 
 
-def _bins(leaves: Sequence[Node], token_budget: int) -> list[list[Node]]:
-    bins: list[list[Node]] = []
-    for leaf in sorted(leaves, key=lambda leaf: (-leaf.length, leaf.ids)):
-        fitting = (bin_ for bin_ in bins if sum(other.length for other in bin_) + leaf.length <= token_budget)
-        target = next(fitting, None)
-        if target is None:
-            bins.append([leaf])
-        else:
-            target.append(leaf)
-    return bins
-
-
 def flat(rows: Sequence[Row]) -> Node:
     """No sharing at all: every row is a leaf of an empty root."""
     leaves = [Node(row.ids, row.weights, 0, len(row.ids)) for row in rows]
     return Node((), (), 0, 0, leaves=leaves)
-
-
-def joint_groups(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
-    """The rows in groups of neighbours whose tree has at most `token_budget` tokens (at least one row each)."""
-    groups: list[list[Row]] = []
-    tokens = 0
-    for row in merge_chains(rows):
-        own = len(row.ids)
-        if groups:
-            own -= max(0, _common_prefix(groups[-1][-1].ids, row.ids) - 1)
-        if groups and tokens + own <= token_budget:
-            groups[-1].append(row)
-            tokens += own
-        else:
-            groups.append([row])
-            tokens = len(row.ids)
-    return groups
-
-
-@dataclass(slots=True)
-class Joint:
-    """A tree as one sequence, each node before what hangs below. `last[i]` is the place where the subtree that token i
-    belongs to ends: j may look at i where i <= j <= last[i]."""
-
-    ids: list[int] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    last: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, tree: Node, *, multiple: int = 1) -> "Joint":
-        """The sequence of a tree, padded to a multiple by tokens that look at themselves only."""
-        row = cls()
-        row._add(tree)
-        rest = -len(row.ids) % multiple
-        row.last += range(len(row.ids), len(row.ids) + rest)
-        row.weights += [0.0] * rest
-        for column in (row.ids, row.targets, row.positions):
-            column.extend([0] * rest)
-        return row
-
-    def _add(self, node: Node) -> None:
-        begin, (ids, targets, weights) = len(self.ids), node.segment()
-        self.ids += ids
-        self.targets += targets
-        self.weights += weights
-        self.positions += range(node.start, node.stop)
-        self.last += [0] * node.length
-        for below in (*node.children, *node.leaves):
-            self._add(below)
-        self.last[begin : begin + node.length] = [len(self.ids) - 1] * node.length
 
 
 def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -221,7 +150,8 @@ def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[
     for index, row in enumerate(rows):
         sessions.setdefault(row.group or f"row {index}", []).append(index)
     every = list(sessions.values())
-    order = [index for place in np.random.default_rng([seed, epoch]).permutation(len(every)) for index in every[place]]
+    shuffled = np.random.default_rng([seed, epoch]).permutation(len(every))
+    order = [index for session in shuffled for index in every[session]]
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
@@ -229,13 +159,12 @@ def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[
 class Layout:
     """How batches are computed; `token_budget` bounds the tokens of one forward pass.
 
-    `kind`: tree (shared prefixes once, a pass a node), joint (a whole tree in one pass, under an ancestor mask), packed
-    (rows end to end), padded (rows of like length), plain (padded, through the model's own forward pass with all
-    logits: for models whose logits are more than head(hidden state)). `attention`: see `training/attention.py`.
-    `loss_chunk`: so many tokens have logits at once; 0: all of a pass.
+    `kind`: tree (a shared prefix once, a pass a node) or padded (rows of like length, a pass a batch). `attention`:
+    `short` (see `training/attention.py`), or the implementation that the model was loaded with. `loss_chunk`: so many
+    tokens have logits at once; 0: all of a pass. `halvings`: how often a pass ran out of memory.
     """
 
-    kind: str
+    kind: Literal["tree", "padded"]
     token_budget: int
     attention: str = "sdpa"
     loss_chunk: int = 0
@@ -243,7 +172,4 @@ class Layout:
 
     def of(self, rows: Sequence[Row]) -> Node:
         """The rows of a batch, laid out."""
-        if self.kind == "joint":
-            trees = [build_forest(group, least_saving=1) for group in joint_groups(rows, self.token_budget)]
-            return Node((), (), 0, 0, children=trees)
         return build_forest(merge_chains(rows)) if self.kind == "tree" else flat(rows)

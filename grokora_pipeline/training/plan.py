@@ -34,10 +34,11 @@ class TrainingKnobs(BaseModel):
     max_length: int = Field(2048, ge=16, description="Longer examples are left out, never cut.")
     max_examples: int = Field(0, ge=0, description="Train on the first so many rows of a seeded shuffle; 0: all.")
     max_validation: int = Field(200, ge=0, description="Validation rows for the loss; 0: all.")
-    packing: Literal["auto", "tree", "joint", "packed", "padded"] = Field(
-        "auto", description="How rows are laid out; auto: what is predicted to cost least."
+    packing: Literal["auto", "tree", "padded"] = Field(
+        "auto",
+        description="How rows are laid out; auto: shared prefixes once if every layer is attention, else padded.",
     )
-    attention: Literal["auto", "sdpa", "short", "flex", "flash"] = Field("auto", description="How tokens attend.")
+    attention: Literal["auto", "sdpa", "short", "flash"] = Field("auto", description="How tokens attend.")
     loss_chunk: int = Field(256, ge=0, description="Tokens whose logits exist at once; 0: all of a pass.")
     compile: bool = Field(False, description="torch.compile of the decoder's layers.")
     quantisation: Literal["auto", "none", "nf4", "int8"] = Field("auto", description="auto: nf4 on CUDA, else none.")
@@ -64,7 +65,7 @@ class TrainingKnobs(BaseModel):
     @model_validator(mode="after")
     def _shardable(self) -> "TrainingKnobs":
         if self.shard_base and (self.packing == "tree" or self.quantisation == "int8"):
-            raise ValueError("shard_base goes with nf4 or none, and with packing auto, joint, packed or padded")
+            raise ValueError("shard_base goes with nf4 or none, and with packing auto or padded")
         return self
 
     @property

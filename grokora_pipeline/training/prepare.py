@@ -1,33 +1,40 @@
-"""The model about to be trained: base and fresh adapter, the cheapest layout that is exact on it and fits (torch)."""
+"""The model about to be trained: base and fresh adapter, the layout that is exact on it, what fits memory (torch)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
 from peft import PeftModel
+from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import Quantisation, choose_dtype, load_base
 from grokora_pipeline.training import budget as budgets
-from grokora_pipeline.training.adapter import add_adapter, base_parameters
-from grokora_pipeline.training.attention import use_attention
+from grokora_pipeline.training.adapter import add_adapter, base_parameters, has_experts
+from grokora_pipeline.training.attention import (
+    decoder_layers,
+    short_attention_is_exact,
+    use_attention,
+    why_not_tree,
+)
 from grokora_pipeline.training.callbacks import process_bytes
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs
-from grokora_pipeline.training.planner import ranked
-from grokora_pipeline.training.selftest import SelfTest, probe_rows, self_test
+from grokora_pipeline.training.selftest import SelfTest, recorded_self_test, stop_token_trained
 from grokora_pipeline.training.sharding import held, in_turn, shard
+
+Tell = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class Prepared:
-    """The model with its fresh adapter, and how it will be trained."""
+    """The model with its fresh adapter, and how it will be trained. `notes`: what a person should know of it."""
 
     model: PeftModel
     base_parameters: int
@@ -35,6 +42,7 @@ class Prepared:
     layout: Layout
     proof: SelfTest | None
     budget: budgets.Budget
+    notes: list[str]
 
     def facts(self) -> dict[str, Any]:
         """What of it belongs into the record."""
@@ -44,6 +52,7 @@ class Prepared:
             "self_test": self.proof.as_dict() if self.proof else None,
             "budget": self.budget.as_dict(),
             "predicted_memory_mib": self.budget.predicted_mib,
+            "notes": self.notes,
         }
 
 
@@ -54,132 +63,168 @@ def prepare(
     steps: Sequence[Sequence[int]],
     knobs: TrainingKnobs,
     device: torch.device,
-    tell: Callable[[str], None],
+    tell: Tell,
+    self_tests: Path | None = None,
 ) -> Prepared:
     """Load the base, add an adapter, choose layout and memory. `steps` are the row indices of every optimiser step.
 
-    The layout is the cheapest that is exact on this model and fits. GrokoraError where there is none.
+    The layout follows from the architecture; the self-test (whose results are kept in the folder `self_tests`) checks
+    it. GrokoraError if it is not exact, or if nothing fits the memory cap.
     """
-    wanted = knobs.quantisation
-    quantisation = ("nf4" if device.type == "cuda" else "none") if wanted == "auto" else wanted
+    quantisation: Quantisation = knobs.quantisation if knobs.quantisation != "auto" else "none"
+    if knobs.quantisation == "auto" and device.type == "cuda":
+        quantisation = "nf4"
     processes = PartialState().num_processes if knobs.shard_base else 1
-    model, fixed, parameters = _loaded(base, quantisation, knobs, device, processes)
-    laid_out = [[rows[place] for place in step] for step in steps]
-    stop_ids, failure = ChatFormat.load(base).stop_ids, None
-    probe = probe_rows(rows) if knobs.self_test else []
-    for layout in _layouts(model, laid_out, knobs, device):
-        try:
-            budget = _fit(model, laid_out, layout, knobs, fixed, probe=probe)
-        except GrokoraError as error:
-            failure = failure or error
-            continue
-        _apply(model, layout, budget, device)
-        proof = self_test(model, probe, layout, stop_ids) if probe else None
-        if proof is None or proof.exact:
-            if knobs.compile:
-                for layer in model.get_base_model().get_decoder().layers:
-                    layer.compile()
-            _demand(proof, tell)
-            return Prepared(model, parameters, quantisation, layout, proof, budget)
-        tell(f"The {layout.kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g})")
-    raise failure or GrokoraError(
-        "No layout gives this model's own loss; report its architecture, or set self_test: false."
-    )
-
-
-def attentions(kind: str, wanted: str, device: str) -> list[str]:
-    """How a layout's tokens may attend, best first; empty where it cannot be as `wanted` (the knob `attention`)."""
-    if device == "cpu":
-        able = ["sdpa"] if kind == "plain" else ["short", "sdpa"]
-    elif kind == "joint":
-        able = ["flex", "sdpa"]
-    else:
-        able = ["flash", "sdpa"] if is_flash_attn_2_available() else ["sdpa"]
-    return able if wanted == "auto" else [name for name in able if name == wanted]
-
-
-def _layouts(model: PeftModel, steps: list[list[Row]], knobs: TrainingKnobs, device: torch.device) -> Iterator[Layout]:
-    noisy = knobs.dropout > 0 or knobs.neftune > 0  # rows that share tokens would share their noise
-    hidden = model.get_base_model().config.get_text_config().hidden_size
-    without = {"tree", "joint"} if noisy else {"tree"} if knobs.shard_base else set[str]()
-    kinds = ranked(steps, knobs.packing, without=without, hidden=hidden, device=device.type)
+    model, fixed, parameters = _load(base, quantisation, knobs, device, processes)
+    inner: PreTrainedModel = model.get_base_model()
+    kinds, notes = _layout_kinds(inner, knobs)
+    notes += _expert_notes(inner, quantisation)
+    attentions = _attentions(inner, knobs.attention, device.type)
+    proofs = []
+    if knobs.self_test:
+        # flash attention is left out: it computes in 16 bits only
+        exact_ones = [attention for attention in attentions if attention != "flash_attention_2"]
+        layouts = [Layout(kind, 512, attention, 256) for kind in kinds for attention in exact_ones]
+        with PartialState().main_process_first():
+            proofs = recorded_self_test(base, rows, knobs, layouts, self_tests)
+    if not stop_token_trained(rows, ChatFormat.load(base).stop_ids):
+        notes.append("Warning: the stop token carries no loss in some rows, so the agent may not learn to stop.")
+    for note in notes:
+        tell(note)
+    if proofs and not proofs[0].adapter_starts_as_base:
+        raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
+    batches = [[rows[index] for index in step] for step in steps]
+    failure: GrokoraError | None = None
     for kind in kinds:
-        if attentions(kind, knobs.attention, device.type):
-            yield Layout(kind, 2048, loss_chunk=knobs.loss_chunk)
-    if not any(attentions(kind, knobs.attention, device.type) for kind in kinds):
-        raise GrokoraError(
-            f"attention: {knobs.attention} is not possible for {kinds[0]} rows on this {device.type} (flex: joint rows "
-            "on CUDA, flash: CUDA and the package flash-attn, short: CPU); use auto."
+        if wrong := [proof for proof in proofs if proof.layout == kind and not proof.exact]:
+            tell(f"The {kind} layout is not exact on this model (gradient off by {wrong[0].gradient_error:.3g}).")
+            failure = failure or GrokoraError(
+                f"No layout gives the loss of this base ({type(inner).__name__}); report its architecture, or set "
+                "self_test: false."
+            )
+            continue
+        layout = Layout(kind, 2048, loss_chunk=knobs.loss_chunk)
+        try:
+            budget = budgets.choose(
+                batches,
+                layout,
+                budgets.ModelDimensions.of(inner.config, dtype_bytes=torch.finfo(choose_dtype(device)).bits // 8),
+                fixed,
+                attentions=attentions,
+                cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],
+                checkpointing=knobs.checkpointing,
+                device=device.type,
+            )
+        except GrokoraError as error:
+            failure = error
+            continue
+        _apply(inner, layout, budget, device)
+        if knobs.compile:
+            for layer in decoder_layers(inner):
+                layer.compile()
+        proof = next((proof for proof in proofs if (proof.layout, proof.attention) == (kind, layout.attention)), None)
+        return Prepared(model, parameters, quantisation, layout, proof, budget, notes)
+    assert failure is not None
+    raise failure
+
+
+def _layout_kinds(model: PreTrainedModel, knobs: TrainingKnobs) -> tuple[list[Literal["tree", "padded"]], list[str]]:
+    """Layouts to try in this order, and a note if rows do not share their prefixes; `auto` tries padded rows if a tree
+    does not fit the memory. GrokoraError if the knob wants a tree that cannot be exact."""
+    reason = why_not_tree(model)
+    if knobs.dropout > 0 or knobs.neftune > 0:
+        reason = "rows that share tokens would share their dropout and NEFTune noise"
+    elif knobs.shard_base:
+        reason = "processes that hold a base together must make equally many passes"
+    if knobs.packing == "padded":
+        return ["padded"], []
+    if reason and knobs.packing == "tree":
+        raise GrokoraError(f"packing: tree is not possible for {type(model).__name__}: {reason}; use auto.")
+    if reason:
+        return ["padded"], [f"Rows are padded, prefixes are not shared: {reason}."]
+    return (["tree"] if knobs.packing == "tree" else ["tree", "padded"]), []
+
+
+def _expert_notes(model: PreTrainedModel, quantisation: str) -> list[str]:
+    """What a person should know before a mixture of experts is trained."""
+    if not has_experts(model):
+        return []
+    notes = [
+        "Mixture of experts: attention and shared layers are adapted, the experts and their router stay the base's."
+    ]
+    wide = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    total = sum(_weight_bytes(parameter) for parameter in wide)
+    kept = sum(_weight_bytes(parameter) for parameter in wide if getattr(parameter, "quant_state", None) is None)
+    if quantisation == "nf4":
+        notes.append(
+            f"4 bits cover only {1 - kept / total:.0%} of this base's {total / 2**30:.1f} GiB: the experts are fused "
+            "tensors, which bitsandbytes leaves in 16 bits."
         )
+    return notes
 
 
-def _loaded(
+def _attentions(model: PreTrainedModel, wanted: str, device: str) -> list[str]:
+    """How tokens may attend, best first: `short` on a CPU, else what the model was loaded with.
+
+    GrokoraError if it cannot be as `wanted` (the knob `attention`).
+    """
+    loaded = str(model.config._attn_implementation)
+    able = {"sdpa": loaded}
+    if device == "cpu" and short_attention_is_exact(model):
+        able = {"short": "short", **able}
+    if device == "cuda" and is_flash_attn_2_available() and model._supports_flash_attn:
+        able = {"flash": "flash_attention_2", **able}
+    if wanted != "auto" and wanted not in able:
+        raise GrokoraError(
+            f"attention: {wanted} is not possible for {type(model).__name__} on this {device} (flash: CUDA and the "
+            "package flash-attn; short: a CPU and plain softmax attention); use auto."
+        )
+    return list(able.values()) if wanted == "auto" else [able[wanted]]
+
+
+def _load(
     base: Path, quantisation: Quantisation, knobs: TrainingKnobs, device: torch.device, processes: int
-) -> tuple[PeftModel, budgets.Fixed, int]:
+) -> tuple[PeftModel, budgets.FixedMemory, int]:
     """Base and adapter on their device, the bytes that they take there, and the base's parameters."""
     before = process_bytes(device)
     with in_turn() if processes > 1 else nullcontext():
         first = device if processes == 1 else torch.device("cpu")  # a sharded base need not fit one device
         model = add_adapter(load_base(base, quantisation=quantisation, device=first), knobs)
-        fixed, parameters = _fixed(model, knobs, device, before, processes), base_parameters(model)
+        fixed, parameters = _fixed_memory(model, knobs, device, before, processes), base_parameters(model)
         if processes > 1:
             shard(model, device)
     return model, fixed, parameters
 
 
-def _fixed(model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int, processes: int) -> budgets.Fixed:
-    small = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
+def _fixed_memory(
+    model: PeftModel, knobs: TrainingKnobs, device: torch.device, before: int, processes: int
+) -> budgets.FixedMemory:
+    small_states = "8bit" in knobs.optimizer or (knobs.optimizer == "auto" and device.type == "cuda")
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    weights = _frozen(model)
+    weights = _frozen_bytes(model)
     layers = list[int]()
     if processes > 1:
-        layers = [sum(_frozen(layer)) for layer in model.get_base_model().get_decoder().layers]
-    return budgets.Fixed(
-        process=before + (budgets.LATER + 2 * max(weights) if device.type == "cpu" else 0),
+        layers = [sum(_frozen_bytes(layer)) for layer in decoder_layers(model.get_base_model())]
+    return budgets.FixedMemory(
+        process=before + (budgets.LATE_LIBRARIES + 2 * max(weights) if device.type == "cpu" else 0),
         weights=held(sum(weights), layers, processes),
-        adapter=trained * (4 + 4 + (2 if small else 8)),
+        adapter=trained * (4 + 4 + (2 if small_states else 8)),
     )
 
 
-def _frozen(module: torch.nn.Module) -> list[int]:
-    """Bytes of each weight that is not trained."""
-    return [_bytes(parameter) for parameter in module.parameters() if not parameter.requires_grad]
+def _frozen_bytes(module: torch.nn.Module) -> list[int]:
+    return [_weight_bytes(parameter) for parameter in module.parameters() if not parameter.requires_grad]
 
 
-def _bytes(parameter: torch.nn.Parameter) -> int:
+def _weight_bytes(parameter: torch.nn.Parameter) -> int:
     """What a weight occupies; one packed to 4 bits has a scale for every 64 weights, itself quantised."""
     state = getattr(parameter, "quant_state", None)
     constants = [state.absmax, state.state2.absmax] if state is not None and state.nested else []
     return sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *constants))
 
 
-def _fit(
-    model: PeftModel,
-    steps: list[list[Row]],
-    layout: Layout,
-    knobs: TrainingKnobs,
-    fixed: budgets.Fixed,
-    *,
-    probe: Sequence[Row],
-) -> budgets.Budget:
-    device = next(model.parameters()).device
-    size = torch.finfo(choose_dtype(device)).bits // 8
-    return budgets.choose(
-        steps,
-        layout,
-        budgets.Shape.of(model.get_base_model().config, dtype_bytes=size),
-        fixed,
-        probe=probe,
-        attentions=attentions(layout.kind, knobs.attention, device.type),
-        cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],
-        checkpointing=knobs.checkpointing,
-        device=device.type,
-    )
-
-
-def _apply(model: PeftModel, layout: Layout, budget: budgets.Budget, device: torch.device) -> None:
+def _apply(base: PreTrainedModel, layout: Layout, budget: budgets.Budget, device: torch.device) -> None:
     """Make the model train as was chosen, and hold CUDA to the cap."""
-    base = model.get_base_model()
     use_attention(base, layout.attention)
     if budget.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -188,10 +233,3 @@ def _apply(model: PeftModel, layout: Layout, budget: budgets.Budget, device: tor
     if device.type == "cuda":
         share = budget.cap_mib * budgets.MIB / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
-
-
-def _demand(proof: SelfTest | None, tell: Callable[[str], None]) -> None:
-    if proof and not proof.adapter_starts_as_base:
-        raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
-    if proof and not proof.stop_token_trained:
-        tell("Warning: the stop token carries no loss in this split, so the agent may not learn to stop")

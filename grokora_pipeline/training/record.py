@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from grokora_pipeline.training.run import Run
     from grokora_pipeline.training.trainer import LayoutTrainer
 
-_LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 _CARD = """---
 library_name: peft
 base_model: {base_id}
@@ -26,7 +26,7 @@ Trained by grokora on {train_rows} examples ({label_tokens_seen} label tokens se
 | Base model | {base_id} |
 | Validation loss (nats a token) | {initial_validation_loss:.4f} → {validation_loss:.4f} ({validation_rows} rows) |
 | Rank / alpha / rsLoRA / DoRA | {rank} / {alpha:g} / {rslora} / {dora} |
-| Adapted layers | {target_modules} |
+| Adapted layers | {layers} |
 | Trainable | {trainable_parameters:,} parameters ({trainable_percent:.2f} %) |
 | Learning rate, schedule | {learning_rate:g}, {schedule} |
 | Steps x rows a step | {steps} x {effective_batch} |
@@ -38,7 +38,8 @@ The loss is taken on the agent's answers only. Input versions: {versions}. Every
 
 def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[str, Any]:
     """Everything worth knowing about a run, as JSON: figures at the top level, then knobs, versions and curves."""
-    state, meter = trainer.state, trainer.meter
+    state, throughput = trainer.state, trainer.throughput
+    adapted = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in trainable_parameters(trainer.model)}
     adapter = sum(parameter.numel() for parameter in trainable_parameters(trainer.model).values())
     return {
         "agent": str(run.plan.get("agent", "adapter")),
@@ -51,15 +52,16 @@ def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[
         "validation_rows": len(run.validation_rows),
         "effective_batch": run.knobs.effective_batch,
         "processes": trainer.accelerator.num_processes,
-        "real_tokens": meter.real_tokens,
-        "computed_tokens": meter.computed_tokens,
-        "label_tokens_seen": meter.label_tokens,
-        "tokens_per_second": round(meter.tokens_per_second, 1),
-        "train_seconds": round(meter.seconds, 2),
-        "median_step_seconds": round(median(meter.step_seconds or [0.0]), 4),
-        "validation_seconds": round(meter.validation_seconds, 2),
+        "real_tokens": throughput.real_tokens,
+        "computed_tokens": throughput.computed_tokens,
+        "label_tokens_seen": throughput.label_tokens,
+        "tokens_per_second": round(throughput.tokens_per_second, 1),
+        "train_seconds": round(throughput.seconds, 2),
+        "median_step_seconds": round(median(throughput.step_seconds or [0.0]), 4),
+        "validation_seconds": round(throughput.validation_seconds, 2),
         "trainable_parameters": adapter,
         "trainable_share": adapter / (facts["base_parameters"] + adapter),
+        "adapted_layers": sorted(adapted),
         "layout": trainer.layout.kind,
         "attention": trainer.layout.attention,
         "token_budget": trainer.layout.token_budget,
@@ -80,4 +82,5 @@ def model_card(result: dict[str, Any]) -> str:
     """The README.md of an adapter folder."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items()) or "not recorded"
     percent = 100 * result["trainable_share"]
-    return _CARD.format(**{**result["knobs"], **result, "versions": versions, "trainable_percent": percent})
+    texts = {"versions": versions, "trainable_percent": percent, "layers": ", ".join(result["adapted_layers"])}
+    return _CARD.format(**{**result["knobs"], **result, **texts})

@@ -5,21 +5,26 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
 from accelerate import PartialState
 from peft import PeftModel
-from transformers import AutoTokenizer
+from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
-from trl import SFTConfig
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import choose_device, choose_dtype
 from grokora_pipeline.store import COMPLETE, content_version, write_atomic
 from grokora_pipeline.training.adapter import save_adapter, write_checksums
-from grokora_pipeline.training.callbacks import Best, Course, Curves, Progress, peak_memory_mib
+from grokora_pipeline.training.callbacks import (
+    BestAdapterCallback,
+    CurvesCallback,
+    ProgressCallback,
+    ScheduleCallback,
+    Throughput,
+    peak_memory_mib,
+)
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 from grokora_pipeline.training.prepare import prepare
@@ -29,6 +34,8 @@ from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
 from grokora_pipeline.workers.frame import Plan, Reporter, Result
 
 LEAST_ROWS = 2
+# What changes how a run is computed but not what it learns: a checkpoint survives a change of these.
+_NOT_LEARNT = {"deadline_hours", "memory_gib", "num_processes", "checkpoint_steps", "self_test"}
 
 
 class Silent(Reporter):
@@ -40,7 +47,7 @@ class Silent(Reporter):
 
 @dataclass(slots=True)
 class Run:
-    """What a plan means on this machine."""
+    """What a plan means on this machine. `too_long`: rows of the split that exceed the knob `max_length`."""
 
     plan: Plan
     knobs: TrainingKnobs
@@ -50,69 +57,113 @@ class Run:
     work: Path
     train_rows: list[Row]
     validation_rows: list[Row]
+    too_long: int
 
     @classmethod
     def of(cls, plan: Plan) -> "Run":
-        """Read a plan (see `training/__main__.py`); GrokoraError where it is wrong."""
+        """Read a plan (see `training/__main__.py`); GrokoraError if it is wrong."""
         missing = [name for name in ("base", "split", "output") if not plan.get(name)]
         if missing:
             raise GrokoraError(f"The training plan lacks {', '.join(missing)}; it needs base, split and output.")
-        given = dict(plan.get("knobs") or {})
-        knobs = resolve_knobs(str(given.pop("preset", "best")), given)
-        train, validation = load_split(Path(plan["split"]))
+        overrides = dict(plan.get("knobs") or {})
+        knobs = resolve_knobs(str(overrides.pop("preset", "best")), overrides)
+        sides = load_split(Path(plan["split"]))
+        train, validation = ([row for row in side if len(row.ids) <= knobs.max_length] for side in sides)
+        too_long = sum(map(len, sides)) - len(train) - len(validation)
         if len(train) < LEAST_ROWS or not validation:
             raise GrokoraError(
-                f"{plan['split']} has {len(train)} training and {len(validation)} validation rows; "
-                f"at least {LEAST_ROWS} and 1 are needed: record more sessions or lower min_examples."
+                f"{plan['split']} has {len(train)} training and {len(validation)} validation rows of at most "
+                f"{knobs.max_length} tokens; at least {LEAST_ROWS} and 1 are needed: record more sessions, or raise "
+                "max_length."
             )
         output, base = Path(plan["output"]), Path(plan["base"])
         work = Path(plan.get("work") or output.with_name(f"{output.name}.work"))
         base_id = str(plan.get("base_id") or base.name)
         train = train[: knobs.max_examples or None]
         validation = validation[: knobs.max_validation or None]
-        return cls(plan, knobs, base, base_id, output, work, train, validation)
+        return cls(plan, knobs, base, base_id, output, work, train, validation, too_long)
 
     def fingerprint(self) -> str:
         """A hash of what decides the result: a checkpoint of another run is never resumed from."""
-        knobs = self.knobs.model_dump(exclude={"deadline_hours", "memory_gib", "num_processes", "checkpoint_steps"})
+        knobs = self.knobs.model_dump(exclude=_NOT_LEARNT)
         rows = [[row.ids, row.weights] for row in (*self.train_rows, *self.validation_rows)]
         return content_version(knobs, rows, self.base_id, self.plan.get("versions"))
 
+    def finished(self) -> Path | None:
+        """The folder of the whole adapter that an earlier attempt at this very run left behind, or None.
+
+        It is in the output, or in the work folder if the attempt was killed before what it made was published.
+        """
+        for folder in (self.output, self.work / "adapter"):
+            record = folder / "training.json"
+            whole = (folder / "checksums.json").is_file() and record.is_file()  # the checksums are written last
+            if whole and orjson.loads(record.read_bytes()).get("fingerprint") == self.fingerprint():
+                return folder
+        return None
+
 
 def train(plan: Plan, reporter: Reporter) -> Result:
-    """Train one adapter; returns the record that `training.json` holds as well."""
+    """Train one adapter; returns the record that `training.json` holds as well.
+
+    The plan's folder `work` is left to whoever named it, with the adapter in it; without one, work beside the output is
+    removed when the output is whole.
+    """
     started = time.monotonic()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    run, device = Run.of(plan), choose_device()
+    run = Run.of(plan)
+    if folder := run.finished():
+        reporter.log("This very training was finished before; its adapter is taken")
+        return _hand_over(run, folder)
+    device = choose_device()
     state = PartialState(cpu=device.type == "cpu")
     reporter = reporter if state.is_main_process else Silent()
-    schedule = step_schedule(run.train_rows, run.knobs)
-    prepared = prepare(run.base, rows=run.train_rows, steps=schedule, knobs=run.knobs, device=device, tell=reporter.log)
+    prepared = prepare(
+        run.base,
+        rows=run.train_rows,
+        steps=step_schedule(run.train_rows, run.knobs),
+        knobs=run.knobs,
+        device=device,
+        tell=reporter.log,
+        self_tests=Path(plan["self_tests"]) if plan.get("self_tests") else None,
+    )
     with state.main_process_first():
-        resume = _checkpoint(run)
-    trainer, best, course = _trainer(run, prepared.model, prepared.layout, reporter, resume)
+        checkpoint = _last_checkpoint(run)
+    trainer, best, schedule = _make_trainer(run, prepared.model, prepared.layout, reporter, checkpoint)
     dtype = str(choose_dtype(device)).removeprefix("torch.")
     reporter.log(
-        f"{run.plan.get('agent', 'adapter')}: {len(run.train_rows)} rows, {len(trainer.schedule)} steps, "
+        f"{plan.get('agent', 'adapter')}: {len(run.train_rows)} rows, {len(trainer.schedule)} steps, "
         f"{prepared.layout.kind} layout, {dtype} on {device.type}"
-        + (f", going on from {resume.name}" if resume else "")
+        + (f", {run.too_long} rows over max_length {run.knobs.max_length} left out" if run.too_long else "")
+        + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
-    initial = _initial_loss(run, trainer, resumed=resume is not None)
-    _fit(trainer, course, resume)
+    initial = _initial_loss(run, trainer, best, resumed=checkpoint is not None)
+    _fit(trainer, schedule, checkpoint)
     state.wait_for_everyone()
     best.restore(prepared.model)
     state.wait_for_everyone()  # the first process removes the work that the others read
-    outcome = {"initial_validation_loss": initial, "validation_loss": best.loss, "best_step": best.step}
-    machine = {"dtype": dtype, "device": device.type, "deadline_hit": course.deadline_hit}
-    cost = {
+    facts = {
+        "initial_validation_loss": initial,
+        "validation_loss": best.loss,
+        "best_step": best.step,
+        **prepared.facts(),
+        "dtype": dtype,
+        "device": device.type,
+        "deadline_hit": schedule.deadline_hit,
+        "rows_too_long": run.too_long,
+        "fingerprint": run.fingerprint(),
         "wall_seconds": round(time.monotonic() - started, 2),
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }
-    return _publish(run, trainer, {**outcome, **prepared.facts(), **machine, **cost})
+    result = record(run, trainer, facts)
+    if not trainer.is_world_process_zero():
+        return result
+    if best.step == 0:
+        reporter.log("Training made nothing better than the untrained adapter, which is kept; see validation_loss")
+    return _hand_over(run, _write_adapter(run, trainer, result))
 
 
-def _checkpoint(run: Run) -> Path | None:
+def _last_checkpoint(run: Run) -> Path | None:
     """The last whole checkpoint of this very run; the work of any other run is removed."""
     mark = run.work / "run.json"
     fingerprint = run.fingerprint()
@@ -124,37 +175,39 @@ def _checkpoint(run: Run) -> Path | None:
     return max(folders, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _trainer(
-    run: Run, model: PeftModel, layout: Layout, reporter: Reporter, resume: Path | None
-) -> tuple[LayoutTrainer, Best, Course]:
+def _make_trainer(
+    run: Run, model: PeftModel, layout: Layout, reporter: Reporter, checkpoint: Path | None
+) -> tuple[LayoutTrainer, BestAdapterCallback, ScheduleCallback]:
     knobs = run.knobs
     steps = len(step_schedule(run.train_rows, knobs))
     per_epoch = -(-len(run.train_rows) // knobs.effective_batch)
-    best = Best(run.work / "best", knobs.early_stopping)
-    if resume:
-        best.resume(int(resume.name.rpartition("-")[2]))
-    course = Course(
+    best = BestAdapterCallback(run.work / "best", knobs.early_stopping)
+    if checkpoint:
+        best.resume(int(checkpoint.name.rpartition("-")[2]))
+    throughput = Throughput.of_checkpoint(checkpoint)
+    schedule = ScheduleCallback(
         evaluate_every=max(1, -(-per_epoch // knobs.evaluations)),
         checkpoint_every=knobs.checkpoint_steps,
         deadline_seconds=knobs.deadline_hours * 3600,
+        throughput=throughput,
     )
     trainer = LayoutTrainer(
         model,
         _arguments(run, steps),
-        AutoTokenizer.from_pretrained(str(run.base), trust_remote_code=False),
         train_rows=run.train_rows,
         validation_rows=run.validation_rows,
         knobs=knobs,
         layout=layout,
-        callbacks=[best, course, Progress(reporter), Curves(run.output / "tensorboard")],
+        throughput=throughput,
+        callbacks=[best, schedule, ProgressCallback(reporter), CurvesCallback(run.work / "tensorboard")],
     )
-    return trainer, best, course
+    return trainer, best, schedule
 
 
-def _arguments(run: Run, steps: int) -> SFTConfig:
+def _arguments(run: Run, steps: int) -> TrainingArguments:
     knobs, cuda = run.knobs, torch.cuda.is_available()
     optimizer = knobs.optimizer if knobs.optimizer != "auto" else ("paged_adamw_8bit" if cuda else "adamw")
-    return SFTConfig(
+    return TrainingArguments(
         output_dir=str(run.work),
         max_steps=steps,
         per_device_train_batch_size=1,  # the schedule holds whole optimiser steps
@@ -171,54 +224,71 @@ def _arguments(run: Run, steps: int) -> SFTConfig:
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=10**9,  # `Course` says when
+        save_steps=10**9,  # `ScheduleCallback` says when
         save_total_limit=2,
         eval_strategy="no",
         report_to=[],
         use_cpu=not cuda,
         bf16=False,  # `TreeLoss` computes under autocast itself
         gradient_checkpointing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
         disable_tqdm=True,
         remove_unused_columns=False,
     )
 
 
-def _initial_loss(run: Run, trainer: LayoutTrainer, *, resumed: bool) -> float:
-    """Validation loss of the untrained adapter, which is the base's; a run that is resumed finds it in its work."""
+def _initial_loss(run: Run, trainer: LayoutTrainer, best: BestAdapterCallback, *, resumed: bool) -> float:
+    """Validation loss of the untrained adapter, which is the base's and the one to beat.
+
+    A run that is resumed finds it in its work.
+    """
     known = run.work / "initial.json"
     if resumed:
         return float(orjson.loads(known.read_bytes()))
-    loss = trainer.validate()
-    if trainer.is_world_process_zero():
+    loss, first = trainer.validate(), trainer.is_world_process_zero()
+    best.keep(trainer.model, loss, 0, write=first)
+    if first:
         write_atomic(known, orjson.dumps(loss))
     return loss
 
 
-def _fit(trainer: LayoutTrainer, course: Course, resume: Path | None) -> None:
-    """Train; SIGTERM ends with a checkpoint, from which the same plan goes on."""
+def _fit(trainer: LayoutTrainer, schedule: ScheduleCallback, checkpoint: Path | None) -> None:
+    """Train; SIGTERM or SIGINT (Ctrl-C) ends the run with a checkpoint, from which the same plan goes on."""
 
     def interrupt(signum: int, frame: object) -> None:
-        course.interrupted = True
+        schedule.interrupted = True
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if course.interrupted:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if schedule.interrupted and trainer.state.global_step < trainer.state.max_steps:
         raise GrokoraError(
             f"Training was asked to stop at step {trainer.state.global_step}; run the same plan again to go on."
         )
 
 
-def _publish(run: Run, trainer: LayoutTrainer, facts: dict[str, Any]) -> Result:
-    result = record(run, trainer, facts)
-    if trainer.is_world_process_zero():
-        run.output.mkdir(parents=True, exist_ok=True)
-        save_adapter(trainer.model, run.output, run.base_id)
-        (run.output / "training.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
-        (run.output / "README.md").write_text(model_card(result), encoding="utf-8")
-        write_checksums(run.output)
-        shutil.rmtree(run.work)
+def _write_adapter(run: Run, trainer: LayoutTrainer, result: Result) -> Path:
+    """Write the whole adapter folder into the work folder, and return it: whatever happens now, it is not lost."""
+    folder = run.work / "adapter"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.copytree(run.work / "tensorboard", folder / "tensorboard")
+    save_adapter(trainer.model, folder, run.base_id)
+    (folder / "training.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    (folder / "README.md").write_text(model_card(result), encoding="utf-8")
+    write_checksums(folder)
+    return folder
+
+
+def _hand_over(run: Run, folder: Path) -> Result:
+    """Copy a whole adapter folder to the output; work that this run keeps for itself is removed after that."""
+    if folder != run.output:
+        shutil.rmtree(run.output, ignore_errors=True)
+        shutil.copytree(folder, run.output, ignore=shutil.ignore_patterns("checksums.json"))
+        shutil.copyfile(folder / "checksums.json", run.output / "checksums.json")  # last: it says that all is there
+    result: Result = orjson.loads((run.output / "training.json").read_bytes())
+    if not run.plan.get("work"):
+        shutil.rmtree(run.work, ignore_errors=True)
     return result

@@ -16,6 +16,8 @@ from peft import PeftModel
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from grokora_pipeline.training.attention import decoder_layers, text_decoder
+
 
 @contextmanager
 def in_turn() -> Iterator[None]:
@@ -32,13 +34,13 @@ def in_turn() -> Iterator[None]:
 def shard(model: PeftModel, device: torch.device) -> None:
     """Keep this process's share of a model that was loaded on the CPU, on `device`."""
     base = model.get_base_model()
-    decoder, mesh = base.get_decoder(), init_device_mesh(device.type, (dist.get_world_size(),))
-    for layer in decoder.layers:
+    decoder, layers = text_decoder(base), decoder_layers(base)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for layer in layers:
         layer.to(device)
         fully_shard(layer, mesh=mesh, ignored_params={weight for weight in layer.parameters() if weight.requires_grad})
     model.to(device)
-    layers = {weight for layer in decoder.layers for weight in layer.parameters()}
-    fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()) - layers)
+    fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()) - set(layers.parameters()))
     base.hf_device_map = {"": device}
     model._is_accelerate_prepared = True  # DDP takes no sharded weights; `LayoutTrainer` sums the gradients itself
 

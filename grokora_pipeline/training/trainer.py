@@ -1,10 +1,14 @@
-"""TRL's SFTTrainer on laid-out batches: one optimiser step is one batch of rows, computed as a prefix tree (torch)."""
+"""transformers' Trainer on laid-out batches: an optimiser step is a batch of rows, computed as a prefix tree (torch).
+
+It is `Trainer`, not TRL's SFTTrainer: data, loss, step and validation are this module's, and what SFTTrainer adds
+beside them (templates, packing, its own loss) would be switched off. Optimisers, schedules, clipping, NEFTune,
+checkpoints and resuming are Trainer's.
+"""
 
 import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,11 +16,10 @@ import torch.distributed as dist
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from grokora_pipeline.training.adapter import keep_fp32
-from grokora_pipeline.training.callbacks import peak_memory_mib
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.training.callbacks import Throughput, peak_memory_mib
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row, step_batches
 from grokora_pipeline.training.plan import TrainingKnobs
@@ -26,25 +29,8 @@ VALIDATION_TOKENS = 1024  # a forward pass: many rows at once would need more me
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Meter:
-    """What was trained on so far. `real_tokens` counts every row's tokens, padding and sharing left aside."""
-
-    real_tokens: int = 0
-    computed_tokens: int = 0
-    label_tokens: int = 0
-    seconds: float = 0.0
-    validation_seconds: float = 0.0
-    step_seconds: list[float] = field(default_factory=list)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Real tokens a second of training, validation left aside."""
-        return self.real_tokens / self.seconds if self.seconds else 0.0
-
-
-class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose training step and validation go through `TreeLoss`.
+class LayoutTrainer(Trainer):  # type: ignore[misc]
+    """Trainer whose step and validation go through `TreeLoss`.
 
     The loss of a step is sum(weight x nll) / sum(weight) over the labelled tokens of the whole batch, whatever the
     layout, the micro-batches or the number of processes: each process takes a share of the rows, and the adapter's
@@ -54,91 +40,96 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(
         self,
         model: PeftModel,
-        args: SFTConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        args: TrainingArguments,
         *,
         train_rows: Sequence[Row],
         validation_rows: Sequence[Row],
         knobs: TrainingKnobs,
         layout: Layout,
+        throughput: Throughput,
         callbacks: list[TrainerCallback],
     ) -> None:
         self.rows, self.validation_rows, self.knobs, self.layout = train_rows, validation_rows, knobs, layout
-        self.meter = Meter()
+        self.throughput = throughput
         self.schedule = step_schedule(train_rows, knobs)
         placeholder = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
-        super().__init__(
-            model=model, args=args, train_dataset=placeholder, processing_class=tokenizer, callbacks=callbacks
-        )
+        super().__init__(model=model, args=args, train_dataset=placeholder, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
-        keep_fp32(model)  # SFTTrainer casts the adapter of a quantised base to bf16
         self.losses = TreeLoss(model.get_base_model(), layout)
 
     def get_train_dataloader(self) -> "DataLoader[Any]":
         """All steps of all epochs, in a seeded order that does not depend on where training began."""
-        places: Any = range(len(self.rows))
-        return DataLoader(places, batch_sampler=self.schedule, collate_fn=lambda batch: {"rows": batch})
+        indices: Any = range(len(self.rows))
+        return DataLoader(indices, batch_sampler=self.schedule, collate_fn=lambda batch: {"rows": batch})
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one whole optimiser step; returns its mean loss in nats a weighted label token."""
-        model.train()
-        batch = [self.rows[place] for place in inputs["rows"]]
-        with self.maybe_activation_offload_context:
-            return self._measured(batch)
+        """Forward and backward of one whole optimiser step; returns its mean loss in nats a weighted label token.
 
-    def _measured(self, batch: Sequence[Row]) -> torch.Tensor:
+        GrokoraError at the first loss or gradient that is not finite, before it reaches the weights.
+        """
+        model.train()
+        batch = [self.rows[index] for index in inputs["rows"]]
+        weight = sum(sum(row.weights) for row in batch) or 1.0
         started, computed = time.perf_counter(), self.losses.computed_tokens
-        total, weight = self._until_it_fits(batch)
-        meter = self.meter
-        meter.step_seconds.append(time.perf_counter() - started)
-        meter.seconds += meter.step_seconds[-1]
-        meter.real_tokens += sum(len(row.ids) for row in batch)
-        meter.label_tokens += sum(weight > 0 for row in batch for weight in row.weights)
-        meter.computed_tokens += self.losses.computed_tokens - computed
+        total = self._until_it_fits(batch, weight)
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if not math.isfinite(total) or not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            self._stop_before_damage(total / weight)
+        counts = self.throughput
+        counts.step_seconds.append(time.perf_counter() - started)
+        counts.seconds += counts.step_seconds[-1]
+        counts.real_tokens += sum(len(row.ids) for row in batch)
+        counts.label_tokens += sum(weight > 0 for row in batch for weight in row.weights)
+        counts.computed_tokens += self.losses.computed_tokens - computed
         return torch.tensor(total / weight, device=self.args.device)
 
-    def _until_it_fits(self, batch: Sequence[Row]) -> tuple[float, float]:
-        """(loss sum, weight sum); out of memory halves the token budget and does the step again."""
-        weight = sum(sum(row.weights) for row in batch) or 1.0
+    def _stop_before_damage(self, loss: float) -> None:
+        """Write a checkpoint of the weights as they are, which no infinite gradient has reached, and stop."""
+        self.model.zero_grad()
+        step = self.state.global_step
+        if step:
+            self._save_checkpoint(self.model, trial=None)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+        raise GrokoraError(
+            f"Training stopped at step {step + 1}: its loss is {loss:.4g} and its gradient not finite. "
+            f"The last good checkpoint (step {step}) is kept in {self.args.output_dir}; lower learning_rate or "
+            "max_grad_norm, or look for a damaged example."
+        )
+
+    def _until_it_fits(self, batch: Sequence[Row], weight: float) -> float:
+        """The loss sum over all processes; running out of memory halves the token budget and does the step again."""
         while True:
             try:
-                total = self._shared_out(batch, scale=1 / weight, backward=True)
-                return self._summed(total), weight
+                total = self._own_share(batch, scale=1 / weight, backward=True)
+                break
             except torch.OutOfMemoryError:
                 if self.layout.token_budget < 32 or self.knobs.shard_base:
                     raise  # the others wait for this process's passes
-                self._halve()
+            self.layout.token_budget //= 2
+            self.layout.halvings += 1
+            self.model.zero_grad()
+            torch.cuda.empty_cache()
+            _LOG.warning("Out of memory: going on with %d tokens a forward pass.", self.layout.token_budget)
+        if self.accelerator.num_processes > 1:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    if parameter.grad is None:  # a process without rows
+                        parameter.grad = torch.zeros_like(parameter)
+                    dist.all_reduce(parameter.grad)
+        return self._sum_over_processes(total)
 
-    def _halve(self) -> None:
-        self.layout.token_budget //= 2
-        self.layout.halvings += 1
-        self.model.zero_grad()
-        torch.cuda.empty_cache()
-        _LOG.warning("Out of memory: going on with %d tokens a forward pass.", self.layout.token_budget)
-
-    def _shared_out(self, rows: Sequence[Row], **how: Any) -> float:
-        """The loss of this process's rows, a contiguous share, so that sessions stay together."""
+    def _own_share(self, rows: Sequence[Row], *, scale: float = 1.0, backward: bool = False) -> float:
+        """The loss sum of this process's rows, a contiguous share, so that sessions stay together."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         size = math.ceil(len(rows) / world)
         shares = [rows[start : start + size] for start in range(0, world * size, size)]
         idle = 0
         if self.knobs.shard_base:
-            made = [sum(1 for _ in passes(self.layout.of(share), self.layout)) for share in shares]
-            idle = max(made) - made[rank]
-        return self.losses.run(self.layout.of(shares[rank]), idle=idle, **how)
+            counts = [sum(1 for _ in passes(self.layout.of(share), self.layout)) for share in shares]
+            idle = max(counts) - counts[rank]
+        return self.losses.run(self.layout.of(shares[rank]), scale=scale, backward=backward, idle=idle)
 
-    def _summed(self, total: float) -> float:
-        """The loss summed over all processes, and with it the adapter's gradients."""
-        if self.accelerator.num_processes == 1:
-            return total
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                dist.all_reduce(parameter.grad)
-        return self._all_summed(total)
-
-    def _all_summed(self, total: float) -> float:
+    def _sum_over_processes(self, total: float) -> float:
         if self.accelerator.num_processes == 1:
             return total
         value = torch.tensor(total, dtype=torch.float64, device=self.args.device)
@@ -146,17 +137,22 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         return float(value.item())
 
     def validate(self) -> float:
-        """Validation loss: nats a weighted label token over all validation rows, computed as one tree."""
+        """Validation loss in nats a weighted label token over all rows; GrokoraError if it is not finite."""
         started = time.perf_counter()
         training = self.model.training
         self.model.eval()
         weight = sum(sum(row.weights) for row in self.validation_rows) or 1.0
         computed, budget = self.losses.computed_tokens, self.layout.token_budget
         self.layout.token_budget = min(budget, VALIDATION_TOKENS)
-        total = self._all_summed(self._shared_out(self.validation_rows))
+        total = self._sum_over_processes(self._own_share(self.validation_rows))
         self.losses.computed_tokens, self.layout.token_budget = computed, budget
         self.model.train(training)
-        self.meter.validation_seconds += time.perf_counter() - started
+        self.throughput.validation_seconds += time.perf_counter() - started
+        if not math.isfinite(total):
+            raise GrokoraError(
+                f"The validation loss is {total:.4g} at step {self.state.global_step}; lower learning_rate, or look "
+                "for a damaged example or base model."
+            )
         return total / weight
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -170,7 +166,7 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
         """Beside the loss, the speed and the memory so far."""
         if "loss" in logs:
             logs |= {
-                "tokens_per_second": round(self.meter.tokens_per_second, 1),
+                "tokens_per_second": round(self.throughput.tokens_per_second, 1),
                 "memory_mib": round(peak_memory_mib()),
             }
         super().log(logs, *args, **kwargs)
@@ -178,9 +174,6 @@ class LayoutTrainer(SFTTrainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted here: rows are indices."""
         return 0
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """The card is written once, with the adapter."""
 
 
 def step_schedule(rows: Sequence[Row], knobs: TrainingKnobs) -> list[list[int]]:

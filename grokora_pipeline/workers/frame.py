@@ -1,7 +1,8 @@
-"""The frame of every GPU process: a JSON plan in, progress out, a JSON result at the end.
+"""The frame of every GPU process: a JSON plan in, progress out, a JSON result beside the plan at the end.
 
 The same command serves a person (`python -m grokora_pipeline.training plan.json`) and Dagster, which starts it through
-Pipes; then progress and the result travel to the event log as well. Dagster itself is not needed.
+Pipes; then progress travels to the event log as well. The result is a file and the exit status, never a message: Pipes'
+reader meets half a line if a message is longer than a pipe writes at once (8 KiB), and takes the process for killed.
 """
 
 import os
@@ -16,6 +17,9 @@ import orjson
 
 from grokora_pipeline.errors import GrokoraError
 
+# libgomp, which torch's wheels bring, lets threads spin while they wait. On a machine with other work they wait for a
+# thread that has no core, and training falls from 500 to 15 tokens/s. Read when torch is imported, not later.
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 Plan = dict[str, Any]
 Result = dict[str, Any]
 
@@ -41,24 +45,31 @@ class Reporter:
         )
         self.log(f"step {step}/{total}{': ' + shown if shown else ''}")
 
-    def finish(self, result: Result) -> None:
-        """Hand the result over."""
-        if self._pipes is not None:
-            self._pipes.report_custom_message({"result": result})
+
+def result_file(plan_file: Path) -> Path:
+    """Where a worker leaves its result; if its status is not 0: `{"error": sentence}` or `{"crash": exception}`."""
+    return plan_file.with_suffix(".result.json")
 
 
 def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None) -> int:
     """Run a worker's main function on the plan file named on the command line; returns the exit status.
 
-    The result is also written beside the plan, as `<plan>.result.json`. A GrokoraError ends with status 2.
+    The result is written beside the plan (`result_file`). A GrokoraError ends with status 2, a signal with 128 + its
+    number.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
         print("usage: python -m grokora_pipeline.<room> plan.json", file=sys.stderr)
         return 2
+    unset = PATIENT_THREADS.keys() - os.environ.keys()
+    os.environ.update({name: PATIENT_THREADS[name] for name in unset})
+    if unset and argv is None and "torch" in sys.modules:  # imported too early for them to count: begin again
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     plan_file = Path(arguments[0])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    if os.environ.get("RANK", "0") == "0":
+        result_file(plan_file).unlink(missing_ok=True)  # an earlier attempt's
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     if not os.environ.get("DAGSTER_PIPES_CONTEXT") or os.environ.get("RANK", "0") != "0":
         return _run(main, plan_file, Reporter())
     from dagster_pipes import open_dagster_pipes
@@ -69,17 +80,14 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
 
 def _run(main: Callable[[Plan, Reporter], Result], plan_file: Path, reporter: Reporter) -> int:
     try:
-        result = main(_read(plan_file), reporter)
+        _write(plan_file, main(_read(plan_file), reporter))
     except GrokoraError as error:
-        reporter.finish({"error": str(error)})
+        _write(plan_file, {"error": str(error)})
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        reporter.finish({"crash": f"{type(error).__name__}: {error}"})
+        _write(plan_file, {"crash": f"{type(error).__name__}: {error}"})
         raise
-    if os.environ.get("RANK", "0") == "0":
-        plan_file.with_suffix(".result.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
-    reporter.finish(result)
     return 0
 
 
@@ -91,8 +99,21 @@ def _read(plan_file: Path) -> Plan:
     return plan
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    # Ctrl-C reaches a child twice, from the terminal and from its parent; the second must not cut off the checkpoint
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _write(plan_file: Path, outcome: Result) -> None:
+    """Leave the outcome beside the plan, at once and whole; only the first of several processes does."""
+    if os.environ.get("RANK", "0") == "0" and plan_file.parent.is_dir():
+        partial = plan_file.with_suffix(".result.partial")
+        partial.write_bytes(orjson.dumps(outcome, option=orjson.OPT_INDENT_2))
+        partial.replace(result_file(plan_file))
+
+
+def _stop(signum: int, frame: object) -> None:
+    """End at once: an exception raised inside a library that is being imported may be swallowed or end in a traceback.
+
+    Nothing is lost: what a worker must finish first (a training's checkpoint) it handles by a handler of its own.
+    """
+    name = signal.Signals(signum).name
+    print(f"error: stopped by {name} before there was anything to keep; run the same plan again.", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 + signum)

@@ -17,10 +17,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
+from grokora_pipeline.workers.frame import PATIENT_THREADS
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
@@ -103,11 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.stamp:
         arguments.stamp.touch()
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased) if devices else ""
-    return _become(command)
-
-
-def _become(command: Sequence[str]) -> NoReturn:
-    os.execvp(command[0], list(command))
+    for name, value in PATIENT_THREADS.items():
+        os.environ.setdefault(name, value)
+    return os.execvp(command[0], command)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Models have the shapes of Llama 3 and random weights: speed and memory are those of the real ones. Prints JSON:
 
-- `table`: NF4, rank 16, preset `best`, packed 512-token sequences, effective batch 16, the default cap of 8 GiB
+- `table`: NF4, rank 16, preset `best`, 512-token sequences, effective batch 16, the default cap of 8 GiB
 - `ladder`: one switch after the other, each kept, on rows of 64 to 512 tokens of the first shape, without a cap
-- `shared_prefixes`: packed rows against trees, on sessions of 6 steps behind 500 shared tokens
+- `shared_prefixes`: padded rows against trees, on sessions of 6 steps behind 500 shared tokens
 
 Tokens a second are those of the median step (the first ones compile). `mfu` is model FLOPs (4 a base weight and token:
 frozen weights need no gradient; 6 an adapter weight; attention 12 x layers x width x length / 2) over what a large bf16
@@ -63,7 +63,6 @@ LADDER: list[tuple[str, dict[str, Any]]] = [
     ("bf16, padded rows of like length, AdamW, checkpointing, all logits", PLAIN | {"attention": "sdpa"}),
     ("NF4 with double quantisation", {"quantisation": "nf4"}),
     ("loss over 256 tokens' logits at a time", {"loss_chunk": 256}),
-    ("packing", {"packing": "packed"}),
     ("paged 8-bit AdamW", {"optimizer": "paged_adamw_8bit"}),
     ("checkpointing only where memory needs it", {"checkpointing": "auto"}),
     ("flash attention, where the package is there", {"attention": "auto"}),
@@ -196,7 +195,7 @@ def main_row(folder: Path, base: Path, name: str, matmul: float) -> dict[str, An
     """One shape as the README states it."""
     shape = SHAPES[name]
     split = write_split(folder / "split", rows_of([shape.length] * 64, shape.vocabulary, 1))
-    record = measure(folder / "run", base, split, packing="packed", quantisation="nf4", max_steps=shape.steps)
+    record = measure(folder / "run", base, split, packing="padded", quantisation="nf4", max_steps=shape.steps)
     found = figures(record, ROWS_A_STEP * shape.length)
     if "failed" not in found:
         found["hours_for_1000_x_3_x_512"] = round(1000 * 3 * 512 / found["tokens_per_second"] / 3600, 3)
@@ -227,7 +226,7 @@ def shared_prefixes(folder: Path, base: Path, shape: Shape, roomy: float) -> lis
     split = write_split(folder / "split", rows)
     tokens = 24 * sum(len(row["input_ids"]) for row in rows) / len(rows)
     knobs = {"batch_size": 24, "memory_gib": roomy, "max_steps": shape.steps}
-    kinds = ("packed", "tree", "joint")
+    kinds: tuple[str, ...] = ("padded", "tree")
     return [
         {"packing": kind, **figures(measure(folder / kind, base, split, **knobs, packing=kind), tokens)}
         for kind in kinds

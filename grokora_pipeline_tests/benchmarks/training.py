@@ -2,7 +2,7 @@
 
 `sample`: the plain script a user would write (`../shared/bench/seed_baseline.py`, or --baseline) against ours, on the
 same rows, base model and threads, one after the other. `agent`: conversations with a long system prompt, tools and 6
-steps a session, our prefix tree against our own packed rows. Prints one JSON line. Real tokens are those of
+steps a session, our prefix tree against our own padded rows. Prints one JSON line. Real tokens are those of
 every row: padding is not counted, a shared prefix counts in every row.
 """
 
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--sessions", type=int, default=8)
     parser.add_argument(
-        "--layouts", nargs="+", default=["tree", "packed"], help="With `agent`; ratio: the first over the last."
+        "--layouts", nargs="+", default=["tree", "padded"], help="With `agent`; ratio: the first over the last."
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--baseline", type=Path, default=SEED_BASELINE)

@@ -19,7 +19,10 @@ def main(plan, reporter):
         raise GrokoraError("The base model is not there; set GROKORA_BASE_MODEL.")
     if plan["mode"] == "killed":
         os.kill(os.getpid(), 9)
-    return {"torch": "torch" in sys.modules, "devices": os.environ["CUDA_VISIBLE_DEVICES"]}
+    if plan["mode"] == "long":
+        return {"history": [{"step": step, "loss": 1 / (step + 1)} for step in range(5000)]}
+    waiting = [os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]]
+    return {"torch": "torch" in sys.modules, "devices": os.environ["CUDA_VISIBLE_DEVICES"], "waiting": waiting}
 
 sys.exit(run(main))
 """
@@ -47,9 +50,15 @@ def execute(folder: Path, mode: str) -> tuple[dg.ExecuteInProcessResult, dict[st
 
 def test_the_result_comes_back_and_the_progress_is_in_the_event_log(tmp_path: Path) -> None:
     result, made, instance = execute(tmp_path, "fine")
-    assert made == {"torch": False, "devices": "3"}
+    assert made == {"torch": False, "devices": "3", "waiting": ["passive", "0"]}
     assert any("step 1/2: loss 0.5" in entry.user_message for entry in instance.all_logs(result.run_id))
     assert list(tmp_path.glob("*.plan.json")) == []
+
+
+def test_a_result_longer_than_a_pipe_writes_at_once_comes_back_whole(tmp_path: Path) -> None:
+    result, made, _ = execute(tmp_path, "long")
+    assert result.success
+    assert len(made["history"]) == 5000
 
 
 def test_a_mistake_fails_the_step_with_its_sentence(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import random
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,15 +11,17 @@ from torch.nn.functional import cross_entropy
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import load_base
-from grokora_pipeline.training import budget
+from grokora_pipeline.training import budget, selftest
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
-from grokora_pipeline.training.attention import joint_mask, use_attention
+from grokora_pipeline.training.attention import use_attention
 from grokora_pipeline.training.gradients import TreeLoss
-from grokora_pipeline.training.layout import Joint, Layout, Row, build_forest, merge_chains
+from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import resolve_knobs
-from grokora_pipeline.training.selftest import probe_rows, self_test
+from grokora_pipeline.training.selftest import probe_rows, recorded_self_test, self_test, stop_token_trained
 from grokora_pipeline.training.shrink import truncate
 from grokora_pipeline_tests.tiny import STOP, tiny_base
+
+KINDS: tuple[Literal["tree", "padded"], ...] = ("tree", "padded")
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +78,10 @@ def gradient(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("attention", ["short", "sdpa"])
-@pytest.mark.parametrize("kind", ["tree", "joint", "packed", "padded", "plain"])
+@pytest.mark.parametrize("kind", ["tree", "padded"])
 @pytest.mark.parametrize(("token_budget", "loss_chunk"), [(40, 0), (4096, 7)])
 def test_loss_and_gradient_are_those_of_row_by_row_training(
-    folder: Path, attention: str, kind: str, token_budget: int, loss_chunk: int
+    folder: Path, attention: str, kind: Literal["tree", "padded"], token_budget: int, loss_chunk: int
 ) -> None:
     model, rows = adapted(folder), awkward_rows()
     wanted, expected = row_by_row(model, rows)
@@ -98,63 +100,60 @@ def test_the_tree_computes_a_fraction_of_the_tokens(folder: Path) -> None:
     assert losses.computed_tokens < 0.5 * sum(len(each.ids) for each in rows)
 
 
-@pytest.mark.parametrize("kind", ["tree", "joint", "packed", "padded"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_self_test_passes_what_is_exact(folder: Path, kind: str, dtype: torch.dtype) -> None:
-    base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
-    model = add_adapter(base, resolve_knobs("sample"))
-    proof = self_test(model, probe_rows(awkward_rows()), Layout(kind, 64, "short", 16), [STOP])
-    assert proof.exact
-    assert proof.adapter_starts_as_base
-    assert proof.stop_token_trained
-    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+def test_the_self_test_passes_what_is_exact(folder: Path) -> None:
+    layouts = [Layout(kind, 64, attention, 16) for kind in KINDS for attention in ("short", "sdpa")]
+    proofs = self_test(folder, probe_rows(awkward_rows()), resolve_knobs("sample"), layouts)
+    assert [(proof.layout, proof.attention) for proof in proofs] == [(each.kind, each.attention) for each in layouts]
+    assert all(proof.exact and proof.adapter_starts_as_base for proof in proofs)
 
 
-def test_the_self_test_catches_contaminated_packing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_self_test_catches_a_row_that_sees_another_rows_tokens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from grokora_pipeline.training import gradients
 
-    packed = gradients.Segments.packed
+    def with_a_token_too_many(past: Any, rows: int) -> Any:
+        past = past and [(keys.repeat(1, 1, 2, 1), values.repeat(1, 1, 2, 1)) for keys, values in past]
+        return cache(past, rows)
 
-    def without_restart(nodes: Any, device: Any) -> Any:
-        segments = packed(nodes, device)
-        segments.positions = torch.arange(segments.ids.shape[1])[None]
-        return segments
-
-    monkeypatch.setattr(gradients.Segments, "packed", staticmethod(without_restart))
-    model = adapted(folder)
-    assert not self_test(model, awkward_rows(), Layout("packed", 4096), [STOP]).exact
+    cache = gradients._cache
+    monkeypatch.setattr(gradients, "_cache", with_a_token_too_many)
+    (proof,) = self_test(folder, awkward_rows(), resolve_knobs("sample"), [Layout("tree", 4096)])
+    assert not proof.exact
 
 
-def test_the_mask_for_flex_attention_is_the_dense_ancestor_mask() -> None:
-    from torch.nn.attention.flex_attention import create_mask
-
-    row_ = Joint.of(build_forest(merge_chains(awkward_rows()), least_saving=1), multiple=128)
-    last = torch.tensor(row_.last)
-    block = joint_mask(last, "flex")
-    assert torch.equal(create_mask(block.mask_mod, 1, 1, len(last), len(last), device="cpu"), joint_mask(last, "sdpa"))
-    visited = {
-        tuple(row_.ids[i] for i in range(j + 1) if joint_mask(last, "sdpa")[0, 0, j, i]) for j in range(len(last))
-    }
-    assert all(each.ids in visited for each in awkward_rows())
+def test_the_self_test_looks_at_the_longest_and_the_shortest_rows() -> None:
+    rows = [row([*range(5, 5 + length)], 3) for length in (40, 300, 12, 90, 10)]
+    assert sorted(len(each.ids) for each in probe_rows(rows)) == [10, 12, 90, 300]
 
 
-def test_the_self_test_sees_an_untrained_stop_token(folder: Path) -> None:
+def test_the_self_test_is_made_once_a_base(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knobs, layouts = resolve_knobs("sample"), [Layout("tree", 64)]
+    first = recorded_self_test(folder, awkward_rows(), knobs, layouts, tmp_path)
+    monkeypatch.setattr(selftest, "self_test", lambda *_: pytest.fail("made again"))
+    assert recorded_self_test(folder, awkward_rows()[:3], knobs, layouts, tmp_path) == first
+    longer = [*awkward_rows(), row([*range(3, 203)], 5)]
+    with pytest.raises(pytest.fail.Exception, match="made again"):
+        recorded_self_test(folder, longer, knobs, layouts, tmp_path)
+
+
+def test_an_untrained_stop_token_is_seen() -> None:
     rows = [row([*range(5, 30)], 5) for _ in range(2)]
-    assert not self_test(adapted(folder), rows, Layout("tree", 64), [499]).stop_token_trained
+    assert stop_token_trained(rows, [STOP])
+    assert not stop_token_trained(rows, [499])
 
 
 def test_less_memory_means_smaller_batches_then_checkpointing_then_an_error() -> None:
-    shape = budget.Shape(32, 4096, 4096, 32, 14336, 128_256, 2)  # Llama-3-8B
-    fixed = budget.Fixed(process=0, weights=round(5.7 * 2**30), adapter=round(0.25 * 2**30))
+    shape = budget.ModelDimensions(32, 4096, 4096, 32, 14336, 128_256, 2)  # Llama-3-8B
+    fixed = budget.FixedMemory(process=0, weights=round(5.7 * 2**30), adapter=round(0.25 * 2**30))
     steps = [[row([*range(5, 505)], 100 + number) for number in range(16)]]
-    packed = Layout("packed", 0, loss_chunk=256)
+    padded = Layout("padded", 0, loss_chunk=256)
     choose = partial(
         budget.choose,
         steps,
-        packed,
+        padded,
         shape,
         fixed,
-        probe=steps[0][:4],
         attentions=["sdpa"],
         checkpointing="auto",
         device="cuda",

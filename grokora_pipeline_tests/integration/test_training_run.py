@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.training.tokenize import tokenize_split
 from grokora_pipeline_tests.tiny import tiny_base
@@ -160,6 +162,8 @@ def test_a_run_killed_at_random_steps_ends_where_it_would_have(
     assert "going on from checkpoint-" in answer.stdout
     assert training(plan)["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-3)
     assert distance(plan, undisturbed) < 1e-3
+    counts = ("real_tokens", "computed_tokens", "label_tokens_seen")
+    assert [training(plan)[name] for name in counts] == [training(undisturbed)[name] for name in counts]
     losses = [[point["loss"] for point in training(at)["history"] if "loss" in point] for at in (plan, undisturbed)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -178,14 +182,104 @@ def kill_after_checkpoint(plan: Path, step: int, how: signal.Signals) -> int:
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_and_says_so(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_and_says_so(base: Path, split: Path, tmp_path: Path, how: signal.Signals) -> None:
     plan = write_plan(tmp_path, base, split, checkpoint_steps=2, max_steps=400, epochs=200.0)
-    status = kill_after_checkpoint(plan, 2, signal.SIGTERM)
+    status = kill_after_checkpoint(plan, 2, how)
     assert status == 2
+    assert "asked to stop at step" in json.loads(plan.with_suffix(".result.json").read_text())["error"]
     work = plan.parent / "adapter.work"
     kept = [int(path.parent.name.rpartition("-")[2]) for path in work.glob("checkpoint-*/complete")]
     assert max(kept) >= 2
     assert not (plan.parent / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_while_loading_is_one_sentence(base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split)
+    process = subprocess.Popen(
+        command(plan), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "Loading torch" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.startswith("error: stopped by SIGTERM")
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_finished_training_is_found_by_its_retry(base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split, max_steps=2)
+    document = json.loads(plan.read_text())
+    plan.write_text(json.dumps({**document, "work": str(tmp_path / "work")}))
+    assert run(plan).returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir() if path.is_file()}
+    shutil.rmtree(tmp_path / "adapter")  # the step was killed before it published, and its staging folder removed
+    plan.with_suffix(".result.json").unlink()
+    answer = run(plan)
+    assert answer.returncode == 0, answer.stderr
+    assert "was finished before" in answer.stdout
+    assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir() if path.is_file()} == before
+    assert json.loads(plan.with_suffix(".result.json").read_text()) == training(plan)
+
+
+@pytest.mark.slow
+def test_a_kill_after_the_work_is_removed_does_not_train_again(base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split, max_steps=2)
+    assert run(plan).returncode == 0
+    assert not (tmp_path / "adapter.work").exists()
+    plan.with_suffix(".result.json").unlink()  # as if it had been killed before it could write its result
+    answer = run(plan)
+    assert "was finished before" in answer.stdout
+    assert run(write_plan(tmp_path, base, split, max_steps=3)).stdout.count("was finished before") == 0
+
+
+@pytest.mark.slow
+def test_training_stops_at_the_first_loss_that_is_not_finite(
+    base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grokora_pipeline.training.gradients import TreeLoss
+    from grokora_pipeline.training.run import train
+    from grokora_pipeline.workers.frame import Reporter
+
+    compute, steps = TreeLoss.run, list[float]()
+
+    def broken(losses: TreeLoss, root: Any, **how: Any) -> float:
+        total = compute(losses, root, **how)
+        if how["backward"]:
+            steps.append(total)
+        return float("nan") if len(steps) == 4 else total
+
+    monkeypatch.setattr(TreeLoss, "run", broken)
+    plan = write_plan(tmp_path, base, split, self_test=False)
+    with pytest.raises(GrokoraError, match=r"stopped at step 4: its loss is nan.*last good checkpoint \(step 3\)"):
+        train(json.loads(plan.read_text()), Reporter())
+    assert (tmp_path / "adapter.work" / "checkpoint-3" / "complete").is_file()
+    monkeypatch.setattr(TreeLoss, "run", compute)
+    assert train(json.loads(plan.read_text()), Reporter())["steps"] == 8
+
+
+@pytest.mark.slow
+def test_an_adapter_worse_than_the_untrained_one_is_not_published(base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split, learning_rate=0.9, schedule="constant", warmup=0.0, max_steps=3)
+    answer = run(plan)
+    assert answer.returncode == 0, answer.stderr
+    record = training(plan)
+    assert (record["best_step"], record["validation_loss"]) == (0, record["initial_validation_loss"])
+    assert "nothing better than the untrained adapter" in answer.stdout
+    assert record["history"][-1]["eval_loss"] > record["initial_validation_loss"]
+
+
+@pytest.mark.slow
+def test_a_runs_max_length_leaves_longer_rows_out(base: Path, split: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, base, split, max_length=90, max_steps=1)
+    answer = run(plan)
+    assert answer.returncode == 0, answer.stderr
+    record = training(plan)
+    assert 0 < record["rows_too_long"] == 40 - record["train_rows"] - record["validation_rows"]
+    assert f"{record['rows_too_long']} rows over max_length 90 left out" in answer.stdout
 
 
 @pytest.mark.slow
@@ -201,7 +295,7 @@ def test_two_processes_train_what_one_trains(undisturbed: Path, base: Path, spli
 
 @pytest.mark.slow
 def test_processes_that_hold_the_base_together_train_what_one_trains(base: Path, split: Path, tmp_path: Path) -> None:
-    knobs = {"packing": "joint", "quantisation": "nf4", "checkpoint_steps": 3, "batch_size": 3}
+    knobs = {"packing": "padded", "quantisation": "nf4", "checkpoint_steps": 3, "batch_size": 3}
     alone = write_plan(tmp_path / "alone", base, split, **knobs)
     together = write_plan(tmp_path / "together", base, split, **knobs, num_processes=2, shard_base=True)
     for plan in (alone, together):
@@ -215,7 +309,7 @@ def test_processes_that_hold_the_base_together_train_what_one_trains(base: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("packing", "checkpointing"), [("padded", "on"), ("packed", "auto")])
+@pytest.mark.parametrize(("packing", "checkpointing"), [("padded", "on"), ("padded", "auto")])
 def test_every_layout_learns_the_same(
     undisturbed: Path, base: Path, split: Path, tmp_path: Path, *, packing: str, checkpointing: str
 ) -> None:

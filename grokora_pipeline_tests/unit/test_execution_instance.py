@@ -17,7 +17,7 @@ from grokora_pipeline.cli.demo import open_instance
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, close_dead_runs, this_process
-from grokora_pipeline.execution.process import CUDA_POOL, may_pass
+from grokora_pipeline.execution.process import CUDA_POOL, is_retryable
 from grokora_pipeline.settings import PROJECT_ROOT, Settings, get_settings
 
 
@@ -104,8 +104,8 @@ def test_the_pool_fits_the_devices(
         ("TypeError: got an unexpected keyword argument", False),
     ],
 )
-def test_only_what_may_pass_is_tried_again(crash: str, again: bool) -> None:
-    assert may_pass(crash) is again
+def test_only_what_is_retryable_is_tried_again(crash: str, again: bool) -> None:
+    assert is_retryable(crash) is again
 
 
 def test_settings_mean_the_same_from_another_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -95,14 +95,13 @@ def test_a_long_system_prompt_is_computed_once() -> None:
     assert tree.tokens == 99 + 8 * 3
 
 
-@given(rows(), st.integers(1, 30), st.booleans())
-def test_batches_hold_every_leaf_once_within_the_budget(given_rows: list[Row], budget: int, packed: bool) -> None:
+@given(rows(), st.integers(1, 30))
+def test_batches_hold_every_leaf_once_within_the_budget(given_rows: list[Row], budget: int) -> None:
     leaves = flat(given_rows).leaves
-    batches = list(in_batches(leaves, budget, packed=packed))
+    batches = list(in_batches(leaves, budget))
     assert Counter(id(leaf) for batch in batches for leaf in batch) == Counter(id(leaf) for leaf in leaves)
     for batch in batches:
-        size = sum(leaf.length for leaf in batch) if packed else max(leaf.length for leaf in batch) * len(batch)
-        assert len(batch) == 1 or size <= budget
+        assert len(batch) == 1 or max(leaf.length for leaf in batch) * len(batch) <= budget
 
 
 @given(rows(), st.integers(1, 4), st.integers(0, 3))
