@@ -230,7 +230,6 @@ def _arguments(run: Run, steps: int) -> TrainingArguments:
         report_to=[],
         use_cpu=not cuda,
         bf16=False,  # `TreeLoss` computes under autocast itself
-        gradient_checkpointing=False,
         disable_tqdm=True,
         remove_unused_columns=False,
     )

@@ -262,8 +262,13 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(
 
 
 @pytest.mark.slow
-def test_an_adapter_worse_than_the_untrained_one_is_not_published(base: Path, split: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, base, split, learning_rate=0.9, schedule="constant", warmup=0.0, max_steps=3)
+def test_an_adapter_worse_than_the_untrained_one_is_not_published(base: Path, tmp_path: Path) -> None:
+    rows = examples(12)
+    for row in rows[8:]:  # what is learnt from the others makes these less likely
+        row["completion"] = [{"role": "assistant", "content": "~^`;!%@#?*|<>_+$&" * 2}]
+    sides = ["validation" if index >= 8 else "train" for index in range(12)]
+    tokenize_split(rows, sides, ChatFormat.load(base), tmp_path / "split", max_length=512, seed=7)
+    plan = write_plan(tmp_path, base, tmp_path / "split", epochs=4.0)
     answer = run(plan)
     assert answer.returncode == 0, answer.stderr
     record = training(plan)
