@@ -1,7 +1,7 @@
 """The training knobs of an agent: preset, agents.yaml and launchpad, in this order of rising strength."""
 
 from enum import Enum
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -14,18 +14,15 @@ from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 
 def _optional(name: str, knob: FieldInfo) -> Any:
     """A knob as a field of Dagster's config that may be left out; what Dagster's types cannot say stays Any."""
-    kind: Any = knob.annotation
+    kind, make_enum = knob.annotation, cast(Any, Enum)
     if get_origin(kind) is Literal:
-        kind = Enum(name, {str(value): value for value in get_args(kind)})  # Dagster tells enums apart by name
-    elif kind not in {int, float, bool}:
-        return Any, Field(default=None, description=knob.description)
-    return kind | None, Field(default=None, description=knob.description)
+        choices = make_enum(name, {str(value): value for value in get_args(kind)})  # Dagster tells enums apart by name
+        return choices | None, Field(default=None, description=knob.description)
+    known = kind in {int, float, bool}
+    return (kind | None if known and kind else Any), Field(default=None, description=knob.description)
 
 
-_FIELDS = {name: _optional(name, knob) for name, knob in TrainingKnobs.model_fields.items() if name != "preset"}
-
-
-class _Overrides(dg.Config):
+class Overrides(dg.Config):
     """The base of `KnobOverrides`, whose fields are made from `TrainingKnobs`."""
 
     def as_knobs(self) -> dict[str, Any]:
@@ -33,8 +30,11 @@ class _Overrides(dg.Config):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-KnobOverrides = cast(type[_Overrides], create_model("KnobOverrides", __base__=_Overrides, **_FIELDS))
-"""Training knobs for one run, such as `{"rank": 32, "epochs": 1}`: Dagster refuses a misspelt one before it starts."""
+if TYPE_CHECKING:
+    KnobOverrides = Overrides
+else:  # training knobs for one run, such as `{"rank": 32}`: Dagster refuses a misspelt one before the run starts
+    _FIELDS = {name: _optional(name, knob) for name, knob in TrainingKnobs.model_fields.items() if name != "preset"}
+    KnobOverrides = create_model("KnobOverrides", __base__=Overrides, **_FIELDS)
 
 
 def resolve(project: Project, agent: AgentSpec, overrides: dict[str, Any] | None = None) -> TrainingKnobs:

@@ -35,7 +35,7 @@ MEMORY_TOLERANCE = 0.15  # of predicted against measured peak memory
 class TrainingConfig(dg.Config):
     """What can be set for one run alone."""
 
-    knobs: KnobOverrides = KnobOverrides()  # type: ignore[valid-type]
+    knobs: KnobOverrides = KnobOverrides()
 
 
 def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:

@@ -38,7 +38,7 @@ class RankConfig(dg.Config):
 
     seeds: list[int] = [7, 8]  # noqa: RUF012 - a training each; one alone says nothing about noise
     rows: int = -1  # held-out rows for the main metric; -1: as many as eval_report takes, 0: the loss alone
-    knobs: KnobOverrides = KnobOverrides()  # type: ignore[valid-type] # for all ranks alike
+    knobs: KnobOverrides = KnobOverrides()  # for all ranks alike
 
     def evaluation(self, sample: bool) -> dict[str, Any]:
         """How the adapters are judged: on the main metric alone."""

@@ -81,3 +81,28 @@ def test_several_gpus_are_started_as_accelerate_understands_it() -> None:
     config = load_config_from_file(parsed.config_file)
     assert (config.distributed_type, config.mixed_precision, config.num_machines) == ("MULTI_GPU", "no", 1)
     assert (parsed.training_script, parsed.training_script_args) == ("grokora_pipeline.training", ["plan.json"])
+
+
+def test_dagsters_config_has_the_knobs_of_the_model_and_no_other() -> None:
+    from dagster import DagsterInvalidConfigError, RunConfig, asset, materialize
+
+    from grokora_pipeline.assets.lora_adapter import TrainingConfig
+
+    seen: list[dict[str, object]] = []
+
+    @asset
+    def trained(config: TrainingConfig) -> None:
+        seen.append(config.knobs.as_knobs())
+
+    def run(knobs: dict[str, object]) -> None:
+        materialize([trained], run_config=RunConfig(ops={"trained": {"config": {"knobs": knobs}}}))
+
+    knobs = {"rank": 32, "epochs": 1, "packing": "padded", "target_modules": ["q_proj"], "num_processes": "auto"}
+    run(knobs)
+    assert seen == [knobs]
+    assert resolve_knobs("best", seen[0]).target_modules == ("q_proj",)
+    mistakes: list[dict[str, object]] = [{"rnak": 32}, {"packing": "joint"}, {"rank": "many"}]
+    for wrong in mistakes:
+        with pytest.raises(DagsterInvalidConfigError, match=next(iter(wrong))):
+            run(wrong)
+    assert len(seen) == 1
