@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import first_text
@@ -62,22 +62,38 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _compiled(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+Patterns = tuple[Annotated[str, AfterValidator(_compiled)], ...]
+
+
 class Match(_Strict):
     """Rules that recognise an agent's calls: any that holds is enough; patterns are searched, ignoring case."""
 
     names: tuple[str, ...] = ()
-    system: tuple[str, ...] = ()
-    user: tuple[str, ...] = ()
+    system: Patterns = ()
+    user: Patterns = ()
 
-    @field_validator("system", "user")
-    @classmethod
-    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        return patterns
+
+class Teachers(_Strict):
+    """Whose answers are learnt: patterns on the name of the model that answered, searched ignoring case.
+
+    With `allow`, only models that one of its patterns recognises, so calls of an unnamed model are left out; never
+    those that a pattern of `refuse` recognises.
+    """
+
+    allow: Patterns = ()
+    refuse: Patterns = ()
+
+    def accepts(self, model: str) -> bool:
+        """Whether answers of this model are learnt; "" is a model that the log does not name."""
+        return (not self.allow or _any_found(self.allow, model)) and not _any_found(self.refuse, model)
 
 
 class Answer(_Strict):
@@ -121,6 +137,7 @@ class AgentSpec(_Strict):
     min_examples: int = Field(default=40, ge=1)
     payload_format: Literal["json", "toon"] = "json"
     unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
+    teachers: Teachers = Teachers()
     preset: Literal["plan", "best", "sample", ""] = ""
     canary: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself
     retrain: RetrainPolicy = RetrainPolicy()

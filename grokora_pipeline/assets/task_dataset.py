@@ -62,7 +62,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     key = key_of(agent, "task_dataset")
     asset_key = project.key(key)
     # What changes an example. A description, a metric or a training knob is none of it and makes nothing stale.
-    facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome"})
+    facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome", "teachers"})
     version = code_version(facts, _SELECTION)
 
     @dg.asset(

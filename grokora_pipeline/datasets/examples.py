@@ -113,10 +113,12 @@ def build_examples(
     blame, tasks = _sessions(turns)
     report = DatasetReport(near_duplicate=options.near_duplicate)
     left_out = frozenset(forgotten)
-    learnable = _selected(
-        turns, agent, lambda turn: refuse(turn, blame.get(turn["session_id"]), options, left_out), report
-    )
-    examples = _collapse(learnable, options, report)
+
+    def refused(turn: TurnRow) -> str | None:
+        session = blame.get(turn["session_id"])
+        return refuse(turn, session, options, teachers=agent.teachers, forgotten=left_out)
+
+    examples = _collapse(_selected(turns, agent, refused, report), options, report)
     for example in examples:
         example.meta["task_key"] = tasks.get(example.meta["session_id"], "")
     examples = _capped(examples, options, agent.min_examples, report)

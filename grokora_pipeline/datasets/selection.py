@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from grokora_pipeline.agents import Teachers
 from grokora_pipeline.sessions.turns import TurnRow
 
 Reason = Literal[
     "forgotten",
+    "refused_teacher",
     "failed_step",
     "low_rating",
     "failed_without_blame",
@@ -63,12 +65,22 @@ def blames(turns: Iterable[Mapping[str, Any]]) -> dict[str, Blame]:
 
 
 def refuse(
-    turn: TurnRow, blame: Blame | None, options: DatasetOptions, forgotten: Collection[str] = ()
+    turn: TurnRow,
+    blame: Blame | None,
+    options: DatasetOptions,
+    *,
+    teachers: Teachers | None = None,
+    forgotten: Collection[str] = (),
 ) -> Reason | None:
-    """Why a turn may not be learnt; None if it may. `forgotten` holds session ids, log files and `sha256:…` of them."""
+    """Why a turn may not be learnt; None if it may.
+
+    `forgotten` holds session ids, log files and `sha256:…` of log files. `teachers` says whose answers are learnt.
+    """
     names = {turn["session_id"], turn["source_file"], *turn["copies"], f"sha256:{turn['source_sha256']}"}
     if not names.isdisjoint(forgotten):
         return "forgotten"
+    if teachers is not None and not teachers.accepts(turn["model"]):
+        return "refused_teacher"
     if turn["step_failed"]:
         return "failed_step"
     rating = turn["rating"]

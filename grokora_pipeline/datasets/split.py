@@ -40,7 +40,7 @@ class Assignment:
     """The sides that were ever given, and what was divided: the content of `assignment.json`."""
 
     examples: dict[str, Side] = field(default_factory=dict)  # by example id
-    sessions: dict[str, Side] = field(default_factory=dict)  # by session id, or `id#n` for a stretch of a divided one
+    sessions: dict[str, Side] = field(default_factory=dict)  # by session id, or `id/stretch-n` of a divided one
     tasks: dict[str, Side] = field(default_factory=dict)  # by task key
     divided_sessions: list[str] = field(default_factory=list)
     divided_tasks: list[str] = field(default_factory=list)
@@ -137,9 +137,9 @@ def split_examples(
 
 
 def session_key(example: Example, divided: Iterable[str]) -> str:
-    """The session's name in an assignment: its id, or `id#n` for the n-th stretch of a divided session."""
+    """The session's name in an assignment: its id, or `id/stretch-n` for the n-th stretch of a divided session."""
     session = str(example.meta.get("session_id") or "")
-    return f"{session}#{int(example.meta.get('step') or 0) // STRETCH}" if session in divided else session
+    return f"{session}/stretch-{int(example.meta.get('step') or 0) // STRETCH}" if session in divided else session
 
 
 def cluster_of(example: Example) -> str:

@@ -10,7 +10,7 @@ import regex
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Javanese}\p{Balinese}"
 _WORD = rf"[{_UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+"
 _WORDS = regex.compile(_WORD, regex.VERSION1)
-_WORDS_AND_SIGNS = regex.compile(rf"{_WORD}|[^\s\p{{L}}\p{{M}}\p{{N}}]", regex.VERSION1)
+_WORDS_AND_SIGNS = regex.compile(rf"{_WORD}|[^\s\p{{L}}\p{{M}}\p{{N}}\x1c-\x1f]", regex.VERSION1)
 # The same for ASCII, where `re` is six times as fast as `regex`.
 _ASCII_WORDS, _ASCII_WORDS_AND_SIGNS = re.compile(r"[a-z0-9]+"), re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
 

@@ -1,6 +1,7 @@
 """Datasets: what may be learnt, duplicates, caps, TOON, lineage and forgetting."""
 
 import random
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grokora_pipeline.agents import Teachers
 from grokora_pipeline.datasets import duplicates, lineage, toon
 from grokora_pipeline.datasets.examples import DatasetReport, Example, build_examples, read_examples, task_key
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
@@ -21,6 +23,7 @@ TURN: dict[str, Any] = {
     "session_id": "s",
     "source_file": "a.jsonl",
     "source_sha256": "0",
+    "model": "grok-4",
     "prompt": '[{"role":"user","content":"do"}]',
     "agent": "actor",
     "step": 3,
@@ -61,7 +64,7 @@ def test_which_steps_may_be_learnt(changes: dict[str, Any], reason: str | None) 
     turn = TURN | changes
     blame = {"s": Blame(2, frozenset({"observer"}))}
     forgotten = {"gone", "gone.jsonl", "sha256:gone"}
-    assert refuse(cast(TurnRow, turn), blame.get(turn["session_id"]), DatasetOptions(), forgotten) == reason
+    assert refuse(cast(TurnRow, turn), blame.get(turn["session_id"]), DatasetOptions(), forgotten=forgotten) == reason
 
 
 def test_unknown_outcomes_can_be_taken_or_left() -> None:
@@ -70,6 +73,25 @@ def test_unknown_outcomes_can_be_taken_or_left() -> None:
     assert refuse(cast(TurnRow, TURN | {"status": "unknown"}), None, DatasetOptions(unknown_outcome="all")) is None
     rebuilt = cast(TurnRow, TURN | {"completeness": "reconstructed"})
     assert refuse(rebuilt, None, DatasetOptions(reconstructed=False)) == "reconstructed"
+
+
+@pytest.mark.parametrize(
+    ("teachers", "learnt"),
+    [
+        ({}, ["gpt-5", "grok-4", ""]),
+        ({"allow": ["^grok-"]}, ["grok-4"]),
+        ({"refuse": ["GPT"]}, ["grok-4", ""]),
+        ({"allow": ["gpt", "grok"], "refuse": ["grok"]}, ["gpt-5"]),
+    ],
+)
+def test_only_answers_of_accepted_teachers_are_learnt(teachers: dict[str, list[str]], learnt: list[str]) -> None:
+    rule = Teachers.model_validate(teachers)
+    models = ["gpt-5", "grok-4", ""]
+    reasons = {
+        name: refuse(cast(TurnRow, TURN | {"model": name}), None, DatasetOptions(), teachers=rule) for name in models
+    }
+    assert [name for name, reason in reasons.items() if reason is None] == learnt
+    assert set(reasons.values()) <= {None, "refused_teacher"}
 
 
 @pytest.mark.parametrize("completeness", ["delta", "cut", "lost"])
@@ -168,6 +190,36 @@ def test_one_more_small_log_never_takes_a_dataset_below_the_minimum(tmp_path: Pa
     assert len(before) == 117
     assert len(after) == ACTOR.min_examples
     assert report.capped == {"session_share": 118 - ACTOR.min_examples}
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"task_id": 0},
+        {"metadata": {"task": "Book a flight."}},
+        {"metadata": {"task_id": "airline-7", "task": "worded for this trial"}, "task": "worded"},
+    ],
+)
+def test_trials_of_one_stated_task_have_one_task_key_however_they_begin(tmp_path: Path, stated: dict[str, Any]) -> None:
+    lines = [call(f"s{n}", 0, f"trial {n} begins with its own words", "a", **stated) for n in range(4)]
+    examples, _ = build(tmp_path, [*lines, call("other", 0, "another", "a", task_id="other")])
+    keys = [one.meta["task_key"] for one in examples]
+    assert sorted(Counter(keys).values()) == [1, 4]
+    assert all(keys)
+
+
+@pytest.mark.parametrize("verdict", [{"rating": 1}, {"rating": "1"}, {"status": "failure"}, {"status": "cancelled"}])
+def test_the_steps_of_a_badly_rated_or_failed_session_are_learnt_from_no_file(
+    tmp_path: Path, verdict: dict[str, Any]
+) -> None:
+    for name in ("good", "bad"):
+        write_lines(tmp_path / "logs" / f"{name}.jsonl", [call(name, n, f"{name} {n}", "a") for n in range(3)])
+    ends = [{"session_id": "good", "outcome": {"status": "success"}}, {"session_id": "bad", "outcome": verdict}]
+    write_lines(tmp_path / "logs" / "verdicts" / "feedback.jsonl", ends)
+    run(tmp_path / "logs", tmp_path / "turns")
+    report = build_examples(tmp_path / "turns", ACTOR, tmp_path, DatasetOptions(unknown_outcome="all"))
+    assert {one.meta["session_id"] for one in read_examples(tmp_path)} == {"good"}
+    assert sum(report.dropped.values()) == 3
 
 
 def test_a_task_that_many_sessions_repeat_is_capped(tmp_path: Path) -> None:

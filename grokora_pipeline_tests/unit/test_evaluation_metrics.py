@@ -258,6 +258,23 @@ def test_rouge_is_the_reference_implementations(name: str) -> None:
     assert found == pytest.approx(float(expected))
 
 
+SCRIPTS = {
+    "Chinese": ("请打开浏览器并搜索明天的天气", "请关闭窗口"),
+    "Japanese": ("ブラウザを開いて天気を調べてください", "窓を閉じる"),
+    "Thai": ("เปิดเบราว์เซอร์แล้วค้นหาสภาพอากาศ", "ปิดหน้าต่าง"),
+    "Russian": ("Открой браузер и найди погоду на завтра", "Закрой окно"),
+    "Arabic": ("افتح المتصفح وابحث عن حالة الطقس غدا", "أغلق النافذة"),
+    "Hindi": ("ब्राउज़र खोलें और कल का मौसम खोजें", "खिड़की बंद करें"),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_rouge_of_equal_answers_is_one_in_any_script(script: str) -> None:
+    answer, other = SCRIPTS[script]
+    assert rouge(answer, answer) == pytest.approx({"rouge1": 1, "rouge2": 1, "rougeL": 1})
+    assert rouge(answer, other)["rougeL"] < 0.5
+
+
 def test_rouge_l_by_hand() -> None:
     # longest common subsequence: "the cat sat on mat", 5 of 6 words on both sides
     assert _value("rougeL", *SENTENCES[0]) == pytest.approx(5 / 6)

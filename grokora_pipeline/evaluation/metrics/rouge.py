@@ -1,26 +1,26 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L F-measures (Lin 2004), equal to Google's `rouge_score` without stemming.
 
-That package is the reference in the tests; importing it takes seconds, since it brings nltk and scipy.
+That package is the reference in the tests; importing it takes seconds, since it brings nltk and scipy. Its own tokens
+are ASCII words alone, so that two equal Chinese answers score 0; here every script has words (see `models.words`).
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-_WORD = re.compile(r"[a-z0-9]+")
+from grokora_pipeline.models.words import words
 
 
 @lru_cache(maxsize=4096)
 def rouge(prediction: str, reference: str) -> dict[str, float]:
     """F-measures in 0-1 by name."""
-    ours, theirs = _WORD.findall(prediction.lower()), _WORD.findall(reference.lower())
+    ours, theirs = words(prediction), words(reference)
     scores = {f"rouge{n}": _overlap(ours, theirs, n) for n in (1, 2)}
     return {**scores, "rougeL": _f_measure(common_subsequence(ours, theirs), len(ours), len(theirs))}
 
 
 def _overlap(ours: Sequence[str], theirs: Sequence[str], n: int) -> float:
-    grams = [Counter(zip(*(words[start:] for start in range(n)), strict=False)) for words in (ours, theirs)]
+    grams = [Counter(zip(*(tokens[start:] for start in range(n)), strict=False)) for tokens in (ours, theirs)]
     return _f_measure((grams[0] & grams[1]).total(), grams[0].total(), grams[1].total())
 
 

@@ -106,6 +106,19 @@ class _Session:
     calls: dict[str, int] = field(default_factory=dict)  # the run of each receipt
 
 
+def stated_task(line: Mapping[str, Any]) -> str:
+    """The task that a call's session works on, "" if the line does not state it.
+
+    An id comes before a text, since trials of one task may be worded differently: `task_id`, then `task`, each in the
+    line, in its `metadata` or in its request's `metadata`.
+    """
+    request = line.get("request")
+    holders = [line, line.get("metadata"), request.get("metadata") if isinstance(request, dict) else None]
+    facts = [holder for holder in holders if isinstance(holder, dict)]
+    names = (name_text(holder.get(key)) for key in ("task_id", "task") for holder in facts)
+    return next((name for name in names if name), "")
+
+
 class _Sessions:
     """The sessions of one file: tells apart two that share an id, and holds a turn until its tool results are seen."""
 
@@ -170,7 +183,7 @@ class _Sessions:
             completion={"role": "assistant"} | {key: answer[key] for key in _KEPT if answer.get(key) is not None},
             tools=tools,
             line=number,
-            task=name_text(line.get("task")),
+            task=stated_task(line),
             step_failed=choice.get("finish_reason") in ("length", "content_filter"),
             tools_known="recorded" if tools else "none",
             model=name_text(request.get("model")) or name_text(response.get("model") if response else None),
