@@ -1,16 +1,23 @@
 """The decoder's answers and scores against `transformers`' own, row by row, on a tiny random model in fp32."""
 
+import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.serving.engine.adapters import Adapter
 from grokora_pipeline.serving.engine.decoder import Decoder
-from grokora_pipeline.serving.engine.request import Completion, GenerationRequest
+from grokora_pipeline.serving.engine.request import Completion, GenerationRequest, TokenChunk
+from grokora_pipeline.serving.engine.rows import Row
+from grokora_pipeline.serving.engine.sampling import sample
+from grokora_pipeline.serving.engine.scheduler import MAX_OVERTAKEN
 from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base
 
 Make = Callable[..., Decoder]
@@ -178,3 +185,126 @@ def test_a_stop_token_that_is_to_be_ignored_is_part_of_the_answer(make: Make) ->
     assert _tokens(decoder, [[5, 6]]) == [[]]
     assert len(_tokens(decoder, [[5, 6]], ignore_stop=True)[0]) == 12
     assert STOP in decoder.stop_ids
+
+
+# --- one row's trouble is its own ------------------------------------------------------------------------------------
+
+
+def _run(decoder: Decoder, requests: list[GenerationRequest]) -> list[list[TokenChunk | GrokoraError]]:
+    """Every request's chunks, errors included."""
+    chunks: list[list[TokenChunk | GrokoraError]] = [[] for _ in requests]
+    decoder.scheduler.waiting += [
+        decoder.row(request, each.append) for request, each in zip(requests, chunks, strict=True)
+    ]
+    while not decoder.idle:
+        decoder.step()
+    return chunks
+
+
+def _text(chunks: list[TokenChunk | GrokoraError]) -> list[int]:
+    return [token for chunk in chunks if isinstance(chunk, TokenChunk) for token in chunk.tokens]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-9, float("nan")])
+def test_a_tiny_temperature_is_greedy_and_hurts_nobody(make: Make, model: Any, temperature: float) -> None:
+    prompts = _prompts(4, 20)
+    requests = [GenerationRequest(tuple(prompt), None, 8) for prompt in prompts]
+    requests[1] = replace(requests[1], temperature=temperature, top_p=0.9)
+    assert [_text(chunks) for chunks in _run(make(), requests)] == [greedy(model, prompt, 8) for prompt in prompts]
+
+
+def test_a_row_whose_logits_are_nan_fails_alone_and_leaves_a_clean_slot(make: Make, model: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    knobs = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    diverged = get_peft_model(copy.deepcopy(model), knobs)
+    for name, values in diverged.named_parameters():
+        if "lora_" in name:
+            values.data *= 1e25  # finite, as weights must be; its products are not
+    diverged.save_pretrained(tmp_path)
+    decoder, prompts = make(), _prompts(6, 20)
+    decoder.add_adapter("diverged", tmp_path)
+    requests = [GenerationRequest(tuple(prompt), None, 8) for prompt in prompts]
+    requests[2] = replace(requests[2], adapter="diverged")
+    for _ in range(2):
+        chunks = _run(decoder, requests)
+        (error,) = chunks.pop(2)
+        assert "'diverged' computed no usable logits" in str(error)
+        assert [_text(each) for each in chunks] == [greedy(model, p, 8) for i, p in enumerate(prompts) if i != 2]
+    assert decoder.counts["failed"] == 2
+
+
+def test_a_row_for_which_no_token_can_be_chosen_fails_alone(
+    make: Make, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> int:
+        raise RuntimeError("no number drawn")
+
+    monkeypatch.setattr("grokora_pipeline.serving.engine.sampling.sample", broken)
+    prompts = _prompts(3, 20)
+    requests = [
+        GenerationRequest(tuple(prompt), None, 8, temperature=float(i == 1)) for i, prompt in enumerate(prompts)
+    ]
+    first, second, third = _run(make(), requests)
+    assert "no number drawn" in str(second[0])
+    assert [_text(first), _text(third)] == [greedy(model, prompts[0], 8), greedy(model, prompts[2], 8)]
+
+
+@pytest.mark.parametrize(("top_p", "tokens"), [(1.0, 4), (0.81, 3), (0.75, 2), (0.5, 1), (1e-9, 1)])
+def test_samples_come_from_the_likeliest_tokens_that_make_up_top_p(top_p: float, tokens: int) -> None:
+    chances = torch.tensor([0.05, 0.5, 0.15, 0.3])
+    noise = torch.Generator().manual_seed(1)
+    drawn = torch.tensor([sample(chances.log() * 2, 2.0, top_p, noise) for _ in range(2000)])
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    kept = torch.zeros(4).index_fill(0, chances.argsort(descending=True)[:tokens], 1.0) * chances
+    assert torch.allclose(shares, kept / kept.sum(), atol=0.04)
+
+
+def test_a_nucleus_larger_than_what_is_looked_at_first_is_found() -> None:
+    noise = torch.Generator().manual_seed(1)
+    drawn = {sample(torch.zeros(5000), 1.0, 0.9, noise) for _ in range(3000)}
+    assert len(drawn) > 2000
+
+
+# --- whose turn it is ------------------------------------------------------------------------------------------------
+
+
+def test_short_prompts_overtake_a_long_one_which_is_not_starved(make: Make, model: Any) -> None:
+    decoder = make(prefill_tokens=32)
+    draw = random.Random(1)
+    long = tuple(draw.randrange(3, 500) for _ in range(600))
+    order: list[str] = []
+
+    def ask(prompt: tuple[int, ...], name: str) -> Row:
+        row = decoder.row(GenerationRequest(prompt, None, 2), lambda chunk: order.append(name))
+        decoder.scheduler.waiting.append(row)
+        return row
+
+    ask(long, "long")
+    steps = 0
+    while "long" not in order:
+        if steps % 3:  # two short prompts arrive in three steps; a step has room for one
+            ask(tuple(draw.randrange(3, 500) for _ in range(20)), "short")
+        decoder.step()
+        steps += 1
+    assert order[:20] == ["short"] * 20
+    assert steps <= (1 + 600 // 32) * (MAX_OVERTAKEN + 1)
+    while not decoder.idle:
+        decoder.step()
+    assert _tokens(decoder, [list(long)], 2) == [greedy(model, long, 2)]
+
+
+def test_adapters_that_must_not_share_a_pass_are_answered_one_after_another(make: Make, model: Any) -> None:
+    decoder, prompts = make(), _prompts(6, 20)
+    other = Adapter("other", {})
+    decoder.install(other)
+    decoder.scheduler.mixes = False
+    requests = [GenerationRequest(tuple(p), "other" if i % 2 else None, 6) for i, p in enumerate(prompts)]
+    together: set[frozenset[Adapter | None]] = set()
+    rows = [decoder.row(request, lambda chunk: None) for request in requests]
+    decoder.scheduler.waiting += rows
+    while not decoder.idle:
+        decoder.step()
+        together.add(frozenset(row.adapter for row in decoder.scheduler.rows))
+    assert all(len(owners) <= 1 for owners in together)
+    assert [row.tokens[len(row.request.prompt) :] for row in rows] == [greedy(model, p, 6) for p in prompts]

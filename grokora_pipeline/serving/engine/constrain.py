@@ -73,8 +73,10 @@ def grammar_for(
 ) -> str | None:
     """The Lark grammar of an OpenAI request's answer; None: free text.
 
-    None also where it cannot be done (a schema that llguidance refuses, a format that cannot be read off): the caller
-    then parses and repairs, and counts. `tool_choice` is auto, none, required, or names one function.
+    None also if the format of calls cannot be read off the template: the caller then parses and repairs, and counts.
+    A tool whose schema llguidance refuses (look-ahead in a pattern, remote references, nothing that satisfies it) may
+    take any object, and all else stays enforced; for an answer's own schema that is a GrokoraError.
+    `tool_choice` is auto, none, required, or names one function.
     """
     schema = _wanted_schema(response_format)
     named = _named(tool_choice)
@@ -83,15 +85,38 @@ def grammar_for(
     form = CallFormat.of(chat) if offered else None
     if form is None and (schema is None or offered):
         return None
-    free = "TEXT" if schema is None else "document"
-    rules = [] if schema is None else [f"document: {_literal(chat.form.head, chat)} %json {_json_rule(schema)}"]
-    if form is None:
-        rules.insert(0, "start: document")
-    else:
-        only_calls = tool_choice == "required" or named is not None
-        rules = [*_call_rules(form, offered, None if only_calls else free, named is None, chat), *rules]
-    grammar = "\n".join(["%llguidance {}", *rules])
-    return None if LLMatcher.validate_grammar(grammar, None) else grammar
+    if schema is not None and (reason := refused_schema(schema)):
+        raise GrokoraError(f"The schema of response_format cannot be enforced: {reason}. Change it or leave it out.")
+    only_calls = tool_choice == "required" or named is not None
+
+    def grammar_of(functions: Sequence[Json]) -> str:
+        rules = [] if schema is None else [f"document: {_literal(chat.form.head, chat)} %json {_json_rule(schema)}"]
+        if form is None:
+            rules.insert(0, "start: document")
+        else:
+            free = None if only_calls else "TEXT" if schema is None else "document"
+            rules = [*_call_rules(form, functions, free, named is None, chat), *rules]
+        return "\n".join(["%llguidance {}", *rules])
+
+    grammar = grammar_of(offered)
+    if LLMatcher.validate_grammar(grammar, None):
+        weakened = [{**each, "parameters": {}} if refused_schema(_parameters(each)) else each for each in offered]
+        grammar = grammar_of(weakened)
+    if reason := LLMatcher.validate_grammar(grammar, None):
+        raise GrokoraError(f"The tools cannot be offered as they are: {_first_line(reason)}.")
+    return grammar
+
+
+def refused_schema(schema: Json) -> str:
+    """Why llguidance cannot enforce a JSON Schema, "" if it can."""
+    reason = LLMatcher.validate_grammar(f"%llguidance {{}}\nstart: %json {_json_rule(schema)}", None)
+    return _first_line(reason) if reason else ""
+
+
+def _first_line(reason: str) -> str:
+    # the rest repeats the grammar; a regex error has its text in later lines
+    lines = [line.strip() for line in reason.split("\n   1 |", maxsplit=1)[0].splitlines()]
+    return " ".join(line for line in lines if line).partition("schema: ")[2] or lines[0]
 
 
 def _call_rules(

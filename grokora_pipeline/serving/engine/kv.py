@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-_ROOM = 256  # columns; buffers grow in multiples of this
+_ROOM = 64  # columns; buffers grow in multiples of this: a copy costs what one step reads, so once in 64 steps is cheap
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
@@ -137,7 +137,7 @@ class Slots:
         """Grow the buffers to hold so many rows and columns."""
         if slots <= self._slots and room <= self._room:
             return
-        self._slots = max(self._slots, 1 << (slots - 1).bit_length())
+        self._slots = max(self._slots, -(-slots // 8) * 8 if slots > 4 else 1 << (slots - 1).bit_length())
         self._room = max(self._room, -(-room // _ROOM) * _ROOM)
         for layer in self.layers:
             layer.resize(self._slots, self._room)

@@ -39,7 +39,8 @@ class Scheduler:
             rest = {row: tokens for row, tokens in rest.items() if row in self.rows}
         if not rest:
             return [], 0
-        order = sorted(rest, key=lambda row: (row.overtaken < MAX_OVERTAKEN, rest[row]))  # stable: else the eldest
+        # the overdue first, in the order of their arrival (sorting is stable), then the shortest
+        order = sorted(rest, key=lambda row: -1 if row.overtaken >= MAX_OVERTAKEN else rest[row])
         first, budget, picked = order[0], self.prefill_tokens, list[Row]()
         if rest[first] > budget or first not in arrivals:
             picked.append(first)
