@@ -1,9 +1,7 @@
 """`A/task_dataset`: the examples that agent A may learn from, as JSONL with their provenance."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +123,13 @@ class RefusedError(Exception):
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
+    from grokora_pipeline.datasets.frames import dataset_frame  # pandas would slow down the loading of definitions
+
     report = read_json(folder / "report.json")
-    preview = [
-        {"prompt": _shown(example.prompt[-1]), "completion": _shown(example.completion[0])}
-        for example in islice(read_examples(folder), 10)
-    ]
+    preview = dataset_frame(folder).head(10)[["question", "answer"]]
     return {
         "dagster/row_count": report["rows"],
-        "preview": table(preview),
+        "preview": table(preview.apply(lambda texts: texts.str[:300]).to_dict("records")),
         "contradictions": table(report["contradiction_examples"]),
         **{name: value for name, value in scalars(report).items() if name != "contradictions"},
         "contradictions_count": report["contradictions"],
@@ -144,10 +141,6 @@ def _token_counter(project: Project, agent: AgentSpec) -> Callable[[str], int] |
         return None
     chat = ChatFormat.load(base_folder(project.store.require("base_model").path))
     return lambda text: len(chat.encode(text))
-
-
-def _shown(message: dict[str, Any]) -> str:
-    return f"{message.get('content') or ''} {message.get('tool_calls') or ''}".strip()[:300]
 
 
 def scalars(report: dict[str, Any]) -> dict[str, Any]:
@@ -168,10 +161,12 @@ def _schema(folder: Path) -> dg.AssetCheckResult:
 
 
 def _checks(folder: Path) -> list[dg.AssetCheckResult]:
+    from grokora_pipeline.datasets.frames import dataset_frame
+
     report = read_json(folder / "report.json")
     rows, share = int(report["rows"]), float(report["reconstructed_share"])
-    answers = Counter(_shown(example.completion[0]) for example in read_examples(folder))
-    commonest = max(answers.values(), default=0) / max(1, rows)
+    answers = dataset_frame(folder)["answer"].value_counts(normalize=True)
+    commonest = float(answers.max()) if rows else 0.0
     unknown, capped = float(report.get("unknown_outcome_share", 0)), dict(report.get("capped", {}))
     lost = sum(capped.values())
     warn = dg.AssetCheckSeverity.WARN

@@ -1,0 +1,70 @@
+"""The store as DataFrames."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from grokora_pipeline.datasets import frames
+from grokora_pipeline.datasets.examples import build_examples
+from grokora_pipeline.datasets.selection import DatasetOptions
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.store import Store
+from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, write_lines
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Turns and a dataset of three sessions; one of them is rated by a line in another file."""
+    store = Store(str(tmp_path / "store"))
+    lines = [call(f"s{n}", 0, f"p{n}", "done", outcome={"status": "success"}) for n in range(2)]
+    lines.append(call("s2", 0, "p2", tool_answer("bash", {"command": "ls"}), outcome={"status": "success"}))
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    write_lines(tmp_path / "logs" / "b.jsonl", [{"session_id": "s1", "outcome": {"rating": 5}}])
+    with store.stage("session_logs") as staged:
+        run(tmp_path / "logs", staged / "made")
+        logs = store.publish("session_logs", "v1", staged / "made")
+    with store.stage("actor/task_dataset") as staged:
+        build_examples(logs.path, ACTOR, staged, DatasetOptions())
+        store.publish("actor/task_dataset", "v1", staged)
+    return store
+
+
+def test_turns_are_a_frame_with_times_and_the_sessions_verdicts(store: Store) -> None:
+    frame = frames.turns(store).set_index("session_id")
+    assert str(frame["started_at"].dtype).startswith("datetime64")
+    assert frame.loc["s1", "rating"] == 5
+    assert frame["status"].unique().tolist() == ["success"]
+
+
+def test_examples_are_a_frame_with_their_side(store: Store) -> None:
+    frame = frames.examples(store, "actor")
+    assert frame.groupby("session_id")["weight"].sum().to_dict() == {"s0": 1, "s1": 1, "s2": 1}
+    assert frame["side"].isna().all()
+    assert sorted(frame["question"]) == ["p0", "p1", "p2"]
+    assert "bash" in str(frame.set_index("session_id").loc["s2", "answer"])
+    with store.stage("actor/tokenized_split") as staged:
+        (staged / "examples.json").write_bytes(orjson.dumps({frame["example_id"][0]: "validation"}))
+        store.publish("actor/tokenized_split", "v1", staged)
+    assert frames.examples(store, "actor")["side"].fillna("none").tolist() == ["validation", "none", "none"]
+
+
+def test_what_was_not_made_yet_is_one_sentence(store: Store) -> None:
+    with pytest.raises(GrokoraError, match="observer/task_dataset is not in the store"):
+        frames.examples(store, "observer")
+    with pytest.raises(GrokoraError, match="actor/eval_report is not in the store"):
+        frames.predictions(store, "actor")
+
+
+def test_predictions_are_a_frame_with_a_row_an_example_and_system(store: Store) -> None:
+    rows = [
+        {"turn_id": "t", "system": name, "metrics": {"exact_match": n}} for n, name in enumerate(("base", "adapter"))
+    ]
+    with store.stage("actor/eval_report") as staged:
+        (staged / "predictions.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+        store.publish("actor/eval_report", "v1", staged)
+    frame = frames.predictions(store, "actor")
+    assert frame.pivot_table(index="turn_id", columns="system", values="metrics.exact_match").loc["t"].to_dict() == {
+        "adapter": 1,
+        "base": 0,
+    }
