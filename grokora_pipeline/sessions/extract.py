@@ -28,6 +28,7 @@ class FileRecord:
     """What the manifest keeps about a file: enough to know whether it changed, and what came from it."""
 
     name: str
+    path_id: str = ""  # a hash of the path as it is: its stored name is looked up instead of redacted again
     size: int = 0
     signature: tuple[int, ...] = ()
     sha256: str = ""
@@ -117,7 +118,7 @@ def _extract_unit(
     held = sum(file.size for file in unit) <= MAX_HELD
     passes: list[tuple[FileRecord, Source, list[Item]]] = []
     for file in unit:
-        record = FileRecord(file.name, file.size, file.signature, again=file.growing)
+        record = FileRecord(file.name, file.path_id, file.size, file.signature, again=file.growing)
         source = Source(file.path, file.name, size=file.size, growing=file.growing)
         items: list[Item] = []
         problems: list[Problem] = []
@@ -129,7 +130,7 @@ def _extract_unit(
             if held:
                 items.append(item)
         if file.name in kept and _is_unsettled(file, {problem.reason for problem in problems}):
-            record, items = FileRecord(file.name, file.size, again=True, failed=True), []
+            record, items = FileRecord(file.name, file.path_id, file.size, again=True, failed=True), []
             for problem in problems:
                 record.note(problem)
         result.records.append(record)

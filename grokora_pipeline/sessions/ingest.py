@@ -109,8 +109,9 @@ def ingest(
     fingerprint, listing = _fingerprint(agents), content_version(entries)
     if not growing and (unchanged := _unchanged(previous, fingerprint, listing, output)):
         return unchanged
-    found = scan(logs, entries, growing)
-    work = _Work(_load(previous, fingerprint), output, output / ".parts", workers, tuple(agents))
+    before = _load(previous, fingerprint)
+    found = scan(logs, entries, growing, {record.path_id: record.name for record in before.files.values()})
+    work = _Work(before, output, output / ".parts", workers, tuple(agents))
     _read(work, found)
     days = _write_days(work)
     shutil.rmtree(work.parts, ignore_errors=True)

@@ -1,8 +1,9 @@
 """What lies under the log root: files that may be logs, what is left out and why, and what is still being written."""
 
+import hashlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,7 @@ class LogFile:
     size: int
     signature: Signature
     growing: bool = False
+    path_id: str = ""  # a hash of the path as it is
 
 
 @dataclass(slots=True)
@@ -77,13 +79,14 @@ def settled(root: Path, settle_seconds: float) -> tuple[list[Entry], set[str]]:
     return sorted(growing.get(entry.path, entry) for entry in entries), set(growing)
 
 
-def scan(root: Path, entries: Iterable[Entry], growing: Collection[str] = ()) -> Scan:
-    """The entries by what is to be done with them, under the names that are stored."""
+def scan(root: Path, entries: Iterable[Entry], growing: Collection[str], names: Mapping[str, str]) -> Scan:
+    """The entries by what is to be done with them, under the names that are stored; `names` are known, by path id."""
     result = Scan()
     for entry in entries:
-        name = public_name(entry.path)
+        path_id = hashlib.sha256(os.fsencode(entry.path)).hexdigest()[:16]
+        name = names.get(path_id) or public_name(entry.path)
         if entry.problem is None:
-            file = LogFile(root / entry.path, name, entry.size, entry.signature, entry.path in growing)
+            file = LogFile(root / entry.path, name, entry.size, entry.signature, entry.path in growing, path_id)
             result.files.append(file)
         elif entry.problem.reason == "not_a_log":
             result.left_out.append((name, entry.problem.detail))

@@ -13,6 +13,8 @@ from os.path import commonpath
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -75,15 +77,15 @@ class Judgement:
     """What is known across files once all rows are there."""
 
     version: str
-    turns: int = 0
-    copies: int = 0
-    sessions: int = 0
-    by_agent: dict[str, int] = field(default_factory=dict)
-    by_recorded_agent: dict[str, int] = field(default_factory=dict)  # of turns that are no agent's
-    by_status: dict[str, int] = field(default_factory=dict)
-    by_format: dict[str, int] = field(default_factory=dict)
-    per_day: dict[str, int] = field(default_factory=dict)
-    problems: list[tuple[str, Problem]] = field(default_factory=list)  # (file, problem)
+    turns: int
+    copies: int
+    sessions: int
+    by_agent: dict[str, int]
+    by_recorded_agent: dict[str, int]  # of turns that are no agent's
+    by_status: dict[str, int]
+    by_format: dict[str, int]
+    per_day: dict[str, int]
+    problems: list[tuple[str, Problem]]  # (file, problem)
 
 
 @dataclass(slots=True)
@@ -161,61 +163,76 @@ class _Cluster:
 
 def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     """Write `sessions.parquet` and `copies.parquet` beside the turns of a folder; returns the counts."""
-    rows: list[Row] = []
-    days: Counter[str] = Counter()
-    for path in sorted((folder / "turns").glob("*.parquet")):
-        for row in read_rows(folder, _COLUMNS, [path.stem]):
-            row["day"] = path.stem
-            rows.append(row)
+    rows = _columns(folder)
     names = _session_names(rows)
-    for row in rows:
-        row["session"] = names[row["session_id"], row["source_file"]]
-    copies = _copies(rows)
+    rows["session"] = [names[segment] for segment in zip(rows["session_id"], rows["source_file"], strict=True)]
+    keys: list[list[str]] = [
+        ["turn_id"],
+        ["session", "agent", "step", "answer_id"],
+        ["source_sha256", "session_id", "line", "step", "answer_id"],
+    ]
+    repeated = np.logical_or.reduce([rows.duplicated(key, keep=False) for key in keys])
+    copies, dropped = _copies(_dictionaries(rows[repeated]))
     verdicts, problems = _verdicts(rows, names, records)
     table = _sessions_table(names, verdicts)
     pq.write_table(table, folder / SESSIONS_FILE, compression="zstd")
     pq.write_table(copies, folder / COPIES_FILE, compression="zstd")
-    dropped = set(zip(*(copies[name].to_pylist() for name in ("turn_id", "source_file", "line")), strict=True))
-    judgement = Judgement(content_version(table.to_pylist(), copies.to_pylist()), problems=problems)
-    kept = [row for row in rows if (row["turn_id"], row["source_file"], row["line"]) not in dropped]
-    judgement.turns, judgement.copies = len(kept), len(rows) - len(kept)
-    judgement.sessions = len({row["session"] for row in kept})
-    judgement.by_agent = _counts(row["agent"] or "" for row in kept)
-    judgement.by_recorded_agent = _counts(row["recorded_agent"] or "" for row in kept if row["agent"] is None)
-    judgement.by_format = _counts(row["source_format"] for row in kept)
-    judgement.by_status = _counts(_verdict_of(verdicts, row).status or row["status"] for row in kept)
-    days.update(row["day"] for row in kept)
-    judgement.per_day = dict(sorted(days.items()))
-    return judgement
+    kept = rows.drop(index=dropped)
+    statuses = {session: verdict.status for session, verdict in verdicts.items() if verdict.status}
+    return Judgement(
+        version=content_version(table.to_pylist(), copies.to_pylist()),
+        turns=len(kept),
+        copies=len(dropped),
+        sessions=kept["session"].nunique(),
+        by_agent=_counts(kept["agent"].fillna("")),
+        by_recorded_agent=_counts(kept["recorded_agent"][kept["agent"].isna()].fillna("")),
+        by_status=_counts(kept["session"].map(statuses).fillna(kept["status"])),
+        by_format=_counts(kept["source_format"]),
+        per_day=dict(sorted(_counts(kept["day"]).items())),
+        problems=problems,
+    )
 
 
-def _counts(values: Iterable[str]) -> dict[str, int]:
+def _columns(folder: Path) -> pd.DataFrame:
+    """The columns of all rows that tell calls and sessions apart, and the day of each row."""
+    tables = []
+    for path in sorted((folder / "turns").glob("*.parquet")):
+        table = pq.read_table(path, columns=_COLUMNS)
+        tables.append(table.append_column("day", pa.array([path.stem] * table.num_rows, pa.string())))
+    empty = pa.schema([*(SCHEMA.field(name) for name in _COLUMNS), ("day", pa.string())]).empty_table()
+    rows: pd.DataFrame = pa.concat_tables(tables or [empty]).to_pandas()
+    return rows
+
+
+def _dictionaries(rows: pd.DataFrame) -> list[Row]:
+    """Rows as dictionaries, with None for what is missing, and their place in the table as `index`."""
+    plain = rows.astype(object).where(rows.notna(), None)
+    records = cast("list[Row]", plain.to_dict("records"))
+    return [{**record, "index": index} for index, record in zip(rows.index, records, strict=True)]
+
+
+def _counts(values: "pd.Series[Any]") -> dict[str, int]:
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _verdict_of(verdicts: Mapping[str, _Verdict], row: Row) -> _Verdict:
-    return verdicts.get(row["session"]) or _Verdict()
-
-
-def _session_names(rows: Sequence[Row]) -> dict[Segment, str]:
+def _session_names(rows: pd.DataFrame) -> dict[Segment, str]:
     """What each session is called, by its recorded id and the file."""
+    pairs = rows[["session_id", "source_file"]].drop_duplicates()
+    segments: list[Segment] = list(zip(pairs["session_id"], pairs["source_file"], strict=True))
     files: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        files[base_session(row["session_id"])].add(row["source_file"])
-    names: dict[Segment, str] = {}
+    for recorded, file in segments:
+        files[base_session(recorded)].add(file)
+    names: dict[Segment, str] = {segment: segment[0] for segment in segments}
+    shared = {recorded for recorded, _ in segments if len(files[base_session(recorded)]) > 1}
     several: dict[str, dict[Segment, _Cluster]] = defaultdict(dict)
     firsts: dict[Segment, str] = {}
-    for row in rows:
+    for row in _dictionaries(rows[rows["session_id"].isin(shared)]):
         segment = (row["session_id"], row["source_file"])
-        base = base_session(row["session_id"])
-        if len(files[base]) == 1:
-            names[segment] = row["session_id"]
-        else:
-            several[base].setdefault(segment, _Cluster()).add(segment, row)
-            firsts.setdefault(segment, row["turn_id"])
-    for segments in several.values():
+        several[base_session(row["session_id"])].setdefault(segment, _Cluster()).add(segment, row)
+        firsts.setdefault(segment, row["turn_id"])
+    for clusters in several.values():
         used: set[str] = set()
-        for cluster in sorted(_clusters(segments), key=lambda one: (one.start, min(one.segments))):
+        for cluster in sorted(_clusters(clusters), key=lambda one: (one.start, min(one.segments))):
             label = min(recorded for recorded, _ in cluster.segments)
             if label in used:  # another machine's session with the same id: told apart by what it begins with
                 label = f"{label}~{min(firsts[segment] for segment in cluster.segments)[:8]}"
@@ -257,14 +274,17 @@ def _nearness(files: Iterable[str], others: Iterable[str]) -> int:
     )
 
 
-def _copies(rows: Sequence[Row]) -> pa.Table:
-    """The rows that repeat a call of another row: a file under two names, and a call in two logs of one session."""
+def _copies(rows: Sequence[Row]) -> tuple[pa.Table, list[int]]:
+    """The rows that repeat a call of another row, as the table of copies and by their place among all rows.
+
+    A file under two names, and a call in two logs of one session.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups["same", row["turn_id"]].append(row)
         groups["call", row["session"], row["agent"], row["step"], row["answer_id"]].append(row)
         groups["file", row["source_sha256"], row["session_id"], row["line"], row["step"], row["answer_id"]].append(row)
-    kept: dict[int, Row] = {}  # by id() of the copy
+    kept: dict[int, Row] = {}  # by the copy's index
     for key, members in groups.items():
         if len(members) == 1:
             continue
@@ -273,14 +293,14 @@ def _copies(rows: Sequence[Row]) -> pa.Table:
             original = next((one for one in originals if key[0] != "call" or _is_copy(row, one)), None)
             if original is None:
                 originals.append(row)
-            elif id(row) not in kept:
-                kept[id(row)] = original
+            elif row["index"] not in kept:
+                kept[row["index"]] = original
     columns: list[tuple[Any, ...]] = []
     for row in rows:
-        if id(row) in kept:
-            original = kept[id(row)]
-            while id(original) in kept:  # ranks are total, so this ends at a row that is no copy
-                original = kept[id(original)]
+        if row["index"] in kept:
+            original = kept[row["index"]]
+            while original["index"] in kept:  # ranks are total, so this ends at a row that is no copy
+                original = kept[original["index"]]
             columns.append(
                 (
                     row["turn_id"],
@@ -294,9 +314,8 @@ def _copies(rows: Sequence[Row]) -> pa.Table:
             )
     columns.sort()
     values: Sequence[Sequence[Any]] = list(zip(*columns, strict=True)) or [()] * len(COPIES)
-    return pa.Table.from_arrays(
-        [pa.array(value, kind.type) for value, kind in zip(values, COPIES, strict=True)], schema=COPIES
-    )
+    arrays = [pa.array(value, kind.type) for value, kind in zip(values, COPIES, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=COPIES), sorted(kept)
 
 
 def _rank(row: Row) -> tuple[Any, ...]:
@@ -315,7 +334,7 @@ def _is_copy(row: Row, other: Row) -> bool:
 
 
 def _verdicts(
-    rows: Sequence[Row], names: Mapping[Segment, str], records: Mapping[str, FileRecord]
+    rows: pd.DataFrame, names: Mapping[Segment, str], records: Mapping[str, FileRecord]
 ) -> tuple[dict[str, _Verdict], list[tuple[str, Problem]]]:
     """The verdict of each session: the last that was stated, else the worst that a log's own end says."""
     labels: dict[str, dict[str, set[Segment]]] = defaultdict(lambda: defaultdict(set))
@@ -336,7 +355,8 @@ def _verdicts(
                 if session in record.inferred:
                     inferred[home].add(record.inferred[session])
     blamed = {statement[4] for statements in stated.values() for _, _, statement in statements if statement[4]}
-    receipts = {(row["session"], row["call"]) for row in rows if row["call"] in blamed} if blamed else set()
+    known_calls = rows[rows["call"].isin(blamed)]
+    receipts = set(zip(known_calls["session"], known_calls["call"], strict=True))
     verdicts = {}
     for label in {*stated, *inferred}:
         ends = inferred[label]
