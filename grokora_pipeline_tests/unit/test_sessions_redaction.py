@@ -20,7 +20,10 @@ from grokora_pipeline.sessions.redaction import detectors, personal
 from grokora_pipeline.sessions.redaction.audit import surviving_secrets
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import load_key
+from grokora_pipeline.sessions.redaction.published import in_text
 from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError, restore
+from grokora_pipeline_tests.benchmarks import redaction as benchmark
+from grokora_pipeline_tests.benchmarks import redaction_texts
 from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
 
 LETTERS, UPPER, HEX = string.ascii_letters + string.digits, string.ascii_uppercase + string.digits, "0123456789abcdef"
@@ -290,6 +293,75 @@ CLEAN = (
 @pytest.mark.parametrize("text", CLEAN)
 def test_clean_text_stays_as_it_is(text: str) -> None:
     assert Redactor().redact(text) == (text, Counter())
+
+
+def test_texts_of_two_hundred_kinds_that_hold_no_secret_stay() -> None:
+    assert len(redaction_texts.CLEAN) >= 200
+    altered = {kind for kind, text in redaction_texts.CLEAN.items() if Redactor().redact(text)[0] != text}
+    assert len(altered) <= 2, altered
+
+
+@pytest.mark.parametrize("carrier", list(benchmark.CARRIERS))
+def test_keys_with_a_prefix_of_their_own_are_found_in_every_carrier(carrier: str) -> None:
+    rng = random.Random(carrier)
+    secrets = {kind: benchmark.filled(template, rng) for kind, template in redaction_texts.FORMATS.items()}
+    carry = benchmark.CARRIERS[carrier]
+    leaked = {
+        kind
+        for kind, secret in secrets.items()
+        if benchmark.leaks(secret, benchmark.stored(carry(f"export THE_THING={secret}")))
+    }
+    assert len(leaked) <= 0.02 * len(secrets), leaked
+
+
+@pytest.mark.parametrize("name", redaction_texts.NAMES)
+def test_the_value_of_a_telling_name_is_found_however_it_is_assigned(name: str) -> None:
+    rng = random.Random(len(name))
+    leaked = []
+    for form in redaction_texts.NAMED:
+        secret = benchmark.filled("{A24}", rng)
+        if benchmark.leaks(secret, benchmark.stored(form.format(name, secret))):
+            leaked.append(form)
+    assert leaked == []
+
+
+def test_what_a_call_returns_is_no_password_and_spreads_to_no_other_text() -> None:
+    value = ['password=os.getenv("X")', 'host = os.getenv("HOST")', "token = get(", '{"password": "get("}']
+    assert Redactor().redact(value)[0] == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "EM\u0160O: 0101006500006",
+        "PESEL 44051401359",
+        "CPF 390.533.447-05",
+        "codice fiscale RCCMNL83S18D969H",
+        "NI number AB 12 34 56 C",
+        "AHV 756.9217.0769.85",
+        "Aadhaar 2341 2341 2346",
+        "hetu 131052-308T",
+        "NHS 943 476 5919",
+        "passport no. X1234567",
+    ],
+)
+def test_numbers_of_people_are_found_by_their_form_or_their_name(text: str) -> None:
+    redacted, counts = Redactor().redact(text)
+    assert counts == {"national_id": 1}
+    assert not any(char.isdigit() for char in redacted.replace("<PII:national_id:1>", ""))
+
+
+def test_numbers_with_wrong_check_digits_are_nobodys() -> None:
+    text = "EM\u0160O: 0101006500007, PESEL 44051401358, CPF 390.533.447-06, codice RCCMNL83S18D969A"
+    assert Redactor().redact(text)[0] == text
+
+
+def test_what_the_second_scanner_finds_is_replaced_and_public_ids_stay() -> None:
+    text = "DISCORD_CLIENT_ID=265882841309679208 and MISTRAL=562N1ASHHWU6A978QSRUGWSGRSPME0Q9;"
+    redacted, _ = Redactor().redact(text)
+    assert "265882841309679208" in redacted
+    assert "562N1ASHHWU6A978QSRUGWSGRSPME0Q9" not in redacted
+    assert in_text(redacted) == []
 
 
 def test_the_same_value_gets_the_same_placeholder_within_a_session() -> None:

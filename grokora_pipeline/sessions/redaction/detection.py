@@ -7,45 +7,38 @@ another's finding. Numbers are given later, by session.
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.sessions.redaction import detectors
-from grokora_pipeline.sessions.redaction.detector import (
-    NOT_A_SECRET,
-    PLACEHOLDER,
-    Detector,
-    is_hash,
-    is_mixed,
-    is_random,
-    is_random_token,
-)
+from grokora_pipeline.sessions.redaction import detectors, published
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, is_random_token, looks_random
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding
-from grokora_pipeline.sessions.redaction.tokens import BASE64, UNORDERED, from_base64, is_known_id
+from grokora_pipeline.sessions.redaction.names import Meaning, meaning
+from grokora_pipeline.sessions.redaction.passwords import is_secret
+from grokora_pipeline.sessions.redaction.published import PublishedFinding
+from grokora_pipeline.sessions.redaction.tokens import (
+    BASE64,
+    HIGH_ENTROPY,
+    PUBLIC,
+    from_base64,
+    is_known_id,
+    is_publishable,
+)
 
 MAX_DEPTH = 100
 Piece = str | Finding
 _FIRST_TOKEN = 10**15  # of a draft; no session has as many placeholders
 _TOKEN = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d{16}>")
 _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus holds at most some 100 MB
-_MEANINGS = {  # what the name of a member, without its separators, says about its value
-    "password": re.compile(
-        r"\w*(?:passw(?:or)?ds?|passwort|passphrase|passcode|pwd)|pin(?:code)?|otp(?:code)?|pass|pw"
-    ),
-    "secret": re.compile(
-        r"\w*(?:secrets?|secret(?:access)?key|secretstring|privatekeyid|connectionstring|mnemonic|(?:seed|recovery)phrase|"
-        r"(?:api|access|private|auth|signing|encryption|master|subscription|application|app|account)keys?|"
-        r"(?:access|auth|refresh|session|bearer|security|bot|api|oauth)token)"
-    ),
-    "phone": re.compile(r"\w*(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?"),
-    "header": re.compile(r"\w*(?:authorization|cookies?|credentials?)"),
-    "token": re.compile(r"\w*(?:token|auth|signature|key|sig)"),
-}
+_LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
+_UNSURE = {"token", "high_entropy"}  # kinds that are told by looks alone: what is public looks the same
+_NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
 
@@ -53,26 +46,19 @@ class TooDeepError(GrokoraError):
     """The value is nested deeper than any chat message is."""
 
 
-def scan(text: str, means: str = "") -> tuple[Piece, ...]:
-    """A text cut into pieces: what stays, and what was found. `means` is what `walk` says about the member's name."""
-    return _cached(text, means) if len(text) <= _CACHED_CHARS else _scan(text, means)
+def scan(text: str, name: str = "") -> tuple[Piece, ...]:
+    """A text cut into pieces: what stays, and what was found. `name` is that of the JSON member whose value it is."""
+    return _cached(text, name) if len(text) <= _CACHED_CHARS else _scan(text, name)
 
 
 @lru_cache(maxsize=512)  # system prompts and the history of a chat come again with every call
-def _cached(text: str, means: str) -> tuple[Piece, ...]:
-    return _scan(text, means)
+def _cached(text: str, name: str) -> tuple[Piece, ...]:
+    return _scan(text, name)
 
 
-def _scan(text: str, means: str) -> tuple[Piece, ...]:
+def _scan(text: str, name: str) -> tuple[Piece, ...]:
     draft = _Draft()
-    return tuple(draft.pieces(draft.member(text, means, 0)))
-
-
-@lru_cache(maxsize=4096)
-def _meaning(name: str) -> str:
-    """What a name says about its value; "" for nothing."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return next((kind for kind, pattern in _MEANINGS.items() if pattern.fullmatch(plain)), "")
+    return tuple(draft.pieces(draft.member(text, name, 0)))
 
 
 class _Draft:
@@ -91,14 +77,17 @@ class _Draft:
                 end = match.end()
         yield text[end:]
 
-    def member(self, text: str, means: str, depth: int) -> str:
+    def member(self, text: str, name: str, depth: int) -> str:
         """A value under a telling name is a secret whatever it looks like."""
+        means = meaning(name)
         if means == "phone":
             return self._token("PII", "phone", text)
         redacted = self._text(text, depth)
-        if redacted == text and means and _is_secret_value(text, means):
+        if redacted != text or not name:
+            return redacted
+        if means and _is_secret_member(name, text, means):
             return self._token("SECRET", "password", text)
-        return redacted
+        return self._replaced(text, published.in_member(name, text)) if looks_random(text) else text
 
     def _text(self, text: str, depth: int) -> str:
         if len(text) < 4:
@@ -106,12 +95,13 @@ class _Draft:
         if text[0] in "{[" and text[-1] in "}]" and depth < MAX_DEPTH:
             whole = self._json(text, depth)
             if whole is not None:
-                return whole
+                return self._replaced(whole, published.in_text(whole))
         redacted = self._detect(text)
-        if detectors.ESCAPES.search(redacted):
-            plain = detectors.ESCAPES.sub(_unescaped, redacted)
-            again = self._detect(plain)
-            redacted = redacted if again == plain else again
+        for plain_of in (_without_escapes, _without_wraps):
+            plain = plain_of(redacted)
+            if plain != redacted:
+                again = self._detect(plain)
+                redacted = redacted if again == plain else again
         return redacted
 
     def _json(self, text: str, depth: int) -> str | None:
@@ -126,11 +116,21 @@ class _Draft:
         return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
 
     def _detect(self, text: str) -> str:
+        text = self._replaced(text, published.in_text(text))
         for detector in detectors.candidates(text):
-            if detector is UNORDERED:
+            if detector is HIGH_ENTROPY:
                 text = BASE64.sub(lambda match: self._decoded(match.group()), text)
             text = self._apply(detector, text)
         return text
+
+    def _replaced(self, text: str, findings: Sequence[PublishedFinding]) -> str:
+        pieces: list[str] = []
+        end = 0
+        for finding in findings:
+            kind = "encoded" if finding.encoded else finding.kind
+            pieces += [text[end : finding.start], self._token("SECRET", kind, text[finding.start : finding.end])]
+            end = finding.end
+        return "".join((*pieces, text[end:]))
 
     def _decoded(self, text: str) -> str:
         """Base64 that holds a secret is one as a whole."""
@@ -142,7 +142,10 @@ class _Draft:
     def _apply(self, detector: Detector, text: str) -> str:
         pieces: list[str] = []
         end = 0
+        public = [one.span() for one in PUBLIC.finditer(text)] if detector.kind in _UNSURE else []
         for match in detectors.matches(detector, text):
+            if any(start <= match.start(detector.group) < stop for start, stop in public):
+                continue
             pieces += [text[end : match.start()], self._swap(detector, match)]
             end = match.end()
         return "".join((*pieces, text[end:]))
@@ -162,7 +165,7 @@ class _Draft:
 
 
 def walk(value: Any, visit: Any, depth: int = 0) -> Any:
-    """A copy of a JSON-like value with each string replaced by `visit(string, meaning of its name, depth)`.
+    """A copy of a JSON-like value with each string replaced by `visit(string, name of its member or "", depth)`.
 
     An integer that is a finding becomes a round one with as many digits, so that it still fits its schema.
     Raises TooDeepError where the value is nested deeper than 100 levels.
@@ -179,38 +182,61 @@ def walk(value: Any, visit: Any, depth: int = 0) -> Any:
         }
     if isinstance(value, list):
         flags = [one if isinstance(one, str) and one.startswith("-") else None for one in ("", *value)]
-        return [_walk_member(flag, one, visit, depth) for flag, one in zip(flags, value, strict=False)]
+        return [_walk_argument(flag, one, visit, depth) for flag, one in zip(flags, value, strict=False)]
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
         return _number(value, "", visit, depth)
     return value
 
 
+def _walk_argument(flag: str | None, value: Any, visit: Any, depth: int) -> Any:
+    """What follows a flag such as `--api-key` in a list of arguments is the secret, whatever it looks like."""
+    if flag and isinstance(value, str) and not value.startswith("-") and meaning(flag) in {"key", "password"}:
+        return visit(value, "password", depth)
+    return walk(value, visit, depth + 1)
+
+
 def _walk_member(name: object, value: Any, visit: Any, depth: int) -> Any:
-    means = _meaning(name) if isinstance(name, str) else ""
+    means: Meaning = meaning(name) if isinstance(name, str) else ""
     if means and isinstance(value, list) and depth < MAX_DEPTH:
         return [_walk_member(name, element, visit, depth + 1) for element in value]
     if isinstance(value, int) and not isinstance(value, bool):
         telling = means == "password" or (means == "phone" and value >= 10**6)
-        return _number(value, means if telling else "", visit, depth) if telling else walk(value, visit, depth + 1)
+        return _number(value, means, visit, depth) if telling else walk(value, visit, depth + 1)
     if isinstance(value, str):
-        return visit(value, "" if means == "phone" else means, depth)
+        short = means != "phone" and len(value) <= _LONGEST_VALUE
+        return visit(value, name if short and isinstance(name, str) else "", depth)
     return walk(value, visit, depth + 1)
 
 
-def _number(value: int, means: str, visit: Any, depth: int) -> int:
+def _number(value: int, name: str, visit: Any, depth: int) -> int:
     text = str(abs(value))
-    changed = visit(text, means, depth) != text
+    changed = visit(text, name, depth) != text
     return int(f"{'-' if value < 0 else ''}1{'0' * (len(text) - 1)}") if changed else value
 
 
-def _is_secret_value(value: str, means: str) -> bool:
-    if not value or PLACEHOLDER.fullmatch(value) or NOT_A_SECRET.fullmatch(value):
-        return False
-    if means == "header":
-        return is_mixed(value) or "=" in value
-    if means == "token":
-        return is_random(value) and (is_hash(value) or is_random_token(value, 3.2)) and not is_known_id(value)
-    return True
+def _is_secret_member(name: str, value: str, means: Meaning) -> bool:
+    """Whether the value of a member is a secret: judged as the same text between quotes."""
+    public = is_known_id(value) or is_publishable(value) or PLACEHOLDER.fullmatch(value)
+    if name.lower() in {"key", "keys"}:  # of a table, an attribute, a picture in a bucket
+        return is_random_token(value) and not public
+    return not public and is_secret(means, value, quoted=True)
+
+
+def _without_escapes(text: str) -> str:
+    return detectors.ESCAPES.sub(_unescaped, text) if detectors.ESCAPES.search(text) else text
+
+
+def _without_wraps(text: str) -> str:
+    """A text whose lines a terminal cut at its width: one as long as the longest goes on in the next."""
+    lines = text.split("\n")
+    width = max(map(len, lines))
+    if len(lines) == 1 or not _NARROWEST <= width <= _WIDEST:
+        return text
+    joined = [lines[0]]
+    for before, line in pairwise(lines):
+        goes_on = len(before) == width and not before[-1].isspace() and line and not line[0].isspace()
+        joined.append(line if goes_on else f"\n{line}")
+    return "".join(joined)
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -4,12 +4,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
+
+from mnemonic import Mnemonic
 
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
     r"passw(?:or)?d|passphrase|passcode|pwd|secret(?!ar)|credential|token|"
-    r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9]_key|_pass\b|_pw\b|dsn\b|authorization|"
+    r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|pass\b|\bpw\b|"
+    r"_pw\b|pswd|"
+    r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
     r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|"
     "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|"
     "contrase\u00f1a|[\u041f\u043f]\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|"  # Cyrillic, Chinese
@@ -17,12 +22,8 @@ TELLING = (
 )
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
 TELLING_GATE = f"(?i:{TELLING_HINT})"
-PASSWORD = re.compile(
-    r"pass|pwd|psk|_pw$|secret|credential|dsn|kennwort|geslo|contrase|senha|wachtwoord|lozinka|heslo|parola|[^\x00-\x7f]",
-    re.IGNORECASE,
-)
 NOT_A_SECRET = re.compile(
-    r"(?:none|null|true|false|undefined|string|str|bytes|int|your[_-].*|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
+    r"(?:none|null|true|false|undefined|string|str|bytes|int|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
     r"\$\{.*|\$\(.*|\$[a-z_]+|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
     r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|"
     r"https?:.*)",
@@ -31,6 +32,7 @@ NOT_A_SECRET = re.compile(
 _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
 _HEX = re.compile(r"[0-9a-fA-F-]+")
+_LETTERS = re.compile(r"[a-z]{2,}")
 
 
 class Detector(NamedTuple):
@@ -94,6 +96,43 @@ def chunk_length(text: str) -> float:
     """
     chunks = _CHUNK.findall(text)
     return sum(map(len, chunks)) / len(chunks) if chunks else len(text)
+
+
+@cache
+def _common_pairs() -> frozenset[str]:
+    """Pairs of letters that are frequent in English, from the 2,048 words of BIP-39."""
+    pairs = Counter(word[at : at + 2] for word in Mnemonic("english").wordlist for at in range(len(word) - 1))
+    return frozenset(pair for pair, count in pairs.items() if count >= 8)
+
+
+@cache
+def wallet_words() -> frozenset[str]:
+    """The 2,048 English words of BIP-39."""
+    return frozenset(Mnemonic("english").wordlist)
+
+
+def is_wordlike(text: str) -> bool:
+    """Whether the letters of a string follow each other as in words; of random ones, 3 in 100 do.
+
+    Of 4,000 identifiers of Python's library 5 in 100 do not (measured with the pairs above and a share of 0.7).
+    """
+    runs = _LETTERS.findall(text.lower())
+    pairs = [run[at : at + 2] for run in runs for at in range(len(run) - 1)]
+    return bool(pairs) and sum(pair in _common_pairs() for pair in pairs) >= 0.7 * len(pairs)
+
+
+def looks_random(text: str) -> bool:
+    """Whether a value beside a telling name is no word, number, version, path or piece of a program."""
+    if len(text) < 8 or re.search(r"[\s(\[{<>]|://|^[~./$]|\.\w{1,4}\Z", text) or not any(map(str.isalpha, text)):
+        return False
+    parts = re.split(r"[^A-Za-z0-9]+", text)
+    if len(parts) > 2 and all(len(part) <= 3 or part.isdigit() or is_wordlike(part) for part in parts):
+        return False  # a dotted path, a name in kebab case
+    if text.isalpha():
+        return len(text) >= 16 and not is_wordlike(text) and entropy(text) >= 3.0
+    if not any(map(str.isdigit, text)):
+        return not is_wordlike(text) and chunk_length(text) <= 3 and len(text) >= 10
+    return (not is_wordlike(text) or chunk_length(text) <= 2.4) and entropy(text) >= 2.5
 
 
 def is_random(text: str) -> bool:

@@ -3,37 +3,44 @@
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import re2
 
 from grokora_pipeline.sessions.redaction import passwords, personal
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector
-from grokora_pipeline.sessions.redaction.tokens import UNORDERED, is_unordered, tokens
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, wallet_words
+from grokora_pipeline.sessions.redaction.passwords import SEED_PHRASE
+from grokora_pipeline.sessions.redaction.published import published_findings
+from grokora_pipeline.sessions.redaction.tokens import HIGH_ENTROPY, is_high_entropy, tokens
 
 __all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_suspicious", "matches"]
 
 PERSONAL = personal.DETECTORS
 ESCAPES = re.compile(
     r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|"
-    r"\\{1,3}(?:u(?!00[01]|d[89a-f])[0-9a-f]{4}|x(?![01])[0-9a-f]{2})|&(?:#x?[0-9a-f]{2,4}|quot|apos|amp|commat|equals);|"
+    r"\\{1,3}(?:u(?!00[01]|d[89a-f])[0-9a-f]{4}|x(?![01])[0-9a-f]{2})|&(?:#x?[0-9a-f]{2,4}|quot|apos|amp|commat|equals|lt|gt|nbsp);|"
     r"(?:\x1b|\\{1,3}(?:x1b|u001b|033|e))\[[0-9;]*[a-z]|"  # colours of a terminal
     "[\u00ad\u200b-\u200d\u2060\ufeff\u00a0\u2007\u202f]",  # invisible, or a space that is none
     re.IGNORECASE,
 )
 _ESCAPED = (  # : = @ " ', letters beyond ASCII in JSON inside JSON, a number with spaces that are none
-    r"(?i:%(?:3[AD]|40|2[27])|\\u00(?:3[ad]|40|2[27]|[a-f])|\\u(?:0[1-9a-f]|[1-9a-f])|&(?:#|quot;|commat;|equals;))|"
+    r"(?i:%(?:3[AD]|40|2[27])|\\u00(?:3[ad]|40|2[27]|[a-f])|\\u(?:0[1-9a-f]|[1-9a-f])|&(?:#|quot;|commat;|equals;|gt;))|"
     r"(?:[\x{a0}\x{2007}\x{202f}]|\\xa0)[0-9]"
 )
+_LETTERS_ONLY = bytes(byte | 32 if chr(byte).isascii() and chr(byte).isalpha() else 32 for byte in range(256))
 _MEMBERS = (  # names whose values the redactor looks at by themselves
     r"(?i:(?:pin|otp|pincode|otpcode|auth|signature|mnemonic|phrase|connection_?string|keys?|cookies?)\\{0,3}\"\s?:)"
 )
 
 
+_BY_LOOKS = (SEED_PHRASE, HIGH_ENTROPY)  # whose hints would match most texts: a function looks for them instead
+
+
 @cache
 def detectors() -> tuple[Detector, ...]:
-    """All detectors: pictures, secrets with the most telling first, personal data, and whatever else has no order."""
-    return (*tokens(), *passwords.DETECTORS, *PERSONAL, UNORDERED)
+    """All detectors: pictures, secrets with the most telling first, personal data, and what is told by looks."""
+    return (*tokens(), *passwords.DETECTORS, *PERSONAL, *_BY_LOOKS)
 
 
 def _re2(pattern: str) -> Any:
@@ -46,7 +53,7 @@ def _re2(pattern: str) -> Any:
 @cache
 def _gate() -> Any:
     """All gates, and what is no detector's but the redactor looks into, as one RE2 pattern."""
-    gates = dict.fromkeys(one.gate or one.hint for one in detectors() if one is not UNORDERED)
+    gates = dict.fromkeys(one.gate or one.hint for one in detectors() if one not in _BY_LOOKS)
     return _re2("|".join([*gates, _ESCAPED, _MEMBERS]))
 
 
@@ -65,9 +72,8 @@ def _groups() -> tuple[tuple[Any, tuple[tuple[Any, Detector], ...]], ...]:
 
 def is_suspicious(text: bytes) -> bool:
     """Whether some detector could find something, by a scan at memory speed. False is certain."""
-    if _gate().search(text) is None:
-        return _has_unordered(text)
-    return True
+    by_looks = _has_high_entropy(text) or _has_seed_phrase(text)
+    return _gate().search(text) is not None or by_looks or bool(published_findings(text))
 
 
 @cache
@@ -75,14 +81,37 @@ def _run() -> Any:
     return _re2(r"[A-Za-z0-9+/_-]{20,}")
 
 
-def _has_unordered(text: bytes) -> bool:
+def _has_high_entropy(text: bytes) -> bool:
     """Whether a run of characters looks like a token, alone or as a part of a path."""
     place = 0
     while match := _run().search(text, place):
         whole, place = match.group().decode(), match.end()
-        if any(is_unordered(part, limit=3.0) for part in (whole, *whole.split("/")) if len(part) >= 20):
+        if any(is_high_entropy(part, limit=3.0) for part in (whole, *whole.split("/")) if len(part) >= 20):
             return True
     return False
+
+
+@cache
+def _words() -> Any:
+    return _re2(SEED_PHRASE.hint)
+
+
+def _has_seed_phrase(text: bytes) -> bool:
+    """Whether twelve words of the wallets' list follow each other; "the", "a" and "of" are none of them."""
+    if _words().search(text) is None:
+        return False
+    words, known = text.replace(b"\\n", b" ").translate(_LETTERS_ONLY).split(), _wallet_words()
+    for at in range(11, len(words), 12):  # of twelve that follow each other one is at such a place
+        if words[at] in known:
+            run = takewhile(known.__contains__, words[max(0, at - 11) : at][::-1])
+            if sum(1 for _ in run) + sum(1 for _ in takewhile(known.__contains__, words[at : at + 12])) >= 12:
+                return True
+    return False
+
+
+@cache
+def _wallet_words() -> frozenset[bytes]:
+    return frozenset(word.encode() for word in wallet_words())
 
 
 def candidates(text: str) -> list[Detector]:
@@ -90,7 +119,8 @@ def candidates(text: str) -> list[Detector]:
     raw = text.encode("utf-8", "surrogatepass")
     groups = [hints for gate, hints in _groups() if gate.search(raw) is not None]
     found = [one for hints in groups for hint, one in hints if hint.search(raw) is not None]
-    return [*found, UNORDERED] if _has_unordered(raw) else found
+    found += [SEED_PHRASE] if _has_seed_phrase(raw) else []
+    return [*found, HIGH_ENTROPY] if _has_high_entropy(raw) else found
 
 
 def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
-    PASSWORD,
     TELLING,
     TELLING_GATE,
     TELLING_HINT,
@@ -16,8 +15,18 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_mixed,
     is_random,
     is_random_token,
+    is_wordlike,
+    looks_random,
+    wallet_words,
 )
+from grokora_pipeline.sessions.redaction.names import Meaning, meaning
+from grokora_pipeline.sessions.redaction.tokens import is_known_id, is_publishable
 
+_PUBLIC_NAME = re.compile(
+    r"public|site_?key|site-key|integrity|nonce|fingerprint|hash|cache|idempotency", re.IGNORECASE
+)
+_SEED_WORD = re.compile(r"[a-z]+")
+_SHORT_NAMES = {"pass", "pw", "pin", "secret"}
 _QUOTE = r"\\{0,3}[\"'`]"
 _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value)[\W_]+)?", re.IGNORECASE)
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
@@ -28,40 +37,67 @@ _CODE = re.compile(  # a name or a call in a program, not a value
 )
 
 
+def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
+    """Whether the value of a name is a secret: any of a password, a random one of a key; never a piece of a program.
+
+    The one judgement about names and values, for assignments in texts and for members of JSON.
+    """
+    if not means or len(value) < 4 or NOT_A_SECRET.fullmatch(value) or (not quoted and re.search(r"[(\[{]", value)):
+        return False
+    if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
+        return False  # a call whose end another quote cut off
+    if means == "key":
+        return looks_random(value) or is_random(value) or (quoted and is_random_token(value, 3.2))
+    prose = len(value.split()) > 2 and all(word.strip(".,:;!?'").isalpha() for word in value.split())
+    return not prose or _seed_words(value)
+
+
 def _is_assigned(match: re.Match[str]) -> bool:
-    """Whether an assignment to a telling name holds a secret: any value of a password, a random one of a key."""
+    """Whether an assignment to a telling name holds a secret."""
     operator, quote, value = match.group("operator", "quote", "value")
-    before = _NAME_START.search(match.string, max(0, match.start() - 60), match.start())
-    name = (before.group() if before else "") + match.group("name")
-    spaced = match.string[match.end("operator")] == " "
-    if NOT_A_SECRET.fullmatch(value) or len(value) < 4 or value.lower() == name.lower():
+    name = _whole_name(match)
+    spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
+    if value.lower() == name.lower() or (not quote and (spaced or operator == "==") and _CODE.fullmatch(value)):
         return False
-    if not quote and (spaced or operator == "==") and _CODE.fullmatch(value):
-        return False
-    if not PASSWORD.search(name):
-        if re.search(r"\w[\[(]", value):
-            return False
-        dumped = operator == "=" and name.isupper() and len(value) >= 8 and (is_mixed(value) or not spaced)
-        return is_random(value) or dumped
+    means = meaning(name)
+    if not is_secret(means, value, quoted=bool(quote)):
+        dumped = operator == "=" and name.isupper() and len(value) >= 8 and not spaced
+        known = not (NOT_A_SECRET.fullmatch(value) or re.search(r"[(\[{]", value) or _PUBLIC_NAME.search(name))
+        return known and ((means == "key" and dumped) or (not means and len(value) >= 20 and is_random_token(value)))
+    if means == "key":
+        return True
     alone = match.string[match.end() : match.end() + 1] in {"", "\n", "\r", "\\"}
+    if name.lower() in _SHORT_NAMES and not re.search(r"[\W\d_]|[a-z][A-Z]", value):
+        return False  # "pass: all", "pin: left"
     return bool(quote) or not value.isalpha() or (operator == "=" and not spaced) or (alone and operator in _SETS)
+
+
+def _whole_name(match: re.Match[str]) -> str:
+    """The name of an assignment, with what stands before the telling part of it."""
+    before = _NAME_START.search(match.string, max(0, match.start() - 60), match.start())
+    return (before.group() if before else "") + match.group("name")
 
 
 def _is_named(match: re.Match[str]) -> bool:
     """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
-    value = match.group("value")
-    if NOT_A_SECRET.fullmatch(value):
-        return False
-    return is_random(value) or bool(PASSWORD.search(match.group("name")) and not re.search(r"\s", value))
+    return is_secret(meaning(match.group("name")), match.group("value"), quoted=True)
 
 
 def _is_random_match(match: re.Match[str]) -> bool:
     """A random string near a telling word; a plain hash and a short one need the word right before them."""
     value, near = match.group("value"), _SEPARATOR.fullmatch(match.group("between"))
+    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value):
+        return False
+    if near and match.string[match.end() : match.end() + 1] in {"(", "["}:
+        return False
+    if near:
+        means = meaning(_whole_name(match))
+        if means or match.group("name").lower() == "key":
+            return looks_random(value) and (len(value) >= 10 or is_mixed(value)) and bool(means)
+        return len(value) >= 24 and not is_hash(value) and is_random_token(value)
     if is_hash(value) or len(value) < 24:
-        ordered = len(value) < 24 and not (value.isupper() or is_hash(value) or is_random_token(value, 2.2))
-        return (bool(near) or is_random_token(value, 2.2)) and not ordered and entropy(value) >= 3.0 and is_mixed(value)
-    return entropy(value) >= 3.5 and is_mixed(value)
+        return is_random_token(value, 2.2) and entropy(value) >= 3.0
+    return entropy(value) >= 3.5 and is_mixed(value) and not is_wordlike(value)
 
 
 def _is_value(match: re.Match[str]) -> bool:
@@ -69,8 +105,10 @@ def _is_value(match: re.Match[str]) -> bool:
 
 
 def _is_given(match: re.Match[str]) -> bool:
-    """What follows a flag: no other flag, and no word of a sentence."""
+    """What follows a flag: no other flag, no file, and no word of a sentence."""
     value = match.group("value")
+    if re.search(r"^[~./]|\.\w{1,4}\Z", value):
+        return False
     end = re.match(r"[\"'`\\]*\s*(?:\Z|[\n\"'|;&]|-|\\n)", match.string[match.end() :])
     return not NOT_A_SECRET.fullmatch(value) and not value.isdigit() and (_is_mixed_value(match) or bool(end))
 
@@ -94,6 +132,12 @@ def _is_header(match: re.Match[str]) -> bool:
     return _is_value(match) and not called and ("=" in value or not value.islower() or is_mixed(value))
 
 
+def _seed_words(text: str) -> bool:
+    """Whether a text is the list of words that restores a wallet (BIP-39): 12, 15, 18, 21 or 24 of its 2,048."""
+    words = _SEED_WORD.findall(text.lower())
+    return len(words) in {12, 15, 18, 21, 24} and len(set(words)) >= 7 and wallet_words().issuperset(words)
+
+
 def _is_chosen(match: re.Match[str]) -> bool:
     """Whether a string with all kinds of characters is a password: no identifier, no address."""
     value = match.group("value")
@@ -113,12 +157,12 @@ _LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis
 _ASSIGNED = detector(
     "password",
     rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]){{0,2}}"
-    r"\s{0,6}(?P<operator>=>|:=|==?|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    r"\s{0,6}(?P<operator>=>|->|[:.?+|]=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     r")(?:\s|\\n){0,6}"
     rf"(?:(?P<quote>{_QUOTE})(?=[^\n]*?{_QUOTE}))?"
     r"(?P<value>(?(quote)[^\"'`\\\n]+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))",
-    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,6}}[=:\x{{ff1a}}\x{{ff1d}}])",
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,6}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]=|->))",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,
@@ -127,14 +171,16 @@ _ASSIGNED = detector(
 )
 _NEAR_A_WORD = detector(
     "high_entropy",
-    r"(?:key|token|secret|credential|passw[a-z]+|auth|signature)(?P<between>[^\w\n][^\n]{0,24}?(?<=[\s:=\"'(`]))"
-    r"(?P<value>[A-Za-z0-9+/_-]{16,}={0,2})",
-    r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n][^\n]{0,25}?[A-Za-z0-9+/_-]{16})",
+    r"(?P<name>key|token|secret|credential|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
+    r"(?P<between>[^\w\n][^\n]{0,24}?(?<=[\s:=\"'(`>|,])|\W{0,3}\n[ \t]{0,16})"
+    r"(?P<value>[A-Za-z0-9+/_-][A-Za-z0-9+/_!#%&*.@^~$?-]{8,}[A-Za-z0-9+/_!#-]={0,2})",
+    r"(?i:(?:key|token|secret|credential|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
+    r"(?:[^\w\n][^\n]{0,25}?|\W{0,3}\n[ \t]{0,16})[A-Za-z0-9+/_-][A-Za-z0-9+/_!#%&*.@^~$?-]{9})",
     "value",
     accept=_is_random_match,
     flags=re.IGNORECASE,
     anchored=True,
-    gate=r"(?i:(?:key|token|secret|credential|passw[a-z]+|auth|signature)[^\w\n])",
+    gate=r"(?i:(?:key|token|secret|credential|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)\W)",
 )
 _NEAR_PASSWORD = detector(
     "password",
@@ -148,6 +194,12 @@ _NEAR_PASSWORD = detector(
     anchored=True,
     gate=rf"{TELLING_GATE}|(?i:community string)",
 )
+_FIELD = rf"(?:{_SPOKEN}|passwd|pwd|pass|pin|otp)"
+_TYPES = (
+    "send_keys|sendkeys|fill|type|press_sequentially|typewrite|write|set_value|setvalue|set_text|input_text|enter_text|"
+    "type_text"
+)
+_CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
 _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
     # (pattern, hint, who has the last word, gate)
     (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x')
@@ -188,9 +240,9 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         TELLING_GATE,
     ),
     (  # tool --password x
-        rf"--(?:[\w-]*-)?(?:password|passwd|pass|token|secret|api-?key|auth-?key)(?:{_QUOTE},)? +(?:{_QUOTE})?"
+        rf"--(?:[\w-]*[-_])?(?:password|passwd|pass|passphrase|token|secret|key)(?:{_QUOTE},)?[ =]+(?:{_QUOTE})?"
         rf"(?P<value>(?!-){_VALUE})",
-        r"(?i:--[\w-]*(?:pass|passwd|password|token|secret|key)[\\\"'`]{0,4},? )",
+        r"(?i:--[\w-]*(?:pass|passwd|password|passphrase|token|secret|key)[\\\"'`]{0,4},?[ =])",
         _is_given,
         TELLING_GATE,
     ),
@@ -203,11 +255,32 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
         rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
         rf"\bnet user \S+ |\s/user:\S+ |\s-[uU] \S+ -[pP] ?|"
-        rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:)(?:{_QUOTE})?(?P<value>{_VALUE})",
+        rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:|\bopenssl\b[^\n|;]{{0,120}}?\s-k |"
+        rf"\bx11vnc\b[^\n|;]{{0,80}}?-passwd )(?:{_QUOTE})?(?P<value>{_VALUE})",
         r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uU] \S+ -[pP]| -U [\w\\.]+%|"
-        r"\s/p:|pass(?:in|out)? pass:",
+        r"\s/p:|pass(?:in|out)? pass:|openssl\b[^\n|;]* -k |x11vnc\b[^\n|;]* -passwd",
         _is_mixed_value,
-        r"zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uU] |\s/p:|pass pass:|pass(?:in|out) pass:",
+        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uU] |\s/p:|pass(?:in|out)? pass:",
+    ),
+    (  # password_field.send_keys("x"), page.get_by_label("Password").fill("x")
+        rf"{_FIELD}[^\n;]{{0,60}}?\.(?:{_TYPES})\(\s?{_QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){_QUOTE}\s?[,)]",
+        rf"(?i:\.(?:{_TYPES})\()",
+        _is_value,
+        "",
+    ),
+    (  # page.fill("#password", "x")
+        rf"\b(?:{_TYPES})\(\s?{_QUOTE}[^\"'`\n]{{0,60}}{_FIELD}[^\"'`\n]{{0,40}}{_QUOTE}\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
+        rf"(?i:(?:{_TYPES})\()",
+        _is_value,
+        "",
+    ),
+    (  # recovery codes, one or a list of them
+        rf"\b(?:recovery|backup|rescue|scratch|one-time) (?:codes?|keys?)\b[^\n:]{{0,40}}(?::|\n| is| are)\s*"
+        rf"(?:[-*] |\d{{1,2}}[.)] )?(?P<value>{_CODE_WORD}"
+        rf"(?:[\s,;]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
+        r"(?i:(?:recovery|backup|rescue|scratch|one-time) (?:code|key))",
+        lambda match: is_mixed(match.group("value")) or match.group("value").replace(" ", "").isdigit(),
+        "",
     ),
     (  # db.example:5432:name:user:x
         r"(?<![\w.:])[\w.*-]+:(?:\d{4,5}|\*):[\w*-]+:[\w*.-]+:(?P<value>[^\s\"'`\\:]{6,})",
@@ -280,8 +353,8 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (  # a code that was sent, a PIN
         r"(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication) code|\bOTP|\bPIN)"
-        r"(?: is|:| =) ?(?P<value>\d{4,8})(?!\d)",
-        r"(?i:(?:code|otp|pin)(?: is|:| =) ?[0-9]{4})",
+        r"(?: is|:| =){1,2} ?(?P<value>\d{4,8})(?!\d)",
+        r"(?i:(?:code|otp|pin)(?: is|:| =){1,2} ?[0-9]{4})",
         None,
         "",
     ),
@@ -324,6 +397,12 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         None,
         "",
     ),
+)
+SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw the words
+    "seed_phrase",
+    r"(?<![\w-])(?:(?:\d{1,2}[.):] ?)?[a-z]{3,8}[\s,]{1,3}){11,23}(?:\d{1,2}[.):] ?)?[a-z]{3,8}(?![\w-])",
+    r"(?:[a-z]{3,8}[\s,]{1,3}(?:[0-9]{1,2}[.):] ?)?){11}[a-z]{3,8}",
+    accept=lambda match: _seed_words(match.group()),
 )
 DETECTORS = (
     *(

@@ -2,20 +2,30 @@
 
 import ipaddress
 import re
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import phonenumbers
 
 from grokora_pipeline.sessions.redaction.detector import Detector, detector
 
 GENERIC_USERS: frozenset[str] = frozenset(
     {"user", "users", "username", "ubuntu", "runner", "public", "default", "shared", "root", "guest", "all", "you"}
 )
-_CARD = re.compile(  # the issuers' ranges and lengths
-    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
-    r"3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12,15}|(?:5[0678]|6\d)\d{10,17}"
+_CARD = re.compile(  # the issuers' ranges and lengths; 12 and 13 digits are EANs rather than old cards
+    r"4(?:\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
+    r"3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12,15}|(?:5[0678]|6\d)\d{14,17}"
 )
 _VERSION = re.compile(  # what stands before four numbers that are a version or a chapter, not an address
     r"(?:\b[A-Z]\w+/|\bv|[=<>~]=|"
-    r"\b(?i:version|ver\.?|release|build|section|chapter|revision|update|upgrade)(?:__)?:? ?"
-    r"(?:is |to |from |= )?[\"']?)\Z"
+    r"\b(?i:version|ver\.?|release|build|sections?|chapter|revision|update|upgrade|driver|firmware|extension|oid|kernel)"
+    r"(?:__)?:? ?(?:is |to |from |= ?)?(?:[\d.]+(?:,| or| and| to|, OID) ?)?[\"']?)\Z"
+)
+_ROUND = re.compile(r"\d+\.\d+\.0\.0")  # a version of an assembly, or a network
+_FILE_ENDING = re.compile(
+    r"\.(?:png|jpe?g|gif|svg|webp|ico|bmp|css|s?css|less|js|mjs|ts|tsx|jsx|py|md|json|html?|txt|pdf|zip|service|mount|socket|target)\Z",
+    re.IGNORECASE,
 )
 
 
@@ -49,10 +59,14 @@ def _is_ip(match: re.Match[str]) -> bool:
     except ValueError:
         return False
     netmask = match.group().startswith("255.")
-    before = match.string[max(0, match.start() - 24) : match.start()]
-    return not bool(
-        address.is_loopback or address.is_unspecified or address.is_multicast or netmask or _VERSION.search(before)
+    before = match.string[max(0, match.start() - 40) : match.start()]
+    oid = (
+        match.group()[0] in "12"
+        and match.group()[1:2] == "."
+        and all(int(part) < 40 for part in match.group().split("."))
     )
+    number = _VERSION.search(before) or _ROUND.fullmatch(match.group()) or (oid and "." in match.group())
+    return not bool(address.is_loopback or address.is_unspecified or address.is_multicast or netmask or number)
 
 
 def _is_ipv6(match: re.Match[str]) -> bool:
@@ -62,18 +76,74 @@ def _is_ipv6(match: re.Match[str]) -> bool:
     return (long_enough or known) and any(char.isdigit() for char in text) and _is_ip(match)
 
 
+# numbers of people by their own form, with python-stdnum's module for their check digits (Britain's has none)
+_FORMS = {
+    "it.codicefiscale": r"[A-Z]{6}\d\d[A-EHLMPR-T]\d\d[A-Z]\d{3}[A-Z]",
+    "": r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D]",
+    "mx.curp": r"[A-Z]{4}\d{6}[HM][A-Z]{5}[A-Z0-9]\d",
+    "cn.ric": r"\d{6}(?:19|20)\d{2}(?:0[1-9]|1[0-2])\d{2}\d{3}[\dX]",
+    "br.cpf": r"\d{3}\.\d{3}\.\d{3}-\d\d",
+    "ch.ssn": r"756\.\d{4}\.\d{4}\.\d\d",
+    "cl.rut": r"\d{1,2}\.\d{3}\.\d{3}-[\dkK]",
+    "fi.hetu": r"\d{6}[-+A-F]\d{3}[0-9A-Y]",
+    "be.nn": r"\d\d\.\d\d\.\d\d-\d{3}\.\d\d",
+    "es.dni": r"\d{8}[A-HJ-NP-TV-Z]",
+    "es.nie": r"[XYZ]-?\d{7}-?[A-HJ-NP-TV-Z]",
+    "fr.nir": r"[12] ?\d\d ?(?:0[1-9]|1[0-2]) ?\d[\dAB] ?\d{3} ?\d{3} ?\d\d",
+    "kr.rrn": r"\d{6}-[1-4]\d{6}",
+    "se.personnummer": r"(?:19|20)?\d\d(?:0[1-9]|1[0-2])[0-3]\d[-+]\d{4}",
+    "cz.rc": r"\d\d[0156]\d[0-3]\d/\d{3,4}",
+}
+# those that are plain digits, by the word before them
+_LABELLED = {
+    "si.emso": r"em[s\u0160\u0161]o",
+    "hr.oib": "oib", "pl.pesel": "pesel", "ro.cnp": "cnp", "bg.egn": "egn", "nl.bsn": "bsn",
+    "de.idnr": r"steuer-?id\w*|idnr", "at.vnr": "svnr|sozialversicherungsnummer", "dk.cpr": "cpr", "br.cpf": "cpf",
+    "no.fodselsnummer": r"f\w{1,2}dselsnummer", "in_.aadhaar": r"aadhaa?r", "in_.pan": r"pan", "za.idnr": "sa id",
+    "tr.tckimlik": r"tc kimlik|kimlik no", "ie.pps": r"ppsn?", "gb.nhs": "nhs", "ca.sin": r"sin|social insurance",
+    "au.tfn": r"tfn|tax file", "us.ssn": r"ssn|social security", "pt.nif": "nif",
+    "es.dni": "dni", "us.itin": "itin",
+}  # fmt: skip
+
+
+@cache
+def _check(name: str) -> Any:
+    """A module of python-stdnum, imported once it is needed: it has some 200."""
+    return import_module(f"stdnum.{name}")
+
+
+def _has_form(match: re.Match[str]) -> bool:
+    text = match.group()
+    return any(re.fullmatch(form, text) and (not name or _check(name).is_valid(text)) for name, form in _FORMS.items())
+
+
+def _is_labelled(match: re.Match[str]) -> bool:
+    label, text = match.group("label"), match.group("value")
+    return any(
+        re.fullmatch(word, label, re.IGNORECASE) and _check(name).is_valid(text) for name, word in _LABELLED.items()
+    )
+
+
 def _is_phone(match: re.Match[str]) -> bool:
-    text: str = match.group("n") or match.group()
+    text: str = match.group(match.lastgroup or 0)
+    if text.startswith("+"):
+        try:
+            return phonenumbers.is_possible_number(phonenumbers.parse(text, None))
+        except phonenumbers.NumberParseException:
+            return False
     return 8 <= sum(char.isdigit() for char in text) <= 15
 
 
 def _is_email(match: re.Match[str]) -> bool:
-    repository = match.group().startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
-    return not repository
+    text = match.group()
+    repository = text.startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
+    picture = re.search(r"@\dx\.", text) or _FILE_ENDING.search(text)
+    return not (repository or picture)
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    return match.group("value").lower() not in GENERIC_USERS
+    value, after = match.group("value"), match.string[match.end() : match.end() + 1]
+    return value.lower() not in GENERIC_USERS and not (_FILE_ENDING.search(value) and after not in {"/", "\\"})
 
 
 _IBAN_LENGTHS = (  # ISO 13616's registry
@@ -92,7 +162,6 @@ _PHONE_NUMBER = (
     r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|0[1-9](?:[ .][0-9]{2}){4}|"
     r"0[1-9][0-9]{0,3}[ /-][0-9]{3}|00[1-9][0-9] ?[0-9]|\([0-9]{2,4}\) ?[0-9]{3}"
 )
-_PHONE_GATE = rf"{_PHONE_NUMBER}|(?i:phone|\btel|mobile|\bcell|\bfax|\bgsm|whatsapp|\bcall|text me at|sms to)"
 DETECTORS: tuple[Detector, ...] = tuple(
     one._replace(family="PII")
     for one in (
@@ -123,6 +192,35 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"[0-9]{3}-[0-9]{2}-[0-9]{4}",
         ),
         detector(
+            "national_id",
+            rf"(?<![\w.-])(?:{'|'.join(_FORMS.values())})(?![\w-])(?!\.\d)",
+            r"[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}[A-Z]|[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]|[A-Z]{4}[0-9]{6}[HM]|"
+            r"[0-9]{17}[0-9X]|[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]|756\.[0-9]{4}\.|[0-9]\.[0-9]{3}\.[0-9]{3}-[0-9kK]|"
+            r"[0-9]{6}[+A-F-][0-9]{3}|[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}|[0-9]{8}[A-Z]|[XYZ]-?[0-9]{7}|"
+            r"[12] ?[0-9]{2} ?[01][0-9] ?[0-9][0-9AB] ?[0-9]{3} ?[0-9]{3}|[0-9]{6}/[0-9]{3}",
+            accept=_has_form,
+        ),
+        detector(
+            "national_id",
+            rf"\b(?P<label>{'|'.join(dict.fromkeys(_LABELLED.values()))})\b(?:[ _]?(?:number|nummer|no|nr|id|code))?\.?"
+            r"(?: is|:|=|\W){1,4}(?P<value>[0-9A-Z](?:[ ./-]?[0-9A-Z]){7,15})(?![\w-])",
+            rf"(?i:\b(?:{'|'.join(dict.fromkeys(_LABELLED.values()))})\b[^0-9\n]{{0,16}}[0-9A-Z])".replace(
+                r"\u0160\u0161", r"\x{160}\x{161}"
+            ),
+            "value",
+            accept=_is_labelled,
+            flags=re.IGNORECASE,
+        ),
+        detector(  # no check digits: only with its name
+            "national_id",
+            r"\b(?:passport|driving licen[cs]e|driver'?s? licen[cs]e|identity card)(?: (?:no|nr|number|num|id))?\.?"
+            r"(?: is)?[:#= ]{1,3}"
+            r"(?P<value>(?=[A-Z0-9]{0,8}\d{3})[A-Z0-9]{6,12})(?![\w-])",
+            r"(?i:(?:passport|licen[cs]e|identity card)[^\n]{1,16}[0-9]{3})",
+            "value",
+            flags=re.IGNORECASE,
+        ),
+        detector(
             "ip",
             r"(?<![A-Za-z0-9.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![A-Za-z0-9-])(?!\.\d)",
             r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
@@ -141,16 +239,23 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"(?<![\w.+-])(?<!\d )0[1-9](?:[ .]\d\d){4}(?![\w-])(?! ?\d)|"
             r"(?<![\w.,+/-])(?<!\d )00[1-9]\d{9,11}(?![\w.-])|"
             r"(?<![\w.,+/-])(?<!\d )(?:00[1-9]\d ?\d{1,4}|0[1-9]\d{0,3})[ /-]\d{3,4}[ -]?\d{3,4}(?![\w-])(?!\.\d)|"
-            r"(?<![\w.,+/-])\(\d{2,4}\) ?\d{3,5}[ -]?\d{2}[ -]?\d{2}(?![\w-])|"
+            r"(?<![\w.,+/-])\(\d{2,4}\) ?\d{3,5}[ -]?\d{2}[ -]?\d{2}(?![\w-])",
+            _PHONE_NUMBER,
+            accept=_is_phone,
+        ),
+        detector(
+            "phone",
             rf"\b{_PHONE_WORD}(?:[_ ](?:number|no|nr))?\b[^\n\d+(]{{0,12}}(?P<n>[+(]?\d[\d ()./-]{{6,18}}\d)(?!\w)",
-            rf"{_PHONE_NUMBER}|(?i:{_PHONE_WORD}[^\n0-9]{{0,14}}[0-9])",
+            rf"(?i:{_PHONE_WORD}[^\n0-9]{{0,14}}[0-9])",
+            "n",
             accept=_is_phone,
             flags=re.IGNORECASE,
-            gate=_PHONE_GATE,
+            gate=r"(?i:phone|\btel|mobile|\bcell|\bfax|\bgsm|whatsapp|\bcall|text me at|sms to)",
         ),
         detector(
             "user",
-            r"(?:/home/|/users/|(?P<w>\\{1,4}users\\{1,4}|[\\/]documents and settings[\\/]{1,4}))"
+            r"(?:/home/|(?-i:/Users/)|(?<=[A-Za-z]:)/users/|(?P<w>\\{1,4}users\\{1,4}|"
+            r"[\\/]documents and settings[\\/]{1,4}))"
             rf"(?P<value>{_NAME}{{2,64}}(?(w)(?: {_NAME}{{1,30}}){{0,3}}(?=[\\/\"'\n]|\Z)|))",
             r"(?i:/home/|/users/|\\users\\|documents and settings)",
             "value",

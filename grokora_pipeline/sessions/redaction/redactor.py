@@ -14,10 +14,11 @@ import orjson
 
 from grokora_pipeline.sessions.redaction.detection import Piece, TooDeepError, scan, walk
 from grokora_pipeline.sessions.redaction.memory import Finding, Memory, Trace, occurrences
+from grokora_pipeline.sessions.redaction.published import in_text
 
 __all__ = ["VERSION", "Redactor", "TooDeepError", "restore"]
 
-VERSION = 4  # part of every manifest: raise it when the rules change, and everything is read again
+VERSION = 5  # part of every manifest: raise it when the rules change, and everything is read again
 
 
 class Redactor:
@@ -84,15 +85,15 @@ class Redactor:
             self._find(value)
 
     def _find(self, value: Any) -> dict[tuple[str, str], tuple[Piece, ...]]:
-        """Remember what a value holds; returns how each of its texts was cut, by the text and what its name means."""
+        """Remember what a value holds; returns how each of its texts was cut, by the text and its name."""
         scans: dict[tuple[str, str], tuple[Piece, ...]] = {}
 
-        def remember(text: str, means: str, _: int) -> str:
-            if (text, means) not in scans:
+        def remember(text: str, name: str, _: int) -> str:
+            if (text, name) not in scans:
                 self._memory.reserve(text)
                 self._memory.recall(text)
-                scans[text, means] = scan(text, means)
-                for piece in scans[text, means]:
+                scans[text, name] = scan(text, name)
+                for piece in scans[text, name]:
                     if isinstance(piece, Finding) and piece.family:
                         self._found.setdefault(piece)
                         self._memory.add(piece)
@@ -120,9 +121,9 @@ class Redactor:
             scans = self._find(value)
             spreading = self._memory.spreading
 
-            def replace(text: str, means: str, _: int) -> str:
+            def replace(text: str, name: str, _: int) -> str:
                 pieces = []
-                for piece in scans[text, means]:
+                for piece in scans[text, name]:
                     if isinstance(piece, Finding):
                         placeholder = self._memory.placeholder(piece)
                         originals[placeholder] = piece.value
@@ -130,9 +131,19 @@ class Redactor:
                         pieces.append(placeholder)
                     else:
                         pieces.append(_spread(piece, spreading, counts, originals))
-                return "".join(pieces)
+                return self._once_more("".join(pieces), counts) if len(pieces) > 1 or pieces[0] != text else text
 
             return walk(value, replace), counts, originals
+
+    def _once_more(self, text: str, counts: Counter[str]) -> str:
+        """The last look at a text that was changed: what published rules find in it now is replaced as well."""
+        for finding in reversed(in_text(text)):
+            secret = Finding("SECRET", finding.kind, text[finding.start : finding.end])
+            self._memory.add(secret)
+            self._memory.settle()
+            counts[finding.kind] += 1
+            text = text[: finding.start] + self._memory.placeholder(secret) + text[finding.end :]
+        return text
 
 
 def _spread(text: str, spreading: dict[str, str], counts: Counter[str], originals: dict[str, str]) -> str:

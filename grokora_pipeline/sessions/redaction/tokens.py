@@ -18,6 +18,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_hash,
     is_mixed,
     is_random_token,
+    is_wordlike,
 )
 
 _PLUGINS = {  # detect-secrets plugin: (module, kind, hint)
@@ -40,11 +41,13 @@ _PLUGINS = {  # detect-secrets plugin: (module, kind, hint)
 }
 # beginnings that only keys have, and those that need a random rest to be sure
 _SURE = (
+    r"AQ\.[A-Z]|ek_|e2b_|dtn_|lin_oauth_|signkey-|snyk_uat\.|mlsn\.|hcaik_|hcxik_|rpa_|pnu_|shippo_|bb_live_|tgp_v1_|sk_car_|"
+    r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|y0_|"
     r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NRAK-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|phc_|phx_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
-    r"sdk-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
+    r"pk_\d{6,10}_|persona_(?:production|sandbox)_|sdk-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
 )
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|aio_|napi_|api-|live_|"
@@ -62,24 +65,67 @@ def _has_random_rest(match: re.Match[str]) -> bool:
     return sum(char.isdigit() for char in rest) >= 2 and is_mixed(rest) and (is_hash(rest) or chunk_length(rest) <= 3.2)
 
 
+def _is_prefixed(match: re.Match[str]) -> bool:
+    """A form with parts, behind a name that is no id's and no hash's."""
+    text = match.group()
+    public = (
+        is_known_id(text) or is_publishable(text) or re.search(r"(?i)(?:id|uuid|hash|trace|span|session)[-_.]", text)
+    )
+    return not public and (match.group("rest") is not None or is_mixed(match.group("dotted")))
+
+
 def _is_aws_secret(match: re.Match[str]) -> bool:
     return is_random_token(match.group("value"), 3.5)
 
 
-_KNOWN_ID = re.compile(  # the ids of calls and messages, in every recording, and of packages
-    r"(?:call|chatcmpl|toolu|tooluse|msg|req|run|thread|asst|file|resp|fc|rs|step|cmpl|batch|item|evt|sha\d+)[_-]"
+_KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts of a cloud; and hashes with their name
+    r"(?:call|chatcmpl|toolu|tooluse|msg|req|run|thread|asst|file|resp|fc(?=_)|rs|step|cmpl|batch|item|evt|sha\d+|md5|gen|"
+    r"price|prod_[A-Za-z0-9]{14}\Z|cus|sub|si|pi|ch|in|txn|acct|pm|seti|src|inv|ord|order|doc|page|img|usr|user|org|proj|"
+    r"project|team|chat|conv|conversation|job|task|trace|span|session|sess|node|vol|vpc|subnet|ami|sg|snap|eni|rtb|igw|"
+    r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|test|part)[_-]"
+)
+_PUBLISHABLE = re.compile(
+    r"(?:pk|pub|public)[_-](?:live|test|prod|lf|sb|publishable)?[_-]?|sb_publishable_|FLWPUBK|phc_"
 )
 _RUN = r"[A-Za-z0-9_-]{20,}|[A-Za-z0-9+/]{40,}={0,2}"
+_PREFIXED = re.compile(  # a short name, a separator, and a body of one alphabet
+    r"(?=[a-z0-9_]{0,10}[a-z])[A-Za-z][A-Za-z0-9]{1,9}(?:[_-](?:live|test|prod|production|dev|oauth|api|key|sk|at|rt|pat|v\d))*"
+    r"[_-](?P<body>[a-f0-9]{32,}|[a-z0-9]{24,}|[A-Z0-9]{24,})"
+)
+_GLUED = re.compile(r"[a-z]{1,8}[g-z][a-z]{0,3}(?P<body>[a-f0-9]{32,})")  # the same without a separator
+PUBLIC = re.compile(  # what looks random and is for everybody: public keys, certificates, checksums, ids in addresses
+    r"-----BEGIN (?:[A-Z0-9 ]{0,30}PUBLIC KEY(?: BLOCK)?|CERTIFICATE[A-Z ]{0,20})-----[^-]{0,20000}(?:-----END|\Z)|"
+    r"(?:ssh-(?:rsa|dss|ed25519)|ecdsa-sha2-[\w-]{1,20}|sk-(?:ssh|ecdsa)-[\w@.-]{1,40}) AAAA[\w+/=]{20,}|"
+    r"AAAA[BCE]3NzaC1[\w+/=]{20,}|"
+    r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})[:=-][\w+/=-]{16,}|\bh1:[\w+/]{43}=|\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|"
+    r"(?i:sitekey|site_key|site-key|public_?key|pubkey|nonce|integrity|etag|fingerprint|checksum)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
+    r"/(?:d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|ipfs://\w+"
+)
 
 
 def is_known_id(text: str) -> bool:
-    """Whether a string is the id of a call or a message, as every recording has them."""
+    """Whether a string is the id of a call, a message or an object, as every recording has them."""
     return bool(_KNOWN_ID.match(text))
 
 
-def is_unordered(text: str, limit: float = 2.75) -> bool:
+def is_publishable(text: str) -> bool:
+    """Whether a key says of itself that it is the public one of a pair."""
+    return bool(_PUBLISHABLE.match(text))
+
+
+def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
-    return is_random_token(text, limit) and not is_known_id(text)
+    if is_known_id(text) or is_publishable(text):
+        return False
+    if is_random_token(text, limit):
+        return True
+    match = _PREFIXED.fullmatch(text) or _GLUED.fullmatch(text)
+    if not match:
+        return False
+    body = match.group("body")
+    return (
+        is_mixed(body) and len(set(body)) >= 8 and (is_hash(body) or not is_wordlike(body)) and chunk_length(body) <= 4
+    )
 
 
 def from_base64(text: str) -> str | None:
@@ -125,7 +171,7 @@ _TWILIO_PAIR = detector(
 )
 _TOKENS = (
     detector("anthropic_key", r"sk-ant-[\w-]{12,}", r"sk-ant-"),
-    detector("stripe_key", r"\b(?:[rsp]k_(?:live|test)|whsec)_[0-9a-zA-Z]{12,}", r"[rsp]k_(?:live|test)_|whsec_"),
+    detector("stripe_key", r"\b(?:[rs]k_(?:live|test)|whsec)_[0-9a-zA-Z]{12,}", r"[rs]k_(?:live|test)_|whsec_"),
     detector("openai_key", r"(?<![\w-])sk-(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
     detector("xai_key", r"(?<![\w-])xai-[\w-]{12,}", r"xai-[\w-]{12}"),
     detector("pinecone_key", r"\bpc(?:sk|local)_[\w-]{12,}", r"pc(?:sk|local)_"),
@@ -156,8 +202,16 @@ _TOKENS = (
         "provider_key",  # Mailgun, Asana, Azure, Zhipu, Terraform, Salesforce, X, Yandex
         r"(?<![\w-])(?:[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
-        r"00D\w{12,15}![\w.]{60,}|A{15,}[\w%]{60,}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
+        r"00D\w{12,15}![\w.]{60,}|A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
         r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|A{15}|t1\.[\w-]{60}",
+    ),
+    detector(  # a name, an environment, and a UUID or parts of hexadecimal digits: access-production-..., st.x.x
+        "provider_key",
+        r"(?<![\w.-])[A-Za-z][A-Za-z_]{1,12}[-_]"
+        r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
+        r"(?<![\w.-])[a-z][a-z0-9_]{1,9}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,})(?![\w-])",
+        r"[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
+        accept=_is_prefixed,
     ),
     detector(
         "webhook",
@@ -190,15 +244,19 @@ _TOKENS = (
     ),
     detector(
         "password_hash",
-        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2[a-z]{1,2})\$[\w./$+,=-]{20,}|pbkdf2_\w+\$[\w./$+=-]{20,}",
-        r"\$(?:2[abxy]|1|5|6|y|apr1|argon2[a-z]{1,2})\$|pbkdf2_",
+        r"\$(?:2[abxy]|[156789yPHS]|sha1|apr1|argon2[a-z]{1,2}|krb5\w{2,6}|md5,\w+|gy|7|scram\w*)\$[\w./$+,=:*@\\-]{20,}|"
+        r"pbkdf2[_:]\w+[$:][\w./$+=:-]{20,}|scrypt:[\d:]+\$[\w./$+=-]{20,}|\{S?(?:SHA|MD5|CRYPT)\d*\}[\w./$+=]{16,}|"
+        r"(?<![0-9A-F])\*[0-9A-F]{40}(?![0-9A-F])|(?<![0-9A-Fa-f])[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}(?![0-9A-Fa-f])|"
+        r"(?<=:)(?:[0-9A-Fa-f]{16}:[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32,}|[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}:[0-9A-Fa-f]{16})(?![0-9A-Fa-f])",
+        r"\$(?:2[abxy]|[156789yPHS]|sha1|apr1|argon2[a-z]{1,2}|krb5\w{2,6}|md5,\w+|gy|scram\w*)\$|pbkdf2[_:]|scrypt:|"
+        r"\{S?(?:SHA|MD5|CRYPT)|\*[0-9A-F]{40}|[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}",
     ),
 )
-UNORDERED = detector(
+HIGH_ENTROPY = detector(
     "token",
     rf"(?<![A-Za-z0-9+/_.-])(?:{_RUN})",
     r"[A-Za-z0-9_-]{20}|[A-Za-z0-9+/]{40}",
-    accept=lambda match: is_unordered(match.group()) and from_base64(match.group()) is None,
+    accept=lambda match: is_high_entropy(match.group()) and from_base64(match.group()) is None,
 )
 BASE64 = re.compile(r"(?<![A-Za-z0-9+/=_-])(?:[A-Za-z0-9+/]{60,76}\r?\n)*[A-Za-z0-9+/]{24,}={0,2}(?![A-Za-z0-9+/=_-])")
 

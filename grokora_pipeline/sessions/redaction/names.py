@@ -1,0 +1,80 @@
+"""What a name says about its value: the one list of telling names, for assignments in texts and for members of JSON.
+
+A name is cut into its words (`dbPassword`, `DB_PASSWORD`, `db-password`), and the last ones decide: `password_file` and
+`max_tokens` say nothing, `password_2` and `api_key_prod` do.
+"""
+
+import re
+from functools import lru_cache
+from typing import Literal
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+Meaning = Literal["", "password", "key", "phone"]
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SUFFIXES = _set(  # words after the telling one that change nothing
+    "value text string str plain plaintext raw b64 base64 hex new old current previous default main primary secondary "
+    "prod production stage staging dev test live confirm confirmation again repeat env"
+)
+# any value of these is secret; the short ones only as whole words
+_PASSWORD_END = re.compile(
+    r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|p[sw]wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|"
+    r"lozinka|heslo|senha|wachtwoord|contrasena|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
+    r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
+    r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery)key|"
+    r"totpseed|pincode|secretstring|secretkeybase)\Z"
+)
+_SHORT_PASSWORDS = _set("pw pwd psk pin puk cvv cvc otp totp")
+_NOT_PASSWORDS = re.compile(  # they end like the above
+    r"(?:by|com|tres|sur|under|over|im|sea|boarding|season|hall|forward|backward|first|second|low|high|band|test|all|num|n|"
+    r"max|min|is|one|two|single|multi)pass|(?:country|area|zip|status|error|exit)codes?"
+)
+_KEY_END = re.compile(  # of these, values that look random
+    r"(?:key|token|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"
+    r"(?:api|access|private|auth|signing|account|app|secret|ssh|encryption|webhook|licen[cs]e|host)keys\Z|"
+    r"(?:api|access|auth|refresh|bearer|session|bot|deploy|personal)tokens\Z"
+)
+_SHORT_KEYS = _set("sessionid sig sas pat sid salt seed apitoken csrf xsrf webhook")
+_HARMLESS_KEYS = _set(  # the word before "key" or "token" in the names of what is public
+    "public pub publishable cache primary foreign sort idempotency partition row dedup dedupe group index object s3 "
+    "map "
+    "dict lookup task issue project translation i18n locale registry query join site routing message unique candidate "
+    "composite natural surrogate hot arrow shortcut modifier answer storage sitekey data column field ssh authorized "
+    "pad eos bos unk sep cls mask max min num next page continuation stop special first last prev end start "
+    "host crew agent tool step run job workflow flow node graph state thread memory doc document file asset image "
+    "logical "
+    "trace event shift ctrl alt enter return escape"
+)
+_PHONE_END = re.compile(r"(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?\Z")
+_BEYOND_ASCII = re.compile(
+    "(?i:has\u0142o|\u015fifre|contrase\u00f1a|\u043f\u0430\u0440\u043e\u043b\u044c)\\Z|"  # Latin, Cyrillic
+    "\u5bc6[\u7801\u78bc]|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638"  # Chinese, Japanese, Korean
+)
+
+
+@lru_cache(maxsize=8192)
+def meaning(name: str) -> Meaning:
+    """What a name says: "password" (any value is secret), "key" (a random value is), "phone", or "" for nothing."""
+    if len(name) > 80:
+        return ""
+    if not name.isascii() and _BEYOND_ASCII.search(name):
+        return "password"
+    words = [word.lower() for word in _WORD.findall(name)]
+    while len(words) > 1 and (words[-1] in _SUFFIXES or words[-1].isdigit()):
+        words.pop()
+    if not words:
+        return ""
+    joined, last = "".join(words), words[-1]
+    before = words[-2] if len(words) > 1 else ""
+    harmless = _NOT_PASSWORDS.fullmatch(last) or _NOT_PASSWORDS.fullmatch(before + last)
+    if last in _SHORT_PASSWORDS or (_PASSWORD_END.search(joined) and not harmless):
+        return "password"
+    if "publickey" in joined or "sitekey" in joined or "signature" in joined[:-9]:
+        return ""
+    if (last in _SHORT_KEYS or _KEY_END.search(joined)) and before not in _HARMLESS_KEYS:
+        return "key"
+    return "phone" if _PHONE_END.search(joined) else ""
