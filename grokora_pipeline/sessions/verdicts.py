@@ -5,7 +5,7 @@ and is joined when turns are read: a rating that comes later rewrites no day. `c
 call of another row once more; `read_turns` leaves them out.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -47,6 +47,7 @@ COPIES = pa.schema(
         ("kept_line", pa.int64()),
     ]
 )
+MOST_CANDIDATES = 64  # an id that thousands of files use is compared with its latest sessions only
 SESSION_GAP = timedelta(days=1)  # two logs of one id that lie further apart and do not continue each other are two
 _COLUMNS = [
     "turn_id",
@@ -102,44 +103,37 @@ class _Cluster:
     """Logs that tell of one session."""
 
     segments: set[Segment] = field(default_factory=set)
-    answers: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))  # by agent and step
-    calls: set[str] = field(default_factory=set)
+    steps: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # by agent
+    calls: set[tuple[Any, ...]] = field(default_factory=set)  # what tells a call from another
     start: str = ""
     end: str = ""
 
     def add(self, segment: Segment, row: Row) -> None:
         """Take in a row."""
+        agent = row["recorded_agent"] or row["agent"] or ""
         self.segments.add(segment)
-        self.answers[row["recorded_agent"] or row["agent"] or "", row["step"]].add(row["answer_id"])
+        self.steps[agent].add(row["step"])
+        # a rebuilt prompt differs from log to log; a recorded one tells two calls with the answer "ok" apart
+        asked = "" if row["completeness"] == "reconstructed" else row["prompt_id"]
+        self.calls.add((agent, row["step"], row["answer_id"], asked))
         if row["call"]:
-            self.calls.add(row["call"])
+            self.calls.add((row["call"],))
         if at := row["started_at"]:
             self.start, self.end = min(self.start or at, at), max(self.end, at)
 
     def merge(self, other: "_Cluster") -> None:
         """Take in the rows of another cluster."""
         self.segments |= other.segments
-        for key, answers in other.answers.items():
-            self.answers[key] |= answers
+        for agent, steps in other.steps.items():
+            self.steps[agent] |= steps
         self.calls |= other.calls
         self.start = min(filter(None, (self.start, other.start)), default="")
         self.end = max(self.end, other.end)
-
-    def steps(self, agent: str) -> tuple[int, int]:
-        """An agent's first and last step."""
-        steps = [step for name, step in self.answers if name == agent]
-        return min(steps), max(steps)
 
     @property
     def files(self) -> set[str]:
         """The log files that it stands in."""
         return {file for _, file in self.segments}
-
-    def shares_a_call(self, other: "_Cluster") -> bool:
-        """Whether a call stands in both."""
-        if self.calls & other.calls:
-            return True
-        return any(self.answers[key] & other.answers[key] for key in self.answers.keys() & other.answers.keys())
 
     def goes_with(self, other: "_Cluster") -> bool:
         """Whether both may be of one session: no call contradicts, and one continues the other or is near in time.
@@ -150,11 +144,13 @@ class _Cluster:
         if self.files & other.files:
             return False
         early, late = sorted((self, other), key=lambda one: (one.start, min(one.segments)))
-        for agent, step in early.answers.keys() & late.answers.keys():
-            first, last = early.steps(agent)
-            if not first < step == last == late.steps(agent)[0]:
+        common = early.steps.keys() & late.steps.keys()
+        for agent in common:
+            before, after = early.steps[agent], late.steps[agent]
+            seam = {max(before)} if max(before) == min(after) > min(before) else set[int]()
+            if (before & after) - seam or (early.start and max(after) < min(before)):
                 return False
-        if {agent for agent, _ in early.answers} & {agent for agent, _ in late.answers}:
+        if common:
             return True
         if not early.end or not late.start:
             return True
@@ -212,7 +208,8 @@ def _dictionaries(rows: pd.DataFrame) -> list[Row]:
 
 
 def _counts(values: "pd.Series[Any]") -> dict[str, int]:
-    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+    counts = [(str(value), count) for value, count in values.value_counts().items()]
+    return dict(sorted(counts, key=lambda item: (-item[1], item[0])))
 
 
 def _session_names(rows: pd.DataFrame) -> dict[Segment, str]:
@@ -244,16 +241,19 @@ def _session_names(rows: pd.DataFrame) -> dict[Segment, str]:
 def _clusters(segments: Mapping[Segment, _Cluster]) -> list[_Cluster]:
     """The logs of one recorded id, put together by session: first those that share a call, then those that fit."""
     clusters: list[_Cluster] = []
-    ordered = sorted(segments.items(), key=lambda item: (item[1].start, item[0]))
-    for _, segment in ordered:
-        home = next((one for one in clusters if one.shares_a_call(segment) and not one.files & segment.files), None)
+    known: dict[tuple[Any, ...], list[_Cluster]] = defaultdict(list)  # by call
+    for _, segment in sorted(segments.items(), key=lambda item: (item[1].start, item[0])):
+        sharing = (one for call in sorted(segment.calls) for one in known.get(call, ()))
+        home = next((one for one in sharing if not one.files & segment.files), None)
+        for call in segment.calls:
+            known[call].append(home or segment)
         if home:
             home.merge(segment)
         else:
             clusters.append(segment)
     merged: list[_Cluster] = []
     for cluster in clusters:
-        fitting = [one for one in merged if one.goes_with(cluster)]
+        fitting = [one for one in merged[-MOST_CANDIDATES:] if one.goes_with(cluster)]
         if fitting:
             max(fitting, key=lambda one: _nearness(one.files, cluster.files)).merge(cluster)
         else:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from grokora_pipeline.sessions import verdicts as module
 from grokora_pipeline.sessions.table import read_rows
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, turns, write_lines
@@ -240,3 +241,33 @@ def test_a_secret_that_one_file_names_leaves_the_sessions_other_files(tmp_path: 
     assert alone.turns == 1
     (logs / "2026-01-02" / "s.jsonl").unlink()
     assert run(logs, tmp_path / "three", tmp_path / "two").version == alone.version
+
+
+def test_equal_answers_to_other_questions_do_not_make_two_machines_one(tmp_path: Path) -> None:
+    for machine in ("one", "two"):
+        lines = [call("s", step, f"{machine} asks {step}", "ok") for step in (0, 1)]
+        write_lines(
+            tmp_path / "logs" / machine / "a.jsonl", [*lines, outcome("s", "failure" if machine == "one" else "")]
+        )
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.sessions, report.copies, report.by_status) == (2, 0, {"failure": 2, "unknown": 2})
+
+
+def test_an_id_that_many_files_use_is_judged_in_linear_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    real = module._Cluster.goes_with
+
+    def counted(self: module._Cluster, other: module._Cluster) -> bool:
+        compared.append(1)
+        return real(self, other)
+
+    monkeypatch.setattr(module._Cluster, "goes_with", counted)
+    work = {}
+    for count in (100, 200):
+        for number in range(count):
+            lines = [call("default", 0, f"p{number}", f"a{number}"), outcome("default", "success")]
+            write_lines(tmp_path / str(count) / f"{number}.jsonl", lines)
+        compared.clear()
+        assert run(tmp_path / str(count), tmp_path / f"out{count}").sessions == count
+        work[count] = len(compared)
+    assert work[200] < 3 * work[100]
