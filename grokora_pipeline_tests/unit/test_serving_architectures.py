@@ -40,15 +40,24 @@ LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16}
 LINEAR = {"layer_types": ["linear_attention"] * 3 + ["full_attention"], "head_dim": 16}
 LINEAR |= {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
 LINEAR |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+HYBRID = {"layer_types": ["mamba", "mamba", "mamba", "attention"], "num_local_experts": 0, "num_experts_per_tok": 0}
+HYBRID |= {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 32}
+HYBRID |= {"shared_intermediate_size": 96}
+PARALLEL = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
+PARALLEL |= {"mamba_chunk_size": 32, "head_dim": 16}
 NO_EXPERTS = ["q_proj", "v_proj", "o_proj"]
 
-# name → (config class, what is special about it, the adapter's layers, why it is slow)
+# name → (config class, what is special about it, the adapter's layers, why every row is answered alone)
 MODELS: dict[str, tuple[str, dict[str, Any], Any, str]] = {
     "windows": ("MistralConfig", {"sliding_window": WINDOW}, "all-linear", ""),
     "mixed windows": ("Gemma3TextConfig", {**MIXED, "head_dim": 16, "query_pre_attn_scalar": 16}, "all-linear", ""),
     "flattened rows": ("OPTConfig", {"ffn_dim": 96, "word_embed_proj_dim": 64}, "all-linear", ""),
-    "convolutions": ("Lfm2Config", {"layer_types": ["conv", "full_attention"] * 2}, NO_EXPERTS[:2], "its cache has"),
+    "convolutions": ("Lfm2Config", {"layer_types": ["conv", "full_attention"] * 2}, NO_EXPERTS[:2], ""),
     "long rope": ("Phi3Config", {"rope_parameters": LONG, "sliding_window": None}, "all-linear", ""),
+}
+MODELS |= {
+    "linear attention": ("Qwen3_5TextConfig", LINEAR, NO_EXPERTS, ""),
+    "linear biases": ("BloomConfig", {"n_layer": 3, "n_head": 4}, ["query_key_value"], "a pass over slots"),
 }
 MORE: dict[str, tuple[str, dict[str, Any], Any, str]] = {
     "full attention": ("Qwen3Config", {"head_dim": 16}, "all-linear", ""),
@@ -61,8 +70,9 @@ MORE: dict[str, tuple[str, dict[str, Any], Any, str]] = {
     ),
     "shared expert": ("Qwen2MoeConfig", {**EXPERTS, "shared_expert_intermediate_size": 32}, None, ""),
     "latent attention": ("DeepseekV3Config", LATENT, ["q_a_proj", "kv_b_proj", "o_proj"], ""),
-    "linear attention": ("Qwen3_5TextConfig", LINEAR, NO_EXPERTS, "running state"),
-    "linear biases": ("BloomConfig", {"n_layer": 3, "n_head": 4}, ["query_key_value"], "a pass over slots"),
+    "state space beside attention": ("GraniteMoeHybridConfig", HYBRID, ["q_proj", "in_proj"], ""),
+    "state space alone": ("MambaConfig", {"state_size": 8}, ["x_proj"], "a pass over slots"),
+    "both in one layer": ("FalconH1Config", PARALLEL, NO_EXPERTS, "its cache has layers"),
     "Conv1D": ("GPT2Config", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}, ["c_attn", "c_fc"], ""),
 }
 SHARED_EXPERT = ["q_proj", "v_proj", "shared_expert.gate_proj", "shared_expert.down_proj"]

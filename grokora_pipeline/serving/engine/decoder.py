@@ -59,8 +59,10 @@ class Decoder:
         self.adapters: dict[str, Adapter] = {}
         self.runner, self.slow_reason = build_runner(model)
         self._exact_tokens = exact_tokens(model.config)
-        self.prefixes = PrefixCache(cache_bytes)
-        self.scheduler = Scheduler(max_rows, row_bytes, prefill_tokens)
+        # A running state is that after the last token: nothing of it says what it was at an earlier one.
+        stateful = self.runner is not None and bool(self.runner.slots.states)
+        self.prefixes = PrefixCache(0 if stateful else cache_bytes)
+        self.scheduler = Scheduler(max_rows, row_bytes, prefill_tokens, pads=not stateful)
         self.counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "steps", "failed"), 0)
         self._active: list[Adapter | None] = []
         self._token_bytes = self.runner.slots.token_bytes() if self.runner else 0  # the probe has shown it
@@ -218,7 +220,9 @@ class Decoder:
         assert self.runner
         began = time.perf_counter()
         self._activate([row.adapter for row in rows], max(map(len, parts)))
-        logits = self.runner.run(start, parts)
+        idle = [slot for slot, row in enumerate(rows, start) if only_decoding and not row.decoding]
+        with self.runner.slots.unchanged(idle):
+            logits = self.runner.run(start, parts)
         counts = [len(part) if row.decoding or not only_decoding else 0 for row, part in zip(rows, parts, strict=True)]
         self.runner.commit(start, counts)
         share = (time.perf_counter() - began) / max(1, sum(count > 0 for count in counts))
@@ -351,7 +355,7 @@ class Decoder:
     ) -> list[int]:
         """The next texts that are scored in one pass, the shortest first. What several prompts begin with is run for
         the first of them, and then comes from the prefix cache."""
-        if self.runner is None:
+        if self.runner is None or not self.scheduler.pads:
             return [next(iter(texts))]
         limits = self.scheduler
         logit_bytes = self.model.config.get_text_config().vocab_size * self.model.dtype.itemsize

@@ -1,17 +1,26 @@
-"""Slots: the keys and values of all rows in the batch, side by side; a row's column is its token's position (torch).
+"""Slots: what the layers remember of all rows in the batch, side by side (torch).
 
-Because a column is a position, rows of different lengths share a batch without padding between their tokens, and a
-sliding window counts tokens and nothing else.
+Attention layers hold keys and values; a row's column is its token's position, so rows of different lengths share a
+batch without padding between their tokens, and a sliding window counts tokens and nothing else. Recurrent and
+convolutional layers hold a state a row, which every token of a pass changes: prompts are run one at a time, unpadded.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
 
 _ROOM = 64  # columns; buffers grow in multiples of this: a copy costs what one step reads, so once in 64 steps is cheap
 
@@ -42,6 +51,14 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
     def get_seq_length(self) -> int:
         return self.seen - self.columns.shape[1]
 
+    def begin(self, start: int, columns: Tensor, seen: int, *, continues: bool) -> None:
+        """Set where the pass that comes writes, and how far it reads."""
+        self.start, self.columns, self.seen = start, columns, seen
+
+    def buffers(self, length: int) -> list[Tensor]:
+        """Views [slots, …] of what rows of so many tokens hold."""
+        return [part[:, :, :length] for part in (self.keys, self.values) if part is not None]
+
     def resize(self, slots: int, room: int) -> None:
         """Hold so many slots and columns, with what is there; 0 slots hold no memory."""
         self.slots, self.room = slots, room
@@ -55,17 +72,61 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
             setattr(self, name, new)
 
 
+class StateSlotLayer(LinearAttentionLayer):  # type: ignore[misc]
+    """One layer's running states [slots, …]: transformers' layer, whose tensors are views of the rows of a pass.
+
+    It relies on transformers changing states in place (`copy_`), as it does for CUDA graphs.
+    """
+
+    def __init__(self, number_of_states: int) -> None:
+        super().__init__(number_of_states)
+        self.start, self.rows, self.slots = 0, 0, 0
+        self.held: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}  # convolutions' and recurrent states, by index
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        super().lazy_initialization(*args, **kwargs)
+        for states, held in zip((self.conv_states, self.recurrent_states), self.held, strict=True):
+            for index, state in states.items():
+                if state is not None and index not in held:
+                    held[index] = state.new_zeros(self.slots, *state.shape[1:])
+                    states[index] = held[index][self.start : self.start + self.rows]
+
+    def begin(self, start: int, columns: Tensor, seen: int, *, continues: bool) -> None:
+        """Set whose states the pass that comes changes, and whether they have any yet."""
+        self.start, self.rows = start, len(columns)
+        self.has_previous_state = dict.fromkeys(range(self.number_of_states), continues)
+        for states, held in zip((self.conv_states, self.recurrent_states), self.held, strict=True):
+            states.update({index: buffer[start : start + self.rows] for index, buffer in held.items()})
+
+    def buffers(self, length: int) -> list[Tensor]:
+        """Views [slots, …] of what rows hold, whatever their length."""
+        return [buffer for held in self.held for buffer in held.values()]
+
+    def resize(self, slots: int, room: int) -> None:
+        """Hold so many slots, with what is there; 0 slots hold no memory."""
+        self.slots = slots
+        for held in self.held:
+            for index, old in held.items():
+                held[index] = old.new_zeros(slots, *old.shape[1:])
+                held[index][: min(slots, len(old))] = old[:slots]
+
+
 class Slots:
-    """The rows' keys and values. Rows join at the end, and the last one moves to where one has left."""
+    """What the layers remember of the rows. Rows join at the end, and the last one moves to where one has left."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._device = model.device
         # layers that reuse another layer's keys and values (Gemma-3n) hold none: transformers' dummies stay
         layers = [
-            layer if isinstance(layer, DummyLayer) else SlotLayer()
+            layer
+            if isinstance(layer, DummyLayer)
+            else StateSlotLayer(layer.number_of_states)
+            if isinstance(layer, LinearAttentionLayer)
+            else SlotLayer()
             for layer in DynamicCache(config=model.config).layers
         ]
         self.layers = [layer for layer in layers if isinstance(layer, SlotLayer)]
+        self.states = [layer for layer in layers if isinstance(layer, StateSlotLayer)]
         self.cache = Cache(layers=layers)
         self.clear()
 
@@ -73,7 +134,7 @@ class Slots:
         """No rows, and no memory held."""
         self.lengths: list[int] = []
         self._slots, self._room = 0, 0
-        for layer in self.layers:
+        for layer in (*self.layers, *self.states):
             layer.resize(0, 0)
 
     def open(self) -> None:
@@ -91,9 +152,23 @@ class Slots:
         self.reserve(len(self.lengths), seen)
         first = torch.tensor(self.lengths[start : start + len(counts)])[:, None]
         columns = (first + torch.arange(most)).to(self._device)
-        for layer in self.layers:
-            layer.start, layer.columns, layer.seen = start, columns, seen
+        continues = self.lengths[start] > 0
+        if self.states and (
+            min(counts) < most or any((n > 0) != continues for n in self.lengths[start:][: len(counts)])
+        ):
+            raise RuntimeError("rows of a model with running states are padded or begin at different times")
+        for layer in (*self.layers, *self.states):
+            layer.begin(start, columns, seen, continues=continues)
         return columns, seen
+
+    @contextmanager
+    def unchanged(self, rows: Sequence[int]) -> Iterator[None]:
+        """A pass inside leaves these rows' running states as they were; keys and values are overwritten anyway."""
+        buffers = [part for layer in self.states for part in layer.buffers(0)] if rows else []
+        kept = [part[rows].clone() for part in buffers]
+        yield
+        for part, values in zip(buffers, kept, strict=True):
+            part[rows] = values
 
     def close(self, slot: int, *, clean: bool) -> None:
         """The slot goes to the last row. `clean` wipes what the row wrote: a mask does not hide nan."""
@@ -102,12 +177,13 @@ class Slots:
             return self.clear()
         self.lengths[slot] = self.lengths[last]
         length = self.lengths.pop()
-        for layer in self.layers if clean or slot != last else ():
-            for part in (layer.keys, layer.values):
-                if clean:
+        for layer in (*self.layers, *self.states) if clean or slot != last else ():
+            if clean:
+                for part in layer.buffers(self._room):
                     part[slot].zero_()
-                if slot != last:
-                    part[slot, :, :length] = part[last, :, :length]
+            if slot != last:
+                for part in layer.buffers(length):
+                    part[slot] = part[last]
         return None
 
     def read(self, slot: int, start: int, stop: int) -> Tensor:
@@ -139,20 +215,18 @@ class Slots:
             return
         self._slots = max(self._slots, -(-slots // 8) * 8 if slots > 4 else 1 << (slots - 1).bit_length())
         self._room = max(self._room, -(-room // _ROOM) * _ROOM)
-        for layer in self.layers:
+        for layer in (*self.layers, *self.states):
             layer.resize(self._slots, self._room)
 
 
 def why_not_slots(model: PreTrainedModel) -> str:
-    """Why a model's memory of a text is not one key and value a layer and token, "" if it is.
+    """Why slots cannot hold what a model remembers of a text, "" if they can.
 
     Read off the cache that transformers itself would make, not off a list of architectures.
     """
-    if getattr(model, "_is_stateful", False):
-        return "its layers keep a running state"
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder"
-    kept = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer}
+    kept = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer, LinearAttentionLayer}
     other = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) not in kept}
     return f"its cache has layers of {', '.join(sorted(other))}" if other else ""
 

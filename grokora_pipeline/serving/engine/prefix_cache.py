@@ -41,6 +41,8 @@ class PrefixCache:
     def add(self, owner: Hashable, tokens: Sequence[int], read: Callable[[int, int], Tensor]) -> None:
         """Keep the whole blocks of a text; `read(start, stop)` gives its keys and values
         [stop - start, elements]."""
+        if not self.max_bytes:
+            return
         known = self._walk(owner, tokens)
         start, stop = len(known) * BLOCK, len(tokens) // BLOCK * BLOCK
         parent = self._blocks[known[-1]].serial if known else 0

@@ -62,7 +62,7 @@ class ModelRunner:
         for index, count in enumerate(counts, start):
             self.slots.lengths[index] += count
 
-    def _masks(self, columns: Tensor, seen: int) -> Tensor | dict[str, Tensor]:
+    def _masks(self, columns: Tensor, seen: int) -> Tensor | dict[str, Tensor | None]:
         """[rows, 1, tokens, seen]: every token sees its row's columns up to its own, within its layer's window."""
         position, column = columns[:, None, :, None], torch.arange(seen, device=columns.device)
         full = column <= position
@@ -77,10 +77,12 @@ class ModelRunner:
                 kind: torch.zeros_like(mask, dtype=self.model.dtype).masked_fill_(~mask, low)
                 for kind, mask in masks.items()
             }
-        kinds = getattr(self._config, "layer_types", None)
-        if kinds is None:  # every layer is alike: windowed if the model has a window
+        kinds = set(getattr(self._config, "layer_types", None) or ())
+        if not kinds:  # every layer is alike: windowed if the model has a window
             return list(masks.values())[-1]
-        return masks if len(set(kinds)) > 1 else masks[kinds[0]]
+        if len(kinds) == 1 and (kind := kinds.pop()) in masks:
+            return masks[kind]
+        return {**dict.fromkeys((*kinds, "linear_attention")), **masks}  # layers with a state need none: no padding
 
     def probe(self) -> str:
         """Why the slots do not give this model's own logits, "" if they do.
@@ -98,11 +100,9 @@ class ModelRunner:
                 alone = torch.cat([self._plain(row, 2) for row in rows])
                 for _ in rows:
                     self.slots.open()
-                passes = []
-                for parts in ([row[:3] for row in rows], [row[3:-1] for row in rows], [row[-1:] for row in rows]):
-                    passes.append(self.run(0, parts))
-                    self.commit(0, [len(part) for part in parts])
-                together = torch.stack(passes[1:], 1).flatten(0, 1)
+                for first in ([row[:3] for row in rows], [row[3:-1] for row in rows]):
+                    before = self._run_prompts(first)
+                together = torch.stack([before, self.run(0, [row[-1:] for row in rows])], 1).flatten(0, 1)
             except PASS_ERRORS as error:
                 return f"a pass over slots fails ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
             finally:
@@ -114,6 +114,18 @@ class ModelRunner:
         if not difference <= _TOLERANCE.get(self.model.dtype, _ROUNDED_TOLERANCE):  # not: a nan is refused, too
             return f"a pass over slots differs from the model's own by {difference:.2g}"
         return ""
+
+    def _run_prompts(self, parts: Sequence[Sequence[int]]) -> Tensor:
+        """The logits after parts of all rows' prompts, padded in one pass; one by one for layers with states."""
+        if not self.slots.states:
+            logits = self.run(0, parts)
+            self.commit(0, [len(part) for part in parts])
+            return logits
+        each = []
+        for slot, part in enumerate(parts):
+            each.append(self.run(slot, [part]))
+            self.commit(slot, [len(part)])
+        return torch.cat(each)
 
     def _plain(self, row: Sequence[int], keep: int) -> Tensor:
         ids = torch.tensor([row], device=self.model.device)

@@ -21,6 +21,7 @@ class Scheduler:
     rows: list[Row] = field(default_factory=list)
     waiting: list[Row] = field(default_factory=list)
     mixes: bool = True  # rows of different adapters may share a pass
+    pads: bool = True  # prompts of different lengths may share a pass
 
     def pick(
         self, cached: Callable[[Row], int], token_bytes: int, shares: Callable[[Row, Row], bool]
@@ -50,7 +51,7 @@ class Scheduler:
             most = 0
             for row in order:
                 width = max(most, rest[row])  # rows are padded to the longest
-                fits = row in arrivals and (len(picked) + 1) * width <= budget
+                fits = row in arrivals and (len(picked) + 1) * width <= budget and (self.pads or not picked)
                 if fits and self._admits(row, picked, token_bytes) and not any(shares(row, one) for one in picked):
                     picked.append(row)
                     most = width
