@@ -93,6 +93,16 @@ def test_examples_that_are_too_long_do_not_count_and_the_check_says_what_a_longe
     assert project.store.current("actor/tokenized_split") is not None
 
 
+def test_turns_that_are_left_out_because_nobody_told_the_outcome_are_reported(project: Project, tmp_path: Path) -> None:
+    write_lines(tmp_path / "more" / "a.jsonl", [call(f"s{n}", 0, f"do {n}", "done") for n in range(12)])
+    with project.store.stage("session_logs") as staged:
+        run(tmp_path / "more", staged / "made")
+        project.store.publish("session_logs", "t2", staged / "made")
+    outcomes = checks(materialize(project, AGENT, dg.DagsterInstance.ephemeral()))["known_outcomes"]
+    assert not outcomes.passed
+    assert "12 of 12 turns ended: 12 are left out" in str(outcomes.description)
+
+
 def test_a_check_that_was_not_made_yields_no_result(project: Project) -> None:
     agent = AGENT.model_copy(update={"min_examples": 99})
     result = materialize(project, agent, dg.DagsterInstance.ephemeral())
