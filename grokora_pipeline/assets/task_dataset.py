@@ -190,8 +190,8 @@ def _checks(folder: Path) -> list[dg.AssetCheckResult]:
             passed=unknown + unlearnt <= 0.5 * max(1, turns),
             severity=warn,
             metadata={"left_out": unlearnt, "learnt": unknown, "turns": turns},
-            description=f"Nobody said how the sessions of {unlearnt + unknown} of {turns} turns ended: {unlearnt} are left "
-            f"out, {unknown} examples are learnt all the same. `unknown_outcome` in agents.yaml says which.",
+            description=f"Nobody said how the sessions of {unlearnt + unknown} of {turns} turns ended: {unlearnt} are "
+            f"left out, {unknown} examples are learnt all the same. `unknown_outcome` in agents.yaml says which.",
         ),
         dg.AssetCheckResult(
             check_name="caps",

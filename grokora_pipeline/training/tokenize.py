@@ -9,6 +9,7 @@ import numpy as np
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.sessions.redaction.detectors import PLACEHOLDER
 from grokora_pipeline.training.layout import Row, build_forest, merge_chains
 
 SIDES = ("train", "validation")
@@ -49,9 +50,9 @@ def tokenize_split(
 ) -> TokenizeReport:
     """Write the DatasetDict to `output` and report on it.
 
-    `sides[i]` is "train" or "validation"; any other value leaves example i out. Columns: input_ids, completion_mask
-    (1 where the loss is taken), turn_id, group (the session), weight. Train rows are in a seeded order, so that the
-    first n of them are a random sample.
+    `sides[i]` is "train" or "validation"; any other value leaves example i out. Columns: input_ids, completion_mask (1
+    where the loss is taken: the answer without the placeholders that its prompt does not hold), turn_id, group (the
+    session), weight. Train rows are in a seeded order, so that the first n of them are a random sample.
     """
     if len(examples) != len(sides):
         raise ValueError(f"{len(examples)} examples, but {len(sides)} sides")
@@ -75,13 +76,30 @@ def tokenize_split(
 def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
     prompt, completion = chat.encode_example(example)
     facts = example.get("meta") or {}
+    mask = [1] * len(completion)
+    if PLACEHOLDER.search(str(example["completion"])):
+        mask = _placeholder_mask(example, chat)
     return {
         "input_ids": prompt + completion,
-        "completion_mask": [0] * len(prompt) + [1] * len(completion),
+        "completion_mask": [0] * len(prompt) + mask,
         "turn_id": str(facts.get("turn_id", "")),
         "group": str(facts.get("session_id", "")),
         "weight": float(facts.get("weight", 1.0)),
     }
+
+
+def _placeholder_mask(example: Mapping[str, Any], chat: ChatFormat) -> list[int]:
+    """0 for the completion's tokens that write a placeholder which the prompt does not hold, 1 for all others.
+
+    The agent cannot have known the value that was redacted there, so learning the placeholder would teach it to invent
+    one; a placeholder of the prompt is copied, and the gateway puts the caller's own value back.
+    """
+    prompt = chat.render_prompt(example["prompt"], example.get("tools"))
+    text = chat.render_completion(example["prompt"], example["completion"], example.get("tools"))
+    known = set(PLACEHOLDER.findall(prompt))
+    unlearnt = [match.span() for match in PLACEHOLDER.finditer(text) if match.group() not in known]
+    offsets = chat.tokenizer.encode(text, add_special_tokens=False).offsets
+    return [int(not any(start < last and first < stop for first, last in unlearnt)) for start, stop in offsets]
 
 
 def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> None:
@@ -98,8 +116,11 @@ def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> Non
     )
     order = np.random.default_rng(seed).permutation(len(rows["train"]))
     rows = {**rows, "train": [rows["train"][index] for index in order]}
-    sets = {side: Dataset.from_list(rows[side], features=features) for side in SIDES}
-    DatasetDict(sets).save_to_disk(str(output))
+    # An empty side needs its columns (from_list of no rows has none) and a shard (0 rows are written into 0 shards by
+    # default), or load_from_disk refuses the folder.
+    columns = {side: {name: [row[name] for row in rows[side]] for name in features} for side in SIDES}
+    sets = {side: Dataset.from_dict(columns[side], features=features) for side in SIDES}
+    DatasetDict(sets).save_to_disk(str(output), num_shards=dict.fromkeys(SIDES, 1))
 
 
 def _report(

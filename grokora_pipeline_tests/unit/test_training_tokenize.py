@@ -1,0 +1,54 @@
+"""The tokenized split: which tokens carry loss, and what is said about the rows that are too long."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.training.tokenize import load_split, tokenize_split
+from grokora_pipeline_tests.tiny import tiny_base
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatFormat:
+    return ChatFormat.load(tiny_base(tmp_path_factory.mktemp("tiny")))
+
+
+def example(question: str, answer: str) -> dict[str, Any]:
+    prompt = [{"role": "user", "content": question}]
+    completion = [{"role": "assistant", "content": answer}]
+    return {"prompt": prompt, "completion": completion, "meta": {"turn_id": question, "session_id": "s", "weight": 1}}
+
+
+def learnt(chat: ChatFormat, folder: Path, question: str, answer: str) -> str:
+    """The text of the answer's tokens that carry loss."""
+    tokenize_split([example(question, answer)], ["train"], chat, folder, max_length=512, seed=7)
+    (row,), _ = load_split(folder)
+    return chat.decode([token for token, weight in zip(row.ids, row.weights, strict=True) if weight])
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("Log in.", "type <SECRET:password:1> now", "type  now"),
+        ("Log in with <SECRET:password:1>.", "type <SECRET:password:1> now", "type <SECRET:password:1> now"),
+        ("Log in with <SECRET:password:1>.", "type <SECRET:password:2> now", "type  now"),
+        ("Write.", "mail <PII:email:1> and <PII:email:2>", "mail  and "),
+        ("Write.", "nothing is redacted here", "nothing is redacted here"),
+    ],
+)
+def test_a_placeholder_carries_loss_only_if_the_prompt_holds_it(
+    chat: ChatFormat, tmp_path: Path, question: str, answer: str, expected: str
+) -> None:
+    text = learnt(chat, tmp_path, question, answer)
+    assert "".join(text.split()) == "".join(expected.split())  # a token may hold the space beside a placeholder
+
+
+def test_the_report_says_how_many_rows_each_longer_limit_would_keep(chat: ChatFormat, tmp_path: Path) -> None:
+    rows = [example(f"q{n}", "word " * (400 * n)) for n in range(4)]
+    report = tokenize_split(rows, ["train"] * 4, chat, tmp_path, max_length=64, seed=7)
+    longest = max(int(limit) for limit in report.fitting)
+    assert (report.train_rows, report.too_long) == (1, 3)
+    assert (report.fitting["64"], report.fitting[str(longest)]) == (1, 4)
+    assert list(report.fitting.values()) == sorted(report.fitting.values())
