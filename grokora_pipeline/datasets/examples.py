@@ -219,7 +219,8 @@ def _example(row: TurnRow) -> Example:
         completeness=row["completeness"],
         model=row["model"],
     )
-    tools = orjson.loads(row["tools"]) if row["tools"] else None
+    # a schema that was inferred from the calls is no schema that a model was ever offered
+    tools = [tool for tool in orjson.loads(row["tools"] or "[]") if not tool.get("inferred")] or None
     return Example(prompt, [completion], tools, meta)
 
 

@@ -204,7 +204,7 @@ def _unknown(file: LogFile, head: bytes) -> UnreadableError:
             return UnreadableError("truncated", file.size, "ends before it tells what it is")
         if whole:
             return UnreadableError("malformed_json", error.pos, "no reader knows this content")
-    return UnreadableError("wrong_schema", 0, "no reader knows this content")
+    return UnreadableError("wrong_schema", 0, f"no reader knows this content; {readers.nearest(head)}")
 
 
 def _take(

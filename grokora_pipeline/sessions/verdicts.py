@@ -282,6 +282,8 @@ def _copies(rows: Sequence[Row]) -> tuple[pa.Table, list[int]]:
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups["same", row["turn_id"]].append(row)
+        if row["call"]:  # forks and sub-agents' logs copy calls of another session, receipt and all
+            groups["receipt", row["call"], row["prompt_id"], row["answer_id"]].append(row)
         groups["call", row["session"], row["agent"], row["step"], row["answer_id"]].append(row)
         groups["file", row["source_sha256"], row["session_id"], row["line"], row["step"], row["answer_id"]].append(row)
     kept: dict[int, Row] = {}  # by the copy's index

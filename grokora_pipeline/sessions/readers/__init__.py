@@ -5,13 +5,26 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from grokora_pipeline.sessions.readers import (
+    atif,
+    chat_datasets,
+    claude_code,
+    codex,
     collaboration,
     global_log,
     instructions,
+    langfuse,
+    langsmith,
+    litellm,
+    mlflow,
+    openhands,
+    otel,
+    pi,
     recordings,
     session_json,
     swarm,
+    trajectories,
 )
+from grokora_pipeline.sessions.readers.lowering import peek_objects
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError, is_archive
 from grokora_pipeline.sessions.turns import Item
 
@@ -25,6 +38,7 @@ __all__ = [
     "detect_by_line",
     "is_archive",
     "is_companion",
+    "nearest",
 ]
 
 HEAD_BYTES = 64 << 10
@@ -33,6 +47,7 @@ _PROGRAM_LOG = re.compile(rb"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d")  # alerts_*,
 _COMPANION_KEYS = (
     (b'"api_success_rate"', b'"total_tool_calls"'),  # v1 metrics.json
     (b'"tool_executions"', b'"swarm_mode"'),  # v2 metrics.json
+    (b'"agentType"',),  # the file beside a sub-agent's log of Claude Code
     (b'"recommendations"', b'"strengths"'),  # improvement_analysis.json
 )
 
@@ -53,7 +68,22 @@ FORMATS: tuple[Format, ...] = (
     Format("session_log", session_json.looks_like_log, session_json.read_log),
     Format("grokputer_log", global_log.looks_like, global_log.read),
     Format("collaboration", collaboration.looks_like, collaboration.read),
+    Format("claude_code", claude_code.looks_like, claude_code.read),
+    Format("codex", codex.looks_like, codex.read),
+    Format("pi", pi.looks_like, pi.read),
+    Format("otel", otel.looks_like, otel.read),
+    Format("langfuse", langfuse.looks_like, langfuse.read),
+    Format("litellm", litellm.looks_like, litellm.read),
+    Format("mlflow", mlflow.looks_like, mlflow.read),
+    Format("langsmith", langsmith.looks_like, langsmith.read),
+    Format("atif", atif.looks_like, atif.read),
+    Format("swe_agent", trajectories.looks_like_swe_agent, trajectories.read_swe_agent),
+    Format("tau_bench", trajectories.looks_like_tau, trajectories.read_tau),
+    Format("openhands", openhands.looks_like, openhands.read),
+    Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini),
+    Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),
 )
+_LINES = ("recording", "instructions", "claude_code", "codex", "pi", "otel", "litellm", "langsmith", "chat_dataset")
 
 
 def detect(head: bytes) -> Format | None:
@@ -64,7 +94,20 @@ def detect(head: bytes) -> Format | None:
 def detect_by_line(head: bytes) -> Format | None:
     """The format of JSONL whose first line is damaged, from the lines after it."""
     rest = [line for line in head.split(b"\n")[1:] if line.startswith(b"{")]
-    return next((known for known in FORMATS[:2] if any(known.looks_like(line) for line in rest)), None)
+    text = b"\n".join(rest)
+    by_line = [known for known in FORMATS if known.name in _LINES]
+    return next((known for known in by_line if any(known.looks_like(one) for one in (text, *rest[:64]))), None)
+
+
+def nearest(head: bytes) -> str:
+    """A sentence on content that no reader knows: what it comes closest to, and which formats would do."""
+    values = peek_objects(head)
+    close = chat_datasets.nearest(values[0]) if values else ""
+    close = f"it {close}; " if close.startswith("looks like") else ""
+    names = (
+        "recordings, session files of Claude Code, Codex and Pi, chat datasets (OpenAI, ShareGPT, Alpaca), OTLP spans"
+    )
+    return f"{close}formats that would do: {names}, Langfuse, LiteLLM and ATIF exports (docs/logs.md)"
 
 
 def is_companion(head: bytes) -> bool:
@@ -73,6 +116,8 @@ def is_companion(head: bytes) -> bool:
     if start.startswith(_COMPANION_STARTS) or _PROGRAM_LOG.match(start):
         return True
     known = any(all(key in head for key in keys) for keys in _COMPANION_KEYS) or _index(head)
+    if otel.is_upload(head):  # contents that spans refer to
+        return True
     return start.startswith(b"{") and (start.strip() == b"{}" or known)
 
 

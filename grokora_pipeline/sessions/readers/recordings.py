@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.models.messages import offered_tools
+from grokora_pipeline.sessions.readers.bodies import api_of, exchange
 from grokora_pipeline.sessions.readers.common import (
     Line,
     Source,
@@ -38,6 +40,9 @@ def looks_like(head: bytes) -> bool:
     first = head.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)[0]
     if not first.startswith(b"{") or b'"' not in first:
         return False
+    if first.rstrip().endswith(b"}") and b"\n" in head:  # a whole line: other logs have such a member deeper inside
+        with suppress(orjson.JSONDecodeError):
+            first = b" ".join(b'"%s"' % key.encode() for key in loads(first))
     if b'"request"' in first:
         return any(key in first for key in (b'"response"', b'"session_id"', b'"messages"'))
     return b'"session_id"' in first and b'"outcome"' in first
@@ -129,6 +134,7 @@ class _Sessions:
 
     def read(self, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
         """The items of one line."""
+        line = _as_chat(line)
         request, outcome = line.get("request"), line.get("outcome")
         messages = request.get("messages") if isinstance(request, dict) else None
         session = name_text(first_of(line, "session_id", "conversation_id")) or _conversation(line, messages)
@@ -188,6 +194,7 @@ class _Sessions:
             tools_known="recorded" if tools else "none",
             model=name_text(request.get("model")) or name_text(response.get("model") if response else None),
             call=call,
+            completeness="delta" if line.get("is_delta") else "whole",
             parent_session_id=name_text(line.get("parent_session_id")),
         )
         self._waiting[session, agent] = turn
@@ -279,6 +286,25 @@ def _pause(before: str, now: str) -> timedelta:
     if not before or not now:
         return timedelta(0)
     return abs(datetime.fromisoformat(now) - datetime.fromisoformat(before))
+
+
+def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with a request and a reply of another API (`api`, or told by their shape) as a chat completion."""
+    request, response = line.get("request"), line.get("response")
+    if not isinstance(request, dict):
+        return line
+    streamed = isinstance(response, str | list)
+    if not streamed and api_of(request, response, line.get("api")) == "chat":
+        return line
+    call = exchange(request, response, line.get("api"))
+    choice = {"message": call.answer, "finish_reason": "length" if call.cut else "stop"}
+    request = {
+        **{key: request[key] for key in ("model",) if key in request},
+        "messages": call.prompt,
+        "tools": call.tools,
+    }
+    response = {"model": call.model, "choices": [choice] if call.answer else []}
+    return {**line, "request": request, "response": response, "is_delta": call.delta}
 
 
 def _is_chat(messages: object) -> bool:

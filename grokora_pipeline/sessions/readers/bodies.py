@@ -1,0 +1,216 @@
+"""Requests and replies of the APIs that models are called through, as one chat exchange.
+
+Chat completions, Anthropic Messages, OpenAI Responses, Gemini's generateContent; replies whole or as streamed chunks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from grokora_pipeline.models.messages import offered_tools
+from grokora_pipeline.sessions.readers.common import name_text
+from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, lower, lower_all, lower_tools
+from grokora_pipeline.sessions.turns import Message
+
+Api = Literal["chat", "messages", "responses", "gemini"]
+_NAMES: dict[str, Api] = {
+    "chat": "chat",
+    "chat_completions": "chat",
+    "chat.completions": "chat",
+    "messages": "messages",
+    "anthropic": "messages",
+    "responses": "responses",
+    "gemini": "gemini",
+    "generate_content": "gemini",
+}
+
+
+class Exchange(NamedTuple):
+    """A request and its reply, lowered. `answer` is None where there is no reply."""
+
+    prompt: list[Message]
+    answer: Message | None
+    tools: list[Json] | None
+    model: str
+    cut: bool  # the answer ended at its token limit, or a filter stopped it
+    delta: bool  # the request continues an earlier one that the provider keeps
+
+
+def api_of(request: Mapping[str, Any], response: Any = None, named: object = None) -> Api:
+    """Which API a request is for: the one that is named, else the one whose shape it has."""
+    if isinstance(named, str) and named.strip("/").lower() in _NAMES:
+        return _NAMES[named.strip("/").lower()]
+    reply = response if isinstance(response, Mapping) else {}
+    if "choices" in reply:
+        return "chat"
+    if "contents" in request or "candidates" in reply:
+        return "gemini"
+    if "messages" not in request and ("input" in request or reply.get("object") == "response"):
+        return "responses"
+    tools = request.get("tools")
+    first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
+    if "input_schema" in first or reply.get("type") == "message" or _has_blocks(request):
+        return "messages"
+    events = response if isinstance(response, list) else []
+    if any(isinstance(one, dict) and one.get("type") in ("message_start", "content_block_delta") for one in events):
+        return "messages"
+    if any(isinstance(one, dict) and str(one.get("type", "")).startswith("response.") for one in events):
+        return "responses"
+    return "chat"
+
+
+def _has_blocks(request: Mapping[str, Any]) -> bool:
+    """Whether messages hold Anthropic's blocks, or the system prompt stands beside them."""
+    if "system" in request and "messages" in request:
+        return True
+    kinds = {"tool_use", "tool_result", "thinking"}
+    return any(
+        isinstance(part, dict) and part.get("type") in kinds
+        for message in as_list(request.get("messages"))
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        for part in message["content"]
+    )
+
+
+def exchange(request: Mapping[str, Any], response: Any, named: object = None) -> Exchange:
+    """The chat exchange of a request and a reply; `named` is the API's name, if the log tells it."""
+    response = _stream(response) if isinstance(response, str) else response
+    api = api_of(request, response, named)
+    if isinstance(response, list):
+        response = _assemble(api, response)
+    reply = response if isinstance(response, Mapping) else {}
+    model = name_text(reply.get("model")) or name_text(request.get("model"))
+    tools = lower_tools(offered_tools(request))
+    if api == "messages":
+        system = lower({"role": "system", "content": request.get("system") or ""})
+        prompt = [*system, *lower_all(as_list(request.get("messages")))]
+        return Exchange(prompt, _first(reply), tools, model, reply.get("stop_reason") in _CUT, False)
+    if api == "responses":
+        return _responses(request, reply, tools, model)
+    if api == "gemini":
+        return _gemini(request, reply, model)
+    choices = as_list(reply.get("choices"))
+    choice = as_object(choices[0]) if choices else {}
+    message = choice.get("message")
+    answer = _first({**message, "role": "assistant"}) if isinstance(message, dict) else None
+    return Exchange(
+        lower_all(as_list(request.get("messages"))), answer, tools, model, choice.get("finish_reason") in _CUT, False
+    )
+
+
+_CUT = ("length", "content_filter", "max_tokens", "MAX_TOKENS", "SAFETY", "refusal", "incomplete")
+
+
+def _first(message: Any) -> Message | None:
+    return next((one for one in lower_all([message]) if one["role"] == "assistant"), None)
+
+
+def _responses(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list[Json] | None, model: str) -> Exchange:
+    instructions = request.get("instructions") or reply.get("instructions")
+    given = request.get("input")
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else as_list(given)
+    prompt = lower_all([*([{"role": "system", "content": instructions}] if instructions else []), *items])
+    outputs = lower_all(as_list(reply.get("output")))
+    answer = _joined([one for one in outputs if one["role"] == "assistant"])
+    tools = tools or lower_tools(reply.get("tools"))
+    delta = bool(request.get("previous_response_id") or request.get("conversation"))
+    return Exchange(prompt, answer, tools, model, reply.get("status") in _CUT, delta)
+
+
+def _joined(messages: Sequence[Message]) -> Message | None:
+    """The message items and calls of one reply as one message."""
+    if not messages:
+        return None
+    answer: Message = {"role": "assistant", "content": "\n".join(one["content"] for one in messages if one["content"])}
+    calls = [call for one in messages for call in one.get("tool_calls") or ()]
+    return answer | ({"tool_calls": calls} if calls else {})
+
+
+def _gemini(request: Mapping[str, Any], reply: Mapping[str, Any], model: str) -> Exchange:
+    config = as_object(request.get("config"))
+    system = next(
+        (one[key] for one in (request, config) for key in ("system_instruction", "systemInstruction") if one.get(key)),
+        "",
+    )
+    system = as_object(system).get("parts", system) if isinstance(system, dict) else system
+    prompt = lower_all([{"role": "system", "content": system}, *_contents(request.get("contents"))])
+    candidates = as_list(reply.get("candidates"))
+    candidate = as_object(candidates[0]) if candidates else reply
+    reason = candidate.get("finish_reason") or candidate.get("finishReason")
+    content = candidate.get("content")
+    answer = _first({"role": "assistant", **content}) if isinstance(content, dict) else None
+    tools = lower_tools(request.get("tools") or config.get("tools"))
+    return Exchange(prompt, answer, tools, model or name_text(reply.get("modelVersion")), reason in _CUT, False)
+
+
+def _contents(contents: Any) -> list[Any]:
+    """Gemini's contents: a text, one content, or a list of them; the role of a tool's result is `user`."""
+    if isinstance(contents, str | dict):
+        contents = [contents]
+    return [{"role": "user", **one} if isinstance(one, dict) else one for one in contents or ()]
+
+
+def _stream(text: str) -> Any:
+    """The chunks of server-sent events, or the JSON that a text is."""
+    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    return [as_object(line) for line in lines if line != "[DONE]"] if lines else as_json(text)
+
+
+def _assemble(api: Api, chunks: Sequence[Any]) -> Json:
+    """The whole reply of streamed chunks."""
+    events = [as_object(one.get("data", one) if isinstance(one, dict) else one) for one in chunks]
+    if api == "responses":
+        ends = ("response.completed", "response.incomplete")
+        return next((as_object(one.get("response")) for one in events if one.get("type") in ends), {})
+    return _assemble_messages(events) if api == "messages" else _assemble_chat(events)
+
+
+def _assemble_messages(events: Sequence[Json]) -> Json:
+    message: Json = {}
+    blocks: dict[int, Json] = {}
+    arguments: dict[int, str] = {}
+    for event in events:
+        kind, index = event.get("type"), event.get("index", 0)
+        if kind == "message_start":
+            message = dict(as_object(event.get("message")))
+        elif kind == "content_block_start":
+            blocks[index] = dict(as_object(event.get("content_block")))
+        elif kind == "content_block_delta":
+            delta, block = as_object(event.get("delta")), blocks.setdefault(index, {"type": "text", "text": ""})
+            for name in ("text", "thinking"):
+                if isinstance(delta.get(name), str):
+                    block[name] = block.get(name, "") + delta[name]
+            arguments[index] = arguments.get(index, "") + name_text(delta.get("partial_json"))
+        elif kind == "message_delta":
+            message |= as_object(event.get("delta"))
+    for index, text in arguments.items():
+        if blocks[index].get("type") == "tool_use":
+            blocks[index]["input"] = text or blocks[index].get("input") or {}
+    ended = any(event.get("type") == "message_stop" for event in events)
+    return {**message, "role": "assistant", "content": [blocks[place] for place in sorted(blocks)]} if ended else {}
+
+
+def _assemble_chat(events: Sequence[Json]) -> Json:
+    message: Json = {"role": "assistant", "content": ""}
+    calls: dict[int, Json] = {}
+    reason = model = None
+    for event in events:
+        model = event.get("model") or model
+        choices = as_list(event.get("choices"))
+        choice = as_object(choices[0]) if choices else {}
+        delta = as_object(choice.get("delta"))
+        reason = choice.get("finish_reason") or reason
+        message["content"] += name_text(delta.get("content"))
+        if thought := name_text(delta.get("reasoning_content")):
+            message["reasoning_content"] = message.get("reasoning_content", "") + thought
+        for part in as_list(delta.get("tool_calls")):
+            call = calls.setdefault(
+                part.get("index", 0), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+            )
+            call["id"] = call["id"] or name_text(part.get("id"))
+            function = as_object(part.get("function"))
+            call["function"]["name"] += name_text(function.get("name"))
+            call["function"]["arguments"] += name_text(function.get("arguments"))
+    if calls:
+        message["tool_calls"] = [calls[place] for place in sorted(calls)]
+    # without a finish reason the stream was broken off, and what came of the answer is no answer
+    return {"model": model, "choices": [{"message": message, "finish_reason": reason}]} if reason else {}

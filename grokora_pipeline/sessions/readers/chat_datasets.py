@@ -1,0 +1,196 @@
+"""Training data as people keep it: OpenAI fine-tuning and TRL rows, ShareGPT, Alpaca, prompt-completion, KTO and DPO.
+
+A row is a conversation: each assistant message that may be trained on becomes a turn with everything before it as its
+prompt. A row names no session, so its content is its session: rows that begin alike stay on one side of the split.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc, user
+from grokora_pipeline.sessions.readers.lowering import (
+    MAX_PROBLEMS,
+    Json,
+    Record,
+    as_json,
+    clean,
+    digest,
+    explode,
+    join_calls,
+    lower,
+    lower_all,
+    lower_tools,
+    pair_results,
+    peek_objects,
+    records,
+)
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status
+
+_CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue")
+_CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first records are rows of a training set."""
+    values = peek_objects(head)
+    return bool(values) and any(_kind(value) for value in values[:8])
+
+
+def _kind(row: Json) -> str:
+    """Which of the row formats it is, "" for none. Rows of logs have more to say: a request, a response, a trace."""
+    if any(
+        key in row for key in ("request", "response", "resourceSpans", "trajectory", "history", "steps", "run_type")
+    ):
+        return ""
+    if any(key in row for key in _CHOSEN) and any(key in row for key in _REJECTED):
+        return "preference"
+    if any(_has_turns(row.get(key)) for key in _CHAT):
+        return "chat"
+    if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        return "alpaca"
+    if "prompt" in row and isinstance(row.get("completion"), str | list):
+        return "prompt_completion"
+    return ""
+
+
+def _has_turns(value: Any) -> bool:
+    """Whether it is a list of messages with a role (or ShareGPT's `from`) and a content."""
+    value = as_json(value)
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and ("role" in first or "from" in first) and not {"kind", "step_id"} & first.keys()
+
+
+class _Row(NamedTuple):
+    """A row: its conversation, which of its messages may be learnt, and how it is labelled."""
+
+    messages: list[Message]
+    trainable: list[int]
+    tools: list[Json] | None
+    status: Status
+
+
+def read(source: Source) -> Iterator[Item]:
+    """The turns of all rows. A row was kept to be trained on: it counts as a success unless its label says no."""
+    problems = 0
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+        elif isinstance(record.value, dict) and (kind := _kind(record.value)):
+            for row in _rows(record.value, kind):
+                yield from _turns(source, record, row)
+        else:
+            problems += 1
+            if problems <= MAX_PROBLEMS:
+                yield Problem("wrong_schema", record.offset, f"row {record.number}: {nearest(record.value)}")
+
+
+def nearest(value: Any) -> str:
+    """What a row lacks of the format that it comes closest to."""
+    if not isinstance(value, dict):
+        return "no JSON object"
+    for key in _CHAT:
+        if isinstance(value.get(key), list):
+            roles = "`from` and `value`" if key == "conversations" else "`role` and `content`"
+            return f"looks like {'ShareGPT' if key == 'conversations' else 'chat messages'} without roles ({roles})"
+    if "instruction" in value or "output" in value:
+        return "looks like Alpaca without `instruction` and `output` as texts"
+    return "no row of a training set"
+
+
+def _rows(row: Json, kind: str) -> Iterator[_Row]:
+    tools = lower_tools(first_of(row, "tools", "functions"))
+    if kind == "preference":
+        yield from _preferences(row, tools)
+    elif kind == "alpaca":
+        yield _alpaca(row, tools)
+    elif kind == "prompt_completion":
+        prompt = _conversation(row["prompt"], "user")
+        yield _labelled(row, prompt, [*prompt, *_conversation(row["completion"], "assistant")], tools)
+    else:
+        raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
+        raw = [message for message in raw if isinstance(message, dict)]
+        system = name_text(first_of(row, "system", "system_prompt"))
+        if system and raw[0].get("role", raw[0].get("from")) != "system":
+            raw = [{"role": "system", "content": system}, *raw]
+        messages, label = _weighted(raw), row.get("label")
+        places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
+        places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
+        yield _Row(messages, places, tools or lower_tools(row.get("tools")), "failure" if label is False else "success")
+
+
+def _weighted(raw: Sequence[Json]) -> list[Message]:
+    """The messages; `weight`, `loss_weight` or `train` of 0 makes a message context (`trainable` False)."""
+    messages: list[Message] = []
+    for message in raw:
+        weight = next((message[key] for key in ("weight", "loss_weight", "train") if message.get(key) is not None), 1)
+        messages += [{**one, "trainable": bool(weight)} for one in lower(message)]
+    return pair_results(join_calls(messages))
+
+
+def _labelled(row: Json, prompt: list[Message], messages: list[Message], tools: list[Json] | None) -> _Row:
+    places = [place for place in range(len(prompt), len(messages)) if messages[place]["role"] == "assistant"]
+    return _Row(messages, places, tools, "failure" if row.get("label") is False else "success")
+
+
+def _alpaca(row: Json, tools: list[Json] | None) -> _Row:
+    """Instruction, input and output, with an earlier `history` of pairs where there is one."""
+    system = name_text(first_of(row, "system"))
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    for pair in row.get("history") or ():
+        if isinstance(pair, list) and len(pair) == 2:
+            messages += [user(name_text(pair[0])), {"role": "assistant", "content": name_text(pair[1])}]
+    question = "\n".join(filter(None, (row["instruction"], name_text(row.get("input")))))
+    prompt = [*messages, user(question)]
+    return _labelled(row, prompt, [*prompt, {"role": "assistant", "content": row["output"]}], tools)
+
+
+def _preferences(row: Json, tools: list[Json] | None) -> Iterator[_Row]:
+    """The two answers of a pair, under one session and step: the preferred one succeeded, the other failed."""
+    given = row.get("input")
+    given = given if isinstance(given, dict) else {}
+    tools = tools or lower_tools(given.get("tools"))
+    raw = first_of(row, "prompt", "question", *_CHAT) or given.get("messages") or row.get("instruction")
+    prompt = _conversation(raw, "user") if raw else []
+    system = name_text(row.get("system"))
+    if system and (not prompt or prompt[0]["role"] != "system"):
+        prompt = [{"role": "system", "content": system}, *prompt]
+    if isinstance(row.get("instruction"), str) and isinstance(row.get("input"), str) and row["input"]:
+        prompt[-1]["content"] += f"\n{row['input']}"
+    sides: tuple[tuple[tuple[str, str], Status], ...] = ((_CHOSEN, "success"), (_REJECTED, "failure"))
+    for names, status in sides:
+        answer = _conversation(first_of(row, *names), "assistant")
+        # TRL's implicit prompt: both sides are whole conversations
+        is_whole = answer[: len(prompt)] == prompt or (not prompt and len(answer) > 1)
+        messages = answer if is_whole else [*prompt, *answer]
+        yield _Row(messages, [len(messages) - 1] if messages else [], tools, status)
+
+
+def _conversation(value: Any, role: str) -> list[Message]:
+    """Messages from a text (said by `role`), one message, or a list of them."""
+    value = as_json(value)
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, dict):
+        value = [value]
+    return lower_all(value) if isinstance(value, list) else []
+
+
+def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
+    start = next((place for place, one in enumerate(row.messages) if one["role"] == "user"), 0)
+    first = next(iter(row.trainable), None)
+    if first is None or not row.messages:
+        yield Skipped("nothing_to_train_on")
+        return
+    metadata: Mapping[str, Any] = record.value
+    yield from explode(
+        source,
+        row.messages,
+        row.trainable,
+        session_id=f"content-{digest(list(map(clean, row.messages[: start + 1])))}",
+        agent=name_text(first_of(metadata, "agent", "workload_id")),
+        started_at=to_utc(first_of(metadata, "timestamp", "created_at")),
+        line=record.number,
+        tools=row.tools,
+        status=row.status,
+        model=name_text(first_of(metadata, "model", "generator", "teacher")),
+    )

@@ -1,0 +1,289 @@
+"""Claude Code: session JSONL (`~/.claude/projects/<folder>/<session>.jsonl`), sub-agent files, and web sessions.
+
+A line holds one content block, so the lines of one answer are merged by message id and request id. The lines are a
+tree (`parentUuid`) with rewinds, branches and copied history: a call's prompt is its own path to the root. The system
+prompt and the tools are not in the file.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, to_utc
+from grokora_pipeline.sessions.readers.lowering import (
+    MAX_PROMPT_CHARS,
+    Json,
+    Record,
+    calls_in,
+    chars,
+    digest,
+    infer_tools,
+    lower,
+    peek_objects,
+    records,
+    results_after,
+    turn,
+)
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped
+
+AGENT = "claude-code"
+_SYNTHETIC = "<synthetic>"  # what the program itself says in the model's place: errors, "No response requested."
+_KINDS = {
+    "user",
+    "assistant",
+    "system",
+    "summary",
+    "attachment",
+    "progress",
+    "file-history-snapshot",
+    "queue-operation",
+}
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether one of the first lines is a message of a session, or it is a web session's list of lines."""
+    values = peek_objects(head)
+    if values and isinstance(values[0].get("loglines"), list):
+        return True
+    return any(
+        isinstance(value.get("message"), dict)
+        and value.get("type") in ("user", "assistant")
+        and ("uuid" in value or "sessionId" in value)
+        for value in values
+    ) or any(value.get("type") == "file-history-snapshot" or "leafUuid" in value for value in values)
+
+
+@dataclass(slots=True)
+class _Node:
+    """A line of the tree: what it adds to a prompt, and the answer that it is a part of."""
+
+    uuid: str
+    parent: str | None
+    line: int
+    at: str
+    role: str = ""
+    messages: list[Message] = field(default_factory=list)
+    answer: str = ""  # the key of the API message, of assistant lines
+    starts_anew: bool = False  # a compaction's summary: nothing before it is in the prompt any more
+    sidechain: bool = False
+    session: str = ""
+    agent_id: str = ""
+    model: str = ""
+    cut: bool = False  # the answer ended at its token limit
+
+
+@dataclass(slots=True)
+class _Context:
+    """The prompt up to a node. `answers` are the keys in it: the lines of an answer may stand apart."""
+
+    messages: list[Message]
+    size: int
+    complete: bool  # whether the path reaches a root
+    root: str
+    answers: frozenset[str] = frozenset()
+
+
+def read(source: Source) -> Iterator[Item]:
+    """A turn an API message, in the order of the lines."""
+    session = _Session(source)
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+        elif isinstance(record.value, dict) and isinstance(record.value.get("loglines"), list):
+            for number, value in enumerate(record.value["loglines"], 1):
+                yield from session.add(Record(value, number, 0))
+        else:
+            yield from session.add(record)
+    yield from session.turns()
+
+
+class _Session:
+    """One file: its tree, its answers and the results of their tool calls."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._nodes: dict[str, _Node] = {}  # by uuid, in the order of the file
+        self._answers: dict[str, list[_Node]] = {}
+        self._results: dict[str, Message] = {}
+        self._types: dict[str, str] = {}  # the prompt of a Task call -> the sub-agent's type
+        self._last = ""
+        self._name = ""
+
+    def add(self, record: Record) -> Iterator[Item]:
+        """Take in a line; a copy of a line that is there already (compaction and forks copy history) is left out."""
+        value, number = record.value, record.number
+        if not isinstance(value, dict):
+            yield Problem("wrong_schema", record.offset, f"line {number} is no JSON object")
+            return
+        kind, message = value.get("type"), value.get("message")
+        if kind not in ("user", "assistant"):
+            if kind not in _KINDS and "uuid" not in value and kind is None:
+                yield Problem("wrong_schema", record.offset, f"line {number} is no line of a session")
+            elif isinstance(value.get("uuid"), str):
+                self._add_node(self._node(value, number))
+            return
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str | list):
+            yield Problem("wrong_schema", record.offset, f"line {number} has no message with a content")
+            return
+        node = self._node(value, number)
+        if node.uuid in self._nodes:
+            return
+        if kind == "assistant":
+            if message.get("model") == _SYNTHETIC or value.get("isApiErrorMessage"):
+                self._add_node(node)
+                return
+            node.answer = ":".join(filter(None, (name_text(message.get("id")), name_text(value.get("requestId")))))
+            node.answer = node.answer or node.uuid
+            node.model = name_text(message.get("model"))
+            node.cut = message.get("stop_reason") == "max_tokens"
+            node.messages = lower({**message, "role": "assistant"})
+            self._answers.setdefault(node.answer, []).append(node)
+            self._note_tasks(node)
+        else:
+            node.starts_anew = value.get("isCompactSummary") is True
+            for one in lower({**message, "role": "user"}):
+                if one["role"] == "tool":  # found by its call: parallel calls have their results on side branches
+                    self._results.setdefault(one["tool_call_id"], one)
+                else:
+                    node.messages.append(one)
+        node.role = str(kind)
+        self._add_node(node)
+
+    def _node(self, value: Mapping[str, Any], number: int) -> _Node:
+        parent = value.get("parentUuid", self._last if "uuid" not in value or "parentUuid" not in value else None)
+        self._name = self._name or name_text(value.get("sessionId"))
+        return _Node(
+            uuid=name_text(value.get("uuid")) or f"line-{number}",
+            parent=parent if isinstance(parent, str) and parent else None,
+            line=number,
+            at=to_utc(value.get("timestamp")),
+            sidechain=value.get("isSidechain") is True,
+            session=name_text(value.get("sessionId")),
+            agent_id=name_text(value.get("agentId")),
+        )
+
+    def _add_node(self, node: _Node) -> None:
+        if node.uuid not in self._nodes:
+            self._nodes[node.uuid] = node
+            self._last = node.uuid
+
+    def _note_tasks(self, node: _Node) -> None:
+        for call in calls_in(node.messages):
+            if '"subagent_type"' in call["function"]["arguments"]:
+                arguments = orjson.loads(call["function"]["arguments"])
+                self._types[name_text(arguments.get("prompt")).strip()] = name_text(arguments.get("subagent_type"))
+
+    def turns(self) -> Iterator[Item]:
+        """The calls. Contexts are built along the file: a parent's stands before its children's."""
+        if not self._answers:
+            yield Skipped("no_model_call")
+            return
+        tools = infer_tools(
+            calls_in(one for nodes in self._answers.values() for node in nodes for one in node.messages)
+        )
+        if not any(node.parent in self._nodes for node in self._nodes.values()):
+            self._chain()
+        contexts: dict[str, _Context] = {}
+        done: set[str] = set()
+        steps: dict[str, int] = {}
+        kind = _recorded_type(self._source)
+        for node in self._nodes.values():
+            before = self._before(node, contexts)
+            if node.answer and node.answer not in done:
+                done.add(node.answer)
+                agent, session, parent = self._owner(node, before, kind)
+                step = steps[session] = steps.get(session, -1) + 1
+                yield from self._turn(
+                    node, before, tools, agent=agent, session_id=session, parent_session_id=parent, step=step
+                )
+            contexts[node.uuid] = self._after(node, before)
+
+    def _chain(self) -> None:
+        """A file that links none of its lines was written in order."""
+        last: dict[str, str] = {}
+        for node in self._nodes.values():
+            node.parent = last.get(node.session)
+            last[node.session] = node.uuid
+
+    def _before(self, node: _Node, contexts: Mapping[str, _Context]) -> _Context:
+        """The context in which a node stands: its path, without what a sibling line of its own answer added."""
+        known = contexts.get(node.parent) if node.parent else None
+        if node.starts_anew or (node.parent is None and known is None):
+            return _Context([], 0, True, node.uuid)
+        if known is None:  # its parent is not in this file, or stands after it
+            return _Context([], 0, False, node.uuid)
+        return known
+
+    def _after(self, node: _Node, before: _Context) -> _Context:
+        messages = list(node.messages)
+        if node.answer:
+            if node.answer in before.answers:
+                return before
+            messages = self._whole(node.answer)
+        if not messages or before.size > MAX_PROMPT_CHARS:
+            return before
+        size = before.size + sum(map(chars, messages))
+        answers = before.answers | {node.answer} if node.answer else before.answers
+        return _Context([*before.messages, *messages], size, before.complete, before.root, answers)
+
+    def _whole(self, key: str) -> list[Message]:
+        """An answer of all its lines, and the results of its calls."""
+        answer = self._merged(key)
+        calls = answer.get("tool_calls") or ()
+        return [answer, *(self._results[call["id"]] for call in calls if call["id"] in self._results)]
+
+    def _merged(self, key: str) -> Message:
+        merged: Message = {"role": "assistant", "content": ""}
+        for message in (one for node in self._answers[key] for one in node.messages):
+            for name in ("content", "reasoning_content"):
+                if message.get(name):
+                    merged[name] = "\n".join(filter(None, (merged.get(name), message[name])))
+            known = {call["id"] for call in merged.get("tool_calls", ())}
+            if calls := [call for call in message.get("tool_calls", ()) if call["id"] not in known]:
+                merged["tool_calls"] = [*merged.get("tool_calls", ()), *calls]
+        return merged
+
+    def _owner(self, node: _Node, before: _Context, kind: str) -> tuple[str, str, str]:
+        """The agent, the session and the parent session of a call: a sub-agent is an agent of its own."""
+        session = node.session or self._name or self._source.name
+        if not node.sidechain and not node.agent_id:
+            return AGENT, session, ""
+        own = node.agent_id or before.root[:8]
+        task = str(before.messages[0].get("content") or "").strip() if before.messages else ""
+        kind = kind or self._types.get(task, "") or "subagent"
+        return f"{AGENT}/{kind}", f"{session}:{own}", session
+
+    def _turn(self, node: _Node, before: _Context, tools: list[Json] | None, **fields: Any) -> Iterator[Item]:
+        if before.size > MAX_PROMPT_CHARS:
+            yield Skipped("prompt_too_long")
+            return
+        nodes = self._answers[node.answer]
+        whole = self._whole(node.answer)
+        known, failed = results_after(whole[0], whole[1:])
+        yield from turn(
+            self._source,
+            before.messages,
+            whole[0],
+            started_at=node.at,
+            line=node.line,
+            tools=tools,
+            tools_known="inferred" if tools else "none",
+            completeness="reconstructed" if before.complete else "delta",
+            model=next((one.model for one in nodes if one.model), ""),
+            call=node.answer if ":" in node.answer else digest([node.answer, whole[0]]),
+            result_known=known,
+            step_failed=failed or any(one.cut for one in nodes),
+            **fields,
+        )
+
+
+def _recorded_type(source: Source) -> str:
+    """The sub-agent's type as the file beside its log says it (`agent-….meta.json`); "" without one."""
+    beside = source.path.with_name(f"{source.path.name.removesuffix('.jsonl')}.meta.json")
+    try:
+        content = orjson.loads(Source(beside, beside.name).read(1 << 20)) if beside.is_file() else {}
+    except (OSError, ValueError, UnreadableError):
+        return ""
+    return name_text(content.get("agentType")) if isinstance(content, dict) else ""

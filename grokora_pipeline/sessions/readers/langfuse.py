@@ -1,0 +1,276 @@
+"""Langfuse: exported traces, `{trace, observations}`, a list of them, or observations alone.
+
+What a generation's input holds depends on the framework that was traced: the whole chat, only the new message, a text
+with the roles flattened into it, or nothing. Each is told apart, and only whole prompts are learnt.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from grokora_pipeline.sessions.readers.bodies import exchange
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, rating_of, to_utc
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    calls_in,
+    infer_tools,
+    lower_all,
+    lower_tools,
+    peek_objects,
+    records,
+    results_after,
+    turn,
+)
+from grokora_pipeline.sessions.turns import Completeness, Item, Message, Problem, Skipped, Status, Verdict
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-", re.IGNORECASE)
+_FLAT = re.compile(r"\s*(?:system|user|human|assistant|ai)\s*: ", re.IGNORECASE)
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first record is a trace with observations, or an observation."""
+    return any(
+        ("trace" in value and "observations" in value)
+        or ("observations" in value and ("projectId" in value or "scores" in value))
+        or ({"traceId", "type", "startTime"} <= value.keys() and "parentObservationId" in value)
+        for value in peek_objects(head)[:4]
+    )
+
+
+def read(source: Source) -> Iterator[Item]:
+    """A turn a generation, in order of time, and the trace's scores as its verdict."""
+    loose: dict[str, list[Json]] = {}
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+            continue
+        value = as_object(record.value)
+        observations = value.get("observations")
+        if isinstance(observations, list):
+            trace = as_object(value.get("trace")) or value
+            yield from _trace(source, trace, [one for one in observations if isinstance(one, dict)])
+        elif "traceId" in value:
+            loose.setdefault(name_text(value["traceId"]), []).append(value)
+        else:
+            yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
+    for trace_id, observations in loose.items():
+        yield from _trace(source, {"id": trace_id}, observations)
+
+
+def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[Item]:
+    session = name_text(first_of(trace, "sessionId", "id")) or source.name
+    by_id = {name_text(one.get("id")): one for one in observations}
+    observations.sort(key=lambda one: (to_utc(one.get("startTime")), name_text(one.get("id"))))
+    generations = [one for one in observations if one.get("type") == "GENERATION" and not _wraps(one, observations)]
+    if not generations:
+        yield Skipped("no_model_call")
+    results = _later_results(generations)
+    step = 0
+    for one in generations:
+        prompt, answer, tools, state = read_generation(one)
+        if state == "whole" and (given := _agents_input(one, by_id)) and given[1:] == prompt:
+            prompt, state = given, "reconstructed"
+        if state in ("whole", "reconstructed") and _is_delta(prompt):
+            state = "delta"
+        if answer is None:
+            yield Skipped("no_answer")
+            continue
+        ids = [call["id"] for call in answer.get("tool_calls") or ()]
+        found = [results[call] for call in ids if call in results]
+        known, failed = results_after(answer, found)
+        inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
+        yield from turn(
+            source,
+            prompt,
+            answer,
+            session_id=session,
+            agent=_agent(one, by_id),
+            step=step,
+            started_at=to_utc(one.get("startTime")),
+            tools=tools or inferred,
+            tools_known="recorded" if tools else "inferred" if inferred else "none",
+            completeness=state,
+            model=name_text(first_of(one, "model", "internalModel", "providedModelName")),
+            call=name_text(one.get("id")),
+            result_known=known,
+            step_failed=failed or one.get("level") == "ERROR",
+        )
+        step += 1
+    yield from _scores(session, as_list(trace.get("scores")))
+
+
+def read_generation(one: Mapping[str, Any]) -> tuple[list[Message], Message | None, list[Json] | None, Completeness]:
+    """Prompt, answer, tools and the prompt's completeness of a GENERATION."""
+    given, output, metadata = as_json(one.get("input")), as_json(one.get("output")), as_object(one.get("metadata"))
+    if isinstance(given, dict) and isinstance(given.get("messages"), list | str):
+        given = {**given, "messages": as_json(given["messages"])}
+    if isinstance(given, dict) and ("contents" in given or isinstance(given.get("messages"), list) or "input" in given):
+        call = exchange(given, output)
+        answer = call.answer or _answer(output)
+        return call.prompt, answer, call.tools or _tools(one, metadata), "whole" if call.prompt else "lost"
+    if isinstance(output, dict) and output.get("object") == "response":
+        call = exchange({"input": given}, output)
+        # the instructions stand in the reply alone, not in what Langfuse calls the input
+        state: Completeness = "reconstructed" if output.get("instructions") else "whole"
+        state = state if given else "lost"
+        return call.prompt, call.answer, call.tools or _tools(one, metadata), state
+    tools = _tools(one, metadata)
+    if isinstance(given, list):
+        offered = lower_tools([as_object(item.get("content")) for item in given if _is_tool_message(item)])
+        messages = lower_all([item for item in given if not _is_tool_message(item)])
+        system = as_list(as_object(metadata.get("attributes")).get("gen_ai.system_instructions"))
+        if system and messages and messages[0]["role"] != "system":
+            messages = [*lower_all([{"role": "system", "parts": system}]), *messages]
+            return messages, _answer(output), tools or offered, "reconstructed"
+        return messages, _answer(output), tools or offered, "whole" if messages else "lost"
+    if isinstance(given, str) and given:
+        flat: Completeness = "lost" if _FLAT.match(given) else "whole"  # the roles are part of the text
+        return [{"role": "user", "content": given}], _answer(output), tools, flat
+    if isinstance(given, dict) and given.get("role") and given.get("content"):
+        return (
+            lower_all([given]),
+            _answer(output),
+            tools,
+            "delta",
+        )  # one message, which a list would hold if it were all
+    if isinstance(given, dict) and isinstance(given.get("prompt"), str | list):
+        prompt = [{"role": "user", "content": given["prompt"]}] if isinstance(given["prompt"], str) else given["prompt"]
+        system = [{"role": "system", "content": given["system"]}] if isinstance(given.get("system"), str) else []
+        return lower_all([*system, *prompt]), _answer(output), tools, "whole"
+    return [], _answer(output), tools, "lost"
+
+
+def _is_tool_message(item: Any) -> bool:
+    """LangChain hands the tools to Langfuse as messages whose content is a schema."""
+    if not isinstance(item, dict) or item.get("role") != "tool" or item.get("tool_call_id"):
+        return False
+    content = as_object(item.get("content"))
+    return content.get("type") == "function" and "function" in content
+
+
+def _answer(output: Any) -> Message | None:
+    if isinstance(output, str):
+        return {"role": "assistant", "content": output} if output else None
+    if isinstance(output, dict):
+        choices = output.get("choices")
+        if isinstance(choices, list):
+            return exchange({"messages": []}, output).answer
+        content = output.get("content")
+        if isinstance(content, dict):
+            output = content
+        output = [output]
+    if not isinstance(output, list):
+        return None
+    if output and all(isinstance(part, dict) and "toolName" in part for part in output):  # Vercel: the calls alone
+        output = [{"role": "assistant", "content": "", "tool_calls": output}]
+    items = [
+        {"role": "assistant", **item} if isinstance(item, dict) and "role" not in item else item for item in output
+    ]
+    lowered = [one for one in lower_all([_spoken_calls(item) for item in items]) if one["role"] == "assistant"]
+    return lowered[0] if lowered else None
+
+
+def _spoken_calls(item: Any) -> Any:
+    """Koog writes the calls of an answer as JSON text into its content."""
+    if (
+        not isinstance(item, dict)
+        or item.get("finish_reason") != "tool_calls"
+        or not isinstance(item.get("content"), str)
+    ):
+        return item
+    calls = as_json(item["content"])
+    if isinstance(calls, list) and calls and all(isinstance(call, dict) and "function" in call for call in calls):
+        return {**item, "content": "", "tool_calls": calls}
+    return item
+
+
+def _tools(one: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[Json] | None:
+    """Tool schemas, wherever the framework put them."""
+    attributes = as_object(metadata.get("attributes"))
+    parameters = as_object(attributes.get("model_request_parameters"))
+    numbered = [
+        value for name, value in attributes.items() if re.fullmatch(r"llm\.tools\.\d+\.tool\.json_schema", name)
+    ]
+    definitions = as_json(one.get("toolDefinitions"))
+    if isinstance(definitions, dict):  # name -> JSON text of the schema
+        definitions = [{"name": name, **as_object(value)} for name, value in definitions.items()]
+    candidates = (
+        definitions,
+        metadata.get("tools"),
+        attributes.get("gen_ai.tool.definitions"),
+        [*as_list(parameters.get("function_tools")), *as_list(parameters.get("output_tools"))],
+        attributes.get("ai.prompt.tools"),
+        numbered,
+        as_object(one.get("modelParameters")).get("tools"),
+    )
+    return next((tools for candidate in candidates if (tools := lower_tools(candidate))), None)
+
+
+def _agents_input(one: Json, by_id: Mapping[str, Json]) -> list[Message]:
+    """What the agent above a generation was given, if it starts with instructions, which the generation may lack."""
+    above = by_id.get(name_text(one.get("parentObservationId")), {})
+    given = as_json(above.get("input")) if above.get("type") == "AGENT" else None
+    messages = lower_all(given) if isinstance(given, list) else []
+    return messages if messages and messages[0]["role"] == "system" else []
+
+
+def _is_delta(prompt: list[Message]) -> bool:
+    """Whether a prompt is only what is new: it starts with an answer or a result."""
+    talk = [message for message in prompt if message["role"] != "system"]
+    return not talk or talk[0]["role"] != "user"
+
+
+def _wraps(one: Json, observations: list[Json]) -> bool:
+    """Whether a generation is only the outer span of another (the Vercel SDK's): the call stands in the inner one."""
+    own = one.get("id")
+    return any(other.get("type") == "GENERATION" and other.get("parentObservationId") == own for other in observations)
+
+
+def _later_results(generations: list[Json]) -> dict[str, Message]:
+    """The tool results that any prompt of the trace shows, by call id."""
+    prompts = (read_generation(one)[0] for one in generations)
+    return {one["tool_call_id"]: one for prompt in prompts for one in prompt if one["role"] == "tool"}
+
+
+def _agent(one: Json, by_id: Mapping[str, Json]) -> str:
+    """The agent: an attribute of the generation, else the nearest AGENT observation above it."""
+    metadata = as_object(one.get("metadata"))
+    attributes = as_object(metadata.get("attributes"))
+    name = first_of(attributes, "gen_ai.agent.name", "agent.name", "agent_name") or first_of(
+        metadata, "agent_name", "langgraph_node"
+    )
+    above: Json | None = one
+    for _ in range(64):
+        above = by_id.get(name_text(above.get("parentObservationId"))) if above else None
+        if name or above is None:
+            break
+        if above.get("type") == "AGENT":
+            attributes = as_object(as_object(above.get("metadata")).get("attributes"))
+            name = first_of(attributes, "gen_ai.agent.name", "agent.name") or _plain_name(name_text(above.get("name")))
+    return name_text(name)
+
+
+def _plain_name(name: str) -> str:
+    """An AGENT observation's name: without the span's verb, and "" where a new id is made for each run."""
+    bracketed = re.search(r"\[(.+)\]", name)  # ADK: agent_run [name]
+    return "" if _UUID.search(name) else bracketed.group(1) if bracketed else name
+
+
+def _scores(session: str, scores: list[Any]) -> Iterator[Verdict]:
+    """A verdict for each score that says how the trace went: a boolean, 0 or 1, or a rating from 1 to 5."""
+    for score in scores:
+        if not isinstance(score, dict):
+            continue
+        value, kind = score.get("value"), score.get("dataType")
+        name = name_text(score.get("name")).lower()
+        status: Status = "unknown"
+        if kind == "BOOLEAN" or (
+            value in (0, 1) and re.search("success|correct|resolved|pass|accept|thumb|feedback", name)
+        ):
+            status = "success" if value in (1, True, "True", "true") else "failure"
+        rating = rating_of(value) if "rating" in name and kind != "BOOLEAN" else None
+        if status != "unknown" or rating is not None:
+            yield Verdict(session, status=status, rating=rating, at=to_utc(first_of(score, "timestamp", "createdAt")))

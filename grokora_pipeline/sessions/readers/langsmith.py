@@ -1,0 +1,126 @@
+"""LangSmith runs: JSON or JSONL of `{id, run_type, inputs, outputs, trace_id, …}`, as its interface exports them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from grokora_pipeline.sessions.readers.bodies import exchange
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    calls_in,
+    infer_tools,
+    lower_all,
+    lower_tools,
+    peek_objects,
+    records,
+    turn,
+)
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Verdict
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first record is a run."""
+    return any(
+        "run_type" in value and ("inputs" in value or "dotted_order" in value) for value in peek_objects(head)[:4]
+    )
+
+
+def read(source: Source) -> Iterator[Item]:
+    """A turn an LLM run, in order of time, and the root runs' feedback as verdicts."""
+    runs: list[tuple[int, Json]] = []
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+        elif isinstance(record.value, dict) and "run_type" in record.value:
+            runs += [(record.number, run) for run in _with_children(record.value)]
+        else:
+            yield Problem("wrong_schema", record.offset, f"record {record.number} is no run")
+    runs.sort(key=lambda one: (name_text(one[1].get("dotted_order")), to_utc(one[1].get("start_time"))))
+    by_id = {name_text(run.get("id")): run for _, run in runs}
+    results = {
+        name_text(call): name_text(as_object(run.get("outputs")).get("output"))
+        for _, run in runs
+        if run.get("run_type") == "tool" and (call := as_object(run.get("inputs")).get("tool_call_id"))
+    }
+    steps: dict[str, int] = {}
+    llm = [(number, run) for number, run in runs if run.get("run_type") == "llm"]
+    if not llm:
+        yield Skipped("no_model_call")
+    for number, run in llm:
+        session = _session(run, by_id)
+        steps[session] = steps.get(session, -1) + 1
+        yield from _call(source, run, results, session_id=session, step=steps[session], line=number)
+    for _, run in runs:
+        if not run.get("parent_run_id"):
+            yield from _feedback(_session(run, by_id), as_object(run.get("feedback_stats")))
+
+
+def _with_children(run: Json) -> Iterator[Json]:
+    yield run
+    for child in as_list(run.get("child_runs")):
+        if isinstance(child, dict):
+            yield from _with_children(child)
+
+
+def _session(run: Json, by_id: dict[str, Json]) -> str:
+    metadata = as_object(as_object(run.get("extra")).get("metadata"))
+    named = first_of(metadata, "session_id", "thread_id", "conversation_id")
+    return name_text(named or first_of(run, "trace_id", "id"))
+
+
+def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> Iterator[Item]:
+    extra = as_object(run.get("extra"))
+    parameters, metadata = as_object(extra.get("invocation_params")), as_object(extra.get("metadata"))
+    inputs, outputs = as_object(run.get("inputs")), as_object(run.get("outputs"))
+    messages: Any = as_json(inputs.get("messages"))
+    while isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], list):
+        messages = messages[0]  # a batch of one
+    call = exchange({**inputs, "messages": messages}, outputs) if "input" not in inputs else exchange(inputs, outputs)
+    prompt = call.prompt or lower_all(as_list(inputs.get("prompts"))[:1])
+    answer = call.answer or _generation(outputs)
+    if answer is None:
+        yield Skipped("call_failed" if run.get("error") else "no_contents" if not prompt else "no_answer")
+        return
+    tools = call.tools or lower_tools(parameters.get("tools") or parameters.get("functions") or inputs.get("tools"))
+    inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
+    ids = {one["id"] for one in answer.get("tool_calls") or ()}
+    yield from turn(
+        source,
+        prompt,
+        answer,
+        agent=name_text(first_of(metadata, "agent_name", "lc_agent_name", "langgraph_node")),
+        started_at=to_utc(run.get("start_time")),
+        tools=tools or inferred,
+        tools_known="recorded" if tools else "inferred" if inferred else "none",
+        completeness="whole" if prompt else "lost",
+        model=name_text(first_of(parameters, "model", "model_name") or metadata.get("ls_model_name")) or call.model,
+        call=name_text(run.get("id")),
+        result_known=bool(ids) and ids <= results.keys(),
+        step_failed=call.cut or bool(run.get("error")),
+        **fields,
+    )
+
+
+def _generation(outputs: Json) -> Message | None:
+    """The answer of `{generations: [[{message}]]}`, `{message}`, `{output}` or `{messages: […]}`."""
+    value: Any = next(
+        (outputs[key] for key in ("generations", "message", "output", "messages") if outputs.get(key)), outputs
+    )
+    while isinstance(value, list) and value:
+        value = value[-1] if "messages" in outputs else value[0]
+    if isinstance(value, dict):
+        value = value.get("message") or value
+    lowered = lower_all([value] if isinstance(value, dict) else [])
+    return next((one for one in lowered if one["role"] == "assistant"), None)
+
+
+def _feedback(session: str, stats: Json) -> Iterator[Verdict]:
+    """A verdict where people's or programs' scores of a run are all good (1) or all bad (0)."""
+    averages = [as_object(one).get("avg") for one in stats.values()]
+    known = [value for value in averages if isinstance(value, int | float) and not isinstance(value, bool)]
+    status: Status = "success" if known and min(known) >= 1 else "failure" if known and max(known) <= 0 else "unknown"
+    if status != "unknown":
+        yield Verdict(session, status=status)

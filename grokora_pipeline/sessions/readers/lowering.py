@@ -1,0 +1,558 @@
+"""The common lowering of foreign logs: records, chat messages, tool calls, tool results, reasoning, tool schemas.
+
+Every provider and framework writes the same four things in its own shape. A reader of one format finds the calls and
+hands the shapes to this module, so that a part that one platform invented is understood in every format.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import orjson
+import pydantic_core
+
+from grokora_pipeline.models.messages import PICTURE
+from grokora_pipeline.sessions.readers.common import (
+    Source,
+    UnreadableError,
+    assistant,
+    decode,
+    is_error,
+    json_text,
+    leaves_folder,
+    loads,
+    name_text,
+    sound_answer,
+    tool_result,
+)
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Turn
+
+Json = dict[str, Any]
+BOM = b"\xef\xbb\xbf"
+# A prompt of more text than this (about 64,000 tokens) fits no training length; a session's later calls repeat all of
+# it, so that storing them would cost the square of the session's size.
+MAX_PROMPT_CHARS = 192_000
+MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
+_KEPT = ("role", "content", "tool_calls", "reasoning_content")
+_CUT = re.compile(r"litellm_truncated", re.IGNORECASE)  # its wording changed between versions, this word did not
+ROLES = {
+    **dict.fromkeys(("user", "human", "input", "humanmessage", "HumanMessage", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "ai", "model", "bot", "chatgpt", "AIMessage", "AIMessageChunk"), "assistant"),
+    **dict.fromkeys(("system", "developer", "SystemMessage"), "system"),
+    **dict.fromkeys(
+        ("tool", "function", "observation", "toolResult", "tool_result", "tool_response", "function_response"), "tool"
+    ),
+    **dict.fromkeys(("ToolMessage", "FunctionMessage", "ipython"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
+}
+_TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text"}
+_REASONING_PARTS = {"thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
+_CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
+_RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult", "function_response"}
+_RESULT_PARTS |= {"functionResponse", "function_call_output", "tool_response"}
+
+
+class Record(NamedTuple):
+    """One JSON value of a log: a line of JSONL, an element of a JSON list, or the whole document."""
+
+    value: Any
+    number: int  # 1-based line or element
+    offset: int
+
+
+def records(source: Source) -> Iterator[Record | Problem]:
+    """The values of a file that is JSONL, a JSON list or one JSON document; JSONL is streamed.
+
+    A line that cannot be read is a problem, and the next one is tried. Raises UnreadableError for a document that is
+    no JSON.
+    """
+    head = source.head(64 << 10).lstrip(BOM + b" \t\r\n")
+    first = head.split(b"\n", 1)[0]
+    # A first line of more than 64 KiB is as likely a document as the start of JSONL; reading by line serves both.
+    if head.startswith(b"{") and (b"\n" not in head or _is_json(first) or _is_json(head.split(b"\n", 2)[1])):
+        yield from _lines(source)
+        return
+    text, problem = decode(source.read())
+    if problem:
+        yield problem
+    try:
+        value = loads(text)
+    except orjson.JSONDecodeError as error:
+        raise UnreadableError("truncated" if "end of data" in str(error) else "malformed_json", error.pos) from error
+    if isinstance(value, list):
+        yield from (Record(element, number, 0) for number, element in enumerate(value, 1))
+    else:
+        yield Record(value, 1, 0)
+
+
+def _lines(source: Source) -> Iterator[Record | Problem]:
+    problems = 0
+    for line in source.lines():
+        raw = line.raw.removeprefix(BOM)
+        if line.problem:
+            yield line.problem
+        if not raw.strip():
+            continue
+        try:
+            yield Record(loads(raw), line.number, line.offset)
+        except orjson.JSONDecodeError:
+            problems += 1
+            try:
+                yield Record(loads(decode(raw)[0]), line.number, line.offset)
+            except orjson.JSONDecodeError:
+                if problems <= MAX_PROBLEMS:
+                    reason = "malformed_json" if raw.endswith(b"\n") else "truncated"
+                    yield Problem(reason, line.offset, f"line {line.number}")
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4)
+def peek(head: bytes) -> tuple[Any, ...]:
+    """The first records that a file's first bytes show: lines of JSONL, elements of a list, or a document cut there."""
+    text = head.removeprefix(BOM).strip()
+    if not text.startswith((b"{", b"[")):
+        return ()
+    values = []
+    for line in text.split(b"\n")[:64]:
+        try:
+            values.append(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            if not values:
+                break
+    if values and not (len(values) == 1 and isinstance(values[0], list)):
+        return tuple(values)
+    try:
+        value = pydantic_core.from_json(text.decode("utf-8", "ignore"), allow_partial="trailing-strings")
+    except ValueError:
+        return ()
+    return tuple(value[:64]) if isinstance(value, list) else (value,)
+
+
+def peek_objects(head: bytes) -> list[Json]:
+    """Those of the first records that are objects."""
+    return [value for value in peek(head) if isinstance(value, dict)]
+
+
+def as_json(value: object) -> Any:
+    """The value of a text that is a JSON object or list; anything else as it is. Platforms store JSON as text."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
+
+
+def as_object(value: object) -> Json:
+    """A mapping, or one written as JSON text; {} for anything else."""
+    value = as_json(value)
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """A list, or one written as JSON text; [] for anything else."""
+    value = as_json(value)
+    return value if isinstance(value, list) else []
+
+
+def digest(value: object, size: int = 16) -> str:
+    """A short hash of a JSON value; equal values have equal hashes."""
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS, default=str)
+    except (orjson.JSONEncodeError, TypeError):
+        data = repr(type(value)).encode()
+    return hashlib.sha256(data).hexdigest()[:size]
+
+
+def lower_all(messages: Iterable[Any]) -> list[Message]:
+    """Chat messages from a list of messages of any shape; calls and results without ids are paired in order."""
+    lowered = [plain for message in messages for plain in lower(message)]
+    return pair_results(join_calls(lowered))
+
+
+def lower(message: Any) -> list[Message]:
+    """The chat messages that one foreign message stands for: tool results inside of it come first.
+
+    Understood are OpenAI's, Anthropic's, Gemini's and LangChain's messages, items of the Responses API, OTel's and
+    Vercel's parts, ShareGPT turns and Pi's. What says nothing gives no message.
+    """
+    if isinstance(message, str):
+        return [{"role": "user", "content": message}] if message else []
+    if not isinstance(message, Mapping):
+        return []
+    if isinstance(message.get("kwargs"), Mapping) and "lc" in message:  # LangChain's serialised messages
+        kind = (message.get("id") or [""])[-1]
+        message = {"role": str(kind), **message["kwargs"]}
+    elif "role" not in message and isinstance(message.get("message"), Mapping):
+        message = message["message"]  # OpenInference nests it
+    kind = message.get("type")
+    if "role" not in message and (item := _responses_item(message, str(kind))):
+        return item
+    role = ROLES.get(str(message.get("role") or message.get("from") or kind or ""), "")
+    if not role:
+        return []
+    content = next(
+        (message[key] for key in ("content", "parts", "value", "text") if message.get(key) is not None), None
+    )
+    if isinstance(message.get("from"), str) and role == "function_call":
+        calls = [call for raw in _listed(as_json(content)) if (call := lower_call(raw))]
+        return [assistant("", calls)] if calls else [assistant(name_text(content))]
+    if role == "tool":
+        return _tool_messages(message, content)
+    parts = _Parts()
+    parts.take(content)
+    extra = message.get("additional_kwargs")
+    extra = extra if isinstance(extra, Mapping) else {}
+    for raw in _listed(as_json(message.get("tool_calls") or extra.get("tool_calls") or ())):
+        if (call := lower_call(raw)) and call["id"] not in {one["id"] for one in parts.calls if one["id"]}:
+            parts.calls.append(call)
+    legacy = message.get("function_call") or extra.get("function_call")
+    if isinstance(legacy, Mapping) and legacy.get("name") and (call := lower_call(legacy)):
+        parts.calls.append(call)
+    reasoning = next(
+        (message[key] for key in ("reasoning_content", "reasoning", "thinking") if isinstance(message.get(key), str)),
+        "",
+    )
+    return parts.messages("system" if role == "system" else role, reasoning)
+
+
+def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
+    parts = _Parts()
+    if isinstance(content, list) and any(_is_result(part) for part in content):
+        parts.take(content)
+        return parts.results
+    ids = message.get("tool_call_ids")  # SWE-agent
+    named = [ids[0]] if isinstance(ids, list) and ids else []
+    call_id = next(
+        (name_text(value) for value in (message.get("tool_call_id"), message.get("toolCallId"), *named) if value), ""
+    )
+    result = tool_result(call_id, result_text(content))
+    if message.get("isError") is True or message.get("is_error") is True:
+        result["is_error"] = True
+    return [result]
+
+
+def _responses_item(item: Mapping[str, Any], kind: str) -> list[Message]:
+    """An item of OpenAI's Responses API that is no message."""
+    if kind in ("function_call", "custom_tool_call", "mcp_call", "local_shell_call"):
+        call = lower_call(item)
+        return [assistant("", [call])] if call else []
+    if kind.endswith("_call_output"):
+        return [tool_result(name_text(item.get("call_id")), result_text(item.get("output")))]
+    if kind == "reasoning":
+        return []  # a summary at best: the reasoning itself is encrypted
+    if kind == "message":
+        return lower({"role": item.get("role", "assistant"), **item})
+    return []
+
+
+class _Parts:
+    """What the parts of one message say."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.thoughts: list[str] = []
+        self.calls: list[Json] = []
+        self.results: list[Message] = []
+
+    def take(self, content: Any) -> None:
+        """Take in a content: a text, a part, or a list of parts."""
+        if isinstance(content, str):
+            self.texts.append(content)
+        elif isinstance(content, list):
+            for part in content:
+                self.take(part)
+        elif isinstance(content, Mapping):
+            self._part(content)
+
+    def _part(self, part: Mapping[str, Any]) -> None:
+        kind = str(part.get("type") or "")
+        nested = next((key for key in ("functionCall", "function_call") if isinstance(part.get(key), Mapping)), "")
+        if nested or kind in _CALL_PARTS:
+            value = part.get("value")  # LLaMA-Factory's parts hold the call as JSON text
+            raw = part[nested] if nested else as_object(value) if isinstance(value, str) else part
+            if call := lower_call(raw):
+                self.calls.append(call)
+        elif _is_result(part):
+            nested = next((key for key in ("functionResponse", "function_response") if key in part), "")
+            self.results.append(_part_result(part[nested] if nested else part))
+        elif kind in _REASONING_PARTS or part.get("thought") is True:
+            texts = (part.get(key) for key in ("thinking", "reasoning", "content", "text", "value"))
+            self.thoughts.extend(text for text in texts if isinstance(text, str) and text)
+        elif kind in _TEXT_PARTS or (not kind and isinstance(part.get("text"), str)):
+            text = next((part[key] for key in ("text", "content", "value", "refusal") if part.get(key) is not None), "")
+            self.texts.append(text if isinstance(text, str) else json_text(text))
+        elif isinstance(part.get("content"), str | list) and not kind:
+            self.take(part["content"])
+        else:  # a picture, a sound, a document, a blob or an address of one
+            self.texts.append(PICTURE)
+
+    def messages(self, role: str, reasoning: str = "") -> list[Message]:
+        """The results, then the message itself, if it says anything."""
+        text, thought = "\n".join(text for text in self.texts if text), reasoning or "\n".join(self.thoughts)
+        if role != "assistant":
+            return [*self.results, *([{"role": role, "content": text}] if text else [])]
+        if not (text or self.calls or thought):
+            return self.results
+        message = assistant(text, self.calls)
+        return [*self.results, message | ({"reasoning_content": thought} if thought else {})]
+
+
+def _is_result(part: object) -> bool:
+    return isinstance(part, Mapping) and (
+        part.get("type") in _RESULT_PARTS
+        or "functionResponse" in part
+        or isinstance(part.get("function_response"), dict)
+    )
+
+
+def _part_result(part: Mapping[str, Any]) -> Message:
+    call_id = next((part[key] for key in ("tool_use_id", "toolCallId", "call_id", "id") if part.get(key)), "")
+    keys = ("content", "response", "result", "output", "value")
+    message = tool_result(name_text(call_id), result_text(next((part[k] for k in keys if part.get(k) is not None), "")))
+    if part.get("is_error") is True or part.get("isError") is True:
+        message["is_error"] = True
+    return message
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value] if isinstance(value, Mapping) else ()
+
+
+def result_text(content: Any) -> str:
+    """A tool's result as text: parts joined, pictures as their placeholder, other values as JSON."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, Mapping | str) for part in content):
+        parts = _Parts()
+        parts.take(content)
+        return "\n".join([*parts.texts, *(str(one["content"]) for one in parts.results)])
+    if isinstance(content, Mapping) and content.get("type") in ("text", "json", "content") and "value" in content:
+        return result_text(content["value"])  # Vercel's {type, value}
+    return "" if content is None else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def lower_call(raw: Any) -> Json | None:
+    """A tool call in OpenAI's shape from any shape; None where it names no function. An unknown id is ""."""
+    if not isinstance(raw, Mapping):
+        return None
+    raw = as_object(raw.get("tool_call")) or raw
+    body: Mapping[str, Any] = as_object(raw.get("function")) or raw
+    name = next((body[key] for key in ("name", "toolName", "function_name", "tool_name") if body.get(key)), "")
+    if raw.get("type") == "local_shell_call":
+        name, body = "local_shell", {"arguments": raw.get("action")}
+    if not isinstance(name, str) or not name:
+        return None
+    arguments: Any = next(
+        (body[key] for key in ("arguments", "input", "args", "parameters") if body.get(key) is not None), {}
+    )
+    if raw.get("type") == "custom_tool_call":  # its input is a free text, such as a patch
+        arguments = {"input": arguments}
+    text = arguments if isinstance(arguments, str) else json_text(arguments)
+    call_id = next((raw[key] for key in ("call_id", "tool_call_id", "toolCallId", "id") if raw.get(key)), "")
+    return {"id": name_text(call_id), "type": "function", "function": {"name": name, "arguments": text or "{}"}}
+
+
+def join_calls(messages: Sequence[Message]) -> list[Message]:
+    """Assistant messages side by side as one: the items of one answer stand apart in some formats."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else {}
+        if message["role"] == "assistant" == last.get("role") and (message.get("tool_calls") or last.get("tool_calls")):
+            texts = [one["content"] for one in (last, message) if one.get("content")]
+            calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
+            joined[-1] = assistant("\n".join(texts), calls)
+            if thought := last.get("reasoning_content") or message.get("reasoning_content"):
+                joined[-1]["reasoning_content"] = thought
+            if "trainable" in message:
+                joined[-1]["trainable"] = last["trainable"] and message["trainable"]
+        else:
+            joined.append(message)
+    return joined
+
+
+def pair_results(messages: Sequence[Message]) -> list[Message]:
+    """The messages with an id in each call and each result: a result without one answers the first call that waits."""
+    paired: list[Message] = []
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        if calls := message.get("tool_calls"):
+            named = [{**call, "id": call["id"] or f"call_{number}_{place}"} for place, call in enumerate(calls)]
+            paired.append({**message, "tool_calls": named})
+            waiting = [call["id"] for call in named]
+        elif message["role"] == "tool":
+            call_id = message.get("tool_call_id") or (waiting[0] if waiting else "")
+            paired.append({**message, "tool_call_id": call_id})
+            if call_id in waiting:
+                waiting.remove(call_id)
+        else:
+            paired.append(message)
+    return paired
+
+
+def lower_tools(value: Any) -> list[Json] | None:
+    """Tool schemas in OpenAI's shape from any shape, also as JSON text; None where there are none."""
+    tools: list[Json] = []
+    for raw in map(as_json, _listed(as_json(value))):
+        if not isinstance(raw, Mapping):
+            continue
+        declared = raw.get("function_declarations") or raw.get("functionDeclarations")
+        if isinstance(declared, list):
+            tools += lower_tools(declared) or []
+            continue
+        function = raw.get("function")
+        body: Mapping[str, Any] = function if isinstance(function, Mapping) else raw
+        if not isinstance(body.get("name"), str) or not body["name"]:
+            continue
+        if (
+            isinstance(function, dict)
+            and isinstance(function.get("parameters"), dict)
+            and raw.get("type") == "function"
+        ):
+            tools.append(dict(raw))
+            continue
+        keys = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "jsonSchema")
+        schema = as_object(next((body[key] for key in keys if body.get(key) is not None), None))
+        schema = as_object(schema.get("jsonSchema")) or schema or {"type": "object", "properties": {}}
+        described = {"description": body["description"]} if isinstance(body.get("description"), str) else {}
+        tools.append({"type": "function", "function": {"name": body["name"], **described, "parameters": schema}})
+    return tools or None
+
+
+def infer_tools(calls: Iterable[Mapping[str, Any]]) -> list[Json] | None:
+    """The names and argument keys of calls, as schemas that say of themselves that they are `inferred`.
+
+    They tell agents apart (`match: {tools: […]}`) and are never offered to a model: `datasets` leaves them out.
+    """
+    keys: dict[str, dict[str, None]] = {}
+    for call in calls:
+        function = call["function"]
+        known = keys.setdefault(function["name"], {})
+        known.update(dict.fromkeys(as_object(function["arguments"])))
+    return [
+        {
+            "type": "function",
+            "inferred": True,
+            "function": {
+                "name": name,
+                "parameters": {"type": "object", "properties": {key: {} for key in sorted(own)}},
+            },
+        }
+        for name, own in sorted(keys.items())
+    ] or None
+
+
+def calls_in(messages: Iterable[Mapping[str, Any]]) -> Iterator[Json]:
+    """All tool calls of some messages."""
+    for message in messages:
+        yield from message.get("tool_calls") or ()
+
+
+def chars(message: Mapping[str, Any]) -> int:
+    """About how many characters of a prompt a message takes."""
+    size = len(message.get("content") or "") + len(message.get("reasoning_content") or "")
+    return size + sum(len(call["function"]["arguments"]) + 20 for call in message.get("tool_calls") or ())
+
+
+def clean(message: Message) -> Message:
+    """The message without what only readers need."""
+    own = {"is_error", "trainable"}
+    return message if own.isdisjoint(message) else {key: value for key, value in message.items() if key not in own}
+
+
+def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: Any) -> Iterator[Item]:
+    """A turn, or the reason why a call cannot be one. `fields` are those of `Turn`; sizes and cut texts are seen to.
+
+    A prompt or an answer that a logger shortened is reported and kept with completeness "cut", so it is never learnt.
+    """
+    session = fields["session_id"]
+    if leaves_folder(session):
+        yield Problem("path_traversal", 0, "the session id is a path that leaves its folder")
+        return
+    completion = sound_answer(answer)
+    if isinstance(completion, str):
+        yield Skipped(completion)
+        return
+    if fields.get("completeness", "whole") in ("whole", "reconstructed"):
+        if not prompt:
+            yield Skipped("no_prompt")
+            return
+        if sum(map(chars, prompt)) > MAX_PROMPT_CHARS:
+            yield Skipped("prompt_too_long")
+            return
+        if any(_CUT.search(text) for text in _texts((*prompt, completion))):
+            fields["completeness"] = "cut"
+            yield Problem("cut", 0, f"line {fields.get('line', 0)}: the gateway shortened this call's texts")
+    tools = fields.pop("tools", None)
+    known = fields.pop("tools_known", "recorded" if tools else "none")
+    yield Turn(
+        agent=fields.pop("agent", None) or None,
+        step=fields.pop("step", 0),
+        started_at=fields.pop("started_at", ""),
+        source_file=source.name,
+        source_sha256=source.sha256,
+        source_format=source.format,
+        prompt=[clean(message) for message in prompt],
+        completion={"role": "assistant"} | {key: completion[key] for key in _KEPT if completion.get(key) is not None},
+        tools=tools,
+        tools_known=known,
+        **fields,
+    )
+
+
+def _texts(messages: Iterable[Message]) -> Iterator[str]:
+    for message in messages:
+        yield message.get("content") or ""
+        yield from (call["function"]["arguments"] for call in message.get("tool_calls") or ())
+
+
+def results_after(answer: Message, following: Iterable[Message]) -> tuple[bool, bool]:
+    """Whether all results of an answer's calls follow it, and whether one of them says that it failed."""
+    ids = {call["id"] for call in answer.get("tool_calls") or ()}
+    results: dict[str, Message] = {}
+    for message in following:
+        if message["role"] == "tool":
+            results.setdefault(message.get("tool_call_id") or "", message)
+        elif message["role"] == "assistant":
+            break
+    own = [message for call, message in results.items() if call in ids]
+    failed = any(message.get("is_error") or is_error(message["content"]) for message in own)
+    return bool(ids) and ids <= results.keys(), failed
+
+
+def explode(
+    source: Source, messages: Sequence[Message], trainable: Iterable[int] | None = None, **fields: Any
+) -> Iterator[Item]:
+    """One turn for each assistant message of a conversation, with everything before it as its prompt.
+
+    `trainable`: the places of the messages that may be learnt, all assistant messages by default; the others are
+    context. Tools that are not given are inferred from the calls.
+    """
+    places = [place for place, one in enumerate(messages) if one["role"] == "assistant"]
+    wanted = set(places if trainable is None else trainable)
+    if not fields.get("tools"):
+        fields["tools"] = infer_tools(calls_in(messages))
+        fields["tools_known"] = "inferred" if fields["tools"] else "none"
+    fields.setdefault("line", 0)
+    size, last = 0, 0
+    for step, place in enumerate(places):
+        size += sum(map(chars, messages[last:place]))
+        last = place
+        if place not in wanted:
+            continue
+        if size > MAX_PROMPT_CHARS:  # before the prompt is copied: a conversation costs the square of its length
+            yield Skipped("prompt_too_long")
+            continue
+        known, failed = results_after(messages[place], messages[place + 1 : place + 65])
+        more = {"step": step, "result_known": known, "step_failed": failed}
+        yield from turn(source, messages[:place], messages[place], **{**more, **fields})

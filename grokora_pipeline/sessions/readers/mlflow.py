@@ -1,0 +1,132 @@
+"""MLflow traces: `{info, data: {spans}}`, one or several, as `mlflow traces` and its REST interface export them.
+
+A span keeps inputs and outputs under `mlflow.spanInputs` and `mlflow.spanOutputs` as JSON text, chat calls also under
+`mlflow.chat.messages` and `mlflow.chat.tools`; spans that came over OTLP keep the attributes of their own dialect.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from grokora_pipeline.sessions.readers import otel
+from grokora_pipeline.sessions.readers.bodies import exchange
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, rating_of, to_utc
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    calls_in,
+    infer_tools,
+    lower_all,
+    lower_tools,
+    peek_objects,
+    records,
+    results_after,
+    turn,
+)
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Verdict
+
+_CHAT_SPANS = {"CHAT_MODEL", "LLM"}
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first record is a trace of MLflow."""
+    return any(
+        _is_trace(value) or (isinstance(value.get("traces"), list) and any(_is_trace(one) for one in value["traces"]))
+        for value in peek_objects(head)[:4]
+    )
+
+
+def _is_trace(value: Any) -> bool:
+    info, data = as_object(value).get("info"), as_object(value).get("data")
+    return isinstance(info, dict) and ("trace_id" in info or "request_id" in info) and isinstance(data, dict | None)
+
+
+def read(source: Source) -> Iterator[Item]:
+    """A turn a chat span, and the trace's assessments as its verdict."""
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+            continue
+        value = as_object(record.value)
+        for trace in value["traces"] if isinstance(value.get("traces"), list) else [value]:
+            if _is_trace(trace):
+                yield from _trace(source, trace, record.number)
+            else:
+                yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
+
+
+def _trace(source: Source, trace: Json, number: int) -> Iterator[Item]:
+    info = as_object(trace["info"])
+    metadata = as_object(first_of(info, "trace_metadata", "request_metadata"))
+    session = name_text(metadata.get("mlflow.trace.session") or first_of(info, "trace_id", "request_id"))
+    spans = [one for one in as_list(as_object(trace.get("data")).get("spans")) if isinstance(one, dict)]
+    spans.sort(key=lambda one: to_utc(first_of(one, "start_time_unix_nano", "start_time_ns", "start_time")))
+    own = [
+        (span, {key: as_json(value) for key, value in otel.attributes_of(span.get("attributes")).items()})
+        for span in spans
+    ]
+    chats = [
+        (span, attributes)
+        for span, attributes in own
+        if name_text(attributes.get("mlflow.spanType")).strip('"') in _CHAT_SPANS
+    ]
+    if not chats:
+        yield from otel.calls(source, [otel.span_of(span, number) for span in spans])
+    for step, (span, attributes) in enumerate(chats):
+        yield from _call(source, span, attributes, session_id=session, step=step, line=number)
+    yield from _assessments(session, as_list(info.get("assessments")))
+
+
+def _call(source: Source, span: Json, attributes: Json, **fields: Any) -> Iterator[Item]:
+    inputs, outputs = attributes.get("mlflow.spanInputs"), attributes.get("mlflow.spanOutputs")
+    request = inputs if isinstance(inputs, dict) else {"messages": inputs if isinstance(inputs, list) else []}
+    call = exchange(request, outputs)
+    prompt, answer = call.prompt, call.answer
+    chat = lower_all(as_list(attributes.get("mlflow.chat.messages")))
+    if (not prompt or answer is None) and chat and chat[-1]["role"] == "assistant":
+        prompt, answer = chat[:-1], chat[-1]
+    answer = answer or _langchain(outputs)
+    if answer is None:
+        yield Skipped("no_contents" if not prompt else "no_answer")
+        return
+    tools = call.tools or lower_tools(attributes.get("mlflow.chat.tools"))
+    inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
+    status = as_object(span.get("status"))
+    yield from turn(
+        source,
+        prompt,
+        answer,
+        agent=name_text(first_of(attributes, "gen_ai.agent.name", "agent.name", "agent")),
+        started_at=to_utc(first_of(span, "start_time_unix_nano", "start_time_ns", "start_time")),
+        tools=tools or inferred,
+        tools_known="recorded" if tools else "inferred" if inferred else "none",
+        completeness="whole" if prompt else "lost",
+        model=call.model or name_text(first_of(attributes, "mlflow.llm.model", "ai.model.name")),
+        call=name_text(first_of(span, "span_id", "spanId")),
+        result_known=results_after(answer, ())[0],
+        step_failed=call.cut or "ERROR" in (span.get("status_code"), status.get("code")) or status.get("code") == 2,
+        **fields,
+    )
+
+
+def _langchain(outputs: Any) -> Message | None:
+    """The answer of a LangChain result, `{generations: [[{message}]]}`, or of a bare message."""
+    generations = as_object(outputs).get("generations")
+    while isinstance(generations, list) and generations:
+        generations = generations[0]
+    message = as_object(generations).get("message", generations) if generations else outputs
+    lowered = lower_all([message] if isinstance(message, dict) else [])
+    return next((one for one in lowered if one["role"] == "assistant"), None)
+
+
+def _assessments(session: str, assessments: list[Any]) -> Iterator[Verdict]:
+    """A verdict for each assessment that is a yes or no, or a rating from 1 to 5."""
+    for one in assessments:
+        value = as_object(as_object(one).get("feedback")).get("value")
+        status: Status = "unknown"
+        if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("yes", "no")):
+            status = "success" if value in (True, "yes", "Yes", "YES") else "failure"
+        rating = None if status != "unknown" else rating_of(value)
+        if status != "unknown" or rating is not None:
+            yield Verdict(session, status=status, rating=rating, at=to_utc(as_object(one).get("create_time")))

@@ -1,0 +1,222 @@
+"""OpenHands: event logs of its SDK (V1: `kind`) and of the older runtime (V0: `action` and `observation`)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from grokora_pipeline.sessions.readers.common import Source, first_of, is_error, name_text, to_utc, user
+from grokora_pipeline.sessions.readers.lowering import (
+    MAX_PROMPT_CHARS,
+    Json,
+    Record,
+    as_list,
+    as_object,
+    calls_in,
+    chars,
+    infer_tools,
+    lower,
+    lower_call,
+    lower_tools,
+    peek_objects,
+    records,
+    result_text,
+    results_after,
+    turn,
+)
+from grokora_pipeline.sessions.turns import Completeness, Item, Message, Problem, Skipped
+
+AGENT = "openhands"
+_KINDS = {"SystemPromptEvent", "MessageEvent", "ActionEvent", "ObservationEvent", "AgentErrorEvent", "Condensation"}
+_KINDS |= {"ConversationStateUpdateEvent", "UserRejectObservation", "PauseEvent", "CondensationRequest"}
+_RESULTS = {"ObservationEvent", "AgentErrorEvent", "UserRejectObservation"}
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first events are OpenHands'."""
+    return any(
+        value.get("kind") in _KINDS
+        or ({"id", "source", "timestamp"} <= value.keys() and ("action" in value or "observation" in value))
+        for value in peek_objects(head)[:8]
+    )
+
+
+def read(source: Source) -> Iterator[Item]:
+    """A turn an answer of the agent. Parallel calls share a response id; a condensation changes the prompt."""
+    events: list[Record] = []
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+        elif isinstance(record.value, dict):
+            inner = record.value.get("events")
+            events += (
+                [Record(one, place, 0) for place, one in enumerate(inner, 1)] if isinstance(inner, list) else [record]
+            )
+    yield from _Log(source).turns(events)
+
+
+class _Log:
+    """The prompt as it grows along the events."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._context: list[tuple[str, Message]] = []  # the event that each message comes of
+        self._system: list[Message] = []
+        self._tools: list[Json] | None = None
+        self._step = 0
+        self._changed = False  # something of the prompt had to be rebuilt
+        self._skip: set[str] = set()
+
+    def turns(self, events: list[Record]) -> Iterator[Item]:
+        """The turns in the order of the events; a repeated event is left out."""
+        values = [as_object(record.value) for record in events]
+        results = {name_text(_call_id(one)): _result(one) for one in values if _is_result(one)}
+        answers = [message for one in values for message in _answer([one])]
+        self._tools = next((tools for one in values if (tools := lower_tools(one.get("tools")))), None)
+        inferred = None if self._tools else infer_tools(calls_in(answers))
+        metrics = next((one for one in values if one.get("key") == "stats"), {})
+        usage = as_object(as_object(metrics.get("value")).get("usage_to_metrics"))
+        model = name_text(as_object(usage.get("default") or usage.get("agent")).get("model_name"))
+        done: set[str] = set()
+        for record, value in zip(events, values, strict=True):
+            own = name_text(value.get("id")) or f"event-{record.number}"
+            if own in done:
+                continue
+            done.add(own)
+            if own in self._skip:
+                continue
+            group = self._group(value, values)
+            if answer := _answer(group):
+                self._skip |= {name_text(one.get("id")) for one in group}
+                found = [results[call["id"]] for call in calls_in(answer) if call["id"] in results]
+                yield from self._turn(record, answer[0], found, tools=inferred, model=model)
+                self._context += [(own, answer[0]), *((own, result) for result in found)]
+                self._step += 1
+            else:
+                self._take(value, own)
+        if not self._step:
+            yield Skipped("no_model_call")
+
+    def _group(self, value: Json, values: list[Json]) -> list[Json]:
+        response = value.get("llm_response_id")
+        if not response:
+            return [value]
+        return [one for one in values if one.get("llm_response_id") == response and one.get("source") == "agent"]
+
+    def _take(self, value: Json, own: str) -> None:
+        kind = value.get("kind")
+        if kind == "SystemPromptEvent":
+            self._system = lower({"role": "system", "content": value.get("system_prompt")})
+        elif kind in ("Condensation", "CondensationSummaryEvent") or value.get("action") == "condensation":
+            self._condense(value)
+        elif value.get("action") == "system":
+            self._system = lower({"role": "system", "content": as_object(value.get("args")).get("content")})
+            self._tools = self._tools or lower_tools(as_object(value.get("args")).get("tools"))
+        elif kind == "MessageEvent":
+            self._context += [(own, one) for one in lower(value.get("llm_message"))]
+        elif value.get("action") == "message" and value.get("source") == "user":
+            self._context.append((own, user(name_text(as_object(value.get("args")).get("content")))))
+
+    def _condense(self, value: Json) -> None:
+        """What was forgotten leaves the prompt, and the summary stands in its place."""
+        args = as_object(value.get("args")) | value
+        gone = {name_text(one) for one in as_list(first_of(args, "forgotten_event_ids", "forgotten_events_ids"))}
+        start, end = args.get("forgotten_events_start_id"), args.get("forgotten_events_end_id")
+        if isinstance(start, int) and isinstance(end, int):
+            gone |= {str(number) for number in range(start, min(end, start + 100_000) + 1)}
+        place = next((index for index, (own, _) in enumerate(self._context) if own in gone), len(self._context))
+        kept = [entry for entry in self._context if entry[0] not in gone]
+        if summary := name_text(args.get("summary")):
+            offset = args.get("summary_offset")
+            place = min(offset if isinstance(offset, int) else place, len(kept))
+            kept.insert(place, ("", user(summary)))
+        self._context, self._changed = kept, True
+
+    def _turn(
+        self, record: Record, answer: Message, results: list[Message], *, tools: list[Json] | None, model: str
+    ) -> Iterator[Item]:
+        """`tools`: those inferred from the calls; offered ones come first."""
+        value = as_object(record.value)
+        prompt = [*self._system, *(message for _, message in self._context)]
+        if sum(map(chars, prompt)) > MAX_PROMPT_CHARS:
+            yield Skipped("prompt_too_long")
+            return
+        known, failed = results_after(answer, results)
+        whole = bool(self._system) and not self._changed
+        begins = any(message["role"] == "user" for message in prompt)
+        completeness: Completeness = "whole" if whole else "reconstructed" if begins else "lost"
+        metadata, _path = as_object(value.get("tool_call_metadata")), self._source.path
+        yield from turn(
+            self._source,
+            prompt,
+            answer,
+            session_id=self._source.path.parent.name
+            if self._source.path.name.startswith("event")
+            else self._source.name,
+            agent=AGENT,
+            step=self._step,
+            started_at=to_utc(value.get("timestamp")),
+            line=record.number,
+            tools=self._tools or tools,
+            tools_known="recorded" if self._tools else "inferred" if tools else "none",
+            completeness=completeness,
+            model=name_text(as_object(metadata.get("model_response")).get("model")) or model,
+            call=name_text(value.get("llm_response_id") or value.get("id")),
+            result_known=known,
+            step_failed=failed,
+        )
+
+
+def _is_result(value: Json) -> bool:
+    return value.get("kind") in _RESULTS or ("observation" in value and "kind" not in value and bool(_call_id(value)))
+
+
+def _call_id(value: Json) -> Any:
+    return value.get("tool_call_id") or as_object(value.get("tool_call_metadata")).get("tool_call_id")
+
+
+def _result(value: Json) -> Message:
+    observation = value.get("observation")
+    inner = as_object(observation)
+    text = result_text(
+        first_of(inner, "content", "output", "error") or first_of(value, "error", "content", "rejection_reason")
+    )
+    metadata = as_object(inner.get("metadata"))
+    failed = inner.get("is_error") is True or value.get("kind") == "AgentErrorEvent" or observation == "error"
+    code = metadata.get("exit_code", inner.get("exit_code"))
+    failed = failed or (isinstance(code, int) and code > 0) or is_error(text)
+    message: Message = {"role": "tool", "tool_call_id": name_text(_call_id(value)), "content": text}
+    return message | ({"is_error": True} if failed else {})
+
+
+def _answer(group: list[Json]) -> list[Message]:
+    """The assistant message that some events of one response are; [] if they are none."""
+    calls = []
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for value in group:
+        if value.get("source") != "agent":
+            return []
+        metadata = as_object(value.get("tool_call_metadata"))
+        if value.get("kind") == "ActionEvent":
+            call = lower_call({"name": value.get("tool_name"), "arguments": {}, **as_object(value.get("tool_call"))})
+            calls += [{**call, "id": name_text(_call_id(value)) or call["id"]}] if call else []
+            texts.append(result_text(value.get("thought") or ""))
+        elif value.get("kind") == "MessageEvent":
+            texts += [one["content"] for one in lower(value.get("llm_message")) if one["role"] == "assistant"]
+        elif metadata and "action" in value:
+            return [one for one in _v0_answer(metadata) if one["role"] == "assistant"][:1]
+        elif value.get("action") == "message":
+            texts.append(name_text(as_object(value.get("args")).get("content") or value.get("message")))
+        thoughts += [value["reasoning_content"]] if isinstance(value.get("reasoning_content"), str) else []
+    texts = [text for text in dict.fromkeys(texts) if text]
+    if not texts and not calls:
+        return []
+    message: Message = {"role": "assistant", "content": "\n".join(texts)}
+    if thoughts:
+        message["reasoning_content"] = "\n".join(dict.fromkeys(thoughts))
+    return [message | ({"tool_calls": calls} if calls else {})]
+
+
+def _v0_answer(metadata: Json) -> list[Message]:
+    """The older runtime keeps the provider's own reply beside each action."""
+    choices = as_list(as_object(metadata.get("model_response")).get("choices"))
+    return lower(as_object(choices[0]).get("message")) if choices else []

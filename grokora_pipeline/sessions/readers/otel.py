@@ -1,0 +1,391 @@
+"""OpenTelemetry: OTLP JSON spans of GenAI calls, in the dialects that are in use.
+
+- the semantic conventions of today (`gen_ai.input.messages`, …), also uploaded beside the spans (`…_ref`)
+- those up to 1.36, where messages are span events (`gen_ai.user.message`, `gen_ai.choice`)
+- OpenInference (`llm.input_messages.N.message.…`), as Phoenix and Arize record
+- OpenLLMetry (`gen_ai.prompt.N.…`), as Traceloop's packages recorded until 2026
+- the Vercel AI SDK (`ai.prompt.messages`, `ai.response.…`)
+
+Contents are off by default in most of them. Spans come in any order, children first.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlparse
+
+import orjson
+
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, is_error, name_text, to_utc
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    Record,
+    as_json,
+    as_list,
+    as_object,
+    calls_in,
+    infer_tools,
+    lower_all,
+    lower_tools,
+    peek,
+    peek_objects,
+    records,
+    result_text,
+    results_after,
+    turn,
+)
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped
+
+NO_CONTENT = (
+    "the spans hold no contents: content capture was off; switch it on "
+    "(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true, or your SDK's own switch) or record at the gateway"
+)
+_LLM = {"chat", "text_completion", "generate_content", "completion", "ai.generateText.doGenerate"}
+_LLM |= {"ai.streamText.doStream", "ai.generateObject.doGenerate", "ai.streamObject.doStream"}
+_MESSAGES = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
+_REFERRED = (*_MESSAGES, "gen_ai.tool.definitions")
+_EVENT_ROLES = {
+    "gen_ai.system.message": "system",
+    "gen_ai.user.message": "user",
+    "gen_ai.assistant.message": "assistant",
+    "gen_ai.tool.message": "tool",
+}
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first record is an OTLP export of spans."""
+    return any("resourceSpans" in value or "resource_spans" in value for value in peek_objects(head)[:4])
+
+
+class Span(NamedTuple):
+    """One span: ids, times, attributes and events as plain values."""
+
+    trace: str
+    own: str
+    parent: str
+    name: str
+    started: str
+    attributes: Json
+    events: list[tuple[str, Json]]
+    failed: bool
+    line: int
+
+
+def read(source: Source) -> Iterator[Item]:
+    """A turn a model call of the file, in order of time."""
+    spans: list[Span] = []
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+        elif isinstance(record.value, dict):
+            spans += _spans(record)
+    yield from calls(source, spans)
+
+
+def calls(source: Source, spans: list[Span]) -> Iterator[Item]:
+    """The turns of some spans. Raises UnreadableError where there are calls, and none has contents."""
+    by_id = {(span.trace, span.own): span for span in spans}
+    spans.sort(key=lambda span: (span.started, span.line))
+    steps: Counter[str] = Counter()
+    results = _tool_results(spans)
+    llm = [span for span in spans if _is_call(span)]
+    if not llm:
+        yield Skipped("no_model_call")
+    read_any = False
+    contents = [(span, *_contents(source, span)) for span in llm]
+    for message in (one for _, prompt, *_ in contents for one in prompt if one["role"] == "tool"):
+        results.setdefault(message["tool_call_id"], (message["content"], is_error(message["content"])))
+    for span, prompt, answer, tools, problem in contents:
+        if problem:
+            yield Problem(problem, 0, f"line {span.line}: the uploaded contents are not beside the spans")
+        elif answer is None:
+            yield Skipped("no_contents" if not prompt else "no_answer")
+        else:
+            read_any = True
+            yield from _turn(source, span, by_id, results, steps, contents=(prompt, answer, tools))
+            continue
+        read_any = read_any or bool(prompt) or bool(problem)
+    if llm and not read_any:
+        raise UnreadableError("no_contents", 0, NO_CONTENT)
+
+
+def _turn(
+    source: Source,
+    span: Span,
+    by_id: Mapping[tuple[str, str], Span],
+    results: Mapping[str, tuple[str, bool]],
+    steps: Counter[str],
+    *,
+    contents: tuple[list[Message], Message, list[Json] | None],
+) -> Iterator[Item]:
+    prompt, answer, tools = contents
+    attributes = span.attributes
+    session = _session(span, by_id)
+    known, failed = results_after(answer, ())
+    ids = [call["id"] for call in answer.get("tool_calls") or ()]
+    if ids and all(call in results for call in ids):
+        known, failed = True, any(results[call][1] for call in ids)
+    inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
+    reasons = str(_first(attributes, "gen_ai.response.finish_reasons", "gen_ai.completion.0.finish_reason") or "")
+    truncated = any(
+        isinstance(one, str) and one.lstrip()[:1] in "[{" and as_json(one) is one for one in _raw(attributes)
+    )
+    yield from turn(
+        source,
+        prompt,
+        answer,
+        session_id=session,
+        parent_session_id="",
+        agent=_agent(span, by_id),
+        step=steps[session],
+        started_at=span.started,
+        line=span.line,
+        tools=tools or inferred,
+        tools_known="recorded" if tools else "inferred" if inferred else "none",
+        completeness="cut" if truncated else "delta" if _is_delta(prompt) else "whole",
+        model=name_text(
+            _first(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id")
+        ),
+        call=f"{span.trace}:{span.own}",
+        result_known=known,
+        step_failed=span.failed or failed or "length" in reasons or "max_tokens" in reasons,
+    )
+    steps[session] += 1
+
+
+def _is_delta(prompt: list[Message]) -> bool:
+    """Whether a prompt starts in mid-conversation: with a tool's result or an answer."""
+    first = next((message["role"] for message in prompt if message["role"] != "system"), "user")
+    return first != "user"
+
+
+def _raw(attributes: Json) -> Iterator[Any]:
+    for name in (*_MESSAGES, "ai.prompt.messages"):
+        yield attributes.get(name)
+
+
+def _is_call(span: Span) -> bool:
+    attributes = span.attributes
+    kind = _first(attributes, "gen_ai.operation.name", "ai.operationId", "llm.request.type", "operation.name")
+    if "openinference.span.kind" in attributes:
+        return bool(attributes["openinference.span.kind"] == "LLM")
+    if kind is not None:
+        return str(kind).split(" ")[0] in _LLM
+    return any(name.startswith(("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.")) for name in attributes)
+
+
+def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None, list[Json] | None, str]:
+    """Prompt, answer (None without one), tools, and what is wrong with contents that were uploaded."""
+    attributes = dict(span.attributes)
+    for event, values in span.events:  # since 1.37 the contents may be attributes of one event
+        if event == "gen_ai.client.inference.operation.details":
+            attributes |= values
+    for name in _REFERRED:
+        reference = attributes.get(f"{name}_ref")
+        if name not in attributes and reference:
+            content = _beside(source, name_text(reference))
+            if content is None:
+                return [], None, None, "contents_missing"
+            attributes[name] = content
+    tools = lower_tools(as_json(_first(attributes, "gen_ai.tool.definitions", "ai.prompt.tools", "llm.tools")))
+    if "gen_ai.input.messages" in attributes or "gen_ai.output.messages" in attributes:
+        system = as_list(attributes.get("gen_ai.system_instructions"))
+        prompt = lower_all([{"role": "system", "parts": system}] if system else [])
+        prompt = lower_all([*prompt, *as_list(attributes.get("gen_ai.input.messages"))])
+        return prompt, _answer(as_list(attributes.get("gen_ai.output.messages"))), tools, ""
+    if "ai.prompt.messages" in attributes:
+        return lower_all(as_list(attributes["ai.prompt.messages"])), _vercel_answer(attributes), tools, ""
+    for inputs, outputs in (("llm.input_messages", "llm.output_messages"), ("gen_ai.prompt", "gen_ai.completion")):
+        if any(name.startswith(f"{inputs}.") for name in attributes):
+            tools = tools or lower_tools(
+                _numbered(attributes, "llm.tools") or _numbered(attributes, "llm.request.functions")
+            )
+            return lower_all(_numbered(attributes, inputs)), _answer(_numbered(attributes, outputs)), tools, ""
+    prompt, answer = _events(span)
+    return prompt, answer, tools, ""
+
+
+def _answer(messages: list[Any]) -> Message | None:
+    lowered = [one for one in lower_all(messages[:1]) if one["role"] == "assistant"]
+    return lowered[0] if lowered else None
+
+
+def _vercel_answer(attributes: Json) -> Message | None:
+    text = _first(attributes, "ai.response.text", "ai.result.text", "ai.response.object")
+    calls_made = as_list(_first(attributes, "ai.response.toolCalls", "ai.result.toolCalls"))
+    return _answer([{"role": "assistant", "content": name_text(text), "tool_calls": calls_made}])
+
+
+def _events(span: Span) -> tuple[list[Message], Message | None]:
+    """Messages that are span events; a body may be one attribute or several."""
+    prompt: list[Any] = []
+    answer: Message | None = None
+    for name, attributes in span.events:
+        body = as_object(attributes.get("body")) or as_object(attributes.get("event_body")) or attributes
+        if name == "gen_ai.choice":
+            message = as_object(body.get("message")) or {
+                key: body[key] for key in ("content", "tool_calls") if key in body
+            }
+            answer = answer or _answer([{**message, "role": "assistant"}])
+        elif name in _EVENT_ROLES:
+            body = {key: as_json(value) if key in ("tool_calls", "content") else value for key, value in body.items()}
+            prompt.append({"tool_call_id": body.get("id"), **body, "role": body.get("role") or _EVENT_ROLES[name]})
+        elif name == "gen_ai.content.prompt":
+            prompt += as_list(attributes.get("gen_ai.prompt"))
+        elif name == "gen_ai.content.completion":
+            answer = _answer(as_list(attributes.get("gen_ai.completion")))
+    return lower_all(prompt), answer
+
+
+def _numbered(attributes: Json, prefix: str) -> list[Any]:
+    """The list behind attributes such as `llm.input_messages.0.message.role`, nested as deep as they say."""
+    tree: dict[str, Any] = {}
+    for name, value in attributes.items():
+        if name.startswith(f"{prefix}."):
+            node = tree
+            *path, last = name[len(prefix) + 1 :].split(".")
+            for part in path:
+                child = node.get(part)
+                node[part] = node = child if isinstance(child, dict) else {}
+            node[last] = value
+    return _plain(tree) if isinstance(_plain(tree), list) else []
+
+
+def _plain(node: Any) -> Any:
+    """A tree with numbers as keys as lists; OpenInference's wrappers (`message`, `tool_call`, `tool`) are taken off."""
+    if not isinstance(node, dict):
+        return node
+    if node and all(key.isdigit() for key in node):
+        return [_plain(node[key]) for key in sorted(node, key=int)]
+    plain = {key: _plain(value) for key, value in node.items()}
+    for wrapper in ("message", "tool_call", "message_content"):
+        if list(plain) == [wrapper]:
+            return plain[wrapper]
+    if "json_schema" in (tool := as_object(plain.get("tool"))):
+        return as_json(tool["json_schema"])
+    if "contents" in plain and "content" not in plain:
+        plain["content"] = plain.pop("contents")
+    return plain
+
+
+def _tool_results(spans: list[Span]) -> dict[str, tuple[str, bool]]:
+    """What the tools' own spans say: the result of each call, and whether it failed."""
+    results = {}
+    for span in spans:
+        call = name_text(_first(span.attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id"))
+        if call:
+            result = _first(span.attributes, "gen_ai.tool.call.result", "output.value", "ai.toolCall.result")
+            results[call] = (result_text(result), span.failed)
+    return results
+
+
+def _session(span: Span, by_id: Mapping[tuple[str, str], Span]) -> str:
+    names = (
+        "gen_ai.conversation.id",
+        "session.id",
+        "traceloop.association.properties.session_id",
+        "langfuse.session.id",
+    )
+    return name_text(_inherited(span, by_id, *names)) or span.trace
+
+
+def _agent(span: Span, by_id: Mapping[tuple[str, str], Span]) -> str:
+    names = ("gen_ai.agent.name", "agent.name", "ai.telemetry.functionId", "traceloop.entity.name", "graph.node.id")
+    return name_text(_inherited(span, by_id, *names))
+
+
+def _inherited(span: Span | None, by_id: Mapping[tuple[str, str], Span], *names: str) -> Any:
+    """An attribute of a span or of the nearest span above it."""
+    for _ in range(64):  # a chain of parents that leads in a circle ends here
+        if span is None:
+            break
+        if (value := _first(span.attributes, *names)) is not None:
+            return value
+        span = by_id.get((span.trace, span.parent))
+    return None
+
+
+def _first(attributes: Mapping[str, Any], *names: str) -> Any:
+    return next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
+
+
+def _spans(record: Record) -> Iterator[Span]:
+    for resource in _dicts(record.value, "resourceSpans", "resource_spans"):
+        shared = attributes_of(as_object(resource.get("resource")).get("attributes"))
+        for scope in _dicts(resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans"):
+            for span in _dicts(scope, "spans"):
+                yield span_of(span, record.number, shared)
+
+
+def span_of(span: Json, line: int, shared: Json | None = None) -> Span:
+    """A span of OTLP JSON, or of a platform that stores its attributes as a mapping."""
+    context = as_object(span.get("context"))
+    events = [(name_text(one.get("name")), attributes_of(one.get("attributes"))) for one in _dicts(span, "events")]
+    status = as_object(span.get("status"))
+    started = _first(span, "startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime")
+    return Span(
+        trace=name_text(_first(span, "traceId", "trace_id") or context.get("trace_id")),
+        own=name_text(_first(span, "spanId", "span_id") or context.get("span_id")),
+        parent=name_text(_first(span, "parentSpanId", "parent_span_id", "parent_id")),
+        name=name_text(span.get("name")),
+        started=to_utc(started),
+        attributes={key: value for key, value in (shared or {}).items() if key in ("session.id",)}
+        | attributes_of(span.get("attributes")),
+        events=events,
+        failed=status.get("code") in (2, "STATUS_CODE_ERROR", "ERROR") or span.get("status_code") == "ERROR",
+        line=line,
+    )
+
+
+def _dicts(value: Json, *names: str) -> list[Json]:
+    listed: list[Any] = next((value[name] for name in names if isinstance(value.get(name), list)), [])
+    return [one for one in listed if isinstance(one, dict)]
+
+
+def attributes_of(attributes: Any) -> Json:
+    """Attributes as a mapping; OTLP writes them as a list of keys and typed values."""
+    if isinstance(attributes, dict):
+        return attributes
+    pairs = [one for one in attributes if isinstance(one, dict)] if isinstance(attributes, list) else []
+    return {name_text(pair.get("key")): _value(pair.get("value")) for pair in pairs}
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    for name, inner in value.items():
+        if name in ("arrayValue", "array_value"):
+            return [_value(one) for one in as_object(inner).get("values", [])]
+        if name in ("kvlistValue", "kvlist_value"):
+            return attributes_of(as_object(inner).get("values"))
+        if name in ("intValue", "int_value") and isinstance(inner, str):
+            return int(inner) if inner.lstrip("-").isdigit() else inner
+        return inner
+    return None
+
+
+def _beside(source: Source, reference: str) -> Any:
+    """The uploaded contents that a span refers to: the file of that name beside the spans. None if it is not there.
+
+    Only the name is taken: a reference is untrusted, and must lead nowhere but to the spans' own folder.
+    """
+    name = PurePosixPath(unquote(urlparse(reference).path).replace("\\", "/")).name
+    path = source.path.with_name(name) if name else source.path
+    if not name or path == source.path or path.is_symlink() or not path.is_file():
+        return None
+    try:
+        return orjson.loads(Source(path, name).read(64 << 20))
+    except (OSError, ValueError, UnreadableError):
+        return None
+
+
+def is_upload(head: bytes) -> bool:
+    """Whether a file holds contents that were uploaded beside spans: messages of parts, instructions or tools alone."""
+    values = [value for value in peek(head) if isinstance(value, dict)]
+    return bool(values) and all(
+        ("parts" in value and "role" in value)
+        or set(value) <= {"type", "content"}
+        or ({"type", "name", "parameters"} <= set(value) and value["type"] == "function")
+        for value in values
+    )

@@ -1,0 +1,163 @@
+"""Trajectories of benchmark runs: SWE-agent (`.traj`), mini-swe-agent and τ-bench results.
+
+The calls are taken from what was sent to the model (`history`, `messages`, `traj`), never from a summary of the steps.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object, to_utc
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    digest,
+    explode,
+    join_calls,
+    lower,
+    lower_tools,
+    pair_results,
+    peek,
+    peek_objects,
+    records,
+)
+from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Verdict
+
+
+def looks_like_swe_agent(head: bytes) -> bool:
+    """Whether it is an object with SWE-agent's history."""
+    return any(
+        (isinstance(value.get("history"), list) and any("message_type" in as_object(one) for one in value["history"]))
+        or ("trajectory" in value and ("history" in value or "environment" in value or "replay_config" in value))
+        for value in peek_objects(head)[:1]
+    )
+
+
+def read_swe_agent(source: Source) -> Iterator[Item]:
+    """A turn an answer in the history; demonstrations are context, and each agent in it has its own prompt."""
+    document, problems = parse_object(source.read())
+    yield from problems
+    info = as_object(document.get("info"))
+    session = source.path.name.split(".")[0] or source.name
+    history = [one for one in as_list(document.get("history")) if isinstance(one, dict)]
+    if not history:
+        raise UnreadableError("wrong_schema", 0, "a SWE-agent trajectory without `history`: the prompts are not in it")
+    agents = dict.fromkeys(name_text(one.get("agent")) or "main" for one in history)
+    config = as_object(as_json(document.get("replay_config")))
+    model = name_text(as_object(as_object(config.get("agent")).get("model")).get("name"))
+    tools = lower_tools(as_object(as_object(config.get("agent")).get("tools")).get("tools"))
+    for agent in agents:
+        own = [one for one in history if (name_text(one.get("agent")) or "main") == agent]
+        messages: list[Message] = []
+        for one in own:
+            messages += [{**message, "trainable": not one.get("is_demo")} for message in lower(one)]
+        messages = pair_results(join_calls(messages))
+        places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
+        name = "swe-agent" if agent in ("main", "primary") else f"swe-agent/{agent}"
+        yield from explode(
+            source, messages, places, session_id=session, agent=name, model=model, tools=tools, status=_exit(info)
+        )
+    yield from _verdict(session, _exit(info))
+
+
+def looks_like_mini(head: bytes) -> bool:
+    """Whether it is mini-swe-agent's document, or the bare list of messages of its older versions."""
+    values = peek(head)
+    first = values[0] if values and isinstance(values[0], dict) else {}
+    if name_text(first.get("trajectory_format")).startswith("mini-swe-agent"):
+        return True
+    if isinstance(first.get("messages"), list) and "exit_status" in as_object(first.get("info")):
+        return True
+    # a list whose elements are messages: no line of JSONL, whose lines are rows
+    roles = [one.get("role") for one in values if isinstance(one, dict)]
+    return (
+        head.lstrip()[:1] == b"["
+        and len(roles) > 1
+        and roles[0] in ("system", "user")
+        and all(roles[:4])
+        and not any("parts" in one for one in values if isinstance(one, dict))
+    )
+
+
+def read_mini(source: Source) -> Iterator[Item]:
+    """A turn an answer; `exit_status` is the verdict."""
+    values = [one for one in records(source) if not isinstance(one, Problem)]
+    document = values[0].value if len(values) == 1 and "messages" in as_object(values[0].value) else {}
+    raw = document.get("messages") if document else [one.value for one in values]
+    info = as_object(document.get("info"))
+    messages = pair_results(join_calls([one for message in as_list(raw) for one in _mini_message(message)]))
+    if not any(one["role"] == "assistant" for one in messages):
+        yield Skipped("no_model_call")
+    config = as_object(info.get("config"))
+    session = name_text(document.get("instance_id")) or f"{source.path.name.split('.')[0]}-{digest(messages[:2], 8)}"
+    yield from explode(
+        source,
+        messages,
+        session_id=session,
+        agent="mini-swe-agent" if document else "",
+        model=name_text(as_object(config.get("model")).get("model_name")),
+        tools=lower_tools(as_object(config.get("model")).get("tools")),
+        status=_exit(info),
+    )
+    yield from _verdict(session, _exit(info))
+
+
+def _mini_message(message: Any) -> list[Message]:
+    """A message of a mini trajectory; its own note of how the run ended was never sent to the model."""
+    message = as_object(message)
+    if message.get("role") == "exit":
+        return []
+    return lower({key: value for key, value in message.items() if key != "extra"})
+
+
+def _exit(info: Json) -> Status:
+    """What an exit status says: submitting is not succeeding, but every other end is a failure."""
+    status = name_text(info.get("exit_status")).lower()
+    if isinstance(info.get("resolved"), bool):
+        return "success" if info["resolved"] else "failure"
+    if not status or (status.startswith("submitted") and not status.startswith("submitted (")):
+        return "unknown"
+    return "failure"
+
+
+def _verdict(session: str, status: Status) -> Iterator[Verdict]:
+    if status != "unknown":
+        yield Verdict(session, status=status, inferred=True)
+
+
+def looks_like_tau(head: bytes) -> bool:
+    """Whether the first records are results of τ-bench."""
+    return any("traj" in value and "task_id" in value for value in peek_objects(head)[:2])
+
+
+def read_tau(source: Source) -> Iterator[Item]:
+    """A turn an answer of each trial. Trials of a task are one task, so that they stay on one side of the split."""
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+            continue
+        trial = as_object(record.value)
+        raw = [one for one in as_list(trial.get("traj")) if isinstance(one, dict)]
+        if "task_id" not in trial or not raw:
+            yield Problem("wrong_schema", record.offset, f"element {record.number} has no `task_id` or no `traj`")
+            continue
+        messages = pair_results(join_calls([one for message in raw for one in lower(message)]))
+        task = name_text(trial["task_id"])
+        session = f"{source.name}:task-{task}:trial-{name_text(trial.get('trial')) or record.number}"
+        reward = trial.get("reward")
+        known = isinstance(reward, int | float)
+        asked = as_object(as_object(trial.get("info")).get("task"))
+        status: Status = "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
+        yield from explode(
+            source,
+            messages,
+            session_id=session,
+            agent="",
+            line=record.number,
+            started_at=to_utc(trial.get("timestamp")),
+            task=f"task {task}: {name_text(asked.get('instruction'))}",
+            status=status,
+        )
+        if known:
+            yield Verdict(session, status=status)
