@@ -52,18 +52,15 @@ class SplitConfig(SplitOptions, dg.Config):
 
 def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `tokenized_split` asset of one agent."""
-    key, source = key_of(agent, "tokenized_split"), key_of(agent, "task_dataset")
-    asset_key = project.key(key)
-    version = code_version(resolve(project, agent).max_length, _SPLIT)
-
+    asset_key = project.key(agent.name, "tokenized_split")
     spec = dg.AssetSpec(
         asset_key,
-        deps=[project.key(source), project.key("base_model")],
+        deps=[project.key(agent.name, "task_dataset"), project.key("base_model")],
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
         metadata=_COLUMNS,
-        code_version=version,
+        code_version=_version(project, agent),
         skippable=True,
         description="80/20 by groups of session, task and near-duplicates; who was in validation once never trains.",
     )
@@ -86,39 +83,14 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
     )
     def tokenized_split(context: dg.AssetExecutionContext, config: SplitConfig) -> Iterator[Any]:
         """Checks come before the publication; a check that was not made yields no result."""
-        store = project.store
         with plain_errors():
-            dataset, base = store.require(source), store.require("base_model")
-            facts = read_json(dataset.path / "report.json")
-            if facts["rows"] < agent.min_examples:
-                yield _skipped(context, agent, _enough_examples(asset_key, agent, int(facts["rows"]), {}))
-                return
-            length_inputs = _length_inputs(project, agent, dataset, base)
-            inputs = {
-                **length_inputs,
-                "config": config.model_dump(),
-                "code": version,
-            }
-            before = store.current(key)
-
-            def build(staged: Path) -> str:
-                report = _build_split(dataset, base, before, staged, config=config, inputs=inputs)
-                store.write(f"{key}/{TRAINABLE}", orjson.dumps({**length_inputs, **report}))
-                for check in (
-                    _enough_examples(asset_key, agent, _trainable(report), report["fitting"]),
-                    _no_straddling(asset_key, report),
-                ):
-                    if not check.passed:
-                        raise RefusedError(check)
-                return folder_version(staged)
-
             try:
-                artifact = publish_once(project, context, key, inputs, build)
+                artifact = _publish(project, agent, context, config)
             except RefusedError as refused:
-                if refused.check.check_name == "enough_examples":
-                    yield _skipped(context, agent, refused.check)
-                    return
                 yield refused.check
+                if refused.check.check_name == "enough_examples":  # nothing is wrong, there is only too little
+                    context.log.warning(f"{agent.name} is skipped: {refused.check.description}")
+                    return
                 raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
         report = read_json(artifact.path / "report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
@@ -130,6 +102,33 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
             yield from results
 
     return tokenized_split
+
+
+def _version(project: Project, agent: AgentSpec) -> str:
+    return code_version(resolve(project, agent).max_length, _SPLIT)
+
+
+def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionContext, config: SplitConfig) -> Artifact:
+    """The split of the present dataset. Raises RefusedError, and publishes nothing, if a check refuses it."""
+    store, key = project.store, key_of(agent, "tokenized_split")
+    dataset, base = store.require(key_of(agent, "task_dataset")), store.require("base_model")
+    asset_key, before = project.key(key), store.current(key)
+    rows = int(dataset.read_json("report.json")["rows"])
+    if rows < agent.min_examples:
+        raise RefusedError(_enough_examples(asset_key, agent, rows, {}))
+    lengths = _length_inputs(project, agent, dataset, base)
+
+    def build(staged: Path) -> str:
+        report = _build_split(dataset, base, before, staged, config=config, max_length=lengths["max_length"])
+        store.write(f"{key}/{TRAINABLE}", orjson.dumps({**lengths, **report}))
+        enough = _enough_examples(asset_key, agent, _trainable(report), report["fitting"])
+        for check in (enough, _no_straddling(asset_key, report)):
+            if not check.passed:
+                raise RefusedError(check)
+        return folder_version(staged)
+
+    inputs = {**lengths, "config": config.model_dump(), "code": _version(project, agent)}
+    return publish_once(project, context, key, inputs, build)
 
 
 def _length_inputs(project: Project, agent: AgentSpec, dataset: Artifact, base: Artifact) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def _build_split(
     staged: Path,
     *,
     config: SplitConfig,
-    inputs: dict[str, Any],
+    max_length: int,
 ) -> dict[str, Any]:
     """Split and tokenize the dataset into `staged`; returns the content of its `report.json`."""
     examples = list(read_examples(dataset.path))
@@ -159,7 +158,7 @@ def _build_split(
     chat = ChatFormat.load(base_folder(base.path))
     rows = [asdict(example) for example in examples]
     sides = [split.sides.get(example.id, "") for example in examples]
-    tokens = tokenize_split(rows, sides, chat, staged, max_length=inputs["max_length"], seed=config.seed)
+    tokens = tokenize_split(rows, sides, chat, staged, max_length=max_length, seed=config.seed)
     report = {
         **tokens.as_dict(),
         "groups": len(set(split.groups.values())),
@@ -193,11 +192,6 @@ def missing_examples(project: Project, agent: AgentSpec) -> int:
     if tokenized and base and _length_inputs(project, agent, dataset, base).items() <= tokenized.items():
         count = _trainable(tokenized)
     return max(0, agent.min_examples - count)
-
-
-def _skipped(context: dg.AssetExecutionContext, agent: AgentSpec, check: dg.AssetCheckResult) -> dg.AssetCheckResult:
-    context.log.warning(f"{agent.name} is skipped: {check.description}")
-    return check
 
 
 def _enough_examples(
