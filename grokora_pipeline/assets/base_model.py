@@ -18,8 +18,10 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.models.fingerprint import fingerprint, model_files
+from grokora_pipeline.store import content_version
 
 KEY = "base_model"
+_TRIED = 1  # raise it if more is tried on a base, so that it is tried anew
 
 
 def base_model_asset(project: Project) -> dg.AssetsDefinition:
@@ -37,23 +39,24 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
         retry_policy=DEVICE_RETRIES,
     )
     def base_model(context: dg.AssetExecutionContext) -> Made:
-        """The base model's folder, content hash, size, context length, chat template and tokenizer."""
+        """The base model's folder, content hash, size, context length, chat template and tokenizer, and what was tried
+        on its architecture: training, merging and serving, a sentence each."""
         model_id = project.settings.base_model
 
         def build(staged: Path) -> str:
             plan = {"model_id": model_id, "output": str(staged)}
-            record = project.gpu(context).run(context, "grokora_pipeline.models", plan, staged)
+            record = project.gpu(context).run(context, "grokora_pipeline.evaluation.base", plan, staged)
             folder = Path(record["path"])
             if folder.is_absolute() and project.store.remote:  # other machines do not have this folder
                 for path in model_files(folder):
                     shutil.copyfile(path, staged / path.name)
                 record["path"] = "."
             write_json(staged / "base_model.json", record)
-            return str(record["content_hash"])[:16]
+            return content_version(record["content_hash"], record["chat_template_sha256"])
 
         with plain_errors():
             artifact = publish_once(
-                project, context, KEY, {"model": fingerprint(model_id), "code": code_version()}, build
+                project, context, KEY, {"model": fingerprint(model_id), "code": code_version(_TRIED)}, build
             )
         return result(project, artifact, read_json(artifact.path / "base_model.json"))
 

@@ -124,7 +124,7 @@ def _agents() -> Finding:
 
 
 def _base_model() -> Finding:
-    from grokora_pipeline.models.fingerprint import availability
+    from grokora_pipeline.models.fingerprint import BUNDLED_ID, availability
 
     model = get_settings().base_model
     name = model or "bundled SmolLM2-135M-Instruct"
@@ -132,4 +132,9 @@ def _base_model() -> Finding:
         where = availability(model)
     except GrokoraError as error:
         return Finding("missing", "base model", str(error), "set GROKORA_BASE_MODEL, or make demo for the bundled one")
-    return Finding("ok", "base model", f"{name}: {where}")
+    base = Store(get_settings().store, get_settings().cache).current("base_model")
+    record = base.read_json("base_model.json") if base else {}
+    if record.get("model_id") != (model or BUNDLED_ID):
+        record = {}  # another base was made ready, or none
+    tried = [str(record.get(use, "")) for use in ("trained", "served")]
+    return Finding("ok", "base model", " ".join(filter(None, [f"{name}: {where}.", *tried])))

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.cache_utils import get_layer_types_and_kwargs
 
 from grokora_pipeline.errors import GrokoraError
 
@@ -83,6 +84,16 @@ def auto_class(config: PreTrainedConfig) -> Any:
         if type(config) in kind._model_mapping:
             return kind
     raise GrokoraError(f"Models of type {config.model_type!r} write no text; give a causal language model.")
+
+
+def shown_layers(text: PreTrainedConfig) -> int:
+    """How many of the first layers of a text config show every kind of layer that it has; two at least."""
+    total = int(text.num_hidden_layers)
+    own = total - (getattr(text, "num_kv_shared_layers", 0) or 0)  # Gemma 3n: the last ones use the keys of others
+    mlps = getattr(text, "mlp_layer_types", None) or [""] * total  # DeepSeek: the first ones are dense
+    layers = list(zip(get_layer_types_and_kwargs(text)[0][:own], mlps, strict=False)) or [("", "")]
+    dense = getattr(text, "first_k_dense_replace", 0) or 0
+    return min(total, max(2, 1 + max(layers.index(kind) for kind in set(layers)), dense + 1))
 
 
 def _bits(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig:

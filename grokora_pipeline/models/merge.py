@@ -12,6 +12,7 @@ from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.template import TEMPLATE_FILE
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 PROMPT_TOKENS = 512  # the end of each prompt is compared
@@ -72,8 +73,10 @@ def _write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
     merged.save_pretrained(output)
     for pattern in ("*.json", "*.jinja", "*.model", "*.txt"):
         for path in base_folder.glob(pattern):
-            if path.name not in _WEIGHTS and path.name != "base_model.json":
+            if path.name not in (*_WEIGHTS, "base_model.json", TEMPLATE_FILE):
                 shutil.copyfile(path, output / path.name)
+    # What the adapter was trained with: any server then shows the model the same prompts.
+    (output / "chat_template.jinja").write_text(ChatFormat.load(base_folder).template, encoding="utf-8")
 
 
 def compare(wanted: list[Any], found: list[Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ PLAIN = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
+TEMPLATE_FILE = "effective_template.jinja"  # beside base_model.json, for other servers
 FIXED_DATE = date(2024, 7, 26)  # Llama 3's own fallback: a prompt must not change from one day to the next
 _DATE_CALL = re.compile(r"""\bstrftime_now\(\s*(["'])([^"']*)\1\s*\)""")
 

@@ -15,9 +15,9 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.cache_utils import get_layer_types_and_kwargs
+from transformers import AutoConfig, PreTrainedModel
 
+from grokora_pipeline.models.loading import auto_class, shown_layers
 from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
 from grokora_pipeline.training.attention import use_attention
@@ -68,16 +68,15 @@ def first_layers(base: Path) -> PreTrainedModel:
     """The first layers of a base with its own weights, in fp32 on the CPU: as many as show every kind of layer."""
     config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
     text = config.get_text_config(decoder=True)
-    kinds, total = get_layer_types_and_kwargs(text)[0], text.num_hidden_layers
-    mlp_kinds = getattr(text, "mlp_layer_types", None) or [""] * total  # DeepSeek: the first ones are dense
-    layers = list(zip(kinds, mlp_kinds, strict=True))
-    count = min(total, max(2, 1 + max(layers.index(kind) for kind in set(layers))))
+    total, count = text.num_hidden_layers, shown_layers(text)
     for name, value in vars(text).items():
         if isinstance(value, list | tuple) and len(value) == total:
             setattr(text, name, value[:count])
     text.num_hidden_layers = count
+    if getattr(text, "num_kv_shared_layers", 0):
+        text.num_kv_shared_layers = 0  # all of these have keys of their own
     options = {"config": config, "dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True}
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(base), **options)
+    model: PreTrainedModel = auto_class(config).from_pretrained(str(base), **options)
     model.requires_grad_(False)
     return model.eval()
 

@@ -36,6 +36,15 @@ def test_the_command_serves_the_base_and_every_champion_under_its_agents_name(tm
     }
 
 
+def test_the_effective_template_is_passed_on_with_the_parser_of_its_calls(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    template = tmp_path / "base_model" / "base1" / "effective_template.jinja"
+    template.write_text("{{ messages }}")
+    words = vllm_command(store, AGENTS, "127.0.0.1", 8000)
+    assert words[words.index("--chat-template") + 1] == str(template)
+    assert words[words.index("--tool-call-parser") + 1] == "hermes"
+
+
 def test_without_champions_the_base_is_served_alone(tmp_path: Path) -> None:
     assert "--enable-lora" not in vllm_command(make_store(tmp_path), AGENTS, "127.0.0.1", 8000)
 

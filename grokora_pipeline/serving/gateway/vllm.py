@@ -7,12 +7,14 @@ in front of it: `grokora serve --upstream http://…/v1`.
 import os
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.template import TEMPLATE_FILE
 from grokora_pipeline.serving.gateway.champions import find_base
 from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import BASE, Registry
@@ -26,12 +28,16 @@ def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int
     if found is None:
         raise GrokoraError("base_model is not in the store; materialize it first (`make demo`, or in the UI).")
     folder = found[1].resolve()
-    if not ChatFormat.load(folder).has_chat_template:
+    base = store.current("base_model")
+    template = base.path / TEMPLATE_FILE if base else Path()
+    if not template.is_file() and not ChatFormat.load(folder).has_chat_template:
         raise GrokoraError(f"{found[0]} brings no chat template, so vLLM could not prompt it as it was trained.")
     registry = Registry(store)
     champions = {agent.name: champion for agent in agents if (champion := registry.in_service(agent.name))}
     words = ["vllm", "serve", str(folder), "--served-model-name", BASE, "--host", host, "--port", str(port)]
+    # A template that this project uses writes calls as hermes does, whatever the model's family; see models.fit.
     words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    words += ["--chat-template", str(template.resolve())] if template.is_file() else []
     return words + (_lora_words(champions) if champions else [])
 
 

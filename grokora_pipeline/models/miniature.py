@@ -1,0 +1,142 @@
+"""A small random copy of a model's architecture: the same classes and kinds of layers, few weights (torch)."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import read_json
+from grokora_pipeline.models.loading import auto_class, shown_layers
+
+WINDOW = 24  # tokens; a probe's rows are shorter and longer than that
+LARGEST = 400e6  # parameters of a copy that keeps the model's own widths
+_OWN_HEADS = "own heads"  # a limit that keeps the width of a head, and makes the model as wide as so many heads
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+# A state-space mixer is `expand` times as wide as the model, in heads of a width.
+_MIXERS = (("expand", "num_heads", "head_dim"), ("mamba_expand", "mamba_n_heads", "mamba_d_head"))
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# What the code of an architecture may raise, which is written by many hands.
+MODEL_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, AssertionError),
+    *(ZeroDivisionError, OSError, GrokoraError, StrictDataclassError),
+)
+# Upper bounds of what a config may ask for, by the names that architectures use; what is smaller stays.
+_HEADS = {"num_attention_heads": 4, "n_head": 4, "num_heads": 4, "n_heads": 4, "num_key_value_heads": 2}
+_HEAD_WIDTHS = {"head_dim": 16, "query_pre_attn_scalar": 16, "global_head_dim": 16, "v_head_dim": 16} | {
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+_WIDTHS = (
+    dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "out_hidden_size", "projection_dim"), 64)
+    | dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "block_ff_dim", "shared_intermediate_size"), 128)
+    | dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "dense_intermediate_size"), 64)
+    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4)
+    | dict.fromkeys(("num_experts_per_tok", "moe_topk"), 2)
+    | {"n_group": 1, "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 16}
+    | {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16}
+    | {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 32, "state_size": 8}
+    | {"hidden_size_per_layer_input": 16}
+    | {"sliding_window": WINDOW, "attention_window_size": WINDOW, "depth": 1, "image_size": 28, "patch_size": 14}
+)
+
+
+def write_miniature(folder: Path, output: Path) -> None:
+    """Write a random copy of the model in `folder`, in fp32 with the model's tokenizer.
+
+    It is as narrow as it still builds and runs, else as wide as the model. Raises one of MODEL_ERRORS if none runs.
+    """
+    config = read_json(folder / "config.json")
+    text = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).get_text_config(decoder=True)
+    shown = shown_layers(text)
+    shared = shown if getattr(text, "num_kv_shared_layers", 0) else 0  # as many layers that use the keys of these
+    failure: Exception | None = None
+    # Rotary factors and the like are lists of the head's width: if they do not fit, the model's own head width is kept.
+    for limits in (_WIDTHS | _HEADS | _HEAD_WIDTHS, _WIDTHS | _HEADS | {_OWN_HEADS: 1}, {"sliding_window": WINDOW}):
+        try:
+            _build(_narrow(config, limits, shown, shared), output)
+        except MODEL_ERRORS as error:  # the widths of an architecture that nobody has seen may not fit each other
+            failure = failure or error
+            continue
+        for pattern in ("tokenizer*", "*.jinja", "*.model", "special_tokens_map.json", "vocab.json", "merges.txt"):
+            for path in folder.glob(pattern):
+                shutil.copyfile(path, output / path.name)
+        return
+    assert failure is not None
+    raise failure
+
+
+def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: int) -> dict[str, Any]:
+    """The config with fewer layers and with numbers no larger than `limits`."""
+    total = next((config[name] for name in _LAYERS if name in config), 0)
+    copy: dict[str, Any] = {}
+    for name, value in config.items():
+        if name in ("dtype", "torch_dtype"):
+            continue
+        if isinstance(value, dict) and name.endswith("_config") and name != "per_layer_config":
+            copy[name] = _narrow(value, limits, shown, shared)
+        elif isinstance(value, dict) and value and all(key.isdigit() for key in value):  # settings of single layers
+            copy[name] = {key: setting for key, setting in value.items() if int(key) < shown + shared}
+        elif name in _LAYERS:
+            copy[name] = min(value, shown + shared)
+        elif name == "num_kv_shared_layers":
+            copy[name] = shared
+        elif isinstance(value, list) and total and len(value) == total:
+            copy[name] = (value[:shown] * 2)[: shown + shared]
+        elif limits.get(name) and isinstance(value, int) and not isinstance(value, bool):
+            copy[name] = min(value, limits[name])
+        else:
+            copy[name] = value
+    _fit_widths(copy, config, own_heads=_OWN_HEADS in limits)
+    return copy
+
+
+def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool) -> None:
+    """Correct those numbers of the narrower copy that follow from others."""
+    width, heads = (next((name for name in names if config.get(name)), "") for names in (_HIDDEN, _HEADS))
+    if width and heads and own_heads:
+        copy[width] = copy[heads] * (config.get("head_dim") or config[width] // config[heads])
+    for expand, mixer_heads, mixer_width in _MIXERS:
+        if width and all(isinstance(copy.get(name), int) for name in (expand, mixer_heads, mixer_width)):
+            copy[mixer_heads] = copy[expand] * copy[width] // copy[mixer_width]
+            copy |= {"mamba_d_ssm": copy[expand] * copy[width]} if copy.get("mamba_d_ssm") else {}
+    rope = copy.get("rope_parameters")
+    if isinstance(rope, dict) and "mrope_section" in rope and width and heads:
+        before = config.get("head_dim") or config[width] // config[heads]
+        after = copy.get("head_dim") or copy[width] // copy[heads]
+        parts = [part * after // before for part in rope["mrope_section"]]
+        copy["rope_parameters"] = {**rope, "mrope_section": [after // 2 - sum(parts[1:]), *parts[1:]]}
+
+
+def _build(config: dict[str, Any], output: Path) -> None:
+    """Build the model, run it once, and write it."""
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    (output / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    parsed = AutoConfig.from_pretrained(str(output), trust_remote_code=False)
+    kind = auto_class(parsed)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in kind.from_config(parsed).parameters())
+    if size > LARGEST:
+        raise ValueError(f"the smallest copy that can be built has {size / 1e6:.0f} M parameters")
+    generator = torch.Generator().manual_seed(7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = kind.from_config(parsed, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms, biases and sinks away from 0 and 1, which hide mistakes
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        head = model.get_output_embeddings()
+        if head is not None:  # answers that differ, instead of one token for ever
+            head.weight.mul_(3.0)
+        ids = torch.arange(3, 3 + 2 * WINDOW)[None]
+        if not torch.isfinite(model(input_ids=ids, use_cache=False).logits).all():
+            raise ValueError("the copy's logits are not finite")
+    model.save_pretrained(output)

@@ -1,0 +1,79 @@
+"""Any base model: each architecture is trained, merged and served exactly on a small copy, or refused in a sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.base import prepare, try_out
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.workers.frame import Reporter
+from grokora_pipeline_tests.tiny import tiny_base, tiny_tokenizer
+
+ATTENTION = (
+    *("llama", "qwen2", "qwen3", "mistral", "ministral3", "gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text"),
+    *("phi", "phi3", "mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "gpt2", "gptj", "gpt_neox", "gpt_bigcode", "mpt"),
+    *("falcon", "opt", "stablelm", "granite", "olmo2", "olmo3", "smollm3", "cohere", "cohere2", "glm4", "deepseek_v3"),
+    *("starcoder2", "codegen", "bloom", "mistral3", "qwen3_vl"),
+)
+RECURRENT = ("qwen3_5_text", "qwen3_next", "falcon_h1", "jamba", "mamba", "mamba2", "recurrent_gemma", "nemotron_h")
+
+
+def config_of(kind: str, folder: Path, **changes: Any) -> Path:
+    """A model folder without weights: the default config of an architecture, in its real widths, and a tokenizer."""
+    from transformers import AutoConfig
+
+    tiny_tokenizer(folder)
+    config = AutoConfig.for_model(kind)
+    for part in (config, config.get_text_config(decoder=True)):
+        part.update({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **changes})
+    config.get_text_config(decoder=True).vocab_size = 512
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "model_type": kind}, default=str))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_a_model_of_attention_layers_shares_prefixes_and_is_exact(kind: str, tmp_path: Path) -> None:
+    record = try_out(config_of(kind, tmp_path), kind)
+    assert record["trained"] == "Trained here; a prefix that rows share is run once."
+    assert record["merged"] == "Merged here."
+    assert record["served"].startswith("Served here")
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_model_with_a_recurrent_state_is_trained_and_answered_row_by_row(kind: str, tmp_path: Path) -> None:
+    record = try_out(config_of(kind, tmp_path), kind)
+    assert record["trained"].startswith("Trained here by padded rows: ")
+    assert record["merged"] == "Merged here."
+    assert record["served"].startswith("Served here one answer at a time: ")
+
+
+@pytest.mark.slow
+def test_what_was_tried_is_recorded_with_the_base_and_its_effective_template(tmp_path: Path) -> None:
+    base, output = tiny_base(tmp_path / "base"), tmp_path / "output"
+    record = prepare({"model_id": str(base), "output": str(output)}, Reporter())
+    assert record["trained"] == "Trained here; a prefix that rows share is run once."
+    assert record["served"] == "Served here; answers of different adapters share a batch."
+    assert record["templates"].startswith("Tools and calls are written as text")
+    assert (output / "effective_template.jinja").read_text() == ChatFormat.load(base).template
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_dropout_in_a_bases_config_is_no_obstacle(tmp_path: Path) -> None:
+    folder = config_of("gpt2", tmp_path, attn_pdrop=0.3, resid_pdrop=0.3, embd_pdrop=0.3)
+    assert try_out(folder, "gpt2")["trained"].startswith("Trained here")
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_what_cannot_be_trained_exactly_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(GrokoraError, match="cannot be trained here") as caught:
+        try_out(config_of("bert", tmp_path), "bert")
+    assert "\n" not in str(caught.value)
