@@ -166,6 +166,7 @@ def _facts(job: _Run, shots: int) -> dict[str, Any]:
             "validation_rows": len(cases),
             "prompt_tokens": sum(len(case.prompt_ids) for case in cases),
             "max_new_tokens": job.decoding.max_new_tokens,
+            "one_by_one": job.systems.decoder.slow_reason,  # why rows did not share batches, "" if they did
             "dtype": str(job.systems.decoder.model.dtype).removeprefix("torch."),
         },
         "training": trained,

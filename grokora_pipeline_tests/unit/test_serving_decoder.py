@@ -266,6 +266,17 @@ def test_a_nucleus_larger_than_what_is_looked_at_first_is_found() -> None:
     assert len(drawn) > 2000
 
 
+def test_a_row_whose_adapter_was_unloaded_before_it_was_submitted_is_not_answered_by_the_base(make: Make) -> None:
+    decoder, chunks = make(), list[TokenChunk | GrokoraError]()
+    decoder.install(Adapter("short-lived", {}))
+    row = decoder.row(GenerationRequest((5, 6), "short-lived", 4), chunks.append)
+    decoder.retire("short-lived")
+    decoder.step()
+    decoder.submit(row)
+    assert decoder.idle
+    assert "was unloaded" in str(chunks[0])
+
+
 # --- whose turn it is ------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ It is synchronous: whoever owns it calls `step`, or `generate` and `score` for a
 (`engine`) and evaluation use the same one, so what is judged is what is served.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ from grokora_pipeline.serving.engine.runner import PASS_ERRORS, ModelRunner, bui
 from grokora_pipeline.serving.engine.sampling import choose_tokens
 from grokora_pipeline.serving.engine.scheduler import Scheduler
 
+logger = logging.getLogger(__name__)
 SCORE_LOGIT_BYTES = 256 << 20  # of one scoring pass
 Progress = Callable[[int, int], None]  # (done, of all)
 
@@ -58,6 +60,8 @@ class Decoder:
         self.stack = AdapterStack(model)
         self.adapters: dict[str, Adapter] = {}
         self.runner, self.slow_reason = build_runner(model)
+        if self.slow_reason:
+            logger.warning("Every row is answered alone, by the model's own generate, because %s.", self.slow_reason)
         self._exact_tokens = exact_tokens(model.config)
         # A running state is that after the last token: nothing of it says what it was at an earlier one.
         stateful = self.runner is not None and bool(self.runner.slots.states)
@@ -152,6 +156,16 @@ class Decoder:
         if request.adapter is not None and request.adapter not in self.adapters:
             raise GrokoraError(f"There is no adapter {request.adapter!r} on this engine.")
         return Row(request, self.adapters[request.adapter] if request.adapter else None, limit, matcher, deliver)
+
+    def submit(self, row: Row) -> None:
+        """Have a row answered in the steps that follow."""
+        if row.adapter and row.adapter not in self.stack.adapters:
+            # Retired and freed since the row was made, maybe in another thread; without it the base would answer.
+            row.adapter = self.adapters.get(row.adapter.name)
+            if row.adapter is None:
+                return row.finish(GrokoraError(f"The adapter {row.request.adapter!r} was unloaded; ask again."))
+        self.scheduler.waiting.append(row)
+        return None
 
     def _compile_grammar(self, grammar: str) -> LLMatcher:
         if self._grammar_tokenizer is None:  # built at the first grammar: evaluation never has one
@@ -309,7 +323,8 @@ class Decoder:
         """The answers to requests, in their order. GrokoraError if one cannot be answered."""
         chunks: list[list[TokenChunk | GrokoraError]] = [[] for _ in requests]
         rows = [self.row(request, parts.append) for request, parts in zip(requests, chunks, strict=True)]
-        self.scheduler.waiting += rows
+        for row in rows:
+            self.submit(row)
         done = 0
         while not self.idle:
             self.step()

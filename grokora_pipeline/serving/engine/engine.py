@@ -158,8 +158,8 @@ class TorchEngine:
                 self._wake.wait_for(lambda: self._submitted or self._commands or self._closed)
             commands = [self._commands.popleft() for _ in range(len(self._commands))]
             rows = [self._submitted.popleft() for _ in range(len(self._submitted))]
-            # here, under the lock: an adapter that a command retires next must already count these rows as its users
-            self.decoder.scheduler.waiting += rows
+        for row in rows:  # before the commands: an adapter that one retires must already count these rows as its users
+            self.decoder.submit(row)
         for command in commands:
             command()
         return not self._closed

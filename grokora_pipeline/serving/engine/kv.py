@@ -127,6 +127,7 @@ class Slots:
         ]
         self.layers = [layer for layer in layers if isinstance(layer, SlotLayer)]
         self.states = [layer for layer in layers if isinstance(layer, StateSlotLayer)]
+        self.all: list[SlotLayer | StateSlotLayer] = [*self.layers, *self.states]
         self.cache = Cache(layers=layers)
         self.clear()
 
@@ -134,7 +135,7 @@ class Slots:
         """No rows, and no memory held."""
         self.lengths: list[int] = []
         self._slots, self._room = 0, 0
-        for layer in (*self.layers, *self.states):
+        for layer in self.all:
             layer.resize(0, 0)
 
     def open(self) -> None:
@@ -157,7 +158,7 @@ class Slots:
             min(counts) < most or any((n > 0) != continues for n in self.lengths[start:][: len(counts)])
         ):
             raise RuntimeError("rows of a model with running states are padded or begin at different times")
-        for layer in (*self.layers, *self.states):
+        for layer in self.all:
             layer.begin(start, columns, seen, continues=continues)
         return columns, seen
 
@@ -177,7 +178,7 @@ class Slots:
             return self.clear()
         self.lengths[slot] = self.lengths[last]
         length = self.lengths.pop()
-        for layer in (*self.layers, *self.states) if clean or slot != last else ():
+        for layer in self.all if clean or slot != last else ():
             if clean:
                 for part in layer.buffers(self._room):
                     part[slot].zero_()
@@ -215,7 +216,7 @@ class Slots:
             return
         self._slots = max(self._slots, -(-slots // 8) * 8 if slots > 4 else 1 << (slots - 1).bit_length())
         self._room = max(self._room, -(-room // _ROOM) * _ROOM)
-        for layer in (*self.layers, *self.states):
+        for layer in self.all:
             layer.resize(self._slots, self._room)
 
 
