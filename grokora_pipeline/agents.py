@@ -197,10 +197,14 @@ def load_agents(path: Path) -> tuple[AgentSpec, ...]:
         raise GrokoraError(f"{path} cannot be read ({error}); point GROKORA_AGENTS at an agents.yaml.") from error
     except yaml.YAMLError as error:
         raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    entries = document.get("agents") if isinstance(document, dict) else None
+    return parse_agents(document.get("agents") if isinstance(document, dict) else None, str(path))
+
+
+def parse_agents(entries: object, source: str) -> tuple[AgentSpec, ...]:
+    """The agents of a mapping name → fields; GrokoraError names `source`, the agent and the key."""
     if not isinstance(entries, dict) or not entries:
-        raise GrokoraError(f"{path} needs a mapping `agents:` with at least one `name: {{description: …}}` below it.")
-    return tuple(_load_agent(path, str(name), fields) for name, fields in entries.items())
+        raise GrokoraError(f"{source} needs a mapping `agents:` with at least one `name: {{description: …}}` below it.")
+    return tuple(_load_agent(source, str(name), fields) for name, fields in entries.items())
 
 
 def _refuse_duplicates(path: Path, node: yaml.Node, keys: tuple[str, ...]) -> None:
@@ -222,14 +226,14 @@ def _refuse_duplicates(path: Path, node: yaml.Node, keys: tuple[str, ...]) -> No
         _refuse_duplicates(path, value, (*keys, name))
 
 
-def _load_agent(path: Path, name: str, fields: object) -> AgentSpec:
+def _load_agent(source: str, name: str, fields: object) -> AgentSpec:
     if not isinstance(fields, dict):
-        raise GrokoraError(f"{path}: agent {name!r} needs at least a `description:`.")
+        raise GrokoraError(f"{source}: agent {name!r} needs at least a `description:`.")
     try:
         return AgentSpec.model_validate({**fields, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise GrokoraError(
-            f"{path}: agent {name!r}, key {where!r}: {first['msg'].removeprefix('Value error, ').rstrip('.')}."
+            f"{source}: agent {name!r}, key {where!r}: {first['msg'].removeprefix('Value error, ').rstrip('.')}."
         ) from error

@@ -10,7 +10,6 @@ from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation.jobs import jobs
 from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.automation.sensors import log_sensor
-from grokora_pipeline.execution.process import GpuProcess
 from grokora_pipeline.settings import Settings
 
 
@@ -26,11 +25,10 @@ def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = ""
         warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets and code references: pinned and tested
         assets = dg.with_source_code_references(all_assets(project))
     specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
-    environment = {"GROKORA_DEVICES": settings.devices} if settings.devices else {}
     return dg.Definitions(
         assets=assets,
         jobs=jobs(project, specs),
         schedules=schedules(project, specs),
         sensors=[log_sensor(project, specs)],
-        resources={project.gpu_resource: GpuProcess(environment=environment)},
+        resources=project.resources(),
     )

@@ -32,6 +32,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
         group_name=project.label("sources"),
         kinds={"huggingface"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=code_version(project.settings.base_model),
         op_tags=cuda_tags(),
         pool=project.pool,

@@ -36,6 +36,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=project.label(agent.name),
         kinds={"python"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=code_version(),
         retry_policy=NODE_RETRIES,
         description="The adapter in service. A challenger takes its place only where the report proves it better.",

@@ -11,6 +11,7 @@ import dagster as dg
 import orjson
 
 from grokora_pipeline.agents import AgentSpec, load_agents
+from grokora_pipeline.assets.io_manager import StoreReader
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess
 from grokora_pipeline.settings import Settings, get_settings
@@ -64,6 +65,17 @@ class Project:
     def gpu_resource(self) -> str:
         """The key of the resource that runs GPU work."""
         return self.label("grokora_gpu")
+
+    @property
+    def io_manager(self) -> str:
+        """The key of the I/O manager that gives a person's own assets what is in the store."""
+        return self.label("grokora_store")
+
+    def resources(self) -> dict[str, Any]:
+        """The resources that the project's assets name."""
+        environment = {"GROKORA_DEVICES": self.settings.devices} if self.settings.devices else {}
+        reader = StoreReader(url=self.settings.store, cache=str(self.settings.cache), name=self.name)
+        return {self.gpu_resource: GpuProcess(environment=environment), self.io_manager: reader}
 
     def gpu(self, context: dg.AssetExecutionContext) -> GpuProcess:
         """The resource that runs GPU work; a step that asks for it names `gpu_resource` as required."""

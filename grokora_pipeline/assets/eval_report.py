@@ -67,6 +67,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
         group_name=project.label(agent.name),
         kinds={"huggingface", "html"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=version,
         op_tags=cuda_tags(),
         pool=project.pool,

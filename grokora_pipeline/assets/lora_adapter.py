@@ -50,6 +50,7 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         group_name=project.label(agent.name),
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=version,
         op_tags=cuda_tags(1 if knobs.num_processes == "auto" else knobs.num_processes),
         pool=project.pool,

@@ -37,6 +37,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=code_version(),
         op_tags=cuda_tags(),
         pool=project.pool,

@@ -65,6 +65,7 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         group_name=project.label(GROUP),
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=code_version(resolve(project, agent).model_dump()),
         op_tags=cuda_tags(),
         pool=project.pool,
@@ -151,6 +152,7 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
         group_name=project.label(GROUP),
         kinds={"json"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=code_version(agent.metric),
         description="Loss, main metric, size, memory and speed by rank, and the smallest rank that loses nothing.",
     )

@@ -91,6 +91,7 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
         group_name=project.label("sources"),
         kinds={"python", "parquet"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         metadata=_COLUMNS,
         code_version=code_version([(agent.name, agent.match.model_dump()) for agent in project.agents]),
         retry_policy=NODE_RETRIES,

@@ -52,6 +52,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         group_name=project.label("swarm"),
         kinds={"huggingface", "html"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         code_version=code_version(),
         op_tags=cuda_tags(),
         pool=project.pool,

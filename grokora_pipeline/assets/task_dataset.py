@@ -69,6 +69,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         group_name=project.label(agent.name),
         kinds={"python", "json"},
         owners=OWNERS,
+        io_manager_key=project.io_manager,
         metadata=_COLUMNS,
         code_version=version,
         retry_policy=NODE_RETRIES,

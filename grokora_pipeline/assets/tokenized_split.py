@@ -59,7 +59,7 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
-        metadata=_COLUMNS,
+        metadata={**_COLUMNS, "dagster/io_manager_key": project.io_manager},  # specs have no parameter for it
         code_version=_version(project, agent),
         skippable=True,
         description="80/20 by groups of session, task and near-duplicates; who was in validation once never trains.",

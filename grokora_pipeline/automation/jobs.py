@@ -1,6 +1,6 @@
 """Jobs: what a person or a sensor starts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -34,7 +34,7 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     every = dg.AssetSelection.assets(*keys) - on_demand  # not all(): the location may hold others' assets
     made = [
         dg.define_asset_job(project.label(ALL_JOB), every, description="Logs in, champions out, for all agents."),
-        *(_retrain(project, agent.name, on_demand) for agent in project.agents),
+        *(_retrain(project, agent.name, keys, ranks) for agent in project.agents),
         dg.define_asset_job(
             project.label(INGEST_JOB),
             dg.AssetSelection.assets(*ingest_keys(project)),
@@ -58,11 +58,13 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     return made
 
 
-def _retrain(project: Project, agent: str, on_demand: dg.AssetSelection) -> Any:
-    group = dg.AssetSelection.groups(project.label(agent)) - on_demand
+def _retrain(project: Project, agent: str, keys: Sequence[dg.AssetKey], ranks: Sequence[dg.AssetKey]) -> Any:
+    # by keys, not by group: whoever loads the component may put the assets into other groups
+    own = [key for key in keys if project.store_key(key).startswith(f"{agent}/") and key not in ranks]
+    chain = dg.AssetSelection.assets(*own)
     return dg.define_asset_job(
         retrain_job(project, agent),
-        group.upstream() | group,
+        chain.upstream() | chain,
         tags={AGENT_TAG: project.label(agent)},  # of which the run queue lets one go at a time, whoever started it
         description=f"The whole chain for {agent} alone.",
     )

@@ -42,6 +42,19 @@ class Status(StrEnum):
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    sample: Annotated[bool, typer.Option(help="Also the sample's logs, agents and base model.")] = False,
+) -> None:
+    """Write a project: agents.yaml, settings, and what Dagster needs; nothing existing is overwritten."""
+    from grokora_pipeline.cli.init import make_project
+
+    for path in make_project(folder.absolute(), sample):
+        console.print(str(path), highlight=False, soft_wrap=True)
+    console.print(f"Next: cd {folder} && grokora {'demo' if sample else 'doctor'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def demo() -> None:
     """Run the whole chain on the logs: session logs in, champions out."""
     from grokora_pipeline.cli.demo import run_demo

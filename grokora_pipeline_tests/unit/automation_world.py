@@ -49,7 +49,7 @@ class World:
             jobs=jobs(project, specs),
             schedules=schedules(project, specs),
             sensors=[log_sensor(project, specs)],
-            resources={"grokora_gpu": object()},
+            resources=project.resources(),
         )
 
     def drop(self, agent: str, *names: str) -> None:

@@ -33,7 +33,7 @@ def materialize(instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
     project = load_project()
     assets: list[dg.AssetsDefinition | dg.SourceAsset] = [link.log_files_asset(project)]
     assets.append(link.session_logs_asset(project))
-    run = dg.materialize(assets, instance=instance, raise_on_error=False)
+    run = dg.materialize(assets, instance=instance, resources=project.resources(), raise_on_error=False)
     checks = [event for event in run.get_asset_check_evaluations() if event.check_name == "no_secret_survives"]
     return run.success, [event.passed for event in checks]
 
@@ -92,7 +92,7 @@ def test_calls_of_an_agent_that_agents_yaml_does_not_know_are_named_with_the_lin
     write_lines(home / "logs" / "b.jsonl", [*lines, call("u", 0, "q", "a", agent=None)])
     with dg.DagsterInstance.ephemeral() as instance:
         project = load_project()
-        run = dg.materialize([link.session_logs_asset(project)], instance=instance)
+        run = dg.materialize([link.session_logs_asset(project)], instance=instance, resources=project.resources())
     (check,) = [one for one in run.get_asset_check_evaluations() if one.check_name == "every_call_has_an_agent"]
     assert not check.passed
     assert check.description == (

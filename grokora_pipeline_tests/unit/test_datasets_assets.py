@@ -49,7 +49,9 @@ def materialize(
     """One run of the two assets; `config` by asset name."""
     ops = {f"{agent.name}__{name}": {"config": values} for name, values in config.items()}
     assets = [task_dataset_asset(project, agent), tokenized_split_asset(project, agent)]
-    return dg.materialize(assets, instance=instance, run_config={"ops": ops}, raise_on_error=False)
+    return dg.materialize(
+        assets, instance=instance, resources=project.resources(), run_config={"ops": ops}, raise_on_error=False
+    )
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:

@@ -60,15 +60,11 @@ def _evaluated(store: Store, adapter: str, champion: str | None = None, value: f
 
 def _decide(store: Store, instance: dg.DagsterInstance) -> dict[str, Any]:
     """Materialize the champion alone; gives its metadata."""
-    result = dg.materialize(all_assets(project(store)), selection=[KEY], instance=instance, resources=_resources())
+    result = dg.materialize(
+        all_assets(project(store)), selection=[KEY], instance=instance, resources=project(store).resources()
+    )
     (event,) = result.asset_materializations_for_node("actor__champion")
     return {name: value.value for name, value in event.metadata.items()}
-
-
-def _resources() -> dict[str, Any]:
-    from grokora_pipeline.execution.process import GpuProcess
-
-    return {"grokora_gpu": GpuProcess()}
 
 
 def _checked(instance: dg.DagsterInstance, asset: list[str], name: str, passed: bool) -> None:
