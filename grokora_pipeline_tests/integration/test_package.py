@@ -155,12 +155,12 @@ def test_a_wrong_value_names_file_line_and_key(theirs: Path, site: Path) -> None
     file = theirs / "theirs" / "defs" / "two" / "defs.yaml"
     text = file.read_text()
     try:
-        file.write_text(text.replace("devices: cpu", "preset: fast"))
+        file.write_text(text.replace("devices: cpu", "presett: best"))
         shown = dg_command(theirs, site, "check", "yaml")
         assert shown.returncode != 0
         assert "two/defs.yaml:7" in shown.stdout
-        assert "preset" in shown.stdout
-        file.write_text(text.replace("preset: sample", "presett: 1, main_metric: rougel"))
+        assert "'presett' was unexpected" in shown.stdout
+        file.write_text(text.replace("preset: sample", "main_metric: rougel"))
         shown = dg_command(theirs, site, "check", "defs")
         assert f"{file}, attributes.agents: agent 'actor', key 'main_metric'" in shown.stdout + shown.stderr
     finally:
