@@ -98,7 +98,8 @@ class RowMaker:
     def find(self, turn: Turn) -> None:
         """First pass: remember what the turn's texts show to be secret."""
         with suppress(TooDeepError, orjson.JSONEncodeError):  # nested too deep: the second pass says so
-            if is_suspicious(b"\n".join(_json_texts(turn))):
+            turn.suspicious = is_suspicious(b"\n".join(_json_texts(turn)))
+            if turn.suspicious:
                 redactor = self._redactors.setdefault(base_session(turn.session_id), Redactor())
                 redactor.find([turn.prompt, turn.completion, turn.task])
 
@@ -155,7 +156,8 @@ class RowMaker:
         texts = _json_texts(turn)
         redactor = self._redactors.get(base_session(turn.session_id))
         joined = b"\n".join(texts)
-        if not is_suspicious(joined) and (redactor is None or not redactor.recognises(joined)):
+        suspicious = is_suspicious(joined) if turn.suspicious is None else turn.suspicious
+        if not suspicious and (redactor is None or not redactor.recognises(joined)):
             return texts[0], texts[1], turn.task, Counter()
         redactor = redactor or self._redactors.setdefault(base_session(turn.session_id), Redactor())
         (prompt, completion, task), counts = redactor.redact([turn.prompt, turn.completion, turn.task])
