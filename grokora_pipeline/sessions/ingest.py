@@ -36,14 +36,14 @@ QUARANTINE = pa.schema(
 )
 FILES = pa.schema([("file", pa.string()), ("format", pa.string()), ("turns", pa.int64()), ("reason", pa.string())])
 # The reasons that say what a file without turns is, if it is no fault that it has none.
-_NO_LOG = {"companion": "goes with a session that is told elsewhere", "no log": "no reader knows its content"}
+_NO_LOG = {"companion": "goes with a session whose log is another file", "no log": "no reader knows its content"}
 _NO_LOG |= {"archive": "an archive; unpack it", "empty": "empty", "": "not read"}
 _STATE = "state.json"
 
 
 @dataclass(slots=True)
 class IngestReport:
-    """What an ingest found and did. `version` is equal for equal turns and quarantine, however they were reached."""
+    """What an ingest tree and did. `version` is equal for equal turns and quarantine, however they were reached."""
 
     version: str
     turns: int = 0
@@ -110,20 +110,20 @@ def ingest(
     if not growing and (unchanged := _unchanged(previous, fingerprint, listing, output)):
         return unchanged
     before = _load(previous, fingerprint)
-    found = scan(logs, entries, growing, {record.path_id: record.name for record in before.files.values()})
+    tree = scan(logs, entries, growing, {record.path_id: record.name for record in before.files.values()})
     work = _Work(before, output, output / ".parts", workers, tuple(agents))
-    _read(work, found)
+    _read(work, tree)
     days = _write_days(work)
     shutil.rmtree(work.parts, ignore_errors=True)
     judgement = judge(output, work.files)
-    quarantine = [(name, problem.reason, problem.offset, problem.detail) for name, problem in found.aside]
+    quarantine = [(name, problem.reason, problem.offset, problem.detail) for name, problem in tree.aside]
     quarantine += [(record.name, *problem) for record in work.files.values() for problem in record.problems]
     quarantine += [(name, problem.reason, problem.offset, problem.detail) for name, problem in judgement.problems]
     quarantine.sort()
     _write_table(output / "quarantine.parquet", QUARANTINE, quarantine)
-    _write_table(output / "files.parquet", FILES, _file_rows(work, found))
-    report = _report(work, found, days, quarantine, judgement)
-    at_rest = not found.closed and not any(record.again for record in work.files.values())
+    _write_table(output / "files.parquet", FILES, _file_rows(work, tree))
+    report = _report(work, tree, days, quarantine, judgement)
+    at_rest = not tree.closed and not any(record.again for record in work.files.values())
     _save(work, fingerprint, listing if at_rest else "", days, report)
     return report
 
@@ -150,17 +150,17 @@ def _unchanged(previous: Path | None, fingerprint: str, listing: str, output: Pa
     return report
 
 
-def _read(work: _Work, found: Scan) -> None:
+def _read(work: _Work, tree: Scan) -> None:
     """Read the files that are new or changed, then those that share a session with them whose secrets must agree."""
     before = work.before.files
-    changed = [file for file in found.files if not _is_known(file, before.get(file.name))]
+    changed = [file for file in tree.files if not _is_known(file, before.get(file.name))]
     records = _extract(work, [[file] for file in changed], "0")
-    closed = tuple(f"{folder}/" if folder else "" for folder in found.closed)
+    closed = tuple(f"{folder}/" if folder else "" for folder in tree.closed)
     kept = {name: record for name, record in before.items() if closed and name.startswith(closed)}
-    current = {file.name: records.get(file.name) or before[file.name] for file in found.files}
+    current = {file.name: records.get(file.name) or before[file.name] for file in tree.files}
     work.files = {name: _with_earlier_rows(record, before.get(name)) for name, record in (kept | current).items()}
     work.read = {name for name, record in records.items() if not record.failed}
-    units = _shared_units(work, {file.name: file for file in found.files})
+    units = _shared_units(work, {file.name: file for file in tree.files})
     if units:
         again = _extract(work, units, "1")
         readable = {name: record for name, record in again.items() if not record.failed}
@@ -307,10 +307,10 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _file_rows(work: _Work, found: Scan) -> list[tuple[Any, ...]]:
+def _file_rows(work: _Work, tree: Scan) -> list[tuple[Any, ...]]:
     """Every file below the root: its format, its turns, and why it gave none (or not all)."""
-    rows: list[tuple[Any, ...]] = [(name, "", 0, reason) for name, reason in found.left_out]
-    rows += [(name, "", 0, problem.reason) for name, problem in found.aside]
+    rows: list[tuple[Any, ...]] = [(name, "", 0, reason) for name, reason in tree.left_out]
+    rows += [(name, "", 0, problem.reason) for name, problem in tree.aside]
     for record in work.files.values():
         turns = sum(record.days.values())
         reason = record.problems[0][0] if record.problems else ""
@@ -353,10 +353,10 @@ def _load(folder: Path | None, fingerprint: str) -> _State:
 
 
 def _report(
-    work: _Work, found: Scan, days: dict[str, str], quarantine: Sequence[tuple[Any, ...]], judgement: Judgement
+    work: _Work, tree: Scan, days: dict[str, str], quarantine: Sequence[tuple[Any, ...]], judgement: Judgement
 ) -> IngestReport:
     skipped, redactions = Counter[str](), Counter[str]()
-    left_out = Counter(reason for _, reason in found.left_out)
+    left_out = Counter(reason for _, reason in tree.left_out)
     for record in work.files.values():
         skipped.update(record.skipped)
         redactions.update(record.redactions)

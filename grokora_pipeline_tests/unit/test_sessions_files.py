@@ -127,7 +127,7 @@ def test_whatever_is_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
         "all.zip": "an archive; unpack it",
         "notes.txt": "no reader knows its content",
         "odd.jsonl": "wrong_schema",
-        "alerts_20251120.log": "goes with a session that is told elsewhere",
+        "alerts_20251120.log": "goes with a session whose log is another file",
     }
     assert [row["file"] for row in report.quarantine] == ["odd.jsonl"]
 

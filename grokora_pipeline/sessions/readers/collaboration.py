@@ -30,7 +30,7 @@ def read(source: Source) -> Iterator[Item]:
     header: dict[str, str] = dict(_HEADER.findall(text))
     task = _TASK.search(text)
     rounds = int(header["Rounds"]) if re.fullmatch("[0-9]{1,4}", header.get("Rounds", "")) else 0
-    for place, side in enumerate(_SIDES):
+    for number, side in enumerate(_SIDES):
         answer = _first_round(text, side, rounds)
         if not task or not answer:
             yield Skipped("round_not_separable")
@@ -39,7 +39,7 @@ def read(source: Source) -> Iterator[Item]:
         yield Turn(
             session_id=header.get("Correlation ID", source.name),
             agent=side.lower(),
-            step=place,
+            step=number,
             started_at=to_utc(header.get("Generated")),
             source_file=source.name,
             source_sha256=source.sha256,
@@ -70,8 +70,8 @@ def _first_round(text: str, side: str, rounds: int) -> str:
 
 
 def _section(text: str, start: str, ends: tuple[str, ...]) -> str:
-    _, found, rest = text.partition(f"{start}\n")
-    if not found:
+    _, heading, rest = text.partition(f"{start}\n")
+    if not heading:
         return ""
-    stops = [place for end in ends if end != start and (place := rest.find(end)) >= 0]
+    stops = [stop for end in ends if end != start and (stop := rest.find(end)) >= 0]
     return rest[: min(stops, default=len(rest))].strip()

@@ -173,7 +173,7 @@ def sound_answer(message: Message) -> Message | str:
         answer.pop("tool_calls", None)
         return answer if answer.get("content") else "no_answer"
     sound = []
-    for place, call in enumerate(calls):
+    for number, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             return "answer_not_in_schema"
@@ -183,7 +183,7 @@ def sound_answer(message: Message) -> Message | str:
             return "arguments_not_an_object"
         if not (isinstance(raw, str) and raw.lstrip().startswith("{")):
             function = {**function, "arguments": json_text(arguments)}
-        sound.append({"id": f"call_{place}", **call, "type": "function", "function": function})
+        sound.append({"id": f"call_{number}", **call, "type": "function", "function": function})
     return {**answer, "tool_calls": sound}
 
 
@@ -224,7 +224,7 @@ def _offset(raw: bytes, text: str, end: int) -> int:
 
 def _salvage(text: str) -> tuple[dict[str, Any], int]:
     """The complete members of a cut JSON object, and where (in characters) the fault is."""
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     position = text.find("{") + 1
     try:
         while position:
@@ -233,14 +233,14 @@ def _salvage(text: str) -> tuple[dict[str, Any], int]:
             position = _skip_blank(text, position) + 1  # the colon
             position = _skip_blank(text, position)
             if text[position : position + 1] == "[":
-                found[key], position, whole = _salvage_list(text, position + 1)
+                members[key], position, whole = _salvage_list(text, position + 1)
                 if not whole:
                     break
             else:
-                found[key], position = _DECODER.raw_decode(text, position)
+                members[key], position = _DECODER.raw_decode(text, position)
     except (ValueError, RecursionError, TypeError):
         pass  # the fault: everything before it is kept
-    return found, position
+    return members, position
 
 
 def _salvage_list(text: str, position: int) -> tuple[list[Any], int, bool]:

@@ -50,7 +50,9 @@ def read(source: Source) -> Iterator[Item]:
         task=name_text(metadata.get("task")),
         rating=rating_of(metadata.get("user_rating")),
         model=name_text(metadata.get("model")),
-        iterations=[_iteration(entry, place) for place, entry in enumerate(iterations, 1) if isinstance(entry, dict)],
+        iterations=[
+            _iteration(entry, position) for position, entry in enumerate(iterations, 1) if isinstance(entry, dict)
+        ],
     )
     if run.task:
         yield from grokputer.turns(source, run)
@@ -60,16 +62,16 @@ def read(source: Source) -> Iterator[Item]:
         yield Verdict(session, rating=run.rating)
 
 
-def _iteration(entry: dict[str, Any], place: int) -> grokputer.Iteration:
+def _iteration(entry: dict[str, Any], position: int) -> grokputer.Iteration:
     results = entry.get("tool_results")
     calls = [_call(result) for result in results if isinstance(result, dict)] if isinstance(results, list) else []
     number = whole_number(entry.get("iteration_number"))
     return grokputer.Iteration(
-        number=place if number is None else number,
+        number=position if number is None else number,
         started_at=to_utc(entry.get("start_time")),
         response=name_text(entry.get("grok_response")),
         calls=calls,
-        line=place,
+        line=position,
         failed_call=entry.get("api_call_success") is False,
     )
 

@@ -43,7 +43,7 @@ def looks_like(head: bytes) -> bool:
 def read(source: Source) -> Iterator[Item]:
     """A turn for each action of the actor: the session's task and its earlier actions, answered by the next call.
 
-    Actions are told in Grokputer's own tool schema.
+    Actions are written in Grokputer's own tool schema.
     """
     document, problems = parse_object(source.read())
     yield from problems
@@ -53,21 +53,21 @@ def read(source: Source) -> Iterator[Item]:
         raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
     executed = document.get("tool_executions")
     prompt = [user(task)]
-    for place, entry in enumerate(executed if isinstance(executed, list) else (), 1):
+    for position, entry in enumerate(executed if isinstance(executed, list) else (), 1):
         if not isinstance(entry, dict):
             continue
         name, params = name_text(entry.get("tool")), entry.get("params")
         if name == "screenshot_analysis":
             yield Skipped("observation_cut")
             continue
-        call = action_call(name, params if isinstance(params, dict) else {}, place)
+        call = action_call(name, params if isinstance(params, dict) else {}, position)
         if call is None or not task:
             yield Skipped("action_not_in_schema")
             continue
         yield Turn(
             session_id=session,
             agent="actor",
-            step=place,
+            step=position,
             started_at=to_utc(entry.get("timestamp")),
             source_file=source.name,
             source_sha256=source.sha256,
@@ -77,16 +77,16 @@ def read(source: Source) -> Iterator[Item]:
             tools=TOOLS,
             tools_known="inferred",
             completeness="reconstructed",
-            line=place,
+            line=position,
             task=task,
             step_failed=entry.get("status") != "success",
         )
         prompt += [assistant("", [call]), tool_result(call["id"], {"status": entry.get("status")})]
 
 
-def action_call(name: str, params: dict[str, Any], place: int) -> dict[str, Any] | None:
+def action_call(name: str, params: dict[str, Any], position: int) -> dict[str, Any] | None:
     """A v2 action in Grokputer's tool schema; None for what the schema cannot say (drags, file operations)."""
-    call_id = f"call_{place}_0"
+    call_id = f"call_{position}_0"
     if name == "bash":
         return tool_call(call_id, "bash", {"command": params["command"]}) if "command" in params else None
     kind = str(params.get("type") or name)
