@@ -121,7 +121,7 @@ def build_examples(
     examples = _collapse(_selected(turns, agent, refused, report), options, report)
     for example in examples:
         example.meta["task_key"] = tasks.get(example.meta["session_id"], "")
-    examples = _capped(examples, options, agent.min_examples, report)
+    examples = cap(examples, options, agent.min_examples, report)
     if agent.payload_format == "toon":  # the id stays that of the text as logged
         savings = toon.Savings(count_tokens=count_tokens)
         for example in examples:
@@ -265,7 +265,7 @@ def _cluster(examples: Sequence[Example], options: DatasetOptions, report: Datas
     return pairs
 
 
-def _capped(examples: Sequence[Example], options: DatasetOptions, minimum: int, report: DatasetReport) -> list[Example]:
+def cap(examples: Sequence[Example], options: DatasetOptions, minimum: int, report: DatasetReport) -> list[Example]:
     """At most so many examples a session and a task; which ones stay depends on their hash alone.
 
     No cap takes the dataset below `minimum` rows, so that more data never means too few examples.

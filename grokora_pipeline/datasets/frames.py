@@ -54,22 +54,14 @@ def dataset_frame(folder: Path) -> pd.DataFrame:
     An answer without a text is the JSON of its tool calls.
     """
     columns = ["example_id", "turn_id", "session_id", "prompt", "completion", "tools", "question", "answer"]
-    rows = [
-        {
-            **example.meta,
-            "prompt": example.prompt,
-            "completion": example.completion,
-            "tools": example.tools,
-            "question": message_text(example.prompt[-1]) if example.prompt else "",
-            "answer": _answer(example.completion[0]) if example.completion else "",
-        }
-        for example in read_examples(folder)
-    ]
+    rows = []
+    for example in read_examples(folder):
+        question = message_text(example.prompt[-1]) if example.prompt else ""
+        reply = example.completion[0] if example.completion else {}
+        answer = message_text(reply) or orjson.dumps(reply.get("tool_calls") or []).decode()
+        texts = {"prompt": example.prompt, "completion": example.completion, "tools": example.tools}
+        rows.append({**example.meta, **texts, "question": question, "answer": answer})
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-
-
-def _answer(message: dict[str, object]) -> str:
-    return message_text(message) or orjson.dumps(message.get("tool_calls") or []).decode()
 
 
 def predictions(store: Store, agent: str) -> pd.DataFrame:

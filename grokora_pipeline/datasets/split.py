@@ -214,12 +214,12 @@ class _Placement:
 
     def _assign(self, groups: Sequence[list[Example]]) -> None:
         """Sides for new groups, in the order of their seeded hash, so that each outcome has its share on both sides."""
-        totals = Counter(_outcome(example) for example in self.examples if example.id not in self.held)
+        totals = Counter(example.meta["status"] for example in self.examples if example.id not in self.held)
         validation = Counter(
-            _outcome(example) for example in self.examples if self.sides.get(example.id) == "validation"
+            example.meta["status"] for example in self.examples if self.sides.get(example.id) == "validation"
         )
         for group in sorted(groups, key=lambda one: seeded_hash(self.seed, one[0].id)):
-            counts = Counter(_outcome(example) for example in group)
+            counts = Counter(example.meta["status"] for example in group)
             gaps = {outcome: self.share * totals[outcome] - validation[outcome] for outcome in counts}
             helps = sum(abs(gaps[name] - counts[name]) for name in counts) < sum(abs(gap) for gap in gaps.values())
             if helps:
@@ -316,10 +316,6 @@ def divided_in_words(examples: Sequence[Example], divided: Iterable[Key]) -> lis
     sizes = Counter((kind, str(example.meta.get(kind) or "")) for example in examples for kind in words)
     present = sorted((key for key in divided if sizes[key]), key=lambda key: (-sizes[key], key))
     return [f"{words[kind]} {value} ({sizes[kind, value]} of {len(examples)} examples)" for kind, value in present]
-
-
-def _outcome(example: Example) -> str:
-    return str(example.meta.get("status") or "")
 
 
 def seeded_hash(seed: int, name: str) -> str:

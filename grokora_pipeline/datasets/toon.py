@@ -27,14 +27,15 @@ class Savings:
     tokens_after: int = 0
     count_tokens: Callable[[str], int] | None = None
 
-    def add(self, before: str, after: str) -> None:
-        """Count one payload."""
+    def add(self, before: str, after: str) -> str:
+        """Count one payload; returns what it became."""
         self.payloads += 1
         self.characters_before += len(before)
         self.characters_after += len(after)
         if self.count_tokens:
             self.tokens_before += self.count_tokens(before)
             self.tokens_after += self.count_tokens(after)
+        return after
 
     def as_dict(self) -> dict[str, int]:
         """The figures alone."""
@@ -72,28 +73,21 @@ def encode_text(text: str, savings: Savings | None = None) -> str:
     """The text with its JSON payloads as TOON: the whole text, fenced blocks, or JSON that ends a line of its own."""
     if "{" not in text:
         return text
+    savings = savings or Savings()
     whole = encode_payload(text.strip())
     if whole is not None:
-        if savings:
-            savings.add(text, whole)
-        return whole
+        return savings.add(text, whole)
 
     def fenced(match: re.Match[str]) -> str:
         encoded = encode_payload(match.group(1))
-        return match.group() if encoded is None else _counted(match.group(), f"```toon\n{encoded}\n```", savings)
+        return match.group() if encoded is None else savings.add(match.group(), f"```toon\n{encoded}\n```")
 
     def inline(match: re.Match[str]) -> str:
         encoded = encode_payload(match.group("json"))
         lead = match.group("lead").rstrip()
-        return match.group() if encoded is None else _counted(match.group(), f"{lead}\n{encoded}".lstrip("\n"), savings)
+        return match.group() if encoded is None else savings.add(match.group(), f"{lead}\n{encoded}".lstrip("\n"))
 
     return _LINE.sub(inline, _FENCE.sub(fenced, text))
-
-
-def _counted(before: str, after: str, savings: Savings | None) -> str:
-    if savings:
-        savings.add(before, after)
-    return after
 
 
 def encode_message(message: Message, savings: Savings | None = None) -> Message:

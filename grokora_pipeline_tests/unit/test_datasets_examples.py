@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.agents import Teachers
 from grokora_pipeline.datasets import duplicates, lineage, toon
-from grokora_pipeline.datasets.examples import DatasetReport, Example, build_examples, read_examples, task_key
+from grokora_pipeline.datasets.examples import DatasetReport, Example, build_examples, cap, read_examples, task_key
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
@@ -220,6 +220,29 @@ def test_the_steps_of_a_badly_rated_or_failed_session_are_learnt_from_no_file(
     report = build_examples(tmp_path / "turns", ACTOR, tmp_path, DatasetOptions(unknown_outcome="all"))
     assert {one.meta["session_id"] for one in read_examples(tmp_path)} == {"good"}
     assert sum(report.dropped.values()) == 3
+
+
+SIZES = st.lists(st.integers(1, 150), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.integers(1, 60), st.integers(1, 80), st.integers(1, 200))
+def test_one_more_session_never_means_fewer_examples_below_the_minimum(
+    sizes: list[int], more: int, minimum: int, per_session: int
+) -> None:
+    def kept(sizes: list[int]) -> int:
+        rows = [
+            Example(
+                [], [], None, {"example_id": f"{n}-{k}", "session_id": f"s{n}", "task_key": "", "weight": 1 + k % 3}
+            )
+            for n, size in enumerate(sizes)
+            for k in range(size)
+        ]
+        return len(cap(rows, DatasetOptions(max_per_session=per_session), minimum, DatasetReport()))
+
+    before, after = kept(sizes), kept([*sizes, more])
+    assert after >= min(before, minimum)
+    assert after >= min(sum(sizes) + more, minimum)
 
 
 def test_a_task_that_many_sessions_repeat_is_capped(tmp_path: Path) -> None:
