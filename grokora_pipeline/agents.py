@@ -54,7 +54,6 @@ MetricName = Literal[
     "finished",
     "answer_chars",
     "answer_tokens",
-    "latency_seconds",
 ]
 
 

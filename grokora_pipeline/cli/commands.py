@@ -82,7 +82,7 @@ def ui(
 
 @app.command()
 def doctor() -> None:
-    """What this machine can do, and the command that mends what is missing."""
+    """What this machine can do, and the command that helps where something is missing."""
     from grokora_pipeline.cli.doctor import examine
 
     findings = examine()

@@ -1,6 +1,7 @@
 """`grokora doctor`: what this machine can do, each line ok, warning or missing, with the command that mends it."""
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -8,13 +9,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 import psutil
+from rich.markup import escape
 
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.settings import find_env_file, find_home, get_settings
 from grokora_pipeline.store import Store
 
 State = Literal["ok", "warning", "missing"]
@@ -30,17 +33,19 @@ class Finding:
     state: State
     subject: str
     detail: str
-    mend: str = ""
+    hint: str = ""
 
     def line(self) -> str:
         """The line as rich markup."""
-        mend = f"  → {self.mend}" if self.mend else ""
-        return f"[{_COLOURS[self.state]}]{self.state:8}[/]{self.subject:14}{self.detail}{mend}"
+        hint = f"  → {self.hint}" if self.hint else ""
+        return f"[{_COLOURS[self.state]}]{self.state:8}[/]{self.subject:14}{escape(self.detail)}{escape(hint)}"
 
 
 def examine() -> list[Finding]:
     """All findings, cheap ones first; nothing is changed and nothing is downloaded."""
     checks: list[Callable[[], Finding]] = [
+        _project,
+        _time_zone,
         _python,
         _torch,
         _gpu,
@@ -52,6 +57,19 @@ def examine() -> list[Finding]:
         _base_model,
     ]
     return [check() for check in checks]
+
+
+def _project() -> Finding:
+    settings = get_settings()
+    env_file = find_env_file(Path.cwd(), find_home(Path.cwd(), os.environ), os.environ)
+    return Finding("ok", "project", f"{settings.home}, settings from {env_file or 'the environment (no .env)'}")
+
+
+def _time_zone() -> Finding:
+    zone, given = get_settings().timezone, os.environ.get("TZ", "")
+    if zone == "UTC" and given.removeprefix(":") not in {"", "UTC", "UTC0", "Etc/UTC"}:
+        return Finding("warning", "time zone", f"UTC; TZ={given} names no zone", "set TZ to one such as Europe/Berlin")
+    return Finding("ok", "time zone", f"{zone}, for the training windows of agents.yaml")
 
 
 def _python() -> Finding:
@@ -103,8 +121,8 @@ def _disk() -> Finding:
     existing = next(folder for folder in [store, *store.parents] if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
     state: State = "ok" if free >= _MIN_FREE_GIB else "warning"
-    mend = "" if state == "ok" else "free some space or set GROKORA_STORE to another disk"
-    return Finding(state, "disk", f"{free:.0f} GiB free for the store at {store}", mend)
+    hint = "" if state == "ok" else "free some space or set GROKORA_STORE to another disk"
+    return Finding(state, "disk", f"{free:.0f} GiB free for the store at {store}", hint)
 
 
 def _logs() -> Finding:

@@ -1,0 +1,103 @@
+"""The command line: what a person sees and which status a script gets."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.cli.commands import main
+from grokora_pipeline.settings import get_settings
+from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
+
+Grokora = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project whose actor has had two champions."""
+    (tmp_path / "agents.yaml").write_text("agents: {actor: {description: Acts.}}")
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (tmp_path / ".env").write_text("GROKORA_STORE=my store\nGROKORA_DEVICES=cpu\n")
+    environment = {"GROKORA_HOME": str(tmp_path), "DAGSTER_HOME": str(tmp_path), "PATH": ""}
+    monkeypatch.setattr("os.environ", environment)
+    monkeypatch.chdir(tmp_path)
+    get_settings.cache_clear()
+    registry = Registry(Store(str(tmp_path / "my store")))
+    for version in ("first", "second"):
+        with registry.store.stage("actor/lora_adapter") as staged:
+            registry.store.publish("actor/lora_adapter", version, staged)
+        registry.promote("actor", version, "better", {})
+    yield tmp_path
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def grokora(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Grokora:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["grokora", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+def test_a_mistake_is_one_sentence_on_stderr_and_status_2(grokora: Grokora) -> None:
+    status, out, err = grokora("champion", "show", "actro")
+    assert (status, out) == (2, "")
+    assert err == "error: There is no agent 'actro'; agents.yaml has actor.\n"
+
+
+def test_show_says_who_is_in_service_and_why(grokora: Grokora) -> None:
+    record = json.loads(grokora("champion", "show", "actor")[1])
+    assert (record["version"], record["action"], record["reason"]) == ("second", "promote", "better")
+
+
+def test_history_is_told_oldest_first_and_over_a_torn_line(grokora: Grokora, home: Path) -> None:
+    def versions() -> list[str]:
+        status, out, _ = grokora("champion", "history", "actor")
+        assert status == 0
+        return [json.loads(line)["version"] for line in out.splitlines()]
+
+    assert versions() == ["first", "second"]
+    history = home / "my store" / "actor" / "champion" / "champion.history.jsonl"
+    history.write_bytes(history.read_bytes()[30:])
+    assert versions() == ["second"]
+
+
+def test_a_rollback_puts_the_one_before_back_and_shows_it_in_dagster(grokora: Grokora, home: Path) -> None:
+    assert grokora("champion", "rollback", "actor")[:2] == (0, "actor is served by first now.\n")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["actor", "champion"]))
+    assert event
+    assert event.asset_materialization
+    assert event.asset_materialization.metadata["champion"].value == "first"
+    assert grokora("champion", "rollback", "actor", "--to", "base")[1] == "actor is served by base now.\n"
+    assert grokora("champion", "rollback", "actor", "--to", "third")[0] == 2
+
+
+def test_a_pinned_champion_stays_until_it_is_unpinned(grokora: Grokora, home: Path) -> None:
+    registry = Registry(Store(str(home / "my store")))
+    assert grokora("champion", "pin", "actor")[0] == 0
+    assert "is pinned" in registry.refusal("actor", "third")
+    assert grokora("champion", "unpin", "actor")[0] == 0
+    assert registry.refusal("actor", "third") == ""
+
+
+def test_doctor_says_which_env_file_and_which_store_count_and_fails_while_something_is_missing(
+    grokora: Grokora, home: Path
+) -> None:
+    status, out, _ = grokora("doctor")
+    lines = {line[8:22].strip(): line for line in out.splitlines()}
+    assert f"{home}, settings from {home / '.env'}" in lines["project"]
+    assert str(home / "my store") in lines["disk"]
+    assert lines["session logs"].startswith("missing")
+    assert lines["agents"].endswith("actor")
+    assert status == 1
+    (home / "agents.yaml").write_text("agents: {actor: {description: Acts., main_metric: best}}")
+    assert "agent 'actor', key 'main_metric'" in grokora("doctor")[1]
