@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from grokora_pipeline.settings import PROJECT_ROOT
 
@@ -74,5 +75,38 @@ def test_the_container_copies_what_is_there_and_runs_as_nobody_special() -> None
     assert [name for name in copied if not (PROJECT_ROOT / name).exists()] == []
     user = next(number for number, line in enumerate(lines) if line.startswith("USER "))
     assert lines[user] == "USER grokora"
-    assert [line for line in lines[user:] if line.startswith("RUN")] == ["RUN make .venv/.installed"]
+    assert any(line.startswith("RUN make .venv/.installed ") for line in lines[user:])
     assert lines[-1] == 'CMD ["make", "demo"]'
+
+
+def test_the_compose_file_starts_dagsters_four_services_from_files_that_are_there() -> None:
+    deploy = PROJECT_ROOT / "deploy"
+    services = yaml.safe_load((deploy / "docker-compose.yml").read_text())["services"]
+    assert set(services) == {"postgres", "code", "webserver", "daemon"}
+    mounted = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
+    assert [name for name in mounted if name.startswith("./") and not (deploy / name).is_file()] == []
+    (server,) = (entry["grpc_server"] for entry in yaml.safe_load((deploy / "workspace.yaml").read_text())["load_from"])
+    assert server["host"] in services
+    assert str(server["port"]) in services["code"]["command"]
+    assert services["webserver"]["ports"] == ["127.0.0.1:3000:3000"]  # no login: not for others
+
+
+def test_the_composed_instance_differs_from_the_local_one_only_in_where_things_are_kept() -> None:
+    local, composed = (
+        yaml.safe_load(path.read_text())
+        for path in (PROJECT_ROOT / "dagster.yaml", PROJECT_ROOT / "deploy/dagster.yaml")
+    )
+    kept = {"storage", "local_artifact_storage", "compute_logs"}
+    assert {name: value for name, value in local.items() if name not in kept} == {
+        name: value for name, value in composed.items() if name not in kept
+    }
+    assert composed["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+
+
+def test_the_helm_values_give_gpu_pods_the_gpu_nodes_and_load_the_definitions() -> None:
+    values = yaml.safe_load((PROJECT_ROOT / "deploy" / "helm-values.yaml").read_text())
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert deployment["dagsterApiGrpcArgs"] == ["--module-name", "grokora_pipeline.definitions"]
+    assert {"name": "GROKORA_EXECUTOR", "value": "k8s"} in deployment["env"]
+    run = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["podSpecConfig"]
+    assert run["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
