@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -32,6 +32,9 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.store import folder_version
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COLUMNS = columns(
     prompt="json: list of chat messages",
@@ -110,7 +113,11 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
             except RefusedError as refused:
                 yield refused.check
                 raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
-        yield result(project, artifact, _metadata(artifact.path), [_schema(artifact.path), *_checks(artifact.path)])
+        from grokora_pipeline.datasets.frames import examples  # pandas would slow down the loading of definitions
+
+        frame, report = examples(project.store, agent.name), read_json(artifact.path / "report.json")
+        checks = [_schema(artifact.path), *_checks(report, frame["answer"])]
+        yield result(project, artifact, _metadata(report, frame), checks)
 
     return task_dataset
 
@@ -123,11 +130,8 @@ class RefusedError(Exception):
         self.check = check
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
-    from grokora_pipeline.datasets.frames import dataset_frame  # pandas would slow down the loading of definitions
-
-    report = read_json(folder / "report.json")
-    preview = dataset_frame(folder).head(10)[["question", "answer"]]
+def _metadata(report: dict[str, Any], frame: "pd.DataFrame") -> dict[str, Any]:
+    preview = frame.head(10)[["question", "answer"]].astype(str)
     return {
         "dagster/row_count": report["rows"],
         "preview": table(preview.apply(lambda texts: texts.str[:300]).to_dict("records")),
@@ -161,13 +165,10 @@ def _schema(folder: Path) -> dg.AssetCheckResult:
     )
 
 
-def _checks(folder: Path) -> list[dg.AssetCheckResult]:
-    from grokora_pipeline.datasets.frames import dataset_frame
-
-    report = read_json(folder / "report.json")
+def _checks(report: dict[str, Any], answers: "pd.Series[str]") -> list[dg.AssetCheckResult]:
     rows, share = int(report["rows"]), float(report["reconstructed_share"])
-    answers = dataset_frame(folder)["answer"].value_counts(normalize=True)
-    commonest = float(answers.max()) if rows else 0.0
+    shares = answers.value_counts(normalize=True)
+    commonest = float(shares.max()) if rows else 0.0
     unknown, capped = int(report["by_status"].get("unknown", 0)), dict(report.get("capped", {}))
     unlearnt, turns = int(report["dropped"].get("unknown_outcome", 0)), int(report["turns"])
     lost = sum(capped.values())
@@ -177,7 +178,7 @@ def _checks(folder: Path) -> list[dg.AssetCheckResult]:
             check_name="varied_answers",
             passed=commonest <= 0.5,
             severity=warn,
-            metadata={"commonest_answer_share": commonest, "different_answers": len(answers)},
+            metadata={"commonest_answer_share": commonest, "different_answers": len(shares)},
             description=f"The commonest answer is {commonest:.0%} of all.",
         ),
         dg.AssetCheckResult(

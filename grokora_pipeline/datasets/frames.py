@@ -1,20 +1,21 @@
-"""What is in the store, as pandas DataFrames: turns, an agent's examples, and the answers of its evaluation.
+"""Turns with their sessions' verdicts and examples with their sides, as pandas DataFrames.
 
-from grokora_pipeline.datasets import frames
-examples = frames.examples(frames.open_store(), "actor")
-examples.groupby(["task_key", "status"]).weight.sum()
+    from grokora_pipeline.datasets import frames
+    examples = frames.examples(frames.open_store(), "actor")
+    examples.groupby(["side", "status"]).weight.sum()
+
+`store.readers` gives every artifact as it is stored; these two join what belongs together.
 """
 
-from pathlib import Path
+from typing import Any
 
 import orjson
 import pandas as pd
 
-from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.models.messages import message_text
 from grokora_pipeline.sessions.verdicts import read_turns
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.store import Store
+from grokora_pipeline.store import Store, readers
 
 _TURN_COLUMNS = ["turn_id", "session_id", "agent", "step", "started_at", "status", "rating", "blamed", "step_failed"]
 _TURN_COLUMNS += ["completeness", "model", "recorded_agent", "task", "source_file", "line", "prompt", "completion"]
@@ -37,37 +38,23 @@ def turns(store: Store) -> pd.DataFrame:
 
 
 def examples(store: Store, agent: str) -> pd.DataFrame:
-    """A row an example of the agent's dataset: its meta columns, `prompt`, `completion` and `tools`, and its `side`.
+    """A row an example: what `readers.load` gives, and `side`, `question` and `answer`.
 
-    `side` is train or validation; NaN for an example that is held back, or if the dataset was not split yet. Raises
+    `side` is train or validation; NaN for an example that is held back, or if the dataset was not split yet. `question`
+    is the text of the prompt's last message, `answer` that of the reply, or the JSON of its tool calls. Raises
     GrokoraError if the agent's `task_dataset` was not materialized.
     """
-    frame = dataset_frame(store.require(f"{agent}/task_dataset").path)
+    frame: pd.DataFrame = readers.load(store, f"{agent}/task_dataset")
+    if frame.empty:
+        return frame.reindex(columns=["example_id", "session_id", "weight", "side", "question", "answer"])
     split = store.current(f"{agent}/tokenized_split")
     sides = split.read_json("examples.json") if split else {}
-    return frame.assign(side=frame["example_id"].map(sides))
+    return frame.assign(
+        side=frame["example_id"].map(sides),
+        question=[message_text(orjson.loads(prompt)[-1]) for prompt in frame["prompt"]],
+        answer=[_answer(orjson.loads(completion)[0]) for completion in frame["completion"]],
+    )
 
 
-def dataset_frame(folder: Path) -> pd.DataFrame:
-    """A row an example of a dataset folder, with `question` and `answer`: the texts of the last message and the reply.
-
-    An answer without a text is the JSON of its tool calls.
-    """
-    columns = ["example_id", "turn_id", "session_id", "prompt", "completion", "tools", "question", "answer"]
-    rows = []
-    for example in read_examples(folder):
-        question = message_text(example.prompt[-1]) if example.prompt else ""
-        reply = example.completion[0] if example.completion else {}
-        answer = message_text(reply) or orjson.dumps(reply.get("tool_calls") or []).decode()
-        texts = {"prompt": example.prompt, "completion": example.completion, "tools": example.tools}
-        rows.append({**example.meta, **texts, "question": question, "answer": answer})
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-
-
-def predictions(store: Store, agent: str) -> pd.DataFrame:
-    """A row an example and system (base, adapter, …) of the agent's newest report, with the metrics of the answer.
-
-    Raises GrokoraError if the agent's `eval_report` was not materialized.
-    """
-    path = store.require(f"{agent}/eval_report").path / "predictions.jsonl"
-    return pd.json_normalize([orjson.loads(line) for line in path.read_bytes().splitlines()])
+def _answer(message: dict[str, Any]) -> str:
+    return message_text(message) or orjson.dumps(message.get("tool_calls") or []).decode()

@@ -52,19 +52,11 @@ def test_examples_are_a_frame_with_their_side(store: Store) -> None:
 def test_what_was_not_made_yet_is_one_sentence(store: Store) -> None:
     with pytest.raises(GrokoraError, match="observer/task_dataset is not in the store"):
         frames.examples(store, "observer")
-    with pytest.raises(GrokoraError, match="actor/eval_report is not in the store"):
-        frames.predictions(store, "actor")
 
 
-def test_predictions_are_a_frame_with_a_row_an_example_and_system(store: Store) -> None:
-    rows = [
-        {"turn_id": "t", "system": name, "metrics": {"exact_match": n}} for n, name in enumerate(("base", "adapter"))
-    ]
-    with store.stage("actor/eval_report") as staged:
-        (staged / "predictions.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
-        store.publish("actor/eval_report", "v1", staged)
-    frame = frames.predictions(store, "actor")
-    assert frame.pivot_table(index="turn_id", columns="system", values="metrics.exact_match").loc["t"].to_dict() == {
-        "adapter": 1,
-        "base": 0,
-    }
+def test_a_dataset_without_examples_is_an_empty_frame(store: Store, tmp_path: Path) -> None:
+    with store.stage("actor/task_dataset") as staged:
+        (staged / "examples.jsonl").write_bytes(b"")
+        store.publish("actor/task_dataset", "v2", staged)
+    frame = frames.examples(store, "actor")
+    assert (len(frame), frame["answer"].value_counts().size) == (0, 0)
