@@ -135,6 +135,7 @@ class AgentSpec(_Strict):
     main_metric: MetricName = ""
     min_examples: int = Field(default=40, ge=1)
     payload_format: Literal["json", "toon"] = "json"
+    images: Literal["refuse", "placeholder"] = "refuse"  # what the gateway does with a picture that a text model gets
     unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
     teachers: Teachers = Teachers()
     preset: Literal["plan", "best", "sample", ""] = ""

@@ -95,9 +95,17 @@ def test_bad_ratings_of_its_sessions_count_and_those_of_others_do_not() -> None:
     for _ in range(9):
         trial.rate("somebody else's", 1)
     assert trial.health() == 1.0
-    for rating in (1, 2, 3, 3, 5):
-        trial.rate("s", rating)
-    assert trial.health() == pytest.approx(21 / 25)
+    for number, rating in enumerate((1, 2, 3, 3, 5)):
+        trial.observe(f"session-{number}", "v2", True, 1.0)
+        trial.rate(f"session-{number}", rating)
+    assert trial.health() == pytest.approx(26 / 30)
+    assert trial.decision() is None
+    for _ in range(20):
+        trial.rate("session-0", 1)  # one rating a session, however often it is sent
+    assert trial.health() == pytest.approx(26 / 30)
+    for number in range(4):
+        trial.observe(f"bad-{number}", "v2", True, 1.0)
+        trial.rate(f"bad-{number}", 1)
     assert trial.decision() == "rollback"
 
 

@@ -1,7 +1,9 @@
 """What the gateway reads out of requests, generated text and streams."""
 
+import httpx
 import orjson
 import pytest
+from httpx_sse import EventSource
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,9 +12,9 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.serving.gateway.answers import fault, read_answer
 from grokora_pipeline.serving.gateway.protocol import (
     ApiError,
-    Assembly,
     ChatRequest,
     Json,
+    StreamAccumulator,
     chunk,
     event,
     new_reply,
@@ -25,6 +27,15 @@ BASH = {
     "type": "function",
     "function": {"name": "bash", "parameters": {"type": "object", "required": ["command"], "properties": {}}},
 }
+
+
+def _stream(raw: bytes, cuts: list[int]) -> httpx.Response:
+    """A streamed reply whose bytes arrive in pieces."""
+    pieces, place = [], 0
+    for size in [*cuts, len(raw)]:
+        pieces.append(raw[place : place + size])
+        place += size
+    return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=iter(pieces))
 
 
 def asked(**more: object) -> ChatRequest:
@@ -126,11 +137,10 @@ def test_a_stream_is_put_together_wherever_its_bytes_are_cut(cuts: list[int]) ->
     raw += chunk(head, {"content": "Grüß "}) + chunk(head, {"content": "Gott"}) + chunk(head, {"tool_calls": [call]})
     raw += chunk(head, {"tool_calls": [rest]}) + chunk(head, {}, "tool_calls")
     raw += event({**head, "choices": [], "usage": {"total_tokens": 9}}) + b"data: [DONE]\n\n"
-    assembly, place = Assembly(), 0
-    for size in [*cuts, len(raw)]:
-        assembly.feed(raw[place : place + size])
-        place += size
-    reply = assembly.reply()
+    accumulator = StreamAccumulator()
+    for one in EventSource(_stream(raw, cuts)).iter_sse():
+        accumulator.feed(one.data)
+    reply = accumulator.reply()
     message = reply["choices"][0]["message"]
     assert (reply["id"], reply["usage"]) == (head["id"], {"total_tokens": 9})
     assert message["content"] == "Grüß Gott"
@@ -138,6 +148,7 @@ def test_a_stream_is_put_together_wherever_its_bytes_are_cut(cuts: list[int]) ->
 
 
 def test_a_stream_that_broke_off_is_no_answer() -> None:
-    assembly = Assembly()
-    assembly.feed(chunk(new_reply("grok"), {"content": "half an ans"}))
-    assert "choices" not in assembly.reply()
+    accumulator = StreamAccumulator()
+    for one in EventSource(_stream(chunk(new_reply("grok"), {"content": "half an ans"}), [])).iter_sse():
+        accumulator.feed(one.data)
+    assert "choices" not in accumulator.reply()

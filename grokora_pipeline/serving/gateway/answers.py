@@ -66,12 +66,13 @@ class LocalAnswer:
     chat: ChatFormat
     engine: Engine
     served_by: str
+    receipt: str = ""
     head: Json = field(init=False)
     reply: Json = field(default_factory=dict)
     repaired: bool = False
 
     def __post_init__(self) -> None:
-        self.head = new_reply(self.served_by)
+        self.head = new_reply(self.served_by, self.receipt)
 
     @property
     def finish(self) -> str:
@@ -105,7 +106,9 @@ class LocalAnswer:
         if rest := message["content"].removeprefix(shown):
             yield {"content": rest}
         if calls := message.get("tool_calls"):
-            finish = "tool_calls"
+            if self.asked.parallel_tool_calls is False:
+                message["tool_calls"] = calls = calls[:1]
+            finish = finish if finish == "length" else "tool_calls"
             yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
         self.reply = completion(self.head, message, finish, usage_of(len(self.ask.prompt), len(tokens), cached))
 
@@ -148,6 +151,9 @@ def read_answer(text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, wh
         fixed = _repair(broken.group(1))
         repaired = bool(fixed)
         message = {**message, "content": text[: broken.start()].strip(), "tool_calls": fixed} if fixed else message
+    if not whole:  # the beginning of a call that was cut is no content: whoever learns from it would learn markup
+        text = text.partition(_CALL_MARKS[0])[0].strip()
+        message = {**message, "content": message["content"].partition(_CALL_MARKS[0])[0].strip()}
     if not _has_sound_calls(message):
         return {"role": "assistant", "content": text, **thought}, False
     calls = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in message["tool_calls"]]

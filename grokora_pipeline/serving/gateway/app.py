@@ -1,4 +1,4 @@
-"""The HTTP side: `/v1/chat/completions`, `/v1/models`, `/v1/feedback`, `/health`, `/metrics`."""
+"""The HTTP side: the three APIs, `/v1/models`, `/v1/feedback`, `/health`, `/metrics`."""
 
 import asyncio
 import hmac
@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from grokora_pipeline.serving.gateway.apis import APIS, Api
 from grokora_pipeline.serving.gateway.feedback import Feedback
 from grokora_pipeline.serving.gateway.gateway import Gateway, read_body
 from grokora_pipeline.serving.gateway.protocol import ApiError, Json
@@ -48,7 +49,9 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
             await _close(gateway)
 
     routes = [
-        Route("/v1/chat/completions", _Chat(gateway, key is not None), methods=["POST"]),
+        *(Route(f"/v1/{api.path}", _Call(gateway, api, key is not None), methods=["POST"]) for api in APIS),
+        Route("/v1/messages/count_tokens", _count_tokens(gateway), methods=["POST"]),
+        *(Route(f"/v1/{path}", _not_spoken, methods=["POST"]) for path in ("embeddings", "completions")),
         Route("/v1/models", _Models(gateway).all, methods=["GET"]),
         Route("/v1/models/{model}", _Models(gateway).one, methods=["GET"]),
         Route("/v1/feedback", _feedback(gateway), methods=["POST"]),
@@ -88,19 +91,57 @@ async def _close(gateway: Gateway) -> None:
         await asyncio.to_thread(gateway.champions.engine.close)
 
 
-class _Chat:
+class _Call:
     """An ASGI endpoint: the response is sent while its adapter, its row and its place are held."""
 
-    def __init__(self, gateway: Gateway, has_key: bool) -> None:
-        self._gateway, self._has_key = gateway, has_key
+    def __init__(self, gateway: Gateway, api: Api, has_key: bool) -> None:
+        self._gateway, self._api, self._has_key = gateway, api, has_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        given = request.headers.get("x-upstream-api-key")
-        # Where the gateway has a key of its own, the bearer is that one, and the upstream's comes in its own header.
-        key = f"Bearer {given}" if given else None if self._has_key else request.headers.get("authorization")
-        async with self._gateway.call(request, key) as response:
-            await response(scope, receive, send)
+        try:
+            async with self._gateway.call(request, self._api, self._keys(request)) as response:
+                await response(scope, receive, send)
+        except ApiError as error:
+            refused = _refusal(error, self._api, self._gateway)
+            await refused(scope, receive, send)
+
+    def _keys(self, request: Request) -> dict[str, str]:
+        """The headers that carry the caller's key upstream.
+
+        If the gateway has a key of its own, the bearer is that one, and the upstream's comes in its own header.
+        """
+        own = request.headers.get("x-upstream-api-key")
+        if own:
+            return {"x-api-key": own} if self._api.name == "messages" else {"authorization": f"Bearer {own}"}
+        names = () if self._has_key else ("authorization", "x-api-key")
+        return {name: request.headers[name] for name in names if name in request.headers}
+
+
+def _refusal(error: ApiError, api: Api, gateway: Gateway) -> Response:
+    """An error as a caller of this API expects it, counted."""
+    gateway.metrics.refused.labels(str(error.status)).inc()
+    headers = {"retry-after": "1"} if error.status == 429 else {}
+    return Response(orjson.dumps(api.error(error)), error.status, headers, "application/json")
+
+
+def _count_tokens(gateway: Gateway) -> Any:
+    api = next(api for api in APIS if api.name == "messages")
+
+    async def endpoint(request: Request) -> Response:
+        """`POST /v1/messages/count_tokens`."""
+        try:
+            return _json(await gateway.count_tokens(request, api))
+        except ApiError as error:
+            return _refusal(error, api, gateway)
+
+    return endpoint
+
+
+async def _not_spoken(request: Request) -> Response:
+    """What this gateway is asked for and does not do, in a sentence."""
+    spoken = ", ".join(f"/v1/{api.path}" for api in APIS)
+    raise ApiError(404, f"{request.url.path} is not spoken here; this gateway speaks {spoken}.", code="not_found")
 
 
 class _Models:
@@ -144,7 +185,10 @@ def _feedback(gateway: Gateway) -> Any:
     async def endpoint(request: Request) -> Response:
         """`POST /v1/feedback`: a session's outcome, for its recording and for the trials of the champions in it."""
         feedback = Feedback.parse(await read_body(request, 1 << 16))
-        session = session_name(feedback.session_id)
+        named = feedback.session_id or await asyncio.to_thread(gateway.recorder.session_of, feedback.call or "")
+        if not named:
+            raise ApiError(404, f"No call {feedback.call!r} was recorded.", param="call", code="call_not_found")
+        session = session_name(named)
         if not await asyncio.to_thread(gateway.recorder.knows, session):
             raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
         await asyncio.wrap_future(gateway.recorder.outcome(session, feedback.outcome()))
@@ -169,7 +213,9 @@ def _health(gateway: Gateway) -> Any:
         engine = "ready" if gateway.champions.engine is not None else "no base model yet"
         if request.app.state.following.done():
             raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
-        return _json({"status": "ok", "engine": engine, "champions": champions})
+        refused = gateway.champions.refused
+        status = {"status": "degraded" if refused else "ok", "engine": engine, "champions": champions}
+        return _json(status | ({"refused": refused} if refused else {}))
 
     return endpoint
 
@@ -182,15 +228,16 @@ class _Bearer:
     """Lets through what carries the key; compared in constant time."""
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
-        self._app, self._expected = app, f"Bearer {key}".encode() if key else None
+        self._app, self._expected = app, key.encode() if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._expected is not None and scope["path"] != "/health":
-            given = Headers(scope=scope).get("authorization", "").encode()
-            if not hmac.compare_digest(given, self._expected):
+            headers = Headers(scope=scope)
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            if not hmac.compare_digest(given.encode(), self._expected):
                 error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-                headers = {"www-authenticate": "Bearer"}
-                response = Response(orjson.dumps(error.body()), 401, headers, "application/json")
+                response = Response(orjson.dumps(error.body()), 401, {"www-authenticate": "Bearer"}, "application/json")
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
@@ -80,6 +78,7 @@ class Champions:
         self.engine: Engine | None = None
         self.base: Base | None = None
         self.table: dict[str, InService] = {agent.name: InService() for agent in agents}
+        self.refused: dict[str, str] = {}  # agent → the version that its pointer names and that cannot be served
         self.counts: Counter[str] = Counter()  # changes, canary_promotions, canary_rollbacks, refused
         self._start_engine, self._rule, self._kept_seconds = start_engine, rule, kept_seconds
         self._changing = threading.Lock()  # one load or unload at a time; never waited for by the event loop
@@ -95,8 +94,8 @@ class Champions:
             try:
                 await asyncio.to_thread(self.refresh)
                 await self.decide()
-            except (OSError, orjson.JSONDecodeError, GrokoraError) as error:  # the store is away for a moment
-                LOG.warning("the store cannot be read, what is in service stays: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, following goes on: it is all that acts on rollbacks
+                LOG.warning("the store cannot be read, what is in service stays: %s: %s", type(error).__name__, error)
 
     def refresh(self) -> None:
         """Bring the table in line with the registry. Call in a thread: loading takes its time."""
@@ -157,10 +156,12 @@ class Champions:
         try:
             for one in {before, version} - {BASE}:
                 self._load(agent.name, one)
-        except GrokoraError as error:
+        except Exception as error:  # noqa: BLE001 - one unreadable adapter must not end the others' service
             self.counts["refused"] += 1
+            self.refused = {**self.refused, agent.name: version}
             LOG.error("ALERT %s@%s cannot be served, %s stays: %s", agent.name, version, now.version, error)
             return
+        self.refused = {name: one for name, one in self.refused.items() if name != agent.name}
         trial = Trial(version, agent.canary, self._rule) if on_trial else None
         self.table = {**self.table, agent.name: InService(version, before, trial)}
         self.counts["changes"] += 1
@@ -199,6 +200,9 @@ class Champions:
                 self._load(agent, version)
         except GrokoraError as error:
             raise ApiError(404, str(error), param="model", code="model_not_found") from error
+        except Exception as error:
+            text = f"{agent}@{version} cannot be loaded ({type(error).__name__})."
+            raise ApiError(404, text, param="model", code="model_not_found") from error
 
     def _load(self, agent: str, version: str) -> None:
         artifact = next((found for found in self.versions(agent) if found.version == version), None)

@@ -13,21 +13,26 @@ from grokora_pipeline.serving.gateway.sessions import session_name
 
 
 class Blame(BaseModel):
-    """Who went wrong, at which step, and why."""
+    """Which call went wrong, by its receipt or by agent and step, and why."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    call: str | None = None
     agent: str | None = None
     step: int | None = None
     reason: str | None = Field(default=None, max_length=2000)
 
 
 class Feedback(BaseModel):
-    """How a session went: at least one of `status`, `rating` and `blame`."""
+    """How a session went: at least one of `status`, `rating` and `blame`.
+
+    A session is named by its id or by the receipt of one of its calls; a bad verdict on a call blames that call.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    session_id: str = Field(min_length=1, max_length=1000)
+    session_id: str | None = Field(default=None, min_length=1, max_length=1000)
+    call: str | None = Field(default=None, min_length=1, max_length=200)
     status: Literal["success", "failure"] | None = None
     rating: int | None = Field(default=None, ge=1, le=5)
     blame: Blame | None = None
@@ -36,6 +41,8 @@ class Feedback(BaseModel):
     def _says_something(self) -> Self:
         if self.status is None and self.rating is None and self.blame is None:
             raise ValueError("give at least one of 'status', 'rating' and 'blame'")
+        if self.session_id is None and self.call is None:
+            raise ValueError("'session_id' or 'call' must say what is meant")
         return self
 
     @classmethod
@@ -48,7 +55,9 @@ class Feedback(BaseModel):
 
     def outcome(self) -> dict[str, Any]:
         """The `outcome` of a recording's line."""
-        return self.model_dump(exclude={"session_id"}, exclude_none=True)
+        outcome = self.model_dump(exclude={"session_id", "call"}, exclude_none=True)
+        bad = self.status == "failure" or (self.rating or 5) < 4
+        return outcome | ({"blame": {"call": self.call}} if self.call and bad and not self.blame else {})
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -66,7 +75,10 @@ def give(feedback: Feedback, gateway: str, key: str | None, folder: Path) -> str
     was recorded.
     """
     recorder = Recorder(folder)
-    session = recorder.latest() if feedback.session_id == "last" else session_name(feedback.session_id)
+    named = feedback.session_id or recorder.session_of(feedback.call or "")
+    if not named:
+        raise GrokoraError(f"No call {feedback.call!r} was recorded in {folder}.")
+    session = recorder.latest() if named == "last" else session_name(named)
     body = {"session_id": session, **feedback.outcome()}
     try:
         headers = {"authorization": f"Bearer {key}"} if key else {}

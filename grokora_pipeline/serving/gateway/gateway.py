@@ -1,35 +1,32 @@
-"""A chat completion from request to recorded reply: admitted, routed, answered here or upstream, judged, recorded."""
+"""A call from request to recorded reply: admitted, routed, answered here or upstream, judged, recorded."""
 
 import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import orjson
+from httpx_sse import EventSource, ServerSentEvent, SSEError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from grokora_pipeline.agents import recognise
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.bodies import chat_request
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, fault, prepare
+from grokora_pipeline.serving.gateway.apis import Api, answer_of
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.metrics import Metrics
-from grokora_pipeline.serving.gateway.protocol import (
-    DONE,
-    ApiError,
-    Assembly,
-    ChatRequest,
-    Json,
-    chunk,
-    event,
-    read_object,
-)
+from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, Json, read_object
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.routing import Route, Router
 from grokora_pipeline.serving.gateway.sessions import Sessions
@@ -37,7 +34,9 @@ from grokora_pipeline.serving.gateway.upstream import Upstream, passed_back, unr
 
 LOG = logging.getLogger("grokora.serving")
 _BROKEN_OFF = {"error": {"message": "the caller went away before the answer was whole", "type": "client_gone"}}
-_OURS = {"auto", "base"}
+_PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "openai-project")
+_NO_HEAD = {"id": "", "created": 0, "model": ""}
+_REMEMBERED = 1024  # responses that `previous_response_id` may name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +50,23 @@ class Limits:
 
 @dataclass(slots=True)
 class Exchange:
-    """A request under way."""
+    """A request under way: `body` is as it was sent, `asked` the same as a chat request."""
 
     session: str
     route: Route
+    api: Api
+    body: Json
     asked: ChatRequest
+    receipt: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the caller may want to know: the session, for feedback, and who answered."""
-        return {"x-session-id": self.session, "x-served-by": self.route.served_by}
+        """What the caller may want to know: the session and the call, for feedback, and who answered."""
+        told = {"x-session-id": self.session, "x-served-by": self.route.served_by, "x-grokora-call": self.receipt}
+        return told | ({"x-grokora-unknown-model": "1"} if self.route.unknown_model else {})
 
 
 class Gateway:
@@ -80,32 +83,75 @@ class Gateway:
         self.router = Router(champions, upstream is not None)
         self.metrics = Metrics(champions, recorder)
         self._sessions = Sessions(self.limits.session_gap)
+        self._responses: OrderedDict[str, list[Message]] = OrderedDict()  # conversations that a response ended
         self._running = 0
 
     @asynccontextmanager
-    async def call(self, request: Request, upstream_key: str | None) -> AsyncIterator[Response]:
-        """The response to a chat-completions request, to be sent inside the context; ApiError where there is none."""
+    async def call(self, request: Request, api: Api, keys: Mapping[str, str]) -> AsyncIterator[Response]:
+        """The response to a call, to be sent inside the context; ApiError where there is none.
+
+        `keys` are the headers that carry the caller's own key to an upstream.
+        """
         with self._admitted():
-            exchange = self._exchange(request, read_object(await read_body(request, self.limits.body_bytes)))
+            exchange = self._exchange(request, api, read_object(await read_body(request, self.limits.body_bytes)))
             async with self._accounted(exchange):
                 forward = exchange.route.upstream
-                opened = self._forward(exchange, upstream_key) if forward else self._answer(exchange, request)
+                opened = self._forward(exchange, request, keys) if forward else self._answer(exchange, request)
                 async with opened as response:
                     yield response
 
-    def _exchange(self, request: Request, body: Json) -> Exchange:
+    async def count_tokens(self, request: Request, api: Api) -> Json:
+        """How many tokens a request's prompt has on the base model (Anthropic's `count_tokens`)."""
+        body = read_object(await read_body(request, self.limits.body_bytes))
+        if self.champions.base is None:
+            raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
+        asked = ChatRequest.parse(self._as_chat(api, body))
+        chat = self.champions.base.chat
+        ids = await asyncio.to_thread(chat.encode_prompt, asked.body["messages"], asked.offered_tools)
+        return {"input_tokens": len(ids)}
+
+    def _exchange(self, request: Request, api: Api, body: Json) -> Exchange:
         """Whose call it is and who answers. What passes through may hold what only the upstream understands."""
-        asked = ChatRequest.unchecked(body)
-        session = self._sessions.name(request.headers.get("x-session-id") or asked.user, _client(request))
-        given = body.get("messages")
+        chat, problem = body, None
+        try:
+            chat = self._as_chat(api, body)
+        except ApiError as error:
+            problem = error
+        asked = ChatRequest.unchecked(chat)
+        user = asked.user or _user_of(body)
+        session = self._sessions.name(request.headers.get("x-session-id") or user, _client(request))
+        given = chat.get("messages")
         messages = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
         route = self.router.route(asked.model, messages, session)
+        if not route.upstream:
+            if problem:
+                raise problem
+            asked = ChatRequest.parse(chat)
+            if asked.has_media and (route.agent is None or route.agent.images == "refuse"):
+                text = (
+                    "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
+                    "or set `images: placeholder` for the agent in agents.yaml, if its logs hold such messages."
+                )
+                raise ApiError(400, text, param="messages", code="unsupported_content")
+        else:
+            with suppress(ApiError):
+                asked = ChatRequest.parse(chat)
+        return Exchange(session, route, api, body, asked)
+
+    def _as_chat(self, api: Api, body: Json) -> Json:
+        """The body as a chat request; ApiError 400 for what no chat message can say."""
         try:
-            asked = ChatRequest.parse(body)
-        except ApiError:
-            if not route.upstream:
-                raise
-        return Exchange(session, route, asked)
+            chat = chat_request(api.name, body)
+        except (GrokoraError, AttributeError, TypeError, ValueError) as error:
+            raise ApiError(400, str(error), code="invalid_value") from error
+        before = body.get("previous_response_id") if api.name == "responses" else None
+        if before:
+            if before not in self._responses:
+                text = f"The response {before!r} is not known here; the last {_REMEMBERED} are. Send the whole input."
+                raise ApiError(400, text, param="previous_response_id", code="previous_response_not_found")
+            system = [one for one in chat["messages"] if one.get("role") == "system"][:1]
+            chat["messages"] = [*system, *self._responses[before], *chat["messages"][len(system) :]]
+        return chat
 
     @asynccontextmanager
     async def _accounted(self, exchange: Exchange) -> AsyncIterator[None]:
@@ -116,12 +162,12 @@ class Gateway:
             raise
         except ApiError as error:
             if error.status >= 500:
-                await self._finish(exchange, error.body(), status=error.status)
+                await self._finish(exchange, exchange.api.error(error), status=error.status)
             exchange.recorded = True
             raise
         except Exception as error:
             failed = ApiError(500, f"The answer failed: {type(error).__name__}.", code="internal_error")
-            await self._finish(exchange, failed.body(), status=500)
+            await self._finish(exchange, exchange.api.error(failed), status=500)
             raise
         finally:
             if not exchange.recorded:
@@ -145,14 +191,15 @@ class Gateway:
         async with self.champions.using(name, route.version) as adapter:
             agent = route.agent if asked.model != "base" else None
             ask = await prepare(asked, agent, adapter, base.chat, engine.context_length)
-            answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by)
+            answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt)
             if asked.stream:
                 async with aclosing(self._events(exchange, answer)) as events:
                     yield StreamingResponse(events, headers=exchange.headers, media_type="text/event-stream")
                 return
             await _unless_gone(request, self._drain(answer))
-            await self._finish(exchange, answer.reply, repaired=answer.repaired)
-            yield _json(answer.reply, exchange.headers)
+            reply = exchange.api.reply(exchange.body, answer.reply)
+            await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
+            yield _json(reply, exchange.headers)
 
     @staticmethod
     async def _drain(answer: LocalAnswer) -> None:
@@ -161,66 +208,89 @@ class Gateway:
                 pass
 
     async def _events(self, exchange: Exchange, answer: LocalAnswer) -> AsyncGenerator[bytes, None]:
-        yield chunk(answer.head, {"role": "assistant", "content": ""})
+        writer = exchange.api.writer(exchange.body, answer.head)
+        for raw in writer.start():
+            yield raw
         try:
             async with aclosing(answer.deltas()) as deltas:
                 async for delta in deltas:
-                    yield chunk(answer.head, delta)
+                    for raw in writer.delta(delta):
+                        yield raw
         except ApiError as error:
-            await self._finish(exchange, error.body(), status=error.status)
-            yield event(error.body())
+            await self._finish(exchange, exchange.api.error(error), status=error.status)
+            for raw in writer.error(error):
+                yield raw
             return
-        await self._finish(exchange, answer.reply, repaired=answer.repaired)
-        yield chunk(answer.head, {}, answer.finish)
-        options = exchange.asked.stream_options
-        if options and options.include_usage:
-            head = {**answer.head, "object": "chat.completion.chunk", "choices": []}
-            yield event({**head, "usage": answer.reply["usage"]})
-        yield DONE
+        reply = exchange.api.reply(exchange.body, answer.reply)
+        await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
+        for raw in writer.end(answer.reply):
+            yield raw
 
     @asynccontextmanager
-    async def _forward(self, exchange: Exchange, key: str | None) -> AsyncIterator[Response]:
+    async def _forward(self, exchange: Exchange, request: Request, keys: Mapping[str, str]) -> AsyncIterator[Response]:
         assert self.upstream is not None
-        body = exchange.asked.body
+        body, api = exchange.body, exchange.api
         if self.upstream.model and self._is_ours(exchange.asked.model):
             body = {**body, "model": self.upstream.model}
-        async with self.upstream.send(orjson.dumps(body), key) as response:
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers} | dict(keys)
+        secrets = [value.rpartition(" ")[2] for value in keys.values()]
+        async with self.upstream.send(api.path, orjson.dumps(body), headers) as response:
             headers = exchange.headers | passed_back(response)
             if response.status_code == 200 and "event-stream" in response.headers.get("content-type", ""):
-                async with aclosing(self._pass_on(exchange, response)) as events:
+                async with aclosing(self._pass_on(exchange, response, secrets)) as events:
                     yield StreamingResponse(events, headers=headers)
                 return
-            try:
+            raw = b""
+
+            async def receive() -> None:
+                nonlocal raw
                 raw = await response.aread()
+
+            try:
+                await _unless_gone(request, receive())  # a caller that left must not hold its place for minutes
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
-            secret = key.rpartition(" ")[2] if key and response.status_code >= 400 else ""
-            await self._finish(exchange, _reply_of(raw, secret), status=response.status_code)
+            await self._finish(exchange, _reply_of(raw), status=response.status_code, secrets=secrets)
             yield Response(raw, response.status_code, headers)
 
-    async def _pass_on(self, exchange: Exchange, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        """The upstream's events as they come; the last one only once the exchange is recorded."""
-        assembly, last = Assembly(), b""
+    async def _pass_on(
+        self, exchange: Exchange, response: httpx.Response, secrets: Sequence[str]
+    ) -> AsyncGenerator[bytes, None]:
+        """The upstream's events as they come, each one whole; the last one only once the exchange is recorded."""
+        reader, last = exchange.api.reader(), b""
         try:
-            async for raw in response.aiter_bytes():
-                assembly.feed(raw)
-                now, done, rest = raw.partition(DONE.strip())
-                last = done + rest
-                if now:
-                    yield now
-        except httpx.HTTPError as error:
-            last = event(unreachable(error).body())
-        await self._finish(exchange, assembly.reply())
+            async for one in EventSource(response).aiter_sse():
+                reader.feed(one.data)
+                if exchange.api.is_last(one.data):
+                    last = _raw_event(one)
+                    break
+                yield _raw_event(one)
+        except (httpx.HTTPError, SSEError) as error:
+            told = unreachable(error)
+            last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD).error(told))
+        await self._finish(exchange, reader.reply(), secrets=secrets)
         yield last
 
     def _is_ours(self, model: str) -> bool:
-        return model in _OURS or recognise(self.champions.agents, [], model.partition("@")[0]) is not None
+        return not self.router.is_unknown(model)
 
-    async def _finish(self, exchange: Exchange, reply: Json, *, status: int = 200, repaired: bool = False) -> None:
-        """Count, judge and record an exchange; returns when the recording is on the disk."""
+    async def _finish(
+        self,
+        exchange: Exchange,
+        reply: Json,
+        *,
+        status: int = 200,
+        repaired: bool = False,
+        cut: bool = False,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        """Count, judge and record an exchange; returns when the recording is on the disk.
+
+        `cut`: the answer ended at the caller's own limit, so it says nothing about the version that answers.
+        """
         seconds = time.perf_counter() - exchange.started
         route, who = exchange.route, _who(exchange.route)
-        message, usage = _message_of(reply), reply.get("usage")
+        message, usage = answer_of(exchange.api, reply), reply.get("usage")
         wrong = fault(message, exchange.asked, route.agent) if message else "error"
         self.metrics.requests.labels(*who, str(status)).inc()
         self.metrics.seconds.labels(*who).observe(seconds)
@@ -228,17 +298,30 @@ class Gateway:
             self.metrics.faults.labels(*who, wrong).inc()
         if repaired:
             self.metrics.repaired.labels(*who).inc()
-        for kind in ("prompt", "completion"):
-            count = usage.get(f"{kind}_tokens") if isinstance(usage, dict) else None
+        for kind, others in (("prompt", "input"), ("completion", "output")):
+            count = (usage.get(f"{kind}_tokens", usage.get(f"{others}_tokens"))) if isinstance(usage, dict) else None
             self.metrics.tokens.labels(*who, kind).inc(count if isinstance(count, int) and count > 0 else 0)
-        self.router.observe(route, exchange.session, not wrong, seconds)
-        await asyncio.gather(asyncio.wrap_future(self._record(exchange, reply)), return_exceptions=True)
+        if not cut and not exchange.asked.stops:
+            self.router.observe(route, exchange.session, not wrong, seconds)
+        if message and exchange.api.name == "responses" and isinstance(reply.get("id"), str):
+            spoken = [one for one in exchange.asked.body.get("messages") or () if one.get("role") != "system"]
+            self._responses[reply["id"]] = [*spoken, message]
+            if len(self._responses) > _REMEMBERED:
+                self._responses.popitem(last=False)
+        await asyncio.gather(asyncio.wrap_future(self._record(exchange, reply, secrets)), return_exceptions=True)
 
-    def _record(self, exchange: Exchange, reply: Json) -> Future[None]:
+    def _record(self, exchange: Exchange, reply: Json, secrets: Sequence[str] = ()) -> Future[None]:
         exchange.recorded = True
-        agent = exchange.route.agent.name if exchange.route.agent else None
-        body = exchange.asked.body
-        done = self.recorder.call(exchange.session, agent, exchange.started_at, body, reply)
+        done = self.recorder.call(
+            exchange.session,
+            exchange.route.agent.name if exchange.route.agent else None,
+            exchange.started_at,
+            exchange.body,
+            reply,
+            receipt=exchange.receipt,
+            api=exchange.api.name,
+            secrets=secrets,
+        )
         done.add_done_callback(_complain)
         return done
 
@@ -285,17 +368,22 @@ def _who(route: Route) -> tuple[str, str]:
     return route.agent.name if route.agent else "", route.served_by
 
 
-def _message_of(reply: Json) -> Json | None:
-    """The answer in a reply of whatever shape."""
-    choices = reply.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    return message if isinstance(message, dict) else None
+def _user_of(body: Json) -> str | None:
+    """The user that Anthropic's `metadata` names."""
+    metadata = body.get("metadata")
+    user = metadata.get("user_id") if isinstance(metadata, dict) else None
+    return user if isinstance(user, str) else None
 
 
-def _reply_of(raw: bytes, secret: str) -> Json:
-    """An upstream's reply as it may be stored; some APIs quote the key that they refuse."""
-    raw = raw.replace(secret.encode(), b"<SECRET:api_key>") if secret else raw
+def _raw_event(one: ServerSentEvent) -> bytes:
+    """An upstream's event as it came."""
+    lines = [f"event: {one.event}"] if one.event != "message" else []
+    lines += [f"data: {line}" for line in one.data.split("\n")]
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+def _reply_of(raw: bytes) -> Json:
+    """An upstream's reply as an object."""
     try:
         reply = orjson.loads(raw)
     except orjson.JSONDecodeError:

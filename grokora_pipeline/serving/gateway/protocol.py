@@ -17,6 +17,8 @@ from grokora_pipeline.models.messages import offered_tools
 from grokora_pipeline.sessions.redaction.detection import MAX_DEPTH
 
 Json = dict[str, Any]
+_NOT_HONOURED = ("presence_penalty", "frequency_penalty", "logit_bias", "top_logprobs", "top_k", "audio", "min_p",
+                 "repetition_penalty", "prediction", "web_search_options")  # fmt: skip
 _LEVELS = MAX_DEPTH - 10  # a recording wraps the request in a few levels of its own
 
 
@@ -89,7 +91,9 @@ class _StreamOptions(_Part):
 
 
 class ChatRequest(BaseModel):
-    """The members of a request that change the answer; others are accepted and ignored. `body` is all of it, as sent.
+    """The members of a request that change the answer; mere hints, such as `store`, are accepted and ignored.
+
+    `body` is all of it, as a chat-completions request.
 
     Without a `temperature` the answer is greedy: that is how champions were judged.
     """
@@ -112,6 +116,7 @@ class ChatRequest(BaseModel):
     stream_options: _StreamOptions | None = None
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
+    parallel_tool_calls: bool | None = None
     user: str | None = None
 
     @model_validator(mode="after")
@@ -121,6 +126,21 @@ class ChatRequest(BaseModel):
         if (wanted and wanted not in names) or (self.tool_choice == "required" and not names):
             raise ValueError("'tool_choice' asks for a tool that 'tools' does not hold")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_honoured(self) -> Self:
+        """What changes the answer is honoured or refused; dropping it in silence would be a wrong answer."""
+        for name in _NOT_HONOURED:
+            if self.body.get(name) not in (None, 0, False, {}, []):
+                raise ValueError(f"{name!r} is not supported here; leave it out")
+        return self
+
+    @property
+    def has_media(self) -> bool:
+        """Whether a message carries a picture, a sound or a file, which a text model cannot see."""
+        contents = [message.content for message in self.messages if isinstance(message.content, list)]
+        kinds = [str(part.get("type") or "") for content in contents for part in content]
+        return any(word in kind for kind in kinds for word in ("image", "audio", "video", "file", "document"))
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -187,9 +207,9 @@ def _children(parent: Any) -> Iterator[object]:
     return iter(parent.values() if isinstance(parent, dict) else parent)
 
 
-def new_reply(model: str) -> Json:
+def new_reply(model: str, receipt: str = "") -> Json:
     """What all of a reply's JSON shares: id, time and the model that answers."""
-    return {"id": f"chatcmpl-{uuid.uuid4().hex[:16]}", "created": int(time.time()), "model": model}
+    return {"id": f"chatcmpl-{receipt or uuid.uuid4().hex[:16]}", "created": int(time.time()), "model": model}
 
 
 def completion(head: Json, message: Json, finish: str, usage: Json) -> Json:
@@ -222,23 +242,20 @@ def usage_of(prompt: int, generated: int, cached: int) -> Json:
     }
 
 
-class Assembly:
+class StreamAccumulator:
     """A whole reply put together from the events of a streamed one."""
 
     def __init__(self) -> None:
-        self._rest = b""
         self._reply: Json = {}
         self._message: Json = {"role": "assistant", "content": ""}
         self._calls: dict[int, Json] = {}
         self._finish: str | None = None
 
-    def feed(self, raw: bytes) -> None:
-        """Take the next bytes of the stream, cut anywhere."""
-        *lines, self._rest = (self._rest + raw).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
-                with suppress(orjson.JSONDecodeError, AttributeError, TypeError):  # an event in some other shape
-                    self._add(orjson.loads(line[5:]))
+    def feed(self, data: str) -> None:
+        """Take the data of one event."""
+        if data.strip() != "[DONE]":
+            with suppress(orjson.JSONDecodeError, AttributeError, TypeError):  # an event in some other shape
+                self._add(orjson.loads(data))
 
     def _add(self, data: Json) -> None:
         self._reply |= {key: value for key, value in data.items() if key not in {"choices", "object"} and value}

@@ -36,6 +36,7 @@ Json = dict[str, Any]
 ROTATE_BYTES = 16 << 20
 MEMORY = ".redaction"  # hidden, so that ingest never reads it as a log
 _SHORTEST_KEY = 8  # characters of a caller's key that is looked for; clients of a local server send dummies
+_MOST_RECEIPTS = 100_000
 _MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
 
 
@@ -66,6 +67,7 @@ class Recorder:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._waiting: deque[_Line] = deque()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._receipts: OrderedDict[str, str] = OrderedDict()  # of the latest calls, with their sessions
         self.counts: Counter[str] = Counter()  # written, failed, fsyncs
 
     def call(
@@ -76,14 +78,36 @@ class Recorder:
         request: Json,
         response: Json,
         *,
+        receipt: str = "",
+        api: str = "chat",
         secrets: Sequence[str] = (),
     ) -> Future[None]:
         """Record an exchange that began `at`; done when it is on the disk, with the error where it cannot be.
 
+        `request` and `response` are bodies of `api`; `receipt` is the id by which feedback may name the call.
         `secrets` are values known to be secret wherever they stand, such as the caller's own key.
         """
         line = {"session_id": session, "agent": agent, "step": None, "started_at": at.astimezone(UTC).isoformat()}
+        line |= {"call": receipt} if receipt else {}
+        line |= {"api": api} if api != "chat" else {}
+        if receipt:
+            self._receipts[receipt] = session
+            if len(self._receipts) > _MOST_RECEIPTS:
+                self._receipts.popitem(last=False)
         return self._append(session, {**line, "request": request, "response": response}, secrets)
+
+    def session_of(self, receipt: str) -> str:
+        """The session of a recorded call, "" if there is none. Blocks: older calls are looked for on the disk."""
+        if receipt in self._receipts:
+            return self._receipts[receipt]
+        wanted = orjson.dumps({"call": receipt})[1:-1]
+        for path in sorted(self.folder.glob("*/*.jsonl"), reverse=True):
+            with path.open("rb") as stream:
+                for raw in stream:
+                    content = _parsed(raw) if wanted in raw else None
+                    if isinstance(content, dict) and content.get("call") == receipt:
+                        return str(content["session_id"])
+        return ""
 
     def outcome(self, session: str, outcome: Json) -> Future[None]:
         """Record how a session ended: `status`, `rating`, `blame`; GrokoraError if nothing of it was recorded."""
@@ -267,8 +291,8 @@ def _load_traces(path: Path) -> list[Trace]:
 
 
 def _redacted(content: Json, redactor: Redactor) -> bytes:
-    """A line as it is stored: everything redacted but its session and time."""
-    kept = {name: content[name] for name in ("session_id", "started_at") if name in content}
+    """A line as it is stored: everything redacted but its session, its time, its receipt and its API."""
+    kept = {name: content[name] for name in ("session_id", "started_at", "call", "api") if name in content}
     return orjson.dumps(redactor.redact(content)[0] | kept)
 
 

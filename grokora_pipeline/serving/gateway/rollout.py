@@ -47,7 +47,7 @@ class Trial:
         self._started = clock()
         self._calls: deque[Seen] = deque()
         self._before: deque[Seen] = deque()
-        self._sessions: OrderedDict[str, None] = OrderedDict()  # those that the version on trial answered
+        self._sessions: OrderedDict[str, bool] = OrderedDict()  # that the new version answered, and whether rated
 
     def takes(self, session: str) -> bool:
         """Whether a session belongs to the share; a session always gets the same answer."""
@@ -61,13 +61,14 @@ class Trial:
             return
         slow = seconds > self._rule.slower * self._usual_seconds()
         self._calls.append(Seen(self._clock(), healthy and not slow, seconds))
-        self._sessions[session] = None
+        self._sessions.setdefault(session, False)
         if len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
 
     def rate(self, session: str, rating: int) -> None:
-        """A session was rated; it counts as a call, where the version on trial answered in it."""
-        if session in self._sessions:
+        """A session was rated; its first rating counts as a call, if the version on trial answered in it."""
+        if self._sessions.get(session) is False:
+            self._sessions[session] = True
             self._calls.append(Seen(self._clock(), rating >= self._rule.good_rating, 0.0))
 
     def health(self) -> float:

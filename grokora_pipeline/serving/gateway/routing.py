@@ -17,6 +17,7 @@ class Route:
     agent: AgentSpec | None
     version: str = BASE
     upstream: bool = False
+    unknown_model: bool = False  # the request named a model that is nobody's here
 
     @property
     def served_by(self) -> str:
@@ -34,19 +35,35 @@ class Router:
     has_upstream: bool
 
     def route(self, model: str, messages: Sequence[dict[str, Any]], session: str) -> Route:
-        """The route of a request; ApiError 503 where nothing can answer it."""
-        name, _, version = model.partition("@")
+        """The route of a request; ApiError 503 where nothing can answer it.
+
+        Names are compared without case and without a provider's prefix: `Coordinator` and `openai/coordinator` mean
+        the coordinator.
+        """
+        name, version, named = self._read(model)
         agents = self.champions.agents
-        found = recognise(agents, [], name) or recognise(agents, messages, None)
+        found = named or recognise(agents, messages, None)
         agent = next((spec for spec in agents if spec.name == found), None)
-        if model == BASE:
+        unknown = self.is_unknown(model)
+        if name == BASE:
             return self._local(Route(agent))
-        if agent and version and agent.recognises([], name):
+        if agent and version and named:
             return self._local(Route(agent, version))
         picked = self.champions.table[agent.name].pick(session) if agent else BASE
         if picked == BASE and self.has_upstream:
             return Route(agent, upstream=True)
-        return self._local(Route(agent, picked))
+        return self._local(Route(agent, picked, unknown_model=unknown))
+
+    def is_unknown(self, model: str) -> bool:
+        """Whether a model's name is no agent's, and neither `auto` nor `base`."""
+        name, _, named = self._read(model)
+        return named is None and name not in ("auto", BASE)
+
+    def _read(self, model: str) -> tuple[str, str, str | None]:
+        """(name, version, the agent that is called so) of a request's model."""
+        name, _, version = model.strip().partition("@")
+        name, agents = name.rpartition("/")[2], self.champions.agents
+        return name, version, recognise(agents, [], name) or recognise(agents, [], name.lower())
 
     def _local(self, route: Route) -> Route:
         if self.champions.engine is None:

@@ -1,9 +1,9 @@
-"""Another OpenAI-compatible API that answers what no champion does, with the caller's own key.
+"""Another API that answers what no champion does, with the caller's own key: OpenAI's or Anthropic's kind.
 
 The key passes through: it is neither kept nor logged nor recorded.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,14 +22,17 @@ class Upstream:
     def __init__(self, url: str, model: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise GrokoraError(f"--upstream {url} is no http(s) address; give one such as https://api.x.ai/v1.")
-        self._url, self.model = f"{url.rstrip('/')}/chat/completions", model
+        self._url, self.model = url.rstrip("/"), model
         self._client = httpx.AsyncClient(timeout=_TIMEOUT)
 
     @asynccontextmanager
-    async def send(self, body: bytes, key: str | None) -> AsyncIterator[httpx.Response]:
-        """Forward a request; the response's body is yet to be read. ApiError 502 where nobody answers."""
-        headers = {"content-type": "application/json", **({"authorization": key} if key else {})}
-        request = self._client.build_request("POST", self._url, content=body, headers=headers)
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """Forward a request to a path below the URL; the response's body is yet to be read. `headers` hold the key.
+
+        Raises ApiError 502 if nobody answers.
+        """
+        headers = {"content-type": "application/json", **headers}
+        request = self._client.build_request("POST", f"{self._url}/{path}", content=body, headers=headers)
         try:
             response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:
@@ -44,7 +47,7 @@ class Upstream:
         await self._client.aclose()
 
 
-def unreachable(error: httpx.HTTPError) -> ApiError:
+def unreachable(error: Exception) -> ApiError:
     """What the caller is told where the upstream fails."""
     return ApiError(502, f"The upstream did not answer ({type(error).__name__}).", code="upstream_unreachable")
 

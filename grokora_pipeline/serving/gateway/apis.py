@@ -1,0 +1,500 @@
+"""The three APIs that agents speak, on one internal chat request: how a body becomes one, and how an answer goes back.
+
+An API is an `Api`: its requests lowered by `models/bodies`, its replies and its stream events built from the chat reply
+and its deltas. Everything between, from routing to the engine, knows chat completions only.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from grokora_pipeline.models.bodies import ApiName, chat_answer
+from grokora_pipeline.serving.gateway.protocol import DONE, ApiError, Json, StreamAccumulator, chunk, event, usage_of
+
+_ANTHROPIC_STOPS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
+_ANTHROPIC_ERRORS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
+                     413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}  # fmt: skip
+
+
+class StreamWriter(Protocol):
+    """A streamed answer as an API's server-sent events."""
+
+    def start(self) -> Iterator[bytes]:
+        """What comes before the first token."""
+
+    def delta(self, delta: Json) -> Iterator[bytes]:
+        """The next piece, a delta as chat completions have it."""
+
+    def end(self, reply: Json) -> Iterator[bytes]:
+        """What closes the stream; `reply` is the whole chat reply."""
+
+    def error(self, error: ApiError) -> Iterator[bytes]:
+        """What ends the stream when the answer failed."""
+
+
+class StreamReader(Protocol):
+    """A whole reply put together from an upstream's events."""
+
+    def feed(self, data: str) -> None:
+        """Take one event's data."""
+
+    def reply(self) -> Json:
+        """The reply in the API's own shape; an error where the stream broke off."""
+
+
+class Api(Protocol):
+    """One API. `name` is what a recording calls it, `path` stands below `/v1`, here and upstream."""
+
+    name: ApiName
+    path: str
+
+    def reply(self, body: Json, chat: Json) -> Json:
+        """A whole reply from a chat reply; `body` is the request as sent."""
+
+    def writer(self, body: Json, head: Json) -> StreamWriter:
+        """Writes a streamed reply; `head` is what all of a chat reply's JSON shares."""
+
+    def reader(self) -> StreamReader:
+        """Reads an upstream's stream."""
+
+    def is_last(self, data: str) -> bool:
+        """Whether an upstream's event is the one after which nothing comes."""
+
+    def error(self, error: ApiError) -> Json:
+        """An error's body."""
+
+
+def named_event(name: str, data: Mapping[str, Any]) -> bytes:
+    """A server-sent event with a name."""
+    return b"event: " + name.encode() + b"\n" + event(data)
+
+
+# --- chat completions -----------------------------------------------------------------------------------------------
+
+
+class _ChatWriter:
+    def __init__(self, body: Json, head: Json) -> None:
+        options = body.get("stream_options")
+        self._head, self._usage = head, isinstance(options, dict) and bool(options.get("include_usage"))
+
+    def start(self) -> Iterator[bytes]:
+        yield chunk(self._head, {"role": "assistant", "content": ""})
+
+    def delta(self, delta: Json) -> Iterator[bytes]:
+        yield chunk(self._head, delta)
+
+    def end(self, reply: Json) -> Iterator[bytes]:
+        yield chunk(self._head, {}, reply["choices"][0]["finish_reason"])
+        if self._usage:
+            yield event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": reply["usage"]})
+        yield DONE
+
+    def error(self, error: ApiError) -> Iterator[bytes]:
+        yield event(error.body())
+
+
+class Chat:
+    """`/v1/chat/completions`."""
+
+    name: ApiName = "chat"
+    path = "chat/completions"
+
+    def reply(self, body: Json, chat: Json) -> Json:
+        """As it is."""
+        return chat
+
+    def writer(self, body: Json, head: Json) -> StreamWriter:
+        """Chunks, then `[DONE]`."""
+        return _ChatWriter(body, head)
+
+    def reader(self) -> StreamReader:
+        """Deltas summed up."""
+        return StreamAccumulator()
+
+    def is_last(self, data: str) -> bool:
+        """`[DONE]`."""
+        return data.strip() == "[DONE]"
+
+    def error(self, error: ApiError) -> Json:
+        """OpenAI's shape."""
+        return error.body()
+
+
+# --- Anthropic's Messages -------------------------------------------------------------------------------------------
+
+
+def _anthropic_usage(usage: Mapping[str, Any]) -> Json:
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    return {
+        "input_tokens": usage["prompt_tokens"] - cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": usage["completion_tokens"],
+    }
+
+
+def _tool_use(call: Mapping[str, Any]) -> Json:
+    function = call["function"]
+    return {
+        "type": "tool_use",
+        "id": call["id"],
+        "name": function["name"],
+        "input": orjson.loads(function["arguments"]),
+    }
+
+
+def _message_head(head: Json) -> Json:
+    return {
+        "id": head["id"].replace("chatcmpl-", "msg_"),
+        "type": "message",
+        "role": "assistant",
+        "model": head["model"],
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+
+
+class _MessagesWriter:
+    """message_start, content blocks with their deltas one after the other, message_delta, message_stop."""
+
+    def __init__(self, head: Json) -> None:
+        self._head, self._index, self._open = _message_head(head), -1, ""
+
+    def start(self) -> Iterator[bytes]:
+        usage = _anthropic_usage(usage_of(0, 0, 0))  # the prompt's tokens are known at the end, where they are told
+        yield named_event("message_start", {"type": "message_start", "message": {**self._head, "usage": usage}})
+
+    def delta(self, delta: Json) -> Iterator[bytes]:
+        if text := delta.get("reasoning_content"):
+            yield from self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            yield self._piece({"type": "thinking_delta", "thinking": text})
+        if text := delta.get("content"):
+            yield from self._block("text", {"type": "text", "text": ""})
+            yield self._piece({"type": "text_delta", "text": text})
+        for call in delta.get("tool_calls") or ():
+            block = _tool_use(call)
+            yield from self._block(call["id"], {**block, "input": {}})
+            yield self._piece({"type": "input_json_delta", "partial_json": call["function"]["arguments"]})
+
+    def end(self, reply: Json) -> Iterator[bytes]:
+        yield from self._close()
+        ended = {"stop_reason": _ANTHROPIC_STOPS[reply["choices"][0]["finish_reason"]], "stop_sequence": None}
+        data = {"type": "message_delta", "delta": ended, "usage": _anthropic_usage(reply["usage"])}
+        yield named_event("message_delta", data)
+        yield named_event("message_stop", {"type": "message_stop"})
+
+    def error(self, error: ApiError) -> Iterator[bytes]:
+        yield named_event("error", Messages().error(error))
+
+    def _block(self, kind: str, block: Json) -> Iterator[bytes]:
+        if self._open == kind:
+            return
+        yield from self._close()
+        self._index, self._open = self._index + 1, kind
+        data = {"type": "content_block_start", "index": self._index, "content_block": block}
+        yield named_event("content_block_start", data)
+
+    def _close(self) -> Iterator[bytes]:
+        if self._open:
+            self._open = ""
+            yield named_event("content_block_stop", {"type": "content_block_stop", "index": self._index})
+
+    def _piece(self, delta: Json) -> bytes:
+        return named_event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
+
+
+class _MessagesReader:
+    """The message of message_start, with its blocks and its end filled in."""
+
+    def __init__(self) -> None:
+        self._message: Json = {}
+        self._blocks: dict[int, Json] = {}
+        self._inputs: dict[int, str] = {}
+        self._error: Json | None = None
+
+    def feed(self, data: str) -> None:
+        found = _object(data)
+        kind, index = found.get("type"), found.get("index", 0)
+        if kind == "message_start":
+            self._message = dict(found["message"])
+        elif kind == "content_block_start":
+            self._blocks[index] = dict(found["content_block"])
+        elif kind == "content_block_delta" and index in self._blocks:
+            delta = found["delta"]
+            for name in ("text", "thinking", "signature"):
+                if isinstance(delta.get(name), str):
+                    self._blocks[index][name] = self._blocks[index].get(name, "") + delta[name]
+            self._inputs[index] = self._inputs.get(index, "") + str(delta.get("partial_json") or "")
+        elif kind == "message_delta":
+            self._message |= found.get("delta") or {}
+            self._message["usage"] = {**(self._message.get("usage") or {}), **(found.get("usage") or {})}
+        elif kind == "error":
+            self._error = found
+
+    def reply(self) -> Json:
+        if self._error or not self._message.get("stop_reason"):
+            return self._error or {"type": "error", "error": {"type": "api_error", "message": "the stream broke off"}}
+        for index, text in self._inputs.items():
+            if self._blocks[index].get("type") == "tool_use":
+                self._blocks[index]["input"] = _object(text or "{}")
+        return {**self._message, "content": [self._blocks[index] for index in sorted(self._blocks)]}
+
+
+class Messages:
+    """`/v1/messages`."""
+
+    name: ApiName = "messages"
+    path = "messages"
+
+    def reply(self, body: Json, chat: Json) -> Json:
+        """Content blocks, stop reason and usage."""
+        choice = chat["choices"][0]
+        message, content = choice["message"], []
+        if message.get("reasoning_content"):
+            content.append({"type": "thinking", "thinking": message["reasoning_content"], "signature": ""})
+        if message.get("content"):
+            content.append({"type": "text", "text": message["content"]})
+        content += map(_tool_use, message.get("tool_calls") or ())
+        stop = _ANTHROPIC_STOPS[choice["finish_reason"]]
+        return {
+            **_message_head(chat),
+            "content": content,
+            "stop_reason": stop,
+            "usage": _anthropic_usage(chat["usage"]),
+        }
+
+    def writer(self, body: Json, head: Json) -> StreamWriter:
+        """Named events."""
+        return _MessagesWriter(head)
+
+    def reader(self) -> StreamReader:
+        """Blocks put together."""
+        return _MessagesReader()
+
+    def is_last(self, data: str) -> bool:
+        """`message_stop`."""
+        return _object(data).get("type") == "message_stop"
+
+    def error(self, error: ApiError) -> Json:
+        """Anthropic's shape."""
+        kind = _ANTHROPIC_ERRORS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+# --- OpenAI's Responses ---------------------------------------------------------------------------------------------
+
+
+def _response_head(body: Json, head: Json) -> Json:
+    """What a response object holds before its output: it repeats what was asked."""
+    asked = {
+        name: body.get(name)
+        for name in ("instructions", "max_output_tokens", "metadata", "previous_response_id", "reasoning",
+                     "temperature", "top_p", "user")
+    }  # fmt: skip
+    return {
+        "id": head["id"].replace("chatcmpl-", "resp_"),
+        "object": "response",
+        "created_at": head["created"],
+        "model": head["model"],
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "output": [],
+        "parallel_tool_calls": body.get("parallel_tool_calls", True) is not False,
+        "tool_choice": body.get("tool_choice", "auto"),
+        "tools": body.get("tools") or [],
+        "text": body.get("text") or {"format": {"type": "text"}},
+        "truncation": "disabled",
+        "store": body.get("store", True) is not False,
+        **asked,
+    }
+
+
+def _responses_usage(usage: Mapping[str, Any]) -> Json:
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": {"cached_tokens": usage["prompt_tokens_details"]["cached_tokens"]},
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage["total_tokens"],
+    }
+
+
+def _text_item(identity: str, text: str, status: str) -> Json:
+    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+    return {"type": "message", "id": identity, "role": "assistant", "status": status, "content": content}
+
+
+def _reasoning_item(identity: str, text: str) -> Json:
+    return {"type": "reasoning", "id": identity, "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+
+
+def _call_item(identity: str, call: Mapping[str, Any], status: str) -> Json:
+    function = call["function"]
+    return {
+        "type": "function_call",
+        "id": identity,
+        "call_id": call["id"],
+        "name": function["name"],
+        "arguments": function["arguments"] if status == "completed" else "",
+        "status": status,
+    }
+
+
+def _identity(kind: str) -> str:
+    return f"{kind}_{uuid.uuid4().hex[:24]}"
+
+
+def _ended(head: Json, output: list[Json], chat: Json) -> Json:
+    """The response when its answer is over."""
+    cut = chat["choices"][0]["finish_reason"] == "length"
+    return {
+        **head,
+        "status": "incomplete" if cut else "completed",
+        "completed_at": int(time.time()),
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "output": output,
+        "usage": _responses_usage(chat["usage"]),
+    }
+
+
+class _ResponsesWriter:
+    """Items with their parts and deltas, each event numbered, between response.created and response.completed."""
+
+    def __init__(self, body: Json, head: Json) -> None:
+        self._head, self._number = _response_head(body, head), -1
+        self._output: list[Json] = []
+        self._text = ""  # of the message item that is open
+        self._item = ""
+
+    def start(self) -> Iterator[bytes]:
+        for kind in ("response.created", "response.in_progress"):
+            yield self._event(kind, response=self._head)
+
+    def delta(self, delta: Json) -> Iterator[bytes]:
+        if text := delta.get("reasoning_content"):
+            yield from self._whole(_reasoning_item(_identity("rs"), text), {"content": []})
+        if text := delta.get("content"):
+            if not self._item:
+                self._item = _identity("msg")
+                empty = {**_text_item(self._item, "", "in_progress"), "content": []}
+                yield self._event("response.output_item.added", output_index=len(self._output), item=empty)
+                part = _text_item(self._item, "", "")["content"][0]
+                yield self._part("response.content_part.added", part=part)
+            self._text += text
+            yield self._part("response.output_text.delta", delta=text, logprobs=[])
+        for call in delta.get("tool_calls") or ():
+            yield from self._close_text()
+            identity, index = _identity("fc"), len(self._output)
+            started, done = (_call_item(identity, call, status) for status in ("in_progress", "completed"))
+            yield self._event("response.output_item.added", output_index=index, item=started)
+            common = {"item_id": identity, "output_index": index}
+            arguments = call["function"]["arguments"]
+            yield self._event("response.function_call_arguments.delta", **common, delta=arguments)
+            name = call["function"]["name"]
+            yield self._event("response.function_call_arguments.done", **common, name=name, arguments=arguments)
+            self._output.append(done)
+            yield self._event("response.output_item.done", output_index=index, item=done)
+
+    def end(self, reply: Json) -> Iterator[bytes]:
+        yield from self._close_text()
+        whole = _ended(self._head, self._output, reply)
+        yield self._event(f"response.{whole['status']}", response=whole)
+
+    def error(self, error: ApiError) -> Iterator[bytes]:
+        told = {"code": error.code or "server_error", "message": error.message}
+        yield self._event("response.failed", response={**self._head, "status": "failed", "error": told})
+
+    def _whole(self, item: Json, before: Json) -> Iterator[bytes]:
+        index = len(self._output)
+        yield self._event("response.output_item.added", output_index=index, item={**item, **before})
+        self._output.append(item)
+        yield self._event("response.output_item.done", output_index=index, item=item)
+
+    def _close_text(self) -> Iterator[bytes]:
+        if self._item:
+            item = _text_item(self._item, self._text, "completed")
+            yield self._part("response.output_text.done", text=self._text, logprobs=[])
+            yield self._part("response.content_part.done", part=item["content"][0])
+            index = len(self._output)
+            self._output.append(item)
+            self._item, self._text = "", ""
+            yield self._event("response.output_item.done", output_index=index, item=item)
+
+    def _part(self, kind: str, **data: Any) -> bytes:
+        return self._event(kind, item_id=self._item, output_index=len(self._output), content_index=0, **data)
+
+    def _event(self, kind: str, **data: Any) -> bytes:
+        self._number += 1
+        return named_event(kind, {"type": kind, "sequence_number": self._number, **data})
+
+
+class _ResponsesReader:
+    """The response of the last event: it is whole."""
+
+    def __init__(self) -> None:
+        self._reply: Json | None = None
+
+    def feed(self, data: str) -> None:
+        found = _object(data)
+        if found.get("type") in ("response.completed", "response.incomplete", "response.failed"):
+            self._reply = found.get("response")
+
+    def reply(self) -> Json:
+        return self._reply or {"error": {"message": "the stream broke off"}}
+
+
+class Responses:
+    """`/v1/responses`."""
+
+    name: ApiName = "responses"
+    path = "responses"
+
+    def reply(self, body: Json, chat: Json) -> Json:
+        """Output items and usage."""
+        message, output = chat["choices"][0]["message"], list[Json]()
+        if message.get("reasoning_content"):
+            output.append(_reasoning_item(_identity("rs"), message["reasoning_content"]))
+        if message.get("content") or not message.get("tool_calls"):
+            output.append(_text_item(_identity("msg"), message.get("content") or "", "completed"))
+        output += [_call_item(_identity("fc"), call, "completed") for call in message.get("tool_calls") or ()]
+        return _ended(_response_head(body, chat), output, chat)
+
+    def writer(self, body: Json, head: Json) -> StreamWriter:
+        """Numbered, named events."""
+        return _ResponsesWriter(body, head)
+
+    def reader(self) -> StreamReader:
+        """The last event."""
+        return _ResponsesReader()
+
+    def is_last(self, data: str) -> bool:
+        """`response.completed` and its kind."""
+        return _object(data).get("type") in ("response.completed", "response.incomplete", "response.failed")
+
+    def error(self, error: ApiError) -> Json:
+        """OpenAI's shape."""
+        return error.body()
+
+
+APIS: tuple[Api, ...] = (Chat(), Responses(), Messages())
+
+
+def answer_of(api: Api, reply: Json) -> Json | None:
+    """The assistant message in a reply of whatever shape; None where there is none."""
+    try:
+        return chat_answer(api.name, reply)[0]
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _object(text: str) -> Json:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,359 @@
+"""The APIs that agents speak, as their packages see them: anthropic's Messages, openai's Responses, receipts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import orjson
+import pytest
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from grokora_pipeline.models.bodies import chat_answer, chat_request, told_api
+from grokora_pipeline.serving.engine.request import GenerationRequest
+from grokora_pipeline_tests.gateway import Running, Setup, serving
+from grokora_pipeline_tests.integration.test_serving_gateway import ACTOR, AGENTS, BASH, TASK, by_adapter
+
+pytestmark = pytest.mark.xdist_group("serving")
+CALL = '<tool_call>{"name": "bash", "arguments": {"command": "ls -la"}}</tool_call>'
+TOOL = {
+    "name": "bash",
+    "description": "Run a command",
+    "input_schema": {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]},
+}
+FUNCTION = {"type": "function", "name": "bash", "parameters": TOOL["input_schema"], "strict": False}
+
+
+def script(request: GenerationRequest) -> str:
+    """Calls the tool if a grammar lets it, else says who answers."""
+    return CALL if request.grammar else f"I am {request.adapter or 'base'}"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    with Setup(tmp_path, AGENTS, script).running() as found:
+        yield found
+
+
+def claude(running: Running) -> Any:  # Any: bodies are plain dictionaries here, as they come over the wire
+    return anthropic.Anthropic(base_url=running.url, api_key="anything", max_retries=0)
+
+
+def gpt(running: Running) -> Any:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key="anything", max_retries=0)
+
+
+MESSAGES: dict[str, Any] = {
+    "model": "claude-sonnet-4-5",
+    "max_tokens": 64,
+    "system": "You are the actor of a desktop swarm.",
+    "messages": [{"role": "user", "content": "Task: open the vault"}],
+}
+
+
+def test_the_anthropic_package_gets_a_message_with_usage_and_a_stop_reason(running: Running) -> None:
+    reply = claude(running).messages.create(**MESSAGES)
+    assert [block.type for block in reply.content] == ["text"]
+    assert reply.content[0].text == "I am base"
+    assert (reply.stop_reason, reply.role, reply.id[:4]) == ("end_turn", "assistant", "msg_")
+    assert reply.usage.output_tokens > 0
+    assert reply.usage.input_tokens > 0
+
+
+def test_the_anthropic_package_streams_text_and_tool_use(running: Running) -> None:
+    with claude(running).messages.stream(**MESSAGES) as stream:
+        assert "".join(stream.text_stream) == "I am base"
+        assert stream.get_final_message().stop_reason == "end_turn"
+    wanted = {"tools": [TOOL], "tool_choice": {"type": "any"}}
+    with claude(running).messages.stream(**MESSAGES, **wanted) as stream:
+        final = stream.get_final_message()
+    assert final.stop_reason == "tool_use"
+    assert (final.content[0].name, final.content[0].input) == ("bash", {"command": "ls -la"})
+
+
+def test_a_tool_loop_of_anthropic_blocks_reads_like_the_chat_messages_that_it_means(running: Running) -> None:
+    loop = [
+        *MESSAGES["messages"],
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "hm", "signature": "x"},
+            {"type": "text", "text": "I look."},
+            {"type": "tool_use", "id": "t1", "name": "bash", "input": {"command": "ls"}},
+        ]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "a.txt"}]},
+            {"type": "text", "text": "Go on."},
+        ]},
+    ]  # fmt: skip
+    claude(running).messages.create(**{**MESSAGES, "messages": loop}, tools=[TOOL])
+    chat = [
+        ACTOR, TASK,
+        {"role": "assistant", "content": "I look.", "reasoning_content": "hm", "tool_calls": [
+            {"id": "t1", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}]},
+        {"role": "tool", "tool_call_id": "t1", "content": "a.txt"},
+        {"role": "user", "content": "Go on."},
+    ]  # fmt: skip
+    gpt(running).chat.completions.create(model="auto", messages=chat, tools=[BASH])
+    assert running.engine.asks[0].prompt == running.engine.asks[1].prompt
+
+
+def test_count_tokens_counts_the_prompt_that_is_answered(running: Running) -> None:
+    counted = claude(running).messages.count_tokens(**{k: v for k, v in MESSAGES.items() if k != "max_tokens"})
+    claude(running).messages.create(**MESSAGES)
+    assert counted.input_tokens == len(running.engine.asks[0].prompt)
+
+
+def test_anthropics_errors_have_anthropics_shape(running: Running) -> None:
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        claude(running).messages.create(**MESSAGES, extra_body={"top_k": 3})
+    assert caught.value.response.json()["error"]["type"] == "invalid_request_error"
+    assert "top_k" in str(caught.value)
+
+
+def test_the_openai_package_gets_a_response_with_items_and_usage(running: Running) -> None:
+    reply = gpt(running).responses.create(model="gpt-5", instructions=ACTOR["content"], input="Task: open the vault")
+    assert reply.output_text == "I am base"
+    assert (reply.status, reply.object, reply.id[:5]) == ("completed", "response", "resp_")
+    assert reply.usage
+    assert reply.usage.total_tokens == reply.usage.input_tokens + reply.usage.output_tokens
+    called = gpt(running).responses.create(
+        model="gpt-5",
+        input="list",
+        tools=[FUNCTION],
+        tool_choice="required",
+    )
+    assert [(item.type, item.name) for item in called.output] == [("function_call", "bash")]
+
+
+def test_the_openai_package_streams_a_response(running: Running) -> None:
+    with gpt(running).responses.stream(model="auto", input="hello") as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert final.output_text == "I am base"
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] == "response.completed"
+    with gpt(running).responses.stream(
+        model="auto",
+        input="hello",
+        tools=[FUNCTION],
+        tool_choice="required",
+    ) as stream:
+        final = stream.get_final_response()
+    assert orjson.loads(final.output[0].arguments) == {"command": "ls -la"}
+
+
+def test_a_response_goes_on_from_the_one_before_and_an_unknown_one_is_refused(running: Running) -> None:
+    first = gpt(running).responses.create(model="auto", instructions="Be brief.", input="hello")
+    gpt(running).responses.create(model="auto", input="and now?", previous_response_id=first.id)
+    same = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "I am base"},
+        {"role": "user", "content": "and now?"},
+    ]
+    gpt(running).chat.completions.create(model="auto", messages=same)
+    assert running.engine.asks[1].prompt == running.engine.asks[2].prompt
+    with pytest.raises(openai.BadRequestError, match="not known here"):
+        gpt(running).responses.create(model="auto", input="x", previous_response_id="resp_nope")
+
+
+def test_structured_output_of_a_response_follows_its_schema(tmp_path: Path) -> None:
+    class Point(BaseModel):
+        x: int
+        y: int
+
+    with Setup(tmp_path, AGENTS, lambda request: '{"x": 1, "y": 2}').running() as running:
+        parsed = gpt(running).responses.parse(model="auto", input="where?", text_format=Point)
+        assert parsed.output_parsed == Point(x=1, y=2)
+        assert running.engine.asks[0].grammar
+
+
+def test_every_exchange_is_recorded_in_its_own_body_with_its_receipt(running: Running) -> None:
+    claude(running).messages.create(**MESSAGES)
+    gpt(running).responses.create(model="auto", input="hello")
+    lines = running.lines()
+    assert {line.get("api", "chat") for line in lines} == {"messages", "responses"}
+    for line in lines:
+        assert told_api(line["request"]) == line["api"]
+        assert chat_request(line["api"], line["request"])["messages"][-1]["role"] == "user"
+        message, finish = chat_answer(line["api"], line["response"])
+        assert message is not None
+        assert (message["content"], finish) == ("I am base", "stop")
+
+
+def test_a_receipt_names_the_call_to_blame(running: Running) -> None:
+    raw = gpt(running).chat.completions.with_raw_response.create(
+        model="auto",
+        messages=[ACTOR, TASK],
+    )
+    receipt = raw.headers["x-grokora-call"]
+    assert raw.parse().id == f"chatcmpl-{receipt}"
+    told = httpx.post(f"{running.url}/v1/feedback", json={"call": receipt, "rating": 2})
+    assert told.status_code == 200
+    outcome = next(line["outcome"] for line in running.lines() if "outcome" in line)
+    assert outcome == {"rating": 2, "blame": {"call": receipt}}
+    running.gateway.recorder._receipts.clear()  # as after a restart
+    assert running.gateway.recorder.session_of(receipt) == told.json()["session_id"]
+    assert httpx.post(f"{running.url}/v1/feedback", json={"call": "nope", "rating": 2}).status_code == 404
+    assert httpx.post(f"{running.url}/v1/feedback", json={"rating": 2}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [("presence_penalty", 0.5), ("frequency_penalty", 1), ("logit_bias", {"5": 1}), ("n", 2), ("logprobs", True)],
+)
+def test_what_changes_an_answer_and_cannot_be_honoured_is_refused_by_name(
+    running: Running, member: str, value: object
+) -> None:
+    body = {"model": "auto", "messages": [TASK], member: value}
+    reply = httpx.post(f"{running.url}/v1/chat/completions", json=body)
+    assert reply.status_code == 400
+    assert member in reply.json()["error"]["message"]
+    assert httpx.post(f"{running.url}/v1/chat/completions", json={**body, member: None}).status_code == 200
+
+
+def test_a_picture_is_refused_unless_the_agents_logs_hold_such_messages(tmp_path: Path) -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    body = {"model": "actor", "messages": [{"role": "user", "content": [{"type": "text", "text": "where?"}, part]}]}
+    seeing = AGENTS[0].model_copy(update={"images": "placeholder"})
+    for agents, status in ((AGENTS, 400), ([seeing], 200)):
+        with Setup(tmp_path, agents, by_adapter).running() as running:
+            assert httpx.post(f"{running.url}/v1/chat/completions", json=body).status_code == status
+
+
+def test_parallel_calls_are_one_call_where_the_caller_wants_one(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, lambda request: CALL * 3).running() as running:
+        call: Any = {"model": "auto", "messages": [TASK], "tools": [BASH]}
+        several = gpt(running).chat.completions.create(**call)
+        single = gpt(running).chat.completions.create(**call, parallel_tool_calls=False)
+        blocks = claude(running).messages.create(
+            **MESSAGES, tools=[TOOL], tool_choice={"type": "auto", "disable_parallel_tool_use": True}
+        )
+    assert len(several.choices[0].message.tool_calls) == 3
+    assert len(single.choices[0].message.tool_calls) == 1
+    assert [block.type for block in blocks.content] == ["tool_use"]
+
+
+def test_an_answer_that_is_cut_within_a_call_says_length_and_shows_no_markup(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, lambda request: CALL * 2).running() as running:
+        call: Any = {"model": "auto", "messages": [TASK], "tools": [BASH]}
+        base = running.gateway.champions.base
+        assert base
+        size = len(base.chat.encode(CALL))
+        second = gpt(running).chat.completions.create(**call, max_tokens=size + 5).choices[0]
+        first = gpt(running).chat.completions.create(**call, max_tokens=size - 5).choices[0]
+    assert (second.finish_reason, first.finish_reason) == ("length", "length")
+    assert (len(second.message.tool_calls), second.message.content) == (1, "")
+    assert (first.message.tool_calls, first.message.content) == (None, "")
+
+
+def test_names_are_found_in_any_case_and_with_a_providers_prefix_and_strangers_are_told(running: Running) -> None:
+    for model, unknown in (("Actor", None), ("openai/actor", None), ("gpt-4o", "1"), ("auto", None)):
+        body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+        reply = httpx.post(f"{running.url}/v1/chat/completions", json=body)
+        assert reply.headers.get("x-grokora-unknown-model") == unknown, model
+    assert [line["agent"] for line in running.lines()].count("actor") == 2
+
+
+def test_what_is_not_spoken_here_is_said(running: Running) -> None:
+    reply = httpx.post(f"{running.url}/v1/embeddings", json={"input": "x"})
+    assert reply.status_code == 404
+    assert "/v1/responses" in reply.json()["error"]["message"]
+
+
+def test_a_key_is_accepted_as_anthropics_packages_send_it(tmp_path: Path) -> None:
+    key = "k" * 24
+    with Setup(tmp_path, AGENTS, script, key=key).running() as running:
+        given: Any = anthropic.Anthropic(base_url=running.url, api_key=key, max_retries=0)
+        assert given.messages.create(**MESSAGES).content
+        lower = {"authorization": f"bearer {key}"}
+        assert httpx.get(f"{running.url}/v1/models", headers=lower).status_code == 200
+        wrong = httpx.get(f"{running.url}/v1/models", headers={"x-api-key": "wrong"})
+        assert wrong.status_code == 401
+
+
+class Elsewhere:
+    """An upstream that speaks Anthropic's API, and streams a tool call that writes server-sent events itself."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+
+    async def messages(self, request: Request) -> Response:
+        self.headers = dict(request.headers)
+        body = await request.json()
+        if body.get("stream"):
+            return StreamingResponse(self.events(), media_type="text/event-stream")
+        quoted = f"your key is {request.headers['authorization'].removeprefix('Bearer ')}"
+        return JSONResponse({"type": "message", "id": "msg_1", "role": "assistant", "model": "claude", "stop_reason":
+                             "end_turn", "content": [{"type": "text", "text": quoted}],
+                             "usage": {"input_tokens": 1, "output_tokens": 2}})  # fmt: skip
+
+    async def chat(self, request: Request) -> Response:
+        async def events() -> AsyncIterator[bytes]:
+            code = 'yield "data: [DONE]\\n\\n"'
+            for piece in (code[:10], code[10:20], code[20:]):
+                delta = {"choices": [{"index": 0, "delta": {"content": piece}}]}
+                yield b"data: " + orjson.dumps(delta) + b"\n\n"
+            yield b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def events(self) -> AsyncIterator[bytes]:
+        pieces: list[tuple[str, dict[str, Any]]] = [
+            ("message_start", {"message": {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude",
+                                           "content": [], "stop_reason": None, "stop_sequence": None,
+                                           "usage": {"input_tokens": 1, "output_tokens": 1}}}),
+            ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+            ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "hi"}}),
+            ("content_block_stop", {"index": 0}),
+            ("message_delta", {"delta": {"stop_reason": "end_turn", "stop_sequence": None},
+                               "usage": {"output_tokens": 2}}),
+            ("message_stop", {}),
+        ]  # fmt: skip
+        for kind, data in pieces:
+            yield f"event: {kind}\n".encode() + b"data: " + orjson.dumps({"type": kind, **data}) + b"\n\n"
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[tuple[Elsewhere, Running]]:
+    elsewhere = Elsewhere()
+    routes = [
+        Route("/v1/messages", elsewhere.messages, methods=["POST"]),
+        Route("/v1/chat/completions", elsewhere.chat, methods=["POST"]),
+    ]
+    with (
+        serving(Starlette(routes=routes)) as url,
+        Setup(tmp_path, AGENTS, script, upstream=f"{url}/v1").running() as it,
+    ):
+        yield elsewhere, it
+
+
+def test_an_upstream_of_the_same_kind_answers_with_the_callers_own_key_which_is_stored_nowhere(
+    upstream: tuple[Elsewhere, Running],
+) -> None:
+    elsewhere, running = upstream
+    key = "sk-ant-callers-own-key-123456"
+    client: Any = anthropic.Anthropic(base_url=running.url, api_key=key, max_retries=0)
+    reply = client.messages.create(**MESSAGES)
+    assert key in reply.content[0].text
+    assert elsewhere.headers["authorization"] == f"Bearer {key}"
+    assert "anthropic-version" in elsewhere.headers
+    with client.messages.stream(**MESSAGES) as stream:
+        assert "".join(stream.text_stream) == "hi"
+    lines = running.lines()
+    assert [line["response"]["content"][0]["text"] for line in lines][1] == "hi"
+    assert key not in orjson.dumps(lines).decode()
+
+
+def test_a_stream_is_not_cut_at_the_text_of_its_own_end_mark(upstream: tuple[Elsewhere, Running]) -> None:
+    _, running = upstream
+    pieces = gpt(running).chat.completions.create(model="x", messages=[TASK], stream=True)
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert text == 'yield "data: [DONE]\\n\\n"'
+    assert running.lines()[0]["response"]["choices"][0]["message"]["content"] == text
