@@ -434,16 +434,19 @@ def test_a_trial_ends_by_the_answers_that_callers_get(tmp_path: Path, answer: st
         add_adapter(store, "judge", version)
         Registry(store).promote("judge", version, "better", {})
     fields = {"name": "judge", "description": "", "answer": "json", "canary": 0.5}
-    rule = Rule(window_seconds=2.0, slower=1e9)  # scripted answers take no time: a pause of this machine is no verdict
+    rule = Rule(
+        window_seconds=2.0, min_requests=5, slower=1e9
+    )  # scripted answers take no time: a pause of this machine is no verdict
     setup = Setup(tmp_path, [AgentSpec.model_validate(fields)], store=store, rule=rule)
     setup.script = lambda ask: answer if ask.adapter == "judge@v2" else '{"valid": false}'
     with setup.running() as running:
-        served = Counter[str]()
-        for number in range(2000):  # a busy machine needs more of them until a whole window holds enough calls
-            body = {"model": "judge", "messages": [TASK], "user": f"session-{number}"}
-            served[post(running, body).json()["model"]] += 1
-            if number >= 60 and running.gateway.champions.table["judge"].trial is None:
-                break
+        served, url = Counter[str](), f"{running.url}/v1/chat/completions"
+        with httpx.Client(timeout=20) as client:
+            for number in range(2000):  # a busy machine needs more of them until a window holds enough calls
+                body = {"model": "judge", "messages": [TASK], "user": f"session-{number}"}
+                served[client.post(url, json=body).json()["model"]] += 1
+                if number >= 60 and running.gateway.champions.table["judge"].trial is None:
+                    break
         until(lambda: running.gateway.champions.table["judge"].trial is None, "the trial ends")
         after = {
             post(running, {"model": "judge", "messages": [TASK], "user": f"session-{number}"}).json()["model"]

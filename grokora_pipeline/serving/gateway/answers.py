@@ -152,12 +152,20 @@ def read_answer(text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, wh
         repaired = bool(fixed)
         message = {**message, "content": text[: broken.start()].strip(), "tool_calls": fixed} if fixed else message
     if not whole:  # the beginning of a call that was cut is no content: whoever learns from it would learn markup
-        text = text.partition(_CALL_MARKS[0])[0].strip()
-        message = {**message, "content": message["content"].partition(_CALL_MARKS[0])[0].strip()}
+        text = _without_call(text)
+        message = {**message, "content": _without_call(message["content"])}
     if not _has_sound_calls(message):
         return {"role": "assistant", "content": text, **thought}, False
     calls = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in message["tool_calls"]]
     return {"role": "assistant", "content": message["content"], **thought, "tool_calls": calls}, repaired
+
+
+def _without_call(text: str) -> str:
+    """The text before the first mark of a call, which may itself be cut."""
+    for mark in _CALL_MARKS:
+        text = text.partition(mark)[0]
+        text = text[: len(text) - _begun(text, mark)]
+    return text.strip()
 
 
 def _has_sound_calls(message: Json) -> bool:
