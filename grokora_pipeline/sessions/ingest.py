@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.days import DayJob, Run, build_day
 from grokora_pipeline.sessions.extract import Extracted, FileRecord, extract
 from grokora_pipeline.sessions.redaction import redactor as redaction
@@ -129,9 +130,10 @@ def ingest(
 
 
 def _fingerprint(agents: Sequence[AgentSpec]) -> str:
-    """Changes when the same logs would give other rows: the code, the redaction rules, who is recognised how."""
+    """Changes when the same logs would give other rows: the code, its formats, how it redacts and recognises agents."""
     rules = [(agent.name, agent.match.model_dump()) for agent in agents]
-    return content_version(CODE_VERSION, redaction.VERSION, rules)
+    formats = [known.name for known in readers.FORMATS]  # a file that no reader knew is looked at anew by a new one
+    return content_version(CODE_VERSION, formats, redaction.VERSION, rules)
 
 
 def _unchanged(previous: Path | None, fingerprint: str, listing: str, output: Path) -> IngestReport | None:
@@ -153,7 +155,11 @@ def _unchanged(previous: Path | None, fingerprint: str, listing: str, output: Pa
 def _read(work: _Work, tree: Scan) -> None:
     """Read the files that are new or changed, then those that share a session with them whose secrets must agree."""
     before = work.before.files
-    changed = [file for file in tree.files if not _is_known(file, before.get(file.name))]
+    changed = []
+    for file in tree.files:
+        record = before.get(file.name)
+        if record is None or tuple(record.signature) != file.signature or record.again or file.growing:
+            changed.append(file)
     records = _extract(work, [[file] for file in changed], "0")
     closed = tuple(f"{folder}/" if folder else "" for folder in tree.closed)
     kept = {name: record for name, record in before.items() if closed and name.startswith(closed)}
@@ -166,10 +172,6 @@ def _read(work: _Work, tree: Scan) -> None:
         readable = {name: record for name, record in again.items() if not record.failed}
         work.files |= readable
         work.read |= readable.keys()
-
-
-def _is_known(file: LogFile, record: FileRecord | None) -> bool:
-    return record is not None and tuple(record.signature) == file.signature and not record.again and not file.growing
 
 
 def _with_earlier_rows(record: FileRecord, earlier: FileRecord | None) -> FileRecord:

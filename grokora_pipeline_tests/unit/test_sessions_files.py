@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.sessions import scan
+from grokora_pipeline.sessions import readers, scan
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.readers import source
 from grokora_pipeline_tests.unit.session_logs import AGENTS, SHARED, call, contents, run, turns, write_lines
@@ -266,3 +266,12 @@ def test_nothing_new_opens_no_log_and_no_table(tmp_path: Path, monkeypatch: pyte
 def test_a_missing_root_is_said_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(GrokoraError, match="GROKORA_LOGS"):
         scan.manifest(tmp_path / "nowhere")
+
+
+def test_a_new_reader_looks_anew_at_files_that_no_reader_knew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "logs" / "a.jsonl", lines(1))
+    monkeypatch.setattr(readers, "FORMATS", tuple(known for known in readers.FORMATS if known.name != "recording"))
+    first = run(tmp_path / "logs", tmp_path / "one")
+    monkeypatch.undo()
+    second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
+    assert (first.turns, second.turns, path.read_bytes()) == (0, 1, lines(1))

@@ -17,6 +17,7 @@ from grokora_pipeline.sessions.turns import Message, Problem, Status
 __all__ = ["Line", "Source", "UnreadableError"]
 
 _DECODER = json.JSONDecoder()
+_BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(r"[\s,]*")
 _EPOCH = re.compile(r"[+-]?(?:\d{9,13}|\d{15,19})(?:\.\d+)?")  # 8 and 14 digits are a date: 20260101, 20260101120000
 _SLASHES = re.compile(r"(\d{4})[/.-](\d{1,2})[/.-](\d{1,2})(?=[T \t]|$)")
@@ -208,18 +209,12 @@ def parse_object(raw: bytes) -> tuple[dict[str, Any], list[Problem]]:
                 "nested deeper than 1,024 levels" if deep else "no complete member before the fault",
             ) from error
         value = _storable(value)
-        problems.append(
-            Problem("too_deep" if deep else "truncated", _offset(raw, text, end), "what was complete before is kept")
-        )
+        # the byte at which the character `end` stands; Windows-1252 and ASCII have a byte a character
+        offset = end if len(raw) == len(text) else len(text[:end].encode()) + (3 if raw.startswith(_BOM) else 0)
+        problems.append(Problem("too_deep" if deep else "truncated", offset, "what was complete before is kept"))
     if not isinstance(value, dict):
         raise UnreadableError("wrong_schema", 0, "not a JSON object")
     return value, problems
-
-
-def _offset(raw: bytes, text: str, end: int) -> int:
-    """The byte at which a character stands."""
-    windows = len(raw) == len(text)  # a byte a character, as ASCII, too
-    return end if windows else len(text[:end].encode()) + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
 
 
 def _salvage(text: str) -> tuple[dict[str, Any], int]:
