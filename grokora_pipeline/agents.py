@@ -139,7 +139,7 @@ class AgentSpec(_Strict):
     unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
     teachers: Teachers = Teachers()
     preset: Literal["plan", "best", "sample", ""] = ""
-    canary: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself
+    rollout: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself
     retrain: RetrainPolicy = RetrainPolicy()
     training: dict[str, Any] = {}
 
@@ -150,6 +150,8 @@ class AgentSpec(_Strict):
         data = dict(data)
         if isinstance(data.get("answer"), str):
             data["answer"] = {"type": data["answer"]}
+        if "canary" in data:  # what `rollout` was called
+            data.setdefault("rollout", data.pop("canary"))
         knobs = {key: data.pop(key) for key in list(data) if key not in cls.model_fields}
         data["training"] = {**(data.get("training") or {}), **knobs}
         return data

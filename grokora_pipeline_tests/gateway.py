@@ -49,6 +49,8 @@ class ScriptedEngine:
     def add_adapter(self, name: str, folder: Path) -> None:
         if (folder / "broken").exists():
             raise GrokoraError(f"{name} does not fit the base model; train it anew.")
+        if (folder / "unreadable").exists():
+            raise RuntimeError("what a library raises when its file is no adapter")
         self.loaded[name] = folder
 
     def remove_adapter(self, name: str) -> None:

@@ -433,7 +433,7 @@ def test_a_trial_ends_by_the_answers_that_callers_get(tmp_path: Path, answer: st
     for version in ("v1", "v2"):
         add_adapter(store, "judge", version)
         Registry(store).promote("judge", version, "better", {})
-    fields = {"name": "judge", "description": "", "answer": "json", "canary": 0.5}
+    fields = {"name": "judge", "description": "", "answer": "json", "rollout": 0.5}
     rule = Rule(
         window_seconds=2.0, min_requests=5, slower=1e9
     )  # scripted answers take no time: a pause of this machine is no verdict
@@ -445,9 +445,9 @@ def test_a_trial_ends_by_the_answers_that_callers_get(tmp_path: Path, answer: st
             for number in range(2000):  # a busy machine needs more of them until a window holds enough calls
                 body = {"model": "judge", "messages": [TASK], "user": f"session-{number}"}
                 served[client.post(url, json=body).json()["model"]] += 1
-                if number >= 60 and running.gateway.champions.table["judge"].trial is None:
+                if number >= 60 and running.gateway.champions.table["judge"].rollout is None:
                     break
-        until(lambda: running.gateway.champions.table["judge"].trial is None, "the trial ends")
+        until(lambda: running.gateway.champions.table["judge"].rollout is None, "the rollout ends")
         after = {
             post(running, {"model": "judge", "messages": [TASK], "user": f"session-{number}"}).json()["model"]
             for number in range(10)
@@ -458,6 +458,26 @@ def test_a_trial_ends_by_the_answers_that_callers_get(tmp_path: Path, answer: st
     champion = Registry(store).in_service("judge")
     assert champion
     assert champion.version == winner
+
+
+def test_an_unreadable_adapter_is_refused_alone_and_the_others_are_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(tmp_path / "store")
+    for agent, version in (("actor", "v1"), ("observer", "v1"), ("observer", "v2")):
+        add_adapter(store, agent, version)
+    (store.find("actor/lora_adapter", "v1").path / "unreadable").touch()  # type: ignore[union-attr]
+    Registry(store).promote("actor", "v1", "better", {})
+    Registry(store).promote("observer", "v1", "better", {})
+    with Setup(tmp_path, AGENTS, by_adapter, store=store).running() as running:
+        health = httpx.get(f"{running.url}/health").json()
+        assert (health["status"], health["refused"]) == ("degraded", {"actor": "v1"})
+        assert health["champions"] == {"actor": BASE, "observer": "v1"}
+        assert "ALERT actor@v1" in caplog.text
+        Registry(store).promote("observer", "v2", "better still", {})
+        observer = {"model": "observer", "messages": [TASK]}
+        until(lambda: post(running, observer).json()["model"] == "observer@v2", "the other agent is followed")
+        assert post(running, {"model": "actor", "messages": [TASK]}).json()["model"] == BASE
 
 
 def test_an_adapter_that_does_not_fit_leaves_the_champion_before_in_service(

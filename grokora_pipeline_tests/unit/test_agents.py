@@ -76,3 +76,9 @@ def test_every_metric_may_be_the_main_metric() -> None:
 
 def test_the_names_of_groups_are_no_agents() -> None:
     assert {GROUP, "sources", "swarm"} <= RESERVED
+
+
+def test_rollout_may_still_be_called_canary() -> None:
+    fields = {"name": "actor", "description": "acts"}
+    assert AgentSpec.model_validate({**fields, "canary": 0.15}).rollout == 0.15
+    assert AgentSpec.model_validate({**fields, "rollout": 0.2}).rollout == 0.2

@@ -183,7 +183,7 @@ def _card(name: str, root: str, parent: str | None, created: int) -> Json:
 
 def _feedback(gateway: Gateway) -> Any:
     async def endpoint(request: Request) -> Response:
-        """`POST /v1/feedback`: a session's outcome, for its recording and for the trials of the champions in it."""
+        """`POST /v1/feedback`: a session's outcome, for its recording and for the rollouts of the champions in it."""
         feedback = Feedback.parse(await read_body(request, 1 << 16))
         named = feedback.session_id or await asyncio.to_thread(gateway.recorder.session_of, feedback.call or "")
         if not named:
@@ -193,8 +193,8 @@ def _feedback(gateway: Gateway) -> Any:
             raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
         await asyncio.wrap_future(gateway.recorder.outcome(session, feedback.outcome()))
         for service in gateway.champions.table.values():
-            if service.trial and feedback.rating:
-                service.trial.rate(session, feedback.rating)
+            if service.rollout and feedback.rating:
+                service.rollout.rate(session, feedback.rating)
         return _json({"session_id": session, "recorded": True})
 
     return endpoint

@@ -1,4 +1,4 @@
-"""The champions on the engine: follows the registry's pointers, loads and frees adapters, runs trials of new ones.
+"""The champions on the engine: follows the registry's pointers, loads and frees adapters, runs rollouts of new ones.
 
 What is in service is read from the store every second, so a promotion or a rollback by anybody (the asset, the command
 line, another gateway) is picked up without a restart. The routes change only once the adapter is loaded, and an adapter
@@ -21,11 +21,12 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.serving.engine.request import Engine
 from grokora_pipeline.serving.gateway.protocol import ApiError
-from grokora_pipeline.serving.gateway.rollout import Rule, Trial
+from grokora_pipeline.serving.gateway.rollout import Rollout, Rule
 from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import BASE, Registry
 
 LOG = logging.getLogger("grokora.serving")
+_PROVED = "canary"  # the pointer to the last version that got through its rollout, as stores have named it ever since
 POLL_SECONDS = 1.0
 REMOTE_POLL_SECONDS = 10.0
 KEPT_SECONDS = 60.0  # an adapter that nothing points at stays loaded this long: a rollback is instant
@@ -34,15 +35,15 @@ MOST_EXTRA = 4  # adapters loaded only because a request named their version
 
 @dataclass(frozen=True, slots=True)
 class InService:
-    """Who answers for an agent: `version`, or, while that is on trial, `before` outside its share."""
+    """Who answers for an agent: `version`, or, while that is in rollout, `before` outside its share."""
 
     version: str = BASE
     before: str = BASE
-    trial: Trial | None = None
+    rollout: Rollout | None = None
 
     def pick(self, session: str) -> str:
         """The version that answers in a session."""
-        return self.version if self.trial is None or self.trial.takes(session) else self.before
+        return self.version if self.rollout is None or self.rollout.takes(session) else self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Champions:
         self.base: Base | None = None
         self.table: dict[str, InService] = {agent.name: InService() for agent in agents}
         self.refused: dict[str, str] = {}  # agent → the version that its pointer names and that cannot be served
-        self.counts: Counter[str] = Counter()  # changes, canary_promotions, canary_rollbacks, refused
+        self.counts: Counter[str] = Counter()  # changes, rollout_promotions, rollout_rollbacks, refused
         self._start_engine, self._rule, self._kept_seconds = start_engine, rule, kept_seconds
         self._changing = threading.Lock()  # one load or unload at a time; never waited for by the event loop
         self._guard = threading.Lock()  # the two dictionaries below; held for moments only
@@ -88,7 +89,7 @@ class Champions:
         self._seen: dict[str, dict[str, Any]] = {}  # the pointers as they were acted on
 
     async def follow(self) -> None:
-        """Look at the pointers and the trials once a second (less often in a remote store), for ever."""
+        """Look at the pointers and the rollouts once a second (less often in a remote store), for ever."""
         while True:
             await asyncio.sleep(REMOTE_POLL_SECONDS if self.store.remote else POLL_SECONDS)
             try:
@@ -106,11 +107,11 @@ class Champions:
             self._unload()
 
     async def decide(self) -> None:
-        """Carry out what the trials have decided."""
+        """Carry out what the rollouts have decided."""
         for agent, service in list(self.table.items()):
-            decision = service.trial.decision() if service.trial else None
-            if service.trial and decision:
-                evidence = service.trial.evidence()
+            decision = service.rollout.decision() if service.rollout else None
+            if service.rollout and decision:
+                evidence = service.rollout.evidence()
                 act = self._promote if decision == "promote" else self._roll_back
                 await asyncio.to_thread(act, agent, service, evidence)
 
@@ -148,11 +149,11 @@ class Champions:
         self._seen[agent.name] = record  # what cannot be served is not tried again every second
         champion, now = self.registry.in_service(agent.name), self.table[agent.name]
         version = champion.version if champion else BASE
-        on_trial = bool(agent.canary and champion) and record["action"] == "promote"
-        on_trial = on_trial and not self._proved(agent.name, version)
-        if (now.version, now.trial is not None) == (version, on_trial):
+        rolling_out = bool(agent.rollout and champion) and record["action"] == "promote"
+        rolling_out = rolling_out and not self._proved(agent.name, version)
+        if (now.version, now.rollout is not None) == (version, rolling_out):
             return
-        before = self.registry.before(agent.name) if on_trial else version
+        before = self.registry.before(agent.name) if rolling_out else version
         try:
             for one in {before, version} - {BASE}:
                 self._load(agent.name, one)
@@ -162,28 +163,28 @@ class Champions:
             LOG.error("ALERT %s@%s cannot be served, %s stays: %s", agent.name, version, now.version, error)
             return
         self.refused = {name: one for name, one in self.refused.items() if name != agent.name}
-        trial = Trial(version, agent.canary, self._rule) if on_trial else None
-        self.table = {**self.table, agent.name: InService(version, before, trial)}
+        rollout = Rollout(version, agent.rollout, self._rule) if rolling_out else None
+        self.table = {**self.table, agent.name: InService(version, before, rollout)}
         self.counts["changes"] += 1
-        LOG.info("%s is served by %s%s", agent.name, version, f" in {agent.canary:.0%} of sessions" if trial else "")
+        LOG.info("%s is served by %s%s", agent.name, version, f" in {agent.rollout:.0%} of sessions" if rollout else "")
 
     def _proved(self, agent: str, version: str) -> bool:
-        record = self.store.pointer(f"{agent}/champion", "canary")
+        record = self.store.pointer(f"{agent}/champion", _PROVED)
         return bool(record and record["version"] == version)
 
     def _promote(self, agent: str, service: InService, evidence: str) -> None:
-        self.store.point(f"{agent}/champion", "canary", service.version, evidence=evidence)
+        self.store.point(f"{agent}/champion", _PROVED, service.version, evidence=evidence)
         with self._changing:
             if self.table[agent] is service:
                 self.table = {**self.table, agent: InService(service.version, service.version)}
-        self.counts["canary_promotions"] += 1
+        self.counts["rollout_promotions"] += 1
         LOG.info("%s@%s takes all of its agent's sessions: %s", agent, service.version, evidence)
 
     def _roll_back(self, agent: str, service: InService, evidence: str) -> None:
         record = self.registry.record(agent)
         if record and record["version"] == service.version:  # nobody has moved it meanwhile
             target = self.registry.rollback(agent, why=evidence)
-            self.counts["canary_rollbacks"] += 1
+            self.counts["rollout_rollbacks"] += 1
             LOG.error("ALERT %s@%s is rolled back to %s: %s", agent, service.version, target, evidence)
         self.refresh()
 

@@ -71,7 +71,7 @@ class Feedback(BaseModel):
 def give(feedback: Feedback, gateway: str, key: str | None, folder: Path) -> str:
     """Hand feedback in and say where it went. `session_id` may be `last`: the session that was recorded last.
 
-    A running gateway also counts it for the trial of a new champion. Raises GrokoraError where no call of the session
+    A running gateway also counts it for the rollout of a new champion. Raises GrokoraError where no call of the session
     was recorded.
     """
     recorder = Recorder(folder)

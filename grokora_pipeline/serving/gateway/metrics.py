@@ -15,7 +15,7 @@ _GAUGES = {"running", "waiting", "cache_bytes"}
 
 
 class Metrics:
-    """Counters of the HTTP side; the engine's, the recorder's and the trials' are read when asked for."""
+    """Counters of the HTTP side; the engine's, the recorder's and the rollouts' are read when asked for."""
 
     def __init__(self, champions: Champions, recorder: Recorder) -> None:
         self._registry = here = CollectorRegistry()
@@ -46,7 +46,7 @@ class _Inside(Collector):
         self._champions, self._recorder = champions, recorder
 
     def collect(self) -> Iterator[Metric]:
-        """Figures of the engine, the recorder and the trials, as they are now."""
+        """Figures of the engine, the recorder and the rollouts, as they are now."""
         if self._champions.engine is not None:
             for name, value in asdict(self._champions.engine.stats()).items():
                 kind = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
@@ -54,11 +54,11 @@ class _Inside(Collector):
         for name in ("written", "failed", "fsyncs"):
             help_text = f"Lines of recordings: {name}."
             yield CounterMetricFamily(f"grokora_recorder_{name}", help_text, value=self._recorder.counts[name])
-        for name in ("changes", "refused", "canary_promotions", "canary_rollbacks"):
+        for name in ("changes", "refused", "rollout_promotions", "rollout_rollbacks"):
             help_text = f"Champions: {name.replace('_', ' ')}."
             yield CounterMetricFamily(f"grokora_champion_{name}", help_text, value=self._champions.counts[name])
-        health = GaugeMetricFamily("grokora_canary_health", "Healthy calls of a trial.", labels=("agent", "version"))
+        health = GaugeMetricFamily("grokora_rollout_health", "Healthy calls of a rollout.", labels=("agent", "version"))
         for agent, service in self._champions.table.items():
-            if service.trial:
-                health.add_metric((agent, service.version), service.trial.health())
+            if service.rollout:
+                health.add_metric((agent, service.version), service.rollout.health())
         yield health

@@ -1,4 +1,4 @@
-"""A new champion on trial: a share of its agent's sessions, and the rule that decides whether it gets all of them.
+"""A new champion in rollout: a share of its agent's sessions, and the rule that decides whether it gets all of them.
 
 Health is the share of calls, over a window, that ended without an error, with an answer of the agent's kind, not much
 slower than what served before, and in sessions that nobody rated badly. The plan's figures: 97 % over 10 minutes.
@@ -19,7 +19,7 @@ _MOST_SESSIONS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a trial ends. Ratings below `good_rating` make a session's call count as unhealthy."""
+    """When a rollout ends. Ratings below `good_rating` make a session's call count as unhealthy."""
 
     health: float = 0.97
     window_seconds: float = 600.0
@@ -30,15 +30,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A call as the trial sees it."""
+    """A call as the rollout sees it."""
 
     at: float
     healthy: bool
     seconds: float
 
 
-class Trial:
-    """One version of one agent's champion on trial since this object was made."""
+class Rollout:
+    """One version of one agent's champion in rollout since this object was made."""
 
     def __init__(
         self, version: str, share: float, rule: Rule | None = None, clock: Callable[[], float] = time.monotonic
@@ -55,7 +55,7 @@ class Trial:
         return number < self.share * 2**64
 
     def observe(self, session: str, version: str, healthy: bool, seconds: float) -> None:
-        """A call of the agent was answered, by the version on trial or by what served before."""
+        """A call of the agent was answered, by the version in rollout or by what served before."""
         if version != self.version:
             self._before.append(Seen(self._clock(), healthy, seconds))
             return
@@ -66,7 +66,7 @@ class Trial:
             self._sessions.popitem(last=False)
 
     def rate(self, session: str, rating: int) -> None:
-        """A session was rated; its first rating counts as a call, if the version on trial answered in it."""
+        """A session was rated; its first rating counts as a call, if the version in rollout answered in it."""
         if self._sessions.get(session) is False:
             self._sessions[session] = True
             self._calls.append(Seen(self._clock(), rating >= self._rule.good_rating, 0.0))

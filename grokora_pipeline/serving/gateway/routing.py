@@ -71,7 +71,7 @@ class Router:
         return route
 
     def observe(self, route: Route, session: str, healthy: bool, seconds: float) -> None:
-        """Tell the agent's trial, where one is on, how a call went; one that named its version does not count."""
+        """Tell the agent's rollout, where one is on, how a call went; one that named its version does not count."""
         service = self.champions.table.get(route.agent.name) if route.agent else None
-        if service and service.trial and route.version in {service.version, service.before}:
-            service.trial.observe(session, route.version, healthy, seconds)
+        if service and service.rollout and route.version in {service.version, service.before}:
+            service.rollout.observe(session, route.version, healthy, seconds)

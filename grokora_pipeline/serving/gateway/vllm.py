@@ -1,7 +1,7 @@
 """`--backend vllm`: the `vllm serve` command that serves the same base and the same champions, from the same registry.
 
-It serves each champion under its agent's name. What is the gateway's own (`auto`, trials, recordings) needs the gateway
-in front of it: `grokora serve --upstream http://…/v1`.
+It serves each champion under its agent's name. What is the gateway's own (`auto`, rollouts, recordings) needs the
+gateway in front of it: `grokora serve --upstream http://…/v1`.
 """
 
 import os

@@ -8,7 +8,7 @@ import pytest
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.serving.gateway.champions import Champions
-from grokora_pipeline.serving.gateway.rollout import Rule, Trial
+from grokora_pipeline.serving.gateway.rollout import Rollout, Rule
 from grokora_pipeline.store.champions import BASE, Registry
 from grokora_pipeline_tests.gateway import ScriptedEngine, add_adapter, make_store
 
@@ -21,92 +21,88 @@ class Clock:
         return self.now
 
 
-def calls(trial: Trial, clock: Clock, healthy: Iterable[bool], every: float = 5.0, seconds: float = 1.0) -> None:
+def calls(rollout: Rollout, clock: Clock, healthy: Iterable[bool], every: float = 5.0, seconds: float = 1.0) -> None:
     for one in healthy:
         clock.now += every
-        trial.observe("s", trial.version, one, seconds)
+        rollout.observe("s", rollout.version, one, seconds)
 
 
 def test_a_share_of_the_sessions_goes_to_the_new_version_and_a_session_never_changes_sides() -> None:
-    trial = Trial("v2", 0.15)
-    taken = [trial.takes(f"session-{number}") for number in range(4000)]
+    rollout = Rollout("v2", 0.15)
+    taken = [rollout.takes(f"session-{number}") for number in range(4000)]
     assert 0.13 < sum(taken) / len(taken) < 0.17
-    assert taken == [trial.takes(f"session-{number}") for number in range(4000)]
+    assert taken == [rollout.takes(f"session-{number}") for number in range(4000)]
 
 
 def test_a_healthy_window_with_enough_calls_is_promoted_and_not_before() -> None:
     clock = Clock()
-    trial = Trial("v2", 0.15, clock=clock)
-    calls(trial, clock, [True] * 119)
-    assert trial.decision() is None  # 595 of 600 seconds
-    calls(trial, clock, [False] + [True] * 5)
-    assert trial.decision() == "promote"
-    assert "99" in trial.evidence()
+    rollout = Rollout("v2", 0.15, clock=clock)
+    calls(rollout, clock, [True] * 119)
+    assert rollout.decision() is None  # 595 of 600 seconds
+    calls(rollout, clock, [False] + [True] * 5)
+    assert rollout.decision() == "promote"
+    assert "99" in rollout.evidence()
 
 
 def test_time_alone_does_not_promote() -> None:
     clock = Clock()
-    trial = Trial("v2", 0.15, clock=clock)
-    calls(trial, clock, [True] * 19)
+    rollout = Rollout("v2", 0.15, clock=clock)
+    calls(rollout, clock, [True] * 19)
     clock.now = 700.0
-    assert trial.decision() is None
+    assert rollout.decision() is None
 
 
 def test_health_below_the_rule_at_the_end_of_the_window_is_rolled_back() -> None:
     clock = Clock()
-    trial = Trial("v2", 0.15, clock=clock)
-    calls(trial, clock, ([True] * 19 + [False]) * 7)
-    assert trial.decision() == "rollback"
+    rollout = Rollout("v2", 0.15, clock=clock)
+    calls(rollout, clock, ([True] * 19 + [False]) * 7)
+    assert rollout.decision() == "rollback"
 
 
 def test_plain_failure_is_rolled_back_at_once_but_two_misses_are_not_yet_plain() -> None:
     clock = Clock()
-    trial = Trial("v2", 0.15, clock=clock)
-    calls(trial, clock, [True] * 18 + [False] * 2)
-    assert trial.decision() is None
-    calls(trial, clock, [False] * 2)
-    assert trial.decision() == "rollback"
+    rollout = Rollout("v2", 0.15, clock=clock)
+    calls(rollout, clock, [True] * 18 + [False] * 2)
+    assert rollout.decision() is None
+    calls(rollout, clock, [False] * 2)
+    assert rollout.decision() == "rollback"
 
 
 def test_old_trouble_leaves_the_window() -> None:
     clock = Clock()
-    trial = Trial("v2", 0.15, clock=clock)
-    calls(trial, clock, [False, False])
-    calls(trial, clock, [True] * 200)
-    assert trial.health() == 1.0
-    assert trial.decision() == "promote"
+    rollout = Rollout("v2", 0.15, clock=clock)
+    calls(rollout, clock, [False, False])
+    calls(rollout, clock, [True] * 200)
+    assert rollout.health() == 1.0
+    assert rollout.decision() == "promote"
 
 
 def test_much_slower_answers_than_before_count_as_unhealthy() -> None:
     clock = Clock()
-    trial = Trial("v2", 0.15, clock=clock)
+    rollout = Rollout("v2", 0.15, clock=clock)
     for _ in range(30):
-        trial.observe("t", "v1", True, 1.0)
-    calls(trial, clock, [True] * 25, seconds=2.9)
-    assert trial.health() == 1.0
-    calls(trial, clock, [True] * 25, seconds=3.1)
-    assert trial.decision() == "rollback"
+        rollout.observe("t", "v1", True, 1.0)
+    calls(rollout, clock, [True] * 25, seconds=2.9)
+    assert rollout.health() == 1.0
+    calls(rollout, clock, [True] * 25, seconds=3.1)
+    assert rollout.decision() == "rollback"
 
 
 def test_bad_ratings_of_its_sessions_count_and_those_of_others_do_not() -> None:
     clock = Clock()
-    trial = Trial("v2", 0.15, clock=clock)
-    calls(trial, clock, [True] * 20)
+    rollout = Rollout("v2", 0.15, clock=clock)
+    calls(rollout, clock, [True] * 20)
     for _ in range(9):
-        trial.rate("somebody else's", 1)
-    assert trial.health() == 1.0
+        rollout.rate("somebody else's", 1)
+    assert rollout.health() == 1.0
     for number, rating in enumerate((1, 2, 3, 3, 5)):
-        trial.observe(f"session-{number}", "v2", True, 1.0)
-        trial.rate(f"session-{number}", rating)
-    assert trial.health() == pytest.approx(26 / 30)
-    assert trial.decision() is None
+        rollout.observe(f"session-{number}", "v2", True, 1.0)
+        rollout.rate(f"session-{number}", rating)
+    assert rollout.health() == pytest.approx(26 / 30)
     for _ in range(20):
-        trial.rate("session-0", 1)  # one rating a session, however often it is sent
-    assert trial.health() == pytest.approx(26 / 30)
-    for number in range(4):
-        trial.observe(f"bad-{number}", "v2", True, 1.0)
-        trial.rate(f"bad-{number}", 1)
-    assert trial.decision() == "rollback"
+        rollout.rate("session-0", 1)  # one rating a session, however often it is sent
+    assert rollout.health() == pytest.approx(26 / 30)
+    assert rollout.decision() == "rollback"
 
 
 @pytest.fixture
@@ -126,13 +122,13 @@ def champions(tmp_path: Path) -> Champions:
 
 def decide(champions: Champions, *, healthy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     service = champions.table["actor"]
-    assert service.trial
-    monkeypatch.setattr(service.trial, "decision", lambda: "promote" if healthy else "rollback")
+    assert service.rollout
+    monkeypatch.setattr(service.rollout, "decision", lambda: "promote" if healthy else "rollback")
     asyncio.run(champions.decide())
     champions.refresh()
 
 
-def test_a_new_champion_is_on_trial_against_the_one_before(champions: Champions) -> None:
+def test_a_new_champion_is_rolling_out_against_the_one_before(champions: Champions) -> None:
     service = champions.table["actor"]
     assert (service.version, service.before) == ("v2", "v1")
     picked = [service.pick(f"session-{number}") for number in range(1000)]
@@ -147,7 +143,7 @@ def test_a_promoted_trial_takes_all_sessions_and_stays_promoted_after_a_restart(
     again = Champions(champions.store, champions.agents, lambda folder: ScriptedEngine(folder, lambda ask: ""))
     again.refresh()
     for one in (champions, again):
-        assert (one.table["actor"].version, one.table["actor"].trial) == ("v2", None)
+        assert (one.table["actor"].version, one.table["actor"].rollout) == ("v2", None)
 
 
 def test_a_failed_trial_is_rolled_back_in_the_registry_with_an_alert(
@@ -155,19 +151,19 @@ def test_a_failed_trial_is_rolled_back_in_the_registry_with_an_alert(
 ) -> None:
     decide(champions, healthy=False, monkeypatch=monkeypatch)
     assert "ALERT actor@v2 is rolled back to v1: health" in caplog.text
-    assert champions.counts["canary_rollbacks"] == 1
+    assert champions.counts["rollout_rollbacks"] == 1
     record = champions.registry.record("actor")
     assert record
     assert (record["version"], record["action"], record["replaced"]) == ("v1", "rollback", "v2")
     assert "health" in record["reason"]
     assert "was rolled back before" in champions.registry.refusal("actor", "v2")
-    assert (champions.table["actor"].version, champions.table["actor"].trial) == ("v1", None)
+    assert (champions.table["actor"].version, champions.table["actor"].rollout) == ("v1", None)
 
 
 def test_a_trial_that_somebody_else_ended_is_left_alone(champions: Champions, monkeypatch: pytest.MonkeyPatch) -> None:
     champions.registry.rollback("actor", to=BASE)
     decide(champions, healthy=False, monkeypatch=monkeypatch)
-    assert champions.counts["canary_rollbacks"] == 0
+    assert champions.counts["rollout_rollbacks"] == 0
     assert champions.table["actor"].version == BASE
 
 
@@ -178,4 +174,4 @@ def test_without_a_canary_share_a_promotion_takes_effect_at_once(tmp_path: Path)
     agent = AgentSpec(name="actor", description="acts")
     champions = Champions(store, [agent], lambda folder: ScriptedEngine(folder, lambda ask: "fine"))
     champions.refresh()
-    assert (champions.table["actor"].version, champions.table["actor"].trial) == ("v1", None)
+    assert (champions.table["actor"].version, champions.table["actor"].rollout) == ("v1", None)
