@@ -5,6 +5,7 @@ and is joined when turns are read: a rating that comes later rewrites no day. `c
 call of another row once more; `read_turns` leaves them out.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,7 @@ class _Cluster:
     segments: set[Segment] = field(default_factory=set)
     steps: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # by agent
     calls: set[tuple[Any, ...]] = field(default_factory=set)  # what tells a call from another
+    rebuilt: bool = False  # prompts were reconstructed from the log
     start: str = ""
     end: str = ""
 
@@ -114,6 +116,7 @@ class _Cluster:
         self.segments.add(segment)
         self.steps[agent].add(row["step"])
         # a rebuilt prompt differs from log to log; a recorded one tells two calls with the answer "ok" apart
+        self.rebuilt = self.rebuilt or row["completeness"] == "reconstructed"
         asked = "" if row["completeness"] == "reconstructed" else row["prompt_id"]
         self.calls.add((agent, row["step"], row["answer_id"], asked))
         if row["call"]:
@@ -127,6 +130,7 @@ class _Cluster:
         for agent, steps in other.steps.items():
             self.steps[agent] |= steps
         self.calls |= other.calls
+        self.rebuilt = self.rebuilt or other.rebuilt
         self.start = min(filter(None, (self.start, other.start)), default="")
         self.end = max(self.end, other.end)
 
@@ -134,6 +138,25 @@ class _Cluster:
     def files(self) -> set[str]:
         """The log files that it stands in."""
         return {file for _, file in self.segments}
+
+    def is_told_by(self, other: "_Cluster") -> bool:
+        """Whether two logs that share a call tell of one session.
+
+        Two machines that were asked the same begin alike and then differ: recorded calls must agree in all steps that
+        both logs hold. Rebuilt ones lose a line now and then: most of their steps must agree.
+        """
+        if self.files & other.files:
+            return False
+        shared = self.calls & other.calls
+        if any(len(call) == 1 for call in shared):  # a receipt
+            return True
+        agreed = {call[:2] for call in shared}
+        common = {
+            (agent, step)
+            for agent in self.steps.keys() & other.steps.keys()
+            for step in self.steps[agent] & other.steps[agent]
+        }
+        return agreed == common or (self.rebuilt and other.rebuilt and 2 * len(agreed) > len(common))
 
     def goes_with(self, other: "_Cluster") -> bool:
         """Whether both may be of one session: no call contradicts, and one continues the other or is near in time.
@@ -163,7 +186,7 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     names = _session_names(rows)
     rows["session"] = [names[segment] for segment in zip(rows["session_id"], rows["source_file"], strict=True)]
     keys: list[list[str]] = [
-        ["turn_id"],
+        ["session", "turn_id"],
         ["session", "agent", "step", "answer_id"],
         ["source_sha256", "session_id", "line", "step", "answer_id"],
     ]
@@ -243,8 +266,8 @@ def _clusters(segments: Mapping[Segment, _Cluster]) -> list[_Cluster]:
     clusters: list[_Cluster] = []
     known: dict[tuple[Any, ...], list[_Cluster]] = defaultdict(list)  # by call
     for _, segment in sorted(segments.items(), key=lambda item: (item[1].start, item[0])):
-        sharing = (one for call in sorted(segment.calls) for one in known.get(call, ()))
-        home = next((one for one in sharing if not one.files & segment.files), None)
+        sharing = {id(one): one for call in sorted(segment.calls, key=str) for one in known.get(call, ())}
+        home = next((one for one in sharing.values() if one.is_told_by(segment)), None)
         for call in segment.calls:
             known[call].append(home or segment)
         if home:
@@ -281,7 +304,7 @@ def _copies(rows: Sequence[Row]) -> tuple[pa.Table, list[int]]:
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups["same", row["turn_id"]].append(row)
+        groups["same", row["session"], row["turn_id"]].append(row)
         if row["call"]:  # forks and sub-agents' logs copy calls of another session, receipt and all
             groups["receipt", row["call"], row["prompt_id"], row["answer_id"]].append(row)
         groups["call", row["session"], row["agent"], row["step"], row["answer_id"]].append(row)
@@ -430,6 +453,9 @@ class _Join:
         sessions = self._sessions.get(row["session_id"], ())
         session = next((one for one in sessions if one["files"] is None or row["source_file"] in one["files"]), None)
         if session is not None:
+            if session["files"] is not None and session["session_id"] != row["session_id"]:
+                # another machine's session with this id: the same call there is another turn
+                row["turn_id"] = hashlib.sha256(f"{session['session_id']}\n{row['turn_id']}".encode()).hexdigest()
             row["session_id"] = session["session_id"]
             row["status"] = session["status"] or row["status"]
             row["rating"] = row["rating"] if session["rating"] is None else session["rating"]

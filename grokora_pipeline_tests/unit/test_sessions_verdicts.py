@@ -271,3 +271,17 @@ def test_an_id_that_many_files_use_is_judged_in_linear_work(tmp_path: Path, monk
         assert run(tmp_path / str(count), tmp_path / f"out{count}").sessions == count
         work[count] = len(compared)
     assert work[200] < 3 * work[100]
+
+
+def test_machines_that_begin_alike_and_then_differ_are_two_sessions(tmp_path: Path) -> None:
+    for machine, status in (("one", "failure"), ("two", "success")):
+        lines = [call("s", 0, "plan", "first look"), call("s", 1, f"{machine} saw", f"{machine} acts")]
+        write_lines(tmp_path / "logs" / machine / "a.jsonl", [*lines, outcome("s", status)])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    rows = turns(tmp_path / "out")
+    assert {(row["source_file"], row["step"]): row["status"] for row in rows} == {
+        (f"{machine}/a.jsonl", step): status
+        for machine, status in (("one", "failure"), ("two", "success"))
+        for step in (0, 1)
+    }
+    assert (report.sessions, len({row["turn_id"] for row in rows})) == (2, 4)
