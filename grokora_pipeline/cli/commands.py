@@ -139,7 +139,7 @@ def feedback(
 def sandbox_record(
     output: Annotated[Path, typer.Option(help="An empty or new folder.")],
     seed: int = 7,
-    sessions: int = 450,
+    sessions: int = 480,
 ) -> None:
     """Write sample session logs; the same seed writes the same bytes."""
     from grokora_pipeline.sandbox.record import record

@@ -37,7 +37,7 @@ class Session:
     slip: str = ""  # the role that goes wrong, "" where none does
 
 
-def record(root: Path, seed: int = 7, sessions: int = 450) -> int:
+def record(root: Path, seed: int = 7, sessions: int = 480) -> int:
     """Write the sample logs below a folder; returns the number of sessions. The same seed writes the same bytes."""
     for session in plan_sessions(seed, sessions):
         rng = random.Random(f"write-{seed}-{session.index}")

@@ -30,7 +30,7 @@ def _tree(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("logs")
-    assert record(root, seed=7, sessions=450) == 450
+    assert record(root, seed=7, sessions=480) == 480
     return root
 
 
@@ -100,7 +100,7 @@ def _usable(root: Path) -> list[dict[str, Any]]:
 
 def test_each_agent_has_enough_distinct_examples_to_learn_from(logs: Path) -> None:
     usable = _usable(logs)
-    assert 1500 <= len(usable) <= 2300
+    assert 1500 <= len(usable) <= 2600
     distinct = {
         json.dumps([_agent(x), x["request"]["messages"], x["response"]["choices"][0]["message"]]) for x in usable
     }
@@ -187,7 +187,7 @@ def test_two_files_are_cut_short_and_one_is_not_utf_8(logs: Path) -> None:
 
 
 def test_tasks_are_repeated_word_by_word_and_in_other_words() -> None:
-    tasks = [session.task for session in plan_sessions(7, 450)]
+    tasks = [session.task for session in plan_sessions(7, 480)]
     assert len({task.seed for task in tasks}) < len({(task.seed, task.text) for task in tasks}) < len(tasks)
 
 
