@@ -17,7 +17,8 @@ from grokora_pipeline.sessions.table import SCHEMA, Row, RowMaker, base_session,
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 
 FLUSH_ROWS = 512
-MAX_HELD = 16 << 20  # bytes of files whose turns are held between the two passes; larger ones are read twice
+MAX_HELD = 64 << 20  # bytes of files and texts that are held between the two passes; larger ones are read twice
+MAX_DATA = 16 << 20  # bytes of a file that are held while it is read, so that it is opened once
 UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)  # of odd content
 LOG_SUFFIXES = {".json", ".jsonl", ".ndjson", ".log"}
 _UNSETTLED = {"truncated", "malformed_json", "damaged", "empty", "unreadable"}  # what a write that goes on looks like
@@ -115,7 +116,7 @@ def _extract_unit(
 ) -> None:
     """First pass: find what is secret in any of the files. Second pass: make the rows."""
     maker = RowMaker(agents)
-    held = sum(file.size for file in unit) <= MAX_HELD
+    room = MAX_HELD - sum(file.size for file in unit)
     passes: list[tuple[FileRecord, Source, list[Item]]] = []
     for file in unit:
         record = FileRecord(file.name, file.path_id, file.size, file.signature, again=file.growing)
@@ -125,9 +126,11 @@ def _extract_unit(
         for item in _items(source, file, record):
             if isinstance(item, Turn):
                 maker.find(item)
+                # a packed file is small and its turns are not: what is held is counted as it comes
+                room -= sum(len(str(message.get("content"))) for message in item.prompt)
             elif isinstance(item, Problem):
                 problems.append(item)
-            if held:
+            if room >= 0:
                 items.append(item)
         if file.name in kept and _is_unsettled(file, {problem.reason for problem in problems}):
             record, items = FileRecord(file.name, file.path_id, file.size, again=True, failed=True), []
@@ -137,7 +140,7 @@ def _extract_unit(
         passes.append((record, source, items))
     for file, (record, source, items) in zip(unit, passes, strict=True):
         before = Counter(parts.counts)
-        if held:
+        if room >= 0:
             _take(iter(items), agents, maker, record, parts)
         elif not record.failed:
             # the first pass has noted what is wrong with the file
@@ -164,7 +167,7 @@ def _items(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
 
 
 def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
-    if file.size <= MAX_HELD:
+    if file.size <= MAX_DATA:
         source = source.holding()
     head = source.head(readers.HEAD_BYTES)
     named_log = bool(LOG_SUFFIXES.intersection(suffix.lower() for suffix in file.path.suffixes))

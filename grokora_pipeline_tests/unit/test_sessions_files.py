@@ -4,7 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions import readers, scan
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.readers import source
+from grokora_pipeline.sessions.turns import Item
 from grokora_pipeline_tests.unit.session_logs import AGENTS, SHARED, call, contents, run, turns, write_lines
 
 FAILING = SHARED / "data" / "failing_inputs"
@@ -219,6 +220,7 @@ def test_logs_of_any_size_are_streamed(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path / "logs" / "a.jsonl", lines(40) + orjson.dumps(call("s", 40, "password: hunter2!x", "a")) + b"\n")
     run(tmp_path / "logs", tmp_path / "held")
     monkeypatch.setattr(extract, "MAX_HELD", 100)
+    monkeypatch.setattr(extract, "MAX_DATA", 100)
     monkeypatch.setattr(source, "MAX_DOCUMENT", 100)
     run(tmp_path / "logs", tmp_path / "streamed")
     assert contents(tmp_path / "held") == contents(tmp_path / "streamed")
@@ -275,3 +277,23 @@ def test_a_new_reader_looks_anew_at_files_that_no_reader_knew(tmp_path: Path, mo
     monkeypatch.undo()
     second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
     assert (first.turns, second.turns, path.read_bytes()) == (0, 1, lines(1))
+
+
+def test_a_small_packed_file_with_large_turns_is_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grokora_pipeline.sessions import extract
+
+    raw = b"".join(orjson.dumps(call("s", step, f"{step} " * 5000, "a")) + b"\n" for step in range(40))
+    packed = write(tmp_path / "logs" / "a.jsonl.gz", gzip.compress(raw))
+    held: list[int] = []
+    real = extract._take
+
+    def counted(items: Iterator[Item], *rest: Any) -> None:
+        held.append(isinstance(items, type(iter([]))))
+        real(items, *rest)
+
+    monkeypatch.setattr(extract, "_take", counted)
+    monkeypatch.setattr(extract, "MAX_HELD", packed.stat().st_size + 100_000)
+    assert run(tmp_path / "logs", tmp_path / "out").turns == 40
+    assert held == [False]
