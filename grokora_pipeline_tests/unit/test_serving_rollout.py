@@ -110,7 +110,7 @@ def champions(tmp_path: Path) -> Champions:
     store = make_store(tmp_path)
     for version in ("v1", "v2"):
         add_adapter(store, "actor", version)
-    agent = AgentSpec(name="actor", description="acts", canary=0.15)
+    agent = AgentSpec(name="actor", description="acts", rollout=0.15)
     rule = Rule(window_seconds=0.0, min_requests=1)  # decided by the very next call
     made = Champions(store, [agent], lambda folder: ScriptedEngine(folder, lambda ask: "fine"), rule)
     Registry(store).promote("actor", "v1", "better", {})

@@ -582,7 +582,7 @@ def test_a_responses_request_that_continues_an_earlier_one_is_no_whole_prompt(tm
 
 
 def test_streamed_chat_chunks_are_one_reply(tmp_path: Path) -> None:
-    chunks = [{"choices": [{"delta": {"content": text}}]} for text in "ab"]
+    chunks: list[Any] = [{"choices": [{"delta": {"content": text}}]} for text in "ab"]
     chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
     request = {"messages": [{"role": "user", "content": "a"}]}
     assert recorded(tmp_path, request, chunks)[0].completion["content"] == "ab"
