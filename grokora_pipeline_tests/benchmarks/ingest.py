@@ -1,10 +1,13 @@
 """How fast logs become turns: generates recordings, ingests them, and prints one JSON line.
 
     python -m grokora_pipeline_tests.benchmarks.ingest [TURNS] [--workers N] [--profile]
+    python -m grokora_pipeline_tests.benchmarks.ingest --files N
 
 The logs: sessions of ten turns in one file each, over ten days, about 4 kB a turn; one turn in fifty holds a secret or
 an address. `mb_per_second` is of the first ingest, start of the processes included; `orjson_mb_per_second` is bare
-`orjson.loads` over the same lines in one process of the same run.
+`orjson.loads` over the same lines in one process of the same run. With `--files` it measures what an idle tick costs:
+N small files, the listing that the sensor compares (`listing_seconds`), and an ingest that finds nothing new
+(`rerun_seconds`).
 """
 
 import argparse
@@ -23,6 +26,8 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
+from grokora_pipeline.sessions.scan import manifest
+from grokora_pipeline.store import content_version
 
 STEPS = 10
 AGENTS = tuple(AgentSpec(name=name, description=name) for name in ("coordinator", "observer", "actor", "validator"))
@@ -46,9 +51,14 @@ def main() -> None:
     parser.add_argument("turns", type=int, nargs="?", default=100_000)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--profile", action="store_true", help="run in one process and print where the time goes")
+    parser.add_argument("--files", type=int, default=0, help="measure an idle tick over so many files instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="grokora-ingest-") as name:
-        result = measure(Path(name), arguments.turns, 1 if arguments.profile else arguments.workers, arguments.profile)
+        result = (
+            measure_files(Path(name), arguments.files)
+            if arguments.files
+            else measure(Path(name), arguments.turns, 1 if arguments.profile else arguments.workers, arguments.profile)
+        )
     print(orjson.dumps(result).decode())
 
 
@@ -81,6 +91,27 @@ def measure(root: Path, turns: int, workers: int | None, profile: bool) -> dict[
         "redactions": sum(report.redactions.values()),
         "files": report.files,
         "workers": workers or "auto",
+    }
+
+
+def measure_files(root: Path, files: int) -> dict[str, Any]:
+    """What an idle tick costs over so many files; times in seconds."""
+    for number in range(files):
+        path = root / "logs" / f"{number % 200:03d}" / f"monitoring_{number}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"[2026-03-01 08:00:00] Monitoring started\n")
+    start = time.perf_counter()
+    content_version(manifest(root / "logs"))
+    listing = time.perf_counter() - start
+    first_seconds, _, first = timed(root / "logs", None, root / "first", None)
+    rerun_seconds, again, _ = timed(root / "logs", first, root / "second", None)
+    if again.files_read:
+        raise AssertionError(f"{again.files_read} files were read again")
+    return {
+        "files": files,
+        "seconds": round(first_seconds, 2),
+        "listing_seconds": round(listing, 2),
+        "rerun_seconds": round(rerun_seconds, 2),
     }
 
 
