@@ -20,6 +20,7 @@ from grokora_pipeline.models.bodies import chat_answer, chat_request, told_api
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline_tests.gateway import Running, Setup, serving
 from grokora_pipeline_tests.integration.test_serving_gateway import ACTOR, AGENTS, BASH, TASK, by_adapter
+from grokora_pipeline_tests.unit.session_logs import run, turns
 
 pytestmark = pytest.mark.xdist_group("serving")
 CALL = '<tool_call>{"name": "bash", "arguments": {"command": "ls -la"}}</tool_call>'
@@ -184,6 +185,34 @@ def test_every_exchange_is_recorded_in_its_own_body_with_its_receipt(running: Ru
         message, finish = chat_answer(line["api"], line["response"])
         assert message is not None
         assert (message["content"], finish) == ("I am base", "stop")
+
+
+def test_a_recording_of_any_api_is_read_into_the_prompt_that_was_answered(running: Running) -> None:
+    loop = [
+        *MESSAGES["messages"],
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "t1", "name": "bash", "input": {"command": "ls"}}],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "a.txt"}]},
+    ]
+    claude(running).messages.create(**{**MESSAGES, "messages": loop}, tools=[TOOL])
+    items = [
+        {"role": "user", "content": "Task: open the vault"},
+        {"type": "function_call", "call_id": "t1", "name": "bash", "arguments": '{"command": "ls"}'},
+        {"type": "function_call_output", "call_id": "t1", "output": "a.txt"},
+    ]
+    gpt(running).responses.create(model="auto", instructions=ACTOR["content"], input=items, tools=[FUNCTION])
+    base = running.gateway.champions.base
+    assert base
+    folder = running.recordings.parent.parent / "turns"
+    report = run(running.recordings.parent, folder, agents=AGENTS)
+    read = turns(folder)
+    assert len(read) == 2, report
+    by_time = sorted(read, key=lambda one: str(one["started_at"]))
+    for turn, asked in zip(by_time, running.engine.asks, strict=True):
+        prompt, tools = orjson.loads(turn["prompt"]), orjson.loads(turn["tools"])
+        assert tuple(base.chat.encode_prompt(prompt, tools)) == asked.prompt
 
 
 def test_a_receipt_names_the_call_to_blame(running: Running) -> None:
