@@ -164,7 +164,13 @@ def _read(work: _Work, tree: Scan) -> None:
     closed = tuple(f"{folder}/" if folder else "" for folder in tree.closed)
     kept = {name: record for name, record in before.items() if closed and name.startswith(closed)}
     current = {file.name: records.get(file.name) or before[file.name] for file in tree.files}
-    work.files = {name: _with_earlier_rows(record, before.get(name)) for name, record in (kept | current).items()}
+    for name, record in (kept | current).items():
+        earlier = before.get(name)
+        # what a file gave before stays while it cannot be read, and the reason is noted
+        if record.failed and earlier is not None:
+            work.files[name] = replace(earlier, problems=record.problems, again=True)
+        else:
+            work.files[name] = record
     work.read = {name for name, record in records.items() if not record.failed}
     units = _shared_units(work, {file.name: file for file in tree.files})
     if units:
@@ -172,13 +178,6 @@ def _read(work: _Work, tree: Scan) -> None:
         readable = {name: record for name, record in again.items() if not record.failed}
         work.files |= readable
         work.read |= readable.keys()
-
-
-def _with_earlier_rows(record: FileRecord, earlier: FileRecord | None) -> FileRecord:
-    """What is kept of a file that cannot be read now: everything that it gave before, and the reason."""
-    if not record.failed or earlier is None:
-        return record
-    return replace(earlier, problems=record.problems, again=True)
 
 
 def _shared_units(work: _Work, files: dict[str, LogFile]) -> list[list[LogFile]]:
