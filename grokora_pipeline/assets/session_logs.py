@@ -46,7 +46,7 @@ _COLUMNS = columns(
     prompt="string: JSON list of chat messages",
     tools="string: JSON list of tool schemas, or null",
     completion="string: JSON assistant message",
-    status="string: success, failure or unknown",
+    status="string: success, failure or unknown, as its file says; read_turns joins the session's verdict",
     rating="int8: 1 to 5, or null",
     blamed="bool: this step is the one that went wrong",
     step_failed="bool: the step's own result was an error",
@@ -58,6 +58,8 @@ _COLUMNS = columns(
     parent_session_id="string: the session that started this one",
     result_known="bool: the log holds the results of the tool calls",
     redactions="string: JSON, how many values of which kind were replaced",
+    prompt_id="string: hash of the prompt, by which a call that stands in two logs is recognised",
+    answer_id="string: hash of the answer, likewise",
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.assets import session_logs as link
 from grokora_pipeline.assets.common import load_project
+from grokora_pipeline.sessions.table import SCHEMA
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.unit.session_logs import call, write_lines
@@ -113,3 +114,8 @@ def test_a_day_that_holds_nothing_but_copies_is_audited_too(home: Path, monkeypa
     with dg.DagsterInstance.ephemeral() as instance:
         assert materialize(instance) == (False, [False])
     assert asked == [["2026-01-01", "2026-01-02", "2026-02-02"]]
+
+
+def test_the_column_schema_of_the_asset_names_every_column_of_the_table() -> None:
+    schema = link._COLUMNS["dagster/column_schema"].value
+    assert [column.name for column in schema.columns] == SCHEMA.names
