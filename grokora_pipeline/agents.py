@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,11 +74,23 @@ Patterns = tuple[Annotated[str, AfterValidator(_compiled)], ...]
 
 
 class Match(_Strict):
-    """Rules that recognise an agent's calls: any that holds is enough; patterns are searched, ignoring case."""
+    """Rules that recognise an agent's calls: any that holds is enough; patterns are searched, ignoring case.
+
+    A name may end in `*`. `tools` are names of tools that a call must all have been offered, or that its session used
+    if the log does not say what was offered. `any` takes what no other rule of any agent recognises.
+    """
 
     names: tuple[str, ...] = ()
     system: Patterns = ()
     user: Patterns = ()
+    tools: tuple[str, ...] = ()
+    any: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """`match: any` is short for `match: {any: true}`."""
+        return {"any": True} if data == "any" else data
 
 
 class Teachers(_Strict):
@@ -171,10 +184,12 @@ class AgentSpec(_Strict):
         """The metric that the champion's gate looks at."""
         return self.main_metric or DEFAULT_MAIN_METRIC[self.answer.type]
 
-    def recognises(self, messages: Sequence[dict[str, Any]], recorded_name: str | None) -> bool:
-        """Whether a call belongs to this agent; a recorded name decides alone, else the first system or user text."""
-        if recorded_name is not None:
-            return recorded_name == self.name or recorded_name in self.match.names
+    def is_named(self, recorded_name: str) -> bool:
+        """Whether the log's name for an agent is this one's."""
+        return recorded_name == self.name or any(fnmatchcase(recorded_name, name) for name in self.match.names)
+
+    def recognises(self, messages: Sequence[dict[str, Any]]) -> bool:
+        """Whether the first system or user text of a call is this agent's."""
         system, user = first_text(messages, "system"), first_text(messages, "user")
         return _any_found(self.match.system, system) or _any_found(self.match.user, user)
 
@@ -183,9 +198,28 @@ def _any_found(patterns: tuple[str, ...], text: str) -> bool:
     return any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns)
 
 
-def recognise(agents: Sequence[AgentSpec], messages: Sequence[dict[str, Any]], recorded_name: str | None) -> str | None:
-    """The name of the first agent that recognises the call; None when nobody does."""
-    return next((agent.name for agent in agents if agent.recognises(messages, recorded_name)), None)
+def recognise(
+    agents: Sequence[AgentSpec],
+    messages: Sequence[dict[str, Any]],
+    recorded_name: str | None,
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> str | None:
+    """The name of the first agent that recognises a call; None when nobody does.
+
+    A recorded name decides before texts do: a call that is named is never taken for another agent's by its texts. Then
+    come the tools that were offered, and last `match: any`.
+    """
+    if recorded_name is not None:
+        owner = next((agent.name for agent in agents if agent.is_named(recorded_name)), None)
+    else:
+        owner = next((agent.name for agent in agents if agent.recognises(messages)), None)
+    if owner is None and tools:
+        names = {(tool.get("function") or tool).get("name") for tool in tools}
+        by_tools = (one for one in agents if one.match.tools and names.issuperset(one.match.tools))
+        owner = next((agent.name for agent in by_tools), None)
+    if owner is None and messages:
+        owner = next((agent.name for agent in agents if agent.match.any), None)
+    return owner
 
 
 def load_agents(path: Path) -> tuple[AgentSpec, ...]:

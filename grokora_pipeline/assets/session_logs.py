@@ -21,6 +21,7 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.datasets.imports import import_rows
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
@@ -138,9 +139,8 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
                 )
             artifact = store.publish(KEY, report.version, staged)
         context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
-        yield result(
-            project, artifact, _metadata(report), [*_checks(report), _no_secret_survives(project, report, secrets)]
-        )
+        checks = [*_checks(report), _no_secret_survives(project, report, secrets)]
+        yield result(project, artifact, _metadata(report, artifact.path, project), checks)
 
     return session_logs
 
@@ -179,8 +179,10 @@ def _verdicts(folder: Path | None) -> dict[str, dict[str, Any]]:
     return days
 
 
-def _metadata(report: IngestReport) -> dict[str, Any]:
+def _metadata(report: IngestReport, folder: Path, project: Project) -> dict[str, Any]:
+    files = import_rows(folder, project.agents)
     return {
+        "imports": table(sorted(files, key=lambda row: row["calls"] - row["learnt"], reverse=True)),
         "dagster/row_count": report.turns,
         "sessions": report.sessions,
         "files": report.files,

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from grokora_pipeline.agents import load_agents
+from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
 
@@ -24,6 +25,8 @@ sandbox_app = typer.Typer(no_args_is_help=True, help="The small desktop world th
 champion_app = typer.Typer(no_args_is_help=True, help="Who is in service for an agent, and since when.")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(champion_app, name="champion")
+app.add_typer(agents_app, name="agents")
+app.command("import")(import_logs)
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 

@@ -108,7 +108,7 @@ class RowMaker:
 
         Raises orjson.JSONEncodeError or TooDeepError for what is nested too deep.
         """
-        agent = recognise(self._agents, turn.prompt, turn.agent)
+        agent = recognise(self._agents, turn.prompt, turn.agent, turn.tools)
         prompt, completion, task, counts = self._texts(turn)
         tools = self._clean_tools(turn)
         session = self.public(turn.session_id)

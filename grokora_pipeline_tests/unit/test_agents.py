@@ -82,3 +82,19 @@ def test_rollout_may_still_be_called_canary() -> None:
     fields = {"name": "actor", "description": "acts"}
     assert AgentSpec.model_validate({**fields, "canary": 0.15}).rollout == 0.15
     assert AgentSpec.model_validate({**fields, "rollout": 0.2}).rollout == 0.2
+
+
+def test_tools_and_any_take_what_no_name_and_no_text_recognises() -> None:
+    def agent(name: str, match: object) -> AgentSpec:
+        return AgentSpec.model_validate({"name": name, "description": "x", "match": match})
+
+    rest, lookup = agent("rest", "any"), agent("lookup", {"tools": ["get_order"]})
+    child = agent("child", {"names": ["claude-code/*"]})
+    agents, asked = [rest, lookup, child], [{"role": "user", "content": "hi"}]
+    tools = [{"type": "function", "function": {"name": name}} for name in ("get_order", "other")]
+    assert recognise(agents, asked, None, tools) == "lookup"
+    assert recognise(agents, asked, None, tools[1:]) == "rest"
+    assert recognise(agents, asked, "claude-code/Explore", tools) == "child"
+    assert recognise(agents, asked, "nobody") == "rest"
+    assert recognise([lookup, child], asked, "nobody", tools[1:]) is None
+    assert recognise(agents, [], "nobody") is None  # a name alone is no call

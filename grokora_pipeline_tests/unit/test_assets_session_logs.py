@@ -104,7 +104,7 @@ def test_calls_of_an_agent_that_agents_yaml_does_not_know_are_named_with_the_lin
     agents = home / "suggested.yaml"
     agents.write_text(block.removeprefix("```yaml\n").removesuffix("\n```"), encoding="utf-8")
     assert [agent.name for agent in load_agents(agents)] == ["airline_bot", "agent"]
-    assert load_agents(agents)[0].recognises([], "Airline Bot")
+    assert load_agents(agents)[0].is_named("Airline Bot")
 
 
 def test_a_day_that_holds_nothing_but_copies_is_audited_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

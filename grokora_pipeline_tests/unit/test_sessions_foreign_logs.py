@@ -10,8 +10,13 @@ import orjson
 import pytest
 import zstandard
 
+from grokora_pipeline.agents import AgentSpec, load_agents
+from grokora_pipeline.datasets.examples import build_examples
+from grokora_pipeline.datasets.imports import import_rows, suggest
+from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.models.messages import message_text
 from grokora_pipeline.sessions import readers
+from grokora_pipeline.sessions.ingest import ingest
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 from grokora_pipeline_tests.unit.session_logs import SHARED, turns
@@ -145,7 +150,8 @@ def test_a_fork_beside_its_session_gives_the_same_examples(tmp_path: Path) -> No
     for folder in (alone, both):
         (folder / "logs").mkdir(parents=True)
         write(folder / "logs" / "a.jsonl", *lines)
-    forked = [{**line, "sessionId": "fork"} for line in lines[: len(lines) // 2]]
+    asked = max(place for place, line in enumerate(lines[: len(lines) // 2]) if line["type"] == "user")
+    forked = [{**line, "sessionId": "fork"} for line in lines[: asked + 1]]  # forks begin after a whole answer
     write(both / "logs" / "b.jsonl", *forked)
     examples = []
     for folder in (alone, both):
@@ -588,6 +594,41 @@ def test_streamed_chat_chunks_are_one_reply(tmp_path: Path) -> None:
     assert recorded(tmp_path, request, chunks)[0].completion["content"] == "ab"
     events = "\n\n".join(f"data: {json.dumps(chunk)}" for chunk in chunks) + "\n\ndata: [DONE]\n\n"
     assert recorded(tmp_path, request, events)[0].completion["content"] == "ab"
+
+
+# --- what would be learnt
+
+
+def test_the_import_table_says_why_calls_are_left_out_and_agents_are_suggested(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    write(tmp_path / "logs" / "claude.jsonl", *SESSION)
+    chat = [{"role": "system", "content": "You are the clerk of a shop."}, {"role": "user", "content": "a"}]
+    write(tmp_path / "logs" / "rows.jsonl", {"messages": [*chat, {"role": "assistant", "content": "b"}]})
+    coder = AgentSpec.model_validate({"name": "coder", "description": "x", "match": {"names": ["claude-code"]}})
+    (tmp_path / "out").mkdir()
+    ingest(tmp_path / "logs", (coder,), None, tmp_path / "out", settle_seconds=0)
+    claude_row, dataset_row = import_rows(tmp_path / "out", (coder,))
+    assert (claude_row["format"], claude_row["calls"], claude_row["learnt"]) == ("claude_code", 2, 0)
+    assert claude_row["left_out"] == "failed_step 1, unknown_outcome 1"
+    assert (dataset_row["calls"], dataset_row["left_out"]) == (1, "no_agent 1")
+    proposed = tmp_path / "agents.yaml"
+    proposed.write_text(suggest(tmp_path / "out", (coder,)))
+    (clerk,) = load_agents(proposed)
+    assert clerk.recognises(chat)
+    assert "# 1 calls" in proposed.read_text()
+
+
+def test_an_inferred_schema_is_never_offered_to_a_model(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    lines = [line for line in SESSION if line["uuid"] not in ("a4", "t2")]
+    lines[-1] = {**lines[-1], "parentUuid": "t1"}
+    write(tmp_path / "logs" / "claude.jsonl", *lines)
+    coder = AgentSpec.model_validate({"name": "coder", "description": "x", "match": "any"})
+    for name in ("out", "dataset"):
+        (tmp_path / name).mkdir()
+    ingest(tmp_path / "logs", (coder,), None, tmp_path / "out", settle_seconds=0)
+    assert build_examples(tmp_path / "out", coder, tmp_path / "dataset", DatasetOptions()).rows == 1
+    assert "tools" not in orjson.loads((tmp_path / "dataset" / "examples.jsonl").read_bytes())
 
 
 # --- all formats

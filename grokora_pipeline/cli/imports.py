@@ -1,0 +1,84 @@
+"""`grokora import` and `grokora agents suggest`: what logs would teach, before anything is stored."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from grokora_pipeline.agents import AgentSpec, load_agents
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import get_settings
+
+agents_app = typer.Typer(no_args_is_help=True, help="The entries of agents.yaml.")
+Paths = Annotated[list[Path] | None, typer.Argument(help="Folders or files of logs; GROKORA_LOGS by default.")]
+Agents = Annotated[Path | None, typer.Option(help="An agents.yaml; GROKORA_AGENTS by default.")]
+
+
+def import_logs(paths: Paths = None, *, agents: Agents = None) -> None:
+    """Say what is in logs and what would be learnt of it. Nothing is stored, and no log is changed."""
+    from grokora_pipeline.datasets.imports import import_rows
+
+    specs = load_agents(agents or get_settings().agents)
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("file", "format"):
+        table.add_column(name, overflow="fold")
+    for name in ("sessions", "calls", "learnt"):
+        table.add_column(name, justify="right")
+    table.add_column("left out", overflow="fold")
+    calls = learnt = 0
+    notes = []
+    for path in paths or [get_settings().logs]:
+        with _read(path, specs) as folder:
+            for row in import_rows(folder, specs):
+                table.add_row(*(str(value) for value in row.values()))
+                calls, learnt = calls + row["calls"], learnt + row["learnt"]
+            notes += _notes(folder)
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table, highlight=False)
+    for note in dict.fromkeys(notes):
+        console.print(note, highlight=False, soft_wrap=True)
+    console.print(f"{learnt:,} of {calls:,} calls are learnt. To use them: GROKORA_LOGS=<folder>", highlight=False)
+
+
+@agents_app.command("suggest")
+def suggest_agents(paths: Paths = None, *, agents: Agents = None) -> None:
+    """Propose entries of agents.yaml for the calls in logs that no agent owns, most calls first."""
+    from grokora_pipeline.datasets.imports import suggest
+
+    file = agents or get_settings().agents
+    specs = load_agents(file) if file.is_file() else ()
+    for path in paths or [get_settings().logs]:
+        with _read(path, specs) as folder:
+            proposed = suggest(folder, specs)
+        print(proposed or f"# every call in {path} belongs to an agent", end="" if proposed else "\n")
+
+
+@contextmanager
+def _read(path: Path, agents: Sequence[AgentSpec]) -> Iterator[Path]:
+    """The logs of a folder, or of one file alone, as a `session_logs` folder that is gone afterwards."""
+    from grokora_pipeline.sessions.ingest import ingest
+
+    if not path.exists():
+        raise GrokoraError(f"{path} does not exist; give a folder or a file of logs.")
+    with tempfile.TemporaryDirectory(prefix="grokora-import-") as scratch:
+        root, output = Path(scratch) / "logs", Path(scratch) / "out"
+        output.mkdir()
+        if path.is_file():
+            root.mkdir()
+            shutil.copyfile(path, root / path.name)
+        ingest(root if path.is_file() else path, agents, None, output, settle_seconds=0)
+        yield output
+
+
+def _notes(folder: Path) -> list[str]:
+    """The sentences of files that could not be read."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(folder / "quarantine.parquet").to_pylist()
+    return [f"{row['file']}: {row['detail']}" for row in rows if row["reason"] in {"no_contents", "wrong_schema"}]
