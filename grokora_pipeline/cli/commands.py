@@ -212,6 +212,31 @@ def shrink(
 
 
 @app.command()
+def fits(
+    base: Annotated[str, typer.Argument(help="A model folder, a config.json, or org/name on the hub.")],
+    *,
+    memory: Annotated[float, typer.Option(min=0.5, help="GiB of the GPU.")] = 8.0,
+    max_length: Annotated[int, typer.Option(min=16, help="Tokens of the longest row.")] = 2048,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Of all rows and epochs; 1,000 rows of 512, three times.")] = (
+        1_536_000
+    ),
+    tokens_per_second: Annotated[float, typer.Option(min=1, help="Of the GPU you think of; measure yours.")] = 2_000,
+    dollars_an_hour: Annotated[float, typer.Option(min=0, help="Of that GPU.")] = 0.5,
+) -> None:
+    """Whether a base trains in so much GPU memory: peak by part, batch, hours and dollars, without its weights."""
+    from grokora_pipeline.training.fits import report
+    from grokora_pipeline.training.plan import resolve_knobs
+
+    knobs = resolve_knobs("best", {"max_length": max_length, "rank": rank})
+    figures = report(base, knobs, memory_gib=memory, tokens=tokens, rate=tokens_per_second, price=dollars_an_hour)
+    for line in figures.pop("sentences"):
+        console.print(line, highlight=False)
+    if not figures["fits"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def trace(query: Annotated[str, typer.Argument(help="A turn id, a session id, or a log file.")]) -> None:
     """Where a turn came from, and every dataset and adapter that holds it or learnt from it."""
     _show_uses(query)

@@ -9,12 +9,13 @@ state that leaks between rows changes a loss by as much as bf16 rounds it.
 backward pass is slow there, and the key heads need no copies. Its memory grows with the square of the length.
 """
 
+import copy
 import inspect
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.masking_utils import sdpa_mask
 
@@ -65,6 +66,20 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise GrokoraError(f"{type(model).__name__} has no list of {count} decoder layers; give another model.")
+
+
+def with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    """The config of the model's first `count` layers."""
+    shorter = copy.deepcopy(config)
+    text = shorter.get_text_config(decoder=True)
+    total = text.num_hidden_layers
+    for name, value in vars(text).items():
+        if isinstance(value, list | tuple) and len(value) == total:
+            setattr(text, name, value[:count])
+    text.num_hidden_layers = count
+    if getattr(text, "num_kv_shared_layers", 0):
+        text.num_kv_shared_layers = 0  # all of these have keys of their own
+    return shorter
 
 
 def short_attention_is_exact(model: PreTrainedModel) -> bool:

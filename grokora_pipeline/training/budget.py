@@ -4,16 +4,19 @@ Bytes, for a decoder of L layers with hidden size h, attention width q (heads x 
 
 - weights: what the loaded parameters occupy (measured: packed 4-bit parameters and their constants included)
 - adapter: 4 for each weight, 4 for its gradient, and the optimiser's 8 (AdamW) or 2 (8-bit)
-- activations, a token and layer, in the compute dtype of s bytes: 8h for the fp32 inputs of two norms, and
-  s (2h + 3q + q + 4f) for what the LoRA and attention matmuls and the gated MLP keep; `short` attention keeps s bytes a
-  head and key. With checkpointing: s h, and one layer in full.
-  The layer whose backward pass runs takes six times its share: gradients, and what autocast converts.
-- logits, a token of those that have logits at once: V (2s + 4); all of a pass (`loss_chunk` 0): V (s + 12)
+- activations, a token and layer, in the compute dtype of s bytes: 4n for the fp32 inputs of norms whose widths sum up
+  to n (Llama: 2h; Gemma-3, Qwen3: more), and s (2h + 3q + q + 4f) for what the LoRA and attention matmuls and the
+  gated MLP keep; `short` attention keeps s bytes a head and key. With checkpointing: s h, and one layer in full.
+- logits, a token of those that have logits at once, on CUDA: 14 V (bf16 logits, their fp32 copy, its softmax and its
+  gradient); on a CPU V (2s + 4), all of a pass (`loss_chunk` 0): V (s + 12)
+- the layer whose backward pass runs: on CUDA 1.2 times its share (1.4 with checkpointing) and the largest matrix in 16
+  bits, and never at the same time as the logits; on a CPU six times its share: gradients, and what autocast converts
 - on a CPU: the resident memory of the process before (interpreter and libraries), `LATE_LIBRARIES`, and the largest
   matrix twice more, as oneDNN lays it out for the forward and the backward pass
 
-The backward pass's temporaries on top are `TEMPORARIES`, on a CPU + `HEAP_GROWTH` ln(steps). The constants are fitted
-to measured peaks: twenty CPU runs of 1 to 79 steps, of the sample, ScreenAgent and the benchmark, within 12 %.
+The CUDA figures are those of the trainer's own step on fake tensors (`training/fake.py`), within 10 % (tested).
+On a CPU the backward pass's temporaries on top are `TEMPORARIES` + `HEAP_GROWTH` ln(steps). The constants are fitted to
+measured peaks: twenty CPU runs of 1 to 79 steps, of the sample, ScreenAgent and the benchmark, within 12 %.
 What a run needs is the largest of its steps, each laid out as it will be.
 """
 
@@ -23,12 +26,16 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.training.attention import decoder_layers
 from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
 from grokora_pipeline.training.planner import batch_size, token_budgets
 
 MIB = 2**20
-TEMPORARIES = {"cpu": 1.18, "cuda": 1.1}  # share of the activations on top; cuda: an assumption, not measured yet
+# Share of the activations on top; cuda: what its caching allocator reserves beside what is used, an assumption.
+TEMPORARIES = {"cpu": 1.18, "cuda": 1.1}
 HEAP_GROWTH = 0.025  # a CPU's heap fills with gaps, step by step
 LATE_LIBRARIES = 130 * MIB  # what is loaded after the first measurement: trainer, TensorBoard, oneDNN's kernels
 DEFAULT_CAP_GIB = {"cuda": 8.0, "cpu": 6.0}
@@ -45,14 +52,25 @@ class ModelDimensions:
     mlp: int
     vocabulary: int
     dtype_bytes: int
+    norms: int
 
     @classmethod
-    def of(cls, config: Any, *, dtype_bytes: int) -> "ModelDimensions":
-        """From a transformers config (its text part)."""
+    def of(cls, model: PreTrainedModel, *, dtype_bytes: int) -> "ModelDimensions":
+        """From a model: its config's text part, and the norms of one of its layers."""
+        config = model.config
         text = config.get_text_config(decoder=True)
         heads = getattr(text, "num_attention_heads", None) or 1  # recurrent models have none
         head = getattr(text, "head_dim", None) or text.hidden_size // heads
         mlp = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        if experts := getattr(text, "num_experts_per_tok", None):  # a token passes through so many of them
+            mlp = experts * (getattr(text, "moe_intermediate_size", None) or mlp)
+            mlp += getattr(text, "shared_expert_intermediate_size", None) or 0
+        norms = 0
+        for name, module in decoder_layers(model)[-1].named_modules():
+            width = module.weight.numel() if "Norm" in type(module).__name__ and hasattr(module, "weight") else 0
+            if width == head and width != text.hidden_size:  # one norm for the heads of queries, one for those of keys
+                width *= heads if "q_" in name else getattr(text, "num_key_value_heads", None) or heads
+            norms += width
         return cls(
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
@@ -61,6 +79,7 @@ class ModelDimensions:
             mlp=max(mlp) if isinstance(mlp, list | tuple) else mlp,  # Gemma-3n: one a layer
             vocabulary=text.vocab_size,
             dtype_bytes=dtype_bytes,
+            norms=norms or 2 * text.hidden_size,
         )
 
 
@@ -103,6 +122,7 @@ class ActivationMemory:
 
     dimensions: ModelDimensions
     layout: Layout
+    device: str
     checkpointing: bool = False
 
     def step(self, root: Node) -> int:
@@ -119,11 +139,17 @@ class ActivationMemory:
     def one_pass(self, tokens: int, keys: int, labelled: int) -> int:
         """Bytes of one forward and backward pass over so many tokens, each looking at `keys` keys."""
         sizes, size = self.dimensions, self.dimensions.dtype_bytes
-        layer = 8 * sizes.hidden + size * (2 * sizes.hidden + 4 * sizes.attention + 4 * sizes.mlp)
+        layer = 4 * sizes.norms + size * (2 * sizes.hidden + 4 * sizes.attention + 4 * sizes.mlp)
         layer += sizes.heads * keys * size if self.layout.attention == "short" else 0
-        rest = sizes.layers * sizes.hidden * size if self.checkpointing else (sizes.layers - 1) * layer
         chunk = self.layout.loss_chunk
-        logits = min(labelled, chunk) * (2 * size + 4) if chunk else labelled * (size + 12)
+        with_logits = min(labelled, chunk) if chunk else labelled
+        if self.device == "cuda":
+            kept = sizes.layers * (sizes.hidden * size if self.checkpointing else layer)
+            matrix = sizes.hidden * max(sizes.attention, sizes.mlp) * size
+            backward = tokens * layer * (1.4 if self.checkpointing else 1.2) + matrix
+            return round(tokens * kept + max(14 * with_logits * sizes.vocabulary, backward))
+        rest = sizes.layers * sizes.hidden * size if self.checkpointing else (sizes.layers - 1) * layer
+        logits = with_logits * ((2 * size + 4) if chunk else (size + 12))
         return tokens * (6 * layer + rest) + logits * sizes.vocabulary
 
 
@@ -150,7 +176,7 @@ def choose(
     budgets = token_budgets(steps, layout.kind, dimensions.hidden, device)
     for recompute, attention, tokens in product(dropping, attentions, budgets):
         layout.token_budget, layout.attention = tokens, attention
-        activations = ActivationMemory(dimensions, layout, recompute)
+        activations = ActivationMemory(dimensions, layout, device, recompute)
         needed = max(activations.step(layout.of(rows)) for rows in steps)
         total = int(factor * needed + fixed.total)
         least = min(least, total)

@@ -25,9 +25,13 @@ _IDLE = Row((0, 0), (0.0, 1.0))
 
 @dataclass(slots=True)
 class Segments:
-    """Tokens of one forward pass [B, T]: input ids, the ids that follow, and their loss weights."""
+    """Tokens of one forward pass: input ids [B, T]; where in B x T a label follows, which one, and its weight [N].
+
+    The labelled places are known here, so that nothing has to be read back from the device to find them.
+    """
 
     ids: Tensor
+    labelled: Tensor
     targets: Tensor
     weights: Tensor
 
@@ -35,12 +39,19 @@ class Segments:
     def padded(cls, nodes: Sequence[Node], device: torch.device) -> "Segments":
         """A row for each node. Padding comes last, where causal attention and recurrent states never look."""
         width = max(node.length for node in nodes)
-        columns = zip(*(node.segment() for node in nodes), strict=True)
-        ids, targets, weights = ([[*row, *([0] * (width - len(row)))] for row in column] for column in columns)
+        ids, places, targets, weights = list[list[int]](), list[int](), list[int](), list[float]()
+        for row, node in enumerate(nodes):
+            inputs, following, token_weights = node.segment()
+            ids.append([*inputs, *([0] * (width - len(inputs)))])
+            labelled = [index for index, weight in enumerate(token_weights) if weight > 0]
+            places += [row * width + index for index in labelled]
+            targets += [following[index] for index in labelled]
+            weights += [token_weights[index] for index in labelled]
         return cls(
-            torch.tensor(ids, dtype=torch.long, device=device),
-            torch.tensor(targets, dtype=torch.long, device=device),
-            torch.tensor(weights, dtype=torch.float32, device=device),
+            ids=torch.tensor(ids, dtype=torch.long, device=device),
+            labelled=torch.tensor(places, dtype=torch.long, device=device),
+            targets=torch.tensor(targets, dtype=torch.long, device=device),
+            weights=torch.tensor(weights, dtype=torch.float32, device=device),
         )
 
 
@@ -60,29 +71,35 @@ class TreeLoss:
         With `backward`, gradients of `scale` times the sum are added to the parameters' `.grad`. `idle` passes that
         change nothing come after it: processes that hold a base together make equally many.
         """
-        with torch.set_grad_enabled(backward), autocast(self.device, self.dtype):
-            total = self._below(root, None, scale, backward)
-            for _ in range(idle):
-                self._below(self.layout.of([_IDLE]), None, 0.0, backward)
-            return total
+        total = self.accumulate(root, scale=scale, backward=backward)
+        for _ in range(idle):
+            self.accumulate(self.layout.of([_IDLE]), scale=0.0, backward=backward)
+        return float(total.item())
 
-    def _below(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> float:
+    def accumulate(self, root: Node, *, scale: float, backward: bool) -> Tensor:
+        """`run` without reading the sum back from the device (fake tensors have nothing to read)."""
+        with torch.set_grad_enabled(backward), autocast(self.device, self.dtype):
+            return self._below(root, None, scale, backward)
+
+    def _below(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> Tensor:
         """What hangs below a node whose keys and values (and its ancestors') are `past`."""
-        total = sum(self._inner(child, past, scale, backward) for child in node.children)
+        total = torch.zeros((), device=self.device)
+        for child in node.children:
+            total += self._inner(child, past, scale, backward)
         for batch in in_batches(node.leaves, self.layout.token_budget):
             loss, outputs, gradients = self._forward(batch, _cache(past, len(batch)) if past else None, scale)
             if backward:
                 torch.autograd.backward(outputs, gradients)
-            total += loss.item()
+            total += loss
         return total
 
-    def _inner(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> float:
+    def _inner(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> Tensor:
         """A node and all below it: forward, then what hangs below (forward and backward), then its own backward."""
         cache = _cache(past, 1)
         loss, outputs, gradients = self._forward([node], cache, scale)
         computed = [(layer.keys, layer.values) for layer in cache.layers]
         leaves = [(k.detach().requires_grad_(backward), v.detach().requires_grad_(backward)) for k, v in computed]
-        total = loss.item() + self._below(node, leaves, scale, backward)
+        total = loss + self._below(node, leaves, scale, backward)
         if backward:
             for tensor, leaf in zip(chain(*computed), chain(*leaves), strict=True):
                 if leaf.grad is not None and tensor.requires_grad:
@@ -101,10 +118,8 @@ class TreeLoss:
         # an architecture without position ids (ALiBi, recurrent) or with three of them (multimodal RoPE) lacks.
         caching = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
         hidden = self.decoder(input_ids=segments.ids, **caching).last_hidden_state
-        labelled = segments.weights > 0
-        states = hidden[labelled]
-        targets, weights = segments.targets[labelled], segments.weights[labelled]
-        loss, gradient = self.head.loss(states, targets, weights, self.layout.loss_chunk)
+        states = hidden.flatten(0, 1)[segments.labelled]
+        loss, gradient = self.head.loss(states, segments.targets, segments.weights, self.layout.loss_chunk)
         return (loss, [], []) if gradient is None else (loss, [states], [gradient * scale])
 
 

@@ -108,7 +108,7 @@ def prepare(
             budget = budgets.choose(
                 batches,
                 layout,
-                budgets.ModelDimensions.of(inner.config, dtype_bytes=torch.finfo(choose_dtype(device)).bits // 8),
+                budgets.ModelDimensions.of(inner, dtype_bytes=torch.finfo(choose_dtype(device)).bits // 8),
                 fixed,
                 attentions=attentions,
                 cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],

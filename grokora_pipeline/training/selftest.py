@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedModel
 from grokora_pipeline.models.loading import auto_class, shown_layers
 from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
-from grokora_pipeline.training.attention import use_attention
+from grokora_pipeline.training.attention import use_attention, with_layers
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs
@@ -67,14 +67,7 @@ def _shared(row: Row, other: Row) -> int:
 def first_layers(base: Path) -> PreTrainedModel:
     """The first layers of a base with its own weights, in fp32 on the CPU: as many as show every kind of layer."""
     config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
-    text = config.get_text_config(decoder=True)
-    total, count = text.num_hidden_layers, shown_layers(text)
-    for name, value in vars(text).items():
-        if isinstance(value, list | tuple) and len(value) == total:
-            setattr(text, name, value[:count])
-    text.num_hidden_layers = count
-    if getattr(text, "num_kv_shared_layers", 0):
-        text.num_kv_shared_layers = 0  # all of these have keys of their own
+    config = with_layers(config, shown_layers(config.get_text_config(decoder=True)))
     options = {"config": config, "dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True}
     model: PreTrainedModel = auto_class(config).from_pretrained(str(base), **options)
     model.requires_grad_(False)

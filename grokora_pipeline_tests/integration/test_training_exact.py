@@ -144,7 +144,7 @@ def test_an_untrained_stop_token_is_seen() -> None:
 
 
 def test_less_memory_means_smaller_batches_then_checkpointing_then_an_error() -> None:
-    shape = budget.ModelDimensions(32, 4096, 4096, 32, 14336, 128_256, 2)  # Llama-3-8B
+    shape = budget.ModelDimensions(32, 4096, 4096, 32, 14336, 128_256, 2, norms=8192)  # Llama-3-8B
     fixed = budget.FixedMemory(process=0, weights=round(5.7 * 2**30), adapter=round(0.25 * 2**30))
     steps = [[row([*range(5, 505)], 100 + number) for number in range(16)]]
     padded = Layout("padded", 0, loss_chunk=256)
