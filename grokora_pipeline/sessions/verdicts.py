@@ -191,6 +191,9 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
         ["source_sha256", "session_id", "line", "step", "answer_id"],
     ]
     repeated = np.logical_or.reduce([rows.duplicated(key, keep=False) for key in keys])
+    # forks copy calls of another session, receipt and all
+    receipts = rows["call"].ne("") & rows.duplicated(["call", "prompt_id", "answer_id"], keep=False)
+    repeated |= receipts.to_numpy()
     copies, dropped = _copies(_dictionaries(rows[repeated]))
     verdicts, problems = _verdicts(rows, names, records)
     table = _sessions_table(names, verdicts)
