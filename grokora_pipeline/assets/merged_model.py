@@ -21,75 +21,95 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.eval_report import champion_of
+from grokora_pipeline.assets.task_dataset import RefusedError
 from grokora_pipeline.datasets.examples import read_examples
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
+from grokora_pipeline.store import Artifact
 
 _PROMPTS = 8
 
 
 def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `merged_model` asset of one agent."""
-    key = key_of(agent, "merged_model")
-
-    @dg.asset(
-        key=project.key(key),
+    asset_key = project.key(agent.name, "merged_model")
+    spec = dg.AssetSpec(
+        asset_key,
         deps=[project.key(agent.name, "champion"), project.key(agent.name, "task_dataset"), project.key("base_model")],
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=code_version(),
+        skippable=True,
+        description="Merged in bf16 from the unquantised base, and compared with base + adapter.",
+    )
+    same_logits = dg.AssetCheckSpec(
+        "same_logits", asset=asset_key, blocking=True, description="Merging changed no answer."
+    )
+
+    @dg.multi_asset(
+        name="__".join(asset_key.path),
+        specs=[spec],
+        can_subset=True,  # else a result of the check is demanded even if it was not made
+        check_specs=[same_logits],
         op_tags=cuda_tags(),
         pool=project.pool,
         required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
-        output_required=False,
-        description="Merged in bf16 from the unquantised base, and compared with base + adapter.",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "same_logits", asset=project.key(key), blocking=True, description="Merging changed no answer."
-            )
-        ],
     )
     def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        store, adapter = project.store, champion_of(project, agent.name)
+        """The comparison comes before the publication; without a champion there is neither model nor check."""
+        adapter = champion_of(project, agent.name)
         if adapter is None:
             context.log.warning(f"{agent.name} has no champion yet: there is nothing to merge.")
-            yield dg.AssetCheckResult(
-                asset_key=project.key(key),
-                check_name="same_logits",
-                passed=True,
-                description="Nothing to merge: the agent has no champion.",
-            )
             return
         with plain_errors():
-            base, dataset = store.require("base_model"), store.require(key_of(agent, "task_dataset"))
-
-            def build(staged: Path) -> None:
-                prompts = [
-                    {"prompt": example.prompt, "tools": example.tools}
-                    for example in islice(read_examples(dataset.path), _PROMPTS)
-                ]
-                plan = {
-                    "base": str(base_folder(base.path)),
-                    "adapter": str(adapter.path),
-                    "output": str(staged),
-                    "prompts": prompts,
-                }
-                write_json(
-                    staged / "merge.json",
-                    project.gpu(context).run(context, "grokora_pipeline.models.merge", plan, staged),
-                )
-
-            inputs = {"base": base.version, "adapter": adapter.version, "code": code_version()}
-            artifact = publish_once(project, context, key, inputs, build)
+            try:
+                artifact = _publish(project, agent, context, adapter)
+            except RefusedError as refused:
+                yield refused.check
+                raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
         record = read_json(artifact.path / "merge.json")
-        check = dg.AssetCheckResult(
-            check_name="same_logits",
-            passed=bool(record["agrees"]),
-            metadata={name: value for name, value in record.items() if isinstance(value, int | float)},
-            description=f"Merged model against base + adapter on {_PROMPTS} prompts.",
-        )
-        yield result(project, artifact, {**record, "adapter": adapter.version}, [check])
+        check = _same_logits(asset_key, record)
+        if context.selected_asset_keys:
+            checks = [check] if context.selected_asset_check_keys else []
+            yield result(project, artifact, {**record, "adapter": adapter.version}, checks)
+        else:  # a run of the check alone
+            yield check
 
     return merged_model
+
+
+def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionContext, adapter: Artifact) -> Artifact:
+    """The merged model. Raises RefusedError, and publishes nothing, if it answers differently."""
+    store, key = project.store, key_of(agent, "merged_model")
+    base, dataset = store.require("base_model"), store.require(key_of(agent, "task_dataset"))
+
+    def build(staged: Path) -> None:
+        examples = islice(read_examples(dataset.path), _PROMPTS)
+        plan = {
+            "base": str(base_folder(base.path)),
+            "adapter": str(adapter.path),
+            "output": str(staged),
+            "prompts": [{"prompt": example.prompt, "tools": example.tools} for example in examples],
+        }
+        record = project.gpu(context).run(context, "grokora_pipeline.models.merge", plan, staged)
+        check = _same_logits(project.key(key), record)
+        if not check.passed:
+            raise RefusedError(check)
+        write_json(staged / "merge.json", record)
+
+    inputs = {"base": base.version, "adapter": adapter.version, "code": code_version()}
+    return publish_once(project, context, key, inputs, build)
+
+
+def _same_logits(asset_key: dg.AssetKey, record: dict[str, Any]) -> dg.AssetCheckResult:
+    difference = record["relative_rms_difference"]
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name="same_logits",
+        passed=bool(record["agrees"]),
+        metadata={name: value for name, value in record.items() if isinstance(value, int | float)},
+        description=f"The merged model's logits differ from base + adapter by {difference:.2%} of their spread.",
+    )

@@ -1,0 +1,71 @@
+"""`merged_model`: what answers differently is not published, and what was not compared has no verdict."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import Project
+from grokora_pipeline.assets.merged_model import merged_model_asset
+from grokora_pipeline.datasets.examples import FILE
+from grokora_pipeline.settings import Settings
+from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
+from grokora_pipeline_tests.gateway import add_adapter, make_store
+
+AGENT = AgentSpec(name="actor", description="acts")
+RECORD = {"relative_rms_difference": 0.01, "agrees": True, "prompts": 1}
+
+
+class FakeGpu(dg.ConfigurableResource[Any]):
+    """A worker whose merge has this result."""
+
+    record: dict[str, Any]
+
+    def run(self, context: Any, module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
+        return self.record
+
+
+def materialize(tmp_path: Path, record: dict[str, Any]) -> dg.ExecuteInProcessResult:
+    project = Project(Settings(store=str(tmp_path)), (AGENT,))
+    asset = merged_model_asset(project, AGENT)
+    return dg.materialize([asset], resources={project.gpu_resource: FakeGpu(record=record)}, raise_on_error=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = make_store(tmp_path)
+    with store.stage("actor/task_dataset") as staged:
+        (staged / FILE).write_bytes(b"")
+        store.publish("actor/task_dataset", "d1", staged)
+    return store
+
+
+def promote(store: Store) -> None:
+    add_adapter(store, "actor", "v1")
+    Registry(store).promote("actor", "v1", "better", {})
+
+
+def test_without_a_champion_there_is_no_model_and_no_verdict(store: Store, tmp_path: Path) -> None:
+    result = materialize(tmp_path, RECORD)
+    assert result.success
+    assert not result.get_asset_check_evaluations()
+    assert store.current("actor/merged_model") is None
+
+
+def test_a_merged_model_that_answers_differently_is_not_published(store: Store, tmp_path: Path) -> None:
+    promote(store)
+    result = materialize(tmp_path, {**RECORD, "relative_rms_difference": 0.4, "agrees": False})
+    assert not result.success
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [False]
+    assert store.current("actor/merged_model") is None
+
+
+def test_one_that_agrees_is_published_with_its_check(store: Store, tmp_path: Path) -> None:
+    promote(store)
+    result = materialize(tmp_path, RECORD)
+    assert result.success
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [True]
+    assert store.current("actor/merged_model") is not None
