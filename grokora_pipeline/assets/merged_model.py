@@ -39,7 +39,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,
-        io_manager_key=project.io_manager,
+        metadata={"dagster/io_manager_key": project.io_manager},  # specs have no parameter for it
         code_version=code_version(),
         skippable=True,
         description="Merged in bf16 from the unquantised base, and compared with base + adapter.",

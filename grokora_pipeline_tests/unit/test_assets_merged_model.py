@@ -31,7 +31,9 @@ class FakeGpu(dg.ConfigurableResource[Any]):
 def materialize(tmp_path: Path, record: dict[str, Any]) -> dg.ExecuteInProcessResult:
     project = Project(Settings(store=str(tmp_path)), (AGENT,))
     asset = merged_model_asset(project, AGENT)
-    return dg.materialize([asset], resources={project.gpu_resource: FakeGpu(record=record)}, raise_on_error=False)
+    return dg.materialize(
+        [asset], resources={**project.resources(), project.gpu_resource: FakeGpu(record=record)}, raise_on_error=False
+    )
 
 
 @pytest.fixture
