@@ -52,7 +52,7 @@ def system_intervals(report: dict[str, Any]) -> dg.MetadataValue[Any]:
     figure = Figure(figsize=(6, 0.6 + 0.4 * len(shown)), layout="constrained")
     axes = figure.subplots()
     for place, (_, score) in enumerate(shown):
-        errors = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
+        errors = [[max(0.0, score["value"] - score["low"])], [max(0.0, score["high"] - score["value"])]]  # rounding
         axes.errorbar(score["value"], place, xerr=errors, fmt="o", capsize=4, color="#3566c4")
     axes.set_yticks(range(len(shown)), [name for name, _ in shown])
     axes.set(xlabel=metric, ylim=(len(shown) - 0.5, -0.5))

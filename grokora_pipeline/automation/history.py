@@ -1,4 +1,4 @@
-"""What the run history says before something is requested: is it under way, was it tried, what did it cost."""
+"""What the run history says before something is requested: does it run, did it fail, what did it cost."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ def clock() -> datetime:
     return datetime.now().astimezone()
 
 
-def under_way(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> str:
+def running(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> str:
     """The queued or running run that makes one of these assets, in words; empty where there is none.
 
     A run without a selection of assets may make any.
@@ -32,8 +32,8 @@ def under_way(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> str:
     return ""
 
 
-def tried(instance: dg.DagsterInstance, level: str, attempts: int, backoff: timedelta, now: datetime) -> str:
-    """Why the same thing should not be tried again yet; empty where it may.
+def backoff(instance: dg.DagsterInstance, level: str, attempts: int, first_wait: timedelta, now: datetime) -> str:
+    """Why the same inputs should not be tried again yet, as a sentence; empty if they may.
 
     Every failure doubles the wait, and after `attempts` of them it is left to a person, or to a change of its inputs.
     A run that succeeded and changed nothing counts as a reason to wait, too.
@@ -44,8 +44,8 @@ def tried(instance: dg.DagsterInstance, level: str, attempts: int, backoff: time
     failed = [record for record in records if record.dagster_run.status in _FAILED]
     last = max(records, key=lambda record: record.end_time or record.create_timestamp.timestamp())
     if len(failed) >= attempts:
-        return f"it failed {len(failed)} times, last in run {last.dagster_run.run_id[:8]}; mend it and start it by hand"
-    wait = backoff * 2 ** max(0, len(failed) - 1)
+        return f"it failed {len(failed)} times, last in run {last.dagster_run.run_id[:8]}; start it by hand"
+    wait = first_wait * 2 ** max(0, len(failed) - 1)
     waited = now.timestamp() - (last.end_time or last.create_timestamp.timestamp())
     if not 0 <= waited < wait.total_seconds():
         return ""

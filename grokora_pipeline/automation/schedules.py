@@ -16,9 +16,9 @@ from grokora_pipeline.agents import AgentSpec, RetrainPolicy
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import Evidence, gather, hours_since, lacking, reason_to_train
-from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, gpu_hours, tried, under_way
+from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, backoff, gpu_hours, running
 from grokora_pipeline.automation.jobs import ALL_JOB, retrain_job
-from grokora_pipeline.automation.staleness import Levels, impossible, stored_version
+from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
 
@@ -66,18 +66,18 @@ def _schedule(
     job: str,
     policy: RetrainPolicy,
     specs: Sequence[dg.AssetSpec],
-    find: Callable[[Levels], Candidate],
+    find: Callable[[AssetStaleness], Candidate],
 ) -> dg.ScheduleDefinition:
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        levels = Levels(context.instance, specs, stored=stored_version(project))
+        staleness = AssetStaleness(context.instance, specs, stored=stored_version(project))
         if history.clock() - context.scheduled_execution_time > LATE:
             return dg.SkipReason(f"The moment of {context.scheduled_execution_time:%Y-%m-%d %H:%M} was missed.")
-        candidate = find(levels)
+        candidate = find(staleness)
         if refusal := next(
-            _hindrances(project, context.instance, name, policy=policy, candidate=candidate, levels=levels), ""
+            _hindrances(project, context.instance, name, policy=policy, candidate=candidate, staleness=staleness), ""
         ):
             return dg.SkipReason(f"{name}: {refusal}.")
-        tags = {AGENT_TAG: project.label(name), WHY_TAG: candidate.why[:200], LEVEL_TAG: _level(candidate, levels)}
+        tags = {AGENT_TAG: project.label(name), WHY_TAG: candidate.why[:200], LEVEL_TAG: _level(candidate, staleness)}
         return dg.RunRequest(asset_selection=candidate.keys, tags=tags)
 
     on = project.settings.automation == "on"
@@ -102,31 +102,31 @@ def _hindrances(
     *,
     policy: RetrainPolicy,
     candidate: Candidate,
-    levels: Levels,
+    staleness: AssetStaleness,
 ) -> Iterator[str]:
     """Why a candidate is not requested now, each reason looked for only where the one before does not hold."""
     now = history.clock()
     if not candidate.keys:
         yield candidate.why
-    if running := under_way(instance, [*candidate.keys, *candidate.waits_for]):
-        yield running
-    if waiting := tried(instance, _level(candidate, levels), policy.attempts, BACKOFF, now):
+    if busy := running(instance, [*candidate.keys, *candidate.waits_for]):
+        yield busy
+    if waiting := backoff(instance, _level(candidate, staleness), policy.attempts, BACKOFF, now):
         yield waiting
     hours = hours_since(candidate.trained_at, now)
     if hours is not None and hours < policy.gap_hours:
         yield f"{candidate.why}, but it was trained {hours:.1f} h ago; the gap is {policy.gap_hours:g} h"
-    own = [key for key in levels.specs if project.store_key(key).startswith(f"{name}/")]
+    own = [key for key in staleness.specs if project.store_key(key).startswith(f"{name}/")]
     spent = gpu_hours(instance, project.label(name), own, now)
     if spent >= policy.gpu_hours:
         yield f"{candidate.why}, but {spent:.2f} of {policy.gpu_hours:g} GPU hours are spent in the last 24"
 
 
-def _level(candidate: Candidate, levels: Levels) -> str:
+def _level(candidate: Candidate, staleness: AssetStaleness) -> str:
     """Equal as long as trying again would be trying the same."""
-    return content_version(levels.inputs(candidate.keys))
+    return content_version(staleness.inputs(candidate.keys))
 
 
-def agent_candidate(project: Project, agent: AgentSpec, levels: Levels) -> Candidate:
+def agent_candidate(project: Project, agent: AgentSpec, staleness: AssetStaleness) -> Candidate:
     """What is next for an agent: a training with all that follows, the rest of a chain that broke off, or nothing."""
     train = project.key(agent.name, "lora_adapter")
     tail = [project.key(agent.name, link) for link in ("eval_report", "champion", "merged_model")]
@@ -135,15 +135,15 @@ def agent_candidate(project: Project, agent: AgentSpec, levels: Levels) -> Candi
         return Candidate("too few examples for a split")
     if why := reason_to_train(evidence, agent.retrain):
         return Candidate(why, [train, *tail], evidence.trained_at)
-    left_out = impossible(project, levels.stale, [agent])
-    unfinished = [key for key in tail if key in levels.stale and key not in left_out]
+    left_out = blocked_assets(project, staleness.stale, [agent])
+    unfinished = [key for key in tail if key in staleness.stale and key not in left_out]
     if evidence.adapter and not evidence.evaluated:
         return Candidate("its new adapter is not judged yet", unfinished)
     if _drift_due(evidence, agent.retrain):
         return Candidate(f"perplexity of its champion on {evidence.new_held_out} new held-out rows", unfinished)
     if not evidence.up_to_date:
         return Candidate(lacking(evidence, agent.retrain))
-    if late := [key for key in levels.ready(tail) if key not in left_out]:
+    if late := [key for key in staleness.ready(tail) if key not in left_out]:
         return Candidate("its chain was not finished", late)
     return Candidate("up to date")
 
@@ -153,9 +153,9 @@ def _drift_due(evidence: Evidence, policy: RetrainPolicy) -> bool:
     return not evidence.report_current and evidence.new_held_out >= policy.drift_rows
 
 
-def _swarm_candidate(project: Project, levels: Levels) -> Candidate:
+def _swarm_candidate(project: Project, staleness: AssetStaleness) -> Candidate:
     swarm = project.key("swarm_report")
-    champions = [dep.asset_key for dep in levels.specs[swarm].deps]
-    if (why := levels.changed.get(swarm)) and all(levels.version(key) for key in champions):
+    champions = [dep.asset_key for dep in staleness.specs[swarm].deps]
+    if (why := staleness.changed.get(swarm)) and all(staleness.version(key) for key in champions):
         return Candidate(why, [swarm], waits_for=champions)
     return Candidate("up to date")

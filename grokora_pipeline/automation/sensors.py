@@ -14,14 +14,20 @@ from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.session_logs import KEY as LOGS_KEY
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY
 from grokora_pipeline.automation import history
-from grokora_pipeline.automation.history import LEVEL_TAG, tried, under_way
+from grokora_pipeline.automation.history import LEVEL_TAG, backoff, running
 from grokora_pipeline.automation.jobs import INGEST_JOB, ingest_keys
-from grokora_pipeline.automation.staleness import Levels, impossible, observation, source_versions, stored_version
+from grokora_pipeline.automation.staleness import (
+    AssetStaleness,
+    blocked_assets,
+    observation,
+    source_versions,
+    stored_version,
+)
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
 
 TICK_SECONDS = 3  # at least; Dagster itself looks every five seconds
-PATIENCE = 24  # ticks; a file that never rests is then set aside by the ingest, and the others are read
+MAX_UNSETTLED_TICKS = 24  # ticks; a file that never rests is then set aside by the ingest, and the others are read
 ATTEMPTS, BACKOFF = 5, timedelta(minutes=1)
 
 
@@ -57,22 +63,22 @@ def follow_logs(
         return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
     logs, files = project.key(LOGS_KEY), sources[project.key(LOG_FILES_KEY)]
     before = _read_cursor(context.cursor)
-    restless = 0 if files == before.get("files") else before.get("restless", 0) + 1
-    cursor = orjson.dumps({"files": files, "restless": restless}).decode()
-    levels = Levels(context.instance, specs, sources, stored_version(project))
-    keys = levels.ready(levels.specs)
-    for key in impossible(project, levels.stale, project.agents):
+    unsettled_ticks = 0 if files == before.get("files") else before.get("unsettled_ticks", 0) + 1
+    cursor = orjson.dumps({"files": files, "unsettled_ticks": unsettled_ticks}).decode()
+    staleness = AssetStaleness(context.instance, specs, sources, stored_version(project))
+    keys = staleness.ready(staleness.specs)
+    for key in blocked_assets(project, staleness.stale, project.agents):
         keys.pop(key, None)
-    if logs in keys and 0 < restless < PATIENCE:
+    if logs in keys and 0 < unsettled_ticks < MAX_UNSETTLED_TICKS:
         keys.pop(logs)
         if not keys:
             return dg.SensorResult(
-                skip_reason=f"The logs are changing (tick {restless}); they may rest.", cursor=cursor
+                skip_reason=f"The logs are changing (tick {unsettled_ticks}); they may rest.", cursor=cursor
             )
     if not keys:
         return dg.SensorResult(skip_reason=f"Nothing new: everything is made from the logs {files}.", cursor=cursor)
-    level = content_version(levels.inputs(keys))
-    waiting = under_way(context.instance, levels.specs) or tried(
+    level = content_version(staleness.inputs(keys))
+    waiting = running(context.instance, staleness.specs) or backoff(
         context.instance, level, ATTEMPTS, BACKOFF, history.clock()
     )
     if waiting:
@@ -94,7 +100,7 @@ def _read_cursor(text: str | None) -> dict[str, Any]:
         cursor = orjson.loads(text or "{}")
     except orjson.JSONDecodeError:
         return {}
-    return cursor if isinstance(cursor, dict) and isinstance(cursor.get("restless", 0), int) else {}
+    return cursor if isinstance(cursor, dict) and isinstance(cursor.get("unsettled_ticks", 0), int) else {}
 
 
 def _named(keys: Iterable[dg.AssetKey]) -> str:

@@ -43,8 +43,12 @@ def observe(instance: dg.DagsterInstance, key: dg.AssetKey, version: str) -> Non
     instance.report_runless_asset_event(observation(key, version))
 
 
-class Levels:
-    """One look at an instance: why each of some assets is out of date. `present` are versions known better than it."""
+class AssetStaleness:
+    """Snapshot of which assets are stale and why.
+
+    `changed`: assets that are stale themselves, by reason; `stale`: those and everything downstream of them.
+    `present` are data versions that are newer than what the instance knows; `stored` gives the version in the store.
+    """
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ def stale_assets(
     stored: Callable[[dg.AssetKey], str | None] | None = None,
 ) -> dict[dg.AssetKey, str]:
     """The materializable assets that are out of date, each with the reason; what is downstream of one is stale too."""
-    return Levels(instance, specs, stored=stored).stale
+    return AssetStaleness(instance, specs, stored=stored).stale
 
 
 def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:
@@ -131,7 +135,7 @@ def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:
     return version
 
 
-def impossible(project: Project, stale: Mapping[dg.AssetKey, str], agents: Iterable[AgentSpec]) -> set[dg.AssetKey]:
+def blocked_assets(project: Project, stale: Mapping[dg.AssetKey, str], agents: Iterable[AgentSpec]) -> set[dg.AssetKey]:
     """What is out of date only because it cannot be made yet.
 
     The chain of an agent that still lacks examples, and the merged model of an agent without a champion.

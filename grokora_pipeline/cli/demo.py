@@ -1,4 +1,4 @@
-"""`grokora demo`: the whole chain in one run of the real executor, told line by line on the terminal."""
+"""`grokora demo`: the whole chain in one run of the real executor, printed line by line on the terminal."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from rich.table import Table
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, key_of, load_project, read_json
 from grokora_pipeline.automation.jobs import ALL_JOB
-from grokora_pipeline.automation.staleness import impossible, observe, source_versions, stale_assets, stored_version
+from grokora_pipeline.automation.staleness import blocked_assets, observe, source_versions, stale_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
@@ -106,13 +106,13 @@ def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg
     chain = whole_chain().asset_layer.executable_asset_keys
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
     stale = stale_assets(instance, specs, stored_version(project))
-    left_out = impossible(project, stale, project.agents)
+    left_out = blocked_assets(project, stale, project.agents)
     keys = [key for key in stale if key not in left_out]
     return keys, len(specs) - len(keys)
 
 
 def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> str:
-    """Make these assets in one run of the real executor, told line by line; the cause if it failed, else empty.
+    """Make these assets in one run of the real executor, printed line by line; the cause if it failed, else empty.
 
     SIGTERM and SIGHUP (a closed terminal) end it as Ctrl-C does: children write their checkpoints.
     """
@@ -121,7 +121,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        with output_to(log) as terminal, Narrator(instance, mark, Console(file=terminal)) as narrator:
+        with output_to(log) as terminal, RunPrinter(instance, mark, Console(file=terminal)) as printer:
             result = dg.execute_job(
                 dg.reconstructable(whole_chain),
                 instance=instance,
@@ -135,7 +135,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     run = instance.get_run_by_id(result.run_id)
     if run and run.status == dg.DagsterRunStatus.CANCELED:
         return INTERRUPTED
-    return "" if result.success else narrator.cause or f"No step says why; what the processes printed is in {log}."
+    return "" if result.success else printer.cause or f"No step says why; what the processes printed is in {log}."
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _duplicate(descriptor: int) -> TextIO:
     return os.fdopen(os.dup(descriptor), "w", encoding=sys.stdout.encoding, errors="replace", buffering=1)
 
 
-class Narrator:
+class RunPrinter:
     """Follows a run's event log from a thread of its own and prints what a person wants to know."""
 
     def __init__(self, instance: dg.DagsterInstance, mark: str, console: Console) -> None:
@@ -171,7 +171,7 @@ class Narrator:
         self._last_line: dict[str, float] = {}
         self.cause = ""  # the first failure's step and sentence
 
-    def __enter__(self) -> "Narrator":
+    def __enter__(self) -> "RunPrinter":
         self._thread.start()
         return self
 
@@ -188,25 +188,25 @@ class Narrator:
                 connection = self._instance.get_records_for_run(runs[0].run_id, cursor=cursor)
                 cursor = connection.cursor
                 for record in connection.records:
-                    self._tell(record.event_log_entry)
+                    self._print_event(record.event_log_entry)
             if last_round:
                 return
             self._done.wait(_POLL_SECONDS)
 
-    def _tell(self, entry: Any) -> None:
+    def _print_event(self, entry: Any) -> None:
         step = (entry.step_key or "").replace("__", "/")
         event = entry.dagster_event
         if event is None:
-            self._tell_progress(step, entry)
+            self._print_progress(step, entry)
         elif event.event_type_value == "STEP_START":
             self._started[step] = entry.timestamp
-            self._say(f"[bold]▶ {step}[/bold]")
+            self._print(f"[bold]▶ {step}[/bold]")
         elif event.event_type_value == "STEP_SUCCESS":
-            self._say(
+            self._print(
                 f"[green]✓[/green] {step} [dim]{entry.timestamp - self._started.get(step, entry.timestamp):.1f} s[/dim]"
             )
         elif event.event_type_value == "STEP_SKIPPED":
-            self._say(f"[yellow]–[/yellow] {step} skipped: what it needs was not made")
+            self._print(f"[yellow]–[/yellow] {step} skipped: what it needs was not made")
         elif event.event_type_value == "STEP_FAILURE":
             self._fail(step, _cause(event))
         elif event.event_type_value in {"RUN_FAILURE", "PIPELINE_FAILURE"}:  # also outside a step
@@ -214,24 +214,24 @@ class Narrator:
         elif event.event_type_value == "ASSET_CHECK_EVALUATION":
             check = event.event_specific_data
             if not check.passed:
-                self._say(f"[yellow]![/yellow] {step}, check {check.check_name}: {check.description}")
+                self._print(f"[yellow]![/yellow] {step}, check {check.check_name}: {check.description}")
 
-    def _tell_progress(self, step: str, entry: Any) -> None:
+    def _print_progress(self, step: str, entry: Any) -> None:
         important = entry.level >= 30
         too_soon = not important and entry.timestamp - self._last_line.get(step, 0.0) < _QUIET_SECONDS
         if not step or too_soon or entry.user_message.startswith(_DAGSTERS_OWN):
             return
         self._last_line[step] = entry.timestamp
-        self._say(f"  [dim]{step}:[/dim] {escape(entry.user_message)}")
+        self._print(f"  [dim]{step}:[/dim] {escape(entry.user_message)}")
 
     def _fail(self, step: str, cause: str) -> None:
         """A run's own failure only repeats that a step failed, if one did."""
         if step or not self.cause:
             text = f"{step}: {cause}" if step else cause
             self.cause = self.cause or text
-            self._say(f"[red]✗ {escape(text)}[/red]")
+            self._print(f"[red]✗ {escape(text)}[/red]")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 

@@ -101,7 +101,7 @@ def test_a_file_that_is_still_being_written_is_waited_for(world: World) -> None:
 def test_a_file_that_never_rests_holds_the_others_up_for_a_while_only(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensors, "PATIENCE", 4)
+    monkeypatch.setattr(sensors, "MAX_UNSETTLED_TICKS", 4)
     world.settle()
     found = []
     for n in range(5):
@@ -366,7 +366,7 @@ def test_a_tick_looks_at_a_hundred_thousand_logs_in_two_seconds(world: World) ->
     assert min(seconds) < 2
 
 
-@pytest.mark.parametrize("cursor", ["{", "[]", '{"files": 1, "restless": "many"}', "null"])
+@pytest.mark.parametrize("cursor", ["{", "[]", '{"files": 1, "unsettled_ticks": "many"}', "null"])
 def test_a_cursor_that_a_person_edited_starts_the_watch_anew(world: World, cursor: str) -> None:
     world.drop("actor", "a1")
     world.cursor = cursor

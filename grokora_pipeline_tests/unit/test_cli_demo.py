@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
-from grokora_pipeline.cli.demo import _RUN_TAG, Narrator
+from grokora_pipeline.cli.demo import _RUN_TAG, RunPrinter
 
 
 def fail(error: BaseException) -> Callable[[], NoReturn]:
@@ -28,7 +28,7 @@ def cause_of(act: Callable[[], Any], retry_policy: dg.RetryPolicy | None = None)
 
     text = io.StringIO()
     instance = dg.DagsterInstance.ephemeral()
-    with Narrator(instance, "mark", Console(file=text)) as printer:
+    with RunPrinter(instance, "mark", Console(file=text)) as printer:
         dg.materialize([failing], instance=instance, tags={_RUN_TAG: "mark"}, raise_on_error=False)
     return printer.cause, text.getvalue()
 
@@ -53,7 +53,7 @@ def test_a_worker_says_its_own_sentence() -> None:
 
 def test_a_run_that_fails_outside_a_step_shows_its_cause() -> None:
     instance, text = dg.DagsterInstance.ephemeral(), io.StringIO()
-    with Narrator(instance, "mark", Console(file=text)) as printer:
+    with RunPrinter(instance, "mark", Console(file=text)) as printer:
         run = instance.add_run(dg.DagsterRun("retrain_all", tags={_RUN_TAG: "mark"}))
         instance.report_run_failed(run, "The code server is gone.")
     assert printer.cause == "The code server is gone."
