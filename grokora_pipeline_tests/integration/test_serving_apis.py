@@ -211,7 +211,7 @@ def test_a_recording_of_any_api_is_read_into_the_prompt_that_was_answered(runnin
     assert len(read) == 2, report
     by_time = sorted(read, key=lambda one: str(one["started_at"]))
     for turn, asked in zip(by_time, running.engine.asks, strict=True):
-        prompt, tools = orjson.loads(turn["prompt"]), orjson.loads(turn["tools"])
+        prompt, tools = orjson.loads(turn["prompt"]), orjson.loads(turn["tools"] or "null")
         assert tuple(base.chat.encode_prompt(prompt, tools)) == asked.prompt
 
 
