@@ -155,6 +155,31 @@ def test_a_streamed_answer_says_the_same_as_a_whole_one(tmp_path: Path) -> None:
     assert recorded[0]["choices"][0]["message"]["content"] == recorded[1]["choices"][0]["message"]["content"]
 
 
+def test_the_model_sees_placeholders_and_each_caller_gets_its_own_values_back(tmp_path: Path) -> None:
+    def type_it(ask: GenerationRequest) -> str:
+        arguments = {"command": "type <SECRET:password:1> as <PII:email:1> not <SECRET:password:2>"}
+        call = orjson.dumps({"name": "bash", "arguments": arguments}).decode()
+        return f"I type <SECRET:password:1>. <tool_call>{call}</tool_call>"
+
+    prompt = {"role": "user", "content": "log in with password=zebra!42x, mail ana@example.org"}
+    headers = {"x-session-id": "one"}
+    with Setup(tmp_path, AGENTS, type_it).running() as running:
+        whole = grokputer(running, [ACTOR, prompt], tools=[BASH], extra_headers=headers)
+        chunks = list(grokputer(running, [ACTOR, prompt], tools=[BASH], stream=True, extra_headers=headers))
+        other = grokputer(running, [ACTOR, TASK], tools=[BASH], extra_headers=headers)
+        asked = [running.engine.chat.tokenizer.decode(list(ask.prompt)) for ask in running.engine.asks]
+        recorded = [orjson.dumps(line).decode() for line in running.lines()]
+    assert "password=<SECRET:password:1>, mail <PII:email:1>" in asked[0]
+    assert not any("zebra!42x" in prompt for prompt in asked)
+    message = whole.choices[0].message
+    assert message.content == "I type zebra!42x."
+    command = orjson.loads(message.tool_calls[0].function.arguments)["command"]
+    assert command == "type zebra!42x as ana@example.org not <SECRET:password:2>"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == message.content
+    assert other.choices[0].message.content == "I type <SECRET:password:1>."  # not in this call's own prompt
+    assert not any("zebra!42x" in line for line in recorded)
+
+
 def test_text_streams_as_it_comes_and_stops_before_a_stop_sequence(tmp_path: Path) -> None:
     with Setup(tmp_path, AGENTS, lambda ask: "one two three END four five").running() as running:
         chunks = list(grokputer(running, [TASK], stream=True, stop=["END"]))
@@ -173,7 +198,7 @@ def test_a_stop_sequence_inside_a_call_completes_nothing(tmp_path: Path) -> None
     with Setup(tmp_path, AGENTS, call).running() as running:
         message = grokputer(running, [ACTOR, TASK], tools=[BASH], stop="/x").choices[0].message
     assert message.tool_calls is None
-    assert message.content.endswith("rm -rf /tmp")
+    assert message.content == ""  # half a call is no content either: ingest would learn the markup
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -73,10 +73,10 @@ def test_whatever_stands_in_a_request_it_is_read_or_refused(value: object) -> No
             assert error.status == 400
 
 
-def test_a_call_cut_short_is_never_completed(chat: ChatFormat) -> None:
+def test_a_call_cut_short_is_never_completed_and_is_no_content(chat: ChatFormat) -> None:
     text = '<tool_call>{"name": "bash", "arguments": {"command": "rm -rf /tmp/x'
     message, repaired = read_answer(text, chat, [BASH], whole=False)
-    assert (message, repaired) == ({"role": "assistant", "content": text}, False)
+    assert (message, repaired) == ({"role": "assistant", "content": ""}, False)
 
 
 def test_without_tools_the_text_is_content_whatever_it_says(chat: ChatFormat) -> None:

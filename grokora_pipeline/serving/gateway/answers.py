@@ -3,7 +3,7 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,6 +20,7 @@ from grokora_pipeline.models.messages import calls_of, message_text, parse_calls
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, new_reply, usage_of
+from grokora_pipeline.sessions.redaction.redactor import restore, restore_growing
 
 Json = dict[str, Any]
 DEFAULT_NEW_TOKENS = 1024  # where the request does not say
@@ -28,10 +29,19 @@ _CALL_MARKS = ("<tool_call>",)
 
 
 async def prepare(
-    asked: ChatRequest, agent: AgentSpec | None, adapter: str | None, chat: ChatFormat, room: int
+    asked: ChatRequest,
+    agent: AgentSpec | None,
+    adapter: str | None,
+    chat: ChatFormat,
+    room: int,
+    *,
+    messages: list[Json] | None = None,
 ) -> GenerationRequest:
-    """What to ask the engine, whose context holds `room` tokens; ApiError 400 where the prompt does not fit."""
-    messages = asked.body["messages"]
+    """What to ask the engine, whose context holds `room` tokens; ApiError 400 where the prompt does not fit.
+
+    `messages`: the request's messages, redacted; None: as they came.
+    """
+    messages = asked.body["messages"] if messages is None else messages
     if agent and agent.payload_format == "toon":  # as the agent's dataset was encoded
         messages = [toon.encode_message(plain_message(message)) for message in messages]
     tools = asked.offered_tools
@@ -67,6 +77,7 @@ class LocalAnswer:
     engine: Engine
     served_by: str
     receipt: str = ""
+    originals: Mapping[str, str] = field(default_factory=dict)  # the caller's own values, by their placeholders
     head: Json = field(init=False)
     reply: Json = field(default_factory=dict)
     repaired: bool = False
@@ -90,7 +101,7 @@ class LocalAnswer:
                     tokens += piece.tokens
                     finish, cached = piece.finish or finish, piece.cached_tokens
                     text, stopped = _cut(self.chat.decode(tokens), self.asked.stops)
-                    visible = _visible(self.chat.visible_text(text), self.asked)
+                    visible = restore_growing(_visible(self.chat.visible_text(text), self.asked), self.originals)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}
                         shown = visible
@@ -101,6 +112,7 @@ class LocalAnswer:
             raise ApiError(500, str(error), code="engine_error") from error
         whole = finish == "stop" and not stopped
         message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole)
+        message = restore(message, self.originals)
         if reasoning := message.get("reasoning_content"):
             yield {"reasoning_content": reasoning}
         if rest := message["content"].removeprefix(shown):

@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,10 +31,12 @@ from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.routing import Route, Router
 from grokora_pipeline.serving.gateway.sessions import Sessions
 from grokora_pipeline.serving.gateway.upstream import Upstream, passed_back, unreachable
+from grokora_pipeline.sessions.redaction.redactor import Redactor
 
 LOG = logging.getLogger("grokora.serving")
 _BROKEN_OFF = {"error": {"message": "the caller went away before the answer was whole", "type": "client_gone"}}
 _PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "openai-project")
+_KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
 _REMEMBERED = 1024  # responses that `previous_response_id` may name
 
@@ -61,6 +63,7 @@ class Exchange:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
+    keys: list[str] = field(default_factory=list)  # the caller's and the upstream's: secret in request and reply
 
     @property
     def headers(self) -> dict[str, str]:
@@ -136,7 +139,8 @@ class Gateway:
         else:
             with suppress(ApiError):
                 asked = ChatRequest.parse(chat)
-        return Exchange(session, route, api, body, asked)
+        keys = [request.headers.get(name, "").rpartition(" ")[2] for name in _KEY_HEADERS]
+        return Exchange(session, route, api, body, asked, keys=[key for key in keys if key])
 
     def _as_chat(self, api: Api, body: Json) -> Json:
         """The body as a chat request; ApiError 400 for what no chat message can say."""
@@ -190,8 +194,9 @@ class Gateway:
         name = route.agent.name if route.agent else None
         async with self.champions.using(name, route.version) as adapter:
             agent = route.agent if asked.model != "base" else None
-            ask = await prepare(asked, agent, adapter, base.chat, engine.context_length)
-            answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt)
+            messages, originals = await asyncio.to_thread(self._redacted, exchange)
+            ask = await prepare(asked, agent, adapter, base.chat, engine.context_length, messages=messages)
+            answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt, originals)
             if asked.stream:
                 async with aclosing(self._events(exchange, answer)) as events:
                     yield StreamingResponse(events, headers=exchange.headers, media_type="text/event-stream")
@@ -200,6 +205,15 @@ class Gateway:
             reply = exchange.api.reply(exchange.body, answer.reply)
             await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
             yield _json(reply, exchange.headers)
+
+    def _redacted(self, exchange: Exchange) -> tuple[list[Json], dict[str, str]]:
+        """The prompt as adapters know prompts, and the caller's own values, to be put back into the answer."""
+        try:
+            redactor = self.recorder.redactor(exchange.session)
+        except (GrokoraError, OSError):  # the recordings cannot be read; the recorder complains about it
+            redactor = Redactor()
+        messages, _, originals = redactor.redact_reversibly(exchange.asked.body["messages"])
+        return messages, originals
 
     @staticmethod
     async def _drain(answer: LocalAnswer) -> None:
@@ -233,11 +247,10 @@ class Gateway:
         if self.upstream.model and self._is_ours(exchange.asked.model):
             body = {**body, "model": self.upstream.model}
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers} | dict(keys)
-        secrets = [value.rpartition(" ")[2] for value in keys.values()]
         async with self.upstream.send(api.path, orjson.dumps(body), headers) as response:
             headers = exchange.headers | passed_back(response)
             if response.status_code == 200 and "event-stream" in response.headers.get("content-type", ""):
-                async with aclosing(self._pass_on(exchange, response, secrets)) as events:
+                async with aclosing(self._pass_on(exchange, response)) as events:
                     yield StreamingResponse(events, headers=headers)
                 return
             raw = b""
@@ -250,12 +263,10 @@ class Gateway:
                 await _unless_gone(request, receive())  # a caller that left must not hold its place for minutes
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
-            await self._finish(exchange, _reply_of(raw), status=response.status_code, secrets=secrets)
+            await self._finish(exchange, _reply_of(raw), status=response.status_code)
             yield Response(raw, response.status_code, headers)
 
-    async def _pass_on(
-        self, exchange: Exchange, response: httpx.Response, secrets: Sequence[str]
-    ) -> AsyncGenerator[bytes, None]:
+    async def _pass_on(self, exchange: Exchange, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """The upstream's events as they come, each one whole; the last one only once the exchange is recorded."""
         reader, last = exchange.api.reader(), b""
         try:
@@ -268,7 +279,7 @@ class Gateway:
         except (httpx.HTTPError, SSEError) as error:
             told = unreachable(error)
             last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD).error(told))
-        await self._finish(exchange, reader.reply(), secrets=secrets)
+        await self._finish(exchange, reader.reply())
         yield last
 
     def _is_ours(self, model: str) -> bool:
@@ -282,7 +293,6 @@ class Gateway:
         status: int = 200,
         repaired: bool = False,
         cut: bool = False,
-        secrets: Sequence[str] = (),
     ) -> None:
         """Count, judge and record an exchange; returns when the recording is on the disk.
 
@@ -308,9 +318,9 @@ class Gateway:
             self._responses[reply["id"]] = [*spoken, message]
             if len(self._responses) > _REMEMBERED:
                 self._responses.popitem(last=False)
-        await asyncio.gather(asyncio.wrap_future(self._record(exchange, reply, secrets)), return_exceptions=True)
+        await asyncio.gather(asyncio.wrap_future(self._record(exchange, reply)), return_exceptions=True)
 
-    def _record(self, exchange: Exchange, reply: Json, secrets: Sequence[str] = ()) -> Future[None]:
+    def _record(self, exchange: Exchange, reply: Json) -> Future[None]:
         exchange.recorded = True
         done = self.recorder.call(
             exchange.session,
@@ -320,7 +330,7 @@ class Gateway:
             reply,
             receipt=exchange.receipt,
             api=exchange.api.name,
-            secrets=secrets,
+            secrets=exchange.keys,
         )
         done.add_done_callback(_complain)
         return done

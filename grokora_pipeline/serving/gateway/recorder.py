@@ -35,7 +35,6 @@ from grokora_pipeline.sessions.redaction.redactor import Redactor
 Json = dict[str, Any]
 ROTATE_BYTES = 16 << 20
 MEMORY = ".redaction"  # hidden, so that ingest never reads it as a log
-_SHORTEST_KEY = 8  # characters of a caller's key that is looked for; clients of a local server send dummies
 _MOST_RECEIPTS = 100_000
 _MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
 
@@ -179,8 +178,8 @@ class Recorder:
             line.content["step"] = session.next_step
             session.next_step += 1
         line.raw = orjson.dumps(line.content)
-        secrets = [Finding("SECRET", "api_key", value) for value in line.secrets if len(value) >= _SHORTEST_KEY]
-        session.redactor.learn([one for one in secrets if one.value.encode() in line.raw], everywhere=True)
+        keys = {key for key in line.secrets if _is_real_key(key) and key.encode("utf-8", "replace") in line.raw}
+        session.redactor.learn([Finding("SECRET", "api_key", key) for key in sorted(keys)], everywhere=True)
         if is_suspicious(line.raw):
             session.redactor.find(line.content)
 
@@ -252,6 +251,11 @@ class Recorder:
         names = (f"{session}.jsonl" if part == 1 else f"{session}.{part}.jsonl" for part in count(1))
         paths = (day / name for name in names)
         return next(path for path in paths if not path.exists() or path.stat().st_size < self._rotate_bytes)
+
+
+def _is_real_key(key: str) -> bool:
+    """Whether a caller's key is worth looking for: clients of a local server send dummies such as "anything"."""
+    return len(key) >= 8 and not key.isalpha() and (len(key) >= 12 or any(map(str.isdigit, key)))
 
 
 def _whole_bytes(path: Path) -> int:

@@ -48,7 +48,8 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         return False  # a call whose end another quote cut off
     if means == "key":
         return looks_random(value) or is_random(value) or (quoted and is_random_token(value, 3.2))
-    prose = len(value.split()) > 2 and all(word.strip(".,:;!?'").isalpha() for word in value.split())
+    words = value.split()
+    prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     return not prose or _seed_words(value)
 
 
@@ -160,8 +161,8 @@ _ASSIGNED = detector(
     r"\s{0,6}(?P<operator>=>|->|[:.?+|]=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     r")(?:\s|\\n){0,6}"
-    rf"(?:(?P<quote>{_QUOTE})(?=[^\n]*?{_QUOTE}))?"
-    r"(?P<value>(?(quote)[^\"'`\\\n]+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))",
+    rf"(?:(?P<quote>(?P<escaped>\\{{1,3}})?[\"'`])(?=[^\n]*?(?P=quote)))?"
+    r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
     rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,6}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]=|->))",
     "value",
     accept=_is_assigned,

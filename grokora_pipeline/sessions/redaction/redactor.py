@@ -6,17 +6,15 @@ tool's result and in the next command's argument stay one thing. Screenshots in 
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any
-
-import orjson
 
 from grokora_pipeline.sessions.redaction.detection import Piece, TooDeepError, scan, walk
 from grokora_pipeline.sessions.redaction.memory import Finding, Memory, Trace, occurrences
 from grokora_pipeline.sessions.redaction.published import in_text
 
-__all__ = ["VERSION", "Redactor", "TooDeepError", "restore"]
+__all__ = ["VERSION", "Redactor", "TooDeepError", "restore", "restore_growing"]
 
 VERSION = 5  # part of every manifest: raise it when the rules change, and everything is read again
 
@@ -161,18 +159,30 @@ def _spread(text: str, spreading: dict[str, str], counts: Counter[str], original
     return text
 
 
-def restore(value: Any, originals: dict[str, str]) -> Any:
-    """An answer in which the caller's own values stand in place of their placeholders, also in JSON inside a string."""
+def restore(value: Any, originals: Mapping[str, str]) -> Any:
+    """An answer in which the caller's own values stand in place of their placeholders.
+
+    `originals` is what `redact_reversibly` gave for the prompt of the same call. A string that begins as JSON does (the
+    arguments of a tool call) gets them with JSON's escapes, so that it stays JSON.
+    """
     if isinstance(value, dict):
         return {name: restore(one, originals) for name, one in value.items()}
     if isinstance(value, list):
         return [restore(one, originals) for one in value]
-    if not isinstance(value, str) or not any(placeholder in value for placeholder in originals):
+    if not isinstance(value, str):
         return value
-    try:
-        within_json = value.lstrip()[:1] in ("{", "[") and orjson.loads(value) is not None
-    except orjson.JSONDecodeError:
-        within_json = False
+    in_json = value.lstrip()[:1] in {"{", "["}
     for placeholder, original in originals.items():
-        value = value.replace(placeholder, json.dumps(original, ensure_ascii=False)[1:-1] if within_json else original)
+        value = value.replace(placeholder, json.dumps(original, ensure_ascii=False)[1:-1] if in_json else original)
     return value
+
+
+def restore_growing(text: str, originals: Mapping[str, str]) -> str:
+    """The same for the beginning of an answer: a placeholder that may have just begun is held back."""
+    begun = text.rfind("<")
+    if begun >= 0 and any(
+        placeholder.startswith(text[begun:]) and placeholder != text[begun:] for placeholder in originals
+    ):
+        text = text[:begun]
+    restored: str = restore(text, originals)
+    return restored
