@@ -277,6 +277,25 @@ def test_a_row_whose_adapter_was_unloaded_before_it_was_submitted_is_not_answere
     assert "was unloaded" in str(chunks[0])
 
 
+def test_a_row_that_fills_the_context_is_not_run_beyond_it(
+    make: Make, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last: list[int] = []
+    forward = model.forward
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        last.append(int(kwargs["position_ids"].max()))
+        return forward(*args, **kwargs)
+
+    decoder = make()
+    monkeypatch.setattr(model, "forward", watched)
+    room = decoder.chat.context_length
+    full, other = decoder.generate([GenerationRequest((5,) * (room - 1)), GenerationRequest((5, 6), None, 4)])
+    assert (len(full.tokens), full.finish) == (1, "length")
+    assert max(last) == room - 2
+    assert len(other.tokens) == 4
+
+
 # --- whose turn it is ------------------------------------------------------------------------------------------------
 
 

@@ -166,10 +166,8 @@ def test_rows_that_join_later_and_leave_earlier_change_nobody_elses_answer(engin
     assert _run(work()) == [alone(ask.adapter, ask.prompt, ask.max_new_tokens) for ask in asks]
 
 
-def test_prompts_longer_than_a_step_are_run_in_parts(
-    engine: TorchEngine, alone: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 7)
+def test_prompts_longer_than_a_step_are_run_in_parts(engine: TorchEngine, alone: Any) -> None:
+    engine.decoder.scheduler.prefill_tokens = 7
     asks = _asks(9)
     assert _together(engine, asks) == [alone(ask.adapter, ask.prompt, ask.max_new_tokens) for ask in asks]
 

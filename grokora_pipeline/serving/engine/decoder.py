@@ -68,6 +68,7 @@ class Decoder:
         self.prefixes = PrefixCache(0 if stateful else cache_bytes)
         self.scheduler = Scheduler(max_rows, row_bytes, prefill_tokens, pads=not stateful)
         self.counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "steps", "failed"), 0)
+        self.alone: Row | None = None  # the row that the model's own generate answers now
         self._active: list[Adapter | None] = []
         self._token_bytes = self.runner.slots.token_bytes() if self.runner else 0  # the probe has shown it
         self._retired: list[Adapter] = []
@@ -182,6 +183,7 @@ class Decoder:
         """Run a share of the prompts that wait, then give every row that is past its prompt one more token."""
         self._release_done()
         self._prefill()
+        self._release_done()  # before the next pass: a row that fills the context has no position for another token
         self._decode()
         self._release_done()
         self._free_retired()
@@ -296,9 +298,11 @@ class Decoder:
         began = time.perf_counter()
         self.counts["prompt_tokens"] += len(row.tokens)
         prompt = len(row.tokens)
+        self.alone = row
         with self._failing([row]):
             self._activate([row.adapter], 0)
             generate_row(self.model, row, self.stop_ids)
+        self.alone = None
         made = len(row.tokens) - prompt
         self.counts["steps"] += made
         self.counts["generated_tokens"] += made

@@ -23,6 +23,7 @@ from grokora_pipeline.serving.engine.runner import PASS_ERRORS
 
 PREFILL_TOKENS = 256  # of waiting prompts between two tokens of the running rows
 IDLE_SECONDS = 1.0  # of quiet, after which the memory of rows that have left goes back to the system
+_CUT = "The engine has ended before the answer was whole; ask again."
 _ENDED = "The engine has ended; restart the server."
 
 
@@ -106,7 +107,7 @@ class TorchEngine:
         """The counters now."""
         decoder = self.decoder
         return EngineStats(
-            running=len(decoder.scheduler.rows),
+            running=len(decoder.scheduler.rows) + (decoder.alone is not None),
             waiting=len(decoder.scheduler.waiting) + len(self._submitted),
             cache_bytes=decoder.prefixes.used_bytes,
             **decoder.counts,
@@ -117,6 +118,8 @@ class TorchEngine:
         with self._wake:
             self._closed = True
             self._wake.notify()
+        if alone := self.decoder.alone:  # the thread is inside `generate` until this row is done
+            alone.finish(GrokoraError(_CUT))
         self._thread.join()
         self.decoder.model = None
 
@@ -171,7 +174,7 @@ class TorchEngine:
             rows = [*scheduler.rows, *scheduler.waiting, *self._submitted]
             commands = list(self._commands)
         for row in rows:
-            row.finish(GrokoraError("The engine has ended before the answer was whole; ask again."))
+            row.finish(GrokoraError(_CUT))
         for command in commands:
             command()
         if self.decoder.runner:
