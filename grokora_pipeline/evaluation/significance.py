@@ -14,7 +14,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 FloatArray = NDArray[np.float64]
 Combine = Callable[[FloatArray], FloatArray]
@@ -94,6 +93,8 @@ def estimate(
 def _share_estimate(sums: FloatArray, alpha: float) -> Estimate:
     """Wilson's interval at the effective number of rows, p (1 - p) / (cluster-robust variance), adjusted for the
     clusters' degrees of freedom (Korn & Graubard 1998)."""
+    from scipy.special import stdtrit  # Student's quantile; here, since the definitions load this module
+
     clusters, weight = len(sums), float(sums[:, 1].sum())
     share = float(sums[:, 0].sum() / weight)
     residuals = sums[:, 0] - share * sums[:, 1]
@@ -101,7 +102,7 @@ def _share_estimate(sums: FloatArray, alpha: float) -> Estimate:
     # rows that are all right or all wrong show no variance: then only the clusters count as independent
     rows = min(weight, share * (1 - share) / variance) if variance > 1e-12 else float(clusters)
     z = _NORMAL.inv_cdf(1 - alpha / 2)
-    rows *= (z / float(student.ppf(1 - alpha / 2, clusters - 1))) ** 2 if clusters > 1 else 0.1
+    rows *= (z / float(stdtrit(clusters - 1, 1 - alpha / 2))) ** 2 if clusters > 1 else 0.1
     centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
     half = z / (1 + z**2 / rows) * sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))

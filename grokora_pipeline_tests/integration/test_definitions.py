@@ -53,6 +53,6 @@ def test_gpu_work_carries_the_tag_and_the_pool() -> None:
 def test_every_asset_has_a_description_an_owner_and_a_code_version() -> None:
     for spec in defs.resolve_all_asset_specs():
         assert spec.description, spec.key
-        if spec.key.to_user_string() != "session_log_files":
+        if spec.key.to_user_string() not in ("session_log_files", "forget_list"):  # nobody materializes these
             assert spec.owners, spec.key
             assert spec.code_version, spec.key
