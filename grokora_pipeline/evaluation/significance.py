@@ -168,9 +168,8 @@ def _flipped(differences: FloatArray, weights: FloatArray, alpha: float, seed: i
             inside, outside = (middle, outside) if p_value(middle) > alpha else (inside, middle)
         bounds.append(outside)
     low, high = bounds
-    if (
-        np.ptp(differences[used] / weights[used]) < 1e-9
-    ):  # every cluster shows the same difference: the rule of three says what could have been missed
+    if np.ptp(differences[used] / weights[used]) < 1e-9 and p_value(0.0) <= alpha:
+        # every cluster shows the same difference: the rule of three says what could have been missed
         slack = min(log(1 / alpha) / len(differences), abs(total / weight))
         low, high = max(-most, total / weight - slack), min(most, total / weight + slack)
     return low, high, p_value(0.0)
