@@ -3,6 +3,8 @@
 import io
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, NoReturn
 
 import dagster as dg
@@ -27,7 +29,8 @@ def cause_of(act: Callable[[], Any], retry_policy: dg.RetryPolicy | None = None)
         act()
 
     text = io.StringIO()
-    instance = dg.DagsterInstance.ephemeral()
+    # on disk: two threads use it, and SQLite's tables in memory are locked while one of them reads
+    instance = dg.DagsterInstance.local_temp(mkdtemp())
     with RunPrinter(instance, "mark", Console(file=text)) as printer:
         dg.materialize([failing], instance=instance, tags={_RUN_TAG: "mark"}, raise_on_error=False)
     return printer.cause, text.getvalue()
@@ -51,8 +54,8 @@ def test_a_worker_says_its_own_sentence() -> None:
     assert cause_of(fail(dg.Failure("The GPU is gone.")))[0] == "actor/lora_adapter: The GPU is gone."
 
 
-def test_a_run_that_fails_outside_a_step_shows_its_cause() -> None:
-    instance, text = dg.DagsterInstance.ephemeral(), io.StringIO()
+def test_a_run_that_fails_outside_a_step_shows_its_cause(tmp_path: Path) -> None:
+    instance, text = dg.DagsterInstance.local_temp(str(tmp_path)), io.StringIO()
     with RunPrinter(instance, "mark", Console(file=text)) as printer:
         run = instance.add_run(dg.DagsterRun("retrain_all", tags={_RUN_TAG: "mark"}))
         instance.report_run_failed(run, "The code server is gone.")
