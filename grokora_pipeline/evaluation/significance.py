@@ -175,12 +175,6 @@ def _flipped(differences: FloatArray, weights: FloatArray, alpha: float, seed: i
     return low, high, p_value(0.0)
 
 
-def permutation_p(ours: FloatArray, theirs: FloatArray, *, seed: int = 0) -> float:
-    """Two-sided p-value of the paired test that swaps the systems' names within whole clusters, for means over the
-    same rows: [clusters, 2] sums of (numerator, weight)."""
-    return _flipped(ours[:, 0] - theirs[:, 0], ours[:, 1], 0.05, seed)[2]
-
-
 def sessions_needed(alpha: float) -> int:
     """How many clusters a two-sided sign-flip test needs before any result can have p <= alpha: 2 / 2^n <= alpha."""
     return ceil(log2(2 / alpha))

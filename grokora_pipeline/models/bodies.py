@@ -47,21 +47,6 @@ def chat_answer(api: ApiName, reply: Mapping[str, Any]) -> tuple[Message | None,
     return (answer, choice.get("finish_reason")) if isinstance(answer, dict) and choice else (None, None)
 
 
-def told_api(body: Mapping[str, Any]) -> ApiName:
-    """Which API a recorded request body belongs to, where the recording does not say."""
-    if "input" in body and "messages" not in body:
-        return "responses"
-    tools = body.get("tools") or ()
-    anthropic = "system" in body or any(isinstance(tool, Mapping) and "input_schema" in tool for tool in tools)
-    return "messages" if anthropic or _has_anthropic_blocks(body.get("messages")) else "chat"
-
-
-def _has_anthropic_blocks(messages: object) -> bool:
-    turns = [one for one in messages if isinstance(one, Mapping)] if isinstance(messages, list) else []
-    blocks = [block for turn in turns if isinstance(turn.get("content"), list) for block in turn["content"]]
-    return any(isinstance(block, Mapping) and block.get("type") in ("tool_use", "tool_result") for block in blocks)
-
-
 def _from_anthropic(body: Mapping[str, Any]) -> Json:
     messages: list[Message] = []
     system = body.get("system")

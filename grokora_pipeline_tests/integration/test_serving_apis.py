@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from grokora_pipeline.models.bodies import chat_answer, chat_request, told_api
+from grokora_pipeline.models.bodies import chat_answer, chat_request
 from grokora_pipeline.serving.engine.request import GenerationRequest
+from grokora_pipeline.sessions.readers.bodies import api_of
 from grokora_pipeline_tests.gateway import Running, Setup, serving
 from grokora_pipeline_tests.integration.test_serving_gateway import ACTOR, AGENTS, BASH, TASK, by_adapter
 from grokora_pipeline_tests.unit.session_logs import run, turns
@@ -180,7 +181,7 @@ def test_every_exchange_is_recorded_in_its_own_body_with_its_receipt(running: Ru
     lines = running.lines()
     assert {line.get("api", "chat") for line in lines} == {"messages", "responses"}
     for line in lines:
-        assert told_api(line["request"]) == line["api"]
+        assert api_of(line["request"], line["response"]) == line["api"]
         assert chat_request(line["api"], line["request"])["messages"][-1]["role"] == "user"
         message, finish = chat_answer(line["api"], line["response"])
         assert message is not None

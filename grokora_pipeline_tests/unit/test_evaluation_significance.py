@@ -14,7 +14,6 @@ from grokora_pipeline.evaluation.significance import (
     difference,
     estimate,
     pass_hat_k,
-    permutation_p,
     ratio,
     sessions_needed,
 )
@@ -52,15 +51,15 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 
 def test_the_permutation_p_of_few_clusters_is_exact() -> None:
     ours, theirs = _rows([1] * 6), _rows([0] * 6)
-    assert permutation_p(ours, theirs) == pytest.approx(2 / 2**6)
-    assert permutation_p(ours, ours) == 1
+    assert difference(ours, theirs, ratio).p_value == pytest.approx(2 / 2**6)
+    assert difference(ours, ours, ratio).p_value == 1
 
 
 def test_the_permutation_p_agrees_with_the_sign_test() -> None:
     wins, losses = 12, 3
     ours, theirs = _rows([1] * wins + [0] * losses + [1] * 10), _rows([0] * wins + [1] * losses + [1] * 10)
     exact = 2 * sum(comb(15, k) for k in range(losses + 1)) / 2**15
-    assert permutation_p(ours, theirs) == pytest.approx(exact, abs=0.01)
+    assert difference(ours, theirs, ratio).p_value == pytest.approx(exact, abs=0.01)
 
 
 @settings(max_examples=40, deadline=None)
