@@ -1,5 +1,6 @@
 """What a newcomer installs: pins that everybody's index has, an environment that knows its folder, a container."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,10 @@ PINS = (PROJECT_ROOT / "constraints.txt").read_text().splitlines()
 
 
 def make(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+    """What a person's `make` prints: not one that `make test` started, which would announce its folder."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture
