@@ -127,15 +127,24 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def in_batches(leaves: Sequence[Node], token_budget: int) -> Iterator[list[Node]]:
-    """Leaves of like length in batches of at most `token_budget` tokens with their padding (at least one leaf each)."""
-    batch: list[Node] = []
-    for leaf in sorted(leaves, key=lambda leaf: (leaf.length, leaf.ids)):
-        if batch and leaf.length * (len(batch) + 1) > token_budget:
-            yield batch
-            batch = []
-        batch.append(leaf)
-    if batch:
-        yield batch
+    """Leaves of like length in batches of at most `token_budget` tokens with their padding (at least one leaf each).
+
+    The leaves are sorted by length and cut where that costs least: a batch costs its tokens, padding included, and
+    `LEAST_SAVING` for the pass itself (a shortest path over the places where one can cut).
+    """
+    ordered = sorted(leaves, key=lambda leaf: (leaf.length, leaf.ids))
+    cheapest, cut = [0.0], [0]  # of the first so many leaves: the least cost, and where their last batch begins
+    for stop, leaf in enumerate(ordered, start=1):
+        starts = range(max(0, stop - max(1, token_budget // max(1, leaf.length))), stop)
+        costs = [cheapest[start] + leaf.length * (stop - start) + LEAST_SAVING for start in starts]
+        least = min(costs)
+        cheapest.append(least)
+        cut.append(starts[costs.index(least)])
+    batches, stop = list[list[Node]](), len(ordered)
+    while stop:
+        batches.append(ordered[cut[stop] : stop])
+        stop = cut[stop]
+    yield from reversed(batches)
 
 
 def flat(rows: Sequence[Row]) -> Node:

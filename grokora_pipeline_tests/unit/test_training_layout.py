@@ -104,6 +104,12 @@ def test_batches_hold_every_leaf_once_within_the_budget(given_rows: list[Row], b
         assert len(batch) == 1 or max(leaf.length for leaf in batch) * len(batch) <= budget
 
 
+def test_rows_of_unlike_length_share_a_pass_only_if_their_padding_costs_less_than_another_pass() -> None:
+    lengths = [50, 52, 51, 300, 310, 90]
+    leaves = flat([Row((9,) * length, (1.0,) * length) for length in lengths]).leaves
+    assert [[leaf.length for leaf in batch] for batch in in_batches(leaves, 1024)] == [[50, 51, 52], [90], [300, 310]]
+
+
 @given(rows(), st.integers(1, 4), st.integers(0, 3))
 def test_an_epoch_holds_every_row_once_in_a_seeded_order(given_rows: list[Row], size: int, epoch: int) -> None:
     batches = step_batches(given_rows, size, 7, epoch)
