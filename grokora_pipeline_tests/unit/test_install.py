@@ -17,7 +17,8 @@ PINS = (PROJECT_ROOT / "constraints.txt").read_text().splitlines()
 
 def make(folder: Path, *arguments: str) -> str:
     """What a person's `make` prints: not one that `make test` started, which would announce its folder."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    inherited = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
     command = ["make", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
 
