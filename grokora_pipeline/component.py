@@ -65,7 +65,9 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
     ]
     base_model: str = Field(default="", description="`org/name`, `org/name@revision`, a folder, or empty: bundled.")
     preset: Literal["plan", "best", "sample", ""] = Field(default="", description="Wins over the agents' presets.")
-    devices: str = Field(default="", description="GPU indices, as `0,1`; `cpu` for none; empty: ask the machine.")
+    devices: str = Field(
+        default="", description="GPU indices, as `0,1`; `cpu`, or `cpu,cpu2` for two steps at once; empty: all GPUs."
+    )
     automation: SwarmAutomation = Field(
         default_factory=SwarmAutomation, description="When things start by themselves, and the thresholds."
     )

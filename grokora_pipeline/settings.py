@@ -45,7 +45,9 @@ class Settings(BaseModel):
     preset: Literal["plan", "best", "sample", ""] = Field(
         default="", description="Wins over agents.yaml; both empty: `best`."
     )
-    devices: str = Field(default="", description="GPU indices, as `0,1`; `cpu` for none; empty: ask the machine.")
+    devices: str = Field(
+        default="", description="GPU indices, as `0,1`; `cpu`, or `cpu,cpu2` for two steps at once; empty: all GPUs."
+    )
     executor: Literal["local", "ray", "k8s"] = Field(default="local", description="Where steps run.")
     automation: Literal["on", "off"] = Field(default="off", description="Whether sensor and schedules start running.")
     settle_seconds: float = Field(

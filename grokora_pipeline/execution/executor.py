@@ -22,16 +22,16 @@ def chosen_executor(settings: Settings) -> dg.ExecutorDefinition:
 
 
 def cuda_executor(configured: str) -> dg.ExecutorDefinition:
-    """Dagster's multiprocess executor with as many CUDA-tagged steps at once as there are devices (at least one).
+    """Dagster's multiprocess executor with as many CUDA-tagged steps at once as there are devices.
 
     The limit holds within a run; across runs the pool `cuda` holds, and on the device its lease. Steps are forked
     from a server that has loaded the definitions already, which is what makes a small step cheap.
     """
-    devices = max(1, len(discover_devices(configured)))
+    devices = len(discover_devices(configured))
 
     def without_devices(context: dg.InitExecutorContext) -> dg.Executor:
         """The steps' processes see no GPU; the leases of their children know which there are."""
-        os.environ["GROKORA_DEVICES"] = ",".join(discover_devices(configured)) or "cpu"
+        os.environ["GROKORA_DEVICES"] = ",".join(discover_devices(configured))
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         create = dg.multiprocess_executor.executor_creation_fn
         assert create is not None
@@ -56,5 +56,5 @@ def cuda_executor(configured: str) -> dg.ExecutorDefinition:
 
 def fit_pool(instance: dg.DagsterInstance, settings: Settings) -> None:
     """Let as many CUDA steps of all runs go at once as this machine has devices; Ray counts devices itself."""
-    slots = max(1, len(discover_devices(settings.devices))) if settings.executor == "local" else _NO_LIMIT
+    slots = len(discover_devices(settings.devices)) if settings.executor == "local" else _NO_LIMIT
     instance.event_log_storage.set_concurrency_slots(CUDA_POOL, slots)

@@ -1,8 +1,8 @@
 """Lease devices, then become the command: `python -m grokora_pipeline.workers.lease --count 1 -- command …`.
 
 One lock file a device, held by the process that uses it: the kernel gives the lease back when that process dies,
-whatever the cause. The command sees exactly the leased devices in CUDA_VISIBLE_DEVICES. Where a machine has no GPU
-there is one lease called `cpu`, so that GPU work runs one at a time there. Nothing here imports Dagster or torch.
+whatever the cause. The command sees exactly the leased devices in CUDA_VISIBLE_DEVICES. A machine without a GPU leases
+its CPU instead, to two processes if its memory is enough for both. Nothing here imports Dagster or torch.
 """
 
 import argparse
@@ -24,21 +24,26 @@ from grokora_pipeline.workers.frame import PATIENT_THREADS
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
+_TWO_STEPS_BYTES = 15 * 2**30  # a machine of 16 GiB reports a little less
 
 
 def discover_devices(configured: str) -> list[str]:
-    """The devices that may be leased: the setting `devices`, else the inherited CUDA mask, else nvidia-smi's list."""
+    """The devices that may be leased: the setting `devices`, else the inherited CUDA mask, else nvidia-smi's list,
+    else the CPU's slots."""
     chosen = configured or os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if chosen == "cpu":
-        return []
-    if chosen:
-        return [name.strip() for name in chosen.split(",") if name.strip() not in {"", "-1"}]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listing = subprocess.run(
-        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    return listing.stdout.split() if listing.returncode == 0 else []
+    names = [name.strip() for name in chosen.split(",") if name.strip() not in {"", "-1"}]
+    if not chosen and shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        listing = subprocess.run(command, capture_output=True, text=True, check=False)
+        names = listing.stdout.split() if listing.returncode == 0 else []
+    return names or _cpu_slots()
+
+
+def _cpu_slots() -> list[str]:
+    """Two steps side by side keep two cores busier than one step does: it imports, tokenizes and waits for its threads
+    on one core. A training takes at most 6 GiB on a CPU (`training/budget.py`), so two need a machine of 16."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return ["cpu", "cpu2"] if memory >= _TWO_STEPS_BYTES and (os.cpu_count() or 1) > 1 else ["cpu"]
 
 
 def lease_folder() -> Path:
@@ -96,13 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     die_with_parent()
     try:
         devices = discover_devices(get_settings().devices)
-        leased = acquire(devices or ["cpu"], arguments.count if devices else 1, lease_folder())
+        on_cpu = devices[0].startswith("cpu")
+        leased = acquire(devices, 1 if on_cpu else arguments.count, lease_folder())
     except GrokoraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if arguments.stamp:
         arguments.stamp.touch()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased) if devices else ""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if on_cpu else ",".join(leased)
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)
     return os.execvp(command[0], command)

@@ -85,7 +85,8 @@ def test_a_run_that_was_killed_is_closed_and_its_slot_is_free(instance: dg.Dagst
 
 
 @pytest.mark.parametrize(
-    ("devices", "executor", "limit"), [("0,1,2", "local", 3), ("cpu", "local", 1), ("0", "ray", 1000)]
+    ("devices", "executor", "limit"),
+    [("0,1,2", "local", 3), ("cpu", "local", 1), ("cpu,cpu2", "local", 2), ("0", "ray", 1000)],
 )
 def test_the_pool_fits_the_devices(
     instance: dg.DagsterInstance, devices: str, executor: Literal["local", "ray"], limit: int

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from grokora_pipeline.workers.lease import discover_devices
+
 LEASE = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
 SHOW = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
 HOLD = [sys.executable, "-c", "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(60)"]
@@ -49,11 +51,27 @@ def test_two_devices_are_taken_all_or_none(environment: dict[str, str]) -> None:
     assert [process.communicate(timeout=30)[0].strip() for process in both] == ["4,7", "4,7"]
 
 
-def test_without_a_gpu_the_command_sees_none(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu2"])
+def test_without_a_gpu_the_command_sees_none(environment: dict[str, str], devices: str) -> None:
     done = subprocess.run(
-        [*LEASE, "--", *SHOW], env={**environment, "GROKORA_DEVICES": "cpu"}, capture_output=True, text=True, check=True
+        [*LEASE, "--count", "2", "--", *SHOW],
+        env={**environment, "GROKORA_DEVICES": devices},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("gibibytes", "slots"), [(8, ["cpu"]), (15.6, ["cpu", "cpu2"])])
+def test_a_machine_without_a_gpu_runs_two_steps_if_both_have_memory(
+    gibibytes: float, slots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(gibibytes * 2**18)}
+    monkeypatch.setattr("os.sysconf", sizes.__getitem__)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert discover_devices("") == slots
 
 
 def test_more_devices_than_there_are_is_one_sentence(environment: dict[str, str]) -> None:

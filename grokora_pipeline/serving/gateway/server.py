@@ -92,7 +92,7 @@ def without_message(record: logging.LogRecord) -> bool:
 def start_engine(folder: Path) -> Engine:
     """The engine of this project, on the device that GROKORA_DEVICES leaves; torch is loaded here and not before."""
     if devices := get_settings().devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "" if devices == "cpu" else devices
+        os.environ["CUDA_VISIBLE_DEVICES"] = "" if devices.startswith("cpu") else devices
     for name, value in CPU_HABITS.items():
         os.environ.setdefault(name, value)
     from grokora_pipeline.serving.engine.engine import TorchEngine
