@@ -23,6 +23,7 @@ from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.gateway import Gateway, Limits
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.rollout import Rule
+from grokora_pipeline.serving.gateway.server import Server
 from grokora_pipeline.serving.gateway.upstream import Upstream
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.tiny import tiny_tokenizer
@@ -41,6 +42,8 @@ class ScriptedEngine:
         self.asks: list[GenerationRequest] = []
         self.running = 0
         self.closed_early = 0
+        self.slow_reason = ""
+        self.closed = False
 
     @property
     def adapters(self) -> frozenset[str]:
@@ -68,6 +71,8 @@ class ScriptedEngine:
         try:
             for token in tokens[: ask.max_new_tokens]:
                 await asyncio.sleep(self.seconds)
+                if self.closed:
+                    raise GrokoraError("The engine has ended before the answer was whole; ask again.")
                 yield TokenChunk((token,))
             finished = True
             yield TokenChunk((), "stop" if whole else "length", cached_tokens=3)
@@ -79,6 +84,7 @@ class ScriptedEngine:
         return EngineStats(self.running, 0, 0, 0, 0, 0, 0, 0)
 
     def close(self) -> None:
+        self.closed = True
         self.loaded.clear()
 
 
@@ -108,6 +114,7 @@ class Running:
     url: str
     gateway: Gateway
     recordings: Path
+    server: uvicorn.Server
 
     @property
     def engine(self) -> ScriptedEngine:
@@ -151,15 +158,19 @@ class Setup:
         recorder = Recorder(self.root / "logs" / "recordings")
         upstream = Upstream(self.upstream, self.upstream_model) if self.upstream else None
         gateway = Gateway(champions, recorder, upstream, self.limits)
-        with serving(build_app(gateway, self.key)) as url:
-            yield Running(url, gateway, recorder.folder)
+        app = build_app(gateway, self.key)
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        server = Server(config, gateway, seconds=0.5)
+        with serving(app, server) as url:
+            yield Running(url, gateway, recorder.folder, server)
 
 
 @contextmanager
-def serving(app: Starlette) -> Iterator[str]:
+def serving(app: Starlette, server: uvicorn.Server | None = None) -> Iterator[str]:
     """An application on a free port, in a thread."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    server = server or uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until(lambda: server.started, "the server starts")

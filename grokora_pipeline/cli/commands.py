@@ -104,11 +104,15 @@ def serve(
     upstream_model: Annotated[str, typer.Option(help="Its model, where a call names one of ours.")] = "",
     backend: Annotated[Backend, typer.Option(help="vllm: become the equivalent `vllm serve`.")] = Backend.grokora,
     print_: Annotated[bool, typer.Option("--print", help="Only show that command.")] = False,
+    max_body: Annotated[int, typer.Option(min=1, help="MiB of a request; four times as much may pass upstream.")] = 16,
+    max_requests: Annotated[int, typer.Option(min=1, help="Answered at the same time; others get 429.")] = 64,
 ) -> None:
-    """The OpenAI-compatible gateway: champions answer, every call is recorded."""
+    """The gateway of the three APIs: champions answer, every call is recorded."""
     from grokora_pipeline.serving.gateway import server
+    from grokora_pipeline.serving.gateway.gateway import Limits
 
-    options = server.Options(host, port, upstream, upstream_model)
+    limits = Limits(body_bytes=max_body << 20, requests=max_requests)
+    options = server.Options(host, port, upstream, upstream_model, limits)
     if backend == Backend.grokora:
         server.serve(get_settings(), options)
     else:

@@ -111,6 +111,16 @@ def test_count_tokens_counts_the_prompt_that_is_answered(running: Running) -> No
     assert counted.input_tokens == len(running.engine.asks[0].prompt)
 
 
+def test_count_tokens_counts_what_the_model_sees_of_a_secret(running: Running) -> None:
+    text = "my password is hunter2-correct-horse, log in to " + "https://user:pa55w0rd@example.org"
+    body = MESSAGES | {"messages": [{"role": "user", "content": text}]}
+    counted = claude(running).messages.count_tokens(**{k: v for k, v in body.items() if k != "max_tokens"})
+    claude(running).messages.create(**body)
+    prompt = running.engine.asks[0].prompt
+    assert "SECRET" in running.engine.chat.tokenizer.decode(prompt)
+    assert counted.input_tokens == len(prompt)
+
+
 def test_anthropics_errors_have_anthropics_shape(running: Running) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
         claude(running).messages.create(**MESSAGES, extra_body={"top_k": 3})

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline.serving.gateway.gateway import Limits
 from grokora_pipeline.serving.gateway.rollout import Rule
@@ -285,6 +286,73 @@ def test_bodies_beyond_the_limit_and_callers_beyond_the_queue_are_refused(tmp_pa
     assert after.status_code == 200
 
 
+def test_a_prompt_far_beyond_the_context_is_refused_before_it_is_tokenized(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenized: list[int] = []
+
+    def encode(chat: ChatFormat, text: str) -> list[int]:
+        tokenized.append(len(text))
+        return [1]
+
+    monkeypatch.setattr(ChatFormat, "encode", encode)
+    for messages in ([{"role": "user", "content": "word " * 100_000}], [TASK] * 40_000):
+        refused = post(running, {"messages": messages})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert "512 tokens" in refused.json()["error"]["message"]
+    assert tokenized == []
+    assert post(running, {"messages": [TASK]}).status_code == 200
+    assert len(tokenized) > 0
+
+
+def test_a_picture_is_no_text_however_large_it_is(tmp_path: Path) -> None:
+    agents = [AgentSpec(name="actor", description="acts", images="placeholder")]
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 200_000}}
+    with Setup(tmp_path, agents).running() as running:
+        body = {"model": "actor", "messages": [{"role": "user", "content": [picture]}]}
+        assert post(running, body).status_code == 200
+        assert len(running.engine.asks[0].prompt) < 100
+
+
+def test_large_members_that_nobody_reads_are_neither_kept_nor_recorded(running: Running) -> None:
+    large = "x" * 100_000
+    body = {"messages": [TASK | {"annotations": [large], "small": "y"}], "metadata": {"note": large}, "store": "y"}
+    assert post(running, body).status_code == 200
+    request = running.lines()[0]["request"]
+    assert request["metadata"] == "<100011 bytes that are not read here>"
+    assert request["messages"] == [TASK | {"annotations": "<100004 bytes that are not read here>", "small": "y"}]
+    assert request["store"] == "y"
+
+
+def test_bodies_that_never_arrive_hold_up_nobody_and_are_given_up(tmp_path: Path) -> None:
+    limits = Limits(requests=2, body_seconds=0.4)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    with Setup(tmp_path, AGENTS, by_adapter, limits=limits).running() as running:
+        address = ("127.0.0.1", int(running.url.rpartition(":")[2]))
+        callers = [socket.create_connection(address, timeout=10) for _ in range(6)]
+        for caller in callers:
+            caller.sendall(head + b'content-length: 100\r\n\r\n{"messages"')
+        assert post(running, {"messages": [TASK]}).status_code == 200
+        replies = [caller.recv(4096) for caller in callers]
+        for caller in callers:
+            caller.close()
+    assert all(reply.startswith(b"HTTP/1.1 408") for reply in replies)
+
+
+def test_the_end_of_the_server_is_told_to_those_who_still_listen(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, AGENTS, lambda ask: "word " * 400, seconds_per_token=0.05)
+    with setup.running() as running:
+        body = {"messages": [TASK], "stream": True, "max_tokens": 400}
+        with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body, timeout=20) as response:
+            lines = response.iter_lines()
+            assert "assistant" in next(lines)
+            running.server.should_exit = True
+            events = [orjson.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+        until(lambda: bool(running.lines()), "the exchange is recorded")
+    assert "ask again" in events[-1]["error"]["message"]
+    assert "ask again" in running.lines()[0]["response"]["error"]["message"]
+
+
 def test_what_is_not_there_is_a_404_in_the_same_shape(running: Running) -> None:
     assert httpx.get(f"{running.url}/v1/nothing").json()["error"]["code"] == "not_found"
     assert httpx.get(f"{running.url}/v1/chat/completions").status_code == 405
@@ -311,6 +379,7 @@ def test_with_a_key_only_its_bearer_is_served(tmp_path: Path) -> None:
         assert caught.value.code == "invalid_api_key"
         assert httpx.get(f"{running.url}/metrics").status_code == 401
         assert client_of(running, key).models.list().data
+        assert httpx.get(f"{running.url}/metrics", headers={"authorization": f"bearer {key}"}).status_code == 200
         assert httpx.get(f"{running.url}/health").status_code == 200
 
 
@@ -338,6 +407,14 @@ def test_a_taken_port_and_an_empty_store_are_told_in_a_sentence(settings: Settin
             serve(settings, Options(port=port))
     with pytest.raises(GrokoraError, match="materialize it first"):
         serve(settings, Options(port=port))
+
+
+def test_recordings_that_cannot_be_written_are_told_at_the_start(settings: Settings, tmp_path: Path) -> None:
+    make_store(tmp_path)
+    (tmp_path / "a file").touch()  # a folder without the right to write does not stop root, who may run this test
+    there = settings.model_copy(update={"logs": tmp_path / "a file"})
+    with pytest.raises(GrokoraError, match="make it writable"):
+        serve(there, Options(port=0))
 
 
 def test_logs_hold_neither_prompts_nor_keys(running: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -564,3 +641,5 @@ def test_metrics_and_health_tell_what_happens(running: Running) -> None:
         "engine": "ready",
         "champions": {"actor": BASE, "observer": BASE},
     }
+    running.engine.slow_reason = "the model is a hybrid"
+    assert httpx.get(f"{running.url}/health").json()["slow"] == "the model is a hybrid"

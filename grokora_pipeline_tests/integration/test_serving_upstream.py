@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.serving.gateway.gateway import Limits
 from grokora_pipeline.serving.gateway.protocol import DONE, chunk, completion, new_reply, usage_of
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
@@ -35,6 +36,7 @@ class Grok:
     """The other API."""
 
     seen: list[tuple[dict[str, str], Any]] = field(default_factory=list)
+    reply: Any = None
 
     async def answer(self, request: Request) -> Response:
         body = await request.json()
@@ -42,6 +44,8 @@ class Grok:
         if request.headers.get("authorization") != f"Bearer {KEY}":
             quoted = f"bad key: {request.headers.get('authorization')}"
             return JSONResponse({"error": {"message": quoted, "type": "auth", "code": "invalid"}}, 401)
+        if self.reply is not None:
+            return JSONResponse(self.reply)
         if body["model"] == "broken":
             return Response("<html>Bad gateway</html>", 502, media_type="text/html")
         if body["model"] == "odd":
@@ -55,7 +59,7 @@ class Grok:
     async def _events(self, head: dict[str, Any], model: str) -> AsyncIterator[bytes]:
         for word in ("Grok ", "streams"):
             yield chunk(head, {"content": word})
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(20 if model == "slow" and word == "streams" else 0.05)
         if model == "cut":
             raise ConnectionError("the line breaks")
         yield chunk(head, {}, "stop")
@@ -169,6 +173,46 @@ def test_on_day_one_there_is_no_base_model_and_the_first_champion_comes_without_
         Registry(store).promote("actor", "v1", "better", {})
         until(lambda: running.gateway.champions.table["actor"].version == "v1", "the champion is followed")
         assert ask(running, "actor").choices[0].message.content == "local"
+
+
+def test_what_only_passes_upstream_may_be_larger_than_what_is_answered_here(
+    tmp_path: Path, url: str, grok: Grok
+) -> None:
+    store = make_store(tmp_path / "store")
+    add_adapter(store, "actor", "v1")
+    Registry(store).promote("actor", "v1", "better", {})
+    setup = Setup(tmp_path, AGENTS, lambda ask: "local", store=store, upstream=url, limits=Limits(body_bytes=100_000))
+    with setup.running() as running:
+        ask(running, "grok-4", extra_body={"prompt_cache_key": "x" * 250_000})
+        assert len(grok.seen[0][1]["prompt_cache_key"]) == 250_000
+        assert running.lines()[0]["request"]["prompt_cache_key"] == "<250002 bytes that are not read here>"
+        for model, size in (("actor", 250_000), ("grok-4", 450_000)):
+            with pytest.raises(openai.APIStatusError) as caught:
+                ask(running, model, extra_body={"prompt_cache_key": "x" * size})
+            assert caught.value.status_code == 413
+
+
+def test_a_reply_that_is_nested_too_deep_is_passed_on_and_recorded_as_no_answer(running: Running, grok: Grok) -> None:
+    deep: Any = "x"
+    for _ in range(150):
+        deep = [deep]
+    grok.reply = {"choices": [], "deep": deep}
+    body = {"model": "grok-4", "messages": [TASK]}
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{running.url}/v1/chat/completions", json=body, headers=headers)
+    assert answer.json() == grok.reply
+    assert "nested too deep" in running.lines()[0]["response"]["error"]["message"]
+
+
+def test_the_end_of_the_server_is_told_to_who_listens_to_the_upstream(running: Running) -> None:
+    body = {"model": "slow", "messages": [TASK], "stream": True}
+    headers = {"authorization": f"Bearer {KEY}"}
+    with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body, headers=headers) as response:
+        lines = response.iter_lines()
+        assert "Grok" in next(lines)
+        running.server.should_exit = True
+        rest = [line for line in lines if line]
+    assert "did not answer" in rest[-1]
 
 
 def test_nobody_upstream_is_a_502_in_the_same_shape(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,27 @@ def test_steps_go_on_after_a_restart_so_that_a_session_stays_one(tmp_path: Path)
     record(again, "s")
     record(again, "other")
     assert [(line["session_id"], line["step"]) for line in lines(tmp_path)] == [("other", 0), ("s", 0), ("s", 1)]
+
+
+def test_a_new_session_looks_at_no_other_sessions_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in ("2026-01-01", "2026-01-02"):
+        (tmp_path / day).mkdir()
+        for number in range(50):
+            (tmp_path / day / f"old-{number}.jsonl").touch()
+    recorder, listed = Recorder(tmp_path), set[str]()
+
+    def noting(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def noted(path: Any) -> Any:
+            listed.add(str(path))
+            return function(path)
+
+        return noted
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, noting(getattr(os, name)))
+    assert not recorder.knows("new")
+    assert recorder.knows("old-7")
+    assert listed <= {str(tmp_path)}
 
 
 def test_a_full_file_is_followed_by_a_next_one(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ class TorchEngine:
         self._thread.start()
 
     @property
+    def slow_reason(self) -> str:
+        """Why every row is answered alone, as a clause; "" if rows share batches."""
+        return self.decoder.slow_reason
+
+    @property
     def adapters(self) -> frozenset[str]:
         """Names that a request may use now."""
         with self._wake:

@@ -73,6 +73,10 @@ class Engine(Protocol):
         """The most tokens that a prompt and its answer may have together."""
 
     @property
+    def slow_reason(self) -> str:
+        """Why every row is answered alone, as a clause; "" if rows share batches."""
+
+    @property
     def adapters(self) -> frozenset[str]:
         """Names that a request may use now."""
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import json_repair
 import orjson
 from jsonschema import Draft202012Validator
+from tokenizers.decoders import DecodeStream
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import toon
@@ -24,8 +25,34 @@ from grokora_pipeline.sessions.redaction.redactor import restore, restore_growin
 
 Json = dict[str, Any]
 DEFAULT_NEW_TOKENS = 1024  # where the request does not say
+# A prompt of more characters for each token of the context cannot fit: prose has 3 to 5 in a token, indented code 8.
+_MOST_CHARACTERS_PER_TOKEN = 16
+_CHEAP_CHARACTERS = 1 << 16  # so many are counted exactly whatever the context is
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _CALL_MARKS = ("<tool_call>",)
+
+
+def refuse_by_length(asked: ChatRequest, room: int) -> None:
+    """ApiError 400 where a prompt's text is so long that it cannot fit into `room` tokens.
+
+    Tokenizing 15 MiB takes a minute and a gigabyte, so the length is looked at before anything is done with the text.
+    """
+    messages, tools = asked.body["messages"], asked.offered_tools
+    characters = sum(len(message_text(message)) for message in messages) + (len(orjson.dumps(tools)) if tools else 0)
+    characters += sum(len(orjson.dumps(message["tool_calls"])) for message in messages if message.get("tool_calls"))
+    if characters > max(_CHEAP_CHARACTERS, room * _MOST_CHARACTERS_PER_TOKEN):
+        text = (
+            f"The prompt has {characters} characters, far more than fit into the {room} tokens that the model's "
+            "context holds for prompt and answer."
+        )
+        raise ApiError(400, text, param="messages", code="context_length_exceeded")
+
+
+def encode_prompt(asked: ChatRequest, agent: AgentSpec | None, chat: ChatFormat, messages: list[Json]) -> list[int]:
+    """The prompt's token ids, with payloads encoded as the agent's dataset has them."""
+    if agent and agent.payload_format == "toon":
+        messages = [toon.encode_message(plain_message(message)) for message in messages]
+    return chat.encode_prompt(messages, asked.offered_tools)
 
 
 async def prepare(
@@ -42,13 +69,10 @@ async def prepare(
     `messages`: the request's messages, redacted; None: as they came.
     """
     messages = asked.body["messages"] if messages is None else messages
-    if agent and agent.payload_format == "toon":  # as the agent's dataset was encoded
-        messages = [toon.encode_message(plain_message(message)) for message in messages]
-    tools = asked.offered_tools
     try:
-        prompt = await asyncio.to_thread(chat.encode_prompt, messages, tools)
+        prompt = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages)
         grammar = await asyncio.to_thread(
-            grammar_for, tools, asked.body.get("tool_choice"), asked.body.get("response_format"), chat
+            grammar_for, asked.offered_tools, asked.body.get("tool_choice"), asked.body.get("response_format"), chat
         )
     except GrokoraError as error:
         raise ApiError(400, str(error), code="invalid_value") from error
@@ -93,6 +117,7 @@ class LocalAnswer:
     async def deltas(self) -> AsyncGenerator[Json, None]:
         """The message as it grows, in OpenAI's delta shape; ApiError where the engine refuses."""
         tokens: list[int] = []
+        decoder = DecodeStream(skip_special_tokens=False)  # decoding the whole anew for each token is quadratic
         shown, text, finish, cached, stopped = "", "", "stop", 0, False
         pieces = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.ask))
         try:
@@ -100,7 +125,10 @@ class LocalAnswer:
                 async for piece in pieces:
                     tokens += piece.tokens
                     finish, cached = piece.finish or finish, piece.cached_tokens
-                    text, stopped = _cut(self.chat.decode(tokens), self.asked.stops)
+                    text += "".join(decoder.step(self.chat.tokenizer, token) or "" for token in piece.tokens)
+                    if piece.finish:  # the decoder keeps half a character back, for ever at the end of an answer
+                        text = self.chat.decode(tokens)
+                    text, stopped = _cut(text, self.asked.stops)
                     visible = restore_growing(_visible(self.chat.visible_text(text), self.asked), self.originals)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}

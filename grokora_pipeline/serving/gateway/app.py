@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from grokora_pipeline.serving.gateway.apis import APIS, Api
 from grokora_pipeline.serving.gateway.feedback import Feedback
-from grokora_pipeline.serving.gateway.gateway import Gateway, read_body
+from grokora_pipeline.serving.gateway.gateway import Gateway
 from grokora_pipeline.serving.gateway.protocol import ApiError, Json
 from grokora_pipeline.serving.gateway.sessions import session_name
 from grokora_pipeline.store.champions import BASE
@@ -46,7 +46,8 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
             yield
         finally:
             app.state.following.cancel()
-            await _close(gateway)
+            await gateway.recorder.close()
+            await gateway.end_answers()
 
     routes = [
         *(Route(f"/v1/{api.path}", _Call(gateway, api, key is not None), methods=["POST"]) for api in APIS),
@@ -81,14 +82,6 @@ def _told(error: Exception) -> ApiError:
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), code="not_found" if error.status_code == 404 else None)
     return ApiError(500, "The gateway failed; its log says where.", code="internal_error")
-
-
-async def _close(gateway: Gateway) -> None:
-    await gateway.recorder.close()
-    if gateway.upstream:
-        await gateway.upstream.close()
-    if gateway.champions.engine is not None:
-        await asyncio.to_thread(gateway.champions.engine.close)
 
 
 class _Call:
@@ -184,7 +177,7 @@ def _card(name: str, root: str, parent: str | None, created: int) -> Json:
 def _feedback(gateway: Gateway) -> Any:
     async def endpoint(request: Request) -> Response:
         """`POST /v1/feedback`: a session's outcome, for its recording and for the rollouts of the champions in it."""
-        feedback = Feedback.parse(await read_body(request, 1 << 16))
+        feedback = Feedback.parse(await gateway.read_body(request, 1 << 16))
         named = feedback.session_id or await asyncio.to_thread(gateway.recorder.session_of, feedback.call or "")
         if not named:
             raise ApiError(404, f"No call {feedback.call!r} was recorded.", param="call", code="call_not_found")
@@ -210,12 +203,14 @@ def _metrics(gateway: Gateway) -> Any:
 def _health(gateway: Gateway) -> Any:
     async def endpoint(request: Request) -> Response:
         champions = {agent: service.version for agent, service in gateway.champions.table.items()}
-        engine = "ready" if gateway.champions.engine is not None else "no base model yet"
+        engine = gateway.champions.engine
         if request.app.state.following.done():
             raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
         refused = gateway.champions.refused
-        status = {"status": "degraded" if refused else "ok", "engine": engine, "champions": champions}
-        return _json(status | ({"refused": refused} if refused else {}))
+        status = {"status": "degraded" if refused else "ok", "champions": champions}
+        status["engine"] = "ready" if engine else "no base model yet"
+        slow = engine.slow_reason if engine else ""  # rows are answered one by one: right, but slow
+        return _json(status | ({"refused": refused} if refused else {}) | ({"slow": slow} if slow else {}))
 
     return endpoint
 

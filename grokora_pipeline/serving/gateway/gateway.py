@@ -22,16 +22,24 @@ from starlette.responses import Response, StreamingResponse
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.bodies import chat_request
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.serving.gateway.answers import LocalAnswer, fault, prepare
+from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
 from grokora_pipeline.serving.gateway.apis import Api, answer_of
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.metrics import Metrics
-from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, Json, read_object
+from grokora_pipeline.serving.gateway.protocol import (
+    ApiError,
+    ChatRequest,
+    Json,
+    is_too_deep,
+    read_object,
+    without_unread,
+)
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.routing import Route, Router
-from grokora_pipeline.serving.gateway.sessions import Sessions
+from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.serving.gateway.upstream import Upstream, passed_back, unreachable
 from grokora_pipeline.sessions.redaction.redactor import Redactor
+from grokora_pipeline.store.champions import BASE
 
 LOG = logging.getLogger("grokora.serving")
 _BROKEN_OFF = {"error": {"message": "the caller went away before the answer was whole", "type": "client_gone"}}
@@ -39,15 +47,21 @@ _PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "ope
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
 _REMEMBERED = 1024  # responses that `previous_response_id` may name
+UPSTREAM_TIMES = 4
+_UNFINISHED_BODIES = 16  # of the largest size may be in memory together
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one gateway takes on. Beyond `requests` at the same time callers get 429."""
+    """What one gateway takes on. Beyond `requests` at the same time callers get 429.
+
+    A body that only passes to an upstream may be `UPSTREAM_TIMES` as large: pictures and files go there.
+    """
 
     body_bytes: int = 16 << 20
     requests: int = 64
     session_gap: float = 120.0  # seconds of quiet after which a client that names no session starts a new one
+    body_seconds: float = 60.0  # for a body to arrive
 
 
 @dataclass(slots=True)
@@ -88,6 +102,7 @@ class Gateway:
         self._sessions = Sessions(self.limits.session_gap)
         self._responses: OrderedDict[str, list[Message]] = OrderedDict()  # conversations that a response ended
         self._running = 0
+        self._unfinished_bytes = 0  # of bodies that are still being read
 
     @asynccontextmanager
     async def call(self, request: Request, api: Api, keys: Mapping[str, str]) -> AsyncIterator[Response]:
@@ -95,8 +110,9 @@ class Gateway:
 
         `keys` are the headers that carry the caller's own key to an upstream.
         """
+        raw = await self.read_body(request, self.limits.body_bytes * (UPSTREAM_TIMES if self.upstream else 1))
         with self._admitted():
-            exchange = self._exchange(request, api, read_object(await read_body(request, self.limits.body_bytes)))
+            exchange = self._exchange(request, api, raw)
             async with self._accounted(exchange):
                 forward = exchange.route.upstream
                 opened = self._forward(exchange, request, keys) if forward else self._answer(exchange, request)
@@ -105,16 +121,54 @@ class Gateway:
 
     async def count_tokens(self, request: Request, api: Api) -> Json:
         """How many tokens a request's prompt has on the base model (Anthropic's `count_tokens`)."""
-        body = read_object(await read_body(request, self.limits.body_bytes))
-        if self.champions.base is None:
+        body = read_object(await self.read_body(request, self.limits.body_bytes))
+        engine, base = self.champions.engine, self.champions.base
+        if engine is None or base is None:
             raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
         asked = ChatRequest.parse(self._as_chat(api, body))
-        chat = self.champions.base.chat
-        ids = await asyncio.to_thread(chat.encode_prompt, asked.body["messages"], asked.offered_tools)
-        return {"input_tokens": len(ids)}
+        refuse_by_length(asked, engine.context_length)
+        agent = self.router.agent_of(asked.model, asked.body["messages"]) if asked.model != BASE else None
+        session = request.headers.get("x-session-id") or asked.user or _user_of(body)
+        messages, _ = await asyncio.to_thread(self._redacted, session_name(session) if session else None, asked)
+        return {"input_tokens": len(await asyncio.to_thread(encode_prompt, asked, agent, base.chat, messages))}
 
-    def _exchange(self, request: Request, api: Api, body: Json) -> Exchange:
+    async def read_body(self, request: Request, limit: int) -> bytes:
+        """The body of a JSON request.
+
+        Raises ApiError 415 for another content type, 413 beyond the limit, 408 if it does not arrive in time, 429 if
+        unfinished bodies fill the memory that they may have. A body that is being read takes no other's turn.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":  # what a web page may send unasked is another
+            raise ApiError(415, "Send the request as content-type application/json.", code="unsupported_media_type")
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for part in request.stream():
+                    parts.append(part)
+                    size += len(part)
+                    self._unfinished_bytes += len(part)
+                    if size > limit:
+                        raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
+                    if self._unfinished_bytes > _UNFINISHED_BODIES * self.limits.body_bytes:
+                        raise ApiError(429, "Too many large bodies are arriving; try again in a second.", code="busy")
+        except TimeoutError:
+            text = f"The body did not arrive within {self.limits.body_seconds:g} seconds."
+            raise ApiError(408, text, code="request_timeout") from None
+        finally:
+            self._unfinished_bytes -= size
+        return b"".join(parts)
+
+    async def end_answers(self) -> None:
+        """End what is still being answered, so that its caller is told; nothing can be answered afterwards."""
+        if self.upstream:
+            await self.upstream.close()
+        if self.champions.engine is not None:
+            await asyncio.to_thread(self.champions.engine.close)
+
+    def _exchange(self, request: Request, api: Api, raw: bytes) -> Exchange:
         """Whose call it is and who answers. What passes through may hold what only the upstream understands."""
+        body = read_object(raw)
         chat, problem = body, None
         try:
             chat = self._as_chat(api, body)
@@ -127,9 +181,14 @@ class Gateway:
         messages = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
         route = self.router.route(asked.model, messages, session)
         if not route.upstream:
+            if len(raw) > self.limits.body_bytes:
+                text = f"The body is larger than {self.limits.body_bytes} bytes."
+                raise ApiError(413, text, code="request_too_large")
             if problem:
                 raise problem
-            asked = ChatRequest.parse(chat)
+            body = without_unread(body)
+            asked = ChatRequest.parse(without_unread(chat))
+            refuse_by_length(asked, self.champions.engine.context_length if self.champions.engine else 0)
             if asked.has_media and (route.agent is None or route.agent.images == "refuse"):
                 text = (
                     "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
@@ -193,8 +252,8 @@ class Gateway:
         assert engine is not None and base is not None  # the router saw to it
         name = route.agent.name if route.agent else None
         async with self.champions.using(name, route.version) as adapter:
-            agent = route.agent if asked.model != "base" else None
-            messages, originals = await asyncio.to_thread(self._redacted, exchange)
+            agent = route.agent if asked.model != BASE else None
+            messages, originals = await asyncio.to_thread(self._redacted, exchange.session, asked)
             ask = await prepare(asked, agent, adapter, base.chat, engine.context_length, messages=messages)
             answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt, originals)
             if asked.stream:
@@ -206,13 +265,16 @@ class Gateway:
             await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
             yield _json(reply, exchange.headers)
 
-    def _redacted(self, exchange: Exchange) -> tuple[list[Json], dict[str, str]]:
-        """The prompt as adapters know prompts, and the caller's own values, to be put back into the answer."""
+    def _redacted(self, session: str | None, asked: ChatRequest) -> tuple[list[Json], dict[str, str]]:
+        """The prompt as adapters know prompts, and the caller's own values, to be put back into the answer.
+
+        Without a session nothing is remembered of it.
+        """
         try:
-            redactor = self.recorder.redactor(exchange.session)
+            redactor = self.recorder.redactor(session) if session else Redactor()
         except (GrokoraError, OSError):  # the recordings cannot be read; the recorder complains about it
             redactor = Redactor()
-        messages, _, originals = redactor.redact_reversibly(exchange.asked.body["messages"])
+        messages, _, originals = redactor.redact_reversibly(asked.body["messages"])
         return messages, originals
 
     @staticmethod
@@ -326,28 +388,14 @@ class Gateway:
             exchange.session,
             exchange.route.agent.name if exchange.route.agent else None,
             exchange.started_at,
-            exchange.body,
-            reply,
+            without_unread(exchange.body),
+            {"error": {"message": "the reply is nested too deep to be recorded"}} if is_too_deep(reply) else reply,
             receipt=exchange.receipt,
             api=exchange.api.name,
             secrets=exchange.keys,
         )
         done.add_done_callback(_complain)
         return done
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body of a JSON request; ApiError 413 beyond the limit, 415 for another content type."""
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "application/json":  # what a web page may send unasked is another
-        raise ApiError(415, "Send the request as content-type application/json.", code="unsupported_media_type")
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
-    return b"".join(parts)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:

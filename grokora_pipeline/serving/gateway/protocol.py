@@ -6,7 +6,7 @@ orphan tool messages, no user turn, consecutive assistant turns, null content.
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, Self
 
@@ -20,6 +20,13 @@ Json = dict[str, Any]
 _NOT_HONOURED = ("presence_penalty", "frequency_penalty", "logit_bias", "top_logprobs", "top_k", "audio", "min_p",
                  "repetition_penalty", "prediction", "web_search_options")  # fmt: skip
 _LEVELS = MAX_DEPTH - 10  # a recording wraps the request in a few levels of its own
+_UNREAD_BYTES = 1 << 16  # of a member that nothing here reads; metadata and hints are far smaller
+# Members that are read, so that their size is the prompt's: of a request, and of a message or an input item.
+_READ = frozenset({"messages", "input", "instructions", "system", "tools", "functions", "text", "response_format"})
+_READ_IN_MESSAGES = frozenset(
+    {"content", "tool_calls", "function_call", "arguments", "input", "output", "summary", "reasoning_content",
+     "reasoning", "thinking", "encrypted_content"}
+)  # fmt: skip
 
 
 class ApiError(Exception):
@@ -180,9 +187,28 @@ def read_object(raw: bytes) -> Json:
         raise ApiError(400, f"The body is no valid JSON: {error}.", code="invalid_json") from error
     if not isinstance(body, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
-    if _is_deeper(body, _LEVELS):
+    if is_too_deep(body):
         raise ApiError(400, f"The body is nested deeper than {_LEVELS} levels.", code="invalid_json")
     return body
+
+
+def without_unread(body: Json) -> Json:
+    """The body without large members that nothing here reads; a note of their size stands in their place."""
+    lean = _lean(body, _READ)
+    for name in ("messages", "input"):
+        if isinstance(lean.get(name), list):
+            items = lean[name]
+            lean[name] = [_lean(item, _READ_IN_MESSAGES) if isinstance(item, dict) else item for item in items]
+    return lean
+
+
+def _lean(members: Json, read: frozenset[str]) -> Json:
+    lean = dict(members)
+    for name, value in members.items():
+        if name not in read and isinstance(value, str | list | dict):
+            size = len(orjson.dumps(value))
+            lean[name] = value if size <= _UNREAD_BYTES else f"<{size} bytes that are not read here>"
+    return lean
 
 
 def plain(error: ValidationError) -> ApiError:
@@ -194,17 +220,13 @@ def plain(error: ValidationError) -> ApiError:
     return ApiError(400, f"{param or 'The request'}: {text}.", param=param or None, code=code)
 
 
-def _is_deeper(value: object, levels: int) -> bool:
-    row: list[object] = [value]
-    for _ in range(levels):
-        row = [child for parent in row if isinstance(parent, dict | list) for child in _children(parent)]
-        if not row:
-            return False
+def is_too_deep(value: object) -> bool:
+    """Whether a value is nested so deep that redaction would refuse it, so that it could not be recorded."""
+    row: list[Any] = [value]
+    for _ in range(_LEVELS):
+        parents = [one for one in row if isinstance(one, dict | list)]
+        row = [child for parent in parents for child in (parent.values() if isinstance(parent, dict) else parent)]
     return any(isinstance(last, dict | list) for last in row)
-
-
-def _children(parent: Any) -> Iterator[object]:
-    return iter(parent.values() if isinstance(parent, dict) else parent)
 
 
 def new_reply(model: str, receipt: str = "") -> Json:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from io import BytesIO
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import orjson
@@ -113,6 +114,18 @@ class Recorder:
         if not self.knows(session):
             raise GrokoraError(f"There is no recording of a session {session!r} in {self.folder}.")
         return self._append(session, {"session_id": session, "outcome": outcome})
+
+    def check_writable(self) -> None:
+        """GrokoraError if nothing can be recorded in the folder: that is told before a call is answered."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise GrokoraError(
+                f"Recordings cannot be written to {self.folder} ({error.strerror}); make it writable, or set "
+                "GROKORA_LOGS to a folder that is."
+            ) from error
 
     def knows(self, session: str) -> bool:
         """Whether anything of a session was recorded, on whatever day."""
@@ -224,7 +237,12 @@ class Recorder:
                 _rewrite(file, session.redactor)
 
     def _files(self, session: str) -> list[Path]:
-        return [*self.folder.glob(f"*/{session}.jsonl"), *self.folder.glob(f"*/{session}.[0-9]*.jsonl")]
+        """All files of a session, oldest first.
+
+        They are asked for by name, day by day: a pattern would go through all names of all days for each new session.
+        """
+        days = sorted(one for one in self.folder.iterdir() if one.is_dir()) if self.folder.is_dir() else []
+        return [path for day in days for path in takewhile(Path.exists, _parts(day, session))]
 
     def _write(self, session: str, lines: bytes) -> None:
         path = self._path(session)
@@ -247,10 +265,13 @@ class Recorder:
 
     def _path(self, session: str) -> Path:
         """Today's file of a session that is not full yet."""
-        day = self.folder / f"{datetime.now(UTC):%Y-%m-%d}"
-        names = (f"{session}.jsonl" if part == 1 else f"{session}.{part}.jsonl" for part in count(1))
-        paths = (day / name for name in names)
+        paths = _parts(self.folder / f"{datetime.now(UTC):%Y-%m-%d}", session)
         return next(path for path in paths if not path.exists() or path.stat().st_size < self._rotate_bytes)
+
+
+def _parts(day: Path, session: str) -> Iterator[Path]:
+    """The paths of a session's files of a day, one after the other, whether they exist or not."""
+    return (day / (f"{session}.jsonl" if part == 1 else f"{session}.{part}.jsonl") for part in count(1))
 
 
 def _is_real_key(key: str) -> bool:

@@ -1,5 +1,6 @@
 """`grokora serve`: the gateway as a process."""
 
+import asyncio
 import logging
 import os
 import shlex
@@ -30,6 +31,7 @@ CPU_HABITS = {  # read when torch is loaded
     "LRU_CACHE_CAPACITY": "64",  # the same, of torch's layer above
 }
 _SHUTDOWN_SECONDS = 30
+_ERROR_SECONDS = 5  # of these are left to tell the callers of streams that do not end by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +65,47 @@ def serve(settings: Settings, options: Options) -> None:
     key = api_key(settings, options.host)
     upstream = Upstream(options.upstream, options.upstream_model or None) if options.upstream else None
     listening = _listen(options.host, options.port)
+    recorder = Recorder(settings.recordings_folder)
+    recorder.check_writable()
     champions = Champions(Store(settings.store, settings.cache), load_agents(settings.agents), start_engine)
     champions.refresh()
     if champions.engine is None and upstream is None:
         raise GrokoraError(
             f"{settings.store} holds no base_model; materialize it first (`make demo`), or give --upstream <url>."
         )
-    recorder = Recorder(settings.recordings_folder)
-    app = build_app(Gateway(champions, recorder, upstream, options.limits), key, loopback=options.host in LOOPBACK)
+    gateway = Gateway(champions, recorder, upstream, options.limits)
+    app = build_app(gateway, key, loopback=options.host in LOOPBACK)
     LOG.info("http://%s:%d/v1 · recordings in %s", options.host, options.port, recorder.folder)
     if not recorder.folder.is_relative_to(settings.logs):
         LOG.info("these are not below GROKORA_LOGS; set GROKORA_LOGS=%s to learn from them", recorder.folder.parent)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(config, gateway, _SHUTDOWN_SECONDS - _ERROR_SECONDS).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but streams that still run so many seconds after SIGTERM end with an error event.
+
+    uvicorn itself cancels them at `timeout_graceful_shutdown`: to their callers the connection just breaks.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, seconds: float) -> None:
+        super().__init__(config)
+        self._gateway, self._seconds = gateway, seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the answers, end those that take too long, then close everything."""
+
+        async def end_late_answers() -> None:
+            await asyncio.sleep(self._seconds)
+            await self._gateway.end_answers()
+
+        ending = asyncio.create_task(end_late_answers())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
 
 
 def without_message(record: logging.LogRecord) -> bool:
