@@ -1,4 +1,4 @@
-"""The HTTP side: the three APIs, `/v1/models`, `/v1/feedback`, `/health`, `/metrics`."""
+"""The HTTP side: the three APIs, `/v1/models`, `/v1/traces`, `/v1/feedback`, `/health`, `/metrics`."""
 
 import asyncio
 import hmac
@@ -26,6 +26,7 @@ from grokora_pipeline.serving.gateway.feedback import Feedback
 from grokora_pipeline.serving.gateway.gateway import Gateway
 from grokora_pipeline.serving.gateway.protocol import ApiError, Json
 from grokora_pipeline.serving.gateway.sessions import session_name
+from grokora_pipeline.serving.gateway.traces import Traces
 from grokora_pipeline.store.champions import BASE
 
 ACCESS = logging.getLogger("grokora.access")
@@ -47,6 +48,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
         finally:
             app.state.following.cancel()
             await gateway.recorder.close()
+            await gateway.traces.close()
             await gateway.end_answers()
 
     routes = [
@@ -55,6 +57,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
         *(Route(f"/v1/{path}", _not_spoken, methods=["POST"]) for path in ("embeddings", "completions")),
         Route("/v1/models", _Models(gateway).all, methods=["GET"]),
         Route("/v1/models/{model}", _Models(gateway).one, methods=["GET"]),
+        Route("/v1/traces", Traces(gateway).receive, methods=["POST"]),
         Route("/v1/feedback", _feedback(gateway), methods=["POST"]),
         Route("/metrics", _metrics(gateway), methods=["GET"]),
         Route("/health", _health(gateway), methods=["GET"]),

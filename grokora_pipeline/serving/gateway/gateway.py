@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -97,6 +97,7 @@ class Gateway:
         limits: Limits | None = None,
     ) -> None:
         self.champions, self.recorder, self.upstream, self.limits = champions, recorder, upstream, limits or Limits()
+        self.traces = Recorder(recorder.folder / "traces")
         self.router = Router(champions, upstream is not None)
         self.metrics = Metrics(champions, recorder)
         self._sessions = Sessions(self.limits.session_gap)
@@ -132,15 +133,16 @@ class Gateway:
         messages, _ = await asyncio.to_thread(self._redacted, session_name(session) if session else None, asked)
         return {"input_tokens": len(await asyncio.to_thread(encode_prompt, asked, agent, base.chat, messages))}
 
-    async def read_body(self, request: Request, limit: int) -> bytes:
-        """The body of a JSON request.
+    async def read_body(self, request: Request, limit: int, kinds: Sequence[str] = ("application/json",)) -> bytes:
+        """The body of a request whose content type is one of `kinds`.
 
         Raises ApiError 415 for another content type, 413 beyond the limit, 408 if it does not arrive in time, 429 if
         unfinished bodies fill the memory that they may have. A body that is being read takes no other's turn.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # what a web page may send unasked is another
-            raise ApiError(415, "Send the request as content-type application/json.", code="unsupported_media_type")
+        if kind not in kinds:  # what a web page may send unasked is another
+            text = f"Send the request as content-type {' or '.join(kinds)}."
+            raise ApiError(415, text, code="unsupported_media_type")
         parts, size = [], 0
         try:
             async with asyncio.timeout(self.limits.body_seconds):

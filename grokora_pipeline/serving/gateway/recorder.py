@@ -94,7 +94,13 @@ class Recorder:
             self._receipts[receipt] = session
             if len(self._receipts) > _MOST_RECEIPTS:
                 self._receipts.popitem(last=False)
-        return self._append(session, {**line, "request": request, "response": response}, secrets)
+        return self.append(session, {**line, "request": request, "response": response}, secrets)
+
+    def append(self, session: str, content: Json, secrets: Sequence[str] = ()) -> Future[None]:
+        """Write a line of a session, redacted; done when it is on the disk, with the error where it cannot be."""
+        line = _Line(session, content, secrets)
+        self._waiting.append(line)
+        return self._writer.submit(self._commit, line)
 
     def session_of(self, receipt: str) -> str:
         """The session of a recorded call, "" if there is none. Blocks: older calls are looked for on the disk."""
@@ -113,7 +119,7 @@ class Recorder:
         """Record how a session ended: `status`, `rating`, `blame`; GrokoraError if nothing of it was recorded."""
         if not self.knows(session):
             raise GrokoraError(f"There is no recording of a session {session!r} in {self.folder}.")
-        return self._append(session, {"session_id": session, "outcome": outcome})
+        return self.append(session, {"session_id": session, "outcome": outcome})
 
     def check_writable(self) -> None:
         """GrokoraError if nothing can be recorded in the folder: that is told before a call is answered."""
@@ -145,11 +151,6 @@ class Recorder:
     def redactor(self, session: str) -> Redactor:
         """The session's redactor, with what it remembers from before a restart. Blocks: it may read the disk."""
         return self._writer.submit(self._session, session).result().redactor
-
-    def _append(self, session: str, content: Json, secrets: Sequence[str] = ()) -> Future[None]:
-        line = _Line(session, content, secrets)
-        self._waiting.append(line)
-        return self._writer.submit(self._commit, line)
 
     def _commit(self, line: _Line) -> None:
         """Write all that waits, then say how it went with this line, which may have been written by an earlier turn.

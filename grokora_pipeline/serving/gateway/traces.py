@@ -1,0 +1,106 @@
+"""`POST /v1/traces`: spans of instrumented agents (OTLP over HTTP, JSON or protobuf) become logs that ingest reads.
+
+A file a trace, below `traces` in the folder of recordings, a line an export; written and redacted as recordings are. A
+span keeps its place in OTLP's JSON, but its attributes are a mapping: redaction knows by its name what `api_key` holds.
+"""
+
+import asyncio
+import base64
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from typing import Any
+
+import orjson
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from grokora_pipeline.serving.gateway.gateway import Gateway
+from grokora_pipeline.serving.gateway.protocol import ApiError, Json, read_object
+from grokora_pipeline.serving.gateway.sessions import session_name
+from grokora_pipeline.sessions.readers.otel import attributes_of
+
+_JSON, _PROTOBUF = "application/json", "application/x-protobuf"
+_IDS = ("traceId", "spanId", "parentSpanId")
+
+
+class Traces:
+    """The endpoint."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def receive(self, request: Request) -> Response:
+        """Answers when all spans are on the disk, so that an exporter that gets an error sends them again."""
+        limit = self._gateway.limits.body_bytes
+        raw = await self._gateway.read_body(request, limit, kinds=(_JSON, _PROTOBUF))
+        if request.headers.get("content-encoding", "").lower() == "gzip":
+            raw = await asyncio.to_thread(_unzipped, raw, limit)
+        kind = request.headers["content-type"].partition(";")[0].strip().lower()
+        export = await asyncio.to_thread(_from_protobuf if kind == _PROTOBUF else read_object, raw)
+        try:
+            traces = by_trace(export)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ApiError(400, "The body is no OTLP export of spans.", code="invalid_value") from error
+        written = [self._gateway.traces.append(session_name(trace), line) for trace, line in traces.items()]
+        try:
+            await asyncio.gather(*map(asyncio.wrap_future, written))
+        except OSError as error:  # 503 is what exporters try again
+            raise ApiError(503, "The spans could not be written; the log says why.", code="not_recorded") from error
+        return Response(b"{}" if kind == _JSON else b"", media_type=kind)
+
+
+def by_trace(export: Json) -> dict[str, Json]:
+    """The export cut by trace id, each part an export of its own. Raises TypeError or its kin for another shape."""
+    traces: dict[str, Json] = {}
+    for resource in export.get("resourceSpans") or ():
+        shared = {"attributes": attributes_of((resource.get("resource") or {}).get("attributes"))}
+        for scope in resource.get("scopeSpans") or ():
+            spans: dict[str, list[Json]] = {}
+            for span in scope.get("spans") or ():
+                spans.setdefault(str(span["traceId"]), []).append(_plain(span))
+            for trace, own in spans.items():
+                part = {"resource": shared, "scopeSpans": [{"scope": scope.get("scope"), "spans": own}]}
+                traces.setdefault(trace, {"resourceSpans": []})["resourceSpans"].append(part)
+    return traces
+
+
+def _plain(span: Mapping[str, Any]) -> Json:
+    """The span with mappings as attributes, also of its events."""
+    plain = {**span, "attributes": attributes_of(span.get("attributes"))}
+    if events := span.get("events"):
+        plain["events"] = [{**event, "attributes": attributes_of(event.get("attributes"))} for event in events]
+    return plain
+
+
+def _from_protobuf(raw: bytes) -> Json:
+    """OTLP's JSON of its protobuf form: protobuf's own JSON writes ids in base64, OTLP's in hexadecimal."""
+    try:
+        export: Json = MessageToDict(ExportTraceServiceRequest.FromString(raw), use_integers_for_enums=True)
+    except DecodeError as error:
+        raise ApiError(400, "The body is no protobuf of an OTLP export of spans.", code="invalid_value") from error
+    for span in _spans(export):
+        span |= {name: base64.b64decode(span[name]).hex() for name in _IDS if name in span}
+    return read_object(orjson.dumps(export))
+
+
+def _spans(export: Json) -> Iterator[Json]:
+    for resource in export.get("resourceSpans", ()):
+        for scope in resource.get("scopeSpans", ()):
+            yield from scope.get("spans", ())
+
+
+def _unzipped(raw: bytes, limit: int) -> bytes:
+    """Unpacked, but never more than the limit: a small body may hold gigabytes."""
+    try:
+        with gzip.GzipFile(fileobj=BytesIO(raw)) as stream:
+            unpacked = stream.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ApiError(400, "The body is no gzip, as content-encoding says it is.", code="invalid_value") from error
+    if len(unpacked) > limit:
+        raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
+    return unpacked
