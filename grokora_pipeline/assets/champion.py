@@ -6,11 +6,21 @@ import dagster as dg
 from pydantic import ValidationError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import OWNERS, Made, Project, code_version, key_of, plain_errors, read_json, table
+from grokora_pipeline.assets.common import (
+    OWNERS,
+    Made,
+    Project,
+    code_version,
+    key_of,
+    plain_errors,
+    read_json,
+    table,
+    write_json,
+)
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import Decision, GateRule, decide
 from grokora_pipeline.execution.process import NODE_RETRIES
-from grokora_pipeline.store import Artifact
+from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import BASE, Registry
 
 BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into service
@@ -39,19 +49,20 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         io_manager_key=project.io_manager,
         code_version=code_version(),
         retry_policy=NODE_RETRIES,
-        description="The adapter in service. A challenger takes its place only where the report proves it better.",
+        description="Who answers: an adapter, or a fixed prompt that is as good. A challenger must be proven better.",
         check_specs=[dg.AssetCheckSpec("has_champion", asset=project.key(key))],
     )
     def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
         with plain_errors():
             decision, report = _judge(project, agent.name, _rule(config.rule), context.instance)
             registry, challenger = Registry(project.store), str(decision.versions["adapter"])
+            if decision.promote and decision.system != "adapter":
+                challenger = _publish_prompt(project.store, agent.name, report, decision.system)
             refusal = registry.refusal(agent.name, challenger)
             reason = f"Not promoted: {refusal}." if refusal else decision.reason
             act = registry.promote if decision.promote and not refusal else registry.keep
             act(agent.name, challenger, reason, decision.model_dump())
-        now = registry.in_service(agent.name)
-        version = now.version if now else BASE
+        version = registry.version(agent.name)
         context.log.info(reason)
         return dg.MaterializeResult(
             metadata={
@@ -66,7 +77,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             check_results=[
                 dg.AssetCheckResult(
                     check_name="has_champion",
-                    passed=now is not None,
+                    passed=version != BASE,
                     severity=dg.AssetCheckSeverity.WARN,
                     description=reason,
                 )
@@ -83,17 +94,26 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
         store.require(key_of(agent, name)) for name in ("eval_report", "lora_adapter", "tokenized_split")
     )
     registry = Registry(store)
-    served = registry.in_service(agent)
+    served = registry.version(agent)
     decision = decide(
         read_json(report.path / "report.json"),
         rule,
         adapter=adapter.version,
-        champion=served.version if served and served.version != adapter.version else None,
+        champion=None if served in (BASE, adapter.version) else served,
         checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
         | blocking_checks(project, instance, agent),
         look=registry.look(agent, adapter.version),
     )
     return decision.model_copy(update={"versions": {**decision.versions, "adapter": adapter.version}}), report
+
+
+def _publish_prompt(store: Store, agent: str, report: Artifact, system: str) -> str:
+    """Put a report's fixed prompt into the store as `A/prompt`; its version."""
+    version = str(report.read_json("report.json")["prompts"][system])
+    with store.stage(f"{agent}/prompt") as staged:
+        write_json(staged / "prompt.json", report.read_json("prompts.json")[system])
+        store.publish(f"{agent}/prompt", version, staged, report=report.version)
+    return version
 
 
 def blocking_checks(project: Project, instance: dg.DagsterInstance, agent: str) -> dict[str, bool]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -30,20 +31,40 @@ _SHOWN_HISTORY = 20
 class EvaluationConfig(dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
-    max_rows: int = 0  # 0: 24 with the preset `sample`, else 200
-    few_shot: int = -1  # examples before each question of `few_shot`; -1: 2 with `sample`, else 8; 0: without
-    max_new_tokens: int = 0  # of an answer; 0: a little more than the longest expected one
-    trials: int = 0  # sampled answers a row, for pass^k; 0: greedy answers alone
-    temperature: float = 0.7  # of those
-    redacted_canaries: int = -1  # redacted secrets to look for in the adapter; -1: 1 with `sample`, else 8
-    seed: int = 7
+    max_rows: int = Field(default=0, description="Held-out rows at most; 0: 24 with the preset `sample`, else 200.")
+    few_shot: int = Field(
+        default=-1, description="Examples before each question; -1: 2 with `sample`, else 8; 0: without."
+    )
+    retrieved: int = Field(
+        default=-1,
+        description="Nearest training examples before each question; -1: none with `sample`, else 8; 0: without.",
+    )
+    adapter_few_shot: bool | None = Field(
+        default=None, description="Also the adapter with the few-shot examples; unset: not with `sample`, else yes."
+    )
+    instructions: int = Field(
+        default=0,
+        description="Answers that a search for a better instruction, on training rows, may cost; 0: no search.",
+    )
+    max_new_tokens: int = Field(default=0, description="Of an answer; 0: a little more than the longest expected one.")
+    trials: int = Field(default=0, description="Sampled answers a row, for pass^k; 0: greedy answers alone.")
+    temperature: float = Field(default=0.7, description="Of the sampled answers.")
+    redacted_canaries: int = Field(
+        default=-1, description="Redacted secrets to look for in the adapter; -1: 1 with `sample`, else 8."
+    )
+    seed: int = Field(default=7, description="Of the few-shot examples, the intervals and the sampled answers.")
+    measure_again: bool = Field(
+        default=False,
+        description="Measure anew although nothing has changed: answers are generated again, not remembered.",
+    )
 
     def resolved(self, sample: bool) -> dict[str, Any]:
-        """The values, with the preset's where none is given."""
-        chosen = self.model_dump()
+        """The values, with the preset's where none is given; `measure_again` is no part of them."""
+        chosen = self.model_dump(exclude={"measure_again"})
         chosen["max_rows"] = self.max_rows or (24 if sample else 200)
-        for name, few in (("few_shot", 2), ("redacted_canaries", 1)):
+        for name, few in (("few_shot", 2), ("retrieved", 0), ("redacted_canaries", 1)):
             chosen[name] = chosen[name] if chosen[name] >= 0 else (few if sample else 8)
+        chosen["adapter_few_shot"] = not sample if self.adapter_few_shot is None else self.adapter_few_shot
         return chosen
 
 
@@ -78,6 +99,8 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig) -> Made:
         with plain_errors():
             inputs, plan = _inputs(project, agent, config.resolved(resolve(project, agent).preset == "sample"))
+            if config.measure_again:
+                inputs, plan = {**inputs, "measured": context.run_id}, {**plan, "cache": None}
 
             def build(staged: Path) -> None:
                 told = {
@@ -101,9 +124,15 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
     base, champion = store.require("base_model"), champion_of(project, agent.name)
     if champion and champion.version == adapter.version:
         champion = None  # nothing to compare: this very adapter is in service
+    prompt = Registry(store).prompt(agent.name)
+    served = champion or prompt
     versions: dict[str, str | None] = {artifact.key: artifact.version for artifact in (base, dataset, split, adapter)}
-    versions |= {"adapter": adapter.version, "champion": champion.version if champion else None}
-    told = {"champion": str(champion.path) if champion else None, "logs": str(project.settings.logs)}
+    versions |= {"adapter": adapter.version, "champion": served.version if served else None}
+    told = {
+        "champion": str(champion.path) if champion else None,
+        "champion_prompt": prompt.read_json("prompt.json") if prompt else None,
+        "logs": str(project.settings.logs),
+    }
     plan = {**evaluation_plan(project, agent, adapter.path), **told, "versions": versions, **config}
     inputs = {
         "versions": versions,
@@ -122,6 +151,7 @@ def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path) -> dict[s
     base = store.require("base_model")
     return {
         "agent": agent.name,
+        "description": agent.description,
         "answer": agent.answer.model_dump(by_alias=True),
         "main_metric": agent.metric,
         "base": str(base_folder(base.path)),

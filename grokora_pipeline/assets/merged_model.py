@@ -26,6 +26,7 @@ from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.store import Artifact
+from grokora_pipeline.store.champions import Registry
 
 _PROMPTS = 8
 
@@ -62,7 +63,9 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         """The comparison comes before the publication; without a champion there is neither model nor check."""
         adapter = champion_of(project, agent.name)
         if adapter is None:
-            context.log.warning(f"{agent.name} has no champion yet: there is nothing to merge.")
+            prompt = Registry(project.store).prompt(agent.name)
+            why = "is served by a fixed prompt" if prompt else "has no champion yet"
+            context.log.warning(f"{agent.name} {why}, so no adapter is in service and there is nothing to merge.")
             return
         with plain_errors():
             try:

@@ -42,7 +42,10 @@ class RankConfig(dg.Config):
 
     def evaluation(self, sample: bool) -> dict[str, Any]:
         """How the adapters are judged: on the main metric alone."""
-        config = EvaluationConfig(max_rows=max(self.rows, 0), few_shot=0, redacted_canaries=0).resolved(sample)
+        alone = EvaluationConfig(
+            max_rows=max(self.rows, 0), few_shot=0, retrieved=0, adapter_few_shot=False, redacted_canaries=0
+        )
+        config = alone.resolved(sample)
         return {**config, "probe": False, "max_rows": config["max_rows"] if self.rows else 0}
 
 

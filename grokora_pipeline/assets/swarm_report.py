@@ -21,6 +21,7 @@ from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
+from grokora_pipeline.store.champions import Registry
 
 _FULL = {"tasks": 50, "seeds": [7, 8, 9], "ablation": True, "few_shot": 4}
 _SAMPLE = {"tasks": 30, "seeds": [7], "ablation": False, "few_shot": 0}
@@ -64,7 +65,9 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         with plain_errors():
             chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))
             base = project.store.require("base_model")
+            served = Registry(project.store)
             champions = {role: champion_of(project, role) for role in ROLES}
+            prompts = {role: found for role in ROLES if (found := served.prompt(role))}
             datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
             examples = {role: found for role, found in datasets.items() if found}
 
@@ -72,6 +75,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
                 plan = {
                     "base": str(base_folder(base.path)),
                     "adapters": {role: str(found.path) if found else None for role, found in champions.items()},
+                    "prompts": {role: found.read_json("prompt.json") for role, found in prompts.items()},
                     "examples": {role: str(found.path / "examples.jsonl") for role, found in examples.items()},
                     "output": str(staged),
                     **chosen,
@@ -80,7 +84,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
 
             inputs = {
                 "base": base.version,
-                "champions": {role: found.version if found else None for role, found in champions.items()},
+                "champions": {role: served.version(role) for role in ROLES},
                 "examples": {role: found.version for role, found in examples.items()},
                 "config": chosen,
                 "code": code_version(),

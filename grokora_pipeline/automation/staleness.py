@@ -16,7 +16,7 @@ from grokora_pipeline.assets.forget_list import KEY as FORGET_KEY
 from grokora_pipeline.assets.forget_list import forget_list_version
 from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
-from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline.store.champions import Registry
 
 _DATA_VERSION = "dagster/data_version"
 _INPUT_VERSION = "dagster/input_data_version/"
@@ -127,8 +127,7 @@ def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:
     def version(key: dg.AssetKey) -> str | None:
         agent, _, link = project.store_key(key).partition("/")
         if link == "champion":
-            served = Registry(project.store).in_service(agent)
-            return served.version if served else BASE
+            return Registry(project.store).version(agent)
         artifact = project.store.current(project.store_key(key))
         return artifact.version if artifact else None
 

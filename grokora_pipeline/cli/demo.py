@@ -24,7 +24,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.store.champions import Registry
+from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
 
 _RUN_TAG = "grokora/demo"
 _POLL_SECONDS = 0.3
@@ -278,7 +278,7 @@ def _row(project: Project, agent: AgentSpec) -> list[str]:
     systems = read_json(report.path / "report.json")["systems"]
     base, adapter = (systems[name]["metrics"] for name in ("base", "adapter"))
     main = adapter[agent.metric]
-    champion = Registry(store).in_service(agent.name)
+    champion = Registry(store).version(agent.name)
     return [
         agent.name,
         examples,
@@ -286,5 +286,5 @@ def _row(project: Project, agent: AgentSpec) -> list[str]:
         f"{base[agent.metric]['value']:.2f}",
         f"{main['value']:.2f} ({main['low']:.2f} to {main['high']:.2f})",
         f"{base['perplexity']['value']:.2f} → {adapter['perplexity']['value']:.2f}",
-        f"yes ({champion.version[:8]})" if champion else "no",
+        "no" if champion == BASE else "a prompt" if champion.startswith(PROMPT_PREFIX) else f"yes ({champion[:8]})",
     ]

@@ -1,4 +1,4 @@
-"""`python -m grokora_pipeline.evaluation plan.json`: base, few-shot, adapter and champion on the same held-out rows."""
+"""`python -m grokora_pipeline.evaluation plan.json`: the ladder from base to adapter on the same held-out rows."""
 
 import sys
 from collections.abc import Sequence
@@ -10,36 +10,49 @@ import orjson
 
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.gate import decide
+from grokora_pipeline.evaluation.ladder import FIXED_PROMPTS, ladder
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
 from grokora_pipeline.evaluation.plan import (
     Canary,
-    Case,
     EvaluationPlan,
+    Example,
     HeldOut,
-    few_shot_prompts,
+    choose_rows,
     held_out,
     read_plan,
     token_budget,
     turn_ids,
 )
 from grokora_pipeline.evaluation.probes import general_perplexity, memorisation, pace
+from grokora_pipeline.evaluation.prompts import (
+    SEARCH_ROWS,
+    choose_shots,
+    instruction_candidates,
+    prompt_budget,
+    retrieved_prompts,
+    search_instruction,
+)
 from grokora_pipeline.evaluation.report import markdown_table, write_html
-from grokora_pipeline.evaluation.scoring import Row, main_score, score
+from grokora_pipeline.evaluation.scoring import Row, as_answer, main_score, score
 from grokora_pipeline.evaluation.significance import pass_hat_k
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.prompt import FixedPrompt, example_turns
+from grokora_pipeline.store import content_version
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
-_HEADLINES = ("agent", "main_metric", "rows", "sessions", "systems", "comparisons", "decision", "markdown")
+_HEADLINES = ("agent", "main_metric", "rows", "sessions", "systems", "comparisons", "ladder", "decision", "markdown")
 
 
 @dataclass(frozen=True, slots=True)
 class _System:
-    """A system of the table: its name, its adapter's name in `Systems`, and the prompt in tokens of every row."""
+    """A system of the table: its name, its adapter's name in `Systems`, the prompt in tokens of every row, and the
+    fixed prompt that is in all of them."""
 
     name: str
     adapter: str | None
     prompts: list[list[int]]
+    fixed: FixedPrompt | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +73,7 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     get_metric(checked.main_metric)
     job = _prepare(checked, reporter)
     shots, systems = _systems(job)
+    prompts = {system.name: system.fixed for system in systems if system.fixed and system.name in FIXED_PROMPTS}
     rows = [row for system in systems for row in _answers(job, system)]
     canaries = _canaries(job)
     reporter.log(f"scoring {len(rows)} answers, looking for {len(canaries)} canaries")
@@ -69,6 +83,8 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
         "main_metric": checked.main_metric,
         **score(rows, alpha=checked.alpha, seed=checked.seed),
         **_facts(job, shots),
+        "ladder": ladder(rows, checked.main_metric, few_shot=shots, alpha=checked.alpha, seed=checked.seed),
+        "prompts": {name: f"prompt-{content_version(prompt.model_dump())}" for name, prompt in prompts.items()},
         **_probes(job, rows, canaries),
         "reliability": {system.name: _reliability(job, system) for system in systems if checked.trials},
     }
@@ -78,6 +94,9 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     if stored != rows:
         job.systems.forget()
     _write(checked.output, report, stored)
+    contents = {name: prompt.model_dump() for name, prompt in prompts.items()}
+    (checked.output / "prompts.json").write_bytes(orjson.dumps(contents, option=orjson.OPT_INDENT_2))
+    reporter.log(report["ladder"]["verdict"])
     reporter.log(report["decision"]["reason"])
     return {name: report[name] for name in _HEADLINES}
 
@@ -93,16 +112,55 @@ def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
 
 
 def _systems(job: _Run) -> tuple[int, list[_System]]:
-    """How many few-shot examples fitted, and the systems of the table."""
-    prompts = [case.prompt_ids for case in job.rows.cases]
-    shots, few_shot = 0, list[list[int]]()
-    if job.plan.few_shot:
-        shots, few_shot = few_shot_prompts(job.plan, job.rows, job.chat, job.decoding.max_new_tokens)
-    systems = [_System("base", None, prompts)]
-    systems += [_System("few_shot", None, few_shot)] if shots else []
-    systems += [_System("adapter", "adapter", prompts)]
-    systems += [_System("champion", "champion", prompts)] if job.plan.champion else []
-    return shots, systems
+    """How many few-shot examples fitted, and the systems of the table, from cheap to dear."""
+    plan, cases = job.plan, job.rows.cases
+    plain = [case.prompt_ids for case in cases]
+    budget = prompt_budget(cases, job.chat, job.decoding.max_new_tokens)
+    shots = choose_shots(job.rows.train, job.chat, plan.few_shot, budget, plan.seed)
+    few_shot = FixedPrompt(messages=example_turns(shots))
+    systems = [_System("base", None, plain)]
+    if (instruction := _instruction(job)).instruction:
+        systems += [_System("instructed", None, _prompts(job, instruction), instruction)]
+    if shots:
+        systems += [_System("few_shot", None, _prompts(job, few_shot), few_shot)]
+    if plan.retrieved and (nearest := retrieved_prompts(job.rows.train, cases, job.chat, plan.retrieved, budget)):
+        systems += [_System("retrieved", None, _prompts(job, nearest))]
+    systems += [_System("adapter", "adapter", plain)]
+    if shots and plan.adapter_few_shot:
+        systems += [_System("adapter_few_shot", "adapter", _prompts(job, few_shot), few_shot)]
+    if plan.champion:
+        systems += [_System("champion", "champion", plain)]
+    elif plan.champion_prompt:
+        systems += [_System("champion", None, _prompts(job, plan.champion_prompt), plan.champion_prompt)]
+    return len(shots), systems
+
+
+def _prompts(job: _Run, prompt: FixedPrompt | Sequence[FixedPrompt]) -> list[list[int]]:
+    """Every held-out row's prompt in tokens, with one fixed prompt for all or one for each."""
+    cases = job.rows.cases
+    added = [prompt] * len(cases) if isinstance(prompt, FixedPrompt) else prompt
+    return [
+        job.chat.encode_prompt(one.applied_to(case.example["prompt"]), case.example.get("tools"))
+        for case, one in zip(cases, added, strict=True)
+    ]
+
+
+def _instruction(job: _Run) -> FixedPrompt:
+    """The instruction that helps the base model most on training rows, within the plan's budget of answers."""
+    plan, metric = job.plan, get_metric(job.plan.main_metric)
+    by_turn = {example["meta"]["turn_id"]: example for example in job.rows.train}
+    rows = [by_turn[turn_id] for turn_id in choose_rows(by_turn, SEARCH_ROWS)]
+
+    def value(prompt: FixedPrompt, examples: Sequence[Example]) -> float:
+        asked = [job.chat.encode_prompt(prompt.applied_to(one["prompt"]), one.get("tools")) for one in examples]
+        texts = [job.chat.decode(answer.tokens) for answer, _ in job.systems.answers(None, asked, job.decoding)]
+        scored = [as_answer(_scored(job, one, text)) for one, text in zip(examples, texts, strict=True)]
+        return (metric.value(scored) or 0.0) * (1 if metric.higher_is_better else -1)
+
+    if not plan.instructions or not rows:
+        return FixedPrompt()
+    candidates = instruction_candidates(job.rows.train, plan.agent, plan.description, plan.answer)
+    return search_instruction(candidates, rows, plan.instructions, value)
 
 
 def _answers(job: _Run, system: _System) -> list[Row]:
@@ -115,7 +173,7 @@ def _answers(job: _Run, system: _System) -> list[Row]:
     completions = [case.completion_ids for case in job.rows.cases]
     nlls = job.systems.likelihoods(system.adapter, system.prompts, completions)
     return [
-        _row(job, case, answer.tokens)
+        _scored(job, case.example, job.chat.decode(answer.tokens))
         | {
             "turn_id": case.turn_id,
             "session_id": case.session_id,
@@ -123,26 +181,26 @@ def _answers(job: _Run, system: _System) -> list[Row]:
             "question": case.example["prompt"][-1:],
             "nll": nll,
             "reference_tokens": len(case.completion_ids),
+            "prompt_tokens": len(prompt),
             "new_tokens": len(answer.tokens) + (answer.finish == "stop"),  # the stop token was written, too
             "finished": answer.finish == "stop",
             "seconds": answer.seconds,
             "cached": cached,
         }
-        for case, (answer, cached), nll in zip(job.rows.cases, made, nlls, strict=True)
+        for case, prompt, (answer, cached), nll in zip(job.rows.cases, system.prompts, made, nlls, strict=True)
     ]
 
 
-def _row(job: _Run, case: Case, tokens: list[int]) -> Row:
+def _scored(job: _Run, example: Example, text: str) -> Row:
     """What an answer is scored by."""
-    text = job.chat.decode(tokens)
     return {
         "text": text,
         "prediction": job.chat.parse_answer(text),
-        "reference": case.reference,
-        "tools": case.example.get("tools"),
+        "reference": example["completion"][-1],
+        "tools": example.get("tools"),
         "schema": job.plan.answer.schema_,
         "answer_type": job.plan.answer.type,
-        "boxes": case.example["meta"].get("boxes") or [],
+        "boxes": example["meta"].get("boxes") or [],
     }
 
 
@@ -175,7 +233,7 @@ def _facts(job: _Run, shots: int) -> dict[str, Any]:
             **plan.versions,
             "base": plan.base_hash,
             "adapter": plan.adapter.name,
-            "champion": plan.champion.name if plan.champion else None,
+            "champion": plan.champion.name if plan.champion else plan.versions.get("champion"),
         },
     }
 
@@ -205,7 +263,7 @@ def _canaries(job: _Run) -> list[Canary]:
 def _probes(job: _Run, rows: Sequence[Row], canaries: Sequence[Canary]) -> dict[str, Any]:
     plan, found = job.plan, dict[str, Any]()
     if plan.probe:
-        names = [None, "adapter", *(["champion"] if plan.champion else [])]
+        names = [None, "adapter", *(["champion"] if plan.champion else [])]  # a prompt changes no weight
         found["probe"] = general_perplexity(job.systems, names, job.chat, plan.alpha)
         found["pace"] = pace(job.systems, names, [case.prompt_ids for case in job.rows.cases])
     if canaries:
@@ -222,7 +280,9 @@ def _reliability(job: _Run, system: _System) -> dict[str, float]:
         seeds = [plan.seed + trial] * len(system.prompts)
         made = job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)
         for place, (case, (answer, _)) in enumerate(zip(job.rows.cases, made, strict=True)):
-            wins[place] += main_score(_row(job, case, answer.tokens), plan.main_metric) >= 1.0
+            wins[place] += (
+                main_score(_scored(job, case.example, job.chat.decode(answer.tokens)), plan.main_metric) >= 1.0
+            )
     return {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
 
 

@@ -1,6 +1,5 @@
 """The plan of an evaluation, and the held-out rows it asks for."""
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from grokora_pipeline.agents import Answer as AnswerSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.prompt import FixedPrompt
 
 Example = dict[str, Any]
 Message = dict[str, Any]
 PlanT = TypeVar("PlanT", bound=BaseModel)
-FEW_SHOT_TOKENS = 1536  # the most that few-shot examples may take of the context
 
 
 class Canary(BaseModel):
@@ -34,17 +33,22 @@ class EvaluationPlan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     agent: str
+    description: str = Field(default="", description="The agent's, which an instruction may begin with.")
     answer: AnswerSpec = AnswerSpec()
     main_metric: str
     base: Path
     base_hash: str
     adapter: Path
-    champion: Path | None = None
+    champion: Path | None = Field(default=None, description="The folder of the adapter in service.")
+    champion_prompt: FixedPrompt | None = Field(default=None, description="Or the fixed prompt in service.")
     split: Path
     examples: Path
     output: Path
     cache: Path | None = None
     few_shot: int = Field(default=0, ge=0, description="Examples at most; fewer where the context is short; 0 is off.")
+    retrieved: int = Field(default=0, ge=0, description="Nearest training rows before each question, at most.")
+    instructions: int = Field(default=0, ge=0, description="Answers that the search for an instruction may cost.")
+    adapter_few_shot: bool = Field(default=False, description="Also the adapter with the few-shot examples.")
     max_rows: int = Field(default=0, ge=0, description="Validation rows at most, smallest hashes first; 0 is all.")
     max_new_tokens: int = Field(default=0, ge=0, description="0: 1.25 x the longest expected answer + 16.")
     seed: int = 7
@@ -148,40 +152,3 @@ def token_budget(plan: EvaluationPlan, cases: Sequence[Case], chat: ChatFormat) 
     wanted = plan.max_new_tokens or int(1.25 * max(len(case.completion_ids) for case in cases)) + 16
     left = chat.context_length - max(len(case.prompt_ids) for case in cases)
     return max(1, min(wanted, left))
-
-
-def few_shot_prompts(
-    plan: EvaluationPlan, rows: HeldOut, chat: ChatFormat, new_tokens: int
-) -> tuple[int, list[list[int]]]:
-    """(k, prompts): every case's prompt with the same k examples of the training side as earlier turns before it."""
-    longest = max(len(case.prompt_ids) for case in rows.cases)
-    budget = min(FEW_SHOT_TOKENS, chat.context_length - longest - new_tokens)
-    shots = choose_shots(rows.train, chat, plan.few_shot, budget, plan.seed)
-    asked = [(with_shots(case.example["prompt"], shots), case.example.get("tools")) for case in rows.cases]
-    return len(shots), [chat.encode_prompt(messages, tools) for messages, tools in asked]
-
-
-def choose_shots(pool: Sequence[Example], chat: ChatFormat, count: int, budget: int, seed: int) -> list[Example]:
-    """At most `count` examples, drawn by the seed, that together take no more than `budget` tokens."""
-    drawn, chosen = list(pool), list[Example]()
-    random.Random(seed).shuffle(drawn)  # noqa: S311
-    for example in drawn[: 8 * count]:
-        try:
-            size = sum(map(len, chat.encode_example(example)))
-        except GrokoraError:  # the chat template refuses it, so it is in no split either
-            continue
-        if len(chosen) < count and size <= budget:
-            chosen.append(example)
-            budget -= size
-    return chosen
-
-
-def with_shots(prompt: Sequence[Message], shots: Sequence[Example]) -> list[Message]:
-    """A prompt with examples as earlier turns between its system message and the rest."""
-    system = [message for message in prompt if message["role"] == "system"]
-    earlier = [turn for shot in shots for turn in [*_spoken(shot["prompt"]), *shot["completion"]]]
-    return [*system, *earlier, *_spoken(prompt)]
-
-
-def _spoken(messages: Sequence[Message]) -> list[Message]:
-    return [message for message in messages if message["role"] != "system"]

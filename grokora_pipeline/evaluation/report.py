@@ -11,7 +11,15 @@ from grokora_pipeline.evaluation.metrics.tool_calls import ERROR_ORDER
 from grokora_pipeline.evaluation.scoring import Row, by_system, main_score
 from grokora_pipeline.models.messages import canonical
 
-LABELS = {"base": "base", "few_shot": "base + few-shot", "adapter": "adapter", "champion": "champion"}
+LABELS = {
+    "base": "base",
+    "instructed": "base + instruction",
+    "few_shot": "base + few-shot",
+    "retrieved": "base + retrieved examples",
+    "adapter": "adapter",
+    "adapter_few_shot": "adapter + few-shot",
+    "champion": "champion",
+}
 SHOWN = 10
 _UNIT_RANGE = 1.0
 

@@ -49,7 +49,7 @@ def score(rows: Sequence[Row], *, alpha: float = 0.05, seed: int = 0) -> dict[st
         f"{ours}_vs_{theirs}": {} for ours, theirs in PAIRS if ours in systems and theirs in systems
     }
     for metric in METRICS.values():
-        sums = _sums(metric, answers, clusters)
+        sums = cluster_sums(metric, answers, clusters)
         for name, table in sums.items():
             scored[name]["metrics"][metric.name] = asdict(
                 significance.estimate(table, metric.combine, alpha=alpha, seed=seed)
@@ -66,7 +66,7 @@ def score(rows: Sequence[Row], *, alpha: float = 0.05, seed: int = 0) -> dict[st
     return {"rows": len(clusters), "sessions": len(set(clusters)), "systems": scored, "comparisons": comparisons}
 
 
-def _sums(
+def cluster_sums(
     metric: Metric, answers: Mapping[str, Sequence[Answer]], clusters: Sequence[str]
 ) -> dict[str, significance.FloatArray]:
     """Each system's [clusters, k] sums over the rows to which the metric applies."""

@@ -16,11 +16,13 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.evaluation.plan import choose_shots, read_examples, read_plan, with_shots
+from grokora_pipeline.evaluation.plan import read_examples, read_plan
+from grokora_pipeline.evaluation.prompts import choose_shots
 from grokora_pipeline.evaluation.report import LABELS, environment, number
 from grokora_pipeline.evaluation.significance import Difference, by_cluster, difference, estimate, pass_hat_k, ratio
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.prompt import FixedPrompt, example_turns
 from grokora_pipeline.sandbox.roles import Call
 from grokora_pipeline.sandbox.swarm import TaskResult, run_swarm, swarm_tasks
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
@@ -38,6 +40,7 @@ class SwarmPlan(BaseModel):
     base: Path
     base_hash: str = ""
     adapters: dict[str, Path | None]
+    prompts: dict[str, FixedPrompt] = Field(default={}, description="Of roles whose champion is a fixed prompt.")
     output: Path
     tasks: int = Field(default=32, ge=1)
     seeds: list[int] = Field(default=[7], min_length=1, description="A trial each; the first one draws the tasks.")
@@ -68,46 +71,49 @@ class _Job:
     plan: SwarmPlan
     chat: ChatFormat
     systems: Systems
-    shots: dict[str, list[dict[str, Any]]]
+    shots: dict[str, FixedPrompt]
     reporter: Reporter
     seats: list[_Seat] = field(default_factory=list)  # one a task
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # of a system's own answers
 
     def answer(self, calls: Sequence[Call]) -> list[Any]:
         """The messages that answer a round's calls."""
-        groups: dict[tuple[str | None, str, bool], list[int]] = defaultdict(list)
+        groups: dict[tuple[bool, str, bool], list[int]] = defaultdict(list)
         for place, call in enumerate(calls):
             seat = self.seats[call.task]
-            groups[call.agent if call.agent in seat.champions else None, call.agent, seat.few_shot].append(place)
+            groups[call.agent in seat.champions, call.agent, seat.few_shot].append(place)
         messages: dict[int, Any] = {}
-        for (adapter, agent, few_shot), places in groups.items():
-            messages |= self._answer(adapter, agent, few_shot, {place: calls[place] for place in places})
+        for (champion, agent, few_shot), places in groups.items():
+            adapter = agent if champion and self.plan.adapters.get(agent) else None
+            prompt = self.plan.prompts.get(agent) if champion else self.shots.get(agent) if few_shot else None
+            messages |= self._answer(adapter, agent, prompt or FixedPrompt(), {place: calls[place] for place in places})
         left = len(self.seats) - len(calls)
         self.reporter.progress(left, len(self.seats), calls=str(len(calls)))
         return [messages[place] for place in range(len(calls))]
 
-    def _answer(self, adapter: str | None, agent: str, few_shot: bool, calls: Mapping[int, Call]) -> dict[int, Any]:
+    def _answer(
+        self, adapter: str | None, agent: str, prompt: FixedPrompt, calls: Mapping[int, Call]
+    ) -> dict[int, Any]:
         limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
         temperature = self.plan.temperature if len(self.plan.seeds) > 1 else 0.0
         decoding = Decoding(limit, temperature)
-        shots = self.shots.get(agent, []) if few_shot else []
         seats = [self.seats[call.task] for call in calls.values()]
-        prompts = [self._prompt(call, shots) for call in calls.values()]
+        prompts = [self._prompt(call, prompt) for call in calls.values()]
         made = self.systems.answers(adapter, prompts, decoding, seeds=[seat.seed for seat in seats])
         for seat, (one, _) in zip(seats, made, strict=True):
             self.seconds[seat.system] += one.seconds
         texts = [self.chat.decode(one.tokens) for one, _ in made]
         return {place: self.chat.parse_answer(text) for place, text in zip(calls, texts, strict=True)}
 
-    def _prompt(self, call: Call, shots: list[dict[str, Any]]) -> list[int]:
-        return self.chat.encode_prompt(with_shots(call.messages, shots), call.tools)
+    def _prompt(self, call: Call, prompt: FixedPrompt) -> list[int]:
+        return self.chat.encode_prompt(prompt.applied_to(call.messages), call.tools)
 
 
 def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     """Run the swarm as base, with champions and (on demand) few-shot and ablated; write swarm.json and report.html."""
     checked, started = read_plan(SwarmPlan, plan), time.perf_counter()
     job = _prepare(checked, reporter)
-    champions = [role for role, folder in checked.adapters.items() if folder]
+    champions = [role for role, folder in checked.adapters.items() if folder or role in checked.prompts]
     asked: dict[str, tuple[list[str], bool]] = {"base": ([], False)}
     if job.shots:
         asked["few_shot"] = ([], True)
@@ -125,10 +131,13 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
 def _prepare(plan: SwarmPlan, reporter: Reporter) -> _Job:
     chat = ChatFormat.load(plan.base)
     adapters = {role: folder for role, folder in plan.adapters.items() if folder}
-    reporter.log(f"{plan.tasks} unseen tasks, {len(plan.seeds)} trials; champions: {', '.join(adapters) or 'none'}")
+    champions = ", ".join({**adapters, **plan.prompts}) or "none"
+    reporter.log(f"{plan.tasks} unseen tasks, {len(plan.seeds)} trials; champions: {champions}")
     systems = Systems(plan.base, plan.base_hash, adapters, quantisation=plan.quantisation)
     shots = {
-        role: choose_shots(read_examples(path), chat, plan.few_shot, SHOT_TOKENS, plan.seeds[0])
+        role: FixedPrompt(
+            messages=example_turns(choose_shots(read_examples(path), chat, plan.few_shot, SHOT_TOKENS, plan.seeds[0]))
+        )
         for role, path in plan.examples.items()
         if plan.few_shot
     }

@@ -6,7 +6,8 @@ from typing import Any
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact, Store
 
-BASE = "base"  # the version that means: no adapter, the base model answers
+BASE = "base"  # the version that means: neither adapter nor prompt, the base model answers
+PROMPT_PREFIX = "prompt-"  # of versions that are a fixed prompt before the base model
 _POINTER, _KEPT = "champion", "kept"
 
 
@@ -17,9 +18,19 @@ class Registry:
     store: Store
 
     def in_service(self, agent: str) -> Artifact | None:
-        """The adapter that answers for an agent; None where the base model does."""
+        """The adapter that answers for an agent; None where the base model does, with or without a fixed prompt."""
         record = self.record(agent)
         return self.store.find(f"{agent}/lora_adapter", record["version"]) if record else None
+
+    def prompt(self, agent: str) -> Artifact | None:
+        """The fixed prompt in service for an agent, whose `prompt.json` says it; None where there is none."""
+        record = self.record(agent)
+        return self.store.find(f"{agent}/prompt", record["version"]) if record else None
+
+    def version(self, agent: str) -> str:
+        """The version in service, an adapter's or a prompt's; `base` where there is none, or it was deleted."""
+        served = self.in_service(agent) or self.prompt(agent)
+        return served.version if served else BASE
 
     def record(self, agent: str) -> dict[str, Any] | None:
         """The pointer's record, with the action that set it and why; None where there never was a champion."""
@@ -36,7 +47,9 @@ class Registry:
 
     def look(self, agent: str, challenger: str) -> int:
         """The n-th adapter judged for this agent that a challenger is: 1 for the first, and the same at every try."""
-        judged = list(dict.fromkeys(record["version"] for record in self.events(agent) if "decision" in record))
+        decided = [(record, record["decision"]) for record in self.events(agent) if "decision" in record]
+        # where a prompt was promoted, the adapter that was judged beside it stands in the decision
+        judged = list(dict.fromkeys(made.get("versions", {}).get("adapter") or one["version"] for one, made in decided))
         return judged.index(challenger) + 1 if challenger in judged else len(judged) + 1
 
     def refusal(self, agent: str, version: str) -> str:
@@ -49,7 +62,7 @@ class Registry:
         return ""
 
     def promote(self, agent: str, version: str, reason: str, decision: dict[str, Any]) -> None:
-        """Put an adapter in service; promoting the one in service again changes nothing."""
+        """Put an adapter, or a published prompt, in service; promoting the one in service again changes nothing."""
         record = self.record(agent)
         if record and record["version"] == version:
             return
@@ -86,7 +99,8 @@ class Registry:
         self._point(agent, version, action="pin" if pinned else "unpin", reason="by hand", pinned=pinned)
 
     def _exists(self, agent: str, version: str) -> bool:
-        return version == BASE or self.store.find(f"{agent}/lora_adapter", version) is not None
+        links = ("lora_adapter", "prompt")
+        return version == BASE or any(self.store.find(f"{agent}/{link}", version) for link in links)
 
     def _point(self, agent: str, version: str, **facts: Any) -> None:
         self.store.point(f"{agent}/champion", _POINTER, version, **{"replaced": None, "pinned": False, **facts})

@@ -199,6 +199,24 @@ def test_what_an_adapter_was_trained_on_is_told_by_the_split_that_its_record_nam
     assert json.loads((tmp_path / "report.json").read_text())["leaked_rows"] == {"adapter": 0, "champion": 2}
 
 
+def test_the_whole_ladder_answers_the_same_rows_and_its_prompts_are_kept(world: dict[str, Any], tmp_path: Path) -> None:
+    prompt = {"instruction": "Be brief.", "messages": []}
+    changed = {"retrieved": 2, "adapter_few_shot": True, "instructions": 24, "champion": None, "trials": 0}
+    plan = {**world, **changed, "champion_prompt": prompt, "canaries": [], "probe": False, "output": str(tmp_path)}
+    found = evaluate({**plan, "versions": {"champion": "prompt-1"}}, Reporter())
+    names = [name for name in found["systems"] if name != "instructed"]  # a random model may find no instruction good
+    assert names == ["base", "few_shot", "retrieved", "adapter", "adapter_few_shot", "champion"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["versions"]["champion"] == "prompt-1"
+    assert {rung["system"] for rung in report["ladder"]["rungs"]} == set(found["systems"])
+    costs = {rung["system"]: rung["prompt_tokens"] for rung in report["ladder"]["rungs"]}
+    assert costs["base"] < costs["champion"] < costs["few_shot"]
+    assert costs["adapter_few_shot"] == costs["few_shot"]
+    kept = json.loads((tmp_path / "prompts.json").read_text())
+    assert len(kept["few_shot"]["messages"]) == 4
+    assert set(report["prompts"]) == set(kept)
+
+
 def test_a_mistake_in_the_plan_is_told_in_one_sentence(
     world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -582,6 +582,35 @@ def test_an_unreadable_adapter_is_refused_alone_and_the_others_are_followed(
         assert post(running, {"model": "actor", "messages": [TASK]}).json()["model"] == BASE
 
 
+def test_a_fixed_prompt_in_service_stands_before_every_request_and_leaves_where_there_is_no_room(
+    tmp_path: Path,
+) -> None:
+    store = make_store(tmp_path / "store")
+    prompt = {"instruction": "Say it backwards.", "messages": [TASK, {"role": "assistant", "content": "tluav eht"}]}
+    with store.stage("actor/prompt") as staged:
+        (staged / "prompt.json").write_bytes(orjson.dumps(prompt))
+        store.publish("actor/prompt", "prompt-1", staged)
+    Registry(store).promote("actor", "prompt-1", "two examples are as good", {})
+    with Setup(tmp_path, AGENTS, by_adapter, store=store).running() as running:
+        reply = post(running, {"model": "auto", "messages": [ACTOR, {"role": "user", "content": "open the door"}]})
+        assert (reply.json()["model"], reply.headers["x-served-by"]) == ("actor@prompt-1", "actor@prompt-1")
+        asked = running.engine.chat.tokenizer.decode(list(running.engine.asks[-1].prompt), skip_special_tokens=False)
+        parts = ["You are the actor", "Say it backwards.", "open the vault", "tluav eht", "open the door"]
+        places = [asked.find(part) for part in parts]
+        assert -1 not in places
+        assert places == sorted(places)
+        assert running.engine.asks[-1].adapter is None
+        assert running.lines()[-1]["request"]["messages"][1:] == [{"role": "user", "content": "open the door"}]
+        long = {"model": "actor", "messages": [ACTOR, {"role": "user", "content": "open the vault " * 60}]}
+        assert post(running, long).status_code == 200
+        assert len(running.engine.asks[-1].prompt) < running.engine.context_length
+        named = post(running, {"model": "actor@prompt-1", "messages": [TASK]})
+        assert named.json()["model"] == "actor@prompt-1"
+        assert post(running, {"model": "actor@prompt-2", "messages": [TASK]}).status_code == 404
+        Registry(store).rollback("actor")
+        until(lambda: post(running, {"model": "actor", "messages": [TASK]}).json()["model"] == BASE, "the rollback")
+
+
 def test_an_adapter_that_does_not_fit_leaves_the_champion_before_in_service(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,7 @@ from grokora_pipeline.datasets import toon
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.messages import calls_of, message_text, parse_calls, plain_message, strict_json
+from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, new_reply, usage_of
@@ -48,11 +49,17 @@ def refuse_by_length(asked: ChatRequest, room: int) -> None:
         raise ApiError(400, text, param="messages", code="context_length_exceeded")
 
 
-def encode_prompt(asked: ChatRequest, agent: AgentSpec | None, chat: ChatFormat, messages: list[Json]) -> list[int]:
-    """The prompt's token ids, with payloads encoded as the agent's dataset has them."""
+def encode_prompt(
+    asked: ChatRequest,
+    agent: AgentSpec | None,
+    chat: ChatFormat,
+    messages: list[Json],
+    fixed: FixedPrompt | None = None,
+) -> list[int]:
+    """The prompt's token ids, with payloads encoded as the agent's dataset has them, behind a fixed prompt."""
     if agent and agent.payload_format == "toon":
         messages = [toon.encode_message(plain_message(message)) for message in messages]
-    return chat.encode_prompt(messages, asked.offered_tools)
+    return chat.encode_prompt(fixed.applied_to(messages) if fixed else messages, asked.offered_tools)
 
 
 async def prepare(
@@ -63,27 +70,31 @@ async def prepare(
     room: int,
     *,
     messages: list[Json] | None = None,
+    prompt: FixedPrompt | None = None,
 ) -> GenerationRequest:
     """What to ask the engine, whose context holds `room` tokens; ApiError 400 where the prompt does not fit.
 
-    `messages`: the request's messages, redacted; None: as they came.
+    `messages`: the request's messages, redacted; None: as they came. `prompt`: the fixed prompt in service, which is
+    left out if the context has no room for it: its agent then answers as the base model would.
     """
     messages = asked.body["messages"] if messages is None else messages
     try:
-        prompt = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages)
+        tokens = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages, prompt)
+        if prompt and len(tokens) >= room:
+            tokens = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages)
         grammar = await asyncio.to_thread(
             grammar_for, asked.offered_tools, asked.body.get("tool_choice"), asked.body.get("response_format"), chat
         )
     except GrokoraError as error:
         raise ApiError(400, str(error), code="invalid_value") from error
     wanted = asked.max_completion_tokens or asked.max_tokens
-    if len(prompt) >= room:
-        text = f"The prompt has {len(prompt)} tokens, but the model's context holds {room} for prompt and answer."
+    if len(tokens) >= room:
+        text = f"The prompt has {len(tokens)} tokens, but the model's context holds {room} for prompt and answer."
         raise ApiError(400, text, param="messages", code="context_length_exceeded")
     return GenerationRequest(
-        prompt=tuple(prompt),
+        prompt=tuple(tokens),
         adapter=adapter,
-        max_new_tokens=min(wanted or DEFAULT_NEW_TOKENS, room - len(prompt)),
+        max_new_tokens=min(wanted or DEFAULT_NEW_TOKENS, room - len(tokens)),
         temperature=asked.temperature or 0.0,
         top_p=asked.top_p or 1.0,
         seed=asked.seed,

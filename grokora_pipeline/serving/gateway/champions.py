@@ -19,11 +19,12 @@ from typing import Any
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.serving.engine.request import Engine
 from grokora_pipeline.serving.gateway.protocol import ApiError
 from grokora_pipeline.serving.gateway.rollout import Rollout, Rule
 from grokora_pipeline.store import Artifact, Store
-from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
 
 LOG = logging.getLogger("grokora.serving")
 _PROVED = "canary"  # the pointer to the last version that got through its rollout, as stores have named it ever since
@@ -86,6 +87,7 @@ class Champions:
         self._guard = threading.Lock()  # the two dictionaries below; held for moments only
         self._used: dict[str, float] = {}  # loaded adapters, and when each was used last
         self._held: Counter[str] = Counter()
+        self._prompts: dict[tuple[str, str], FixedPrompt] = {}
         self._seen: dict[str, dict[str, Any]] = {}  # the pointers as they were acted on
 
     async def follow(self) -> None:
@@ -118,7 +120,7 @@ class Champions:
     @asynccontextmanager
     async def using(self, agent: str | None, version: str) -> AsyncIterator[str | None]:
         """The engine's name of an adapter (None for the base), which stays loaded meanwhile; ApiError if it cannot."""
-        if agent is None or version == BASE:
+        if agent is None or version == BASE or version.startswith(PROMPT_PREFIX):
             yield None
             return
         name = f"{agent}@{version}"
@@ -131,9 +133,21 @@ class Champions:
                 self._held[name] -= 1
                 self._used[name] = time.monotonic()
 
+    async def prompt(self, agent: str | None, version: str) -> FixedPrompt | None:
+        """The fixed prompt that a version stands for; None for an adapter or the base, ApiError if there is none."""
+        if agent is None or not version.startswith(PROMPT_PREFIX):
+            return None
+        if (agent, version) not in self._prompts:
+            try:
+                await asyncio.to_thread(self._load, agent, version)
+            except (GrokoraError, OSError, ValueError) as error:
+                text = f"{agent}@{version} cannot be loaded: {error}"
+                raise ApiError(404, text, param="model", code="model_not_found") from error
+        return self._prompts[agent, version]
+
     def versions(self, agent: str) -> list[Artifact]:
-        """All adapters of an agent in the store."""
-        return self.store.versions(f"{agent}/lora_adapter")
+        """All adapters and fixed prompts of an agent in the store."""
+        return [*self.store.versions(f"{agent}/lora_adapter"), *self.store.versions(f"{agent}/prompt")]
 
     def _start(self) -> None:
         found = find_base(self.store) if self.engine is None else None
@@ -147,9 +161,8 @@ class Champions:
         if self.engine is None or record is None or record == self._seen.get(agent.name):
             return
         self._seen[agent.name] = record  # what cannot be served is not tried again every second
-        champion, now = self.registry.in_service(agent.name), self.table[agent.name]
-        version = champion.version if champion else BASE
-        rolling_out = bool(agent.rollout and champion) and record["action"] == "promote"
+        version, now = self.registry.version(agent.name), self.table[agent.name]
+        rolling_out = bool(agent.rollout and version != BASE) and record["action"] == "promote"
         rolling_out = rolling_out and not self._proved(agent.name, version)
         if (now.version, now.rollout is not None) == (version, rolling_out):
             return
@@ -209,6 +222,9 @@ class Champions:
         artifact = next((found for found in self.versions(agent) if found.version == version), None)
         if artifact is None or self.engine is None:
             raise GrokoraError(f"{agent} has no adapter {version!r}; GET /v1/models lists those there are.")
+        if version.startswith(PROMPT_PREFIX):  # a few texts: kept for as long as the gateway runs
+            self._prompts[agent, version] = FixedPrompt.model_validate(artifact.read_json("prompt.json"))
+            return
         name = f"{agent}@{version}"
         if name not in self._used:
             self.engine.add_adapter(name, artifact.path)

@@ -256,7 +256,9 @@ class Gateway:
         async with self.champions.using(name, route.version) as adapter:
             agent = route.agent if asked.model != BASE else None
             messages, originals = await asyncio.to_thread(self._redacted, exchange.session, asked)
-            ask = await prepare(asked, agent, adapter, base.chat, engine.context_length, messages=messages)
+            prompt = await self.champions.prompt(name, route.version)
+            room = engine.context_length
+            ask = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
             answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt, originals)
             if asked.stream:
                 async with aclosing(self._events(exchange, answer)) as events:

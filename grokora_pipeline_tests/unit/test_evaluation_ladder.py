@@ -1,0 +1,269 @@
+"""Is an adapter worth it: the rungs, the verdict, and prompts that go into service in an adapter's place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import orjson
+import pytest
+
+from grokora_pipeline.agents import AgentSpec, Answer
+from grokora_pipeline.assets.chain import all_assets
+from grokora_pipeline.assets.common import Project
+from grokora_pipeline.evaluation.gate import decide
+from grokora_pipeline.evaluation.ladder import ladder
+from grokora_pipeline.evaluation.plan import Case, Example
+from grokora_pipeline.evaluation.prompts import (
+    choose_shots,
+    instruction_candidates,
+    retrieved_prompts,
+    search_instruction,
+)
+from grokora_pipeline.evaluation.scoring import score
+from grokora_pipeline.evaluation.significance import by_cluster, difference, family_p_values, ratio
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.prompt import FixedPrompt
+from grokora_pipeline.settings import Settings
+from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline_tests.tiny import tiny_tokenizer
+
+AGENT = AgentSpec(name="actor", description="Names the opposite.", main_metric="exact_match")
+SESSIONS = 16
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatFormat:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_tokenizer(folder)
+    return ChatFormat.load(folder)
+
+
+def example(question: str, answer: str) -> Example:
+    prompt = [{"role": "system", "content": "Say it."}, {"role": "user", "content": question}]
+    return {
+        "prompt": prompt,
+        "completion": [{"role": "assistant", "content": answer}],
+        "meta": {"turn_id": question, "session_id": question},
+    }
+
+
+def case(question: str) -> Case:
+    return Case(question, question, example(question, "?"), [1], [1])
+
+
+def rows(**right: Sequence[bool]) -> list[dict[str, Any]]:
+    """predictions.jsonl of systems that answer these rows, one a session, right or wrong."""
+    return [
+        {
+            "turn_id": str(place),
+            "session_id": str(place),
+            "system": name,
+            "prediction": {"role": "assistant", "content": "yes" if fine else "no"},
+            "reference": {"role": "assistant", "content": "yes"},
+            "text": "yes" if fine else "no",
+            "seconds": 0.5,
+            "prompt_tokens": 40 if name == "few_shot" else 10,
+            "new_tokens": 2,
+            "finished": True,
+        }
+        for name, answers in right.items()
+        for place, fine in enumerate(answers)
+    ]
+
+
+def report(predictions: list[dict[str, Any]], champion: str | None = None, **prompts: str) -> dict[str, Any]:
+    return {
+        "main_metric": "exact_match",
+        **score(predictions),
+        "ladder": ladder(predictions, "exact_match", few_shot=2),
+        "prompts": prompts,
+        "leaked_rows": {"adapter": 0},
+        "training": {},
+        "versions": {"adapter": "v1", "champion": champion},
+    }
+
+
+NEVER, ALWAYS = [False] * SESSIONS, [True] * SESSIONS
+HALF = [place % 2 == 0 for place in range(SESSIONS)]
+PROMPT_SUFFICES = rows(base=NEVER, few_shot=[*ALWAYS[1:], False], adapter=ALWAYS)
+PROMPT_CANNOT = rows(base=NEVER, few_shot=HALF, adapter=ALWAYS)
+
+
+def test_the_verdict_names_the_cheapest_rung_that_is_as_good_as_the_best() -> None:
+    enough, short = (ladder(found, "exact_match", few_shot=2) for found in (PROMPT_SUFFICES, PROMPT_CANNOT))
+    assert (enough["cheapest"], enough["best"]) == ("few_shot", "adapter")
+    assert (
+        "two examples in the prompt: do not train (exact_match 0.938; the best, adapter, is 0.062" in enough["verdict"]
+    )
+    assert short["cheapest"] == "adapter"
+    assert "training is worth it (exact_match 1.000; everything cheaper is worse beyond noise)" in short["verdict"]
+    nothing = ladder(rows(base=HALF, few_shot=HALF, adapter=HALF), "exact_match", few_shot=2)
+    assert nothing["cheapest"] == "base"
+    assert "as it is: do not train" in nothing["verdict"]
+
+
+def test_every_rung_says_what_an_answer_costs() -> None:
+    found = {rung["system"]: rung for rung in ladder(PROMPT_SUFFICES, "exact_match", few_shot=2)["rungs"]}
+    assert list(found) == ["base", "few_shot", "adapter"]
+    costs = [(rung["prompt_tokens"], rung["answer_tokens"], rung["seconds"]) for rung in found.values()]
+    assert costs == [(10, 2, 0.5), (40, 2, 0.5), (10, 2, 0.5)]
+    assert found["adapter"]["behind_best"] is None
+    assert found["base"]["behind_best"]["value"] == 1
+
+
+def test_retrieved_and_combined_rungs_are_reported_and_never_promoted() -> None:
+    found = report(rows(base=NEVER, retrieved=ALWAYS, adapter=HALF, adapter_few_shot=ALWAYS))
+    assert found["ladder"]["cheapest"] == "retrieved"
+    assert set(found["ladder"]["candidates"]) == {"adapter"}
+    decision = decide(found)
+    assert (decision.promote, decision.system) == (True, "adapter")
+
+
+def test_a_prompt_is_promoted_where_it_suffices_and_an_adapter_where_it_does_not() -> None:
+    enough, short = decide(report(PROMPT_SUFFICES, few_shot="prompt-1")), decide(report(PROMPT_CANNOT))
+    assert (enough.promote, enough.system) == (True, "few_shot")
+    assert enough.reason.startswith("Promoted, a prompt instead of an adapter (few-shot): exact_match is 0.938 against")
+    assert (short.promote, short.system) == (True, "adapter")
+
+
+def test_a_prompt_helps_where_the_adapter_failed() -> None:
+    failed = report(rows(base=NEVER, few_shot=ALWAYS, adapter=NEVER), few_shot="prompt-1")
+    assert decide(failed).system == "few_shot"
+    assert not decide(failed, checks={"no_secret_survives": False}).promote
+    assert not decide({**failed, "sessions": 5}).promote
+
+
+def test_a_prompt_takes_a_champions_place_only_if_it_is_better_and_never_its_own() -> None:
+    equal = rows(base=NEVER, few_shot=ALWAYS, adapter=ALWAYS, champion=ALWAYS)
+    assert not decide(report(equal, "c1", few_shot="prompt-1"), champion="c1", adapter="v1").promote
+    worse = rows(base=NEVER, few_shot=ALWAYS, adapter=ALWAYS, champion=NEVER)
+    assert decide(report(worse, "c1", few_shot="prompt-1"), champion="c1", adapter="v1").system == "few_shot"
+    own = decide(report(worse, "prompt-1", few_shot="prompt-1"), champion="prompt-1", adapter="v1")
+    assert (own.promote, own.system) == (True, "adapter")
+
+
+def test_looking_at_several_systems_costs_no_error_and_the_leader_almost_no_power() -> None:
+    draw, rejected = np.random.default_rng(3), 0
+    for _ in range(400):
+        chance = draw.random(SESSIONS)
+        base, *ours = (
+            by_cluster(np.stack([draw.random(SESSIONS) < chance, np.ones(SESSIONS)], 1), [*map(str, range(SESSIONS))])
+            for _ in range(4)
+        )
+        rejected += min(family_p_values(ours, base, ratio)) <= 0.05
+    assert rejected / 400 <= 0.07  # 0.05 and the noise of 400 draws
+    ones, zeros = (np.stack([np.full(SESSIONS, value), np.ones(SESSIONS)], 1) for value in (1.0, 0.0))
+    half = np.stack([np.arange(SESSIONS) % 2, np.ones(SESSIONS)], 1).astype(float)
+    leader, other = family_p_values([ones, half], zeros, ratio)
+    assert leader == difference(ones, zeros, ratio).p_value
+    assert other >= difference(half, zeros, ratio).p_value
+
+
+def test_retrieved_examples_are_the_nearest_training_rows_in_any_script_the_nearest_last(chat: ChatFormat) -> None:
+    pool = [
+        example("open the vault", "1"),
+        example("打开金库", "2"),
+        example("close a window now", "3"),
+        example("", "4"),
+    ]
+    prompts = retrieved_prompts(pool, [case("please open the old vault"), case("金库"), case("zzz")], chat, 2, 400)
+    said = [[one["content"] for one in prompt.messages] for prompt in prompts]
+    assert said[0][-2:] == ["open the vault", "1"]
+    assert said[1][-2:] == ["打开金库", "2"]
+    assert len(said[2]) == 4  # nothing is near: still two examples, which show the form
+    assert not any(one["role"] == "system" for prompt in prompts for one in prompt.messages)
+    assert retrieved_prompts([example("", "4")], [case("x")], chat, 2, 400) == []
+
+
+def test_examples_take_no_more_than_their_budget(chat: ChatFormat) -> None:
+    pool = [example("word " * size, "yes") for size in (1, 60, 2)]
+    sizes = sorted(sum(map(len, chat.encode_example(one))) for one in pool)
+    chosen = choose_shots(pool, chat, 3, sizes[0] + sizes[1], seed=1)
+    assert len(chosen) == 2
+
+
+def test_the_search_keeps_what_helps_on_training_rows_and_stays_within_its_budget() -> None:
+    train, asked = [example(str(number), "yes") for number in range(4)], list[str]()
+
+    def value(prompt: FixedPrompt, examples: Sequence[Example]) -> float:
+        assert list(examples) == train
+        asked.append(prompt.instruction)
+        return ("good" in prompt.instruction) + 0.5 * ("fine" in prompt.instruction)
+
+    found = search_instruction(["bad", "good", "fine"], train, 1000, value)
+    assert found.instruction == "good\nfine"
+    asked.clear()
+    assert search_instruction(["bad", "good", "fine"], train, 12, value).instruction == "good"
+    assert len(asked) * len(train) <= 12
+    assert search_instruction(["bad"], train, 1000, value).instruction == ""
+    assert search_instruction(["good"], train, 7, value).instruction == ""
+
+
+def test_instructions_say_what_training_rows_show() -> None:
+    train = [example("a", '{"valid": true}'), example("b", '{"valid": true}'), example("c", '{"valid": false}')]
+    told = "\n".join(instruction_candidates(train, "validator", "Checks.", Answer(type="json")))
+    for part in ("You are the validator. Checks.", "one JSON object", "exactly these fields: valid", '{"valid": true}'):
+        assert part in told
+
+
+def test_a_fixed_prompt_makes_one_system_message_and_leaves_the_request_as_it_was() -> None:
+    prompt = FixedPrompt(instruction="Be brief.", messages=[{"role": "user", "content": "2+2"}])
+    asked = [{"role": "developer", "content": "You count."}, {"role": "user", "content": "3+3"}]
+    first, *others = prompt.applied_to(asked)
+    assert (first["role"], first["content"]) == ("system", "You count.\n\nBe brief.")
+    assert [one["content"] for one in others] == ["2+2", "3+3"]
+    assert prompt.applied_to(asked[1:])[0] == {"role": "system", "content": "Be brief."}
+    assert FixedPrompt().applied_to(asked[1:]) == asked[1:]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path))
+    for key, version in (("actor/tokenized_split", "s1"), ("actor/lora_adapter", "v1")):
+        _publish(made, key, version, {"report.json": {"straddling": 0}})
+    return made
+
+
+def _publish(store: Store, key: str, version: str, files: dict[str, Any]) -> None:
+    with store.stage(key) as staged:
+        for name, content in files.items():
+            (staged / name).write_bytes(orjson.dumps(content))
+        store.publish(key, version, staged)
+
+
+def materialize(store: Store, link: str) -> dg.ExecuteInProcessResult:
+    project = Project(Settings(store=store.files.url), (AGENT,))
+    keys = [dg.AssetKey(["actor", link])]
+    return dg.materialize(all_assets(project), selection=keys, resources=project.resources())
+
+
+def test_the_champion_can_be_a_prompt_and_then_nothing_is_merged(store: Store) -> None:
+    prompt = {"instruction": "", "messages": [{"role": "user", "content": "hot"}]}
+    files = {"report.json": report(PROMPT_SUFFICES, few_shot="prompt-1"), "prompts.json": {"few_shot": prompt}}
+    _publish(store, "actor/eval_report", "r1", files)
+    (event,) = materialize(store, "champion").get_asset_materialization_events()
+    assert event.materialization.metadata["champion"].value == "prompt-1"
+    registry = Registry(store)
+    served = registry.prompt("actor")
+    assert served is not None
+    assert served.read_json("prompt.json") == prompt
+    assert (registry.in_service("actor"), registry.version("actor")) == (None, "prompt-1")
+    assert registry.look("actor", "v2") == 2
+    merged = materialize(store, "merged_model")
+    assert merged.success
+    assert merged.get_asset_materialization_events() == []
+    assert registry.rollback("actor") == BASE
+    assert registry.prompt("actor") is None
+    assert "rolled back before" in registry.refusal("actor", "prompt-1")
+
+
+def test_a_pointer_of_before_there_were_prompts_is_read_as_an_adapter(store: Store) -> None:
+    store.write("actor/champion/champion.json", b'{"version":"v1","at":"2026-01-01T00:00:00+00:00","action":"promote"}')
+    registry = Registry(store)
+    assert (registry.version("actor"), registry.prompt("actor")) == ("v1", None)
+    served = registry.in_service("actor")
+    assert served is not None
+    assert served.version == "v1"
