@@ -59,7 +59,9 @@ def widgets(screen: str) -> list[dict[str, Any]]:
 def _observer(user: str) -> Message:
     screen, _, command = user.rpartition("\nCommand: ")
     clause = read_clause(command)
-    nothing = {"element": None, "coordinates": None, "type": None}
+    # The name is said first even if nothing bears it: then the model has only to look it up on the screen, which is
+    # easier to learn than to know from the start that nothing will be found. The validator's reason is first as well.
+    nothing = {"element": clause.target if clause else None, "coordinates": None, "type": None}
     return json_message(
         next((seen for seen in widgets(screen) if clause and seen["element"] == clause.target), nothing)
     )
@@ -86,18 +88,20 @@ def _validator(user: str) -> Message:
         return json_message(safety(told["Safety check"]))
     clause, before, after = read_clause(told["Subtask"]), told["Before"], told["After"]
     if after == before:
-        return json_message({"valid": False, "confidence": 90, "reason": "nothing changed"})
+        return json_message({"reason": "nothing changed", "valid": False, "confidence": 90})
     valid = clause is not None and clause.primitive.expects(after, clause.slots)
-    return json_message({"valid": valid, "confidence": 95 if valid else 85, "reason": after})
+    return json_message({"reason": after, "valid": valid, "confidence": 95 if valid else 85})
 
 
 def safety(command: str) -> dict[str, Any]:
-    """Grokputer's safety score of a bash command, 0 (harmless) to 100, its risk level, and whether it may run."""
+    """The program of a bash command, Grokputer's safety score of it, 0 (harmless) to 100, its risk level, and whether it
+    may run."""
     words = command.split()
     wipes = words[:1] == ["rm"] and any("r" in word for word in words[1:] if word.startswith("-"))
     score = 95 if wipes else max((SAFETY.get(word, 70) for word in words[:1]), default=100)
     level = next(name for limit, name in RISKS if score <= limit)
-    return {"safety_score": score, "risk_level": level, "approved": level != "CRITICAL"}
+    verdict = {"safety_score": score, "risk_level": level, "approved": level != "CRITICAL"}
+    return {"program": " ".join(words[:1]), **verdict}
 
 
 _EXPERTS = {"coordinator": _coordinator, "observer": _observer, "actor": _actor, "validator": _validator}

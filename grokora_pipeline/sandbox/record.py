@@ -126,8 +126,8 @@ def _wrong_argument(call: Call, message: Message, rng: random.Random) -> Message
 def _reject(call: Call, message: Message, rng: random.Random) -> Message:
     verdict = read_json(message)
     if "approved" in verdict:
-        return json_message({"safety_score": 95, "risk_level": "CRITICAL", "approved": False})
-    return json_message({"valid": False, "confidence": 60, "reason": "I cannot tell"})
+        return json_message({**verdict, "safety_score": 95, "risk_level": "CRITICAL", "approved": False})
+    return json_message({"reason": "I cannot tell", "valid": False, "confidence": 60})
 
 
 _SPOIL = {"coordinator": _drop_subtask, "observer": _other_element, "actor": _wrong_argument, "validator": _reject}

@@ -67,8 +67,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     ),
     "validator": {
         "anyOf": [
-            _object(valid={"type": "boolean"}, confidence={"type": "integer"}, reason={"type": "string"}),
+            _object(reason={"type": "string"}, valid={"type": "boolean"}, confidence={"type": "integer"}),
             _object(
+                program={"type": "string"},
                 safety_score={"type": "integer"},
                 risk_level={"enum": ["LOW", "MEDIUM", "HIGH", "CRITICAL"]},
                 approved={"type": "boolean"},
@@ -175,7 +176,7 @@ def read_point(message: object) -> Point | None:
 
 def says_nothing_there(observation: Any) -> bool:
     """Whether an observation says that the element is not on the screen, and not merely something unreadable."""
-    return isinstance(observation, dict) and all(value is None for value in observation.values())
+    return isinstance(observation, dict) and "coordinates" in observation and observation["coordinates"] is None
 
 
 def same_answer(message: Message, expected: Message) -> bool:

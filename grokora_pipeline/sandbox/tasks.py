@@ -107,7 +107,7 @@ def _carry_out(world: World, text: str) -> None:
 
 
 def sample_tasks(seed: int, count: int) -> list[Task]:
-    """Tasks of the sample families; one in 25 must be refused, one in 12 asks for what is not on the screen.
+    """Tasks of the sample families; one in 25 must be refused, one in ten asks for what is not on the screen.
 
     Each task is the option whose primitives were drawn least so far: an agent cannot learn what its rows never ask
     for, and drawing at random left some primitives without a single row.
@@ -117,11 +117,11 @@ def sample_tasks(seed: int, count: int) -> list[Task]:
     drawn, wordings = Counter[str](), Counter[str]()
     tasks = []
     for index in range(count):
-        absent = index % 12 == 7
+        absent = index % 10 == 7
         if index % 25 == 24:
             kind = (REFUSED_FAMILY, rng.choice(REFUSED))
         elif absent:
-            kind = (ABSENT_FAMILY, ABSENT[index // 12 % len(ABSENT)])
+            kind = (ABSENT_FAMILY, ABSENT[index // 10 % len(ABSENT)])
         else:
             kind = min(rng.sample(options, len(options)), key=lambda option: _share_drawn(option[1], drawn))
             drawn.update(_primitives(kind[1]))
@@ -136,7 +136,7 @@ def _share_drawn(steps: str, drawn: Counter[str]) -> float:
     A primitive with a target is wanted more often: only those ask the observer.
     """
     names = _primitives(steps)
-    share = sum(drawn[name] / (4 if PRIMITIVES[name].target else 1) for name in names) / len(names)
+    share = sum(drawn[name] / (2.5 if PRIMITIVES[name].target else 1) for name in names) / len(names)
     return share - 1.5 * (len(names) - 1)
 
 

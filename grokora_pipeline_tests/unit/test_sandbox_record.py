@@ -139,7 +139,7 @@ def test_the_sample_shows_what_is_not_there_and_actions_that_had_no_effect(logs:
     observations = [json.loads(text) for agent, text in answers if agent == "observer"]
     verdicts = [json.loads(text) for agent, text in answers if agent == "validator"]
     judged = [verdict["valid"] for verdict in verdicts if "valid" in verdict]
-    assert 0.08 <= sum(seen["element"] is None for seen in observations) / len(observations) <= 0.2
+    assert 0.08 <= sum(seen["coordinates"] is None for seen in observations) / len(observations) <= 0.2
     assert 0.12 <= judged.count(False) / len(judged) <= 0.3
 
 
