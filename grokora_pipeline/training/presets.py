@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rslora": False,
         "dropout": 0.0,
         "target_modules": "all-linear",
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,  # with batches of 4: 1e-3 learns a third less in as many steps, 4e-3 no more than that
         "epochs": 1.0,
         "batch_size": 4,  # small data wants many steps
         "accumulation": 1,
