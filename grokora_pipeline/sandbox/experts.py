@@ -94,8 +94,8 @@ def _validator(user: str) -> Message:
 
 
 def safety(command: str) -> dict[str, Any]:
-    """The program of a bash command, Grokputer's safety score of it, 0 (harmless) to 100, its risk level, and whether it
-    may run."""
+    """The program of a bash command, Grokputer's safety score of it, 0 (harmless) to 100, its risk level, and whether
+    it may run."""
     words = command.split()
     wipes = words[:1] == ["rm"] and any("r" in word for word in words[1:] if word.startswith("-"))
     score = 95 if wipes else max((SAFETY.get(word, 70) for word in words[:1]), default=100)
