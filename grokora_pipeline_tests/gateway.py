@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.template import TEMPLATE_FILE
 from grokora_pipeline.serving.engine.request import EngineStats, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.gateway.app import build_app
 from grokora_pipeline.serving.gateway.champions import Champions
@@ -93,6 +94,7 @@ def make_store(folder: Path) -> Store:
     store = Store(str(folder))
     with store.stage("base_model") as staged:
         tiny_tokenizer(staged)
+        (staged / TEMPLATE_FILE).write_text(ChatFormat.load(staged).template)
         (staged / "base_model.json").write_bytes(orjson.dumps({"model_id": "tiny", "path": "."}))
         store.publish("base_model", "base1", staged)
     return store

@@ -6,9 +6,11 @@ from pathlib import Path
 import orjson
 import pytest
 from pydantic import SecretStr
+from transformers import PreTrainedTokenizerFast
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.serving.gateway.server import Options, serve_vllm
 from grokora_pipeline.serving.gateway.vllm import run_vllm, vllm_command
 from grokora_pipeline.settings import Settings
@@ -38,11 +40,57 @@ def test_the_command_serves_the_base_and_every_champion_under_its_agents_name(tm
 
 def test_the_effective_template_is_passed_on_with_the_parser_of_its_calls(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    template = tmp_path / "base_model" / "base1" / "effective_template.jinja"
-    template.write_text("{{ messages }}")
     words = vllm_command(store, AGENTS, "127.0.0.1", 8000)
-    assert words[words.index("--chat-template") + 1] == str(template)
+    template = Path(words[words.index("--chat-template") + 1])
     assert words[words.index("--tool-call-parser") + 1] == "hermes"
+    assert "--reasoning-parser" not in words
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "base_model" / "base1")
+    call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": {"command": "ls"}}}
+    tool = {"type": "function", "function": {"name": "bash", "parameters": {"properties": {"command": {}}}}}
+    messages = [
+        {"role": "user", "content": "List the files."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "name": "bash", "content": "a.txt"},
+    ]
+    prompt = tokenizer.apply_chat_template(
+        messages, tools=[tool], chat_template=template.read_text(), add_generation_prompt=True, tokenize=False
+    )
+    assert prompt == ChatFormat.load(tmp_path / "base_model" / "base1").render_prompt(messages, [tool])
+    template.unlink()
+    with pytest.raises(GrokoraError, match="materialize base_model again"):
+        vllm_command(store, AGENTS, "127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "parser"),
+    [
+        ("<think>\n' + message.reasoning_content + '\n</think>\n\n' + message.content", "qwen3"),
+        ("[THINK]' + message.reasoning_content + '[/THINK]' + message.content", None),
+    ],
+)
+def test_reasoning_gets_the_parser_of_its_marks_or_a_refusal(tmp_path: Path, answer: str, parser: str | None) -> None:
+    store = make_store(tmp_path)
+    said = "{{ '" + answer + " }}"
+    (tmp_path / "base_model" / "base1" / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+        "{% if message.reasoning_content %}" + said + "{% else %}{{ message.content }}{% endif %}{{ '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    if parser:
+        words = vllm_command(store, AGENTS, "127.0.0.1", 8000)
+        assert words[words.index("--reasoning-parser") + 1] == parser
+    else:
+        with pytest.raises(GrokoraError, match="no parser is known"):
+            vllm_command(store, AGENTS, "127.0.0.1", 8000)
+
+
+def test_a_champion_that_reads_toon_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    add_adapter(store, "actor", "v1")
+    Registry(store).promote("actor", "v1", "better", {})
+    agents = [AgentSpec(name="actor", description="", payload_format="toon")]
+    with pytest.raises(GrokoraError, match="actor reads payloads as TOON"):
+        vllm_command(store, agents, "127.0.0.1", 8000)
 
 
 def test_without_champions_the_base_is_served_alone(tmp_path: Path) -> None:

@@ -1,18 +1,18 @@
 """`--backend vllm`: the `vllm serve` command that serves the same base and the same champions, from the same registry.
 
-It serves each champion under its agent's name. What is the gateway's own (`auto`, rollouts, recordings) needs the
-gateway in front of it: `grokora serve --upstream http://…/v1`.
+It serves each champion under its agent's name. What is the gateway's own (`auto`, rollouts, redaction, recordings)
+needs the gateway in front of it: `grokora serve --upstream http://…/v1`.
 """
 
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.answers import AnswerForm
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.template import TEMPLATE_FILE
 from grokora_pipeline.serving.gateway.champions import find_base
@@ -23,22 +23,42 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
 
 
 def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int) -> list[str]:
-    """The command's words. Raises GrokoraError where the store holds no base model, or one that vLLM cannot prompt."""
-    found = find_base(store)
-    if found is None:
+    """The command's words. Raises GrokoraError where vLLM would not prompt or read the models as they were trained."""
+    found, base = find_base(store), store.current("base_model")
+    if found is None or base is None:
         raise GrokoraError("base_model is not in the store; materialize it first (`make demo`, or in the UI).")
-    folder = found[1].resolve()
-    base = store.current("base_model")
-    template = base.path / TEMPLATE_FILE if base else Path()
-    if not template.is_file() and not ChatFormat.load(folder).has_chat_template:
-        raise GrokoraError(f"{found[0]} brings no chat template, so vLLM could not prompt it as it was trained.")
+    model_id, folder = found
+    template = base.path / TEMPLATE_FILE
+    if not template.is_file():
+        raise GrokoraError(
+            f"{base.path} has no {TEMPLATE_FILE}, without which vLLM would prompt {model_id} otherwise than it was "
+            "trained; materialize base_model again."
+        )
     registry = Registry(store)
     champions = {agent.name: champion for agent in agents if (champion := registry.in_service(agent.name))}
-    words = ["vllm", "serve", str(folder), "--served-model-name", BASE, "--host", host, "--port", str(port)]
-    # A template that this project uses writes calls as hermes does, whatever the model's family; see models.fit.
-    words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-    words += ["--chat-template", str(template.resolve())] if template.is_file() else []
+    toon = [agent.name for agent in agents if agent.payload_format == "toon" and agent.name in champions]
+    if toon:
+        raise GrokoraError(
+            f"{', '.join(toon)} reads payloads as TOON, which vLLM does not write; use the gateway's own backend."
+        )
+    words = ["vllm", "serve", str(folder.resolve()), "--served-model-name", BASE, "--host", host, "--port", str(port)]
+    # The effective template writes calls as hermes does, whatever the model's family: models.fit takes no template
+    # whose calls `parse_calls` does not read back.
+    words += ["--chat-template", str(template.resolve()), "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    words += _reasoning_words(model_id, ChatFormat.load(folder).form)
     return words + (_lora_words(champions) if champions else [])
+
+
+def _reasoning_words(model_id: str, form: AnswerForm) -> list[str]:
+    """Without a parser vLLM leaves the reasoning in the content, where the gateway has it in `reasoning_content`."""
+    if not form.closing:
+        return []
+    if "</think>" not in form.closing:
+        raise GrokoraError(
+            f"{model_id} ends its reasoning with {form.closing.strip()!r}, for which no parser is known."
+        )
+    # Where the prompt opens the reasoning, all that stands before `</think>` is reasoning; `qwen3` waits for `<think>`.
+    return ["--reasoning-parser", "qwen3" if "<think>" in form.opening else "deepseek_r1"]
 
 
 def _lora_words(champions: dict[str, Artifact]) -> list[str]:
