@@ -49,6 +49,7 @@ def chat_answer(api: ApiName, reply: Mapping[str, Any]) -> tuple[Message | None,
 
 def _from_anthropic(body: Mapping[str, Any]) -> Json:
     messages: list[Message] = []
+    _refuse(body, "mcp_servers", "container")
     system = body.get("system")
     if system:
         messages.append({"role": "system", "content": system if isinstance(system, str) else _parts(system)})
@@ -73,6 +74,15 @@ def _from_anthropic(body: Mapping[str, Any]) -> Json:
         chat["tool_choice"] = {"any": "required", "tool": named}.get(str(kind), kind)
         if choice.get("disable_parallel_tool_use"):
             chat["parallel_tool_calls"] = False
+    config = body.get("output_config")
+    form = config.get("format") if isinstance(config, Mapping) else body.get("output_format")
+    if isinstance(form, Mapping) and form.get("type") == "json_schema":
+        chat["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": form.get("schema")},
+        }
+    elif form is not None:
+        raise GrokoraError("output_config: only a format of type 'json_schema' can be followed here.")
     names = {"max_tokens": "max_tokens", "stop_sequences": "stop", "temperature": "temperature", "top_p": "top_p"}
     chat |= {ours: body[theirs] for theirs, ours in names.items() if body.get(theirs) is not None}
     return chat | {name: body[name] for name in ("model", "stream", "top_k") if body.get(name) is not None}
@@ -148,7 +158,14 @@ def _call(call_id: object, name: object, arguments: object) -> Json:
     return {"id": str(call_id or ""), "type": "function", "function": {"name": str(name or ""), "arguments": text}}
 
 
+def _refuse(body: Mapping[str, Any], *names: str) -> None:
+    """GrokoraError for members that change the answer and mean something that only the provider has."""
+    if present := [name for name in names if body.get(name)]:
+        raise GrokoraError(f"{', '.join(present)}: not supported here, it is the provider's own; leave it out.")
+
+
 def _from_responses(body: Mapping[str, Any]) -> Json:
+    _refuse(body, "conversation", "prompt", "background", "max_tool_calls")
     given = body.get("input")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
     messages = _turns(items if isinstance(items, list) else [])

@@ -185,6 +185,14 @@ def test_structured_output_of_a_response_follows_its_schema(tmp_path: Path) -> N
         assert running.engine.asks[0].grammar
 
 
+def test_structured_output_of_a_message_follows_its_schema(running: Running) -> None:
+    class Place(BaseModel):
+        x: int
+
+    running.engine.script = lambda request: '{"x": 4}' if request.grammar else "prose"
+    assert claude(running).messages.parse(**MESSAGES, output_format=Place).parsed_output == Place(x=4)
+
+
 def test_every_exchange_is_recorded_in_its_own_body_with_its_receipt(running: Running) -> None:
     claude(running).messages.create(**MESSAGES)
     gpt(running).responses.create(model="auto", input="hello")
@@ -255,6 +263,27 @@ def test_what_changes_an_answer_and_cannot_be_honoured_is_refused_by_name(
     assert reply.status_code == 400
     assert member in reply.json()["error"]["message"]
     assert httpx.post(f"{running.url}/v1/chat/completions", json={**body, member: None}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "member", "value"),
+    [
+        ("responses", "conversation", "conv_1"),
+        ("responses", "prompt", {"id": "pmpt_1"}),
+        ("responses", "background", True),
+        ("responses", "max_tool_calls", 1),
+        ("messages", "mcp_servers", [{"type": "url", "url": "https://example.org", "name": "x"}]),
+        ("messages", "output_config", {"format": {"type": "grammar"}}),
+    ],
+)
+def test_what_only_a_provider_can_honour_is_refused_by_name(
+    running: Running, path: str, member: str, value: object
+) -> None:
+    body = {"model": "auto", "max_tokens": 9, "messages": [TASK]} if path == "messages" else {"input": "Task: go"}
+    reply = httpx.post(f"{running.url}/v1/{path}", json={**body, member: value})
+    assert reply.status_code == 400
+    assert member in reply.json()["error"]["message"]
+    assert httpx.post(f"{running.url}/v1/{path}", json=body).status_code == 200
 
 
 def test_a_picture_is_refused_unless_the_agents_logs_hold_such_messages(tmp_path: Path) -> None:
