@@ -53,8 +53,8 @@ def _from_anthropic(body: Mapping[str, Any]) -> Json:
     system = body.get("system")
     if system:
         messages.append({"role": "system", "content": system if isinstance(system, str) else _parts(system)})
-    given = body.get("messages")
-    for message in given if isinstance(given, list) else ():
+    turns = body.get("messages")
+    for message in turns if isinstance(turns, list) else ():
         if not isinstance(message, Mapping):
             raise GrokoraError("messages: every message must be an object.")
         content = message.get("content")
@@ -166,8 +166,8 @@ def _refuse(body: Mapping[str, Any], *names: str) -> None:
 
 def _from_responses(body: Mapping[str, Any]) -> Json:
     _refuse(body, "conversation", "prompt", "background", "max_tool_calls")
-    given = body.get("input")
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    content = body.get("input")
+    items = [{"role": "user", "content": content}] if isinstance(content, str) else content
     messages = _turns(items if isinstance(items, list) else [])
     if body.get("instructions"):
         messages.insert(0, {"role": "system", "content": body["instructions"]})

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -47,7 +48,7 @@ def test_the_effective_template_is_passed_on_with_the_parser_of_its_calls(tmp_pa
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "base_model" / "base1")
     call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": {"command": "ls"}}}
     tool = {"type": "function", "function": {"name": "bash", "parameters": {"properties": {"command": {}}}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "List the files."},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "name": "bash", "content": "a.txt"},

@@ -166,8 +166,8 @@ class LocalAnswer:
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before the first stop sequence, and whether there was one."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+    starts = [start for stop in stops if (start := text.find(stop)) >= 0]
+    return (text[: min(starts)], True) if starts else (text, False)
 
 
 def _visible(text: str, asked: ChatRequest) -> str:
@@ -176,7 +176,7 @@ def _visible(text: str, asked: ChatRequest) -> str:
     marks = (*asked.stops, *(_CALL_MARKS if asked.offered_tools else ()))
     if asked.offered_tools and text[:1] in ("{", "["):
         return ""  # some models write a call without a mark
-    ends = [place for mark in marks if (place := text.find(mark)) >= 0]
+    ends = [start for mark in marks if (start := text.find(mark)) >= 0]
     ends += [len(text) - _begun(text, mark) for mark in marks]
     return text[: min(ends, default=len(text))].rstrip("\ufffd").rstrip()
 

@@ -217,23 +217,23 @@ class _MessagesReader:
         self._error: Json | None = None
 
     def feed(self, data: str) -> None:
-        found = _object(data)
-        kind, index = found.get("type"), found.get("index", 0)
+        event_data = _object(data)
+        kind, index = event_data.get("type"), event_data.get("index", 0)
         if kind == "message_start":
-            self._message = dict(found["message"])
+            self._message = dict(event_data["message"])
         elif kind == "content_block_start":
-            self._blocks[index] = dict(found["content_block"])
+            self._blocks[index] = dict(event_data["content_block"])
         elif kind == "content_block_delta" and index in self._blocks:
-            delta = found["delta"]
+            delta = event_data["delta"]
             for name in ("text", "thinking", "signature"):
                 if isinstance(delta.get(name), str):
                     self._blocks[index][name] = self._blocks[index].get(name, "") + delta[name]
             self._inputs[index] = self._inputs.get(index, "") + str(delta.get("partial_json") or "")
         elif kind == "message_delta":
-            self._message |= found.get("delta") or {}
-            self._message["usage"] = {**(self._message.get("usage") or {}), **(found.get("usage") or {})}
+            self._message |= event_data.get("delta") or {}
+            self._message["usage"] = {**(self._message.get("usage") or {}), **(event_data.get("usage") or {})}
         elif kind == "error":
-            self._error = found
+            self._error = event_data
 
     def reply(self) -> Json:
         if self._error or not self._message.get("stop_reason"):
@@ -406,8 +406,8 @@ class _ResponsesWriter:
         yield self._event(f"response.{whole['status']}", response=whole)
 
     def error(self, error: ApiError) -> Iterator[bytes]:
-        told = {"code": error.code or "server_error", "message": error.message}
-        yield self._event("response.failed", response={**self._head, "status": "failed", "error": told})
+        details = {"code": error.code or "server_error", "message": error.message}
+        yield self._event("response.failed", response={**self._head, "status": "failed", "error": details})
 
     def _whole(self, item: Json, before: Json) -> Iterator[bytes]:
         index = len(self._output)
@@ -440,9 +440,9 @@ class _ResponsesReader:
         self._reply: Json | None = None
 
     def feed(self, data: str) -> None:
-        found = _object(data)
-        if found.get("type") in ("response.completed", "response.incomplete", "response.failed"):
-            self._reply = found.get("response")
+        event_data = _object(data)
+        if event_data.get("type") in ("response.completed", "response.incomplete", "response.failed"):
+            self._reply = event_data.get("response")
 
     def reply(self) -> Json:
         return self._reply or {"error": {"message": "the stream broke off"}}

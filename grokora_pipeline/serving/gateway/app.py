@@ -67,17 +67,17 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
     refused = gateway.metrics.refused
 
     def refuse(_: Request, error: Exception) -> Response:
-        told = _told(error)
-        refused.labels(str(told.status)).inc()
-        headers = {"retry-after": "1"} if told.status == 429 else {}
-        return Response(orjson.dumps(told.body()), told.status, headers, "application/json")
+        answer = _public_error(error)
+        refused.labels(str(answer.status)).inc()
+        headers = {"retry-after": "1"} if answer.status == 429 else {}
+        return Response(orjson.dumps(answer.body()), answer.status, headers, "application/json")
 
     handled: Any = {ApiError: refuse, HTTPException: refuse, ClientDisconnect: refuse, Exception: refuse}
     return Starlette(routes=routes, middleware=guards, lifespan=lifespan, exception_handlers=handled)
 
 
-def _told(error: Exception) -> ApiError:
-    """An error as the caller is told it: never more than what is meant for a person."""
+def _public_error(error: Exception) -> ApiError:
+    """The error that the caller gets: never more than what is meant for a person."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ClientDisconnect):
@@ -88,7 +88,7 @@ def _told(error: Exception) -> ApiError:
 
 
 class _Call:
-    """An ASGI endpoint: the response is sent while its adapter, its row and its place are held."""
+    """An ASGI endpoint: the adapter stays loaded, and the call counts as running, until the response is sent."""
 
     def __init__(self, gateway: Gateway, api: Api, has_key: bool) -> None:
         self._gateway, self._api, self._has_key = gateway, api, has_key
@@ -167,8 +167,8 @@ class _Models:
             served = BASE if service.version == BASE else f"{agent}@{service.version}"
             cards.append(_card(agent, served, BASE, since.get(service.version, 0)))
             cards += [
-                _card(f"{agent}@{found.version}", found.name, BASE, since.get(found.version, 0))
-                for found in self._champions.versions(agent)
+                _card(f"{agent}@{adapter.version}", adapter.name, BASE, since.get(adapter.version, 0))
+                for adapter in self._champions.versions(agent)
             ]
         return cards
 
@@ -232,8 +232,8 @@ class _Bearer:
         if scope["type"] == "http" and self._expected is not None and scope["path"] != "/health":
             headers = Headers(scope=scope)
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            if not hmac.compare_digest(given.encode(), self._expected):
+            sent = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            if not hmac.compare_digest(sent.encode(), self._expected):
                 error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
                 response = Response(orjson.dumps(error.body()), 401, {"www-authenticate": "Bearer"}, "application/json")
                 await response(scope, receive, send)

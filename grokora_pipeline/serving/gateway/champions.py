@@ -150,9 +150,9 @@ class Champions:
         return [*self.store.versions(f"{agent}/lora_adapter"), *self.store.versions(f"{agent}/prompt")]
 
     def _start(self) -> None:
-        found = find_base(self.store) if self.engine is None else None
-        if found:
-            model_id, folder = found
+        base = find_base(self.store) if self.engine is None else None
+        if base:
+            model_id, folder = base
             self.base = Base(model_id, folder, ChatFormat.load(folder))
             self.engine = self._start_engine(folder)
 
@@ -214,12 +214,12 @@ class Champions:
                 self._load(agent, version)
         except GrokoraError as error:
             raise ApiError(404, str(error), param="model", code="model_not_found") from error
-        except Exception as error:
+        except Exception as error:  # safetensors, PEFT and torch raise what they like for a broken file
             text = f"{agent}@{version} cannot be loaded ({type(error).__name__})."
             raise ApiError(404, text, param="model", code="model_not_found") from error
 
     def _load(self, agent: str, version: str) -> None:
-        artifact = next((found for found in self.versions(agent) if found.version == version), None)
+        artifact = next((one for one in self.versions(agent) if one.version == version), None)
         if artifact is None or self.engine is None:
             raise GrokoraError(f"{agent} has no adapter {version!r}; GET /v1/models lists those there are.")
         if version.startswith(PROMPT_PREFIX):  # a few texts: kept for as long as the gateway runs
@@ -237,7 +237,7 @@ class Champions:
             idle = [name for name in self._used if name not in wanted and not self._held[name]]
             idle.sort(key=self._used.__getitem__, reverse=True)
             oldest = time.monotonic() - self._kept_seconds
-            leaving = [name for place, name in enumerate(idle) if place >= MOST_EXTRA or self._used[name] < oldest]
+            leaving = [name for index, name in enumerate(idle) if index >= MOST_EXTRA or self._used[name] < oldest]
             for name in leaving:
                 del self._used[name], self._held[name]
         for name in leaving:

@@ -82,8 +82,8 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """What the caller may want to know: the session and the call, for feedback, and who answered."""
-        told = {"x-session-id": self.session, "x-served-by": self.route.served_by, "x-grokora-call": self.receipt}
-        return told | ({"x-grokora-unknown-model": "1"} if self.route.unknown_model else {})
+        headers = {"x-session-id": self.session, "x-served-by": self.route.served_by, "x-grokora-call": self.receipt}
+        return headers | ({"x-grokora-unknown-model": "1"} if self.route.unknown_model else {})
 
 
 class Gateway:
@@ -179,8 +179,8 @@ class Gateway:
         asked = ChatRequest.unchecked(chat)
         user = asked.user or _user_of(body)
         session = self._sessions.name(request.headers.get("x-session-id") or user, _client(request))
-        given = chat.get("messages")
-        messages = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+        content = chat.get("messages")
+        messages = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
         route = self.router.route(asked.model, messages, session)
         if not route.upstream:
             if len(raw) > self.limits.body_bytes:
@@ -343,8 +343,8 @@ class Gateway:
                     break
                 yield _raw_event(one)
         except (httpx.HTTPError, SSEError) as error:
-            told = unreachable(error)
-            last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD).error(told))
+            failure = unreachable(error)
+            last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD).error(failure))
         await self._finish(exchange, reader.reply())
         yield last
 

@@ -152,8 +152,8 @@ class ChatRequest(BaseModel):
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop sequences, without empty ones."""
-        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return tuple(text for text in given if text)
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in stops if text)
 
     @property
     def offered_tools(self) -> list[Json] | None:

@@ -24,10 +24,10 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
 
 def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int) -> list[str]:
     """The command's words. Raises GrokoraError where vLLM would not prompt or read the models as they were trained."""
-    found, base = find_base(store), store.current("base_model")
-    if found is None or base is None:
+    located, base = find_base(store), store.current("base_model")
+    if located is None or base is None:
         raise GrokoraError("base_model is not in the store; materialize it first (`make demo`, or in the UI).")
-    model_id, folder = found
+    model_id, folder = located
     template = base.path / TEMPLATE_FILE
     if not template.is_file():
         raise GrokoraError(
