@@ -13,6 +13,9 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import first_text
 
 AnswerType = Literal["json", "tool_call", "code", "text"]
+# Cumulative: each of the others learns what `failures` learns, too.
+LearnFrom = Literal["successes", "failures", "ratings", "preferences"]
+UnknownBlame = Literal["none", "first_half", "all"]
 DEFAULT_MAIN_METRIC: dict[AnswerType, str] = {
     "json": "field_accuracy",
     "tool_call": "tool_call_match",
@@ -150,6 +153,8 @@ class AgentSpec(_Strict):
     payload_format: Literal["json", "toon"] = "json"
     images: Literal["refuse", "placeholder"] = "refuse"  # what the gateway does with a picture that a text model gets
     unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
+    learn_from: LearnFrom = "successes"
+    unknown_blame: UnknownBlame = "none"  # steps of a failed session in which nobody is blamed
     teachers: Teachers = Teachers()
     preset: Literal["plan", "best", "sample", ""] = ""
     rollout: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself

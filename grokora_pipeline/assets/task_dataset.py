@@ -53,9 +53,11 @@ class SelectionConfig(DatasetOptions, dg.Config):
 
 def selection_config(agent: AgentSpec) -> type[SelectionConfig]:
     """The launchpad's config of an agent's dataset: `DatasetOptions` with the agent's own defaults."""
-    field = DatasetOptions.model_fields["unknown_outcome"]
-    own: Any = (field.annotation, Field(default=agent.unknown_outcome, description=field.description))
-    return create_model("SelectionConfig", __base__=SelectionConfig, unknown_outcome=own)
+    own: dict[str, Any] = {}
+    for name in ("unknown_outcome", "learn_from", "unknown_blame"):
+        field = DatasetOptions.model_fields[name]
+        own[name] = (field.annotation, Field(default=getattr(agent, name), description=field.description))
+    return create_model("SelectionConfig", __base__=SelectionConfig, **own)
 
 
 def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
@@ -64,7 +66,8 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     asset_key = project.key(key)
     # What changes an example. A description, a metric or a training knob is none of it and makes nothing stale.
     facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome", "teachers"})
-    version = code_version(facts, _SELECTION)
+    later = agent.model_dump(include={"learn_from", "unknown_blame"}, exclude_defaults=True)
+    version = code_version(facts | later, _SELECTION)  # what an older store did not know counts only if it is set
 
     @dg.asset(
         key=asset_key,
@@ -104,7 +107,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
                 "turns": turns.version,
                 "agent": facts,
                 "minimum": agent.min_examples,
-                "options": options.model_dump(),
+                "options": options.inputs(),
                 "forgotten": left_out,
                 "code": version,
             }

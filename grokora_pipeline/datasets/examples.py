@@ -110,13 +110,14 @@ def build_examples(
     `forgotten` holds the session ids and log files that may not be learnt (see `lineage.forgotten`). `count_tokens`
     makes the report tell what TOON saved in tokens, not in characters alone.
     """
-    blame, tasks = _sessions(turns)
+    blame, tasks, last_steps = _sessions(turns)
     report = DatasetReport(near_duplicate=options.near_duplicate)
     left_out = frozenset(forgotten)
 
     def refused(turn: TurnRow) -> str | None:
-        session = blame.get(turn["session_id"])
-        return refuse(turn, session, options, teachers=agent.teachers, forgotten=left_out)
+        session = turn["session_id"]
+        last = last_steps.get(session, 0)
+        return refuse(turn, blame.get(session), options, teachers=agent.teachers, forgotten=left_out, last_step=last)
 
     examples = _collapse(_selected(turns, agent, refused, report), options, report)
     for example in examples:
@@ -167,24 +168,26 @@ def task_key(task: str) -> str:
     return hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:16] if words else ""
 
 
-def _sessions(turns: Path) -> tuple[dict[str, Blame], dict[str, str]]:
-    """Who is to blame in each session, and its task: as stated, else what its first call was asked.
+def _sessions(turns: Path) -> tuple[dict[str, Blame], dict[str, str], dict[str, int]]:
+    """Of each session: who is to blame, its task (as stated, else what its first call was asked), its last step.
 
     A first question that many sessions share, such as a fixed instruction, is no task.
     """
     firsts: dict[str, tuple[int, str, bool]] = {}
     blamed: list[dict[str, Any]] = []
+    last_steps: dict[str, int] = defaultdict(int)
     for row in read_turns(turns, ["session_id", "step", "agent", "blamed", "task", "prompt"]):
         if row["blamed"]:
             blamed.append({name: row[name] for name in ("session_id", "step", "agent", "blamed")})
         session = row["session_id"]
+        last_steps[session] = max(last_steps[session], row["step"])
         if session not in firsts or row["step"] < firsts[session][0]:
             task = row["task"] or first_text(orjson.loads(row["prompt"]), "user")
             firsts[session] = (row["step"], task_key(task), bool(row["task"]))
     guessed = Counter(key for _, key, stated in firsts.values() if not stated)
     common = {key for key, count in guessed.items() if count >= 10 and count > 0.2 * len(firsts)}
     tasks = {session: key for session, (_, key, stated) in firsts.items() if stated or key not in common}
-    return blames(blamed), tasks
+    return blames(blamed), tasks, last_steps
 
 
 def _selected(

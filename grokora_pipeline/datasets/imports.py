@@ -32,11 +32,13 @@ def import_rows(folder: Path, agents: Sequence[AgentSpec]) -> list[dict[str, Any
     calls, learnt = Counter[str](), Counter[str]()
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     blamed = blames(read_turns(folder, ("session_id", "step", "agent", "blamed")))
+    last_steps = dict(sorted((turn["session_id"], turn["step"]) for turn in read_turns(folder, ("session_id", "step"))))
     for turn in read_turns(folder, _COLUMNS):
         name = turn["source_file"]
         sessions[name].add(turn["session_id"])
         calls[name] += 1
-        if reason := _reason({**turn, "prompt": ""}, specs, blamed.get(turn["session_id"])):
+        session = turn["session_id"]
+        if reason := _reason({**turn, "prompt": ""}, specs, blamed.get(session), last_steps[session]):
             reasons[name][reason] += 1
         else:
             learnt[name] += 1
@@ -60,14 +62,16 @@ def import_rows(folder: Path, agents: Sequence[AgentSpec]) -> list[dict[str, Any
     ]
 
 
-def _reason(turn: TurnRow, specs: dict[str, AgentSpec], blame: Any) -> str:
+def _reason(turn: TurnRow, specs: dict[str, AgentSpec], blame: Any, last_step: int) -> str:
     agent = specs.get(turn["agent"] or "")
     if turn["completeness"] not in ("whole", "reconstructed"):
         return f"prompt_{turn['completeness']}"
     if agent is None:
         return "no_agent"
-    options = DatasetOptions(unknown_outcome=agent.unknown_outcome)
-    return refuse(turn, blame, options, teachers=agent.teachers) or ""
+    options = DatasetOptions(
+        unknown_outcome=agent.unknown_outcome, learn_from=agent.learn_from, unknown_blame=agent.unknown_blame
+    )
+    return refuse(turn, blame, options, teachers=agent.teachers, last_step=last_step) or ""
 
 
 def _left_out(counts: Counter[str]) -> str:

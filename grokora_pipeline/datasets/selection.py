@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.agents import Teachers
+from grokora_pipeline.agents import LearnFrom, Teachers, UnknownBlame
 from grokora_pipeline.sessions.turns import TurnRow
 
 Reason = Literal[
@@ -28,6 +28,14 @@ class DatasetOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    learn_from: LearnFrom = Field(
+        default="successes",
+        description="Beside successes: steps of failed sessions before the blamed one (failures, and the two that "
+        "follow), rated answers (ratings: KTO), pairs of a better and a worse answer (preferences: DPO).",
+    )
+    unknown_blame: UnknownBlame = Field(
+        default="none", description="Which steps of a failed session are learnt if nobody is blamed, with learn_from."
+    )
     unknown_outcome: Literal["tool_calls", "all", "none"] = Field(
         default="tool_calls", description="Which turns of sessions with an unknown outcome are learnt."
     )
@@ -42,6 +50,13 @@ class DatasetOptions(BaseModel):
     max_session_share: float = Field(
         default=0.05, gt=0, le=1, description="Share of all weight that one session may hold, from 20 sessions on."
     )
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides a dataset's content. Options that older stores did not know count only if they were changed."""
+        return self.model_dump(exclude={name for name in _LATER if getattr(self, name) == _LATER[name]})
+
+
+_LATER = {"learn_from": "successes", "unknown_blame": "none"}  # added after the first stores: their defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +86,9 @@ def refuse(
     *,
     teachers: Teachers | None = None,
     forgotten: Collection[str] = (),
+    last_step: int = 0,
 ) -> Reason | None:
-    """Why a turn may not be learnt; None if it may.
+    """Why a turn may not be learnt; None if it may. `last_step` is its session's, of all agents.
 
     `forgotten` holds session ids, log files and `sha256:…` of log files. `teachers` says whose answers are learnt.
     """
@@ -90,13 +106,23 @@ def refuse(
         return "incomplete_prompt"
     if turn["completeness"] == "reconstructed" and not options.reconstructed:
         return "reconstructed"
-    if turn["status"] == "failure":  # of a failed session, only what others did before the step that went wrong
-        if blame is None:
-            return "failed_without_blame"
-        if turn["agent"] in blame.agents:
-            return "blamed_agent"
-        return "at_or_after_blamed_step" if turn["step"] >= blame.step else None
+    if turn["status"] == "failure":
+        return _refuse_of_failure(turn, blame, options, last_step)
     if turn["status"] == "success" or rating is not None or options.unknown_outcome == "all":
         return None
     called_a_tool = options.unknown_outcome == "tool_calls" and '"tool_calls":[{' in turn["completion"]
     return None if called_a_tool else "unknown_outcome"
+
+
+def _refuse_of_failure(turn: TurnRow, blame: Blame | None, options: DatasetOptions, last_step: int) -> Reason | None:
+    """Of a failed session, only what came before the step that went wrong; by default not the blamed agent's steps.
+
+    The blamed step and what follows it have no rows of their own: they are seen only as context of later prompts.
+    """
+    more = options.learn_from != "successes"
+    if blame is None:
+        first_half = options.unknown_blame == "first_half" and 2 * turn["step"] < last_step
+        return None if more and (first_half or options.unknown_blame == "all") else "failed_without_blame"
+    if turn["agent"] in blame.agents and not more:
+        return "blamed_agent"
+    return "at_or_after_blamed_step" if turn["step"] >= blame.step else None

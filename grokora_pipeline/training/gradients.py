@@ -43,7 +43,7 @@ class Segments:
         for row, node in enumerate(nodes):
             inputs, following, token_weights = node.segment()
             ids.append([*inputs, *([0] * (width - len(inputs)))])
-            labelled = [index for index, weight in enumerate(token_weights) if weight > 0]
+            labelled = [index for index, weight in enumerate(token_weights) if weight]
             places += [row * width + index for index in labelled]
             targets += [following[index] for index in labelled]
             weights += [token_weights[index] for index in labelled]

@@ -92,6 +92,22 @@ def test_loss_and_gradient_are_those_of_row_by_row_training(
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_token_may_have_a_weight_of_its_own_and_of_either_sign(
+    folder: Path, kind: Literal["tree", "padded"]
+) -> None:
+    chooser = random.Random(3)
+    rows = [
+        Row(each.ids, tuple(weight and chooser.uniform(-1, 1) for weight in each.weights), each.group)
+        for each in awkward_rows()
+    ]
+    model = adapted(folder)
+    wanted, expected = row_by_row(model, rows)
+    layout = Layout(kind, 64, loss_chunk=5)
+    assert TreeLoss(model.get_base_model(), layout).run(layout.of(rows), backward=True) == pytest.approx(wanted, 1e-5)
+    assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
+
+
 def test_the_tree_computes_a_fraction_of_the_tokens(folder: Path) -> None:
     model, rows = adapted(folder), awkward_rows()
     layout = Layout("tree", 40)

@@ -99,6 +99,41 @@ def test_a_call_whose_prompt_was_not_recorded_whole_is_not_learnt(completeness: 
     assert refuse(cast(TurnRow, TURN | {"completeness": completeness}), None, DatasetOptions()) == "incomplete_prompt"
 
 
+FAILED: list[tuple[dict[str, Any], str | None]] = [
+    ({"step": 1}, None),
+    ({"step": 1, "agent": "observer"}, None),  # the blamed agent's own steps before, too
+    ({"step": 2, "agent": "observer"}, "at_or_after_blamed_step"),
+    ({"step": 3}, "at_or_after_blamed_step"),
+    ({"step": 1, "step_failed": True}, "failed_step"),
+    ({"step": 1, "rating": 2}, "low_rating"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), FAILED)
+def test_learning_from_failures_takes_the_steps_before_the_blamed_one(
+    changes: dict[str, Any], reason: str | None
+) -> None:
+    turn = cast(TurnRow, TURN | {"status": "failure"} | changes)
+    blame = Blame(2, frozenset({"observer"}))
+    assert refuse(turn, blame, DatasetOptions(learn_from="failures"), last_step=9) == reason
+
+
+def test_a_setting_says_what_is_learnt_of_a_failure_that_nobody_explains() -> None:
+    def learnt(**options: Any) -> list[int]:
+        turns = [cast(TurnRow, TURN | {"status": "failure", "step": step}) for step in range(6)]
+        rule = DatasetOptions(**options)
+        return [turn["step"] for turn in turns if refuse(turn, None, rule, last_step=5) is None]
+
+    assert learnt(learn_from="failures") == learnt(unknown_blame="all") == []
+    assert learnt(learn_from="failures", unknown_blame="first_half") == [0, 1, 2]
+    assert learnt(learn_from="failures", unknown_blame="all") == [0, 1, 2, 3, 4, 5]
+
+
+def test_options_at_their_defaults_leave_older_datasets_as_they_are() -> None:
+    assert not {"learn_from", "unknown_blame"} & DatasetOptions().inputs().keys()
+    assert DatasetOptions(learn_from="failures").inputs()["learn_from"] == "failures"
+
+
 def test_the_first_blamed_step_is_the_one_that_counts() -> None:
     rows = [{"session_id": "s", "step": step, "agent": "a", "blamed": step > 2} for step in (5, 1, 4)]
     assert blames(rows) == {"s": Blame(4, frozenset({"a"}))}
