@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 RESERVED = frozenset(
     {
         *("session_logs", "session_log_files", "forget_list", "base_model", "swarm_report"),  # assets
-        *("default", "sources", "swarm", "rank_trials"),  # groups of assets
+        *("default", "sources", "swarm", "rank_trials", "improvement"),  # groups of assets
         "all",  # the job retrain_all
         *("auto", "base"),  # what the gateway calls models that are no agent
     }
@@ -141,6 +141,34 @@ class RetrainPolicy(_Strict):
         return window
 
 
+class Improve(_Strict):
+    """How the champion's own answers become recordings that are trained on: only those that `verify` accepts.
+
+    `schema`: the answer's JSON Schema, or those of the tools that were offered; `command`: its exit status is 0, with
+    the answer on its standard input; `function`: `module:name`, called with the prompt's messages and the answer;
+    `sandbox`: whole sessions of the sandbox's swarm that reach the goal state.
+    """
+
+    verify: Literal["schema", "command", "function", "sandbox"]
+    command: tuple[str, ...] = ()
+    function: str = ""
+    seconds: float = Field(default=30.0, gt=0)  # of one command
+    tasks: int = Field(default=100, ge=1)  # training prompts (or sandbox tasks) that are asked
+    samples: int = Field(default=4, ge=1)  # answers a task
+    temperature: float = Field(default=0.8, gt=0)
+    max_new_tokens: int = Field(default=256, ge=1)
+    seed: int = Field(default=7, ge=0)  # another seed asks other tasks
+    schedule: str = "0 1 * * 0"  # cron; the schedule is off until it is switched on
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Improve":
+        if self.verify == "command" and not self.command:
+            raise ValueError("verify: command needs `command: [program, argument, …]`")
+        if self.verify == "function" and not re.fullmatch(r"[\w.]+:\w+", self.function):
+            raise ValueError("verify: function needs `function: package.module:name`")
+        return self
+
+
 class AgentSpec(_Strict):
     """One agent. `training` holds any training knob; it is validated by the training room, which knows them."""
 
@@ -159,6 +187,7 @@ class AgentSpec(_Strict):
     preset: Literal["plan", "best", "sample", ""] = ""
     rollout: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself
     retrain: RetrainPolicy = RetrainPolicy()
+    improve: Improve | None = None  # None: the agent learns from logs alone
     training: dict[str, Any] = {}
 
     @model_validator(mode="before")

@@ -9,6 +9,7 @@ from grokora_pipeline.assets.champion import champion_asset
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import eval_report_asset
 from grokora_pipeline.assets.forget_list import forget_list_asset
+from grokora_pipeline.assets.improvement import improvement_asset
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.assets.merged_model import merged_model_asset
 from grokora_pipeline.assets.rank_trial import rank_assets
@@ -32,6 +33,7 @@ def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsse
     links = [link(project, agent) for agent in project.agents for link in _LINKS]
     swarm = swarm_report_asset(project)
     ranks = [asset for agent in project.agents for asset in rank_assets(project, agent)]
+    improvements = [improvement_asset(project, agent, agent.improve) for agent in project.agents if agent.improve]
     return [
         log_files_asset(project),
         forget_list_asset(project),
@@ -40,4 +42,5 @@ def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsse
         *links,
         *([swarm] if swarm else []),
         *ranks,
+        *improvements,
     ]

@@ -25,7 +25,8 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import length_histogram
 from grokora_pipeline.assets.task_dataset import RefusedError, scalars
-from grokora_pipeline.datasets.examples import read_examples, read_near_pairs
+from grokora_pipeline.datasets.examples import near_places, read_examples, read_near_pairs, read_worse
+from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.split import SplitOptions, read_assignment, split_examples, straddling
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
@@ -152,13 +153,19 @@ def _build_split(
     max_length: int,
 ) -> dict[str, Any]:
     """Split and tokenize the dataset into `staged`; returns the content of its `report.json`."""
-    examples = list(read_examples(dataset.path))
+    examples, worse = list(read_examples(dataset.path)), read_worse(dataset.path)
     pairs = read_near_pairs(dataset.path, examples)
+    learnt, examples = examples, [*examples, *worse]
+    if worse:
+        ordered = sorted(examples, key=lambda one: one.id)
+        near = near_places(ordered, float(dataset.read_json("report.json")["near_duplicate"])).tolist()
+        pairs = [(ordered[first].id, ordered[second].id) for first, second in near]
     split = split_examples(examples, config, pairs, read_assignment(before.path) if before else None)
     chat = ChatFormat.load(base_folder(base.path))
-    rows = [asdict(example) for example in examples]
-    sides = [split.sides.get(example.id, "") for example in examples]
-    tokens = tokenize_split(rows, sides, chat, staged, max_length=max_length, seed=config.seed)
+    rows = list(judged_rows(learnt, worse, split.sides))
+    tokens = tokenize_split(
+        *([row for row, _ in rows], [side for _, side in rows]), chat, staged, max_length=max_length, seed=config.seed
+    )
     report = {
         **tokens.as_dict(),
         "groups": len(set(split.groups.values())),
@@ -168,14 +175,18 @@ def _build_split(
         "straddling": straddling(examples, split.sides, pairs, split.divided_keys),
         "naive_leaks": split.naive_leaks,
     }
-    write_json(staged / "examples.json", split.sides)
+    if worse:  # rows that compare answers are no examples: they do not count as trainable
+        report["compared_rows"] = sum(
+            bool(side) for row, side in rows if row["meta"].get("pair") or row["meta"].get("judged") == "worse"
+        )
+    write_json(staged / "examples.json", {one.id: split.sides[one.id] for one in learnt if one.id in split.sides})
     write_json(staged / "assignment.json", asdict(split.assignment))
     write_json(staged / "report.json", report)
     return report
 
 
 def _trainable(report: dict[str, Any]) -> int:
-    return int(report["train_rows"]) + int(report["validation_rows"])
+    return int(report["train_rows"]) + int(report["validation_rows"]) - int(report.get("compared_rows", 0))
 
 
 def missing_examples(project: Project, agent: AgentSpec) -> int:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from grokora_pipeline.assets.champion import report_rollback
 from grokora_pipeline.assets.common import Project, plain_errors
+from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store.champions import Registry
@@ -26,15 +27,30 @@ def retrain_job(project: Project, agent: str) -> str:
     return project.label(f"retrain_{agent}")
 
 
+def improve_job(project: Project, agent: str) -> str:
+    """The name of the job that makes recordings of an agent's verified answers."""
+    return project.label(f"improve_{agent}")
+
+
 def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     """`retrain_all`, `retrain_<agent>`, `ingest`, `evaluate_only`, `rollback`, and `rank_experiment` if it can be."""
     keys = [spec.key for spec in specs]
     ranks = [key for key in keys if key.path[-1] in _ON_DEMAND]
+    improvements = [key for key in keys if key.path[-1] == LINK]
+    asked = [*ranks, *improvements]
     on_demand = dg.AssetSelection.assets(*ranks)
-    every = dg.AssetSelection.assets(*keys) - on_demand  # not all(): the location may hold others' assets
+    every = dg.AssetSelection.assets(*keys) - dg.AssetSelection.assets(*asked)  # not all(): others' assets may be there
     made = [
         dg.define_asset_job(project.label(ALL_JOB), every, description="Logs in, champions out, for all agents."),
-        *(_retrain(project, agent.name, keys, ranks) for agent in project.agents),
+        *(_retrain(project, agent.name, keys, asked) for agent in project.agents),
+        *(
+            dg.define_asset_job(
+                improve_job(project, project.store_key(key).split("/")[0]),
+                dg.AssetSelection.assets(key),
+                description="The champion's own answers that a verifier accepts become recordings to learn from.",
+            )
+            for key in improvements
+        ),
         dg.define_asset_job(
             project.label(INGEST_JOB),
             dg.AssetSelection.assets(*ingest_keys(project)),
@@ -58,9 +74,9 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     return made
 
 
-def _retrain(project: Project, agent: str, keys: Sequence[dg.AssetKey], ranks: Sequence[dg.AssetKey]) -> Any:
+def _retrain(project: Project, agent: str, keys: Sequence[dg.AssetKey], asked: Sequence[dg.AssetKey]) -> Any:
     # by keys, not by group: whoever loads the component may put the assets into other groups
-    own = [key for key in keys if project.store_key(key).startswith(f"{agent}/") and key not in ranks]
+    own = [key for key in keys if project.store_key(key).startswith(f"{agent}/") and key not in asked]
     chain = dg.AssetSelection.assets(*own)
     return dg.define_asset_job(
         retrain_job(project, agent),

@@ -12,12 +12,13 @@ from functools import partial
 
 import dagster as dg
 
-from grokora_pipeline.agents import AgentSpec, RetrainPolicy
+from grokora_pipeline.agents import AgentSpec, Improve, RetrainPolicy
 from grokora_pipeline.assets.common import Project
+from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import Evidence, gather, hours_since, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, backoff, gpu_hours, running
-from grokora_pipeline.automation.jobs import ALL_JOB, retrain_job
+from grokora_pipeline.automation.jobs import ALL_JOB, improve_job, retrain_job
 from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
@@ -56,7 +57,35 @@ def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.Schedu
                 project, "swarm", job=job, policy=RetrainPolicy(), specs=judged, find=partial(_swarm_candidate, project)
             )
         )
-    return made
+    return [*made, *(_improve(project, agent.name, agent.improve) for agent in project.agents if agent.improve)]
+
+
+def _improve(project: Project, agent: str, improve: Improve) -> dg.ScheduleDefinition:
+    """`improve_<agent>_regularly`, off until a person switches it on: its data are the model's own answers.
+
+    Each tick asks other tasks: the day is the seed. What it writes is a log like any other, so that it is trained on
+    when the agent is due by its policy.
+    """
+
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        op = "__".join(project.key(agent, LINK).path)
+        seed = context.scheduled_execution_time.date().toordinal()
+        return dg.RunRequest(run_config={"ops": {op: {"config": {"seed": seed}}}})
+
+    try:
+        return dg.ScheduleDefinition(
+            name=project.label(f"improve_{agent}_regularly"),
+            job_name=improve_job(project, agent),
+            cron_schedule=improve.schedule,
+            execution_timezone=project.settings.timezone,
+            execution_fn=tick,
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description=f"More recordings of {agent}'s own verified answers; off until you switch it on.",
+        )
+    except dg.DagsterInvalidDefinitionError as error:
+        raise GrokoraError(
+            f"agent {agent!r}, improve.schedule: {improve.schedule!r} never comes; correct it."
+        ) from error
 
 
 def _schedule(

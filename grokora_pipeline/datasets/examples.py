@@ -13,12 +13,14 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import duplicates, toon
+from grokora_pipeline.datasets.preferences import is_worse, worse_answers
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.models.messages import first_text, plain_message
 from grokora_pipeline.sessions.turns import Completeness, Message, Status, TurnRow
 from grokora_pipeline.sessions.verdicts import read_turns
 
 FILE = "examples.jsonl"
+WORSE_FILE = "worse.jsonl"  # beside it, so that nothing takes a worse answer for one to be learnt or measured against
 NEAR_FILE = "near_duplicates.npy"  # (pairs, 2) places of near duplicates in the order of example ids
 MIN_SESSIONS = 20  # from here on no session may hold more than its share; fewer could not fill a dataset
 _SPACE = re.compile(r"\W+")
@@ -43,6 +45,8 @@ class ExampleMeta(TypedDict, total=False):
     cluster: str  # the near-duplicate cluster: the beginning of its representative's example id
     copies: int  # distinct calls that say the same
     weight: int  # how often the example counts in training: copies, capped
+    blamed: bool  # of a worse answer: this very step is blamed
+    better: str  # of a worse answer in a pair: the example id of the better one
 
 
 @dataclass(slots=True)
@@ -110,22 +114,30 @@ def build_examples(
     `forgotten` holds the session ids and log files that may not be learnt (see `lineage.forgotten`). `count_tokens`
     makes the report tell what TOON saved in tokens, not in characters alone.
     """
-    blame, tasks, last_steps = _sessions(turns)
+    blame, tasks, steps = _sessions(turns)
     report = DatasetReport(near_duplicate=options.near_duplicate)
     left_out = frozenset(forgotten)
 
     def refused(turn: TurnRow) -> str | None:
         session = turn["session_id"]
-        last = last_steps.get(session, 0)
+        last = steps.get(session, (0, 0))[1]
         return refuse(turn, blame.get(session), options, teachers=agent.teachers, forgotten=left_out, last_step=last)
 
-    examples = _collapse(_selected(turns, agent, refused, report), options, report)
+    compares, candidates = options.learn_from in ("ratings", "preferences"), list[Example]()
+
+    def keep(turn: TurnRow, reason: str) -> None:
+        if compares and is_worse(turn, reason, options):
+            candidates.append(_example(turn))
+            candidates[-1].meta |= {"weight": 1, "blamed": turn["blamed"]}
+
+    examples = _collapse(_selected(turns, agent, refused, keep, report), options, report)
     for example in examples:
         example.meta["task_key"] = tasks.get(example.meta["session_id"], "")
     examples = cap(examples, options, agent.min_examples, report)
+    worse = worse_answers(examples, candidates, options, steps, tasks)
     if agent.payload_format == "toon":  # the id stays that of the text as logged
         savings = toon.Savings(count_tokens=count_tokens)
-        for example in examples:
+        for example in (*examples, *worse):
             example.prompt = [toon.encode_message(message, savings) for message in example.prompt]
         report.toon = savings.as_dict()
     np.save(output / NEAR_FILE, _cluster(examples, options, report))
@@ -135,12 +147,26 @@ def build_examples(
     )
     with (output / FILE).open("wb") as stream:
         stream.writelines(example.to_line() for example in examples)
+    if compares:
+        clusters = {example.id: example.meta["cluster"] for example in examples}
+        for one in worse:  # the two of a pair go to one side of the split
+            one.meta["cluster"] = clusters.get(one.meta.get("better", ""), one.id[:16])
+        (output / WORSE_FILE).write_bytes(b"".join(one.to_line() for one in worse))
     return report
 
 
 def read_examples(folder: Path) -> Iterator[Example]:
     """The examples of a published dataset folder, in order."""
-    with (folder / FILE).open("rb") as stream:
+    return _parse(folder / FILE)
+
+
+def read_worse(folder: Path) -> list[Example]:
+    """The worse answers that a published dataset learns from (see `datasets/preferences.py`); mostly none."""
+    return list(_parse(folder / WORSE_FILE)) if (folder / WORSE_FILE).is_file() else []
+
+
+def _parse(path: Path) -> Iterator[Example]:
+    with path.open("rb") as stream:
         for line in stream:
             row = orjson.loads(line)
             yield Example(row["prompt"], row["completion"], row.get("tools"), row["meta"])
@@ -168,30 +194,35 @@ def task_key(task: str) -> str:
     return hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:16] if words else ""
 
 
-def _sessions(turns: Path) -> tuple[dict[str, Blame], dict[str, str], dict[str, int]]:
-    """Of each session: who is to blame, its task (as stated, else what its first call was asked), its last step.
+def _sessions(turns: Path) -> tuple[dict[str, Blame], dict[str, str], dict[str, tuple[int, int]]]:
+    """Of each session: who is to blame, its task (as stated, else what its first call asked), its first and last step.
 
     A first question that many sessions share, such as a fixed instruction, is no task.
     """
     firsts: dict[str, tuple[int, str, bool]] = {}
     blamed: list[dict[str, Any]] = []
-    last_steps: dict[str, int] = defaultdict(int)
+    steps: dict[str, tuple[int, int]] = {}
     for row in read_turns(turns, ["session_id", "step", "agent", "blamed", "task", "prompt"]):
         if row["blamed"]:
             blamed.append({name: row[name] for name in ("session_id", "step", "agent", "blamed")})
         session = row["session_id"]
-        last_steps[session] = max(last_steps[session], row["step"])
+        first, last = steps.get(session, (row["step"], row["step"]))
+        steps[session] = min(first, row["step"]), max(last, row["step"])
         if session not in firsts or row["step"] < firsts[session][0]:
             task = row["task"] or first_text(orjson.loads(row["prompt"]), "user")
             firsts[session] = (row["step"], task_key(task), bool(row["task"]))
     guessed = Counter(key for _, key, stated in firsts.values() if not stated)
     common = {key for key, count in guessed.items() if count >= 10 and count > 0.2 * len(firsts)}
     tasks = {session: key for session, (_, key, stated) in firsts.items() if stated or key not in common}
-    return blames(blamed), tasks, last_steps
+    return blames(blamed), tasks, steps
 
 
 def _selected(
-    turns: Path, agent: AgentSpec, refused: Callable[[TurnRow], str | None], report: DatasetReport
+    turns: Path,
+    agent: AgentSpec,
+    refused: Callable[[TurnRow], str | None],
+    keep: Callable[[TurnRow, str], None],
+    report: DatasetReport,
 ) -> Iterator[Example]:
     dropped: Counter[str] = Counter()
     for row in read_turns(turns):
@@ -200,6 +231,7 @@ def _selected(
         report.turns += 1
         if reason := refused(row):
             dropped[reason] += 1
+            keep(row, reason)
         else:
             yield _example(row)
     report.dropped = dict(dropped.most_common())

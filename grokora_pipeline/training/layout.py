@@ -17,11 +17,16 @@ LEAST_SAVING = 48  # a node of its own must save so many tokens: a forward pass 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example: token ids, the loss weight of each token (0 where no loss is taken) and its session."""
+    """One example: token ids, the loss weight of each token (0 where no loss is taken) and its session.
+
+    `judged` is "better", "worse" or "" for an answer that is learnt as it is; the two rows of a pair share `pair`.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
     group: str = ""
+    judged: str = ""
+    pair: str = ""
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any]) -> "Row":
@@ -29,7 +34,8 @@ class Row:
         weight = float(columns["weight"])
         weights = [weight * mask for mask in columns["completion_mask"]]
         weights[:1] = [0.0]
-        return cls(tuple(columns["input_ids"]), tuple(weights), str(columns.get("group", "")))
+        texts = [str(columns.get(name, "")) for name in ("group", "judged", "pair")]
+        return cls(tuple(columns["input_ids"]), tuple(weights), *texts)
 
 
 @dataclass(slots=True)
@@ -154,14 +160,25 @@ def flat(rows: Sequence[Row]) -> Node:
 
 
 def step_batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row indices of every optimiser step of an epoch: sessions in a seeded order, the rows of a session together."""
-    sessions: dict[str, list[int]] = {}
+    """Row indices of every optimiser step of an epoch: sessions in a seeded order, the rows of a session together.
+
+    The rows of a pair are never parted: a step holds fewer than `size` rows rather than half a pair, and more if `size`
+    is 1.
+    """
+    units: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        sessions.setdefault(row.group or f"row {index}", []).append(index)
+        units.setdefault(row.pair or f"row {index}", []).append(index)
+    sessions: dict[str, list[list[int]]] = {}
+    for name, unit in units.items():
+        sessions.setdefault(rows[unit[0]].group or name, []).append(unit)
     every = list(sessions.values())
     shuffled = np.random.default_rng([seed, epoch]).permutation(len(every))
-    order = [index for session in shuffled for index in every[session]]
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    batches: list[list[int]] = []
+    for unit in (unit for session in shuffled for unit in every[session]):
+        if not batches or len(batches[-1]) + len(unit) > size:
+            batches.append([])
+        batches[-1] += unit
+    return batches
 
 
 @dataclass(slots=True)

@@ -4,10 +4,22 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.training.presets import PRESETS
+
+_LATER = ("beta", "preference_weight", "answer_weight")
 
 
 class TrainingKnobs(BaseModel):
@@ -53,6 +65,9 @@ class TrainingKnobs(BaseModel):
     deadline_hours: float = Field(2.0, gt=0, description="Then training stops with the best adapter so far.")
     num_processes: Literal["auto"] | PositiveInt = Field("auto", description="Of one run; auto: one a visible GPU.")
     shard_base: bool = Field(False, description="Each process keeps a share of the frozen base (FSDP2).")
+    beta: float = Field(0.1, gt=0, description="DPO and KTO: how firmly the adapter is held to the base.")
+    preference_weight: float = Field(1.0, ge=0, description="Weight of the loss of DPO or KTO.")
+    answer_weight: float = Field(1.0, ge=0, description="Weight of the plain loss on good answers beside DPO or KTO.")
     self_test: bool = Field(True, description="Prove on this very model that the fast layout is exact.")
 
     @field_validator("target_modules")
@@ -67,6 +82,14 @@ class TrainingKnobs(BaseModel):
         if self.shard_base and (self.packing == "tree" or self.quantisation == "int8"):
             raise ValueError("shard_base goes with nf4 or none, and with packing auto or padded")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Knobs that older adapters were trained without are written only if they were changed: an adapter is out of
+        date if its knobs are others."""
+        dumped: dict[str, Any] = handler(self)
+        unchanged = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in dumped.items() if name not in unchanged}
 
     @property
     def effective_batch(self) -> int:

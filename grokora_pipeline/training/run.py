@@ -27,6 +27,7 @@ from grokora_pipeline.training.callbacks import (
 )
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
+from grokora_pipeline.training.preferences import complete_pairs
 from grokora_pipeline.training.prepare import prepare
 from grokora_pipeline.training.record import model_card, record
 from grokora_pipeline.training.tokenize import load_split
@@ -69,6 +70,11 @@ class Run:
         knobs = resolve_knobs(str(overrides.pop("preset", "best")), overrides)
         sides = load_split(Path(plan["split"]))
         train, validation = ([row for row in side if len(row.ids) <= knobs.max_length] for side in sides)
+        if (knobs.dropout or knobs.neftune) and any(row.judged for row in train):
+            raise GrokoraError(
+                "DPO and KTO compare the adapter with its base answer by answer, which noise would blur: set dropout "
+                "and neftune to 0, or learn_from: failures."
+            )
         too_long = sum(map(len, sides)) - len(train) - len(validation)
         if len(train) < LEAST_ROWS or not validation:
             raise GrokoraError(
@@ -79,14 +85,15 @@ class Run:
         output, base = Path(plan["output"]), Path(plan["base"])
         work = Path(plan.get("work") or output.with_name(f"{output.name}.work"))
         base_id = str(plan.get("base_id") or base.name)
-        train = train[: knobs.max_examples or None]
-        validation = validation[: knobs.max_validation or None]
+        train = complete_pairs(train[: knobs.max_examples or None])
+        validation = complete_pairs(validation[: knobs.max_validation or None])
         return cls(plan, knobs, base, base_id, output, work, train, validation, too_long)
 
     def fingerprint(self) -> str:
         """A hash of what decides the result: a checkpoint of another run is never resumed from."""
         knobs = self.knobs.model_dump(exclude=_NOT_LEARNT)
-        rows = [[row.ids, row.weights] for row in (*self.train_rows, *self.validation_rows)]
+        every = (*self.train_rows, *self.validation_rows)
+        rows = [[row.ids, row.weights, *filter(None, (row.judged, row.pair))] for row in every]
         return content_version(knobs, rows, self.base_id, self.plan.get("versions"))
 
     def finished(self) -> Path | None:

@@ -88,7 +88,7 @@ def validation_loss(base: Path, adapter: Path, split: Path) -> float:
     from grokora_pipeline.training.layout import Layout
     from grokora_pipeline.training.tokenize import load_split
 
-    rows = load_split(split)[1]
+    rows = [row for row in load_split(split)[1] if row.judged != "worse" and not row.pair]
     model = load_adapter(load_base(base), adapter)
     keep_fp32(model)
     layout = Layout("tree", 1024)

@@ -52,7 +52,8 @@ def tokenize_split(
 
     `sides[i]` is "train" or "validation"; any other value leaves example i out. Columns: input_ids, completion_mask (1
     where the loss is taken: the answer without the placeholders that its prompt does not hold), turn_id, group (the
-    session), weight. Train rows are in a seeded order, so that the first n of them are a random sample.
+    session), weight; if answers are compared, judged (better, worse) and pair. Train rows are in a seeded order, so
+    that the first n of them are a random sample.
     """
     if len(examples) != len(sides):
         raise ValueError(f"{len(examples)} examples, but {len(sides)} sides")
@@ -85,6 +86,8 @@ def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
         "turn_id": str(facts.get("turn_id", "")),
         "group": str(facts.get("session_id", "")),
         "weight": float(facts.get("weight", 1.0)),
+        "judged": str(facts.get("judged", "")),
+        "pair": str(facts.get("pair", "")),
     }
 
 
@@ -105,21 +108,21 @@ def _placeholder_mask(example: Mapping[str, Any], chat: ChatFormat) -> list[int]
 def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> None:
     from datasets import Dataset, DatasetDict, Features, List, Value
 
-    features = Features(
-        {
-            "input_ids": List(Value("int32")),
-            "completion_mask": List(Value("int8")),
-            "turn_id": Value("string"),
-            "group": Value("string"),
-            "weight": Value("float32"),
-        }
-    )
+    features = {
+        "input_ids": List(Value("int32")),
+        "completion_mask": List(Value("int8")),
+        "turn_id": Value("string"),
+        "group": Value("string"),
+        "weight": Value("float32"),
+    }
+    if any(row["judged"] for side in SIDES for row in rows[side]):  # without, the split is what it always was
+        features |= {"judged": Value("string"), "pair": Value("string")}
     order = np.random.default_rng(seed).permutation(len(rows["train"]))
     rows = {**rows, "train": [rows["train"][index] for index in order]}
     # An empty side needs its columns (from_list of no rows has none) and a shard (0 rows are written into 0 shards by
     # default), or load_from_disk refuses the folder.
     columns = {side: {name: [row[name] for row in rows[side]] for name in features} for side in SIDES}
-    sets = {side: Dataset.from_dict(columns[side], features=features) for side in SIDES}
+    sets = {side: Dataset.from_dict(columns[side], features=Features(features)) for side in SIDES}
     DatasetDict(sets).save_to_disk(str(output), num_shards=dict.fromkeys(SIDES, 1))
 
 

@@ -24,6 +24,7 @@ from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row, step_batches
 from grokora_pipeline.training.plan import TrainingKnobs
 from grokora_pipeline.training.planner import passes
+from grokora_pipeline.training.preferences import Preferences
 
 VALIDATION_TOKENS = 1024  # a forward pass: many rows at once would need more memory than a training step
 _LOG = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
 
     The loss of a step is sum(weight x nll) / sum(weight) over the labelled tokens of the whole batch, whatever the
     layout, the micro-batches or the number of processes: each process takes a share of the rows, and the adapter's
-    gradients are summed once a step.
+    gradients are summed once a step. Rows that are judged better or worse than others bring the loss of `Preferences`.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, args=args, train_dataset=placeholder, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
         self.losses = TreeLoss(model.get_base_model(), layout)
+        judged = any(row.judged for row in (*train_rows, *validation_rows))
+        self.preferences = Preferences(model, self.losses, knobs) if judged else None
 
     def get_train_dataloader(self) -> "DataLoader[Any]":
         """All steps of all epochs, in a seeded order that does not depend on where training began."""
@@ -69,9 +72,12 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         """
         model.train()
         batch = [self.rows[index] for index in inputs["rows"]]
-        weight = sum(sum(row.weights) for row in batch) or 1.0
+        weight, constant = sum(sum(row.weights) for row in batch) or 1.0, 0.0
         started, computed = time.perf_counter(), self.losses.computed_tokens
-        total = self._until_it_fits(batch, weight)
+        if self.preferences:  # every process weighs the whole step: its pairs may lie in several shares
+            batch, constant = self.preferences.weigh(batch)
+            weight = 1.0
+        total = self._until_it_fits(batch, weight) + constant
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if not math.isfinite(total) or not all(bool(gradient.isfinite().all()) for gradient in gradients):
             self._stop_before_damage(total / weight)
@@ -79,7 +85,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         counts.step_seconds.append(time.perf_counter() - started)
         counts.seconds += counts.step_seconds[-1]
         counts.real_tokens += sum(len(row.ids) for row in batch)
-        counts.label_tokens += sum(weight > 0 for row in batch for weight in row.weights)
+        counts.label_tokens += sum(weight != 0 for row in batch for weight in row.weights)
         counts.computed_tokens += self.losses.computed_tokens - computed
         return torch.tensor(total / weight, device=self.args.device)
 
@@ -144,7 +150,10 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         weight = sum(sum(row.weights) for row in self.validation_rows) or 1.0
         computed, budget = self.losses.computed_tokens, self.layout.token_budget
         self.layout.token_budget = min(budget, VALIDATION_TOKENS)
-        total = self._sum_over_processes(self._own_share(self.validation_rows))
+        if self.preferences:
+            total, weight = self._preference_loss(), 1.0
+        else:
+            total = self._sum_over_processes(self._own_share(self.validation_rows))
         self.losses.computed_tokens, self.layout.token_budget = computed, budget
         self.model.train(training)
         self.throughput.validation_seconds += time.perf_counter() - started
@@ -154,6 +163,15 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
                 "for a damaged example or base model."
             )
         return total / weight
+
+    def _preference_loss(self) -> float:
+        """The loss of the validation rows, in batches as training makes them: the mean, weighted by their rows."""
+        assert self.preferences is not None
+        total, rows = 0.0, self.validation_rows
+        for step in step_batches(rows, self.knobs.effective_batch, self.knobs.seed, 0):
+            weighted, constant = self.preferences.weigh([rows[index] for index in step])
+            total += (self._sum_over_processes(self._own_share(weighted)) + constant) * len(step)
+        return total / len(rows)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Log the validation loss as `eval_loss`."""

@@ -1,16 +1,19 @@
 """The jobs that a person starts: what each makes, and what it leaves alone."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
 
-from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.agents import AgentSpec, Improve
+from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.automation.jobs import jobs, rollback_job
+from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.settings import PROJECT_ROOT, Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
@@ -43,6 +46,36 @@ def test_ranks_are_tried_on_demand_only() -> None:
     for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):
         assert made_by(defs, job).isdisjoint({"rank_trial", "rank_report"})
     assert made_by(defs, "retrain_all") >= {*LINKS, "session_logs", "base_model"}
+
+
+IMPROVED = AgentSpec(name="actor", description="Acts.", improve=Improve(verify="schema", schedule="0 1 * * 0"))
+
+
+def test_improvement_is_a_job_of_its_own_with_a_schedule_that_is_off() -> None:
+    project = Project(Settings(), (IMPROVED,))
+    specs = [spec for asset in all_assets(project) if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
+    defs = dg.Definitions(
+        assets=all_assets(project),
+        jobs=jobs(project, specs),
+        schedules=schedules(project, specs),
+        resources=project.resources(),
+    )
+    assert made_by(defs, "improve_actor") == {"improvement"}
+    for job in ("retrain_all", "retrain_actor"):
+        assert "improvement" not in made_by(defs, job)
+    schedule = defs.resolve_schedule_def("improve_actor_regularly")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    moment = datetime(2026, 11, 29, tzinfo=UTC)
+    data = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=moment))
+    assert data.run_requests is not None
+    config = dict(data.run_requests[0].run_config)
+    assert dg.validate_run_config(defs.resolve_job_def("improve_actor"), config)
+    assert "improvement" not in {
+        spec.key.path[-1]
+        for asset in all_assets(PROJECT)
+        if isinstance(asset, dg.AssetsDefinition)
+        for spec in asset.specs
+    }
 
 
 def test_without_rank_assets_there_is_no_such_job() -> None:

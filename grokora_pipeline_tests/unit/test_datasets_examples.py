@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.agents import Teachers
+from grokora_pipeline.agents import AgentSpec, Match, Teachers
 from grokora_pipeline.datasets import duplicates, lineage, toon
-from grokora_pipeline.datasets.examples import DatasetReport, Example, build_examples, cap, read_examples, task_key
+from grokora_pipeline.datasets.examples import (
+    DatasetReport,
+    Example,
+    build_examples,
+    cap,
+    read_examples,
+    read_worse,
+    task_key,
+)
+from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
@@ -127,6 +136,71 @@ def test_a_setting_says_what_is_learnt_of_a_failure_that_nobody_explains() -> No
     assert learnt(learn_from="failures") == learnt(unknown_blame="all") == []
     assert learnt(learn_from="failures", unknown_blame="first_half") == [0, 1, 2]
     assert learnt(learn_from="failures", unknown_blame="all") == [0, 1, 2, 3, 4, 5]
+
+
+def learn_from(root: Path, kind: str, files: dict[str, list[dict[str, Any]]]) -> tuple[list[Example], list[Example]]:
+    """(examples, worse answers) of logs, by file name."""
+    for name, lines in files.items():
+        write_lines(root / "logs" / name, lines)
+    agent = AgentSpec(name="actor", description="acts", match=Match(any=True))
+    run(root / "logs", root / "turns", agents=(agent,))
+    build_examples(root / "turns", agent, root, DatasetOptions(learn_from=cast(Any, kind)))
+    return list(read_examples(root)), read_worse(root)
+
+
+PREFERENCE_ROWS = [{"prompt": f"question {n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(3)] + [
+    {"prompt": "question 0", "chosen": "good 0", "rejected": "worst 0"}
+]
+
+
+def test_preference_rows_of_a_dataset_are_pairs_that_share_a_cluster(tmp_path: Path) -> None:
+    examples, worse = learn_from(tmp_path, "preferences", {"dpo.jsonl": PREFERENCE_ROWS})
+    answers = {one.id: one.completion[0]["content"] for one in examples}
+    pairs = sorted((answers[one.meta["better"]], one.completion[0]["content"]) for one in worse)
+    assert pairs == [("good 0", "bad 0"), ("good 0", "worst 0"), ("good 1", "bad 1"), ("good 2", "bad 2")]
+    clusters = {one.id: one.meta["cluster"] for one in examples}
+    assert all(one.meta["cluster"] == clusters[one.meta["better"]] for one in worse)
+    rows = list(judged_rows(examples, worse, {one.id: "train" for one in (*examples, *worse)}))
+    judged = Counter((row["meta"].get("judged", ""), bool(row["meta"].get("pair"))) for row, _ in rows)
+    assert judged == {("", False): 3, ("better", True): 4, ("worse", True): 4}
+    crossing = {one.id: "train" for one in examples} | {one.id: "validation" for one in worse}
+    assert not [row for row, _ in judged_rows(examples, worse, crossing) if row["meta"].get("pair")]
+
+
+def test_answers_to_one_task_at_one_step_are_a_pair_and_only_the_blamed_step_is_worse(tmp_path: Path) -> None:
+    good = [call("good", step, f"good prompt {step}", f"right {step}", task="the task") for step in range(3)]
+    bad = [call("bad", step, f"bad prompt {step}", f"wrong {step}", task="the task") for step in range(3)]
+    ends = [
+        {"session_id": "good", "outcome": {"status": "success"}},
+        {"session_id": "bad", "outcome": {"status": "failure", "blame": {"agent": "actor", "step": 1}}},
+    ]
+    examples, worse = learn_from(tmp_path, "preferences", {"a.jsonl": good, "b.jsonl": bad, "ends.jsonl": ends})
+    answers = {one.id: one.completion[0]["content"] for one in examples}
+    assert sorted(answers.values()) == ["right 0", "right 1", "right 2", "wrong 0"]
+    assert [(answers[one.meta["better"]], one.completion[0]["content"]) for one in worse] == [("right 1", "wrong 1")]
+
+
+def test_rated_answers_are_better_or_worse_one_by_one(tmp_path: Path) -> None:
+    lines = [call(f"s{n}", 0, f"prompt {n}", f"answer {n}", outcome={"rating": n}) for n in (1, 3, 4, 5)]
+    silent = [call("silent", 0, "prompt", tool_answer("bash", {"command": "ls"}))]
+    failed = [call("failed", step, f"of failed {step}", f"failed {step}") for step in range(2)]
+    end = [{"session_id": "failed", "outcome": {"status": "failure"}}]
+    labels = [{"prompt": "was it?", "completion": "no", "label": False}]
+    files = {"a.jsonl": lines, "b.jsonl": silent, "c.jsonl": [*failed, *end], "kto.jsonl": labels}
+    examples, worse = learn_from(tmp_path, "ratings", files)
+    assert sorted(one.completion[0]["content"] for one in worse) == ["answer 1", "answer 3", "no"]
+    rows = [row for row, _ in judged_rows(examples, worse, {})]
+    judged = {row["completion"][0]["content"]: row["meta"].get("judged", "") for row in rows}
+    assert {text: word for text, word in judged.items() if word != "worse"} == {
+        "": "",
+        "answer 4": "better",
+        "answer 5": "better",
+    }
+
+
+def test_worse_answers_are_looked_for_only_where_they_are_learnt_from(tmp_path: Path) -> None:
+    learn_from(tmp_path, "failures", {"dpo.jsonl": PREFERENCE_ROWS})
+    assert not (tmp_path / "worse.jsonl").exists()
 
 
 def test_options_at_their_defaults_leave_older_datasets_as_they_are() -> None:

@@ -1,0 +1,217 @@
+"""`python -m grokora_pipeline.evaluation.improve plan.json`: more to learn from, made by the champion itself.
+
+The champion answers held-in prompts several times; what a verifier accepts is written as recordings, marked by the name
+of their model (`grokora-improve/<agent>/<version>`). They are read like any log: redacted, deduplicated, split with the
+prompts that they came from, trained on together with the logs, and judged by the same gate on rows that were held out.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel, ConfigDict
+
+from grokora_pipeline.agents import Answer, Improve
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.plan import read_examples, read_plan, turn_ids
+from grokora_pipeline.evaluation.systems import Decoding, Systems
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.messages import message_text
+from grokora_pipeline.sandbox.roles import Call
+from grokora_pipeline.sandbox.swarm import Exchange, run_swarm
+from grokora_pipeline.sandbox.tasks import Task, sample_tasks
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
+
+FILE = "recordings.jsonl"
+MODEL = "grokora-improve"  # the beginning of the model's name in every recording, for `teachers: {refuse: …}`
+Message = dict[str, Any]
+Verify = Callable[[Sequence[Message], Sequence[dict[str, Any]] | None, Message], bool]
+
+
+class ImprovePlan(BaseModel):
+    """`plan.json`. `adapters` names the champion's folder of each agent, null for the base; `version` names the round.
+
+    `examples` and `split` are the agent's `examples.jsonl` and tokenized split; the sandbox needs neither.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    agent: str
+    version: str
+    base: Path
+    base_hash: str = ""
+    adapters: dict[str, Path | None]
+    output: Path
+    improve: Improve
+    answer: Answer = Answer()
+    examples: Path | None = None
+    split: Path | None = None
+    started_at: str = ""
+
+
+def improve(plan: Plan, reporter: Reporter) -> Result:
+    """Sample, verify and write `recordings.jsonl`; returns how many answers (or sessions) were asked and kept."""
+    checked = read_plan(ImprovePlan, plan)
+    chat = ChatFormat.load(checked.base)
+    adapters = {name: folder for name, folder in checked.adapters.items() if folder}
+    systems = Systems(checked.base, checked.base_hash, adapters)
+    make = _of_sandbox if checked.improve.verify == "sandbox" else _of_examples
+    asked, lines = make(checked, chat, systems, reporter)
+    checked.output.mkdir(parents=True, exist_ok=True)
+    (checked.output / FILE).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    kept = len({line["session_id"] for line in lines})
+    reporter.log(f"{kept} of {asked} were accepted by the verifier ({checked.improve.verify})")
+    return {"asked": asked, "kept": kept, "lines": len(lines), "accepted_share": kept / max(1, asked)}
+
+
+def _of_examples(
+    plan: ImprovePlan, chat: ChatFormat, systems: Systems, reporter: Reporter
+) -> tuple[int, list[dict[str, Any]]]:
+    """Samples of the agent's training prompts, each a session of one call."""
+    if plan.examples is None or plan.split is None:
+        raise GrokoraError("The plan lacks examples or split; only the sandbox verifier does without.")
+    verify, spec = verifier(plan.improve, plan.answer), plan.improve
+    held_in = turn_ids(plan.split, "train")
+    examples = [one for one in read_examples(plan.examples) if one["meta"]["turn_id"] in held_in]
+    examples.sort(key=lambda one: sha256(f"{spec.seed}:{one['meta']['example_id']}".encode()).hexdigest())
+    asked = [(example, sample) for example in examples[: spec.tasks] for sample in range(spec.samples)]
+    prompts = [chat.encode_prompt(example["prompt"], example.get("tools")) for example, _ in asked]
+    adapter = plan.agent if plan.adapters.get(plan.agent) else None
+    decoding = Decoding(spec.max_new_tokens, spec.temperature)
+    seeds = [spec.seed * 1000 + sample for _, sample in asked]
+    made = systems.answers(adapter, prompts, decoding, reporter.progress, seeds=seeds)
+    lines = list[dict[str, Any]]()
+    for (example, sample), (completion, _) in zip(asked, made, strict=True):
+        message = chat.parse_answer(chat.decode(completion.tokens))
+        if completion.finish == "stop" and verify(example["prompt"], example.get("tools"), message):
+            session = f"improve-{plan.version}-{example['meta']['turn_id'][:12]}-{sample}"
+            call = Call(plan.agent, example["prompt"], example.get("tools"))
+            lines.append(recording_line(plan, session, Exchange(call, message)) | {"outcome": {"status": "success"}})
+    return len(asked), lines
+
+
+def _of_sandbox(
+    plan: ImprovePlan, chat: ChatFormat, systems: Systems, reporter: Reporter
+) -> tuple[int, list[dict[str, Any]]]:
+    """Whole sessions of the sandbox's swarm whose goal state was reached, on fresh tasks of the sample's families."""
+    spec = plan.improve
+    tasks = [task for task in sample_tasks(spec.seed, spec.tasks) for _ in range(spec.samples)]
+    decoding = Decoding(spec.max_new_tokens, spec.temperature)
+
+    def answer(calls: Sequence[Call]) -> list[Message]:
+        messages: dict[int, Message] = {}
+        for agent in {call.agent for call in calls}:
+            own = {place: call for place, call in enumerate(calls) if call.agent == agent}
+            adapter = agent if plan.adapters.get(agent) else None
+            prompts = [chat.encode_prompt(call.messages, call.tools) for call in own.values()]
+            seeds = [spec.seed * 1000 + call.task % spec.samples for call in own.values()]
+            made = systems.answers(adapter, prompts, decoding, seeds=seeds)
+            texts = [chat.decode(completion.tokens) for completion, _ in made]
+            messages |= {place: chat.parse_answer(text) for place, text in zip(own, texts, strict=True)}
+        reporter.progress(len(tasks) - len(calls), len(tasks))
+        return [messages[place] for place in range(len(calls))]
+
+    lines = list[dict[str, Any]]()
+    for index, (task, result) in enumerate(zip(tasks, run_swarm(tasks, answer), strict=True)):
+        if not result.success:
+            continue
+        session = f"improve-{plan.version}-{task.task_id}-{index % spec.samples}"
+        own_lines = [
+            recording_line(plan, session, exchange, step, task) for step, exchange in enumerate(result.transcript)
+        ]
+        own_lines[-1]["outcome"] = {"status": "success"}
+        lines += own_lines
+    return len(tasks), lines
+
+
+def recording_line(
+    plan: ImprovePlan, session: str, exchange: Exchange, step: int = 0, task: Task | None = None
+) -> dict[str, Any]:
+    """A call as a line of a recording. A task of the sandbox is named, so that its samples stay on one side."""
+    call, message = exchange.call, exchange.message
+    model = f"{MODEL}/{plan.agent}/{plan.version}"
+    request: dict[str, Any] = {"model": model, "messages": list(call.messages)}
+    request |= {"tools": call.tools} if call.tools else {}
+    request |= {"metadata": {"task_id": f"improve-{task.task_id}"}} if task else {}
+    finish = "tool_calls" if message.get("tool_calls") else "stop"
+    return {
+        "session_id": session,
+        "agent": call.agent,
+        "step": step,
+        "started_at": plan.started_at,
+        "request": request,
+        "response": {"model": model, "choices": [{"index": 0, "message": message, "finish_reason": finish}]},
+    }
+
+
+def verifier(spec: Improve, answer: Answer) -> Verify:
+    """What says whether an answer is kept; GrokoraError if it cannot be made."""
+    if spec.verify == "function":
+        return _user_function(spec.function)
+    if spec.verify == "command":
+        return lambda prompt, tools, message: _command_accepts(spec, message)
+    if answer.type == "json" and answer.schema_ is None:
+        raise GrokoraError("verify: schema needs a JSON Schema (`answer: {type: json, schema: …}` in agents.yaml).")
+    if answer.type not in ("json", "tool_call"):
+        raise GrokoraError(f"verify: schema checks JSON and tool calls, not {answer.type}; use command or function.")
+    return lambda prompt, tools, message: fits_schema(answer, tools, message)
+
+
+def fits_schema(answer: Answer, tools: Sequence[dict[str, Any]] | None, message: Message) -> bool:
+    """Whether a JSON answer is valid by the agent's schema, or every tool call by that of a tool that was offered."""
+    try:
+        if answer.type == "json":
+            value = json.loads(message_text(message))
+            return bool(Draft202012Validator(answer.schema_ or {}).is_valid(value)) and not message.get("tool_calls")
+        functions: dict[str, Mapping[str, Any]] = {
+            one["name"]: one.get("parameters") or {} for one in (tool.get("function") or tool for tool in tools or ())
+        }
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        return bool(calls) and all(
+            call["name"] in functions
+            and Draft202012Validator(functions[call["name"]]).is_valid(json.loads(call["arguments"]))
+            for call in calls
+        )
+    except (ValueError, KeyError, TypeError):  # what a model wrote may be anything
+        return False
+
+
+def _command_accepts(spec: Improve, message: Message) -> bool:
+    """Whether the user's command ends with status 0; the answer is its standard input, never part of its line.
+
+    The input is the text of the answer, or the whole message as JSON if it calls tools.
+    """
+    text = json.dumps(message) if message.get("tool_calls") else message_text(message)
+    try:
+        done = subprocess.run(
+            list(spec.command), input=text.encode(), capture_output=True, timeout=spec.seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    except OSError as error:
+        raise GrokoraError(f"improve.command {spec.command[0]!r} cannot be started: {error.strerror}.") from error
+    return done.returncode == 0
+
+
+def _user_function(name: str) -> Verify:
+    """The function `module:name` as a verifier: it gets the prompt's messages and the answer, and says yes or no."""
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))  # a module beside agents.yaml, where the run was started
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise GrokoraError(f"improve.function {name!r} cannot be imported ({error}); write module:function.") from error
+    finally:
+        sys.path.pop(0)
+    return lambda prompt, tools, message: function(prompt, message) is True
+
+
+if __name__ == "__main__":
+    sys.exit(run(improve))

@@ -1,0 +1,129 @@
+"""DPO and KTO as token weights: both losses depend on the adapter through the nll of whole answers alone (torch).
+
+With s = d loss / d nll of an answer, the gradient of the loss is that of the sum of s x nll, so an optimiser step is
+the plain weighted step: first the answers' nll without a gradient, then the slopes become the weights of their tokens.
+The formulas are TRL's (`loss_type` "sigmoid" and "kto"), which the tests compare with; the reference is the base
+without its adapter.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from peft import PeftModel
+from torch import no_grad
+
+from grokora_pipeline.training.gradients import TreeLoss
+from grokora_pipeline.training.layout import Row, flat
+from grokora_pipeline.training.plan import TrainingKnobs
+
+Slopes = list[float]  # d loss / d nll, an entry an answer
+
+
+def dpo(better: Sequence[float], worse: Sequence[float], beta: float) -> tuple[float, Slopes, Slopes]:
+    """Mean of -log sigmoid(beta x (better - worse)) over pairs (eq. 7 of arXiv 2305.18290), and its slopes.
+
+    `better` and `worse` are log ratios: log-likelihood of an answer under the adapter less that under the base.
+    """
+    margins = [beta * (first - second) for first, second in zip(better, worse, strict=True)]
+    loss = sum(_softplus(-margin) for margin in margins) / len(margins)
+    slopes = [beta * _sigmoid(-margin) / len(margins) for margin in margins]
+    return loss, slopes, [-slope for slope in slopes]
+
+
+def kto(better: Sequence[float], worse: Sequence[float], kl: float, beta: float) -> tuple[float, Slopes, Slopes]:
+    """Mean of 1 - sigmoid(±beta x (log ratio - kl)) over answers (eq. 8 of arXiv 2402.01306), and its slopes.
+
+    `kl` >= 0 estimates how far the adapter is from the base; no gradient flows through it.
+    """
+    count = len(better) + len(worse)
+    values = [_sigmoid(beta * (ratio - kl)) for ratio in better], [_sigmoid(beta * (kl - ratio)) for ratio in worse]
+    loss = sum(1 - value for side in values for value in side) / count
+    slopes = [[beta * value * (1 - value) / count for value in side] for side in values]
+    return loss, slopes[0], [-slope for slope in slopes[1]]
+
+
+class Preferences:
+    """Turns a step's rows into rows whose token weights carry the loss of preferences beside the plain one.
+
+    The loss of a step is `answer_weight` x the weighted mean nll of the plain rows + `preference_weight` x DPO of its
+    pairs, or KTO of its judged answers.
+    """
+
+    def __init__(self, model: PeftModel, losses: TreeLoss, knobs: TrainingKnobs) -> None:
+        self.model, self.losses, self.knobs = model, losses, knobs
+        self._of_base: dict[Row, float] = {}
+
+    def weigh(self, rows: Sequence[Row]) -> tuple[list[Row], float]:
+        """(rows, constant) so that the step's loss is the rows' sum of weight x nll + the constant."""
+        knobs, plain = self.knobs, [row for row in rows if row.judged != "worse" and not row.pair]
+        total = sum(sum(row.weights) for row in plain) or 1.0
+        weighted = [_scaled(row, knobs.answer_weight / total) for row in plain]
+        judged = [row for row in rows if row.judged]
+        if not judged:
+            return weighted, 0.0
+        pairs = sorted((row for row in judged if row.pair), key=lambda row: (row.pair, row.judged))
+        better = pairs[::2] or [row for row in judged if row.judged == "better"]
+        worse = pairs[1::2] or [row for row in judged if row.judged == "worse"]
+        answers = [_unweighted(row) for row in (*better, *worse)]
+        ours = [self._nll(row) for row in answers]
+        ratios = [self._nll_of_base(row) - nll for row, nll in zip(answers, ours, strict=True)]
+        first, second = ratios[: len(better)], ratios[len(better) :]
+        if pairs:
+            loss, up, down = dpo(first, second, knobs.beta)
+        else:
+            loss, up, down = kto(first, second, self._kl(answers), knobs.beta)
+        slopes = [knobs.preference_weight * slope for slope in (*up, *down)]
+        weighted += [_scaled(row, slope) for row, slope in zip(answers, slopes, strict=True)]
+        return weighted, knobs.preference_weight * loss - sum(a * b for a, b in zip(slopes, ours, strict=True))
+
+    def _kl(self, answers: Sequence[Row]) -> float:
+        """Mean log ratio of answers to prompts they do not belong to, at least 0: each prompt with the next answer."""
+        if len(answers) < 2:
+            return 0.0
+        cuts = [next(index for index, weight in enumerate(row.weights) if weight) for row in answers]
+        following = [*range(1, len(answers)), 0]
+        mismatched = [
+            Row(row.ids[:cut] + other.ids[start:], row.weights[:cut] + other.weights[start:])
+            for row, cut, other, start in zip(
+                answers, cuts, [answers[i] for i in following], [cuts[i] for i in following], strict=True
+            )
+        ]
+        return max(0.0, sum(self._nll_of_base(row) - self._nll(row) for row in mismatched) / len(mismatched))
+
+    def _nll(self, row: Row) -> float:
+        with no_grad():
+            return self.losses.run(flat([row]))
+
+    def _nll_of_base(self, row: Row) -> float:
+        """The nll under the base, which never changes: computed once a row."""
+        if row not in self._of_base:
+            with self.model.disable_adapter():
+                self._of_base[row] = self._nll(row)
+        return self._of_base[row]
+
+
+def complete_pairs(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those whose pair lacks the other half (too long, or beyond a limit of rows)."""
+    sides: dict[str, set[str]] = {}
+    for row in rows:
+        sides.setdefault(row.pair, set()).add(row.judged)
+    return [row for row in rows if not row.pair or len(sides[row.pair]) == 2]
+
+
+def _unweighted(row: Row) -> Row:
+    """Weight 1 for each token of the answer: a preference is about the answer, however often it was logged."""
+    return replace(row, weights=tuple(float(weight > 0) for weight in row.weights))
+
+
+def _scaled(row: Row, factor: float) -> Row:
+    return replace(row, weights=tuple(weight * factor for weight in row.weights))
+
+
+def _sigmoid(value: float) -> float:
+    return math.exp(-_softplus(-value))
+
+
+def _softplus(value: float) -> float:
+    """log(1 + exp(value)) without an overflow."""
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))

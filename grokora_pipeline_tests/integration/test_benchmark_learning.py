@@ -1,0 +1,29 @@
+"""The benchmark of ways to learn, on a random model: it runs to its end and goes on where it was stopped."""
+
+from pathlib import Path
+
+import pytest
+
+from grokora_pipeline_tests.benchmarks import learning
+from grokora_pipeline_tests.tiny import tiny_base
+
+
+@pytest.mark.slow
+def test_every_way_of_learning_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path / "base")
+    arguments = ["--base", str(base), "--output", str(tmp_path / "out"), "--agents", "actor", "--seeds", "1", "--tiny"]
+    report = learning.main(arguments)
+    assert [row["way"] for row in report["table"]] == list(learning.WAYS)
+    assert all(row["seeds"] == 1 and 0 <= row["exact"] <= 1 for row in report["table"])
+    lines = (tmp_path / "out" / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "out" / "results.jsonl").write_bytes(b"".join(lines[:-1]))  # stopped before the last training
+    trained: list[str] = []
+    real = learning.train
+
+    def train(plan: dict[str, str], reporter: learning.Reporter) -> dict[str, object]:
+        trained.append(Path(plan["output"]).name)
+        return real(plan, reporter)
+
+    monkeypatch.setattr(learning, "train", train)
+    assert learning.main(arguments)["table"] == report["table"]
+    assert trained == ["actor-preferences-1"]

@@ -1,0 +1,163 @@
+"""What the champion answers well becomes recordings: only what the verifier accepts, of training prompts alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.agents import AgentSpec, Answer, Improve
+from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.selection import DatasetOptions
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation import improve
+from grokora_pipeline.evaluation.systems import Systems
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.sandbox.experts import expert_answer
+from grokora_pipeline.sandbox.swarm import run_swarm
+from grokora_pipeline.sandbox.tasks import sample_tasks
+from grokora_pipeline.serving.engine.request import Completion
+from grokora_pipeline.training.tokenize import tokenize_split
+from grokora_pipeline.workers.frame import Reporter
+from grokora_pipeline_tests.tiny import tiny_base
+from grokora_pipeline_tests.unit.session_logs import AGENTS, run
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+TOOL = {"type": "function", "function": {"name": "bash", "parameters": {"type": "object", "required": ["command"]}}}
+
+
+def text(content: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+def tool_call(name: str, arguments: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+
+
+def accepted(spec: Improve, answer: Answer, message: dict[str, Any]) -> bool:
+    return improve.verifier(spec, answer)([{"role": "user", "content": "4"}], [TOOL], message)
+
+
+@pytest.mark.parametrize(
+    ("message", "good"),
+    [(text('{"n": 1}'), True), (text('{"n": "1"}'), False), (text("{"), False), (text(""), False)],
+)
+def test_a_json_answer_is_kept_if_its_schema_accepts_it(message: dict[str, Any], good: bool) -> None:
+    answer = Answer.model_validate({"type": "json", "schema": SCHEMA})
+    assert accepted(Improve(verify="schema"), answer, message) is good
+
+
+@pytest.mark.parametrize(
+    ("message", "good"),
+    [
+        (tool_call("bash", '{"command": "ls"}'), True),
+        (tool_call("bash", "{}"), False),
+        (tool_call("bash", "[oops"), False),
+        (tool_call("sh", '{"command": "ls"}'), False),
+        (text("ls"), False),
+    ],
+)
+def test_a_tool_call_is_kept_if_the_tool_was_offered_and_its_arguments_fit(message: dict[str, Any], good: bool) -> None:
+    assert accepted(Improve(verify="schema"), Answer(type="tool_call"), message) is good
+
+
+def test_a_command_reads_the_answer_and_its_exit_status_decides() -> None:
+    spec = Improve(verify="command", command=("grep", "-q", "yes"))
+    assert accepted(spec, Answer(), text("yes; rm -rf /"))
+    assert not accepted(spec, Answer(), text("no"))
+    assert not accepted(Improve(verify="command", command=("sleep", "9"), seconds=0.1), Answer(), text("x"))
+    with pytest.raises(GrokoraError, match="no_such_program"):
+        accepted(Improve(verify="command", command=("no_such_program",)), Answer(), text("x"))
+
+
+def test_a_users_own_function_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_checks.py").write_text("def square(prompt, answer):\n    return answer['content'] == '16'\n")
+    monkeypatch.chdir(tmp_path)
+    spec = Improve(verify="function", function="my_checks:square")
+    assert accepted(spec, Answer(), text("16"))
+    assert not accepted(spec, Answer(), text("15"))
+    with pytest.raises(GrokoraError, match="nothing_here"):
+        accepted(Improve(verify="function", function="my_checks:nothing_here"), Answer(), text("x"))
+    with pytest.raises(GrokoraError, match="schema"):
+        accepted(Improve(verify="schema"), Answer(type="json"), text("x"))
+
+
+def answers_of(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, texts: Any) -> list[int]:
+    """The model says what `texts` (place of the prompt -> text) says; returns the seeds that it was asked with."""
+    seeds: list[int] = []
+
+    def made(self: Systems, adapter: Any, prompts: Any, *_: Any, **options: Any) -> list[tuple[Completion, bool]]:
+        seeds.extend(options["seeds"])
+        return [(Completion(chat.encode(texts(place)), "stop", 0.0), False) for place in range(len(prompts))]
+
+    monkeypatch.setattr(Systems, "answers", made)
+    return seeds
+
+
+def test_verified_answers_to_training_prompts_are_recordings_that_are_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base(tmp_path / "base")
+    chat = ChatFormat.load(base)
+    rows = [
+        {"prompt": [{"role": "user", "content": f"question {n}"}], "completion": [text("{}")],
+         "meta": {"turn_id": f"turn{n}", "example_id": f"id{n}", "session_id": f"s{n}"}}
+        for n in range(4)
+    ]  # fmt: skip
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sides = ["train", "train", "validation", "train"]
+    tokenize_split(rows, sides, chat, tmp_path / "split", max_length=256, seed=7)
+    seeds = answers_of(monkeypatch, chat, lambda place: f'{{"n": {place}}}' if place % 3 else "nonsense")
+    plan = {
+        **{"agent": "actor", "version": "v1", "base": str(base), "adapters": {"actor": None}},
+        **{"output": str(tmp_path / "logs"), "started_at": "2026-01-01T00:00:00Z"},
+        **{"improve": {"verify": "schema", "samples": 2}, "answer": {"type": "json", "schema": SCHEMA}},
+        **{"examples": str(tmp_path / "examples.jsonl"), "split": str(tmp_path / "split")},
+    }
+    assert improve.improve(plan, Reporter()) == {"asked": 6, "kept": 4, "lines": 4, "accepted_share": 4 / 6}
+    assert len(set(seeds)) == 2
+    run(tmp_path / "logs", tmp_path / "turns")
+    build_examples(tmp_path / "turns", AGENTS[2], tmp_path / "turns", DatasetOptions())
+    learnt = list(read_examples(tmp_path / "turns"))
+    assert {one.prompt[0]["content"] for one in learnt} <= {"question 0", "question 1", "question 3"}
+    assert len(learnt) == 4
+    assert {one.meta["model"] for one in learnt} == {"grokora-improve/actor/v1"}
+    refusing = AgentSpec.model_validate(
+        {"name": "actor", "description": "acts", "teachers": {"refuse": ["^grokora-improve"]}}
+    )
+    assert build_examples(tmp_path / "turns", refusing, tmp_path / "turns", DatasetOptions()).rows == 0
+
+
+def test_sessions_that_reach_the_sandboxs_goal_are_recorded_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base(tmp_path / "base")
+    wrong = {task.text for task in sample_tasks(5, 6)[::2]}
+
+    plan = {
+        **{"agent": "coordinator", "version": "v1", "base": str(base), "adapters": {}},
+        **{"output": str(tmp_path / "logs"), "started_at": "2026-01-01T00:00:00Z"},
+        **{"improve": {"verify": "sandbox", "samples": 2, "tasks": 6, "seed": 5}},
+    }
+
+    def swarm(tasks: Any, answer: Any) -> Any:
+        """The expert answers instead of the model, but plans nothing for every other task."""
+
+        def say(asked: Any) -> list[Any]:
+            return [
+                text("[]") if call.agent == "coordinator" and any(task in str(call.messages) for task in wrong)
+                else expert_answer([call])[0]
+                for call in asked
+            ]  # fmt: skip
+
+        return run_swarm(tasks, say)
+
+    monkeypatch.setattr("grokora_pipeline.evaluation.improve.run_swarm", swarm)
+    counts = improve.improve(plan, Reporter())
+    assert counts["asked"] == 12
+    assert 0 < counts["kept"] <= 6
+    lines = [json.loads(line) for line in (tmp_path / "logs" / "recordings.jsonl").read_text().splitlines()]
+    assert len({line["session_id"] for line in lines}) == counts["kept"]
+    assert not any(task in str(line["request"]["messages"]) for line in lines for task in wrong)
+    assert len({line["request"]["metadata"]["task_id"] for line in lines}) == counts["kept"] / 2
+    assert sum("outcome" in line for line in lines) == counts["kept"]
