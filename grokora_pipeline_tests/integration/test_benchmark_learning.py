@@ -1,9 +1,12 @@
 """The benchmark of ways to learn, on a random model: it runs to its end and goes on where it was stopped."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from grokora_pipeline.training.run import train
+from grokora_pipeline.workers.frame import Reporter
 from grokora_pipeline_tests.benchmarks import learning
 from grokora_pipeline_tests.tiny import tiny_base
 
@@ -18,12 +21,11 @@ def test_every_way_of_learning_is_measured_once(tmp_path: Path, monkeypatch: pyt
     lines = (tmp_path / "out" / "results.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "out" / "results.jsonl").write_bytes(b"".join(lines[:-1]))  # stopped before the last training
     trained: list[str] = []
-    real = learning.train
 
-    def train(plan: dict[str, str], reporter: learning.Reporter) -> dict[str, object]:
+    def counted(plan: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         trained.append(Path(plan["output"]).name)
-        return real(plan, reporter)
+        return train(plan, reporter)
 
-    monkeypatch.setattr(learning, "train", train)
+    monkeypatch.setattr("grokora_pipeline_tests.benchmarks.learning.train", counted)
     assert learning.main(arguments)["table"] == report["table"]
     assert trained == ["actor-preferences-1"]
