@@ -12,6 +12,7 @@ from rich.console import Console
 
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.cli.imports import agents_app, import_logs
+from grokora_pipeline.cli.publish import publish_dataset
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
 
@@ -27,6 +28,7 @@ app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(champion_app, name="champion")
 app.add_typer(agents_app, name="agents")
 app.command("import")(import_logs)
+app.command("publish")(publish_dataset)
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.sessions.redaction.detection import walk
+from grokora_pipeline.sessions.redaction.detection import scan, walk
 from grokora_pipeline.sessions.redaction.published import in_text
 from grokora_pipeline.sessions.table import read_rows
 
@@ -32,3 +32,18 @@ def surviving_secrets(session_logs: Path, days: Sequence[str] | None = None) -> 
         walk([turn["session_id"], turn["task"], *map(orjson.loads, columns)], look)
         where = {"turn_id": turn["turn_id"], "source_file": turn["source_file"], "line": turn["line"]}
         yield from ({**where, "rule": rule} for rule in rules)
+
+
+def kinds_in(value: Any) -> list[str]:
+    """The kinds of what redaction, run over a JSON-like value once more, would still replace in it.
+
+    Placeholders are no findings, so a value that was redacted by the same rules gives none.
+    """
+    kinds: list[str] = []
+
+    def look(text: str, name: str, _depth: int) -> str:
+        kinds.extend(piece.kind for piece in scan(text, name) if not isinstance(piece, str) and piece.family)
+        return text
+
+    walk(value, look)
+    return kinds

@@ -1,0 +1,34 @@
+"""`grokora publish`: an agent's dataset as files for other people."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from grokora_pipeline.agents import load_agents
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import get_settings
+
+
+def publish_dataset(
+    agent: Annotated[str, typer.Argument(help="An agent of agents.yaml whose dataset was materialized.")],
+    *,
+    output: Annotated[Path | None, typer.Option(help="A new folder; <agent>-dataset by default.")] = None,
+    licence: Annotated[str, typer.Option(help="What you license the rows under, for the card.")] = "other",
+) -> None:
+    """Write an agent's dataset as `messages` JSONL and ATIF with a card; refuses if a scan finds a secret."""
+    from grokora_pipeline.datasets.publish import publish
+    from grokora_pipeline.store import Store
+
+    settings = get_settings()
+    specs = {spec.name: spec for spec in load_agents(settings.agents)}
+    if agent not in specs:
+        raise GrokoraError(f"There is no agent {agent!r}; agents.yaml has {', '.join(specs)}.")
+    store = Store(settings.store, settings.cache)
+    publication = publish(store, specs[agent], output or Path(f"{agent}-dataset"), licence=licence)
+    rows = ", ".join(f"{count:,} rows for {side}" for side, count in publication.rows.items())
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in publication.left_out.items())
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(f"{publication.folder}: {rows}" + (f" ({left_out} left out)" if left_out else ""), soft_wrap=True)
+    console.print("Read README.md there before you share it: whose terms the answers are under is your decision.")

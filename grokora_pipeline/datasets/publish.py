@@ -1,0 +1,300 @@
+"""`grokora publish`: an agent's dataset as files that may leave the house, each text scanned for secrets once more.
+
+The folder holds `data/<side>.jsonl` in the `messages` format of the Hugging Face hub and of TRL, the same examples as
+ATIF 1.7 trajectories (Harbor RFC 0001), and a dataset card. Sessions and log files stand in it as hashes only.
+"""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.datasets.examples import Example, read_examples
+from grokora_pipeline.datasets.lineage import forgotten
+from grokora_pipeline.datasets.split import SIDES
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import Message, call_arguments, message_reasoning, message_text
+from grokora_pipeline.sessions.redaction import measured
+from grokora_pipeline.sessions.redaction.audit import kinds_in
+from grokora_pipeline.sessions.redaction.redactor import VERSION as REDACTION_VERSION
+from grokora_pipeline.sessions.verdicts import read_turns
+from grokora_pipeline.store import Artifact, Store
+
+ATIF_VERSION = "ATIF-v1.7"
+SHOWN = 5  # findings that a refusal names
+# Whose terms limit what their models' answers may train, by the model's name. A reminder, not legal advice.
+_VENDOR_TERMS = {
+    r"claude": "Anthropic (anthropic.com/legal)",
+    r"gpt-(?!oss)|chatgpt|codex|\bo[134]\b": "OpenAI (openai.com/policies)",
+    r"gemini": "Google (ai.google.dev/gemini-api/terms)",
+    r"grok": "xAI (x.ai/legal)",
+    r"llama": "Meta (llama.com/license)",
+}
+
+
+@dataclass(slots=True)
+class Publication:
+    """What a published folder holds."""
+
+    folder: Path
+    rows: dict[str, int] = field(default_factory=dict)  # by side
+    left_out: dict[str, int] = field(default_factory=dict)  # rows of the dataset that are not in it, by reason
+
+
+def publish(store: Store, agent: AgentSpec, output: Path, *, licence: str = "other") -> Publication:
+    """Write the agent's current dataset, its ATIF trajectories and a card into the new folder `output`.
+
+    Rows that the split holds back, and rows of sessions or files that were forgotten since, stay out; without a split
+    all rows are training rows. Raises GrokoraError, and writes nothing, if the folder is not empty, if there is no
+    dataset or no row of it, or if the scan finds a secret.
+    """
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise GrokoraError(f"{output} exists already and is never overwritten; give another --output.")
+    dataset = store.require(f"{agent.name}/task_dataset")
+    publication = Publication(output)
+    sides = _sides(store, agent, dataset)
+    examples = _by_side(store, dataset, sides, publication)
+    publication.rows = {side: len(examples[side]) for side in SIDES if side in examples}
+    if not publication.rows:
+        raise GrokoraError(f"No row of {dataset.name} is left to publish ({_counts(publication.left_out)}).")
+    _refuse_secrets([one for rows in examples.values() for one in rows])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    try:
+        for side in publication.rows:
+            _write_side(staged, side, examples[side], agent, dataset)
+        card = _card(agent, dataset, examples, publication, licence, split=bool(sides))
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        staged.chmod(0o755)  # mkdtemp gives it to its owner alone
+        staged.replace(output)  # replaces an empty folder and nothing else
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    return publication
+
+
+def _sides(store: Store, agent: AgentSpec, dataset: Artifact) -> dict[str, str]:
+    """The side of each example id; empty before the first split. Raises GrokoraError if the split is another's."""
+    split = store.current(f"{agent.name}/tokenized_split")
+    if split is None:
+        return {}
+    sides: dict[str, str] = split.read_json("examples.json")
+    if not sides.keys() & {one.id for one in read_examples(dataset.path)}:
+        raise GrokoraError(
+            f"{split.name} was made from another dataset than {dataset.name}; materialize {agent.name}/tokenized_split."
+        )
+    return sides
+
+
+def _by_side(
+    store: Store, dataset: Artifact, sides: Mapping[str, str], publication: Publication
+) -> dict[str, list[Example]]:
+    """The rows that may be published, by side; the others are counted in `publication.left_out`."""
+    names = {*forgotten(store)}
+    turns = store.current("session_logs")
+    dropped: set[str] = set()  # turns of a file that is forgotten under another name
+    if names and turns:
+        dropped = {row["turn_id"] for row in read_turns(turns.path, ["turn_id", "copies"]) if names & {*row["copies"]}}
+    rows: dict[str, list[Example]] = defaultdict(list)
+    left_out: Counter[str] = Counter()
+    for example in read_examples(dataset.path):
+        meta = example.meta
+        own = {meta["session_id"], meta["source_file"], f"sha256:{meta['source_sha256']}"}
+        if names & own or meta["turn_id"] in dropped:
+            left_out["forgotten"] += 1
+        elif sides and example.id not in sides:
+            left_out["held_back"] += 1  # it would tie training and validation, or is longer than the limit
+        else:
+            rows[sides.get(example.id, "train")].append(example)
+    publication.left_out = dict(left_out)
+    return rows
+
+
+def _refuse_secrets(examples: Sequence[Example]) -> None:
+    """Raise GrokoraError if a text of the examples, as it would be written, holds a secret."""
+    findings = []
+    for example in examples:
+        meta = example.meta
+        kinds = kinds_in([example.prompt, example.completion, example.tools, meta["model"]])
+        findings += (f"{meta['source_file']}:{meta['line']} ({kind})" for kind in kinds)
+    if findings:
+        found = f"{', '.join(findings[:SHOWN])}{' …' if len(findings) > SHOWN else ''}"
+        raise GrokoraError(
+            f"The scan finds {len(findings)} possible secrets, so nothing is published: {found}. "
+            "Materialize session_logs and the dataset again if redaction is newer than they are; else leave the "
+            "log out with `grokora forget <file>`."
+        )
+
+
+def _write_side(folder: Path, side: str, examples: Sequence[Example], agent: AgentSpec, dataset: Artifact) -> None:
+    trajectories = folder / "atif" / side
+    trajectories.mkdir(parents=True)
+    (folder / "data").mkdir(exist_ok=True)
+    with (folder / "data" / f"{side}.jsonl").open("wb") as stream:
+        for example in examples:
+            stream.write(orjson.dumps(message_row(example), option=orjson.OPT_APPEND_NEWLINE))
+            document = trajectory(example, agent.name, dataset.version)
+            (trajectories / f"{example.id[:32]}.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def message_row(example: Example) -> dict[str, Any]:
+    """A line of `data/<side>.jsonl`: `messages` (the answer is the last one), `tools` as JSON text, and where from.
+
+    Every row has every member: Arrow, which loads such files, infers one schema for all rows. Tool schemas differ in
+    their members, hence they are text; TRL reads both.
+    """
+    meta = example.meta
+    return {
+        "messages": [*example.prompt, *example.completion],
+        "tools": orjson.dumps(example.tools).decode() if example.tools else None,
+        "id": example.id,
+        "session": _hashed(meta["session_id"]),
+        "step": meta["step"],
+        "teacher": meta["model"],
+        "outcome": meta["status"],
+        "rating": meta["rating"],
+        "completeness": meta["completeness"],
+        "weight": meta["weight"],
+    }
+
+
+def trajectory(example: Example, agent: str, version: str) -> dict[str, Any]:
+    """The example as an ATIF trajectory whose last step is the answer; the agent's earlier steps are copied context."""
+    steps: list[dict[str, Any]] = []
+    for message in [*example.prompt, *example.completion]:
+        role, text = message["role"], message_text(message)
+        owner = _call_owner(steps, message) if role == "tool" else None
+        if owner is not None:
+            result = {"source_call_id": message["tool_call_id"], "content": text}
+            owner.setdefault("observation", {"results": []})["results"].append(result)
+        elif role == "assistant":
+            steps.append({"source": "agent", "message": text, "is_copied_context": True, **_agent_members(message)})
+        else:
+            steps.append({"source": "system" if role == "system" else "user", "message": text})
+    answer = steps[-1]
+    del answer["is_copied_context"]
+    answer |= {"llm_call_count": 1, **({"model_name": example.meta["model"]} if example.meta["model"] else {})}
+    return {
+        "schema_version": ATIF_VERSION,
+        "session_id": f"{_hashed(example.meta['session_id'])}-{example.id[:16]}",
+        "agent": {
+            "name": agent,
+            "version": version[:16],
+            **({"model_name": example.meta["model"]} if example.meta["model"] else {}),
+            **({"tool_definitions": example.tools} if example.tools else {}),
+        },
+        "steps": [{"step_id": number, **step} for number, step in enumerate(steps, 1)],
+    }
+
+
+def _call_owner(steps: Sequence[dict[str, Any]], message: Message) -> dict[str, Any] | None:
+    """The latest agent's step that made the call which a tool message answers."""
+    for step in reversed(steps):
+        if any(call["tool_call_id"] == message.get("tool_call_id") for call in step.get("tool_calls", ())):
+            return step
+    return None
+
+
+def _agent_members(message: Message) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    if reasoning := message_reasoning(message):
+        members["reasoning_content"] = reasoning
+    if calls := message.get("tool_calls"):
+        members["tool_calls"] = [
+            {
+                "tool_call_id": call.get("id") or f"call_{number}",
+                "function_name": call["function"]["name"],
+                "arguments": call_arguments(call["function"].get("arguments")) or {},
+            }
+            for number, call in enumerate(calls)
+        ]
+    return members
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _terms(teachers: Mapping[str, int]) -> Iterator[str]:
+    for name, rows in teachers.items():
+        vendor = next((terms for pattern, terms in _VENDOR_TERMS.items() if re.search(pattern, name.lower())), "")
+        note = f"the terms of {vendor} limit what may be trained on its answers" if vendor else "terms not known here"
+        yield f"| {name.replace('|', '/')} | {rows} | {note} |"
+
+
+def _card(
+    agent: AgentSpec,
+    dataset: Artifact,
+    examples: Mapping[str, Sequence[Example]],
+    publication: Publication,
+    licence: str,
+    *,
+    split: bool,
+) -> str:
+    """The dataset card: YAML for the hub, then what is in the rows, whose answers they are and what was left out."""
+    report = dataset.read_json("report.json")
+    every = [example.meta for rows in examples.values() for example in rows]
+    teachers = Counter(meta["model"] or "unknown" for meta in every)
+    sources = len({meta["source_sha256"] or meta["source_file"] for meta in every})
+    files = "".join(f"  - split: {side}\n    path: data/{side}.jsonl\n" for side in publication.rows)
+    left_out = Counter({**report["dropped"], **publication.left_out})
+    sides = "of sessions, tasks and near duplicates kept together" if split else "the dataset was not split yet"
+    reasons = "\n".join(f"- {count} {name}" for name, count in left_out.most_common()) or "- nothing"
+    return f"""---
+license: {licence}
+task_categories:
+- text-generation
+tags:
+- agents
+- tool-calling
+configs:
+- config_name: default
+  data_files:
+{files}---
+# {agent.name}
+
+{agent.description}
+
+{_counts(publication.rows)} rows ({sides}): each is one call of a model, with the whole prompt as `messages` and the
+answer as the last of them. Take the loss on that answer alone. `tools` is JSON text. `atif/` holds the same rows as
+{ATIF_VERSION} trajectories, in which everything but the last step is context. Payloads: {agent.payload_format}.
+
+## Lineage
+
+{len(every)} rows of {len({meta["session_id"] for meta in every})} sessions and {sources} log files.
+Dataset version `{dataset.version}`. Outcomes: {_counts(Counter(meta["status"] for meta in every))}. Prompts:
+{_counts(Counter(meta["completeness"] for meta in every))}. Sessions are named by hashes.
+
+## Teachers and licences
+
+Licence as stated by the publisher: {licence}. These models answered:
+
+| model | rows | terms |
+|---|---|---|
+{chr(10).join(_terms(dict(teachers.most_common())))}
+
+## Redaction
+
+Secrets and personal data are typed placeholders (`<SECRET:aws_key:1>`). Every text was scanned once more before this
+folder was written (redaction {REDACTION_VERSION}); nothing was found. {measured.sentence()}
+Not looked for: {measured.NOT_LOOKED_FOR}.
+
+## Left out
+
+Of {report["turns"]} calls of this agent:
+
+{reasons}
+- {report["duplicates"]} that say the same as another row
+"""
