@@ -120,7 +120,7 @@ def _by_side(
 
 def _refuse_secrets(examples: Sequence[Example]) -> None:
     """Raise GrokoraError if a text of the examples, as it would be written, holds a secret."""
-    findings = []
+    findings: list[str] = []
     for example in examples:
         meta = example.meta
         kinds = kinds_in([example.prompt, example.completion, example.tools, meta["model"]])
@@ -197,10 +197,9 @@ def trajectory(example: Example, agent: str, version: str) -> dict[str, Any]:
 
 def _call_owner(steps: Sequence[dict[str, Any]], message: Message) -> dict[str, Any] | None:
     """The latest agent's step that made the call which a tool message answers."""
-    for step in reversed(steps):
-        if any(call["tool_call_id"] == message.get("tool_call_id") for call in step.get("tool_calls", ())):
-            return step
-    return None
+    name = message.get("tool_call_id")
+    owners = (step for step in steps if any(call["tool_call_id"] == name for call in step.get("tool_calls", ())))
+    return next(reversed([*owners]), None)
 
 
 def _agent_members(message: Message) -> dict[str, Any]:
