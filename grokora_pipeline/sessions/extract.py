@@ -120,7 +120,7 @@ def _extract_unit(
     passes: list[tuple[FileRecord, Source, list[Item]]] = []
     for file in unit:
         record = FileRecord(file.name, file.path_id, file.size, file.signature, again=file.growing)
-        source = Source(file.path, file.name, size=file.size, growing=file.growing)
+        source = Source(file.path, file.name, size=file.size, growing=file.growing, older=file.older, newer=file.newer)
         items: list[Item] = []
         problems: list[Problem] = []
         for item in _items(source, file, record):
@@ -192,7 +192,7 @@ def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
     yield from known.read(replace(source, sha256=record.sha256, format=known.name))
     stat = file.path.stat()
     # appended to while it was read: what was read is right, and the rest is read next time
-    record.again = record.again or (stat.st_size, stat.st_mtime_ns) != file.signature
+    record.again = record.again or (stat.st_size, stat.st_mtime_ns) != file.signature[:2]
 
 
 def _unknown(file: LogFile, head: bytes) -> UnreadableError:

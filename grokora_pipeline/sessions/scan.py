@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.sessions.readers.source import rotation
 from grokora_pipeline.sessions.table import public_name
 from grokora_pipeline.sessions.turns import Problem
 
 MAX_FOLDERS = 32
+ROTATED_HEAD = 64 << 10  # bytes of the file that continues a rotated one in which the cut step is looked for
+ROTATED_BEFORE = 3  # rotated files that are read again for a session that began in them
 # What is never a log. Everything else is looked into: rotation and editors give logs any name (.log.1, .jsonl.bak).
 _BINARY = frozenset(
     """
@@ -40,14 +43,20 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """A file under the log root. `signature` changes when its bytes may have changed."""
+    """A file under the log root. `signature` begins with size and mtime (ns).
+
+    It changes when the file's bytes may have changed, or those of the rotated files that it continues or is continued
+    by.
+    """
 
     path: Path
     name: str  # as stored: relative to the root, without personal data
     size: int
-    signature: Signature
+    signature: tuple[int, ...]
     growing: bool = False
     path_id: str = ""  # a hash of the path as it is
+    older: tuple[Path, ...] = ()  # the files that this one continues, by rotation, the oldest first
+    newer: Path | None = None  # the file that continues this one
 
 
 @dataclass(slots=True)
@@ -82,11 +91,26 @@ def settled(root: Path, settle_seconds: float) -> tuple[list[Entry], set[str]]:
 def scan(root: Path, entries: Iterable[Entry], growing: Collection[str], names: Mapping[str, str]) -> Scan:
     """The entries by what is to be done with them, under the names that are stored; `names` are known, by path id."""
     result = Scan()
+    entries = list(entries)
+    neighbours = _neighbours(entries)
     for entry in entries:
         path_id = hashlib.sha256(os.fsencode(entry.path)).hexdigest()[:16]
         name = names.get(path_id) or public_name(entry.path)
         if entry.problem is None:
-            file = LogFile(root / entry.path, name, entry.size, entry.signature, entry.path in growing, path_id)
+            older, newer = neighbours.get(entry.path, ((), None))
+            signature = (*entry.signature, *(part for one in older for part in one.signature))
+            if newer:  # it grows all the time, but its beginning does not
+                signature = (*signature, min(newer.size, ROTATED_HEAD))
+            file = LogFile(
+                root / entry.path,
+                name,
+                entry.size,
+                signature,
+                growing=entry.path in growing,
+                path_id=path_id,
+                older=tuple(root / one.path for one in older),
+                newer=root / newer.path if newer else None,
+            )
             result.files.append(file)
         elif entry.problem.reason == "not_a_log":
             result.left_out.append((name, entry.problem.detail))
@@ -97,6 +121,30 @@ def scan(root: Path, entries: Iterable[Entry], growing: Collection[str], names: 
     result.files.sort(key=lambda file: file.name)
     result.aside.sort()
     return result
+
+
+def _neighbours(entries: Iterable[Entry]) -> dict[str, tuple[tuple[Entry, ...], Entry | None]]:
+    """The files that each rotated log continues, the oldest first, and the one that continues it, by path.
+
+    A number that is missing among `x.log.1`, `x.log.2` … ends the row: nobody knows what stood in that file.
+    """
+    families: dict[str, dict[tuple[str, int], Entry]] = {}
+    for entry in sorted(entries):
+        if entry.problem is None:
+            stem, place = rotation(entry.path)
+            families.setdefault(stem, {}).setdefault(place, entry)  # x.log.1 before its packed copy x.log.1.gz
+    neighbours = {}
+    for family in families.values():
+        row: list[Entry] = []
+        places = sorted(family)
+        for before, place in zip([None, *places], places, strict=False):
+            if before and before[0] == "9" and before[1] + 1 != (place[1] if place[0] == "9" else 0):
+                row = []
+            if row:
+                neighbours[row[-1].path] = (neighbours.get(row[-1].path, ((), None))[0], family[place])
+                neighbours[family[place].path] = (tuple(row[-ROTATED_BEFORE:]), None)
+            row.append(family[place])
+    return neighbours
 
 
 def walk(root: Path) -> Iterator[Entry]:

@@ -19,6 +19,7 @@ from grokora_pipeline.sessions.turns import Message, Turn, turn_id
 
 UNDATED = "undated"
 ROW_GROUP = 2048
+MAX_CLEANED = 32 << 20  # bytes of redacted messages that are kept for the next prompt that repeats them
 _RUN = re.compile(r"#\d+\Z")
 SCHEMA = pa.schema(
     [
@@ -94,14 +95,27 @@ class RowMaker:
         self._redactors: dict[str, Redactor] = {}  # only of sessions that hold something
         self._names: dict[str, str] = {}
         self._tools: dict[bytes, bytes] = {}
+        # by session and digest of a message: whether it needs redaction, and what it became (None: it stays)
+        self._suspicious: dict[tuple[str, bytes], bool] = {}
+        self._cleaned: dict[tuple[str, bytes], tuple[bytes | None, Counter[str]]] = {}
+        self._cleaned_bytes = 0
 
     def find(self, turn: Turn) -> None:
-        """First pass: remember what the turn's texts show to be secret."""
+        """First pass: remember what the turn's texts show to be secret. A message that comes again is not read again.
+
+        Of a conversation of n calls the last prompt holds all the others, so this is what keeps the work linear.
+        """
+        session = base_session(turn.session_id)
         with suppress(TooDeepError, orjson.JSONEncodeError):  # nested too deep: the second pass says so
-            turn.suspicious = is_suspicious(b"\n".join(_json_texts(turn)))
-            if turn.suspicious:
-                redactor = self._redactors.setdefault(base_session(turn.session_id), Redactor())
-                redactor.find([turn.prompt, turn.completion, turn.task])
+            for value in (*turn.prompt, turn.completion, turn.task):
+                text = orjson.dumps(value)
+                key = session, _digest(text)
+                if key in self._suspicious:
+                    continue
+                # placeholders that the log itself holds keep their numbers
+                self._suspicious[key] = is_suspicious(text) or b"<SECRET:" in text or b"<PII:" in text
+                if self._suspicious[key]:
+                    self._redactors.setdefault(session, Redactor()).find(value)
 
     def row(self, turn: Turn) -> Made:
         """Second pass: a turn's day, its row and what was redacted by kind.
@@ -153,17 +167,30 @@ class RowMaker:
         return public
 
     def _texts(self, turn: Turn) -> tuple[bytes, bytes, str, Counter[str]]:
-        texts = _json_texts(turn)
-        redactor = self._redactors.get(base_session(turn.session_id))
-        joined = b"\n".join(texts)
-        suspicious = is_suspicious(joined) if turn.suspicious is None else turn.suspicious
-        if not suspicious and (redactor is None or not redactor.recognises(joined)):
-            return texts[0], texts[1], turn.task, Counter()
-        redactor = redactor or self._redactors.setdefault(base_session(turn.session_id), Redactor())
-        (prompt, completion, task), counts = redactor.redact([turn.prompt, turn.completion, turn.task])
-        if not counts:
-            return texts[0], texts[1], turn.task, counts
-        return orjson.dumps(prompt), orjson.dumps(completion), task, counts
+        """The prompt and the answer as JSON, and the task, without secrets; how many were replaced by kind."""
+        session = base_session(turn.session_id)
+        counts: Counter[str] = Counter()
+        texts = [self._clean(session, value, counts) for value in (*turn.prompt, turn.completion, turn.task)]
+        return b"[" + b",".join(texts[:-2]) + b"]", texts[-2], orjson.loads(texts[-1]), counts
+
+    def _clean(self, session: str, value: Any, counts: Counter[str]) -> bytes:
+        """A message or a text as JSON without secrets; what was replaced is added to `counts`."""
+        text = orjson.dumps(value)
+        key = session, _digest(text)
+        if key not in self._cleaned:
+            redactor, suspicious = self._redactors.get(session), self._suspicious.get(key, True)
+            clean, replaced = None, Counter[str]()
+            if suspicious or (redactor is not None and redactor.recognises(text)):
+                redacted, replaced = (redactor or self._redactors.setdefault(session, Redactor())).redact(value)
+                clean = orjson.dumps(redacted) if replaced else None
+            if clean and (held := self._cleaned_bytes + len(clean)) > MAX_CLEANED:
+                self._cleaned.clear()
+                held = len(clean)
+            self._cleaned_bytes = held if clean else self._cleaned_bytes
+            self._cleaned[key] = clean, replaced
+        clean, replaced = self._cleaned[key]
+        counts.update(replaced)
+        return clean or text
 
     def _clean_tools(self, turn: Turn) -> bytes:
         """Tool schemas repeat in every call: each is redacted once."""
@@ -178,8 +205,8 @@ class RowMaker:
         return clean
 
 
-def _json_texts(turn: Turn) -> tuple[bytes, bytes, bytes]:
-    return orjson.dumps(turn.prompt), orjson.dumps(turn.completion), turn.task.encode("utf-8", "replace")
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def base_session(name: str) -> str:

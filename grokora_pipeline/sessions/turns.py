@@ -42,7 +42,6 @@ class Turn:
     line: int = 0  # 1-based line (or iteration) in the source, 0 where it has none
     task: str = ""  # the goal as the session states it, "" where the log does not say
     step_failed: bool = False  # this very step's tool result was an error, or its command returned non-zero
-    suspicious: bool | None = None  # whether its texts need redaction, once the first pass has looked
 
 
 class TurnRow(TypedDict):

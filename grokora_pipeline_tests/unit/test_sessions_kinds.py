@@ -264,6 +264,72 @@ def test_a_rating_in_the_global_log_is_the_sessions(tmp_path: Path) -> None:
     assert [(row["rating"], row["status"]) for row in turns(tmp_path / "out")] == [(2, "success")]
 
 
+WHOLE_LOG = [
+    (LOGGER_A, "SESSION STARTED: session_a"),
+    (MAIN, "Starting task: task a"),
+    (MAIN, "--- Iteration 1/9 ---"),
+    (MAIN, "Grok response: a1"),
+    ("src.grok_client", "Grok requested 1 tool calls"),
+    ("src.executor", "Executing tool: bash with args: {'command': 'ls'}"),
+    (MAIN, "Tool result: bash -> {'status': 'success', 'stdout': 'x'}"),
+    (MAIN, "--- Iteration 2/9 ---"),
+    (MAIN, "Grok response: a2"),
+    (LOGGER_A, "SESSION ENDED: completed"),
+    (LOGGER_B, "SESSION STARTED: session_b"),
+    (MAIN, "Starting task: task b"),
+    *RUN_B,
+    *MORE_B,
+    (LOGGER_B, "SESSION ENDED: error"),
+]
+
+
+def told(folder: Path) -> list[tuple[Any, ...]]:
+    """What the turns of an output folder say, whichever file they stand in."""
+    columns = ("session_id", "step", "prompt", "completion", "status", "result_known", "task")
+    return sorted(tuple(row[name] for name in columns) for row in turns(folder))  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize("names", [("grokputer.log.1",), ("grokputer.log.2", "grokputer.log.1")])
+def test_a_log_that_rotation_cuts_anywhere_says_what_the_whole_log_says(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "whole").mkdir()
+    lines = global_log(tmp_path / "whole" / "grokputer.log", WHOLE_LOG).read_text().splitlines(keepends=True)
+    run(tmp_path / "whole", tmp_path / "expected")
+    expected = told(tmp_path / "expected")
+    assert len(expected) == 4
+    for cut in range(1, len(lines)):
+        logs = tmp_path / f"cut-{cut}"
+        logs.mkdir()
+        # of three files the middle one is longer than a step
+        ends = [cut] if len(names) == 1 else [max(1, cut - 7), max(8, cut)]
+        for name, start, end in zip((*names, "grokputer.log"), (0, *ends), (*ends, len(lines)), strict=True):
+            (logs / name).write_text("".join(lines[start:end]))
+        run(logs, tmp_path / f"out-{cut}")
+        assert told(tmp_path / f"out-{cut}") == expected, cut
+
+
+def test_a_rotated_log_whose_neighbour_is_missing_is_not_glued_to_another(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    global_log(logs / "grokputer.log.3", WHOLE_LOG[:7])
+    global_log(logs / "grokputer.log", WHOLE_LOG[7:9])
+    run(logs, tmp_path / "out")
+    assert [row["step"] for row in turns(tmp_path / "out")] == [1]
+
+
+def test_a_step_that_ends_in_the_next_file_is_completed_when_that_file_grows(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    lines = global_log(logs / "grokputer.log.1", WHOLE_LOG).read_text().splitlines(keepends=True)
+    (logs / "grokputer.log.1").write_text("".join(lines[:4]))
+    (logs / "grokputer.log").write_text(lines[4])
+    run(logs, tmp_path / "first")
+    (logs / "grokputer.log").write_text("".join(lines[4:]))
+    run(logs, tmp_path / "second", tmp_path / "first")
+    run(logs, tmp_path / "anew")
+    assert told(tmp_path / "second") == told(tmp_path / "anew")
+    assert '"command' in told(tmp_path / "second")[0][3]
+
+
 def test_the_newer_line_format_of_the_global_log_is_read(tmp_path: Path) -> None:
     texts = ["Starting task: x", "--- Iteration 1/3 ---", "Grok response: done", "No tool calls requested."]
     lines = [f"2025-11-20 09:00:0{n} [INFO] src.main (main.py:20): {text}\n" for n, text in enumerate(texts)]

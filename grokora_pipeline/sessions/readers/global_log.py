@@ -1,12 +1,17 @@
 """`grokputer.log`: all single-agent sessions one after the other, with full answers and full tool arguments.
 
-Lines get lost (Windows drops those that its code page cannot write) and rotation cuts a session in two, so every line
-that can only stand at a session's edge ends the run that is open.
+Lines get lost (Windows drops those that its code page cannot write), so every line that can only stand at a session's
+edge ends the run that is open. Rotation cuts a session in two: a file that does not begin with a session goes on with
+the run that its older file leaves open. Each iteration is a turn of the file that it began in.
 """
 
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from grokora_pipeline.sessions.readers import grokputer
@@ -28,6 +33,10 @@ _CALL = re.compile(r"Executing tool: (\w+) with args: (.*)", re.DOTALL)
 _RESULT = re.compile(r"Tool result: (\w+) -> (.*)", re.DOTALL)
 _SESSION = re.compile(r"grokputer\.(\S+)")
 _EDGE = ("GROKPUTER INITIALIZED", "Starting boot sequence", "Task execution finished")
+_STARTS = ("SESSION STARTED", *_EDGE[:2])  # before these no session of an older file goes on
+_ENDS = ("SESSION ", "Starting task: ", *_EDGE)  # after these no step goes on
+_MAX_GAP = timedelta(hours=6)  # between the last line of a rotated file and the next: else they are not one session
+_CONTINUED = 64 << 10  # bytes of the newer file in which the end of a cut iteration is looked for
 _MAX_REPR = 1 << 20
 _MAX_ENTRY = 16 << 20  # characters of one entry: lines without a time belong to the entry before
 
@@ -56,11 +65,15 @@ def looks_like(head: bytes) -> bool:
 def read(source: Source) -> Iterator[Item]:
     """The turns of every session, and how it ended."""
     parser = _Parser(source)
-    for entry in _entries(source):
+    for number, entry in enumerate(_entries(source)):
         if isinstance(entry, Problem):
             yield entry
-        else:
-            yield from parser.feed(entry)
+            continue
+        if not number and source.older and not entry.text.startswith(_STARTS):
+            parser.go_on(source.older, entry)
+        yield from parser.feed(entry)
+    if source.newer is not None:
+        parser.end_in(source.newer)
     yield from parser.finish()
 
 
@@ -102,15 +115,41 @@ class _Parser:
         self._source = source
         self._run: grokputer.Run | None = None
         self._name = ""  # of the session whose logger wrote last
-        self._model = ""
+        self._model = self._moment = ""
         self._used: set[str] = set()
         self._last = ""  # the session that ended last: the user rates it afterwards
         self._results = 0  # how many calls of the iteration already have their result
         self._explicit: Status | None = None  # what SESSION ENDED said
 
+    def go_on(self, older: tuple[Path, ...], first: Entry) -> None:
+        """Go on with the run that older files leave open, if `first`, the file's first entry, may belong to it."""
+        for entry in chain.from_iterable(_entries(self._of(path)) for path in older):
+            if isinstance(entry, Entry):
+                list(self.feed(entry))  # the turns are those of that file
+        if self._run is None:
+            return
+        for iteration in self._run.iterations:
+            iteration.elsewhere = True
+        number = _ITERATION.match(first.text)
+        last = self._run.iterations[-1].number if self._run.iterations else 0
+        if (number and int(number.group(1)) != last + 1) or _are_apart(self._moment, first.moment):
+            self._run, self._name = None, ""
+
+    def end_in(self, newer: Path) -> None:
+        """Take in what a newer file says of the iteration that the end of this file cut."""
+        for entry in _entries(self._of(newer, _CONTINUED)):
+            if isinstance(entry, Problem) or self._run is None:
+                return
+            if _ITERATION.match(entry.text) or entry.text.startswith(_ENDS) or _are_apart(self._moment, entry.moment):
+                return
+            self._event(self._run, entry)
+
+    def _of(self, path: Path, size: int = -1) -> Source:
+        return replace(self._source, path=path, size=size, growing=False, data=None)
+
     def feed(self, entry: Entry) -> Iterator[Item]:
         """Take one entry in; hands out the turns of a run when it has ended."""
-        text = entry.text
+        text, self._moment = entry.text, entry.moment
         name = _SESSION.fullmatch(entry.module)
         if name and name.group(1) != self._name:
             yield from self.finish()
@@ -203,6 +242,11 @@ class _Parser:
         elif (result := _RESULT.match(text)) and self._results < len(current.calls):
             current.calls[self._results].result = _literal(result.group(2)) or result.group(2)
             self._results += 1
+
+
+def _are_apart(before: str, after: str) -> bool:
+    """Whether two lines are too far apart in time to be of one session."""
+    return bool(before and after) and abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) > _MAX_GAP
 
 
 def _literal(text: str) -> dict[str, Any] | None:

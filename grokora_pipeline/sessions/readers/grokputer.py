@@ -65,6 +65,7 @@ class Iteration:
     calls: list[Call] = field(default_factory=list)
     line: int = 0
     failed_call: bool = False  # the API call itself failed: there is no answer
+    elsewhere: bool = False  # it began in the file that this one continues, and is a turn of that file
     requested: int | None = None  # how many tools the model called, if the log says so: lines of calls get lost
 
 
@@ -113,11 +114,12 @@ def turns(source: Source, run: Run) -> list[Turn | Skipped]:
         lost = iteration is not run.iterations[-1] and len(iteration.calls) < (iteration.requested or 0)
         complete = len(calls) == len(iteration.calls) and not lost
         if iteration.failed_call or not (iteration.response or iteration.calls):
-            items.append(Skipped("no_answer"))
+            items += [] if iteration.elsewhere else [Skipped("no_answer")]
             continue
-        items.append(
-            _turn(source, run, iteration, list(history), calls) if complete else Skipped("arguments_not_logged")
-        )
+        if not iteration.elsewhere:
+            items.append(
+                _turn(source, run, iteration, list(history), calls) if complete else Skipped("arguments_not_logged")
+            )
         history.append(assistant(iteration.response, list(calls.values())))
         history += [tool_result(call["id"], iteration.calls[position].result) for position, call in calls.items()]
         history.append(user("Task: Continue the task."))

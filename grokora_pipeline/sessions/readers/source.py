@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,10 @@ MAX_LINE = 64 << 20
 MAX_UNPACKED = 64 << 30  # what a packed file may unpack to: a bomb ends there
 _BLOCK = 1 << 20
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+# What rotation makes of `x.log`: x.log.1 (the newest), x.log.2.gz, x.log-20260131, x.log.2026-01-31_10
+_ROTATED = re.compile(
+    r"(?P<stem>.+?)(?:\.(?P<number>\d{1,3})|[.-](?P<date>\d{4}-?\d\d-?\d\d[\d_T-]*))(?:\.(?:gz|zst|bz2|xz))?", re.DOTALL
+)
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"ustar")
 
 
@@ -58,6 +63,8 @@ class Source:
     format: str = ""
     size: int = -1
     growing: bool = False
+    older: tuple[Path, ...] = ()  # the files that this one continues, the oldest first: rotation cuts logs anywhere
+    newer: Path | None = None  # the file that continues this one
     data: bytes | None = None  # the file's bytes, where they are held: opening a small file three times costs the most
 
     @contextmanager
@@ -137,6 +144,14 @@ class Source:
             except _DAMAGED as error:
                 digest.update(_cause(error).encode())  # what could be unpacked, and that it was not all
         return digest.hexdigest()
+
+
+def rotation(name: str) -> tuple[str, tuple[str, int]]:
+    """The name that a log had before it was rotated, and its place among the rotated ones: the oldest sorts first."""
+    match = _ROTATED.fullmatch(name)
+    if match is None:
+        return name, ("~", 0)
+    return match["stem"], (match["date"], 0) if match["date"] else ("9", -int(match["number"]))
 
 
 def is_archive(head: bytes) -> bool:

@@ -1,0 +1,74 @@
+"""One conversation in every format: everything that it says arrives, and no secret that is planted in it does."""
+
+import random
+from collections import defaultdict
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from grokora_pipeline.sandbox import secrets
+from grokora_pipeline.sessions import readers
+from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
+from grokora_pipeline_tests.unit.session_logs import run, turns
+
+# What is left of a planted secret if it is not replaced: every key says FAKE, in the JSON web token in Base64.
+TRACES = ("FAKE", "RkFLR", "@example.org", "202 555 01", "203.0.113.", "anna.fake")
+
+
+def talk(seed: int) -> Talk:
+    """Six texts with a word of their own each, and two planted secrets in each, of all twelve kinds."""
+    planted = secrets.plant(random.Random(seed))
+    names = [field.name for field in fields(Talk)]
+    texts = {}
+    for number, name in enumerate(names):
+        first, second = planted[(number + seed) % 12], planted[(number + seed + 6) % 12]
+        texts[name] = f"The {name}word is here. {first}\nThen note {second}"
+    return Talk(**texts)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ingested logs: each format twelve times, so that each kind of secret stands in each place of it."""
+    root = tmp_path_factory.mktemp("formats")
+    for place, (name, (_, file, _, write)) in enumerate(FORMATS.items()):
+        for number in range(6):
+            path = root / "logs" / name / str(number) / file
+            path.parent.mkdir(parents=True)
+            path.write_bytes(write(talk(100 * place + number), f"{name}-{number}"))
+    run(root / "logs", root / "out")
+    return root / "out"
+
+
+def test_every_reader_has_its_format_here() -> None:
+    held = {reader for reader, *_ in FORMATS.values()}
+    assert held | {"session_log"} == {known.name for known in readers.FORMATS}  # session.log holds no turns
+
+
+def test_all_that_a_format_holds_of_the_conversation_arrives(stored: Path) -> None:
+    texts: defaultdict[str, str] = defaultdict(str)
+    formats: dict[str, str] = {}
+    for row in turns(stored):
+        folder = row["source_file"].split("/")[0]
+        formats[folder] = row["source_format"]
+        texts[folder] += row["prompt"] + row["completion"]
+    assert formats == {name: reader for name, (reader, *_) in FORMATS.items()}
+    missing = {
+        name: [part for part in held if texts[name].count(f"The {part}word is here.") < 6]
+        for name, (_, _, held, _) in FORMATS.items()
+    }
+    assert {name: parts for name, parts in missing.items() if parts} == {}
+
+
+def test_no_planted_secret_survives_in_any_format(stored: Path) -> None:
+    leaks = []
+    for path in stored.rglob("*"):
+        if path.suffix == ".parquet":
+            for row in pq.read_table(path).to_pylist():
+                text = str(row)
+                leaks += [(row.get("source_file", path.name), trace) for trace in TRACES if trace in text]
+        elif path.is_file():
+            text = path.read_text(encoding="utf-8")
+            leaks += [(path.name, trace) for trace in TRACES if trace in text]
+    assert leaks == []
