@@ -133,7 +133,7 @@ def _neighbours(entries: Iterable[Entry]) -> dict[str, tuple[tuple[Entry, ...], 
         if entry.problem is None:
             stem, place = rotation(entry.path)
             families.setdefault(stem, {}).setdefault(place, entry)  # x.log.1 before its packed copy x.log.1.gz
-    neighbours = {}
+    neighbours: dict[str, tuple[tuple[Entry, ...], Entry | None]] = {}
     for family in families.values():
         row: list[Entry] = []
         places = sorted(family)

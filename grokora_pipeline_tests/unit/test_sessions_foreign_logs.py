@@ -1,6 +1,7 @@
 """Readers of other tools' logs: a test a trap of a format; every sample is read, or refused with its reason."""
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import orjson
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.datasets.examples import build_examples
@@ -140,6 +143,29 @@ def test_history_that_a_session_copies_is_learnt_once(tmp_path: Path, times: int
     assert list(map(said, turns_of(read_lines(tmp_path, *SESSION, *copies)))) == list(
         map(said, turns_of(read_lines(tmp_path, *SESSION)))
     )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.text("abc", min_size=1, max_size=6)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=3),
+)
+def test_copies_of_any_stretch_of_a_session_give_no_new_examples(
+    talk: list[tuple[int, str]], copies: list[tuple[int, int]]
+) -> None:
+    """A session with rewinds (each question follows any earlier answer), and stretches of it written once more."""
+    lines: list[dict[str, Any]] = []
+    for number, (parent, text) in enumerate(talk):
+        before = f"a{parent % number}" if number else None
+        lines.append(claude(f"u{number}", before, f"{text} {number}?"))
+        lines.append(claude(f"a{number}", f"u{number}", [{"type": "text", "text": text}], "assistant"))
+    again = list(lines)
+    for start, size in copies:
+        again += lines[start % len(lines) :][:size]
+    with tempfile.TemporaryDirectory() as folder:
+        once, twice = (turns_of(read_lines(Path(folder), *part)) for part in (lines, again))
+    assert len(once) == len(talk)
+    assert list(map(said, twice)) == list(map(said, once))
 
 
 @authentic
