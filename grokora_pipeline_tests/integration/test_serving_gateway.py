@@ -600,6 +600,10 @@ def test_a_fixed_prompt_in_service_stands_before_every_request_and_leaves_where_
         assert -1 not in places
         assert places == sorted(places)
         assert running.engine.asks[-1].adapter is None
+        body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "open the door"}]}
+        body |= {"system": ACTOR["content"], "max_tokens": 5}
+        counted = httpx.post(f"{running.url}/v1/messages/count_tokens", json=body).json()
+        assert counted == {"input_tokens": len(running.engine.asks[-1].prompt)}
         assert running.lines()[-1]["request"]["messages"][1:] == [{"role": "user", "content": "open the door"}]
         long = {"model": "actor", "messages": [ACTOR, {"role": "user", "content": "open the vault " * 60}]}
         assert post(running, long).status_code == 200

@@ -94,6 +94,16 @@ def test_a_champion_that_reads_toon_is_refused(tmp_path: Path) -> None:
         vllm_command(store, agents, "127.0.0.1", 8000)
 
 
+def test_a_fixed_prompt_in_service_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    with store.stage("actor/prompt") as staged:
+        (staged / "prompt.json").write_bytes(b'{"instruction": "Say it backwards.", "messages": []}')
+        store.publish("actor/prompt", "prompt-1", staged)
+    Registry(store).promote("actor", "prompt-1", "as good", {})
+    with pytest.raises(GrokoraError, match="actor has a fixed prompt"):
+        vllm_command(store, AGENTS, "127.0.0.1", 8000)
+
+
 def test_without_champions_the_base_is_served_alone(tmp_path: Path) -> None:
     assert "--enable-lora" not in vllm_command(make_store(tmp_path), AGENTS, "127.0.0.1", 8000)
 

@@ -54,12 +54,19 @@ def encode_prompt(
     agent: AgentSpec | None,
     chat: ChatFormat,
     messages: list[Json],
-    fixed: FixedPrompt | None = None,
+    *,
+    fixed: FixedPrompt | None,
+    room: int,
 ) -> list[int]:
-    """The prompt's token ids, with payloads encoded as the agent's dataset has them, behind a fixed prompt."""
+    """The prompt's token ids, with payloads encoded as the agent's dataset has them, behind a fixed prompt.
+
+    The fixed prompt is left out if the context has no room for it: its agent then answers as the base model would.
+    """
     if agent and agent.payload_format == "toon":
         messages = [toon.encode_message(plain_message(message)) for message in messages]
-    return chat.encode_prompt(fixed.applied_to(messages) if fixed else messages, asked.offered_tools)
+    if fixed and len(tokens := chat.encode_prompt(fixed.applied_to(messages), asked.offered_tools)) < room:
+        return tokens
+    return chat.encode_prompt(messages, asked.offered_tools)
 
 
 async def prepare(
@@ -74,14 +81,11 @@ async def prepare(
 ) -> GenerationRequest:
     """What to ask the engine, whose context holds `room` tokens; ApiError 400 where the prompt does not fit.
 
-    `messages`: the request's messages, redacted; None: as they came. `prompt`: the fixed prompt in service, which is
-    left out if the context has no room for it: its agent then answers as the base model would.
+    `messages`: the request's messages, redacted; None: as they came. `prompt`: the fixed prompt in service.
     """
     messages = asked.body["messages"] if messages is None else messages
     try:
-        tokens = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages, prompt)
-        if prompt and len(tokens) >= room:
-            tokens = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages)
+        tokens = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages, fixed=prompt, room=room)
         grammar = await asyncio.to_thread(
             grammar_for, asked.offered_tools, asked.body.get("tool_choice"), asked.body.get("response_format"), chat
         )

@@ -121,17 +121,25 @@ class Gateway:
                     yield response
 
     async def count_tokens(self, request: Request, api: Api) -> Json:
-        """How many tokens a request's prompt has on the base model (Anthropic's `count_tokens`)."""
+        """How many tokens the model would read of a request: redacted, behind its agent's fixed prompt if it has one.
+
+        Of a request that would go upstream the tokens are those of our own base: the upstream's tokenizer is not here.
+        """
         body = read_object(await self.read_body(request, self.limits.body_bytes))
         engine, base = self.champions.engine, self.champions.base
         if engine is None or base is None:
             raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
         asked = ChatRequest.parse(self._as_chat(api, body))
         refuse_by_length(asked, engine.context_length)
-        agent = self.router.agent_of(asked.model, asked.body["messages"]) if asked.model != BASE else None
-        session = request.headers.get("x-session-id") or asked.user or _user_of(body)
-        messages, _ = await asyncio.to_thread(self._redacted, session_name(session) if session else None, asked)
-        return {"input_tokens": len(await asyncio.to_thread(encode_prompt, asked, agent, base.chat, messages))}
+        user = request.headers.get("x-session-id") or asked.user or _user_of(body)
+        session = session_name(user) if user else None
+        messages, _ = await asyncio.to_thread(self._redacted, session, asked)
+        route = self.router.route(asked.model, asked.body["messages"], session or "")
+        fixed = await self.champions.prompt(route.agent.name if route.agent else None, route.version)
+        agent = route.agent if asked.model != BASE else None
+        room = engine.context_length
+        tokens = await asyncio.to_thread(encode_prompt, asked, agent, base.chat, messages, fixed=fixed, room=room)
+        return {"input_tokens": len(tokens)}
 
     async def read_body(self, request: Request, limit: int, kinds: Sequence[str] = ("application/json",)) -> bytes:
         """The body of a request whose content type is one of `kinds`.

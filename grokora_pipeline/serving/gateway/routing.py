@@ -41,7 +41,8 @@ class Router:
         the coordinator.
         """
         name, version, named = self._read(model)
-        agent = self.agent_of(model, messages)
+        owner = named or recognise(self.champions.agents, messages, None)
+        agent = next((spec for spec in self.champions.agents if spec.name == owner), None)
         unknown = self.is_unknown(model)
         if name == BASE:
             return self._local(Route(agent))
@@ -51,11 +52,6 @@ class Router:
         if picked == BASE and self.has_upstream:
             return Route(agent, upstream=True)
         return self._local(Route(agent, picked, unknown_model=unknown))
-
-    def agent_of(self, model: str, messages: Sequence[dict[str, Any]]) -> AgentSpec | None:
-        """The agent that a request names or is recognised as; None for nobody's."""
-        owner = self._read(model)[2] or recognise(self.champions.agents, messages, None)
-        return next((spec for spec in self.champions.agents if spec.name == owner), None)
 
     def is_unknown(self, model: str) -> bool:
         """Whether a model's name is no agent's, and neither `auto` nor `base`."""

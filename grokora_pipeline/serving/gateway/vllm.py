@@ -36,6 +36,10 @@ def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int
         )
     registry = Registry(store)
     champions = {agent.name: champion for agent in agents if (champion := registry.in_service(agent.name))}
+    if prompted := [agent.name for agent in agents if registry.prompt(agent.name)]:
+        raise GrokoraError(
+            f"{', '.join(prompted)} has a fixed prompt in service, which vLLM does not add; use the gateway's backend."
+        )
     toon = [agent.name for agent in agents if agent.payload_format == "toon" and agent.name in champions]
     if toon:
         raise GrokoraError(
