@@ -16,9 +16,11 @@ from grokora_pipeline.assets.common import (
     result,
     write_json,
 )
+from grokora_pipeline.execution.executor import cost_of_executor
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.models.fingerprint import fingerprint, model_files
 from grokora_pipeline.store import content_version
+from grokora_pipeline.workers.lease import discover_devices
 
 KEY = "base_model"
 _TRIED = 1  # raise it if more is tried on a base, so that it is tried anew
@@ -38,6 +40,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
         pool=project.pool,
         required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
+        check_specs=[dg.AssetCheckSpec("gpu_steps_are_counted", asset=project.key(KEY))],
     )
     def base_model(context: dg.AssetExecutionContext) -> Made:
         """The base model's folder, content hash, size, context length, chat template and tokenizer, and what was tried
@@ -59,6 +62,22 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
             artifact = publish_once(
                 project, context, KEY, {"model": fingerprint(model_id), "code": code_version(_TRIED)}, build
             )
-        return result(project, artifact, read_json(artifact.path / "base_model.json"))
+        return result(
+            project, artifact, read_json(artifact.path / "base_model.json"), [_gpu_steps_are_counted(project, context)]
+        )
 
     return base_model
+
+
+def _gpu_steps_are_counted(project: Project, context: dg.AssetExecutionContext) -> dg.AssetCheckResult:
+    """Whether the code location's executor, or the pool, starts no more GPU steps than there are devices."""
+    limits = {pool.name: pool.limit for pool in context.instance.event_log_storage.get_pool_limits()}
+    devices = len(discover_devices(project.settings.devices))
+    executor = context.job_def.executor_def.name
+    cost = cost_of_executor(executor, project.pool, limits.get(project.pool), devices)
+    return dg.AssetCheckResult(
+        check_name="gpu_steps_are_counted",
+        passed=not cost,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=cost or f"The executor {executor} or the pool {project.pool} counts devices.",
+    )

@@ -16,7 +16,7 @@ from grokora_pipeline.agents import AgentSpec, Improve, RetrainPolicy
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation import history
-from grokora_pipeline.automation.evidence import Evidence, gather, hours_since, lacking, reason_to_train
+from grokora_pipeline.automation.evidence import gather, hours_since, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, backoff, gpu_hours, running
 from grokora_pipeline.automation.jobs import ALL_JOB, improve_job, retrain_job
 from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
@@ -98,6 +98,7 @@ def _schedule(
     find: Callable[[AssetStaleness], Candidate],
 ) -> dg.ScheduleDefinition:
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """Request what is due for the agent at this moment, or say what it lacks."""
         staleness = AssetStaleness(context.instance, specs, stored=stored_version(project))
         if history.clock() - context.scheduled_execution_time > LATE:
             return dg.SkipReason(f"The moment of {context.scheduled_execution_time:%Y-%m-%d %H:%M} was missed.")
@@ -168,18 +169,14 @@ def agent_candidate(project: Project, agent: AgentSpec, staleness: AssetStalenes
     unfinished = [key for key in tail if key in staleness.stale and key not in left_out]
     if evidence.adapter and not evidence.evaluated:
         return Candidate("its new adapter is not judged yet", unfinished)
-    if _drift_due(evidence, agent.retrain):
+    # enough new held-out rows that the report does not know: the evaluation runs to measure the drift alone
+    if not evidence.report_current and evidence.new_held_out >= agent.retrain.drift_rows:
         return Candidate(f"perplexity of its champion on {evidence.new_held_out} new held-out rows", unfinished)
     if not evidence.up_to_date:
         return Candidate(lacking(evidence, agent.retrain))
     if late := [key for key in staleness.ready(tail) if key not in left_out]:
         return Candidate("its chain was not finished", late)
     return Candidate("up to date")
-
-
-def _drift_due(evidence: Evidence, policy: RetrainPolicy) -> bool:
-    """Whether the evaluation should run for the drift alone: enough new rows that the report does not know."""
-    return not evidence.report_current and evidence.new_held_out >= policy.drift_rows
 
 
 def _swarm_candidate(project: Project, staleness: AssetStaleness) -> Candidate:

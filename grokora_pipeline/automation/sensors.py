@@ -82,7 +82,8 @@ def follow_logs(
         context.instance, level, ATTEMPTS, BACKOFF, history.clock()
     )
     if waiting:
-        return dg.SensorResult(skip_reason=f"{_named(keys)} can wait: {waiting}.", cursor=cursor)
+        names = ", ".join(key.to_user_string() for key in keys)
+        return dg.SensorResult(skip_reason=f"{names} can wait: {waiting}.", cursor=cursor)
     context.log.info("; ".join(f"{key.to_user_string()}: {reason}" for key, reason in keys.items()))
     return dg.SensorResult(
         run_requests=[
@@ -101,7 +102,3 @@ def _read_cursor(text: str | None) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return cursor if isinstance(cursor, dict) and isinstance(cursor.get("unsettled_ticks", 0), int) else {}
-
-
-def _named(keys: Iterable[dg.AssetKey]) -> str:
-    return ", ".join(key.to_user_string() for key in keys)

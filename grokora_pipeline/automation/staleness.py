@@ -125,6 +125,7 @@ def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:
     """
 
     def version(key: dg.AssetKey) -> str | None:
+        """The version in the store; of a champion, who is in service."""
         agent, _, link = project.store_key(key).partition("/")
         if link == "champion":
             return Registry(project.store).version(agent)

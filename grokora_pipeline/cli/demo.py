@@ -25,10 +25,12 @@ from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
+from grokora_pipeline.workers.frame import STOP_SIGNALS
 
 _RUN_TAG = "grokora/demo"
 _POLL_SECONDS = 0.3
 _QUIET_SECONDS = 3.0  # between two progress lines of one step
+_INTERRUPTS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")  # what a signal makes of a run
 INTERRUPTED = "Interrupted: what is finished stays, and the same command goes on from there."
 _DAGSTERS_OWN = ("Skipping step", "Dependencies for step", "[pipes]", " external process")
 
@@ -80,6 +82,9 @@ def run_demo(console: Console) -> bool:
         console.print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
         cause = materialize(project, instance, stale, console) if stale else ""
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    if cause == INTERRUPTED:
+        console.print(f"\n{cause}", soft_wrap=True)
+        return False
     if cause:
         console.print(f"\n[red]Failed[/red] in {minutes} min {seconds} s.\n{escape(cause)}", soft_wrap=True)
         return False
@@ -92,7 +97,8 @@ def recover(project: Project, instance: dg.DagsterInstance, console: Console) ->
     """Close what was cut off earlier, in one line, so that nothing waits for it."""
     for run_id in close_dead_runs(instance):
         console.print(
-            f"Run {run_id[:8]} was cut off earlier; it is closed, and a training goes on from its checkpoint."
+            f"Run {run_id[:8]} was cut off earlier; it is closed, and a training goes on from its checkpoint.",
+            soft_wrap=True,
         )
     project.store.sweep()
 
@@ -118,7 +124,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     """
     mark, log = uuid.uuid4().hex, project.store.root / "demo.log"
     console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
     try:
         with output_to(log) as terminal, RunPrinter(instance, mark, Console(file=terminal)) as printer:
@@ -133,7 +139,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
         return INTERRUPTED
     run = instance.get_run_by_id(result.run_id)
-    if run and run.status == dg.DagsterRunStatus.CANCELED:
+    if printer.interrupted or (run and run.status == dg.DagsterRunStatus.CANCELED):
         return INTERRUPTED
     return "" if result.success else printer.cause or f"No step says why; what the processes printed is in {log}."
 
@@ -144,7 +150,9 @@ def output_to(log: Path) -> Iterator[TextIO]:
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     saved = [os.dup(descriptor) for descriptor in (1, 2)]
-    with log.open("ab") as stream, _duplicate(saved[0]) as terminal:
+    # a text stream of its own on the terminal, in which a letter that the terminal lacks becomes a question mark
+    copy = os.fdopen(os.dup(saved[0]), "w", encoding=sys.stdout.encoding, errors="replace", buffering=1)
+    with log.open("ab") as stream, copy as terminal:
         try:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
@@ -156,11 +164,6 @@ def output_to(log: Path) -> Iterator[TextIO]:
                 os.close(original)
 
 
-def _duplicate(descriptor: int) -> TextIO:
-    """A terminal of its own on a descriptor; what it cannot show becomes a question mark."""
-    return os.fdopen(os.dup(descriptor), "w", encoding=sys.stdout.encoding, errors="replace", buffering=1)
-
-
 class RunPrinter:
     """Follows a run's event log from a thread of its own and prints what a person wants to know."""
 
@@ -170,6 +173,7 @@ class RunPrinter:
         self._started: dict[str, float] = {}
         self._last_line: dict[str, float] = {}
         self.cause = ""  # the first failure's step and sentence
+        self.interrupted = False
 
     def __enter__(self) -> "RunPrinter":
         self._thread.start()
@@ -210,7 +214,9 @@ class RunPrinter:
         elif event.event_type_value == "STEP_FAILURE":
             self._fail(step, _cause(event))
         elif event.event_type_value in {"RUN_FAILURE", "PIPELINE_FAILURE"}:  # also outside a step
-            self._fail("", _cause(event))
+            self.interrupted = _cause(event).endswith(_INTERRUPTS)
+            if not self.interrupted:
+                self._fail("", _cause(event))
         elif event.event_type_value == "ASSET_CHECK_EVALUATION":
             check = event.event_specific_data
             if not check.passed:

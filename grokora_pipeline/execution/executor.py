@@ -10,6 +10,8 @@ from grokora_pipeline.settings import Settings
 from grokora_pipeline.workers.lease import discover_devices
 
 _NO_LIMIT = 1000  # the most that Dagster allows
+_COUNTS_DEVICES = {"cuda_tagged", "ray", "k8s"}  # of `chosen_executor`
+_ONE_BY_ONE = {"in_process"}
 
 
 def chosen_executor(settings: Settings) -> dg.ExecutorDefinition:
@@ -51,6 +53,20 @@ def cuda_executor(configured: str) -> dg.ExecutorDefinition:
             "tag_concurrency_limits": [{"key": CUDA_TAG, "value": "cuda", "limit": devices}],
         },
         name="cuda_tagged",
+    )
+
+
+def cost_of_executor(executor: str, pool: str, limit: int | None, devices: int) -> str:
+    """What is lost if neither the executor nor the limit of the pool of GPU steps counts devices; empty if one does.
+
+    `executor` is the name of a code location's executor, which may be anybody's.
+    """
+    if executor in _COUNTS_DEVICES | _ONE_BY_ONE or (limit is not None and limit <= devices):
+        return ""
+    return (
+        f"The executor {executor} does not count devices: of the GPU steps that it starts at once, those beyond this "
+        f"machine's {devices} hold a process each while they wait for a device. Set the limit of the pool {pool} to "
+        f"{devices}, or use grokora_pipeline.execution.executor.chosen_executor."
     )
 
 

@@ -1,6 +1,7 @@
 """Start GPU work as a process of its own, through Dagster Pipes and a device lease."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ GPU_SECONDS = "gpu_seconds"  # metadata: how long a step's process held its devi
 DEVICE_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)  # also when a node dies
 NODE_RETRIES = dg.RetryPolicy(max_retries=2, delay=2)  # of steps that need no device
 _DEVICE_ERRORS = ("OutOfMemoryError", "AcceleratorError", "out of memory", "CUDA", "cuDNN", "NCCL", "MemoryError")
+_POLL_SECONDS = 0.5
 _GRACE_SECONDS = 60  # for a child to write its checkpoint after SIGTERM
 
 
@@ -78,11 +80,26 @@ class GpuProcess(dg.ConfigurableResource[Any]):
             }
             process = subprocess.Popen([*lease, *command], env=environment)
             try:
-                return process.wait()
+                return _wait(process)
             except BaseException:
                 process.terminate()
                 process.wait(timeout=_GRACE_SECONDS)
                 raise
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for a child; returns its status, or raises a Failure if the process of the run is gone.
+
+    Steps are forked from a server, so the kernel does not end them with the run (`kill -9`, out of memory): a training
+    nobody waits for would hold the device, and write where the next run goes on.
+    """
+    run = multiprocessing.parent_process()  # who asked the server for this process; None if steps run in the run itself
+    while True:
+        try:
+            return process.wait(timeout=_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if run is not None and not run.is_alive():
+                raise dg.Failure("The process of the run is gone.", allow_retries=False) from None
 
 
 def is_retryable(crash: str) -> bool:

@@ -198,6 +198,7 @@ class Clause:
 @cache
 def _readers() -> list[tuple[Primitive, re.Pattern[str]]]:
     def pattern(wording: str) -> re.Pattern[str]:
+        """A wording such as `open {app}` as a regular expression with a group a slot."""
         parts = re.split(r"\{(\w+)\}", wording)
         named = (
             f"(?P<{part}>{SLOT_PATTERNS[part]})" if index % 2 else re.escape(part) for index, part in enumerate(parts)

@@ -5,6 +5,7 @@ import posixpath
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 
 class CommandError(Exception):
@@ -103,8 +104,8 @@ class Vault:
             found += hits or [_norm(argument)]
         return found
 
-    def transfer(self, arguments: list[str], *, keep: bool) -> None:
-        """`cp` and `mv` of files (and of whole folders with `mv`) to a file name or into a folder."""
+    def transfer(self, _: list[str], arguments: list[str], __: str, *, keep: bool) -> str:
+        """`cp` (`keep`) and `mv` of files (and of whole folders with `mv`) to a file name or into a folder."""
         if len(arguments) < 2:
             raise CommandError("missing destination file operand")
         *sources, target = self.paths(arguments)
@@ -118,6 +119,7 @@ class Vault:
                 self.write(goal, self.read(source))
                 if not keep:
                     del self.files[source]
+        return ""
 
     def _move_folder(self, source: str, goal: str) -> None:
         inside = [path for path in (*self.files, *self.folders) if path.startswith(f"{source}/")]
@@ -158,16 +160,6 @@ def _find(vault: Vault, options: list[str], arguments: list[str], _: str) -> str
     top = _norm(arguments[0]) if arguments and not ("-name" in options and len(arguments) == 1) else ""
     hits = vault.matching(pattern)
     return _lines([path for path in hits if not top or path.startswith(f"{top}/")])
-
-
-def _mv(vault: Vault, _: list[str], arguments: list[str], __: str) -> str:
-    vault.transfer(arguments, keep=False)
-    return ""
-
-
-def _cp(vault: Vault, _: list[str], arguments: list[str], __: str) -> str:
-    vault.transfer(arguments, keep=True)
-    return ""
 
 
 def _mkdir(vault: Vault, options: list[str], arguments: list[str], _: str) -> str:
@@ -220,23 +212,14 @@ def _wc(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> s
     return " ".join([*shown, *arguments]) + "\n"
 
 
-def _slice(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> list[str]:
-    """The lines of head and tail and how many of them: `-n 3 FILE`, `-3 FILE` or `FILE` (ten lines)."""
+def _head_or_tail(vault: Vault, options: list[str], arguments: list[str], stdin: str, *, last: bool) -> str:
+    """The first or last lines: `-n 3 FILE`, `-3 FILE` or `FILE` (ten lines)."""
     count = arguments[0] if "-n" in options and arguments else next((o[1:] for o in options if o != "-n"), "10")
     rest = arguments[1:] if "-n" in options else arguments
     if not count.isdigit():
         raise CommandError(f"invalid number of lines: '{count}'")
-    return [count, *(_cat(vault, [], rest, stdin)).splitlines()]
-
-
-def _head(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> str:
-    count, *lines = _slice(vault, options, arguments, stdin)
-    return _lines(lines[: int(count)])
-
-
-def _tail(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> str:
-    count, *lines = _slice(vault, options, arguments, stdin)
-    return _lines(lines[max(len(lines) - int(count), 0) :])
+    lines = _cat(vault, [], rest, stdin).splitlines()
+    return _lines(lines[max(len(lines) - int(count), 0) :] if last else lines[: int(count)])
 
 
 def _sort(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> str:
@@ -248,6 +231,8 @@ def _lines(lines: list[str]) -> str:
 
 
 COMMANDS: dict[str, Callable[[Vault, list[str], list[str], str], str]] = {
-    "ls": _ls, "cat": _cat, "find": _find, "mv": _mv, "cp": _cp, "mkdir": _mkdir, "rm": _rm, "touch": _touch,
-    "echo": _echo, "grep": _grep, "wc": _wc, "head": _head, "tail": _tail, "sort": _sort,
+    "ls": _ls, "cat": _cat, "find": _find, "mv": partial(Vault.transfer, keep=False),
+    "cp": partial(Vault.transfer, keep=True), "mkdir": _mkdir, "rm": _rm, "touch": _touch,
+    "echo": _echo, "grep": _grep, "wc": _wc, "head": partial(_head_or_tail, last=False),
+    "tail": partial(_head_or_tail, last=True), "sort": _sort,
 }  # fmt: skip

@@ -65,15 +65,18 @@ class LocalFiles:
         self.root, self.url = root, str(root)
 
     def read(self, name: str) -> bytes | None:
+        """The bytes of a small file; None if it is not there."""
         try:
             return (self.root / name).read_bytes()
         except FileNotFoundError:
             return None
 
     def write(self, name: str, payload: bytes) -> None:
+        """Replace a small file atomically."""
         write_atomic(self.root / name, payload)
 
     def append(self, name: str, line: bytes) -> None:
+        """Add a line to the journal `name`."""
         path = self.root / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as stream:  # every write goes to the end, wherever was read
@@ -83,27 +86,34 @@ class LocalFiles:
             stream.write((b"\n" if torn else b"") + line + b"\n")
 
     def lines(self, name: str) -> list[bytes]:
+        """The lines of a journal, oldest first."""
         return [line for line in (self.read(f"{name}.jsonl") or b"").splitlines() if line]
 
     def publish(self, staged: Path, name: str) -> None:
+        """Move a staged folder into its place; a version that is there already is kept."""
         move_in(staged, self.root / name)
 
     def exists(self, name: str) -> bool:
+        """Whether a version is published."""
         return (self.root / name).is_dir()
 
     def fetch(self, name: str) -> Path:
+        """The folder of a version on this machine."""
         return self.root / name
 
     def read_part(self, name: str, part: str) -> bytes:
+        """One file of a version."""
         return (self.root / name / part).read_bytes()
 
     def versions(self, key: str) -> list[str]:
+        """The published versions of a key, oldest first."""
         folder = self.root / key
         found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
         return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
 
     @contextmanager
     def shared(self, name: str) -> Iterator[Path]:
+        """A work folder that a later attempt finds again."""
         folder = self.root / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         yield folder

@@ -65,6 +65,7 @@ class RemoteFiles:
         return sorted(str(path).removeprefix(above) for path in self._fs.find(above))
 
     def read(self, name: str) -> bytes | None:
+        """The bytes of a small object; None if it is not there."""
         with self._usable():
             try:
                 payload: bytes = self._fs.cat_file(self._path(name))
@@ -73,14 +74,17 @@ class RemoteFiles:
             return payload
 
     def write(self, name: str, payload: bytes) -> None:
+        """Replace a small object; object stores do that atomically."""
         with self._usable():
             self._fs.pipe_file(self._path(name), payload)
 
     def append(self, name: str, line: bytes) -> None:
+        """Add a line to the journal `name`: an object a line, since objects cannot be appended to."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
         self.write(f"{name}/{stamp}-{uuid.uuid4().hex[:8]}.json", line)
 
     def lines(self, name: str) -> list[bytes]:
+        """The lines of a journal, oldest first."""
         found = self._read_all([self._path(f"{name}/{record}") for record in self._names(name)])
         return [found[path] for path in sorted(found)]
 
@@ -88,6 +92,7 @@ class RemoteFiles:
         return self._fs.cat(paths) if paths else {}
 
     def publish(self, staged: Path, name: str) -> None:
+        """Upload a staged folder, then the record that makes it a version; the first of two machines wins."""
         if self.exists(name):
             return
         files = {part: file_sha256(path) for part, path in listing(staged).items()}
@@ -105,9 +110,11 @@ class RemoteFiles:
                 raise
 
     def exists(self, name: str) -> bool:
+        """Whether a version is published."""
         return self._record(name) is not None
 
     def fetch(self, name: str) -> Path:
+        """The folder of a version in this machine's mirror, downloaded and compared with its checksums if it is new."""
         record = self._known(name)
         folder = self._mirror(name, record["content"])
         if folder.is_dir():
@@ -125,11 +132,13 @@ class RemoteFiles:
         return folder
 
     def read_part(self, name: str, part: str) -> bytes:
+        """One file of a version, without downloading the others."""
         content = self._known(name)["content"]
         kept = self._mirror(name, content) / part
         return kept.read_bytes() if kept.is_file() else bytes(self._fs.cat_file(self._path(f"{name}/{content}/{part}")))
 
     def versions(self, key: str) -> list[str]:
+        """The published versions of a key, oldest first."""
         self._fs.invalidate_cache()
         records = {path: orjson.loads(raw)["at"] for path, raw in self._read_all(self._published(key)).items()}
         return [path.rpartition("/")[2].removesuffix(_PUBLISHED) for path in sorted(records, key=lambda p: records[p])]
@@ -161,6 +170,7 @@ class RemoteFiles:
 
     @contextmanager
     def shared(self, name: str) -> Iterator[Path]:
+        """A copy of a work folder that is uploaded every few seconds, so that a later attempt may run elsewhere."""
         folder, done = self.root / name, threading.Event()
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ from grokora_pipeline.errors import GrokoraError
 # libgomp, which torch's wheels bring, lets threads spin while they wait. On a machine with other work they wait for a
 # thread that has no core, and training falls from 500 to 15 tokens/s. Read when torch is imported, not later.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+# Ctrl-C and a closed terminal reach every process of the terminal, not only the one that a person started.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 Plan = dict[str, Any]
 Result = dict[str, Any]
 
@@ -68,7 +70,7 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
     plan_file = Path(arguments[0])
     if os.environ.get("RANK", "0") == "0":
         result_file(plan_file).unlink(missing_ok=True)  # an earlier attempt's
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, _stop)
     if not os.environ.get("DAGSTER_PIPES_CONTEXT") or os.environ.get("RANK", "0") != "0":
         return _run(main, plan_file, Reporter())

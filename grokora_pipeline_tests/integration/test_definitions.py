@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import dagster as dg
+import pytest
 
 from grokora_pipeline.definitions import defs
 from grokora_pipeline.execution.process import CUDA_POOL, CUDA_TAG
@@ -32,6 +33,26 @@ def test_loading_the_definitions_imports_no_torch_and_takes_under_three_seconds(
         if min(seconds) < 3:
             return
     raise AssertionError(f"loading took {seconds} seconds")
+
+
+# what a webserver's or a daemon's image does not need (docs/dagster.md)
+NOT_NEEDED = (
+    *("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "evaluate", "datasketch"),
+    *("detect_secrets", "gguf", "httpx", "huggingface_hub", "jsonschema", "llguidance", "matplotlib", "rouge_score"),
+    *("sacrebleu", "safetensors", "scipy", "starlette", "tensorboard", "typer", "uvicorn"),
+)
+BLOCKED = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[2].split(","), None))  # as if they were not installed
+__import__(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("module", ["grokora_pipeline.definitions", "grokora_pipeline.execution.launcher"])
+def test_a_webserver_or_daemon_image_needs_none_of_the_heavy_packages(module: str) -> None:
+    command = [sys.executable, "-c", BLOCKED, module, ",".join(NOT_NEEDED)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_every_agent_has_the_whole_chain() -> None:

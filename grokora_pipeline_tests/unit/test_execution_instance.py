@@ -15,7 +15,7 @@ import yaml
 
 from grokora_pipeline.cli.demo import open_instance
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.execution.executor import fit_pool
+from grokora_pipeline.execution.executor import cost_of_executor, fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, WatchedRunLauncher, close_dead_runs, this_process
 from grokora_pipeline.execution.process import CUDA_POOL, is_retryable
 from grokora_pipeline.settings import PROJECT_ROOT, Settings, get_settings
@@ -93,6 +93,25 @@ def test_the_pool_fits_the_devices(
 ) -> None:
     fit_pool(instance, Settings(devices=devices, executor=executor))
     assert {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}[CUDA_POOL] == limit
+
+
+@pytest.mark.parametrize(
+    ("executor", "limit", "counted"),
+    [
+        ("cuda_tagged", None, True),
+        ("k8s", None, True),
+        ("in_process", None, True),
+        ("multi_or_in_process_executor", None, False),
+        ("multi_or_in_process_executor", 3, False),
+        ("somebody_elses", 2, True),
+    ],
+)
+def test_an_executor_that_counts_no_devices_is_said_to_unless_the_pool_does(
+    executor: str, limit: int | None, counted: bool
+) -> None:
+    cost = cost_of_executor(executor, "night_cuda", limit, devices=2)
+    assert (cost == "") is counted
+    assert counted or "Set the limit of the pool night_cuda to 2" in cost
 
 
 @pytest.mark.parametrize(
