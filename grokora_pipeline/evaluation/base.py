@@ -19,7 +19,8 @@ from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 _LONG, _SHARED, _SHORT = 70, 40, 9  # tokens of the rows that are tried; the copy's sliding window is of 24
 NEW_TOKENS = 8
-MERGE_TOLERANCE = 0.15  # bf16 moves a random copy's logits by 0.01-0.06 of their spread, a wrong merge by about 1
+# bf16 moves a random copy's logits by 0.01-0.06 of their spread, Gemma 3n's by 0.22, and a wrong merge by about 1.
+MERGE_TOLERANCE = 0.3
 
 
 def prepare(plan: Plan, reporter: Reporter) -> Result:

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import read_json
@@ -53,7 +54,9 @@ def write_miniature(folder: Path, output: Path) -> None:
     It is as narrow as it still builds and runs, else as wide as the model. Raises one of MODEL_ERRORS if none runs.
     """
     config = read_json(folder / "config.json")
-    text = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).get_text_config(decoder=True)
+    parsed = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    text = parsed.get_text_config(decoder=True)
+    config = {name: value for name, value in config.items() if name not in _computed(type(parsed))}
     shown = shown_layers(text)
     shared = shown if getattr(text, "num_kv_shared_layers", 0) else 0  # as many layers that use the keys of these
     failure: Exception | None = None
@@ -70,6 +73,13 @@ def write_miniature(folder: Path, output: Path) -> None:
         return
     assert failure is not None
     raise failure
+
+
+def _computed(kind: type[PreTrainedConfig]) -> set[str]:
+    """The settings that a config class computes from others and still writes (Zamba2's widths of attention)."""
+    if not is_dataclass(kind):
+        return set()
+    return set(vars(kind())) - set(vars(PreTrainedConfig())) - {field.name for field in fields(kind)}
 
 
 def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: int) -> dict[str, Any]:
@@ -102,6 +112,8 @@ def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool
     width, heads = (next((name for name in names if config.get(name)), "") for names in (_HIDDEN, _HEADS))
     if width and heads and own_heads:
         copy[width] = copy[heads] * (config.get("head_dim") or config[width] // config[heads])
+    if isinstance(wide := config.get("attention_hidden_size"), int) and width:  # RWKV
+        copy["attention_hidden_size"] = wide * copy[width] // config[width]
     for expand, mixer_heads, mixer_width in _MIXERS:
         if width and all(isinstance(copy.get(name), int) for name in (expand, mixer_heads, mixer_width)):
             copy[mixer_heads] = copy[expand] * copy[width] // copy[mixer_width]

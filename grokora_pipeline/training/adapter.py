@@ -102,7 +102,8 @@ def adapted_modules(base: PreTrainedModel) -> list[str]:
             f"{type(base).__name__} has no linear layer that an adapter can be put on; give another model."
         )
     last = {name.rpartition(".")[2] for name in chosen}
-    shadowed = any(name.rpartition(".")[2] in last for name in linear - chosen)
+    others = {name for name, _ in base.named_modules()} - chosen  # a layer in a list is called "0", as the decoder's
+    shadowed = any(name.rpartition(".")[2] in last for name in others)
     return sorted(chosen if shadowed else last)
 
 

@@ -18,7 +18,11 @@ from grokora_pipeline.serving.engine.kv import Slots, why_not_slots
 if not torch.cuda.is_available():  # else transformers copies keys and values for every query head that shares them
     os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
 
-PASS_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, AssertionError)
+# What a model's code may raise in a pass; it is written by many hands.
+PASS_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(MemoryError, AssertionError, AttributeError),
+)
 _PROBE_WINDOW = 6  # tokens; for the probe, so that a few tokens show whether windows are kept
 # The most that two ways to compute the same logits may differ, in shares of their spread. Masks, positions or windows
 # that are not kept change them by tenths; rounding of bf16 through some tens of layers by hundredths.
@@ -62,8 +66,11 @@ class ModelRunner:
         for index, count in enumerate(counts, start):
             self.slots.lengths[index] += count
 
-    def _masks(self, columns: Tensor, seen: int) -> Tensor | dict[str, Tensor | None]:
-        """[rows, 1, tokens, seen]: every token sees its row's columns up to its own, within its layer's window."""
+    def _masks(self, columns: Tensor, seen: int) -> Tensor | dict[str, Tensor | None] | None:
+        """[rows, 1, tokens, seen]: every token sees its row's columns up to its own, within its layer's window. None
+        for a model without attention layers: its states need no mask, because rows are not padded."""
+        if not self.slots.layers:
+            return None
         position, column = columns[:, None, :, None], torch.arange(seen, device=columns.device)
         full = column <= position
         masks = {"full_attention": full}
