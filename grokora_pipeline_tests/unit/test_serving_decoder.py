@@ -17,7 +17,7 @@ from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.request import Completion, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.engine.rows import Row
 from grokora_pipeline.serving.engine.sampling import sample
-from grokora_pipeline.serving.engine.scheduler import MAX_OVERTAKEN
+from grokora_pipeline.serving.engine.scheduler import LEAST_CHUNK, LONG_SHARE, MAX_OVERTAKEN, PrefillPace
 from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base
 
 Make = Callable[..., Decoder]
@@ -322,6 +322,33 @@ def test_short_prompts_overtake_a_long_one_which_is_not_starved(make: Make, mode
     while not decoder.idle:
         decoder.step()
     assert _tokens(decoder, [list(long)], 2) == [greedy(model, long, 2)]
+
+
+@pytest.mark.parametrize("token_seconds", [0.0001, 0.002, 0.01])
+@pytest.mark.parametrize("step_seconds", [0.001, 0.05])
+def test_a_long_prompt_takes_its_share_of_the_time_and_no_more(step_seconds: float, token_seconds: float) -> None:
+    pace, steps, parts = PrefillPace(), 0.0, list[float]()
+    for _ in range(40_000):
+        if tokens := pace.tokens(busy=True):
+            parts.append(step_seconds / 2 + tokens * token_seconds)  # a pass reads all weights, however few its tokens
+            pace.record_part(tokens, parts[-1])
+        pace.record_step(step_seconds)
+        steps += step_seconds
+    assert sum(parts[5:]) == pytest.approx(LONG_SHARE * steps, rel=0.25)
+    assert max(parts[5:]) <= max(3 * step_seconds, 2 * (LEAST_CHUNK * token_seconds + step_seconds))
+
+
+def test_a_quiet_engine_runs_a_long_prompt_in_parts_that_a_short_one_may_wait_for() -> None:
+    pace = PrefillPace()
+    pace.record_part(64, 0.064)
+    assert pace.tokens(busy=False) == 100
+    assert pace.tokens(busy=True) == 0  # nothing earned yet
+
+
+def test_a_paced_decoder_gives_the_same_answers_while_short_ones_overtake(make: Make, model: Any) -> None:
+    decoder, draw = make(prefill_tokens=32, paced=True), random.Random(2)
+    prompts = [tuple(draw.randrange(3, 500) for _ in range(length)) for length in (9, 300, 20, 200, 5)]
+    assert _tokens(decoder, [list(prompt) for prompt in prompts], 40) == [greedy(model, p, 40) for p in prompts]
 
 
 def test_adapters_that_must_not_share_a_pass_are_answered_one_after_another(make: Make, model: Any) -> None:

@@ -28,7 +28,7 @@ from grokora_pipeline.serving.engine.request import Completion, GenerationReques
 from grokora_pipeline.serving.engine.rows import Row
 from grokora_pipeline.serving.engine.runner import PASS_ERRORS, ModelRunner, build_runner, exact_tokens
 from grokora_pipeline.serving.engine.sampling import choose_tokens
-from grokora_pipeline.serving.engine.scheduler import Scheduler
+from grokora_pipeline.serving.engine.scheduler import PrefillPace, Scheduler
 
 logger = logging.getLogger(__name__)
 SCORE_LOGIT_BYTES = 256 << 20  # of one scoring pass
@@ -37,7 +37,8 @@ Progress = Callable[[int, int], None]  # (done, of all)
 
 class Decoder:
     """Answers and scores rows. `row_bytes` bounds the keys and values of running rows, all together, and `cache_bytes`
-    the prefix cache; rows beyond `max_rows` or `row_bytes` wait. A pass runs at most `prefill_tokens` of prompts.
+    the prefix cache; rows beyond `max_rows` or `row_bytes` wait. A pass runs at most `prefill_tokens` of prompts; if
+    `paced`, of a long prompt only as many as keep running rows fast, by measured time.
 
     `slow_reason` is "" if rows share batches; else it says why every row is answered alone, by the model's own
     `generate`: as exact, and slower.
@@ -52,6 +53,7 @@ class Decoder:
         row_bytes: int = 1 << 30,
         cache_bytes: int = 512 << 20,
         prefill_tokens: int = 2048,
+        paced: bool = False,
     ) -> None:
         self.model, self.chat = model, chat
         self.stop_ids = tuple(chat.stop_ids)
@@ -66,7 +68,8 @@ class Decoder:
         # A running state is that after the last token: nothing of it says what it was at an earlier one.
         stateful = self.runner is not None and bool(self.runner.slots.states)
         self.prefixes = PrefixCache(0 if stateful else cache_bytes)
-        self.scheduler = Scheduler(max_rows, row_bytes, prefill_tokens, pads=not stateful)
+        pace = PrefillPace() if paced else None
+        self.scheduler = Scheduler(max_rows, row_bytes, prefill_tokens, pads=not stateful, pace=pace)
         self.counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "steps", "failed"), 0)
         self.alone: Row | None = None  # the row that the model's own generate answers now
         self._active: list[Adapter | None] = []
@@ -83,12 +86,12 @@ class Decoder:
         quantisation: Quantisation = "none",
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
+        paced: bool = False,
         **limits: int,
     ) -> "Decoder":
         """A decoder on the base model in a folder; `limits` as of the class."""
-        return cls(
-            load_base(base, quantisation=quantisation, dtype=dtype, device=device), ChatFormat.load(base), **limits
-        )
+        model = load_base(base, quantisation=quantisation, dtype=dtype, device=device)
+        return cls(model, ChatFormat.load(base), paced=paced, **limits)
 
     # --- adapters ----------------------------------------------------------------------------------------------------
 
@@ -208,7 +211,12 @@ class Decoder:
                     self._take_from_cache(row, len(scheduler.rows) - 1)
             start = scheduler.rows.index(rows[0])
             parts = [row.tokens[row.computed : row.computed + budget] for row in rows]
+            began, in_parts = time.perf_counter(), rows[0].computed > rows[0].cached or rows[0].remaining > budget
             logits = self._pass(start, rows, parts)
+            if scheduler.pace and in_parts:
+                if logits.is_cuda:  # a pass is only queued there
+                    torch.cuda.synchronize(logits.device)
+                scheduler.pace.record_part(len(parts[0]), time.perf_counter() - began)
             whole = [index for index, row in enumerate(rows) if row.remaining == 0]
             for index in whole:
                 rows[index].decoding = True
@@ -216,18 +224,22 @@ class Decoder:
             self._take(logits[whole], [rows[index] for index in whole])
 
     def _decode(self) -> None:
-        """One more token for every row past its prompt, in one pass over all slots.
+        """One more token for every row past its prompt, in one pass over the slots from the first to the last of them.
 
-        A row whose prompt is still being run takes part with a token that counts for nothing: it is written where the
-        next part of its prompt goes, and its logits are not looked at.
+        A row between them whose prompt is still being run takes part with a token that counts for nothing: it is
+        written where the next part of its prompt goes, and its logits are not looked at.
         """
-        rows = self.scheduler.rows
-        if self.runner is None or not any(row.decoding and not row.done for row in rows):
+        past = [slot for slot, row in enumerate(self.scheduler.rows) if row.decoding and not row.done]
+        if self.runner is None or not past:
             return
+        start, began = past[0], time.perf_counter()
+        rows = self.scheduler.rows[start : past[-1] + 1]
         with self._failing(rows):
-            logits = self._pass(0, rows, [row.tokens[-1:] for row in rows], only_decoding=True)
-            chosen = [index for index, row in enumerate(rows) if row.decoding and not row.done]
+            logits = self._pass(start, rows, [row.tokens[-1:] for row in rows], only_decoding=True)
+            chosen = [slot - start for slot in past]
             self._take(logits[chosen] if len(chosen) < len(rows) else logits, [rows[index] for index in chosen])
+        if self.scheduler.pace:
+            self.scheduler.pace.record_step(time.perf_counter() - began)
 
     def _pass(
         self, start: int, rows: Sequence[Row], parts: Sequence[Sequence[int]], *, only_decoding: bool = False

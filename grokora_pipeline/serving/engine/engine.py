@@ -43,7 +43,13 @@ class TorchEngine:
     ) -> None:
         limits = {"max_rows": max_rows, "row_bytes": row_bytes, "cache_bytes": cache_bytes}
         self.decoder = Decoder.load(
-            base, quantisation=quantisation, dtype=dtype, device=device, prefill_tokens=PREFILL_TOKENS, **limits
+            base,
+            quantisation=quantisation,
+            dtype=dtype,
+            device=device,
+            prefill_tokens=PREFILL_TOKENS,
+            paced=True,
+            **limits,
         )
         self.chat = self.decoder.chat
         self.context_length = self.chat.context_length

@@ -5,9 +5,50 @@ from dataclasses import dataclass, field
 
 from grokora_pipeline.serving.engine.rows import Row
 
-LONG_PREFILL_TOKENS = 64  # of a long prompt between two tokens of the running rows: about what such a step costs
+FIRST_CHUNK = 64  # tokens of a long prompt's first part, before anything is measured
+LEAST_CHUNK = 16  # tokens: fewer cost as much, because a pass reads all weights
+LONG_SHARE = 1 / 3  # of the time that running rows take is added for long prompts: short answers stay under 2x alone
+CHUNK_STEPS = 2.0  # steps of the running rows that a part may take, about half of it for reading the weights
+QUIET_SECONDS = 0.1  # that a part may take if no row is running: a short request that arrives waits for its end
 MAX_OVERTAKEN = 4  # prefill rounds that may pass a row over for shorter ones, before it goes first
 LOOK_AHEAD = 64  # waiting rows that are compared
+
+
+@dataclass(slots=True)
+class PrefillPace:
+    """How much of a long prompt is run between two tokens of the running rows, by measured time.
+
+    Every step of the running rows earns LONG_SHARE of its seconds for long prompts; a part is run when it is paid for.
+    """
+
+    token_seconds: float = 0.0  # of a token of a long prompt, lately: it grows with the context
+    step_seconds: float = 0.0  # of one more token for every running row, lately
+    credit: float = 0.0  # seconds
+
+    def tokens(self, *, busy: bool) -> int:
+        """Tokens of a long prompt's next part; 0 if running rows (`busy`) must not wait for it yet."""
+        if not self.token_seconds:
+            return FIRST_CHUNK
+        seconds = CHUNK_STEPS * self.step_seconds if busy else QUIET_SECONDS
+        tokens = max(LEAST_CHUNK, int(seconds / self.token_seconds))
+        return tokens if not busy or self.credit >= tokens * self.token_seconds else 0
+
+    def record_part(self, tokens: int, seconds: float) -> None:
+        """A part of a long prompt was run."""
+        self.token_seconds = _recent(self.token_seconds, seconds / tokens)
+        self.credit = max(0.0, self.credit - seconds)
+
+    def record_step(self, seconds: float) -> None:
+        """The running rows got one more token each."""
+        self.step_seconds = _recent(self.step_seconds, seconds)
+        # no more than one part's: what a quiet hour earned must not hold up the rows after it
+        limit = max(CHUNK_STEPS * self.step_seconds, LEAST_CHUNK * self.token_seconds)
+        self.credit = min(self.credit + LONG_SHARE * seconds, limit)
+
+
+def _recent(average: float, value: float) -> float:
+    """The moving average after one more value."""
+    return (average + value) / 2 if average else value
 
 
 @dataclass(slots=True)
@@ -22,6 +63,7 @@ class Scheduler:
     waiting: list[Row] = field(default_factory=list)
     mixes: bool = True  # rows of different adapters may share a pass
     pads: bool = True  # prompts of different lengths may share a pass
+    pace: PrefillPace | None = None  # None: long prompts take what they need (evaluation: nobody waits for a token)
 
     def pick(
         self, cached: Callable[[Row], int], token_bytes: int, shares: Callable[[Row, Row], bool]
@@ -42,11 +84,14 @@ class Scheduler:
             return [], 0
         # the overdue first, in the order of their arrival (sorting is stable), then the shortest
         order = sorted(rest, key=lambda row: -1 if row.overtaken >= MAX_OVERTAKEN else rest[row])
-        first, budget, picked = order[0], self.prefill_tokens, list[Row]()
-        if rest[first] > budget or first not in arrivals:
-            picked.append(first)
-            if rest[first] > budget and first.overtaken < MAX_OVERTAKEN and any(row.decoding for row in self.rows):
-                budget = LONG_PREFILL_TOKENS
+        budget, picked = self.prefill_tokens, list[Row]()
+        if self.pace:
+            part = min(budget, self.pace.tokens(busy=any(row.decoding for row in self.rows)))
+            if not part and not (order := [row for row in order if row in arrivals and rest[row] <= budget]):
+                return [], 0
+        if rest[order[0]] > budget or order[0] not in arrivals:
+            picked.append(order[0])
+            budget = part if self.pace else budget
         else:
             most = 0
             for row in order:
