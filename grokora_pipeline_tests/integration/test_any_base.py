@@ -53,7 +53,9 @@ def test_a_model_of_attention_layers_shares_prefixes_and_is_exact(kind: str, tmp
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", PADDED)
-def test_a_model_with_recurrent_states_or_shared_keys_is_trained_by_padded_rows_and_served(kind: str, tmp_path: Path) -> None:
+def test_a_model_with_recurrent_states_or_shared_keys_is_trained_by_padded_rows_and_served(
+    kind: str, tmp_path: Path
+) -> None:
     record = try_out(config_of(kind, tmp_path), kind)
     assert record["trained"].startswith("Trained here by padded rows: ")
     assert record["merged"] == "Merged here."
