@@ -11,13 +11,16 @@ once, where neither rounding nor a mended call can tell the two apart (`identica
 memory of whole processes that have answered the same few requests at 8 clients: `memory_ratio` is that of `grokora
 serve` over that of `grokora serve` without champions plus the adapters' bytes in the base's dtype, on both sides
 without kept prompt beginnings, which a setting bounds; `memory_mb_after_load` has all that 32 clients left behind.
-`merged` is one bare process for each merged model, pages that they share counted once.
+`merged` is one bare process for each merged model, pages that they share counted once. `beside_long` is the engine
+alone: one short request after another, first by themselves and then beside an answer of 2,000 tokens and prompts of
+6,000, always one of each; `p95_ratio` says how much longer the short ones take.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -51,10 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default=get_settings().store)
     parser.add_argument("--requests", type=int, default=32, help="At 8 clients; fewer at 1, twice as many at 32.")
-    parser.add_argument("--phase", choices=["swapped", "mixed", "merged"], help=argparse.SUPPRESS)
+    parser.add_argument("--phase", choices=["swapped", "mixed", "merged", "beside"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.phase:
-        {"swapped": swapped, "mixed": mixed, "merged": merged}[given.phase](json.load(sys.stdin))
+        {"swapped": swapped, "mixed": mixed, "merged": merged, "beside": beside}[given.phase](json.load(sys.stdin))
     else:
         os.environ.update(CPU_HABITS)  # the same for both sides
         print(json.dumps(measure(Store(given.store), given.requests)))
@@ -88,6 +91,7 @@ def measure(store: Store, count: int) -> Json:
         "memory_ratio": round(ours["memory_mb"] / (alone + other["adapters_mb"]), 3),
         "ours": ours,
         "swapped": other,
+        "beside_long": phase("beside", task),
         "base": {"memory_mb": alone},
         "merged": {"memory_mb": merged_processes(task), "processes": len(champions)},
     }
@@ -253,6 +257,53 @@ def mixed(task: Json) -> None:
         return list(await asyncio.gather(*map(answer, task["requests"])))
 
     print(json.dumps({"answers": asyncio.run(answers())}))
+    engine.close()
+
+
+def beside(task: Json) -> None:
+    """Short requests alone, and beside a long answer and long prompts."""
+    from grokora_pipeline.serving.engine.engine import TorchEngine
+    from grokora_pipeline.serving.engine.request import GenerationRequest
+
+    engine = TorchEngine(Path(task["base"]))
+    for name, folder in task["adapters"].items():
+        engine.add_adapter(name, Path(folder))
+    shorts = [
+        GenerationRequest(
+            tuple(engine.chat.encode_prompt(body["messages"], body.get("tools"))), body["model"], body["max_tokens"]
+        )
+        for body in task["requests"]
+    ]
+    draw, most = random.Random(1), engine.context_length
+    words = range(100, engine.decoder.model.config.get_text_config().vocab_size)
+
+    async def answer(request: GenerationRequest) -> float:
+        began = time.perf_counter()
+        async for _ in engine.stream(request):
+            pass
+        return time.perf_counter() - began
+
+    async def again(prompt_tokens: int, new_tokens: int) -> None:
+        while True:
+            prompt = tuple(draw.choices(words, k=min(prompt_tokens, most - new_tokens)))
+            await answer(GenerationRequest(prompt, None, new_tokens, ignore_stop=True))
+
+    async def p95(requests: Sequence[GenerationRequest]) -> float:
+        seconds = sorted([await answer(request) for request in requests])
+        return seconds[int(len(seconds) * 0.95)]
+
+    async def measured() -> Json:
+        half = len(shorts) // 2
+        await p95(shorts[:4])  # warm
+        alone = await p95(shorts[:half])
+        long = [asyncio.create_task(again(100, min(2000, most // 2))), asyncio.create_task(again(6000, 2))]
+        slow = await p95(shorts[half:])
+        for one in long:
+            one.cancel()
+        await asyncio.gather(*long, return_exceptions=True)
+        return {"alone_seconds": round(alone, 3), "seconds": round(slow, 3), "p95_ratio": round(slow / alone, 2)}
+
+    print(json.dumps(asyncio.run(measured())))
     engine.close()
 
 
