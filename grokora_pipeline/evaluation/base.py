@@ -47,8 +47,8 @@ def try_out(folder: Path, model_id: str) -> dict[str, str]:
     transformers.logging.set_verbosity_error()
     notes = " ".join(ChatFormat.load(folder).notes) or "The model's own chat template loses nothing."
     try:
-        with tempfile.TemporaryDirectory() as place:
-            copy = Path(place) / "copy"
+        with tempfile.TemporaryDirectory() as folder_name:
+            copy = Path(folder_name) / "copy"
             try:
                 write_miniature(folder, copy)
             except MODEL_ERRORS as error:
@@ -185,7 +185,7 @@ def _greedy(model: Any, prompt: tuple[int, ...], stop_ids: tuple[int, ...]) -> l
 
 def _tokens(count: int, seed: int) -> tuple[int, ...]:
     """Token ids that every vocabulary has."""
-    return tuple(3 + (7919 * (place + 1) * (seed + 1) + 31 * seed) % 240 for place in range(count))
+    return tuple(3 + (7919 * (position + 1) * (seed + 1) + 31 * seed) % 240 for position in range(count))
 
 
 if __name__ == "__main__":

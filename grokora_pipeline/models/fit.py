@@ -38,14 +38,14 @@ _NEXT: Message = {"role": "user", "content": "zq7next"}
 
 def _calls(*arguments: dict[str, Any], content: str = "") -> Message:
     calls = [
-        {"id": f"zq7call{place}", "type": "function", "function": {"name": "zq7tool", "arguments": value}}
-        for place, value in enumerate(arguments)
+        {"id": f"zq7call{index}", "type": "function", "function": {"name": "zq7tool", "arguments": value}}
+        for index, value in enumerate(arguments)
     ]
     return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
-def _result(place: int) -> Message:
-    return {"role": "tool", "tool_call_id": f"zq7call{place}", "content": f"zq7result{place}"}
+def _result(index: int) -> Message:
+    return {"role": "tool", "tool_call_id": f"zq7call{index}", "content": f"zq7result{index}"}
 
 
 ANSWERS: dict[str, Message] = {

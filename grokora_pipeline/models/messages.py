@@ -175,7 +175,7 @@ def _as_turn(message: Mapping[str, Any], waiting: list[Message], number: int, st
         if reasoning := message_reasoning(message):
             turn |= dict.fromkeys(REASONING, reasoning)
         entries = enumerate(message.get("tool_calls") or ())
-        calls = [known for place, entry in entries if (known := _native_call(entry, f"call{number}x{place}"))]
+        calls = [known for index, entry in entries if (known := _native_call(entry, f"call{number}x{index}"))]
         return turn | ({"tool_calls": calls} if calls else {})
     # A system message in mid-conversation is something that templates refuse: the user says it.
     return {"role": "system" if role == "system" and not started else "user", "content": text}

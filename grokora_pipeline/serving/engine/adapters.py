@@ -106,7 +106,7 @@ class AdapterStack:
         """Take an adapter's matrices out of the stacks."""
         self.adapters.remove(adapter)
         for stack in self._stacks.values():
-            kept = [place for place, owner in enumerate(_owners(stack.ranks)) if owner is not adapter]
+            kept = [index for index, owner in enumerate(_owners(stack.ranks)) if owner is not adapter]
             stack.down, stack.up = stack.down[kept], stack.up[kept]
             stack.ranks = tuple(entry for entry in stack.ranks if entry[0] is not adapter)
             stack.scales.pop(adapter, None)
@@ -140,7 +140,7 @@ def _plan(
     """The part of a stack from the first to the last adapter in use, and the rows' mask on it; no mask where all
     rows have the same adapter."""
     owners = _owners(ranks)
-    used = [place for place, owner in enumerate(owners) if owner in rows]
+    used = [index for index, owner in enumerate(owners) if owner in rows]
     if not used:
         return None
     part = slice(used[0], used[-1] + 1)

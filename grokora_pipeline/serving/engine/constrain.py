@@ -57,7 +57,7 @@ class CallFormat:
 def _rendered(chat: ChatFormat, count: int) -> str:
     """The template's text for so many made-up calls, "" where it refuses."""
     function = {"name": _NAME, "arguments": {"zq7a": 1, "zq7b": 2}}
-    calls = [{"id": f"call{place:05}", "type": "function", "function": function} for place in range(count)]
+    calls = [{"id": f"call{index:05}", "type": "function", "function": function} for index in range(count)]
     tool = {"type": "function", "function": {"name": _NAME, "description": "", "parameters": {"type": "object"}}}
     answer = {"role": "assistant", "content": "", "tool_calls": calls}
     try:
@@ -124,16 +124,16 @@ def _call_rules(
 ) -> list[str]:
     """`start`: one or more calls or, where `free` names a rule, that instead, or text before the calls."""
     options = {"item_separator": form.separators[0], "key_separator": form.separators[1], "whitespace_flexible": False}
-    bodies = " | ".join(f"call_{place}" for place in range(len(functions)))
+    bodies = " | ".join(f"call_{index}" for index in range(len(functions)))
     more = f"({_literal(form.between, chat)} body)*" if several and form.between else ""
     trigger = form.before.rstrip()
     rest = f"{_literal(form.before[len(trigger) :], chat)} body {more} {_literal(form.after, chat)}"
     rules = [f"body: {bodies}", f"calls: {rest}"]
-    for place, function in enumerate(functions):
+    for index, function in enumerate(functions):
         name = json.dumps(str(function.get("name")), ensure_ascii=False)[1:-1]
         head = _literal(form.head.replace(_NAME, name), chat)
         rules.append(
-            f"call_{place}: {head} %json {_json_rule(_parameters(function), options)} {_literal(form.tail, chat)}"
+            f"call_{index}: {head} %json {_json_rule(_parameters(function), options)} {_literal(form.tail, chat)}"
         )
     if free is None:
         return [f"start: {_literal(trigger, chat)} calls", *rules]
@@ -203,8 +203,8 @@ def _wanted_schema(response_format: Mapping[str, Any] | None) -> Json | None:
     kind = (response_format or {}).get("type")
     if kind == "json_object":
         return {"type": "object"}
-    given = (response_format or {}).get("json_schema")
-    schema = given.get("schema") if kind == "json_schema" and isinstance(given, Mapping) else None
+    wrapper = (response_format or {}).get("json_schema")
+    schema = wrapper.get("schema") if kind == "json_schema" and isinstance(wrapper, Mapping) else None
     return dict(schema) if isinstance(schema, Mapping) else None
 
 

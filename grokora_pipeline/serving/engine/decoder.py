@@ -315,9 +315,9 @@ class Decoder:
             self._activate([row.adapter], 0)
             generate_row(self.model, row, self.stop_ids)
         self.alone = None
-        made = len(row.tokens) - prompt
-        self.counts["steps"] += made
-        self.counts["generated_tokens"] += made
+        answer_tokens = len(row.tokens) - prompt
+        self.counts["steps"] += answer_tokens
+        self.counts["generated_tokens"] += answer_tokens
         row.seconds = time.perf_counter() - began
 
     @contextmanager

@@ -38,6 +38,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         self.start, self.columns, self.seen = 0, torch.empty(0, 0, dtype=torch.long), 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write a pass's keys and values [rows, heads, tokens, size]; gives all that its rows hold by now."""
         if self.like is None:
             self.like = key_states[:0, :, :0], value_states[:0, :, :0]
             self.resize(self.slots, self.room)
@@ -49,6 +50,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys[rows, :, : self.seen], self.values[rows, :, : self.seen]
 
     def get_seq_length(self) -> int:
+        """Columns that were written before this pass: transformers makes position ids of it where none are given."""
         return self.seen - self.columns.shape[1]
 
     def begin(self, start: int, columns: Tensor, seen: int, *, continues: bool) -> None:
@@ -84,6 +86,7 @@ class StateSlotLayer(LinearAttentionLayer):  # type: ignore[misc]
         self.held: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}  # convolutions' and recurrent states, by index
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Hold states for all slots as soon as the first pass shows their shape."""
         super().lazy_initialization(*args, **kwargs)
         for states, held in zip((self.conv_states, self.recurrent_states), self.held, strict=True):
             for index, state in states.items():

@@ -100,7 +100,8 @@ class ModelRunner:
         """
         vocabulary = self._config.vocab_size
         rows = [
-            [(7 * row + 11 * place) % vocabulary for place in range(length)] for row, length in enumerate((9, 14, 5))
+            [(7 * row + 11 * position) % vocabulary for position in range(length)]
+            for row, length in enumerate((9, 14, 5))
         ]
         with _small_windows(self._config):
             try:
