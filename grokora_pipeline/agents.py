@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.messages import first_text
+from grokora_pipeline.models.messages import first_text, message_role, message_text
 
 AnswerType = Literal["json", "tool_call", "code", "text"]
 # Cumulative: each of the others learns what `failures` learns, too.
@@ -223,9 +223,13 @@ class AgentSpec(_Strict):
         return recorded_name == self.name or any(fnmatchcase(recorded_name, name) for name in self.match.names)
 
     def recognises(self, messages: Sequence[dict[str, Any]]) -> bool:
-        """Whether the first system or user text of a call is this agent's."""
-        system, user = first_text(messages, "system"), first_text(messages, "user")
-        return _any_found(self.match.system, system) or _any_found(self.match.user, user)
+        """Whether a system message of a call or its first user text is this agent's; outer white space does not count.
+
+        Any system message: clients put some of their own in front.
+        """
+        systems = [message_text(message).strip() for message in messages if message_role(message) == "system"]
+        user = first_text(messages, "user").strip()
+        return any(_any_found(self.match.system, text) for text in systems) or _any_found(self.match.user, user)
 
 
 def _any_found(patterns: tuple[str, ...], text: str) -> bool:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.models.bodies import chat_answer, chat_request
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline.sessions.readers.bodies import api_of
@@ -327,6 +328,23 @@ def test_names_are_found_in_any_case_and_with_a_providers_prefix_and_strangers_a
         reply = httpx.post(f"{running.url}/v1/chat/completions", json=body)
         assert reply.headers.get("x-grokora-unknown-model") == unknown, model
     assert [line["agent"] for line in running.lines()].count("actor") == 2
+
+
+def test_a_call_finds_its_agent_whatever_stands_around_its_prompt(tmp_path: Path) -> None:
+    match = {"actor": {"system": ["^You are the actor"]}, "observer": {"tools": ["look"]}}
+    agents = [AgentSpec.model_validate({"name": name, "description": "x", "match": match[name]}) for name in match]
+    own, tool = "You are the actor of a swarm.", {"type": "function", "function": {"name": "look"}}
+    with Setup(tmp_path, agents, script).running() as running:
+        for bodies in (
+            {"messages": [{"role": "developer", "content": f"\n {own}"}, TASK]},
+            {"messages": [{"role": "system", "content": "Be brief."}, {"role": "system", "content": own}, TASK]},
+            {"messages": [{"role": "system", "content": [{"type": "text", "text": own}]}, TASK]},
+            {"messages": [TASK], "tools": [tool]},
+            {"messages": [TASK], "tools": ["look", {"function": 5}]},
+            {"messages": [TASK]},
+        ):
+            httpx.post(f"{running.url}/v1/chat/completions", json=bodies)
+        assert [line["agent"] for line in running.lines()] == ["actor"] * 3 + ["observer", None]
 
 
 def test_what_is_not_spoken_here_is_said(running: Running) -> None:

@@ -134,7 +134,7 @@ class Gateway:
         user = request.headers.get("x-session-id") or asked.user or _user_of(body)
         session = session_name(user) if user else None
         messages, _ = await asyncio.to_thread(self._redacted, session, asked)
-        route = self.router.route(asked.model, asked.body["messages"], session or "")
+        route = self.router.route(asked.model, asked.body["messages"], session or "", asked.offered_tools)
         fixed = await self.champions.prompt(route.agent.name if route.agent else None, route.version)
         agent = route.agent if asked.model != BASE else None
         room = engine.context_length
@@ -187,9 +187,11 @@ class Gateway:
         asked = ChatRequest.unchecked(chat)
         user = asked.user or _user_of(body)
         session = self._sessions.name(request.headers.get("x-session-id") or user, _client(request))
-        content = chat.get("messages")
-        messages = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
-        route = self.router.route(asked.model, messages, session)
+        messages = [one for one in _list(chat.get("messages")) if isinstance(one, dict)]
+        tools = [
+            one for one in _list(chat.get("tools")) if isinstance(one, dict) and isinstance(one.get("function"), dict)
+        ]
+        route = self.router.route(asked.model, messages, session, tools)
         if not route.upstream:
             if len(raw) > self.limits.body_bytes:
                 text = f"The body is larger than {self.limits.body_bytes} bytes."
@@ -436,6 +438,10 @@ def _client(request: Request) -> tuple[str, str]:
 
 def _who(route: Route) -> tuple[str, str]:
     return route.agent.name if route.agent else "", route.served_by
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _user_of(body: Json) -> str | None:

@@ -34,14 +34,21 @@ class Router:
     champions: Champions
     has_upstream: bool
 
-    def route(self, model: str, messages: Sequence[dict[str, Any]], session: str) -> Route:
+    def route(
+        self,
+        model: str,
+        messages: Sequence[dict[str, Any]],
+        session: str,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> Route:
         """The route of a request; ApiError 503 where nothing can answer it.
 
+        A request that names no agent is recognised as ingest recognises its recording: by its texts, then its `tools`.
         Names are compared without case and without a provider's prefix: `Coordinator` and `openai/coordinator` mean
         the coordinator.
         """
         name, version, named = self._read(model)
-        owner = named or recognise(self.champions.agents, messages, None)
+        owner = named or recognise(self.champions.agents, messages, None, tools)
         agent = next((spec for spec in self.champions.agents if spec.name == owner), None)
         unknown = self.is_unknown(model)
         if name == BASE:
