@@ -51,6 +51,7 @@ MetricName = Literal[
     "no_call",
     "code_parses",
     "code_match",
+    "code_runs",
     "rouge1",
     "rouge2",
     "rougeL",
@@ -183,6 +184,7 @@ class AgentSpec(_Strict):
     unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
     learn_from: LearnFrom = "successes"
     unknown_blame: UnknownBlame = "none"  # steps of a failed session in which nobody is blamed
+    replay: float = Field(default=0.0, ge=0, le=1)  # so many more examples of earlier datasets whose logs are gone
     teachers: Teachers = Teachers()
     preset: Literal["plan", "best", "sample", ""] = ""
     rollout: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself

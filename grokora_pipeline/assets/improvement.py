@@ -22,9 +22,11 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.eval_report import champion_of
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import content_version
+from grokora_pipeline.store.champions import Registry
 
 LINK = "improvement"
 
@@ -63,6 +65,11 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
             spec = improve.model_copy(update=config.model_dump(exclude_none=True))
             store, base = project.store, project.store.require("base_model")
             names = ROLES if spec.verify == "sandbox" else (agent.name,)
+            if prompted := [name for name in names if Registry(store).prompt(name)]:
+                raise GrokoraError(
+                    f"The champion of {', '.join(prompted)} is a fixed prompt; improve samples adapters, so "
+                    "promote one with grokora champion."
+                )
             champions = {name: champion_of(project, name) for name in names}
             sources = {link: store.require(key_of(agent, link)) for link in links[1:]}
             inputs = {

@@ -54,7 +54,7 @@ class SelectionConfig(DatasetOptions, dg.Config):
 def selection_config(agent: AgentSpec) -> type[SelectionConfig]:
     """The launchpad's config of an agent's dataset: `DatasetOptions` with the agent's own defaults."""
     own: dict[str, Any] = {}
-    for name in ("unknown_outcome", "learn_from", "unknown_blame"):
+    for name in ("unknown_outcome", "learn_from", "unknown_blame", "replay"):
         field = DatasetOptions.model_fields[name]
         own[name] = (field.annotation, Field(default=getattr(agent, name), description=field.description))
     return create_model("SelectionConfig", __base__=SelectionConfig, **own)
@@ -66,7 +66,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     asset_key = project.key(key)
     # What changes an example. A description, a metric or a training knob is none of it and makes nothing stale.
     facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome", "teachers"})
-    later = agent.model_dump(include={"learn_from", "unknown_blame"}, exclude_defaults=True)
+    later = agent.model_dump(include={"learn_from", "unknown_blame", "replay"}, exclude_defaults=True)
     version = code_version(facts | later, _SELECTION)  # what an older store did not know counts only if it is set
 
     @dg.asset(
@@ -95,10 +95,19 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
             turns = project.store.require("session_logs")
 
             def build(staged: Path) -> str:
+                earlier = [one.path for one in project.store.versions(key)] if options.replay else []
                 report = build_examples(
-                    turns.path, agent, staged, options, forgotten=left_out, count_tokens=_token_counter(project, agent)
+                    turns.path,
+                    agent,
+                    staged,
+                    options,
+                    forgotten=left_out,
+                    count_tokens=_token_counter(project, agent),
+                    earlier=earlier,
                 )
-                write_json(staged / "report.json", asdict(report))
+                replayed = {} if options.replay else {"replayed"}  # the report of older stores stays what it was
+                kept = {name: value for name, value in asdict(report).items() if name not in replayed}
+                write_json(staged / "report.json", kept)
                 if not _schema(staged).passed:
                     raise RefusedError(_schema(staged))
                 return folder_version(staged)

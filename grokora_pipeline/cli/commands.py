@@ -218,6 +218,25 @@ def shrink(
 
 
 @app.command()
+def retention(
+    agent: str, *, rows: Annotated[int, typer.Option(min=0, help="Held-out rows of each at most; 0: all.")] = 100
+) -> None:
+    """What an agent's champion still can of what its earlier champions could, on the rows that each held out."""
+    from grokora_pipeline.assets.common import load_project
+    from grokora_pipeline.assets.retention import retention as measure
+
+    project = load_project()
+    spec = next(one for one in project.agents if one.name == _known(agent))
+    table = measure(project, spec, rows)
+    for row in table:
+        kept = f"{row['kept']:.0%} kept" if row["kept"] is not None else "it scored 0 itself"
+        text = f"{row['champion'][:12]}: {row['then']:.3f} then, {row['now']:.3f} now on {row['rows']} rows, {kept}"
+        console.print(text, highlight=False)
+    if not table:
+        console.print(f"{agent} has had no other champion that the store still holds.", highlight=False)
+
+
+@app.command()
 def fits(
     base: Annotated[str, typer.Argument(help="A model folder, a config.json, or org/name on the hub.")],
     *,

@@ -45,6 +45,7 @@ class ExampleMeta(TypedDict, total=False):
     cluster: str  # the near-duplicate cluster: the beginning of its representative's example id
     copies: int  # distinct calls that say the same
     weight: int  # how often the example counts in training: copies, capped
+    files: list[str]  # with `replay`: its session and all log files it stands in, so that it can be forgotten later
     blamed: bool  # of a worse answer: this very step is blamed
     better: str  # of a worse answer in a pair: the example id of the better one
 
@@ -98,6 +99,7 @@ class DatasetReport:
     sources: int = 0
     by_teacher: dict[str, int] = field(default_factory=dict)  # rows by the model that answered
     toon: dict[str, int] = field(default_factory=dict)
+    replayed: int = 0  # examples of earlier datasets whose logs are gone
 
 
 def build_examples(
@@ -108,11 +110,13 @@ def build_examples(
     *,
     forgotten: Collection[str] = (),
     count_tokens: Callable[[str], int] | None = None,
+    earlier: Sequence[Path] = (),
 ) -> DatasetReport:
     """Write `examples.jsonl` of one agent into the folder `output`, from a published `session_logs` folder.
 
     `forgotten` holds the session ids and log files that may not be learnt (see `lineage.forgotten`). `count_tokens`
-    makes the report tell what TOON saved in tokens, not in characters alone.
+    makes the report tell what TOON saved in tokens, not in characters alone. `earlier` are the agent's earlier
+    datasets, from which `options.replay` takes.
     """
     blame, tasks, steps = _sessions(turns)
     report = DatasetReport(near_duplicate=options.near_duplicate)
@@ -129,10 +133,16 @@ def build_examples(
         if compares and is_worse(turn, reason, options):
             candidates.append(_example(turn))
             candidates[-1].meta |= {"weight": 1, "blamed": turn["blamed"]}
+            del candidates[-1].meta["files"]
 
     examples = _collapse(_selected(turns, agent, refused, keep, report), options, report)
     for example in examples:
         example.meta["task_key"] = tasks.get(example.meta["session_id"], "")
+    if options.replay:
+        known = {example.id for example in examples}
+        lost = [one for one in _lost(earlier, agent, steps, left_out) if one.id not in known]
+        examples = sorted([*examples, *lost[: round(options.replay * len(examples))]], key=lambda one: one.id)
+        report.replayed = len(examples) - len(known)
     examples = cap(examples, options, agent.min_examples, report)
     worse = worse_answers(examples, candidates, options, steps, tasks)
     if agent.payload_format == "toon":  # the id stays that of the text as logged
@@ -253,6 +263,7 @@ def _example(row: TurnRow) -> Example:
         line=row["line"],
         completeness=row["completeness"],
         model=row["model"],
+        files=[row["session_id"], row["source_file"], f"sha256:{row['source_sha256']}", *row["copies"]],
     )
     # a schema that was inferred from the calls is no schema that a model was ever offered
     tools = [tool for tool in orjson.loads(row["tools"] or "[]") if not tool.get("inferred")] or None
@@ -266,15 +277,21 @@ def _collapse(examples: Iterable[Example], options: DatasetOptions, report: Data
     """
     kept: dict[str, Example] = {}
     calls: dict[str, set[str]] = defaultdict(set)
+    files: dict[str, set[str]] = defaultdict(set)
     rows = 0
     for example in examples:
         rows += 1
+        names = example.meta.pop("files")
+        if options.replay:
+            files[example.id].update(names)
         calls[example.id].add(example.meta["turn_id"])
         if example.id not in kept or _age(example) < _age(kept[example.id]):
             kept[example.id] = example
     for key, example in kept.items():
         example.meta["copies"] = len(calls[key])
         example.meta["weight"] = min(len(calls[key]), options.max_weight)
+        if options.replay:
+            example.meta["files"] = sorted(files[key])
     report.duplicates = rows - len(kept)
     prompts = ((duplicates.prompt_id(one.prompt), one.prompt, one.completion[0]) for one in kept.values())
     report.contradictions, report.contradiction_examples = duplicates.contradictions(prompts)
@@ -345,6 +362,24 @@ def _share_limit(weights: Sequence[int], share: float) -> int:
         while limit > 1 and limit > share * sum(min(weight, limit) for weight in weights):
             limit -= 1
     return limit
+
+
+def _lost(
+    earlier: Sequence[Path], agent: AgentSpec, sessions: Collection[str], forgotten: frozenset[str]
+) -> list[Example]:
+    """Examples of earlier datasets whose session stands in no log any more, each once, in an order of their hashes.
+
+    A session that is still there was selected anew, by today's verdicts and today's redaction. One without `files` was
+    made before `replay` was on: it cannot be known whether a forgotten file held it too.
+    """
+    lost: dict[str, Example] = {}
+    for folder in earlier:
+        for example in read_examples(folder):
+            meta, files = example.meta, example.meta.get("files")
+            gone = files and forgotten.isdisjoint(files) and not any(name in sessions for name in files)
+            if gone and agent.teachers.accepts(meta["model"]):
+                lost[example.id] = example
+    return [lost[name] for name in sorted(lost)]
 
 
 def _summarise(examples: Sequence[Example], report: DatasetReport) -> None:

@@ -51,12 +51,24 @@ class DatasetOptions(BaseModel):
         default=0.05, gt=0, le=1, description="Share of all weight that one session may hold, from 20 sessions on."
     )
 
+    replay: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="At most this share more: examples of earlier datasets whose logs are gone. It takes those alone "
+        "that were made with replay on, and none that was forgotten since.",
+    )
+
     def inputs(self) -> dict[str, Any]:
         """What decides a dataset's content. Options that older stores did not know count only if they were changed."""
         return self.model_dump(exclude={name for name in _LATER if getattr(self, name) == _LATER[name]})
 
 
-_LATER = {"learn_from": "successes", "unknown_blame": "none"}  # added after the first stores: their defaults
+_LATER: dict[str, Any] = {
+    "learn_from": "successes",
+    "unknown_blame": "none",
+    "replay": 0.0,
+}  # added after the first stores: their defaults
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,8 +203,47 @@ def test_worse_answers_are_looked_for_only_where_they_are_learnt_from(tmp_path: 
     assert not (tmp_path / "worse.jsonl").exists()
 
 
+def test_replay_takes_what_earlier_datasets_hold_of_logs_that_are_gone_and_nothing_forgotten(tmp_path: Path) -> None:
+    def dataset(name: str, sessions: list[str], earlier: list[str], gone: tuple[str, ...] = ()) -> list[str]:
+        logs, folder = tmp_path / f"{name}-logs", tmp_path / name
+        for session in sessions:
+            end = {"session_id": session, "outcome": {"status": "success"}}
+            lines = [call(session, step, f"{session} asks {step}", f"{session} {step}") for step in range(2)]
+            write_lines(logs / f"{session}.jsonl", [*lines, end])
+            if session == "copied":
+                write_lines(logs / "its_copy.jsonl", [*lines, end])
+        run(logs, tmp_path / f"{name}-turns")
+        folder.mkdir()
+        options = DatasetOptions(replay=1.0)
+        folders = [tmp_path / one for one in earlier]
+        report = build_examples(tmp_path / f"{name}-turns", ACTOR, folder, options, forgotten=gone, earlier=folders)
+        answers = [one.completion[0]["content"] for one in read_examples(folder)]
+        assert report.replayed == sum(answer.split()[0] not in sessions for answer in answers)
+        return sorted(answers)
+
+    old = ["copied 0", "copied 1", "old 0", "old 1"]
+    assert dataset("first", ["old", "copied"], []) == old
+    new = [f"new{n} {step}" for n in range(3) for step in range(2)]
+    names = [f"new{n}" for n in range(3)]
+    assert dataset("second", names, ["first"]) == sorted([*old, *new])
+    assert dataset("third", names, ["first", "second"]) == sorted([*old, *new])
+    assert (
+        dataset("one", ["new0"], ["first"])
+        == sorted(
+            [
+                *new[:2],
+                *[  # as many as it has itself
+                    one.completion[0]["content"]
+                    for one in sorted(read_examples(tmp_path / "first"), key=lambda one: one.id)[:2]
+                ],
+            ]
+        )
+    )
+    assert dataset("forgotten", names, ["second"], ("old", "its_copy.jsonl")) == sorted(new)
+
+
 def test_options_at_their_defaults_leave_older_datasets_as_they_are() -> None:
-    assert not {"learn_from", "unknown_blame"} & DatasetOptions().inputs().keys()
+    assert not {"learn_from", "unknown_blame", "replay"} & DatasetOptions().inputs().keys()
     assert DatasetOptions(learn_from="failures").inputs()["learn_from"] == "failures"
 
 

@@ -21,6 +21,7 @@ from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
 from grokora_pipeline.evaluation.significance import FloatArray, ratio
 from grokora_pipeline.models.messages import calls_of, canonical, json_value, lenient_json, message_text, strict_json
+from grokora_pipeline.sandbox.coder import same_effect
 
 Stats = tuple[float, ...]
 _TYPED = re.compile(r"text|typed|key|command", re.IGNORECASE)
@@ -175,6 +176,13 @@ def code_match(answer: Answer) -> bool | None:
     return code_tree(message_text(answer.prediction).strip()) == expected
 
 
+def code_runs(answer: Answer) -> bool | None:
+    """Whether a shell command does in the sandbox's vault what the expected one does, if that one works there."""
+    if answer.answer_type != "code":
+        return None
+    return same_effect(message_text(answer.prediction), message_text(answer.reference))
+
+
 def _rouge_metric(name: str) -> Metric:
     return Metric(name, _mean(lambda answer: rouge(canonical(answer.prediction), canonical(answer.reference))[name]))
 
@@ -250,6 +258,7 @@ METRICS: dict[str, Metric] = {
         Metric("no_call", _mean(no_call)),
         Metric("code_parses", _mean(_code_parses)),
         Metric("code_match", _mean(code_match)),
+        Metric("code_runs", _mean(code_runs)),
         *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL")),
         Metric("sacrebleu", _bleu_stats, bleu_of),
         Metric("finished", _mean(lambda answer: answer.finished)),
