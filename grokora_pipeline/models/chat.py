@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.answers import AnswerForm
@@ -153,6 +154,37 @@ class ChatFormat:
 
     def _render(self, turns: list[Message], tools: Sequence[Tool] | None, *, generation: bool) -> str:
         return render(self.template, self.special, turns, tools, generation=generation)
+
+
+class TextStream:
+    """The text of an answer whose tokens come one by one; decoding the whole anew for each of them is quadratic.
+
+    What `text` has shown stays: it only grows, so that a streamed answer and its final text agree.
+    """
+
+    def __init__(self, chat: ChatFormat) -> None:
+        self.text = ""
+        self._chat, self._tokens = chat, list[int]()
+        self._stream = DecodeStream(skip_special_tokens=False)
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Append tokens; half a character is kept back until the rest of it comes."""
+        for token in tokens:
+            self._tokens.append(token)
+            try:
+                piece = self._stream.step(self._chat.tokenizer, token)
+            except Exception as error:  # the Rust extension raises a bare Exception
+                # Bytes that are no UTF-8 change what a byte-fallback tokenizer (Llama 2, Gemma) decoded before them.
+                if not str(error).startswith("Invalid prefix"):
+                    raise
+                self._stream = DecodeStream(skip_special_tokens=False)
+                piece = self._stream.step(self._chat.tokenizer, token)
+            self.text += piece or ""
+
+    def end(self) -> None:
+        """No more tokens come: what was kept back is shown as it is."""
+        whole = self._chat.decode(self._tokens)
+        self.text = whole if whole.startswith(self.text) else self.text
 
 
 def _escape_controls(value: Any, controls: re.Pattern[str]) -> Any:

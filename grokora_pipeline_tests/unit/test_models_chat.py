@@ -2,17 +2,20 @@
 
 import itertools
 import json
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.chat import ChatFormat, TextStream
 from grokora_pipeline.models.messages import normalise
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
@@ -240,3 +243,30 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 def test_a_template_that_cannot_be_compiled_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(GrokoraError, match="chat template"):
         with_template(folder, tmp_path, "{% if %}")
+
+
+@pytest.mark.parametrize("bytes_only", [True, False])
+def test_a_streamed_text_only_grows_whatever_bytes_a_model_writes(chat: ChatFormat, bytes_only: bool) -> None:
+    pieces = [f"<0x{value:02X}>" for value in range(256)] + ["▁a", "b", "▁", "é", "▁the"]
+    model = models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    strip = decoders.Strip(" ", 1, 0)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    fallback, draw = replace(chat, tokenizer=tokenizer, stop_ids=()), random.Random(4)
+    for _ in range(100):
+        stream, shown = TextStream(fallback), ""
+        for _ in range(40):
+            stream.add([draw.randrange(256 if bytes_only else len(pieces))])
+            assert stream.text.startswith(shown)
+            shown = stream.text
+        stream.end()
+        assert stream.text.startswith(shown)
+
+
+def test_a_streamed_text_is_the_decoded_one(chat: ChatFormat) -> None:
+    ids = chat.encode("Grüße, 世界 🙂🙂! def f():\n    return 1")
+    stream = TextStream(chat)
+    for token in ids:
+        stream.add([token])
+    stream.end()
+    assert stream.text == chat.decode(ids)

@@ -11,12 +11,11 @@ from typing import Any, cast
 import json_repair
 import orjson
 from jsonschema import Draft202012Validator
-from tokenizers.decoders import DecodeStream
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import toon
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.chat import ChatFormat, TextStream
 from grokora_pipeline.models.messages import calls_of, message_text, parse_calls, plain_message, strict_json
 from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.serving.engine.constrain import grammar_for
@@ -131,19 +130,18 @@ class LocalAnswer:
 
     async def deltas(self) -> AsyncGenerator[Json, None]:
         """The message as it grows, in OpenAI's delta shape; ApiError where the engine refuses."""
-        tokens: list[int] = []
-        decoder = DecodeStream(skip_special_tokens=False)  # decoding the whole anew for each token is quadratic
+        tokens, stream = 0, TextStream(self.chat)
         shown, text, finish, cached, stopped = "", "", "stop", 0, False
         pieces = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.ask))
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
-                    tokens += piece.tokens
+                    tokens += len(piece.tokens)
                     finish, cached = piece.finish or finish, piece.cached_tokens
-                    text += "".join(decoder.step(self.chat.tokenizer, token) or "" for token in piece.tokens)
-                    if piece.finish:  # the decoder keeps half a character back, for ever at the end of an answer
-                        text = self.chat.decode(tokens)
-                    text, stopped = _cut(text, self.asked.stops)
+                    stream.add(piece.tokens)
+                    if piece.finish:
+                        stream.end()
+                    text, stopped = _cut(stream.text, self.asked.stops)
                     visible = restore_growing(_visible(self.chat.visible_text(text), self.asked), self.originals)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}
@@ -165,7 +163,7 @@ class LocalAnswer:
                 message["tool_calls"] = calls = calls[:1]
             finish = finish if finish == "length" else "tool_calls"
             yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
-        self.reply = completion(self.head, message, finish, usage_of(len(self.ask.prompt), len(tokens), cached))
+        self.reply = completion(self.head, message, finish, usage_of(len(self.ask.prompt), tokens, cached))
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
