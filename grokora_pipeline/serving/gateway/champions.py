@@ -163,7 +163,8 @@ class Champions:
         self._seen[agent.name] = record  # what cannot be served is not tried again every second
         version, now = self.registry.version(agent.name), self.table[agent.name]
         rolling_out = bool(agent.rollout and version != BASE) and record["action"] == "promote"
-        rolling_out = rolling_out and not self._proved(agent.name, version)
+        proved = self.store.pointer(f"{agent.name}/champion", _PROVED)
+        rolling_out = rolling_out and not (proved and proved["version"] == version)
         if (now.version, now.rollout is not None) == (version, rolling_out):
             return
         before = self.registry.before(agent.name) if rolling_out else version
@@ -180,10 +181,6 @@ class Champions:
         self.table = {**self.table, agent.name: InService(version, before, rollout)}
         self.counts["changes"] += 1
         LOG.info("%s is served by %s%s", agent.name, version, f" in {agent.rollout:.0%} of sessions" if rollout else "")
-
-    def _proved(self, agent: str, version: str) -> bool:
-        record = self.store.pointer(f"{agent}/champion", _PROVED)
-        return bool(record and record["version"] == version)
 
     def _promote(self, agent: str, service: InService, evidence: str) -> None:
         self.store.point(f"{agent}/champion", _PROVED, service.version, evidence=evidence)

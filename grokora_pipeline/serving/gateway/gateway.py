@@ -320,7 +320,7 @@ class Gateway:
     async def _forward(self, exchange: Exchange, request: Request, keys: Mapping[str, str]) -> AsyncIterator[Response]:
         assert self.upstream is not None
         body, api = exchange.body, exchange.api
-        if self.upstream.model and self._is_ours(exchange.asked.model):
+        if self.upstream.model and not self.router.is_unknown(exchange.asked.model):
             body = {**body, "model": self.upstream.model}
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers} | dict(keys)
         async with self.upstream.send(api.path, orjson.dumps(body), headers) as response:
@@ -357,9 +357,6 @@ class Gateway:
             last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD).error(failure))
         await self._finish(exchange, reader.reply())
         yield last
-
-    def _is_ours(self, model: str) -> bool:
-        return not self.router.is_unknown(model)
 
     async def _finish(
         self,
