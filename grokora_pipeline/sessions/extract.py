@@ -17,6 +17,8 @@ from grokora_pipeline.sessions.table import SCHEMA, Row, RowMaker, base_session,
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 
 FLUSH_ROWS = 512
+FLUSH_BYTES = 16 << 20  # of prompts: one of a coding session may have 192,000 characters
+_PROMPT = SCHEMA.names.index("prompt")
 MAX_HELD = 64 << 20  # bytes of files and texts that are held between the two passes; larger ones are read twice
 MAX_DATA = 16 << 20  # bytes of a file that are held while it is read, so that it is opened once
 UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)  # of odd content
@@ -65,7 +67,7 @@ class Parts:
         self._folder, self._number = folder, number
         self._rows: dict[str, list[Row]] = {}
         self._writers: dict[str, pa.ipc.RecordBatchFileWriter] = {}
-        self._held = 0
+        self._held = self._bytes = 0
         self.counts: Counter[str] = Counter()
 
     def path(self, day: str) -> Path:
@@ -77,7 +79,8 @@ class Parts:
         self._rows.setdefault(day, []).append(row)
         self.counts[day] += 1
         self._held += 1
-        if self._held >= FLUSH_ROWS:
+        self._bytes += len(row[_PROMPT])
+        if self._held >= FLUSH_ROWS or self._bytes >= FLUSH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -87,7 +90,7 @@ class Parts:
                 self._writers[day] = pa.ipc.new_file(self.path(day), SCHEMA)
             self._writers[day].write_table(to_table(rows))
         self._rows.clear()
-        self._held = 0
+        self._held = self._bytes = 0
 
     def close(self) -> None:
         """Write out what is left."""
