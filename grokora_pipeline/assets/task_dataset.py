@@ -42,6 +42,13 @@ _COLUMNS = columns(
     tools="json: list of tool schemas, or absent",
     meta="json: turn_id, session_id, task_key, cluster, weight, status, rating, source_file, completeness",
 )
+_CHECKS = {  # `schema` is blocking: what is no example is not published
+    "schema": "Every line is an example.",
+    "varied_answers": "No single answer dominates.",
+    "few_reconstructed": "Most prompts were recorded.",
+    "known_outcomes": "Most sessions say how they ended.",
+    "caps": "What the caps by session and task cost.",
+}
 _SELECTION = 2  # raise it when the same turns and options would give other examples
 _TOON_NEEDS = {"toon": ("base_model",)}  # its tokenizer counts what TOON saves
 Result = Iterator[Made | dg.AssetCheckResult]
@@ -81,11 +88,8 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         retry_policy=NODE_RETRIES,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[
-            dg.AssetCheckSpec("schema", asset=asset_key, blocking=True, description="Every line is an example."),
-            dg.AssetCheckSpec("varied_answers", asset=asset_key, description="No single answer dominates."),
-            dg.AssetCheckSpec("few_reconstructed", asset=asset_key, description="Most prompts were recorded."),
-            dg.AssetCheckSpec("known_outcomes", asset=asset_key, description="Most sessions say how they ended."),
-            dg.AssetCheckSpec("caps", asset=asset_key, description="What the caps by session and task cost."),
+            dg.AssetCheckSpec(name, asset=asset_key, description=says, blocking=name == "schema")
+            for name, says in _CHECKS.items()
         ],
     )
     def task_dataset(context: dg.AssetExecutionContext, config: selection_config(agent)) -> Result:  # type: ignore[valid-type]
