@@ -135,10 +135,12 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def turn_ids(split: Path, side: str) -> set[str]:
-    """The turns of one side of a tokenized split."""
+    """The turns of one side of a tokenized split. A worse answer, which DPO and KTO compare, is no example."""
     from datasets import load_from_disk
 
-    return set(load_from_disk(str(split))[side]["turn_id"])
+    rows = load_from_disk(str(split))[side]
+    judged = rows["judged"] if "judged" in rows.column_names else [""] * len(rows)
+    return {name for name, word in zip(rows["turn_id"], judged, strict=True) if word != "worse"}
 
 
 def _case(example: Example, chat: ChatFormat) -> Case:

@@ -4,12 +4,16 @@ Sandbox logs in which 30 % of the sessions were meant to fail; every way of lear
 agents with the same seeds and the same number of optimiser steps, and is judged by exact answers to the same unseen
 calls (sessions of another seed, without failures). Each training is one line of `results.jsonl` in --output: a run that
 was stopped goes on where it was. Prints one JSON line: per agent and way the mean over seeds, and the paired difference
-from `successes` with its standard error. `--tiny` is a random model and a few steps: it shows that everything runs.
+from `successes` with its standard error. `--question improve` asks whether a round of `improve` raises the
+swarm's success on unseen tasks: all four roles trained on the logs, then on the logs and on what the sandbox verified
+of their own sessions, against a second training on the logs alone (`again`), all with the same number of steps.
+`--tiny` is a random model and a few steps: it shows that everything runs.
 """
 
 import argparse
 import json
 import random
+import shutil
 import statistics
 import sys
 from collections.abc import Iterator
@@ -24,8 +28,10 @@ from grokora_pipeline.datasets.examples import Example, build_examples, near_pla
 from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.datasets.split import SplitOptions, split_examples
+from grokora_pipeline.evaluation.improve import improve
 from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.metrics.answers import Answer
+from grokora_pipeline.evaluation.swarm import swarm_test
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox import record
@@ -40,6 +46,7 @@ from grokora_pipeline.workers.frame import Reporter
 WAYS = ("successes", "failures", "ratings", "preferences")
 UNSEEN = 1007  # the seed of the sessions that are judged on
 Results = list[dict[str, Any]]
+Folders = dict[str, str]  # of adapters, by role
 
 
 class Quiet(Reporter):
@@ -66,13 +73,12 @@ def read_logs(root: Path, agents: tuple[AgentSpec, ...]) -> Path:
     return turns
 
 
-def datasets(folder: Path, agent: AgentSpec, way: str, chat: ChatFormat, max_length: int) -> Path:
+def datasets(turns: Path, agent: AgentSpec, way: str, chat: ChatFormat, max_length: int) -> Path:
     """The tokenized split of an agent's sandbox logs when it learns in one way."""
-    split = folder / f"{agent.name}-{way}"
+    split = turns.with_name(f"{turns.name}-{agent.name}-{way}")
     if (split / "done").is_file():
         return split
     split.mkdir(parents=True, exist_ok=True)
-    turns = folder / "logs-turns"
     build_examples(turns, agent, split, DatasetOptions.model_validate({"learn_from": way}))
     examples, worse = list(read_examples(split)), read_worse(split)
     every = sorted([*examples, *worse], key=lambda one: one.id)
@@ -121,16 +127,61 @@ def run(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
         if any((one["agent"], one["way"], one["seed"]) == (name, way, seed) for one in results):
             continue
         agent = next(agent for agent in agents if agent.name == name)
-        split = datasets(folder, agent, way, chat, options.max_length)
+        split = datasets(folder / "logs-turns", agent, way, chat, options.max_length)
         output = folder / "adapters" / f"{name}-{way}-{seed}"
-        knobs = {"preset": "sample", "max_steps": options.steps, "epochs": 1000, "seed": seed, "max_examples": 0}
-        knobs |= {"max_length": options.max_length, "batch_size": 8, "learning_rate": 5e-4, "self_test": False}
-        trained = train(
-            {"base": str(options.base), "split": str(split), "output": str(output), "knobs": knobs}, Quiet()
-        )
+        trained = fit(options, split, output, seed)
         score = exact(options.base, chat, output, unseen(folder, agent, options.rows))
         costs = {key: trained[key] for key in ("steps", "train_rows", "train_seconds", "validation_loss")}
         results.append({"agent": name, "way": way, "seed": seed, "exact": score, **costs})
+        write_atomic(file, b"".join(orjson.dumps(one) + b"\n" for one in results))
+    return results
+
+
+def fit(options: argparse.Namespace, split: Path, output: Path, seed: int) -> dict[str, Any]:
+    """Train one adapter; one that was finished before is taken. Returns its record."""
+    knobs = {"preset": "sample", "max_steps": options.steps, "epochs": 1000, "seed": seed, "max_examples": 0}
+    knobs |= {"max_length": options.max_length, "batch_size": 8, "learning_rate": 5e-4, "self_test": False}
+    return train({"base": str(options.base), "split": str(split), "output": str(output), "knobs": knobs}, Quiet())
+
+
+def teach(options: argparse.Namespace, agents: tuple[AgentSpec, ...], turns: Path, stage: str, seed: int) -> Folders:
+    """Adapters of all four roles, trained on the turns."""
+    chat, adapters = ChatFormat.load(options.base), Folders()
+    for agent in (agent for agent in agents if agent.name in AGENTS):
+        adapters[agent.name] = str(options.output / "adapters" / f"{agent.name}-{stage}-{seed}")
+        split = datasets(turns, agent, "successes", chat, options.max_length)
+        fit(options, split, Path(adapters[agent.name]), seed + 100 * (stage == "again"))
+    return adapters
+
+
+def improved_turns(options: argparse.Namespace, agents: tuple[AgentSpec, ...], adapters: Folders, seed: int) -> Path:
+    """The turns of the logs and of what the sandbox verified of these adapters' own sessions."""
+    logs = options.output / f"improved-{seed}"
+    if not (logs / "recordings.jsonl").is_file():
+        rule = {"verify": "sandbox", "tasks": options.tasks, "samples": 4, "seed": seed + 1000}
+        where = {"base": str(options.base), "output": str(logs), "started_at": "2026-01-01T00:00:00Z"}
+        plan = {"agent": "coordinator", "version": f"seed{seed}", "adapters": adapters, "improve": rule, **where}
+        improve(plan, Quiet())
+    shutil.copytree(options.output / "logs", logs / "logs", dirs_exist_ok=True)
+    return read_logs(logs, agents)
+
+
+def run_improve(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
+    """Swarm success of each seed before a round of `improve`, after it, and trained once more on the logs alone."""
+    if not (options.output / "logs-turns" / "manifest.json").is_file():
+        write_logs(options.output / "logs", 7, options.sessions, failing=True)
+    turns, file = read_logs(options.output / "logs", agents), options.output / "improve.jsonl"
+    results: Results = [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+    for seed in (seed for seed in options.seeds if seed not in {one["seed"] for one in results}):
+        stages = {"before": teach(options, agents, turns, "before", seed)}
+        stages["after"] = teach(options, agents, improved_turns(options, agents, stages["before"], seed), "after", seed)
+        stages["again"] = teach(options, agents, turns, "again", seed)
+        row: dict[str, Any] = {"seed": seed}
+        for stage, adapters in stages.items():
+            output = options.output / "swarm" / f"{stage}-{seed}"
+            plan = {"base": str(options.base), "adapters": adapters, "output": str(output), "tasks": options.tasks}
+            row[stage] = swarm_test(plan, Quiet())["systems"]["champions"]["success_rate"]
+        results.append(row)
         write_atomic(file, b"".join(orjson.dumps(one) + b"\n" for one in results))
     return results
 
@@ -159,6 +210,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--output", type=Path, required=True, help="kept between runs")
+    parser.add_argument("--question", choices=["learn_from", "improve"], default="learn_from")
+    parser.add_argument("--tasks", type=int, default=50, help="of the sandbox, for improve and for the swarm's test")
     parser.add_argument("--agents", nargs="+", default=["actor", "coordinator"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--sessions", type=int, default=240)
@@ -168,8 +221,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--tiny", action="store_true", help="a few sessions, steps and rows")
     options = parser.parse_args(arguments)
     if options.tiny:
-        options.sessions, options.steps, options.rows, options.max_length = 30, 2, 2, 2048
-    results = run(options, load_agents(PROJECT_ROOT / "data" / "agents.yaml"))
+        options.sessions, options.steps, options.rows, options.max_length, options.tasks = 30, 2, 2, 2048, 2
+    agents = load_agents(PROJECT_ROOT / "data" / "agents.yaml")
+    if options.question == "improve":
+        return {"steps": options.steps, "sessions": options.sessions, "table": run_improve(options, agents)}
+    results = run(options, agents)
     return {"steps": options.steps, "sessions": options.sessions, "table": list(summary(results))}
 
 

@@ -29,3 +29,11 @@ def test_every_way_of_learning_is_measured_once(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("grokora_pipeline_tests.benchmarks.learning.train", counted)
     assert learning.main(arguments)["table"] == report["table"]
     assert trained == ["actor-preferences-1"]
+
+
+@pytest.mark.exhaustive
+def test_a_round_of_improve_is_measured_against_training_again(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    arguments = ["--base", str(base), "--output", str(tmp_path / "out"), "--seeds", "1", "--tiny"]
+    (row,) = learning.main([*arguments, "--question", "improve"])["table"]
+    assert row == {"seed": 1, "before": 0.0, "after": 0.0, "again": 0.0}  # a random model solves nothing

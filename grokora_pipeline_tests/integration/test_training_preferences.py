@@ -11,6 +11,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.plan import turn_ids
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import load_base
 from grokora_pipeline.training.gradients import TreeLoss
@@ -158,6 +159,7 @@ def test_training_on_judged_answers_begins_at_the_bases_loss_and_prefers_the_bet
             rows.append({"prompt": prompt, "completion": [{"role": "assistant", "content": answer}], "meta": meta})
             sides.append("train" if number < 8 else "validation")
     tokenize_split(rows, sides, ChatFormat.load(base), tmp_path / "split", max_length=256, seed=7)
+    assert turn_ids(tmp_path / "split", "validation") == {"8better", "9better"}  # nothing is measured against the worse
     knobs = {"preset": "sample", "learning_rate": 0.01, "answer_weight": 0.0, "beta": 0.5, "max_steps": 6}
     folders = {"base": str(base), "split": str(tmp_path / "split"), "output": str(tmp_path / "adapter")}
     record = train({**folders, "knobs": {**knobs, "self_test": False}}, Reporter())

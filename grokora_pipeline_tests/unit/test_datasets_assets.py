@@ -12,8 +12,11 @@ from grokora_pipeline.assets import tokenized_split as split_module
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.task_dataset import task_dataset_asset
 from grokora_pipeline.assets.tokenized_split import missing_examples, tokenized_split_asset
+from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.models.base import facts
 from grokora_pipeline.settings import Settings
+from grokora_pipeline.training.preferences import complete_pairs
+from grokora_pipeline.training.tokenize import load_split
 from grokora_pipeline_tests.tiny import tiny_base
 from grokora_pipeline_tests.unit.session_logs import call, run, write_lines
 
@@ -66,6 +69,31 @@ def test_a_split_is_published_with_its_checks_and_remembers_sessions(project: Pr
     assignment = project.store.require("actor/tokenized_split").read_json("assignment.json")
     assert set(assignment["sessions"]) == {f"s{n}" for n in range(30)}
     assert set(assignment["sessions"].values()) == {"train", "validation"}
+
+
+def test_pairs_are_rows_beside_the_examples_on_one_side_of_the_split_and_do_not_count_as_examples(
+    project: Project, tmp_path: Path
+) -> None:
+    store = project.store
+    rows = [{"agent": "actor", "prompt": f"what is {n}?", "chosen": f"it is {n}", "rejected": "no"} for n in range(30)]
+    write_lines(tmp_path / "pairs" / "dpo.jsonl", rows)
+    with store.stage("session_logs") as staged:
+        run(tmp_path / "pairs", staged / "turns-of-the-run")
+        store.publish("session_logs", "t2", staged / "turns-of-the-run")
+    agent = AGENT.model_copy(update={"learn_from": "preferences"})
+    result = materialize(project, agent, dg.DagsterInstance.ephemeral())
+    assert result.success
+    assert checks(result)["no_straddling_group"].passed
+    split = store.require("actor/tokenized_split")
+    sides = load_split(split.path)
+    assert [sum(row.judged == word for side in sides for row in side) for word in ("", "better", "worse")] == [30] * 3
+    for side in sides:
+        assert side
+        assert complete_pairs(side) == side
+    assert checks(result)["enough_examples"].metadata["trainable"].value == 30
+    assert set(split.read_json("examples.json")) == {
+        one.id for one in read_examples(store.require("actor/task_dataset").path)
+    }
 
 
 def test_a_misspelt_value_in_the_launchpad_is_refused(project: Project) -> None:
