@@ -294,10 +294,10 @@ def _refuse_duplicates(path: Path, node: yaml.Node, keys: tuple[str, ...]) -> No
     for key, value in node.value:
         name, line = str(key.value), key.start_mark.line + 1
         if name in lines and name != "<<":
-            place = f"agent {keys[1]!r}, key {'.'.join((*keys[2:], name))!r}" if len(keys) > 1 else f"agent {name!r}"
+            where = f"agent {keys[1]!r}, key {'.'.join((*keys[2:], name))!r}" if len(keys) > 1 else f"agent {name!r}"
             if not keys:
-                place = f"key {name!r}"
-            raise GrokoraError(f"{path}: {place} is there twice, in lines {lines[name]} and {line}; remove one.")
+                where = f"key {name!r}"
+            raise GrokoraError(f"{path}: {where} is there twice, in lines {lines[name]} and {line}; remove one.")
         lines[name] = line
         _refuse_duplicates(path, value, (*keys, name))
 

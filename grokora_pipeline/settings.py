@@ -171,11 +171,11 @@ def local_timezone(environ: Mapping[str, str], localtime: Path = Path("/etc/loca
     from zoneinfo import TZPATH, available_timezones
 
     zones = available_timezones()
-    given = environ.get("TZ", "").removeprefix(":")
-    if given in zones:
-        return given
-    file = Path(given) if given.startswith("/") else localtime
-    if (given and not given.startswith("/")) or not file.is_file():
+    zone = environ.get("TZ", "").removeprefix(":")
+    if zone in zones:
+        return zone
+    file = Path(zone) if zone.startswith("/") else localtime
+    if (zone and not zone.startswith("/")) or not file.is_file():
         return "UTC"  # also for POSIX's own form (`CET-1CEST`), which names no zone; doctor shows what was understood
     linked = file.resolve().as_posix().partition("zoneinfo/")[2].removeprefix("posix/")
     if linked in zones:

@@ -132,12 +132,12 @@ def _news(dataset: Path, now: Path, then: Path | None) -> tuple[int, int, int]:
 @lru_cache(maxsize=2)
 def _ratings(logs: Path) -> Ratings:
     """(start, rating) of every rated session by the agents that took part in it, oldest first."""
-    found: dict[tuple[str, str], tuple[str, int]] = {}
+    rated_sessions: dict[tuple[str, str], tuple[str, int]] = {}
     for turn in read_turns(logs, ["session_id", "agent", "started_at", "rating"]):
         if turn["agent"] and turn["rating"] is not None:
-            found[turn["agent"], turn["session_id"]] = (turn["started_at"], turn["rating"])
+            rated_sessions[turn["agent"], turn["session_id"]] = (turn["started_at"], turn["rating"])
     ratings: Ratings = {}
-    for (agent, _), rated in sorted(found.items(), key=lambda item: item[1]):
+    for (agent, _), rated in sorted(rated_sessions.items(), key=lambda item: item[1]):
         ratings.setdefault(agent, []).append(rated)
     return ratings
 

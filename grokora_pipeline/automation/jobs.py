@@ -40,7 +40,7 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     asked = [*ranks, *improvements]
     on_demand = dg.AssetSelection.assets(*ranks)
     every = dg.AssetSelection.assets(*keys) - dg.AssetSelection.assets(*asked)  # not all(): others' assets may be there
-    made = [
+    definitions = [
         dg.define_asset_job(project.label(ALL_JOB), every, description="Logs in, champions out, for all agents."),
         *(_retrain(project, agent.name, keys, asked) for agent in project.agents),
         *(
@@ -66,12 +66,12 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
         rollback_job(project),
     ]
     if ranks:
-        made.append(
+        definitions.append(
             dg.define_asset_job(
                 project.label("rank_experiment"), on_demand, description="Which rank is worth its size?"
             )
         )
-    return made
+    return definitions
 
 
 def _retrain(project: Project, agent: str, keys: Sequence[dg.AssetKey], asked: Sequence[dg.AssetKey]) -> Any:

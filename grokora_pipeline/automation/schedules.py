@@ -41,23 +41,23 @@ class Candidate:
 def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.ScheduleDefinition]:
     """`<agent>_when_due` for every agent and `swarm_when_due`; on from the start where GROKORA_AUTOMATION is `on`."""
     known = list(specs)
-    made = []
+    definitions = []
     for agent in project.agents:
         own = [spec for spec in known if project.store_key(spec.key).split("/")[0] in {agent.name, *_SOURCES}]
         find = partial(agent_candidate, project, agent)
-        made.append(
+        definitions.append(
             _schedule(
                 project, agent.name, job=retrain_job(project, agent.name), policy=agent.retrain, specs=own, find=find
             )
         )
     if judged := [spec for spec in known if spec.key == project.key("swarm_report")]:
         job = project.label(ALL_JOB)
-        made.append(
+        definitions.append(
             _schedule(
                 project, "swarm", job=job, policy=RetrainPolicy(), specs=judged, find=partial(_swarm_candidate, project)
             )
         )
-    return [*made, *(_improve(project, agent.name, agent.improve) for agent in project.agents if agent.improve)]
+    return [*definitions, *(_improve(project, agent.name, agent.improve) for agent in project.agents if agent.improve)]
 
 
 def _improve(project: Project, agent: str, improve: Improve) -> dg.ScheduleDefinition:

@@ -140,14 +140,14 @@ def blocked_assets(project: Project, stale: Mapping[dg.AssetKey, str], agents: I
 
     The chain of an agent that still lacks examples, and the merged model of an agent without a champion.
     """
-    found: set[dg.AssetKey] = set()
+    blocked: set[dg.AssetKey] = set()
     for agent in agents:
         dataset, champion = (project.key(agent.name, link) for link in ("task_dataset", "champion"))
         if dataset not in stale and missing_examples(project, agent):
-            found |= {key for key in stale if project.store_key(key).startswith(f"{agent.name}/")}
+            blocked |= {key for key in stale if project.store_key(key).startswith(f"{agent.name}/")}
         if champion not in stale and Registry(project.store).in_service(agent.name) is None:
-            found.add(project.key(agent.name, "merged_model"))
-    return found
+            blocked.add(project.key(agent.name, "merged_model"))
+    return blocked
 
 
 def data_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:

@@ -138,10 +138,10 @@ def feedback(
     if (step and not step.isdigit()) or not (rating or status or blame):
         raise GrokoraError("Give at least one of --rating 1-5, --status success|failure, --blame agent[:step].")
     blamed = {"agent": agent, "step": int(step) if step else None, "reason": reason or None} if blame else None
-    told = {"session_id": session, "rating": rating, "status": status and status.value, "blame": blamed}
+    record = {"session_id": session, "rating": rating, "status": status and status.value, "blame": blamed}
     settings = get_settings()
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    console.print(give(Feedback.of(told), gateway, key, settings.recordings_folder), soft_wrap=True)
+    console.print(give(Feedback.of(record), gateway, key, settings.recordings_folder), soft_wrap=True)
 
 
 @sandbox_app.command("record")
@@ -211,10 +211,10 @@ def shrink(
 
     if output.exists():
         raise GrokoraError(f"{output} exists; give a new folder, so that nothing of yours is overwritten.")
-    found = shrink_adapter(load_project(), _known(agent), rank, output.absolute())
+    figures = shrink_adapter(load_project(), _known(agent), rank, output.absolute())
     for name, size in (("before", "bytes_before"), ("after", "bytes"), ("int8", "bytes_int8")):
-        loss = found[f"validation_loss_{name}"]
-        console.print(f"{name:>6}: {found[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}", highlight=False)
+        loss = figures[f"validation_loss_{name}"]
+        console.print(f"{name:>6}: {figures[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}", highlight=False)
 
 
 @app.command()

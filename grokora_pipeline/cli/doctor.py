@@ -66,9 +66,9 @@ def _project() -> Finding:
 
 
 def _time_zone() -> Finding:
-    zone, given = get_settings().timezone, os.environ.get("TZ", "")
-    if zone == "UTC" and given.removeprefix(":") not in {"", "UTC", "UTC0", "Etc/UTC"}:
-        return Finding("warning", "time zone", f"UTC; TZ={given} names no zone", "set TZ to one such as Europe/Berlin")
+    zone, value = get_settings().timezone, os.environ.get("TZ", "")
+    if zone == "UTC" and value.removeprefix(":") not in {"", "UTC", "UTC0", "Etc/UTC"}:
+        return Finding("warning", "time zone", f"UTC; TZ={value} names no zone", "set TZ to one such as Europe/Berlin")
     return Finding("ok", "time zone", f"{zone}, for the training windows of agents.yaml")
 
 

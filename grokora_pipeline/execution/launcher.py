@@ -5,6 +5,7 @@ Dagster's own local launcher cannot say, and a run that was cut off by a power f
 
 import os
 import socket
+import time
 
 import dagster as dg
 import psutil
@@ -13,6 +14,7 @@ from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster_shared.serdes import deserialize_value
 
+_SILENT_SECONDS = 3600  # a training says how far it is about twenty times, and takes two hours at most by default
 PROCESS_TAG = "grokora/process"  # of runs that no launcher started
 
 
@@ -30,7 +32,7 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Failed where the code server that runs it is gone or does not know it; runs of other origin pass."""
+        """Failed if its code server is gone, or does not know it while it is silent; runs of other origin pass."""
         client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if client is None:
             return _health(_lives(run.tags.get(PROCESS_TAG, "")), "the process that ran it is gone")
@@ -38,7 +40,13 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
             reply = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=10)
         except DagsterUserCodeUnreachableError:
             return _health(False, "the code server that ran it is gone")
-        return _health(deserialize_value(reply, CanCancelExecutionResult).can_cancel, "its process is gone")
+        if deserialize_value(reply, CanCancelExecutionResult).can_cancel:
+            return _health(True, "")
+        # A server reports the end of its own runs. One that does not know a run was restarted, or only reloaded: then
+        # the run goes on in the process before, of which Dagster 1.13's proxy asks nothing (CanCancelExecution).
+        latest = self._instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+        spoke = bool(latest) and time.time() - latest[0].event_log_entry.timestamp < _SILENT_SECONDS
+        return _health(spoke, "its code server does not know it, and it has said nothing for an hour")
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:

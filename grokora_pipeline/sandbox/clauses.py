@@ -211,9 +211,9 @@ def _readers() -> list[tuple[Primitive, re.Pattern[str]]]:
 def read_clause(text: str) -> Clause | None:
     """What a clause asks for; None where no wording fits it whole."""
     for primitive, pattern in _readers():
-        found = pattern.fullmatch(text)
-        if found:
-            return Clause(primitive, found.groupdict())
+        match = pattern.fullmatch(text)
+        if match:
+            return Clause(primitive, match.groupdict())
     return None
 
 

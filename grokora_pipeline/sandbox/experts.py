@@ -72,21 +72,21 @@ def _fields(user: str) -> dict[str, str]:
 
 
 def _actor(user: str) -> Message:
-    told = _fields(user)
-    clause = read_clause(told["Subtask"])
-    observation = json.loads(told.get("Observation", "{}"))
+    fields = _fields(user)
+    clause = read_clause(fields["Subtask"])
+    observation = json.loads(fields.get("Observation", "{}"))
     if clause is None:
-        return {"role": "assistant", "content": f"I do not know how to {told['Subtask']}."}
+        return {"role": "assistant", "content": f"I do not know how to {fields['Subtask']}."}
     arguments = clause.primitive.arguments(clause.slots, observation.get("coordinates"))
     call_id = "call_" + hashlib.sha256(user.encode()).hexdigest()[:12]
     return tool_message(clause.primitive.tool, arguments, call_id)
 
 
 def _validator(user: str) -> Message:
-    told = _fields(user)
-    if "Safety check" in told:
-        return json_message(safety(told["Safety check"]))
-    clause, before, after = read_clause(told["Subtask"]), told["Before"], told["After"]
+    fields = _fields(user)
+    if "Safety check" in fields:
+        return json_message(safety(fields["Safety check"]))
+    clause, before, after = read_clause(fields["Subtask"]), fields["Before"], fields["After"]
     if after == before:
         return json_message({"reason": "nothing changed", "valid": False, "confidence": 90})
     valid = clause is not None and clause.primitive.expects(after, clause.slots)

@@ -71,8 +71,8 @@ def plan_sessions(seed: int, count: int) -> list[Session]:
                 rng, task.task_id, ("fill_form", "click_field type_text"), SAMPLE, text="Café Müller – façade"
             )
         slip = rng.choice(AGENTS) if kind == "recording" and index % 20 in {2, 9, 15} else ""
-        day, place = divmod(index * DAYS, count)
-        started = FIRST_DAY + timedelta(days=day, seconds=place * 36000 // count + rng.randrange(60))
+        day, slot = divmod(index * DAYS, count)
+        started = FIRST_DAY + timedelta(days=day, seconds=slot * 36000 // count + rng.randrange(60))
         planned.append(Session(index, task, started, kind, slip))
     return planned
 
@@ -113,10 +113,10 @@ def _other_element(call: Call, message: Message, rng: random.Random) -> Message:
 
 
 def _wrong_argument(call: Call, message: Message, rng: random.Random) -> Message:
-    found = read_tool_call(message)
-    if found is None:
+    tool_call = read_tool_call(message)
+    if tool_call is None:
         return message
-    name, arguments = found
+    name, arguments = tool_call
     key = "coordinate" if "coordinate" in arguments else next(k for k in reversed(arguments) if k != "action")
     value = arguments[key]
     wrong: Any = [value[1], value[0] + 40] if key == "coordinate" else -value if key == "amount" else value[:-1]

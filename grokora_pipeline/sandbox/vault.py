@@ -98,11 +98,11 @@ class Vault:
 
     def paths(self, arguments: list[str]) -> list[str]:
         """Arguments as paths, with shell patterns expanded where something matches."""
-        found = list[str]()
+        paths = list[str]()
         for argument in arguments:
             hits = sorted(path for path in self.files if fnmatch.fnmatchcase(path, argument)) if "*" in argument else []
-            found += hits or [_norm(argument)]
-        return found
+            paths += hits or [_norm(argument)]
+        return paths
 
     def transfer(self, _: list[str], arguments: list[str], __: str, *, keep: bool) -> str:
         """`cp` (`keep`) and `mv` of files (and of whole folders with `mv`) to a file name or into a folder."""

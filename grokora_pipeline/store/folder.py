@@ -108,8 +108,8 @@ class LocalFiles:
     def versions(self, key: str) -> list[str]:
         """The published versions of a key, oldest first."""
         folder = self.root / key
-        found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-        return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+        folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
 
     @contextmanager
     def shared(self, name: str) -> Iterator[Path]:

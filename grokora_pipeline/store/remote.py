@@ -85,8 +85,8 @@ class RemoteFiles:
 
     def lines(self, name: str) -> list[bytes]:
         """The lines of a journal, oldest first."""
-        found = self._read_all([self._path(f"{name}/{record}") for record in self._names(name)])
-        return [found[path] for path in sorted(found)]
+        by_path = self._read_all([self._path(f"{name}/{record}") for record in self._names(name)])
+        return [by_path[path] for path in sorted(by_path)]
 
     def _read_all(self, paths: list[str]) -> dict[str, bytes]:
         return self._fs.cat(paths) if paths else {}
@@ -204,9 +204,9 @@ class RemoteFiles:
 
 
 def _signatures(folder: Path) -> _Signatures:
-    found = {}
+    signatures = {}
     for part, path in listing(folder).items():
         with suppress(FileNotFoundError):
             facts = path.stat()
-            found[part] = (facts.st_mtime_ns, facts.st_size)
-    return found
+            signatures[part] = (facts.st_mtime_ns, facts.st_size)
+    return signatures

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
 from grokora_pipeline.workers.frame import PATIENT_THREADS
 
 _PR_SET_PDEATHSIG = 1
@@ -100,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("a command is needed after --")
     die_with_parent()
     try:
-        devices = discover_devices(get_settings().devices)
+        # not the settings: whoever starts this has them, and the folder of somebody's own Dagster is no project of ours
+        devices = discover_devices(os.environ.get("GROKORA_DEVICES", ""))
         on_cpu = devices[0].startswith("cpu")
         leased = acquire(devices, 1 if on_cpu else arguments.count, lease_folder())
     except GrokoraError as error:

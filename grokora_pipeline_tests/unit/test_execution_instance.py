@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
+from dagster._grpc.types import CanCancelExecutionResult
+from dagster_shared.serdes import serialize_value
 
 from grokora_pipeline.cli.demo import open_instance
 from grokora_pipeline.errors import GrokoraError
@@ -43,6 +46,24 @@ def test_a_run_whose_code_server_is_gone_is_dead(instance: dg.DagsterInstance, t
         health(instance, {".dagster/grpc_info": json.dumps({"socket": str(tmp_path / "gone"), "host": "localhost"})})
         == "FAILED"
     )
+
+
+@pytest.mark.parametrize(("later", "status"), [(0.0, "RUNNING"), (4000.0, "FAILED")])
+def test_a_run_that_a_reloaded_code_server_does_not_know_lives_as_long_as_it_says_something(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, later: float, status: str
+) -> None:
+    class Reloaded:
+        def can_cancel_execution(self, request: object, timeout: float) -> str:
+            return serialize_value(CanCancelExecutionResult(can_cancel=False))
+
+    run = instance.add_run(dg.DagsterRun("retrain_all", status=dg.DagsterRunStatus.STARTED))
+    instance.report_engine_event("step 3/10", run)
+    launcher = instance.run_launcher
+    assert isinstance(launcher, WatchedRunLauncher)
+    monkeypatch.setattr(launcher, "_get_grpc_client_for_termination", lambda run_id: Reloaded())
+    now = time.time() + later
+    monkeypatch.setattr("grokora_pipeline.execution.launcher.time.time", lambda: now)
+    assert launcher.check_run_worker_health(run).status.value == status
 
 
 def test_a_run_of_a_living_process_lives_and_of_a_dead_one_is_dead(instance: dg.DagsterInstance) -> None:

@@ -80,3 +80,9 @@ def test_more_devices_than_there_are_is_one_sentence(environment: dict[str, str]
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: 3 GPUs are asked for")
+
+
+def test_a_lease_needs_no_project_of_ours() -> None:
+    code = "import sys, grokora_pipeline.workers.lease; print('grokora_pipeline.settings' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
