@@ -1,0 +1,124 @@
+"""`grokora demo` in a real terminal: whatever ends it during a training, the same command goes on from there."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from grokora_pipeline.cli.demo import INTERRUPTED
+from grokora_pipeline_tests.chain import environment, make_home, script
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
+
+AGENTS = """
+agents:
+  actor: {description: Acts., answer: tool_call, preset: sample, epochs: 1000, min_examples: 5, checkpoint_steps: 5}
+"""
+
+
+class Terminal:
+    """A demo in a terminal of its own: a session whose controlling terminal can be typed into."""
+
+    def __init__(self, home: Path) -> None:
+        self.text, (self.master, slave) = "", pty.openpty()
+        self.demo = subprocess.Popen(
+            [script("grokora"), "demo"],
+            env=environment(home) | {"TERM": "dumb", "COLUMNS": "200"},
+            cwd=home,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+        )
+        os.close(slave)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # how Linux says that the last process of a terminal is gone
+            while part := os.read(self.master, 65536):
+                self.text += part.decode().replace("\r\n", "\n")
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 480  # seconds; a busy machine takes long
+        while not holds():
+            assert self.demo.poll() is None, self.text
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.1)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def last_line(self) -> str:
+        self.demo.wait(timeout=90)
+        self.reader.join(timeout=10)
+        return self.text.strip().splitlines()[-1]
+
+
+def last_checkpoint(home: Path) -> int:
+    folders = (path.parent.name for path in (home / "store" / ".work").glob("*/*/checkpoint-*/complete"))
+    return max((int(name.rpartition("-")[2]) for name in folders), default=0)
+
+
+def processes_of(home: Path) -> list[str]:
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in shown.splitlines() if "grokora_pipeline.training" in line and str(home) in line]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = make_home(tmp_path_factory.mktemp("cut"))
+    (folder / "agents.yaml").write_text(AGENTS)
+    yield folder
+    (folder / "agents.yaml").unlink()
+
+
+def train(home: Path) -> Terminal:
+    """A demo whose training has written a new checkpoint."""
+    before, terminal = last_checkpoint(home), Terminal(home)
+    terminal.wait_until(lambda: last_checkpoint(home) > before)
+    return terminal
+
+
+def see_it_go_on(home: Path) -> str:
+    """What the next demo says until its training goes on from the last checkpoint."""
+    last = last_checkpoint(home)
+    terminal = Terminal(home)
+    try:
+        terminal.wait_until(lambda: "going on from" in terminal.text)
+        (resumed,) = re.findall(r"going on from checkpoint-(\d+)", terminal.text)
+        assert int(resumed) >= last > 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(terminal.demo.pid, signal.SIGKILL)
+        terminal.demo.wait()
+    return terminal.text
+
+
+def test_after_kill_9_the_next_demo_closes_the_run_and_goes_on_from_the_checkpoint(home: Path) -> None:
+    terminal = train(home)
+    terminal.demo.kill()  # it alone: its steps must notice
+    terminal.demo.wait()
+    shown = see_it_go_on(home)
+    assert len(re.findall(r"^Run [0-9a-f]{8} was cut off earlier; .* goes on from its checkpoint\.$", shown, re.M)) == 1
+
+
+def test_ctrl_c_keeps_the_training_and_the_last_line_says_so(home: Path) -> None:
+    terminal = train(home)
+    terminal.type(b"\x03")
+    assert terminal.last_line() == INTERRUPTED
+    assert terminal.demo.returncode == 1
+    assert processes_of(home) == []
+    assert "Traceback" not in terminal.text
+    see_it_go_on(home)
