@@ -1,9 +1,16 @@
-"""`A/rank_trial` (a partition a rank) and `A/rank_report`: which rank is worth its size. Made on demand only."""
+"""`A/rank_trial` and `A/rank_report`: which rank is worth its size. Made on demand only, by the job `rank_experiment`.
 
+Ranks are a config, not partitions: Dagster launches no run of partitioned and other assets together, so that
+"Materialize all" in the global graph would fail. There no rank is configured and none is tried, and the report is
+skipped with it.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -29,16 +36,18 @@ from grokora_pipeline.store import Artifact, content_version
 from grokora_pipeline.training.ranks import RANKS, recommend, summarise, trial_knobs
 
 GROUP = "rank_trials"  # apart from the agents' groups, whose chains one click makes
-_PARTITIONS = dg.StaticPartitionsDefinition([str(rank) for rank in RANKS])
 _FIGURES = ("validation_loss", "trainable_share", "peak_memory_mib", "tokens_per_second", "wall_seconds")
 
 
 class RankConfig(dg.Config):
-    """How a rank is tried."""
+    """Which ranks are tried, and how."""
 
-    seeds: list[int] = [7, 8]  # noqa: RUF012 - a training each; one alone says nothing about noise
-    rows: int = -1  # held-out rows for the main metric; -1: as many as eval_report takes, 0: the loss alone
-    knobs: KnobOverrides = KnobOverrides()  # for all ranks alike
+    ranks: list[int] = Field(default=[], description="Ranks to try, such as [8, 16, 32, 64]; none: nothing is trained.")
+    seeds: list[int] = Field(default=[7, 8], description="A training each; one alone says nothing about noise.")
+    rows: int = Field(
+        default=-1, description="Held-out rows for the main metric; -1: as eval_report takes, 0: the loss alone."
+    )
+    knobs: KnobOverrides = Field(default=KnobOverrides(), description="Training knobs for all ranks alike.")
 
     def evaluation(self, sample: bool) -> dict[str, Any]:
         """How the adapters are judged: on the main metric alone."""
@@ -64,7 +73,7 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             project.key(agent.name, "task_dataset"),
             project.key("base_model"),
         ],
-        partitions_def=_PARTITIONS,
+        output_required=False,
         group_name=project.label(GROUP),
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
@@ -74,44 +83,54 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         pool=project.pool,
         required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
-        description="Adapters of one rank, a seed each: validation loss, main metric, size, memory, speed.",
+        description="Adapters of several ranks, a seed each: validation loss, main metric, size, memory, speed.",
     )
-    def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Made:
+    def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Iterator[Made]:
+        if not config.ranks:
+            context.log.info("No rank is configured, so none is tried; the job rank_experiment tries them all.")
+            return
         with plain_errors():
-            key = f"{key_of(agent, 'rank_trial')}/{context.partition_key}"
-            overrides, rank = config.knobs.as_knobs(), int(context.partition_key)
-            knobs = resolve(project, agent, overrides)
-            plans = {
-                seed: training_plan(project, agent, {**overrides, **trial_knobs(knobs, rank, seed)})
-                for seed in config.seeds
-            }
-            judged = config.evaluation(knobs.preset == "sample")
-            inputs = {
-                "trainings": [(plan["knobs"], plan["versions"]) for plan in plans.values()],
-                "evaluation": judged,
-                "code": code_version(),
-            }
-
-            def build(staged: Path) -> None:
-                records = []
-                for seed, plan in plans.items():
-                    folder = staged / f"seed-{seed}"
-                    record = _trained(project, context, plan, folder)
-                    if judged["max_rows"]:
-                        evaluation = folder / "evaluation"
-                        task = {**evaluation_plan(project, agent, folder), **judged, "output": str(evaluation)}
-                        report = project.gpu(context).run(context, "grokora_pipeline.evaluation", task, evaluation)
-                        record["metric"] = report["systems"]["adapter"]["metrics"][agent.metric]["value"]
-                    records.append(record)
-                write_json(staged / "trial.json", {"versions": _versions(project, agent), "records": records})
-
-            artifact = publish_once(project, context, key, inputs, build)
-            for plan in plans.values():  # kept until now: a retry trains no seed again
-                inputs = {"knobs": plan["knobs"], "versions": plan["versions"]}
-                forget_work(project, key_of(agent, "rank_trial"), inputs)
-        return _tried(artifact)
+            if unknown := sorted(set(config.ranks) - set(RANKS)):
+                raise GrokoraError(f"The rank {unknown[0]} cannot be tried; choose from {', '.join(map(str, RANKS))}.")
+            trials = {rank: _trial(project, agent, context, config, rank) for rank in config.ranks}
+        yield _tried(trials)
 
     return rank_trial
+
+
+def _trial(
+    project: Project, agent: AgentSpec, context: dg.AssetExecutionContext, config: RankConfig, rank: int
+) -> Artifact:
+    """The trial of one rank; a rank that was tried like this before is not trained again."""
+    overrides = config.knobs.as_knobs()
+    knobs = resolve(project, agent, overrides)
+    plans = {
+        seed: training_plan(project, agent, {**overrides, **trial_knobs(knobs, rank, seed)}) for seed in config.seeds
+    }
+    judged = config.evaluation(knobs.preset == "sample")
+    inputs = {
+        "trainings": [(plan["knobs"], plan["versions"]) for plan in plans.values()],
+        "evaluation": judged,
+        "code": code_version(),
+    }
+
+    def build(staged: Path) -> None:
+        records = []
+        for seed, plan in plans.items():
+            folder = staged / f"seed-{seed}"
+            record = _trained(project, context, plan, folder)
+            if judged["max_rows"]:
+                evaluation = folder / "evaluation"
+                task = {**evaluation_plan(project, agent, folder), **judged, "output": str(evaluation)}
+                report = project.gpu(context).run(context, "grokora_pipeline.evaluation", task, evaluation)
+                record["metric"] = report["systems"]["adapter"]["metrics"][agent.metric]["value"]
+            records.append(record)
+        write_json(staged / "trial.json", {"versions": _versions(project, agent), "records": records})
+
+    artifact = publish_once(project, context, f"{key_of(agent, 'rank_trial')}/{rank}", inputs, build)
+    for plan in plans.values():  # kept until now: a retry trains no seed again
+        forget_work(project, key_of(agent, "rank_trial"), {"knobs": plan["knobs"], "versions": plan["versions"]})
+    return artifact
 
 
 def _trained(project: Project, context: dg.AssetExecutionContext, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -131,17 +150,16 @@ def _versions(project: Project, agent: AgentSpec) -> dict[str, str]:
     return {key: project.store.require(key).version for key in keys}
 
 
-def _tried(artifact: Artifact) -> Made:
-    trial = read_json(artifact.path / "trial.json")
-    (row,) = summarise({int(artifact.key.rpartition("/")[2]): trial["records"]})
+def _tried(trials: dict[int, Artifact]) -> Made:
+    records = {rank: read_json(artifact.path / "trial.json")["records"] for rank, artifact in trials.items()}
     return dg.MaterializeResult(
         metadata={
-            "folder": dg.MetadataValue.path(artifact.link()),
-            "seeds_apart": table(trial["records"]),
-            GPU_SECONDS: sum(record["wall_seconds"] for record in trial["records"]),
-            **{name: value for name, value in row.items() if value is not None},
+            "ranks": table(summarise(records)),
+            "seeds_apart": table([{"rank": rank, **record} for rank, found in records.items() for record in found]),
+            "folder": dg.MetadataValue.path(next(iter(trials.values())).link().rpartition("/")[0].rpartition("/")[0]),
+            GPU_SECONDS: sum(record["wall_seconds"] for found in records.values() for record in found),
         },
-        data_version=dg.DataVersion(artifact.version),
+        data_version=dg.DataVersion(content_version({rank: artifact.version for rank, artifact in trials.items()})),
     )
 
 

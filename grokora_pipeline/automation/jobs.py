@@ -11,6 +11,7 @@ from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store.champions import Registry
+from grokora_pipeline.training.ranks import RANKS
 
 ALL_JOB, INGEST_JOB = "retrain_all", "ingest"
 _ON_DEMAND = ("rank_trial", "rank_report")
@@ -68,10 +69,19 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     if ranks:
         definitions.append(
             dg.define_asset_job(
-                project.label("rank_experiment"), on_demand, description="Which rank is worth its size?"
+                project.label("rank_experiment"),
+                on_demand,
+                config=_all_ranks(ranks),
+                description="Which rank is worth its size? Take agents out of the config to try fewer.",
             )
         )
     return definitions
+
+
+def _all_ranks(keys: Iterable[dg.AssetKey]) -> dict[str, Any]:
+    """The run config that tries every rank for every agent; without it the asset tries none."""
+    steps = ["__".join(key.path) for key in keys if key.path[-1] == "rank_trial"]
+    return {"ops": {step: {"config": {"ranks": list(RANKS)}} for step in steps}}
 
 
 def _retrain(project: Project, agent: str, keys: Sequence[dg.AssetKey], asked: Sequence[dg.AssetKey]) -> Any:

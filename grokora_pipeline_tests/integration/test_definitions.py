@@ -11,7 +11,6 @@ import pytest
 from grokora_pipeline.definitions import defs
 from grokora_pipeline.execution.process import CUDA_POOL, CUDA_TAG
 
-RANKS = dg.StaticPartitionsDefinition(["8", "16", "32", "64"])
 LINKS = {"task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model"}
 AGENTS = {"coordinator", "observer", "actor", "validator", "grokputer"}
 PROBE = """
@@ -59,8 +58,15 @@ def test_every_agent_has_the_whole_chain() -> None:
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
     assert keys >= {f"{agent}/{link}" for agent in AGENTS for link in LINKS}
     assert keys >= {f"{agent}/{name}" for agent in AGENTS for name in ("rank_trial", "rank_report")}
-    assert defs.resolve_assets_def(["actor", "rank_trial"]).partitions_def == RANKS
     assert keys >= {"session_logs", "session_log_files", "base_model", "swarm_report"}
+
+
+def test_materialize_all_is_one_run_of_every_asset_that_can_be_made() -> None:
+    job = defs.resolve_implicit_global_asset_job_def()
+    makes = {key for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition) for key in asset.keys}
+    assert job.asset_layer.executable_asset_keys >= makes
+    assert job.partitions_def is None  # Dagster refuses a run of partitioned and other assets together
+    assert not [spec.key for spec in defs.resolve_all_asset_specs() if spec.partitions_def]
 
 
 def test_gpu_work_carries_the_tag_and_the_pool() -> None:

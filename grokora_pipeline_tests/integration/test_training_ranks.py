@@ -1,4 +1,4 @@
-"""Rank trials through the definitions: partitions, made on demand only, and a report that compares them."""
+"""Rank trials through the definitions: ranks as config, made on demand only, and a report that compares them."""
 
 import json
 import subprocess
@@ -30,27 +30,31 @@ def defs(
     get_settings.cache_clear()
 
 
-def materialize(defs: dg.Definitions, name: str, partition: str | None = None, **config: Any) -> dict[str, Any]:
+def materialize(defs: dg.Definitions, name: str, **config: Any) -> dict[str, Any]:
     """Make one of the actor's rank assets; returns its metadata."""
     made = defs.resolve_job_def("rank_experiment").execute_in_process(
         asset_selection=[dg.AssetKey(["actor", name])],
-        partition_key=partition,
-        run_config={"ops": {f"actor__{name}": {"config": config}}} if config else None,
+        run_config={"ops": {f"actor__{name}": {"config": config}}} if config else {},
         instance=dg.DagsterInstance.get(),
     )
     (event,) = made.get_asset_materialization_events()
-    assert event.partition == partition
     return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def records(shown: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [dict(record.data) for record in shown[name].records]
 
 
 def test_ranks_are_tried_one_by_one_and_compared(defs: dg.Definitions, home: Path) -> None:
     knobs = {"max_steps": 4, "max_validation": 4}
-    first = materialize(defs, "rank_trial", "8", seeds=[7, 8], rows=0, knobs=knobs)
-    second = materialize(defs, "rank_trial", "16", seeds=[7], rows=2, knobs=knobs)
+    (first,) = records(materialize(defs, "rank_trial", ranks=[8], seeds=[7, 8], rows=0, knobs=knobs), "ranks")
+    shown = materialize(defs, "rank_trial", ranks=[16], seeds=[7], rows=2, knobs=knobs)
+    (second,), (record,) = records(shown, "ranks"), records(shown, "seeds_apart")
     assert (first["rank"], first["seeds"], second["seeds"]) == (8, 2, 1)
     assert second["adapter_mib"] > 1.5 * first["adapter_mib"]
-    assert "metric" not in first
+    assert first["metric"] == "None"
     assert 0 <= second["metric"] <= 1
+    assert (record["rank"], record["seed"]) == (16, 7)
     shown = materialize(defs, "rank_report")
     assert shown["ranks_not_tried"] == "32, 64"
     assert "data:image/png" in shown["picture"]
@@ -59,6 +63,19 @@ def test_ranks_are_tried_one_by_one_and_compared(defs: dg.Definitions, home: Pat
     assert [row["rank"] for row in report["ranks"]] == [8, 16]
     assert report["recommendation"]["rank"] in {8, 16}
     assert f"rank: {report['recommendation']['rank']}" in shown["for_agents_yaml"]
+
+
+def test_materialize_all_runs_and_tries_no_rank(defs: dg.Definitions) -> None:
+    made = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=dg.DagsterInstance.get())
+    assert made.success
+    keys = {event.asset_key for event in made.get_asset_materialization_events() if event.asset_key}
+    assert {dg.AssetKey(["actor", link]) for link in ("eval_report", "champion")} <= keys
+    assert not [key for key in keys if key.path[-1].startswith("rank_")]
+
+
+def test_a_rank_that_nothing_compares_is_refused(defs: dg.Definitions) -> None:
+    with pytest.raises(dg.Failure, match="rank 7 cannot be tried; choose from 8, 16, 32, 64"):
+        materialize(defs, "rank_trial", ranks=[7])
 
 
 def test_no_other_job_and_no_demo_tries_ranks(defs: dg.Definitions) -> None:

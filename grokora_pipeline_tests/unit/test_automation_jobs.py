@@ -43,6 +43,9 @@ def made_by(defs: dg.Definitions, job: str) -> set[str]:
 def test_ranks_are_tried_on_demand_only() -> None:
     defs = definitions("rank_trial", "rank_report")
     assert made_by(defs, "rank_experiment") == {"rank_trial", "rank_report"}
+    assert defs.resolve_job_def("rank_experiment").run_config == {
+        "ops": {"actor__rank_trial": {"config": {"ranks": [8, 16, 32, 64]}}}
+    }
     for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):
         assert made_by(defs, job).isdisjoint({"rank_trial", "rank_report"})
     assert made_by(defs, "retrain_all") >= {*LINKS, "session_logs", "base_model"}
