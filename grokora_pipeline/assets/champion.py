@@ -3,7 +3,7 @@
 from typing import Any
 
 import dagster as dg
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -31,9 +31,13 @@ BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into
 
 
 class GateConfig(dg.Config):
-    """Fields of the rule to change for this run, such as `{"alpha": 0.01}`; see `evaluation/gate.py` for all."""
+    """What a promotion takes, where it differs from `GateRule`'s defaults."""
 
-    rule: dict[str, Any] = {}  # noqa: RUF012
+    rule: dict[str, Any] = Field(
+        default={},
+        description='Fields of the rule for this run, such as {"alpha": 0.01}: '
+        + "; ".join(f"{name} ({field.default})" for name, field in GateRule.model_fields.items()),
+    )
 
 
 def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:

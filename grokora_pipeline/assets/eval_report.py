@@ -189,21 +189,33 @@ def _ranks(project: Project, agent: AgentSpec) -> list[dict[str, Any]]:
 
 
 def _metadata(artifact: Artifact) -> dict[str, Any]:
+    """Verdict and picture first, then a page to read, then at most a dozen numbers, the main metric's before others."""
     report = read_json(artifact.path / "report.json")
-    flat = {
-        f"{system}/{metric}": score["value"]
-        for system, scores in report["systems"].items()
-        for metric, score in scores["metrics"].items()
-        if score["value"] is not None
+    metric, ladder = report["main_metric"], report.get("ladder") or {}
+    scores = {
+        f"{system}/{metric}": report["systems"][system]["metrics"][metric]["value"]
+        for system in ("adapter", *(name for name in report["systems"] if name != "adapter"))
+        if metric in report["systems"][system]["metrics"]
     }
-    change = report["comparisons"]["adapter_vs_base"].get(report["main_metric"], {})
-    gain = {f"adapter_vs_base/{name}": change[name] for name in ("value", "low", "high", "p_value") if change}
+    change = report["comparisons"]["adapter_vs_base"].get(metric, {})
+    page = artifact.link("report.html")
     return {
         "verdict": report["decision"]["reason"],
-        "report": dg.MetadataValue.path(artifact.link("report.html")),
+        "worth_it": ladder.get("verdict", ""),
         "systems": system_intervals(report),
-        "table": dg.MetadataValue.md(report["markdown"]),
+        "read": dg.MetadataValue.md(_page(report, page)),
+        "report": dg.MetadataValue.path(page),
+        **scores,
+        **{f"adapter_vs_base/{name}": change[name] for name in ("value", "p_value") if change},
         "dagster/row_count": report["rows"],
-        **gain,
-        **flat,
     }
+
+
+def _page(report: dict[str, Any], link: str) -> str:
+    """The report as Markdown, which the UI shows itself: browsers open no local file from a page."""
+    evidence = [
+        f"- {'yes' if item['passed'] else '**no**'}: {item['sentence']}" for item in report["decision"]["evidence"]
+    ]
+    lines = [f"**{report['decision']['reason']}**", (report.get("ladder") or {}).get("verdict", ""), report["markdown"]]
+    lines += ["**What the gate looked at**", "\n".join(evidence), f"With answers and plots: `{link}`"]
+    return "\n\n".join(filter(None, lines))

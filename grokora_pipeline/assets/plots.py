@@ -44,19 +44,28 @@ def _series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[f
 
 def system_intervals(report: dict[str, Any]) -> dg.MetadataValue[Any]:
     """The main metric of every system of a `report.json`, with its interval."""
-    from matplotlib.figure import Figure
-
     metric = report["main_metric"]
     scores = {name: system["metrics"].get(metric) for name, system in report["systems"].items()}
-    shown = [(name.replace("_", "-"), score) for name, score in scores.items() if score]
-    figure = Figure(figsize=(6, 0.6 + 0.4 * len(shown)), layout="constrained")
+    return _intervals({name: score for name, score in scores.items() if score}, metric)
+
+
+def success_intervals(systems: dict[str, dict[str, Any]]) -> dg.MetadataValue[Any]:
+    """The share of tasks that every system of a `swarm.json` solves, with its interval."""
+    scores = {name: {**run, "value": run["success_rate"]} for name, run in systems.items()}
+    return _intervals(scores, "tasks solved")
+
+
+def _intervals(scores: dict[str, dict[str, Any]], title: str) -> dg.MetadataValue[Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.6 + 0.4 * len(scores)), layout="constrained")
     axes = figure.subplots()
-    for place, (_, score) in enumerate(shown):
+    for place, score in enumerate(scores.values()):
         errors = [[max(0.0, score["value"] - score["low"])], [max(0.0, score["high"] - score["value"])]]  # rounding
         axes.errorbar(score["value"], place, xerr=errors, fmt="o", capsize=4, color="#3566c4")
-    axes.set_yticks(range(len(shown)), [name for name, _ in shown])
-    axes.set(xlabel=metric, ylim=(len(shown) - 0.5, -0.5))
-    return picture(figure, f"{metric} with intervals")
+    axes.set_yticks(range(len(scores)), [name.replace("_", "-") for name in scores])
+    axes.set(xlabel=title, ylim=(len(scores) - 0.5, -0.5))
+    return picture(figure, f"{title} with intervals")
 
 
 def rank_curves(rows: list[dict[str, Any]], metric: str) -> dg.MetadataValue[Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from grokora_pipeline.assets.common import (
     OWNERS,
@@ -18,6 +19,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.assets.knobs import resolve
+from grokora_pipeline.assets.plots import success_intervals
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
@@ -30,14 +32,15 @@ _SAMPLE = {"tasks": 30, "seeds": [7], "ablation": False, "few_shot": 0}
 class SwarmConfig(dg.Config):
     """How the swarm is tested; what is not given is the full test, or a short one where all roles use `sample`."""
 
-    tasks: int | None = None  # unseen ones
-    seeds: list[int] | None = None  # a trial each; a single one is greedy
-    ablation: bool | None = None  # also every champion alone among base models
-    few_shot: int | None = None  # also the base model with so many examples
+    tasks: int | None = Field(default=None, description="Unseen tasks; unset: 50, or 30 with `sample`.")
+    seeds: list[int] | None = Field(default=None, description="A trial each; a single one is greedy.")
+    ablation: bool | None = Field(default=None, description="Also every champion alone among base models.")
+    few_shot: int | None = Field(default=None, description="Also the base model with so many examples.")
+    measure_again: bool = Field(default=False, description="Run the tasks anew although nothing has changed.")
 
     def resolved(self, sample: bool) -> dict[str, Any]:
         """The values, with the defaults where none is given."""
-        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        given = {name: value for name, value in self.model_dump(exclude={"measure_again"}).items() if value is not None}
         return {**(_SAMPLE if sample else _FULL), **given}
 
 
@@ -89,6 +92,8 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
                 "config": chosen,
                 "code": code_version(),
             }
+            if config.measure_again:
+                inputs["measured"] = context.run_id
             artifact = publish_once(project, context, "swarm_report", inputs, build)
         return result(project, artifact, _metadata(artifact))
 
@@ -97,15 +102,14 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
 
 def _metadata(artifact: Artifact) -> dict[str, Any]:
     report = read_json(artifact.path / "swarm.json")
+    systems = report["systems"]
     return {
         "verdict": report["verdict"],
-        "report": dg.MetadataValue.path(artifact.link("report.html")),
+        "systems": success_intervals(systems),
         "table": dg.MetadataValue.md(report["markdown"]),
+        "report": dg.MetadataValue.path(artifact.link("report.html")),
+        "champions/success_rate": systems["champions"]["success_rate"],
+        **{f"{name}/success_rate": run["success_rate"] for name, run in systems.items() if name != "champions"},
+        "champions/steps": systems["champions"]["steps"],
         "tasks": report["tasks"],
-        **{
-            f"{system}/{name}": value
-            for system, run in report["systems"].items()
-            for name, value in run.items()
-            if isinstance(value, int | float)
-        },
     }

@@ -13,7 +13,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline.training.ranks import RANKS
 
-ALL_JOB, INGEST_JOB = "retrain_all", "ingest"
+ALL_JOB, INGEST_JOB, SWARM_JOB = "retrain_all", "ingest", "evaluate_swarm"
 _ON_DEMAND = ("rank_trial", "rank_report")
 
 
@@ -34,7 +34,10 @@ def improve_job(project: Project, agent: str) -> str:
 
 
 def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
-    """`retrain_all`, `retrain_<agent>`, `ingest`, `evaluate_only`, `rollback`, and `rank_experiment` if it can be."""
+    """`retrain_all`, `retrain_<agent>`, `ingest`, `evaluate_only` and `rollback`.
+
+    `evaluate_swarm` and `rank_experiment`, if there is something to select.
+    """
     keys = [spec.key for spec in specs]
     ranks = [key for key in keys if key.path[-1] in _ON_DEMAND]
     improvements = [key for key in keys if key.path[-1] == LINK]
@@ -66,6 +69,14 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
         ),
         rollback_job(project),
     ]
+    if (swarm := project.key("swarm_report")) in keys:  # a job of its own, whose page shows the schedule that starts it
+        made.append(
+            dg.define_asset_job(
+                project.label(SWARM_JOB),
+                dg.AssetSelection.assets(swarm),
+                description="The whole swarm on unseen tasks, with the champions that there are.",
+            )
+        )
     if ranks:
         definitions.append(
             dg.define_asset_job(

@@ -18,7 +18,7 @@ from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import gather, hours_since, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, backoff, gpu_hours, running
-from grokora_pipeline.automation.jobs import ALL_JOB, improve_job, retrain_job
+from grokora_pipeline.automation.jobs import SWARM_JOB, improve_job, retrain_job
 from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
@@ -51,7 +51,7 @@ def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.Schedu
             )
         )
     if judged := [spec for spec in known if spec.key == project.key("swarm_report")]:
-        job = project.label(ALL_JOB)
+        job = project.label(SWARM_JOB)
         definitions.append(
             _schedule(
                 project, "swarm", job=job, policy=RetrainPolicy(), specs=judged, find=partial(_swarm_candidate, project)

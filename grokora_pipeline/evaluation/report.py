@@ -1,15 +1,19 @@
 """The report as a page and as a table. The page holds everything itself; all log text in it is escaped."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from grokora_pipeline.evaluation.metrics import call_error, tool_call_match
 from grokora_pipeline.evaluation.metrics.tool_calls import ERROR_ORDER
-from grokora_pipeline.evaluation.scoring import Row, by_system, main_score
-from grokora_pipeline.models.messages import canonical
+from grokora_pipeline.evaluation.scoring import Row, as_answer, by_system, main_score
+from grokora_pipeline.models.messages import calls_of, canonical, json_value
 
 LABELS = {
     "base": "base",
@@ -21,6 +25,16 @@ LABELS = {
     "champion": "champion",
 }
 SHOWN = 10
+# What says something about an answer of each type; the figures of all metrics are in report.json.
+_ALWAYS = ("finished", "answer_tokens", "perplexity")
+_FIELDS = ("action_type", "argument_keys", "typed_text", "coordinates")
+_METRICS = {
+    "json": ("field_accuracy", "exact_match", "valid_json", "schema_valid", "verdict", *_FIELDS),
+    "tool_call": ("tool_call_match", "no_call", "field_accuracy", *_FIELDS),
+    "code": ("code_match", "code_parses", "exact_match"),
+    "text": ("rougeL", "exact_match", "sacrebleu"),
+}
+_CUT = 1200  # characters of a text that are shown at once
 _UNIT_RANGE = 1.0
 
 
@@ -42,10 +56,16 @@ def number(value: float | None) -> str:
 
 
 def metric_names(report: Mapping[str, Any]) -> list[str]:
-    """The metrics of a report, the main one first."""
-    names = {name: None for system in report["systems"].values() for name in system["metrics"]}
-    main = report["main_metric"]
-    return [name for name in (main, *(name for name in names if name != main)) if name in names]
+    """The metrics of a report that say something for the agent's type of answer, the main one first.
+
+    A metric that no system has, or that is 0 for all of them, is left out, unless it is the main one.
+    """
+    main, systems = report["main_metric"], report["systems"].values()
+    entries = {
+        name: [system["metrics"][name]["value"] for system in systems if name in system["metrics"]]
+        for name in dict.fromkeys((main, *_METRICS[report.get("answer_type", "text")], *_ALWAYS))
+    }
+    return [name for name, values in entries.items() if values and (name == main or any(values))]
 
 
 def markdown_table(report: Mapping[str, Any]) -> str:
@@ -79,7 +99,9 @@ def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> No
         page.render(
             report=report,
             labels=LABELS,
-            main_chart=_chart([(LABELS[name], run["metrics"].get(metric)) for name, run in report["systems"].items()]),
+            main_chart=_ladder_chart(report),
+            wrong=wrong_kinds(rows, metric),
+            cut=_CUT,
             figures=[_figure(report, name) for name in metric_names(report)],
             error_kinds=_error_kinds(report),
             past=_chart([(entry["label"], entry) for entry in past]) if len(past) > 1 else [],
@@ -101,6 +123,55 @@ def _chart(entries: Sequence[tuple[str, Mapping[str, Any] | None]]) -> list[dict
     """Entries to be drawn below each other on one scale, from 0 to 1 or to the highest of them."""
     top = max([_UNIT_RANGE] + [entry.get("high", entry["value"]) for _, entry in entries if entry])
     return [{**entry, "label": label, "bar": _bar(entry, top)} for label, entry in entries if entry]
+
+
+def _ladder_chart(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The main metric of every system, in the ladder's order, with what an answer costs."""
+    metric = report["main_metric"]
+    costs = {rung["system"]: rung for rung in (report.get("ladder") or {}).get("rungs", [])}
+    entries = _chart([(name, run["metrics"].get(metric)) for name, run in report["systems"].items()])
+    return [{**entry, "label": LABELS[entry["label"]], "cost": costs.get(entry["label"])} for entry in entries]
+
+
+def wrong_kinds(rows: Sequence[Row], metric: str) -> list[tuple[str, int]]:
+    """What the adapter still gets wrong on the main metric: kinds of mistakes, and how many rows have each."""
+    kinds: Counter[str] = Counter()
+    for row in by_system(rows).get("adapter", []):
+        if main_score(row, metric) < 1:
+            kinds.update(set(_mistakes(row)))
+    return kinds.most_common(SHOWN)
+
+
+def _mistakes(row: Row) -> list[str]:
+    """The kinds of mistakes in one wrong answer; of a JSON answer by field, else as one word."""
+    answer = as_answer(row)
+    if not row.get("finished", True):
+        return ["never ends"]
+    if tool_call_match(answer) is not None:
+        called = ", ".join(call.name for call in calls_of(answer.reference)) or "no call"
+        return [f"{(call_error(answer) or 'right call, other text').replace('_', ' ')} where {called} is due"]
+    expected, given = json_value(answer.reference), json_value(answer.prediction)
+    if not isinstance(expected, dict):
+        return ["nothing of it is right" if not main_score(row, "rougeL") else "other words"]
+    if not isinstance(given, dict):
+        return ["is no JSON object"]
+    missing = [f"lacks {name}" for name in expected if name not in given]
+    added = [f"adds {name}"[:80] for name in given if name not in expected]
+    other = [f"another {name}" for name in expected if name in given and given[name] != expected[name]]
+    return [*missing, *added, *other]
+
+
+def word_diff(expected: str, given: str) -> list[tuple[str, str]]:
+    """How to get from the expected text to the given one: runs of text that are `same`, `missing` or `added`."""
+    old, new = (re.findall(r"\w+|\s+|[^\w\s]", text[:4000]) for text in (expected, given))
+    runs: list[tuple[str, str]] = []
+    for kind, start, end, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            runs.append(("same", "".join(old[start:end])))
+            continue
+        both = (("missing", "".join(old[start:end])), ("added", "".join(new[first:last])))
+        runs += [(name, text) for name, text in both if text]
+    return runs
 
 
 def _figure(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
@@ -166,6 +237,7 @@ def _pair(base: Row, ours: Row, metric: str) -> dict[str, Any]:
         "expected": canonical(ours["reference"]),
         "base": base["text"],
         "adapter": ours["text"],
+        "diff": word_diff(canonical(ours["reference"]), canonical(ours["prediction"])),
         "ours": after,
         "theirs": before,
         "change": after - before,

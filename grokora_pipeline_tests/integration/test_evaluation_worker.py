@@ -138,7 +138,8 @@ def test_the_page_says_the_verdict_first_and_then_shows_what_it_rests_on(
     world: dict[str, Any], result: dict[str, Any]
 ) -> None:
     page = (Path(world["output"]) / "report.html").read_text()
-    parts = ["Not promoted", "Adapter − base with examples", "Adapter − champion", "All metrics"]
+    parts = ["Not promoted", "Worth it?", "tokens,", "Adapter − base with examples", "Adapter − champion"]
+    parts += ["What it still gets wrong", "All metrics"]
     parts += ["What the gate looked at", "Reliability", "Over time", "By rank", "rank 8", "rank 32, 2 seeds"]
     parts += ["General text", "Memorised secrets", "Loss while training", "Ten worst answers"]
     parts += ["Ten most changed answers", "versions"]

@@ -12,8 +12,10 @@ import pytest
 from grokora_pipeline.agents import AgentSpec, Answer
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import Project
+from grokora_pipeline.assets.eval_report import _metadata
 from grokora_pipeline.evaluation.gate import decide
 from grokora_pipeline.evaluation.ladder import ladder
+from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.plan import Case, Example
 from grokora_pipeline.evaluation.prompts import (
     choose_shots,
@@ -21,6 +23,7 @@ from grokora_pipeline.evaluation.prompts import (
     retrieved_prompts,
     search_instruction,
 )
+from grokora_pipeline.evaluation.report import metric_names, word_diff, wrong_kinds
 from grokora_pipeline.evaluation.scoring import score
 from grokora_pipeline.evaluation.significance import by_cluster, difference, family_p_values, ratio
 from grokora_pipeline.models.chat import ChatFormat
@@ -217,6 +220,51 @@ def test_a_fixed_prompt_makes_one_system_message_and_leaves_the_request_as_it_wa
     assert [one["content"] for one in others] == ["2+2", "3+3"]
     assert prompt.applied_to(asked[1:])[0] == {"role": "system", "content": "Be brief."}
     assert FixedPrompt().applied_to(asked[1:]) == asked[1:]
+
+
+def test_a_page_shows_the_metrics_that_say_something_for_the_type_of_answer() -> None:
+    systems = {"adapter": {"metrics": {name: {"value": 0.5} for name in METRICS}}}
+    for kind, main, never in (("json", "field_accuracy", "rougeL"), ("text", "rougeL", "valid_json")):
+        shown = metric_names({"answer_type": kind, "main_metric": main, "systems": systems})
+        assert shown[0] == main
+        assert never not in shown
+        assert len(shown) <= 12
+    systems["adapter"]["metrics"]["verdict"]["value"] = 0.0  # nobody has any of it
+    assert "verdict" not in metric_names({"answer_type": "json", "main_metric": "exact_match", "systems": systems})
+
+
+def test_mistakes_are_counted_by_kind_and_shown_as_differences() -> None:
+    def row(turn: str, given: str, finished: bool = True) -> dict[str, Any]:
+        messages = [{"role": "assistant", "content": text} for text in (given, '{"valid": true, "why": "x"}')]
+        (found,) = rows(adapter=[True])
+        told = {"turn_id": turn, "text": given, "prediction": messages[0], "reference": messages[1]}
+        return {**found, **told, "finished": finished}
+
+    answers = ['{"valid": true, "why": "x"}', '{"valid": false, "more": 1}', "no idea", '{"valid": false, "why": "x"}']
+    found = [*(row(str(place), text) for place, text in enumerate(answers)), row("9", "and and", finished=False)]
+    kinds = dict(wrong_kinds(found, "exact_match"))
+    assert kinds == {"another valid": 2, "lacks why": 1, "adds more": 1, "is no JSON object": 1, "never ends": 1}
+    assert word_diff("click the red button", "click a red button now") == [
+        ("same", "click "),
+        ("missing", "the"),
+        ("added", "a"),
+        ("same", " red button"),
+        ("added", " now"),
+    ]
+
+
+def test_an_asset_shows_verdict_and_picture_first_and_a_dozen_numbers_at_most(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    names = ("base", "instructed", "few_shot", "retrieved", "adapter", "adapter_few_shot", "champion")
+    found = report(rows(**dict.fromkeys(names, HALF)))
+    found |= {"decision": decide(found).model_dump(), "markdown": "| table |"}
+    _publish(store, "actor/eval_report", "r1", {"report.json": found})
+    shown = _metadata(store.require("actor/eval_report"))
+    assert list(shown)[:3] == ["verdict", "worth_it", "systems"]
+    numbers = [name for name, value in shown.items() if isinstance(value, int | float)]
+    assert numbers[0] == "adapter/exact_match"
+    assert len(numbers) <= 11  # the step adds its GPU seconds
+    assert "| table |" in shown["read"].value
 
 
 @pytest.fixture
