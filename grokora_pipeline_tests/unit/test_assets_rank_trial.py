@@ -1,0 +1,79 @@
+"""Rank trials as assets: what a run with ranks makes, and that a run without any makes nothing and is no failure."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import orjson
+import pytest
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets import rank_trial
+from grokora_pipeline.assets.common import Project
+from grokora_pipeline.settings import Settings
+from grokora_pipeline.store import Store
+
+AGENT = AgentSpec(name="actor", description="acts", main_metric="exact_match")
+
+
+class FakeGpu(dg.ConfigurableResource[Any]):
+    """Workers that train nothing: a larger rank has a larger adapter and the same loss."""
+
+    def run(self, context: Any, module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
+        output.mkdir(parents=True, exist_ok=True)
+        if module == "grokora_pipeline.evaluation":
+            return {"systems": {"adapter": {"metrics": {"exact_match": {"value": 0.5}}}}}
+        (output / "adapter_model.safetensors").write_bytes(b"x" * 2**17 * plan["knobs"]["rank"])
+        figures = {"validation_loss": 1.0 + plan["knobs"]["seed"] / 100, "trainable_share": 0.01}
+        figures |= {"peak_memory_mib": 100.0, "tokens_per_second": 9.0, "wall_seconds": 2.0}
+        return {**figures, "knobs": plan["knobs"]}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    store = Store(str(tmp_path))
+    for key in ("base_model", "actor/tokenized_split", "actor/task_dataset"):
+        with store.stage(key) as staged:
+            (staged / "base_model.json").write_bytes(orjson.dumps({"path": "."}))
+            store.publish(key, "1", staged)
+
+    def plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
+        return {"agent": agent.name, "knobs": knobs, "versions": {"base_model": "1"}}
+
+    monkeypatch.setattr(rank_trial, "training_plan", plan)
+    return store
+
+
+def materialize(store: Store, **config: Any) -> dg.ExecuteInProcessResult:
+    project = Project(Settings(store=store.files.url), (AGENT,))
+    given = {"ops": {"actor__rank_trial": {"config": config}}} if config else {}
+    resources = {**project.resources(), project.gpu_resource: FakeGpu()}
+    made = rank_trial.rank_assets(project, AGENT)
+    return dg.materialize(made, run_config=given, resources=resources, raise_on_error=False)
+
+
+def test_without_ranks_nothing_is_made_and_nothing_fails(store: Store) -> None:
+    result = materialize(store)
+    assert result.success
+    assert result.get_asset_materialization_events() == []
+    assert store.current("actor/rank_report") is None
+
+
+def test_ranks_of_the_config_are_tried_and_compared(store: Store) -> None:
+    result = materialize(store, ranks=[8, 16], seeds=[7, 8])
+    trial, report = result.get_asset_materialization_events()
+    rows = [dict(record.data) for record in trial.materialization.metadata["ranks"].value.records]  # type: ignore[union-attr]
+    assert [(row["rank"], row["seeds"], row["adapter_mib"], row["metric"]) for row in rows] == [
+        (8, 2, 1.0, 0.5),
+        (16, 2, 2.0, 0.5),
+    ]
+    assert trial.materialization.metadata["gpu_seconds"].value == 8
+    assert report.materialization.metadata["ranks_not_tried"].value == "32, 64"
+    assert store.require("actor/rank_report").read_json("report.json")["recommendation"]["rank"] == 8
+
+
+def test_a_rank_that_no_report_compares_is_refused(store: Store) -> None:
+    (failure, *_) = [event for event in materialize(store, ranks=[7]).all_events if event.is_step_failure]
+    told = failure.step_failure_data.user_failure_data
+    assert told is not None
+    assert "The rank 7 cannot be tried; choose from 8, 16, 32, 64." in (told.description or "")
