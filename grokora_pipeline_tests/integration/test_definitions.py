@@ -69,13 +69,11 @@ def test_materialize_all_is_one_run_of_every_asset_that_can_be_made() -> None:
     assert not [spec.key for spec in defs.resolve_all_asset_specs() if spec.partitions_def]
 
 
-def test_each_schedule_is_on_the_page_of_the_job_that_is_its_own() -> None:
-    jobs = {
-        schedule.name: schedule.job_name
-        for schedule in defs.schedules or ()
-        if isinstance(schedule, dg.ScheduleDefinition)
-    }
-    assert jobs == {**{f"{name}_when_due": f"retrain_{name}" for name in AGENTS}, "swarm_when_due": "evaluate_swarm"}
+def test_no_schedule_is_on_the_page_of_retrain_all() -> None:
+    jobs = {one.name: one.job_name for one in defs.schedules or () if isinstance(one, dg.ScheduleDefinition)}
+    assert "retrain_all" not in jobs.values()
+    assert jobs["swarm_when_due"] == "evaluate_swarm"
+    assert jobs["actor_when_due"] == "retrain_actor"
 
 
 def test_gpu_work_carries_the_tag_and_the_pool() -> None:
