@@ -70,7 +70,7 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
         rollback_job(project),
     ]
     if (swarm := project.key("swarm_report")) in keys:  # a job of its own, whose page shows the schedule that starts it
-        made.append(
+        definitions.append(
             dg.define_asset_job(
                 project.label(SWARM_JOB),
                 dg.AssetSelection.assets(swarm),
