@@ -119,13 +119,11 @@ def build_examples(
     datasets, from which `options.replay` takes.
     """
     blame, tasks, steps = _sessions(turns)
-    report = DatasetReport(near_duplicate=options.near_duplicate)
-    left_out = frozenset(forgotten)
+    report, left_out = DatasetReport(near_duplicate=options.near_duplicate), frozenset(forgotten)
 
     def refused(turn: TurnRow) -> str | None:
-        session = turn["session_id"]
-        last = steps.get(session, (0, 0))[1]
-        return refuse(turn, blame.get(session), options, teachers=agent.teachers, forgotten=left_out, last_step=last)
+        own, last = blame.get(turn["session_id"]), steps[turn["session_id"]][1]
+        return refuse(turn, own, options, teachers=agent.teachers, forgotten=left_out, last_step=last)
 
     compares, candidates = options.learn_from in ("ratings", "preferences"), list[Example]()
 
