@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from grokora_pipeline.agents import load_agents
+from grokora_pipeline.cli.export import export, probe
 from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.cli.publish import publish_dataset
 from grokora_pipeline.errors import GrokoraError
@@ -29,6 +30,8 @@ app.add_typer(champion_app, name="champion")
 app.add_typer(agents_app, name="agents")
 app.command("import")(import_logs)
 app.command("publish")(publish_dataset)
+app.command()(export)
+app.command()(probe)
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 

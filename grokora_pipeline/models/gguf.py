@@ -89,7 +89,7 @@ def write_adapter(base: Path, adapter: Path, output: Path) -> None:
     from safetensors import safe_open
 
     model, config = _Model(base), read_json(adapter / "adapter_config.json")
-    _refuse_adapter(config, adapter)
+    refuse_adapter(config, adapter)
     pairs: dict[str, dict[str, Array]] = {}
     with safe_open(str(adapter / "adapter_model.safetensors"), framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 - not iterable itself
@@ -108,7 +108,7 @@ def write_adapter(base: Path, adapter: Path, output: Path) -> None:
         if name is None or name.startswith("token_embd") or (tied and name.startswith("output.")):
             raise GrokoraError(f"llama.cpp cannot apply an adapter of {module} in {model.arch_name}; merge it first.")
         a, b = pair["A"], pair["B"]
-        factor = _scale(config, module, len(a)) / (alpha / len(a))
+        factor = lora_scale(config, module, len(a)) / (alpha / len(a))
         b = model.arrange(name.removesuffix(".weight"), b) * np.float32(factor)
         writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a))
         writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(b, dtype=np.float32))
@@ -118,7 +118,8 @@ def write_adapter(base: Path, adapter: Path, output: Path) -> None:
     writer.close()
 
 
-def _refuse_adapter(config: dict[str, Any], adapter: Path) -> None:
+def refuse_adapter(config: dict[str, Any], adapter: Path) -> None:
+    """GrokoraError for an adapter that is more than pairs of A and B."""
     if config.get("peft_type") != "LORA":
         raise GrokoraError(f"{adapter} is no LoRA adapter; materialize lora_adapter first.")
     unknown = ("use_dora", "modules_to_save", "lora_bias", "fan_in_fan_out", "trainable_token_indices")
@@ -127,7 +128,7 @@ def _refuse_adapter(config: dict[str, Any], adapter: Path) -> None:
             raise GrokoraError(f"{adapter} was trained with {name}, which llama.cpp cannot apply; merge it first.")
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+def lora_scale(config: dict[str, Any], module: str, rank: int) -> float:
     """PEFT's scale of a module: alpha / r, or alpha / sqrt(r) with rsLoRA; patterns match the end of its name."""
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
     own = (alpha for key, alpha in patterns.items() if module == key or module.endswith(f".{key}"))
@@ -323,7 +324,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
     writer.add_eos_token_id(stop)  # what ends an answer here, which may be another than the config's own eos
     if others := [token for token in chat.stop_ids if token != stop]:
         writer.add_eot_token_id(others[0])
-    writer.add_chat_template(chat.template)
+    # llama.cpp's own Jinja knows `select` only with a test (version b11549); the text that is rendered is the same.
+    writer.add_chat_template(chat.template.replace("| select |", "| select('ne', '') |"))
 
 
 def _pre_tokenizer(document: dict[str, Any]) -> str:
