@@ -105,8 +105,10 @@ def probe(
 def own_answers(
     base: Path, adapter: Path, prompts: list[dict[str, Any]], new_tokens: int, dtype: Any = None
 ) -> tuple[Any, list[Any]]:
-    """(the base's ChatFormat, our engine's greedy answers to each prompt with the adapter on and off); `dtype` is a torch
-    dtype, by default the gateway's own."""
+    """(the base's ChatFormat, our engine's greedy answers to each prompt with the adapter on and off).
+
+    `dtype` is a torch dtype, by default the gateway's own.
+    """
     from grokora_pipeline.serving.engine.decoder import Decoder
     from grokora_pipeline.serving.engine.request import GenerationRequest
     from grokora_pipeline.serving.probe import Answers

@@ -1,7 +1,7 @@
 """`python -m grokora_pipeline.models.handover plan.json`: a champion as files that another engine serves.
 
 Plan: {agent, base, model_id, licence, adapter, target, kind, output, prompts: [{prompt, tools?}], evidence}. `target`
-is gguf, ollama, vllm, mlx or peft; `output` an empty folder. Every folder has a README.md: what it is and how to run it.
+is gguf, ollama, vllm, mlx or peft; `output` an empty folder. Every folder has a README.md: what it is, how to run it.
 """
 
 import json

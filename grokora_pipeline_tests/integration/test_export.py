@@ -83,7 +83,7 @@ def test_an_exported_champion_acts_and_agrees_and_a_dead_one_or_a_wrong_template
     template = base / "chat_template.jinja"
     own = template.read_text()
     try:
-        template.write_text(own.replace("<|im_start|>assistant\\n' }}{% endif", "<|im_start|>bot\\n' }}{% endif"))
+        template.write_text("{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}")
         gguf.write_base(base, tmp_path / "wrong.gguf", "f32")
     finally:
         template.write_text(own)
