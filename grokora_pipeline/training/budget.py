@@ -15,8 +15,8 @@ Bytes, for a decoder of L layers with hidden size h, attention width q (heads x 
   matrix twice more, as oneDNN lays it out for the forward and the backward pass
 
 The CUDA figures are those of the trainer's own step on fake tensors (`training/fake.py`), within 10 % (tested).
-On a CPU the backward pass's temporaries on top are `TEMPORARIES` + `HEAP_GROWTH` ln(steps). The constants are fitted to
-measured peaks of CPU runs of the sample, ScreenAgent and the benchmark; see `LATE_LIBRARIES` for the last fit.
+On a CPU the backward pass's temporaries on top are `TEMPORARIES` + `HEAP_GROWTH` ln(steps). The constants were fitted to
+measured peaks of twenty CPU runs (within 12 %); the sample's of 2026-11-29 were 14 to 20 % higher than predicted.
 What a run needs is the largest of its steps, each laid out as it will be.
 """
 
@@ -37,9 +37,7 @@ MIB = 2**20
 # Share of the activations on top; cuda: what its caching allocator reserves beside what is used, an assumption.
 TEMPORARIES = {"cpu": 1.18, "cuda": 1.1}
 HEAP_GROWTH = 0.025  # a CPU's heap fills with gaps, step by step
-# What comes after the first measurement: trainer, TensorBoard, oneDNN's kernels and a scratch pad for every shape of a
-# pass. Fitted to the sample's four trainings (2026-11-29), which are then predicted within 6 %.
-LATE_LIBRARIES = 480 * MIB
+LATE_LIBRARIES = 130 * MIB  # what is loaded after the first measurement: trainer, TensorBoard, oneDNN's kernels
 DEFAULT_CAP_GIB = {"cuda": 8.0, "cpu": 6.0}
 
 
