@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
-from grokora_pipeline.evaluation.gate import decide
-from grokora_pipeline.evaluation.ladder import FIXED_PROMPTS, ladder
+from grokora_pipeline.evaluation.gate import FIXED_PROMPTS, decide
+from grokora_pipeline.evaluation.ladder import ladder
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
 from grokora_pipeline.evaluation.plan import (
     Canary,

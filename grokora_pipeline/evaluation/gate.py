@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.evaluation.ladder import FIXED_PROMPTS, as_good
 from grokora_pipeline.evaluation.significance import sessions_needed, spent_alpha
 
 Report = Mapping[str, Any]
+FIXED_PROMPTS = ("instructed", "few_shot")  # systems of a report that can be put in service without an adapter
 
 
 class GateRule(BaseModel):
@@ -221,3 +221,11 @@ def _memorised(memory: Mapping[str, Any], rule: GateRule) -> Evidence:
         f"canaries: exposure at most {worst:.1f} bits (allowed: {rule.exposure_bits:g}), {leaked} came out in answers."
     )
     return Evidence(name="memorisation", passed=worst <= rule.exposure_bits and not leaked, sentence=text)
+
+
+def as_good(behind: Mapping[str, Any] | None, alpha: float) -> bool:
+    """Whether a rung with this difference to another one is not worse than it beyond noise; None is no difference."""
+    if behind is None:
+        return True
+    lead = behind["value"] if behind["higher_is_better"] else -behind["value"]
+    return bool(lead <= 0 or behind["p_value"] > alpha)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from grokora_pipeline.evaluation.gate import FIXED_PROMPTS, as_good
 from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.scoring import Row, as_answer, by_system, cluster_sums
 from grokora_pipeline.evaluation.significance import FloatArray, difference, family_p_values
 
 # From cheap to dear: nothing, a few fixed tokens, fixed examples, a search at every call, a training, both.
 RUNGS = ("base", "instructed", "few_shot", "retrieved", "adapter", "adapter_few_shot")
-FIXED_PROMPTS = ("instructed", "few_shot")  # what can be put in service without an adapter
 _CANDIDATES = (*FIXED_PROMPTS, "adapter")
 _ADVICE = {
     "base": "the base model as it is: do not train",
@@ -62,14 +62,6 @@ def ladder(rows: Sequence[Row], metric: str, *, few_shot: int, alpha: float = 0.
         ],
         "candidates": _candidates(sums, measure.combine, compared, seed),
     }
-
-
-def as_good(behind: Mapping[str, Any] | None, alpha: float) -> bool:
-    """Whether a rung with this difference to another one is not worse than it beyond noise; None is no difference."""
-    if behind is None:
-        return True
-    lead = behind["value"] if behind["higher_is_better"] else -behind["value"]
-    return bool(lead <= 0 or behind["p_value"] > alpha)
 
 
 def _candidates(sums: Mapping[str, FloatArray], combine: Any, compared: Any, seed: int) -> dict[str, Any]:

@@ -15,8 +15,8 @@ Bytes, for a decoder of L layers with hidden size h, attention width q (heads x 
   matrix twice more, as oneDNN lays it out for the forward and the backward pass
 
 The CUDA figures are those of the trainer's own step on fake tensors (`training/fake.py`), within 10 % (tested).
-On a CPU the backward pass's temporaries on top are `TEMPORARIES` + `HEAP_GROWTH` ln(steps). The constants were fitted to
-measured peaks of twenty CPU runs (within 12 %); the sample's of 2026-11-29 were 14 to 20 % higher than predicted.
+On a CPU the backward pass's temporaries on top are `TEMPORARIES` + `HEAP_GROWTH` ln(steps). The constants were fitted
+to measured peaks of twenty CPU runs (within 12 %); the sample's of 2026-11-29 were 14 to 20 % higher than predicted.
 What a run needs is the largest of its steps, each laid out as it will be.
 """
 

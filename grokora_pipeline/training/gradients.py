@@ -86,7 +86,7 @@ class TreeLoss:
         total = torch.zeros((), device=self.device)
         for child in node.children:
             total += self._inner(child, past, scale, backward)
-        for batch in in_batches(node.leaves, self.layout.token_budget):
+        for batch in in_batches(node.leaves, self.layout.token_budget, self.layout.pass_tokens):
             loss, outputs, gradients = self._forward(batch, _cache(past, len(batch)) if past else None, scale)
             if backward:
                 torch.autograd.backward(outputs, gradients)

@@ -132,17 +132,17 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((index for index in range(shortest) if first[index] != second[index]), shortest)
 
 
-def in_batches(leaves: Sequence[Node], token_budget: int) -> Iterator[list[Node]]:
+def in_batches(leaves: Sequence[Node], token_budget: int, pass_tokens: int = LEAST_SAVING) -> Iterator[list[Node]]:
     """Leaves of like length in batches of at most `token_budget` tokens with their padding (at least one leaf each).
 
     The leaves are sorted by length and cut where that costs least: a batch costs its tokens, padding included, and
-    `LEAST_SAVING` for the pass itself (a shortest path over the places where one can cut).
+    `pass_tokens` for the pass itself (a shortest path over the places where one can cut).
     """
     ordered = sorted(leaves, key=lambda leaf: (leaf.length, leaf.ids))
     cheapest, cut = [0.0], [0]  # of the first so many leaves: the least cost, and where their last batch begins
     for stop, leaf in enumerate(ordered, start=1):
         starts = range(max(0, stop - max(1, token_budget // max(1, leaf.length))), stop)
-        costs = [cheapest[start] + leaf.length * (stop - start) + LEAST_SAVING for start in starts]
+        costs = [cheapest[start] + leaf.length * (stop - start) + pass_tokens for start in starts]
         least = min(costs)
         cheapest.append(least)
         cut.append(starts[costs.index(least)])
@@ -187,7 +187,8 @@ class Layout:
 
     `kind`: tree (a shared prefix once, a pass a node) or padded (rows of like length, a pass a batch). `attention`:
     `short` (see `training/attention.py`), or the implementation that the model was loaded with. `loss_chunk`: so many
-    tokens have logits at once; 0: all of a pass. `halvings`: how often a pass ran out of memory.
+    tokens have logits at once; 0: all of a pass. `halvings`: how often a pass ran out of memory. `least_saving` and
+    `pass_tokens`: what a node must save, and what a pass costs, in tokens; a self-test shares and pads all it can.
     """
 
     kind: Literal["tree", "padded"]
@@ -195,7 +196,10 @@ class Layout:
     attention: str = "sdpa"
     loss_chunk: int = 0
     halvings: int = 0
+    least_saving: int = LEAST_SAVING
+    pass_tokens: int = LEAST_SAVING
 
     def of(self, rows: Sequence[Row]) -> Node:
         """The rows of a batch, laid out."""
-        return build_forest(merge_chains(rows)) if self.kind == "tree" else flat(rows)
+        tree = self.kind == "tree"
+        return build_forest(merge_chains(rows), least_saving=self.least_saving) if tree else flat(rows)

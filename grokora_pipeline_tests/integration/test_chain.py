@@ -99,7 +99,7 @@ def test_a_forgotten_session_is_in_no_dataset_any_more(home: Path, run: subproce
 
     session = min(sessions())
     assert "forgotten from the next run on" in grokora(home, "forget", session)
-    assert materialize(home, "actor/task_dataset").returncode == 0
+    assert materialize(home, "actor/task_dataset,actor/tokenized_split").returncode == 0
     assert session not in sessions()
 
 
