@@ -51,7 +51,7 @@ def hand_over(plan: Plan, reporter: Reporter) -> Result:
     commands, notes = _WRITERS[target](plan, chat, config, output)
     facts = {
         **{name: str(plan[name]) for name in ("agent", "model_id", "licence", "evidence")},
-        **{"target": target, "version": adapter.name, "rank": _rank(config), "template": chat.template_sha256},
+        **{"target": target, "version": adapter.name, "rank": adapter_rank(config), "template": chat.template_sha256},
     }
     block = f"```sh\n{commands}\n```"
     (output / "README.md").write_text(_CARD.format(**facts, commands=block, notes=notes), encoding="utf-8")
@@ -174,23 +174,16 @@ def _rendered(parts: Mapping[str, tuple[str, str]], turns: Sequence[Mapping[str,
     return text + parts["end"][0]
 
 
-def tool_parser(chat: ChatFormat) -> str:
-    """vLLM's --tool-call-parser for how the effective template writes calls; "" if it has none that is known here."""
-    marks = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "<|python_tag|>": "llama3_json"}
-    return next((parser for mark, parser in marks.items() if mark in chat.template), "")
-
-
 def _vllm(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> tuple[str, str]:
     for name in ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"):
         if config.get(name):
             raise GrokoraError(f"vLLM serves no adapter that was trained with {name}; export --to peft and merge it.")
     _peft(plan, chat, config, output)
-    rank = next((size for size in _VLLM_RANKS if size >= _rank(config)), _rank(config))
     words = ["vllm", "serve", str(plan["base"]), "--served-model-name", "base", "--enable-lora"]
-    words += ["--max-lora-rank", str(rank), "--lora-modules", f"{plan['agent']}=./adapter"]
+    words += ["--max-lora-rank", str(max_lora_rank(config)), "--lora-modules", f"{plan['agent']}=./adapter"]
     words += ["--chat-template", "./chat_template.jinja"]
-    if parser := tool_parser(chat):
-        words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    if "<tool_call>" in chat.template:  # as the effective template writes calls, whatever the model's family
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     adapter = output / "adapter"
     adapter.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -225,7 +218,7 @@ def _mlx(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> 
     import torch
 
     state = load_file(str(Path(plan["adapter"]) / "adapter_model.safetensors"))
-    rank, scale, keys, tensors = _rank(config), 0.0, set(), {}
+    rank, scale, keys, tensors = adapter_rank(config), 0.0, set(), {}
     layers = set()
     for key in sorted(name for name in state if name.endswith(".lora_A.weight")):
         module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
@@ -252,7 +245,14 @@ def _mlx(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> 
     return f'{command} --chat-template "$(cat chat_template.jinja)"', template
 
 
-def _rank(config: Mapping[str, Any]) -> int:
+def max_lora_rank(*configs: Mapping[str, Any]) -> int:
+    """The smallest --max-lora-rank of vLLM that holds adapters of these `adapter_config.json`."""
+    rank = max(adapter_rank(config) for config in configs)
+    return next((size for size in _VLLM_RANKS if size >= rank), rank)
+
+
+def adapter_rank(config: Mapping[str, Any]) -> int:
+    """The largest rank of an adapter's layers, by its `adapter_config.json`."""
     return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
 
 

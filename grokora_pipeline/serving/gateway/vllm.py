@@ -14,12 +14,11 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.answers import AnswerForm
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.handover import max_lora_rank
 from grokora_pipeline.models.template import TEMPLATE_FILE
 from grokora_pipeline.serving.gateway.champions import find_base
 from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import BASE, Registry
-
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
 
 
 def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int) -> list[str]:
@@ -66,19 +65,13 @@ def _reasoning_words(model_id: str, form: AnswerForm) -> list[str]:
 
 
 def _lora_words(champions: dict[str, Artifact]) -> list[str]:
-    rank = max(_rank(champion) for champion in champions.values())
-    allowed = next((size for size in _RANKS if size >= rank), rank)
+    configs = (orjson.loads((champion.path / "adapter_config.json").read_bytes()) for champion in champions.values())
     modules = [
         orjson.dumps({"name": agent, "path": str(champion.path.resolve()), "base_model_name": BASE}).decode()
         for agent, champion in champions.items()
     ]
-    limits = ["--max-loras", str(len(champions)), "--max-lora-rank", str(allowed)]
+    limits = ["--max-loras", str(len(champions)), "--max-lora-rank", str(max_lora_rank(*configs))]
     return ["--enable-lora", *limits, "--lora-modules", *modules]
-
-
-def _rank(champion: Artifact) -> int:
-    config = orjson.loads((champion.path / "adapter_config.json").read_bytes())
-    return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
 
 
 def run_vllm(words: Sequence[str], key: str | None) -> None:
