@@ -187,7 +187,7 @@ def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
         return
     known = known or readers.detect_by_line(head)
     if known is None:
-        if named_log or head.lstrip()[:1] == b"{":
+        if named_log or head.lstrip()[:1] == b"{" or readers.refused(head):
             raise _unknown(file, head)
         record.format = "archive" if readers.is_archive(head) else "no log"
         return
@@ -200,7 +200,7 @@ def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
 
 def _unknown(file: LogFile, head: bytes) -> UnreadableError:
     """What is wrong with a log that no reader knows: other content, or too little of it."""
-    text, whole = decode(head)[0].lstrip(), file.size <= len(head)
+    text, whole = decode(head)[0].lstrip(), file.size <= len(head) and not readers.refused(head)
     try:
         orjson.loads(text if text.startswith("{") else "{}")
     except orjson.JSONDecodeError as error:

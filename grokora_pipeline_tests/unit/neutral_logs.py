@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from grokora_pipeline_tests.unit.neighbour_logs import NEIGHBOURS
+
 
 @dataclass(frozen=True)
 class Talk:
@@ -432,4 +434,4 @@ FORMATS: dict[str, tuple[str, str, Sequence[str], Callable[[Talk, str], bytes]]]
         ("question", "answer", "thought"),
         lambda talk, _: _lines({"prompt": talk.question, "chosen": talk.answer, "rejected": talk.thought}),
     ),
-}
+} | NEIGHBOURS

@@ -22,6 +22,7 @@ from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.ingest import ingest
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
+from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
 from grokora_pipeline_tests.unit.session_logs import SHARED, turns
 from grokora_pipeline_tests.unit.session_logs import run as ingest_folder
 
@@ -49,6 +50,7 @@ def read_lines(folder: Path, *lines: Any, name: str = "log.jsonl") -> list[Item]
 
 def write(path: Path, *lines: Any) -> Path:
     """JSONL with these lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\n".join(orjson.dumps(line) for line in lines) + b"\n")
     return path
 
@@ -620,6 +622,84 @@ def test_streamed_chat_chunks_are_one_reply(tmp_path: Path) -> None:
     assert recorded(tmp_path, request, chunks)[0].completion["content"] == "ab"
     events = "\n\n".join(f"data: {json.dumps(chunk)}" for chunk in chunks) + "\n\ndata: [DONE]\n\n"
     assert recorded(tmp_path, request, events)[0].completion["content"] == "ab"
+
+
+# --- neighbours: chat and coding programs, gateways, platforms (what they hold: `neighbour_logs`)
+
+
+def test_an_answer_with_a_part_of_an_unknown_kind_is_not_learnt_and_neither_is_what_follows(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": [{"type": "hologram", "data": "x"}, {"type": "text", "text": "Look."}]}
+    later = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "Nothing."}]
+    items = read_lines(tmp_path, {"messages": [{"role": "user", "content": "Show it."}, answer, *later]})
+    assert items[0] == Skipped("part_of_unknown_kind")
+    assert [turn.completeness for turn in turns_of(items)] == ["cut"]
+    picture = {"role": "user", "content": [{"type": "input_image", "image_url": "x"}, {"type": "text", "text": "See."}]}
+    assert turns_of(read_lines(tmp_path, {"messages": [picture, later[1]]}))[0].completeness == "whole"
+
+
+def test_an_answer_whose_parts_hold_its_tools_results_is_a_call_and_an_answer(tmp_path: Path) -> None:
+    def tool(call: str) -> dict[str, Any]:
+        state = {"state": "output-available", "input": {"path": call}, "output": f"of {call}"}
+        return {"type": "tool-read", "toolCallId": call, **state}
+
+    text = {"type": "text", "text": "Done.", "state": "done"}
+    parts = [{"type": "step-start"}, tool("a"), tool("b"), {"type": "step-start"}, tool("c"), text]
+    asked = {"id": "1", "role": "user", "parts": [{"type": "text", "text": "Read."}]}
+    chat = {"id": "chat", "messages": [asked, {"id": "2", "role": "assistant", "parts": parts}]}
+    first, second, third = turns_of(read(write(tmp_path / "chat.json", chat)))
+    assert [call["id"] for call in first.completion["tool_calls"]] == ["a", "b"]  # asked for at once
+    assert [call["id"] for call in second.completion["tool_calls"]] == ["c"]
+    assert third.completion["content"] == "Done."
+    assert [one["role"] for one in third.prompt] == ["user", "assistant", "tool", "tool", "assistant", "tool"]
+    assert third.prompt[2]["content"] == "of a"
+
+
+def test_what_was_asked_again_or_broken_off_is_no_example(tmp_path: Path) -> None:
+    talk = Talk("S.", "Q?", "T.", "ls", "R", "A.")
+    _, file, _, chatgpt = FORMATS["chatgpt"]
+    (tmp_path / file).write_bytes(chatgpt(talk, "c"))
+    assert "abandoned" not in str(turns_of(read(tmp_path / file)))
+    (tmp_path / "T-1.json").write_bytes(FORMATS["amp"][3](talk, "1"))
+    assert [turn.completion["content"] for turn in turns_of(read(tmp_path / "T-1.json"))] == ["T.", "A."]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ({"id": "prt_1", "sessionID": "s", "messageID": "m", "type": "text", "text": "x"}, "opencode export"),
+        ({"custom_id": "1", "body": {"messages": []}}, "join them by custom_id"),
+        ({"object": "chat.completion", "choices": []}, "without their requests"),
+        ({"task_name": "t", "task": "x", "agent": "a", "status": "completed"}, "CrewAI"),
+        ({"source": "a", "models_usage": None, "content": "x", "type": "TextMessage"}, "save_state"),
+        ({"harness": "codex", "traces": [{"type": "user"}]}, "session files"),
+    ],
+)
+def test_known_logs_without_calls_are_refused_with_what_would_do(
+    tmp_path: Path, line: dict[str, Any], sentence: str
+) -> None:
+    write(tmp_path / "logs" / "x.jsonl", line, line)
+    report = ingest_folder(tmp_path / "logs", tmp_path / "out")
+    assert [one["reason"] for one in report.quarantine] == ["wrong_schema"]
+    assert sentence in report.quarantine[0]["detail"]
+
+
+def test_protobuf_and_markdown_histories_are_refused_with_what_would_do(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    attribute = b"\n\x15gen_ai.operation.name\x12\x06\n\x04chat"
+    span = b"\n\x10" + b"t" * 16 + b"J" + bytes([len(attribute)]) + attribute
+    scope = b"\x12" + bytes([len(span)]) + span
+    spans = b"\x12" + bytes([len(scope)]) + scope
+    (tmp_path / "logs" / "traces.pb").write_bytes(b"\n" + bytes([len(spans)]) + spans)
+    (tmp_path / "logs" / "chat.history.md").write_bytes(b"\n# aider chat started at 2026-01-01 10:00:00\n\n#### hi\n")
+    details = [one["detail"] for one in ingest_folder(tmp_path / "logs", tmp_path / "out").quarantine]
+    assert ["Aider" in details[0], "format: json" in details[1]] == [True, True]
+
+
+def test_agents_sdk_traces_that_hold_no_contents_are_refused_with_that_sentence(tmp_path: Path) -> None:
+    span = {"object": "trace.span", "trace_id": "t", "span_data": {"type": "response", "response_id": "r"}}
+    with pytest.raises(UnreadableError) as caught:
+        read_lines(tmp_path, {"object": "trace", "id": "t"}, span)
+    assert "neither its input nor its output" in caught.value.problem.detail
 
 
 # --- what would be learnt

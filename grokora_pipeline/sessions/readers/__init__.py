@@ -10,6 +10,7 @@ from grokora_pipeline.sessions.readers import (
     claude_code,
     codex,
     collaboration,
+    conversations,
     global_log,
     instructions,
     langfuse,
@@ -39,6 +40,7 @@ __all__ = [
     "is_archive",
     "is_companion",
     "nearest",
+    "refused",
 ]
 
 HEAD_BYTES = 64 << 10
@@ -49,6 +51,35 @@ _COMPANION_KEYS = (
     (b'"tool_executions"', b'"swarm_mode"'),  # v2 metrics.json
     (b'"agentType"',),  # the file beside a sub-agent's log of Claude Code
     (b'"recommendations"', b'"strengths"'),  # improvement_analysis.json
+    (b'"ts"', b'"type"', b'"say"'),  # ui_messages.json of Cline, which says again what its calls say
+    (b'"files_in_context"', b'"model_usage"'),  # task_metadata.json of Cline
+    (b'"projectID"', b'"directory"', b'"time"'),  # a session of opencode's storage: its messages lie elsewhere
+    (b'"messageId"', b'"sessionId"', b'"message"'),  # logs.json of Gemini CLI: the questions alone
+)
+# Known content that holds no calls, or not in a way that can be read: the members that tell it, and what to do.
+_REFUSED = (
+    ({"sessionID", "messageID"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
+    ({"sessionID", "role"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
+    ({"custom_id"}, "one half of a batch of OpenAI's: requests and replies are two files; join them by custom_id"),
+    ({"choices", "object"}, "replies without their requests"),
+    (
+        {"task_name", "agent"},
+        "CrewAI's log, which leaves the prompts out; trace it with OpenTelemetry, or use the gateway",
+    ),
+    (
+        {"source", "models_usage"},
+        "what AutoGen's agents said, without their prompts; save the team's state (save_state)",
+    ),
+    ({"traces", "harness"}, "rows of agent traces; give the session files that they were made from"),
+    ({"modelTitle", "prompt"}, "Continue's development data, whose prompts are flat text; give its sessions folder"),
+)
+# Field 1, a ResourceSpans of some length, that begins with a resource (1) or with spans of a scope (2).
+_OTLP_PROTOBUF = re.compile(
+    rb"\n[\x80-\xff]{0,4}[\0-\x7f][\n\x12][\x80-\xff]{0,4}[\0-\x7f][\n\x12].*(?:gen_ai|llm)\.", re.DOTALL
+)
+_REFUSED_TEXT = (
+    (b"# aider chat started at", "Aider's history, which leaves out the files and the prompt that the model saw"),
+    (b"from Cursor (", "a conversation that Cursor exported as Markdown, without its calls"),
 )
 
 
@@ -61,6 +92,7 @@ class Format(NamedTuple):
 
 
 FORMATS: tuple[Format, ...] = (
+    *(Format(one.name, conversations.detector(one), conversations.reader(one)) for one in conversations.SHAPES),
     Format("recording", recordings.looks_like, recordings.read),
     Format("instructions", instructions.looks_like, instructions.read),
     Format("swarm_v2", swarm.looks_like, swarm.read),
@@ -99,9 +131,22 @@ def detect_by_line(head: bytes) -> Format | None:
     return next((known for known in by_line if any(known.looks_like(one) for one in (text, *rest[:64]))), None)
 
 
+def refused(head: bytes) -> str:
+    """What known content without readable calls is, and what would do instead; "" for anything else."""
+    members = [value.keys() for value in peek_objects(head)[:2]]
+    for names, sentence in _REFUSED:
+        if any(names <= own for own in members):
+            return sentence
+    if _OTLP_PROTOBUF.match(head):
+        return "OTLP in protobuf; let the collector's file exporter write `format: json`"
+    return next((f"{sentence}; record at the gateway" for mark, sentence in _REFUSED_TEXT if mark in head), "")
+
+
 def nearest(head: bytes) -> str:
     """A sentence on content that no reader knows: what it comes closest to, and which formats would do."""
     values = peek_objects(head)
+    if sentence := refused(head):
+        return f"it is {sentence}"
     close = chat_datasets.nearest(values[0]) if values else ""
     close = f"it {close}; " if close.startswith("looks like") else ""
     names = (
@@ -118,7 +163,7 @@ def is_companion(head: bytes) -> bool:
     known = any(all(key in head for key in keys) for keys in _COMPANION_KEYS) or _index(head)
     if otel.is_upload(head):  # contents that spans refer to
         return True
-    return start.startswith(b"{") and (start.strip() == b"{}" or known)
+    return start[:1] in (b"{", b"[") and (start.strip() == b"{}" or known)
 
 
 def _index(head: bytes) -> bool:

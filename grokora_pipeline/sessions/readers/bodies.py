@@ -1,6 +1,7 @@
 """Requests and replies of the APIs that models are called through, as one chat exchange.
 
-Chat completions, Anthropic Messages, OpenAI Responses, Gemini's generateContent; replies whole or as streamed chunks.
+Chat completions, Anthropic Messages, OpenAI Responses, Gemini's generateContent, Bedrock's Converse, Cohere's chat,
+Ollama's; replies whole or, of the first three, as streamed chunks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from grokora_pipeline.sessions.readers.common import name_text
 from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, lower, lower_all, lower_tools
 from grokora_pipeline.sessions.turns import Message
 
-Api = Literal["chat", "messages", "responses", "gemini"]
+Api = Literal["chat", "messages", "responses", "gemini", "converse", "cohere"]
 _NAMES: dict[str, Api] = {
     "chat": "chat",
     "chat_completions": "chat",
@@ -21,6 +22,7 @@ _NAMES: dict[str, Api] = {
     "responses": "responses",
     "gemini": "gemini",
     "generate_content": "gemini",
+    "converse": "converse",
 }
 
 
@@ -44,6 +46,10 @@ def api_of(request: Mapping[str, Any], response: Any = None, named: object = Non
         return "chat"
     if "contents" in request or "candidates" in reply:
         return "gemini"
+    if "toolConfig" in request or "stopReason" in reply or "message" in as_object(reply.get("output")):
+        return "converse"
+    if "messages" not in request and isinstance(request.get("message"), str):
+        return "cohere"
     if "messages" not in request and ("input" in request or reply.get("object") == "response"):
         return "responses"
     tools = request.get("tools")
@@ -83,21 +89,33 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
     if api == "messages":
         system = lower({"role": "system", "content": request.get("system") or ""})
         prompt = [*system, *lower_all(as_list(request.get("messages")))]
-        return Exchange(prompt, _first(reply), tools, model, reply.get("stop_reason") in _CUT, False)
+        return Exchange(prompt, _first(reply), tools, model, _is_cut(reply), False)
     if api == "responses":
         return _responses(request, reply, tools, model)
     if api == "gemini":
         return _gemini(request, reply, model)
+    if api == "converse":
+        tools = lower_tools(as_object(request.get("toolConfig")).get("tools"))
+        system = lower({"role": "system", "content": request.get("system") or ""})
+        prompt = [*system, *lower_all(as_list(request.get("messages")))]
+        answer = _first(as_object(reply.get("output")).get("message"))
+        return Exchange(prompt, answer, tools, name_text(request.get("modelId")) or model, _is_cut(reply), False)
+    if api == "cohere":
+        return _cohere(request, reply, tools, model)
     choices = as_list(reply.get("choices"))
-    choice = as_object(choices[0]) if choices else {}
+    choice = as_object(choices[0]) if choices else reply  # Ollama and Cohere have one message and no choices
     message = choice.get("message")
     answer = _first({**message, "role": "assistant"}) if isinstance(message, dict) else None
-    return Exchange(
-        lower_all(as_list(request.get("messages"))), answer, tools, model, choice.get("finish_reason") in _CUT, False
-    )
+    return Exchange(lower_all(as_list(request.get("messages"))), answer, tools, model, _is_cut(choice), False)
 
 
-_CUT = ("length", "content_filter", "max_tokens", "MAX_TOKENS", "SAFETY", "refusal", "incomplete")
+_CUT = ("length", "content_filter", "max_tokens", "safety", "refusal", "incomplete", "guardrail_intervened")
+
+
+def _is_cut(holder: Mapping[str, Any]) -> bool:
+    """Whether a reply or a choice says that it ended at a limit, or that a filter stopped it."""
+    keys = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "status")
+    return any(name_text(holder.get(key)).lower() in _CUT for key in keys)
 
 
 def _first(message: Any) -> Message | None:
@@ -113,7 +131,7 @@ def _responses(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list
     answer = _joined([one for one in outputs if one["role"] == "assistant"])
     tools = tools or lower_tools(reply.get("tools"))
     delta = bool(request.get("previous_response_id") or request.get("conversation"))
-    return Exchange(prompt, answer, tools, model, reply.get("status") in _CUT, delta)
+    return Exchange(prompt, answer, tools, model, _is_cut(reply), delta)
 
 
 def _joined(messages: Sequence[Message]) -> Message | None:
@@ -135,11 +153,20 @@ def _gemini(request: Mapping[str, Any], reply: Mapping[str, Any], model: str) ->
     prompt = lower_all([{"role": "system", "content": system}, *_contents(request.get("contents"))])
     candidates = as_list(reply.get("candidates"))
     candidate = as_object(candidates[0]) if candidates else reply
-    reason = candidate.get("finish_reason") or candidate.get("finishReason")
     content = candidate.get("content")
     answer = _first({"role": "assistant", **content}) if isinstance(content, dict) else None
     tools = lower_tools(request.get("tools") or config.get("tools"))
-    return Exchange(prompt, answer, tools, model or name_text(reply.get("modelVersion")), reason in _CUT, False)
+    return Exchange(prompt, answer, tools, model or name_text(reply.get("modelVersion")), _is_cut(candidate), False)
+
+
+def _cohere(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list[Json] | None, model: str) -> Exchange:
+    """Version 1 of Cohere's chat: a message beside a history, whose calls have `parameters` and no ids."""
+    history = [*as_list(request.get("chat_history")), {"role": "user", "content": request["message"]}]
+    prompt = lower_all([{"role": "system", "content": request.get("preamble") or ""}, *history])
+    answer = _first({"role": "assistant", "content": reply.get("text"), "tool_calls": reply.get("tool_calls")})
+    # results of calls are in `tool_results`, whose form tells nothing of the calls before: such a prompt is not whole
+    delta = bool(request.get("conversation_id") or request.get("tool_results"))
+    return Exchange(prompt, answer, tools, model, _is_cut(reply), delta)
 
 
 def _contents(contents: Any) -> list[Any]:

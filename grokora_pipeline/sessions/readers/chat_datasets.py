@@ -26,7 +26,7 @@ from grokora_pipeline.sessions.readers.lowering import (
 )
 from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status
 
-_CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue")
+_CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "contents")
 _CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
 
 
@@ -109,7 +109,8 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
     else:
         raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
         raw = [message for message in raw if isinstance(message, dict)]
-        system = name_text(first_of(row, "system", "system_prompt"))
+        system = first_of(row, "system", "system_prompt", "systemInstruction", "system_instruction")
+        system = system.get("parts", "") if isinstance(system, dict) else system
         if system and raw[0].get("role", raw[0].get("from")) != "system":
             raw = [{"role": "system", "content": system}, *raw]
         messages, label = _weighted(raw), row.get("label")

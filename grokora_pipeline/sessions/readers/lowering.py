@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.readers.common import (
     UnreadableError,
     assistant,
     decode,
+    first_of,
     is_error,
     json_text,
     leaves_folder,
@@ -28,6 +29,7 @@ from grokora_pipeline.sessions.readers.common import (
     sound_answer,
     tool_result,
 )
+from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts
 from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Turn
 
 Json = dict[str, Any]
@@ -39,20 +41,22 @@ MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 _CUT = re.compile(r"litellm_truncated", re.IGNORECASE)  # its wording changed between versions, this word did not
 ROLES = {
-    **dict.fromkeys(("user", "human", "input", "humanmessage", "HumanMessage", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "ai", "model", "bot", "chatgpt", "AIMessage", "AIMessageChunk"), "assistant"),
-    **dict.fromkeys(("system", "developer", "SystemMessage"), "system"),
+    **dict.fromkeys(("user", "human", "input", "humanmessage", "prompter", "usermessage"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "ai", "model", "bot", "chatgpt", "gemini", "chatbot"), "assistant"),
+    **dict.fromkeys(("aimessage", "aimessagechunk", "assistantmessage"), "assistant"),
+    **dict.fromkeys(("system", "developer", "systemmessage"), "system"),
     **dict.fromkeys(
-        ("tool", "function", "observation", "toolResult", "tool_result", "tool_response", "function_response"), "tool"
+        ("tool", "function", "observation", "toolresult", "tool_result", "tool_response", "function_response"), "tool"
     ),
-    **dict.fromkeys(("ToolMessage", "FunctionMessage", "ipython"), "tool"),
+    **dict.fromkeys(("toolmessage", "functionmessage", "functionexecutionresultmessage", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
 }
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text"}
 _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
+_CALL_PARTS |= {"mcp_tool_use"}
 _RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult", "function_response"}
-_RESULT_PARTS |= {"functionResponse", "function_call_output", "tool_response"}
+_RESULT_PARTS |= {"functionResponse", "function_call_output", "tool_response", "tool-return", "retry-prompt"}
 
 
 class Record(NamedTuple):
@@ -183,37 +187,34 @@ def lower_all(messages: Iterable[Any]) -> list[Message]:
 def lower(message: Any) -> list[Message]:
     """The chat messages that one foreign message stands for: tool results inside of it come first.
 
-    Understood are OpenAI's, Anthropic's, Gemini's and LangChain's messages, items of the Responses API, OTel's and
-    Vercel's parts, ShareGPT turns and Pi's. What says nothing gives no message.
+    Understood are OpenAI's, Anthropic's, Gemini's, Bedrock's and LangChain's messages, items of the Responses API,
+    OTel's and Vercel's parts, ShareGPT turns, and those of `part_shapes`. What says nothing gives no message. A message
+    with a part of an unknown kind is marked `unread`, and `turn` sees to it that it is not learnt.
     """
     if isinstance(message, str):
         return [{"role": "user", "content": message}] if message else []
     if not isinstance(message, Mapping):
         return []
-    if isinstance(message.get("kwargs"), Mapping) and "lc" in message:  # LangChain's serialised messages
-        kind = (message.get("id") or [""])[-1]
-        message = {"role": str(kind), **message["kwargs"]}
-    elif "role" not in message and isinstance(message.get("message"), Mapping):
-        message = message["message"]  # OpenInference nests it
+    message = _unwrapped(message)
     kind = message.get("type")
     if "role" not in message and (item := _responses_item(message, str(kind))):
         return item
-    role = ROLES.get(str(message.get("role") or message.get("from") or kind or ""), "")
+    role = ROLES.get(str(message.get("role") or message.get("from") or kind or "").lower(), "")
     if not role:
         return []
     content = next(
-        (message[key] for key in ("content", "parts", "value", "text") if message.get(key) is not None), None
+        (message[key] for key in ("content", "parts", "value", "text", "message") if message.get(key) is not None), None
     )
     if isinstance(message.get("from"), str) and role == "function_call":
         calls = [call for raw in _listed(as_json(content)) if (call := lower_call(raw))]
         return [assistant("", calls)] if calls else [assistant(name_text(content))]
     if role == "tool":
         return _tool_messages(message, content)
-    parts = _Parts()
+    parts = _Parts(role)
     parts.take(content)
     extra = message.get("additional_kwargs")
     extra = extra if isinstance(extra, Mapping) else {}
-    for raw in _listed(as_json(message.get("tool_calls") or extra.get("tool_calls") or ())):
+    for raw in _listed(as_json(first_of(message, "tool_calls", "toolCalls") or extra.get("tool_calls") or ())):
         if (call := lower_call(raw)) and call["id"] not in {one["id"] for one in parts.calls if one["id"]}:
             parts.calls.append(call)
     legacy = message.get("function_call") or extra.get("function_call")
@@ -223,7 +224,21 @@ def lower(message: Any) -> list[Message]:
         (message[key] for key in ("reasoning_content", "reasoning", "thinking") if isinstance(message.get(key), str)),
         "",
     )
-    return parts.messages("system" if role == "system" else role, reasoning)
+    return parts.messages(reasoning)
+
+
+def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message itself, where a platform put it into another object."""
+    if isinstance(message.get("kwargs"), Mapping) and "lc" in message:  # LangChain's serialised messages
+        return {"role": str((message.get("id") or [""])[-1]), **message["kwargs"]}
+    inner = message.get("message")
+    if "role" not in message and isinstance(inner, Mapping):  # OpenInference
+        return inner
+    if "role" not in message and isinstance(message.get("data"), Mapping):  # LangChain's messages_to_dict
+        return {"type": message.get("type"), **message["data"]}
+    if "content" not in message and isinstance(inner, Mapping):  # Cursor
+        return {**inner, "role": message["role"]}
+    return message
 
 
 def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
@@ -257,28 +272,44 @@ def _responses_item(item: Mapping[str, Any], kind: str) -> list[Message]:
 
 
 class _Parts:
-    """What the parts of one message say."""
+    """What the parts of one message of `role` say.
 
-    def __init__(self) -> None:
+    An answer whose parts hold its tools' results too is several messages: each goes up to the results of its calls.
+    """
+
+    def __init__(self, role: str = "user") -> None:
+        self.role = role
         self.texts: list[str] = []
         self.thoughts: list[str] = []
         self.calls: list[Json] = []
         self.results: list[Message] = []
+        self.steps: list[Message] = []  # the messages before the one that is being taken in
+        self.unread = False  # a part of a kind that nobody knows
 
     def take(self, content: Any) -> None:
         """Take in a content: a text, a part, or a list of parts."""
         if isinstance(content, str):
+            self._end_step()
             self.texts.append(content)
         elif isinstance(content, list):
             for part in content:
                 self.take(part)
         elif isinstance(content, Mapping):
-            self._part(content)
+            for part in known_parts(content):
+                self._part(part)
+
+    def _end_step(self, whatever: bool = False) -> None:
+        """What is said after the results of an answer's calls is a message of its own."""
+        if self.role == "assistant" and (self.results or whatever):
+            self.steps = self.messages()
+            self.texts, self.thoughts, self.calls, self.results = [], [], [], []
 
     def _part(self, part: Mapping[str, Any]) -> None:
         kind = str(part.get("type") or "")
         nested = next((key for key in ("functionCall", "function_call") if isinstance(part.get(key), Mapping)), "")
         if nested or kind in _CALL_PARTS:
+            if not part.get("paired"):
+                self._end_step()
             value = part.get("value")  # LLaMA-Factory's parts hold the call as JSON text
             raw = part[nested] if nested else as_object(value) if isinstance(value, str) else part
             if call := lower_call(raw):
@@ -286,26 +317,35 @@ class _Parts:
         elif _is_result(part):
             nested = next((key for key in ("functionResponse", "function_response") if key in part), "")
             self.results.append(_part_result(part[nested] if nested else part))
+        elif kind == "step-start":
+            self._end_step(whatever=True)
         elif kind in _REASONING_PARTS or part.get("thought") is True:
+            self._end_step()
             texts = (part.get(key) for key in ("thinking", "reasoning", "content", "text", "value"))
             self.thoughts.extend(text for text in texts if isinstance(text, str) and text)
         elif kind in _TEXT_PARTS or (not kind and isinstance(part.get("text"), str)):
+            self._end_step()
             text = next((part[key] for key in ("text", "content", "value", "refusal") if part.get(key) is not None), "")
+            text = text["value"] if isinstance(text, Mapping) and isinstance(text.get("value"), str) else text
             self.texts.append(text if isinstance(text, str) else json_text(text))
         elif isinstance(part.get("content"), str | list) and not kind:
             self.take(part["content"])
-        else:  # a picture, a sound, a document, a blob or an address of one
+        elif not kind and set(part) == {"json"}:  # Bedrock's results
+            self.texts.append(json_text(part["json"]))
+        else:
             self.texts.append(PICTURE)
+            self.unread = self.unread or not is_media(part)
 
-    def messages(self, role: str, reasoning: str = "") -> list[Message]:
-        """The results, then the message itself, if it says anything."""
+    def messages(self, reasoning: str = "") -> list[Message]:
+        """The messages, the results of an answer's own calls behind it, other results before what is said."""
         text, thought = "\n".join(text for text in self.texts if text), reasoning or "\n".join(self.thoughts)
-        if role != "assistant":
-            return [*self.results, *([{"role": role, "content": text}] if text else [])]
+        mark = {"unread": True} if self.unread else {}
+        if self.role != "assistant":
+            return [*self.results, *([{"role": self.role, "content": text, **mark}] if text else [])]
         if not (text or self.calls or thought):
-            return self.results
-        message = assistant(text, self.calls)
-        return [*self.results, message | ({"reasoning_content": thought} if thought else {})]
+            return [*self.steps, *self.results]
+        message = assistant(text, self.calls) | ({"reasoning_content": thought} if thought else {}) | mark
+        return [*self.steps, message, *self.results] if self.calls else [*self.steps, *self.results, message]
 
 
 def _is_result(part: object) -> bool:
@@ -317,7 +357,8 @@ def _is_result(part: object) -> bool:
 
 
 def _part_result(part: Mapping[str, Any]) -> Message:
-    call_id = next((part[key] for key in ("tool_use_id", "toolCallId", "call_id", "id") if part.get(key)), "")
+    ids = ("tool_use_id", "toolCallId", "call_id", "tool_call_id", "toolUseID", "id")
+    call_id = next((part[key] for key in ids if part.get(key)), "")
     keys = ("content", "response", "result", "output", "value")
     message = tool_result(name_text(call_id), result_text(next((part[k] for k in keys if part.get(k) is not None), "")))
     if part.get("is_error") is True or part.get("isError") is True:
@@ -359,7 +400,8 @@ def lower_call(raw: Any) -> Json | None:
     if raw.get("type") == "custom_tool_call":  # its input is a free text, such as a patch
         arguments = {"input": arguments}
     text = arguments if isinstance(arguments, str) else json_text(arguments)
-    call_id = next((raw[key] for key in ("call_id", "tool_call_id", "toolCallId", "id") if raw.get(key)), "")
+    ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "id")
+    call_id = next((raw[key] for key in ids if raw.get(key)), "")
     return {"id": name_text(call_id), "type": "function", "function": {"name": name, "arguments": text or "{}"}}
 
 
@@ -376,6 +418,8 @@ def join_calls(messages: Sequence[Message]) -> list[Message]:
                 joined[-1]["reasoning_content"] = thought
             if "trainable" in message:
                 joined[-1]["trainable"] = last["trainable"] and message["trainable"]
+            joined[-1] |= {key: last[key] for key in ("model", "unread") if key in last}
+            joined[-1] |= {"unread": True} if message.get("unread") else {}
         else:
             joined.append(message)
     return joined
@@ -403,9 +447,8 @@ def pair_results(messages: Sequence[Message]) -> list[Message]:
 def lower_tools(value: Any) -> list[Json] | None:
     """Tool schemas in OpenAI's shape from any shape, also as JSON text; None where there are none."""
     tools: list[Json] = []
-    for raw in map(as_json, _listed(as_json(value))):
-        if not isinstance(raw, Mapping):
-            continue
+    for raw in map(as_object, _listed(as_json(value))):
+        raw = as_object(raw.get("toolSpec")) or raw  # noqa: PLW2901 – Bedrock wraps each
         declared = raw.get("function_declarations") or raw.get("functionDeclarations")
         if isinstance(declared, list):
             tools += lower_tools(declared) or []
@@ -423,7 +466,12 @@ def lower_tools(value: Any) -> list[Json] | None:
             continue
         keys = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "jsonSchema")
         schema = as_object(next((body[key] for key in keys if body.get(key) is not None), None))
-        schema = as_object(schema.get("jsonSchema")) or schema or {"type": "object", "properties": {}}
+        schema = (
+            as_object(schema.get("jsonSchema"))
+            or as_object(schema.get("json"))
+            or schema
+            or {"type": "object", "properties": {}}
+        )
         described = {"description": body["description"]} if isinstance(body.get("description"), str) else {}
         tools.append({"type": "function", "function": {"name": body["name"], **described, "parameters": schema}})
     return tools or None
@@ -466,7 +514,7 @@ def chars(message: Mapping[str, Any]) -> int:
 
 def clean(message: Message) -> Message:
     """The message without what only readers need."""
-    own = {"is_error", "trainable"}
+    own = {"is_error", "trainable", "unread", "model"}
     return message if own.isdisjoint(message) else {key: value for key, value in message.items() if key not in own}
 
 
@@ -479,10 +527,14 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
     if leaves_folder(session):
         yield Problem("path_traversal", 0, "the session id is a path that leaves its folder")
         return
-    completion = sound_answer(answer)
+    completion = "part_of_unknown_kind" if answer.get("unread") else sound_answer(answer)
     if isinstance(completion, str):
         yield Skipped(completion)
         return
+    if any(message.get("unread") for message in prompt) and fields.get("completeness") != "lost":
+        fields["completeness"] = "cut"
+        detail = f"line {fields.get('line', 0)}: the prompt has a part of a kind that no reader knows"
+        yield Problem("part_of_unknown_kind", 0, detail)
     if fields.get("completeness", "whole") in ("whole", "reconstructed"):
         if not prompt:
             yield Skipped("no_prompt")

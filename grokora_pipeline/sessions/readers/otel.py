@@ -54,8 +54,21 @@ _EVENT_ROLES = {
 
 
 def looks_like(head: bytes) -> bool:
-    """Whether the first record is an OTLP export of spans."""
-    return any("resourceSpans" in value or "resource_spans" in value for value in peek_objects(head)[:4])
+    """Whether the first record is an OTLP export of spans, or a span as Phoenix exports it."""
+    return any(
+        "resourceSpans" in value or "resource_spans" in value or _is_phoenix(next(_phoenix(value)))
+        for value in peek_objects(head)[:4]
+    )
+
+
+def _phoenix(value: Json) -> Iterator[Json]:
+    """The spans of a record of Phoenix's: one, or a page of them."""
+    page = value.get("data")
+    yield from [one for one in page if isinstance(one, dict)] if isinstance(page, list) and page else [value]
+
+
+def _is_phoenix(value: Json) -> bool:
+    return "context.span_id" in value or ("attributes" in value and "span_id" in as_object(value.get("context")))
 
 
 class Span(NamedTuple):
@@ -311,6 +324,11 @@ def _first(attributes: Mapping[str, Any], *names: str) -> Any:
 
 
 def _spans(record: Record) -> Iterator[Span]:
+    for span in filter(_is_phoenix, _phoenix(record.value)):
+        columns = {key.removeprefix("attributes."): one for key, one in span.items() if key.startswith("attributes.")}
+        ids = {key: span.get(f"context.{key}") for key in ("trace_id", "span_id") if f"context.{key}" in span}
+        attributes = dict(_flat("", columns or as_object(span.get("attributes"))))
+        yield span_of({**span, **ids, "attributes": attributes}, record.number)
     for resource in _dicts(record.value, "resourceSpans", "resource_spans"):
         shared = attributes_of(as_object(resource.get("resource")).get("attributes"))
         for scope in _dicts(resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans"):
@@ -336,6 +354,18 @@ def span_of(span: Json, line: int, shared: Json | None = None) -> Span:
         failed=status.get("code") in (2, "STATUS_CODE_ERROR", "ERROR") or span.get("status_code") == "ERROR",
         line=line,
     )
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Attributes of OpenInference that an export nested, under dotted names; schemas and plain lists stay."""
+    if isinstance(value, dict) and not name.endswith("json_schema"):
+        for key, one in value.items():
+            yield from _flat(f"{name}.{key}" if name else key, one)
+    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        for number, one in enumerate(value):
+            yield from _flat(f"{name}.{number}", one)
+    else:
+        yield name, value
 
 
 def _dicts(value: Json, *names: str) -> list[Json]:

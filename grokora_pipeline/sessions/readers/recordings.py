@@ -26,6 +26,7 @@ from grokora_pipeline.sessions.readers.common import (
     to_utc,
     whole_number,
 )
+from grokora_pipeline.sessions.readers.lowering import as_json, as_object
 from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Turn, Verdict
 
 BOM = b"\xef\xbb\xbf"
@@ -293,8 +294,12 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     request, response = line.get("request"), line.get("response")
     if not isinstance(request, dict):
         return line
-    streamed = isinstance(response, str | list)
-    if not streamed and api_of(request, response, line.get("api")) == "chat":
+    if "body" in request and "messages" not in request:  # what HTTP proxies and gateways write
+        request = as_object(request["body"])
+        response = as_json(response.get("body")) if isinstance(response, dict) and "body" in response else response
+        line = {**line, "request": request, "response": response}
+    foreign = isinstance(response, str | list) or (isinstance(response, dict) and "message" in response)
+    if not foreign and api_of(request, response, line.get("api")) == "chat":
         return line
     call = exchange(request, response, line.get("api"))
     choice = {"message": call.answer, "finish_reason": "length" if call.cut else "stop"}

@@ -1,0 +1,625 @@
+"""Conversations as chat and coding programs save or export them, one small shape each, on the common lowering.
+
+None of these files holds the system prompt as it was sent, unless a shape says so: their prompts are `reconstructed`.
+A conversation that was edited or asked again is a tree, of which the branch that the program showed last is read.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from grokora_pipeline.sessions.readers.bodies import exchange
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    digest,
+    explode,
+    join_calls,
+    lower,
+    lower_tools,
+    pair_results,
+    peek_objects,
+    records,
+)
+from grokora_pipeline.sessions.turns import Completeness, Item, Message, Problem, Skipped, Status
+
+NO_AGENTS_CONTENT = (
+    "traces of the OpenAI Agents SDK name a response and hold neither its input nor its output; record at the gateway"
+)
+MAX_RECORDS = 200_000  # lines of one session, which are held together
+
+
+@dataclass(slots=True)
+class Chat:
+    """One conversation: its messages in any shape that the lowering knows, each with its `model` where it says so.
+
+    A message with `cut` true was broken off: it is context, and no example. Without a session id the content is one.
+    """
+
+    messages: Iterable[Any]
+    session: str = ""
+    agent: str = ""
+    model: str = ""
+    started: object = None
+    tools: Any = None
+    completeness: Completeness = "reconstructed"
+    last_only: bool = False  # the messages are one call: a prompt and its answer
+    parent: str = ""
+    status: Status = "unknown"
+
+
+class Shape(NamedTuple):
+    """How a program's file is known by its first records, and what conversations its records are.
+
+    `each`: a record is a file's own conversation (or several); else the records of a file belong together.
+    """
+
+    name: str
+    looks_like: Callable[[Json], bool]
+    chats: Callable[[Any], Iterator[Chat]]
+    each: bool = True
+    empty: str = ""  # why a file without a single call has none, and what to do about it
+
+
+def detector(shape: Shape) -> Callable[[bytes], bool]:
+    """The function that tells whether a file's first bytes are of the shape."""
+    return lambda head: any(shape.looks_like(value) for value in peek_objects(head)[:2])
+
+
+def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
+    """The function that reads a file of the shape."""
+
+    def read(source: Source) -> Iterator[Item]:
+        held: list[Json] = []
+        calls = 0
+        for record in records(source):
+            if isinstance(record, Problem):
+                yield record
+            elif not isinstance(record.value, dict):
+                yield Problem("wrong_schema", record.offset, f"record {record.number} is no object")
+            elif shape.each:
+                for chat in shape.chats(record.value):
+                    calls += 1
+                    yield from _turns(source, chat, record.number)
+            elif len(held) < MAX_RECORDS:
+                held.append(record.value)
+            else:
+                raise UnreadableError("gigantic", record.offset, f"a session of more than {MAX_RECORDS:,} lines")
+        for chat in shape.chats(held) if held else ():
+            calls += 1
+            yield from _turns(source, chat, 0)
+        if not calls and shape.empty:
+            raise UnreadableError("no_contents", 0, shape.empty)
+
+    return read
+
+
+def _turns(source: Source, chat: Chat, line: int) -> Iterator[Item]:
+    messages: list[Message] = []
+    for raw in chat.messages:
+        marks = raw if isinstance(raw, Mapping) else {}
+        model = name_text(first_of(marks, "model", "modelId", "model_name") or chat.model)
+        messages += [{**one, "model": model, "trainable": not marks.get("cut")} for one in lower(raw)]
+    messages = pair_results(join_calls(messages))
+    places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
+    places = places[-1:] if chat.last_only else places
+    if not places:
+        yield Skipped("no_model_call")
+        return
+    session = chat.session or f"content-{digest([one['content'] for one in messages[: places[0]]])}"
+    for model in dict.fromkeys(name_text(messages[place].get("model")) for place in places):
+        yield from explode(
+            source,
+            messages,
+            [place for place in places if name_text(messages[place].get("model")) == model],
+            session_id=session,
+            agent=chat.agent,
+            started_at=to_utc(chat.started),
+            line=line,
+            tools=lower_tools(chat.tools),
+            completeness=chat.completeness,
+            model=model,
+            parent_session_id=chat.parent,
+            status=chat.status,
+        )
+
+
+def _of(value: object) -> list[Json]:
+    """The objects of a list."""
+    return [one for one in as_list(value) if isinstance(one, dict)]
+
+
+def _branch(nodes: Mapping[str, Json], leaf: str, parent: str) -> list[Json]:
+    """The nodes from the root to a leaf; `parent` is the member that names a node's parent."""
+    path: list[Json] = []
+    seen: set[str] = set()
+    while leaf in nodes and leaf not in seen:
+        seen.add(leaf)
+        path.append(nodes[leaf])
+        leaf = name_text(nodes[leaf].get(parent))
+    return path[::-1]
+
+
+def _gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
+    """A session of Gemini CLI: one document, or in newer versions lines; a line of the same id replaces the earlier."""
+    first = lines[0]
+    own = _of(first["messages"]) if isinstance(first.get("messages"), list) else lines[1:]
+    by_id = {name_text(one.get("id")) or str(place): one for place, one in enumerate(own)}
+    messages: list[Json] = []
+    for one in by_id.values():
+        if one.get("type") not in ("user", "gemini"):
+            continue  # notes of the program: info, error, warning
+        calls = [{**call, "type": "tool_use"} for call in _of(one.get("toolCalls"))]
+        thoughts = [
+            {
+                "type": "thinking",
+                "text": ": ".join(filter(None, (name_text(t.get(k)) for k in ("subject", "description")))),
+            }
+            for t in _of(one.get("thoughts"))
+        ]
+        content = as_json(one.get("content"))
+        parts = content if isinstance(content, list) else [content] if content else []
+        messages.append({"role": one["type"], "content": [*thoughts, *parts, *calls], "model": one.get("model")})
+        for call in _of(one.get("toolCalls")):
+            results = _of(call.get("result")) or [{"functionResponse": {"response": call.get("resultDisplay")}}]
+            for part in results:
+                body = as_object(part.get("functionResponse"))
+                failed = call.get("status") in ("error", "cancelled")
+                answer = {"type": "tool_result", "tool_use_id": call.get("id"), "content": body.get("response", "")}
+                messages.append({"role": "tool", "content": [{**answer, "is_error": failed}]})
+    yield Chat(messages, name_text(first.get("sessionId")), "gemini-cli", started=first.get("startTime"))
+
+
+def _gemini_contents(items: Sequence[Json]) -> Iterator[Chat]:
+    """Contents of Gemini's API in a list: a checkpoint of Gemini CLI (`/chat save`)."""
+    contents = _of(items[0].get("history")) if "history" in items[0] else items
+    yield Chat(contents, agent="gemini-cli")
+
+
+def _qwen(lines: Sequence[Json]) -> Iterator[Chat]:
+    """A session of Qwen Code: a tree of lines whose messages are contents of Gemini's API."""
+    nodes = {name_text(one.get("uuid")): one for one in lines}
+    path = _branch(nodes, name_text(lines[-1].get("uuid")), "parentUuid")
+    messages = [
+        {**one["message"], "model": one.get("model") if one.get("type") == "assistant" else None}
+        for one in path
+        if isinstance(one.get("message"), dict)
+    ]
+    yield Chat(messages, name_text(lines[0].get("sessionId")), "qwen-code", started=lines[0].get("timestamp"))
+
+
+def _opencode(value: Json) -> Iterator[Chat]:
+    info = as_object(value.get("info"))
+    messages = []
+    for one in _of(value.get("messages")):
+        own = as_object(one.get("info"))
+        model = own.get("modelID") if own.get("role") == "assistant" else None
+        shown = [part for part in _of(one.get("parts")) if not part.get("ignored")]
+        messages.append({"role": own.get("role"), "content": shown, "model": model, "cut": bool(own.get("error"))})
+    agent = next((as_object(one.get("info")).get("agent") for one in _of(value.get("messages"))), "")
+    yield Chat(
+        messages,
+        name_text(info.get("id")),
+        "/".join(filter(None, ("opencode", name_text(agent)))),
+        started=as_object(info.get("time")).get("created"),
+        parent=name_text(info.get("parentID")),
+    )
+
+
+def _cline(messages: Sequence[Json]) -> Iterator[Chat]:
+    models = [as_object(one.get("modelInfo")).get("modelId") for one in messages]
+    lowered = [{**one, "model": model} for one, model in zip(messages, models, strict=True)]
+    yield Chat(lowered, agent="cline", started=messages[0].get("ts"))
+
+
+def _continue(value: Json) -> Iterator[Chat]:
+    """A session of Continue; calls of a message whose result is kept beside it get that result."""
+    items = _of(value["history"])
+    answered = {as_object(one.get("message")).get("toolCallId") for one in items}
+    messages: list[Any] = []
+    for item in items:
+        prompt = _of(item.get("promptLogs"))
+        model = next((name_text(log.get("modelTitle")) for log in prompt), "")
+        messages.append({**as_object(item.get("message")), "model": model})
+        for state in _of(item.get("toolCallStates")):
+            if state.get("output") and state.get("toolCallId") not in answered:
+                texts = [{"type": "text", "text": name_text(one.get("content"))} for one in _of(state["output"])]
+                messages.append({"role": "tool", "tool_call_id": state.get("toolCallId"), "content": texts})
+    yield Chat(messages, name_text(value.get("sessionId")), "continue")
+
+
+def _goose(lines: Sequence[Json]) -> Iterator[Chat]:
+    head = lines[0]
+    messages = _of(head.get("conversation")) or list(lines[1:])
+    messages = [one for one in messages if as_object(one.get("metadata")).get("agentVisible") is not False]
+    started = first_of(head, "created_at") or next((one.get("created") for one in messages), None)
+    yield Chat(messages, name_text(head.get("id")), "goose", started=started)
+
+
+def _amp(value: Json) -> Iterator[Chat]:
+    messages = [
+        {
+            **one,
+            "model": as_object(one.get("usage")).get("model"),
+            "cut": as_object(one.get("state")).get("type", "complete") != "complete",
+        }
+        for one in _of(value["messages"])
+    ]
+    yield Chat(messages, name_text(value.get("id")), "amp", started=value.get("created"))
+
+
+def _copilot_chat(value: Json) -> Iterator[Chat]:
+    """GitHub Copilot's chat: a request's rounds of calls, else what its response shows."""
+    messages: list[Any] = []
+    for one in _of(value["requests"]):
+        message, metadata = one.get("message"), as_object(as_object(one.get("result")).get("metadata"))
+        model = name_text(one.get("modelId")).removeprefix("copilot/")
+        results = as_object(metadata.get("toolCallResults"))
+        messages.append(
+            {"role": "user", "content": message if isinstance(message, str) else as_object(message).get("text")}
+        )
+        rounds = _of(metadata.get("toolCallRounds"))
+        for one_round in rounds:
+            said = {"role": "assistant", "content": one_round.get("response"), "tool_calls": one_round.get("toolCalls")}
+            messages.append({**said, "model": model, "cut": bool(one.get("isCanceled"))})
+            for call in _of(one_round.get("toolCalls")):
+                content = _of(as_object(results.get(name_text(call.get("id")))).get("content"))
+                texts = [{"type": "text", "text": part.get("value", "")} for part in content]
+                messages.append({"role": "tool", "tool_call_id": call.get("id"), "content": texts})
+        if not rounds:
+            shown = _of(one.get("response"))
+            tools = any(part.get("kind") == "toolInvocationSerialized" for part in shown)
+            shown_texts = [
+                part["value"] for part in shown if isinstance(part.get("value"), str) and not part.get("kind")
+            ]
+            cut = bool(one.get("isCanceled")) or tools  # calls without their arguments are no answer
+            messages.append({"role": "assistant", "content": "".join(shown_texts), "model": model, "cut": cut})
+    started = next((one.get("timestamp") for one in _of(value["requests"])), None)
+    yield Chat(messages, name_text(value.get("sessionId")), "copilot", started=started or value.get("creationDate"))
+
+
+def _copilot_cli(events: Sequence[Json]) -> Iterator[Chat]:
+    start = as_object(events[0].get("data"))
+    model = name_text(start.get("selectedModel"))
+    messages: list[Any] = []
+    for event in events[1:]:
+        kind, data = event.get("type"), as_object(event.get("data"))
+        if kind == "session.model_change":
+            model = name_text(data.get("newModel")) or model
+        elif kind == "user.message":
+            messages.append({"role": "user", "content": first_of(data, "transformedContent", "content")})
+        elif kind == "assistant.message":
+            calls = [{**call, "type": "tool_use"} for call in _of(data.get("toolRequests"))]
+            content = [{"type": "text", "text": name_text(data.get("content"))}, *calls]
+            messages.append({"role": "assistant", "content": content, "model": model})
+        elif kind == "tool.execution_complete":
+            result = as_object(data.get("result")) or as_object(data.get("error"))
+            answer = {
+                "type": "tool_result",
+                "tool_use_id": data.get("toolCallId"),
+                "is_error": data.get("success") is False,
+            }
+            messages.append(
+                {"role": "tool", "content": [{**answer, "content": first_of(result, "content", "message") or ""}]}
+            )
+    yield Chat(messages, name_text(start.get("sessionId")), "copilot-cli", started=start.get("startTime"))
+
+
+def _message_lines(lines: Sequence[Json]) -> Iterator[Chat]:
+    """A line a message: `{type: message, message: {…}}` behind a session's first line (droid), or role and message."""
+    messages = [as_object(one.get("message")) if one.get("type") == "message" else one for one in lines]
+    messages = [one for one in messages if not name_text(one.get("role")).startswith("_")]
+    is_droid, is_kimi = lines[0].get("type") == "session_start", "_" in name_text(lines[0].get("role"))
+    yield Chat(
+        messages,
+        name_text(lines[0].get("id")) if is_droid else "",
+        "droid" if is_droid else "kimi" if is_kimi else "cursor",
+        started=next((one["timestamp"] for one in lines if one.get("timestamp")), None),
+    )
+
+
+def _chatgpt(value: Json) -> Iterator[Chat]:
+    """A conversation of ChatGPT's export: calls go to a `recipient`, whose message is their result."""
+    nodes = {key: one for key, one in as_object(value["mapping"]).items() if isinstance(one, dict)}
+    messages: list[Json] = []
+    for node in _branch(nodes, name_text(value.get("current_node")), "parent"):
+        one = as_object(node.get("message"))
+        role = name_text(as_object(one.get("author")).get("role"))
+        content, metadata = as_object(one.get("content")), as_object(one.get("metadata"))
+        kind, recipient = content.get("content_type"), name_text(one.get("recipient")) or "all"
+        said = content.get("parts") if "parts" in content else first_of(content, "text", "result") or ""
+        model = first_of(metadata, "model_slug") or value.get("default_model_slug")
+        if role == "assistant" and recipient not in ("all", "user"):
+            text = "\n".join(part for part in said if isinstance(part, str)) if isinstance(said, list) else said
+            given = as_json(text)
+            given = given if isinstance(given, dict) else {"input": text}
+            messages.append({"role": role, "content": [{"type": "tool_use", "name": recipient, "input": given}]})
+            messages[-1]["model"] = model
+        elif kind in ("thoughts", "reasoning_recap"):
+            continue  # a summary, as the page shows it
+        elif kind not in ("user_editable_context", "model_editable_context"):
+            parts = [as_part if isinstance(as_part, str) else {"type": "file"} for as_part in as_list(said) or [said]]
+            cut = one.get("status") not in (None, "finished_successfully")
+            messages.append(
+                {"role": role, "content": parts, "cut": cut, "model": model if role == "assistant" else None}
+            )
+    name = name_text(first_of(value, "conversation_id", "id"))
+    yield Chat(messages, name, "chatgpt", started=value.get("create_time"))
+
+
+def _claude_ai(value: Json) -> Iterator[Chat]:
+    own = _of(value["chat_messages"])
+    leaf = name_text(value.get("current_leaf_message_uuid"))
+    path = _branch({name_text(one.get("uuid")): one for one in own}, leaf, "parent_message_uuid") or own
+    messages = [
+        {
+            "role": one.get("sender"),
+            "content": [*[{"type": "file"} for _ in _of(one.get("attachments"))], *_of(one.get("content"))]
+            or one.get("text"),
+            "cut": one.get("stop_reason") in ("user_canceled", "max_tokens"),
+        }
+        for one in path
+    ]
+    model = name_text(value.get("model"))
+    yield Chat(messages, name_text(value.get("uuid")), "claude.ai", model, value.get("created_at"))
+
+
+def _open_webui(value: Json) -> Iterator[Chat]:
+    chat = as_object(value["chat"])
+    history = as_object(chat.get("history"))
+    nodes = {key: one for key, one in as_object(history.get("messages")).items() if isinstance(one, dict)}
+    messages = _branch(nodes, name_text(history.get("currentId")), "parentId") or _of(chat.get("messages"))
+    plain = [{key: one[key] for key in ("role", "content", "model") if key in one} for one in messages]
+    yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"))
+
+
+def _langchain(items: Sequence[Json]) -> Iterator[Chat]:
+    yield Chat(items, completeness="whole")
+
+
+def _langgraph(value: Json) -> Iterator[Chat]:
+    """A thread's state: the messages that its graph keeps. What a node adds to them for its model is not in there."""
+    holder = as_object(value.get("values")) or value
+    thread = as_object(as_object(value.get("config")).get("configurable")).get("thread_id")
+    yield Chat(as_list(holder.get("messages")), name_text(thread), started=value.get("created_at"))
+
+
+def _autogen(value: Json) -> Iterator[Chat]:
+    """The state of an AutoGen team: what each agent's model was given. Its system message is not part of the state."""
+    for name, agent in as_object(value["agent_states"]).items():
+        state = as_object(agent)
+        state = as_object(state.get("agent_state")) or state
+        if messages := as_list(as_object(state.get("llm_context")).get("messages")):
+            yield Chat(messages, f"team-{digest(value['agent_states'])}", name)
+
+
+def _letta(value: Json) -> Iterator[Chat]:
+    """Letta's agent file; the prompt that it sends is made of its memory blocks and some of the messages."""
+    for agent in _of(value.get("agents")) or [value]:
+        model = name_text(as_object(agent.get("llm_config")).get("model"))
+        session = name_text(first_of(agent, "id", "name"))
+        tools = [as_object(tool.get("json_schema")) for tool in _of(value.get("tools"))]
+        yield Chat(_of(agent.get("messages")), session, name_text(agent.get("name")), model, tools=tools)
+
+
+def _smolagents(steps: Sequence[Json]) -> Iterator[Chat]:
+    """The steps of a smolagents run: each holds what its model was given, and what it said."""
+    session = f"run-{digest([step.get('task') for step in steps if step.get('task')])}"
+    for step in steps:
+        if isinstance(step.get("model_input_messages"), list) and step.get("model_output_message"):
+            messages = [*step["model_input_messages"], step["model_output_message"]]
+            yield Chat(messages, session, "smolagents", completeness="whole", last_only=True)
+
+
+def _pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
+    messages: list[Any] = []
+    for item in items:
+        role = "assistant" if item.get("kind") == "response" else "user"
+        messages += [{"role": "system", "content": item["instructions"]}] if item.get("instructions") else []
+        for part in _of(item.get("parts")):
+            kind = part.get("part_kind")
+            if kind in ("system-prompt", "user-prompt"):
+                messages.append({"role": kind.split("-")[0], "content": part.get("content")})
+            else:
+                messages.append({"role": role, "content": [part], "model": item.get("model_name")})
+    yield Chat(messages, completeness="whole")
+
+
+def _ui_messages(items: Sequence[Json]) -> Iterator[Chat]:
+    """UI messages of the Vercel AI SDK, as its chat templates store them."""
+    first = items[0]
+    own = _of(first["messages"]) if "messages" in first else list(items)
+    messages = [{**one, "content": one.get("parts") or one.get("content")} for one in own]
+    yield Chat(messages, name_text(first.get("id")) if "messages" in first else "")
+
+
+def _assistants(value: Json) -> Iterator[Chat]:
+    own = sorted(_of(value["data"]), key=lambda one: float(one.get("created_at") or 0))
+    yield Chat(own, name_text(own[0].get("thread_id")), name_text(own[-1].get("assistant_id")))
+
+
+def _inspect(value: Json) -> Iterator[Chat]:
+    """A log of Inspect AI: a sample's messages are all that its model saw."""
+    facts = as_object(value.get("eval"))
+    for sample in _of(value["samples"]):
+        names = (first_of(facts, "run_id", "task"), sample.get("id"), sample.get("epoch"))
+        name = "-".join(map(name_text, names))
+        yield Chat(_of(sample.get("messages")), name, "", name_text(facts.get("model")), completeness="whole")
+
+
+def _call(value: Json) -> Iterator[Chat]:
+    """One call as a gateway or a platform exports it: a request and a reply under that platform's names."""
+    for request, reply, facts in _exchanges(value):
+        call = exchange(request, reply)
+        if call.answer is None:
+            yield Chat([])
+            continue
+        yield Chat(
+            [*call.prompt, {**call.answer, "cut": call.cut, "model": call.model}],
+            name_text(first_of(facts, "session", "trace")),
+            name_text(facts.get("agent")),
+            started=facts.get("at"),
+            tools=call.tools,
+            completeness="delta" if call.delta else "whole",
+            last_only=True,
+        )
+
+
+def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
+    """Each request, reply and what is known of it: the session, the trace, the agent, the time."""
+    if "request_body" in value:  # Helicone
+        named = as_object(value.get("request_properties"))
+        facts = {"session": named.get("Helicone-Session-Id"), "agent": named.get("Helicone-Session-Name")}
+        facts |= {"trace": value.get("request_id"), "at": value.get("request_created_at")}
+        yield as_object(value["request_body"]), as_json(value.get("response_body")), facts
+    elif value.get("schemaType") == "ModelInvocationLog":  # Bedrock
+        asked, answered = as_object(value.get("input")), as_object(value.get("output"))
+        request = {"modelId": value.get("modelId"), **as_object(asked.get("inputBodyJson"))}
+        facts = {"trace": value.get("requestId"), "at": value.get("timestamp")}
+        facts["session"] = as_object(value.get("requestMetadata")).get("session_id")
+        yield request, answered.get("outputBodyJson"), facts
+    elif "op_name" in value:  # Weave
+        facts = {"trace": value.get("trace_id"), "session": value.get("thread_id"), "at": value.get("started_at")}
+        request = as_object(value.get("inputs"))
+        if "messages" in request or "contents" in request:
+            yield request, value.get("output"), facts
+    elif "span_attributes" in value:  # Braintrust
+        metadata = as_object(value.get("metadata"))
+        reply = value.get("output")
+        reply = {"choices": reply} if isinstance(reply, list) else reply
+        reply = {"message": reply} if isinstance(reply, dict) and "role" in reply else reply
+        if as_object(value["span_attributes"]).get("type") == "llm":
+            facts = {"trace": value.get("root_span_id"), "at": value.get("created")}
+            yield {**metadata, "messages": value.get("input")}, reply, facts
+    elif "span_data" in value:  # OpenAI's Agents SDK
+        data = as_object(value["span_data"])
+        output = _of(data.get("output"))
+        facts = {"trace": value.get("trace_id"), "at": value.get("started_at")}
+        if data.get("type") == "generation":
+            request = {**as_object(data.get("model_config")), "model": data.get("model"), "messages": data.get("input")}
+            yield request, {"message": output[-1] if output else None}, facts
+        elif data.get("type") == "response" and data.get("input"):
+            yield {"input": data["input"]}, as_object(data.get("response")), facts
+    elif "log" in value:  # HAR
+        for entry in _of(as_object(value["log"]).get("entries")):
+            asked, answered = as_object(entry.get("request")), as_object(entry.get("response"))
+            request = as_object(as_object(asked.get("postData")).get("text"))
+            if request.keys() & {"messages", "input", "contents"}:
+                facts = {"at": entry.get("startedDateTime")}
+                yield request, as_object(answered.get("content")).get("text"), facts
+
+
+def _keys(*names: str) -> Callable[[Json], bool]:
+    return lambda value: all(name in value for name in names)
+
+
+def _is_cline(value: Json) -> bool:
+    """The first message of a task of Cline or Roo: parts, and a time, a task or the editor's state."""
+    said = str(value["content"][:2]) if isinstance(value.get("content"), list) else ""
+    return (
+        value.get("role") == "user" and bool(said) and ("ts" in value or "<task>" in said or "<environment_det" in said)
+    )
+
+
+def _is_langchain(value: Json) -> bool:
+    kinds = {"human", "ai", "system", "tool"}
+    return "role" not in value and (
+        (value.get("type") in kinds and ("data" in value or "content" in value))
+        or (value.get("type") == "constructor" and "messages" in str(value.get("id")))
+    )
+
+
+def _is_ui(value: Json) -> bool:
+    own = _of(value.get("messages")) or [value]
+    return all(isinstance(one.get("parts"), list) and "role" in one and "id" in one for one in own[:2])
+
+
+def _is_amp(value: Json) -> bool:
+    return name_text(value.get("id")).startswith("T-") and isinstance(value.get("messages"), list)
+
+
+SHAPES: tuple[Shape, ...] = (
+    Shape("gemini_cli", _keys("sessionId", "projectHash"), _gemini_cli, each=False),
+    Shape("qwen", lambda value: "uuid" in value and "parts" in as_object(value.get("message")), _qwen, each=False),
+    Shape(
+        "opencode",
+        lambda value: "sessionID" not in value and "info" in value and "directory" in as_object(value["info"]),
+        _opencode,
+    ),
+    Shape("continue", lambda value: "sessionId" in value and isinstance(value.get("history"), list), _continue),
+    Shape(
+        "goose",
+        lambda value: "working_dir" in value and bool(value.keys() & {"description", "message_count", "conversation"}),
+        _goose,
+        each=False,
+    ),
+    Shape("amp", _is_amp, _amp),
+    Shape("copilot_chat", _keys("responderUsername", "requests"), _copilot_chat),
+    Shape(
+        "copilot_cli", lambda value: value.get("type") == "session.start" and "data" in value, _copilot_cli, each=False
+    ),
+    Shape("droid", lambda value: value.get("type") == "session_start" and "id" in value, _message_lines, each=False),
+    Shape(
+        "cursor",
+        lambda value: "role" in value and "content" in as_object(value.get("message")),
+        _message_lines,
+        each=False,
+    ),
+    Shape("kimi", lambda value: value.get("role") == "_checkpoint", _message_lines, each=False),
+    Shape("chatgpt", lambda value: isinstance(value.get("mapping"), dict) and "create_time" in value, _chatgpt),
+    Shape("claude_ai", _keys("chat_messages", "uuid"), _claude_ai),
+    Shape("open_webui", lambda value: isinstance(as_object(value.get("chat")).get("history"), dict), _open_webui),
+    Shape("autogen", lambda value: isinstance(value.get("agent_states"), dict), _autogen),
+    Shape("letta", lambda value: any("llm_config" in one for one in (value, *_of(value.get("agents"))[:1])), _letta),
+    Shape("smolagents", lambda value: "system_prompt" in value and len(value) == 1, _smolagents, each=False),
+    Shape(
+        "pydantic_ai",
+        lambda value: value.get("kind") in ("request", "response") and "parts" in value,
+        _pydantic_ai,
+        each=False,
+    ),
+    Shape("ui_messages", _is_ui, _ui_messages, each=False),
+    Shape(
+        "gemini_contents",
+        lambda value: _is_content(value) or _is_content(next(iter(_of(value.get("history"))), {})),
+        _gemini_contents,
+        each=False,
+    ),
+    Shape("langchain", _is_langchain, _langchain, each=False),
+    Shape(
+        "langgraph",
+        lambda value: any(
+            _is_langchain(one)
+            for holder in (as_object(value.get("values")), value)
+            for one in _of(holder.get("messages"))[:1]
+        ),
+        _langgraph,
+    ),
+    Shape(
+        "openai_thread",
+        lambda value: any(one.get("object") == "thread.message" for one in _of(value.get("data"))[:1]),
+        _assistants,
+    ),
+    Shape("inspect_ai", lambda value: {"task", "model"} <= as_object(value.get("eval")).keys(), _inspect),
+    Shape("cline", _is_cline, _cline, each=False),
+    Shape("helicone", _keys("request_body", "response_body"), _call),
+    Shape("bedrock_log", lambda value: value.get("schemaType") == "ModelInvocationLog", _call),
+    Shape("weave", _keys("op_name", "inputs"), _call),
+    Shape(
+        "braintrust", lambda value: "root_span_id" in value and bool(value.keys() & {"span_attributes", "input"}), _call
+    ),
+    Shape(
+        "openai_agents", lambda value: value.get("object") in ("trace", "trace.span"), _call, empty=NO_AGENTS_CONTENT
+    ),
+    Shape("har", lambda value: "entries" in as_object(value.get("log")), _call),
+)
+
+
+def _is_content(value: Json) -> bool:
+    """Whether it is a content of Gemini's: a role and parts that name no type."""
+    return (
+        "role" in value and "id" not in value and bool(_of(value.get("parts"))) and "type" not in _of(value["parts"])[0]
+    )

@@ -1,0 +1,443 @@
+"""The neutral conversation as other chat and coding programs, gateways and platforms write it."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from grokora_pipeline_tests.unit.neutral_logs import Talk
+
+AT = "2026-01-01T00:00:00Z"
+Writer = Callable[["Talk", str], bytes]
+
+
+def _lines(*values: Any) -> bytes:
+    return b"".join(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values)
+
+
+def _document(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _use(talk: "Talk", **more: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": "t1", "name": "bash", "input": {"command": talk.command}, **more}
+
+
+def _contents(talk: "Talk") -> list[dict[str, Any]]:
+    """The conversation as contents of Gemini's API."""
+    call = {"functionCall": {"name": "bash", "args": {"command": talk.command}}}
+    response = {"functionResponse": {"name": "bash", "response": {"output": talk.result}}}
+    return [
+        {"role": "user", "parts": [{"text": talk.question}]},
+        {"role": "model", "parts": [{"text": talk.thought}, call]},
+        {"role": "user", "parts": [response]},
+        {"role": "model", "parts": [{"text": talk.answer}]},
+    ]
+
+
+def _gemini_cli(talk: "Talk", name: str) -> bytes:
+    result = [{"functionResponse": {"id": "t1", "name": "bash", "response": {"output": talk.result}}}]
+    call = {"id": "t1", "name": "bash", "args": {"command": talk.command}, "result": result, "status": "success"}
+    messages = [
+        {"id": "1", "timestamp": AT, "type": "user", "content": talk.question},
+        {"id": "2", "type": "gemini", "content": talk.thought, "thoughts": [], "toolCalls": [call], "model": "g"},
+        {"id": "3", "type": "info", "content": "Request cancelled."},
+        {"id": "4", "type": "gemini", "content": talk.answer, "model": "g"},
+    ]
+    return _document({"sessionId": name, "projectHash": "ab", "startTime": AT, "messages": messages})
+
+
+def _qwen(talk: "Talk", name: str) -> bytes:
+    kinds = ("user", "assistant", "tool_result", "assistant")
+    line = {"sessionId": name, "timestamp": AT, "cwd": "/w", "version": "0.4.0"}
+    own = zip(kinds, _contents(talk), strict=True)
+    return _lines(
+        *(
+            {**line, "uuid": f"u{n}", "parentUuid": f"u{n - 1}" if n else None, "type": kind, "message": message}
+            for n, (kind, message) in enumerate(own)
+        )
+    )
+
+
+def _opencode(talk: "Talk", name: str) -> bytes:
+    state = {"status": "completed", "input": {"command": talk.command}, "output": talk.result, "time": {}}
+    tool = {"type": "tool", "callID": "t1", "tool": "bash", "state": state}
+    own: list[tuple[str, list[dict[str, Any]]]] = [
+        ("user", [_text(talk.question)]),
+        ("assistant", [{"type": "step-start"}, _text(talk.thought), tool, {"type": "step-finish", "reason": "x"}]),
+        ("assistant", [{"type": "step-start"}, _text(talk.answer), {"type": "step-finish", "reason": "stop"}]),
+    ]
+    messages = [
+        {"info": {"id": f"msg_{n}", "role": role, "modelID": "m"}, "parts": p} for n, (role, p) in enumerate(own)
+    ]
+    return _document(
+        {"info": {"id": name, "directory": "/w", "time": {"created": 1767225600000}}, "messages": messages}
+    )
+
+
+def _continue(talk: "Talk", name: str) -> bytes:
+    function = {"name": "bash", "arguments": json.dumps({"command": talk.command})}
+    call = {"id": "t1", "type": "function", "function": function}
+    state = {"toolCallId": "t1", "toolCall": call, "status": "done", "output": [{"name": "x", "content": talk.result}]}
+    said = {"role": "assistant", "content": talk.thought, "toolCalls": [call]}
+    history = [
+        {"message": {"role": "user", "content": talk.question}, "contextItems": []},
+        {"message": said, "contextItems": [], "toolCallStates": [state]},
+        {"message": {"role": "assistant", "content": talk.answer}, "contextItems": []},
+    ]
+    return _document({"sessionId": name, "title": "New", "workspaceDirectory": "/w", "history": history})
+
+
+def _goose(talk: "Talk", _: str) -> bytes:
+    value = {"name": "bash", "arguments": {"command": talk.command}}
+    request = {"type": "toolRequest", "id": "t1", "toolCall": {"status": "success", "value": value}}
+    result = {"status": "success", "value": [_text(talk.result)]}
+    return _lines(
+        {"working_dir": "/w", "description": "x", "message_count": 4},
+        {"role": "user", "created": 1767225600, "content": [_text(talk.question)]},
+        {"role": "assistant", "content": [_text(talk.thought), request]},
+        {"role": "user", "content": [{"type": "toolResponse", "id": "t1", "toolResult": result}]},
+        {"role": "assistant", "content": [_text(talk.answer)]},
+    )
+
+
+def _amp(talk: "Talk", name: str) -> bytes:
+    run = {"status": "done", "result": {"output": talk.result, "exitCode": 0}}
+    messages = [
+        {"role": "user", "content": [_text(talk.question)]},
+        {"role": "assistant", "content": [_text(talk.thought), _use(talk)], "state": {"type": "complete"}},
+        {"role": "user", "content": [{"type": "tool_result", "toolUseID": "t1", "run": run}]},
+        {"role": "assistant", "content": [_text(talk.answer)], "state": {"type": "complete"}},
+        {"role": "assistant", "content": [_text("half an answ")], "state": {"type": "cancelled"}},
+    ]
+    return _document({"v": 42, "id": f"T-{name}", "created": 1767225600000, "messages": messages})
+
+
+def _copilot_chat(talk: "Talk", name: str) -> bytes:
+    call = {"id": "t1", "name": "bash", "arguments": json.dumps({"command": talk.command})}
+    rounds = [{"response": talk.thought, "toolCalls": [call]}, {"response": talk.answer, "toolCalls": []}]
+    metadata = {"toolCallRounds": rounds, "toolCallResults": {"t1": {"content": [{"value": talk.result}]}}}
+    shown = [{"value": talk.thought}, {"kind": "toolInvocationSerialized", "toolCallId": "t1"}, {"value": talk.answer}]
+    request = {"message": {"text": talk.question}, "response": shown, "result": {"metadata": metadata}}
+    document = {"responderUsername": "GitHub Copilot", "sessionId": name, "requests": [{**request, "timestamp": 0}]}
+    return _document(document)
+
+
+def _copilot_cli(talk: "Talk", name: str) -> bytes:
+    call = {"toolCallId": "t1", "name": "bash", "arguments": {"command": talk.command}, "type": "function"}
+    done = {"toolCallId": "t1", "success": True, "result": {"content": talk.result}}
+    return _lines(
+        {"type": "session.start", "data": {"sessionId": name, "startTime": AT, "selectedModel": "m"}},
+        {"type": "user.message", "data": {"content": talk.question}},
+        {"type": "assistant.message", "data": {"content": talk.thought, "toolRequests": [call]}},
+        {"type": "tool.execution_complete", "data": done},
+        {"type": "assistant.message", "data": {"content": talk.answer, "toolRequests": []}},
+    )
+
+
+def _anthropic_messages(talk: "Talk") -> list[dict[str, Any]]:
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": talk.result}
+    return [
+        {"role": "user", "content": [_text(talk.question)]},
+        {"role": "assistant", "content": [_text(talk.thought), _use(talk)]},
+        {"role": "user", "content": [result]},
+        {"role": "assistant", "content": [_text(talk.answer)]},
+    ]
+
+
+def _droid(talk: "Talk", name: str) -> bytes:
+    messages = [{"type": "message", "timestamp": AT, "message": one} for one in _anthropic_messages(talk)]
+    return _lines({"type": "session_start", "id": name, "cwd": "/w"}, *messages)
+
+
+def _cursor(talk: "Talk", _: str) -> bytes:
+    return _lines(*({"role": one["role"], "message": {"content": one["content"]}} for one in _anthropic_messages(talk)))
+
+
+def _kimi(talk: "Talk", _: str) -> bytes:
+    return _lines(
+        {"role": "_checkpoint", "id": 0}, *talk.messages[1:], {"role": "_usage", "token_count": 1}, talk.reply
+    )
+
+
+def _cline(talk: "Talk", _: str) -> bytes:
+    return _document([{**one, "ts": 1767225600000 + n} for n, one in enumerate(_anthropic_messages(talk))])
+
+
+def _chatgpt(talk: "Talk", name: str) -> bytes:
+    """A call to the tool `python`, and beside the last answer one that was asked again."""
+
+    def node(key: str, parent: str | None, role: str, said: Any, recipient: str = "all") -> dict[str, Any]:
+        content = said if isinstance(said, dict) else {"content_type": "text", "parts": [said]}
+        message = {"id": key, "author": {"role": role}, "content": content, "recipient": recipient}
+        return {"id": key, "parent": parent, "message": {**message, "status": "finished_successfully", "metadata": {}}}
+
+    code = {"content_type": "code", "text": talk.command}
+    nodes = [
+        {"id": "root", "parent": None, "message": None},
+        node("s", "root", "system", ""),
+        node("u", "s", "user", talk.question),
+        node("t", "u", "assistant", talk.thought),
+        node("c", "t", "assistant", code, "python"),
+        node("r", "c", "tool", {"content_type": "execution_output", "text": talk.result}),
+        node("b", "r", "assistant", "an abandoned answer"),
+        node("a", "r", "assistant", talk.answer),
+    ]
+    mapping = {one["id"]: one for one in nodes}
+    return _document([{"title": "x", "create_time": 1767225600.5, "mapping": mapping, "current_node": "a", "id": name}])
+
+
+def _claude_ai(talk: "Talk", name: str) -> bytes:
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": [_text(talk.result)]}
+    messages = [
+        {"uuid": "1", "sender": "human", "text": talk.question, "content": [_text(talk.question)]},
+        {"uuid": "2", "sender": "assistant"}
+        | {"content": [_text(talk.thought), _use(talk), result, _text(talk.answer)]},
+    ]
+    return _document([{"uuid": name, "name": "x", "created_at": AT, "account": {}, "chat_messages": messages}])
+
+
+def _open_webui(talk: "Talk", name: str) -> bytes:
+    nodes = {
+        "1": {"id": "1", "parentId": None, "role": "user", "content": talk.question},
+        "2": {"id": "2", "parentId": "1", "role": "assistant", "content": talk.answer, "model": "m"},
+    }
+    return _document([{"id": name, "chat": {"history": {"messages": nodes, "currentId": "2"}}}])
+
+
+def _autogen(talk: "Talk", _: str) -> bytes:
+    call = {"id": "t1", "name": "bash", "arguments": json.dumps({"command": talk.command})}
+    messages = [
+        {"type": "UserMessage", "content": talk.question, "source": "user"},
+        {"type": "AssistantMessage", "content": [call], "thought": "x", "source": "a"},
+        {
+            "type": "FunctionExecutionResultMessage",
+            "content": [{"content": talk.result, "call_id": "t1", "name": "bash"}],
+        },
+        {"type": "AssistantMessage", "content": talk.answer, "source": "a"},
+    ]
+    state = {"agent_state": {"type": "AssistantAgentState", "llm_context": {"messages": messages}}}
+    return _document({"type": "TeamState", "agent_states": {"a": state}})
+
+
+def _letta(talk: "Talk", name: str) -> bytes:
+    messages = [*talk.messages, talk.reply]
+    return _document({"agents": [{"id": name, "name": "sam", "llm_config": {"model": "m"}, "messages": messages}]})
+
+
+def _smolagents(talk: "Talk", _: str) -> bytes:
+    step = {"model_input_messages": talk.messages, "model_output_message": talk.reply}
+    return _document([{"system_prompt": talk.system}, {"task": talk.question}, {"step_number": 1, **step}])
+
+
+def _pydantic_ai(talk: "Talk", _: str) -> bytes:
+    asked = [
+        {"part_kind": "system-prompt", "content": talk.system},
+        {"part_kind": "user-prompt", "content": talk.question},
+    ]
+    call = {"part_kind": "tool-call", "tool_name": "bash", "args": json.dumps({"command": talk.command})}
+    back = {"part_kind": "tool-return", "tool_name": "bash", "content": talk.result, "tool_call_id": "t1"}
+    said = [{"part_kind": "text", "content": talk.thought}, {**call, "tool_call_id": "t1"}]
+    return _document(
+        [
+            {"kind": "request", "parts": asked},
+            {"kind": "response", "parts": said, "model_name": "m"},
+            {"kind": "request", "parts": [back]},
+            {"kind": "response", "parts": [{"part_kind": "text", "content": talk.answer}], "model_name": "m"},
+        ]
+    )
+
+
+def _ui_messages(talk: "Talk", name: str) -> bytes:
+    tool = {"type": "tool-bash", "toolCallId": "t1", "state": "output-available", "input": {"command": talk.command}}
+    parts = [{"type": "step-start"}, _text(talk.thought), {**tool, "output": talk.result}]
+    messages = [
+        {"id": "1", "role": "user", "parts": [_text(talk.question)]},
+        {"id": "2", "role": "assistant", "parts": [*parts, {"type": "step-start"}, _text(talk.answer)]},
+    ]
+    return _document({"id": name, "messages": messages})
+
+
+def _langchain(talk: "Talk", _: str) -> bytes:
+    call = {"name": "bash", "args": {"command": talk.command}, "id": "t1", "type": "tool_call"}
+    own = (
+        ("system", {"content": talk.system}),
+        ("human", {"content": talk.question}),
+        ("ai", {"content": talk.thought, "tool_calls": [call]}),
+        ("tool", {"content": talk.result, "tool_call_id": "t1"}),
+        ("ai", {"content": talk.answer}),
+    )
+    return _document([{"type": kind, "data": {**data, "type": kind}} for kind, data in own])
+
+
+def _langgraph(talk: "Talk", name: str) -> bytes:
+    own = orjson.loads(_langchain(talk, name))
+    messages = [one["data"] for one in own[1:]]
+    return _document({"values": {"messages": messages}, "config": {"configurable": {"thread_id": name}}})
+
+
+def _thread(talk: "Talk", name: str) -> bytes:
+    def message(at: int, role: str, text: str) -> dict[str, Any]:
+        content = [{"type": "text", "text": {"value": text, "annotations": []}}]
+        return {"object": "thread.message", "created_at": at, "thread_id": name, "role": role, "content": content}
+
+    return _document(
+        {"object": "list", "data": [message(2, "assistant", talk.answer), message(1, "user", talk.question)]}
+    )
+
+
+def _inspect(talk: "Talk", name: str) -> bytes:
+    sample = {"id": 1, "epoch": 1, "messages": [*talk.messages, talk.reply]}
+    return _document({"version": 2, "eval": {"task": name, "model": "m"}, "samples": [sample]})
+
+
+def _chat(talk: "Talk") -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"model": "m", "messages": talk.messages}, {"choices": [{"message": talk.reply, "finish_reason": "stop"}]}
+
+
+def _helicone(talk: "Talk", name: str) -> bytes:
+    request, response = _chat(talk)
+    named = {"Helicone-Session-Id": name}
+    return _lines({"request_id": "r", "request_body": request, "response_body": response, "request_properties": named})
+
+
+def _bedrock(talk: "Talk", name: str) -> bytes:
+    use = {"toolUse": {"toolUseId": "t1", "name": "bash", "input": {"command": talk.command}}}
+    messages = [
+        {"role": "user", "content": [{"text": talk.question}]},
+        {"role": "assistant", "content": [{"text": talk.thought}, use]},
+        {"role": "user", "content": [{"toolResult": {"toolUseId": "t1", "content": [{"text": talk.result}]}}]},
+    ]
+    spec = {"name": "bash", "inputSchema": {"json": {"type": "object", "properties": {"command": {}}}}}
+    body = {"system": [{"text": talk.system}], "messages": messages, "toolConfig": {"tools": [{"toolSpec": spec}]}}
+    reply = {"output": {"message": {"role": "assistant", "content": [{"text": talk.answer}]}}, "stopReason": "end_turn"}
+    log = {"schemaType": "ModelInvocationLog", "requestId": name, "modelId": "m", "timestamp": AT}
+    return _lines({**log, "input": {"inputBodyJson": body}, "output": {"outputBodyJson": reply}})
+
+
+def _weave(talk: "Talk", name: str) -> bytes:
+    request, response = _chat(talk)
+    call = {"id": "c", "op_name": "weave:///e/p/op/openai.chat.completions.create:x", "trace_id": name}
+    return _lines({**call, "started_at": AT, "inputs": request, "output": response})
+
+
+def _braintrust(talk: "Talk", name: str) -> bytes:
+    span = {
+        "id": "b",
+        "root_span_id": name,
+        "created": AT,
+        "span_attributes": {"type": "llm"},
+        "metadata": {"model": "m"},
+    }
+    return _lines({**span, "input": talk.messages, "output": _chat(talk)[1]["choices"]})
+
+
+def _openai_agents(talk: "Talk", name: str) -> bytes:
+    data = {"type": "generation", "input": talk.messages, "output": [talk.reply], "model": "m"}
+    return _lines(
+        {"object": "trace", "id": name, "workflow_name": "w"},
+        {"object": "trace.span", "id": "s", "trace_id": name, "started_at": AT, "span_data": data},
+    )
+
+
+def _har(talk: "Talk", _: str) -> bytes:
+    request, response = (json.dumps(body) for body in _chat(talk))
+    entry = {
+        "startedDateTime": AT,
+        "request": {"postData": {"text": request}},
+        "response": {"content": {"text": response}},
+    }
+    page = {"request": {"method": "GET"}, "response": {"content": {"text": "<html>"}}}
+    return orjson.dumps({"log": {"version": "1.2", "entries": [page, entry]}})
+
+
+def _portkey(talk: "Talk", _: str) -> bytes:
+    request, response = _chat(talk)
+    return _lines(
+        {"id": "p", "request": {"method": "POST", "body": request}, "response": {"status": 200, "body": response}}
+    )
+
+
+def _phoenix(talk: "Talk", name: str) -> bytes:
+    own = [
+        {"message.role": one["role"], "message.content": one["content"]}
+        | {
+            f"message.tool_calls.{n}.tool_call.function.{key}": call["function"][key]
+            for n, call in enumerate(one.get("tool_calls", ()))
+            for key in ("name", "arguments")
+        }
+        for one in (*talk.messages, talk.reply)
+    ]
+    columns = {"attributes.llm.input_messages": own[:-1], "attributes.llm.output_messages": own[-1:]}
+    ids = {"context.span_id": "s", "context.trace_id": name, "attributes.openinference.span.kind": "LLM"}
+    return _lines({"name": "x", "start_time": AT, "status_code": "OK", **ids, **columns})
+
+
+def _ollama(talk: "Talk", name: str) -> bytes:
+    response = {"model": "m", "message": talk.reply, "done": True, "done_reason": "stop"}
+    return _lines({"session_id": name, "request": _chat(talk)[0], "response": response})
+
+
+def _converse(talk: "Talk", name: str) -> bytes:
+    log = orjson.loads(_bedrock(talk, name))
+    bodies = {"request": log["input"]["inputBodyJson"], "response": log["output"]["outputBodyJson"]}
+    return _lines({"session_id": name, "step": 0, **bodies})
+
+
+def _tuning(talk: "Talk", _: str) -> bytes:
+    return _lines({"systemInstruction": {"parts": [{"text": talk.system}]}, "contents": _contents(talk)})
+
+
+def _checkpoint(talk: "Talk", _: str) -> bytes:
+    return _document(_contents(talk))
+
+
+_HELD: Sequence[str] = ("system", "question", "thought", "command", "result", "answer")
+_NO_SYSTEM = _HELD[1:]
+# as in `neutral_logs`; by the reader's name, which is the format's where nothing else is said
+_OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
+    ("gemini_cli", "session.json", _NO_SYSTEM, _gemini_cli),
+    ("qwen", "chat.jsonl", _NO_SYSTEM, _qwen),
+    ("opencode", "session.json", _NO_SYSTEM, _opencode),
+    ("continue", "session.json", _NO_SYSTEM, _continue),
+    ("goose", "session.jsonl", _NO_SYSTEM, _goose),
+    ("amp", "T-1.json", _NO_SYSTEM, _amp),
+    ("copilot_chat", "chat.json", _NO_SYSTEM, _copilot_chat),
+    ("copilot_cli", "events.jsonl", _NO_SYSTEM, _copilot_cli),
+    ("droid", "s.jsonl", _NO_SYSTEM, _droid),
+    ("cursor", "agent.jsonl", _NO_SYSTEM, _cursor),
+    ("kimi", "context.jsonl", _NO_SYSTEM, _kimi),
+    ("cline", "api_conversation_history.json", _NO_SYSTEM, _cline),
+    ("chatgpt", "conversations.json", _NO_SYSTEM, _chatgpt),
+    ("claude_ai", "conversations.json", _NO_SYSTEM, _claude_ai),
+    ("open_webui", "chats.json", ("question", "answer"), _open_webui),
+    ("autogen", "state.json", ("question", "command", "result", "answer"), _autogen),
+    ("letta", "agent.af", _HELD, _letta),
+    ("smolagents", "memory.json", _HELD, _smolagents),
+    ("pydantic_ai", "messages.json", _HELD, _pydantic_ai),
+    ("ui_messages", "chat.json", _NO_SYSTEM, _ui_messages),
+    ("gemini_contents", "checkpoint.json", _NO_SYSTEM, _checkpoint),
+    ("langchain", "messages.json", _HELD, _langchain),
+    ("langgraph", "state.json", _NO_SYSTEM, _langgraph),
+    ("openai_thread", "messages.json", ("question", "answer"), _thread),
+    ("inspect_ai", "log.json", _HELD, _inspect),
+    ("helicone", "requests.jsonl", _HELD, _helicone),
+    ("bedrock_log", "log.json", _HELD, _bedrock),
+    ("weave", "calls.jsonl", _HELD, _weave),
+    ("braintrust", "spans.jsonl", _HELD, _braintrust),
+    ("openai_agents", "traces.jsonl", _HELD, _openai_agents),
+    ("har", "x.har", _HELD, _har),
+)
+NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for one in _OWN_READER} | {
+    "portkey": ("recording", "logs.jsonl", _HELD, _portkey),
+    "ollama": ("recording", "calls.jsonl", _HELD, _ollama),
+    "converse": ("recording", "calls.jsonl", _HELD, _converse),
+    "phoenix": ("otel", "spans.jsonl", _HELD, _phoenix),
+    "gemini_tuning": ("chat_dataset", "train.jsonl", _HELD, _tuning),
+}
