@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 RESERVED = frozenset(
     {
         *("session_logs", "session_log_files", "forget_list", "base_model", "swarm_report"),  # assets
-        *("default", "sources", "swarm", "rank_trials", "improvement"),  # groups of assets
+        *("default", "sources", "swarm", "rank_trials", "improvement", "exports"),  # groups of assets
         "all",  # the job retrain_all
         *("auto", "base"),  # what the gateway calls models that are no agent
     }
@@ -274,6 +274,14 @@ def load_agents(path: Path) -> tuple[AgentSpec, ...]:
     except yaml.YAMLError as error:
         raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     return parse_agents(document.get("agents") if isinstance(document, dict) else None, str(path))
+
+
+def find_agent(agents: Sequence[AgentSpec], name: str) -> AgentSpec:
+    """The agent of this name; GrokoraError names those that there are."""
+    for agent in agents:
+        if agent.name == name:
+            return agent
+    raise GrokoraError(f"There is no agent {name!r}; agents.yaml has {', '.join(agent.name for agent in agents)}.")
 
 
 def parse_agents(entries: object, source: str) -> tuple[AgentSpec, ...]:

@@ -8,6 +8,7 @@ from grokora_pipeline.assets.base_model import base_model_asset
 from grokora_pipeline.assets.champion import champion_asset
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import eval_report_asset
+from grokora_pipeline.assets.export import export_asset
 from grokora_pipeline.assets.forget_list import forget_list_asset
 from grokora_pipeline.assets.improvement import improvement_asset
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
@@ -43,4 +44,5 @@ def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsse
         *([swarm] if swarm else []),
         *ranks,
         *improvements,
+        *(export_asset(project, agent) for agent in project.agents),
     ]

@@ -5,11 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from grokora_pipeline.agents import find_agent
 from grokora_pipeline.assets.champion import report_rollback
 from grokora_pipeline.assets.common import Project, plain_errors
+from grokora_pipeline.assets.export import LINK as EXPORT
 from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation.history import AGENT_TAG
-from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline.training.ranks import RANKS
 
@@ -36,12 +37,13 @@ def improve_job(project: Project, agent: str) -> str:
 def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     """`retrain_all`, `retrain_<agent>`, `ingest`, `evaluate_only` and `rollback`.
 
-    `evaluate_swarm` and `rank_experiment`, if there is something to select.
+    `evaluate_swarm`, `rank_experiment` and `export_champions`, if there is something to select.
     """
     keys = [spec.key for spec in specs]
     ranks = [key for key in keys if key.path[-1] in _ON_DEMAND]
     improvements = [key for key in keys if key.path[-1] == LINK]
-    asked = [*ranks, *improvements]
+    exports = [key for key in keys if key.path[-1] == EXPORT]
+    asked = [*ranks, *improvements, *exports]
     on_demand = dg.AssetSelection.assets(*ranks)
     every = dg.AssetSelection.assets(*keys) - dg.AssetSelection.assets(*asked)  # not all(): others' assets may be there
     definitions = [
@@ -86,6 +88,16 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
                 description="Which rank is worth its size? Take agents out of the config to try fewer.",
             )
         )
+    if exports:
+        steps = {"__".join(key.path): {"config": {"to": "gguf"}} for key in exports}
+        definitions.append(
+            dg.define_asset_job(
+                project.label("export_champions"),
+                dg.AssetSelection.assets(*exports),
+                config={"ops": steps},
+                description="The champions as files for another engine; name it, and leave agents out, in the config.",
+            )
+        )
     return definitions
 
 
@@ -121,9 +133,7 @@ def rollback_job(project: Project) -> dg.JobDefinition:
     def roll_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         """Move the champion pointer back, and show it as a materialization."""
         with plain_errors():
-            names = [agent.name for agent in project.agents]
-            if config.agent not in names:
-                raise GrokoraError(f"There is no agent {config.agent!r}; agents.yaml has {', '.join(names)}.")
+            find_agent(project.agents, config.agent)
             version = Registry(project.store).rollback(config.agent, config.to or None)
         report_rollback(project, context.instance, config.agent, version)
         context.log.info(f"{config.agent} is served by {version} now.")

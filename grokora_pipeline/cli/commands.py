@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from grokora_pipeline.agents import load_agents
+from grokora_pipeline.agents import find_agent, load_agents
 from grokora_pipeline.cli.export import export, probe
 from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.cli.publish import publish_dataset
@@ -316,9 +316,7 @@ def _store() -> "Store":
 
 
 def _known(agent: str) -> str:
-    names = [spec.name for spec in load_agents(get_settings().agents)]
-    if agent not in names:
-        raise GrokoraError(f"There is no agent {agent!r}; agents.yaml has {', '.join(names)}.")
+    find_agent(load_agents(get_settings().agents), agent)
     return agent
 
 

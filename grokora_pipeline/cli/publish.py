@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from grokora_pipeline.agents import load_agents
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.agents import find_agent, load_agents
 from grokora_pipeline.settings import get_settings
 
 
@@ -22,11 +21,9 @@ def publish_dataset(
     from grokora_pipeline.store import Store
 
     settings = get_settings()
-    specs = {spec.name: spec for spec in load_agents(settings.agents)}
-    if agent not in specs:
-        raise GrokoraError(f"There is no agent {agent!r}; agents.yaml has {', '.join(specs)}.")
+    spec = find_agent(load_agents(settings.agents), agent)
     store = Store(settings.store, settings.cache)
-    publication = publish(store, specs[agent], output or Path(f"{agent}-dataset"), licence=licence)
+    publication = publish(store, spec, output or Path(f"{agent}-dataset"), licence=licence)
     rows = ", ".join(f"{count:,} rows for {side}" for side, count in publication.rows.items())
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in publication.left_out.items())
     console = Console(width=None if Console().is_terminal else 120)

@@ -59,6 +59,11 @@ _PATTERNS = {
 }
 
 
+def check_base(folder: Path) -> None:
+    """GrokoraError if llama.cpp, or this converter, does not know the model in `folder`."""
+    _Model(folder)
+
+
 def write_base(folder: Path, output: Path, kind: str = "bf16", name: str = "") -> None:
     """Write the model in `folder` as one GGUF file; `kind` is a key of KINDS and holds for matrices.
 

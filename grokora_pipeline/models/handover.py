@@ -1,102 +1,172 @@
-"""`python -m grokora_pipeline.models.handover plan.json`: a champion as files that another engine serves.
+"""A champion as files that another engine serves: the base, the adapter, the effective template, one command.
 
-Plan: {agent, base, model_id, licence, adapter, target, kind, output, prompts: [{prompt, tools?}], evidence}. `target`
-is gguf, ollama, vllm, mlx or peft; `output` an empty folder. Every folder has a README.md: what it is, how to run it.
+Plan: {agent, base, model_id, revision, licence, adapter, target, kind, merged, toon, output, evidence, metrics}.
+`target` is a name of `engines.NAMES`, `output` an empty folder. Nothing in the files names a folder of this machine.
 """
 
 import json
 import re
 import shlex
 import shutil
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat, read_json
+from grokora_pipeline.models.engines import NAMES, Adapter, adapter_rank, refuse_agents, state_layers, vllm_words
+from grokora_pipeline.models.fingerprint import BUNDLED_ID, model_files, split_revision
 from grokora_pipeline.models.messages import normalise
-from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
+from grokora_pipeline.workers.frame import Plan
 
-TARGETS = ("gguf", "ollama", "vllm", "mlx", "peft")
-_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
 _CARD = """---
 license: {licence}
 ---
-# The champion of `{agent}` for {target}
+# The champion of `{agent}` for {engine}
 
-{commands}
+```sh
+{command}
+```
 
 | | |
 |---|---|
-| base | {model_id} |
+| base | {model_id}, {revision} |
 | adapter | version {version}, rank {rank} |
 | chat template (sha256) | `{template}` |
 | licence of the base | {licence} |
+| metrics | {metrics} |
 | why it is champion | {evidence} |
+| proof | {proof} |
 
 {notes}
 """
+NOT_PROVEN = "{engine} was not run: prove it with `grokora probe <base-url> {agent}`"
 
 
-def hand_over(plan: Plan, reporter: Reporter) -> Result:
-    """Write the folder; returns what its card says. GrokoraError if the engine cannot do the same as this project."""
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What was written: its command, run in the folder, what its user has to know, and the facts of its card."""
+
+    command: str
+    notes: str
+    facts: dict[str, Any]
+
+
+def hand_over(plan: Plan, prompts: Sequence[Mapping[str, Any]]) -> Handed:
+    """Write the files into `output`. GrokoraError if the engine cannot do the same as this project.
+
+    `prompts` are held-out ones, {prompt, tools}: all that a Go template has to render as training did.
+    """
     target, output = str(plan["target"]), Path(plan["output"])
-    if target not in TARGETS:
-        raise GrokoraError(f"There is no export to {target!r}; choose one of {', '.join(TARGETS)}.")
-    base, adapter = Path(plan["base"]), Path(plan["adapter"])
-    chat, config = ChatFormat.load(base), read_json(adapter / "adapter_config.json")
+    if target not in NAMES:
+        raise GrokoraError(f"There is no export to {target!r}; choose one of {', '.join(NAMES)}.")
+    if plan.get("merged") and target not in ("gguf", "ollama"):
+        raise GrokoraError(f"Only gguf and ollama take a merged file; for {NAMES[target]} serve merged_model itself.")
+    notes = [refuse_agents(target, toon=[str(plan["agent"])] if plan.get("toon") else [])]
+    chat, config = ChatFormat.load(Path(plan["base"])), read_json(Path(plan["adapter"]) / "adapter_config.json")
     output.mkdir(parents=True, exist_ok=True)
-    reporter.log(f"Writing the champion of {plan['agent']} for {target}")
-    commands, notes = _WRITERS[target](plan, chat, config, output)
-    facts = {
-        **{name: str(plan[name]) for name in ("agent", "model_id", "licence", "evidence")},
-        **{"target": target, "version": adapter.name, "rank": adapter_rank(config), "template": chat.template_sha256},
-    }
-    block = f"```sh\n{commands}\n```"
-    (output / "README.md").write_text(_CARD.format(**facts, commands=block, notes=notes), encoding="utf-8")
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    return {**facts, "command": commands, "notes": notes, "bytes": size}
-
-
-def _gguf(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> tuple[str, str]:
-    from grokora_pipeline.models import gguf
-
-    kind = str(plan.get("kind") or "bf16")
-    try:
-        gguf.write_base(Path(plan["base"]), output / f"base-{kind}.gguf", kind, str(plan["model_id"]))
-        gguf.write_adapter(Path(plan["base"]), Path(plan["adapter"]), output / "adapter.gguf")
-    except GrokoraError:
-        for path in output.glob("*.gguf"):
-            path.unlink()
-        raise
+    command, note = _WRITERS[target](plan, chat, prompts, output)
     (output / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+    facts = {
+        **{name: str(plan[name]) for name in ("agent", "model_id", "revision", "licence", "evidence", "metrics")},
+        **{"version": Path(plan["adapter"]).name, "rank": adapter_rank(config), "template": chat.template_sha256},
+        **{"target": target, "engine": NAMES[target]},
+    }
+    return Handed(command, "\n\n".join(filter(None, [*notes, note])), facts)
+
+
+def write_card(output: Path, handed: Handed, proof: str = "") -> dict[str, Any]:
+    """Write the folder's README.md; returns what it says, with the folder's size in `bytes`.
+
+    `proof`: what the probe found; "" says that it was not run.
+    """
+    facts = {**handed.facts, "command": handed.command, "notes": handed.notes}
+    facts["proof"] = proof or NOT_PROVEN.format(**facts)
+    (output / "README.md").write_text(_CARD.format(**facts), encoding="utf-8")
+    return {**facts, "bytes": sum(path.stat().st_size for path in output.rglob("*") if path.is_file())}
+
+
+def _base(plan: Plan, chat: ChatFormat, output: Path) -> tuple[str, str]:
+    """(what a command calls the base, its revision): the hub's name and commit if it came from the hub; else `./base`,
+    a copy with the effective template as its own. A folder of this machine's store exists nowhere else.
+    """
+    if plan["revision"] != "local" and plan["model_id"] != BUNDLED_ID:
+        return split_revision(str(plan["model_id"]))[0], str(plan["revision"])
+    folder = output / "base"
+    folder.mkdir()
+    for path in model_files(Path(plan["base"])):
+        if path.name not in ("base_model.json", "effective_template.jinja"):
+            shutil.copyfile(path, folder / path.name)
+    (folder / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+    return "./base", ""
+
+
+def _copy_adapter(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Copy the adapter in PEFT's format; its config."""
+    folder.mkdir(exist_ok=True)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copyfile(Path(plan["adapter"]) / name, folder / name)
+    return read_json(folder / "adapter_config.json")
+
+
+def _gguf(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
+    names = write_gguf(plan, output)
+    command = f"llama-server -m {shlex.quote(names[0])}{' --lora adapter.gguf' * (len(names) > 1)} --jinja"
     return (
-        f"llama-server -m base-{kind}.gguf --lora adapter.gguf --jinja",
-        "The effective chat template is inside the base's file. "
+        command,
+        "The effective chat template is inside the model's file. "
         "Sampling is the server's: send `temperature: 0` for the answers that the evaluation saw.",
     )
 
 
-def _ollama(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> tuple[str, str]:
-    template, tools = go_template(chat, plan["prompts"])
-    _gguf(plan, chat, config, output)
-    kind = str(plan.get("kind") or "bf16")
+def write_gguf(plan: Plan, output: Path) -> list[str]:
+    """Write the base and adapter.gguf, or if `merged` one file of both; the files' names, the model's first.
+
+    GrokoraError, with no file left, if llama.cpp does not know the model or cannot apply the adapter.
+    """
+    from grokora_pipeline.models import gguf
+
+    kind, merged, base = str(plan.get("kind") or "bf16"), bool(plan.get("merged")), Path(plan["base"])
+    names = [f"{plan['agent']}-{kind}.gguf"] if merged else [f"base-{kind}.gguf", "adapter.gguf"]
+    try:
+        gguf.check_base(base)  # before minutes of merging
+        if merged:
+            from grokora_pipeline.models.merge import write_merged
+
+            with tempfile.TemporaryDirectory(dir=output) as folder:
+                write_merged(base, Path(plan["adapter"]), Path(folder))
+                gguf.write_base(Path(folder), output / names[0], kind, str(plan["model_id"]))
+        else:
+            gguf.write_adapter(base, Path(plan["adapter"]), output / names[1])
+            gguf.write_base(base, output / names[0], kind, str(plan["model_id"]))
+    except GrokoraError:
+        for path in output.glob("*.gguf"):
+            path.unlink()
+        raise
+    return names
+
+
+def _ollama(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
+    template, tools = go_template(chat, prompts)
+    model, *adapter = write_gguf(plan, output)
     stops = [text for token in chat.stop_ids if (text := chat.tokenizer.id_to_token(token))]
-    lines = [f"FROM ./base-{kind}.gguf", "ADAPTER ./adapter.gguf", f'TEMPLATE """{template}"""']
+    lines = [f"FROM ./{model}", *(f"ADAPTER ./{name}" for name in adapter), f'TEMPLATE """{template}"""']
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {min(chat.context_length, 8192)}"]
     (output / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    without = [line for line in lines if not line.startswith("ADAPTER")]
-    (output / "Modelfile.base").write_text("\n".join(without) + "\n", encoding="utf-8")
     name = shlex.quote(str(plan["agent"]))
-    notes = f"The template gives the same text as training on all {len(plan['prompts'])} held-out prompts."
+    notes = f"The template gives the same text as training on all {len(prompts)} held-out prompts."
     if tools:
         notes += (
             " The agent's tools stand in the template as they were trained: send none with a request, and read calls"
             " from the text, `<tool_call>{…}</tool_call>`."
         )
-    notes += " `ollama create NAME -f Modelfile.base` makes the base alone, which `grokora probe` compares with."
+    if adapter:
+        without = [line for line in lines if not line.startswith("ADAPTER")]
+        (output / "Modelfile.base").write_text("\n".join(without) + "\n", encoding="utf-8")
+        notes += f" `ollama create {name}-base -f Modelfile.base` makes the base alone, which `grokora probe` needs."
     return f"ollama create {name} -f Modelfile && ollama run {name}", notes
 
 
@@ -174,46 +244,41 @@ def _rendered(parts: Mapping[str, tuple[str, str]], turns: Sequence[Mapping[str,
     return text + parts["end"][0]
 
 
-def _vllm(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> tuple[str, str]:
-    for name in ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"):
-        if config.get(name):
-            raise GrokoraError(f"vLLM serves no adapter that was trained with {name}; export --to peft and merge it.")
-    _peft(plan, chat, config, output)
-    words = ["vllm", "serve", str(plan["base"]), "--served-model-name", "base", "--enable-lora"]
-    words += ["--max-lora-rank", str(max_lora_rank(config)), "--lora-modules", f"{plan['agent']}=./adapter"]
-    words += ["--chat-template", "./chat_template.jinja"]
-    if "<tool_call>" in chat.template:  # as the effective template writes calls, whatever the model's family
-        words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-    adapter = output / "adapter"
-    adapter.mkdir()
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        (output / name).rename(adapter / name)
-    command = shlex.join(words)
+def _vllm(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
+    config = _copy_adapter(plan, output / "adapter")
+    agent, (base, revision) = str(plan["agent"]), _base(plan, chat, output)
+    named = [base, *(["--revision", revision] if revision else []), "--served-model-name", "base"]
+    adapter = Adapter(agent, "./adapter", config)
+    command = shlex.join(vllm_words(chat, named, "./chat_template.jinja", [adapter], str(plan["model_id"])))
     (output / "serve.sh").write_text(f'#!/bin/sh\ncd "$(dirname "$0")" && exec {command}\n', encoding="utf-8")
     (output / "serve.sh").chmod(0o755)
-    return "./serve.sh", f"`{command}`; the models `base` and `{plan['agent']}` are the adapter off and on."
+    notes = f"`{command}`; the models `base` and `{agent}` are the adapter off and on."
+    if kinds := state_layers(Path(plan["base"])):
+        # vllm#49354: such layers take the adapter without an error, and without an effect.
+        notes += (
+            f" The base has layers of {', '.join(kinds)}, on which vLLM may leave an adapter without effect: probe it."
+        )
+    return "./serve.sh", notes
 
 
-def _peft(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> tuple[str, str]:
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copyfile(Path(plan["adapter"]) / name, output / name)
-    (output / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+def _peft(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
+    _copy_adapter(plan, output)
+    base, revision = _base(plan, chat, output)
+    named = f"{base!r}, revision={revision!r}" if revision else repr(base)
     code = (
         "from transformers import AutoModelForCausalLM; from peft import PeftModel; "
-        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({str(plan['base'])!r}), '.')"
+        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({named}), '.')"
     )
-    return (
-        f"python -c {shlex.quote(code)}",
-        "Render prompts with chat_template.jinja, not the base's own.",
-    )
+    return f"python -c {shlex.quote(code)}", "Render prompts with chat_template.jinja, not the base's own."
 
 
-def _mlx(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> tuple[str, str]:
+def _mlx(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
     """mlx-lm's layout: A and B transposed, one rank and one scale for all; shorter ranks are filled with zeros."""
     from safetensors.torch import load_file, save_file
 
     from grokora_pipeline.models.gguf import lora_scale, refuse_adapter
 
+    config = read_json(Path(plan["adapter"]) / "adapter_config.json")
     refuse_adapter(config, Path(plan["adapter"]))
     import torch
 
@@ -239,24 +304,9 @@ def _mlx(plan: Plan, chat: ChatFormat, config: dict[str, Any], output: Path) -> 
     parameters = {"rank": rank, "scale": scale, "dropout": 0.0, "keys": sorted(keys)}
     document = {"fine_tune_type": "lora", "num_layers": total - min(layers), "lora_parameters": parameters}
     (output / "adapter_config.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
-    (output / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
-    command = f"mlx_lm.server --model {shlex.quote(str(plan['base']))} --adapter-path ."
-    template = "chat_template.jinja is the effective template: put it in place of the model folder's own."
-    return f'{command} --chat-template "$(cat chat_template.jinja)"', template
-
-
-def max_lora_rank(*configs: Mapping[str, Any]) -> int:
-    """The smallest --max-lora-rank of vLLM that holds adapters of these `adapter_config.json`."""
-    rank = max(adapter_rank(config) for config in configs)
-    return next((size for size in _VLLM_RANKS if size >= rank), rank)
-
-
-def adapter_rank(config: Mapping[str, Any]) -> int:
-    """The largest rank of an adapter's layers, by its `adapter_config.json`."""
-    return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    base, _ = _base(plan, chat, output)
+    command = f'mlx_lm.server --model {base} --adapter-path . --chat-template "$(cat chat_template.jinja)"'
+    return command, "chat_template.jinja is the effective template; mlx-lm takes no revision of a hub's model."
 
 
 _WRITERS = {"gguf": _gguf, "ollama": _ollama, "vllm": _vllm, "mlx": _mlx, "peft": _peft}
-
-if __name__ == "__main__":
-    sys.exit(run(hand_over))

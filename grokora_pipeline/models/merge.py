@@ -49,7 +49,7 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
     adapted = load_adapter(base, plan["adapter"]).to(device=device, dtype=compute)
     expected = logits(adapted)
     reporter.log("Merging")
-    _write_merged(base_folder, Path(plan["adapter"]), output)
+    write_merged(base_folder, Path(plan["adapter"]), output)
     del adapted, base
     gc.collect()
     result = compare(expected, logits(load_base(output, dtype=compute, device=device)))
@@ -58,7 +58,7 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
     return {**result, "prompts": len(ids), "bytes": sum(path.stat().st_size for path in output.iterdir())}
 
 
-def _write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
+def write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
     """Merge in fp32 on the CPU, write bf16 safetensors, and take the tokenizer's files over from the base."""
     import torch
 

@@ -57,7 +57,7 @@ def test_a_webserver_or_daemon_image_needs_none_of_the_heavy_packages(module: st
 def test_every_agent_has_the_whole_chain() -> None:
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
     assert keys >= {f"{agent}/{link}" for agent in AGENTS for link in LINKS}
-    assert keys >= {f"{agent}/{name}" for agent in AGENTS for name in ("rank_trial", "rank_report")}
+    assert keys >= {f"{agent}/{name}" for agent in AGENTS for name in ("rank_trial", "rank_report", "export")}
     assert keys >= {"session_logs", "session_log_files", "base_model", "swarm_report"}
 
 

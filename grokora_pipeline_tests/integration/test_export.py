@@ -9,13 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grokora_pipeline.cli.export import own_answers
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.acts import Server, own_answers, probe
 from grokora_pipeline.models import gguf
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.handover import go_template, hand_over
-from grokora_pipeline.serving.probe import Server, probe
-from grokora_pipeline.workers.frame import Reporter
+from grokora_pipeline.models.handover import go_template, hand_over, write_card
 from grokora_pipeline_tests.integration.test_gguf import random_adapter, random_base
 from grokora_pipeline_tests.llamacpp import llama_server
 
@@ -46,11 +44,11 @@ def champion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return base, random_adapter(base, folder / "adapter", use_rslora=True, rank_pattern={"q_proj": 4})
 
 
-def export(champion: tuple[Path, Path], target: str, output: Path) -> dict[str, Any]:
+def export(champion: tuple[Path, Path], target: str, output: Path, **more: Any) -> dict[str, Any]:
     base, adapter = champion
     plan = {"agent": "actor", "base": str(base), "adapter": str(adapter), "target": target, "output": str(output)}
-    more = {"model_id": "tiny", "licence": "mit", "evidence": "better", "kind": "f32", "prompts": PROMPTS[2:]}
-    return hand_over({**plan, **more}, Reporter())
+    facts = {"model_id": "tiny", "revision": "local", "licence": "mit", "evidence": "better", "metrics": "f1 0.9"}
+    return write_card(output, hand_over({**plan, **facts, "kind": "f32", **more}, PROMPTS[2:]))
 
 
 def test_an_exported_champion_acts_and_agrees_and_a_dead_one_or_a_wrong_template_is_seen(
@@ -58,7 +56,7 @@ def test_an_exported_champion_acts_and_agrees_and_a_dead_one_or_a_wrong_template
 ) -> None:
     base, adapter = champion
     export(champion, "gguf", tmp_path / "gguf")
-    chat, answers = own_answers(base, adapter, PROMPTS, 8, torch.float32)  # as the file's
+    chat, answers = ChatFormat.load(base), own_answers(base, adapter, PROMPTS, 8, torch.float32)  # as the file's
     files = tmp_path / "gguf"
     with llama_server(files / "base-f32.gguf", [files / "adapter.gguf"]) as client:
         verdict = probe(Server(str(client.base_url), "actor"), chat, answers, 8)
@@ -113,7 +111,8 @@ def test_the_folders_hold_what_their_engines_read(champion: tuple[Path, Path], t
         assert card["command"] in (tmp_path / target / "README.md").read_text()
         assert ChatFormat.load(base).template_sha256 in (tmp_path / target / "README.md").read_text()
     serve = (tmp_path / "vllm" / "serve.sh").read_text()
-    assert "--max-lora-rank 8 --lora-modules actor=./adapter --chat-template ./chat_template.jinja" in serve
+    assert "vllm serve ./base --served-model-name base --chat-template ./chat_template.jinja" in serve
+    assert '--max-lora-rank 8 --lora-modules \'{"name": "actor", "path": "./adapter"' in serve
     assert "--tool-call-parser hermes" in serve
     # mlx-lm computes x A B scale: the same change of a weight as PEFT's
     document = json.loads((tmp_path / "mlx" / "adapter_config.json").read_text())

@@ -40,14 +40,16 @@ def made_by(defs: dg.Definitions, job: str) -> set[str]:
     return {key.path[-1] for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
 
 
-def test_ranks_are_tried_on_demand_only() -> None:
-    defs = definitions("rank_trial", "rank_report")
+def test_ranks_are_tried_and_champions_exported_on_demand_only() -> None:
+    defs = definitions("rank_trial", "rank_report", "export")
     assert made_by(defs, "rank_experiment") == {"rank_trial", "rank_report"}
     assert defs.resolve_job_def("rank_experiment").run_config == {
         "ops": {"actor__rank_trial": {"config": {"ranks": [8, 16, 32, 64]}}}
     }
     for job in ("retrain_all", "retrain_actor", "ingest", "evaluate_only"):
-        assert made_by(defs, job).isdisjoint({"rank_trial", "rank_report"})
+        assert made_by(defs, job).isdisjoint({"rank_trial", "rank_report", "export"})
+    assert made_by(defs, "export_champions") == {"export"}
+    assert defs.resolve_job_def("export_champions").run_config == {"ops": {"actor__export": {"config": {"to": "gguf"}}}}
     assert made_by(defs, "retrain_all") >= {*LINKS, "session_logs", "base_model"}
 
 

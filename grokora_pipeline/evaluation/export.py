@@ -1,0 +1,89 @@
+"""`python -m grokora_pipeline.evaluation.export plan.json`: a champion for another engine, proven if it is at hand.
+
+Plan: that of `models.handover`, and {split, examples, answer, main_metric, prompts}: so many held-out prompts are asked
+of llama.cpp (0: none), if its wheel `xllamacpp` is installed and GGUF files are written.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from grokora_pipeline.agents import Answer as AnswerSpec
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.acts import (
+    Judge,
+    Server,
+    Verdict,
+    answer_budget,
+    held_out_examples,
+    own_answers,
+    probe,
+)
+from grokora_pipeline.evaluation.plan import Example
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.handover import hand_over, write_card
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
+
+QUANTISED = ("q8_0", "q4_0")
+
+
+def export(plan: Plan, reporter: Reporter) -> Result:
+    """Write the folder and its card; returns what the card says. GrokoraError if what was written does not act."""
+    split, examples = Path(plan["split"]), Path(plan["examples"])
+    reporter.log(f"Writing the champion of {plan['agent']} for {plan['target']}")
+    handed = hand_over(plan, held_out_examples(split, examples, 0))
+    output, most, proof = Path(plan["output"]), int(plan.get("prompts") or 0), ""
+    if most and plan["target"] in ("gguf", "ollama"):
+        if importlib.util.find_spec("xllamacpp"):
+            verdict = prove(plan, held_out_examples(split, examples, most), reporter)
+            proof = f"{most} held-out prompts in llama.cpp: {verdict.sentence}"
+            reporter.log(proof)
+        else:
+            reporter.log("llama.cpp is not at hand to prove the files; `pip install grokora-pipeline[llamacpp]`")
+    return write_card(output, handed, proof)
+
+
+def prove(plan: Plan, examples: Sequence[Example], reporter: Reporter) -> Verdict:
+    """Ask the written GGUF files in a llama.cpp of this process. GrokoraError if the adapter does nothing there, or is
+    prompted otherwise than it was trained."""
+    base, output, kind = Path(plan["base"]), Path(plan["output"]), str(plan.get("kind") or "bf16")
+    chat = ChatFormat.load(base)
+    new_tokens = answer_budget(chat, examples)
+    reporter.log(f"Asking our own engine {len(examples)} prompts, adapter on and off")
+    answers = own_answers(base, Path(plan["adapter"]), examples, new_tokens)
+    longest = max(len(chat.encode_prompt(one.messages, one.tools)) for one in answers)
+    reporter.log("Asking llama.cpp the same")
+    model = next(path for path in output.glob("*.gguf") if path.name != "adapter.gguf")
+    adapters = sorted(output.glob("adapter.gguf"))
+    with llama_server(model, adapters, longest + new_tokens + 8) as url:
+        server = Server(url, str(plan["agent"]), merged=not adapters)
+        judge = Judge(str(plan["main_metric"]), AnswerSpec.model_validate(plan["answer"]))
+        verdict = probe(server, chat, answers, new_tokens, judge=judge, quantised=kind in QUANTISED)
+    if not verdict.acts or "template differs" in verdict.sentence:
+        raise GrokoraError(f"{verdict.sentence} (in llama.cpp, from the files that were written; nothing was kept.)")
+    return verdict
+
+
+@contextmanager
+def llama_server(model: Path, adapters: Sequence[Path], context: int) -> Iterator[str]:
+    """The address of a llama.cpp server in this process, on a free port; needs `xllamacpp`."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.port = str(model), context, 1, 0
+    params.warmup, params.verbosity = False, 0
+    loras = []
+    for path in adapters:
+        lora = xllamacpp.CommonAdapterLoraInfo()
+        lora.path, lora.scale = str(path), 1.0
+        loras.append(lora)
+    params.lora_adapters = loras
+    server = xllamacpp.Server(params)
+    yield str(server.listening_address)
+    del server
+
+
+if __name__ == "__main__":
+    sys.exit(run(export))

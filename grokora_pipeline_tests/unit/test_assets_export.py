@@ -1,0 +1,93 @@
+"""`A/export`: what a run with an engine writes and shows; a run without any makes nothing and is no failure."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import orjson
+import pytest
+
+from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.common import Project
+from grokora_pipeline.assets.export import WORKER, export_asset
+from grokora_pipeline.settings import Settings
+from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
+
+CARD = {"target": "vllm", "command": "./serve.sh", "proof": "not run", "bytes": 7}
+
+
+class FakeGpu(dg.ConfigurableResource[Any]):
+    """A worker that writes a card and no model; it keeps its plans in a file beside the store."""
+
+    plans: str
+
+    def run(self, context: Any, module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
+        assert module == WORKER
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "README.md").write_text("---\nlicense: mit\n---\n# The champion of `actor` for vLLM\n")
+        with Path(self.plans).open("ab") as file:
+            file.write(orjson.dumps(plan) + b"\n")
+        return CARD
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path / "store"))
+    report = {
+        "main_metric": "rougeL",
+        "rows": 24,
+        "versions": {"adapter": "1"},
+        "systems": {
+            name: {"metrics": {"rougeL": {"value": value, "low": value - 0.1, "high": value + 0.1}}}
+            for name, value in (("adapter", 0.8), ("base", 0.2))
+        },
+    }
+    files: dict[str, tuple[str, Any]] = {
+        "base_model": ("base_model.json", {"path": ".", "model_id": "org/m", "revision": "c0", "licence": "mit"}),
+        **{f"actor/{name}": ("x", {}) for name in ("tokenized_split", "task_dataset", "lora_adapter")},
+        "actor/eval_report": ("report.json", report),
+    }
+    for key, (name, document) in files.items():
+        with store.stage(key) as staged:
+            (staged / name).write_bytes(orjson.dumps(document))
+            store.publish(key, "1", staged)
+    return store
+
+
+def materialize(store: Store, name: str = "", **config: Any) -> dg.ExecuteInProcessResult:
+    agent = AgentSpec(name="actor", description="acts", payload_format="toon")
+    project = Project(Settings(store=store.files.url), (agent,), name)
+    asset = export_asset(project, agent)
+    given = {"ops": {asset.op.name: {"config": config}}} if config else {}
+    plans = str(Path(store.files.url).with_name("plans.jsonl"))
+    resources = {**project.resources(), project.gpu_resource: FakeGpu(plans=plans)}
+    return dg.materialize([asset], run_config=given, resources=resources, raise_on_error=False)
+
+
+def test_without_an_engine_or_a_champion_nothing_is_made_and_nothing_fails(store: Store) -> None:
+    for config in ({}, {"to": "vllm"}):
+        result = materialize(store, **config)
+        assert result.success
+        assert result.get_asset_materialization_events() == []
+
+
+@pytest.mark.parametrize("name", ["", "night"])
+def test_an_export_is_an_artifact_with_its_card_and_is_not_written_twice(store: Store, name: str) -> None:
+    Registry(store).promote("actor", "1", "better than the base", {})
+    first, second = (materialize(store, name, to="vllm", prompts=0) for _ in range(2))
+    (event,) = first.get_asset_materialization_events()
+    assert event.asset_key is not None
+    assert event.asset_key.path == [*filter(None, [name]), "actor", "export"]
+    metadata = event.materialization.metadata
+    assert metadata["command"].value == "./serve.sh"
+    assert metadata["card"].value == "# The champion of `actor` for vLLM\n"  # without the hub's YAML
+    plans = [orjson.loads(line) for line in Path(store.files.url).with_name("plans.jsonl").read_bytes().splitlines()]
+    assert len(plans) == 1, "the second run found the first one's files"
+    assert second.success
+    assert plans[0]["toon"], "so that an engine that writes no TOON refuses it"
+    assert plans[0]["metrics"] == "rougeL 0.800 (0.700 to 0.900) on 24 held-out rows, the base's 0.200 (0.100 to 0.300)"
+    assert plans[0]["evidence"] == "better than the base"
+    assert store.require("actor/export").read_json("export.json") == CARD
+    changed = materialize(store, name, to="vllm", prompts=0, kind="q8_0")
+    assert changed.get_asset_materialization_events()[0].materialization.tags != event.materialization.tags
