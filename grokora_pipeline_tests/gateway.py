@@ -18,7 +18,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.template import TEMPLATE_FILE
-from grokora_pipeline.serving.engine.request import EngineStats, GenerationRequest, TokenChunk
+from grokora_pipeline.serving.engine.request import Engine, EngineStats, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.gateway.app import build_app
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.gateway import Gateway, Limits
@@ -146,6 +146,7 @@ class Setup:
     rule: Rule | None = None
     seconds_per_token: float = 0.0
     kept_seconds: float = 60.0
+    start_engine: Callable[[Path], Engine] | None = None  # None: the scripted one
 
     @contextmanager
     def running(self) -> Iterator[Running]:
@@ -155,7 +156,7 @@ class Setup:
         def start(folder: Path) -> ScriptedEngine:
             return ScriptedEngine(folder, self.script, self.seconds_per_token)
 
-        champions = Champions(store, self.agents, start, self.rule, self.kept_seconds)
+        champions = Champions(store, self.agents, self.start_engine or start, self.rule, self.kept_seconds)
         champions.refresh()
         recorder = Recorder(self.root / "logs" / "recordings")
         upstream = Upstream(self.upstream, self.upstream_model) if self.upstream else None

@@ -39,6 +39,7 @@ class Backend(StrEnum):
     """What `grokora serve` runs."""
 
     grokora = "grokora"
+    llamacpp = "llamacpp"
     vllm = "vllm"
 
 
@@ -107,8 +108,11 @@ def serve(
     port: int = 8080,
     upstream: Annotated[str, typer.Option(help="An OpenAI-compatible API for what no champion answers.")] = "",
     upstream_model: Annotated[str, typer.Option(help="Its model, where a call names one of ours.")] = "",
-    backend: Annotated[Backend, typer.Option(help="vllm: become the equivalent `vllm serve`.")] = Backend.grokora,
+    backend: Annotated[
+        Backend, typer.Option(help="The engine; vllm: become the equivalent `vllm serve`.")
+    ] = Backend.grokora,
     print_: Annotated[bool, typer.Option("--print", help="Only show that command.")] = False,
+    weights: Annotated[str, typer.Option(help="Of llamacpp: f32, bf16, q8_0 or q4_0.")] = "bf16",
     max_body: Annotated[int, typer.Option(min=1, help="MiB of a request; four times as much may pass upstream.")] = 16,
     max_requests: Annotated[int, typer.Option(min=1, help="Answered at the same time; others get 429.")] = 64,
 ) -> None:
@@ -117,8 +121,9 @@ def serve(
     from grokora_pipeline.serving.gateway.gateway import Limits
 
     limits = Limits(body_bytes=max_body << 20, requests=max_requests)
-    options = server.Options(host, port, upstream, upstream_model, limits)
-    if backend == Backend.grokora:
+    llamacpp = weights if backend == Backend.llamacpp else ""
+    options = server.Options(host, port, upstream, upstream_model, limits, llamacpp)
+    if backend != Backend.vllm:
         server.serve(get_settings(), options)
     else:
         print(server.serve_vllm(get_settings(), options, only_print=print_))

@@ -6,7 +6,9 @@ import os
 import shlex
 import socket
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -43,6 +45,7 @@ class Options:
     upstream: str = ""
     upstream_model: str = ""
     limits: Limits = field(default_factory=Limits)
+    llamacpp: str = ""  # the kind of weights, if llama.cpp is the engine
 
 
 def api_key(settings: Settings, host: str) -> str | None:
@@ -67,7 +70,13 @@ def serve(settings: Settings, options: Options) -> None:
     listening = _listen(options.host, options.port)
     recorder = Recorder(settings.recordings_folder)
     recorder.check_writable()
-    champions = Champions(Store(settings.store, settings.cache), load_agents(settings.agents), start_engine)
+    start: Callable[[Path], Engine] = start_engine
+    if options.llamacpp:
+        from grokora_pipeline.serving.backends import llamacpp
+
+        llamacpp.check_installed()
+        start = partial(start_llamacpp, weights=options.llamacpp)
+    champions = Champions(Store(settings.store, settings.cache), load_agents(settings.agents), start)
     champions.refresh()
     if champions.engine is None and upstream is None:
         raise GrokoraError(
@@ -126,6 +135,14 @@ def start_engine(folder: Path) -> Engine:
     from grokora_pipeline.serving.engine.engine import TorchEngine
 
     return TorchEngine(folder)
+
+
+def start_llamacpp(folder: Path, weights: str) -> Engine:
+    """llama.cpp as the engine, on a GPU (Metal) if it finds one and GROKORA_DEVICES leaves it."""
+    from grokora_pipeline.serving.backends.llamacpp import LlamaCppEngine
+
+    settings = get_settings()
+    return LlamaCppEngine(folder, settings.cache, weights=weights, gpu=not settings.devices.startswith("cpu"))
 
 
 def serve_vllm(settings: Settings, options: Options, *, only_print: bool) -> str:

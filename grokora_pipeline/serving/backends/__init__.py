@@ -1,0 +1,1 @@
+"""Other engines behind the same gateway: each implements `serving.engine.request.Engine`."""
