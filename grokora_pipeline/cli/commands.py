@@ -1,5 +1,6 @@
 """`grokora`: the command line, thin over the rooms."""
 
+import errno
 import io
 import os
 import sys
@@ -335,6 +336,12 @@ def main() -> None:
     except GrokoraError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in {errno.EIO, errno.EPIPE}:
+            raise
+        # nobody reads any more: the terminal was closed, or `| head` ended. What Python flushes at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

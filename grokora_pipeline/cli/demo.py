@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,7 +25,7 @@ from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
-from grokora_pipeline.workers.frame import STOP_SIGNALS
+from grokora_pipeline.workers.frame import stop_signals
 
 _RUN_TAG = "grokora/demo"
 _POLL_SECONDS = 0.3
@@ -124,8 +124,16 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     """
     mark, log = uuid.uuid4().hex, project.store.root / "demo.log"
     console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.default_int_handler)
+    hung_up = threading.Event()
+
+    def hang_up(signum: int, frame: object) -> None:
+        # Dagster 1.13 lets its steps end after SIGINT and SIGTERM only. An exception from here, amid its executor,
+        # would leave them at work, and this process waiting for them.
+        hung_up.set()
+        signal.raise_signal(signal.SIGINT)
+
+    for number in stop_signals():
+        signal.signal(number, hang_up if number == signal.SIGHUP else signal.default_int_handler)
     try:
         with output_to(log) as terminal, RunPrinter(instance, mark, Console(file=terminal)) as printer:
             result = dg.execute_job(
@@ -139,7 +147,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
         return INTERRUPTED
     run = instance.get_run_by_id(result.run_id)
-    if printer.interrupted or (run and run.status == dg.DagsterRunStatus.CANCELED):
+    if hung_up.is_set() or printer.interrupted or (run and run.status == dg.DagsterRunStatus.CANCELED):
         return INTERRUPTED
     return "" if result.success else printer.cause or f"No step says why; what the processes printed is in {log}."
 
@@ -238,7 +246,8 @@ class RunPrinter:
             self._print(f"[red]✗ {escape(text)}[/red]")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # the terminal was closed, or `| head` has read enough: the run matters, not its lines
+            self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def _cause(event: Any) -> str:

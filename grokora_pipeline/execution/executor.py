@@ -12,6 +12,7 @@ from grokora_pipeline.workers.lease import discover_devices
 _NO_LIMIT = 1000  # the most that Dagster allows
 _COUNTS_DEVICES = {"cuda_tagged", "ray", "k8s"}  # of `chosen_executor`
 _ONE_BY_ONE = {"in_process"}
+_PRELOADED = ["grokora_pipeline.execution.forkserver", "grokora_pipeline.definitions"]
 
 
 def chosen_executor(settings: Settings) -> dg.ExecutorDefinition:
@@ -49,7 +50,7 @@ def cuda_executor(configured: str) -> dg.ExecutorDefinition:
     return cuda_tagged.configured(
         {
             "max_concurrent": devices + max(2, os.cpu_count() or 1),
-            "start_method": {"forkserver": {"preload_modules": ["grokora_pipeline.definitions"]}},
+            "start_method": {"forkserver": {"preload_modules": _PRELOADED}},
             "tag_concurrency_limits": [{"key": CUDA_TAG, "value": "cuda", "limit": devices}],
         },
         name="cuda_tagged",

@@ -32,7 +32,7 @@ from grokora_pipeline.training.prepare import prepare
 from grokora_pipeline.training.record import model_card, record
 from grokora_pipeline.training.tokenize import load_split
 from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
-from grokora_pipeline.workers.frame import STOP_SIGNALS, Plan, Reporter, Result
+from grokora_pipeline.workers.frame import Plan, Reporter, Result, stop_signals
 
 LEAST_ROWS = 2
 # What changes how a run is computed but not what it learns: a checkpoint survives a change of these.
@@ -263,7 +263,7 @@ def _fit(trainer: LayoutTrainer, schedule: ScheduleCallback, checkpoint: Path | 
     def interrupt(signum: int, frame: object) -> None:
         schedule.interrupted = True
 
-    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:

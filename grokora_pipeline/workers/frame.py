@@ -20,8 +20,6 @@ from grokora_pipeline.errors import GrokoraError
 # libgomp, which torch's wheels bring, lets threads spin while they wait. On a machine with other work they wait for a
 # thread that has no core, and training falls from 500 to 15 tokens/s. Read when torch is imported, not later.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
-# Ctrl-C and a closed terminal reach every process of the terminal, not only the one that a person started.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 Plan = dict[str, Any]
 Result = dict[str, Any]
 
@@ -48,6 +46,15 @@ class Reporter:
         self.log(f"step {step}/{total}{': ' + shown if shown else ''}")
 
 
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask to stop; a closed terminal's is none of them where it is ignored, as `nohup` does.
+
+    Ctrl-C and a closed terminal reach every process of the terminal, not only the one that a person started.
+    """
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 def result_file(plan_file: Path) -> Path:
     """Where a worker leaves its result; if its status is not 0: `{"error": sentence}` or `{"crash": exception}`."""
     return plan_file.with_suffix(".result.json")
@@ -70,7 +77,7 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
     plan_file = Path(arguments[0])
     if os.environ.get("RANK", "0") == "0":
         result_file(plan_file).unlink(missing_ok=True)  # an earlier attempt's
-    for number in STOP_SIGNALS:
+    for number in stop_signals():
         signal.signal(number, _stop)
     if not os.environ.get("DAGSTER_PIPES_CONTEXT") or os.environ.get("RANK", "0") != "0":
         return _run(main, plan_file, Reporter())

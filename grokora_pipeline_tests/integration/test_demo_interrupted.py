@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import termios
@@ -26,11 +27,16 @@ agents:
 """
 
 
+def own_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started these tests, as nohup, ignores it
+
+
 class Terminal:
     """A demo in a terminal of its own: a session whose controlling terminal can be typed into."""
 
     def __init__(self, home: Path) -> None:
-        self.text, (self.master, slave) = "", pty.openpty()
+        self.text, self.closed, (self.master, slave) = "", threading.Event(), pty.openpty()
         self.demo = subprocess.Popen(
             [script("grokora"), "demo"],
             env=environment(home) | {"TERM": "dumb", "COLUMNS": "200"},
@@ -39,7 +45,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            preexec_fn=own_terminal,  # noqa: PLW1509
         )
         os.close(slave)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -47,8 +53,10 @@ class Terminal:
 
     def _read(self) -> None:
         with suppress(OSError):  # how Linux says that the last process of a terminal is gone
-            while part := os.read(self.master, 65536):
-                self.text += part.decode().replace("\r\n", "\n")
+            while not self.closed.is_set():
+                # a read that waits would keep the terminal open beyond `close`, and nobody would be told
+                if select.select([self.master], [], [], 0.2)[0]:
+                    self.text += os.read(self.master, 65536).decode().replace("\r\n", "\n")
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 480  # seconds; a busy machine takes long
@@ -59,6 +67,12 @@ class Terminal:
 
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)
+
+    def close(self) -> None:
+        """Close the window: the kernel sends SIGHUP to the processes in its foreground."""
+        self.closed.set()
+        self.reader.join()
+        os.close(self.master)
 
     def last_line(self) -> str:
         self.demo.wait(timeout=90)
@@ -122,3 +136,23 @@ def test_ctrl_c_keeps_the_training_and_the_last_line_says_so(home: Path) -> None
     assert processes_of(home) == []
     assert "Traceback" not in terminal.text
     see_it_go_on(home)
+
+
+def wait_for_no(processes: Callable[[], list[str]]) -> None:
+    deadline = time.monotonic() + 90
+    while processes():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "reached", ["its first process", pytest.param("all its processes", marks=pytest.mark.exhaustive)]
+)
+def test_a_closed_terminal_keeps_the_training_and_leaves_no_process(home: Path, reached: str) -> None:
+    terminal = train(home)
+    terminal.close()  # the kernel tells the first process of the terminal; a shell would tell all of its job
+    if reached == "all its processes":
+        os.killpg(terminal.demo.pid, signal.SIGHUP)
+    assert terminal.demo.wait(timeout=90) == 1
+    wait_for_no(lambda: processes_of(home))
+    assert "cut off earlier" not in see_it_go_on(home)

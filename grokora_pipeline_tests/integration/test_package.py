@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from grokora_pipeline.settings import PROJECT_ROOT
+from grokora_pipeline.store import Store
 from grokora_pipeline_tests.chain import script
+from grokora_pipeline_tests.tiny import tiny_base
 from grokora_pipeline_tests.unit.session_logs import call, write_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package")]
@@ -55,8 +58,9 @@ attributes:
   name: {name}
   logs: ../../../logs/{name}
   store: ../../../store/{name}
+  base_model: ../../../bases/{name}
   devices: cpu
-  agents: {{actor: {{description: Acts., min_examples: 3, preset: sample}}}}
+  agents: {{actor: {{description: Acts., min_examples: 3, preset: sample, epochs: 8, main_metric: {metric}}}}}
   automation: {{settle_seconds: 0, retrain: {{new_examples: 7}}}}
 post_processing:
   assets:
@@ -103,10 +107,11 @@ def theirs(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (package / "definitions.py").write_text(DEFINITIONS)
     (package / "defs" / "__init__.py").touch()
     (package / "defs" / "own.py").write_text(OWN)
-    for name, count in (("one", 4), ("two", 6)):
+    for seed, (name, metric, count) in enumerate((("one", "perplexity", 60), ("two", "exact_match", 40))):
         (package / "defs" / name).mkdir()
-        (package / "defs" / name / "defs.yaml").write_text(SWARM.format(name=name))
-        texts = [f"{name} task number {n}: {'abcdefgh'[n] * 9}" for n in range(count)]
+        (package / "defs" / name / "defs.yaml").write_text(SWARM.format(name=name, metric=metric))
+        tiny_base(folder / "bases" / name, seed=seed)
+        texts = [f"{name} task number {n}: {random.Random(n).randbytes(9).hex()}" for n in range(count)]
         lines = [
             call(f"s{n}", 0, text, f"answer {text}", outcome={"status": "success"}) for n, text in enumerate(texts)
         ]
@@ -146,9 +151,66 @@ def test_an_own_asset_reads_what_two_swarms_made_each_from_its_own_logs(theirs: 
     done = dg_command(theirs, site, "launch", "--assets", chain)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     seen = json.loads((theirs / "seen.json").read_text())
-    assert (seen["rows"], seen["turns"], seen["gpu"]) == (4, 6, "theirs")
+    assert (seen["rows"], seen["turns"], seen["gpu"]) == (60, 40, "theirs")
     assert {"prompt", "completion", "session_id"} <= set(seen["columns"])
     assert (theirs / "store" / "one" / "session_logs" / "current.json").is_file()
+
+
+STALE = """
+import json
+import dagster as dg
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+from theirs.definitions import defs
+
+repository = defs().get_repository_def()
+with dg.DagsterInstance.get() as instance:
+    graph = repository.asset_graph
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    made = [key for key in graph.executable_asset_keys if instance.get_latest_materialization_event(key)]
+    print(json.dumps({key.to_user_string(): resolver.get_status(key).value for key in made}))
+"""
+
+
+@pytest.mark.exhaustive
+def test_two_swarms_go_through_the_whole_chain_twice_and_a_promotion_stays_in_its_own(theirs: Path, site: Path) -> None:
+    stores = {name: Store(str(theirs / "store" / name)) for name in ("one", "two")}
+    chain = ("task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model")
+
+    def materialize(*names: str) -> None:
+        keys = [
+            f"{name}/{key}" for name in names for key in ("session_logs", "base_model", *(f"actor/{n}" for n in chain))
+        ]
+        done = dg_command(theirs, site, "launch", "--assets", ",".join(keys))
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    def files(name: str) -> dict[str, bytes]:
+        folder = theirs / "store" / name
+        return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    materialize("two")
+    before = files("two")
+    materialize("one")
+    assert files("two") == before
+    assert stores["one"].pointer("actor/champion", "champion") is not None
+    assert stores["two"].pointer("actor/champion", "champion") is None
+    versions = {
+        (name, key): store.pointer(f"actor/{key}", "current") for name, store in stores.items() for key in chain
+    }
+    materialize("one", "two")
+    assert versions == {
+        (name, key): store.pointer(f"actor/{key}", "current") for name, store in stores.items() for key in chain
+    }
+    own = {"SEEN": str(theirs / "seen.json"), "STAGE": "night", "DAGSTER_HOME": str(theirs / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", STALE], cwd=theirs, env=environment(site, theirs) | own, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    status = json.loads(done.stdout)
+    assert {
+        f"{name}/actor/{key}" for name in stores for key in chain if (name, key) != ("two", "merged_model")
+    } <= status.keys()
+    assert {key: value for key, value in status.items() if value != "FRESH"} == {}
 
 
 def test_a_wrong_value_names_file_line_and_key(theirs: Path, site: Path) -> None:
@@ -159,7 +221,7 @@ def test_a_wrong_value_names_file_line_and_key(theirs: Path, site: Path) -> None
         # by its path: of several components of one type dg 1.13 validates only the last that it finds
         shown = dg_command(theirs, site, "check", "yaml", "theirs/defs/two")
         assert shown.returncode != 0
-        assert "two/defs.yaml:7" in shown.stdout
+        assert "two/defs.yaml:8" in shown.stdout
         assert "'presett' was unexpected" in shown.stdout
         file.write_text(text.replace("preset: sample", "main_metric: rougel"))
         shown = dg_command(theirs, site, "check", "defs")

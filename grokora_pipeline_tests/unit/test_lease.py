@@ -86,3 +86,14 @@ def test_a_lease_needs_no_project_of_ours() -> None:
     code = "import sys, grokora_pipeline.workers.lease; print('grokora_pipeline.settings' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_closed_terminal_stops_nothing_that_nohup_started() -> None:
+    show = "from grokora_pipeline.workers.frame import stop_signals; print(*(each.name for each in stop_signals()))"
+    plain = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); {show}"]
+    for command, signals in (
+        (plain, "SIGTERM SIGINT SIGHUP"),
+        (["nohup", sys.executable, "-c", show], "SIGTERM SIGINT"),
+    ):
+        shown = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+        assert shown.stdout.strip() == signals
