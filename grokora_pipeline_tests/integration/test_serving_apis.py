@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.models.bodies import chat_answer, chat_request
 from grokora_pipeline.serving.engine.request import GenerationRequest
-from grokora_pipeline.sessions.readers.bodies import api_of
+from grokora_pipeline.serving.gateway.bodies import chat_request
+from grokora_pipeline.sessions.readers.bodies import api_of, exchange
 from grokora_pipeline_tests.gateway import Running, Setup, serving
 from grokora_pipeline_tests.integration.test_serving_gateway import ACTOR, AGENTS, BASH, TASK, by_adapter
 from grokora_pipeline_tests.unit.session_logs import run, turns
@@ -202,9 +202,9 @@ def test_every_exchange_is_recorded_in_its_own_body_with_its_receipt(running: Ru
     for line in lines:
         assert api_of(line["request"], line["response"]) == line["api"]
         assert chat_request(line["api"], line["request"])["messages"][-1]["role"] == "user"
-        message, finish = chat_answer(line["api"], line["response"])
-        assert message is not None
-        assert (message["content"], finish) == ("I am base", "stop")
+        lowered = exchange(line["request"], line["response"], line["api"])
+        assert lowered.answer is not None
+        assert (lowered.answer["content"], lowered.cut) == ("I am base", False)
 
 
 def test_a_recording_of_any_api_is_read_into_the_prompt_that_was_answered(running: Running) -> None:

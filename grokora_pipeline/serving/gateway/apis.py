@@ -1,19 +1,20 @@
 """The three APIs that agents speak, on one internal chat request: how a body becomes one, and how an answer goes back.
 
-An API is an `Api`: its requests lowered by `models/bodies`, its replies and its stream events built from the chat reply
+An API is an `Api`: its requests lowered by `bodies`, its replies and its stream events built from the chat reply
 and its deltas. Everything between, from routing to the engine, knows chat completions only.
 """
 
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 
-from grokora_pipeline.models.bodies import ApiName, chat_answer
 from grokora_pipeline.serving.gateway.protocol import DONE, ApiError, Json, StreamAccumulator, chunk, event, usage_of
+from grokora_pipeline.sessions.readers.bodies import exchange
 
+ApiName = Literal["chat", "responses", "messages"]
 _ANTHROPIC_STOPS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
 _ANTHROPIC_ERRORS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
                      413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}  # fmt: skip
@@ -333,16 +334,21 @@ def _reasoning_item(identity: str, text: str) -> Json:
     return {"type": "reasoning", "id": identity, "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
 
 
-def _call_item(identity: str, call: Mapping[str, Any], status: str) -> Json:
+def _call_item(identity: str, call: Mapping[str, Any], body: Json, *, whole: bool = True) -> Json:
+    """A call as an item of `body`'s answer; one of a custom tool has a text, `input`, in place of arguments."""
     function = call["function"]
-    return {
-        "type": "function_call",
-        "id": identity,
-        "call_id": call["id"],
-        "name": function["name"],
-        "arguments": function["arguments"] if status == "completed" else "",
-        "status": status,
-    }
+    name, arguments = function["name"], function["arguments"]
+    custom = {"type": "custom", "name": name}.items()
+    is_custom = any(custom <= tool.items() for tool in body.get("tools") or ())
+    if is_custom:
+        text = orjson.loads(arguments).get("input", "")
+        said = {"type": "custom_tool_call", "input": text if isinstance(text, str) else arguments}
+    else:
+        said = {"type": "function_call", "arguments": arguments}
+    if not whole:
+        said["input" if is_custom else "arguments"] = ""
+    status = "completed" if whole else "in_progress"
+    return {**said, "id": identity, "call_id": call["id"], "name": name, "status": status}
 
 
 def _identity(kind: str) -> str:
@@ -366,7 +372,7 @@ class _ResponsesWriter:
     """Items with their parts and deltas, each event numbered, between response.created and response.completed."""
 
     def __init__(self, body: Json, head: Json) -> None:
-        self._head, self._number = _response_head(body, head), -1
+        self._body, self._head, self._number = body, _response_head(body, head), -1
         self._output: list[Json] = []
         self._text = ""  # of the message item that is open
         self._item = ""
@@ -390,13 +396,16 @@ class _ResponsesWriter:
         for call in delta.get("tool_calls") or ():
             yield from self._close_text()
             identity, index = _identity("fc"), len(self._output)
-            started, done = (_call_item(identity, call, status) for status in ("in_progress", "completed"))
+            done = _call_item(identity, call, self._body)
+            started = _call_item(identity, call, self._body, whole=False)
             yield self._event("response.output_item.added", output_index=index, item=started)
             common = {"item_id": identity, "output_index": index}
-            arguments = call["function"]["arguments"]
-            yield self._event("response.function_call_arguments.delta", **common, delta=arguments)
-            name = call["function"]["name"]
-            yield self._event("response.function_call_arguments.done", **common, name=name, arguments=arguments)
+            if "input" in done:
+                kind, text = "response.custom_tool_call_input", {"input": done["input"]}
+            else:
+                kind, text = "response.function_call_arguments", {"arguments": done["arguments"], "name": done["name"]}
+            yield self._event(f"{kind}.delta", **common, delta=done.get("input", done.get("arguments")))
+            yield self._event(f"{kind}.done", **common, **text)
             self._output.append(done)
             yield self._event("response.output_item.done", output_index=index, item=done)
 
@@ -461,7 +470,7 @@ class Responses:
             output.append(_reasoning_item(_identity("rs"), message["reasoning_content"]))
         if message.get("content") or not message.get("tool_calls"):
             output.append(_text_item(_identity("msg"), message.get("content") or "", "completed"))
-        output += [_call_item(_identity("fc"), call, "completed") for call in message.get("tool_calls") or ()]
+        output += [_call_item(_identity("fc"), call, body) for call in message.get("tool_calls") or ()]
         return _ended(_response_head(body, chat), output, chat)
 
     def writer(self, body: Json, head: Json) -> StreamWriter:
@@ -485,11 +494,8 @@ APIS: tuple[Api, ...] = (Chat(), Responses(), Messages())
 
 
 def answer_of(api: Api, reply: Json) -> Json | None:
-    """The assistant message in a reply of whatever shape; None where there is none."""
-    try:
-        return chat_answer(api.name, reply)[0]
-    except (AttributeError, TypeError, ValueError):
-        return None
+    """The assistant message in a reply of whatever shape; None if there is none."""
+    return exchange({}, reply, api.name).answer
 
 
 def _object(text: str) -> Json:

@@ -4,9 +4,9 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -54,7 +54,6 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
     routes = [
         *(Route(f"/v1/{api.path}", _Call(gateway, api, key is not None), methods=["POST"]) for api in APIS),
         Route("/v1/messages/count_tokens", _count_tokens(gateway), methods=["POST"]),
-        *(Route(f"/v1/{path}", _not_spoken, methods=["POST"]) for path in ("embeddings", "completions")),
         Route("/v1/models", _Models(gateway).all, methods=["GET"]),
         Route("/v1/models/{model}", _Models(gateway).one, methods=["GET"]),
         Route("/v1/traces", Traces(gateway).receive, methods=["POST"]),
@@ -62,28 +61,39 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
         Route("/metrics", _metrics(gateway), methods=["GET"]),
         Route("/health", _health(gateway), methods=["GET"]),
     ]
+    routes += [Route(f"{one.path}/", one.endpoint, methods=list(one.methods or ())) for one in routes]
     guards = [Middleware(_AccessLog), Middleware(_Bearer, key=key)]
     guards[:0] = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)] if loopback else []
     refused = gateway.metrics.refused
 
-    def refuse(_: Request, error: Exception) -> Response:
-        answer = _public_error(error)
+    def refuse(request: Request, error: Exception) -> Response:
+        answer = _public_error(request.url.path, error)
         refused.labels(str(answer.status)).inc()
-        headers = {"retry-after": "1"} if answer.status == 429 else {}
-        return Response(orjson.dumps(answer.body()), answer.status, headers, "application/json")
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        headers |= {"retry-after": "1"} if answer.status == 429 else {}
+        return _error_response(request.url.path, answer, headers)
 
     handled: Any = {ApiError: refuse, HTTPException: refuse, ClientDisconnect: refuse, Exception: refuse}
     return Starlette(routes=routes, middleware=guards, lifespan=lifespan, exception_handlers=handled)
 
 
-def _public_error(error: Exception) -> ApiError:
+def _error_response(path: str, error: ApiError, headers: Mapping[str, str]) -> Response:
+    """An error in the shape of the API that a path belongs to; OpenAI's for what is no API's."""
+    api = next((one for one in APIS if path.startswith(f"/v1/{one.path}")), APIS[0])
+    return Response(orjson.dumps(api.error(error)), error.status, headers, "application/json")
+
+
+def _public_error(path: str, error: Exception) -> ApiError:
     """The error that the caller gets: never more than what is meant for a person."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ClientDisconnect):
         return ApiError(499, "The caller went away.")
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        spoken = ", ".join(f"/v1/{api.path}" for api in APIS)
+        return ApiError(404, f"{path} is not spoken here; this gateway speaks {spoken}.", code="not_found")
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, str(error.detail), code="not_found" if error.status_code == 404 else None)
+        return ApiError(error.status_code, f"{error.detail}.")
     return ApiError(500, "The gateway failed; its log says where.", code="internal_error")
 
 
@@ -95,12 +105,8 @@ class _Call:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        try:
-            async with self._gateway.call(request, self._api, self._keys(request)) as response:
-                await response(scope, receive, send)
-        except ApiError as error:
-            refused = _refusal(error, self._api, self._gateway)
-            await refused(scope, receive, send)
+        async with self._gateway.call(request, self._api, self._keys(request)) as response:
+            await response(scope, receive, send)
 
     def _keys(self, request: Request) -> dict[str, str]:
         """The headers that carry the caller's key upstream.
@@ -114,30 +120,14 @@ class _Call:
         return {name: request.headers[name] for name in names if name in request.headers}
 
 
-def _refusal(error: ApiError, api: Api, gateway: Gateway) -> Response:
-    """An error as a caller of this API expects it, counted."""
-    gateway.metrics.refused.labels(str(error.status)).inc()
-    headers = {"retry-after": "1"} if error.status == 429 else {}
-    return Response(orjson.dumps(api.error(error)), error.status, headers, "application/json")
-
-
 def _count_tokens(gateway: Gateway) -> Any:
     api = next(api for api in APIS if api.name == "messages")
 
     async def endpoint(request: Request) -> Response:
         """`POST /v1/messages/count_tokens`."""
-        try:
-            return _json(await gateway.count_tokens(request, api))
-        except ApiError as error:
-            return _refusal(error, api, gateway)
+        return _json(await gateway.count_tokens(request, api))
 
     return endpoint
-
-
-async def _not_spoken(request: Request) -> Response:
-    """What this gateway is asked for and does not do, in a sentence."""
-    spoken = ", ".join(f"/v1/{api.path}" for api in APIS)
-    raise ApiError(404, f"{request.url.path} is not spoken here; this gateway speaks {spoken}.", code="not_found")
 
 
 class _Models:
@@ -148,7 +138,9 @@ class _Models:
 
     async def all(self, _: Request) -> Response:
         """`GET /v1/models`."""
-        return _json({"object": "list", "data": await asyncio.to_thread(self._cards)})
+        cards = await asyncio.to_thread(self._cards)
+        ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"], "has_more": False}
+        return _json({"object": "list", "data": cards, **ends})
 
     async def one(self, request: Request) -> Response:
         """`GET /v1/models/<name>`."""
@@ -174,7 +166,10 @@ class _Models:
 
 
 def _card(name: str, root: str, parent: str | None, created: int) -> Json:
-    return {"id": name, "object": "model", "created": created, "owned_by": "grokora", "root": root, "parent": parent}
+    """A model as OpenAI's and as Anthropic's packages read one."""
+    openai = {"id": name, "object": "model", "created": created, "owned_by": "grokora", "root": root, "parent": parent}
+    at = datetime.fromtimestamp(created, UTC).isoformat()
+    return openai | {"type": "model", "display_name": name, "created_at": at}
 
 
 def _feedback(gateway: Gateway) -> Any:
@@ -223,7 +218,7 @@ def _json(content: Json) -> Response:
 
 
 class _Bearer:
-    """Lets through what carries the key; compared in constant time."""
+    """Lets through what carries the key, in either header: Claude Code sends both; compared in constant time."""
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
         self._app, self._expected = app, key.encode() if key else None
@@ -232,10 +227,10 @@ class _Bearer:
         if scope["type"] == "http" and self._expected is not None and scope["path"] != "/health":
             headers = Headers(scope=scope)
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            sent = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            if not hmac.compare_digest(sent.encode(), self._expected):
+            sent = (key.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+            if not sum(hmac.compare_digest(one.encode(), self._expected) for one in sent):
                 error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-                response = Response(orjson.dumps(error.body()), 401, {"www-authenticate": "Bearer"}, "application/json")
+                response = _error_response(scope["path"], error, {"www-authenticate": "Bearer"})
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)

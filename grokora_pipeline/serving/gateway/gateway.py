@@ -1,16 +1,19 @@
 """A call from request to recorded reply: admitted, routed, answered here or upstream, judged, recorded."""
 
 import asyncio
+import gzip
 import hashlib
 import logging
 import time
 import uuid
+import zlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any
 
 import httpx
@@ -20,16 +23,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.bodies import chat_request
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
 from grokora_pipeline.serving.gateway.apis import Api, answer_of
+from grokora_pipeline.serving.gateway.bodies import chat_request, is_media, optional_tools, part_kinds
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.metrics import Metrics
 from grokora_pipeline.serving.gateway.protocol import (
     ApiError,
     ChatRequest,
     Json,
+    ignored_members,
     is_too_deep,
     read_object,
     without_unread,
@@ -78,12 +82,14 @@ class Exchange:
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
     keys: list[str] = field(default_factory=list)  # the caller's and the upstream's: secret in request and reply
+    ignored: Sequence[str] = ()  # members and tools without effect here
 
     @property
     def headers(self) -> dict[str, str]:
         """What the caller may want to know: the session and the call, for feedback, and who answered."""
         headers = {"x-session-id": self.session, "x-served-by": self.route.served_by, "x-grokora-call": self.receipt}
-        return headers | ({"x-grokora-unknown-model": "1"} if self.route.unknown_model else {})
+        headers |= {"x-grokora-unknown-model": "1"} if self.route.unknown_model else {}
+        return headers | ({"x-grokora-ignored": ", ".join(self.ignored)} if self.ignored else {})
 
 
 class Gateway:
@@ -147,10 +153,12 @@ class Gateway:
         Raises ApiError 415 for another content type, 413 beyond the limit, 408 if it does not arrive in time, 429 if
         unfinished bodies fill the memory that they may have. A body that is being read takes no other's turn.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind, coding = content_type(request), request.headers.get("content-encoding", "identity").lower()
         if kind not in kinds:  # what a web page may send unasked is another
             text = f"Send the request as content-type {' or '.join(kinds)}."
             raise ApiError(415, text, code="unsupported_media_type")
+        if coding not in ("identity", "gzip"):
+            raise ApiError(415, f"content-encoding {coding!r} is not read here.", code="unsupported_media_type")
         parts, size = [], 0
         try:
             async with asyncio.timeout(self.limits.body_seconds):
@@ -167,7 +175,8 @@ class Gateway:
             raise ApiError(408, text, code="request_timeout") from None
         finally:
             self._unfinished_bytes -= size
-        return b"".join(parts)
+        raw = b"".join(parts)
+        return await asyncio.to_thread(_unzipped, raw, limit) if coding == "gzip" else raw
 
     async def end_answers(self) -> None:
         """End what is still being answered, so that its caller is told; nothing can be answered afterwards."""
@@ -184,7 +193,7 @@ class Gateway:
             chat = self._as_chat(api, body)
         except ApiError as error:
             problem = error
-        asked = ChatRequest.unchecked(chat)
+        asked, ignored = ChatRequest.unchecked(chat), list[str]()
         user = asked.user or _user_of(body)
         session = self._sessions.name(request.headers.get("x-session-id") or user, _client(request))
         messages = [one for one in _list(chat.get("messages")) if isinstance(one, dict)]
@@ -198,10 +207,11 @@ class Gateway:
                 raise ApiError(413, text, code="request_too_large")
             if problem:
                 raise problem
+            ignored = ignored_members(api.name, body) + [f"tools.{kind}" for kind in optional_tools(body)]
             body = without_unread(body)
             asked = ChatRequest.parse(without_unread(chat))
             refuse_by_length(asked, self.champions.engine.context_length if self.champions.engine else 0)
-            if asked.has_media and (route.agent is None or route.agent.images == "refuse"):
+            if any(map(is_media, part_kinds(body))) and (route.agent is None or route.agent.images == "refuse"):
                 text = (
                     "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
                     "or set `images: placeholder` for the agent in agents.yaml, if its logs hold such messages."
@@ -211,17 +221,17 @@ class Gateway:
             with suppress(ApiError):
                 asked = ChatRequest.parse(chat)
         keys = [request.headers.get(name, "").rpartition(" ")[2] for name in _KEY_HEADERS]
-        return Exchange(session, route, api, body, asked, keys=[key for key in keys if key])
+        return Exchange(session, route, api, body, asked, keys=[key for key in keys if key], ignored=ignored)
 
     def _as_chat(self, api: Api, body: Json) -> Json:
         """The body as a chat request; ApiError 400 for what no chat message can say."""
         try:
             chat = chat_request(api.name, body)
-        except (GrokoraError, AttributeError, TypeError, ValueError) as error:
+        except GrokoraError as error:
             raise ApiError(400, str(error), code="invalid_value") from error
         before = body.get("previous_response_id") if api.name == "responses" else None
         if before:
-            if before not in self._responses:
+            if str(before) not in self._responses:
                 text = f"The response {before!r} is not known here; the last {_REMEMBERED} are. Send the whole input."
                 raise ApiError(400, text, param="previous_response_id", code="previous_response_not_found")
             system = [one for one in chat["messages"] if one.get("role") == "system"][:1]
@@ -426,6 +436,23 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> Non
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def content_type(request: Request) -> str:
+    """The type of a request's body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _unzipped(raw: bytes, limit: int) -> bytes:
+    """Unpacked, but never more than the limit: a small body may hold gigabytes."""
+    try:
+        with gzip.GzipFile(fileobj=BytesIO(raw)) as stream:
+            unpacked = stream.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ApiError(400, "The body is no gzip, as content-encoding says it is.", code="invalid_value") from error
+    if len(unpacked) > limit:
+        raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
+    return unpacked
 
 
 def _client(request: Request) -> tuple[str, str]:

@@ -4,11 +4,12 @@ Validated as OpenAI's API does where it matters, and tolerant of everything that
 orphan tool messages, no user turn, consecutive assistant turns, null content.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,8 +18,20 @@ from grokora_pipeline.models.messages import offered_tools
 from grokora_pipeline.sessions.redaction.detection import MAX_DEPTH
 
 Json = dict[str, Any]
-_NOT_HONOURED = ("presence_penalty", "frequency_penalty", "logit_bias", "top_logprobs", "top_k", "audio", "min_p",
-                 "repetition_penalty", "prediction", "web_search_options")  # fmt: skip
+# Members by which servers of these APIs (OpenAI's, xAI's, vLLM, llama.cpp, OpenRouter) change an answer, and that are
+# not honoured here, with the values that change nothing.
+NOT_HONOURED: dict[str, tuple[object, ...]] = dict.fromkeys(
+    ("presence_penalty", "frequency_penalty", "logit_bias", "top_logprobs", "min_p", "typical_p", "mirostat", "audio",
+     "prediction", "web_search_options", "search_parameters", "plugins", "deferred", "min_tokens", "ignore_eos",
+     "bad_words", "stop_token_ids", "include_stop_str_in_output", "prompt_logprobs", "echo", "suffix", "guided_json",
+     "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema", "documents",
+     "chat_template", "chat_template_kwargs", "continue_final_message", "use_beam_search", "functions",
+     "function_call"), (),
+) | {
+    "top_k": (-1,), "repetition_penalty": (1,), "repeat_penalty": (1,), "length_penalty": (1,), "best_of": (1,),
+    "modalities": (["text"],),
+}  # fmt: skip
+_MOST_STOPS = 64  # each is looked for in every piece of an answer
 _LEVELS = MAX_DEPTH - 10  # a recording wraps the request in a few levels of its own
 _UNREAD_BYTES = 1 << 16  # of a member that nothing here reads; metadata and hints are far smaller
 # Members that are read, so that their size is the prompt's: of a request, and of a message or an input item.
@@ -98,7 +111,7 @@ class _StreamOptions(_Part):
 
 
 class ChatRequest(BaseModel):
-    """The members of a request that change the answer; mere hints, such as `store`, are accepted and ignored.
+    """The members of a request that change the answer; hints, such as `verbosity`, are ignored, and the reply says so.
 
     `body` is all of it, as a chat-completions request.
 
@@ -118,7 +131,7 @@ class ChatRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=_MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     n: Literal[1] | None = None
@@ -137,17 +150,14 @@ class ChatRequest(BaseModel):
     @model_validator(mode="after")
     def _can_be_honoured(self) -> Self:
         """What changes the answer is honoured or refused; dropping it in silence would be a wrong answer."""
-        for name in _NOT_HONOURED:
-            if self.body.get(name) not in (None, 0, False, {}, []):
+        for name, harmless in NOT_HONOURED.items():
+            value = self.body.get(name)
+            if value not in (None, 0, False, {}, [], *harmless):
                 raise ValueError(f"{name!r} is not supported here; leave it out")
+        for message in self.body["messages"]:
+            if message.get("prefix"):  # Mistral's and DeepSeek's
+                raise ValueError("'prefix' is not supported here: no answer can be begun for the model")
         return self
-
-    @property
-    def has_media(self) -> bool:
-        """Whether a message carries a picture, a sound or a file, which a text model cannot see."""
-        contents = [message.content for message in self.messages if isinstance(message.content, list)]
-        kinds = [str(part.get("type") or "") for content in contents for part in content]
-        return any(word in kind for kind in kinds for word in ("image", "audio", "video", "file", "document"))
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -163,6 +173,11 @@ class ChatRequest(BaseModel):
     @classmethod
     def parse(cls, body: Json) -> Self:
         """Check a request; ApiError 400 says which member is wrong."""
+        choice = body.get("tool_choice")
+        if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+            allowed = choice.get("allowed_tools", choice)
+            mode = allowed.get("mode", "auto") if isinstance(allowed, dict) else allowed
+            body = {**body, "tools": offered_tools(body), "tool_choice": mode}
         try:
             return cls.model_validate({**body, "body": body})
         except ValidationError as error:
@@ -177,6 +192,26 @@ class ChatRequest(BaseModel):
             model=model if isinstance(model, str) and model else "auto",
             user=user if isinstance(user, str) else None,
         )
+
+
+_HONOURED: dict[str, frozenset[str]] = {
+    "chat": frozenset(ChatRequest.model_fields) - {"body"},
+    "responses": frozenset(
+        ("model", "input", "instructions", "previous_response_id", "tools", "tool_choice", "parallel_tool_calls",
+         "text", "temperature", "top_p", "max_output_tokens", "stream", "user", "store", "metadata", "truncation")
+    ),
+    "messages": frozenset(
+        ("model", "messages", "system", "max_tokens", "stop_sequences", "tools", "tool_choice", "temperature", "top_p",
+         "stream", "output_config", "output_format", "metadata")
+    ),
+}  # fmt: skip
+_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a member; it becomes part of a header
+
+
+def ignored_members(api: str, body: Json) -> list[str]:
+    """The members of an API's request that are accepted without any effect, at most 32 of them."""
+    present = (name for name, value in body.items() if value is not None and _NAME.fullmatch(name))
+    return [name for name in present if name not in _HONOURED[api] and name not in NOT_HONOURED][:32]
 
 
 def read_object(raw: bytes) -> Json:

@@ -6,10 +6,7 @@ span keeps its place in OTLP's JSON, but its attributes are a mapping: redaction
 
 import asyncio
 import base64
-import gzip
-import zlib
 from collections.abc import Iterator, Mapping
-from io import BytesIO
 from typing import Any
 
 import orjson
@@ -19,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from grokora_pipeline.serving.gateway.gateway import Gateway
+from grokora_pipeline.serving.gateway.gateway import Gateway, content_type
 from grokora_pipeline.serving.gateway.protocol import ApiError, Json, read_object
 from grokora_pipeline.serving.gateway.sessions import session_name
 from grokora_pipeline.sessions.readers.otel import attributes_of
@@ -36,11 +33,8 @@ class Traces:
 
     async def receive(self, request: Request) -> Response:
         """Answers when all spans are on the disk, so that an exporter that gets an error sends them again."""
-        limit = self._gateway.limits.body_bytes
-        raw = await self._gateway.read_body(request, limit, kinds=(_JSON, _PROTOBUF))
-        if request.headers.get("content-encoding", "").lower() == "gzip":
-            raw = await asyncio.to_thread(_unzipped, raw, limit)
-        kind = request.headers["content-type"].partition(";")[0].strip().lower()
+        raw = await self._gateway.read_body(request, self._gateway.limits.body_bytes, kinds=(_JSON, _PROTOBUF))
+        kind = content_type(request)
         export = await asyncio.to_thread(_from_protobuf if kind == _PROTOBUF else read_object, raw)
         try:
             traces = by_trace(export)
@@ -92,15 +86,3 @@ def _spans(export: Json) -> Iterator[Json]:
     for resource in export.get("resourceSpans", ()):
         for scope in resource.get("scopeSpans", ()):
             yield from scope.get("spans", ())
-
-
-def _unzipped(raw: bytes, limit: int) -> bytes:
-    """Unpacked, but never more than the limit: a small body may hold gigabytes."""
-    try:
-        with gzip.GzipFile(fileobj=BytesIO(raw)) as stream:
-            unpacked = stream.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ApiError(400, "The body is no gzip, as content-encoding says it is.", code="invalid_value") from error
-    if len(unpacked) > limit:
-        raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
-    return unpacked

@@ -466,11 +466,14 @@ def lower_tools(value: Any) -> list[Json] | None:
             continue
         keys = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "jsonSchema")
         schema = as_object(next((body[key] for key in keys if body.get(key) is not None), None))
+        free = (
+            {"input": {"type": "string"}} if body.get("type") == "custom" else {}
+        )  # OpenAI's custom tools take a text
         schema = (
             as_object(schema.get("jsonSchema"))
             or as_object(schema.get("json"))
             or schema
-            or {"type": "object", "properties": {}}
+            or {"type": "object", "properties": free}
         )
         described = {"description": body["description"]} if isinstance(body.get("description"), str) else {}
         tools.append({"type": "function", "function": {"name": body["name"], **described, "parameters": schema}})

@@ -1,0 +1,166 @@
+"""A request of Anthropic's Messages or OpenAI's Responses API as a chat request.
+
+Messages and tools are lowered by the readers of logs, so that a prompt that is answered here and the same prompt in a
+recording are one text. Readers pass over what they do not understand; a caller is told instead, by `GrokoraError`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED
+from grokora_pipeline.sessions.readers.bodies import exchange
+from grokora_pipeline.sessions.readers.lowering import clean, lower_tools
+
+Json = dict[str, Any]
+_MEDIA = ("image", "audio", "video", "file", "document")
+_ITEMS = {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
+          "reasoning", "local_shell_call", "local_shell_call_output", "web_search_call"}  # fmt: skip
+# Tools of the provider's own that Codex offers by default, beside those that it runs itself. A model need not call what
+# it is offered, so an answer without them is a right one.
+_OPTIONAL_TOOLS = {"web_search", "web_search_preview", "image_generation", "tool_search"}
+
+
+def chat_request(api: str, body: Mapping[str, Any]) -> Json:
+    """A request's messages, tools and other members that change the answer, as a chat-completions request has them.
+
+    Raises GrokoraError for what cannot be said in chat messages: a provider's own tools, references to stored items,
+    an answer that is begun by the caller.
+    """
+    if api == "chat":
+        return dict(body)
+    chat = _from_messages(body) if api == "messages" else _from_responses(body)
+    shared = {name: body[name] for name in ("model", "stream", "temperature", "top_p", *NOT_HONOURED) if name in body}
+    return {name: value for name, value in (shared | chat).items() if value is not None}
+
+
+def part_kinds(body: Mapping[str, Any]) -> Iterator[str]:
+    """The types of all content parts of a request of any API, those inside of tool results too."""
+    waiting = [body.get(name) for name in ("messages", "input", "system")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            for one in value:
+                if isinstance(one, Mapping):
+                    waiting += [one.get("content"), one.get("output")]
+                    if "role" not in one and value is not body.get("input"):
+                        yield str(one.get("type") or "text")
+
+
+def is_media(kind: str) -> bool:
+    """Whether a part of this type is a picture, a sound or a file, which a text model cannot see."""
+    return any(word in kind for word in _MEDIA)
+
+
+def optional_tools(body: Mapping[str, Any]) -> list[str]:
+    """The types of offered tools that only the provider could run and that an agent can do without."""
+    tools = body.get("tools")
+    kinds = [str(tool.get("type")) for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    return [kind for kind in kinds if kind in _OPTIONAL_TOOLS] if set(kinds) - _OPTIONAL_TOOLS else []
+
+
+def _from_messages(body: Mapping[str, Any]) -> Json:
+    _refuse(body, "mcp_servers", "container")
+    management = body.get("context_management") or {}
+    if not isinstance(management, Mapping):
+        raise GrokoraError("context_management: give an object.")
+    for edit in _list(
+        management, "edits"
+    ):  # Claude Code's default clears thoughts of earlier turns, which no prompt here repeats
+        kind = edit.get("type") if isinstance(edit, Mapping) else edit
+        if not str(kind).startswith("clear_thinking"):
+            raise GrokoraError(f"context_management: {kind!r} is the provider's own; leave it out.")
+    turns = _list(body, "messages")
+    for turn in turns:
+        if not isinstance(turn, Mapping) or turn.get("role") not in ("user", "assistant", "system"):
+            raise GrokoraError("messages: every message must be an object with the role user or assistant.")
+    if turns and turns[-1]["role"] == "assistant":
+        raise GrokoraError("messages: the last message is the assistant's. No answer can be begun for the model here; "
+                           "end with a user message.")  # fmt: skip
+    choice, parallel = body.get("tool_choice"), None
+    if choice is not None:
+        if not isinstance(choice, Mapping) or choice.get("type") not in ("auto", "any", "tool", "none"):
+            raise GrokoraError("tool_choice: give an object whose type is auto, any, tool or none.")
+        parallel = False if choice.get("disable_parallel_tool_use") else None
+        named = {"type": "function", "function": {"name": choice.get("name")}}
+        choice = {"any": "required", "tool": named}.get(choice["type"], choice["type"])
+    config = body.get("output_config")
+    form = config.get("format") if isinstance(config, Mapping) else body.get("output_format")
+    if form is not None and (not isinstance(form, Mapping) or form.get("type") != "json_schema"):
+        raise GrokoraError("output_config: only a format of type 'json_schema' can be followed here.")
+    schema = {"name": "answer", "schema": form.get("schema")} if form else None
+    return {
+        "messages": _prompt(body, "messages"),
+        "tools": _tools(body, "custom"),
+        "tool_choice": choice,
+        "parallel_tool_calls": parallel,
+        "response_format": {"type": "json_schema", "json_schema": schema} if schema else None,
+        "max_tokens": body.get("max_tokens"),
+        "stop": body.get("stop_sequences"),
+    }
+
+
+def _from_responses(body: Mapping[str, Any]) -> Json:
+    _refuse(body, "conversation", "prompt", "background", "max_tool_calls", "context_management")
+    if any("logprobs" in str(name) for name in _list(body, "include")):
+        raise GrokoraError("include: log probabilities are not given here; leave them out.")
+    for item in () if isinstance(body.get("input"), str) else _list(body, "input"):
+        kind = str(item.get("type") or ("message" if "role" in item else "")) if isinstance(item, Mapping) else ""
+        if kind not in _ITEMS or (kind == "message" and item.get("role") not in ("user", "assistant", "system",
+                                                                                 "developer")):  # fmt: skip
+            raise GrokoraError(f"input: an item of type {kind!r} cannot be read here; send messages, function calls "
+                               "and their outputs.")  # fmt: skip
+    choice = body.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") in ("function", "custom"):
+        choice = {"type": "function", "function": {"name": choice.get("name")}}
+    text = body.get("text")
+    if text is not None and not isinstance(text, Mapping):
+        raise GrokoraError("text: give an object.")
+    form = text.get("format") if text else None
+    if isinstance(form, Mapping) and form.get("type") == "json_schema":
+        form = {"type": "json_schema", "json_schema": {name: form.get(name) for name in ("name", "schema")}}
+    return {
+        "messages": _prompt(body, "responses"),
+        "tools": _tools(body, "function"),
+        "tool_choice": choice,
+        "parallel_tool_calls": body.get("parallel_tool_calls"),
+        "response_format": form,
+        "max_tokens": body.get("max_output_tokens"),
+        "user": body.get("user"),
+    }
+
+
+def _prompt(body: Mapping[str, Any], api: str) -> list[Json]:
+    prompt = exchange(body, None, api).prompt
+    if any(message.get("unread") for message in prompt):
+        raise GrokoraError("messages: a part of an unknown type cannot be read here; send text, calls and results.")
+    return [clean(message) for message in prompt]
+
+
+def _tools(body: Mapping[str, Any], usual: str) -> list[Json] | None:
+    """The tools that the caller runs; GrokoraError for one that only the provider could run."""
+    left_out, own = optional_tools(body), []
+    for tool in _list(body, "tools"):
+        kind = tool.get("type", usual) or usual if isinstance(tool, Mapping) else tool
+        if kind not in ("function", "custom"):
+            if kind not in left_out:
+                raise GrokoraError(f"tools: {kind!r} runs on the provider's servers; only tools with a name and a "
+                                   "schema can be offered here.")  # fmt: skip
+        elif not lower_tools(tool):
+            raise GrokoraError("tools: a tool has no name.")
+        else:
+            own.append(tool)
+    return lower_tools(own)
+
+
+def _list(body: Mapping[str, Any], name: str) -> list[Any]:
+    value = body.get(name)
+    if value is not None and not isinstance(value, list):
+        raise GrokoraError(f"{name}: give a list.")
+    return value or []
+
+
+def _refuse(body: Mapping[str, Any], *names: str) -> None:
+    """GrokoraError for members that change the answer and mean something that only the provider has."""
+    if present := [name for name in names if body.get(name)]:
+        raise GrokoraError(f"{', '.join(present)}: not supported here, it is the provider's own; leave it out.")
