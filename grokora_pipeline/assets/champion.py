@@ -18,10 +18,10 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.gate import Decision, GateRule, decide
+from grokora_pipeline.evaluation.gate import WITH_PROMPT, Decision, GateRule, decide
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.store import Artifact, Store
-from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline.store.champions import BASE, BESIDE_FILE, Registry
 
 BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into service
     ("session_logs", "no_secret_survives"),
@@ -53,7 +53,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         io_manager_key=project.io_manager,
         code_version=code_version(),
         retry_policy=NODE_RETRIES,
-        description="Who answers: an adapter, or a fixed prompt that is as good. A challenger must be proven better.",
+        description="Who answers: an adapter, a prompt that is as good, or both. A challenger must be proven better.",
         check_specs=[dg.AssetCheckSpec("has_champion", asset=project.key(key))],
     )
     def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
@@ -112,10 +112,12 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
 
 
 def _publish_prompt(store: Store, agent: str, report: Artifact, system: str) -> str:
-    """Put a report's fixed prompt into the store as `A/prompt`; its version."""
+    """Put a report's fixed prompt, with the name of the adapter that it stands before, into the store; its version."""
     version = str(report.read_json("report.json")["prompts"][system])
     with store.stage(f"{agent}/prompt") as staged:
         write_json(staged / "prompt.json", report.read_json("prompts.json")[system])
+        if system == WITH_PROMPT:
+            write_json(staged / BESIDE_FILE, {"version": report.read_json("report.json")["versions"]["adapter"]})
         store.publish(f"{agent}/prompt", version, staged, report=report.version)
     return version
 

@@ -31,7 +31,10 @@ _SHOWN_HISTORY = 20
 class EvaluationConfig(dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
-    max_rows: int = Field(default=0, description="Held-out rows at most; 0: 24 with the preset `sample`, else 200.")
+    max_rows: int = Field(
+        default=0,
+        description="Held-out rows at most, a third of them for the final look; 0: 30 with `sample`, else 300.",
+    )
     few_shot: int = Field(
         default=-1, description="Examples before each question; -1: 2 with `sample`, else 8; 0: without."
     )
@@ -61,7 +64,7 @@ class EvaluationConfig(dg.Config):
     def resolved(self, sample: bool) -> dict[str, Any]:
         """The values, with the preset's where none is given; `measure_again` is no part of them."""
         chosen = self.model_dump(exclude={"measure_again"})
-        chosen["max_rows"] = self.max_rows or (24 if sample else 200)
+        chosen["max_rows"] = self.max_rows or (30 if sample else 300)
         for name, few in (("few_shot", 2), ("retrieved", 0), ("redacted_canaries", 1)):
             chosen[name] = chosen[name] if chosen[name] >= 0 else (few if sample else 8)
         chosen["adapter_few_shot"] = not sample if self.adapter_few_shot is None else self.adapter_few_shot
@@ -122,16 +125,17 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
     names = ("task_dataset", "tokenized_split", "lora_adapter")
     dataset, split, adapter = (store.require(key_of(agent, name)) for name in names)
     base, champion = store.require("base_model"), champion_of(project, agent.name)
-    if champion and champion.version == adapter.version:
-        champion = None  # nothing to compare: this very adapter is in service
     prompt = Registry(store).prompt(agent.name)
-    served = champion or prompt
+    if champion and champion.version == adapter.version and not prompt:
+        champion = None  # nothing to compare: this very adapter is in service
+    served = prompt or champion
     versions: dict[str, str | None] = {artifact.key: artifact.version for artifact in (base, dataset, split, adapter)}
     versions |= {"adapter": adapter.version, "champion": served.version if served else None}
     told = {
         "champion": str(champion.path) if champion else None,
         "champion_prompt": prompt.read_json("prompt.json") if prompt else None,
         "logs": str(project.settings.logs),
+        "fresh": "apart",
     }
     plan = {**evaluation_plan(project, agent, adapter.path), **told, "versions": versions, **config}
     inputs = {
@@ -198,7 +202,7 @@ def _metadata(artifact: Artifact) -> dict[str, Any]:
         if metric in report["systems"][system]["metrics"]
     }
     change = report["comparisons"]["adapter_vs_base"].get(metric, {})
-    page = artifact.link("report.html")
+    page, fresh = artifact.link("report.html"), (report.get("fresh") or {}).get("systems", {})
     return {
         "verdict": report["decision"]["reason"],
         "worth_it": ladder.get("verdict", ""),
@@ -206,6 +210,7 @@ def _metadata(artifact: Artifact) -> dict[str, Any]:
         "read": dg.MetadataValue.md(_page(report, page)),
         "report": dg.MetadataValue.path(page),
         **scores,
+        **({f"adapter/{metric}, fresh rows": fresh["adapter"]["value"]} if fresh else {}),
         **{f"adapter_vs_base/{name}": change[name] for name in ("value", "p_value") if change},
         "dagster/row_count": report["rows"],
     }

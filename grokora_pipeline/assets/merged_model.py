@@ -62,8 +62,10 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:
         """The comparison comes before the publication; without a champion there is neither model nor check."""
         adapter = champion_of(project, agent.name)
+        prompt = Registry(project.store).prompt(agent.name)
+        if prompt and adapter:
+            context.log.warning(f"{agent.name} is served with the prompt {prompt.version}, which no weights hold.")
         if adapter is None:
-            prompt = Registry(project.store).prompt(agent.name)
             why = "is served by a fixed prompt" if prompt else "has no champion yet"
             context.log.warning(f"{agent.name} {why}, so no adapter is in service and there is nothing to merge.")
             return

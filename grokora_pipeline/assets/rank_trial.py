@@ -121,7 +121,12 @@ def _trial(
             record = _trained(project, context, plan, folder)
             if judged["max_rows"]:
                 evaluation = folder / "evaluation"
-                task = {**evaluation_plan(project, agent, folder), **judged, "output": str(evaluation)}
+                task = {
+                    **evaluation_plan(project, agent, folder),
+                    **judged,
+                    "fresh": "unseen",
+                    "output": str(evaluation),
+                }
                 report = project.gpu(context).run(context, "grokora_pipeline.evaluation", task, evaluation)
                 record["metric"] = report["systems"]["adapter"]["metrics"][agent.metric]["value"]
             records.append(record)

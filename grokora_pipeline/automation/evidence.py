@@ -148,7 +148,8 @@ def _drift(store: Store, agent: str, report: Artifact | None, least: int) -> flo
     if report is None or champion is None:
         return None
     versions = report.read_json("report.json")["versions"]
-    system = {versions["champion"]: "champion", versions["adapter"]: "adapter"}.get(champion.version)
+    served = Registry(store).version(agent)  # a prompt's version, if one stands before the adapter
+    system = {versions["champion"]: "champion", versions["adapter"]: "adapter"}.get(served)
     dataset = _folder(store, f"{agent}/task_dataset", versions.get(f"{agent}/task_dataset"))
     then = _folder(store, f"{agent}/tokenized_split", _versions(champion).get(f"{agent}/tokenized_split"))
     return _perplexity_ratio(report.path, dataset, then, system, least) if system and dataset and then else None

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
-from grokora_pipeline.evaluation.gate import FIXED_PROMPTS, decide
-from grokora_pipeline.evaluation.ladder import ladder
+from grokora_pipeline.evaluation.gate import CANDIDATES, WITH_PROMPT, decide
+from grokora_pipeline.evaluation.ladder import fresh_look, ladder
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
 from grokora_pipeline.evaluation.plan import (
     Canary,
@@ -39,6 +39,7 @@ from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt, example_turns
 from grokora_pipeline.store import content_version
+from grokora_pipeline.store.champions import PROMPT_PREFIX
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 _HEADLINES = ("agent", "main_metric", "rows", "sessions", "systems", "comparisons", "ladder", "decision", "markdown")
@@ -73,10 +74,11 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     get_metric(checked.main_metric)
     job = _prepare(checked, reporter)
     shots, systems = _systems(job)
-    prompts = {system.name: system.fixed for system in systems if system.fixed and system.name in FIXED_PROMPTS}
-    rows = [row for system in systems for row in _answers(job, system)]
+    prompts = {system.name: system.fixed for system in systems if system.fixed and system.name in CANDIDATES}
+    answered = [row for system in systems for row in _answers(job, system)]
+    rows, fresh = ([row for row in answered if row["fresh"] is part] for part in (False, True))
     canaries = _canaries(job)
-    reporter.log(f"scoring {len(rows)} answers, looking for {len(canaries)} canaries")
+    reporter.log(f"scoring {len(answered)} answers, looking for {len(canaries)} canaries")
     report = {
         "agent": checked.agent,
         "answer_type": checked.answer.type,
@@ -84,14 +86,18 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
         **score(rows, alpha=checked.alpha, seed=checked.seed),
         **_facts(job, shots),
         "ladder": ladder(rows, checked.main_metric, few_shot=shots, alpha=checked.alpha, seed=checked.seed),
-        "prompts": {name: f"prompt-{content_version(prompt.model_dump())}" for name, prompt in prompts.items()},
-        **_probes(job, rows, canaries),
+        "fresh": fresh_look(fresh, checked.main_metric, alpha=checked.alpha, seed=checked.seed),
+        "prompts": {
+            name: f"{PROMPT_PREFIX}{content_version(prompt.model_dump(), *_beside(checked, name))}"
+            for name, prompt in prompts.items()
+        },
+        **_probes(job, answered, canaries),
         "reliability": {system.name: _reliability(job, system) for system in systems if checked.trials},
     }
     report["markdown"] = markdown_table(report)
     report["decision"] = decide(report).model_dump()
-    stored = scrubbed(rows, canaries)
-    if stored != rows:
+    stored = scrubbed(answered, canaries)
+    if stored != answered:
         job.systems.forget()
     _write(checked.output, report, stored)
     contents = {name: prompt.model_dump() for name, prompt in prompts.items()}
@@ -99,6 +105,11 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     reporter.log(report["ladder"]["verdict"])
     reporter.log(report["decision"]["reason"])
     return {name: report[name] for name in _HEADLINES}
+
+
+def _beside(plan: EvaluationPlan, system: str) -> list[str]:
+    """The version of the adapter that a fixed prompt stands beside; none for a prompt before the base model."""
+    return [plan.adapter.name] if system == WITH_PROMPT else []
 
 
 def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
@@ -128,10 +139,10 @@ def _systems(job: _Run) -> tuple[int, list[_System]]:
     systems += [_System("adapter", "adapter", plain)]
     if shots and plan.adapter_few_shot:
         systems += [_System("adapter_few_shot", "adapter", _prompts(job, few_shot), few_shot)]
-    if plan.champion:
-        systems += [_System("champion", "champion", plain)]
-    elif plan.champion_prompt:
-        systems += [_System("champion", None, _prompts(job, plan.champion_prompt), plan.champion_prompt)]
+    if plan.champion or plan.champion_prompt:
+        before = plan.champion_prompt
+        prompts = _prompts(job, before) if before else plain
+        systems += [_System("champion", "champion" if plan.champion else None, prompts, before)]
     return len(shots), systems
 
 
@@ -178,6 +189,7 @@ def _answers(job: _Run, system: _System) -> list[Row]:
             "turn_id": case.turn_id,
             "session_id": case.session_id,
             "system": system.name,
+            "fresh": case.fresh,
             "question": case.example["prompt"][-1:],
             "nll": nll,
             "reference_tokens": len(case.completion_ids),
@@ -290,7 +302,7 @@ def _write(folder: Path, report: dict[str, Any], rows: Sequence[Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "predictions.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     (folder / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    write_html(folder / "report.html", report, rows)
+    write_html(folder / "report.html", report, [row for row in rows if not row["fresh"]])
 
 
 if __name__ == "__main__":

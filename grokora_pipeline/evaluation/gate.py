@@ -1,11 +1,13 @@
-"""The gate before the champion: an adapter or a fixed prompt is promoted only if the report proves that it is better.
+"""The gate before the champion: an adapter, a fixed prompt, or both are promoted only if the report proves them better.
 
 `decide` is a pure function of a report (`report.json`), a rule, and how many adapters were judged on these rows before.
+A report has two parts of held-out sessions: by the judged part systems are compared, trials of ranks and all else that
+somebody tunes; the fresh part has a single use, the final look of this gate at who is ahead.
 Its caller, the `champion` asset, acts on it. Nothing that depends on how busy the machine was decides: size is counted
 in megabytes, answers that never end are counted, and the measured pace is only shown.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +16,8 @@ from grokora_pipeline.evaluation.significance import sessions_needed, spent_alph
 
 Report = Mapping[str, Any]
 FIXED_PROMPTS = ("instructed", "few_shot")  # systems of a report that can be put in service without an adapter
+WITH_PROMPT = "adapter_few_shot"  # the adapter with a fixed prompt before its questions
+CANDIDATES = (*FIXED_PROMPTS, "adapter", WITH_PROMPT)  # all that can be put in service, from cheap to dear
 
 
 class GateRule(BaseModel):
@@ -40,7 +44,7 @@ class Evidence(BaseModel):
 class Decision(BaseModel):
     """Whether to promote, why in one sentence, every piece of evidence, and the rule and versions it rests on.
 
-    `system` is what is promoted: the adapter, or the fixed prompt of that name in the report.
+    `system` is what is promoted: the adapter, the fixed prompt of that name in the report, or both together.
     """
 
     promote: bool
@@ -67,72 +71,81 @@ def decide(
     that this is the n-th adapter judged for this agent: every look spends a part of alpha, so that thirty nights
     together promote a worthless adapter no more often than one night may.
 
-    A fixed prompt that is proven, too, is promoted in the adapter's place if the adapter is not better than it beyond
-    noise, or is kept out: it costs no training and changes with the next line of text.
+    Of the systems for which all evidence speaks, the cheapest is promoted to which no dearer one of them is superior
+    beyond noise: a fixed prompt costs no training, and an adapter alone no tokens of a prompt.
     """
     rule = rule or GateRule()
-    evidence = [*_current(report, adapter, champion), *_evidence(report, rule, checks or {}, look)]
-    failed = [item for item in evidence if not item.passed]
-    if prompt := _proven_prompt(report, rule, champion, checks or {}, look, adapter_proven=not failed):
-        return prompt
-    if failed:
-        reason = f"Not promoted: {failed[0].sentence}"
-    else:
-        better = next(item for item in evidence if item.name == "better_than_base")
-        reason = f"Promoted: {better.sentence}"
-    versions = dict(report.get("versions", {}))
-    return Decision(promote=not failed, reason=reason, evidence=evidence, rule=rule, versions=versions)
+    candidates = (report.get("ladder") or {}).get("candidates", {})
+    versions, prompts = dict(report.get("versions", {})), report.get("prompts", {})
+    proofs = {
+        system: list(
+            _evidence(report, rule, system, adapter=adapter, champion=champion, checks=checks or {}, look=look)
+        )
+        for system in CANDIDATES
+        if system == "adapter" or (system in candidates and prompts.get(system) not in (None, champion))
+    }
+    proven = [system for system, evidence in proofs.items() if all(item.passed for item in evidence)]
+    for place, system in enumerate(proven):
+        leads = {other: candidates.get(system, {}).get(f"{other}_lead") for other in proven[place + 1 :]}
+        if all(as_good(lead, rule.alpha) for lead in leads.values()):
+            beside = [_as_good_as(other, lead) for other, lead in leads.items() if lead]
+            reason = _reason(system, proofs[system], beside)
+            evidence = [*proofs[system], *beside]
+            return Decision(promote=True, system=system, reason=reason, evidence=evidence, rule=rule, versions=versions)
+    failed = next(item for item in proofs["adapter"] if not item.passed)
+    reason = f"Not promoted: {failed.sentence}"
+    return Decision(promote=False, reason=reason, evidence=proofs["adapter"], rule=rule, versions=versions)
 
 
-def _evidence(report: Report, rule: GateRule, checks: Mapping[str, bool], look: int) -> Iterator[Evidence]:
-    leaked = report["leaked_rows"]["adapter"]
-    text = "no validation row was trained on." if not leaked else f"{leaked} validation rows were trained on."
-    yield Evidence(name="no_leak", passed=leaked == 0, sentence=text)
-    yield from _checked(checks)
-    yield _better(report, rule, look, "base")
-    if "adapter_vs_champion" in report["comparisons"]:
-        yield _better(report, rule, look, "champion")
-    yield from _side_metrics(report, rule)
+def _reason(system: str, evidence: Sequence[Evidence], beside: Sequence[Evidence]) -> str:
+    sentences = {item.name: item.sentence for item in evidence}
+    figures = sentences["better_than_base"]
+    if fresh := sentences.get("ahead_of_base_on_fresh_rows"):
+        figures = f"{figures[:-1]}; {fresh}"
+    if system == "adapter":
+        return f"Promoted: {figures}"
+    label = system.replace("_", "-")
+    if system == WITH_PROMPT:
+        return f"Promoted, the adapter with a prompt before it ({label}): {figures}"
+    also = f" The prompt takes no training, and {beside[0].sentence}" if beside else ""
+    return f"Promoted, a prompt instead of an adapter ({label}): {figures}{also}"
 
 
-def _checked(checks: Mapping[str, bool]) -> Iterator[Evidence]:
-    for name, passed in checks.items():
-        text = f"the check {name} {'holds' if passed else 'fails'}."
-        yield Evidence(name=f"check:{name}", passed=passed, sentence=text)
+def _as_good_as(other: str, lead: Mapping[str, Any]) -> Evidence:
+    label = "adapter" if other == "adapter" else other.replace("_", "-")
+    text = f"the {label} is {lead['value']:+.3f} from it (interval {lead['low']:+.3f} to {lead['high']:+.3f}, "
+    text += f"p = {lead['p_value']:.2g}; differences under {lead['detectable']:.2g} cannot be seen)."
+    return Evidence(name=f"as_good_as_{other}", passed=True, sentence=text)
 
 
-def _proven_prompt(
+def _evidence(
     report: Report,
     rule: GateRule,
+    system: str,
+    *,
+    adapter: str | None,
     champion: str | None,
     checks: Mapping[str, bool],
     look: int,
-    *,
-    adapter_proven: bool,
-) -> Decision | None:
-    """The decision for the cheapest fixed prompt that all evidence speaks for; None if there is no such prompt."""
-    versions = report.get("versions", {})
-    if champion != versions.get("champion") or champion in report.get("prompts", {}).values():
-        return None
-    for system, comparisons in (report.get("ladder") or {}).get("candidates", {}).items():
-        if system not in FIXED_PROMPTS:
-            continue
-        others = [other for other in ("base", "champion") if other in comparisons]
-        evidence = [*_checked(checks), *(_better(report, rule, look, other, system) for other in others)]
-        evidence += _margins(report, rule, system)
-        lead = comparisons.get("adapter_lead")
-        if adapter_proven and lead:
-            text = f"the adapter is {lead['value']:+.3f} from it (interval {lead['low']:+.3f} to {lead['high']:+.3f}, "
-            text += f"p = {lead['p_value']:.2g}; differences under {lead['detectable']:.2g} cannot be seen)."
-            evidence.append(Evidence(name="as_good_as_adapter", passed=as_good(lead, rule.alpha), sentence=text))
-        if all(item.passed for item in evidence):
-            better = next(item for item in evidence if item.name == "better_than_base")
-            beside = f" The prompt takes no training, and {evidence[-1].sentence}" if adapter_proven and lead else ""
-            reason = f"Promoted, a prompt instead of an adapter ({system.replace('_', '-')}): {better.sentence}{beside}"
-            return Decision(
-                promote=True, system=system, reason=reason, evidence=evidence, rule=rule, versions=dict(versions)
-            )
-    return None
+) -> Iterator[Evidence]:
+    yield from _current(report, adapter, champion)
+    trained = system not in FIXED_PROMPTS
+    if trained:
+        leaked = report["leaked_rows"]["adapter"]
+        text = "no validation row was trained on." if not leaked else f"{leaked} validation rows were trained on."
+        yield Evidence(name="no_leak", passed=leaked == 0, sentence=text)
+    for name, passed in checks.items():
+        text = f"the check {name} {'holds' if passed else 'fails'}."
+        yield Evidence(name=f"check:{name}", passed=passed, sentence=text)
+    others = ["base", *(["champion"] if "adapter_vs_champion" in report["comparisons"] else [])]
+    yield from (_better(report, rule, look, other, system) for other in others)
+    if report.get("fresh"):
+        yield from (_ahead(report["fresh"], other, system) for other in others)
+    if trained:
+        yield from _of_weights(report, rule)
+    yield from _margins(report, rule, system)
+    if trained and (memory := report.get("memorisation")):
+        yield _memorised(memory, rule)
 
 
 def _current(report: Report, adapter: str | None, champion: str | None) -> Iterator[Evidence]:
@@ -164,7 +177,10 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
         entry = {**shown, "p_family": (entry or {}).get("p_family", shown["p_value"])} if shown else None
     if entry is None:
         return Evidence(name=name, passed=False, sentence=f"{metric} applies to none of the rows.")
-    allowed, p_value = spent_alpha(rule.alpha, look), entry["p_family"]
+    # A system that is no better is ahead on the fresh rows at most every second time, independently of these rows, so
+    # the look spends no more of alpha if these rows are asked half as much.
+    allowed = spent_alpha(rule.alpha, look) * (2 if report.get("fresh") else 1)
+    p_value = entry["p_family"]
     needed, sessions = sessions_needed(allowed), report.get("sessions")
     if sessions is not None and sessions < needed:
         text = f"it needs {needed} sessions with held-out rows to be told from the {other}, and there are {sessions}."
@@ -183,7 +199,23 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     return Evidence(name=name, passed=passed, sentence=text + tail)
 
 
-def _side_metrics(report: Report, rule: GateRule) -> Iterator[Evidence]:
+def _ahead(fresh: Mapping[str, Any], other: str, system: str) -> Evidence:
+    """Whether a system is ahead of the base or the champion on rows by which neither was chosen."""
+    name, entry = f"ahead_of_{other}_on_fresh_rows", fresh["candidates"].get(system, {}).get(other)
+    if entry is None:
+        text = f"it was not compared with the {other} on fresh rows; materialize eval_report again."
+        return Evidence(name=name, passed=False, sentence=text)
+    ahead = (entry["value"] if entry["higher_is_better"] else -entry["value"]) > 0
+    ours, theirs = (fresh["systems"][one]["value"] for one in (system, other))
+    text = (
+        f"on {fresh['rows']} fresh rows of {fresh['sessions']} sessions, by which nothing was chosen, it is "
+        f"{'ahead' if ahead else 'not ahead'}: {ours:.3f} against the {other}'s {theirs:.3f}."
+    )
+    return Evidence(name=name, passed=ahead, sentence=text)
+
+
+def _of_weights(report: Report, rule: GateRule) -> Iterator[Evidence]:
+    """What an adapter's weights cost and unlearnt."""
     probe = report.get("probe") or {}
     if "adapter" in probe and "base" in probe:
         ours, base, allowed = probe["adapter"]["value"], probe["base"]["value"], rule.general_perplexity_ratio
@@ -192,13 +224,10 @@ def _side_metrics(report: Report, rule: GateRule) -> Iterator[Evidence]:
     if pace := report.get("pace"):  # of one moment on one machine: shown, and never a reason
         text = f"a token took {pace['adapter']:.3g} s, the base's {pace['base']:.3g} s, when this was measured."
         yield Evidence(name="pace", passed=True, sentence=text)
-    yield from _margins(report, rule, "adapter")
     size = report.get("adapter_megabytes")
     if size is not None:
         text = f"the adapter has {size:.1f} MB (allowed: {rule.adapter_megabytes:g})."
         yield Evidence(name="adapter_size", passed=size <= rule.adapter_megabytes, sentence=text)
-    if memory := report.get("memorisation"):
-        yield _memorised(memory, rule)
 
 
 def _margins(report: Report, rule: GateRule, system: str) -> Iterator[Evidence]:

@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from grokora_pipeline.evaluation.gate import FIXED_PROMPTS, as_good
-from grokora_pipeline.evaluation.metrics import METRICS
+from grokora_pipeline.evaluation.gate import CANDIDATES, WITH_PROMPT, as_good
+from grokora_pipeline.evaluation.metrics import METRICS, Metric
+from grokora_pipeline.evaluation.plan import FRESH_SESSIONS
 from grokora_pipeline.evaluation.scoring import Row, as_answer, by_system, cluster_sums
-from grokora_pipeline.evaluation.significance import FloatArray, difference, family_p_values
+from grokora_pipeline.evaluation.significance import (
+    FloatArray,
+    difference,
+    estimate,
+    family_p_values,
+    sessions_needed,
+)
 
 # From cheap to dear: nothing, a few fixed tokens, fixed examples, a search at every call, a training, both.
 RUNGS = ("base", "instructed", "few_shot", "retrieved", "adapter", "adapter_few_shot")
-_CANDIDATES = (*FIXED_PROMPTS, "adapter")
 _ADVICE = {
     "base": "the base model as it is: do not train",
     "instructed": "an instruction in the prompt: do not train",
@@ -25,18 +31,18 @@ _ADVICE = {
 }
 
 
+Sums = dict[str, FloatArray]
+
+
 def ladder(rows: Sequence[Row], metric: str, *, few_shot: int, alpha: float = 0.05, seed: int = 0) -> dict[str, Any]:
-    """`ladder` of report.json from the rows of predictions.jsonl.
+    """`ladder` of report.json from the judged rows of predictions.jsonl.
 
     `rungs`: quality, seconds, prompt tokens and answer tokens, each of the last three as a mean an answer, and
     `behind_best`, the paired difference of the best rung to this one. `best`, `cheapest`, `verdict`. `candidates`: for
-    each rung that can be put in service its difference to the base and to the champion, with `p_family`.
+    each rung that can be put in service its difference to the base and to the champion, with `p_family`, and the lead
+    of every dearer one over it.
     """
-    systems = by_system(rows)
-    clusters = [row["session_id"] for row in next(iter(systems.values()))]
-    answers = {name: [as_answer(row) for row in group] for name, group in systems.items()}
-    measure = METRICS[metric]
-    sums = cluster_sums(measure, answers, clusters)
+    measure, sums = METRICS[metric], _sums(rows, metric)
     rungs = [name for name in RUNGS if name in sums]
     if not rungs:
         text = f"{metric} applies to none of the rows, so nothing can be compared."
@@ -44,39 +50,69 @@ def ladder(rows: Sequence[Row], metric: str, *, few_shot: int, alpha: float = 0.
     sign = 1 if measure.higher_is_better else -1
     quality = {name: float(measure.combine(table.sum(axis=0))) for name, table in sums.items()}
     best = max(rungs, key=lambda name: sign * quality[name])
-
-    def compared(ours: str, theirs: str) -> dict[str, Any]:
-        found = difference(sums[ours], sums[theirs], measure.combine, alpha=alpha, seed=seed)
-        return {**asdict(found), "higher_is_better": measure.higher_is_better}
-
-    behind = {name: None if name == best else compared(best, name) for name in rungs}
+    behind = {name: None if name == best else _compared(sums[best], sums[name], measure, alpha, seed) for name in rungs}
     cheapest = next(name for name in rungs if as_good(behind[name], alpha))
+    verdict = _verdict(f"{metric} {quality[cheapest]:.3f}", cheapest, best, behind[cheapest], few_shot)
+    sessions, needed = len(sums[best]), sessions_needed(alpha)
+    if sessions < needed:  # no test could find a rung worse, and "do not train" would be said for want of rows
+        verdict = f"Nothing can be told apart on {sessions} sessions: it needs {needed} with held-out rows."
+    systems = by_system(rows)
     return {
         "metric": metric,
-        "verdict": _verdict(f"{metric} {quality[cheapest]:.3f}", cheapest, best, behind[cheapest], few_shot),
+        "verdict": verdict,
         "best": best,
-        "cheapest": cheapest,
+        "cheapest": cheapest if sessions >= needed else None,
         "rungs": [
             {"system": name, "value": quality[name], "behind_best": behind.get(name), **_cost(systems[name])}
             for name in (*rungs, *(["champion"] if "champion" in sums else []))
         ],
-        "candidates": _candidates(sums, measure.combine, compared, seed),
+        "candidates": _candidates(sums, measure, alpha, seed),
     }
 
 
-def _candidates(sums: Mapping[str, FloatArray], combine: Any, compared: Any, seed: int) -> dict[str, Any]:
-    """Each rung that can go into service against the base, the champion and the adapter."""
-    names = [name for name in _CANDIDATES if name in sums]
-    found: dict[str, Any] = {name: {} for name in names}
+def fresh_look(rows: Sequence[Row], metric: str, *, alpha: float = 0.05, seed: int = 0) -> dict[str, Any] | None:
+    """`fresh` of report.json from the fresh rows: each system's score by which it was not chosen, with its interval,
+    and `candidates` as in the ladder. None if there is no fresh part, or the metric applies to too little of it."""
+    measure, sums = METRICS[metric], _sums(rows, metric)
+    if "adapter" not in sums or len(sums["adapter"]) < FRESH_SESSIONS:
+        return None
+    scores = {name: asdict(estimate(table, measure.combine, alpha=alpha, seed=seed)) for name, table in sums.items()}
+    return {
+        "metric": metric,
+        "rows": len({row["turn_id"] for row in rows}),
+        "sessions": len(sums["adapter"]),
+        "systems": scores,
+        "candidates": _candidates(sums, measure, alpha, seed),
+    }
+
+
+def _sums(rows: Sequence[Row], metric: str) -> Sums:
+    systems = by_system(rows)
+    clusters = [row["session_id"] for row in next(iter(systems.values()), [])]
+    answers = {name: [as_answer(row) for row in group] for name, group in systems.items()}
+    return cluster_sums(METRICS[metric], answers, clusters)
+
+
+def _compared(ours: FloatArray, theirs: FloatArray, measure: Metric, alpha: float, seed: int) -> dict[str, Any]:
+    apart = difference(ours, theirs, measure.combine, alpha=alpha, seed=seed)
+    return {**asdict(apart), "higher_is_better": measure.higher_is_better}
+
+
+def _candidates(sums: Sums, measure: Metric, alpha: float, seed: int) -> dict[str, Any]:
+    """Each rung that can go into service against the base, the champion, and every dearer one of them."""
+    names = [name for name in CANDIDATES if name in sums]
+    candidates: dict[str, Any] = {name: {} for name in names}
     for other in ("base", "champion"):
         if other in sums:
-            p_values = family_p_values([sums[name] for name in names], sums[other], combine, seed=seed)
+            p_values = family_p_values([sums[name] for name in names], sums[other], measure.combine, seed=seed)
             for name, p_value in zip(names, p_values, strict=True):
-                found[name][other] = {**compared(name, other), "p_family": p_value}
-    for name in names:
-        if name != "adapter" and "adapter" in sums:
-            found[name]["adapter_lead"] = compared("adapter", name)
-    return found
+                apart = _compared(sums[name], sums[other], measure, alpha, seed)
+                candidates[name][other] = {**apart, "p_family": p_value}
+    for place, name in enumerate(names):
+        for dearer in ("adapter", WITH_PROMPT):
+            if dearer in names[place + 1 :]:
+                candidates[name][f"{dearer}_lead"] = _compared(sums[dearer], sums[name], measure, alpha, seed)
+    return candidates
 
 
 def _cost(rows: Sequence[Row]) -> dict[str, float]:

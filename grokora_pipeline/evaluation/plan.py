@@ -1,6 +1,6 @@
 """The plan of an evaluation, and the held-out rows it asks for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from grokora_pipeline.models.prompt import FixedPrompt
 Example = dict[str, Any]
 Message = dict[str, Any]
 PlanT = TypeVar("PlanT", bound=BaseModel)
+FRESH_SESSIONS = 6  # with fewer, being ahead on the fresh part says little; the judged part needs twice as many
 
 
 class Canary(BaseModel):
@@ -50,6 +51,11 @@ class EvaluationPlan(BaseModel):
     instructions: int = Field(default=0, ge=0, description="Answers that the search for an instruction may cost.")
     adapter_few_shot: bool = Field(default=False, description="Also the adapter with the few-shot examples.")
     max_rows: int = Field(default=0, ge=0, description="Validation rows at most, smallest hashes first; 0 is all.")
+    fresh: Literal["judged", "unseen", "apart"] = Field(
+        default="judged",
+        description="What becomes of the sessions that are kept for the gate's final look: they are judged like the "
+        "others, not answered at all, or answered and reported apart.",
+    )
     max_new_tokens: int = Field(default=0, ge=0, description="0: 1.25 x the longest expected answer + 16.")
     seed: int = 7
     alpha: float = Field(default=0.05, gt=0, lt=1)
@@ -86,6 +92,7 @@ class Case:
     example: Example
     prompt_ids: list[int]
     completion_ids: list[int]
+    fresh: bool = False  # of the part that only the gate's final look may use
 
     @property
     def reference(self) -> dict[str, Any]:
@@ -112,7 +119,12 @@ def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
         raise GrokoraError(f"{plan.examples} lacks {len(missing)} rows of {plan.split}; rebuild the tokenized split.")
     if not validation_ids:
         raise GrokoraError(f"{plan.split} has no validation rows, so nothing can be proven; add sessions.")
-    cases = [_case(examples[turn_id], chat) for turn_id in choose_rows(validation_ids, plan.max_rows)]
+    judged, fresh = choose_parts({i: examples[i]["meta"]["session_id"] for i in validation_ids}, plan.max_rows)
+    if plan.fresh == "judged" or not fresh:
+        judged, fresh = choose_rows(validation_ids, plan.max_rows), []
+    cases = [_case(examples[turn_id], chat) for turn_id in judged]
+    if plan.fresh == "apart":
+        cases += [_case(examples[turn_id], chat, fresh=True) for turn_id in fresh]
     return HeldOut(cases, [examples[i] for i in sorted(train_ids) if i in examples], frozenset(train_ids))
 
 
@@ -124,6 +136,23 @@ def choose_rows(turn_ids: Iterable[str], most: int) -> list[str]:
     """
     by_hash = sorted(turn_ids, key=lambda turn_id: sha256(turn_id.encode()).digest())
     return sorted(by_hash[:most] if most else by_hash)
+
+
+def choose_parts(sessions: Mapping[str, str], most: int) -> tuple[list[str], list[str]]:
+    """(judged, fresh) turns, at most `most` (0: all) in both, of the turns whose sessions are given.
+
+    A third of all sessions is kept for the gate's final look: nobody may choose anything by their rows, and the hash of
+    a session's name says for ever which part it belongs to. With too few sessions for that none is kept: ([…], []).
+    """
+    # of 256 values of a byte 86 leave no remainder
+    kept = {turn for turn, session in sessions.items() if sha256(f"fresh:{session}".encode()).digest()[0] % 3 == 0}
+    judged = choose_rows(sessions.keys() - kept, most - most // 3)
+    fresh = choose_rows(kept, most // 3) if most != 1 else []
+    enough = (
+        len({sessions[turn] for turn in judged}) >= 2 * FRESH_SESSIONS
+        and len({sessions[turn] for turn in fresh}) >= FRESH_SESSIONS
+    )
+    return (judged, fresh) if enough else (choose_rows(sessions, most), [])
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -143,10 +172,10 @@ def turn_ids(split: Path, side: str) -> set[str]:
     return {name for name, word in zip(rows["turn_id"], judged, strict=True) if word != "worse"}
 
 
-def _case(example: Example, chat: ChatFormat) -> Case:
+def _case(example: Example, chat: ChatFormat, fresh: bool = False) -> Case:
     prompt, completion = chat.encode_example(example)
     meta = example["meta"]
-    return Case(meta["turn_id"], meta["session_id"], example, prompt, completion)
+    return Case(meta["turn_id"], meta["session_id"], example, prompt, completion, fresh)
 
 
 def token_budget(plan: EvaluationPlan, cases: Sequence[Case], chat: ChatFormat) -> int:

@@ -24,8 +24,9 @@ def as_answer(row: Row) -> Answer:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """All lines of a report folder's predictions.jsonl."""
-    return [orjson.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines() if line]
+    """The rows of a report folder's predictions.jsonl that its figures rest on: all but the fresh ones."""
+    rows = [orjson.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines() if line]
+    return [row for row in rows if not row.get("fresh")]
 
 
 def by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -7,8 +7,15 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact, Store
 
 BASE = "base"  # the version that means: neither adapter nor prompt, the base model answers
-PROMPT_PREFIX = "prompt-"  # of versions that are a fixed prompt before the base model
+PROMPT_PREFIX = "prompt-"  # of versions that are a fixed prompt before the base model or before an adapter
+BESIDE_FILE = "adapter.json"  # of a prompt's folder: the version of the adapter that it stands before
 _POINTER, _KEPT = "champion", "kept"
+
+
+def prompt_adapter(prompt: Artifact) -> str:
+    """The version of the adapter that a fixed prompt in the store stands before; `base` for the base model."""
+    beside = prompt.path / BESIDE_FILE
+    return str(prompt.read_json(BESIDE_FILE)["version"]) if beside.is_file() else BASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +25,10 @@ class Registry:
     store: Store
 
     def in_service(self, agent: str) -> Artifact | None:
-        """The adapter that answers for an agent; None where the base model does, with or without a fixed prompt."""
+        """The adapter that answers for an agent, alone or with a fixed prompt; None where the base model answers."""
         record = self.record(agent)
-        return self.store.find(f"{agent}/lora_adapter", record["version"]) if record else None
+        version = self.adapter_version(agent, record["version"]) if record else BASE
+        return None if version == BASE else self.store.find(f"{agent}/lora_adapter", version)
 
     def prompt(self, agent: str) -> Artifact | None:
         """The fixed prompt in service for an agent, whose `prompt.json` says it; None where there is none."""
@@ -29,8 +37,15 @@ class Registry:
 
     def version(self, agent: str) -> str:
         """The version in service, an adapter's or a prompt's; `base` where there is none, or it was deleted."""
-        served = self.in_service(agent) or self.prompt(agent)
-        return served.version if served else BASE
+        record = self.record(agent)
+        return str(record["version"]) if record and self._exists(agent, record["version"]) else BASE
+
+    def adapter_version(self, agent: str, version: str) -> str:
+        """The adapter that answers if a version is in service: a prompt's names one, or `base`."""
+        if not version.startswith(PROMPT_PREFIX):
+            return version
+        prompt = self.store.find(f"{agent}/prompt", version)
+        return prompt_adapter(prompt) if prompt else BASE
 
     def record(self, agent: str) -> dict[str, Any] | None:
         """The pointer's record, with the action that set it and why; None where there never was a champion."""
@@ -99,8 +114,11 @@ class Registry:
         self._point(agent, version, action="pin" if pinned else "unpin", reason="by hand", pinned=pinned)
 
     def _exists(self, agent: str, version: str) -> bool:
-        links = ("lora_adapter", "prompt")
-        return version == BASE or any(self.store.find(f"{agent}/{link}", version) for link in links)
+        """Whether a version can be served: neither its prompt nor its adapter was deleted."""
+        if version.startswith(PROMPT_PREFIX) and not self.store.find(f"{agent}/prompt", version):
+            return False
+        adapter = self.adapter_version(agent, version)
+        return adapter == BASE or self.store.find(f"{agent}/lora_adapter", adapter) is not None
 
     def _point(self, agent: str, version: str, **facts: Any) -> None:
         self.store.point(f"{agent}/champion", _POINTER, version, **{"replaced": None, "pinned": False, **facts})

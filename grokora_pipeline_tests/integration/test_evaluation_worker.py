@@ -113,6 +113,38 @@ def test_the_report_holds_what_the_gate_and_a_reader_need(world: dict[str, Any],
     assert "| field_accuracy |" in result["markdown"]
 
 
+def test_a_third_of_the_sessions_is_kept_for_the_final_look(world: dict[str, Any], tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    examples = [_example(index) for index in range(34)]
+    for index, example in enumerate(examples):
+        example["meta"]["session_id"] = f"session{index}"
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
+    ids = [example["meta"]["turn_id"] for example in examples]
+    sides = {"train": Dataset.from_dict({"turn_id": ids[30:]}), "validation": Dataset.from_dict({"turn_id": ids[:30]})}
+    DatasetDict(sides).save_to_disk(str(tmp_path / "split"))
+    places = {"split": str(tmp_path / "split"), "examples": str(tmp_path / "examples.jsonl")}
+    plan = {**world, **places, "trials": 0, "probe": False, "canaries": [], "adapter_few_shot": True}
+    plan |= {"champion_prompt": {"instruction": "Be brief."}, "max_new_tokens": 4, "cache": None}
+    evaluate({**plan, "fresh": "apart", "output": str(tmp_path / "apart")}, Reporter())
+    found = json.loads((tmp_path / "apart" / "report.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "apart" / "predictions.jsonl").read_text().splitlines()]
+    parts = [{row["turn_id"] for row in lines if row["fresh"] is fresh} for fresh in (False, True)]
+    assert not parts[0] & parts[1]
+    assert [len(part) for part in parts] == [found["rows"], found["fresh"]["rows"]]
+    assert found["rows"] + found["fresh"]["rows"] == 30
+    assert set(found["fresh"]["systems"]) == {"base", "few_shot", "adapter", "adapter_few_shot", "champion"}
+    assert set(found["prompts"]) == {"few_shot", "adapter_few_shot"}
+    assert found["prompts"]["few_shot"] != found["prompts"]["adapter_few_shot"]  # the adapter is part of the version
+    prompt_tokens = {row["system"]: row["prompt_tokens"] for row in lines if row["turn_id"] == min(parts[0])}
+    assert prompt_tokens["champion"] > prompt_tokens["adapter"]  # an adapter and a prompt together are in service
+    assert {row["turn_id"] for row in read_rows(tmp_path / "apart")} == parts[0]
+    assert "by which nothing was chosen" in (tmp_path / "apart" / "report.html").read_text()
+    evaluate({**plan, "fresh": "unseen", "output": str(tmp_path / "unseen")}, Reporter())
+    unseen = [json.loads(line) for line in (tmp_path / "unseen" / "predictions.jsonl").read_text().splitlines()]
+    assert {row["turn_id"] for row in unseen} == parts[0]
+
+
 def test_predictions_can_be_scored_again_without_a_model(world: dict[str, Any], result: dict[str, Any]) -> None:
     again = score(read_rows(Path(world["output"])), seed=7)
     assert json.loads(json.dumps(again["systems"])) == json.loads(json.dumps(result["systems"]))

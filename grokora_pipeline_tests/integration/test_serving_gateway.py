@@ -615,6 +615,25 @@ def test_a_fixed_prompt_in_service_stands_before_every_request_and_leaves_where_
         until(lambda: post(running, {"model": "actor", "messages": [TASK]}).json()["model"] == BASE, "the rollback")
 
 
+def test_a_champion_can_be_an_adapter_with_a_prompt_before_the_question(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    add_adapter(store, "actor", "v1")
+    with store.stage("actor/prompt") as staged:
+        (staged / "prompt.json").write_bytes(orjson.dumps({"instruction": "Say it backwards.", "messages": []}))
+        (staged / "adapter.json").write_bytes(orjson.dumps({"version": "v1"}))
+        store.publish("actor/prompt", "prompt-2", staged)
+    Registry(store).promote("actor", "prompt-2", "better than either alone", {})
+    with Setup(tmp_path, AGENTS, by_adapter, store=store).running() as running:
+        reply = post(running, {"model": "actor", "messages": [TASK]})
+        assert reply.json()["model"] == "actor@prompt-2"
+        asked = running.engine.asks[-1]
+        assert asked.adapter == "actor@v1"
+        assert "Say it backwards." in running.engine.chat.tokenizer.decode(list(asked.prompt))
+        Registry(store).promote("actor", "v1", "the prompt is not needed", {})
+        until(lambda: post(running, {"model": "actor", "messages": [TASK]}).json()["model"] == "actor@v1", "the change")
+        assert "Say it backwards." not in running.engine.chat.tokenizer.decode(list(running.engine.asks[-1].prompt))
+
+
 def test_an_adapter_that_does_not_fit_leaves_the_champion_before_in_service(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,5 +1,6 @@
 """Is an adapter worth it: the rungs, the verdict, and prompts that go into service in an adapter's place."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import _metadata
 from grokora_pipeline.evaluation.gate import decide
-from grokora_pipeline.evaluation.ladder import ladder
+from grokora_pipeline.evaluation.ladder import fresh_look, ladder
 from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.plan import Case, Example
 from grokora_pipeline.evaluation.prompts import (
@@ -117,12 +118,43 @@ def test_every_rung_says_what_an_answer_costs() -> None:
     assert found["base"]["behind_best"]["value"] == 1
 
 
-def test_retrieved_and_combined_rungs_are_reported_and_never_promoted() -> None:
-    found = report(rows(base=NEVER, retrieved=ALWAYS, adapter=HALF, adapter_few_shot=ALWAYS))
+def test_retrieved_examples_are_reported_and_never_promoted() -> None:
+    found = report(rows(base=NEVER, retrieved=ALWAYS, adapter=HALF))
     assert found["ladder"]["cheapest"] == "retrieved"
     assert set(found["ladder"]["candidates"]) == {"adapter"}
     decision = decide(found)
     assert (decision.promote, decision.system) == (True, "adapter")
+
+
+def test_an_adapter_with_a_prompt_is_promoted_only_if_neither_alone_is_as_good() -> None:
+    both = rows(base=NEVER, few_shot=HALF, adapter=HALF, adapter_few_shot=ALWAYS)
+    versions = {"few_shot": "prompt-1", "adapter_few_shot": "prompt-2"}
+    decision = decide(report(both, **versions))
+    assert (decision.promote, decision.system) == (True, "adapter_few_shot")
+    assert decision.reason.startswith("Promoted, the adapter with a prompt before it (adapter-few-shot): exact_match")
+    alone = rows(base=NEVER, few_shot=HALF, adapter=ALWAYS, adapter_few_shot=ALWAYS)
+    assert decide(report(alone, **versions)).system == "adapter"
+    enough = rows(base=NEVER, few_shot=ALWAYS, adapter=HALF, adapter_few_shot=ALWAYS)
+    assert decide(report(enough, **versions)).system == "few_shot"
+    leaky = {**report(both, **versions), "leaked_rows": {"adapter": 1}}
+    assert not decide(leaky).promote  # what needs the adapter is kept out with it
+    assert decide(report(both, "prompt-2", **versions), champion="prompt-2").system != "adapter_few_shot"
+
+
+def test_with_few_sessions_the_ladder_gives_no_advice() -> None:
+    found = ladder(rows(base=NEVER[:5], adapter=ALWAYS[:5]), "exact_match", few_shot=2)
+    assert found["cheapest"] is None
+    assert found["verdict"] == "Nothing can be told apart on 5 sessions: it needs 6 with held-out rows."
+
+
+def test_fresh_rows_score_every_system_and_compare_what_can_go_into_service() -> None:
+    look = fresh_look(rows(base=NEVER, few_shot=HALF, adapter=ALWAYS, champion=HALF), "exact_match")
+    assert look is not None
+    assert (look["rows"], look["sessions"], look["systems"]["adapter"]["value"]) == (SESSIONS, SESSIONS, 1)
+    assert look["candidates"]["adapter"]["champion"]["value"] == 0.5
+    assert fresh_look([], "exact_match") is None
+    assert fresh_look(rows(base=NEVER[:5], adapter=ALWAYS[:5]), "exact_match") is None
+    assert fresh_look(rows(base=NEVER, adapter=ALWAYS), "code_match") is None
 
 
 def test_a_prompt_is_promoted_where_it_suffices_and_an_adapter_where_it_does_not() -> None:
@@ -306,6 +338,23 @@ def test_the_champion_can_be_a_prompt_and_then_nothing_is_merged(store: Store) -
     assert registry.rollback("actor") == BASE
     assert registry.prompt("actor") is None
     assert "rolled back before" in registry.refusal("actor", "prompt-1")
+
+
+def test_the_champion_can_be_an_adapter_with_a_prompt(store: Store) -> None:
+    prompt = {"instruction": "", "messages": [{"role": "user", "content": "hot"}]}
+    found = report(rows(base=NEVER, adapter=HALF, adapter_few_shot=ALWAYS), adapter_few_shot="prompt-2")
+    _publish(store, "actor/eval_report", "r1", {"report.json": found, "prompts.json": {"adapter_few_shot": prompt}})
+    (event,) = materialize(store, "champion").get_asset_materialization_events()
+    assert event.materialization.metadata["champion"].value == "prompt-2"
+    registry = Registry(store)
+    adapter, served = registry.in_service("actor"), registry.prompt("actor")
+    assert adapter is not None
+    assert served is not None
+    assert (adapter.version, served.version, registry.version("actor")) == ("v1", "prompt-2", "prompt-2")
+    registry.rollback("actor")
+    assert registry.rollback("actor", to="prompt-2") == "prompt-2"
+    shutil.rmtree(adapter.path)  # a prompt without its adapter is not served in both's place
+    assert (registry.version("actor"), registry.in_service("actor")) == (BASE, None)
 
 
 def test_a_pointer_of_before_there_were_prompts_is_read_as_an_adapter(store: Store) -> None:

@@ -24,7 +24,7 @@ from grokora_pipeline.serving.engine.request import Engine
 from grokora_pipeline.serving.gateway.protocol import ApiError
 from grokora_pipeline.serving.gateway.rollout import Rollout, Rule
 from grokora_pipeline.store import Artifact, Store
-from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
+from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry, prompt_adapter
 
 LOG = logging.getLogger("grokora.serving")
 _PROVED = "canary"  # the pointer to the last version that got through its rollout, as stores have named it ever since
@@ -88,6 +88,7 @@ class Champions:
         self._used: dict[str, float] = {}  # loaded adapters, and when each was used last
         self._held: Counter[str] = Counter()
         self._prompts: dict[tuple[str, str], FixedPrompt] = {}
+        self._beside: dict[tuple[str, str], str] = {}  # the adapter's version that a prompt stands before, or BASE
         self._seen: dict[str, dict[str, Any]] = {}  # the pointers as they were acted on
 
     async def follow(self) -> None:
@@ -120,7 +121,12 @@ class Champions:
     @asynccontextmanager
     async def using(self, agent: str | None, version: str) -> AsyncIterator[str | None]:
         """The engine's name of an adapter (None for the base), which stays loaded meanwhile; ApiError if it cannot."""
-        if agent is None or version == BASE or version.startswith(PROMPT_PREFIX):
+        if agent is None:
+            yield None
+            return
+        await self.prompt(agent, version)
+        version = self._beside.get((agent, version), version)
+        if version == BASE:
             yield None
             return
         name = f"{agent}@{version}"
@@ -134,15 +140,11 @@ class Champions:
                 self._used[name] = time.monotonic()
 
     async def prompt(self, agent: str | None, version: str) -> FixedPrompt | None:
-        """The fixed prompt that a version stands for; None for an adapter or the base, ApiError if there is none."""
+        """The fixed prompt of a version; None for an adapter alone or the base, ApiError if it cannot be loaded."""
         if agent is None or not version.startswith(PROMPT_PREFIX):
             return None
         if (agent, version) not in self._prompts:
-            try:
-                await asyncio.to_thread(self._load, agent, version)
-            except (GrokoraError, OSError, ValueError) as error:
-                text = f"{agent}@{version} cannot be loaded: {error}"
-                raise ApiError(404, text, param="model", code="model_not_found") from error
+            await asyncio.to_thread(self._load_on_demand, agent, version)
         return self._prompts[agent, version]
 
     def versions(self, agent: str) -> list[Artifact]:
@@ -211,7 +213,7 @@ class Champions:
                 self._load(agent, version)
         except GrokoraError as error:
             raise ApiError(404, str(error), param="model", code="model_not_found") from error
-        except Exception as error:  # safetensors, PEFT and torch raise what they like for a broken file
+        except Exception as error:  # safetensors, PEFT, torch and JSON raise what they like for a broken file
             text = f"{agent}@{version} cannot be loaded ({type(error).__name__})."
             raise ApiError(404, text, param="model", code="model_not_found") from error
 
@@ -220,7 +222,11 @@ class Champions:
         if artifact is None or self.engine is None:
             raise GrokoraError(f"{agent} has no adapter {version!r}; GET /v1/models lists those there are.")
         if version.startswith(PROMPT_PREFIX):  # a few texts: kept for as long as the gateway runs
-            self._prompts[agent, version] = FixedPrompt.model_validate(artifact.read_json("prompt.json"))
+            prompt, beside = FixedPrompt.model_validate(artifact.read_json("prompt.json")), prompt_adapter(artifact)
+            if beside != BASE:
+                self._load(agent, beside)
+            self._beside[agent, version] = beside
+            self._prompts[agent, version] = prompt
             return
         name = f"{agent}@{version}"
         if name not in self._used:
@@ -229,7 +235,11 @@ class Champions:
             self._used[name] = time.monotonic()
 
     def _unload(self) -> None:
-        wanted = {f"{agent}@{one}" for agent, now in self.table.items() for one in (now.version, now.before)}
+        wanted = {
+            f"{agent}@{self._beside.get((agent, one), one)}"
+            for agent, now in self.table.items()
+            for one in (now.version, now.before)
+        }
         with self._guard:
             idle = [name for name in self._used if name not in wanted and not self._held[name]]
             idle.sort(key=self._used.__getitem__, reverse=True)
