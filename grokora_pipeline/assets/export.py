@@ -97,6 +97,11 @@ def export_plan(project: Project, agent: AgentSpec, config: ExportConfig) -> dic
         raise GrokoraError(
             f"{agent.name} has no champion that is an adapter; `grokora champion history {agent.name}` says why."
         )
+    if registry.prompt(agent.name):
+        raise GrokoraError(
+            f"{agent.name}'s champion is an adapter with a fixed prompt before it, which no export holds; serve it by "
+            "the gateway."
+        )
     judged = evaluation_plan(project, agent, champion.path)
     base = project.store.require("base_model")
     record = base.read_json("base_model.json")
