@@ -119,6 +119,7 @@ class Verdict:
     agreement: float
     prompts: int
     sentence: str
+    scores: "Scores | None" = None
 
 
 class Server:
@@ -319,7 +320,7 @@ def probe(
         sentence = f"acts, and its prompts are the same token for token, but only {share}{metric}; is it quantised?"
     else:
         sentence = f"acts, but only {share}{metric}; its prompts are unknown: compare its template and quantisation"
-    return Verdict(acts, agrees, equal / total, total, f"The adapter {sentence}.")
+    return Verdict(acts, agrees, equal / total, total, f"The adapter {sentence}.", scores)
 
 
 def _acts(

@@ -151,7 +151,8 @@ class _Model:
         architecture = next(iter(raw.get("architectures") or []), raw.get("model_type", "unknown"))
         if architecture not in FAMILIES:
             raise GrokoraError(
-                f"This converter does not know {architecture} models; it knows {', '.join(sorted(FAMILIES))}."
+                f"This converter to GGUF does not know {architecture} models (it knows {', '.join(sorted(FAMILIES))}); "
+                "export --to vllm or peft, or run llama.cpp's convert_hf_to_gguf.py on merged_model."
             )
         self.folder, self.family, self.architecture = folder, FAMILIES[architecture], architecture
         self.config: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()

@@ -103,12 +103,14 @@ def _base(plan: Plan, chat: ChatFormat, output: Path) -> tuple[str, str]:
     return "./base", ""
 
 
-def _copy_adapter(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Copy the adapter in PEFT's format; its config."""
+def _copy_adapter(plan: Plan, folder: Path, base: str, revision: str) -> dict[str, Any]:
+    """Copy the adapter in PEFT's format, with the base's name as the export's commands say it; returns its config."""
     folder.mkdir(exist_ok=True)
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copyfile(Path(plan["adapter"]) / name, folder / name)
-    return read_json(folder / "adapter_config.json")
+    shutil.copyfile(Path(plan["adapter"]) / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+    config = read_json(Path(plan["adapter"]) / "adapter_config.json")
+    config |= {"base_model_name_or_path": base, "revision": revision or None}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return config
 
 
 def _gguf(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
@@ -245,8 +247,8 @@ def _rendered(parts: Mapping[str, tuple[str, str]], turns: Sequence[Mapping[str,
 
 
 def _vllm(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
-    config = _copy_adapter(plan, output / "adapter")
     agent, (base, revision) = str(plan["agent"]), _base(plan, chat, output)
+    config = _copy_adapter(plan, output / "adapter", base, revision)
     named = [base, *(["--revision", revision] if revision else []), "--served-model-name", "base"]
     adapter = Adapter(agent, "./adapter", config)
     command = shlex.join(vllm_words(chat, named, "./chat_template.jinja", [adapter], str(plan["model_id"])))
@@ -262,8 +264,8 @@ def _vllm(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], ou
 
 
 def _peft(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], output: Path) -> tuple[str, str]:
-    _copy_adapter(plan, output)
     base, revision = _base(plan, chat, output)
+    _copy_adapter(plan, output, base, revision)
     named = f"{base!r}, revision={revision!r}" if revision else repr(base)
     code = (
         "from transformers import AutoModelForCausalLM; from peft import PeftModel; "
