@@ -20,6 +20,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline.serving.gateway.bodies import chat_request
 from grokora_pipeline.sessions.readers.bodies import api_of, exchange
+from grokora_pipeline.store import Store
 from grokora_pipeline_tests.gateway import Running, Setup, serving
 from grokora_pipeline_tests.integration.test_serving_gateway import ACTOR, AGENTS, BASH, TASK, by_adapter
 from grokora_pipeline_tests.unit.session_logs import run, turns
@@ -175,6 +176,34 @@ def test_a_response_goes_on_from_the_one_before_and_an_unknown_one_is_refused(ru
         gpt(running).responses.create(model="auto", input="x", previous_response_id="resp_nope")
 
 
+def test_after_a_restart_a_conversation_goes_on_from_its_recordings(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, script).running() as running:
+        client = gpt(running)
+        first = client.responses.create(
+            model="auto", instructions="Be brief.", input="hello, password is hunter2-horse"
+        )
+        second = client.responses.create(model="auto", input="and now?", previous_response_id=first.id)
+        not_kept = client.responses.create(model="auto", input="forget it", store=False)
+    with Setup(tmp_path, AGENTS, script, store=Store(str(tmp_path / "store"))).running() as running:
+        client = gpt(running)
+        third = client.responses.create(model="auto", input="go on", previous_response_id=second.id)
+        items = [{"role": "user", "content": "hello, password is <SECRET:password:1>"},
+                 {"type": "item_reference", "id": first.output[0].id}, {"role": "user", "content": "and now?"},
+                 {"id": second.output[0].id}, {"role": "user", "content": "go on"}]  # fmt: skip
+        client.responses.create(model="auto", input=items)
+        asks = running.engine.asks
+        assert asks[0].prompt == asks[1].prompt
+        text = running.engine.chat.tokenizer.decode(asks[0].prompt)
+        assert [text.count(said) for said in ("hunter2", "Be brief", "I am base", "and now?")] == [0, 0, 2, 1]
+        for wrong in (not_kept.id, "resp_0123456789abcdef", "resp_"):
+            with pytest.raises(openai.BadRequestError, match="not known here"):
+                client.responses.create(model="auto", input="x", previous_response_id=wrong)
+        with pytest.raises(openai.BadRequestError, match="not known here"):
+            client.responses.create(model="auto", input=[{"type": "item_reference", "id": third.id}])
+    sessions = {line["session_id"] for line in running.lines() if line["request"].get("previous_response_id")}
+    assert len(sessions) == 1
+
+
 def test_structured_output_of_a_response_follows_its_schema(tmp_path: Path) -> None:
     class Point(BaseModel):
         x: int
@@ -248,6 +277,8 @@ def test_a_receipt_names_the_call_to_blame(running: Running) -> None:
     assert outcome == {"rating": 2, "blame": {"call": receipt}}
     running.gateway.recorder._receipts.clear()  # as after a restart
     assert running.gateway.recorder.session_of(receipt) == told.json()["session_id"]
+    stranger = receipt[:8] + "00000000"
+    assert running.gateway.recorder.session_of(stranger) == ""
     assert httpx.post(f"{running.url}/v1/feedback", json={"call": "nope", "rating": 2}).status_code == 404
     assert httpx.post(f"{running.url}/v1/feedback", json={"rating": 2}).status_code == 400
 

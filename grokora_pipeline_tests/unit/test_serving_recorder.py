@@ -15,7 +15,7 @@ import pytest
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway.feedback import Feedback, give
-from grokora_pipeline.serving.gateway.recorder import Recorder
+from grokora_pipeline.serving.gateway.recorder import Recorder, new_receipt
 from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.sessions.ingest import ingest
 from grokora_pipeline.sessions.turns import TurnRow
@@ -318,3 +318,24 @@ def test_the_callers_own_key_is_recorded_nowhere(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     recorder.call("s", None, NOW, request("hello"), reply(f"your key is {key}"), secrets=[key]).result(10)
     assert key not in stored(tmp_path)
+
+
+def test_a_strangers_receipt_reads_no_file_and_a_known_one_its_own_sessions_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipts = {name: new_receipt(name) for name in ("a", "b", "c")}
+    for name, receipt in receipts.items():
+        Recorder(tmp_path).call(name, None, NOW, request("hi"), reply("ok"), receipt=receipt).result(10)
+    read: list[str] = []
+    original = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    recorder = Recorder(tmp_path)  # as after a restart
+    assert [recorder.session_of(receipt) for receipt in ("nope", "0" * 16, "")] == ["", "", ""]
+    assert read == []
+    assert recorder.session_of(receipts["b"]) == "b"
+    assert read == ["b.jsonl"]

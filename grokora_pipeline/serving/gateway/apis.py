@@ -5,7 +5,6 @@ and its deltas. Everything between, from routing to the engine, knows chat compl
 """
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol
 
@@ -351,8 +350,9 @@ def _call_item(identity: str, call: Mapping[str, Any], body: Json, *, whole: boo
     return {**said, "id": identity, "call_id": call["id"], "name": name, "status": status}
 
 
-def _identity(kind: str) -> str:
-    return f"{kind}_{uuid.uuid4().hex[:24]}"
+def _identity(kind: str, head: Json, index: int) -> str:
+    """The id of an answer's item: the call's receipt and the item's place, so that the item is found by it."""
+    return f"{kind}_{head['id'].rpartition('_')[2].removeprefix('chatcmpl-')}{index:08x}"
 
 
 def _ended(head: Json, output: list[Json], chat: Json) -> Json:
@@ -383,10 +383,12 @@ class _ResponsesWriter:
 
     def delta(self, delta: Json) -> Iterator[bytes]:
         if text := delta.get("reasoning_content"):
-            yield from self._whole(_reasoning_item(_identity("rs"), text), {"content": []})
+            yield from self._whole(
+                _reasoning_item(_identity("rs", self._head, len(self._output)), text), {"content": []}
+            )
         if text := delta.get("content"):
             if not self._item:
-                self._item = _identity("msg")
+                self._item = _identity("msg", self._head, len(self._output))
                 empty = {**_text_item(self._item, "", "in_progress"), "content": []}
                 yield self._event("response.output_item.added", output_index=len(self._output), item=empty)
                 part = _text_item(self._item, "", "")["content"][0]
@@ -395,7 +397,8 @@ class _ResponsesWriter:
             yield self._part("response.output_text.delta", delta=text, logprobs=[])
         for call in delta.get("tool_calls") or ():
             yield from self._close_text()
-            identity, index = _identity("fc"), len(self._output)
+            index = len(self._output)
+            identity = _identity("fc", self._head, index)
             done = _call_item(identity, call, self._body)
             started = _call_item(identity, call, self._body, whole=False)
             yield self._event("response.output_item.added", output_index=index, item=started)
@@ -467,10 +470,12 @@ class Responses:
         """Output items and usage."""
         message, output = chat["choices"][0]["message"], list[Json]()
         if message.get("reasoning_content"):
-            output.append(_reasoning_item(_identity("rs"), message["reasoning_content"]))
+            output.append(_reasoning_item(_identity("rs", chat, 0), message["reasoning_content"]))
         if message.get("content") or not message.get("tool_calls"):
-            output.append(_text_item(_identity("msg"), message.get("content") or "", "completed"))
-        output += [_call_item(_identity("fc"), call, body) for call in message.get("tool_calls") or ()]
+            identity = _identity("msg", chat, len(output))
+            output.append(_text_item(identity, message.get("content") or "", "completed"))
+        for call in message.get("tool_calls") or ():
+            output.append(_call_item(_identity("fc", chat, len(output)), call, body))
         return _ended(_response_head(body, chat), output, chat)
 
     def writer(self, body: Json, head: Json) -> StreamWriter:

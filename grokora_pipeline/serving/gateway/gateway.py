@@ -5,9 +5,7 @@ import gzip
 import hashlib
 import logging
 import time
-import uuid
 import zlib
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
@@ -23,11 +21,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.messages import Message
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
 from grokora_pipeline.serving.gateway.apis import Api, answer_of
 from grokora_pipeline.serving.gateway.bodies import chat_request, is_media, optional_tools, part_kinds
 from grokora_pipeline.serving.gateway.champions import Champions
+from grokora_pipeline.serving.gateway.conversations import Conversations
 from grokora_pipeline.serving.gateway.metrics import Metrics
 from grokora_pipeline.serving.gateway.protocol import (
     ApiError,
@@ -38,7 +36,7 @@ from grokora_pipeline.serving.gateway.protocol import (
     read_object,
     without_unread,
 )
-from grokora_pipeline.serving.gateway.recorder import Recorder
+from grokora_pipeline.serving.gateway.recorder import Recorder, new_receipt
 from grokora_pipeline.serving.gateway.routing import Route, Router
 from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.serving.gateway.upstream import Upstream, passed_back, unreachable
@@ -50,7 +48,6 @@ _BROKEN_OFF = {"error": {"message": "the caller went away before the answer was 
 _PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "openai-project")
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
-_REMEMBERED = 1024  # responses that `previous_response_id` may name
 UPSTREAM_TIMES = 4
 _UNFINISHED_BODIES = 16  # of the largest size may be in memory together
 
@@ -77,7 +74,7 @@ class Exchange:
     api: Api
     body: Json
     asked: ChatRequest
-    receipt: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    receipt: str
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
@@ -107,7 +104,7 @@ class Gateway:
         self.router = Router(champions, upstream is not None)
         self.metrics = Metrics(champions, recorder)
         self._sessions = Sessions(self.limits.session_gap)
-        self._responses: OrderedDict[str, list[Message]] = OrderedDict()  # conversations that a response ended
+        self._conversations = Conversations(recorder)
         self._running = 0
         self._unfinished_bytes = 0  # of bodies that are still being read
 
@@ -119,7 +116,7 @@ class Gateway:
         """
         raw = await self.read_body(request, self.limits.body_bytes * (UPSTREAM_TIMES if self.upstream else 1))
         with self._admitted():
-            exchange = self._exchange(request, api, raw)
+            exchange = await self._exchange(request, api, raw)
             async with self._accounted(exchange):
                 forward = exchange.route.upstream
                 opened = self._forward(exchange, request, keys) if forward else self._answer(exchange, request)
@@ -135,7 +132,7 @@ class Gateway:
         engine, base = self.champions.engine, self.champions.base
         if engine is None or base is None:
             raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
-        asked = ChatRequest.parse(self._as_chat(api, body))
+        asked = ChatRequest.parse(_as_chat(api, body))
         refuse_by_length(asked, engine.context_length)
         user = request.headers.get("x-session-id") or asked.user or _user_of(body)
         session = session_name(user) if user else None
@@ -185,17 +182,21 @@ class Gateway:
         if self.champions.engine is not None:
             await asyncio.to_thread(self.champions.engine.close)
 
-    def _exchange(self, request: Request, api: Api, raw: bytes) -> Exchange:
+    async def _exchange(self, request: Request, api: Api, raw: bytes) -> Exchange:
         """Whose call it is and who answers. What passes through may hold what only the upstream understands."""
         body = read_object(raw)
-        chat, problem = body, None
+        whole, chat, problem, ignored = body, body, None, list[str]()
+        user = request.headers.get("x-session-id") or ChatRequest.unchecked(body).user or _user_of(body)
         try:
-            chat = self._as_chat(api, body)
+            if api.name == "responses":
+                named = session_name(user) if user else ""
+                whole, earlier = await asyncio.to_thread(self._conversations.resolve, body, named)
+                user = user or earlier
+            chat = _as_chat(api, whole)
         except ApiError as error:
             problem = error
-        asked, ignored = ChatRequest.unchecked(chat), list[str]()
-        user = asked.user or _user_of(body)
-        session = self._sessions.name(request.headers.get("x-session-id") or user, _client(request))
+        asked = ChatRequest.unchecked(chat)
+        session = self._sessions.name(user, _client(request))
         messages = [one for one in _list(chat.get("messages")) if isinstance(one, dict)]
         tools = [
             one for one in _list(chat.get("tools")) if isinstance(one, dict) and isinstance(one.get("function"), dict)
@@ -211,7 +212,7 @@ class Gateway:
             body = without_unread(body)
             asked = ChatRequest.parse(without_unread(chat))
             refuse_by_length(asked, self.champions.engine.context_length if self.champions.engine else 0)
-            if any(map(is_media, part_kinds(body))) and (route.agent is None or route.agent.images == "refuse"):
+            if any(map(is_media, part_kinds(whole))) and (route.agent is None or route.agent.images == "refuse"):
                 text = (
                     "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
                     "or set `images: placeholder` for the agent in agents.yaml, if its logs hold such messages."
@@ -221,22 +222,8 @@ class Gateway:
             with suppress(ApiError):
                 asked = ChatRequest.parse(chat)
         keys = [request.headers.get(name, "").rpartition(" ")[2] for name in _KEY_HEADERS]
-        return Exchange(session, route, api, body, asked, keys=[key for key in keys if key], ignored=ignored)
-
-    def _as_chat(self, api: Api, body: Json) -> Json:
-        """The body as a chat request; ApiError 400 for what no chat message can say."""
-        try:
-            chat = chat_request(api.name, body)
-        except GrokoraError as error:
-            raise ApiError(400, str(error), code="invalid_value") from error
-        before = body.get("previous_response_id") if api.name == "responses" else None
-        if before:
-            if str(before) not in self._responses:
-                text = f"The response {before!r} is not known here; the last {_REMEMBERED} are. Send the whole input."
-                raise ApiError(400, text, param="previous_response_id", code="previous_response_not_found")
-            system = [one for one in chat["messages"] if one.get("role") == "system"][:1]
-            chat["messages"] = [*system, *self._responses[before], *chat["messages"][len(system) :]]
-        return chat
+        keys = [key for key in keys if key]
+        return Exchange(session, route, api, body, asked, new_receipt(session), keys=keys, ignored=ignored)
 
     @asynccontextmanager
     async def _accounted(self, exchange: Exchange) -> AsyncIterator[None]:
@@ -396,11 +383,8 @@ class Gateway:
             self.metrics.tokens.labels(*who, kind).inc(count if isinstance(count, int) and count > 0 else 0)
         if not cut and not exchange.asked.stops:
             self.router.observe(route, exchange.session, not wrong, seconds)
-        if message and exchange.api.name == "responses" and isinstance(reply.get("id"), str):
-            spoken = [one for one in exchange.asked.body.get("messages") or () if one.get("role") != "system"]
-            self._responses[reply["id"]] = [*spoken, message]
-            if len(self._responses) > _REMEMBERED:
-                self._responses.popitem(last=False)
+        if message and exchange.api.name == "responses":
+            self._conversations.remember(exchange.session, exchange.body, reply)
         await asyncio.gather(asyncio.wrap_future(self._record(exchange, reply)), return_exceptions=True)
 
     def _record(self, exchange: Exchange, reply: Json) -> Future[None]:
@@ -417,6 +401,14 @@ class Gateway:
         )
         done.add_done_callback(_complain)
         return done
+
+
+def _as_chat(api: Api, body: Json) -> Json:
+    """The body as a chat request; ApiError 400 for what no chat message can say."""
+    try:
+        return chat_request(api.name, body)
+    except GrokoraError as error:
+        raise ApiError(400, str(error), code="invalid_value") from error
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:

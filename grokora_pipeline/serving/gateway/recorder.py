@@ -11,7 +11,9 @@ of the hashes by which a session's secrets are recognised after a restart; it ho
 
 import asyncio
 import fcntl
+import hashlib
 import os
+import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +38,9 @@ from grokora_pipeline.sessions.redaction.redactor import Redactor
 Json = dict[str, Any]
 ROTATE_BYTES = 16 << 20
 MEMORY = ".redaction"  # hidden, so that ingest never reads it as a log
+RECEIPT_LENGTH = 16  # hexadecimal digits; half of them say which session
 _MOST_RECEIPTS = 100_000
+_MOST_READ = 256 << 20
 _MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
 
 
@@ -56,6 +60,15 @@ class _Session:
     redactor: Redactor
     next_step: int
     traces: int  # how many of the redactor's traces are on the disk
+
+
+def new_receipt(session: str) -> str:
+    """An id for a call of a session, by which its recording is found."""
+    return _mark(session) + uuid.uuid4().hex[: RECEIPT_LENGTH // 2]
+
+
+def _mark(session: str) -> str:
+    return hashlib.sha256(session.encode()).hexdigest()[: RECEIPT_LENGTH // 2]
 
 
 class Recorder:
@@ -103,17 +116,27 @@ class Recorder:
         return self._writer.submit(self._commit, line)
 
     def session_of(self, receipt: str) -> str:
-        """The session of a recorded call, "" if there is none. Blocks: older calls are looked for on the disk."""
+        """The session of a recorded call, "" if there is none. Blocks: of older calls the files' names are read.
+
+        A receipt begins with a hash of its session's name, so that a stranger's costs one listing of the recordings.
+        """
         if receipt in self._receipts:
             return self._receipts[receipt]
+        names = {path.name.partition(".")[0] for path in self.folder.glob("*/*.jsonl")}
         wanted = orjson.dumps({"call": receipt})[1:-1]
-        for path in sorted(self.folder.glob("*/*.jsonl"), reverse=True):
-            with path.open("rb") as stream:
-                for raw in stream:
-                    content = _parsed(raw) if wanted in raw else None
-                    if isinstance(content, dict) and content.get("call") == receipt:
-                        return str(content["session_id"])
-        return ""
+        named = (name for name in names if receipt.startswith(_mark(name)))
+        return next((name for name in named if any(self.calls_of(name, wanted))), "")
+
+    def calls_of(self, session: str, wanted: bytes) -> Iterator[Json]:
+        """The recorded calls of a session whose lines hold `wanted`, the latest first, out of the latest 256 MiB."""
+        read = 0
+        for path in reversed(self._files(session)):
+            read += path.stat().st_size
+            if read > _MOST_READ:
+                return
+            for raw in reversed(path.read_bytes().splitlines()):
+                if wanted in raw and isinstance(content := _parsed(raw), dict):
+                    yield content
 
     def outcome(self, session: str, outcome: Json) -> Future[None]:
         """Record how a session ended: `status`, `rating`, `blame`; GrokoraError if nothing of it was recorded."""

@@ -1,0 +1,120 @@
+"""Conversations that a Responses request goes on with: `previous_response_id`, and items that it names by their id.
+
+The latest are kept as they were said. Older ones, and all after a restart, are read from the recordings: redacted, with
+the session's own placeholders, which is how the model saw them, too. An id that was given out here holds the receipt of
+its call, so that the recording is found without looking into others.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from grokora_pipeline.serving.gateway.protocol import ApiError
+from grokora_pipeline.serving.gateway.recorder import RECEIPT_LENGTH, Recorder
+
+Json = dict[str, Any]
+_Scans = dict[str, Iterator[Json]]
+_MOST_RESPONSES = 1024  # in memory
+_MOST_BYTES = 64 << 20
+
+
+class _Response(NamedTuple):
+    """What one response added to its conversation."""
+
+    previous: str
+    session: str
+    asked: list[Any]
+    output: list[Any]
+    size: int
+
+    @classmethod
+    def of(cls, session: str, body: Mapping[str, Any], reply: Mapping[str, Any]) -> "_Response":
+        said, output = body.get("input"), reply.get("output")
+        asked = [{"role": "user", "content": said}] if isinstance(said, str) else said if isinstance(said, list) else []
+        output = output if isinstance(output, list) else []
+        size = len(orjson.dumps([asked, output]))
+        return cls(str(body.get("previous_response_id") or ""), session, asked, output, size)
+
+
+class Conversations:
+    """Use from any thread."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder, self._lock = recorder, threading.Lock()
+        self._kept: OrderedDict[str, _Response] = OrderedDict()
+        self._bytes = 0
+
+    def remember(self, session: str, body: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
+        """A response was given; one of a request with `store: false` cannot be gone on from."""
+        identity = reply.get("id")
+        if body.get("store") is False or not isinstance(identity, str):
+            return
+        with self._lock:
+            self._kept[identity] = response = _Response.of(session, body, reply)
+            self._bytes += response.size
+            while len(self._kept) > _MOST_RESPONSES or self._bytes > _MOST_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].size
+
+    def resolve(self, body: Json, session: str = "") -> tuple[Json, str]:
+        """(the request with all that it refers to in its input, the session that it goes on with or "").
+
+        `session` is where to look first. Blocks: it may read recordings. Raises ApiError 400 for what is not known.
+        """
+        previous, items = body.get("previous_response_id"), body.get("input")
+        references = [one for one in items if _is_reference(one)] if isinstance(items, list) else []
+        if not previous and not references:
+            return body, ""
+        said = [{"role": "user", "content": items}] if isinstance(items, str) else items if items is not None else []
+        if not isinstance(said, list):
+            return body, ""
+        scans: _Scans = {}
+        chain: list[_Response] = []
+        wanted, size = str(previous or ""), 0
+        while wanted:
+            last = chain[-1].session if chain else session
+            chain.append(self._find(wanted, last, "previous_response_id", scans))
+            wanted, size = chain[-1].previous, size + chain[-1].size
+            if size > _MOST_BYTES or len(chain) > _MOST_RESPONSES:
+                raise ApiError(400, "The conversation is too long to go on with.", param="previous_response_id")
+        history = [item for one in reversed(chain) for item in (*one.asked, *one.output)]
+        whole = [self._item(one, session, scans) if _is_reference(one) else one for one in (*history, *said)]
+        return {**body, "input": whole}, chain[0].session if chain else ""
+
+    def _item(self, reference: Mapping[str, Any], session: str, scans: _Scans) -> Any:
+        """The item that an `item_reference` means. The AI SDK sends all earlier items of a conversation so."""
+        identity = str(reference.get("id"))
+        receipt = identity.rpartition("_")[2][:RECEIPT_LENGTH]
+        for item in self._find(f"resp_{receipt}", session, "input", scans).output:
+            if isinstance(item, Mapping) and item.get("id") == identity:
+                return item
+        raise _unknown(identity, "input")
+
+    def _find(self, identity: str, session: str, param: str, scans: _Scans) -> _Response:
+        """A response by its id. `scans` goes on through each session's recordings where the search before ended."""
+        with self._lock:
+            kept = self._kept.get(identity)
+        if kept:
+            return kept
+        receipt = identity.removeprefix("resp_")
+        for name in dict.fromkeys(filter(None, (session, self._recorder.session_of(receipt)))):
+            for line in scans.setdefault(name, self._recorder.calls_of(name, b'"api":"responses"')):
+                request, reply = line.get("request"), line.get("response")
+                if isinstance(request, dict) and isinstance(reply, dict):
+                    self.remember(name, request, reply)
+                    if reply.get("id") == identity and request.get("store") is not False:
+                        return _Response.of(name, request, reply)
+        raise _unknown(identity, param)
+
+
+def _is_reference(item: object) -> bool:
+    """Whether an item of an input names another; the type may be left out, where nothing but an id is given."""
+    return isinstance(item, Mapping) and (item.get("type") == "item_reference" or set(item) == {"id"})
+
+
+def _unknown(identity: str, param: str) -> ApiError:
+    code = "previous_response_not_found" if param == "previous_response_id" else "invalid_value"
+    text = f"{identity!r} is not known here, or was not to be stored. Send the whole input."
+    return ApiError(400, text, param=param, code=code)
