@@ -173,7 +173,7 @@ def turn_ids(split: Path, side: str) -> set[str]:
 
 
 def _case(example: Example, chat: ChatFormat, fresh: bool = False) -> Case:
-    prompt, completion = chat.encode_example(example)
+    prompt, completion = chat.encode_example(example, exact=False)  # the split was made of those that are exact
     meta = example["meta"]
     return Case(meta["turn_id"], meta["session_id"], example, prompt, completion, fresh)
 

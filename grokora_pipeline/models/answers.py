@@ -89,4 +89,4 @@ class AnswerForm:
         return self.read(growing)[1]
 
     def _without_tail(self, text: str) -> str:
-        return text.strip().removesuffix(self.tail.strip() or "\0").strip()
+        return text.strip().removesuffix(self.tail.strip()).strip()

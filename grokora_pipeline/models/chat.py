@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -23,12 +23,14 @@ from grokora_pipeline.models.messages import (
     Message,
     Tool,
     answer_text,
+    calls_of,
     message_reasoning,
     normalise,
 )
 from grokora_pipeline.models.template import CHATML, PLAIN
 
 DEFAULT_CONTEXT = 2048
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_TEXT = 1 << 14  # characters; below, `encode` is done within some 30 ms
 
 
@@ -118,15 +120,35 @@ class ChatFormat:
         """
         return self.encode(self.render_prompt(messages, tools))
 
-    def encode_example(self, example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    def encode_example(self, example: Mapping[str, Any], *, exact: bool = True) -> tuple[list[int], list[int]]:
         """(prompt ids, completion ids) of an example with `prompt`, `completion` and optional `tools`.
 
         The two are tokenized apart, so that a prompt's ids are the same in training as in generation. GrokoraError
-        where the template refuses the example.
+        where the template refuses the example and, if `exact`, where its answer would be read back as another one.
         """
         tools = example.get("tools")
         completion = self.render_completion(example["prompt"], example["completion"], tools)
+        if exact and (difference := self._difference(example["completion"], completion)):
+            raise GrokoraError(f"A model that writes this answer would be read as saying something else: {difference}.")
         return self.encode_prompt(example["prompt"], tools), self.encode(completion)
+
+    def _difference(self, completion: Sequence[Mapping[str, Any]], text: str) -> str:
+        """What of an answer is not what its text is read back as, "" for nothing.
+
+        Reasoning may be missing, for not every template has a place for it. White space around a text does not count.
+        """
+        turns, parsed = normalise(completion, opening=False), self.parse_answer(text)
+        calls = [call for message in completion for call in calls_of(message)]
+        if any(call.arguments is None for call in calls):
+            return "the arguments of a call are no JSON object"
+        if calls_of(parsed) != calls:
+            return "its calls, or text that looks like one"
+        if parsed["content"] != "\n".join(turn["content"] for turn in turns).strip():
+            return "its text, which holds marks of the template"
+        reasoning = "\n\n".join(filter(None, map(message_reasoning, turns))).strip()
+        return (
+            "" if parsed.get("reasoning_content", reasoning) == reasoning else "its reasoning, which holds such marks"
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to the first stop token."""
@@ -145,14 +167,20 @@ class ChatFormat:
         """What of an answer that still grows is certain to be content (or a call): no reasoning, no half a mark."""
         return self.form.visible(growing.split(self.stop_token, 1)[0])
 
-    def _guard(self, turns: list[Message]) -> list[Message]:
-        added = self.tokenizer.get_added_tokens_decoder().values()
+    def _guard(self, turns: list[Any]) -> list[Any]:
+        """The turns, or tools, with every control token in their texts broken up."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
         controls = {self.stop_token, *self.special.values()}
-        controls |= {token.content for token in added if token.special and token.content in self.template}
+        controls |= {
+            token.content
+            for number, token in added
+            if number in self.stop_ids or (token.special and token.content in self.template)
+        }
         pattern = re.compile("|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)))
         return [_escape_controls(turn, pattern) for turn in turns]
 
     def _render(self, turns: list[Message], tools: Sequence[Tool] | None, *, generation: bool) -> str:
+        tools = self._guard(list(tools)) if tools else None
         return render(self.template, self.special, turns, tools, generation=generation)
 
 
@@ -188,11 +216,15 @@ class TextStream:
 
 
 def _escape_controls(value: Any, controls: re.Pattern[str]) -> Any:
-    """The value with a space after the first character of every control token in its strings."""
+    """The value with a space after the first character of every control token in its strings.
+
+    Half a surrogate pair, which JSON can hold and no tokenizer takes, becomes the replacement character.
+    """
     if isinstance(value, str):
-        return controls.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", value)
-    if isinstance(value, dict):
-        return {key: _escape_controls(item, controls) for key, item in value.items()}
+        text = controls.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", value)
+        return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    if isinstance(value, Mapping):
+        return {_escape_controls(key, controls): _escape_controls(item, controls) for key, item in value.items()}
     return [_escape_controls(item, controls) for item in value] if isinstance(value, list) else value
 
 
@@ -231,7 +263,7 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer, configs: dict[str, dict[
     for name in ("bos", "eos"):
         ids = configs["config.json"].get(f"{name}_token_id")
         first = ids[0] if isinstance(ids, list) and ids else ids
-        if f"{name}_token" not in tokens and isinstance(first, int):
+        if f"{name}_token" not in tokens and _is_id(first):
             token = tokenizer.id_to_token(first)
             if token is not None:
                 tokens[f"{name}_token"] = token
@@ -241,7 +273,10 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer, configs: dict[str, dict[
 def _own_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise GrokoraError(f"{path} is no readable text ({error}); fetch the model again.") from error
     template = read_json(folder / "chat_template.json").get("chat_template") or tokenizer_config.get("chat_template")
     if isinstance(template, list):
         by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
@@ -261,13 +296,19 @@ def _stop_ids(
     ids = {tokenizer.token_to_id(stop_token), tokenizer.token_to_id(special.get("eos_token", stop_token))}
     for source in (config, read_json(folder / "generation_config.json")):
         declared = source.get("eos_token_id")
-        ids.update(declared if isinstance(declared, list) else [declared])
-    return tuple(sorted(token for token in ids if isinstance(token, int)))
+        ids.update(filter(_is_id, declared if isinstance(declared, list) else [declared]))
+    return tuple(sorted(token for token in ids if token is not None))
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    """Whether this can be a token's id: some configs say -1 for none, at which `id_to_token` overflows."""
+    return isinstance(value, int) and 0 <= value < 1 << 32
 
 
 def _context_length(configs: dict[str, dict[str, Any]]) -> int:
     config = configs["config.json"]
-    config = {**config, **(config.get("text_config") or {})}
+    text = config.get("text_config")
+    config = {**config, **(text if isinstance(text, dict) else {})}
     stated = [config.get("max_position_embeddings"), config.get("n_positions")]
     stated.append(configs["tokenizer_config.json"].get("model_max_length"))
     lengths = [int(value) for value in stated if isinstance(value, int | float) and 0 < value < 10_000_000]

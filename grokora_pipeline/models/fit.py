@@ -60,9 +60,11 @@ ANSWERS: dict[str, Message] = {
 }
 _LOOP = [_SYSTEM, _ASK, _calls(_ARGUMENTS[0], content="zq7said"), _result(0)]
 _WIDE_LOOP = [_SYSTEM, _ASK, _calls(*_ARGUMENTS[:2]), _result(0), _result(1)]
+_LINES = "zq7text  of lines\n\n    with <b>\"indents\"</b>, 'quotes' & é\\n"
 HISTORIES: dict[str, list[Message]] = {
     "a question": [_ASK],
     "a system message": [_SYSTEM, _ASK],
+    "lines of text": [{"role": "system", "content": f"rules: {_LINES}"}, {"role": "user", "content": _LINES}],
     "an earlier answer": [_SYSTEM, _ASK, ANSWERS["text"], _NEXT],
     "a tool loop": _LOOP,
     "a finished tool loop": [*_LOOP, ANSWERS["text"], _NEXT],
@@ -96,7 +98,7 @@ def render(
             messages=list(turns), tools=list(tools) if tools else None, add_generation_prompt=generation, **special
         )
     except Exception as error:  # a TypeError or an UndefinedError as well as a TemplateError
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise GrokoraError(f"The model's chat template cannot render this conversation: {reason}.") from error
 
 
@@ -121,7 +123,7 @@ def _fit(own: str | None, default: str, special: tuple[tuple[str, str], ...], co
     try:
         compile_template(own or default)
     except TemplateError as error:  # no template at all, rather than one that loses something
-        raise GrokoraError(f"The model's chat template cannot be used: {error}.") from error
+        raise GrokoraError(f"The model's chat template cannot be used: {str(error).rstrip('.')}.") from error
     for template, native, replaced, note in _candidates(own and with_fixed_date(own), default):
         try:
             stop_token = _stop_token(template, dict(special), controls)
@@ -163,12 +165,15 @@ def _first_loss(
     template: str, special: Mapping[str, str], stop_token: str, form: AnswerForm, *, native: bool
 ) -> str | None:
     """What the template loses first, in words; None where it loses nothing."""
+    looks = {render(template, special, normalise(HISTORIES["a tool loop"]), generation=True) for _ in range(2)}
+    if len(looks) > 1:
+        return "it renders the same conversation in more than one way"
     for name, history in HISTORIES.items():
         tools = [_TOOL] if "call" in name or "loop" in name else None
         turns = normalise(history)
         prompt = render(template, special, turns, tools, generation=True)
         if lost := next((word for word in _words(history, tools) if word not in prompt), None):
-            return f"in {name} it loses {lost.removeprefix('zq7')!r}"
+            return f"in {name} it loses {lost[:40].removeprefix('zq7')!r}"
         for kind, answer in ANSWERS.items():
             completion = form.write(answer_text(normalise([answer], opening=False)[0]))
             if native and answer.get("tool_calls"):

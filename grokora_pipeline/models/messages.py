@@ -29,7 +29,11 @@ _MEDIA = re.compile(MEDIA_DATA)
 _MEDIA_PART = re.compile(r"image|audio|video|file|document|media|inline_?data|screenshot", re.IGNORECASE)
 _REASONING_PART = re.compile(r"thinking|reasoning", re.IGNORECASE)
 _ROLES = {"developer": "system", "function": "tool"}
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_CALL_OPEN, _CALL_CLOSE = "<tool_call>", re.compile(r"\s*(?:</tool_call>|\Z)")
+# What a server without a reasoning parser leaves at the start of an answer; blocks that follow each other are one, so
+# that nothing is left to be taken off when the text is asked for again.
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(?!\s*<think>)", re.DOTALL)
+_DECODER, _ARGUMENTS = json.JSONDecoder(), {"arguments", "parameters"}
 _JSON_FENCE = re.compile(r"```(?:json)?\s*([\[{].*?)\s*```", re.DOTALL | re.IGNORECASE)  # on one line, too
 
 
@@ -37,9 +41,12 @@ def message_text(message: Mapping[str, Any]) -> str:
     """The text of a message, in one string: "" for null, parts joined by line breaks, PICTURE for what is no text.
 
     Base64 of pictures, sounds and documents becomes PICTURE wherever it stands, in strings too: a log has it replaced
-    by redaction, so a served prompt must not hold it raw. Reasoning is no text (see `message_reasoning`).
+    by redaction, so a served prompt must not hold it raw. Reasoning is no text (see `message_reasoning`), also where a
+    server without a parser for it left it in an answer, as `<think>…</think>`.
     """
-    return _MEDIA.sub(PICTURE, _content_text(message.get("content")))
+    text = _MEDIA.sub(PICTURE, _content_text(message.get("content")))
+    thought = _THOUGHT.match(text) if message.get("role") == "assistant" else None
+    return text[thought.end() :] if thought else text
 
 
 def _content_text(content: object) -> str:
@@ -75,7 +82,10 @@ def message_reasoning(message: Mapping[str, Any]) -> str:
     parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
     thoughts = [part for part in parts if _REASONING_PART.search(str(part.get("type") or ""))]
     texts = [part.get(key) for part in thoughts for key in ("thinking", "reasoning", "text")]
-    return "\n".join(text for text in texts if isinstance(text, str))
+    if texts or message.get("role") != "assistant":
+        return "\n".join(text for text in texts if isinstance(text, str))
+    thought = _THOUGHT.match(_content_text(content))
+    return thought[1].strip() if thought else ""
 
 
 def first_text(messages: Sequence[Mapping[str, Any]], role: str) -> str:
@@ -98,7 +108,8 @@ def plain_message(message: Mapping[str, Any]) -> Message:
     plain = {**message, "role": message_role(message)}
     if message.get("content") is not None:
         plain["content"] = message_text(message)
-        if isinstance(message["content"], list) and (reasoning := message_reasoning(message)):
+        in_content = isinstance(message["content"], list) or _THOUGHT.match(_content_text(message["content"]))
+        if in_content and (reasoning := message_reasoning(message)):
             plain["reasoning_content"] = reasoning
     call = plain.pop("function_call", None)
     if isinstance(call, Mapping) and call.get("name") and not plain.get("tool_calls"):
@@ -174,7 +185,7 @@ def _as_turn(message: Mapping[str, Any], waiting: list[Message], number: int, st
         turn: Message = {"role": "assistant", "content": text}
         if reasoning := message_reasoning(message):
             turn |= dict.fromkeys(REASONING, reasoning)
-        entries = enumerate(message.get("tool_calls") or ())
+        entries = enumerate(_entries(message))
         calls = [known for index, entry in entries if (known := _native_call(entry, f"call{number}x{index}"))]
         return turn | ({"tool_calls": calls} if calls else {})
     # A system message in mid-conversation is something that templates refuse: the user says it.
@@ -189,9 +200,15 @@ def _join(turn: Message, other: Message) -> None:
         turn["tool_calls"] = [*turn.get("tool_calls", []), *other["tool_calls"]]
 
 
-def _native_call(call: Any, own_id: str) -> Message | None:
+def _entries(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The calls of a message that are objects: a log or a client may have anything there."""
+    entries = message.get("tool_calls")
+    return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list | tuple) else []
+
+
+def _native_call(call: Mapping[str, Any], own_id: str) -> Message | None:
     """{id, type, function: {name, arguments}} with the arguments as an object; None where no function is named."""
-    function = call.get("function") or call if isinstance(call, Mapping) else None
+    function = call.get("function") or call
     if not isinstance(function, Mapping) or not function.get("name"):
         return None
     arguments = call_arguments(function.get("arguments"))
@@ -215,15 +232,14 @@ def parse_calls(text: str) -> Message:
 
     Calls that are no valid JSON stay in the content, so that metrics see them.
     """
-    calls: list[Message] = []
-
-    def take(match: re.Match[str]) -> str:
-        tagged = _calls_in(match.group(1))
-        calls.extend(tagged)
-        return "" if tagged else match.group(0)
-
-    content = _CALL.sub(take, text).strip()
-    message: Message = {"role": "assistant", "content": content}
+    calls, kept, start = list[Message](), list[str](), 0
+    while (opening := text.find(_CALL_OPEN, start)) >= 0:
+        body = opening + len(_CALL_OPEN)
+        tagged, end = _calls_at(text, body)
+        calls += tagged
+        kept.append(text[start : opening if tagged else body])
+        start = end if tagged else body
+    message: Message = {"role": "assistant", "content": "".join([*kept, text[start:]]).strip()}
     if calls:
         message["tool_calls"] = []
     for index, call in enumerate(calls):
@@ -236,19 +252,24 @@ def parse_calls(text: str) -> Message:
     return message
 
 
-def _calls_in(text: str) -> list[Message]:
+def _calls_at(text: str, start: int) -> tuple[list[Message], int]:
+    """The calls that the JSON at `start` says, and the index after their closing tag; none where it says no call.
+
+    The JSON is decoded to its own end: a closing tag inside of a string of it is part of the string.
+    """
+    start += len(text[start:]) - len(text[start:].lstrip())
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return []
-    calls = []
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):  # ValueError also for a number of more than 4,300 digits
+        return [], start
+    closing, calls = _CALL_CLOSE.match(text, end), list[Message]()
+    if closing is None:
+        return [], start
     for call in value if isinstance(value, list) else [value]:
-        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            return []
-        if "arguments" not in call and "parameters" not in call:
-            return []
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not call.keys() & _ARGUMENTS:
+            return [], start
         calls.append({"name": call["name"], "arguments": call.get("arguments", call.get("parameters"))})
-    return calls
+    return calls, closing.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +280,14 @@ class Call:
     arguments: dict[str, Any] | None
 
 
-def calls_of(message: Message) -> list[Call]:
+def calls_of(message: Mapping[str, Any]) -> list[Call]:
     """The tool calls of a message, arguments decoded."""
-    calls = []
-    for entry in plain_message(message).get("tool_calls") or []:
-        function = entry.get("function", entry)
-        calls.append(Call(str(function.get("name", "")), call_arguments(function.get("arguments"))))
-    return calls
+    functions = [entry.get("function", entry) for entry in _entries(plain_message(message))]
+    return [
+        Call(str(function.get("name", "")), call_arguments(function.get("arguments")))
+        for function in functions
+        if isinstance(function, Mapping)
+    ]
 
 
 def call_arguments(arguments: object) -> dict[str, Any] | None:

@@ -144,14 +144,26 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 def with_fixed_date(template: str) -> str:
-    """The template with today's date written in as FIXED_DATE, so that every server renders what was trained."""
-    return _DATE_CALL.sub(lambda match: repr(FIXED_DATE.strftime(match[2])), template)
+    """The template with today's date written in as FIXED_DATE, so that every server renders what was trained.
+
+    Where the format is no literal, a macro takes the clock's place: another server's own clock is never asked.
+    """
+    template = _DATE_CALL.sub(lambda match: repr(FIXED_DATE.strftime(match[2])), template)
+    if "strftime_now" not in template:
+        return template
+    marks = [f"%{mark}" for mark in "YymdjHIMSpBbAaUwFT"]
+    replaced = "".join(f" | replace({mark!r}, {FIXED_DATE.strftime(mark)!r})" for mark in marks)
+    clock = "{%- macro strftime_now(format) -%}{{ format | replace('%-', '%')" + replaced + " }}{%- endmacro %}"
+    return clock + ("\n" if template.startswith("\n") else "") + template
 
 
 @lru_cache(maxsize=64)
 def compile_template(text: str) -> Template:
     """The compiled template; jinja2.TemplateError where its syntax is wrong."""
-    return environment().from_string(text)
+    try:
+        return environment().from_string(text)
+    except (RecursionError, SyntaxError, ValueError) as error:  # of Python's compiler: too deeply nested, …
+        raise TemplateError(str(error)) from error
 
 
 def _raise(message: str) -> None:

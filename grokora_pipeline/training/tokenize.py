@@ -27,7 +27,7 @@ class TokenizeReport:
     label_tokens: int
     longest: int
     too_long: int  # examples left out whole because they exceed max_length
-    refused: int  # examples left out because the chat template cannot render them
+    refused: int  # examples left out because the chat template cannot render them, or their answer not exactly
     refusal: str  # why the first of them was, "" for none
     max_length: int
     fitting: dict[str, int]  # a limit (tokens) → rows that it would keep, of those that have a side
@@ -75,8 +75,9 @@ def tokenize_split(
 
 
 def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
-    prompt, completion = chat.encode_example(example)
     facts = example.get("meta") or {}
+    # A worse answer, which DPO and KTO only compare, may be no sound one.
+    prompt, completion = chat.encode_example(example, exact=facts.get("judged") != "worse")
     mask = [1] * len(completion)
     if PLACEHOLDER.search(str(example["completion"])):
         mask = _placeholder_mask(example, chat)
