@@ -14,12 +14,12 @@ from grokora_pipeline.serving.gateway.protocol import (
     ApiError,
     ChatRequest,
     Json,
-    StreamAccumulator,
     chunk,
     event,
     new_reply,
     read_object,
 )
+from grokora_pipeline.sessions.readers.streams import StreamedReply
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
 USER = {"role": "user", "content": "hi"}
@@ -137,10 +137,10 @@ def test_a_stream_is_put_together_wherever_its_bytes_are_cut(cuts: list[int]) ->
     raw += chunk(head, {"content": "Grüß "}) + chunk(head, {"content": "Gott"}) + chunk(head, {"tool_calls": [call]})
     raw += chunk(head, {"tool_calls": [rest]}) + chunk(head, {}, "tool_calls")
     raw += event({**head, "choices": [], "usage": {"total_tokens": 9}}) + b"data: [DONE]\n\n"
-    accumulator = StreamAccumulator()
+    streamed = StreamedReply()
     for one in EventSource(_stream(raw, cuts)).iter_sse():
-        accumulator.feed(one.data)
-    reply = accumulator.reply()
+        streamed.feed(one.data)
+    reply = streamed.reply()
     message = reply["choices"][0]["message"]
     assert (reply["id"], reply["usage"]) == (head["id"], {"total_tokens": 9})
     assert message["content"] == "Grüß Gott"
@@ -148,7 +148,35 @@ def test_a_stream_is_put_together_wherever_its_bytes_are_cut(cuts: list[int]) ->
 
 
 def test_a_stream_that_broke_off_is_no_answer() -> None:
-    accumulator = StreamAccumulator()
+    streamed = StreamedReply()
     for one in EventSource(_stream(chunk(new_reply("grok"), {"content": "half an ans"}), [])).iter_sse():
-        accumulator.feed(one.data)
-    assert "choices" not in accumulator.reply()
+        streamed.feed(one.data)
+    assert streamed.reply() == {}
+
+
+@given(
+    st.lists(st.sampled_from(["type", "index", "delta", "message", "choices", "usage", "content_block"]), max_size=4),
+    st.sampled_from(
+        [
+            "message_start",
+            "content_block_start",
+            "content_block_delta",
+            "message_delta",
+            "message_stop",
+            "response.completed",
+            "response.failed",
+            "error",
+            "",
+        ]
+    ),
+    st.sampled_from(
+        [None, 5, "x", [], [None], [{"delta": 5}], {"usage": []}, [{"delta": {"tool_calls": [{"index": []}]}}]]
+    ),
+)
+def test_events_of_any_shape_are_passed_over(names: list[str], kind: str, value: object) -> None:
+    streamed = StreamedReply()
+    for name in names:
+        streamed.feed({"type": kind, name: value} if kind else {"choices": value, name: value})
+        streamed.feed(value)
+    streamed.feed({"type": "message_stop"})
+    assert isinstance(streamed.reply(), dict)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
-from grokora_pipeline.serving.gateway.protocol import DONE, ApiError, Json, StreamAccumulator, chunk, event, usage_of
+from grokora_pipeline.serving.gateway.protocol import DONE, ApiError, Json, chunk, event, usage_of
 from grokora_pipeline.sessions.readers.bodies import exchange
 
 ApiName = Literal["chat", "responses", "messages"]
@@ -35,16 +35,6 @@ class StreamWriter(Protocol):
         """What ends the stream when the answer failed."""
 
 
-class StreamReader(Protocol):
-    """A whole reply put together from an upstream's events."""
-
-    def feed(self, data: str) -> None:
-        """Take one event's data."""
-
-    def reply(self) -> Json:
-        """The reply in the API's own shape; an error where the stream broke off."""
-
-
 class Api(Protocol):
     """One API. `name` is what a recording calls it, `path` stands below `/v1`, here and upstream."""
 
@@ -56,9 +46,6 @@ class Api(Protocol):
 
     def writer(self, body: Json, head: Json) -> StreamWriter:
         """Writes a streamed reply; `head` is what all of a chat reply's JSON shares."""
-
-    def reader(self) -> StreamReader:
-        """Reads an upstream's stream."""
 
     def is_last(self, data: str) -> bool:
         """Whether an upstream's event is the one after which nothing comes."""
@@ -109,10 +96,6 @@ class Chat:
     def writer(self, body: Json, head: Json) -> StreamWriter:
         """Chunks, then `[DONE]`."""
         return _ChatWriter(body, head)
-
-    def reader(self) -> StreamReader:
-        """Deltas summed up."""
-        return StreamAccumulator()
 
     def is_last(self, data: str) -> bool:
         """`[DONE]`."""
@@ -207,43 +190,6 @@ class _MessagesWriter:
         return named_event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
 
 
-class _MessagesReader:
-    """The message of message_start, with its blocks and its end filled in."""
-
-    def __init__(self) -> None:
-        self._message: Json = {}
-        self._blocks: dict[int, Json] = {}
-        self._inputs: dict[int, str] = {}
-        self._error: Json | None = None
-
-    def feed(self, data: str) -> None:
-        event_data = _object(data)
-        kind, index = event_data.get("type"), event_data.get("index", 0)
-        if kind == "message_start":
-            self._message = dict(event_data["message"])
-        elif kind == "content_block_start":
-            self._blocks[index] = dict(event_data["content_block"])
-        elif kind == "content_block_delta" and index in self._blocks:
-            delta = event_data["delta"]
-            for name in ("text", "thinking", "signature"):
-                if isinstance(delta.get(name), str):
-                    self._blocks[index][name] = self._blocks[index].get(name, "") + delta[name]
-            self._inputs[index] = self._inputs.get(index, "") + str(delta.get("partial_json") or "")
-        elif kind == "message_delta":
-            self._message |= event_data.get("delta") or {}
-            self._message["usage"] = {**(self._message.get("usage") or {}), **(event_data.get("usage") or {})}
-        elif kind == "error":
-            self._error = event_data
-
-    def reply(self) -> Json:
-        if self._error or not self._message.get("stop_reason"):
-            return self._error or {"type": "error", "error": {"type": "api_error", "message": "the stream broke off"}}
-        for index, text in self._inputs.items():
-            if self._blocks[index].get("type") == "tool_use":
-                self._blocks[index]["input"] = _object(text or "{}")
-        return {**self._message, "content": [self._blocks[index] for index in sorted(self._blocks)]}
-
-
 class Messages:
     """`/v1/messages`."""
 
@@ -270,10 +216,6 @@ class Messages:
     def writer(self, body: Json, head: Json) -> StreamWriter:
         """Named events."""
         return _MessagesWriter(head)
-
-    def reader(self) -> StreamReader:
-        """Blocks put together."""
-        return _MessagesReader()
 
     def is_last(self, data: str) -> bool:
         """`message_stop`."""
@@ -445,21 +387,6 @@ class _ResponsesWriter:
         return named_event(kind, {"type": kind, "sequence_number": self._number, **data})
 
 
-class _ResponsesReader:
-    """The response of the last event: it is whole."""
-
-    def __init__(self) -> None:
-        self._reply: Json | None = None
-
-    def feed(self, data: str) -> None:
-        event_data = _object(data)
-        if event_data.get("type") in ("response.completed", "response.incomplete", "response.failed"):
-            self._reply = event_data.get("response")
-
-    def reply(self) -> Json:
-        return self._reply or {"error": {"message": "the stream broke off"}}
-
-
 class Responses:
     """`/v1/responses`."""
 
@@ -481,10 +408,6 @@ class Responses:
     def writer(self, body: Json, head: Json) -> StreamWriter:
         """Numbered, named events."""
         return _ResponsesWriter(body, head)
-
-    def reader(self) -> StreamReader:
-        """The last event."""
-        return _ResponsesReader()
 
     def is_last(self, data: str) -> bool:
         """`response.completed` and its kind."""

@@ -40,11 +40,13 @@ from grokora_pipeline.serving.gateway.recorder import Recorder, new_receipt
 from grokora_pipeline.serving.gateway.routing import Route, Router
 from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.serving.gateway.upstream import Upstream, passed_back, unreachable
+from grokora_pipeline.sessions.readers.streams import StreamedReply
 from grokora_pipeline.sessions.redaction.redactor import Redactor
 from grokora_pipeline.store.champions import BASE
 
 LOG = logging.getLogger("grokora.serving")
 _BROKEN_OFF = {"error": {"message": "the caller went away before the answer was whole", "type": "client_gone"}}
+_BROKEN_STREAM = {"error": {"message": "the stream broke off"}}
 _PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "openai-project")
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
@@ -341,10 +343,10 @@ class Gateway:
 
     async def _pass_on(self, exchange: Exchange, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """The upstream's events as they come, each one whole; the last one only once the exchange is recorded."""
-        reader, last = exchange.api.reader(), b""
+        streamed, last = StreamedReply(), b""
         try:
             async for one in EventSource(response).aiter_sse():
-                reader.feed(one.data)
+                streamed.feed(one.data)
                 if exchange.api.is_last(one.data):
                     last = _raw_event(one)
                     break
@@ -352,7 +354,7 @@ class Gateway:
         except (httpx.HTTPError, SSEError) as error:
             failure = unreachable(error)
             last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD).error(failure))
-        await self._finish(exchange, reader.reply())
+        await self._finish(exchange, streamed.reply() or streamed.error or _BROKEN_STREAM)
         yield last
 
     async def _finish(

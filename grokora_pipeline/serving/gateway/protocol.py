@@ -8,7 +8,6 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -297,48 +296,3 @@ def usage_of(prompt: int, generated: int, cached: int) -> Json:
         "total_tokens": prompt + generated,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-
-
-class StreamAccumulator:
-    """A whole reply put together from the events of a streamed one."""
-
-    def __init__(self) -> None:
-        self._reply: Json = {}
-        self._message: Json = {"role": "assistant", "content": ""}
-        self._calls: dict[int, Json] = {}
-        self._finish: str | None = None
-
-    def feed(self, data: str) -> None:
-        """Take the data of one event."""
-        if data.strip() != "[DONE]":
-            with suppress(orjson.JSONDecodeError, AttributeError, TypeError):  # an event in some other shape
-                self._add(orjson.loads(data))
-
-    def _add(self, data: Json) -> None:
-        self._reply |= {key: value for key, value in data.items() if key not in {"choices", "object"} and value}
-        for choice in data.get("choices") or ():
-            if choice.get("index"):
-                continue  # only the first of several answers is kept
-            self._finish = choice.get("finish_reason") or self._finish
-            delta = choice.get("delta") or {}
-            for name in ("content", "reasoning_content"):
-                if isinstance(delta.get(name), str):
-                    self._message[name] = self._message.get(name, "") + delta[name]
-            for call in delta.get("tool_calls") or ():
-                self._add_call(call)
-
-    def _add_call(self, call: Json) -> None:
-        whole = self._calls.setdefault(call.get("index", len(self._calls)), {"type": "function", "function": {}})
-        if call.get("id"):
-            whole["id"] = call["id"]
-        for name, text in (call.get("function") or {}).items():
-            whole["function"][name] = whole["function"].get(name, "") + (text or "")
-
-    def reply(self) -> Json:
-        """The reply; without choices where the stream held an error or broke off before its end."""
-        if self._finish is None:
-            return {"error": {"message": "the stream broke off"}, **self._reply}
-        calls = [self._calls[index] for index in sorted(self._calls)]
-        message = self._message | ({"tool_calls": calls} if calls else {})
-        choice = {"index": 0, "message": message, "finish_reason": self._finish}
-        return {**self._reply, "object": "chat.completion", "choices": [choice]}

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from grokora_pipeline.models.messages import offered_tools
 from grokora_pipeline.sessions.readers.common import name_text
 from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, lower, lower_all, lower_tools
+from grokora_pipeline.sessions.readers.streams import StreamedReply
 from grokora_pipeline.sessions.turns import Message
 
 Api = Literal["chat", "messages", "responses", "gemini", "converse", "cohere"]
@@ -82,7 +83,10 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
     response = _stream(response) if isinstance(response, str) else response
     api = api_of(request, response, named)
     if isinstance(response, list):
-        response = _assemble(api, response)
+        streamed = StreamedReply()
+        for chunk in response:
+            streamed.feed(chunk.get("data", chunk) if isinstance(chunk, dict) else chunk)
+        response = streamed.reply()
     reply = response if isinstance(response, Mapping) else {}
     model = name_text(reply.get("model")) or name_text(request.get("model"))
     tools = lower_tools(offered_tools(request))
@@ -180,64 +184,3 @@ def _stream(text: str) -> Any:
     """The chunks of server-sent events, or the JSON that a text is."""
     lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
     return [as_object(line) for line in lines if line != "[DONE]"] if lines else as_json(text)
-
-
-def _assemble(api: Api, chunks: Sequence[Any]) -> Json:
-    """The whole reply of streamed chunks."""
-    events = [as_object(one.get("data", one) if isinstance(one, dict) else one) for one in chunks]
-    if api == "responses":
-        ends = ("response.completed", "response.incomplete")
-        return next((as_object(one.get("response")) for one in events if one.get("type") in ends), {})
-    return _assemble_messages(events) if api == "messages" else _assemble_chat(events)
-
-
-def _assemble_messages(events: Sequence[Json]) -> Json:
-    message: Json = {}
-    blocks: dict[int, Json] = {}
-    arguments: dict[int, str] = {}
-    for event in events:
-        kind, index = event.get("type"), event.get("index", 0)
-        if kind == "message_start":
-            message = dict(as_object(event.get("message")))
-        elif kind == "content_block_start":
-            blocks[index] = dict(as_object(event.get("content_block")))
-        elif kind == "content_block_delta":
-            delta, block = as_object(event.get("delta")), blocks.setdefault(index, {"type": "text", "text": ""})
-            for name in ("text", "thinking"):
-                if isinstance(delta.get(name), str):
-                    block[name] = block.get(name, "") + delta[name]
-            arguments[index] = arguments.get(index, "") + name_text(delta.get("partial_json"))
-        elif kind == "message_delta":
-            message |= as_object(event.get("delta"))
-    for index, text in arguments.items():
-        if blocks[index].get("type") == "tool_use":
-            blocks[index]["input"] = text or blocks[index].get("input") or {}
-    ended = any(event.get("type") == "message_stop" for event in events)
-    return {**message, "role": "assistant", "content": [blocks[place] for place in sorted(blocks)]} if ended else {}
-
-
-def _assemble_chat(events: Sequence[Json]) -> Json:
-    message: Json = {"role": "assistant", "content": ""}
-    calls: dict[int, Json] = {}
-    reason = model = None
-    for event in events:
-        model = event.get("model") or model
-        choices = as_list(event.get("choices"))
-        choice = as_object(choices[0]) if choices else {}
-        delta = as_object(choice.get("delta"))
-        reason = choice.get("finish_reason") or reason
-        message["content"] += name_text(delta.get("content"))
-        if thought := name_text(delta.get("reasoning_content")):
-            message["reasoning_content"] = message.get("reasoning_content", "") + thought
-        for part in as_list(delta.get("tool_calls")):
-            call = calls.setdefault(
-                part.get("index", 0), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            )
-            call["id"] = call["id"] or name_text(part.get("id"))
-            function = as_object(part.get("function"))
-            call["function"]["name"] += name_text(function.get("name"))
-            call["function"]["arguments"] += name_text(function.get("arguments"))
-    if calls:
-        message["tool_calls"] = [calls[place] for place in sorted(calls)]
-    # without a finish reason the stream was broken off, and what came of the answer is no answer
-    return {"model": model, "choices": [{"message": message, "finish_reason": reason}]} if reason else {}

@@ -1,0 +1,115 @@
+"""A whole reply from the events of a streamed one: chat completions, Anthropic's Messages, OpenAI's Responses.
+
+The readers of logs and the gateway, which records what an upstream streams, use it alike. Events are untrusted: what
+has another shape than its API gives it is passed over.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from grokora_pipeline.sessions.readers.common import name_text
+from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object
+
+_MESSAGE = -1  # where a chat reply's own texts are kept, beside those of its calls
+
+
+class StreamedReply:
+    """Feed it with all events, then ask for the reply. `error` is the error that a stream told, if it told one."""
+
+    def __init__(self) -> None:
+        self.error: Json = {}
+        self._reply: Json = {}
+        self._parts: dict[int, Json] = {}  # content blocks or tool calls
+        # Pieces are joined at the end: to append each to one text would cost the square of the answer's length.
+        self._pieces: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+        self._finish: Any = None
+        self._api = ""
+
+    def feed(self, event: object) -> None:
+        """Take an event's data, as an object or as JSON text."""
+        data = as_object(event)
+        kind = name_text(data.get("type"))
+        if kind == "error" or isinstance(data.get("error"), dict):
+            self.error = data
+        elif kind == "response.failed":
+            self.error = as_object(data.get("response")) or data
+        elif kind in ("response.completed", "response.incomplete"):
+            self._api, self._reply, self._finish = "responses", as_object(data.get("response")), kind
+        elif kind.startswith(("message_", "content_block_")):
+            self._api = "messages"
+            self._take_block(kind, data)
+        elif "choices" in data:
+            self._api = "chat"
+            self._take_chunk(data)
+
+    def reply(self) -> Json:
+        """The reply in its API's shape; {} if the stream broke off before its end: half an answer is none."""
+        if self._finish is None or self.error:
+            return {}
+        if self._api == "responses":
+            return self._reply
+        if self._api == "messages":
+            blocks = [self._block(index) for index in sorted(self._parts)]
+            return {**self._reply, "role": "assistant", "content": blocks}
+        message = {"role": "assistant", "content": self._text(_MESSAGE, "content")}
+        if thought := self._text(_MESSAGE, "reasoning_content"):
+            message["reasoning_content"] = thought
+        if self._parts:
+            names = ("name", "arguments")
+            message["tool_calls"] = [
+                {**self._parts[index], "function": {name: self._text(index, name) for name in names}}
+                for index in sorted(self._parts)
+            ]
+        choice = {"index": 0, "message": message, "finish_reason": self._finish}
+        return {**self._reply, "object": "chat.completion", "choices": [choice]}
+
+    def _take_block(self, kind: str, data: Json) -> None:
+        index, delta = _index(data.get("index"), 0), as_object(data.get("delta"))
+        if kind == "message_start":
+            self._reply = dict(as_object(data.get("message")))
+        elif kind == "content_block_start":
+            self._parts[index] = dict(as_object(data.get("content_block")))
+        elif kind == "content_block_delta":
+            self._parts.setdefault(index, {"type": "text"})
+            self._add(index, delta, "text", "thinking", "signature", "partial_json")
+        elif kind == "message_delta":
+            usage = as_object(self._reply.get("usage")) | as_object(data.get("usage"))
+            self._reply |= delta | {"usage": usage}
+            self._finish = self._reply.get("stop_reason") or self._finish
+        elif kind == "message_stop":
+            self._finish = self._finish or kind
+
+    def _block(self, index: int) -> Json:
+        block = dict(self._parts[index])
+        for name in ("text", "thinking", "signature"):
+            if text := self._text(index, name):
+                block[name] = name_text(block.get(name)) + text
+        if name_text(block.get("type")).endswith("tool_use"):
+            block["input"] = as_json(self._text(index, "partial_json")) or block.get("input") or {}
+        return block
+
+    def _take_chunk(self, data: Json) -> None:
+        self._reply |= {key: value for key, value in data.items() if key not in ("choices", "object") and value}
+        for choice in map(as_object, as_list(data["choices"])):
+            if choice.get("index"):
+                continue  # only the first of several answers is kept
+            self._finish = choice.get("finish_reason") or self._finish
+            delta = as_object(choice.get("delta"))
+            self._add(_MESSAGE, delta, "content", "reasoning_content")
+            for part in map(as_object, as_list(delta.get("tool_calls"))):
+                index = _index(part.get("index"), len(self._parts))  # Gemini sends whole calls, without an index
+                call = self._parts.setdefault(index, {"id": "", "type": "function"})
+                call["id"] = call["id"] or name_text(part.get("id"))
+                self._add(index, as_object(part.get("function")), "name", "arguments")
+
+    def _add(self, index: int, delta: Json, *names: str) -> None:
+        for name in names:
+            if isinstance(delta.get(name), str):
+                self._pieces[index, name].append(delta[name])
+
+    def _text(self, index: int, name: str) -> str:
+        return "".join(self._pieces[index, name])
+
+
+def _index(value: object, default: int) -> int:
+    return value if isinstance(value, int) else default
