@@ -1,7 +1,7 @@
 """Who the agents are, how their calls are recognised, and what their answers look like (`agents.yaml`)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,6 +117,37 @@ class Answer(_Strict):
 
     type: AnswerType = "text"
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+
+    @field_validator("schema_")
+    @classmethod
+    def _usable(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Refused here, before a training, since the first answer that is checked with it would end the evaluation."""
+        from jsonschema import Draft202012Validator, SchemaError
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
+
+        if schema is None:
+            return None
+        try:
+            Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+            resource = DRAFT202012.create_resource(schema)
+            uri = resource.id() or ""
+            resolver = Registry().with_resource(uri, resource).crawl().resolver(base_uri=uri)
+            for reference in _references(schema):
+                resolver.lookup(reference)
+        except SchemaError as error:
+            raise ValueError(f"no JSON Schema: {error.message}") from error
+        except Unresolvable as error:
+            raise ValueError(f"nothing in the schema is at $ref {error.ref!r}, and none is fetched") from error
+        return schema
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
+        yield schema["$ref"]
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _references(part)
 
 
 class RetrainPolicy(_Strict):

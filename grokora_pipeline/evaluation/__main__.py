@@ -212,7 +212,6 @@ def _scored(job: _Run, example: Example, text: str) -> Row:
         "tools": example.get("tools"),
         "schema": job.plan.answer.schema_,
         "answer_type": job.plan.answer.type,
-        "boxes": example["meta"].get("boxes") or [],
     }
 
 

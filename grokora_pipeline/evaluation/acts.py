@@ -87,7 +87,6 @@ class Judge:
             tools=example.get("tools"),
             schema=self.answer.schema_,
             answer_type=self.answer.type,
-            boxes=example["meta"].get("boxes") or [],
         )
 
 

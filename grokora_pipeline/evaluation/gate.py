@@ -113,7 +113,7 @@ def _reason(system: str, evidence: Sequence[Evidence], beside: Sequence[Evidence
 
 def _as_good_as(other: str, lead: Mapping[str, Any]) -> Evidence:
     label = "adapter" if other == "adapter" else other.replace("_", "-")
-    text = f"the {label} is {lead['value']:+.3f} from it (interval {lead['low']:+.3f} to {lead['high']:+.3f}, "
+    text = f"the {label} is {lead['value']:+z.3f} from it (interval {lead['low']:+z.3f} to {lead['high']:+z.3f}, "
     text += f"p = {lead['p_value']:.2g}; differences under {lead['detectable']:.2g} cannot be seen)."
     return Evidence(name=f"as_good_as_{other}", passed=True, sentence=text)
 
@@ -192,8 +192,8 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     ours, theirs = (report["systems"].get(one, {}).get("metrics", {}).get(metric) for one in (system, other))
     figures = f" {ours['value']:.3f} against the {other}'s {theirs['value']:.3f}" if ours and theirs else ""
     text = (
-        f"{metric} is{figures} on {report['rows']} rows (better than the {other} by {value:+.3f}, "
-        f"interval {low:+.3f} to {high:+.3f}, p = {p_value:.2g}, allowed at look {look}: {allowed:.2g})"
+        f"{metric} is{figures} on {report['rows']} rows (better than the {other} by {value:+z.3f}, "
+        f"interval {low:+z.3f} to {high:+z.3f}, p = {p_value:.2g}, allowed at look {look}: {allowed:.2g})"
     )
     tail = "." if passed else f"; differences under {entry['detectable']:.2g} cannot be seen with these rows."
     return Evidence(name=name, passed=passed, sentence=text + tail)

@@ -21,6 +21,7 @@ from grokora_pipeline.evaluation.significance import (
 
 # From cheap to dear: nothing, a few fixed tokens, fixed examples, a search at every call, a training, both.
 RUNGS = ("base", "instructed", "few_shot", "retrieved", "adapter", "adapter_few_shot")
+_UNDECIDED = 0.2  # a lead with a p-value between alpha and this is no evidence for "do not train" either
 _ADVICE = {
     "base": "the base model as it is: do not train",
     "instructed": "an instruction in the prompt: do not train",
@@ -54,6 +55,8 @@ def ladder(rows: Sequence[Row], metric: str, *, few_shot: int, alpha: float = 0.
     cheapest = next(name for name in rungs if as_good(behind[name], alpha))
     verdict = _verdict(f"{metric} {quality[cheapest]:.3f}", cheapest, best, behind[cheapest], few_shot)
     sessions, needed = len(sums[best]), sessions_needed(alpha)
+    if not any(quality[name] for name in rungs) and measure.higher_is_better:
+        verdict = f"Nothing of it works yet: {metric} is 0 for every rung."
     if sessions < needed:  # no test could find a rung worse, and "do not train" would be said for want of rows
         verdict = f"Nothing can be told apart on {sessions} sessions: it needs {needed} with held-out rows."
     systems = by_system(rows)
@@ -127,7 +130,10 @@ def _cost(rows: Sequence[Row]) -> dict[str, float]:
 
 def _verdict(figure: str, cheapest: str, best: str, behind: Mapping[str, Any] | None, few_shot: int) -> str:
     number = {1: "one example", 2: "two examples"}.get(few_shot, f"{few_shot} examples")
-    text = f"Cheapest that is as good as the best: {_ADVICE[cheapest].format(few_shot=number)} ({figure}"
+    advice = _ADVICE[cheapest].format(few_shot=number)
+    if behind is not None and behind["p_value"] < _UNDECIDED and behind["value"]:
+        advice = advice.replace("do not train", "that training is worth it is not proven, and more sessions would tell")
+    text = f"Cheapest that is as good as the best: {advice} ({figure}"
     if behind is None:
         return f"{text}, the best)." if cheapest == "base" else f"{text}; everything cheaper is worse beyond noise)."
     lead, p_value, unseen = abs(behind["value"]), behind["p_value"], behind["detectable"]

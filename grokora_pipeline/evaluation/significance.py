@@ -134,8 +134,14 @@ def difference(
         replicates = combine(drawn @ ours) - combine(drawn @ theirs)
         low, high = (float(bound) for bound in np.quantile(replicates, [alpha / 2, 1 - alpha / 2]))
         tail = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
-        p_value = min(1.0, 2 * (tail + 1) / (len(replicates) + 1))
+        # a bootstrap of three clusters that agree never sees another sign; no test of n clusters goes below 2 / 2^n
+        p_value = min(1.0, max(2 * (tail + 1) / (len(replicates) + 1), 2 / 2 ** min(len(ours), 60)))
         error = float(replicates.std())
+        if error <= 1e-9 * abs(value):  # every cluster shows the same: the rule of three, as in `_flipped`
+            error, slack = 0.0, abs(value) * min(1.0, log(1 / alpha) / len(ours))
+            low, high = value - slack, value + slack
+        if p_value > alpha:
+            low, high = min(low, 0.0), max(high, 0.0)
     return Difference(value, low, high, p_value, detectable(error, len(ours), alpha=alpha))
 
 

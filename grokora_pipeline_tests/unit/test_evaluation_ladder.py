@@ -147,6 +147,16 @@ def test_with_few_sessions_the_ladder_gives_no_advice() -> None:
     assert found["verdict"] == "Nothing can be told apart on 5 sessions: it needs 6 with held-out rows."
 
 
+def test_a_lead_that_is_not_quite_proven_is_no_advice_against_training() -> None:
+    lucky = ladder(rows(base=NEVER, adapter=[place < 4 for place in range(SESSIONS)]), "exact_match", few_shot=2)
+    assert lucky["cheapest"] == "base"
+    assert (
+        "not proven, and more sessions would tell (exact_match 0.000; the best, adapter, is 0.250" in lucky["verdict"]
+    )
+    nothing = ladder(rows(base=NEVER, adapter=NEVER), "exact_match", few_shot=2)
+    assert nothing["verdict"] == "Nothing of it works yet: exact_match is 0 for every rung."
+
+
 def test_fresh_rows_score_every_system_and_compare_what_can_go_into_service() -> None:
     look = fresh_look(rows(base=NEVER, few_shot=HALF, adapter=ALWAYS, champion=HALF), "exact_match")
     assert look is not None

@@ -188,13 +188,44 @@ def test_an_integer_may_stand_for_a_float_but_not_a_bool_for_an_integer() -> Non
     assert check_call(Call("f", {"x": 1.5}), Call("f", {"x": 1})) == "type_error"
 
 
-def test_a_point_anywhere_in_the_targets_box_is_right() -> None:
-    wanted = Call("computer", CLICK[1])
-    inside, outside = ({"action": "left_click", "coordinate": [x, 50]} for x in (139, 141))
-    box = [100, 30, 140, 60]
-    assert check_call(Call("computer", inside), wanted, [TOOL], box) is None
-    assert check_call(Call("computer", outside), wanted, [TOOL], box) == "value_error"
-    assert check_call(Call("computer", inside), wanted, [TOOL]) == "value_error"
+def test_what_stands_in_logged_tools_breaks_no_score() -> None:
+    wrong = [None, {"parameters": None}, {"name": "f", "parameters": {"properties": None, "required": None}}]
+    for function in wrong:
+        assert (
+            check_call(Call("f", {"x": 1}), Call("f", {"x": 1}), [{"type": "function", "function": function}]) is None
+        )
+    unreadable = _calling(("f", "not json"))
+    assert METRICS["tool_call_match"].value([Answer(unreadable, unreadable)]) is None
+
+
+def test_json_is_equal_by_value_and_other_text_by_its_letters() -> None:
+    assert _value("exact_match", '{"b": [1, 2.0], "a": null}', ' {"a":null,"b":[1.0,2]}') == 1
+    assert _value("exact_match", '{"b": [2, 1], "a": null}', '{"a": null, "b": [1, 2]}') == 0
+    assert _value("exact_match", '{"a": true}', '{"a": 1}') == 0
+    assert _value("exact_match", "1.0", "1") == 0
+    assert _value("exact_match", '{"a": 1} indeed', '{"a": 1}') == 0
+
+
+def test_one_item_too_many_makes_only_itself_wrong() -> None:
+    steps = [{"do": "open", "what": "door"}, {"do": "go", "what": "in"}, {"do": "close", "what": "door"}]
+    more, fewer = [{"do": "look", "what": "up"}, *steps], steps[1:]
+    assert _value("field_accuracy", json.dumps(more), json.dumps(steps)) == pytest.approx(2 * 6 / (8 + 6))
+    assert _value("field_accuracy", json.dumps(fewer), json.dumps(steps)) == pytest.approx(2 * 4 / (4 + 6))
+    assert _value("argument_keys", '[{"a": 2}]', '[{"a": 1}]') == 1
+    assert _value("coordinates", '{"at": {"point": [20, 10]}}', '{"at": {"point": [10, 20]}}') == 0.5
+    assert _value("field_accuracy", json.dumps([0] * 2000), json.dumps([0] * 2000 + [1])) == pytest.approx(4000 / 4001)
+
+
+def test_a_broken_models_likelihood_is_the_worst_there_is_and_no_nan() -> None:
+    for nll in (math.nan, math.inf, 1e300):
+        answers = [Answer(_text("a"), _text("a"), nll=one, reference_tokens=2) for one in (2.0, nll)]
+        assert METRICS["perplexity"].value(answers) == pytest.approx(math.exp((2 + 40) / 4))
+        assert math.isfinite(METRICS["bits_per_byte"].value(answers) or math.nan)
+
+
+@pytest.mark.parametrize("text", ["", "✓", "=="])
+def test_equal_texts_without_a_word_are_equal_for_rouge_too(text: str) -> None:
+    assert _value("rougeL", text, text) == 1
 
 
 def test_holding_back_is_right_where_no_call_is_due() -> None:

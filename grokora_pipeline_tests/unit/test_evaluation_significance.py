@@ -1,6 +1,6 @@
 """Intervals, p-values and pass^k against what is known about them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import comb
 
 import numpy as np
@@ -131,3 +131,15 @@ def test_swapping_the_systems_mirrors_the_difference(pairs: list[tuple[int, int]
     assert there.value == pytest.approx(-back.value)
     assert there.low == pytest.approx(-back.high)
     assert there.p_value == pytest.approx(back.p_value)
+
+
+@pytest.mark.parametrize("combine", [ratio, lambda sums: np.exp(ratio(sums))])
+@pytest.mark.parametrize("clusters", [1, 3, 20])
+def test_clusters_that_all_show_the_same_leave_some_doubt(
+    combine: Callable[[np.ndarray], np.ndarray], clusters: int
+) -> None:
+    found = difference(_rows([0.9] * clusters), _rows([0.2] * clusters), combine)
+    assert found.low < found.value < found.high
+    assert found.p_value >= min(1.0, 2 / 2**clusters)
+    assert (found.p_value <= 0.05) == (found.low > 0)
+    assert found.detectable == pytest.approx(3 / clusters)

@@ -24,6 +24,7 @@ from grokora_pipeline.models.messages import calls_of, canonical, json_value, le
 from grokora_pipeline.sandbox.coder import same_effect
 
 Stats = tuple[float, ...]
+WORST_NATS = 20.0  # a uniform guess among a vocabulary of 250,000 tokens costs 12.4
 _TYPED = re.compile(r"text|typed|key|command", re.IGNORECASE)
 _PLACE = re.compile(r"coord|position|point|^(x|y|width|height)$", re.IGNORECASE)
 
@@ -61,8 +62,14 @@ def _mean(score: Callable[[Answer], float | bool | None]) -> Callable[[Answer], 
 
 
 def exact_match(answer: Answer) -> bool:
-    """Whether content (but for white space at its ends) and calls are the expected ones."""
-    return canonical(answer.prediction) == canonical(answer.reference)
+    """Whether content (but for white space at its ends) and calls are the expected ones, JSON being read as values."""
+    pair = answer.prediction, answer.reference
+    given, expected = (strict_json(message_text(one).strip()) for one in pair)
+    if not isinstance(given, dict | list) or not isinstance(expected, dict | list):
+        return canonical(answer.prediction) == canonical(answer.reference)
+    return calls_of(answer.prediction) == calls_of(answer.reference) and Counter(leaves(given)) == Counter(
+        leaves(expected)
+    )
 
 
 def valid_json(answer: Answer) -> bool | None:
@@ -88,9 +95,13 @@ def schema_valid(answer: Answer) -> bool | None:
 def field_counts(answer: Answer, view: Callable[[Leaf], object] = lambda leaf: leaf) -> tuple[int, int, int] | None:
     """(right, given, expected) leaf fields of JSON answers and tool calls, each seen through `view`, which may leave
     fields out by giving None; None where no such field is expected."""
+    reference, prediction = json_value(answer.reference), json_value(answer.prediction)
     expected, given = (
-        Counter(seen for leaf in leaves(value) if (seen := view(leaf)) is not None) if value is not None else Counter()
-        for value in (json_value(answer.reference), json_value(answer.prediction))
+        Counter(seen for leaf in fields if (seen := view(leaf)) is not None)
+        for fields in (
+            [] if reference is None else leaves(reference),
+            [] if prediction is None else leaves(prediction, beside=reference),
+        )
     )
     return ((expected & given).total(), given.total(), expected.total()) if expected else None
 
@@ -145,12 +156,16 @@ def _coordinates(leaf: Leaf) -> Leaf | None:
 
 def call_error(answer: Answer) -> CallError | None:
     """What keeps the answer's calls from being the expected ones; None when nothing does."""
-    return check_calls(calls_of(answer.prediction), calls_of(answer.reference), answer.tools, answer.boxes)
+    return check_calls(calls_of(answer.prediction), calls_of(answer.reference), answer.tools)
 
 
 def tool_call_match(answer: Answer) -> bool | None:
-    """Whether the calls are the expected ones (none, where none is due); applies where a call was possible."""
-    if not answer.tools and not calls_of(answer.reference):
+    """Whether the calls are the expected ones (none, where none is due); applies where a call was possible.
+
+    It says nothing of an expected call whose arguments cannot be read.
+    """
+    expected = calls_of(answer.reference)
+    if any(call.arguments is None for call in expected) or not (answer.tools or expected):
         return None
     return call_error(answer) is None
 
@@ -184,7 +199,11 @@ def code_runs(answer: Answer) -> bool | None:
 
 
 def _rouge_metric(name: str) -> Metric:
-    return Metric(name, _mean(lambda answer: rouge(canonical(answer.prediction), canonical(answer.reference))[name]))
+    def value(answer: Answer) -> float:
+        given, expected = canonical(answer.prediction), canonical(answer.reference)
+        return 1.0 if given == expected else rouge(given, expected)[name]  # equal texts need no word: "", "✓", "=="
+
+    return Metric(name, _mean(value))
 
 
 @lru_cache(maxsize=1)
@@ -223,13 +242,20 @@ def bleu_of(sums: FloatArray) -> FloatArray:
     return scores
 
 
+def _nats(answer: Answer) -> float:
+    """The expected answer's negative log-likelihood, at most `WORST_NATS` a token: one NaN or infinity of a broken
+    adapter would make a NaN of every figure, interval and p-value."""
+    worst = WORST_NATS * max(1, answer.reference_tokens)
+    return worst if answer.nll is None or not answer.nll < worst else answer.nll
+
+
 def _perplexity_stats(answer: Answer) -> Stats | None:
-    return None if answer.nll is None else (answer.nll, float(answer.reference_tokens))
+    return None if answer.nll is None else (_nats(answer), float(answer.reference_tokens))
 
 
 def _bits_stats(answer: Answer) -> Stats | None:
-    size = len(canonical(answer.reference).encode())
-    return None if answer.nll is None or not size else (answer.nll / float(np.log(2)), float(size))
+    size = len(canonical(answer.reference).encode("utf-8", "replace"))
+    return None if answer.nll is None or not size else (_nats(answer) / float(np.log(2)), float(size))
 
 
 def _perplexity(sums: FloatArray) -> FloatArray:

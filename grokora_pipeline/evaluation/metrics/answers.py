@@ -3,7 +3,9 @@
 import ast
 import json
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from grokora_pipeline.agents import AnswerType
@@ -16,8 +18,7 @@ _FENCE = re.compile(r"```[\w+-]*[^\S\n]*\n(.*?)\n?```", re.DOTALL)
 class Answer:
     """One answer beside the expected one. Both are assistant messages; log text in them is untrusted.
 
-    `boxes` holds, for each expected call, the target's [left, top, right, bottom] in pixels, or None where only the
-    exact coordinate counts. `nll` is the summed negative log-likelihood (nats) of the expected completion.
+    `nll` is the summed negative log-likelihood (nats) of the expected completion.
     `finished`: it ended by itself (finish reason `stop`), and was not cut at the limit.
     """
 
@@ -26,7 +27,6 @@ class Answer:
     tools: list[dict[str, Any]] | None = None
     schema: dict[str, Any] | None = None
     answer_type: AnswerType = "text"
-    boxes: list[list[float] | None] = field(default_factory=list)
     nll: float | None = None
     reference_tokens: int = 0
     new_tokens: int | None = None
@@ -34,19 +34,60 @@ class Answer:
     seconds: float | None = None
 
 
+MOST_PAIRS = 10_000  # of items of two lists that are compared with each other; longer lists match by index
 Path = tuple[str | int, ...]
 Leaf = tuple[Path, str]
 
 
-def leaves(value: Any, path: Path = ()) -> list[Leaf]:
-    """The leaf fields of a JSON value as (path, canonical JSON of the leaf); an empty container is a leaf itself."""
+def leaves(value: Any, path: Path = (), beside: Any = None) -> list[Leaf]:
+    """The leaf fields of a JSON value as (path, canonical JSON of the leaf); an empty container is a leaf itself.
+
+    `beside` is the value that it will be compared with: a list's items then have the index of the item that they match
+    there, so that one item too many does not make all that follow it wrong.
+    """
     if isinstance(value, dict) and value:
-        return [leaf for key, child in value.items() for leaf in leaves(child, (*path, str(key)))]
+        others = beside if isinstance(beside, dict) else {}
+        return [leaf for key, child in value.items() for leaf in leaves(child, (*path, str(key)), others.get(key))]
     if isinstance(value, list) and value:
-        return [leaf for index, child in enumerate(value) for leaf in leaves(child, (*path, index))]
+        others = beside if isinstance(beside, list) else []
+        indices = matching(value, others) if others else range(len(value))
+        return [
+            leaf
+            for index, child in zip(indices, value, strict=True)
+            for leaf in leaves(child, (*path, index), others[index] if index < len(others) else None)
+        ]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return [(path, json.dumps(value, sort_keys=True))]
+
+
+def matching(given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
+    """For each given item the index of the expected one that it stands for; of others, an index behind all of these.
+
+    Both keep their order, as in an edit distance (Needleman & Wunsch 1970): a click at [20, 10] is not one at [10, 20].
+    """
+    if len(given) * len(expected) > MOST_PAIRS or given == expected:
+        return list(range(len(given)))
+    ours, theirs = ([Counter(leaves(item)) for item in items] for items in (given, expected))
+    # most of all equal leaves count, then equal names of fields, then that there is an item at all
+    alike = [
+        [1e-6 + (a & b).total() + 1e-3 * len({path for path, _ in a} & {path for path, _ in b}) for b in theirs]
+        for a in ours
+    ]
+    best = [[0.0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
+    for i, row in enumerate(alike, 1):
+        for j, pair in enumerate(row, 1):
+            best[i][j] = max(best[i - 1][j - 1] + pair, best[i - 1][j], best[i][j - 1])
+    indices, i, j = [len(theirs) + place for place in range(len(ours))], len(ours), len(theirs)
+    while i and j:
+        if best[i][j] == best[i - 1][j - 1] + alike[i - 1][j - 1]:
+            i, j = i - 1, j - 1
+            indices[i] = j
+        elif best[i][j] == best[i - 1][j]:
+            i -= 1
+        else:
+            j -= 1
+    return indices
 
 
 def code_tree(text: str) -> str | None:

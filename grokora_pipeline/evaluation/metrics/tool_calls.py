@@ -2,7 +2,7 @@
 
 Checks come in its order: number of calls, function name, missing required, unexpected parameter, type, value. Parallel
 calls are compared without order. Unlike BFCL the texts of arguments are compared as they are, because a shell command
-with another dash is another command; a coordinate may lie anywhere in the target's box where the box is known.
+with another dash is another command.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ CallError = Literal[
     "wrong_count", "wrong_func_name", "missing_required", "unexpected_param", "type_error", "value_error"
 ]
 ERROR_ORDER: tuple[CallError, ...] = get_args(CallError)
-Box = Sequence[float]
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -30,24 +29,20 @@ def check_calls(
     predicted: Sequence[Call],
     expected: Sequence[Call],
     tools: Sequence[dict[str, Any]] | None = None,
-    boxes: Sequence[Box | None] = (),
 ) -> CallError | None:
     """The first error that keeps the calls from being the expected ones, in whatever order; None when they are."""
     if len(predicted) != len(expected):
         return "wrong_count"
     left = list(predicted)
-    for index, wanted in enumerate(expected):
-        box = boxes[index] if index < len(boxes) else None
-        errors = [check_call(call, wanted, tools, box) for call in left]
+    for wanted in expected:
+        errors = [check_call(call, wanted, tools) for call in left]
         if None not in errors:
             return max((error for error in errors if error), key=ERROR_ORDER.index)
         del left[errors.index(None)]
     return None
 
 
-def check_call(
-    call: Call, wanted: Call, tools: Sequence[dict[str, Any]] | None = None, box: Box | None = None
-) -> CallError | None:
+def check_call(call: Call, wanted: Call, tools: Sequence[dict[str, Any]] | None = None) -> CallError | None:
     """The first error of one call against the expected one; None when it is right."""
     if call.name != wanted.name:
         return "wrong_func_name"
@@ -55,14 +50,16 @@ def check_call(
         return "type_error"
     got, want = call.arguments, wanted.arguments or {}
     parameters = _parameters(tools, wanted.name)
-    known = {**parameters.get("properties", {})}
-    if any(name not in got for name in {*want, *parameters.get("required", ())}):
+    # tools come from logs, where anything may stand
+    properties, required = parameters.get("properties"), parameters.get("required")
+    known = properties if isinstance(properties, dict) else {}
+    if any(name not in got for name in {*want, *(required if isinstance(required, list) else ())}):
         return "missing_required"
     if any(name not in known and name not in want for name in got):
         return "unexpected_param"
     if any(not _type_fits(value, known.get(name), want.get(name)) for name, value in got.items()):
         return "type_error"
-    if any(not _value_fits(name, value, known.get(name), want, box) for name, value in got.items()):
+    if any(not _value_fits(name, value, known.get(name), want) for name, value in got.items()):
         return "value_error"
     return None
 
@@ -70,7 +67,7 @@ def check_call(
 def _parameters(tools: Sequence[dict[str, Any]] | None, name: str) -> dict[str, Any]:
     for tool in tools or ():
         function = tool.get("function", tool)
-        if function.get("name") == name:
+        if isinstance(function, dict) and function.get("name") == name:
             parameters = function.get("parameters")
             return parameters if isinstance(parameters, dict) else {}
     return {}
@@ -90,20 +87,10 @@ def _type_fits(value: Any, schema: Any, wanted: Any) -> bool:
     return isinstance(value, allowed)
 
 
-def _value_fits(name: str, value: Any, schema: Any, want: dict[str, Any], box: Box | None) -> bool:
+def _value_fits(name: str, value: Any, schema: Any, want: dict[str, Any]) -> bool:
     if name not in want:  # an optional parameter that was not expected may say its default, nothing else
         return isinstance(schema, dict) and "default" in schema and bool(schema["default"] == value)
     wanted = want[name]
-    if box is not None:
-        if name in {"x", "y"}:
-            side = 0 if name == "x" else 1
-            return bool(box[side] <= value <= box[side + 2])
-        if _is_point(wanted):
-            return _is_point(value) and box[0] <= value[0] <= box[2] and box[1] <= value[1] <= box[3]
     if isinstance(value, str) and isinstance(wanted, str):
         return value.strip() == wanted.strip()
     return bool(value == wanted)
-
-
-def _is_point(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(part) in {int, float} for part in value)
