@@ -139,7 +139,7 @@ class Answer(_Strict):
         except SchemaError as error:
             raise ValueError(f"no JSON Schema: {error.message}") from error
         except Unresolvable as error:
-            raise ValueError(f"nothing in the schema is at $ref {error.ref!r}, and none is fetched") from error
+            raise ValueError(f"the schema has nothing at {error.ref!r}, which a $ref names; none is fetched") from error
         return schema
 
 

@@ -39,7 +39,7 @@ def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
         ("agents: {a: {description: x, answer: poem}}", "answer"),
         ("agents: {a: {description: x, answer: {type: json, schema: {type: nonsense}}}}", "no JSON Schema"),
         ("agents: {a: {description: x, answer: {type: json, schema: {pattern: '('}}}}", "no JSON Schema"),
-        ("agents: {a: {description: x, answer: {type: json, schema: {$ref: '#/$defs/no'}}}}", "'#/$defs/no'"),
+        ("agents: {a: {description: x, answer: {type: json, schema: {$ref: '#/$defs/no'}}}}", "nothing at '/.defs/no'"),
         ("agents: {a: {description: x, match: {user: ['(']}}}", "no regular expression"),
         ("agents: [", "not valid YAML"),
         ("agents: {all: {description: x}}", "reserved words all, auto"),

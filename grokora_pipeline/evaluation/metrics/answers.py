@@ -46,8 +46,8 @@ def leaves(value: Any, path: Path = (), beside: Any = None) -> list[Leaf]:
     there, so that one item too many does not make all that follow it wrong.
     """
     if isinstance(value, dict) and value:
-        others = beside if isinstance(beside, dict) else {}
-        return [leaf for key, child in value.items() for leaf in leaves(child, (*path, str(key)), others.get(key))]
+        fields = beside if isinstance(beside, dict) else {}
+        return [leaf for key, child in value.items() for leaf in leaves(child, (*path, str(key)), fields.get(key))]
     if isinstance(value, list) and value:
         others = beside if isinstance(beside, list) else []
         indices = matching(value, others) if others else range(len(value))
