@@ -51,7 +51,7 @@ class StreamedReply:
         if self._api == "messages":
             blocks = [self._block(index) for index in sorted(self._parts)]
             return {**self._reply, "role": "assistant", "content": blocks}
-        message = {"role": "assistant", "content": self._text(_MESSAGE, "content")}
+        message: Json = {"role": "assistant", "content": self._text(_MESSAGE, "content")}
         if thought := self._text(_MESSAGE, "reasoning_content"):
             message["reasoning_content"] = thought
         if self._parts:
