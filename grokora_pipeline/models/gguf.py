@@ -19,6 +19,7 @@ import numpy as np
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat, read_json
 
+VERSION = 2  # raise when `write_base` writes another file: what was converted before is converted anew
 KINDS = {"f32": "F32", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 Array = np.ndarray[Any, Any]
 
@@ -328,8 +329,10 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
         writer.add_bos_token_id(bos)
     stop = vocabulary[chat.stop_token]
     writer.add_eos_token_id(stop)  # what ends an answer here, which may be another than the config's own eos
+    # The end of a turn is the only one that llama.cpp allows in a grammar; left out, it is guessed by its text.
+    writer.add_eot_token_id(stop)
     if others := [token for token in chat.stop_ids if token != stop]:
-        writer.add_eot_token_id(others[0])
+        writer.add_eom_token_id(others[0])
     # llama.cpp's own Jinja knows `select` only with a test (version b11549); the text that is rendered is the same.
     writer.add_chat_template(chat.template.replace("| select |", "| select('ne', '') |"))
 

@@ -1,9 +1,13 @@
-"""What serving many adapters from one base costs; prints one JSON line (about four minutes on two cores).
+"""What serving many adapters from one base costs; prints one JSON line (about ten minutes on two cores).
 
-    python -m grokora_pipeline_tests.benchmarks.serving [--store DIR] [--requests 32]
+    python -m grokora_pipeline_tests.benchmarks.serving [--store DIR] [--requests 32] [--engines]
 
 The requests are what the sandbox's swarm asks its four agents, all different, answered greedily by the store's
 champions. `ours` is `grokora serve` as callers see it, over HTTP, recordings included, at 1, 8 and 32 clients.
+`llamacpp` is the same with `--backend llamacpp`, weights in bf16 and in Q8_0, and `transformers_serve` what a user
+would take instead without adapters: `transformers serve --continuous-batching` on the base alone (null unless fastapi
+is installed). They answer the same requests in turns with ours, `identical_share` is the share of answers that are
+equal to ours, and with `--engines` nothing else is measured.
 `swapped` answers the requests of the 8 clients one by one with PEFT: the same base, `set_adapter` before each
 `generate`, all in the base's dtype, without HTTP; `ratio_vs_swapped` is tokens/s at 8 clients over that, and
 `identical_share` the share of equal answers; a few are also answered in float32 and without grammars, eight rows at
@@ -22,12 +26,15 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,6 +52,11 @@ from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.benchmarks.soak import LONGEST, server, swarm_calls
 
 EXACT = 8  # requests answered in float32 too: bf16 rounds a row's logits by who shares its batch
+SIDES: dict[str, tuple[str, ...]] = {
+    "ours": (),
+    "llamacpp_bf16": ("--backend", "llamacpp", "--weights", "bf16"),
+    "llamacpp_q8_0": ("--backend", "llamacpp", "--weights", "q8_0"),
+}
 WARM = 0  # the place, among the numbers of clients, of the requests that come first
 Json = dict[str, Any]
 
@@ -54,17 +66,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default=get_settings().store)
     parser.add_argument("--requests", type=int, default=32, help="At 8 clients; fewer at 1, twice as many at 32.")
+    parser.add_argument("--engines", action="store_true", help="Only our engine beside others.")
     parser.add_argument("--phase", choices=["swapped", "mixed", "merged", "beside"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.phase:
         {"swapped": swapped, "mixed": mixed, "merged": merged, "beside": beside}[given.phase](json.load(sys.stdin))
     else:
         os.environ.update(CPU_HABITS)  # the same for both sides
-        print(json.dumps(measure(Store(given.store), given.requests)))
+        print(json.dumps(measure(Store(given.store), given.requests, engines_only=given.engines)))
 
 
-def measure(store: Store, count: int) -> Json:
-    """All figures, each side in processes of its own, one after the other."""
+def measure(store: Store, count: int, *, engines_only: bool = False) -> Json:
+    """All figures, each side in processes of its own."""
     registry = Registry(store)
     champions = {agent: found for agent in AGENTS if (found := registry.in_service(agent))}
     base = find_base(store)
@@ -78,9 +91,22 @@ def measure(store: Store, count: int) -> Json:
     folders = {agent: str(found.path.resolve()) for agent, found in champions.items()}
     task: Json = {"base": str(base[1].resolve()), "adapters": folders, "requests": shares[8]}
     names = {agent: f"{agent}@{found.version}" for agent, found in champions.items()}
-    alone = base_served(store, shares[WARM])
-    ours, other = serve(store, shares, names), phase("swapped", task)
-    answers = ours.pop("answers")
+    alone = 0.0 if engines_only else base_served(store, shares[WARM])
+    sides = serve(store, shares, names, base[1])
+    answers: list[Json] = sides["ours"]["answers"]
+    for name, side in sides.items():
+        replies = side.pop("answers")
+        if name.startswith("llamacpp"):
+            side["identical_share"] = equal_share(answers, replies)
+    ours = sides["ours"]
+    others = {
+        "ours": ours,
+        "llamacpp": {kind: sides[f"llamacpp_{kind}"] for kind in ("bf16", "q8_0")},
+        "transformers_serve": sides.get("transformers_serve"),
+    }
+    if engines_only:
+        return {"what": "serving", "adapters": len(champions), **others}
+    other = phase("swapped", task)
     exact = task | {"requests": shares[8][:EXACT], "dtype": "float32"}
     return {
         "what": "serving",
@@ -89,7 +115,7 @@ def measure(store: Store, count: int) -> Json:
         "identical_share": equal_share(answers, other.pop("answers")),
         "identical_share_float32": equal_share(phase("mixed", exact)["answers"], phase("swapped", exact)["answers"]),
         "memory_ratio": round(ours["memory_mb"] / (alone + other["adapters_mb"]), 3),
-        "ours": ours,
+        **others,
         "swapped": other,
         "beside_long": phase("beside", task),
         "base": {"memory_mb": alone},
@@ -114,28 +140,60 @@ def requests(count: int) -> list[Json]:
     return found
 
 
-def serve(store: Store, shares: dict[int, list[Json]], names: dict[str, str]) -> Json:
-    """`grokora serve` under load; `answers` are those of the 8 clients."""
-    with (
-        tempfile.TemporaryDirectory(prefix="grokora-serving-") as folder,
-        server(Path(folder), store) as (url, process),
-    ):
-        memory = resident(url, process, shares.pop(WARM))  # nothing is measured cold
-        clients: dict[int, Json] = {}
-        answers: list[Json] = []
-        for number, bodies in shares.items():
-            figures, replies = asyncio.run(load(url, bodies, number))
-            assert {reply["model"] for reply in replies} == set(names.values()), "somebody else answered"
-            clients[number] = figures
-            answers = [_essence(reply["choices"][0]["message"]) for reply in replies] if number == 8 else answers
-        after, cached = settled(url, process)
-    return {
-        "clients": clients,
-        "memory_mb": memory,
-        "memory_mb_after_load": after,
-        "prefix_cache_mb": cached,
-        "answers": answers,
-    }
+def serve(store: Store, shares: dict[int, list[Json]], names: dict[str, str], base: Path) -> dict[str, Json]:
+    """The sides under load, in turns; `answers` are those of the 8 clients."""
+    clients = {number: bodies for number, bodies in shares.items() if number != WARM}
+    with tempfile.TemporaryDirectory(prefix="grokora-serving-") as folder, ExitStack() as stack:
+        os.environ["GROKORA_CACHE"] = folder
+        servers = {}
+        for side, arguments in SIDES.items():
+            Path(folder, side).mkdir()
+            servers[side] = stack.enter_context(server(Path(folder, side), store, *arguments))
+        if find_spec("fastapi"):
+            servers["transformers_serve"] = stack.enter_context(transformers_serve(Path(folder), base))
+        figures: dict[str, Json] = {  # nothing is measured cold
+            side: {"clients": {}, "memory_mb": resident(*one, _bodies(side, shares[WARM]))}
+            for side, one in servers.items()
+        }
+        for number, bodies in clients.items():
+            for side, (url, _) in servers.items():
+                figures[side]["clients"][number], replies = asyncio.run(load(url, _bodies(side, bodies), number))
+                if side != "transformers_serve":
+                    assert {reply["model"] for reply in replies} == set(names.values()), "somebody else answered"
+                if number == 8:
+                    figures[side]["answers"] = [_essence(reply["choices"][0]["message"]) for reply in replies]
+        for side, one in servers.items():
+            figures[side]["memory_mb_after_load"], figures[side]["prefix_cache_mb"] = settled(*one)
+    return figures
+
+
+def _bodies(side: str, bodies: Sequence[Json]) -> list[Json]:
+    """The requests as a side takes them: transformers has one model, and samples unless it is told not to."""
+    if side != "transformers_serve":
+        return list(bodies)
+    return [{name: body[name] for name in ("messages", "max_tokens")} | {"temperature": 0.0} for body in bodies]
+
+
+@contextmanager
+def transformers_serve(home: Path, base: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """`transformers serve` of the base alone, with continuous batching."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(base), "--continuous-batching"]
+    with (home / "transformers.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--port", str(port)], cwd=home, stdout=log, stderr=log)
+    try:
+        for _ in range(1500):
+            assert process.poll() is None, (home / "transformers.log").read_text()
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def base_served(store: Store, bodies: Sequence[Json]) -> float:
@@ -158,7 +216,7 @@ def settled(url: str, process: psutil.Process) -> tuple[float, float]:
     """(megabytes, those of the prefix cache) of a server that had a moment to give memory back."""
     time.sleep(3)
     lines = httpx.get(f"{url}/metrics").text.splitlines()
-    cached = next(line for line in lines if line.startswith("grokora_engine_cache_bytes "))
+    cached = next((line for line in lines if line.startswith("grokora_engine_cache_bytes ")), "none 0")
     return _megabytes(process), round(float(cached.split()[1]) / 1e6, 1)
 
 
@@ -391,7 +449,8 @@ def _in_dtype(folders: Iterable[str], dtype: Any) -> float:
 
 
 def _megabytes(process: psutil.Process) -> float:
-    resident: int = process.memory_info().rss
+    processes = [process, *process.children(recursive=True)]
+    resident: int = sum(one.memory_info().rss for one in processes)
     return round(resident / 1e6, 1)
 
 

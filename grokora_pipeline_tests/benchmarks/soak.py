@@ -106,18 +106,19 @@ def swarm_calls(tasks: int) -> list[Call]:
 
 
 @contextmanager
-def server(home: Path, store: Store) -> Iterator[tuple[str, psutil.Process]]:
-    """`grokora serve` with logs of its own."""
+def server(home: Path, store: Store, *arguments: str) -> Iterator[tuple[str, psutil.Process]]:
+    """`grokora serve` with these arguments and logs of its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (home / "logs").mkdir()
     where = {"GROKORA_LOGS": str(home / "logs"), "GROKORA_STORE": str(store.root)}
-    command = [str(Path(sys.executable).with_name("grokora")), "serve", "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("grokora")), "serve", "--port", str(port), *arguments]
     with (home / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **where}, cwd=home, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(1500):
+            assert process.poll() is None, (home / "serve.log").read_text()
             try:
                 httpx.get(f"{url}/health")
                 break

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,14 @@ def test_a_crash_of_llamacpp_fails_its_answers_by_name_and_the_next_one_is_answe
     assert engine.stats().failed == 1
 
 
-def test_grammars_are_followed_and_never_dropped(engine: LlamaCppEngine, base: Path) -> None:
+def test_grammars_are_followed_and_never_dropped(
+    engine: LlamaCppEngine, base: Path, own: Callable[[GenerationRequest], list[int]]
+) -> None:
+    # an answer may end where the grammar could go on, by the stop token that training used
+    choices = 'start: "a" ("b" | "c" | "de" | "f")*'
+    for request in requests(base, 6, 30):
+        constrained = replace(request, grammar=f"%llguidance {{}}\n{choices}")
+        assert run(answer(engine, constrained))[0] == own(constrained)
     prompt, chat = requests(base, 1, 9)[0].prompt, engine.chat
     schema = {"type": "object", "properties": {"name": {"enum": ["été 😀", "ночь"]}}, "required": ["name"]}
     grammar = grammar_for(None, None, {"type": "json_schema", "json_schema": {"schema": schema}}, chat)

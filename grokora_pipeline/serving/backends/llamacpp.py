@@ -42,7 +42,8 @@ from grokora_pipeline.serving.engine.request import EngineStats, Finish, Generat
 
 LOG = logging.getLogger("grokora.serving")
 SLOTS = 16  # answers at the same time
-KV_BYTES = 512 << 20  # for all of them together; more if one context needs it
+KV_BYTES = 256 << 20  # for all of them together, which llama.cpp takes at once; more if one context needs it,
+MOST_KV_BYTES = 2 << 30  # up to this: a longer context is cut
 TURN_TOKENS = 64  # of a long answer, before another adapter may have its turn: some seconds on two cores
 GREEDY_BELOW = 1e-5  # of the temperature, as in `engine.rows`
 WAIT_SECONDS = 600  # for a large model to be read from a slow disk, or a long prompt to be run
@@ -186,7 +187,7 @@ class LlamaCppEngine:
 
     def _converted_base(self, cache: Path) -> Path:
         """The base as one GGUF file, written unless this very folder was converted before."""
-        file = cache / f"{fingerprint(str(self.base))}-{self.weights}.gguf"
+        file = cache / f"{fingerprint(str(self.base))}-{gguf.VERSION}-{self.weights}.gguf"
         if not file.is_file():
             cache.mkdir(parents=True, exist_ok=True)
             unfinished = cache / f"{file.name}.{os.getpid()}"
@@ -204,8 +205,9 @@ class LlamaCppEngine:
         folder = self._folder / str(self._started)
         folder.mkdir()
         exact = self.weights == "f32"
-        room = KV_BYTES // (_token_bytes(read_json(self.base / "config.json")) * (2 if exact else 1))
-        cells = max(self.context_length, min(self.slots * self.context_length, room))
+        token_bytes = _token_bytes(read_json(self.base / "config.json")) * (2 if exact else 1)
+        cells = max(self.context_length, min(self.slots * self.context_length, KV_BYTES // token_bytes))
+        cells = min(cells, MOST_KV_BYTES // token_bytes)
         key = secrets.token_hex(16)
         spec = {
             **{"base": str(self._weights_file), "adapters": [str(path) for path in files.values()], "key": key},
