@@ -5,53 +5,18 @@ and its deltas. Everything between, from routing to the engine, knows chat compl
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import orjson
 
 from grokora_pipeline.serving.gateway.protocol import DONE, ApiError, Json, chunk, event, usage_of
 from grokora_pipeline.sessions.readers.bodies import exchange
 
-ApiName = Literal["chat", "responses", "messages"]
 _ANTHROPIC_STOPS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
 _ANTHROPIC_ERRORS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
                      413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}  # fmt: skip
-
-
-class StreamWriter(Protocol):
-    """A streamed answer as an API's server-sent events."""
-
-    def start(self) -> Iterator[bytes]:
-        """What comes before the first token."""
-
-    def delta(self, delta: Json) -> Iterator[bytes]:
-        """The next piece, a delta as chat completions have it."""
-
-    def end(self, reply: Json) -> Iterator[bytes]:
-        """What closes the stream; `reply` is the whole chat reply."""
-
-    def error(self, error: ApiError) -> Iterator[bytes]:
-        """What ends the stream when the answer failed."""
-
-
-class Api(Protocol):
-    """One API. `name` is what a recording calls it, `path` stands below `/v1`, here and upstream."""
-
-    name: ApiName
-    path: str
-
-    def reply(self, body: Json, chat: Json) -> Json:
-        """A whole reply from a chat reply; `body` is the request as sent."""
-
-    def writer(self, body: Json, head: Json) -> StreamWriter:
-        """Writes a streamed reply; `head` is what all of a chat reply's JSON shares."""
-
-    def is_last(self, data: str) -> bool:
-        """Whether an upstream's event is the one after which nothing comes."""
-
-    def error(self, error: ApiError) -> Json:
-        """An error's body."""
 
 
 def named_event(name: str, data: Mapping[str, Any]) -> bytes:
@@ -81,29 +46,6 @@ class _ChatWriter:
 
     def error(self, error: ApiError) -> Iterator[bytes]:
         yield event(error.body())
-
-
-class Chat:
-    """`/v1/chat/completions`."""
-
-    name: ApiName = "chat"
-    path = "chat/completions"
-
-    def reply(self, body: Json, chat: Json) -> Json:
-        """As it is."""
-        return chat
-
-    def writer(self, body: Json, head: Json) -> StreamWriter:
-        """Chunks, then `[DONE]`."""
-        return _ChatWriter(body, head)
-
-    def is_last(self, data: str) -> bool:
-        """`[DONE]`."""
-        return data.strip() == "[DONE]"
-
-    def error(self, error: ApiError) -> Json:
-        """OpenAI's shape."""
-        return error.body()
 
 
 # --- Anthropic's Messages -------------------------------------------------------------------------------------------
@@ -144,7 +86,7 @@ def _message_head(head: Json) -> Json:
 class _MessagesWriter:
     """message_start, content blocks with their deltas one after the other, message_delta, message_stop."""
 
-    def __init__(self, head: Json) -> None:
+    def __init__(self, body: Json, head: Json) -> None:
         self._head, self._index, self._open = _message_head(head), -1, ""
 
     def start(self) -> Iterator[bytes]:
@@ -171,7 +113,7 @@ class _MessagesWriter:
         yield named_event("message_stop", {"type": "message_stop"})
 
     def error(self, error: ApiError) -> Iterator[bytes]:
-        yield named_event("error", Messages().error(error))
+        yield named_event("error", _anthropic_error(error))
 
     def _block(self, kind: str, block: Json) -> Iterator[bytes]:
         if self._open == kind:
@@ -190,41 +132,21 @@ class _MessagesWriter:
         return named_event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
 
 
-class Messages:
-    """`/v1/messages`."""
+def _message(body: Json, chat: Json) -> Json:
+    choice = chat["choices"][0]
+    message, content = choice["message"], []
+    if message.get("reasoning_content"):
+        content.append({"type": "thinking", "thinking": message["reasoning_content"], "signature": ""})
+    if message.get("content"):
+        content.append({"type": "text", "text": message["content"]})
+    content += map(_tool_use, message.get("tool_calls") or ())
+    ended = {"stop_reason": _ANTHROPIC_STOPS[choice["finish_reason"]], "usage": _anthropic_usage(chat["usage"])}
+    return {**_message_head(chat), "content": content, **ended}
 
-    name: ApiName = "messages"
-    path = "messages"
 
-    def reply(self, body: Json, chat: Json) -> Json:
-        """Content blocks, stop reason and usage."""
-        choice = chat["choices"][0]
-        message, content = choice["message"], []
-        if message.get("reasoning_content"):
-            content.append({"type": "thinking", "thinking": message["reasoning_content"], "signature": ""})
-        if message.get("content"):
-            content.append({"type": "text", "text": message["content"]})
-        content += map(_tool_use, message.get("tool_calls") or ())
-        stop = _ANTHROPIC_STOPS[choice["finish_reason"]]
-        return {
-            **_message_head(chat),
-            "content": content,
-            "stop_reason": stop,
-            "usage": _anthropic_usage(chat["usage"]),
-        }
-
-    def writer(self, body: Json, head: Json) -> StreamWriter:
-        """Named events."""
-        return _MessagesWriter(head)
-
-    def is_last(self, data: str) -> bool:
-        """`message_stop`."""
-        return _object(data).get("type") == "message_stop"
-
-    def error(self, error: ApiError) -> Json:
-        """Anthropic's shape."""
-        kind = _ANTHROPIC_ERRORS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": error.message}}
+def _anthropic_error(error: ApiError) -> Json:
+    kind = _ANTHROPIC_ERRORS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
 # --- OpenAI's Responses ---------------------------------------------------------------------------------------------
@@ -325,9 +247,11 @@ class _ResponsesWriter:
 
     def delta(self, delta: Json) -> Iterator[bytes]:
         if text := delta.get("reasoning_content"):
-            yield from self._whole(
-                _reasoning_item(_identity("rs", self._head, len(self._output)), text), {"content": []}
-            )
+            index = len(self._output)
+            item = _reasoning_item(_identity("rs", self._head, index), text)
+            yield self._event("response.output_item.added", output_index=index, item={**item, "content": []})
+            self._output.append(item)
+            yield self._event("response.output_item.done", output_index=index, item=item)
         if text := delta.get("content"):
             if not self._item:
                 self._item = _identity("msg", self._head, len(self._output))
@@ -363,12 +287,6 @@ class _ResponsesWriter:
         details = {"code": error.code or "server_error", "message": error.message}
         yield self._event("response.failed", response={**self._head, "status": "failed", "error": details})
 
-    def _whole(self, item: Json, before: Json) -> Iterator[bytes]:
-        index = len(self._output)
-        yield self._event("response.output_item.added", output_index=index, item={**item, **before})
-        self._output.append(item)
-        yield self._event("response.output_item.done", output_index=index, item=item)
-
     def _close_text(self) -> Iterator[bytes]:
         if self._item:
             item = _text_item(self._item, self._text, "completed")
@@ -387,48 +305,48 @@ class _ResponsesWriter:
         return named_event(kind, {"type": kind, "sequence_number": self._number, **data})
 
 
-class Responses:
-    """`/v1/responses`."""
-
-    name: ApiName = "responses"
-    path = "responses"
-
-    def reply(self, body: Json, chat: Json) -> Json:
-        """Output items and usage."""
-        message, output = chat["choices"][0]["message"], list[Json]()
-        if message.get("reasoning_content"):
-            output.append(_reasoning_item(_identity("rs", chat, 0), message["reasoning_content"]))
-        if message.get("content") or not message.get("tool_calls"):
-            identity = _identity("msg", chat, len(output))
-            output.append(_text_item(identity, message.get("content") or "", "completed"))
-        for call in message.get("tool_calls") or ():
-            output.append(_call_item(_identity("fc", chat, len(output)), call, body))
-        return _ended(_response_head(body, chat), output, chat)
-
-    def writer(self, body: Json, head: Json) -> StreamWriter:
-        """Numbered, named events."""
-        return _ResponsesWriter(body, head)
-
-    def is_last(self, data: str) -> bool:
-        """`response.completed` and its kind."""
-        return _object(data).get("type") in ("response.completed", "response.incomplete", "response.failed")
-
-    def error(self, error: ApiError) -> Json:
-        """OpenAI's shape."""
-        return error.body()
+def _response(body: Json, chat: Json) -> Json:
+    message, output = chat["choices"][0]["message"], list[Json]()
+    if message.get("reasoning_content"):
+        output.append(_reasoning_item(_identity("rs", chat, 0), message["reasoning_content"]))
+    if message.get("content") or not message.get("tool_calls"):
+        identity = _identity("msg", chat, len(output))
+        output.append(_text_item(identity, message.get("content") or "", "completed"))
+    for call in message.get("tool_calls") or ():
+        output.append(_call_item(_identity("fc", chat, len(output)), call, body))
+    return _ended(_response_head(body, chat), output, chat)
 
 
-APIS: tuple[Api, ...] = (Chat(), Responses(), Messages())
+# --- all three ------------------------------------------------------------------------------------------------------
+
+StreamWriter = _ChatWriter | _MessagesWriter | _ResponsesWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One API. `name` is what a recording calls it, `path` stands below `/v1`, here and upstream.
+
+    `reply` gives a whole reply from (the request as sent, the chat reply); `writer` a writer of server-sent events
+    from (the request, what all of a chat reply's JSON shares); `error` gives an error's body.
+
+    A writer's `start` comes before the first token, `delta` takes a delta as chat completions have it, `end` the whole
+    chat reply, and `error` ends the stream of an answer that failed.
+    """
+
+    name: Literal["chat", "responses", "messages"]
+    path: str
+    reply: Callable[[Json, Json], Json]
+    writer: Callable[[Json, Json], StreamWriter]
+    error: Callable[[ApiError], Json] = ApiError.body
+
+
+APIS = (
+    Api("chat", "chat/completions", lambda body, chat: chat, _ChatWriter),
+    Api("responses", "responses", _response, _ResponsesWriter),
+    Api("messages", "messages", _message, _MessagesWriter, _anthropic_error),
+)
 
 
 def answer_of(api: Api, reply: Json) -> Json | None:
     """The assistant message in a reply of whatever shape; None if there is none."""
     return exchange({}, reply, api.name).answer
-
-
-def _object(text: str) -> Json:
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -51,15 +51,16 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
             await gateway.traces.close()
             await gateway.end_answers()
 
+    own = _Endpoints(gateway)
     routes = [
         *(Route(f"/v1/{api.path}", _Call(gateway, api, key is not None), methods=["POST"]) for api in APIS),
-        Route("/v1/messages/count_tokens", _count_tokens(gateway), methods=["POST"]),
-        Route("/v1/models", _Models(gateway).all, methods=["GET"]),
-        Route("/v1/models/{model}", _Models(gateway).one, methods=["GET"]),
+        Route("/v1/messages/count_tokens", own.count_tokens, methods=["POST"]),
+        Route("/v1/models", own.models, methods=["GET"]),
+        Route("/v1/models/{model}", own.model, methods=["GET"]),
         Route("/v1/traces", Traces(gateway).receive, methods=["POST"]),
-        Route("/v1/feedback", _feedback(gateway), methods=["POST"]),
-        Route("/metrics", _metrics(gateway), methods=["GET"]),
-        Route("/health", _health(gateway), methods=["GET"]),
+        Route("/v1/feedback", own.feedback, methods=["POST"]),
+        Route("/metrics", own.metrics, methods=["GET"]),
+        Route("/health", own.health, methods=["GET"]),
     ]
     routes += [Route(f"{one.path}/", one.endpoint, methods=list(one.methods or ())) for one in routes]
     guards = [Middleware(_AccessLog), Middleware(_Bearer, key=key)]
@@ -120,29 +121,23 @@ class _Call:
         return {name: request.headers[name] for name in names if name in request.headers}
 
 
-def _count_tokens(gateway: Gateway) -> Any:
-    api = next(api for api in APIS if api.name == "messages")
-
-    async def endpoint(request: Request) -> Response:
-        """`POST /v1/messages/count_tokens`."""
-        return _json(await gateway.count_tokens(request, api))
-
-    return endpoint
-
-
-class _Models:
-    """The base, each agent (whatever answers for it now) and each version, with parent and root as vLLM gives them."""
+class _Endpoints:
+    """The endpoints that no model answers."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._champions = gateway.champions
+        self._gateway, self._champions = gateway, gateway.champions
 
-    async def all(self, _: Request) -> Response:
+    async def count_tokens(self, request: Request) -> Response:
+        """`POST /v1/messages/count_tokens`."""
+        return _json(await self._gateway.count_tokens(request, next(api for api in APIS if api.name == "messages")))
+
+    async def models(self, _: Request) -> Response:
         """`GET /v1/models`."""
         cards = await asyncio.to_thread(self._cards)
         ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"], "has_more": False}
         return _json({"object": "list", "data": cards, **ends})
 
-    async def one(self, request: Request) -> Response:
+    async def model(self, request: Request) -> Response:
         """`GET /v1/models/<name>`."""
         wanted = request.path_params["model"]
         for card in await asyncio.to_thread(self._cards):
@@ -150,7 +145,39 @@ class _Models:
                 return _json(card)
         raise ApiError(404, f"There is no model {wanted!r}.", param="model", code="model_not_found")
 
+    async def feedback(self, request: Request) -> Response:
+        """`POST /v1/feedback`: a session's outcome, for its recording and for the rollouts of the champions in it."""
+        recorder = self._gateway.recorder
+        feedback = Feedback.parse(await self._gateway.read_body(request, 1 << 16))
+        named = feedback.session_id or await asyncio.to_thread(recorder.session_of, feedback.call or "")
+        if not named:
+            raise ApiError(404, f"No call {feedback.call!r} was recorded.", param="call", code="call_not_found")
+        session = session_name(named)
+        if not await asyncio.to_thread(recorder.knows, session):
+            raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
+        await asyncio.wrap_future(recorder.outcome(session, feedback.outcome()))
+        for service in self._champions.table.values():
+            if service.rollout and feedback.rating:
+                service.rollout.rate(session, feedback.rating)
+        return _json({"session_id": session, "recorded": True})
+
+    async def metrics(self, _: Request) -> Response:
+        """`GET /metrics`."""
+        return Response(self._gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`."""
+        if request.app.state.following.done():
+            raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
+        refused, engine = self._champions.refused, self._champions.engine
+        served = {agent: service.version for agent, service in self._champions.table.items()}
+        status: Json = {"status": "degraded" if refused else "ok", "champions": served}
+        status["engine"] = "ready" if engine else "no base model yet"
+        slow = engine.slow_reason if engine else ""  # rows are answered one by one: right, but slow
+        return _json(status | ({"refused": refused} if refused else {}) | ({"slow": slow} if slow else {}))
+
     def _cards(self) -> list[Json]:
+        """The base, each agent (whatever answers for it now) and each version; parent and root are as vLLM has them."""
         base = self._champions.base
         cards = [_card(BASE, base.model_id if base else BASE, None, 0)]
         for agent, service in self._champions.table.items():
@@ -170,47 +197,6 @@ def _card(name: str, root: str, parent: str | None, created: int) -> Json:
     openai = {"id": name, "object": "model", "created": created, "owned_by": "grokora", "root": root, "parent": parent}
     at = datetime.fromtimestamp(created, UTC).isoformat()
     return openai | {"type": "model", "display_name": name, "created_at": at}
-
-
-def _feedback(gateway: Gateway) -> Any:
-    async def endpoint(request: Request) -> Response:
-        """`POST /v1/feedback`: a session's outcome, for its recording and for the rollouts of the champions in it."""
-        feedback = Feedback.parse(await gateway.read_body(request, 1 << 16))
-        named = feedback.session_id or await asyncio.to_thread(gateway.recorder.session_of, feedback.call or "")
-        if not named:
-            raise ApiError(404, f"No call {feedback.call!r} was recorded.", param="call", code="call_not_found")
-        session = session_name(named)
-        if not await asyncio.to_thread(gateway.recorder.knows, session):
-            raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
-        await asyncio.wrap_future(gateway.recorder.outcome(session, feedback.outcome()))
-        for service in gateway.champions.table.values():
-            if service.rollout and feedback.rating:
-                service.rollout.rate(session, feedback.rating)
-        return _json({"session_id": session, "recorded": True})
-
-    return endpoint
-
-
-def _metrics(gateway: Gateway) -> Any:
-    async def endpoint(_: Request) -> Response:
-        return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    return endpoint
-
-
-def _health(gateway: Gateway) -> Any:
-    async def endpoint(request: Request) -> Response:
-        champions = {agent: service.version for agent, service in gateway.champions.table.items()}
-        engine = gateway.champions.engine
-        if request.app.state.following.done():
-            raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
-        refused = gateway.champions.refused
-        status = {"status": "degraded" if refused else "ok", "champions": champions}
-        status["engine"] = "ready" if engine else "no base model yet"
-        slow = engine.slow_reason if engine else ""  # rows are answered one by one: right, but slow
-        return _json(status | ({"refused": refused} if refused else {}) | ({"slow": slow} if slow else {}))
-
-    return endpoint
 
 
 def _json(content: Json) -> Response:

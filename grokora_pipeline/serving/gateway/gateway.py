@@ -347,7 +347,7 @@ class Gateway:
         try:
             async for one in EventSource(response).aiter_sse():
                 streamed.feed(one.data)
-                if exchange.api.is_last(one.data):
+                if streamed.ended:
                     last = _raw_event(one)
                     break
                 yield _raw_event(one)

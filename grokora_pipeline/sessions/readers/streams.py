@@ -10,14 +10,19 @@ from typing import Any
 from grokora_pipeline.sessions.readers.common import name_text
 from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object
 
+_LAST = ("message_stop", "response.completed", "response.incomplete", "response.failed")
 _MESSAGE = -1  # where a chat reply's own texts are kept, beside those of its calls
 
 
 class StreamedReply:
-    """Feed it with all events, then ask for the reply. `error` is the error that a stream told, if it told one."""
+    """Feed it with all events, then ask for the reply. `error` is the error that a stream told, if it told one.
+
+    `ended` is true once the event was fed after which its API sends nothing.
+    """
 
     def __init__(self) -> None:
         self.error: Json = {}
+        self.ended = False
         self._reply: Json = {}
         self._parts: dict[int, Json] = {}  # content blocks or tool calls
         # Pieces are joined at the end: to append each to one text would cost the square of the answer's length.
@@ -29,6 +34,7 @@ class StreamedReply:
         """Take an event's data, as an object or as JSON text."""
         data = as_object(event)
         kind = name_text(data.get("type"))
+        self.ended = kind in _LAST or (isinstance(event, str) and event.strip() == "[DONE]")
         if kind == "error" or isinstance(data.get("error"), dict):
             self.error = data
         elif kind == "response.failed":
