@@ -189,6 +189,29 @@ def test_members_without_effect_are_named_in_a_header(running: Running) -> None:
     assert "x-grokora-ignored" not in send(running, "chat/completions", BODIES["chat/completions"]).headers
 
 
+def test_a_stop_sequence_is_told_as_anthropic_tells_it(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, lambda ask: "one END two STOP").running() as running:
+        body = BODIES["messages"] | {"stop_sequences": ["STOP", "END"]}
+        whole = send(running, "messages", body).json()
+        assert [whole["content"][0]["text"], whole["stop_reason"], whole["stop_sequence"]] == [
+            "one",
+            "stop_sequence",
+            "END",
+        ]
+        streamed = send(running, "messages", body | {"stream": True}).text
+        assert '"stop_reason":"stop_sequence","stop_sequence":"END"' in streamed
+        assert send(running, "messages", BODIES["messages"]).json()["stop_reason"] == "end_turn"
+
+
+@pytest.mark.parametrize("member", MEMBERS["messages"].split())
+def test_tokens_of_whatever_a_member_holds_are_counted_or_refused(running: Running, member: str) -> None:
+    for value in ODD:
+        reply = send(running, "messages/count_tokens", BODIES["messages"] | {member: value})
+        assert reply.status_code in (200, 400), (value, reply.text)
+    begun = {"messages": [TASK, {"role": "assistant", "content": "begun"}]}
+    assert send(running, "messages/count_tokens", BODIES["messages"] | begun).json()["input_tokens"] > 0
+
+
 # --- coding agents --------------------------------------------------------------------------------------------------
 
 CACHED = {"cache_control": {"type": "ephemeral"}}
@@ -320,8 +343,10 @@ ONE = orjson.dumps(BODIES["chat/completions"])
 def test_requests_that_are_sent_ahead_on_one_connection_are_all_answered(running: Running) -> None:
     whole = raw_request(ONE, f"content-length: {len(ONE)}")
     last = raw_request(b"[]", "content-length: 2", "connection: close")
-    answer = exchange_raw(running, whole + whole + last)
+    refused = raw_request(ONE, f"content-length: {len(ONE)}").replace(b"application/json", b"text/plain")
+    answer = exchange_raw(running, whole + refused + whole + last)
     assert answer.count(b"HTTP/1.1 200") == 2
+    assert answer.count(b"HTTP/1.1 415") == 1
     assert answer.count(b"HTTP/1.1 400") == 1
 
 

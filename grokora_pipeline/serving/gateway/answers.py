@@ -131,7 +131,7 @@ class LocalAnswer:
     async def deltas(self) -> AsyncGenerator[Json, None]:
         """The message as it grows, in OpenAI's delta shape; ApiError where the engine refuses."""
         tokens, stream = 0, TextStream(self.chat)
-        shown, text, finish, cached, stopped = "", "", "stop", 0, False
+        shown, text, finish, cached, stop = "", "", "stop", 0, ""
         pieces = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.ask))
         try:
             async with aclosing(pieces):
@@ -141,17 +141,20 @@ class LocalAnswer:
                     stream.add(piece.tokens)
                     if piece.finish:
                         stream.end()
-                    text, stopped = _cut(stream.text, self.asked.stops)
+                    text, stop = stream.text, ""
+                    if starts := [(start, each) for each in self.asked.stops if (start := text.find(each)) >= 0]:
+                        start, stop = min(starts)
+                        text = text[:start]
                     visible = restore_growing(_visible(self.chat.visible_text(text), self.asked), self.originals)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}
                         shown = visible
-                    if stopped:
+                    if stop:
                         finish = "stop"
                         break
         except GrokoraError as error:  # what a caller can do wrong was found before
             raise ApiError(500, str(error), code="engine_error") from error
-        whole = finish == "stop" and not stopped
+        whole = finish == "stop" and not stop
         message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole)
         message = restore(message, self.originals)
         if reasoning := message.get("reasoning_content"):
@@ -163,13 +166,8 @@ class LocalAnswer:
                 message["tool_calls"] = calls = calls[:1]
             finish = finish if finish == "length" else "tool_calls"
             yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
-        self.reply = completion(self.head, message, finish, usage_of(len(self.ask.prompt), tokens, cached))
-
-
-def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first stop sequence, and whether there was one."""
-    starts = [start for stop in stops if (start := text.find(stop)) >= 0]
-    return (text[: min(starts)], True) if starts else (text, False)
+        usage = usage_of(len(self.ask.prompt), tokens, cached)
+        self.reply = completion(self.head, message, finish, usage, stop if finish == "stop" else "")
 
 
 def _visible(text: str, asked: ChatRequest) -> str:

@@ -83,6 +83,14 @@ def _message_head(head: Json) -> Json:
     }
 
 
+def _message_end(choice: Json) -> Json:
+    stop = choice.get("stop_reason")
+    return {
+        "stop_reason": "stop_sequence" if stop else _ANTHROPIC_STOPS[choice["finish_reason"]],
+        "stop_sequence": stop,
+    }
+
+
 class _MessagesWriter:
     """message_start, content blocks with their deltas one after the other, message_delta, message_stop."""
 
@@ -107,7 +115,7 @@ class _MessagesWriter:
 
     def end(self, reply: Json) -> Iterator[bytes]:
         yield from self._close()
-        ended = {"stop_reason": _ANTHROPIC_STOPS[reply["choices"][0]["finish_reason"]], "stop_sequence": None}
+        ended = _message_end(reply["choices"][0])
         data = {"type": "message_delta", "delta": ended, "usage": _anthropic_usage(reply["usage"])}
         yield named_event("message_delta", data)
         yield named_event("message_stop", {"type": "message_stop"})
@@ -140,8 +148,8 @@ def _message(body: Json, chat: Json) -> Json:
     if message.get("content"):
         content.append({"type": "text", "text": message["content"]})
     content += map(_tool_use, message.get("tool_calls") or ())
-    ended = {"stop_reason": _ANTHROPIC_STOPS[choice["finish_reason"]], "usage": _anthropic_usage(chat["usage"])}
-    return {**_message_head(chat), "content": content, **ended}
+    usage = _anthropic_usage(chat["usage"])
+    return {**_message_head(chat), "content": content, **_message_end(choice), "usage": usage}
 
 
 def _anthropic_error(error: ApiError) -> Json:

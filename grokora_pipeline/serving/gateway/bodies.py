@@ -24,8 +24,7 @@ _OPTIONAL_TOOLS = {"web_search", "web_search_preview", "image_generation", "tool
 def chat_request(api: str, body: Mapping[str, Any]) -> Json:
     """A request's messages, tools and other members that change the answer, as a chat-completions request has them.
 
-    Raises GrokoraError for what cannot be said in chat messages: a provider's own tools, references to stored items,
-    an answer that is begun by the caller.
+    Raises GrokoraError for what cannot be said in chat messages: a provider's own tools, references to stored items.
     """
     if api == "chat":
         return dict(body)
@@ -74,9 +73,6 @@ def _from_messages(body: Mapping[str, Any]) -> Json:
     for turn in turns:
         if not isinstance(turn, Mapping) or turn.get("role") not in ("user", "assistant", "system"):
             raise GrokoraError("messages: every message must be an object with the role user or assistant.")
-    if turns and turns[-1]["role"] == "assistant":
-        raise GrokoraError("messages: the last message is the assistant's. No answer can be begun for the model here; "
-                           "end with a user message.")  # fmt: skip
     choice, parallel = body.get("tool_choice"), None
     if choice is not None:
         if not isinstance(choice, Mapping) or choice.get("type") not in ("auto", "any", "tool", "none"):

@@ -214,6 +214,11 @@ class Gateway:
             body = without_unread(body)
             asked = ChatRequest.parse(without_unread(chat))
             refuse_by_length(asked, self.champions.engine.context_length if self.champions.engine else 0)
+            if api.name == "messages" and asked.messages[-1].role == "assistant":  # to count such tokens is right
+                text = (
+                    "The last message is the assistant's: no answer can be begun for the model here. End with a user's."
+                )
+                raise ApiError(400, text, param="messages", code="unsupported_content")
             if any(map(is_media, part_kinds(whole))) and (route.agent is None or route.agent.images == "refuse"):
                 text = (
                     "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "

@@ -268,9 +268,10 @@ def new_reply(model: str, receipt: str = "") -> Json:
     return {"id": f"chatcmpl-{receipt or uuid.uuid4().hex[:16]}", "created": int(time.time()), "model": model}
 
 
-def completion(head: Json, message: Json, finish: str, usage: Json) -> Json:
-    """A whole reply."""
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+def completion(head: Json, message: Json, finish: str, usage: Json, stop: str = "") -> Json:
+    """A whole reply. `stop_reason`, which vLLM has, too, is the stop sequence that ended it."""
+    choice: Json = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    choice |= {"stop_reason": stop} if stop else {}
     return {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
 
 
