@@ -64,6 +64,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
                 challenger = _publish_prompt(project.store, agent.name, report, decision.system)
             refusal = registry.refusal(agent.name, challenger)
             reason = f"Not promoted: {refusal}." if refusal else decision.reason
+            # kept challengers are recorded, too: they count as looks at the held-out rows
             act = registry.promote if decision.promote and not refusal else registry.keep
             act(agent.name, challenger, reason, decision.model_dump())
         version = registry.version(agent.name)

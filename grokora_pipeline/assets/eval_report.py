@@ -102,7 +102,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig) -> Made:
         with plain_errors():
             inputs, plan = _inputs(project, agent, config.resolved(resolve(project, agent).preset == "sample"))
-            if config.measure_again:
+            if config.measure_again:  # the run's id makes a new version, and without a cache all is generated anew
                 inputs, plan = {**inputs, "measured": context.run_id}, {**plan, "cache": None}
 
             def build(staged: Path) -> None:

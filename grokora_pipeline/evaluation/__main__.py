@@ -77,7 +77,9 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     prompts = {system.name: system.fixed for system in systems if system.fixed and system.name in CANDIDATES}
     answered = [row for system in systems for row in _answers(job, system)]
     rows, fresh = ([row for row in answered if row["fresh"] is part] for part in (False, True))
-    canaries = _canaries(job)
+    canaries = [*checked.canaries]
+    if checked.logs:
+        canaries += redacted_canaries(checked.logs, job.rows.train, checked.redacted_canaries, checked.seed)
     reporter.log(f"scoring {len(answered)} answers, looking for {len(canaries)} canaries")
     report = {
         "agent": checked.agent,
@@ -88,7 +90,9 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
         "ladder": ladder(rows, checked.main_metric, few_shot=shots, alpha=checked.alpha, seed=checked.seed),
         "fresh": fresh_look(fresh, checked.main_metric, alpha=checked.alpha, seed=checked.seed),
         "prompts": {
-            name: f"{PROMPT_PREFIX}{content_version(prompt.model_dump(), *_beside(checked, name))}"
+            # a prompt before an adapter has that adapter in its version, since both go into service together
+            name: PROMPT_PREFIX
+            + content_version(prompt.model_dump(), *([checked.adapter.name] if name == WITH_PROMPT else []))
             for name, prompt in prompts.items()
         },
         **_probes(job, answered, canaries),
@@ -97,7 +101,7 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     report["markdown"] = markdown_table(report)
     report["decision"] = decide(report).model_dump()
     stored = scrubbed(answered, canaries)
-    if stored != answered:
+    if stored != answered:  # a secret came out of the adapter: it must lie neither in the report nor in the cache
         job.systems.forget()
     _write(checked.output, report, stored)
     contents = {name: prompt.model_dump() for name, prompt in prompts.items()}
@@ -105,11 +109,6 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     reporter.log(report["ladder"]["verdict"])
     reporter.log(report["decision"]["reason"])
     return {name: report[name] for name in _HEADLINES}
-
-
-def _beside(plan: EvaluationPlan, system: str) -> list[str]:
-    """The version of the adapter that a fixed prompt stands beside; none for a prompt before the base model."""
-    return [plan.adapter.name] if system == WITH_PROMPT else []
 
 
 def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
@@ -134,7 +133,8 @@ def _systems(job: _Run) -> tuple[int, list[_System]]:
         systems += [_System("instructed", None, _prompts(job, instruction), instruction)]
     if shots:
         systems += [_System("few_shot", None, _prompts(job, few_shot), few_shot)]
-    if plan.retrieved and (nearest := retrieved_prompts(job.rows.train, cases, job.chat, plan.retrieved, budget)):
+    nearest = retrieved_prompts(job.rows.train, cases, job.chat, plan.retrieved, budget) if plan.retrieved else []
+    if any(prompt.messages for prompt in nearest):  # none, if the context has no room for a single example
         systems += [_System("retrieved", None, _prompts(job, nearest))]
     systems += [_System("adapter", "adapter", plain)]
     if shots and plan.adapter_few_shot:
@@ -263,12 +263,6 @@ def _leaked(job: _Run, adapter: Path) -> int:
     folder = job.plan.split.with_name(str(named)) if named else job.plan.split
     known = training.get("train_turn_ids") or (turn_ids(folder, "train") if folder.is_dir() else job.rows.train_ids)
     return sum(case.turn_id in set(known) for case in job.rows.cases)
-
-
-def _canaries(job: _Run) -> list[Canary]:
-    plan = job.plan
-    found = redacted_canaries(plan.logs, job.rows.train, plan.redacted_canaries, plan.seed) if plan.logs else []
-    return [*plan.canaries, *found]
 
 
 def _probes(job: _Run, rows: Sequence[Row], canaries: Sequence[Canary]) -> dict[str, Any]:

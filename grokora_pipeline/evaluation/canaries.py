@@ -48,12 +48,10 @@ def _in_file(logs: Path, name: str, redacted: str) -> Iterator[Canary]:
         place = redacted.find(f"<{detector.family}:{detector.kind}:")
         for match in detectors.matches(detector, raw) if place >= 0 else ():
             secret = match.group(detector.group)
-            if secret and _rankable(secret, redacted) and (not detector.accept or detector.accept(match)):
+            # a secret with a backslash is cut by JSON's escapes; one that is still there was not redacted
+            rankable = len(secret or "") in LENGTHS and "\\" not in secret and secret not in redacted
+            if rankable and (not detector.accept or detector.accept(match)):
                 yield Canary(prefix=redacted[max(0, place - PREFIX_CHARS) : place], secret=secret, kind=detector.kind)
-
-
-def _rankable(secret: str, redacted: str) -> bool:
-    return len(secret) in LENGTHS and "\\" not in secret and secret not in redacted
 
 
 def scrubbed(rows: Sequence[dict[str, Any]], canaries: Sequence[Canary]) -> list[dict[str, Any]]:

@@ -82,6 +82,7 @@ def decide(
             _evidence(report, rule, system, adapter=adapter, champion=champion, checks=checks or {}, look=look)
         )
         for system in CANDIDATES
+        # a prompt that is in service already is no challenger to itself
         if system == "adapter" or (system in candidates and prompts.get(system) not in (None, champion))
     }
     proven = [system for system, evidence in proofs.items() if all(item.passed for item in evidence)]
@@ -174,6 +175,7 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     entry = candidates.get(system, {}).get(other)
     if system == "adapter":
         shown = report["comparisons"][f"adapter_vs_{other}"].get(metric)
+        # reports of before the ladder have no p that counts the other candidates
         entry = {**shown, "p_family": (entry or {}).get("p_family", shown["p_value"])} if shown else None
     if entry is None:
         return Evidence(name=name, passed=False, sentence=f"{metric} applies to none of the rows.")

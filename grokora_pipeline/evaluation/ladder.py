@@ -51,6 +51,7 @@ def ladder(rows: Sequence[Row], metric: str, *, few_shot: int, alpha: float = 0.
     sign = 1 if measure.higher_is_better else -1
     quality = {name: float(measure.combine(table.sum(axis=0))) for name, table in sums.items()}
     best = max(rungs, key=lambda name: sign * quality[name])
+    # each rung's distance to the best alone: all pairs would be a family of tests of their own
     behind = {name: None if name == best else _compared(sums[best], sums[name], measure, alpha, seed) for name in rungs}
     cheapest = next(name for name in rungs if as_good(behind[name], alpha))
     verdict = _verdict(f"{metric} {quality[cheapest]:.3f}", cheapest, best, behind[cheapest], few_shot)

@@ -144,7 +144,7 @@ def choose_parts(sessions: Mapping[str, str], most: int) -> tuple[list[str], lis
     A third of all sessions is kept for the gate's final look: nobody may choose anything by their rows, and the hash of
     a session's name says for ever which part it belongs to. With too few sessions for that none is kept: ([…], []).
     """
-    # of 256 values of a byte 86 leave no remainder
+    # by the session, for its turns resemble each other; of the 256 values of a byte 86 leave no remainder
     kept = {turn for turn, session in sessions.items() if sha256(f"fresh:{session}".encode()).digest()[0] % 3 == 0}
     judged = choose_rows(sessions.keys() - kept, most - most // 3)
     fresh = choose_rows(kept, most // 3) if most != 1 else []

@@ -92,6 +92,7 @@ def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> No
     metric = report["main_metric"]
     worst, changed = _pairs(rows, metric)
     past = _past(report)
+    seen = {kind for system in report["systems"].values() for kind in system["errors"]}
     named = [{**entry, "label": f"rank {entry['rank']}"} for entry in past if entry.get("rank")]
     ranks = {entry["rank"]: entry for entry in [*named, *report.get("ranks", [])]}
     page = environment().get_template("report.html.jinja")
@@ -103,7 +104,7 @@ def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> No
             wrong=wrong_kinds(rows, metric),
             cut=_CUT,
             figures=[_figure(report, name) for name in metric_names(report)],
-            error_kinds=_error_kinds(report),
+            error_kinds=[kind for kind in ("none", *ERROR_ORDER) if kind in seen],
             past=_chart([(entry["label"], entry) for entry in past]) if len(past) > 1 else [],
             ranks=_chart([(ranks[rank]["label"], ranks[rank]) for rank in sorted(ranks)]) if len(ranks) > 1 else [],
             exposure_top=number(math.log2((report.get("memorisation") or {}).get("candidates", 1))),
@@ -181,12 +182,6 @@ def _figure(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
     bars = {name: _bar(entry, top) for name, entry in entries.items() if entry}
     change = report["comparisons"].get("adapter_vs_base", {}).get(metric)
     return {"metric": metric, "entries": entries, "bars": bars, "change": change}
-
-
-def _error_kinds(report: Mapping[str, Any]) -> list[str]:
-    """The kinds of tool-call errors that occur, in the checker's order, after `none` for right calls."""
-    seen = {kind for system in report["systems"].values() for kind in system["errors"]}
-    return [kind for kind in ("none", *ERROR_ORDER) if kind in seen]
 
 
 def _past(report: Mapping[str, Any]) -> list[dict[str, Any]]:

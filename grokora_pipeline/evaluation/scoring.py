@@ -44,7 +44,15 @@ def score(rows: Sequence[Row], *, alpha: float = 0.05, seed: int = 0) -> dict[st
     clusters = [row["session_id"] for row in next(iter(systems.values()), [])]
     answers = {name: [as_answer(row) for row in group] for name, group in systems.items()}
     scored: dict[str, Any] = {
-        name: {"metrics": {}, "errors": _errors(group), **_work(systems[name])} for name, group in answers.items()
+        name: {
+            "metrics": {},
+            # how often each kind of tool-call error occurs, `none` for right answers; empty if no call is possible
+            "errors": dict(
+                Counter(call_error(one) or "none" for one in group if tool_call_match(one) is not None).most_common()
+            ),
+            **_work(systems[name]),
+        }
+        for name, group in answers.items()
     }
     comparisons: dict[str, Any] = {
         f"{ours}_vs_{theirs}": {} for ours, theirs in PAIRS if ours in systems and theirs in systems
@@ -77,12 +85,6 @@ def cluster_sums(
     applies = np.any([table.any(axis=1) for table in tables.values()], axis=0)
     kept = [cluster for cluster, used in zip(clusters, applies, strict=True) if used]
     return {name: significance.by_cluster(table[applies], kept) for name, table in tables.items() if kept}
-
-
-def _errors(answers: Sequence[Answer]) -> dict[str, int]:
-    """How often each kind of tool-call error occurs, `none` for right answers; empty where no call is possible."""
-    applicable = [answer for answer in answers if tool_call_match(answer) is not None]
-    return dict(Counter(call_error(answer) or "none" for answer in applicable).most_common())
 
 
 def _work(rows: Sequence[Row]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def by_cluster(table: FloatArray, clusters: Sequence[str]) -> FloatArray:
 def _weights(clusters: int, resamples: int, seed: int) -> FloatArray:
     """[resamples, clusters] how often each cluster is drawn, with replacement (Efron & Tibshirani 1993, ch. 6)."""
     uniform = np.full(clusters, 1 / clusters)
+    # counts instead of drawn rows: a replicate of any metric is then one matrix product
     return np.random.default_rng(seed).multinomial(clusters, uniform, size=resamples).astype(np.float64)
 
 
@@ -105,7 +106,9 @@ def _share_estimate(sums: FloatArray, alpha: float) -> Estimate:
     rows *= (z / float(stdtrit(clusters - 1, 1 - alpha / 2))) ** 2 if clusters > 1 else 0.1
     centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
     half = z / (1 + z**2 / rows) * sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
+    # exactly 0 and 1 at the ends, where rounding would leave an interval that begins at 3e-17
+    low, high = (0.0 if share <= 0 else max(0.0, centre - half)), (1.0 if share >= 1 else min(1.0, centre + half))
+    return Estimate(share, low, high)
 
 
 def difference(
@@ -161,10 +164,11 @@ def _flipped(differences: FloatArray, weights: FloatArray, alpha: float, seed: i
     sampled = 2 ** len(differences) > FLIPS
 
     def p_value(true: float) -> float:
+        # sums in float32 differ in their last digits by the order of addition: equal flips must count as equal
         hits = int((np.abs(flipped - true * shift) >= abs(total - true * weight) - 1e-4).sum())
         return (hits + 1) / (len(flips) + 1) if sampled else hits / len(flips)
 
-    used = weights > 0
+    used = weights > 0  # a session in which the metric applies to no row shows no difference
     most = max(1.0, float(np.abs(differences[used] / weights[used]).max()))
     bounds = []
     for end in (-most, most):

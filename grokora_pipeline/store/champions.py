@@ -43,7 +43,7 @@ class Registry:
     def adapter_version(self, agent: str, version: str) -> str:
         """The adapter that answers if a version is in service: a prompt's names one, or `base`."""
         if not version.startswith(PROMPT_PREFIX):
-            return version
+            return version  # content hashes are hexadecimal, so no adapter's begins like a prompt's
         prompt = self.store.find(f"{agent}/prompt", version)
         return prompt_adapter(prompt) if prompt else BASE
 

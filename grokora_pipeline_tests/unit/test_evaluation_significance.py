@@ -90,6 +90,12 @@ def test_the_interval_of_a_share_covers_it_as_often_as_it_says(clusters: int, tu
     assert covered / 400 >= 0.92
 
 
+def test_shares_of_nothing_and_of_all_end_at_0_and_1() -> None:
+    nothing, everything = (estimate(_rows([value] * 18), ratio) for value in (0.0, 1.0))
+    assert (nothing.low, everything.high) == (0.0, 1.0)
+    assert 0.1 < nothing.high < 0.35
+
+
 def test_the_sessions_that_a_test_needs_are_those_of_its_smallest_p_value() -> None:
     assert sessions_needed(0.05) == 6
     five = difference(_rows([1] * 5), _rows([0] * 5), ratio)

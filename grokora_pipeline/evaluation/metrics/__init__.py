@@ -106,24 +106,17 @@ def field_counts(answer: Answer, view: Callable[[Leaf], object] = lambda leaf: l
     return ((expected & given).total(), given.total(), expected.total()) if expected else None
 
 
-def _precision(right: int, given: int, expected: int) -> float:
-    return right / max(1, given)
-
-
-def _recall(right: int, given: int, expected: int) -> float:
-    return right / expected
-
-
-def _f1(right: int, given: int, expected: int) -> float:
-    return 2 * right / (given + expected)
-
-
 def _fields(
-    name: str, view: Callable[[Leaf], object] = lambda leaf: leaf, score: Callable[[int, int, int], float] = _f1
+    name: str, view: Callable[[Leaf], object] = lambda leaf: leaf, score: Callable[[int, int, int], float] | None = None
 ) -> Metric:
+    """A metric of (right, given, expected) fields; F1 unless another score is given."""
+
     def value(answer: Answer) -> float | None:
         counts = field_counts(answer, view)
-        return None if counts is None else score(*counts)
+        if counts is None:
+            return None
+        right, given, expected = counts
+        return score(*counts) if score else 2 * right / (given + expected)
 
     return Metric(name, _mean(value))
 
@@ -175,10 +168,6 @@ def no_call(answer: Answer) -> bool | None:
     if not answer.tools or calls_of(answer.reference):
         return None
     return not calls_of(answer.prediction)
-
-
-def _code_parses(answer: Answer) -> bool | None:
-    return code_tree(message_text(answer.prediction).strip()) is not None if answer.answer_type == "code" else None
 
 
 def code_match(answer: Answer) -> bool | None:
@@ -258,22 +247,17 @@ def _bits_stats(answer: Answer) -> Stats | None:
     return None if answer.nll is None or not size else (_nats(answer) / float(np.log(2)), float(size))
 
 
-def _perplexity(sums: FloatArray) -> FloatArray:
-    values: FloatArray = np.exp(ratio(sums))
-    return values
-
-
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("perplexity", _perplexity_stats, _perplexity, higher_is_better=False),
+        Metric("perplexity", _perplexity_stats, lambda sums: np.exp(ratio(sums)), higher_is_better=False),
         Metric("bits_per_byte", _bits_stats, higher_is_better=False),
         Metric("exact_match", _mean(exact_match)),
         Metric("valid_json", _mean(valid_json)),
         Metric("schema_valid", _mean(schema_valid)),
         _fields("field_accuracy"),
-        _fields("field_precision", score=_precision),
-        _fields("field_recall", score=_recall),
+        _fields("field_precision", score=lambda right, given, expected: right / max(1, given)),
+        _fields("field_recall", score=lambda right, given, expected: right / expected),
         # the parts of an action, apart: a text model cannot see where on a screenshot to click
         _fields("action_type", _action_type),
         _fields("argument_keys", lambda leaf: leaf[0]),
@@ -282,7 +266,14 @@ METRICS: dict[str, Metric] = {
         _fields("verdict", _verdict),
         Metric("tool_call_match", _mean(tool_call_match)),
         Metric("no_call", _mean(no_call)),
-        Metric("code_parses", _mean(_code_parses)),
+        Metric(
+            "code_parses",
+            _mean(
+                lambda one: (
+                    code_tree(message_text(one.prediction).strip()) is not None if one.answer_type == "code" else None
+                )
+            ),
+        ),
         Metric("code_match", _mean(code_match)),
         Metric("code_runs", _mean(code_runs)),
         *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL")),
