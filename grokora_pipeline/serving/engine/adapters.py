@@ -8,7 +8,6 @@ PEFT's own mixed batches (`adapter_names=`) index, convert and scatter for each 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -150,7 +149,10 @@ def _plan(
 
 def read_adapter(name: str, folder: Path, model: PreTrainedModel) -> Adapter:
     """An adapter folder's matrices in the model's dtype and on its device; GrokoraError where it does not fit."""
-    refuse = partial(_refusal, folder)
+
+    def refuse(reason: str) -> GrokoraError:
+        return GrokoraError(f"The adapter in {folder} cannot be served on this base model: {reason}.")
+
     if not (folder / "adapter_model.safetensors").is_file():
         raise refuse("it holds no adapter_model.safetensors")
     try:
@@ -169,10 +171,14 @@ def read_adapter(name: str, folder: Path, model: PreTrainedModel) -> Adapter:
     for layer in sorted(names):
         down, up = (tensors[_PREFIX + layer + suffix].float() for suffix in _SUFFIXES)
         module = layers.get(layer)
-        shape = _shape(module)
+        # (inputs, outputs) of a linear layer; GPT-2's Conv1D is one, with other names for them
+        names_of_shape = ("nx", "nf") if isinstance(module, Conv1D) else ("in_features", "out_features")
+        shape = tuple(getattr(module, size, None) for size in names_of_shape)
         if down.dim() != 2 or up.dim() != 2 or len(down) != up.shape[1] or shape != (down.shape[1], up.shape[0]):
             raise refuse(f"its layer {layer} maps {down.shape[-1]} to {up.shape[0]} values, the base model's {shape}")
-        up = up * _scaling(config, layer, len(down))
+        # alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA (Kalajdzievski 2023)
+        alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), layer), config.lora_alpha)
+        up = up * (float(alpha) / (sqrt(len(down)) if config.use_rslora else len(down)))
         if config.use_dora:
             # y = m / |W + BA| * (W x + BA x), norms by output (arXiv 2402.09353, section 4.3)
             weight = dequantize_module_weight(module).float().cpu()
@@ -185,20 +191,3 @@ def read_adapter(name: str, folder: Path, model: PreTrainedModel) -> Adapter:
         matrices = (down, up.T.contiguous())
         adapter.weights[layer] = (matrices[0].to(model.device, model.dtype), matrices[1].to(model.device, model.dtype))
     return adapter
-
-
-def _shape(module: Any) -> tuple[int | None, int | None]:
-    """(inputs, outputs) of a linear layer; GPT-2's Conv1D is one, with other names for them."""
-    if isinstance(module, Conv1D):
-        return module.nx, module.nf
-    return getattr(module, "in_features", None), getattr(module, "out_features", None)
-
-
-def _scaling(config: LoraConfig, layer: str, rank: int) -> float:
-    """alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA (Kalajdzievski 2023)."""
-    alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), layer), config.lora_alpha)
-    return float(alpha) / (sqrt(rank) if config.use_rslora else rank)
-
-
-def _refusal(folder: Path, reason: str) -> GrokoraError:
-    return GrokoraError(f"The adapter in {folder} cannot be served on this base model: {reason}.")

@@ -79,7 +79,7 @@ def grammar_for(
     `tool_choice` is auto, none, required, or names one function.
     """
     schema = _wanted_schema(response_format)
-    named = _named(tool_choice)
+    named = str(_function(tool_choice).get("name")) if isinstance(tool_choice, Mapping) else None
     offered = [_function(tool) for tool in tools or () if tool_choice != "none"]
     offered = [function for function in offered if named in (None, function.get("name"))]
     form = CallFormat.of(chat) if offered else None
@@ -176,12 +176,6 @@ def _special(chat: ChatFormat) -> dict[str, int]:
 def _function(tool: Tool) -> Json:
     function = tool.get("function") or tool
     return dict(function) if isinstance(function, Mapping) else {}
-
-
-def _named(tool_choice: Any) -> str | None:
-    if not isinstance(tool_choice, Mapping):
-        return None
-    return str(_function(tool_choice).get("name"))
 
 
 def _parameters(function: Json) -> Json:

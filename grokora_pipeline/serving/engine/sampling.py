@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from llguidance import LLMatcher
 from torch import Tensor
 
 from grokora_pipeline.errors import GrokoraError
@@ -21,7 +20,9 @@ def choose_tokens(logits: Tensor, rows: Sequence[Row], stop_ids: Sequence[int]) 
     """
     for index, row in enumerate(rows):
         if row.matcher:
-            logits[index].masked_fill_(~_allowed(row.matcher, logits[index]), -torch.inf)
+            bits = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), np.uint8), bitorder="little")
+            allowed = torch.from_numpy(bits[: logits.shape[1]]).to(logits.device, torch.bool)
+            logits[index].masked_fill_(~allowed, -torch.inf)
     # `max` and not `argmax`: its values show a row of nan (max propagates it) without a second pass over the logits
     values, tokens = (part.tolist() for part in logits.max(-1))
     return [
@@ -43,12 +44,6 @@ def _choose(row: Row, logits: Tensor, best: float, likeliest: int, stop_ids: Seq
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         return GrokoraError(f"No token could be chosen for this answer ({type(error).__name__}: {error}).")
     return token
-
-
-def _allowed(matcher: LLMatcher, logits: Tensor) -> Tensor:
-    """[vocabulary], True where the grammar goes on."""
-    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-    return torch.from_numpy(bits[: len(logits)]).to(logits.device, torch.bool)
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, noise: torch.Generator) -> int:

@@ -104,7 +104,10 @@ class Champions:
     def refresh(self) -> None:
         """Bring the table in line with the registry. Call in a thread: loading takes its time."""
         with self._changing:
-            self._start()
+            if self.engine is None and (base := find_base(self.store)):
+                model_id, folder = base
+                self.base = Base(model_id, folder, ChatFormat.load(folder))
+                self.engine = self._start_engine(folder)
             for agent in self.agents:
                 self._follow(agent)
             self._unload()
@@ -150,13 +153,6 @@ class Champions:
     def versions(self, agent: str) -> list[Artifact]:
         """All adapters and fixed prompts of an agent in the store."""
         return [*self.store.versions(f"{agent}/lora_adapter"), *self.store.versions(f"{agent}/prompt")]
-
-    def _start(self) -> None:
-        base = find_base(self.store) if self.engine is None else None
-        if base:
-            model_id, folder = base
-            self.base = Base(model_id, folder, ChatFormat.load(folder))
-            self.engine = self._start_engine(folder)
 
     def _follow(self, agent: AgentSpec) -> None:
         record = self.registry.record(agent.name)

@@ -198,7 +198,9 @@ class Gateway:
         except ApiError as error:
             problem = error
         asked = ChatRequest.unchecked(chat)
-        session = self._sessions.name(user, _client(request))
+        key = request.headers.get("authorization", "")  # callers of one machine may be told apart by their keys
+        client = request.client.host if request.client else "", hashlib.sha256(key.encode()).hexdigest()
+        session = self._sessions.name(user, client)
         messages = [one for one in _list(chat.get("messages")) if isinstance(one, dict)]
         tools = [
             one for one in _list(chat.get("tools")) if isinstance(one, dict) and isinstance(one.get("function"), dict)
@@ -274,14 +276,20 @@ class Gateway:
             room = engine.context_length
             ask = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
             answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt, originals)
+
+            async def drain() -> None:
+                async with aclosing(answer.deltas()) as deltas:
+                    async for _ in deltas:
+                        pass
+
             if asked.stream:
                 async with aclosing(self._events(exchange, answer)) as events:
                     yield StreamingResponse(events, headers=exchange.headers, media_type="text/event-stream")
                 return
-            await _unless_gone(request, self._drain(answer))
+            await _unless_gone(request, drain())
             reply = exchange.api.reply(exchange.body, answer.reply)
             await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
-            yield _json(reply, exchange.headers)
+            yield Response(orjson.dumps(reply), headers=exchange.headers, media_type="application/json")
 
     def _redacted(self, session: str | None, asked: ChatRequest) -> tuple[list[Json], dict[str, str]]:
         """The prompt as adapters know prompts, and the caller's own values, to be put back into the answer.
@@ -294,12 +302,6 @@ class Gateway:
             redactor = Redactor()
         messages, _, originals = redactor.redact_reversibly(asked.body["messages"])
         return messages, originals
-
-    @staticmethod
-    async def _drain(answer: LocalAnswer) -> None:
-        async with aclosing(answer.deltas()) as deltas:
-            async for _ in deltas:
-                pass
 
     async def _events(self, exchange: Exchange, answer: LocalAnswer) -> AsyncGenerator[bytes, None]:
         writer = exchange.api.writer(exchange.body, answer.head)
@@ -376,7 +378,8 @@ class Gateway:
         `cut`: the answer ended at the caller's own limit, so it says nothing about the version that answers.
         """
         seconds = time.perf_counter() - exchange.started
-        route, who = exchange.route, _who(exchange.route)
+        route = exchange.route
+        who = (route.agent.name if route.agent else "", route.served_by)
         message, usage = answer_of(exchange.api, reply), reply.get("usage")
         wrong = fault(message, exchange.asked, route.agent) if message else "error"
         self.metrics.requests.labels(*who, str(status)).inc()
@@ -454,15 +457,6 @@ def _unzipped(raw: bytes, limit: int) -> bytes:
     return unpacked
 
 
-def _client(request: Request) -> tuple[str, str]:
-    key = request.headers.get("authorization", "")
-    return request.client.host if request.client else "", hashlib.sha256(key.encode()).hexdigest()
-
-
-def _who(route: Route) -> tuple[str, str]:
-    return route.agent.name if route.agent else "", route.served_by
-
-
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -488,10 +482,6 @@ def _reply_of(raw: bytes) -> Json:
     except orjson.JSONDecodeError:
         reply = None
     return reply if isinstance(reply, dict) else {"error": {"message": "the upstream sent no JSON object"}}
-
-
-def _json(content: Json, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
 
 
 def _complain(done: Future[None]) -> None:

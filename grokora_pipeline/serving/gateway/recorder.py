@@ -269,7 +269,8 @@ class Recorder:
         return [path for day in days for path in takewhile(Path.exists, _parts(day, session))]
 
     def _write(self, session: str, lines: bytes) -> None:
-        path = self._path(session)
+        today = _parts(self.folder / f"{datetime.now(UTC):%Y-%m-%d}", session)
+        path = next(one for one in today if not one.exists() or one.stat().st_size < self._rotate_bytes)
         new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path, "ab") as stream:
@@ -286,11 +287,6 @@ class Recorder:
         if new:
             _sync_folder(path.parent)
         self.counts["fsyncs"] += 1
-
-    def _path(self, session: str) -> Path:
-        """Today's file of a session that is not full yet."""
-        paths = _parts(self.folder / f"{datetime.now(UTC):%Y-%m-%d}", session)
-        return next(path for path in paths if not path.exists() or path.stat().st_size < self._rotate_bytes)
 
 
 def _parts(day: Path, session: str) -> Iterator[Path]:

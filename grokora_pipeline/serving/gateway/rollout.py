@@ -59,7 +59,9 @@ class Rollout:
         if version != self.version:
             self._before.append(Seen(self._clock(), healthy, seconds))
             return
-        slow = seconds > self._rule.slower * self._usual_seconds()
+        self._forget()
+        usual = [call.seconds for call in self._before]
+        slow = len(usual) >= self._rule.min_requests and seconds > self._rule.slower * statistics.median(usual)
         self._calls.append(Seen(self._clock(), healthy and not slow, seconds))
         self._sessions.setdefault(session, False)
         if len(self._sessions) > _MOST_SESSIONS:
@@ -93,11 +95,6 @@ class Rollout:
     def evidence(self) -> str:
         """The figures behind the decision, as a clause."""
         return f"health {self.health():.1%} of {self.requests()} calls in {self._rule.window_seconds:g} s"
-
-    def _usual_seconds(self) -> float:
-        self._forget()
-        calls = [call.seconds for call in self._before]
-        return statistics.median(calls) if len(calls) >= self._rule.min_requests else float("inf")
 
     def _forget(self) -> None:
         oldest = self._clock() - self._rule.window_seconds

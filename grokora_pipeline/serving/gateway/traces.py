@@ -6,7 +6,7 @@ span keeps its place in OTLP's JSON, but its attributes are a mapping: redaction
 
 import asyncio
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -77,12 +77,7 @@ def _from_protobuf(raw: bytes) -> Json:
         export: Json = MessageToDict(ExportTraceServiceRequest.FromString(raw), use_integers_for_enums=True)
     except DecodeError as error:
         raise ApiError(400, "The body is no protobuf of an OTLP export of spans.", code="invalid_value") from error
-    for span in _spans(export):
+    scopes = (scope for resource in export.get("resourceSpans", ()) for scope in resource.get("scopeSpans", ()))
+    for span in (span for scope in scopes for span in scope.get("spans", ())):
         span |= {name: base64.b64decode(span[name]).hex() for name in _IDS if name in span}
     return read_object(orjson.dumps(export))
-
-
-def _spans(export: Json) -> Iterator[Json]:
-    for resource in export.get("resourceSpans", ()):
-        for scope in resource.get("scopeSpans", ()):
-            yield from scope.get("spans", ())
