@@ -161,7 +161,7 @@ class RetrainPolicy(_Strict):
     drift: float = Field(default=1.3, gt=1)  # the champion's perplexity on new held-out rows / on those it knew
     drift_rows: int = Field(default=20, ge=1)
     window: str = "*/10 2-5 * * *"  # cron, local time: the moments at which a training may start
-    gap_hours: float = Field(default=12.0, ge=0)  # between two trainings
+    gap_hours: float = Field(default=12.0, ge=0, le=24 * 366)  # between two trainings
     gpu_hours: float = Field(default=8.0, gt=0)  # in 24 hours
     attempts: int = Field(default=3, ge=1)  # at the same thing, each later than the one before
 
@@ -304,6 +304,8 @@ def load_agents(path: Path) -> tuple[AgentSpec, ...]:
         raise GrokoraError(f"{path} cannot be read ({error}); point GROKORA_AGENTS at an agents.yaml.") from error
     except yaml.YAMLError as error:
         raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError:
+        raise GrokoraError(f"{path}: an anchor holds itself, or a value is hundreds of levels deep.") from None
     return parse_agents(document.get("agents") if isinstance(document, dict) else None, str(path))
 
 

@@ -1,17 +1,20 @@
 """Every path, device and default, read from the environment (`GROKORA_*`, also from a `.env`) in one place."""
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import TZPATH, ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from grokora_pipeline.errors import GrokoraError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent  # the checkout, if this is one
+_DEVICE = re.compile(r"-1|\d+|(?i:cpu)\d*|(GPU|MIG)-[\w/-]+")
 _PATHS = ("logs", "cache", "agents", "recordings")
 _PREFIX = "GROKORA_"
 
@@ -51,7 +54,7 @@ class Settings(BaseModel):
     executor: Literal["local", "ray", "k8s"] = Field(default="local", description="Where steps run.")
     automation: Literal["on", "off"] = Field(default="off", description="Whether sensor and schedules start running.")
     settle_seconds: float = Field(
-        default=2.0, ge=0, description="A log that changed this recently is still being written."
+        default=2.0, ge=0, allow_inf_nan=False, description="A log that changed this recently is still being written."
     )
     timezone: str = Field(default="UTC", description="IANA name of the zone that training windows are in.")
     recordings: Path | None = Field(
@@ -62,12 +65,29 @@ class Settings(BaseModel):
     @field_validator("home", *_PATHS)
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return value and value.expanduser().absolute()
+        return value and _expanded(value).absolute()
 
     @field_validator("store")
     @classmethod
     def _absolute_store(cls, value: str) -> str:
-        return value if "://" in value else str(Path(value).expanduser().absolute())
+        return value if "://" in value else str(_expanded(Path(value)).absolute())
+
+    @field_validator("devices")
+    @classmethod
+    def _known_devices(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")] if value else []
+        if not all(_DEVICE.fullmatch(name) for name in names):
+            raise ValueError("give indices as nvidia-smi lists them, such as `0,1`, or `cpu`")
+        return ",".join(name.lower() if name.lower().startswith("cpu") else name for name in names)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+            raise ValueError("no such zone; use a name such as Europe/Berlin") from error
+        return value
 
     @property
     def recordings_folder(self) -> Path:
@@ -95,8 +115,8 @@ def agents_file(folder: Path) -> Path | None:
 
 def find_home(cwd: Path, environ: Mapping[str, str]) -> Path | None:
     """The project: GROKORA_HOME, else the nearest folder from `cwd` upward with an agents.yaml, else the checkout."""
-    if home := environ.get("GROKORA_HOME"):
-        return (cwd / Path(home).expanduser()).absolute()
+    if home := environ.get("GROKORA_HOME", "").strip():
+        return (cwd / _expanded(Path(home))).absolute()
     folders = [cwd, *cwd.parents]
     # a `dagster.yaml` beside it tells a project of ours from another program's agents.yaml further up
     nearest = (folder for folder in folders if (folder / "dagster.yaml").is_file() and agents_file(folder))
@@ -112,16 +132,28 @@ def find_env_file(cwd: Path, home: Path | None, environ: Mapping[str, str]) -> P
     if "GROKORA_ENV_FILE" in environ:
         return Path(environ["GROKORA_ENV_FILE"]) if environ["GROKORA_ENV_FILE"] else None
     candidates = [folder / ".env" for folder in (cwd, *cwd.parents, *([home] if home else []))]
-    return next((path for path in candidates if path.is_file() and _ours(path, environ)), None)
+    return next((path for path in candidates if path.is_file() and _ours(path)), None)
 
 
-def _ours(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The GROKORA_ variables of a `.env` that have a value; GrokoraError if it cannot be read."""
+def _ours(path: Path) -> dict[str, str]:
+    """The GROKORA_ variables of a `.env` that have a value; GrokoraError if the file or such a line cannot be read."""
     try:
-        values = dotenv_values(path, interpolate=False)
+        with path.open(encoding="utf-8-sig") as stream:
+            lines = list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as error:
         raise GrokoraError(f"{path} cannot be read ({error}); correct it, or move it away.") from error
-    return {name.upper(): value for name, value in values.items() if value and name.upper().startswith(_PREFIX)}
+    for line in lines:  # what another program's variables look like is no business of ours
+        if line.error and _PREFIX in line.original.string.upper():
+            raise GrokoraError(f"{path}, line {line.original.line}: this is not NAME=value; is a quote never closed?")
+    values = {line.key.upper(): (line.value or "").strip() for line in lines if line.key}
+    return {name: value for name, value in values.items() if value and name.startswith(_PREFIX)}
+
+
+def misspelt(environ: Mapping[str, str], env_file: Path | None) -> list[str]:
+    """The GROKORA_ variables, sorted, that are no settings: nothing reads them."""
+    known = {_PREFIX + name.upper() for name in (*Settings.model_fields, "env_file")}
+    names = {name.upper() for name in environ if name.upper().startswith(_PREFIX)}
+    return sorted((names | (_ours(env_file).keys() if env_file else set())) - known)
 
 
 def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
@@ -132,9 +164,9 @@ def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
     home = find_home(cwd, environ)
     env_file = find_env_file(cwd, home, environ)
     values: dict[str, Any] = {}
-    sources = [({k.upper(): v for k, v in environ.items()}, cwd)]
+    sources = [({k.upper(): v.strip() for k, v in environ.items()}, cwd)]
     if env_file:
-        sources.insert(0, (_ours(env_file, environ), env_file.parent))
+        sources.insert(0, (_ours(env_file), env_file.parent))
     for source, base in sources:
         for name in Settings.model_fields:
             if value := source.get(_PREFIX + name.upper()):
@@ -149,18 +181,26 @@ def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = _PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        why, where = first["msg"].removeprefix("Value error, "), env_file or ".env"
         raise GrokoraError(
-            f"{name}={first.get('input')!r} is not usable: {first['msg']}; correct it in the environment or "
-            f"{env_file or '.env'}."
+            f"{name}={first.get('input')!r} is not usable: {why}; correct it in the environment or {where}."
         ) from error
 
 
 def _from_folder(name: str, value: str, base: Path) -> str:
     """A value whose relative path, if it is one, starts at the folder that it was written for."""
+    path = base / _expanded(Path(value))
     is_path = name in {*_PATHS, "home"} or (name == "store" and "://" not in value)
-    if is_path or (name == "base_model" and (base / value).is_dir()):
-        return str(base / Path(value).expanduser())
-    return value
+    is_base = name == "base_model" and (path.is_dir() or value.startswith(("/", "~", "./", "../")))
+    return str(path) if is_path or is_base else value
+
+
+def _expanded(path: Path) -> Path:
+    """The path with `~` replaced; GrokoraError if there is no such person."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise GrokoraError(f"{path}: there is no home folder for {path.parts[0]}; write the path out.") from error
 
 
 def local_timezone(environ: Mapping[str, str], localtime: Path = Path("/etc/localtime")) -> str:
@@ -168,8 +208,6 @@ def local_timezone(environ: Mapping[str, str], localtime: Path = Path("/etc/loca
 
     A zone file that is no link, as containers mount it, is recognised by its bytes. UTC if nothing names a zone.
     """
-    from zoneinfo import TZPATH, available_timezones
-
     zones = available_timezones()
     zone = environ.get("TZ", "").removeprefix(":")
     if zone in zones:

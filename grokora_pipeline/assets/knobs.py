@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
 
 
@@ -38,6 +39,12 @@ else:  # training knobs for one run, such as `{"rank": 32}`: Dagster refuses a m
 
 
 def resolve(project: Project, agent: AgentSpec, overrides: dict[str, Any] | None = None) -> TrainingKnobs:
-    """The knobs of an agent; GROKORA_PRESET wins over the agent's preset, and both unset mean `best`."""
+    """The knobs of an agent; GROKORA_PRESET wins over the agent's preset, and both unset mean `best`.
+
+    GrokoraError names the agent and the knob that is wrong.
+    """
     preset = project.settings.preset or agent.preset or "best"
-    return resolve_knobs(preset, agent.training, overrides or {})
+    try:
+        return resolve_knobs(preset, agent.training, overrides or {})
+    except GrokoraError as error:
+        raise GrokoraError(f"agents.yaml: agent {agent.name!r}: {error}") from error

@@ -1,5 +1,6 @@
 """`grokora doctor`: what this machine can do, each line ok, warning or missing, with the command that mends it."""
 
+import difflib
 import importlib.util
 import os
 import platform
@@ -17,7 +18,7 @@ from rich.markup import escape
 
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import find_env_file, find_home, get_settings
+from grokora_pipeline.settings import find_env_file, find_home, get_settings, misspelt
 from grokora_pipeline.store import Store
 
 State = Literal["ok", "warning", "missing"]
@@ -62,7 +63,13 @@ def examine() -> list[Finding]:
 def _project() -> Finding:
     settings = get_settings()
     env_file = find_env_file(Path.cwd(), find_home(Path.cwd(), os.environ), os.environ)
-    return Finding("ok", "project", f"{settings.home}, settings from {env_file or 'the environment (no .env)'}")
+    text = f"{settings.home}, settings from {env_file or 'the environment (no .env)'}"
+    if unread := misspelt(os.environ, env_file):
+        known = [f"GROKORA_{name.upper()}" for name in type(settings).model_fields]
+        meant = [difflib.get_close_matches(name, known, n=1) for name in unread]
+        hint = "; ".join(f"did you mean {close[0]}?" for close in meant if close) or f"settings: {', '.join(known)}"
+        return Finding("warning", "project", f"{text}; nothing reads {', '.join(unread)}", hint)
+    return Finding("ok", "project", text)
 
 
 def _time_zone() -> Finding:

@@ -25,7 +25,7 @@ _LATER = ("beta", "preference_weight", "answer_weight")
 class TrainingKnobs(BaseModel):
     """Every knob of a training run. Fields without a unit are counts; lengths are tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: Literal["plan", "best", "sample"] = "best"
     rank: int = Field(16, ge=1, le=1024, description="LoRA rank r.")
@@ -43,7 +43,7 @@ class TrainingKnobs(BaseModel):
     max_steps: int = Field(0, ge=0, description="Stop after so many optimiser steps; 0: epochs decide.")
     batch_size: int = Field(16, ge=1, description="Rows a step; times accumulation: the effective batch.")
     accumulation: int = Field(1, ge=1, description="Kept for recipes that state batch x accumulation.")
-    max_length: int = Field(2048, ge=16, description="Longer examples are left out, never cut.")
+    max_length: int = Field(2048, ge=16, le=2**24, description="Longer examples are left out, never cut.")
     max_examples: int = Field(0, ge=0, description="Train on the first so many rows of a seeded shuffle; 0: all.")
     max_validation: int = Field(200, ge=0, description="Validation rows for the loss; 0: all.")
     packing: Literal["auto", "tree", "padded"] = Field(
@@ -56,7 +56,7 @@ class TrainingKnobs(BaseModel):
     quantisation: Literal["auto", "none", "nf4", "int8"] = Field("auto", description="auto: nf4 on CUDA, else none.")
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     checkpointing: Literal["auto", "on", "off"] = Field("auto", description="Gradient checkpointing.")
-    seed: int = Field(7, ge=0)
+    seed: int = Field(7, ge=0, lt=2**32)  # numpy's generator takes no larger one
     neftune: float = Field(0.0, ge=0, description="NEFTune noise alpha (arXiv 2310.05914); 0: off.")
     evaluations: int = Field(1, ge=1, description="Validations an epoch.")
     early_stopping: int = Field(0, ge=0, description="Stop after so many validations without progress; 0: off.")

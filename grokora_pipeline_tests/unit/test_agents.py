@@ -48,6 +48,13 @@ def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
         ("agents:\n  a: {description: x}\n  b: {description: y}\n  a: {description: z}", "agent 'a' .*2 and 4"),
         ("agents:\n  a:\n    description: x\n    rank: 8\n    rank: 16\n", "agent 'a', key 'rank' .*lines 4 and 5"),
         ("agents: {a: {description: x, training: {epochs: 1, epochs: 2}}}", "agent 'a', key 'training.epochs'"),
+        ("agents:\n  a: &own {description: x, answer: *own}", "an anchor holds itself"),
+        ("agents:\n\ta: {description: x}", "not valid YAML.*line 2"),
+        (
+            "agents: {a: {description: x, answer: {type: json, schema: {type: objekt}}}}",
+            "'answer.schema': no JSON Schema",
+        ),
+        ("agents: {a: {description: x, retrain: {gap_hours: .inf}}}", "key 'retrain.gap_hours'"),
         ("agents: {a: {description: x}}\nagents: {b: {description: x}}", "key 'agents' .*twice"),
     ],
 )

@@ -100,4 +100,7 @@ def test_doctor_says_which_env_file_and_which_store_count_and_fails_while_someth
     assert lines["agents"].endswith("actor")
     assert status == 1
     (home / "agents.yaml").write_text("agents: {actor: {description: Acts., main_metric: best}}")
-    assert "agent 'actor', key 'main_metric'" in grokora("doctor")[1]
+    (home / ".env").write_text("GROKORA_LOG=mine\n")
+    out = grokora("doctor")[1]
+    assert "agent 'actor', key 'main_metric'" in out
+    assert "nothing reads GROKORA_LOG  → did you mean GROKORA_LOGS?" in out

@@ -93,6 +93,16 @@ def test_the_compose_file_starts_dagsters_four_services_from_files_that_are_ther
     (server,) = (entry["grpc_server"] for entry in yaml.safe_load((deploy / "workspace.yaml").read_text())["load_from"])
     assert server["host"] in services
     assert str(server["port"]) in services["code"]["command"]
+    home = Path("/home/grokora")
+    owned = {
+        str(home / "dagster"),
+        str(home / "app" / "data" / "store"),
+    }  # made for our user before they are mounted on
+    assert f"RUN mkdir -p data/store {home / 'dagster'}" in (deploy / "Dockerfile").read_text()
+    targets = [volume.split(":")[1] for volume in services["code"]["volumes"] + services["daemon"]["volumes"]]
+    assert owned == {
+        str(Path(path).parent if path.endswith("yaml") else path) for path in targets if "logs" not in path
+    }
     assert services["webserver"]["ports"] == ["127.0.0.1:3000:3000"]  # no login: not for others
 
 

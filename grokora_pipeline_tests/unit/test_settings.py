@@ -71,6 +71,38 @@ def test_a_wrong_value_is_one_sentence_that_names_variable_and_file(tmp_path: Pa
         read_settings({}, home)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("GROKORA_TIMEZONE", "Europe/Berln", "no such zone"),
+        ("GROKORA_DEVICES", "cuda:0", "indices"),
+        ("GROKORA_SETTLE_SECONDS", "inf", "finite"),
+        ("GROKORA_LOGS", "~nobody_of_this_name/logs", "no home folder for ~nobody_of_this_name"),
+        ("GROKORA_ENV_FILE", "/nowhere/.env", "/nowhere/.env cannot be read"),
+    ],
+)
+def test_a_value_that_would_silently_mean_another_thing_is_refused(
+    tmp_path: Path, variable: str, value: str, complaint: str
+) -> None:
+    with pytest.raises(GrokoraError, match=complaint) as raised:
+        read_settings({variable: value}, project(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_env_file_of_any_editor_and_shell_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home, model = project(tmp_path), tmp_path / "base"
+    model.mkdir()
+    written = "\ufeffexport GROKORA_LOGS = 'my logs' # the logs\r\nGROKORA_BASE_MODEL=~/base\r\nno line of ours\r\n"
+    (home / ".env").write_bytes(written.encode())
+    settings = read_settings({"GROKORA_DEVICES": " CPU ", "GROKORA_STORE": " größe/st "}, home)
+    assert (settings.logs, settings.devices, settings.store) == (home / "my logs", "cpu", str(home / "größe" / "st"))
+    assert settings.base_model == str(model)
+    (home / ".env").write_text("A=1\nGROKORA_LOGS='my logs\n")
+    with pytest.raises(GrokoraError, match=r"\.env, line 2: .* is a quote never closed"):
+        read_settings({}, home)
+
+
 def test_settings_that_are_given_read_no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GROKORA_PRESET", "plan")
     assert Settings(home=tmp_path).preset == ""

@@ -35,6 +35,8 @@ def test_the_run_wins_over_the_agent_and_the_agent_over_the_preset() -> None:
         ({"ranks": 8}, "did you mean 'rank'"),
         ({"colour": 1}, "known: preset, rank"),
         ({"rank": 0}, "rank=0"),
+        ({"alpha": float("inf")}, "alpha=inf"),
+        ({"seed": 2**32}, "seed=4294967296"),
         ({"num_processes": 0}, "num_processes=0"),
         ({"packing": "yes"}, "packing='yes'"),
         ({"dropout": 1.0}, "dropout=1.0"),
