@@ -202,6 +202,7 @@ def _text_item(identity: str, text: str, status: str) -> Json:
 
 
 def _reasoning_item(identity: str, text: str) -> Json:
+    # as `content` and not as `summary`: it is what the model thought, which OpenAI's own models never show
     return {"type": "reasoning", "id": identity, "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
 
 
@@ -218,7 +219,7 @@ def _call_item(identity: str, call: Mapping[str, Any], body: Json, *, whole: boo
         said = {"type": "function_call", "arguments": arguments}
     if not whole:
         said["input" if is_custom else "arguments"] = ""
-    status = "completed" if whole else "in_progress"
+    status = "completed" if whole else "in_progress"  # the openai package adds up deltas from an empty text
     return {**said, "id": identity, "call_id": call["id"], "name": name, "status": status}
 
 

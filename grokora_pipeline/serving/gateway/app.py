@@ -62,6 +62,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
         Route("/metrics", own.metrics, methods=["GET"]),
         Route("/health", own.health, methods=["GET"]),
     ]
+    # Starlette would redirect, and not every client sends a POST again (Python's urllib raises)
     routes += [Route(f"{one.path}/", one.endpoint, methods=list(one.methods or ())) for one in routes]
     guards = [Middleware(_AccessLog), Middleware(_Bearer, key=key)]
     guards[:0] = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)] if loopback else []
@@ -214,6 +215,7 @@ class _Bearer:
             headers = Headers(scope=scope)
             scheme, _, key = headers.get("authorization", "").partition(" ")
             sent = (key.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+            # a sum and not `any`, which would stop at the first match and so tell by its time which header was right
             if not sum(hmac.compare_digest(one.encode(), self._expected) for one in sent):
                 error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
                 response = _error_response(scope["path"], error, {"www-authenticate": "Bearer"})

@@ -53,8 +53,11 @@ class Conversations:
         if body.get("store") is False or not isinstance(identity, str):
             return
         with self._lock:
-            self._kept[identity] = response = _Response.of(session, body, reply)
-            self._bytes += response.size
+            response = _Response.of(session, body, reply)
+            # an upstream may give an id twice; the first one's bytes are then no longer held
+            replaced = self._kept.pop(identity, None)
+            self._kept[identity] = response
+            self._bytes += response.size - (replaced.size if replaced else 0)
             while len(self._kept) > _MOST_RESPONSES or self._bytes > _MOST_BYTES:
                 self._bytes -= self._kept.popitem(last=False)[1].size
 

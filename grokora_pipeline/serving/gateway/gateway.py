@@ -189,14 +189,18 @@ class Gateway:
         body = read_object(raw)
         whole, chat, problem, ignored = body, body, None, list[str]()
         user = request.headers.get("x-session-id") or ChatRequest.unchecked(body).user or _user_of(body)
-        try:
+
+        def lower() -> None:
+            nonlocal whole, chat, user
             if api.name == "responses":
-                named = session_name(user) if user else ""
-                whole, earlier = await asyncio.to_thread(self._conversations.resolve, body, named)
+                whole, earlier = self._conversations.resolve(body, session_name(user) if user else "")
                 user = user or earlier
             chat = _as_chat(api, whole)
+
+        try:
+            await asyncio.to_thread(lower)  # megabytes of messages must not hold up the streams of others
         except ApiError as error:
-            problem = error
+            problem = error  # it matters only to a request that is answered here
         asked = ChatRequest.unchecked(chat)
         key = request.headers.get("authorization", "")  # callers of one machine may be told apart by their keys
         client = request.client.host if request.client else "", hashlib.sha256(key.encode()).hexdigest()
@@ -207,7 +211,7 @@ class Gateway:
         ]
         route = self.router.route(asked.model, messages, session, tools)
         if not route.upstream:
-            if len(raw) > self.limits.body_bytes:
+            if len(raw) > self.limits.body_bytes:  # it was let in because it might have been the upstream's
                 text = f"The body is larger than {self.limits.body_bytes} bytes."
                 raise ApiError(413, text, code="request_too_large")
             if problem:
@@ -228,7 +232,7 @@ class Gateway:
                 )
                 raise ApiError(400, text, param="messages", code="unsupported_content")
         else:
-            with suppress(ApiError):
+            with suppress(ApiError):  # the upstream may know more; then its answer is judged by less
                 asked = ChatRequest.parse(chat)
         keys = [request.headers.get(name, "").rpartition(" ")[2] for name in _KEY_HEADERS]
         keys = [key for key in keys if key]
@@ -240,7 +244,7 @@ class Gateway:
         try:
             yield
         except ClientDisconnect:
-            raise
+            raise  # `finally` records that the answer was broken off, so that nobody learns from it
         except ApiError as error:
             if error.status >= 500:
                 await self._finish(exchange, exchange.api.error(error), status=error.status)
@@ -271,6 +275,7 @@ class Gateway:
         name = route.agent.name if route.agent else None
         async with self.champions.using(name, route.version) as adapter:
             agent = route.agent if asked.model != BASE else None
+            # adapters were trained on redacted logs: what they never saw would lead them astray
             messages, originals = await asyncio.to_thread(self._redacted, exchange.session, asked)
             prompt = await self.champions.prompt(name, route.version)
             room = engine.context_length
@@ -318,6 +323,7 @@ class Gateway:
                 yield raw
             return
         reply = exchange.api.reply(exchange.body, answer.reply)
+        # recorded before the last event: a caller that has the end of an answer may count on its recording
         await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
         for raw in writer.end(answer.reply):
             yield raw

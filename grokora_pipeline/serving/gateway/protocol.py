@@ -56,7 +56,9 @@ class ApiError(Exception):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(
+        extra="allow", strict=True
+    )  # strict: "64" for 64 is a client's bug that OpenAI refuses too
 
 
 class _ChatMessage(_Part):

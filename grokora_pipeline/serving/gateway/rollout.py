@@ -51,6 +51,7 @@ class Rollout:
 
     def takes(self, session: str) -> bool:
         """Whether a session belongs to the share; a session always gets the same answer."""
+        # hashed with the version: the sessions that try one champion are not always the same ones that try the next
         number = int.from_bytes(hashlib.sha256(f"{self.version}\0{session}".encode()).digest()[:8])
         return number < self.share * 2**64
 

@@ -23,6 +23,7 @@ class Upstream:
         if not url.startswith(("http://", "https://")):
             raise GrokoraError(f"--upstream {url} is no http(s) address; give one such as https://api.x.ai/v1.")
         self._url, self.model = url.rstrip("/"), model
+        # one client for all: its pool keeps connections, and a TLS handshake costs more than a short answer's overhead
         self._client = httpx.AsyncClient(timeout=_TIMEOUT)
 
     @asynccontextmanager
