@@ -69,7 +69,7 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversions in this process, which has torch anyway; llama.cpp on one thread."""
-    monkeypatch.setattr(llamacpp, "_in_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(llamacpp, "_in_process", lambda function, **arguments: function(**arguments))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -319,5 +319,5 @@ def test_conversions_run_in_a_process_of_their_own_and_their_errors_arrive(
 ) -> None:
     monkeypatch.undo()
     with pytest.raises(GrokoraError, match="not q9"):
-        llamacpp._in_process(gguf.write_base, base, tmp_path / "x.gguf", "q9")
+        llamacpp._in_process(gguf.write_base, folder=base, output=tmp_path / "x.gguf", kind="q9")
     assert not (tmp_path / "x.gguf").exists()

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ MOST_KV_BYTES = 2 << 30  # up to this: a longer context is cut
 TURN_TOKENS = 64  # of a long answer, before another adapter may have its turn: some seconds on two cores
 GREEDY_BELOW = 1e-5  # of the temperature, as in `engine.rows`
 WAIT_SECONDS = 600  # for a large model to be read from a slow disk, or a long prompt to be run
+KEPT_SECONDS = 30 * 86400  # a converted file that nobody used
 _TLS = httpx.create_ssl_context()  # unused, but a client that is not given one reads all certificates (20 ms)
 _CUT = "The engine has ended before the answer was whole; ask again."
 _ENDED = "The engine has ended; restart the server."
@@ -87,7 +89,7 @@ class _Server:
 
 
 class LlamaCppEngine:
-    """`request.Engine` by llama.cpp. `weights` is a key of `gguf.KINDS`; the converted base is kept below `cache`.
+    """`request.Engine` by llama.cpp. `weights` is a key of `gguf.KINDS`; what was converted is kept below `cache`.
 
     GrokoraError if xllamacpp is not installed, if llama.cpp does not know the base, or has no such `weights`.
     """
@@ -99,6 +101,7 @@ class LlamaCppEngine:
         self.base, self.weights, self.slots, self._gpu = base, weights, slots, gpu
         self.chat = ChatFormat.load(base)
         self.context_length = self.chat.context_length
+        self._cache, self._base_key = cache / "gguf", fingerprint(str(base))
         self._folder = Path(tempfile.mkdtemp(prefix="grokora-llamacpp-"))
         self._changing = threading.Lock()  # one start at a time
         self._guard = threading.Lock()  # what follows; held for moments only
@@ -110,7 +113,9 @@ class LlamaCppEngine:
         self._counts: Counter[str] = Counter()
         self._grammars = lru_cache(maxsize=64)(lambda grammar: LLMatcher(self._grammar_tokenizer, grammar))
         try:
-            self._weights_file = self._converted_base(cache / "gguf")
+            self._drop_unused()
+            LOG.info("llama.cpp: the base is read from %s, or converted there", self._cache)
+            self._weights_file = self._converted(weights, partial(gguf.write_base, base, kind=weights))
             self._start(self._files)
         except BaseException:
             self.close()
@@ -128,12 +133,10 @@ class LlamaCppEngine:
         GrokoraError if it does not fit.
         """
         with self._changing:
-            file = self._folder / f"{secrets.token_hex(8)}.gguf"
-            _in_process(_write_adapter, self.base, folder, file)
+            file = self._converted(fingerprint(str(folder)), partial(_write_adapter, self.base, folder))
             try:
                 self._start({**self._files, name: file})
             except GrokoraError as error:
-                file.unlink()
                 raise GrokoraError(f"The adapter in {folder} cannot be served by llama.cpp: {error}") from error
 
     def remove_adapter(self, name: str) -> None:
@@ -158,7 +161,9 @@ class LlamaCppEngine:
             self._counts["failed"] += 1
             raise
         finally:
-            self._leave(row)
+            with self._guard:
+                row.server.rows.discard(row)
+            self._end_unused()
 
     def stats(self) -> EngineStats:
         """The counters now; llama.cpp does not tell its passes, and kept prompts lie in slots that are there anyway."""
@@ -185,25 +190,33 @@ class LlamaCppEngine:
 
     # --- servers -----------------------------------------------------------------------------------------------------
 
-    def _converted_base(self, cache: Path) -> Path:
-        """The base as one GGUF file, written unless this very folder was converted before."""
-        file = cache / f"{fingerprint(str(self.base))}-{gguf.VERSION}-{self.weights}.gguf"
+    def _converted(self, name: str, write: Callable[..., None]) -> Path:
+        """The file that `write(output=…)` writes; it is kept, so that the next gateway starts without it."""
+        file = self._cache / f"{self._base_key}-{gguf.VERSION}-{name}.gguf"
         if not file.is_file():
-            cache.mkdir(parents=True, exist_ok=True)
-            unfinished = cache / f"{file.name}.{os.getpid()}"
-            LOG.info("converting the base model for llama.cpp into %s", file)
+            self._cache.mkdir(parents=True, exist_ok=True)
+            unfinished = self._cache / f"{file.name}.{os.getpid()}"
             try:
-                _in_process(gguf.write_base, self.base, unfinished, self.weights)
+                _in_process(write, output=unfinished)
                 unfinished.replace(file)
             finally:
                 unfinished.unlink(missing_ok=True)
         return file
+
+    def _drop_unused(self) -> None:
+        """Delete converted files that no gateway has started with for a month; every promotion leaves one."""
+        for file in self._cache.glob("*.gguf*"):
+            if file.stat().st_mtime < time.time() - KEPT_SECONDS:
+                file.unlink(missing_ok=True)
 
     def _start(self, files: dict[str, Path]) -> None:
         """Start a server with these adapters and put it in service; GrokoraError leaves all as it was."""
         self._started += 1
         folder = self._folder / str(self._started)
         folder.mkdir()
+        for file in (self._weights_file, *files.values()):
+            with suppress(OSError):  # it is missing: llama.cpp says so
+                os.utime(file)
         exact = self.weights == "f32"
         token_bytes = _token_bytes(read_json(self.base / "config.json")) * (2 if exact else 1)
         cells = max(self.context_length, min(self.slots * self.context_length, KV_BYTES // token_bytes))
@@ -287,11 +300,6 @@ class LlamaCppEngine:
             row.server.rows.add(row)
         return row
 
-    def _leave(self, row: _Row) -> None:
-        with self._guard:
-            row.server.rows.discard(row)
-        self._end_unused()
-
     @cached_property
     def _grammar_tokenizer(self) -> LLTokenizer:
         return build_tokenizer(self.chat, self.chat.tokenizer.get_vocab_size(with_added_tokens=True))
@@ -310,7 +318,10 @@ class LlamaCppEngine:
                 row.turns += 1
                 before = len(row.tokens)
                 async for event in events:
-                    self._count_prompt(row, event)
+                    if row.cached is None and "timings" in event:
+                        row.cached = int(event["timings"]["cache_n"])
+                        self._counts["prompt_tokens"] += len(row.request.prompt)
+                        self._counts["cached_tokens"] += row.cached
                     added = []
                     for token in self._new_tokens(event, len(row.tokens) - before):
                         if self._ends(row, token):
@@ -365,12 +376,6 @@ class LlamaCppEngine:
             reason = "" if self._closed else await asyncio.to_thread(_why_ended, server)
             raise GrokoraError(f"llama.cpp broke off ({reason}); ask again." if reason else _CUT) from error
 
-    def _count_prompt(self, row: _Row, event: dict[str, Any]) -> None:
-        if row.cached is None and "timings" in event:
-            row.cached = int(event["timings"]["cache_n"])
-            self._counts["prompt_tokens"] += len(row.request.prompt)
-            self._counts["cached_tokens"] += row.cached
-
     def _new_tokens(self, event: dict[str, Any], before: int) -> list[int]:
         """The tokens of an event, `before` of which its turn has had.
 
@@ -402,7 +407,7 @@ def check_installed() -> None:
         raise GrokoraError("xllamacpp is not installed here; `pip install 'grokora-pipeline[llamacpp]'` brings it.")
 
 
-def _write_adapter(base: Path, folder: Path, file: Path) -> None:
+def _write_adapter(base: Path, folder: Path, output: Path) -> None:
     """An adapter as GGUF; GrokoraError for what cannot be read, too."""
     from safetensors import SafetensorError, safe_open
 
@@ -411,16 +416,16 @@ def _write_adapter(base: Path, folder: Path, file: Path) -> None:
             for name in tensors.keys():  # noqa: SIM118 - not iterable itself
                 if not tensors.get_tensor(name).isfinite().all():
                     raise GrokoraError(f"The adapter in {folder} holds values that are no numbers in {name}.")
-        gguf.write_adapter(base, folder, file)
+        gguf.write_adapter(base, folder, output)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise GrokoraError(f"The adapter in {folder} cannot be read ({type(error).__name__}: {error}).") from error
 
 
-def _in_process(function: Callable[..., None], *arguments: Any) -> None:
+def _in_process(function: Callable[..., None], **arguments: Any) -> None:
     """Call a function that needs torch in a process of its own: the gateway then does without its memory."""
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            pool.submit(function, *arguments).result()
+            pool.submit(function, **arguments).result()
     except BrokenProcessPool as error:
         raise GrokoraError("The conversion for llama.cpp ended by itself; is there enough memory?") from error
 

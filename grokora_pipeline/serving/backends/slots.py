@@ -94,14 +94,14 @@ class SlotQueue:
         return None
 
     def _choose_slot(self, turn: Turn) -> _Slot:
-        """The free slot that already holds the most of the turn's tokens; without one, that which was used longest ago.
+        """The free slot that holds the most of the turn's beginning; without one, that which was used longest ago.
 
-        A slot that would lose more than it saves does not count: another session may come back to it.
+        Less than half of what the slot holds or the turn needs does not count: another session may come back to it.
         """
         free = [slot for slot in self._slots if slot.turn is None]
         shared = [_common(slot.tokens, turn.tokens) if slot.adapter == turn.adapter else 0 for slot in free]
         best = max(range(len(free)), key=shared.__getitem__)
-        if shared[best] * 2 > len(free[best].tokens):
+        if shared[best] * 2 > min(len(free[best].tokens), len(turn.tokens)):
             return free[best]
         return min(free, key=lambda slot: slot.used)
 
