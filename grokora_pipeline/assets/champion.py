@@ -71,10 +71,11 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         context.log.info(reason)
         return dg.MaterializeResult(
             metadata={
+                "decision": reason,
                 "champion": version,
                 "challenger": challenger,
                 "promoted": version == challenger,
-                "decision": reason,
+                **_score(report, decision.system if version == challenger else "champion"),
                 "evidence": table([item.model_dump() for item in decision.evidence]),
                 "report": dg.MetadataValue.path(report.link("report.html")),
             },
@@ -90,6 +91,12 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         )
 
     return champion
+
+
+def _score(report: Artifact, system: str) -> dict[str, float]:
+    """The main metric of who is in service on rows by which it was not chosen; nothing if the report has none."""
+    fresh = report.read_json("report.json").get("fresh") or {"systems": {}}
+    return {f"{fresh['metric']}, fresh rows": fresh["systems"][system]["value"]} if system in fresh["systems"] else {}
 
 
 def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterInstance) -> tuple[Decision, Artifact]:

@@ -161,7 +161,7 @@ def result(
     """A materialization whose data version is the artifact's version and whose metadata links to its folder."""
     return dg.MaterializeResult(
         asset_key=project.key(artifact.key),
-        metadata={"folder": dg.MetadataValue.path(artifact.link()), **metadata},
+        metadata={**metadata, "folder": dg.MetadataValue.path(artifact.link())},  # the UI keeps this order
         data_version=dg.DataVersion(artifact.version),
         check_results=checks or [],
         tags=tags or None,

@@ -1,6 +1,7 @@
 """The real UI of a materialized chain in a real browser: graph, asset, report, run, checks."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -118,13 +119,64 @@ def test_a_report_shows_its_table_and_where_the_page_lies(page: "Page") -> None:
     shoot(page, "report")
 
 
+def metadata(page: "Page") -> dict[str, str]:
+    """What an asset's page says of its latest materialization, in the page's order."""
+    rows = page.locator("tr").filter(has=page.locator("td:nth-child(3)"))
+    rows.first.wait_for(state="visible")
+    cells = ([cell.inner_text() for cell in row.locator("td").all()] for row in rows.all())
+    return {key: value for key, _, value, *_ in cells if key != "Key"}
+
+
+def numbers(shown: dict[str, str]) -> list[str]:
+    return [name for name, text in shown.items() if re.fullmatch(r"[-+]?[\d,]+(\.\d+)?(e-?\d+)?", text.strip())]
+
+
+def test_a_reports_page_has_verdict_and_picture_first_and_opens_the_report(page: "Page") -> None:
+    page.goto("/assets/actor/eval_report")
+    see(page, "worth_it")
+    shown = metadata(page)
+    assert list(shown)[:3] == ["verdict", "worth_it", "systems"]
+    assert numbers(shown)[0] == "adapter/tool_call_match"  # the first that is plotted
+    assert len(numbers(shown)) <= 12
+    page.get_by_text("Show Markdown").nth(0).click()
+    assert drawn(page, "tool_call_match with intervals") > 100
+    page.keyboard.press("Escape")
+    page.get_by_text("Show Markdown").nth(1).click()  # the report itself: browsers open no local file from a page
+    dialog = page.locator("[role=dialog]")
+    dialog.get_by_text("What the gate looked at").wait_for(state="visible")
+    assert "adapter - base" in dialog.locator("table").first.inner_text()
+    assert Path(shown["report"].strip()).is_file()
+    page.keyboard.press("Escape")
+
+
+def test_a_champions_page_says_who_answers_and_on_what_evidence(page: "Page") -> None:
+    page.goto("/assets/actor/champion")
+    see(page, "challenger")
+    shown = metadata(page)
+    assert list(shown)[:2] == ["decision", "champion"]
+    assert shown["decision"].startswith(("Promoted", "Not promoted"))
+    assert "no validation row was trained on." in shown["evidence"]
+    assert len(numbers(shown)) <= 12
+    shoot(page, "champion")
+
+
+def test_the_launchpad_explains_every_field_where_it_is_set(page: "Page") -> None:
+    page.goto("/locations/grokora_pipeline/jobs/retrain_actor/playground")
+    page.get_by_text("few_shot").first.click()
+    see(page, "Examples before each question", "Measure anew although nothing has changed")
+
+
+def drawn(page: "Page", alt: str) -> int:
+    """The width in pixels of a picture, once it is there."""
+    picture = page.locator(f"img[alt='{alt}']")
+    picture.wait_for(state="visible")
+    return int(picture.evaluate("image => image.naturalWidth"))
+
+
 def test_an_adapter_shows_its_curves(page: "Page") -> None:
     page.goto("/assets/actor/lora_adapter")
     page.get_by_text("Show Markdown").first.click()
-    picture = page.locator("img[alt='loss and learning rate']")
-    picture.wait_for(state="visible")
-    width: Any = picture.evaluate("image => image.naturalWidth")
-    assert width > 100
+    assert drawn(page, "loss and learning rate") > 100
     shoot(page, "adapter")
 
 

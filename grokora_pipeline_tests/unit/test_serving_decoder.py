@@ -365,3 +365,23 @@ def test_adapters_that_must_not_share_a_pass_are_answered_one_after_another(make
         together.add(frozenset(row.adapter for row in decoder.scheduler.rows))
     assert all(len(owners) <= 1 for owners in together)
     assert [row.tokens[len(row.request.prompt) :] for row in rows] == [greedy(model, p, 6) for p in prompts]
+
+
+def test_a_step_attends_with_a_groups_heads_packed_and_no_pass_copies_keys_for_them(
+    make: Make, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[list[int], list[int]]] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def seen(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        shapes.append((list(query.shape[1:3]), list(key.shape[1:2])))
+        return attend(query, key, *args, **kwargs)
+
+    decoder = make()
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    _answers(decoder, [[5, 6, 7]], 3)
+    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
+    assert heads > groups
+    assert ([heads, 3], [groups]) in shapes
+    assert ([groups, heads // groups], [groups]) in shapes
+    assert len({tuple(map(tuple, shape)) for shape in shapes}) == 2

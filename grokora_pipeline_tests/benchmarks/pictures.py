@@ -1,0 +1,109 @@
+"""The README's pictures from a store: `python -m grokora_pipeline_tests.benchmarks.pictures STORE [--output .readme]`.
+
+`ladder.png` has a panel an agent: the main metric of every rung of its latest report, with its interval. `improve.png`
+has the share of tasks that the swarm solves over the rounds of `improve`, each judged by the last swarm report before
+the next round; it needs two reports with a round between them. Prints one JSON line: what was written, and what not.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from grokora_pipeline.evaluation.report import LABELS
+from grokora_pipeline.store import Store
+
+Score = dict[str, float]
+
+
+def main() -> None:
+    """Draw what the store has, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store")
+    parser.add_argument("--output", type=Path, default=Path(".readme"))
+    arguments = parser.parse_args()
+    print(json.dumps(draw(Store(arguments.store), arguments.output)))
+
+
+def draw(store: Store, output: Path) -> dict[str, Any]:
+    """Write the pictures for which the store has figures; their names, and the figures that are in them."""
+    output.mkdir(parents=True, exist_ok=True)
+    reports, rounds = _reports(store), generations(store)
+    written = list[str]()
+    if reports:
+        _save(ladder_figure(reports), output / "ladder.png", written)
+    if len(rounds) > 1:
+        _save(improvement_figure(rounds), output / "improve.png", written)
+    return {"what": "pictures", "written": written, "agents": sorted(reports), "generations": rounds}
+
+
+def _reports(store: Store) -> dict[str, dict[str, Any]]:
+    agents = sorted(folder.parent.name for folder in store.root.glob("*/eval_report"))
+    current = {agent: store.current(f"{agent}/eval_report") for agent in agents}
+    return {agent: artifact.read_json("report.json") for agent, artifact in current.items() if artifact}
+
+
+def generations(store: Store) -> list[Score]:
+    """{round, value, low, high}: the last swarm report of every round of `improve`, 0 being before the first."""
+    started = sorted(
+        str(record["at"])
+        for folder in store.root.glob("*/improvement")
+        for record in store.history(f"{folder.parent.name}/improvement", "current")
+    )
+    found: dict[int, Score] = {}
+    for record in store.history("swarm_report", "current"):
+        artifact = store.find("swarm_report", record["version"])
+        if artifact:
+            champions = artifact.read_json("swarm.json")["systems"]["champions"]
+            number = sum(moment < str(record["at"]) for moment in started)
+            figures = {"value": champions["success_rate"], "low": champions["low"], "high": champions["high"]}
+            found[number] = {"round": number, **figures}
+    return [found[number] for number in sorted(found)]
+
+
+def ladder_figure(reports: dict[str, dict[str, Any]]) -> Figure:
+    """A panel an agent: rungs from cheap to dear, top to bottom; the cheapest that is as good as the best is filled."""
+    rungs = max(len(report["systems"]) for report in reports.values())
+    figure = Figure(figsize=(3.1 * len(reports) + 1, 0.7 + 0.42 * rungs), layout="constrained")
+    panels = figure.subplots(1, len(reports), squeeze=False, sharex=True)[0]
+    for axes, (agent, report) in zip(panels, reports.items(), strict=True):
+        metric, cheapest = report["main_metric"], (report.get("ladder") or {}).get("cheapest")
+        scores = {name: run["metrics"].get(metric) for name, run in report["systems"].items()}
+        names = [name for name, score in scores.items() if score]
+        for place, name in enumerate(names):
+            _point(axes, scores[name] or {}, place, filled=name == cheapest)
+        axes.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names])
+        axes.set(xlabel=metric.replace("_", " "), title=agent, ylim=(len(names) - 0.5, -0.5))
+    return figure
+
+
+def _point(axes: Any, score: Score, place: int, *, filled: bool) -> None:
+    errors = [[max(0.0, score["value"] - score["low"])], [max(0.0, score["high"] - score["value"])]]
+    face = "#3566c4" if filled else "white"
+    axes.errorbar(score["value"], place, xerr=errors, fmt="o", capsize=3, color="#3566c4", markerfacecolor=face)
+
+
+def improvement_figure(rounds: list[Score]) -> Figure:
+    """The swarm's success over rounds of `improve`, with intervals."""
+    figure = Figure(figsize=(4.5, 2.8), layout="constrained")
+    axes = figure.subplots()
+    values = [one["value"] for one in rounds]
+    errors = [
+        [max(0.0, one["value"] - one["low"]) for one in rounds],
+        [max(0.0, one["high"] - one["value"]) for one in rounds],
+    ]
+    axes.errorbar([one["round"] for one in rounds], values, yerr=errors, fmt="o-", capsize=4, color="#3566c4")
+    axes.set_xticks([int(one["round"]) for one in rounds])
+    axes.set(xlabel="rounds of improve", ylabel="tasks solved", ylim=(0, 1))
+    return figure
+
+
+def _save(figure: Figure, path: Path, written: list[str]) -> None:
+    figure.savefig(path, dpi=110)
+    written.append(path.name)
+
+
+if __name__ == "__main__":
+    main()
