@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from grokora_pipeline.sessions.table import ROW_GROUP, SCHEMA, row_groups, write_parquet
+from grokora_pipeline.sessions.table import ROW_GROUP, SCHEMA, write_parquet
 from grokora_pipeline.store import file_sha256
 
 
@@ -33,20 +33,20 @@ class DayJob:
 
 def build_day(job: DayJob) -> tuple[str, str]:
     """Write the day's rows sorted by file, as each file gave them; returns the day and the SHA-256 of its file."""
-    write_parquet(job.target, row_groups(_tables(job)))
+    write_parquet(job.target, _tables(job))
     return job.day, file_sha256(job.target)
 
 
 def _tables(job: DayJob) -> Iterator[pa.Table]:
-    parts: dict[str, pa.Table] = {}
+    part, table = "", SCHEMA.empty_table()
     old = pq.ParquetFile(job.old) if job.old else None
     number, group = -1, SCHEMA.empty_table()
     for run in job.runs:
         if run.part:
-            if run.part not in parts:
+            if run.part != part:  # a part's files stand side by side, so that one part is open at a time
                 # mapped, not read: the rows stay on the disk until they are written
-                parts[run.part] = pa.ipc.open_file(pa.memory_map(run.part)).read_all()
-            yield parts[run.part].slice(run.start, run.rows)
+                part, table = run.part, pa.ipc.open_file(pa.memory_map(run.part)).read_all()
+            yield table.slice(run.start, run.rows)
             continue
         start, rows = run.start, run.rows
         while rows and old is not None:

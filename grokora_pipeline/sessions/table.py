@@ -18,8 +18,8 @@ from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
 from grokora_pipeline.sessions.turns import Message, Turn, turn_id
 
 UNDATED = "undated"
-ROW_GROUP = 2048
-MAX_CLEANED = 32 << 20  # bytes of redacted messages that are kept for the next prompt that repeats them
+ROW_GROUP = 256  # rows; of a long coding session's, whose prompts may have 192,000 characters each, some 50 MB
+MAX_CLEANED = 16 << 20  # bytes of redacted messages that are kept for the next prompt that repeats them
 _RUN = re.compile(r"#\d+\Z")
 SCHEMA = pa.schema(
     [

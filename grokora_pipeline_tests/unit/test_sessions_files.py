@@ -16,8 +16,8 @@ import zstandard
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions import readers, scan
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
-from grokora_pipeline.sessions.readers import source
-from grokora_pipeline.sessions.turns import Item
+from grokora_pipeline.sessions.readers import chat_datasets, lowering, source
+from grokora_pipeline.sessions.turns import Item, Problem
 from grokora_pipeline_tests.unit.session_logs import AGENTS, SHARED, call, contents, run, turns, write_lines
 
 FAILING = SHARED / "data" / "failing_inputs"
@@ -297,3 +297,23 @@ def test_a_small_packed_file_with_large_turns_is_not_held_in_memory(
     monkeypatch.setattr(extract, "MAX_HELD", packed.stat().st_size + 100_000)
     assert run(tmp_path / "logs", tmp_path / "out").turns == 40
     assert held == [False]
+
+
+def test_a_long_list_is_read_element_by_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [{"role": "user", "content": "Größe?"}, {"role": "assistant", "content": "1.5"}]
+    rows = [{"messages": [{**said[0], "content": f"{n} {said[0]['content']}"}, said[1]], "x": n / 8} for n in range(40)]
+    path = write(tmp_path / "data.json", orjson.dumps(rows, option=orjson.OPT_INDENT_2))
+    log = source.Source(path, path.name)
+    whole = list(chat_datasets.read(log))
+    monkeypatch.setattr(lowering, "STREAMED_FROM", 1000)
+    monkeypatch.setattr(source.Source, "read", None)  # what reads the whole document
+    assert list(chat_datasets.read(log)) == whole
+    packed = write(tmp_path / "data.json.gz", gzip.compress(path.read_bytes()))
+    assert list(chat_datasets.read(source.Source(packed, path.name))) == whole
+    for cut, reason in ((b"", "truncated"), (b'{"a": nope}]', "malformed_json")):
+        path.write_bytes(path.read_bytes()[:3000] + cut if not cut else b"[" + orjson.dumps(rows)[1:-1] + b"," + cut)
+        items = list(chat_datasets.read(log))
+        assert items[:-1] == whole[: len(items) - 1]
+        assert len(items) > 5
+        assert isinstance(items[-1], Problem)
+        assert items[-1].reason == reason

@@ -600,3 +600,66 @@ def test_hostile_text_is_redacted_in_linear_time(text: str) -> None:
     started = time.monotonic()
     Redactor().redact(text)
     assert time.monotonic() - started < 3
+
+
+REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        # a rule that knows an older, shorter form of a key
+        ("k = 'sk_live_66iu1s3ue4dl2cyQvWnQyou3BbX-HDWLyQycovuzONOGI3CeTktD582ESNXL'", "BbX-HDWLyQycovuzONOGI3CeTktD"),
+        # a Base64 key up to its first + or /
+        (
+            "use IPRBriQy9rYCjyORwojLR5FvZOUe0zQeabef3Jd/BRQAStACDbw09AwB1k+Zt8uQ4mHcVn2xL5eT==",
+            "w09AwB1k+Zt8uQ4mHcVn2x",
+        ),
+        # the address of a hook, from its first random segment to its end
+        ("POST https://hooks.zapier.com/hooks/catch/75886841/vikp3gk/", "vikp3gk"),
+        (f"https://x.webhook.office.com/webhookb2/{uuid.UUID(REST)}@{uuid.UUID(REST)}/IncomingWebhook/{REST}/1", REST),
+        ("curl https://chat.acme.example/hooks/f3k9w1xq7zt5m8n2c4v6b0a1sd", "f3k9w1xq7zt5m8n2c4v6b0a1sd"),
+        # bodies in several parts, behind one letter, or without a separator
+        (
+            "dnkey-g4cojp76qchbo4pggdzn7ytuak-mb9pny3qz0d015hmpz1cdl83nclpfuth8lvq2w4e6r8t0y1u3i5o",
+            "mb9pny3qz0d015hmpz1cdl83nclpfuth",
+        ),
+        ("b_d8hvzrf46e1cwzljm7orn9wo2zj6j8qbtrrq5z8f9lct", "d8hvzrf46e1cwzljm7orn9wo2zj6j8qb"),
+        (f"use ATTA{REST}{REST} now", REST),
+        # what a person chose, beside the name of a key; flags, cells and attributes with a telling name
+        ('{"config": {"refresh_token": "Summer8548!"}}', "Summer8548!"),
+        (f"python app.py --admin-pw {REST} --verbose", REST),
+        (f"python app.py --encryptionkey {REST} --verbose", REST),
+        ("| Setting | Value |\n|---|---|\n| ADMIN_PW | 3V7F3Kz5Vz |", "3V7F3Kz5Vz"),
+        ('<add key="REDIS_AUTH" value="3voZHtnweE"/>', "3voZHtnweE"),
+        ('<div data-apitoken="U68zczalKj7w" class="b">', "U68zczalKj7w"),
+        # a value of a provider's rule that ends at an escaped quote or line break
+        (repr({"stdout": 'netlify = "ydtr14t05tkres4v73dgj82q1qmpyvifmarvfq2d0z" \'\n'}), "ydtr14t05tkres4v73dgj82q1q"),
+        # a line break within a key whose first line is found alone
+        (
+            "x" * 32 + ' VASTAI_API_KEY="537e8dfc3c6e6ebe\n5f116931b216137a40cbb139a5bc869311bf35c263777505" ok',
+            "5f116931b216",
+        ),
+    ],
+)
+def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
+    assert secret not in Redactor().redact(text)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://github.com/acme/app/settings/hooks/123456789",
+        "https://docs.example.com/webhooks/handling-payment-events-with-webhooks2",
+        "tool --sort-key created_at --next-token page2",
+        "helpers.convertUtf8StringToBase64EncodedRepresentationOfBytes()",
+        "Content-Type: multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
+        'gpg: key 3AA5C34371567BD2: public key "Dev" imported',
+        "| Key | Meaning |\n| primary_key | user_id |",
+        "org.springframework.security.authentication.UsernamePasswordAuthenticationToken",
+        "https://fonts.gstatic.com/s/inter/v13/UcCO3FwrK3iLTeHuS_fvQtMwCp50KnMw2boKoduKmMEVuLyfAZ9hiA.woff2",
+        '{"key": "Escape", "code": "Escape", "keyCode": 27}',
+    ],
+)
+def test_what_only_resembles_those_stays(text: str) -> None:
+    assert Redactor().redact(text)[0] == text

@@ -21,7 +21,7 @@ MAX_DOCUMENT = 256 << 20  # of a file that is one JSON document, which is read w
 MAX_LINE = 64 << 20
 MAX_UNPACKED = 64 << 30  # what a packed file may unpack to: a bomb ends there
 _BLOCK = 1 << 20
-_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 # What rotation makes of `x.log`: x.log.1 (the newest), x.log.2.gz, x.log-20260131, x.log.2026-01-31_10
 _ROTATED = re.compile(
     r"(?P<stem>.+?)(?:\.(?P<number>\d{1,3})|[.-](?P<date>\d{4}-?\d\d-?\d\d[\d_T-]*))(?:\.(?:gz|zst|bz2|xz))?", re.DOTALL
@@ -89,8 +89,8 @@ class Source:
             try:
                 while len(head) < size and (block := stream.read1(size - len(head))):  # type: ignore[attr-defined]
                     head += block
-            except _DAMAGED as error:
-                _cause(error)
+            except DAMAGED as error:
+                cause(error)
         return head
 
     def read(self, limit: int = MAX_DOCUMENT) -> bytes:
@@ -98,8 +98,8 @@ class Source:
         with self.open() as stream:
             try:
                 raw = stream.read(limit + 1)
-            except _DAMAGED as error:
-                raise UnreadableError("damaged", 0, _cause(error)) from error
+            except DAMAGED as error:
+                raise UnreadableError("damaged", 0, cause(error)) from error
         if len(raw) > limit:
             raise UnreadableError("gigantic", 0, f"one document of more than {limit >> 20} MiB")
         return raw
@@ -121,9 +121,9 @@ class Source:
                     while len(end) == MAX_LINE and not end.endswith(b"\n"):
                         end = stream.readline(MAX_LINE)
                         size += len(end)
-                except _DAMAGED as error:
+                except DAMAGED as error:
                     if not self.growing:
-                        yield Line(number, offset, b"", Problem("damaged", offset, f"line {number}: {_cause(error)}"))
+                        yield Line(number, offset, b"", Problem("damaged", offset, f"line {number}: {cause(error)}"))
                     return
                 if not raw or (self.growing and not end.endswith(b"\n")):
                     return
@@ -141,8 +141,8 @@ class Source:
             try:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
-            except _DAMAGED as error:
-                digest.update(_cause(error).encode())  # what could be unpacked, and that it was not all
+            except DAMAGED as error:
+                digest.update(cause(error).encode())  # what could be unpacked, and that it was not all
         return digest.hexdigest()
 
 
@@ -189,7 +189,7 @@ def _unpacked(stream: IO[bytes]) -> Any:
     return lzma.LZMAFile(stream) if magic == b"\xfd7zXZ\x00" else None
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """Why a packed file could not be unpacked; what the system itself could not read is raised again."""
     if isinstance(error, OSError) and error.errno:
         raise error

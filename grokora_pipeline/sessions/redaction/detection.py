@@ -24,7 +24,7 @@ from grokora_pipeline.sessions.redaction.passwords import is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
 from grokora_pipeline.sessions.redaction.tokens import (
     BASE64,
-    HIGH_ENTROPY,
+    BASE64_KEY,
     PUBLIC,
     from_base64,
     is_known_id,
@@ -38,6 +38,7 @@ _TOKEN = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d{16}>")
 _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus holds at most some 100 MB
 _LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
 _UNSURE = {"token", "high_entropy"}  # kinds that are told by looks alone: what is public looks the same
+_KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
@@ -96,12 +97,15 @@ class _Draft:
             whole = self._json(text, depth)
             if whole is not None:
                 return self._replaced(whole, published.in_text(whole))
-        redacted = self._detect(text)
-        for plain_of in (_without_escapes, _without_wraps):
-            plain = plain_of(redacted)
-            if plain != redacted:
-                again = self._detect(plain)
-                redacted = redacted if again == plain else again
+        redacted, joined, known = self._detect(text), _without_wraps(text), len(self._findings)
+        if joined != text:
+            again = self._detect(joined)
+            # only for a value that a line break cut; the other lines of such a text stay as they are
+            if any(one.family and one.value not in text for one in list(self._findings.values())[known:]):
+                redacted = again
+        plain = _without_escapes(redacted)
+        if plain != redacted and (again := self._detect(plain)) != plain:
+            return again
         return redacted
 
     def _json(self, text: str, depth: int) -> str | None:
@@ -116,9 +120,13 @@ class _Draft:
         return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
 
     def _detect(self, text: str) -> str:
+        found = detectors.candidates(text)
+        for detector in found:  # of the address of a hook the published rules know the beginning
+            if detector.kind == "webhook":
+                text = self._apply(detector, text)
         text = self._replaced(text, published.in_text(text))
-        for detector in detectors.candidates(text):
-            if detector is HIGH_ENTROPY:
+        for detector in found:
+            if detector is BASE64_KEY:
                 text = BASE64.sub(lambda match: self._decoded(match.group()), text)
             text = self._apply(detector, text)
         return text
@@ -128,8 +136,9 @@ class _Draft:
         end = 0
         for finding in findings:
             kind = "encoded" if finding.encoded else finding.kind
-            pieces += [text[end : finding.start], self._token("SECRET", kind, text[finding.start : finding.end])]
-            end = finding.end
+            stop = _key_end(text, finding.end)
+            pieces += [text[end : finding.start], self._token("SECRET", kind, text[finding.start : stop])]
+            end = stop
         return "".join((*pieces, text[end:]))
 
     def _decoded(self, text: str) -> str:
@@ -144,10 +153,13 @@ class _Draft:
         end = 0
         public = [one.span() for one in PUBLIC.finditer(text)] if detector.kind in _UNSURE else []
         for match in detectors.matches(detector, text):
-            if any(start <= match.start(detector.group) < stop for start, stop in public):
+            if match.start() < end or any(start <= match.start(detector.group) < stop for start, stop in public):
                 continue
-            pieces += [text[end : match.start()], self._swap(detector, match)]
-            end = match.end()
+            swapped, stop = self._swap(detector, match), match.end()
+            if detector.family == "SECRET" and match.end(detector.group) == stop and swapped != match.group():
+                stop = _key_end(text, stop)
+            pieces += [text[end : match.start()], swapped]
+            end = stop
         return "".join((*pieces, text[end:]))
 
     def _swap(self, detector: Detector, match: re.Match[str]) -> str:
@@ -220,6 +232,12 @@ def _is_secret_member(name: str, value: str, means: Meaning) -> bool:
     if name.lower() in {"key", "keys"}:  # of a table, an attribute, a picture in a bucket
         return is_random_token(value) and not public
     return not public and is_secret(means, value, quoted=True)
+
+
+def _key_end(text: str, end: int) -> int:
+    """Where a key ends that is longer than its rule knows: a rule's end within a word is not the key's."""
+    rest = _KEY_REST.match(text, end)
+    return rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
 
 
 def _without_escapes(text: str) -> str:

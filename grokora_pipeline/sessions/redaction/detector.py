@@ -12,8 +12,8 @@ from mnemonic import Mnemonic
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
     r"passw(?:or)?d|passphrase|passcode|pwd|secret(?!ar)|credential|token|"
-    r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|pass\b|\bpw\b|"
-    r"_pw\b|pswd|"
+    r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|[a-z0-9][_-]auth\b|"
+    r"pass\b|\bpw\b|_pw\b|pswd|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
     r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|"
     "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|"
@@ -123,7 +123,11 @@ def is_wordlike(text: str) -> bool:
 
 def looks_random(text: str) -> bool:
     """Whether a value beside a telling name is no word, number, version, path or piece of a program."""
-    if len(text) < 8 or re.search(r"[\s(\[{<>]|://|^[~./$]|\.\w{1,4}\Z", text) or not any(map(str.isalpha, text)):
+    if (
+        len(text) < 8
+        or re.search(r"[\s(\[{<>]|://|^[~./$]|^[\w./\\-]*\.\w{1,4}\Z", text)
+        or not any(map(str.isalpha, text))
+    ):
         return False
     parts = re.split(r"[^A-Za-z0-9]+", text)
     if len(parts) > 2 and all(len(part) <= 3 or part.isdigit() or is_wordlike(part) for part in parts):

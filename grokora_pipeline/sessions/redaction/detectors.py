@@ -12,7 +12,7 @@ from grokora_pipeline.sessions.redaction import passwords, personal
 from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, wallet_words
 from grokora_pipeline.sessions.redaction.passwords import SEED_PHRASE
 from grokora_pipeline.sessions.redaction.published import published_findings
-from grokora_pipeline.sessions.redaction.tokens import HIGH_ENTROPY, is_high_entropy, tokens
+from grokora_pipeline.sessions.redaction.tokens import BASE64_KEY, HIGH_ENTROPY, is_high_entropy, tokens
 
 __all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_suspicious", "matches"]
 
@@ -34,7 +34,11 @@ _MEMBERS = (  # names whose values the redactor looks at by themselves
 )
 
 
-_BY_LOOKS = (SEED_PHRASE, HIGH_ENTROPY)  # whose hints would match most texts: a function looks for them instead
+_BY_LOOKS = (
+    SEED_PHRASE,
+    BASE64_KEY,
+    HIGH_ENTROPY,
+)  # whose hints would match most texts: a function looks for them instead
 
 
 @cache
@@ -120,7 +124,7 @@ def candidates(text: str) -> list[Detector]:
     groups = [hints for gate, hints in _groups() if gate.search(raw) is not None]
     found = [one for hints in groups for hint, one in hints if hint.search(raw) is not None]
     found += [SEED_PHRASE] if _has_seed_phrase(raw) else []
-    return [*found, HIGH_ENTROPY] if _has_high_entropy(raw) else found
+    return [*found, BASE64_KEY, HIGH_ENTROPY] if _has_high_entropy(raw) else found
 
 
 def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:

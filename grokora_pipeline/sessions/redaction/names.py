@@ -49,6 +49,8 @@ _HARMLESS_KEYS = _set(  # the word before "key" or "token" in the names of what 
     "logical "
     "trace event shift ctrl alt enter return escape"
 )
+# ends that the word before them qualifies; `apitoken` says by itself what it is
+_PLAIN_ENDS = (_set("key token keys tokens auth signature cookie cookies") | _SHORT_KEYS) - {"apitoken", "sessionid"}
 _PHONE_END = re.compile(r"(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?\Z")
 _BEYOND_ASCII = re.compile(
     "(?i:has\u0142o|\u015fifre|contrase\u00f1a|\u043f\u0430\u0440\u043e\u043b\u044c)\\Z|"  # Latin, Cyrillic
@@ -75,6 +77,6 @@ def meaning(name: str) -> Meaning:
         return "password"
     if "publickey" in joined or "sitekey" in joined or "signature" in joined[:-9]:
         return ""
-    if (last in _SHORT_KEYS or _KEY_END.search(joined)) and before not in _HARMLESS_KEYS:
+    if (last in _SHORT_KEYS or _KEY_END.search(joined)) and not (last in _PLAIN_ENDS and before in _HARMLESS_KEYS):
         return "key"
     return "phone" if _PHONE_END.search(joined) else ""

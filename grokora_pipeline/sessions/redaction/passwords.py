@@ -31,6 +31,8 @@ _QUOTE = r"\\{0,3}[\"'`]"
 _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value)[\W_]+)?", re.IGNORECASE)
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _SETS = {"=", ":", "\uff1a"}
+# what people choose: all kinds of characters, one of them a mark that no identifier and no path has
+_CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
 _CODE = re.compile(  # a name or a call in a program, not a value
     r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*",
     re.IGNORECASE,
@@ -47,7 +49,12 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
         return False  # a call whose end another quote cut off
     if means == "key":
-        return looks_random(value) or is_random(value) or (quoted and is_random_token(value, 3.2))
+        return (
+            bool(_CHOSEN.fullmatch(value))
+            or looks_random(value)
+            or is_random(value)
+            or (quoted and is_random_token(value, 3.2))
+        )
     words = value.split()
     prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     return not prose or _seed_words(value)
@@ -222,6 +229,13 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         _is_named,
         TELLING_GATE,
     ),
+    (  # | DB_PASSWORD | x |
+        rf"\|[ \t`*]{{0,4}}(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t`*]{{0,24}}\|"
+        r"[ \t`*]{0,24}(?P<value>[^\s|`*]{6,})[ \t`*]{0,24}\|",
+        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t`*]{{0,24}}\|)",
+        lambda match: _is_named(match) and _is_mixed_value(match),
+        TELLING_GATE,
+    ),
     (  # <input type="password" value="x">
         rf"type={_QUOTE}password{_QUOTE}[^<>\n]{{0,120}}?\bvalue={_QUOTE}(?P<value>{_VALUE})",
         r"(?i:type=[\\\"'`]{1,4}password)",
@@ -241,10 +255,10 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         TELLING_GATE,
     ),
     (  # tool --password x
-        rf"--(?:[\w-]*[-_])?(?:password|passwd|pass|passphrase|token|secret|key)(?:{_QUOTE},)?[ =]+(?:{_QUOTE})?"
+        rf"--(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))(?:{_QUOTE},)?[ =]+(?:{_QUOTE})?"
         rf"(?P<value>(?!-){_VALUE})",
-        r"(?i:--[\w-]*(?:pass|passwd|password|passphrase|token|secret|key)[\\\"'`]{0,4},?[ =])",
-        _is_given,
+        r"(?i:--[\w-]*(?:pass|passwd|password|passphrase|pw|token|secret|key)[\\\"'`]{0,4},?[ =])",
+        lambda match: bool(meaning(match.group("name"))) and _is_given(match),
         TELLING_GATE,
     ),
     (  # mysql -px, sshpass -p x

@@ -46,6 +46,7 @@ _SURE = (
     r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NRAK-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|phc_|phx_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
+    r"NR(?:JS|II|IQ)-|cflt|xaat-|waka_|sec-c-|amzn\.mws\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
     r"pk_\d{6,10}_|persona_(?:production|sandbox)_|sdk-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
 )
@@ -71,7 +72,14 @@ def _is_prefixed(match: re.Match[str]) -> bool:
     public = (
         is_known_id(text) or is_publishable(text) or re.search(r"(?i)(?:id|uuid|hash|trace|span|session)[-_.]", text)
     )
-    return not public and (match.group("rest") is not None or is_mixed(match.group("dotted")))
+    dotted = match.group("dotted")
+    return not public and (dotted is None or (is_mixed(dotted) and (is_hash(dotted) or chunk_length(dotted) <= 3.2)))
+
+
+def _is_hook(match: re.Match[str]) -> bool:
+    """The address of a hook ends in something random; a page about hooks ends in words."""
+    value = match.group("value")
+    return is_mixed(value) and chunk_length(value) <= 3.2
 
 
 def _is_aws_secret(match: re.Match[str]) -> bool:
@@ -88,18 +96,21 @@ _PUBLISHABLE = re.compile(
     r"(?:pk|pub|public)[_-](?:live|test|prod|lf|sb|publishable)?[_-]?|sb_publishable_|FLWPUBK|phc_"
 )
 _RUN = r"[A-Za-z0-9_-]{20,}|[A-Za-z0-9+/]{40,}={0,2}"
+_BODY = r"(?P<body>[a-f0-9]{32,}|[a-z0-9]{24,}(?:[-_][a-z0-9]{24,})*|[A-Z0-9]{24,})"
 _PREFIXED = re.compile(  # a short name, a separator, and a body of one alphabet
     r"(?=[a-z0-9_]{0,10}[a-z])[A-Za-z][A-Za-z0-9]{1,9}(?:[_-](?:live|test|prod|production|dev|oauth|api|key|sk|at|rt|pat|v\d))*"
-    r"[_-](?P<body>[a-f0-9]{32,}|[a-z0-9]{24,}|[A-Z0-9]{24,})"
+    rf"[_-]{_BODY}"
 )
-_GLUED = re.compile(r"[a-z]{1,8}[g-z][a-z]{0,3}(?P<body>[a-f0-9]{32,})")  # the same without a separator
+_INITIAL = re.compile(r"[a-z]_(?=[a-f0-9]{0,40}[g-z])(?P<body>[a-z0-9]{32,})")  # one letter, and no hash behind it
+# the same without a separator
+_GLUED = re.compile(r"(?:[a-z]{1,8}[g-z][a-z]{0,3}|[A-Z]{2,6})(?P<body>[a-f0-9]{32,})")
 PUBLIC = re.compile(  # what looks random and is for everybody: public keys, certificates, checksums, ids in addresses
     r"-----BEGIN (?:[A-Z0-9 ]{0,30}PUBLIC KEY(?: BLOCK)?|CERTIFICATE[A-Z ]{0,20})-----[^-]{0,20000}(?:-----END|\Z)|"
     r"(?:ssh-(?:rsa|dss|ed25519)|ecdsa-sha2-[\w-]{1,20}|sk-(?:ssh|ecdsa)-[\w@.-]{1,40}) AAAA[\w+/=]{20,}|"
     r"AAAA[BCE]3NzaC1[\w+/=]{20,}|"
     r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})[:=-][\w+/=-]{16,}|\bh1:[\w+/]{43}=|\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|"
-    r"(?i:sitekey|site_key|site-key|public_?key|pubkey|nonce|integrity|etag|fingerprint|checksum)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
-    r"/(?:d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|ipfs://\w+"
+    r"(?i:sitekey|site_key|site-key|public_?key|pubkey|nonce|integrity|etag|fingerprint|checksum|boundary)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
+    r"gpg: key [0-9A-F]{8,40}|/(?:d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|ipfs://\w+"
 )
 
 
@@ -119,7 +130,7 @@ def is_high_entropy(text: str, limit: float = 2.75) -> bool:
         return False
     if is_random_token(text, limit):
         return True
-    match = _PREFIXED.fullmatch(text) or _GLUED.fullmatch(text)
+    match = _PREFIXED.fullmatch(text) or _GLUED.fullmatch(text) or _INITIAL.fullmatch(text)
     if not match:
         return False
     body = match.group("body")
@@ -171,7 +182,7 @@ _TWILIO_PAIR = detector(
 )
 _TOKENS = (
     detector("anthropic_key", r"sk-ant-[\w-]{12,}", r"sk-ant-"),
-    detector("stripe_key", r"\b(?:[rs]k_(?:live|test)|whsec)_[0-9a-zA-Z]{12,}", r"[rs]k_(?:live|test)_|whsec_"),
+    detector("stripe_key", r"\b(?:[rs]k_(?:live|test)_[\w-]{12,}|whsec_[\w+/=-]{12,})", r"[rs]k_(?:live|test)_|whsec_"),
     detector("openai_key", r"(?<![\w-])sk-(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
     detector("xai_key", r"(?<![\w-])xai-[\w-]{12,}", r"xai-[\w-]{12}"),
     detector("pinecone_key", r"\bpc(?:sk|local)_[\w-]{12,}", r"pc(?:sk|local)_"),
@@ -209,15 +220,34 @@ _TOKENS = (
         "provider_key",
         r"(?<![\w.-])[A-Za-z][A-Za-z_]{1,12}[-_]"
         r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
-        r"(?<![\w.-])[a-z][a-z0-9_]{1,9}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,})(?![\w-])",
+        r"(?<![\w.-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,})(?![\w-])",
         r"[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
         accept=_is_prefixed,
     ),
     detector(
         "webhook",
-        r"(?:discord(?:app)?\.com/api/webhooks/\d+|webhook\.office\.com/webhookb2)/(?P<value>[\w@/-]{30,})",
-        r"/api/webhooks/[0-9]|webhook\.office\.com",
+        r"(?:discord(?:app)?\.com/api/webhooks/\d+|webhook\.office\.com/webhookb2|hooks\.zapier\.com/hooks/catch|"
+        r"hooks\.slack(?:-gov)?\.com/\w+)/"
+        r"(?P<value>[\w@/-]{12,})",
+        r"/api/webhooks/[0-9]|webhook\.office\.com|hooks\.zapier\.com|hooks\.slack",
         "value",
+    ),
+    detector(  # whoever knows the address of a hook may call it, whosever hook it is
+        "webhook",
+        r"://(?:[^\s/\"'<>]{0,80}hook[^\s/\"'<>]{0,80}/|[^\s\"'<>]{1,160}/(?:web)?hooks?/)(?:[\w-]{1,40}/){0,4}?"
+        r"(?P<value>[A-Za-z0-9_-]{16,})(?![\w-])",
+        r"://[^\s\"'<>]{0,240}hook",
+        "value",
+        accept=_is_hook,
+        gate=r"hook",
+    ),
+    detector(  # Azure's keys carry the name of their service at a fixed place
+        "azure_key",
+        r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{36,}(?:AStA?|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO)[A-Za-z0-9+/]{4,40}={0,2}"
+        r"(?![A-Za-z0-9+/=])",
+        r"[A-Za-z0-9+/]{36}(?:AStA?|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO)[A-Za-z0-9+/]{4}",
+        accept=lambda match: is_mixed(match.group()) and chunk_length(match.group()) <= 2.75,
+        gate=r"ASt|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO",
     ),
     detector(
         "basic_auth",  # a key in the place of the user
@@ -257,6 +287,16 @@ HIGH_ENTROPY = detector(
     rf"(?<![A-Za-z0-9+/_.-])(?:{_RUN})",
     r"[A-Za-z0-9_-]{20}|[A-Za-z0-9+/]{40}",
     accept=lambda match: is_high_entropy(match.group()) and from_base64(match.group()) is None,
+)
+BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a key before its first + or /
+    "token",
+    r"(?<![A-Za-z0-9+/_.=-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/_=-])",
+    r"[A-Za-z0-9+/]{40}",
+    accept=lambda match: (
+        bool(re.search(r"[+=]", match.group()))
+        and is_random_token(match.group(), 3.0)
+        and from_base64(match.group()) is None
+    ),
 )
 BASE64 = re.compile(r"(?<![A-Za-z0-9+/=_-])(?:[A-Za-z0-9+/]{60,76}\r?\n)*[A-Za-z0-9+/]{24,}={0,2}(?![A-Za-z0-9+/=_-])")
 
