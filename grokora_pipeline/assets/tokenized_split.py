@@ -236,7 +236,9 @@ def _no_straddling(key: dg.AssetKey, report: dict[str, Any]) -> dg.AssetCheckRes
         check_name="no_straddling_group",
         passed=not leaks,
         metadata={"straddling": leaks[:20], "a_split_by_rows_would_leak": report["naive_leaks"]},
-        description=f"{len(leaks)} sessions, tasks or near duplicates are on both sides of the split.",
+        description=f"{len(leaks)} sessions, tasks or near duplicates are on both sides of the split. "
+        f"{report.get('held_back', 0)} examples are on neither: each is a near duplicate of one on the other side, or "
+        "shares a session or a task with both.",
     )
 
 

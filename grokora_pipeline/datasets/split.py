@@ -7,6 +7,7 @@ validation would stay empty is divided, and the split says so.
 """
 
 import hashlib
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -264,17 +265,46 @@ class _Placement:
         return set()
 
     def hold_back_near_duplicates(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Of two similar examples on different sides, hold back the new one; if both are old or new, training's."""
+        """Of similar examples on different sides, hold back the new ones, and of those that are left few.
+
+        Clusters do not chain, so two rows may be alike in different clusters; a model that trained on the one would be
+        measured on the other. The example that is like most of the other side goes first, since it alone may cost them
+        all; one of validation counts as much as its share is smaller. Of two old ones training's is held back.
+        """
         by_id = {example.id: example for example in self.examples}
+        across: dict[str, set[str]] = defaultdict(set)
         for pair in pairs:
-            if len({self.sides.get(name, "") for name in pair} & set(SIDES)) == 2:
-                first, second = (by_id[name] for name in pair)
-                if is_divided(first, self.divided) or is_divided(second, self.divided):
-                    continue
-                new = [name for name in pair if name not in self.remembered]
-                held = new[0] if len(new) == 1 else next(name for name in pair if self.sides[name] == "train")
-                self.held.add(held)
-                del self.sides[held]
+            apart = len({self.sides.get(name, "") for name in pair} & set(SIDES)) == 2
+            if apart and not any(is_divided(by_id[name], self.divided) for name in pair):
+                for name, other in (pair, pair[::-1]):
+                    across[name].add(other)
+        old = self.remembered.keys()
+        held = [name for name in sorted(across) if self.sides[name] == "train" and name in old and across[name] & old]
+        held += [name for name in sorted(across) if name not in old and across[name] & old]
+        weights = {"train": 1.0, "validation": self.share / (1 - self.share)}
+
+        def rank(name: str) -> tuple[float, str]:
+            return -len(across.get(name, ())) * weights[self.sides[name]], name
+
+        def hold(name: str) -> None:
+            for other in across.pop(name):
+                across[other].discard(name)
+                if not across[other]:
+                    del across[other]
+            self.held.add(name)
+            del self.sides[name]
+
+        for name in held:
+            if name in across:
+                hold(name)
+        queue = sorted(map(rank, across))  # a sorted list is a heap
+        while across:
+            before = heapq.heappop(queue)
+            name = before[1]
+            if name in across and rank(name) > before:  # some of those that it is like were held back since
+                heapq.heappush(queue, rank(name))
+            elif name in across:
+                hold(name)
 
     def split(self) -> Split:
         """The split, with the memory for the next one."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from grokora_pipeline.datasets import duplicates
 from grokora_pipeline.datasets.examples import Example, ExampleMeta, near_places
 from grokora_pipeline.datasets.split import (
+    SIDES,
     Assignment,
     Side,
     Split,
@@ -142,6 +143,7 @@ def test_no_change_of_logs_or_options_moves_a_session_or_a_task(
                 assert expected is None or split.sides[one.id] == expected
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(0, 3))
 def test_the_split_depends_on_the_examples_and_the_seed_alone(rows: list[tuple[int, int, int, str]], seed: int) -> None:
     examples = clustered(from_rows(rows))
@@ -175,6 +177,21 @@ def test_a_new_example_that_would_tie_both_sides_is_held_back() -> None:
     split = divide(tied, Assignment(examples=sides))
     assert len(split.held_back) == 1
     assert leaks(tied, split) == []
+
+
+@pytest.mark.parametrize("many", [3, 12])
+def test_of_near_duplicates_across_the_split_few_are_held_back(many: int) -> None:
+    examples = [example(f"s{n}", "", f"text {n}") for n in range(60)]
+    plain = divide(examples)
+    trained, validated = (sorted(name for name, one in plain.sides.items() if one == side) for side in SIDES)
+    pairs = [(name, validated[0]) for name in trained[:many]]
+    split = split_examples(examples, SplitOptions(seed=1), pairs)
+    # one row of validation is worth four of training, which has four times as many
+    assert split.held_back == (trained[:3] if many == 3 else validated[:1])
+    assert straddling(examples, split.sides, pairs) == []
+    assert split.sides == {name: side for name, side in plain.sides.items() if name not in split.held_back}
+    later = split_examples(examples, SplitOptions(seed=1), pairs[1:], plain.assignment)
+    assert later.held_back == [name for name, _ in pairs[1:]]  # a side of validation, once given, stays
 
 
 def test_a_new_session_follows_the_old_one_that_it_resembles() -> None:
