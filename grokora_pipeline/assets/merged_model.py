@@ -54,7 +54,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         specs=[spec],
         can_subset=True,  # else a result of the check is demanded even if it was not made
         check_specs=[same_logits],
-        op_tags=cuda_tags(),
+        op_tags={**cuda_tags(), "dagster/priority": "-1"},  # nobody waits for it; others wait for a device
         pool=project.pool,
         required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
