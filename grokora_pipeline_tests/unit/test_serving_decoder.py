@@ -13,6 +13,7 @@ import torch
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.serving.engine.adapters import Adapter
+from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.request import Completion, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.engine.rows import Row
@@ -385,3 +386,12 @@ def test_a_step_attends_with_a_groups_heads_packed_and_no_pass_copies_keys_for_t
     assert ([heads, 3], [groups]) in shapes
     assert ([groups, heads // groups], [groups]) in shapes
     assert len({tuple(map(tuple, shape)) for shape in shapes}) == 2
+
+
+def test_a_schema_of_500_optional_properties_ends_no_answer_in_its_middle(make: Make) -> None:
+    decoder = make()
+    properties = {f"property_{number}": {"type": "string"} for number in range(500)}
+    schema = {"name": "wide", "schema": {"type": "object", "properties": properties}}
+    grammar = grammar_for(None, None, {"type": "json_schema", "json_schema": schema}, decoder.chat)
+    [answer] = decoder.generate([GenerationRequest((5, 6, 7), None, 40, grammar=grammar)])
+    assert answer.tokens

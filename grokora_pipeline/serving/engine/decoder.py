@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -31,6 +31,9 @@ from grokora_pipeline.serving.engine.sampling import choose_tokens
 from grokora_pipeline.serving.engine.scheduler import PrefillPace, Scheduler
 
 logger = logging.getLogger(__name__)
+# llguidance's own limit of 2,000 ends an answer in its middle if a schema has 500 optional properties. What it adds to
+# an error when it is verbose is the answer's text, which must not reach a log.
+_GRAMMAR_LIMITS = LLParserLimits(max_items_in_row=20_000, verbose_errors=False)
 SCORE_LOGIT_BYTES = 256 << 20  # of one scoring pass
 Progress = Callable[[int, int], None]  # (done, of all)
 
@@ -174,7 +177,7 @@ class Decoder:
     def _compile_grammar(self, grammar: str) -> LLMatcher:
         if self._grammar_tokenizer is None:  # built at the first grammar: evaluation never has one
             self._grammar_tokenizer = build_tokenizer(self.chat, self.model.config.get_text_config().vocab_size)
-        return LLMatcher(self._grammar_tokenizer, grammar)
+        return LLMatcher(self._grammar_tokenizer, grammar, limits=_GRAMMAR_LIMITS)
 
     @property
     def idle(self) -> bool:
