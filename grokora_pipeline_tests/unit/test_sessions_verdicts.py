@@ -1,11 +1,14 @@
 """The session is the unit: its verdict, its calls and its secrets, however many files tell of it."""
 
+import gzip
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import zstandard
 
 from grokora_pipeline.sessions import verdicts as module
 from grokora_pipeline.sessions.table import read_rows
@@ -285,3 +288,56 @@ def test_machines_that_begin_alike_and_then_differ_are_two_sessions(tmp_path: Pa
         for step in (0, 1)
     }
     assert (report.sessions, len({row["turn_id"] for row in rows})) == (2, 4)
+
+
+def history(rng: random.Random) -> list[dict[str, Any]]:
+    """Lines of up to three interleaved sessions: calls of two agents, and verdicts in all kinds of words."""
+    words = ["success", "done", "fail", "timeout", "partial", "a word that nobody knows", "", "cancelled", True, None]
+    queues: list[list[tuple[Any, int, bool]]] = []
+    for session in rng.sample(["0", 1, "s1", "a b", "x#1", "\u00fcn\u00ef"], rng.randint(1, 3)):
+        steps = rng.randint(1, 5)
+        outcomes = [(session, rng.randrange(steps), False) for _ in range(rng.randint(0, 2))]
+        queues.append([*((session, step, True) for step in range(steps)), *outcomes])
+    lines: list[dict[str, Any]] = []
+    while queue := [one for one in queues if one]:
+        session, step, called = rng.choice(queue).pop(0)
+        at, receipt = f"2026-01-01T00:{len(lines):02d}:00Z", f"c-{session}-{step}"
+        if called:
+            named = {"call": receipt} if rng.random() < 0.5 else {}
+            line = call(session, step, f"q {session} {step}", f"a {step}", rng.choice(["actor", "observer"]), **named)
+            lines.append({**line, "started_at": at})
+        else:
+            blamed = rng.choice(
+                [{}, {"agent": "actor", "step": step}, {"call": receipt, "agent": "actor", "step": step}]
+            )
+            told = {"status": rng.choice(words), "rating": rng.choice([None, 1, "5", "4/5", 9]), "at": at}
+            lines.append({"session_id": session, "outcome": {**told, "blame": blamed}})
+    return lines
+
+
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(2, 40))])
+def test_however_a_log_is_cut_copied_packed_and_named_its_sessions_are_the_same(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    lines = history(rng)
+    write_lines(tmp_path / "whole" / "x.jsonl", lines)
+    run(tmp_path / "whole", tmp_path / "out")
+    places = sorted(rng.sample(range(1, len(lines)), min(len(lines) - 1, rng.randint(0, 3))))
+    names = rng.sample(range(100), len(places) + 1)
+    previous = None
+    for number, (start, end) in enumerate(zip([0, *places], [*places, len(lines)], strict=True)):
+        folder = tmp_path / "cut" / rng.choice(["", "d0", "d1"])
+        path = write_lines(folder / f"{names[number]}.jsonl", lines[start:end])
+        raw = path.read_bytes()
+        path.write_bytes(rng.choice([raw, raw, gzip.compress(raw), zstandard.compress(raw)]))
+        if rng.random() < 0.3:
+            shutil.copyfile(path, folder / f"copy-{path.name}")
+        if rng.random() < 0.4:  # on the way, so that the last run goes on from an earlier result
+            run(tmp_path / "cut", tmp_path / f"out{number}", previous)
+            previous = tmp_path / f"out{number}"
+    run(tmp_path / "cut", tmp_path / "again", previous)
+
+    def facts(folder: Path) -> list[str]:
+        names = ("session_id", "agent", "step", "prompt", "completion", "status", "rating", "blamed")
+        return sorted(repr([row[name] for name in names]) for row in turns(folder))  # type: ignore[literal-required]
+
+    assert facts(tmp_path / "again") == facts(tmp_path / "out")
