@@ -266,7 +266,7 @@ def own_answers(
 
 def answer_budget(chat: ChatFormat, examples: Sequence[Example]) -> int:
     """How many tokens an answer may have, as evaluation gives them: 1.25 x the longest expected one + 16."""
-    lengths = [len(chat.encode_example(one)[1]) for one in examples if one.get("completion")]
+    lengths = [len(chat.encode_example(one, exact=False)[1]) for one in examples if one.get("completion")]
     return int(1.25 * max(lengths, default=64)) + 16
 
 

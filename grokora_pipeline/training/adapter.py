@@ -20,7 +20,8 @@ from grokora_pipeline.store import file_sha256
 from grokora_pipeline.training.attention import decoder_layers
 from grokora_pipeline.training.plan import TrainingKnobs
 
-_ROUTED = re.compile(r"(^|\.)(experts|router)(\.|$)|gate$")  # experts and what chooses among them
+# Experts and what chooses among them, which may have layers of its own (Zaya: `mlp.gate.router_mlp.fc1`).
+_ROUTED = re.compile(r"(^|\.)(experts|\w*router\w*|gate)(\.|$)|gate$")
 # A mixer's fused CUDA kernel reads these weights past the layer, so that an adapter on them would not act (PEFT refuses
 # out_proj for five such architectures).
 _READ_BY_KERNELS = {"out_proj", "x_proj", "dt_proj"}
@@ -128,7 +129,8 @@ def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D) or "Linear" in type(module).__name__
+    # Not by its name: "Linear" stands in the name of every class of Kimi-Linear. bitsandbytes' layers are `nn.Linear`s.
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def trainable_parameters(model: PeftModel) -> dict[str, nn.Parameter]:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
-from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
+from grokora_pipeline.training.adapter import adapted_modules, add_adapter, trainable_parameters
 from grokora_pipeline.training.attention import short_attention_is_exact, use_attention, why_not_tree
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row
@@ -147,6 +147,22 @@ def test_a_mixture_of_experts_is_adapted_on_attention_and_shared_layers(name: st
     assert any(part.endswith("q_proj") for part in names)
     assert any("shared_expert" in part for part in names) is (name in {"Qwen2Moe", "Llama4Text"})
     assert not [part for part in names if ".experts" in part or part.endswith(("gate", "router"))]
+
+
+@pytest.mark.parametrize("kind", ["kimi_linear", "zaya"])
+def test_a_router_with_layers_of_its_own_is_not_adapted_and_a_class_name_makes_no_layer_linear(kind: str) -> None:
+    config = transformers.AutoConfig.for_model(kind)
+    config.num_hidden_layers = 4
+    for kinds in ("layer_types", "mlp_layer_types"):
+        if isinstance(every := getattr(config, kinds, None), list):
+            setattr(config, kinds, every[:2] + every[-2:])
+    with torch.device("meta"):
+        base = transformers.AutoModelForCausalLM.from_config(config)
+    targets = tuple(adapted_modules(base))
+    chosen = {name: module for name, module in base.named_modules() if name.endswith(targets)}
+    assert any("attn" in name for name in chosen)
+    assert not [name for name in chosen if ".gate." in name or ".experts." in name or "router" in name]
+    assert {type(module) for module in chosen.values()} == {torch.nn.Linear}
 
 
 def test_an_image_encoder_is_not_adapted() -> None:
