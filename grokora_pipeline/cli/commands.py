@@ -327,7 +327,7 @@ def _known(agent: str) -> str:
 
 
 def main() -> None:
-    """The entry point: a person's mistake is one sentence on stderr and exit status 2."""
+    """The entry point: a person's mistake, or a file that cannot be used, is one sentence on stderr and status 2."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no arrow shows a question mark instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -337,6 +337,10 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
+        if error.filename:
+            hint = "look at its path, its owner and the free disk space, and run the same command again"
+            print(f"error: {error.filename}: {error.strerror or type(error).__name__}; {hint}.", file=sys.stderr)
+            raise SystemExit(2) from None
         if error.errno not in {errno.EIO, errno.EPIPE}:
             raise
         # nobody reads any more: the terminal was closed, or `| head` ended. What Python flushes at the end goes nowhere

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy.exc import DatabaseError
+from yaml import YAMLError
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, key_of, load_project, read_json
@@ -42,21 +45,33 @@ def whole_chain() -> dg.JobDefinition:
     return defs.resolve_job_def(ALL_JOB)
 
 
-def open_instance() -> dg.DagsterInstance:
+@contextmanager
+def open_instance() -> Iterator[dg.DagsterInstance]:
     """The Dagster instance of DAGSTER_HOME, which is made where it is missing, else the checkout's own.
 
     Its pool fits the devices, and the settings mean the same in every process from here on, wherever that works.
+    Raises GrokoraError if its dagster.yaml or its history cannot be used, also while it is open.
     """
     settings = get_settings()
     os.environ.update(settings.environment())
-    if home := os.environ.get("DAGSTER_HOME"):
-        os.environ["DAGSTER_HOME"] = str(_folder(home))
-        instance = dg.DagsterInstance.get()
+    given = os.environ.get("DAGSTER_HOME")
+    home = _folder(given) if given else settings.home
+    if given:
+        os.environ["DAGSTER_HOME"] = str(home)
     else:
-        os.chdir(settings.home)  # the folders in its dagster.yaml are relative
-        instance = dg.DagsterInstance.from_config(str(settings.home))
-    fit_pool(instance, settings)
-    return instance
+        os.chdir(home)  # the folders in its dagster.yaml are relative
+    try:
+        with dg.DagsterInstance.get() if given else dg.DagsterInstance.from_config(str(home)) as instance:
+            fit_pool(instance, settings)
+            yield instance
+    except (YAMLError, dg.DagsterInvalidConfigError) as error:
+        reason = str(error).split("\n\n")[0]
+        raise GrokoraError(f"{home / 'dagster.yaml'} is not usable: {' '.join(reason.split())}.") from error
+    except DatabaseError as error:
+        raise GrokoraError(
+            f"Dagster's history, whose place {home / 'dagster.yaml'} names, cannot be used ({error.orig}): free disk "
+            "space, or move its folder away. The store keeps what is finished, and the same command goes on from there."
+        ) from error
 
 
 def _folder(home: str) -> Path:
@@ -140,7 +155,8 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
                 dg.reconstructable(whole_chain),
                 instance=instance,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                tags={_RUN_TAG: mark, PROCESS_TAG: this_process()},
+                # a daemon beside it would begin again what a person has just interrupted
+                tags={_RUN_TAG: mark, PROCESS_TAG: this_process(), MAX_RETRIES_TAG: "0"},
                 asset_selection=keys,
                 raise_on_error=False,
             )

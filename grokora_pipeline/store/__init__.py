@@ -145,23 +145,22 @@ class Store:
         self.files.append(f"{key}/{pointer}.history", record)
 
     def pointer(self, key: str, pointer: str) -> dict[str, Any] | None:
-        """The record of a pointer, or None where it was never set."""
+        """The record of a pointer, or None where it was never set; if it is torn, its history's last record."""
         raw = self.read(f"{key}/{pointer}.json")
-        return orjson.loads(raw) if raw is not None else None
+        record = None if raw is None else _record(raw)
+        if raw is not None and record is None:
+            _LOG.warning("%s/%s/%s.json is torn; the last line of its history counts.", self.files.url, key, pointer)
+            record = next(reversed(self._moves(key, pointer)[0]), None)
+        return record
+
+    def _moves(self, key: str, pointer: str) -> tuple[list[dict[str, Any]], int]:
+        """The records of a pointer's history, oldest first, and how many of its lines are torn."""
+        records = [_record(line) for line in self.files.lines(f"{_checked(key)}/{pointer}.history")]
+        return [record for record in records if record], records.count(None)
 
     def history(self, key: str, pointer: str) -> list[dict[str, Any]]:
         """All records of a pointer, oldest first; lines that a full disk or a crash tore are left out and counted."""
-        records: list[dict[str, Any]] = []
-        torn = 0
-        for line in self.files.lines(f"{_checked(key)}/{pointer}.history"):
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                record = None
-            if isinstance(record, dict) and {"version", "at"} <= record.keys():
-                records.append(record)
-            else:
-                torn += 1
+        records, torn = self._moves(key, pointer)
         if torn:
             _LOG.warning("%s/%s/%s.history: %d lines are torn and were left out.", self.files.url, key, pointer, torn)
         now = self.pointer(key, pointer)
@@ -178,6 +177,15 @@ class Store:
         if artifact is None:
             raise GrokoraError(f"{key} is not in the store {self.files.url}; materialize that asset first.")
         return artifact
+
+
+def _record(raw: bytes) -> dict[str, Any] | None:
+    """A pointer's record, or None if these bytes are none: a full disk or a crash tore them."""
+    try:
+        record = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and {"version", "at"} <= record.keys() else None
 
 
 def _checked(key: str) -> str:

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 VERSION_LENGTH = 16
+_SIZES = ".sizes.json"  # beside a version: its files and their bytes
 
 
 def content_version(*parts: object) -> str:
@@ -48,14 +50,16 @@ def write_atomic(path: Path, payload: bytes) -> None:
         raise
 
 
-def move_in(staged: Path, target: Path) -> None:
-    """Put a staged folder in its place; what is there already is kept."""
+def move_in(staged: Path, target: Path) -> bool:
+    """Put a staged folder in its place; what is there already is kept, and False returned."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.rename(target)
     except OSError:
         if not target.is_dir():
             raise
+        return False
+    return True
 
 
 class LocalFiles:
@@ -90,12 +94,24 @@ class LocalFiles:
         return [line for line in (self.read(f"{name}.jsonl") or b"").splitlines() if line]
 
     def publish(self, staged: Path, name: str) -> None:
-        """Move a staged folder into its place; a version that is there already is kept."""
-        move_in(staged, self.root / name)
+        """Move a staged folder into its place; a whole version that is there already stays, a damaged one goes."""
+        sizes = {part: path.stat().st_size for part, path in listing(staged).items()}
+        if (self.root / name).is_dir() and not self.exists(name):
+            (self.root / (name + _SIZES)).unlink(missing_ok=True)
+            shutil.rmtree(self.root / name)
+        if move_in(staged, self.root / name):  # of two processes, the one whose folder stands there
+            self.write(name + _SIZES, json.dumps(sizes).encode())
 
     def exists(self, name: str) -> bool:
-        """Whether a version is published."""
-        return (self.root / name).is_dir()
+        """Whether a version is published and none of its files was deleted or cut since then."""
+        folder = self.root / name
+        sizes = self.read(name + _SIZES) or b"{}"  # there is none in older stores
+        try:
+            return folder.is_dir() and all(
+                (folder / part).stat().st_size == size for part, size in json.loads(sizes).items()
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def fetch(self, name: str) -> Path:
         """The folder of a version on this machine."""

@@ -79,9 +79,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder / "dist"), str(folder)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = (folder / "dist").glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel_of(folder))], check=True)
     return folder / "site"
+
+
+def wheel_of(folder: Path) -> Path:
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
 
 
 def environment(site: Path, *more: Path) -> dict[str, str]:

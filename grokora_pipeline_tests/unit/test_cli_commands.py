@@ -104,3 +104,24 @@ def test_doctor_says_which_env_file_and_which_store_count_and_fails_while_someth
     out = grokora("doctor")[1]
     assert "agent 'actor', key 'main_metric'" in out
     assert "nothing reads GROKORA_LOG  → did you mean GROKORA_LOGS?" in out
+
+
+def test_what_cannot_be_used_is_one_sentence(grokora: Grokora, home: Path) -> None:
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false")
+    status, out, err = grokora("champion", "rollback", "actor")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{home / 'dagster.yaml'} is not usable: while parsing" in err
+    (home / "dagster.yaml").write_text("telemetry: {enabled: maybe}")
+    assert "dagster.yaml is not usable: Errors whilst loading dagster instance config" in grokora("ui")[2]
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}")
+    (home / "history").mkdir(exist_ok=True)
+    (home / "history" / "runs.db").write_bytes(b"no database" * 100)
+    (home / "history" / "runs.db-wal").unlink(missing_ok=True)
+    status, out, err = grokora("ui")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "Dagster's history" in err
+    store = home / "my store"
+    store.rename(home / "elsewhere")
+    store.write_text("a file")
+    status, out, err = grokora("trace", "session-1")
+    assert (status, err.count("\n"), str(store) in err) == (2, 1, True)

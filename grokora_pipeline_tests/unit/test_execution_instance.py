@@ -175,5 +175,5 @@ def test_a_dagster_home_that_cannot_be_made_is_said_in_one_sentence(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("os.environ", {**os.environ, "DAGSTER_HOME": str(tmp_path / "file" / "home")})
-    with pytest.raises(GrokoraError, match="cannot be made"):
-        open_instance()
+    with pytest.raises(GrokoraError, match="cannot be made"), open_instance():
+        pass

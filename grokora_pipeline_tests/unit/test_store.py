@@ -282,3 +282,26 @@ def test_what_a_killed_process_staged_is_swept_and_what_a_living_one_stages_stay
     with store.stage("actor/k") as staged:
         assert store.sweep() == 1
         assert list((tmp_path / ".staging").iterdir()) == [staged]
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("wei")])
+def test_a_version_whose_file_was_deleted_or_cut_is_none_and_is_made_anew(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    store = Store(str(tmp_path))
+    damage(publish(store, "actor/lora_adapter", "v1", "weights") / "file")
+    assert store.current("actor/lora_adapter") is None
+    assert (publish(store, "actor/lora_adapter", "v1", "weights") / "file").read_text() == "weights"
+    assert store.require("actor/lora_adapter").version == "v1"
+    (tmp_path / "actor" / "lora_adapter" / "v1.sizes.json").unlink()  # as in a store of before
+    assert store.require("actor/lora_adapter").version == "v1"
+
+
+@pytest.mark.parametrize("torn", ["", '{"vers', "[]", "{}"])
+def test_of_a_torn_pointer_the_last_move_counts(tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(str(tmp_path))
+    for version in ("v1", "v2"):
+        publish(store, "actor/champion", version, version)
+    (tmp_path / "actor" / "champion" / "current.json").write_text(torn)
+    assert store.require("actor/champion").version == "v2"
+    assert "current.json is torn" in caplog.text
