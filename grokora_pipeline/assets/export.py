@@ -97,11 +97,6 @@ def export_plan(project: Project, agent: AgentSpec, config: ExportConfig) -> dic
         raise GrokoraError(
             f"{agent.name} has no champion that is an adapter; `grokora champion history {agent.name}` says why."
         )
-    if registry.prompt(agent.name):
-        raise GrokoraError(
-            f"{agent.name}'s champion is an adapter with a fixed prompt before it, which no export holds; serve it by "
-            "the gateway."
-        )
     judged = evaluation_plan(project, agent, champion.path)
     base = project.store.require("base_model")
     record = base.read_json("base_model.json")
@@ -114,6 +109,7 @@ def export_plan(project: Project, agent: AgentSpec, config: ExportConfig) -> dic
         "merged": config.merged,
         "prompts": config.prompts,
         "toon": agent.payload_format == "toon",
+        "prompted": registry.prompt(agent.name) is not None,
         "evidence": str((registry.record(agent.name) or {}).get("reason") or "set by hand"),
         "metrics": _metrics(project, agent, champion.version),
     }

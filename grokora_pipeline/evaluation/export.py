@@ -5,9 +5,9 @@ of llama.cpp (0: none), if its wheel `xllamacpp` is installed and GGUF files are
 """
 
 import importlib.util
+import secrets
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from grokora_pipeline.agents import Answer as AnswerSpec
@@ -24,6 +24,7 @@ from grokora_pipeline.evaluation.acts import (
 from grokora_pipeline.evaluation.plan import Example
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.handover import hand_over, write_card
+from grokora_pipeline.serving.backends.llama_server import serve
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 QUANTISED = ("q8_0", "q4_0")
@@ -59,33 +60,18 @@ def prove(plan: Plan, examples: Sequence[Example], reporter: Reporter) -> Verdic
     longest = max(len(chat.encode_prompt(one.messages, one.tools)) for one in answers)
     reporter.log("Asking llama.cpp the same")
     model = next(path for path in output.glob("*.gguf") if path.name != "adapter.gguf")
-    adapters = sorted(output.glob("adapter.gguf"))
-    with llama_server(model, adapters, longest + new_tokens + 8) as url:
-        server = Server(url, str(plan["agent"]), merged=not adapters)
-        judge = Judge(str(plan["main_metric"]), AnswerSpec.model_validate(plan["answer"]))
-        verdict = probe(server, chat, answers, new_tokens, judge=judge, quantised=kind in QUANTISED)
+    adapters, key = [str(path) for path in output.glob("adapter.gguf")], secrets.token_hex()
+    settings = {"slots": 1, "threads": 0, "gpu": True, "exact": False, "key": key}
+    try:
+        url = serve({"base": str(model), "adapters": adapters, "cells": longest + new_tokens + 8, **settings})
+    except RuntimeError as error:
+        raise GrokoraError(f"llama.cpp cannot load what was written ({error}); nothing was kept.") from error
+    judge = Judge(str(plan["main_metric"]), AnswerSpec.model_validate(plan["answer"]))
+    server = Server(url, str(plan["agent"]), key=key, merged=not adapters)
+    verdict = probe(server, chat, answers, new_tokens, judge=judge, quantised=kind in QUANTISED)
     if not verdict.acts or "template differs" in verdict.sentence:
         raise GrokoraError(f"{verdict.sentence} (in llama.cpp, from the files that were written; nothing was kept.)")
     return verdict
-
-
-@contextmanager
-def llama_server(model: Path, adapters: Sequence[Path], context: int) -> Iterator[str]:
-    """The address of a llama.cpp server in this process, on a free port; needs `xllamacpp`."""
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.port = str(model), context, 1, 0
-    params.warmup, params.verbosity = False, 0
-    loras = []
-    for path in adapters:
-        lora = xllamacpp.CommonAdapterLoraInfo()
-        lora.path, lora.scale = str(path), 1.0
-        loras.append(lora)
-    params.lora_adapters = loras
-    server = xllamacpp.Server(params)
-    yield str(server.listening_address)
-    del server
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A champion as files that another engine serves: the base, the adapter, the effective template, one command.
 
-Plan: {agent, base, model_id, revision, licence, adapter, target, kind, merged, toon, output, evidence, metrics}.
-`target` is a name of `engines.NAMES`, `output` an empty folder. Nothing in the files names a folder of this machine.
+Plan: {agent, base, model_id, revision, licence, adapter, target, kind, merged, toon, prompted, output, evidence,
+metrics}; `target` is a name of `engines.NAMES`, `output` an empty folder. No file names a folder of this machine.
 """
 
 import json
@@ -64,7 +64,8 @@ def hand_over(plan: Plan, prompts: Sequence[Mapping[str, Any]]) -> Handed:
         raise GrokoraError(f"There is no export to {target!r}; choose one of {', '.join(NAMES)}.")
     if plan.get("merged") and target not in ("gguf", "ollama"):
         raise GrokoraError(f"Only gguf and ollama take a merged file; for {NAMES[target]} serve merged_model itself.")
-    notes = [refuse_agents(target, toon=[str(plan["agent"])] if plan.get("toon") else [])]
+    toon, prompted = ([str(plan["agent"])] if plan.get(name) else [] for name in ("toon", "prompted"))
+    notes = [refuse_agents(target, toon=toon, prompted=prompted)]
     chat, config = ChatFormat.load(Path(plan["base"])), read_json(Path(plan["adapter"]) / "adapter_config.json")
     output.mkdir(parents=True, exist_ok=True)
     command, note = _WRITERS[target](plan, chat, prompts, output)

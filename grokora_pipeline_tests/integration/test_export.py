@@ -180,12 +180,14 @@ def test_the_peft_command_of_the_card_answers_as_base_and_adapter_do(
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
-def test_an_agent_that_reads_toon_is_refused_by_engines_that_do_not_write_it(
+def test_an_agent_that_reads_toon_or_has_a_prompt_before_it_is_refused_by_engines_that_write_neither(
     champion: tuple[Path, Path], tmp_path: Path
 ) -> None:
     for target in ("gguf", "ollama", "vllm", "mlx"):
         with pytest.raises(GrokoraError, match="actor reads payloads as TOON, which "):
             export(champion, target, tmp_path / target, toon=True)
+        with pytest.raises(GrokoraError, match="actor has a fixed prompt in service, which "):
+            export(champion, target, tmp_path / target, prompted=True)
     assert "Write JSON in prompts as TOON" in export(champion, "peft", tmp_path / "peft", toon=True)["notes"]
 
 
