@@ -122,13 +122,15 @@ class Answer(_Strict):
     @classmethod
     def _usable(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
         """Refused here, before a training, since the first answer that is checked with it would end the evaluation."""
-        from jsonschema import Draft202012Validator, SchemaError
-        from referencing import Registry
-        from referencing.exceptions import Unresolvable
-        from referencing.jsonschema import DRAFT202012
-
         if schema is None:
             return None
+        try:
+            from jsonschema import Draft202012Validator, SchemaError
+            from referencing import Registry
+            from referencing.exceptions import Unresolvable
+            from referencing.jsonschema import DRAFT202012
+        except ImportError:  # the image of a web server or daemon may lack them; the steps check it
+            return schema
         try:
             Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
             resource = DRAFT202012.create_resource(schema)

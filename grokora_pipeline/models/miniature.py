@@ -112,6 +112,8 @@ def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool
     width, heads = (next((name for name in names if config.get(name)), "") for names in (_HIDDEN, _HEADS))
     if width and heads and own_heads:
         copy[width] = copy[heads] * (config.get("head_dim") or config[width] // config[heads])
+    if heads and config.get("num_key_value_heads") == config[heads]:  # DeepSeek's heads of keys are made from latents
+        copy["num_key_value_heads"] = copy[heads]
     if isinstance(wide := config.get("attention_hidden_size"), int) and width:  # RWKV
         copy["attention_hidden_size"] = wide * copy[width] // config[width]
     for expand, mixer_heads, mixer_width in _MIXERS:
