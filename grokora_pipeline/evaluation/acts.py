@@ -133,7 +133,9 @@ class Server:
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/").removesuffix("/v1")
-        self.client = httpx.Client(base_url=self.url, timeout=300, headers=headers)
+        # A connection a request: llama.cpp leaves a kept one without an answer, now and then.
+        alone = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.Client(base_url=self.url, timeout=300, headers=headers, limits=alone)
         loaded = self._get("/lora-adapters")
         listed = self._get("/v1/models")
         entries = [one for one in listed.get("data") or [] if isinstance(one, dict)] if isinstance(listed, dict) else []
@@ -316,7 +318,7 @@ def probe(
     elif explained:
         sentence = f"acts and agrees but for its quantised weights: {share}{metric}, within the interval; {known}"
     elif told:
-        sentence = f"acts, and its prompts are the same token for token, but only {share}{metric}; is it quantised?"
+        sentence = f"acts, and its prompts are the same token for token, but only {share}{metric}; is it quantised"
     else:
         sentence = f"acts, but only {share}{metric}; its prompts are unknown: compare its template and quantisation"
     return Verdict(acts, agrees, equal / total, total, f"The adapter {sentence}.", scores)
