@@ -83,6 +83,22 @@ def tiny_base(
     return folder
 
 
+def wandering_model(folder: Path) -> Any:
+    """A tiny base in fp32 with a head of its own, so that its answers wander and do not hang on rounding; not saved."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(512, 64))
+        for layer in model.model.layers:
+            for weight in layer.parameters():
+                weight.data += 0.1 * torch.randn_like(weight)
+    return model
+
+
 def greedy(model: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
     """What transformers' own generate answers to one prompt alone, without the stop token."""
     import torch

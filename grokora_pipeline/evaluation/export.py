@@ -5,7 +5,6 @@ of llama.cpp (0: none), if its wheel `xllamacpp` is installed and GGUF files are
 """
 
 import importlib.util
-import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -62,8 +61,7 @@ def prove(plan: Plan, examples: Sequence[Example], reporter: Reporter) -> Verdic
     reporter.log("Asking llama.cpp the same")
     model = next(path for path in output.glob("*.gguf") if path.name != "adapter.gguf")
     adapters, key = [str(path) for path in output.glob("adapter.gguf")], secrets.token_hex()
-    threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: all cores, whose threads spin for those in use
-    settings = {"slots": 1, "threads": threads, "gpu": True, "exact": False, "key": key}
+    settings = {"slots": 1, "gpu": True, "exact": False, "key": key}
     try:
         url = serve({"base": str(model), "adapters": adapters, "cells": longest + new_tokens + 8, **settings})
     except RuntimeError as error:

@@ -26,7 +26,7 @@ from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import Setup
 from grokora_pipeline_tests.integration.test_gguf import random_adapter
-from grokora_pipeline_tests.tiny import tiny_base
+from grokora_pipeline_tests.tiny import tiny_base, wandering_model
 
 pytest.importorskip("xllamacpp")
 KNOBS: dict[str, dict[str, Any]] = {
@@ -40,19 +40,10 @@ TOOLS = [{"type": "function", "function": TOOL}]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a head of its own, so that its answers wander; it writes no half characters."""
-    from transformers import AutoModelForCausalLM
-
     torch.set_num_threads(1)
     folder = tiny_base(tmp_path_factory.mktemp("base"))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = wandering_model(folder)
     chat = ChatFormat.load(folder)
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        model.config.tie_word_embeddings = False
-        model.lm_head.weight = torch.nn.Parameter(torch.randn(512, 64))
-        for layer in model.model.layers:
-            for weight in layer.parameters():
-                weight.data += 0.1 * torch.randn_like(weight)
     half = [
         token for token in range(512) if not chat.decode([token]).isascii() or chat.tokenizer.id_to_token(token) is None
     ]

@@ -18,7 +18,7 @@ from grokora_pipeline.serving.engine.engine import TorchEngine
 from grokora_pipeline.serving.engine.kv import release_memory
 from grokora_pipeline.serving.engine.prefix_cache import BLOCK, PrefixCache
 from grokora_pipeline.serving.engine.request import GenerationRequest, TokenChunk
-from grokora_pipeline_tests.tiny import greedy, tiny_base
+from grokora_pipeline_tests.tiny import greedy, tiny_base, wandering_model
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "wide": {"r": 4, "target_modules": "all-linear"},
@@ -36,18 +36,9 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a head of its own, so that its answers wander and do not hang on rounding."""
-    from transformers import AutoModelForCausalLM
-
     torch.set_num_threads(1)
     folder = tiny_base(tmp_path_factory.mktemp("base"))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        model.config.tie_word_embeddings = False
-        model.lm_head.weight = torch.nn.Parameter(torch.randn(512, 64))
-        for layer in model.model.layers:
-            for weight in layer.parameters():
-                weight.data += 0.1 * torch.randn_like(weight)
+    model = wandering_model(folder)
     model.save_pretrained(folder)
     return folder
 

@@ -13,8 +13,8 @@ from typing import Any
 def serve(spec: dict[str, Any]) -> str:
     """Start the server; gives its address. RuntimeError if llama.cpp cannot load the files.
 
-    `spec`: `base` and `adapters`, paths of GGUF files; `cells` of KV cache for all `slots` together; `threads`, 0 for
-    llama.cpp's own choice; `gpu`; `exact`: keys, values and sums in fp32; `key`, which requests must carry.
+    `spec`: `base` and `adapters`, paths of GGUF files; `cells` of KV cache for all `slots` together; `gpu`;
+    `exact`: keys, values and sums in fp32; `key`, which requests must carry.
     """
     import xllamacpp
 
@@ -26,8 +26,8 @@ def serve(spec: dict[str, Any]) -> str:
     params.cache_ram_mib, params.cache_idle_slots = 0, False
     params.port, params.api_keys = 0, [spec["key"]]
     params.ui, params.endpoint_slots, params.warmup, params.verbosity = False, False, False, 1
-    if spec["threads"]:
-        params.cpuparams.n_threads = spec["threads"]
+    if threads := int(os.environ.get("OMP_NUM_THREADS") or 0):  # else all cores, whose threads spin for those in use
+        params.cpuparams.n_threads = threads
     if not spec["gpu"]:
         params.n_gpu_layers = 0
     if spec["exact"]:

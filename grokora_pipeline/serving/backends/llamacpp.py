@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,14 @@ from typing import Any
 import httpx
 import orjson
 from httpx_sse import EventSource, SSEError
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models import gguf
 from grokora_pipeline.models.chat import ChatFormat, read_json
 from grokora_pipeline.models.fingerprint import fingerprint
 from grokora_pipeline.serving.backends.slots import SlotQueue, Turn
-from grokora_pipeline.serving.engine.constrain import build_tokenizer
+from grokora_pipeline.serving.engine.constrain import Grammars
 from grokora_pipeline.serving.engine.request import EngineStats, Finish, GenerationRequest, TokenChunk
 
 LOG = logging.getLogger("grokora.serving")
@@ -111,7 +111,7 @@ class LlamaCppEngine:
         self._closed = False
         self._started = 0
         self._counts: Counter[str] = Counter()
-        self._grammars = lru_cache(maxsize=64)(lambda grammar: LLMatcher(self._grammar_tokenizer, grammar))
+        self._grammars = Grammars(self.chat, self.chat.tokenizer.get_vocab_size(with_added_tokens=True))
         try:
             self._drop_unused()
             LOG.info("llama.cpp: the base is read from %s, or converted there", self._cache)
@@ -225,7 +225,6 @@ class LlamaCppEngine:
         spec = {
             **{"base": str(self._weights_file), "adapters": [str(path) for path in files.values()], "key": key},
             **{"cells": cells, "slots": self.slots, "exact": exact, "gpu": self._gpu},
-            "threads": int(os.environ.get("OMP_NUM_THREADS") or 0),
         }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -280,16 +279,9 @@ class LlamaCppEngine:
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def _row(self, request: GenerationRequest) -> _Row:
-        limit = min(len(request.prompt) + request.max_new_tokens, self.context_length)
-        if not 0 < len(request.prompt) < limit:
-            raise GrokoraError(
-                f"The prompt has {len(request.prompt)} tokens and asks for {request.max_new_tokens}; the context holds "
-                f"{self.context_length} for prompt and answer together."
-            )
-        matcher = self._grammars(request.grammar).deep_copy() if request.grammar else None
-        # llama.cpp itself only logs that it cannot use a grammar, and goes on without one
-        if matcher and matcher.is_error():
-            raise GrokoraError(f"The grammar cannot be used: {matcher.get_error()}")
+        limit = request.token_limit(self.context_length)
+        # checked here, for llama.cpp only logs that it cannot use a grammar, and goes on without one
+        matcher = self._grammars.matcher(request.grammar) if request.grammar else None
         self._revive()
         with self._guard:
             if self._closed or self._server is None:
@@ -299,10 +291,6 @@ class LlamaCppEngine:
             row = _Row(request, self._server, limit, matcher, list(request.prompt))
             row.server.rows.add(row)
         return row
-
-    @cached_property
-    def _grammar_tokenizer(self) -> LLTokenizer:
-        return build_tokenizer(self.chat, self.chat.tokenizer.get_vocab_size(with_added_tokens=True))
 
     async def _turn(self, row: _Row) -> AsyncGenerator[list[int], None]:
         """Wait for a slot, then give the tokens of the answer's next turn as they come; sets `row.finish`."""

@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
@@ -20,6 +21,9 @@ Json = dict[str, Any]
 _NAME = "zq7name"
 _ARGUMENTS = re.compile(r'\{"zq7a"(\s*:\s*)1(\s*,\s*)"zq7b"\s*:\s*2\}')
 _TEXT = r"(.|\n)*"
+# llguidance's own limit of 2,000 ends an answer in its middle if a schema has 500 optional properties. What it adds to
+# an error when it is verbose is the answer's text, which must not reach a log.
+_LIMITS = LLParserLimits(max_items_in_row=20_000, verbose_errors=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +204,25 @@ def _wanted_schema(response_format: Mapping[str, Any] | None) -> Json | None:
     wrapper = (response_format or {}).get("json_schema")
     schema = wrapper.get("schema") if kind == "json_schema" and isinstance(wrapper, Mapping) else None
     return dict(schema) if isinstance(schema, Mapping) else None
+
+
+class Grammars:
+    """Compiled grammars, the latest 64, for models whose logits have `vocabulary` entries."""
+
+    def __init__(self, chat: ChatFormat, vocabulary: int) -> None:
+        self._chat, self._vocabulary = chat, vocabulary
+        self._compiled = lru_cache(maxsize=64)(lambda grammar: LLMatcher(self._tokenizer, grammar, limits=_LIMITS))
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:  # built at the first grammar: evaluation never has one
+        return build_tokenizer(self._chat, self._vocabulary)
+
+    def matcher(self, grammar: str) -> LLMatcher:
+        """A matcher at the beginning of an answer; GrokoraError if the grammar cannot be used."""
+        matcher: LLMatcher = self._compiled(grammar).deep_copy()
+        if matcher.is_error():
+            raise GrokoraError(f"The grammar cannot be used: {matcher.get_error()}")
+        return matcher
 
 
 def build_tokenizer(chat: ChatFormat, vocabulary: int) -> LLTokenizer:

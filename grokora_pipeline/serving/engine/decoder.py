@@ -8,12 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -21,7 +20,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import Quantisation, load_base
 from grokora_pipeline.serving.engine.adapters import Adapter, AdapterStack, read_adapter
-from grokora_pipeline.serving.engine.constrain import build_tokenizer
+from grokora_pipeline.serving.engine.constrain import Grammars
 from grokora_pipeline.serving.engine.plain import generate_row, score_row
 from grokora_pipeline.serving.engine.prefix_cache import BLOCK, PrefixCache
 from grokora_pipeline.serving.engine.request import Completion, GenerationRequest, TokenChunk
@@ -31,9 +30,6 @@ from grokora_pipeline.serving.engine.sampling import choose_tokens
 from grokora_pipeline.serving.engine.scheduler import PrefillPace, Scheduler
 
 logger = logging.getLogger(__name__)
-# llguidance's own limit of 2,000 ends an answer in its middle if a schema has 500 optional properties. What it adds to
-# an error when it is verbose is the answer's text, which must not reach a log.
-_GRAMMAR_LIMITS = LLParserLimits(max_items_in_row=20_000, verbose_errors=False)
 SCORE_LOGIT_BYTES = 256 << 20  # of one scoring pass
 Progress = Callable[[int, int], None]  # (done, of all)
 
@@ -78,8 +74,7 @@ class Decoder:
         self._active: list[Adapter | None] = []
         self._token_bytes = self.runner.slots.token_bytes() if self.runner else 0  # the probe has shown it
         self._retired: list[Adapter] = []
-        self._grammar_tokenizer: LLTokenizer | None = None
-        self._compile = lru_cache(maxsize=64)(self._compile_grammar)
+        self._grammars = Grammars(chat, model.config.get_text_config().vocab_size)
 
     @classmethod
     def load(
@@ -151,15 +146,8 @@ class Decoder:
 
     def row(self, request: GenerationRequest, deliver: Callable[[TokenChunk | GrokoraError], None]) -> Row:
         """A row for a request; `submit` it to have it answered. GrokoraError if it cannot be."""
-        limit = min(len(request.prompt) + request.max_new_tokens, self.chat.context_length)
-        if not 0 < len(request.prompt) < limit:
-            raise GrokoraError(
-                f"The prompt has {len(request.prompt)} tokens and asks for {request.max_new_tokens}; the context holds "
-                f"{self.chat.context_length} for prompt and answer together."
-            )
-        matcher = self._compile(request.grammar).deep_copy() if request.grammar else None
-        if matcher and matcher.is_error():
-            raise GrokoraError(f"The grammar cannot be used: {matcher.get_error()}")
+        limit = request.token_limit(self.chat.context_length)
+        matcher = self._grammars.matcher(request.grammar) if request.grammar else None
         if request.adapter is not None and request.adapter not in self.adapters:
             raise GrokoraError(f"There is no adapter {request.adapter!r} on this engine.")
         return Row(request, self.adapters[request.adapter] if request.adapter else None, limit, matcher, deliver)
@@ -173,11 +161,6 @@ class Decoder:
                 return row.finish(GrokoraError(f"The adapter {row.request.adapter!r} was unloaded; ask again."))
         self.scheduler.waiting.append(row)
         return None
-
-    def _compile_grammar(self, grammar: str) -> LLMatcher:
-        if self._grammar_tokenizer is None:  # built at the first grammar: evaluation never has one
-            self._grammar_tokenizer = build_tokenizer(self.chat, self.model.config.get_text_config().vocab_size)
-        return LLMatcher(self._grammar_tokenizer, grammar, limits=_GRAMMAR_LIMITS)
 
     @property
     def idle(self) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from grokora_pipeline.errors import GrokoraError
+
 Finish = Literal["stop", "length"]
 
 
@@ -24,6 +26,16 @@ class GenerationRequest:
     seed: int | None = None
     grammar: str | None = None
     ignore_stop: bool = False
+
+    def token_limit(self, context_length: int) -> int:
+        """The most tokens of prompt and answer together; GrokoraError if the context has no room for an answer."""
+        limit = min(len(self.prompt) + self.max_new_tokens, context_length)
+        if not 0 < len(self.prompt) < limit:
+            raise GrokoraError(
+                f"The prompt has {len(self.prompt)} tokens and asks for {self.max_new_tokens}; the context holds "
+                f"{context_length} for prompt and answer together."
+            )
+        return limit
 
 
 @dataclass(frozen=True, slots=True)
