@@ -62,8 +62,8 @@ def same_effect(answer: str, expected: str) -> bool | None:
 
     Each is run in a fresh vault. The order in which files changed does not count.
     """
-    (wanted, after), (given, state) = (_run(command_of(text)) for text in (expected, answer))
-    return None if wanted.returncode else (given.returncode, given.stdout, state) == (0, wanted.stdout, after)
+    (wanted, after), (actual, state) = (_run(command_of(text)) for text in (expected, answer))
+    return None if wanted.returncode else (actual.returncode, actual.stdout, state) == (0, wanted.stdout, after)
 
 
 def _run(command: str) -> tuple[Shell, tuple[dict[str, str], set[str]]]:

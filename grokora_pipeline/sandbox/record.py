@@ -24,6 +24,8 @@ from grokora_pipeline.sandbox.words import SAMPLE
 FIRST_DAY = datetime(2025, 11, 3, 8, tzinfo=UTC)
 DAYS = 10
 MODEL = "scripted-expert"
+# One session in fifteen has one of Grokputer's own layouts: by the session's number modulo 75.
+GROKPUTER_LAYOUTS = {4: "v1", 24: "v1", 44: "v1.1", 14: "v1.1", 34: "v2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def plan_sessions(seed: int, count: int) -> list[Session]:
     planted = secrets.plant(rng)
     planned = list[Session]()
     for index in range(count):
-        kind, task = _kind(index), tasks[index]
+        kind, task = GROKPUTER_LAYOUTS.get(index % 75, "recording"), tasks[index]
         if index % 50 == 33:
             task = tasks[index - 25]  # the same task again, word by word
         elif index % 40 == 17:
@@ -75,11 +77,6 @@ def plan_sessions(seed: int, count: int) -> list[Session]:
         started = FIRST_DAY + timedelta(days=day, seconds=slot * 36000 // count + rng.randrange(60))
         planned.append(Session(index, task, started, kind, slip))
     return planned
-
-
-def _kind(index: int) -> str:
-    """One session in fifteen has one of Grokputer's own layouts."""
-    return {4: "v1", 24: "v1", 44: "v1.1", 14: "v1.1", 34: "v2"}.get(index % 75, "recording")
 
 
 class _Slip:
@@ -107,8 +104,8 @@ def _drop_subtask(call: Call, message: Message, rng: random.Random) -> Message:
 
 
 def _other_element(call: Call, message: Message, rng: random.Random) -> Message:
-    seen = read_json(message)
-    others = [found for found in widgets(call.messages[-1]["content"]) if found["element"] != seen["element"]]
+    observation = read_json(message)
+    others = [seen for seen in widgets(call.messages[-1]["content"]) if seen["element"] != observation["element"]]
     return json_message(rng.choice(others)) if others else message
 
 

@@ -170,7 +170,10 @@ def make_task(
     least used one is taken, so that every wording is in the sample; without it they are drawn at random.
     """
     family, steps = kind
-    plan = [_step(step) for step in steps.split()]
+    plan = list[tuple[Primitive, Slots]]()  # each primitive with the slots that it takes under another name
+    for step in steps.split():
+        name, _, renames = step.partition(":")
+        plan.append((PRIMITIVES[name], dict(pair.split("=") for pair in renames.split(",") if pair)))
     slots = draw_slots(rng, vocabulary) | ({"text": f"'{text}'"} if text else {})
     clauses = tuple(
         word_clause(_wording(rng, primitive, wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_NAMES})
@@ -202,11 +205,6 @@ def _wording(rng: random.Random, primitive: Primitive, wordings: Counter[str] | 
 def dress(rng: random.Random, wording: str) -> str:
     """A wording with something before and after it, as people write."""
     return rng.choice(PREFIXES) + wording + rng.choice(SUFFIXES)
-
-
-def _step(step: str) -> tuple[Primitive, Slots]:
-    name, _, renames = step.partition(":")
-    return PRIMITIVES[name], dict(pair.split("=") for pair in renames.split(",") if pair)
 
 
 SLOT_NAMES = (
@@ -255,29 +253,24 @@ def build_world(task: Task) -> World:
     """The world of a task: the vault with its files, the desktop, and the app with the widgets that the task needs."""
     rng = random.Random(task.seed)
     slots, words = task.slots, task.vocabulary
-    needed = {clause.primitive.name for text in task.clauses if (clause := read_clause(text))}
     icons = [slots["app"], *_others(rng, words.apps, {slots["app"]}, 2)]
     items = [slots["item"], slots["item2"]]
     desktop = Window("Desktop", _place(rng, [*(("icon", label) for label in [*icons, *items])], opens=slots["app"]))
     app = Window(slots["app"], _place(rng, _app_widgets(rng, task)), slots["field"])
-    on_desktop = needed & {"open_app", "right_click"} and _first_on_desktop(task)
-    world = World(build_vault(rng, task), {"Desktop": desktop, app.title: app}, "Desktop" if on_desktop else app.title)
+    # The desktop is in front where no clause before the first desktop clause needs the app's own window.
+    primitives = [clause.primitive for text in task.clauses if (clause := read_clause(text))]
+    first = next((primitive.name for primitive in primitives if primitive.tool == "computer"), "")
+    front = "Desktop" if first in {"open_app", "right_click"} else app.title
+    world = World(build_vault(rng, task), {"Desktop": desktop, app.title: app}, front)
     if task.absent:
         wanted = {clause.target for text in task.clauses if (clause := read_clause(text))}
         for window in world.windows.values():
             window.widgets = [widget for widget in window.widgets if widget.label not in wanted]
     world.clipboard = " ".join(rng.sample(words.words, 2))
     world.glitches = dict([task.glitch]) if task.glitch else {}
-    if "click_field" in needed:
+    if any(primitive.name == "click_field" for primitive in primitives):
         app.focus = ""
     return world
-
-
-def _first_on_desktop(task: Task) -> bool:
-    """Whether no clause before the first desktop clause needs the app's own window."""
-    names = [clause.primitive for text in task.clauses if (clause := read_clause(text))]
-    first = next((p.name for p in names if p.tool == "computer"), "")
-    return first in {"open_app", "right_click"}
 
 
 def _others(rng: random.Random, labels: Sequence[str], taken: set[str], count: int) -> list[str]:
@@ -320,11 +313,7 @@ def build_vault(rng: random.Random, task: Task) -> Vault:
     names += [slots["file"], slots["file2"]]
     rng.shuffle(names)
     for name in names:
-        vault.write(name, _content(rng, words, slots["word"].strip("'")))
+        lines = [" ".join(rng.sample(words.words, rng.randint(2, 5))) for _ in range(rng.randint(3, 6))]
+        lines[rng.randrange(len(lines))] += " " + slots["word"].strip("'")  # so that a search finds it in every file
+        vault.write(name, "".join(f"{line}\n" for line in lines))
     return vault
-
-
-def _content(rng: random.Random, words: Vocabulary, word: str) -> str:
-    lines = [" ".join(rng.sample(words.words, rng.randint(2, 5))) for _ in range(rng.randint(3, 6))]
-    lines[rng.randrange(len(lines))] += f" {word}"
-    return "".join(f"{line}\n" for line in lines)
