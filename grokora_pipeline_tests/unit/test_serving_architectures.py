@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.serving.engine import decoder as decoder_module
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline_tests.tiny import greedy, tiny_tokenizer
@@ -129,9 +130,30 @@ def test_answers_and_likelihoods_are_those_of_the_model_alone(name: str, tmp_pat
             with alone.disable_adapter():
                 expected.append(greedy(alone, prompt, 8))
     assert answers == expected
+    assert [one.tokens for one in decoder.generate(requests)] == expected  # the first answers are the drafts of these
     assert len({token for tokens in expected for token in tokens}) > 12
     for nll, prompt, completion in zip(nlls, prompts, completions, strict=True):
         with torch.no_grad():
             logits = alone(torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="sum")
         assert nll == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_padding_beside_a_row_at_the_end_of_the_context_has_no_position_that_the_model_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setitem(
+        MODELS,
+        "short",
+        ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "max_position_embeddings": 64}, None, ""),
+    )
+    model = _model(tmp_path, "short")
+    draw = random.Random(3)
+    prompts = [tuple(draw.randrange(3, 500) for _ in range(length)) for length in (60, 8)]
+    expected = [greedy(model, prompt, new_tokens) for prompt, new_tokens in zip(prompts, (4, 20), strict=True)]
+    monkeypatch.setattr(decoder_module, "draft_length", lambda drafts, *_: max(tokens for tokens, _ in drafts))
+    decoder = Decoder(model, ChatFormat.load(tmp_path))
+    requests = [GenerationRequest(prompt, None, 20) for prompt in prompts]
+    for _ in range(2):  # the second time the short row's drafts are longer than what is left of the long one
+        assert [one.tokens for one in decoder.generate(requests)] == expected

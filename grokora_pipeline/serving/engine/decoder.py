@@ -6,9 +6,11 @@ It is synchronous: whoever owns it calls `step`, or `generate` and `score` for a
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import Quantisation, load_base
 from grokora_pipeline.serving.engine.adapters import Adapter, AdapterStack, read_adapter
 from grokora_pipeline.serving.engine.constrain import Grammars
+from grokora_pipeline.serving.engine.drafts import KEPT, LONGEST, MATCHED, AnswerHistory, draft_length
 from grokora_pipeline.serving.engine.plain import generate_row, score_row
 from grokora_pipeline.serving.engine.prefix_cache import BLOCK, PrefixCache
 from grokora_pipeline.serving.engine.request import Completion, GenerationRequest, TokenChunk
@@ -31,6 +34,8 @@ from grokora_pipeline.serving.engine.scheduler import PrefillPace, Scheduler
 
 logger = logging.getLogger(__name__)
 SCORE_LOGIT_BYTES = 256 << 20  # of one scoring pass
+# Tokens of a pass whose arithmetic takes as long as reading the weights does.
+EVEN_TOKENS = {"cpu": 32.0, "cuda": 128.0}
 Progress = Callable[[int, int], None]  # (done, of all)
 
 
@@ -72,6 +77,8 @@ class Decoder:
         self.counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "steps", "failed"), 0)
         self.alone: Row | None = None  # the row that the model's own generate answers now
         self._active: list[Adapter | None] = []
+        self._drafts = not stateful  # a running state cannot go back to before a wrong token
+        self._answers = defaultdict[Adapter | None, AnswerHistory](AnswerHistory)
         self._token_bytes = self.runner.slots.token_bytes() if self.runner else 0  # the probe has shown it
         self._retired: list[Adapter] = []
         self._grammars = Grammars(chat, model.config.get_text_config().vocab_size)
@@ -139,6 +146,7 @@ class Decoder:
         for adapter in [adapter for adapter in self._retired if adapter not in used]:
             self.stack.remove(adapter)
             self.prefixes.forget(adapter)
+            self._answers.pop(adapter, None)
             self._retired.remove(adapter)
             self._active = []
 
@@ -199,6 +207,7 @@ class Decoder:
             parts = [row.tokens[row.computed : row.computed + budget] for row in rows]
             began, in_parts = time.perf_counter(), rows[0].computed > rows[0].cached or rows[0].remaining > budget
             logits = self._pass(start, rows, parts)
+            self._commit(start, rows, [len(part) for part in parts])
             if scheduler.pace and in_parts:
                 if logits.is_cuda:  # a pass is only queued there
                     torch.cuda.synchronize(logits.device)
@@ -210,7 +219,8 @@ class Decoder:
             self._take(logits[whole], [rows[index] for index in whole])
 
     def _decode(self) -> None:
-        """One more token for every row past its prompt, in one pass over the slots from the first to the last of them.
+        """One more token for every row past its prompt, and as many of its draft as it would have chosen itself, in one
+        pass over the slots from the first to the last of them.
 
         A row between them whose prompt is still being run takes part with a token that counts for nothing: it is
         written where the next part of its prompt goes, and its logits are not looked at.
@@ -221,30 +231,71 @@ class Decoder:
         start, began = past[0], time.perf_counter()
         rows = self.scheduler.rows[start : past[-1] + 1]
         with self._failing(rows):
-            logits = self._pass(start, rows, [row.tokens[-1:] for row in rows], only_decoding=True)
-            chosen = [slot - start for slot in past]
-            self._take(logits[chosen] if len(chosen) < len(rows) else logits, [rows[index] for index in chosen])
+            drafts = self._draft(rows)
+            parts = [[row.tokens[-1], *tokens] for row, tokens in zip(rows, drafts, strict=True)]
+            with self.runner.slots.unchanged([slot for slot, row in enumerate(rows, start) if not row.decoding]):
+                logits = self._pass(start, rows, parts, keep=[len(part) for part in parts])
+            right = self._check(logits, rows, drafts)
+            self._commit(start, rows, [right[index] + row.decoding for index, row in enumerate(rows)])
         if self.scheduler.pace:
             self.scheduler.pace.record_step(time.perf_counter() - began)
 
+    def _draft(self, rows: Sequence[Row]) -> list[list[int]]:
+        """How each row probably goes on, without stop tokens; nothing where that is not worth a longer pass."""
+        if not self._drafts:
+            return [[] for _ in rows]
+        drafts = []
+        for row in rows:
+            count = min(LONGEST, row.limit - len(row.tokens) - 1) if row.decoding and not row.done else 0
+            tokens = self._answers[row.adapter].draft(row.text, row.tokens[-max(MATCHED) :], count) if count > 0 else []
+            stop = next((place for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
+            drafts.append(tokens[:stop])
+        known = [(len(tokens), self._answers[row.adapter].right) for row, tokens in zip(rows, drafts, strict=True)]
+        even = EVEN_TOKENS.get(self.model.device.type, EVEN_TOKENS["cuda"])
+        longest = draft_length(known, len(rows), even)
+        return [tokens[:longest] for tokens in drafts]
+
+    def _check(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> list[int]:
+        """Take the rows' next tokens from logits [sum of 1 + drafted tokens, vocabulary] for as long as a row's draft
+        says what it chooses; gives how many drafted tokens were right, a row."""
+        right = [0] * len(rows)
+        first = list(accumulate((len(tokens) + 1 for tokens in drafts), initial=0))
+        going = [index for index, row in enumerate(rows) if row.decoding and not row.done]
+        while going:
+            chosen = [first[index] + right[index] for index in going]
+            self._take(logits[chosen] if len(chosen) < len(logits) else logits, [rows[index] for index in going])
+            going = [
+                index
+                for index in going
+                if not rows[index].done and [rows[index].tokens[-1]] == drafts[index][right[index] : right[index] + 1]
+            ]
+            for index in going:
+                right[index] += 1
+        for row, good, tokens in zip(rows, right, drafts, strict=True):
+            self._answers[row.adapter].record(good, min(good + 1, len(tokens)))
+        return right
+
     def _pass(
-        self, start: int, rows: Sequence[Row], parts: Sequence[Sequence[int]], *, only_decoding: bool = False
+        self, start: int, rows: Sequence[Row], parts: Sequence[Sequence[int]], keep: Sequence[int] | None = None
     ) -> Tensor:
-        """Run the rows' next tokens; gives the logits [rows, vocabulary] after them."""
+        """Run the rows' next tokens; gives the logits [sum of keep, vocabulary] at the last `keep` tokens of each row
+        (one, if None)."""
         assert self.runner
         began = time.perf_counter()
         self._activate([row.adapter for row in rows], max(map(len, parts)))
-        idle = [slot for slot, row in enumerate(rows, start) if only_decoding and not row.decoding]
-        with self.runner.slots.unchanged(idle):
-            logits = self.runner.run(start, parts)
-        counts = [len(part) if row.decoding or not only_decoding else 0 for row, part in zip(rows, parts, strict=True)]
+        logits = self.runner.run(start, parts, keep)
+        self.counts["steps"] += 1
+        busy = [row for row in rows if keep is None or row.decoding]
+        for row in busy:
+            row.seconds += (time.perf_counter() - began) / len(busy)
+        return logits
+
+    def _commit(self, start: int, rows: Sequence[Row], counts: Sequence[int]) -> None:
+        """Keep the first tokens of the last pass, so many of each row."""
+        assert self.runner
         self.runner.commit(start, counts)
-        share = (time.perf_counter() - began) / max(1, sum(count > 0 for count in counts))
         for row, count in zip(rows, counts, strict=True):
             row.computed += count
-            row.seconds += share if count else 0.0
-        self.counts["steps"] += 1
-        return logits
 
     def _take(self, logits: Tensor, rows: Sequence[Row]) -> None:
         """Choose each row's next token from its logits [rows, vocabulary], and deliver it."""
@@ -266,6 +317,8 @@ class Decoder:
                 continue
             assert self.runner
             if not row.failed:
+                answer = row.tokens[max(0, len(row.request.prompt) - max(MATCHED)) :]
+                self._answers[row.adapter].text.extend([*answer, *self.stop_ids[:1]], KEPT)
                 with suppress(torch.OutOfMemoryError):  # a beginning that finds no room is not kept
                     computed = row.tokens[: self.runner.slots.lengths[slot]]
                     self.prefixes.add(row.adapter, computed, partial(self.runner.slots.read, slot))

@@ -8,6 +8,7 @@ from llguidance import LLMatcher
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.adapters import Adapter
+from grokora_pipeline.serving.engine.drafts import TokenText
 from grokora_pipeline.serving.engine.request import GenerationRequest, TokenChunk
 
 GREEDY_BELOW = 1e-5  # of the temperature: logits divided by less overflow to inf, and inf - inf is nan
@@ -24,6 +25,7 @@ class Row:
     matcher: LLMatcher | None
     deliver: Callable[[TokenChunk | GrokoraError], None]
     tokens: list[int] = field(init=False)
+    text: TokenText = field(init=False)  # the same tokens, to be searched
     noise: torch.Generator | None = None  # the row's own random stream; None: greedy
     computed: int = 0
     cached: int = 0
@@ -35,6 +37,7 @@ class Row:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+        self.text = TokenText(self.tokens)
         if self.request.temperature >= GREEDY_BELOW:
             # On the CPU: a CUDA generator draws other numbers, and a seed must mean the same answer on every device.
             self.noise = torch.Generator()
@@ -54,6 +57,7 @@ class Row:
             self.finish(TokenChunk((), "stop", self.cached))
         else:
             self.tokens.append(token)
+            self.text.extend([token])
             if self.matcher and self.matcher.is_stopped():
                 self.finish(TokenChunk((token,), "stop", self.cached))
             elif len(self.tokens) >= self.limit:

@@ -53,7 +53,8 @@ class ModelRunner:
         out = self.model(
             input_ids=ids.to(columns.device),
             attention_mask=self._masks(columns, seen),
-            position_ids=columns,
+            # padding takes its row's last position: a model may know no later one
+            position_ids=torch.minimum(columns, (columns[:, :1] + torch.tensor(counts)[:, None].to(columns) - 1)),
             past_key_values=self.slots.cache,
             use_cache=True,
             # A boolean mask makes the head's input 2-D: bit-equal logits, and a CPU does not copy the whole lm_head in
