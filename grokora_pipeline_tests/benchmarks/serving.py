@@ -5,9 +5,9 @@
 The requests are what the sandbox's swarm asks its four agents, all different, answered greedily by the store's
 champions. `ours` is `grokora serve` as callers see it, over HTTP, recordings included, at 1, 8 and 32 clients.
 `llamacpp` is the same with `--backend llamacpp`, weights in bf16 and in Q8_0, and `transformers_serve` what a user
-would take instead without adapters: `transformers serve --continuous-batching` on the base alone (null unless fastapi
-is installed). They answer the same requests in turns with ours, `identical_share` is the share of answers that are
-equal to ours, and with `--engines` nothing else is measured.
+would take instead without adapters: `transformers serve --continuous-batching` on the base alone, without tools in its
+prompts, its answers no longer than ours (null unless fastapi is installed). They answer the same requests in turns with
+ours, `identical_share` is the share of answers that are equal to ours, and with `--engines` nothing else is measured.
 `swapped` answers the requests of the 8 clients one by one with PEFT: the same base, `set_adapter` before each
 `generate`, all in the base's dtype, without HTTP; `ratio_vs_swapped` is tokens/s at 8 clients over that, and
 `identical_share` the share of equal answers; a few are also answered in float32 and without grammars, eight rows at
@@ -152,12 +152,15 @@ def serve(store: Store, shares: dict[int, list[Json]], names: dict[str, str], ba
         if find_spec("fastapi"):
             servers["transformers_serve"] = stack.enter_context(transformers_serve(Path(folder), base))
         figures: dict[str, Json] = {  # nothing is measured cold
-            side: {"clients": {}, "memory_mb": resident(*one, _bodies(side, shares[WARM]))}
+            side: {"clients": {}, "memory_mb": resident(*one, _bodies(side, shares[WARM], []))}
             for side, one in servers.items()
         }
         for number, bodies in clients.items():
+            lengths = list[int]()  # of our answers
             for side, (url, _) in servers.items():
-                figures[side]["clients"][number], replies = asyncio.run(load(url, _bodies(side, bodies), number))
+                sent = _bodies(side, bodies, lengths)
+                figures[side]["clients"][number], replies = asyncio.run(load(url, sent, number))
+                lengths = lengths or [reply["usage"]["completion_tokens"] for reply in replies]
                 if side != "transformers_serve":
                     assert {reply["model"] for reply in replies} == set(names.values()), "somebody else answered"
                 if number == 8:
@@ -167,11 +170,13 @@ def serve(store: Store, shares: dict[int, list[Json]], names: dict[str, str], ba
     return figures
 
 
-def _bodies(side: str, bodies: Sequence[Json]) -> list[Json]:
-    """The requests as a side takes them: transformers has one model, and samples unless it is told not to."""
+def _bodies(side: str, bodies: Sequence[Json], lengths: Sequence[int]) -> list[Json]:
+    """The requests as a side takes them. transformers has one model, and samples unless it is told not to; the base
+    rambles, so its answers are cut to the lengths of ours: long ones cost less a token, because they share a prompt."""
     if side != "transformers_serve":
         return list(bodies)
-    return [{name: body[name] for name in ("messages", "max_tokens")} | {"temperature": 0.0} for body in bodies]
+    plain = [{name: body[name] for name in ("messages", "max_tokens")} | {"temperature": 0.0} for body in bodies]
+    return [body | {"max_tokens": most} for body, most in zip(plain, lengths, strict=True)] if lengths else plain
 
 
 @contextmanager
