@@ -1,10 +1,10 @@
 """Who the agents are, how their calls are recognised, and what their answers look like (`agents.yaml`)."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import first_text, message_role, message_text
 
+Model = TypeVar("Model", bound=BaseModel)
 AnswerType = Literal["json", "tool_call", "code", "text"]
 # Cumulative: each of the others learns what `failures` learns, too.
 LearnFrom = Literal["successes", "failures", "ratings", "preferences"]
@@ -295,20 +296,21 @@ def recognise(
     return owner
 
 
-def load_agents(path: Path) -> tuple[AgentSpec, ...]:
-    """The agents of an `agents.yaml`, in its order; GrokoraError names the file, the agent and the field."""
+def load_agents(path: Path, hint: str = "point GROKORA_AGENTS at an agents.yaml") -> tuple[AgentSpec, ...]:
+    """The agents of an `agents.yaml`, in its order; GrokoraError names file, line, agent and key.
+
+    `hint` is what to do if there is no such file.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-        if (node := yaml.compose(text, yaml.SafeLoader)) is not None:
-            _refuse_duplicates(path, node, ())
-        document = yaml.safe_load(text)
+        refuse_duplicate_keys(path)
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise GrokoraError(f"{path} cannot be read ({error}); point GROKORA_AGENTS at an agents.yaml.") from error
+        raise GrokoraError(f"{path} cannot be read ({error}); {hint}.") from error
     except yaml.YAMLError as error:
         raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except RecursionError:
         raise GrokoraError(f"{path}: an anchor holds itself, or a value is hundreds of levels deep.") from None
-    return parse_agents(document.get("agents") if isinstance(document, dict) else None, str(path))
+    return parse_agents(document.get("agents") if isinstance(document, dict) else None, path)
 
 
 def find_agent(agents: Sequence[AgentSpec], name: str) -> AgentSpec:
@@ -319,40 +321,77 @@ def find_agent(agents: Sequence[AgentSpec], name: str) -> AgentSpec:
     raise GrokoraError(f"There is no agent {name!r}; agents.yaml has {', '.join(agent.name for agent in agents)}.")
 
 
-def parse_agents(entries: object, source: str) -> tuple[AgentSpec, ...]:
-    """The agents of a mapping name → fields; GrokoraError names `source`, the agent and the key."""
+def parse_agents(entries: object, file: Path) -> tuple[AgentSpec, ...]:
+    """The agents of the mapping name → fields below `agents:` of a file; GrokoraError names it, agent and key."""
     if not isinstance(entries, dict) or not entries:
-        raise GrokoraError(f"{source} needs a mapping `agents:` with at least one `name: {{description: …}}` below it.")
-    return tuple(_load_agent(source, str(name), fields) for name, fields in entries.items())
+        raise GrokoraError(f"{file} needs a mapping `agents:` with at least one `name: {{description: …}}` below it.")
+    for name, fields in entries.items():
+        if not isinstance(fields, dict):
+            raise GrokoraError(f"{locate(file, 'agents', name)}: agent {str(name)!r} needs at least a `description:`.")
+    return tuple(
+        validated(AgentSpec, {**fields, "name": str(name)}, file, "agents", str(name))
+        for name, fields in entries.items()
+    )
 
 
-def _refuse_duplicates(path: Path, node: yaml.Node, keys: tuple[str, ...]) -> None:
-    """YAML takes the last of two equal keys silently, so that the first agent or setting would be lost."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicates(path, item, keys)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    lines: dict[str, int] = {}
-    for key, value in node.value:
-        name, line = str(key.value), key.start_mark.line + 1
-        if name in lines and name != "<<":
-            where = f"agent {keys[1]!r}, key {'.'.join((*keys[2:], name))!r}" if len(keys) > 1 else f"agent {name!r}"
-            if not keys:
-                where = f"key {name!r}"
-            raise GrokoraError(f"{path}: {where} is there twice, in lines {lines[name]} and {line}; remove one.")
-        lines[name] = line
-        _refuse_duplicates(path, value, (*keys, name))
-
-
-def _load_agent(source: str, name: str, fields: object) -> AgentSpec:
-    if not isinstance(fields, dict):
-        raise GrokoraError(f"{source}: agent {name!r} needs at least a `description:`.")
+def validated(model: type[Model], values: Mapping[str, Any], file: Path, *above: str) -> Model:
+    """A model from values that stand in a YAML file below the keys `above`; GrokoraError names file, line and key."""
     try:
-        return AgentSpec.model_validate({**fields, "name": name})
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise GrokoraError(
-            f"{source}: agent {name!r}, key {where!r}: {first['msg'].removeprefix('Value error, ').rstrip('.')}."
-        ) from error
+        where, why = [str(part) for part in first["loc"]], first["msg"].removeprefix("Value error, ").rstrip(".")
+        why = why.replace("tuple", "list").replace("dictionary", "mapping")  # YAML's words instead of Python's
+        key = f"key {'.'.join((*above, *where))!r}"
+        if above[:1] == ("agents",):
+            key = f"agent {above[1]!r}, key {'.'.join(where)!r}"
+        raise GrokoraError(f"{locate(file, *above, *where)}: {key}: {why}.") from error
+
+
+def locate(file: Path, *keys: object) -> str:
+    """`file:line` of a key of a YAML file, given with those above it; of the innermost of them that is there.
+
+    Of a component's `defs.yaml` the keys are those below `attributes`. The file alone if it is not here, or if it holds
+    several documents.
+    """
+    documents = list(yaml.compose_all(file.read_text("utf-8"), yaml.SafeLoader)) if file.is_file() else []
+    node, line = documents[0] if len(documents) == 1 else None, 0
+    for key in ("attributes", *map(str, keys)):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        entries = {str(name.value): (name, value) for name, value in pairs}
+        if key in entries:
+            name, node = entries[key]
+            line = name.start_mark.line + 1
+        elif key != "attributes":
+            break
+    return f"{file}:{line}" if line else str(file)
+
+
+def refuse_duplicate_keys(path: Path) -> None:
+    """GrokoraError names the agent, the key and both lines if a mapping of a YAML file has a key twice.
+
+    PyYAML takes the last of two equal keys silently (yaml/pyyaml#165), and so does dg's parser of a `defs.yaml`, which
+    is built on it: the first agent or setting would be lost.
+    """
+
+    def walk(node: yaml.Node | None, keys: tuple[str, ...]) -> None:
+        """Check a node, which stands below these keys, and all that it holds."""
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                walk(item, keys)
+        if not isinstance(node, yaml.MappingNode):
+            return
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines and name != "<<":
+                where = f"key {'.'.join((*keys, name))!r}"
+                if "agents" in keys:
+                    agent, *fields = (*keys, name)[keys.index("agents") + 1 :]
+                    where = f"agent {agent!r}" + (f", key {'.'.join(fields)!r}" if fields else "")
+                raise GrokoraError(f"{path}: {where} is there twice, in lines {lines[name]} and {line}; remove one.")
+            lines[name] = line
+            walk(value, (*keys, name))
+
+    for document in yaml.compose_all(path.read_text(encoding="utf-8"), yaml.SafeLoader):
+        walk(document, ())

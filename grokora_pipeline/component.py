@@ -6,10 +6,17 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from grokora_pipeline.agents import AgentSpec, load_agents, parse_agents
+from grokora_pipeline.agents import (
+    RetrainPolicy,
+    load_agents,
+    locate,
+    parse_agents,
+    refuse_duplicate_keys,
+    validated,
+)
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.factory import build_defs
-from grokora_pipeline.settings import Settings
+from grokora_pipeline.settings import Settings, from_folder
 
 STARTER_AGENTS = Path(__file__).parent / "execution" / "agents.yaml"
 
@@ -73,36 +80,28 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The swarm's definitions; GrokoraError names the file and the key that is wrong."""
+        """The swarm's definitions; GrokoraError names the file, the line and the key that is wrong."""
         folder = context.path if context.path.is_dir() else context.path.parent
+        automation, file = self.automation, folder / "defs.yaml"
+        if file.is_file():  # else the component is made in Python
+            refuse_duplicate_keys(file)
         if self.name and not self.name.isidentifier():
-            raise GrokoraError(f"{folder}: name {self.name!r} must be letters, digits and _, such as night_shift.")
-        settings = Settings(
-            home=folder,
-            logs=folder / self.logs,
-            store=self.store if "://" in self.store else str(folder / self.store),
-            base_model=str(folder / self.base_model)
-            if (folder / self.base_model).is_dir() and self.base_model
-            else (self.base_model),
-            preset=self.preset,
-            devices=self.devices,
-            automation="on" if self.automation.enabled else "off",
-            settle_seconds=self.automation.settle_seconds,
-            timezone=self.automation.timezone,
-        )
-        return build_defs(settings, self._agents(folder), self.name)
-
-    def _agents(self, folder: Path) -> tuple[AgentSpec, ...]:
-        source = f"{folder / 'defs.yaml'}, attributes.agents"
-        path = folder / self.agents if isinstance(self.agents, str) else None
-        agents = load_agents(path) if path else parse_agents(self.agents, source)
-        defaults = self.automation.retrain
-        return tuple(
-            AgentSpec.model_validate(
-                {
-                    **agent.model_dump(by_alias=True),
-                    "retrain": {**defaults, **agent.retrain.model_dump(exclude_unset=True)},
-                }
-            )
-            for agent in agents
-        )
+            why = "must be letters, digits and _, such as night_shift"
+            raise GrokoraError(f"{locate(file, 'name')}: key 'name': {self.name!r} {why}.")
+        if isinstance(self.agents, dict):
+            agents_file, agents = file, parse_agents(self.agents, file)
+        else:
+            agents_file = Path(from_folder("agents", self.agents, folder))
+            agents = load_agents(agents_file, f"correct `agents:` in {locate(file, 'agents')}")
+        attributes = {name: getattr(self, name) for name in ("logs", "store", "base_model", "preset", "devices")}
+        values: dict[str, Any] = {name: from_folder(name, value, folder) for name, value in attributes.items() if value}
+        values |= {"home": folder, "agents": agents_file}
+        validated(Settings, values, file)
+        clock = automation.model_dump(include={"settle_seconds", "timezone"})
+        values |= {"automation": "on" if automation.enabled else "off", **clock}
+        settings = validated(Settings, values, file, "automation")
+        retrain = validated(RetrainPolicy, automation.retrain, file, "automation", "retrain")
+        own = [agent.retrain.model_dump(exclude_unset=True) for agent in agents]  # wins over the defaults of all
+        merged = [{"retrain": retrain.model_copy(update=policy)} for policy in own]
+        agents = tuple(agent.model_copy(update=policy) for agent, policy in zip(agents, merged, strict=True))
+        return build_defs(settings, agents, self.name)

@@ -170,7 +170,7 @@ def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
     for source, base in sources:
         for name in Settings.model_fields:
             if value := source.get(_PREFIX + name.upper()):
-                values[name] = _from_folder(name, value, base)
+                values[name] = from_folder(name, value, base)
     if home is None and not {"agents", "logs", "store"} <= values.keys():
         raise GrokoraError(
             f"There is no grokora project at {cwd} or above it; `grokora init FOLDER` makes one to work in."
@@ -187,7 +187,7 @@ def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
         ) from error
 
 
-def _from_folder(name: str, value: str, base: Path) -> str:
+def from_folder(name: str, value: str, base: Path) -> str:
     """A value whose relative path, if it is one, starts at the folder that it was written for."""
     path = base / _expanded(Path(value))
     is_path = name in {*_PATHS, "home"} or (name == "store" and "://" not in value)

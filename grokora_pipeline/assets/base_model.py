@@ -48,6 +48,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
         model_id = project.settings.base_model
 
         def build(staged: Path) -> str:
+            """Write `base_model.json`, and the model's files if the store is remote; the version of its content."""
             plan = {"model_id": model_id, "output": str(staged)}
             record = project.gpu(context).run(context, "grokora_pipeline.evaluation.base", plan, staged)
             folder = Path(record["path"])

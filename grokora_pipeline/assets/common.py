@@ -170,11 +170,9 @@ def result(
 
 def columns(**meanings: str) -> dict[str, dg.MetadataValue[Any]]:
     """The column schema of a table asset: each column's name and what it holds, as `type: meaning`."""
-    found = []
-    for name, meaning in meanings.items():
-        kind, _, text = meaning.partition(": ")
-        found.append(dg.TableColumn(name, type=kind, description=text or None))
-    return {"dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(found))}
+    parts = [(name, *meaning.partition(": ")) for name, meaning in meanings.items()]
+    schema = [dg.TableColumn(name, type=kind, description=text or None) for name, kind, _, text in parts]
+    return {"dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(schema))}
 
 
 def table(rows: list[dict[str, Any]]) -> dg.MetadataValue[Any]:

@@ -18,6 +18,7 @@ def forget_list_asset(project: Project) -> dg.SourceAsset:
         description="Sessions and log files that `grokora forget` left out of every dataset.",
     )
     def forget_list() -> dg.DataVersion:
+        """The data version of what is forgotten."""
         with plain_errors():
             return dg.DataVersion(forget_list_version(project))
 

@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
-from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.agents import AgentSpec, locate
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.training.plan import TrainingKnobs, resolve_knobs
@@ -47,4 +47,5 @@ def resolve(project: Project, agent: AgentSpec, overrides: dict[str, Any] | None
     try:
         return resolve_knobs(preset, agent.training, overrides or {})
     except GrokoraError as error:
-        raise GrokoraError(f"agents.yaml: agent {agent.name!r}: {error}") from error
+        where = locate(project.settings.agents, "agents", agent.name)
+        raise GrokoraError(f"{where}: agent {agent.name!r}: {error}") from error

@@ -83,9 +83,9 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         pool=project.pool,
         required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
-        description="Adapters of several ranks, a seed each: validation loss, main metric, size, memory, speed.",
     )
     def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Iterator[Made]:
+        """Adapters of several ranks, a seed each: validation loss, main metric, size, memory, speed."""
         if not config.ranks:
             context.log.info("No rank is configured, so none is tried; the job rank_experiment tries them all.")
             return
@@ -93,7 +93,7 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             if unknown := sorted(set(config.ranks) - set(RANKS)):
                 raise GrokoraError(f"The rank {unknown[0]} cannot be tried; choose from {', '.join(map(str, RANKS))}.")
             trials = {rank: _trial(project, agent, context, config, rank) for rank in config.ranks}
-        yield _tried(trials)
+        yield _trial_result(trials)
 
     return rank_trial
 
@@ -115,6 +115,7 @@ def _trial(
     }
 
     def build(staged: Path) -> None:
+        """Train and judge an adapter a seed; write the adapters and `trial.json`."""
         records = []
         for seed, plan in plans.items():
             folder = staged / f"seed-{seed}"
@@ -155,14 +156,14 @@ def _versions(project: Project, agent: AgentSpec) -> dict[str, str]:
     return {key: project.store.require(key).version for key in keys}
 
 
-def _tried(trials: dict[int, Artifact]) -> Made:
+def _trial_result(trials: dict[int, Artifact]) -> Made:
     records = {rank: read_json(artifact.path / "trial.json")["records"] for rank, artifact in trials.items()}
     return dg.MaterializeResult(
         metadata={
             "ranks": table(summarise(records)),
-            "seeds_apart": table([{"rank": rank, **record} for rank, found in records.items() for record in found]),
+            "seeds_apart": table([{"rank": rank, **record} for rank, seeds in records.items() for record in seeds]),
             "folder": dg.MetadataValue.path(next(iter(trials.values())).link().rpartition("/")[0].rpartition("/")[0]),
-            GPU_SECONDS: sum(record["wall_seconds"] for found in records.values() for record in found),
+            GPU_SECONDS: sum(record["wall_seconds"] for seeds in records.values() for record in seeds),
         },
         data_version=dg.DataVersion(content_version({rank: artifact.version for rank, artifact in trials.items()})),
     )
@@ -180,22 +181,23 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=code_version(agent.metric),
-        description="Loss, main metric, size, memory and speed by rank, and the smallest rank that loses nothing.",
     )
     def rank_report(context: dg.AssetExecutionContext) -> Made:
+        """Loss, main metric, size, memory and speed by rank, and the smallest rank that loses nothing."""
         with plain_errors():
             trials = _trials(project, agent)
             inputs = {"trials": {rank: artifact.version for rank, artifact in trials.items()}, "code": code_version()}
 
             def build(staged: Path) -> None:
-                records = {rank: read_json(found.path / "trial.json")["records"] for rank, found in trials.items()}
+                """Write `report.json`."""
+                records = {rank: read_json(trial.path / "trial.json")["records"] for rank, trial in trials.items()}
                 rows = summarise(records)
                 write_json(
                     staged / "report.json", {"ranks": rows, "metric": agent.metric, "recommendation": recommend(rows)}
                 )
 
             report = publish_once(project, context, key, inputs, build)
-        return _reported(project, agent, report)
+        return _report_result(project, agent, report)
 
     return rank_report
 
@@ -203,10 +205,10 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
 def _trials(project: Project, agent: AgentSpec) -> dict[int, Artifact]:
     """The trials of the present split and base model, by rank."""
     store, versions = project.store, _versions(project, agent)
-    found = {rank: store.current(f"{key_of(agent, 'rank_trial')}/{rank}") for rank in RANKS}
+    current = {rank: store.current(f"{key_of(agent, 'rank_trial')}/{rank}") for rank in RANKS}
     trials = {
         rank: artifact
-        for rank, artifact in found.items()
+        for rank, artifact in current.items()
         if artifact and read_json(artifact.path / "trial.json")["versions"] == versions
     }
     if not trials:
@@ -214,7 +216,7 @@ def _trials(project: Project, agent: AgentSpec) -> dict[int, Artifact]:
     return trials
 
 
-def _reported(project: Project, agent: AgentSpec, artifact: Artifact) -> Made:
+def _report_result(project: Project, agent: AgentSpec, artifact: Artifact) -> Made:
     report = read_json(artifact.path / "report.json")
     rows, advice = report["ranks"], report["recommendation"]
     missing = sorted(set(RANKS) - {row["rank"] for row in rows})

@@ -120,6 +120,7 @@ def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionConte
     lengths = _length_inputs(project, agent, dataset, base)
 
     def build(staged: Path) -> str:
+        """Write both sides and their report; RefusedError if a check refuses them."""
         report = _build_split(dataset, base, before, staged, config=config, max_length=lengths["max_length"])
         store.write(f"{key}/{TRAINABLE}", orjson.dumps({**lengths, **report}))
         enough = _enough_examples(asset_key, agent, _trainable(report), report["fitting"])

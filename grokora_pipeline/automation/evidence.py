@@ -123,9 +123,9 @@ def _news(dataset: Path, now: Path, then: Path | None) -> tuple[int, int, int]:
     """(new training examples, new validation examples, examples trained on); near duplicates count once."""
     clusters = {example.id: str(example.meta["cluster"]) for example in read_examples(dataset)}
     old = _sides(then)
-    seen = {clusters[name] for name in old.keys() & clusters.keys()}
+    learnt = {clusters[name] for name in old.keys() & clusters.keys()}
     new = {clusters[name]: side for name, side in _sides(now).items() if name in clusters.keys() - old.keys()}
-    sides = [side for cluster, side in new.items() if cluster not in seen]
+    sides = [side for cluster, side in new.items() if cluster not in learnt]
     return sides.count("train"), sides.count("validation"), list(old.values()).count("train")
 
 

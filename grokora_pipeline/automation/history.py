@@ -70,7 +70,7 @@ def gpu_hours(instance: dg.DagsterInstance, agent: str, keys: Iterable[dg.AssetK
     return seconds / 3600
 
 
-def _seconds(noted: Any) -> float:
+def _seconds(event: Any) -> float:
     """What the metadata of a materialization or a failure says; 0 where it says nothing."""
-    value = noted.metadata.get(GPU_SECONDS) if noted else None
+    value = event.metadata.get(GPU_SECONDS) if event else None
     return float(value.value) if value else 0.0

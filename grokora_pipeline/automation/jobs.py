@@ -15,7 +15,7 @@ from grokora_pipeline.store.champions import Registry
 from grokora_pipeline.training.ranks import RANKS
 
 ALL_JOB, INGEST_JOB, SWARM_JOB = "retrain_all", "ingest", "evaluate_swarm"
-_ON_DEMAND = ("rank_trial", "rank_report")
+_RANKS = ("rank_trial", "rank_report")
 
 
 def ingest_keys(project: Project) -> list[dg.AssetKey]:
@@ -40,80 +40,52 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     `evaluate_swarm`, `rank_experiment` and `export_champions`, if there is something to select.
     """
     keys = [spec.key for spec in specs]
-    ranks = [key for key in keys if key.path[-1] in _ON_DEMAND]
-    improvements = [key for key in keys if key.path[-1] == LINK]
-    exports = [key for key in keys if key.path[-1] == EXPORT]
-    asked = [*ranks, *improvements, *exports]
-    on_demand = dg.AssetSelection.assets(*ranks)
-    every = dg.AssetSelection.assets(*keys) - dg.AssetSelection.assets(*asked)  # not all(): others' assets may be there
-    definitions = [
-        dg.define_asset_job(project.label(ALL_JOB), every, description="Logs in, champions out, for all agents."),
-        *(_retrain(project, agent.name, keys, asked) for agent in project.agents),
-        *(
-            dg.define_asset_job(
-                improve_job(project, project.store_key(key).split("/")[0]),
-                dg.AssetSelection.assets(key),
-                description="The champion's own answers that a verifier accepts become recordings to learn from.",
-            )
-            for key in improvements
+    # by keys, not by `all()` or by groups: others' assets may stand beside ours, and whoever loads the component may
+    # put ours into other groups
+    ranks, improvements, exports = (
+        [key for key in keys if key.path[-1] in link] for link in (_RANKS, {LINK}, {EXPORT})
+    )
+    chain = [key for key in keys if key not in {*ranks, *improvements, *exports}]
+    judged = [project.key(agent.name, link) for agent in project.agents for link in ("eval_report", "champion")]
+    swarm = [key for key in keys if key == project.key("swarm_report")]  # a job of its own: its page shows the schedule
+    trials = {"__".join(key.path): {"config": {"ranks": list(RANKS)}} for key in ranks if key.path[-1] == _RANKS[0]}
+    files = {"__".join(key.path): {"config": {"to": "gguf"}} for key in exports}
+    selections: list[tuple[str, list[dg.AssetKey], dict[str, Any], str]] = [
+        (ALL_JOB, chain, {}, "Logs in, champions out, for all agents."),
+        (INGEST_JOB, ingest_keys(project), {}, "Logs to datasets, train nothing."),
+        ("evaluate_only", judged, {}, "Judge the adapters that there are, train nothing."),
+        (SWARM_JOB, swarm, {}, "The whole swarm on unseen tasks, with the champions that there are."),
+        # without a config these assets try no rank, and export nothing
+        ("rank_experiment", ranks, trials, "Which rank is worth its size? Take agents out of the config to try fewer."),
+        (
+            "export_champions",
+            exports,
+            files,
+            "The champions as files for another engine; name it, and leave agents out, in the config.",
         ),
-        dg.define_asset_job(
-            project.label(INGEST_JOB),
-            dg.AssetSelection.assets(*ingest_keys(project)),
-            description="Logs to datasets, train nothing.",
-        ),
-        dg.define_asset_job(
-            project.label("evaluate_only"),
-            dg.AssetSelection.assets(
-                *(project.key(agent.name, link) for agent in project.agents for link in ("eval_report", "champion"))
-            ),
-            description="Judge the adapters that there are, train nothing.",
-        ),
-        rollback_job(project),
     ]
-    if (swarm := project.key("swarm_report")) in keys:  # a job of its own, whose page shows the schedule that starts it
-        definitions.append(
-            dg.define_asset_job(
-                project.label(SWARM_JOB),
-                dg.AssetSelection.assets(swarm),
-                description="The whole swarm on unseen tasks, with the champions that there are.",
-            )
+    definitions = [
+        dg.define_asset_job(
+            project.label(name),
+            dg.AssetSelection.assets(*selected),
+            config={"ops": config} if config else None,
+            description=description,
         )
-    if ranks:
-        definitions.append(
-            dg.define_asset_job(
-                project.label("rank_experiment"),
-                on_demand,
-                config=_all_ranks(ranks),
-                description="Which rank is worth its size? Take agents out of the config to try fewer.",
-            )
-        )
-    if exports:
-        steps = {"__".join(key.path): {"config": {"to": "gguf"}} for key in exports}
-        definitions.append(
-            dg.define_asset_job(
-                project.label("export_champions"),
-                dg.AssetSelection.assets(*exports),
-                config={"ops": steps},
-                description="The champions as files for another engine; name it, and leave agents out, in the config.",
-            )
-        )
-    return definitions
+        for name, selected, config, description in selections
+        if selected
+    ]
+    improve = "The champion's own answers that a verifier accepts become recordings to learn from."
+    for key in improvements:
+        name = improve_job(project, project.store_key(key).split("/")[0])
+        definitions.append(dg.define_asset_job(name, dg.AssetSelection.assets(key), description=improve))
+    return [*definitions, *(_retrain(project, agent.name, chain) for agent in project.agents), rollback_job(project)]
 
 
-def _all_ranks(keys: Iterable[dg.AssetKey]) -> dict[str, Any]:
-    """The run config that tries every rank for every agent; without it the asset tries none."""
-    steps = ["__".join(key.path) for key in keys if key.path[-1] == "rank_trial"]
-    return {"ops": {step: {"config": {"ranks": list(RANKS)}} for step in steps}}
-
-
-def _retrain(project: Project, agent: str, keys: Sequence[dg.AssetKey], asked: Sequence[dg.AssetKey]) -> Any:
-    # by keys, not by group: whoever loads the component may put the assets into other groups
-    own = [key for key in keys if project.store_key(key).startswith(f"{agent}/") and key not in asked]
-    chain = dg.AssetSelection.assets(*own)
+def _retrain(project: Project, agent: str, chain: Sequence[dg.AssetKey]) -> Any:
+    own = dg.AssetSelection.assets(*(key for key in chain if project.store_key(key).startswith(f"{agent}/")))
     return dg.define_asset_job(
         retrain_job(project, agent),
-        chain.upstream() | chain,
+        own.upstream() | own,
         tags={AGENT_TAG: project.label(agent)},  # of which the run queue lets one go at a time, whoever started it
         description=f"The whole chain for {agent} alone.",
     )
@@ -138,12 +110,10 @@ def rollback_job(project: Project) -> dg.JobDefinition:
         report_rollback(project, context.instance, config.agent, version)
         context.log.info(f"{config.agent} is served by {version} now.")
 
-    @dg.job(
-        name=project.label("rollback"),
-        executor_def=dg.in_process_executor,
-        description="Put an earlier champion back in service.",
-    )
+    # in this process: it moves a pointer, for which a process of its own would cost seconds
+    @dg.job(name=project.label("rollback"), executor_def=dg.in_process_executor)
     def rollback() -> None:
+        """Put an earlier champion back in service."""
         roll_back()
 
     return rollback

@@ -12,7 +12,7 @@ from functools import partial
 
 import dagster as dg
 
-from grokora_pipeline.agents import AgentSpec, Improve, RetrainPolicy
+from grokora_pipeline.agents import AgentSpec, Improve, RetrainPolicy, locate
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation import history
@@ -68,6 +68,7 @@ def _improve(project: Project, agent: str, improve: Improve) -> dg.ScheduleDefin
     """
 
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        """Request recordings of the tasks that the day's seed chooses."""
         op = "__".join(project.key(agent, LINK).path)
         seed = context.scheduled_execution_time.date().toordinal()
         return dg.RunRequest(run_config={"ops": {op: {"config": {"seed": seed}}}})
@@ -83,8 +84,9 @@ def _improve(project: Project, agent: str, improve: Improve) -> dg.ScheduleDefin
             description=f"More recordings of {agent}'s own verified answers; off until you switch it on.",
         )
     except dg.DagsterInvalidDefinitionError as error:
+        where = locate(project.settings.agents, "agents", agent, "improve", "schedule")
         raise GrokoraError(
-            f"agent {agent!r}, improve.schedule: {improve.schedule!r} never comes; correct it."
+            f"{where}: agent {agent!r}, key 'improve.schedule': {improve.schedule!r} never comes; correct it."
         ) from error
 
 
@@ -122,7 +124,10 @@ def _schedule(
             description=f"Starts what is due for {name} by its policy in agents.yaml; a skipped tick says why.",
         )
     except dg.DagsterInvalidDefinitionError as error:
-        raise GrokoraError(f"agent {name!r}, retrain.window: {policy.window!r} never comes; correct it.") from error
+        where = locate(project.settings.agents, "agents", name, "retrain", "window")
+        raise GrokoraError(
+            f"{where}: agent {name!r}, key 'retrain.window': {policy.window!r} never comes; correct it."
+        ) from error
 
 
 def _hindrances(

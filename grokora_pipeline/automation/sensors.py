@@ -44,6 +44,7 @@ def log_sensor(project: Project, specs: Iterable[dg.AssetSpec]) -> dg.SensorDefi
         description="Logs that changed become turns, datasets and splits.",
     )
     def new_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        """Request what is out of date between the logs and the splits."""
         return follow_logs(context, project, ingested)
 
     return new_logs

@@ -155,6 +155,6 @@ def data_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
     record = instance.get_latest_data_version_record(key)
     if record is None:
         return None
-    event = record.event_log_entry
-    noted = event.asset_materialization or event.asset_observation
-    return (noted.tags or {}).get(_DATA_VERSION) if noted else None
+    entry = record.event_log_entry
+    event = entry.asset_materialization or entry.asset_observation
+    return (event.tags or {}).get(_DATA_VERSION) if event else None

@@ -54,14 +54,19 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
     """
     settings = get_settings()
     os.environ.update(settings.environment())
-    given = os.environ.get("DAGSTER_HOME")
-    home = _folder(given) if given else settings.home
-    if given:
+    variable = os.environ.get("DAGSTER_HOME")
+    home = Path(variable).expanduser().absolute() if variable else settings.home
+    if variable:
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise GrokoraError(f"DAGSTER_HOME={variable} cannot be made ({reason}); name a folder of yours.") from error
         os.environ["DAGSTER_HOME"] = str(home)
     else:
         os.chdir(home)  # the folders in its dagster.yaml are relative
     try:
-        with dg.DagsterInstance.get() if given else dg.DagsterInstance.from_config(str(home)) as instance:
+        with dg.DagsterInstance.get() if variable else dg.DagsterInstance.from_config(str(home)) as instance:
             fit_pool(instance, settings)
             yield instance
     except (YAMLError, dg.DagsterInvalidConfigError) as error:
@@ -72,16 +77,6 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
             f"Dagster's history, whose place {home / 'dagster.yaml'} names, cannot be used ({error.orig}): free disk "
             "space, or move its folder away. The store keeps what is finished, and the same command goes on from there."
         ) from error
-
-
-def _folder(home: str) -> Path:
-    folder = Path(home).expanduser().absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise GrokoraError(f"DAGSTER_HOME={home} cannot be made ({reason}); name a folder of yours.") from error
-    return folder
 
 
 def run_demo(console: Console) -> bool:
@@ -142,6 +137,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     hung_up = threading.Event()
 
     def hang_up(signum: int, frame: object) -> None:
+        """End the run as Ctrl-C does."""
         # Dagster 1.13 lets its steps end after SIGINT and SIGTERM only. An exception from here, amid its executor,
         # would leave them at work, and this process waiting for them.
         hung_up.set()
@@ -297,7 +293,8 @@ def show_results(project: Project, console: Console) -> None:
     reports = [store.current(key_of(agent, "eval_report")) for agent in agents]
     for report in [*filter(None, reports), *([swarm] if swarm else [])]:
         console.print(f"  {report.link('report.html')}", soft_wrap=True)
-    console.print("\nNext: [bold]make ui[/bold] shows the run, the lineage and the plots on http://127.0.0.1:3000")
+    ui = "make ui" if (project.settings.home / "Makefile").is_file() else "grokora ui"  # a project has no Makefile
+    console.print(f"\nNext: [bold]{ui}[/bold] shows the run, the lineage and the plots on http://127.0.0.1:3000")
 
 
 def _row(project: Project, agent: AgentSpec) -> list[str]:

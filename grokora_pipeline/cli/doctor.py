@@ -6,8 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,20 +42,21 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, cheap ones first; nothing is changed and nothing is downloaded."""
-    checks: list[Callable[[], Finding]] = [
-        _project,
-        _time_zone,
-        _python,
-        _torch,
-        _gpu,
-        _bitsandbytes,
-        _memory,
-        _disk,
-        _logs,
-        _agents,
-        _base_model,
+    store = Store(get_settings().store, get_settings().cache).root
+    disk = shutil.disk_usage(next(folder for folder in (store, *store.parents) if folder.exists())).free
+    hint = "free some space or set GROKORA_STORE to another disk"
+    return [
+        _project(),
+        _time_zone(),
+        Finding("ok", "Python", platform.python_version()),  # of an older one, pip refuses the package
+        _torch(),
+        _gpu(),
+        _room("memory", psutil.virtual_memory().available, _MIN_MEMORY_GIB, "available", "close other programs"),
+        _room("disk", disk, _MIN_FREE_GIB, f"free for the store at {store}", hint),
+        _logs(),
+        _agents(),
+        _base_model(),
     ]
-    return [check() for check in checks]
 
 
 def _project() -> Finding:
@@ -79,19 +78,18 @@ def _time_zone() -> Finding:
     return Finding("ok", "time zone", f"{zone}, for the training windows of agents.yaml")
 
 
-def _python() -> Finding:
-    state: State = "ok" if sys.version_info >= (3, 11) else "missing"
-    return Finding(state, "Python", platform.python_version(), "" if state == "ok" else "install Python 3.11 or newer")
-
-
 def _torch() -> Finding:
-    if not importlib.util.find_spec("torch"):
-        return Finding("missing", "torch", "not installed", "make demo  (or pip install torch==2.13.0)")
+    for name in ("torch", "bitsandbytes"):
+        if not importlib.util.find_spec(name):
+            return Finding(
+                "missing", "torch", f"{name} is not installed", f"pip install {name}; in a checkout: make demo"
+            )
     import torch
 
     native = "bf16 is native" if torch.cpu._is_avx512_bf16_supported() else "bf16 is emulated, fp32 is used"
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"CPU build, {native}"
-    return Finding("ok", "torch", f"{torch.__version__} ({built}), {torch.get_num_threads()} threads")
+    quantised = f"bitsandbytes {metadata.version('bitsandbytes')}"  # NF4 and int8
+    return Finding("ok", "torch", f"{torch.__version__} ({built}), {torch.get_num_threads()} threads, {quantised}")
 
 
 def _gpu() -> Finding:
@@ -110,26 +108,10 @@ def _gpu() -> Finding:
     return Finding("ok", "GPU", "; ".join(answer.stdout.strip().splitlines()) + " free")
 
 
-def _bitsandbytes() -> Finding:
-    try:
-        return Finding("ok", "bitsandbytes", metadata.version("bitsandbytes"))
-    except metadata.PackageNotFoundError:
-        return Finding("missing", "bitsandbytes", "not installed; NF4 and int8 need it", "pip install bitsandbytes")
-
-
-def _memory() -> Finding:
-    free = psutil.virtual_memory().available / 2**30
-    state: State = "ok" if free >= _MIN_MEMORY_GIB else "warning"
-    return Finding(state, "memory", f"{free:.1f} GiB available", "" if state == "ok" else "close other programs")
-
-
-def _disk() -> Finding:
-    store = Store(get_settings().store, get_settings().cache).root
-    existing = next(folder for folder in [store, *store.parents] if folder.exists())
-    free = shutil.disk_usage(existing).free / 2**30
-    state: State = "ok" if free >= _MIN_FREE_GIB else "warning"
-    hint = "" if state == "ok" else "free some space or set GROKORA_STORE to another disk"
-    return Finding(state, "disk", f"{free:.0f} GiB free for the store at {store}", hint)
+def _room(subject: str, free: int, needed: float, what: str, hint: str) -> Finding:
+    """Whether `free` bytes are the `needed` GiB."""
+    enough = free >= needed * 2**30
+    return Finding("ok" if enough else "warning", subject, f"{free / 2**30:.1f} GiB {what}", "" if enough else hint)
 
 
 def _logs() -> Finding:
@@ -156,10 +138,15 @@ def _base_model() -> Finding:
     try:
         where = availability(model)
     except GrokoraError as error:
-        return Finding("missing", "base model", str(error), "set GROKORA_BASE_MODEL, or make demo for the bundled one")
+        return Finding(
+            "missing",
+            "base model",
+            str(error),
+            "set GROKORA_BASE_MODEL; the bundled one: make demo in a checkout, or grokora init --sample",
+        )
     base = Store(get_settings().store, get_settings().cache).current("base_model")
     record = base.read_json("base_model.json") if base else {}
     if record.get("model_id") != (model or BUNDLED_ID):
         record = {}  # another base was made ready, or none
-    tried = [str(record.get(use, "")) for use in ("trained", "served")]
-    return Finding("ok", "base model", " ".join(filter(None, [f"{name}: {where}.", *tried])))
+    verdicts = [str(record.get(use, "")) for use in ("trained", "served")]
+    return Finding("ok", "base model", " ".join(filter(None, [f"{name}: {where}.", *verdicts])))

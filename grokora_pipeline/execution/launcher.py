@@ -45,8 +45,8 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
         # A server reports the end of its own runs. One that does not know a run was restarted, or only reloaded: then
         # the run goes on in the process before, of which Dagster 1.13's proxy asks nothing (CanCancelExecution).
         latest = self._instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
-        spoke = bool(latest) and time.time() - latest[0].event_log_entry.timestamp < _SILENT_SECONDS
-        return _health(spoke, "its code server does not know it, and it has said nothing for an hour")
+        recent = bool(latest) and time.time() - latest[0].event_log_entry.timestamp < _SILENT_SECONDS
+        return _health(recent, "its code server does not know it, and it has said nothing for an hour")
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:

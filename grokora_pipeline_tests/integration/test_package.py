@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -230,7 +231,7 @@ def test_a_wrong_value_names_file_line_and_key(theirs: Path, site: Path) -> None
         assert "'presett' was unexpected" in shown.stdout
         file.write_text(re.sub(r"main_metric: \w+", "main_metric: rougel", text))
         shown = dg_command(theirs, site, "check", "defs")
-        assert f"{file}, attributes.agents: agent 'actor', key 'main_metric'" in shown.stdout + shown.stderr
+        assert f"{file}:8: agent 'actor', key 'main_metric'" in shown.stdout + shown.stderr
     finally:
         file.write_text(text)
 
@@ -254,3 +255,43 @@ def test_the_wheel_makes_a_project_and_never_writes_beside_itself(site: Path, tm
     assert str(tmp_path / "swarm" / "data" / "store") in shown.stdout
     assert "assistant" in shown.stdout
     assert files_of(site) == before
+
+
+@pytest.mark.exhaustive
+def test_in_a_fresh_environment_the_wheel_makes_and_loads_the_sample(site: Path, tmp_path: Path) -> None:
+    environment_folder, project = tmp_path / "env", tmp_path / "swarm"
+    subprocess.run([sys.executable, "-m", "venv", str(environment_folder)], check=True)
+    python = str(environment_folder / "bin" / "python")
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GROKORA_", "DAGSTER_", "PYTHON"))
+    }
+    clean["PYTHONDONTWRITEBYTECODE"] = "1"
+
+    def run(*command: str, cwd: Path = tmp_path) -> str:
+        done = subprocess.run([python, *command], cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    run("-m", "pip", "install", "--no-deps", "--no-index", str(wheel_of(site.parent)))
+    # The gigabytes of torch and its like are those that are here, in the versions that constraints.txt pins (see
+    # unit/test_install.py). A `.pth` is read once: that of our own editable install, which lies beside them, is not.
+    (packages,) = environment_folder.glob("lib/python*/site-packages")
+    (packages / "heavy.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert "No broken requirements" in run("-m", "pip", "check")
+
+    def contents() -> dict[str, bytes]:
+        return {
+            name: Path(name).read_bytes() for name in files_of(packages / "grokora_pipeline") if Path(name).is_file()
+        }
+
+    before = contents()
+    assert str(packages) in run("-c", "import grokora_pipeline; print(grokora_pipeline.__file__)")
+    run("-m", "grokora_pipeline.cli", "init", "swarm", "--sample")
+    shown = run("-m", "grokora_pipeline.cli", "doctor", cwd=project)
+    assert f"{project / 'data' / 'models' / 'SmolLM2-135M-Instruct'}: local folder" in " ".join(shown.split())
+    count = "from grokora_pipeline.definitions import defs; print(len([*defs.resolve_all_asset_specs()]))"
+    assert int(run("-c", count, cwd=project)) > 30
+    logs = Path("data", "session_logs")
+    for log in (PROJECT_ROOT / logs).rglob("*.json*"):
+        assert (project / logs / log.relative_to(PROJECT_ROOT / logs)).read_bytes() == log.read_bytes()
+    assert contents() == before

@@ -44,7 +44,7 @@ def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
         ("agents: [", "not valid YAML"),
         ("agents: {all: {description: x}}", "reserved words all, auto"),
         ("agents: {rank_trials: {description: x}}", "rank_trials"),
-        ("agents: {a: {description: x, main_metric: rougel}}", "agent 'a', key 'main_metric'.*rougeL"),
+        ("agents:\n  a:\n    description: x\n    main_metric: rougel", "yaml:4: agent 'a', key 'main_metric'.*rougeL"),
         ("agents:\n  a: {description: x}\n  b: {description: y}\n  a: {description: z}", "agent 'a' .*2 and 4"),
         ("agents:\n  a:\n    description: x\n    rank: 8\n    rank: 16\n", "agent 'a', key 'rank' .*lines 4 and 5"),
         ("agents: {a: {description: x, training: {epochs: 1, epochs: 2}}}", "agent 'a', key 'training.epochs'"),

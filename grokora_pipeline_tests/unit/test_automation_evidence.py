@@ -85,5 +85,5 @@ def test_a_wrong_policy_is_one_sentence_that_names_the_field(tmp_path: Path, pol
 
 def test_a_window_that_never_comes_is_one_sentence() -> None:
     agent = AgentSpec(name="actor", description="Acts.", retrain=RetrainPolicy(window="0 99 * * *"))
-    with pytest.raises(GrokoraError, match=r"'actor', retrain\.window: '0 99"):
+    with pytest.raises(GrokoraError, match=r"'actor', key 'retrain\.window': '0 99"):
         schedules(Project(Settings(), (agent,)), [])

@@ -5,10 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from grokora_pipeline.settings import PROJECT_ROOT
 
@@ -41,6 +45,31 @@ def test_no_pin_is_a_local_build() -> None:
 
 def test_every_pin_is_exact() -> None:
     assert [pin for pin in PINS if pin and not pin.startswith("#") and not re.fullmatch(r"[\w.-]+==[\w.!]+", pin)] == []
+
+
+@cache
+def requirements(name: str) -> list[Requirement]:
+    """What an installed package needs, with all of its extras."""
+    return list(map(Requirement, metadata.distribution(name).requires or []))
+
+
+@pytest.mark.parametrize("extra", ["", "ray", "k8s", "llamacpp", "test"])
+def test_everything_that_an_install_brings_is_pinned_and_fits(extra: str) -> None:
+    """What is not pinned, such as `setuptools` once, is another release on every machine and on every day."""
+    pins = dict(pin.split("==") for pin in PINS if pin and not pin.startswith("#"))
+    present = {canonicalize_name(name): version for name, version in pins.items()}
+    todo, seen = [Requirement(f"grokora_pipeline[{extra}]" if extra else "grokora_pipeline")], set[str]()
+    while todo:
+        needed = todo.pop()
+        name = canonicalize_name(needed.name)
+        if name != "grokora-pipeline":
+            assert needed.specifier.contains(present[name], prereleases=True), needed
+        if (brought := f"{name}[{','.join(sorted(needed.extras))}]") in seen:
+            continue
+        seen.add(brought)
+        chosen = [{"extra": each} for each in ("", *needed.extras)]
+        todo += [one for one in requirements(name) if not one.marker or any(map(one.marker.evaluate, chosen))]
+    assert len(seen) > 100  # the plain install's are among them
 
 
 @pytest.mark.exhaustive

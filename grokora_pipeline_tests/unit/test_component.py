@@ -1,0 +1,62 @@
+"""`Swarm` in a `defs.yaml`: a wrong value names file, line and key, and paths start at the file's own folder."""
+
+import re
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster.components.testing import create_defs_folder_sandbox
+
+from grokora_pipeline.errors import GrokoraError
+
+HEAD = """type: grokora_pipeline.Swarm
+attributes:
+  logs: logs
+  store: store
+"""
+AGENTS = "  agents: {actor: {description: Acts.}}\n"
+ONE = "  agents:\n    a:\n      description: A.\n"  # lines 5 to 7
+
+
+def build(text: str) -> tuple[Path, dg.Definitions]:
+    """The folder of a component with this `defs.yaml`, gone by now, and its definitions."""
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.defs_folder_path / "mine"
+        folder.mkdir()
+        (folder / "defs.yaml").write_text(text)
+        with sandbox.load_component_and_build_defs(defs_path=Path("mine")) as (_, defs):
+            return folder, defs
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (f"{AGENTS}  preset: best\n  preset: plan\n", ": key 'attributes.preset' is there twice, in lines 6 and 7"),
+        (f"{ONE}    a: {{description: B.}}\n", ": agent 'a' is there twice, in lines 6 and 8"),
+        (f"{ONE}      rank: 8\n      rank: 4\n", ": agent 'a', key 'rank' .*8 and 9"),
+        (f"{ONE}      main_metric: rougel\n", ":8: agent 'a', key 'main_metric': .*rougeL"),
+        (f"{ONE}      epochz: 8\n", ":6: agent 'a': There is no training knob 'epochz'"),
+        (f"{ONE}      retrain:\n        window: 0 0 31 2 *\n", ":9: agent 'a', .*never comes"),
+        ("  agents: nowhere.yaml\n", "/mine/nowhere.yaml cannot be read .* correct `agents:` in .*defs.yaml:5"),
+        (f"{AGENTS}  automation:\n    retrain: {{new_exmples: 7}}\n", ":7: key 'automation.retrain.new_exmples'"),
+        (f"{AGENTS}  automation:\n    timezone: Europe/Berln\n", ":7: key 'automation.timezone': no such zone"),
+        (f"{AGENTS}  devices: gpu\n", ":6: key 'devices': give indices"),
+        (f"{AGENTS}  name: my swarm\n", ":6: key 'name': 'my swarm' must be"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_names_file_line_and_key(lines: str, complaint: str) -> None:
+    with pytest.raises(Exception, match="Error while building") as raised:
+        build(HEAD + lines)
+    cause = raised.value.__cause__
+    assert isinstance(cause, GrokoraError)
+    assert re.search(complaint, str(cause)), cause
+    assert "/mine/defs.yaml" in str(cause)
+
+
+def test_paths_start_at_the_file_and_a_tilde_is_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder, defs = build(HEAD.replace("store: store", "store: ~/store") + AGENTS)
+    reader = (defs.resources or {})["grokora_store"]
+    assert (reader.url, folder.name) == (str(tmp_path / "store"), "mine")
