@@ -15,6 +15,11 @@ _ASK: Message = {"role": "user", "content": "Zq7ask"}
 _OPEN_TAG = re.compile(r"<([^<>/|\s]+)>\s*\Z")
 
 
+def begun(text: str, mark: str) -> int:
+    """How many characters of a mark, which is not whole yet, a growing text ends with."""
+    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)
+
+
 class Render(Protocol):
     """A chat template with everything but the messages filled in."""
 
@@ -87,6 +92,15 @@ class AnswerForm:
         if any(mark.startswith(start) for mark in marks):
             return ""
         return self.read(growing)[1]
+
+    def visible_reasoning(self, growing: str) -> str:
+        """The reasoning of an answer that still grows, as far as it is certain not to begin its closing mark."""
+        reasoning, text = self.read(growing)
+        if text:
+            return reasoning
+        for mark in (self.closing.strip(), "</think>"):
+            reasoning = reasoning[: len(reasoning) - begun(reasoning, mark)].rstrip()
+        return reasoning
 
     def _without_tail(self, text: str) -> str:
         return text.strip().removesuffix(self.tail.strip()).strip()

@@ -167,6 +167,10 @@ class ChatFormat:
         """What of an answer that still grows is certain to be content (or a call): no reasoning, no half a mark."""
         return self.form.visible(growing.split(self.stop_token, 1)[0])
 
+    def visible_reasoning(self, growing: str) -> str:
+        """What of an answer that still grows is certain to be reasoning; it only grows, and ends where text begins."""
+        return self.form.visible_reasoning(growing.split(self.stop_token, 1)[0])
+
     def _guard(self, turns: list[Any]) -> list[Any]:
         """The turns, or tools, with every control token in their texts broken up."""
         added = self.tokenizer.get_added_tokens_decoder().items()

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline.serving.gateway.bodies import chat_request
+from grokora_pipeline.serving.gateway.recorder import new_receipt
 from grokora_pipeline.sessions.readers.bodies import api_of, exchange
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.gateway import Running, Setup, serving
@@ -262,6 +263,99 @@ def test_a_recording_of_any_api_is_read_into_the_prompt_that_was_answered(runnin
     for turn, asked in zip(by_time, running.engine.asks, strict=True):
         prompt, tools = orjson.loads(turn["prompt"]), orjson.loads(turn["tools"] or "null")
         assert tuple(base.chat.encode_prompt(prompt, tools)) == asked.prompt
+
+
+THOUGHT = "<think>Is it 4?\nIt is.</think>\n\nIt is 4."
+
+
+def test_reasoning_streams_before_the_text_as_an_item_or_a_block_of_its_own(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, lambda request: THOUGHT).running() as running:
+        with gpt(running).responses.stream(model="auto", input="2 + 2?") as stream:
+            events = [event.type for event in stream]
+            response = stream.get_final_response()  # the package raises if two items have one index
+        assert [item.type for item in response.output] == ["reasoning", "message"]
+        assert (response.output[0].content[0].text, response.output_text) == ("Is it 4?\nIt is.", "It is 4.")
+        assert events.index("response.reasoning_text.done") < events.index("response.output_text.delta")
+        assert events.count("response.reasoning_text.delta") > 3
+        assert response.usage.output_tokens > response.usage.output_tokens_details.reasoning_tokens > 3
+        with claude(running).messages.stream(**MESSAGES) as stream:
+            started = [event.message.usage for event in stream if event.type == "message_start"]
+            message = stream.get_final_message()
+        assert [block.type for block in message.content] == ["thinking", "text"]
+        assert (message.content[0].thinking, message.content[1].text) == ("Is it 4?\nIt is.", "It is 4.")
+        assert started[0].input_tokens == message.usage.input_tokens + message.usage.cache_read_input_tokens > 10
+        stream = gpt(running).chat.completions.create(model="auto", messages=[TASK], stream=True)
+        deltas = [chunk.choices[0].delta.model_dump(exclude_none=True) for chunk in stream]
+        kinds = [name for delta in deltas for name in ("reasoning_content", "content") if delta.get(name)]
+        assert kinds == sorted(kinds, key=["reasoning_content", "content"].index)
+        assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Is it 4?\nIt is."
+
+
+def test_a_loop_of_responses_is_recorded_whole_however_it_refers_to_itself(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, lambda request: THOUGHT).running() as running:
+        create = gpt(running).with_options(default_headers={"x-session-id": "loop"}).responses.create
+        first = create(model="auto", instructions="Be brief.", input="2 + 2?")
+        create(model="auto", instructions="Be brief.", input="Sure?", previous_response_id=first.id)
+        named = [{"type": "item_reference", "id": item.id} for item in first.output]
+        create(model="auto", instructions="Be brief.", input=[{"role": "user", "content": "2 + 2?"}, *named,
+                                                              {"role": "user", "content": "Sure?"}])  # fmt: skip
+        stranger = {"api": "responses", "session_id": "loop", "step": 3, "response": first.model_dump(),
+                    "request": {"model": "auto", "input": [{"type": "item_reference", "id": "msg_lost"}]}}  # fmt: skip
+        base = running.gateway.champions.base
+        assert base
+    *read, lost = turns_of(running, stranger)
+    assert lost["completeness"] == "delta"
+    answer = {"role": "assistant", "content": "It is 4.", "reasoning_content": "Is it 4?\nIt is."}
+    before = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+    assert [orjson.loads(turn["completion"]) for turn in read] == [answer] * 3
+    assert [orjson.loads(turn["prompt"]) for turn in read] == [
+        before,
+        [*before, answer, {"role": "user", "content": "Sure?"}],
+        [*before, answer, {"role": "user", "content": "Sure?"}],
+    ]
+    assert {(turn["completeness"], turn["model"]) for turn in read} == {("whole", "base")}  # who answered, not `auto`
+    for turn, request in zip(read, running.engine.asks, strict=True):
+        assert tuple(base.chat.encode_prompt(orjson.loads(turn["prompt"]), None)) == request.prompt
+
+
+def turns_of(running: Running, *more: dict[str, Any]) -> list[Any]:
+    """The turns of all recordings, and of further lines of the same session, by their steps."""
+    file = next(running.recordings.glob("*/*.jsonl"))
+    file.write_bytes(file.read_bytes() + b"".join(orjson.dumps(line) + b"\n" for line in more))
+    folder = running.recordings.parent.parent / "turns"
+    run(running.recordings.parent, folder, agents=AGENTS)
+    return sorted(turns(folder), key=lambda turn: int(turn["step"]))
+
+
+def test_a_recording_that_cannot_be_read_refuses_what_needs_it_in_a_sentence(running: Running) -> None:
+    broken = running.recordings / "2020-01-01" / "broken.jsonl"
+    broken.mkdir(parents=True)  # root may read whatever is a file
+    receipt = new_receipt("broken")
+    body = {"model": "auto", "input": "hello", "previous_response_id": f"resp_{receipt}"}
+    reply = httpx.post(f"{running.url}/v1/responses", json=body, headers={"x-session-id": "broken"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "previous_response_not_found")
+    assert httpx.post(f"{running.url}/v1/feedback", json={"call": receipt, "rating": 2}).status_code == 404
+    said = {"session_id": "broken", "rating": 2}
+    assert httpx.post(f"{running.url}/v1/feedback", json=said).status_code == 503
+    health = httpx.get(f"{running.url}/health").json()
+    assert (health["status"], health["not_recorded"]) == ("degraded", "Is a directory")
+    assert gpt(running).responses.create(model="auto", input="hello").output_text == "I am base"
+    assert httpx.get(f"{running.url}/health").json()["status"] == "ok"
+
+
+def test_keywords_of_a_schema_that_no_grammar_holds_are_named(running: Running) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    asked = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    odd = {"type": "object", "properties": {"command": {"type": "string", "pattern": "^(?!rm)"}}}
+    tool = {"type": "function", "function": {"name": "bash", "parameters": odd}}
+    for members, ignored in (
+        ({"response_format": asked}, "schema.uniqueItems"),
+        ({"tools": [tool], "tool_choice": "required"}, "tools.bash"),
+        ({"tools": [BASH]}, None),
+    ):
+        body = {"model": "auto", "messages": [TASK], **members}
+        reply = httpx.post(f"{running.url}/v1/chat/completions", json=body)
+        assert (reply.status_code, reply.headers.get("x-grokora-ignored")) == (200, ignored)
 
 
 def test_a_receipt_names_the_call_to_blame(running: Running) -> None:

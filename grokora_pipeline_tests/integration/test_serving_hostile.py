@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from grokora_pipeline.serving.engine.request import GenerationRequest
+from grokora_pipeline.serving.gateway.bodies import chat_request
 from grokora_pipeline_tests.gateway import Running, Setup, serving, until
 from grokora_pipeline_tests.integration.test_serving_gateway import AGENTS, BASH, TASK
 
@@ -106,6 +107,13 @@ def test_whatever_stands_inside_of_a_message_it_is_answered_or_refused(running: 
         ("chat/completions", {"guided_json": {"type": "object"}}, "guided_json"),
         ("chat/completions", {"functions": [FUNCTION]}, "functions"),
         ("chat/completions", {"messages": [TASK, {"role": "assistant", "content": "I", "prefix": True}]}, "prefix"),
+        ("chat/completions", {"web_search_options": {}}, "web_search_options"),
+        ("chat/completions", {"tool_choice": 5}, "tool_choice: "),
+        ("chat/completions", {"stop": {}}, "stop: "),
+        ("chat/completions", {"tools": [BASH], "tool_choice": {"type": "allowed_tools", "allowed_tools": {
+            "mode": "auto", "tools": [{"type": "function", "function": {"name": "rm"}}]}}}, "allows"),
+        ("chat/completions", {"messages": [TASK, {"role": "assistant", "tool_calls": [
+            {"id": "c", "type": "custom", "custom": {"name": "a", "input": "x"}}]}]}, "custom"),
         ("messages", {"messages": [TASK, {"role": "assistant", "content": "{"}]}, "begun"),
         ("messages", {"messages": [{"role": "critic", "content": "x"}]}, "role"),
         ("messages", {"max_tokens": 0}, "max_tokens"),
@@ -118,6 +126,9 @@ def test_whatever_stands_inside_of_a_message_it_is_answered_or_refused(running: 
         ("messages", {"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]}, "reads text"),
         ("messages", {"messages": [{"role": "user", "content": [
             {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image"}]}]}]}, "reads text"),
+        ("messages", {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "its models know"),
+        ("responses", {"input": []}, "input: "),
+        ("responses", {"truncation": "middle"}, "truncation"),
         ("responses", {"background": True}, "background"),
         ("responses", {"include": ["message.output_text.logprobs"]}, "include"),
         ("responses", {"tools": [{"type": "web_search"}]}, "web_search"),
@@ -176,6 +187,32 @@ def test_of_tools_that_are_allowed_by_name_only_those_are_offered(running: Runni
         assert send(running, "responses", BODIES["responses"] | members).status_code == 200
     asks = running.engine.asks[-2:]
     assert asks[0].prompt == asks[1].prompt
+
+
+def test_a_dated_tool_of_the_provider_is_left_out_beside_the_callers_own(running: Running) -> None:
+    for path, kind, own in (
+        ("messages", "web_search_20260209", {"name": "bash", "input_schema": SCHEMA}),
+        ("responses", "web_search_preview_2025_03_11", {"type": "function", "name": "bash", "parameters": SCHEMA}),
+    ):
+        reply = send(running, path, BODIES[path] | {"tools": [own, {"type": kind, "name": "web_search"}]})
+        assert (reply.status_code, reply.headers["x-grokora-ignored"]) == (200, f"tools.{kind}")
+
+
+def test_reasoning_that_a_caller_sends_back_is_in_the_prompt_as_a_message_has_it(running: Running) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
+    thoughtful = {"role": "assistant", "content": "", "reasoning_content": "It may be there.", "tool_calls": [call]}
+    items = [
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [
+            {"type": "reasoning_text", "text": "It may be there."}]},
+        {"type": "function_call", "call_id": "c", "name": "bash", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "a.txt"},
+    ]  # fmt: skip
+    expected = [TASK, thoughtful, {"role": "tool", "tool_call_id": "c", "content": "a.txt"}]
+    assert chat_request("responses", {"input": [TASK, *items]})["messages"] == expected
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "There."}]}
+    answer = {"role": "assistant", "content": "There.", "reasoning_content": "It may be there."}
+    assert chat_request("responses", {"input": [TASK, items[0], said]})["messages"] == [TASK, answer]
+    assert send(running, "responses", BODIES["responses"] | {"input": [TASK, *items]}).status_code == 200
 
 
 def test_members_without_effect_are_named_in_a_header(running: Running) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ def test_an_answer_that_grows_shows_no_mark_and_no_reasoning(chat: ChatFormat) -
     shown = [chat.visible_text(chat.decode(ids[: end + 1])) for end in range(len(ids))]
     assert shown[-1] == "zq7answer"
     assert all("zq7answer".startswith(text) for text in shown)
+    thoughts = [chat.visible_reasoning(chat.decode(ids[: end + 1])) for end in range(len(ids))]
+    assert thoughts[-1] == (THOUGHTFUL["reasoning_content"] if chat.form.closing else "")
+    assert all(after.startswith(before) for before, after in pairwise(thoughts))
 
 
 def test_a_prompt_loses_nothing(chat: ChatFormat) -> None:

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import toon
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.answers import begun
 from grokora_pipeline.models.chat import ChatFormat, TextStream
 from grokora_pipeline.models.messages import calls_of, message_text, parse_calls, plain_message, strict_json
 from grokora_pipeline.models.prompt import FixedPrompt
@@ -129,9 +130,9 @@ class LocalAnswer:
         return str(self.reply["choices"][0]["finish_reason"])
 
     async def deltas(self) -> AsyncGenerator[Json, None]:
-        """The message as it grows, in OpenAI's delta shape; ApiError where the engine refuses."""
-        tokens, stream = 0, TextStream(self.chat)
-        shown, text, finish, cached, stop = "", "", "stop", 0, ""
+        """The message as it grows, in OpenAI's delta shape, its reasoning first; ApiError where the engine refuses."""
+        tokens, thinking, stream = 0, 0, TextStream(self.chat)
+        thought, shown, text, finish, cached, stop = "", "", "", "stop", 0, ""
         pieces = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.ask))
         try:
             async with aclosing(pieces):
@@ -145,7 +146,17 @@ class LocalAnswer:
                     if starts := [(start, each) for each in self.asked.stops if (start := text.find(each)) >= 0]:
                         start, stop = min(starts)
                         text = text[:start]
-                    visible = restore_growing(_visible(self.chat.visible_text(text), self.asked), self.originals)
+                    visible_text = self.chat.visible_text(text)
+                    # clients open an item or a block for each kind of text, so reasoning must end before content begins
+                    if not shown and (reasoning := self.chat.visible_reasoning(text)):
+                        thinking = thinking if visible_text else tokens
+                        held_back = max((begun(reasoning, mark) for mark in self.asked.stops), default=0)
+                        reasoning = reasoning[: len(reasoning) - held_back].rstrip("\ufffd")
+                        reasoning = restore_growing(reasoning, self.originals)
+                        if len(reasoning) > len(thought):
+                            yield {"reasoning_content": reasoning[len(thought) :]}
+                            thought = reasoning
+                    visible = restore_growing(_visible(visible_text, self.asked), self.originals)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}
                         shown = visible
@@ -157,8 +168,8 @@ class LocalAnswer:
         whole = finish == "stop" and not stop
         message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole)
         message = restore(message, self.originals)
-        if reasoning := message.get("reasoning_content"):
-            yield {"reasoning_content": reasoning}
+        if rest := message.get("reasoning_content", "").removeprefix(thought):
+            yield {"reasoning_content": rest}
         if rest := message["content"].removeprefix(shown):
             yield {"content": rest}
         if calls := message.get("tool_calls"):
@@ -166,7 +177,7 @@ class LocalAnswer:
                 message["tool_calls"] = calls = calls[:1]
             finish = finish if finish == "length" else "tool_calls"
             yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
-        usage = usage_of(len(self.ask.prompt), tokens, cached)
+        usage = usage_of(len(self.ask.prompt), tokens, cached, thinking)
         self.reply = completion(self.head, message, finish, usage, stop if finish == "stop" else "")
 
 
@@ -177,13 +188,8 @@ def _visible(text: str, asked: ChatRequest) -> str:
     if asked.offered_tools and text[:1] in ("{", "["):
         return ""  # some models write a call without a mark
     ends = [start for mark in marks if (start := text.find(mark)) >= 0]
-    ends += [len(text) - _begun(text, mark) for mark in marks]
+    ends += [len(text) - begun(text, mark) for mark in marks]
     return text[: min(ends, default=len(text))].rstrip("\ufffd").rstrip()
-
-
-def _begun(text: str, mark: str) -> int:
-    """How many characters of a mark the text ends with."""
-    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)
 
 
 def read_answer(text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, whole: bool) -> tuple[Json, bool]:
@@ -215,7 +221,7 @@ def _without_call(text: str) -> str:
     """The text before the first mark of a call, which may itself be cut."""
     for mark in _CALL_MARKS:
         text = text.partition(mark)[0]
-        text = text[: len(text) - _begun(text, mark)]
+        text = text[: len(text) - begun(text, mark)]
     return text.strip()
 
 

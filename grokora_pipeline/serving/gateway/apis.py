@@ -28,7 +28,7 @@ def named_event(name: str, data: Mapping[str, Any]) -> bytes:
 
 
 class _ChatWriter:
-    def __init__(self, body: Json, head: Json) -> None:
+    def __init__(self, body: Json, head: Json, prompt_tokens: int) -> None:
         options = body.get("stream_options")
         self._head, self._usage = head, isinstance(options, dict) and bool(options.get("include_usage"))
 
@@ -94,11 +94,13 @@ def _message_end(choice: Json) -> Json:
 class _MessagesWriter:
     """message_start, content blocks with their deltas one after the other, message_delta, message_stop."""
 
-    def __init__(self, body: Json, head: Json) -> None:
+    def __init__(self, body: Json, head: Json, prompt_tokens: int) -> None:
         self._head, self._index, self._open = _message_head(head), -1, ""
+        self._prompt_tokens = prompt_tokens
 
     def start(self) -> Iterator[bytes]:
-        usage = _anthropic_usage(usage_of(0, 0, 0))  # the prompt's tokens are known at the end, where they are told
+        # Clients such as LangChain's read the prompt's tokens here only; how many were cached is known at the end.
+        usage = _anthropic_usage(usage_of(self._prompt_tokens, 0, 0))
         yield named_event("message_start", {"type": "message_start", "message": {**self._head, "usage": usage}})
 
     def delta(self, delta: Json) -> Iterator[bytes]:
@@ -132,6 +134,8 @@ class _MessagesWriter:
         yield named_event("content_block_start", data)
 
     def _close(self) -> Iterator[bytes]:
+        if self._open == "thinking":  # clients keep a thought for the next request only with a signature
+            yield self._piece({"type": "signature_delta", "signature": ""})
         if self._open:
             self._open = ""
             yield named_event("content_block_stop", {"type": "content_block_stop", "index": self._index})
@@ -191,19 +195,20 @@ def _responses_usage(usage: Mapping[str, Any]) -> Json:
         "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": usage["prompt_tokens_details"]["cached_tokens"]},
         "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": usage["completion_tokens_details"],
         "total_tokens": usage["total_tokens"],
     }
 
 
-def _text_item(identity: str, text: str, status: str) -> Json:
-    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
-    return {"type": "message", "id": identity, "role": "assistant", "status": status, "content": content}
-
-
-def _reasoning_item(identity: str, text: str) -> Json:
-    # as `content` and not as `summary`: it is what the model thought, which OpenAI's own models never show
-    return {"type": "reasoning", "id": identity, "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+def _text_item(kind: str, identity: str, text: str, status: str = "completed") -> Json:
+    """A `message` or a `reasoning` item with its one part."""
+    if kind == "reasoning":
+        # as `content` and not as `summary`: it is what the model thought, which OpenAI's own models never show
+        said: Json = {"summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+    else:
+        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        said = {"role": "assistant", "content": [part]}
+    return {"type": kind, "id": identity, "status": status, **said}
 
 
 def _call_item(identity: str, call: Mapping[str, Any], body: Json, *, whole: bool = True) -> Json:
@@ -241,14 +246,17 @@ def _ended(head: Json, output: list[Json], chat: Json) -> Json:
     }
 
 
+def _no_logprobs(part: Json) -> Json:
+    return {"logprobs": part["logprobs"]} if "logprobs" in part else {}
+
+
 class _ResponsesWriter:
     """Items with their parts and deltas, each event numbered, between response.created and response.completed."""
 
-    def __init__(self, body: Json, head: Json) -> None:
+    def __init__(self, body: Json, head: Json, prompt_tokens: int) -> None:
         self._body, self._head, self._number = body, _response_head(body, head), -1
         self._output: list[Json] = []
-        self._text = ""  # of the message item that is open
-        self._item = ""
+        self._open: Json | None = None  # the message or the reasoning that grows
 
     def start(self) -> Iterator[bytes]:
         for kind in ("response.created", "response.in_progress"):
@@ -256,20 +264,9 @@ class _ResponsesWriter:
 
     def delta(self, delta: Json) -> Iterator[bytes]:
         if text := delta.get("reasoning_content"):
-            index = len(self._output)
-            item = _reasoning_item(_identity("rs", self._head, index), text)
-            yield self._event("response.output_item.added", output_index=index, item={**item, "content": []})
-            self._output.append(item)
-            yield self._event("response.output_item.done", output_index=index, item=item)
+            yield from self._grow("reasoning", "rs", text)
         if text := delta.get("content"):
-            if not self._item:
-                self._item = _identity("msg", self._head, len(self._output))
-                empty = {**_text_item(self._item, "", "in_progress"), "content": []}
-                yield self._event("response.output_item.added", output_index=len(self._output), item=empty)
-                part = _text_item(self._item, "", "")["content"][0]
-                yield self._part("response.content_part.added", part=part)
-            self._text += text
-            yield self._part("response.output_text.delta", delta=text, logprobs=[])
+            yield from self._grow("message", "msg", text)
         for call in delta.get("tool_calls") or ():
             yield from self._close_text()
             index = len(self._output)
@@ -296,18 +293,29 @@ class _ResponsesWriter:
         details = {"code": error.code or "server_error", "message": error.message}
         yield self._event("response.failed", response={**self._head, "status": "failed", "error": details})
 
-    def _close_text(self) -> Iterator[bytes]:
-        if self._item:
-            item = _text_item(self._item, self._text, "completed")
-            yield self._part("response.output_text.done", text=self._text, logprobs=[])
-            yield self._part("response.content_part.done", part=item["content"][0])
+    def _grow(self, kind: str, prefix: str, text: str) -> Iterator[bytes]:
+        if self._open is None or self._open["type"] != kind:
+            yield from self._close_text()
             index = len(self._output)
-            self._output.append(item)
-            self._item, self._text = "", ""
-            yield self._event("response.output_item.done", output_index=index, item=item)
+            self._open = _text_item(kind, _identity(prefix, self._head, index), "", "in_progress")
+            empty = {**self._open, "content": []}
+            yield self._event("response.output_item.added", output_index=index, item=empty)
+            yield self._part("response.content_part.added", self._open, part=self._open["content"][0])
+        part = self._open["content"][0]
+        self._open["content"] = [{**part, "text": part["text"] + text}]
+        yield self._part(f"response.{part['type']}.delta", self._open, delta=text, **_no_logprobs(part))
 
-    def _part(self, kind: str, **data: Any) -> bytes:
-        return self._event(kind, item_id=self._item, output_index=len(self._output), content_index=0, **data)
+    def _close_text(self) -> Iterator[bytes]:
+        if self._open is not None:
+            item, self._open = {**self._open, "status": "completed"}, None
+            part = item["content"][0]
+            yield self._part(f"response.{part['type']}.done", item, text=part["text"], **_no_logprobs(part))
+            yield self._part("response.content_part.done", item, part=part)
+            self._output.append(item)
+            yield self._event("response.output_item.done", output_index=len(self._output) - 1, item=item)
+
+    def _part(self, kind: str, item: Json, **data: Any) -> bytes:
+        return self._event(kind, item_id=item["id"], output_index=len(self._output), content_index=0, **data)
 
     def _event(self, kind: str, **data: Any) -> bytes:
         self._number += 1
@@ -317,10 +325,10 @@ class _ResponsesWriter:
 def _response(body: Json, chat: Json) -> Json:
     message, output = chat["choices"][0]["message"], list[Json]()
     if message.get("reasoning_content"):
-        output.append(_reasoning_item(_identity("rs", chat, 0), message["reasoning_content"]))
+        output.append(_text_item("reasoning", _identity("rs", chat, 0), message["reasoning_content"]))
     if message.get("content") or not message.get("tool_calls"):
         identity = _identity("msg", chat, len(output))
-        output.append(_text_item(identity, message.get("content") or "", "completed"))
+        output.append(_text_item("message", identity, message.get("content") or ""))
     for call in message.get("tool_calls") or ():
         output.append(_call_item(_identity("fc", chat, len(output)), call, body))
     return _ended(_response_head(body, chat), output, chat)
@@ -336,7 +344,7 @@ class Api:
     """One API. `name` is what a recording calls it, `path` stands below `/v1`, here and upstream.
 
     `reply` gives a whole reply from (the request as sent, the chat reply); `writer` a writer of server-sent events
-    from (the request, what all of a chat reply's JSON shares); `error` gives an error's body.
+    from (the request, what all of a chat reply's JSON shares, the prompt's tokens); `error` gives an error's body.
 
     A writer's `start` comes before the first token, `delta` takes a delta as chat completions have it, `end` the whole
     chat reply, and `error` ends the stream of an answer that failed.
@@ -345,7 +353,7 @@ class Api:
     name: Literal["chat", "responses", "messages"]
     path: str
     reply: Callable[[Json, Json], Json]
-    writer: Callable[[Json, Json], StreamWriter]
+    writer: Callable[[Json, Json, int], StreamWriter]
     error: Callable[[ApiError], Json] = ApiError.body
 
 

@@ -30,6 +30,7 @@ from grokora_pipeline.serving.gateway.traces import Traces
 from grokora_pipeline.store.champions import BASE
 
 ACCESS = logging.getLogger("grokora.access")
+LOG = logging.getLogger("grokora.serving")
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -150,13 +151,17 @@ class _Endpoints:
         """`POST /v1/feedback`: a session's outcome, for its recording and for the rollouts of the champions in it."""
         recorder = self._gateway.recorder
         feedback = Feedback.parse(await self._gateway.read_body(request, 1 << 16))
-        named = feedback.session_id or await asyncio.to_thread(recorder.session_of, feedback.call or "")
-        if not named:
-            raise ApiError(404, f"No call {feedback.call!r} was recorded.", param="call", code="call_not_found")
-        session = session_name(named)
-        if not await asyncio.to_thread(recorder.knows, session):
-            raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
-        await asyncio.wrap_future(recorder.outcome(session, feedback.outcome()))
+        try:
+            named = feedback.session_id or await asyncio.to_thread(recorder.session_of, feedback.call or "")
+            if not named:
+                raise ApiError(404, f"No call {feedback.call!r} was recorded.", param="call", code="call_not_found")
+            session = session_name(named)
+            if not await asyncio.to_thread(recorder.knows, session):
+                raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
+            await asyncio.wrap_future(recorder.outcome(session, feedback.outcome()))
+        except OSError as error:
+            LOG.error("ALERT feedback for a session could not be recorded: %s", error)
+            raise ApiError(503, "The feedback could not be written; the log says why.", code="not_recorded") from error
         for service in self._champions.table.values():
             if service.rollout and feedback.rating:
                 service.rollout.rate(session, feedback.rating)
@@ -172,10 +177,12 @@ class _Endpoints:
             raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
         refused, engine = self._champions.refused, self._champions.engine
         served = {agent: service.version for agent, service in self._champions.table.items()}
-        status: Json = {"status": "degraded" if refused else "ok", "champions": served}
+        trouble = self._gateway.recorder.trouble or self._gateway.traces.trouble
+        status: Json = {"status": "degraded" if refused or trouble else "ok", "champions": served}
         status["engine"] = "ready" if engine else "no base model yet"
         slow = engine.slow_reason if engine else ""  # rows are answered one by one: right, but slow
-        return _json(status | ({"refused": refused} if refused else {}) | ({"slow": slow} if slow else {}))
+        problems = {"refused": refused, "not_recorded": trouble, "slow": slow}
+        return _json(status | {name: value for name, value in problems.items() if value})
 
     def _cards(self) -> list[Json]:
         """The base, each agent (whatever answers for it now) and each version; parent and root are as vLLM has them."""

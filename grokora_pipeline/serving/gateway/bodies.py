@@ -4,6 +4,7 @@ Messages and tools are lowered by the readers of logs, so that a prompt that is 
 recording are one text. Readers pass over what they do not understand; a caller is told instead, by `GrokoraError`.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,9 +17,10 @@ Json = dict[str, Any]
 _MEDIA = ("image", "audio", "video", "file", "document")
 _ITEMS = {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
           "reasoning", "local_shell_call", "local_shell_call_output", "web_search_call"}  # fmt: skip
-# Tools of the provider's own that Codex offers by default, beside those that it runs itself. A model need not call what
-# it is offered, so an answer without them is a right one.
-_OPTIONAL_TOOLS = {"web_search", "web_search_preview", "image_generation", "tool_search"}
+# Tools of the provider's own that Codex and Anthropic's SDKs offer beside those that the caller runs. A model need not
+# call what it is offered, so an answer without them is a right one.
+_OPTIONAL_TOOLS = {"web_search", "web_search_preview", "web_fetch", "image_generation", "tool_search"}
+_VERSION = re.compile(r"_\d{8}$|_\d{4}_\d{2}_\d{2}$")  # Anthropic's and OpenAI's tools may end in a date
 
 
 def chat_request(api: str, body: Mapping[str, Any]) -> Json:
@@ -55,7 +57,8 @@ def optional_tools(body: Mapping[str, Any]) -> list[str]:
     """The types of offered tools that only the provider could run and that an agent can do without."""
     tools = body.get("tools")
     kinds = [str(tool.get("type")) for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
-    return [kind for kind in kinds if kind in _OPTIONAL_TOOLS] if set(kinds) - _OPTIONAL_TOOLS else []
+    optional = [kind for kind in kinds if _VERSION.sub("", kind) in _OPTIONAL_TOOLS]
+    return optional if len(optional) < len(kinds) else []
 
 
 def _from_messages(body: Mapping[str, Any]) -> Json:
@@ -106,6 +109,9 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
                                                                                  "developer")):  # fmt: skip
             raise GrokoraError(f"input: an item of type {kind!r} cannot be read here; send messages, function calls "
                                "and their outputs.")  # fmt: skip
+    messages = _prompt(body, "responses")
+    if not messages:
+        raise GrokoraError("input: give a text or at least one message.")
     choice = body.get("tool_choice")
     if isinstance(choice, Mapping) and choice.get("type") in ("function", "custom"):
         choice = {"type": "function", "function": {"name": choice.get("name")}}
@@ -116,7 +122,7 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
     if isinstance(form, Mapping) and form.get("type") == "json_schema":
         form = {"type": "json_schema", "json_schema": {name: form.get(name) for name in ("name", "schema")}}
     return {
-        "messages": _prompt(body, "responses"),
+        "messages": messages,
         "tools": _tools(body, "function"),
         "tool_choice": choice,
         "parallel_tool_calls": body.get("parallel_tool_calls"),
@@ -140,8 +146,8 @@ def _tools(body: Mapping[str, Any], usual: str) -> list[Json] | None:
         kind = tool.get("type", usual) or usual if isinstance(tool, Mapping) else tool
         if kind not in ("function", "custom"):
             if kind not in left_out:
-                raise GrokoraError(f"tools: {kind!r} runs on the provider's servers; only tools with a name and a "
-                                   "schema can be offered here.")  # fmt: skip
+                raise GrokoraError(f"tools: {kind!r} is the provider's own, which only its models know or its servers "
+                                   "run; offer tools with a name and a schema.")  # fmt: skip
         elif not lower_tools(tool):
             raise GrokoraError("tools: a tool has no name.")
         else:

@@ -14,6 +14,7 @@ import orjson
 
 from grokora_pipeline.serving.gateway.protocol import ApiError
 from grokora_pipeline.serving.gateway.recorder import RECEIPT_LENGTH, Recorder
+from grokora_pipeline.sessions.readers.bodies import is_reference
 
 Json = dict[str, Any]
 _Scans = dict[str, Iterator[Json]]
@@ -67,7 +68,7 @@ class Conversations:
         `session` is where to look first. Blocks: it may read recordings. Raises ApiError 400 for what is not known.
         """
         previous, items = body.get("previous_response_id"), body.get("input")
-        references = [one for one in items if _is_reference(one)] if isinstance(items, list) else []
+        references = [one for one in items if is_reference(one)] if isinstance(items, list) else []
         if not previous and not references:
             return body, ""
         said = [{"role": "user", "content": items}] if isinstance(items, str) else items if items is not None else []
@@ -83,7 +84,7 @@ class Conversations:
             if size > _MOST_BYTES or len(chain) > _MOST_RESPONSES:
                 raise ApiError(400, "The conversation is too long to go on with.", param="previous_response_id")
         history = [item for one in reversed(chain) for item in (*one.asked, *one.output)]
-        whole = [self._item(one, session, scans) if _is_reference(one) else one for one in (*history, *said)]
+        whole = [self._item(one, session, scans) if is_reference(one) else one for one in (*history, *said)]
         return {**body, "input": whole}, chain[0].session if chain else ""
 
     def _item(self, reference: Mapping[str, Any], session: str, scans: _Scans) -> Any:
@@ -110,11 +111,6 @@ class Conversations:
                     if reply.get("id") == identity and request.get("store") is not False:
                         return _Response.of(name, request, reply)
         raise _unknown(identity, param)
-
-
-def _is_reference(item: object) -> bool:
-    """Whether an item of an input names another; the type may be left out, where nothing but an id is given."""
-    return isinstance(item, Mapping) and (item.get("type") == "item_reference" or set(item) == {"id"})
 
 
 def _unknown(identity: str, param: str) -> ApiError:

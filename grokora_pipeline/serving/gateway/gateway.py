@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.serving.engine.constrain import unenforced
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
 from grokora_pipeline.serving.gateway.apis import Api, answer_of
 from grokora_pipeline.serving.gateway.bodies import chat_request, is_media, optional_tools, part_kinds
@@ -51,6 +52,7 @@ _PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "ope
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
 UPSTREAM_TIMES = 4
+_MOST_IGNORED = 32  # named in a header, which clients take up to 8 KiB of
 _UNFINISHED_BODIES = 16  # of the largest size may be in memory together
 
 
@@ -81,14 +83,15 @@ class Exchange:
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
     keys: list[str] = field(default_factory=list)  # the caller's and the upstream's: secret in request and reply
-    ignored: Sequence[str] = ()  # members and tools without effect here
+    ignored: list[str] = field(default_factory=list)  # members, tools and a schema's keywords without effect here
 
     @property
     def headers(self) -> dict[str, str]:
         """What the caller may want to know: the session and the call, for feedback, and who answered."""
         headers = {"x-session-id": self.session, "x-served-by": self.route.served_by, "x-grokora-call": self.receipt}
         headers |= {"x-grokora-unknown-model": "1"} if self.route.unknown_model else {}
-        return headers | ({"x-grokora-ignored": ", ".join(self.ignored)} if self.ignored else {})
+        ignored = [name for name in self.ignored if name.isascii() and name.isprintable()][:_MOST_IGNORED]
+        return headers | ({"x-grokora-ignored": ", ".join(ignored)} if ignored else {})
 
 
 class Gateway:
@@ -280,6 +283,8 @@ class Gateway:
             prompt = await self.champions.prompt(name, route.version)
             room = engine.context_length
             ask = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
+            if ask.grammar:
+                exchange.ignored += await asyncio.to_thread(unenforced, ask.grammar, asked.offered_tools)
             answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt, originals)
 
             async def drain() -> None:
@@ -309,7 +314,7 @@ class Gateway:
         return messages, originals
 
     async def _events(self, exchange: Exchange, answer: LocalAnswer) -> AsyncGenerator[bytes, None]:
-        writer = exchange.api.writer(exchange.body, answer.head)
+        writer = exchange.api.writer(exchange.body, answer.head, len(answer.ask.prompt))
         for raw in writer.start():
             yield raw
         try:
@@ -366,7 +371,7 @@ class Gateway:
                 yield _raw_event(one)
         except (httpx.HTTPError, SSEError) as error:
             failure = unreachable(error)
-            last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD).error(failure))
+            last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD, 0).error(failure))
         await self._finish(exchange, streamed.reply() or streamed.error or _BROKEN_STREAM)
         yield last
 

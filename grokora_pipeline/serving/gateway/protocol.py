@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -24,11 +25,13 @@ NOT_HONOURED: dict[str, tuple[object, ...]] = dict.fromkeys(
      "prediction", "web_search_options", "search_parameters", "plugins", "deferred", "min_tokens", "ignore_eos",
      "bad_words", "stop_token_ids", "include_stop_str_in_output", "prompt_logprobs", "echo", "suffix", "guided_json",
      "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema", "documents",
+     "truncate_prompt_tokens", "allowed_token_ids", "logits_processors", "transforms",
      "chat_template", "chat_template_kwargs", "continue_final_message", "use_beam_search", "functions",
      "function_call"), (),
 ) | {
     "top_k": (-1,), "repetition_penalty": (1,), "repeat_penalty": (1,), "length_penalty": (1,), "best_of": (1,),
-    "modalities": (["text"],),
+    "modalities": (["text"],), "logit_bias": ({},), "chat_template_kwargs": ({},),
+    "truncation": ("disabled", "auto"),  # a prompt that is too long is refused whichever it is
 }  # fmt: skip
 _MOST_STOPS = 64  # each is looked for in every piece of an answer
 _LEVELS = MAX_DEPTH - 10  # a recording wraps the request in a few levels of its own
@@ -153,11 +156,13 @@ class ChatRequest(BaseModel):
         """What changes the answer is honoured or refused; dropping it in silence would be a wrong answer."""
         for name, harmless in NOT_HONOURED.items():
             value = self.body.get(name)
-            if value not in (None, 0, False, {}, [], *harmless):
+            if value not in (None, 0, False, [], *harmless):
                 raise ValueError(f"{name!r} is not supported here; leave it out")
         for message in self.body["messages"]:
             if message.get("prefix"):  # Mistral's and DeepSeek's
                 raise ValueError("'prefix' is not supported here: no answer can be begun for the model")
+            if any(not isinstance(call.get("function"), dict) for call in message.get("tool_calls") or ()):
+                raise ValueError("a call in 'tool_calls' has no 'function'; calls of custom tools cannot be read here")
         return self
 
     @property
@@ -178,7 +183,11 @@ class ChatRequest(BaseModel):
         if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
             allowed = choice.get("allowed_tools", choice)
             mode = allowed.get("mode", "auto") if isinstance(allowed, dict) else allowed
-            body = {**body, "tools": offered_tools(body), "tool_choice": mode}
+            offered = offered_tools(body)
+            if offered is None:
+                text = "tool_choice: none of the tools that it allows is among 'tools'."
+                raise ApiError(400, text, param="tool_choice", code="invalid_value")
+            body = {**body, "tools": offered, "tool_choice": mode}
         try:
             return cls.model_validate({**body, "body": body})
         except ValidationError as error:
@@ -206,6 +215,7 @@ _HONOURED: dict[str, frozenset[str]] = {
          "stream", "output_config", "output_format", "metadata")
     ),
 }  # fmt: skip
+_UNION_MEMBER = re.compile(r"_[A-Z]|str$|list\[|literal\[|constrained-")
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a member; it becomes part of a header
 
 
@@ -250,7 +260,9 @@ def _lean(members: Json, read: frozenset[str]) -> Json:
 def plain(error: ValidationError) -> ApiError:
     """The first thing that is wrong, in OpenAI's error shape."""
     first = error.errors(include_input=False, include_url=False)[0]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).strip(".")
+    # pydantic also names the member of a union that it tried: `literal[...]`, `str`, `_Choice`
+    steps = takewhile(lambda step: isinstance(step, int) or not _UNION_MEMBER.match(step), first["loc"])
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).strip(".")
     text = first["msg"].removeprefix("Value error, ")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     return ApiError(400, f"{param or 'The request'}: {text}.", param=param or None, code=code)
@@ -291,11 +303,15 @@ def event(data: Mapping[str, Any]) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def usage_of(prompt: int, generated: int, cached: int) -> Json:
-    """Token counts; `cached` of the prompt's tokens had their keys and values from an earlier call."""
+def usage_of(prompt: int, generated: int, cached: int, reasoning: int = 0) -> Json:
+    """Token counts; `cached` of the prompt's tokens had their keys and values from an earlier call.
+
+    `reasoning` of the generated tokens came before the first that is text or a call.
+    """
     return {
         "prompt_tokens": prompt,
         "completion_tokens": generated,
         "total_tokens": prompt + generated,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
     }

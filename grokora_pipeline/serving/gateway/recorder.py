@@ -12,6 +12,7 @@ of the hashes by which a session's secrets are recognised after a restart; it ho
 import asyncio
 import fcntl
 import hashlib
+import logging
 import os
 import uuid
 from collections import Counter, OrderedDict, deque
@@ -35,6 +36,7 @@ from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding, Trace, load_key
 from grokora_pipeline.sessions.redaction.redactor import Redactor
 
+LOG = logging.getLogger("grokora.serving")
 Json = dict[str, Any]
 ROTATE_BYTES = 16 << 20
 MEMORY = ".redaction"  # hidden, so that ingest never reads it as a log
@@ -82,6 +84,7 @@ class Recorder:
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._receipts: OrderedDict[str, str] = OrderedDict()  # of the latest calls, with their sessions
         self.counts: Counter[str] = Counter()  # written, failed, fsyncs
+        self.trouble = ""  # why the latest lines are not on the disk, "" if they are
 
     def call(
         self,
@@ -128,13 +131,20 @@ class Recorder:
         return next((name for name in named if any(self.calls_of(name, wanted))), "")
 
     def calls_of(self, session: str, wanted: bytes) -> Iterator[Json]:
-        """The recorded calls of a session whose lines hold `wanted`, the latest first, out of the latest 256 MiB."""
+        """The recorded calls of a session whose lines hold `wanted`, the latest first, out of the latest 256 MiB.
+
+        A file that cannot be read is passed over, with an alert in the log: one caller's damaged file is no reason to
+        refuse another's call.
+        """
         read = 0
         for path in reversed(self._files(session)):
-            read += path.stat().st_size
-            if read > _MOST_READ:
-                return
-            for raw in reversed(path.read_bytes().splitlines()):
+            try:
+                read += path.stat().st_size
+                lines = path.read_bytes().splitlines() if read <= _MOST_READ else []
+            except OSError as error:
+                LOG.error("ALERT %s cannot be read: %s", path, error)
+                continue
+            for raw in reversed(lines):
                 if wanted in raw and isinstance(content := _parsed(raw), dict):
                     yield content
 
@@ -205,6 +215,8 @@ class Recorder:
         except OSError as error:
             for one in good:
                 one.error = error
+        disk_errors = [one.error for one in lines if isinstance(one.error, OSError)]
+        self.trouble = disk_errors[0].strerror or type(disk_errors[0]).__name__ if disk_errors else ""
         failed = sum(one.error is not None for one in lines)
         self.counts.update(failed=failed, written=len(lines) - failed)
 

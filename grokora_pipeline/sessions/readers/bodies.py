@@ -134,8 +134,16 @@ def _responses(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list
     outputs = lower_all(as_list(reply.get("output")))
     answer = _joined([one for one in outputs if one["role"] == "assistant"])
     tools = tools or lower_tools(reply.get("tools"))
-    delta = bool(request.get("previous_response_id") or request.get("conversation"))
+    delta = bool(request.get("previous_response_id") or request.get("conversation")) or any(map(is_reference, items))
     return Exchange(prompt, answer, tools, model, _is_cut(reply), delta)
+
+
+def is_reference(item: object) -> bool:
+    """Whether an item of a Responses input names an earlier one; the type may be missing if nothing but an id is given.
+
+    The AI SDK sends all earlier answers of a conversation so.
+    """
+    return isinstance(item, Mapping) and (item.get("type") == "item_reference" or set(item) == {"id"})
 
 
 def _joined(messages: Sequence[Message]) -> Message | None:
@@ -144,6 +152,8 @@ def _joined(messages: Sequence[Message]) -> Message | None:
         return None
     answer: Message = {"role": "assistant", "content": "\n".join(one["content"] for one in messages if one["content"])}
     calls = [call for one in messages for call in one.get("tool_calls") or ()]
+    thoughts = [one["reasoning_content"] for one in messages if one.get("reasoning_content")]
+    answer |= {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
     return answer | ({"tool_calls": calls} if calls else {})
 
 

@@ -286,8 +286,10 @@ def _responses_item(item: Mapping[str, Any], kind: str) -> list[Message]:
         return [assistant("", [call])] if call else []
     if kind.endswith("_call_output"):
         return [tool_result(name_text(item.get("call_id")), result_text(item.get("output")))]
-    if kind == "reasoning":
-        return []  # a summary at best: the reasoning itself is encrypted
+    if kind == "reasoning":  # OpenAI's own models show a summary at best; servers of open ones all of it
+        texts = [part.get("text") for part in as_list(item.get("content")) if isinstance(part, Mapping)]
+        thought = "\n".join(text for text in texts if isinstance(text, str))
+        return [assistant("") | {"reasoning_content": thought}] if thought else []
     if kind == "message":
         return lower({"role": item.get("role", "assistant"), **item})
     return []
@@ -432,7 +434,8 @@ def join_calls(messages: Sequence[Message]) -> list[Message]:
     joined: list[Message] = []
     for message in messages:
         last = joined[-1] if joined else {}
-        if message["role"] == "assistant" == last.get("role") and (message.get("tool_calls") or last.get("tool_calls")):
+        is_item = message.get("tool_calls") or last.get("tool_calls") or _is_thought(last)
+        if message["role"] == "assistant" == last.get("role") and is_item:
             texts = [one["content"] for one in (last, message) if one.get("content")]
             calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
             joined[-1] = assistant("\n".join(texts), calls)
@@ -445,6 +448,11 @@ def join_calls(messages: Sequence[Message]) -> list[Message]:
         else:
             joined.append(message)
     return joined
+
+
+def _is_thought(message: Mapping[str, Any]) -> bool:
+    """Whether a message is nothing but the reasoning before an answer."""
+    return bool(message.get("reasoning_content")) and not message.get("content")
 
 
 def pair_results(messages: Sequence[Message]) -> list[Message]:

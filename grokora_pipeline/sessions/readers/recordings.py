@@ -1,6 +1,7 @@
 """Recordings: JSONL, a line a call with the request and the response verbatim, or a session's verdict."""
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.models.messages import offered_tools
-from grokora_pipeline.sessions.readers.bodies import api_of, exchange
+from grokora_pipeline.sessions.readers.bodies import api_of, exchange, is_reference
 from grokora_pipeline.sessions.readers.common import (
     Line,
     Source,
@@ -26,12 +27,13 @@ from grokora_pipeline.sessions.readers.common import (
     to_utc,
     whole_number,
 )
-from grokora_pipeline.sessions.readers.lowering import as_json, as_object
+from grokora_pipeline.sessions.readers.lowering import as_json, as_list, as_object
 from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Turn, Verdict
 
 BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
 MAX_WAITING = 256
+MAX_RESPONSES = 1024  # that a later call of a file may go on from
 SESSION_GAP = timedelta(hours=6)  # a session that begins anew after such a pause is another one
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 
@@ -125,17 +127,44 @@ def stated_task(line: Mapping[str, Any]) -> str:
     return next((name for name in names if name), "")
 
 
+class _Conversations:
+    """The latest Responses calls of a file, so that one that goes on from another's is read with all that it means."""
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[str, list[Any]] = OrderedDict()  # of each response: its conversation up to its end
+        self._by_id: OrderedDict[str, Any] = OrderedDict()  # items that were answered
+
+    def whole(self, line: dict[str, Any]) -> dict[str, Any]:
+        """The line with the items that its request refers to in its input; as it is if one of them is not known."""
+        request, response = line.get("request"), line.get("response")
+        if not (isinstance(request, dict) and isinstance(response, dict) and isinstance(response.get("output"), list)):
+            return line
+        given, previous = request.get("input"), name_text(request.get("previous_response_id"))
+        items = [{"role": "user", "content": given}] if isinstance(given, str) else as_list(given)
+        items = [self._by_id.get(name_text(one.get("id")), one) if is_reference(one) else one for one in items]
+        self._by_id |= {str(one["id"]): one for one in response["output"] if isinstance(one, dict) and one.get("id")}
+        items = [*self._items.get(previous, ()), *items]
+        if (previous and previous not in self._items) or any(map(is_reference, items)):
+            return line
+        self._items[name_text(response.get("id"))] = [*items, *response["output"]]
+        for known in (self._items, self._by_id):
+            while len(known) > MAX_RESPONSES:
+                known.popitem(last=False)
+        return {**line, "request": {**request, "input": items, "previous_response_id": None}}
+
+
 class _Sessions:
     """The sessions of one file: tells apart two that share an id, and holds a turn until its tool results are seen."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._known: dict[str, _Session] = {}
+        self._conversations = _Conversations()
         self._waiting: dict[tuple[str, str], Turn] = {}  # until the agent's next request shows the tool results
 
     def read(self, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
         """The items of one line."""
-        line = _as_chat(line)
+        line = _as_chat(self._conversations.whole(line))
         request, outcome = line.get("request"), line.get("outcome")
         messages = request.get("messages") if isinstance(request, dict) else None
         session = name_text(first_of(line, "session_id", "conversation_id")) or _conversation(line, messages)
@@ -193,7 +222,8 @@ class _Sessions:
             task=stated_task(line),
             step_failed=choice.get("finish_reason") in ("length", "content_filter"),
             tools_known="recorded" if tools else "none",
-            model=name_text(request.get("model")) or name_text(response.get("model") if response else None),
+            # who answered: the request's may be an alias, or the gateway's `auto`
+            model=name_text(response.get("model") if response else None) or name_text(request.get("model")),
             call=call,
             completeness="delta" if line.get("is_delta") else "whole",
             parent_session_id=name_text(line.get("parent_session_id")),
