@@ -231,7 +231,7 @@ def test_a_wrong_value_names_file_line_and_key(theirs: Path, site: Path) -> None
         assert "'presett' was unexpected" in shown.stdout
         file.write_text(re.sub(r"main_metric: \w+", "main_metric: rougel", text))
         shown = dg_command(theirs, site, "check", "defs")
-        assert f"{file}:8: agent 'actor', key 'main_metric'" in shown.stdout + shown.stderr
+        assert f"{file}:9: agent 'actor', key 'main_metric'" in shown.stdout + shown.stderr
     finally:
         file.write_text(text)
 
