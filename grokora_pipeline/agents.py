@@ -113,7 +113,7 @@ class Teachers(_Strict):
         return (not self.allow or _any_found(self.allow, model)) and not _any_found(self.refuse, model)
 
 
-class Answer(_Strict):
+class AnswerSpec(_Strict):
     """What a good answer is: JSON (with an optional JSON Schema), one or more tool calls, code, or free text."""
 
     type: AnswerType = "text"
@@ -210,7 +210,7 @@ class AgentSpec(_Strict):
     name: str
     description: str
     match: Match = Match()
-    answer: Answer = Answer()
+    answer: AnswerSpec = AnswerSpec()
     main_metric: MetricName = ""
     min_examples: int = Field(default=40, ge=1)
     payload_format: Literal["json", "toon"] = "json"

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from grokora_pipeline.models.messages import message_text
+from grokora_pipeline.models.messages import Message, message_text
 from grokora_pipeline.models.words import words
-from grokora_pipeline.sessions.turns import Message
 
 PERMUTATIONS = 128
 SHINGLE = 5  # tokens
@@ -30,7 +29,7 @@ _BLOCK = 8192  # rows compared at once: 4 MiB of signatures a side
 Hashes = npt.NDArray[np.uint32]
 Signatures = npt.NDArray[np.uint32]
 Pairs = npt.NDArray[np.int64]
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 
 def example_id(prompt: Sequence[Message], completion: Message) -> str:
@@ -106,7 +105,7 @@ def common_shingles(texts: Iterable[str]) -> Hashes:
     return common
 
 
-def signatures(rows: Sequence[Row], text_of: Callable[[Row], str]) -> Signatures:
+def signatures(rows: Sequence[Item], text_of: Callable[[Item], str]) -> Signatures:
     """MinHash signatures, (rows, 128), by datasketch, of the shingles that are not common to many of the rows.
 
     The common ones are counted over evenly spaced rows, so rows should come in an order that says nothing about them,

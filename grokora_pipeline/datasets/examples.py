@@ -15,8 +15,8 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets import duplicates, toon
 from grokora_pipeline.datasets.preferences import is_worse, worse_answers
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
-from grokora_pipeline.models.messages import first_text, plain_message
-from grokora_pipeline.sessions.turns import Completeness, Message, Status, TurnRow
+from grokora_pipeline.models.messages import Message, first_text, plain_message
+from grokora_pipeline.sessions.turns import Completeness, Status, TurnRow
 from grokora_pipeline.sessions.verdicts import read_turns
 
 FILE = "examples.jsonl"

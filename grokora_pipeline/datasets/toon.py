@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from grokora_pipeline.sessions.turns import Message
+from grokora_pipeline.models.messages import Message
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
 _LINE = re.compile(r"^(?P<lead>[^\n{\[]{0,60}?)(?P<json>[{\[].*[}\]])[ \t]*$", re.MULTILINE)

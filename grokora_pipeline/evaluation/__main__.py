@@ -33,7 +33,7 @@ from grokora_pipeline.evaluation.prompts import (
     search_instruction,
 )
 from grokora_pipeline.evaluation.report import markdown_table, write_html
-from grokora_pipeline.evaluation.scoring import Row, as_answer, main_score, score
+from grokora_pipeline.evaluation.scoring import Prediction, as_answer, main_score, score
 from grokora_pipeline.evaluation.significance import pass_hat_k
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
@@ -174,7 +174,7 @@ def _instruction(job: _Run) -> FixedPrompt:
     return search_instruction(candidates, rows, plan.instructions, value)
 
 
-def _answers(job: _Run, system: _System) -> list[Row]:
+def _answers(job: _Run, system: _System) -> list[Prediction]:
     """One system's answers and likelihoods as rows of predictions.jsonl."""
 
     def told(done: int, total: int) -> None:
@@ -203,7 +203,7 @@ def _answers(job: _Run, system: _System) -> list[Row]:
     ]
 
 
-def _scored(job: _Run, example: Example, text: str) -> Row:
+def _scored(job: _Run, example: Example, text: str) -> Prediction:
     """What an answer is scored by."""
     return {
         "text": text,
@@ -265,7 +265,7 @@ def _leaked(job: _Run, adapter: Path) -> int:
     return sum(case.turn_id in set(known) for case in job.rows.cases)
 
 
-def _probes(job: _Run, rows: Sequence[Row], canaries: Sequence[Canary]) -> dict[str, Any]:
+def _probes(job: _Run, rows: Sequence[Prediction], canaries: Sequence[Canary]) -> dict[str, Any]:
     plan, found = job.plan, dict[str, Any]()
     if plan.probe:
         names = [None, "adapter", *(["champion"] if plan.champion else [])]  # a prompt changes no weight
@@ -291,7 +291,7 @@ def _reliability(job: _Run, system: _System) -> dict[str, float]:
     return {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
 
 
-def _write(folder: Path, report: dict[str, Any], rows: Sequence[Row]) -> None:
+def _write(folder: Path, report: dict[str, Any], rows: Sequence[Prediction]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "predictions.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     (folder / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from scipy.stats import binomtest
 
-from grokora_pipeline.agents import Answer as AnswerSpec
+from grokora_pipeline.agents import AnswerSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics import METRICS, get_metric
 from grokora_pipeline.evaluation.metrics.answers import Answer

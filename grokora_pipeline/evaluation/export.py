@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from grokora_pipeline.agents import Answer as AnswerSpec
+from grokora_pipeline.agents import AnswerSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.acts import (
     Judge,

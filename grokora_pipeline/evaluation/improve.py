@@ -18,20 +18,19 @@ import orjson
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict
 
-from grokora_pipeline.agents import Answer, Improve
+from grokora_pipeline.agents import AnswerSpec, Improve
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.plan import read_examples, read_plan, turn_ids
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import message_text
-from grokora_pipeline.sandbox.roles import Call
+from grokora_pipeline.models.messages import Message, message_text
+from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import Exchange, run_swarm
 from grokora_pipeline.sandbox.tasks import Task, sample_tasks
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 FILE = "recordings.jsonl"
 MODEL = "grokora-improve"  # the beginning of the model's name in every recording, for `teachers: {refuse: …}`
-Message = dict[str, Any]
 Verify = Callable[[Sequence[Message], Sequence[dict[str, Any]] | None, Message], bool]
 
 
@@ -50,7 +49,7 @@ class ImprovePlan(BaseModel):
     adapters: dict[str, Path | None]
     output: Path
     improve: Improve
-    answer: Answer = Answer()
+    answer: AnswerSpec = AnswerSpec()
     examples: Path | None = None
     split: Path | None = None
     started_at: str = ""
@@ -92,7 +91,7 @@ def _of_examples(
         message = chat.parse_answer(chat.decode(completion.tokens))
         if completion.finish == "stop" and verify(example["prompt"], example.get("tools"), message):
             session = f"improve-{plan.version}-{example['meta']['turn_id'][:12]}-{sample}"
-            call = Call(plan.agent, example["prompt"], example.get("tools"))
+            call = AgentCall(plan.agent, example["prompt"], example.get("tools"))
             lines.append(recording_line(plan, session, Exchange(call, message)) | {"outcome": {"status": "success"}})
     return len(asked), lines
 
@@ -105,7 +104,7 @@ def _of_sandbox(
     tasks = [task for task in sample_tasks(spec.seed, spec.tasks) for _ in range(spec.samples)]
     decoding = Decoding(spec.max_new_tokens, spec.temperature)
 
-    def answer(calls: Sequence[Call]) -> list[Message]:
+    def answer(calls: Sequence[AgentCall]) -> list[Message]:
         messages: dict[int, Message] = {}
         for agent in {call.agent for call in calls}:
             own = {place: call for place, call in enumerate(calls) if call.agent == agent}
@@ -151,7 +150,7 @@ def recording_line(
     }
 
 
-def verifier(spec: Improve, answer: Answer) -> Verify:
+def verifier(spec: Improve, answer: AnswerSpec) -> Verify:
     """What says whether an answer is kept; GrokoraError if it cannot be made."""
     if spec.verify == "function":
         return _user_function(spec.function)
@@ -164,7 +163,7 @@ def verifier(spec: Improve, answer: Answer) -> Verify:
     return lambda prompt, tools, message: fits_schema(answer, tools, message)
 
 
-def fits_schema(answer: Answer, tools: Sequence[dict[str, Any]] | None, message: Message) -> bool:
+def fits_schema(answer: AnswerSpec, tools: Sequence[dict[str, Any]] | None, message: Message) -> bool:
     """Whether a JSON answer is valid by the agent's schema, or every tool call by that of a tool that was offered."""
     try:
         if answer.type == "json":

@@ -10,7 +10,7 @@ from typing import Any
 from grokora_pipeline.evaluation.gate import CANDIDATES, WITH_PROMPT, as_good
 from grokora_pipeline.evaluation.metrics import METRICS, Metric
 from grokora_pipeline.evaluation.plan import FRESH_SESSIONS
-from grokora_pipeline.evaluation.scoring import Row, as_answer, by_system, cluster_sums
+from grokora_pipeline.evaluation.scoring import Prediction, as_answer, by_system, cluster_sums
 from grokora_pipeline.evaluation.significance import (
     FloatArray,
     difference,
@@ -35,7 +35,9 @@ _ADVICE = {
 Sums = dict[str, FloatArray]
 
 
-def ladder(rows: Sequence[Row], metric: str, *, few_shot: int, alpha: float = 0.05, seed: int = 0) -> dict[str, Any]:
+def ladder(
+    rows: Sequence[Prediction], metric: str, *, few_shot: int, alpha: float = 0.05, seed: int = 0
+) -> dict[str, Any]:
     """`ladder` of report.json from the judged rows of predictions.jsonl.
 
     `rungs`: quality, seconds, prompt tokens and answer tokens, each of the last three as a mean an answer, and
@@ -74,7 +76,7 @@ def ladder(rows: Sequence[Row], metric: str, *, few_shot: int, alpha: float = 0.
     }
 
 
-def fresh_look(rows: Sequence[Row], metric: str, *, alpha: float = 0.05, seed: int = 0) -> dict[str, Any] | None:
+def fresh_look(rows: Sequence[Prediction], metric: str, *, alpha: float = 0.05, seed: int = 0) -> dict[str, Any] | None:
     """`fresh` of report.json from the fresh rows: each system's score by which it was not chosen, with its interval,
     and `candidates` as in the ladder. None if there is no fresh part, or the metric applies to too little of it."""
     measure, sums = METRICS[metric], _sums(rows, metric)
@@ -90,7 +92,7 @@ def fresh_look(rows: Sequence[Row], metric: str, *, alpha: float = 0.05, seed: i
     }
 
 
-def _sums(rows: Sequence[Row], metric: str) -> Sums:
+def _sums(rows: Sequence[Prediction], metric: str) -> Sums:
     systems = by_system(rows)
     clusters = [row["session_id"] for row in next(iter(systems.values()), [])]
     answers = {name: [as_answer(row) for row in group] for name, group in systems.items()}
@@ -119,7 +121,7 @@ def _candidates(sums: Sums, measure: Metric, alpha: float, seed: int) -> dict[st
     return candidates
 
 
-def _cost(rows: Sequence[Row]) -> dict[str, float]:
+def _cost(rows: Sequence[Prediction]) -> dict[str, float]:
     """Means an answer. The seconds are a batch's share of one moment on one machine, so they have no interval."""
     count = max(1, len(rows))
     return {

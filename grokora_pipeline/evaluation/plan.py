@@ -9,13 +9,12 @@ from typing import Any, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from grokora_pipeline.agents import Answer as AnswerSpec
+from grokora_pipeline.agents import AnswerSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt
 
 Example = dict[str, Any]
-Message = dict[str, Any]
 PlanT = TypeVar("PlanT", bound=BaseModel)
 FRESH_SESSIONS = 6  # with fewer, being ahead on the fresh part says little; the judged part needs twice as many
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import orjson
 
-from grokora_pipeline.agents import Answer as AnswerSpec
+from grokora_pipeline.agents import AnswerSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.plan import Case, Example
 from grokora_pipeline.models.chat import ChatFormat

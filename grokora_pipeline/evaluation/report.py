@@ -12,7 +12,7 @@ import jinja2
 
 from grokora_pipeline.evaluation.metrics import call_error, tool_call_match
 from grokora_pipeline.evaluation.metrics.tool_calls import ERROR_ORDER
-from grokora_pipeline.evaluation.scoring import Row, as_answer, by_system, main_score
+from grokora_pipeline.evaluation.scoring import Prediction, as_answer, by_system, main_score
 from grokora_pipeline.models.messages import calls_of, canonical, json_value
 
 LABELS = {
@@ -87,7 +87,7 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
     return "–" if entry is None else f"{number(entry['value'])} [{number(entry['low'])}, {number(entry['high'])}]"
 
 
-def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> None:
+def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Prediction]) -> None:
     """Write the page."""
     metric = report["main_metric"]
     worst, changed = _pairs(rows, metric)
@@ -134,7 +134,7 @@ def _ladder_chart(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**entry, "label": LABELS[entry["label"]], "cost": costs.get(entry["label"])} for entry in entries]
 
 
-def wrong_kinds(rows: Sequence[Row], metric: str) -> list[tuple[str, int]]:
+def wrong_kinds(rows: Sequence[Prediction], metric: str) -> list[tuple[str, int]]:
     """What the adapter still gets wrong on the main metric: kinds of mistakes, and how many rows have each."""
     kinds: Counter[str] = Counter()
     for row in by_system(rows).get("adapter", []):
@@ -143,7 +143,7 @@ def wrong_kinds(rows: Sequence[Row], metric: str) -> list[tuple[str, int]]:
     return kinds.most_common(SHOWN)
 
 
-def _mistakes(row: Row) -> list[str]:
+def _mistakes(row: Prediction) -> list[str]:
     """The kinds of mistakes in one wrong answer; of a JSON answer by field, else as one word."""
     answer = as_answer(row)
     if not row.get("finished", True):
@@ -215,7 +215,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"lines": lines, "low": low, "high": high, "steps": last}
 
 
-def _pairs(rows: Sequence[Row], metric: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _pairs(rows: Sequence[Prediction], metric: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(worst, most changed) rows by the main metric, each with the expected answer and both systems' answers."""
     systems = by_system(rows)
     pairs = [_pair(base, ours, metric) for base, ours in zip(systems["base"], systems["adapter"], strict=True)]
@@ -224,7 +224,7 @@ def _pairs(rows: Sequence[Row], metric: str) -> tuple[list[dict[str, Any]], list
     return worst[:SHOWN], changed[:SHOWN]
 
 
-def _pair(base: Row, ours: Row, metric: str) -> dict[str, Any]:
+def _pair(base: Prediction, ours: Prediction, metric: str) -> dict[str, Any]:
     before, after = main_score(base, metric), main_score(ours, metric)
     return {
         "turn_id": ours["turn_id"],

@@ -13,32 +13,32 @@ from grokora_pipeline.evaluation import significance
 from grokora_pipeline.evaluation.metrics import METRICS, Metric, call_error, tool_call_match
 from grokora_pipeline.evaluation.metrics.answers import Answer
 
-Row = dict[str, Any]  # one line of predictions.jsonl
+Prediction = dict[str, Any]  # one line of predictions.jsonl
 _ANSWER_FIELDS = {field.name for field in fields(Answer)}
 PAIRS = (("adapter", "base"), ("adapter", "few_shot"), ("adapter", "champion"))
 
 
-def as_answer(row: Row) -> Answer:
+def as_answer(row: Prediction) -> Answer:
     """The scoring view of a line of predictions.jsonl."""
     return Answer(**{name: value for name, value in row.items() if name in _ANSWER_FIELDS})
 
 
-def read_rows(folder: Path) -> list[Row]:
+def read_rows(folder: Path) -> list[Prediction]:
     """The rows of a report folder's predictions.jsonl that its figures rest on: all but the fresh ones."""
     rows = [orjson.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines() if line]
     return [row for row in rows if not row.get("fresh")]
 
 
-def by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_system(rows: Sequence[Prediction]) -> dict[str, list[Prediction]]:
     """The rows of each system, all in the order of the first system's turn ids, so that systems are paired."""
-    systems: dict[str, dict[str, Row]] = {}
+    systems: dict[str, dict[str, Prediction]] = {}
     for row in rows:
         systems.setdefault(row["system"], {})[row["turn_id"]] = row
     order = list(next(iter(systems.values()))) if systems else []
     return {name: [answers[turn_id] for turn_id in order] for name, answers in systems.items()}
 
 
-def score(rows: Sequence[Row], *, alpha: float = 0.05, seed: int = 0) -> dict[str, Any]:
+def score(rows: Sequence[Prediction], *, alpha: float = 0.05, seed: int = 0) -> dict[str, Any]:
     """`systems` and `comparisons` of the report, with intervals clustered by session."""
     systems = by_system(rows)
     clusters = [row["session_id"] for row in next(iter(systems.values()), [])]
@@ -87,7 +87,7 @@ def cluster_sums(
     return {name: significance.by_cluster(table[applies], kept) for name, table in tables.items() if kept}
 
 
-def _work(rows: Sequence[Row]) -> dict[str, Any]:
+def _work(rows: Sequence[Prediction]) -> dict[str, Any]:
     seconds = sum(row["seconds"] or 0.0 for row in rows)
     tokens = sum(row["new_tokens"] or 0 for row in rows)
     return {
@@ -98,7 +98,7 @@ def _work(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def main_score(row: Row, metric: str) -> float:
+def main_score(row: Prediction, metric: str) -> float:
     """One row's score on a metric, for ranking rows; 0 where the metric does not apply."""
     value = METRICS[metric].value([as_answer(row)])
     return 0.0 if value is None else value

@@ -23,7 +23,7 @@ from grokora_pipeline.evaluation.significance import Difference, by_cluster, dif
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt, example_turns
-from grokora_pipeline.sandbox.roles import Call
+from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import TaskResult, run_swarm, swarm_tasks
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
@@ -76,7 +76,7 @@ class _Job:
     seats: list[_Seat] = field(default_factory=list)  # one a task
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # of a system's own answers
 
-    def answer(self, calls: Sequence[Call]) -> list[Any]:
+    def answer(self, calls: Sequence[AgentCall]) -> list[Any]:
         """The messages that answer a round's calls."""
         groups: dict[tuple[bool, str, bool], list[int]] = defaultdict(list)
         for place, call in enumerate(calls):
@@ -92,7 +92,7 @@ class _Job:
         return [messages[place] for place in range(len(calls))]
 
     def _answer(
-        self, adapter: str | None, agent: str, prompt: FixedPrompt, calls: Mapping[int, Call]
+        self, adapter: str | None, agent: str, prompt: FixedPrompt, calls: Mapping[int, AgentCall]
     ) -> dict[int, Any]:
         limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
         temperature = self.plan.temperature if len(self.plan.seeds) > 1 else 0.0
@@ -105,7 +105,7 @@ class _Job:
         texts = [self.chat.decode(one.tokens) for one, _ in made]
         return {place: self.chat.parse_answer(text) for place, text in zip(calls, texts, strict=True)}
 
-    def _prompt(self, call: Call, prompt: FixedPrompt) -> list[int]:
+    def _prompt(self, call: AgentCall, prompt: FixedPrompt) -> list[int]:
         return self.chat.encode_prompt(prompt.applied_to(call.messages), call.tools)
 
 

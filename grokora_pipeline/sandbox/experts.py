@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox.clauses import read_clause
-from grokora_pipeline.sandbox.roles import Call, Message, json_message, tool_message
+from grokora_pipeline.sandbox.roles import AgentCall, json_message, tool_message
 from grokora_pipeline.sandbox.tasks import CONNECTORS, PREFIXES, SUFFIXES
 
 _QUOTED = re.compile(r"'[^']*'")
@@ -19,7 +20,7 @@ SAFETY = {"ls": 10, "wc": 10, "head": 10, "tail": 10, "cat": 20, "grep": 20, "so
 RISKS = ((30, "LOW"), (60, "MEDIUM"), (89, "HIGH"), (100, "CRITICAL"))
 
 
-def expert_answer(calls: Sequence[Call]) -> list[Message]:
+def expert_answer(calls: Sequence[AgentCall]) -> list[Message]:
     """The right answer to every call; the messages are OpenAI-shaped assistant messages."""
     return [_EXPERTS[call.agent](call.messages[-1]["content"]) for call in calls]
 

@@ -14,9 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox import layouts, secrets
 from grokora_pipeline.sandbox.experts import expert_answer, split_task, widgets
-from grokora_pipeline.sandbox.roles import AGENTS, Call, Message, json_message, read_json, read_tool_call, tool_message
+from grokora_pipeline.sandbox.roles import AGENTS, AgentCall, json_message, read_json, read_tool_call, tool_message
 from grokora_pipeline.sandbox.swarm import Exchange, TaskResult, run_swarm
 from grokora_pipeline.sandbox.tasks import Task, dress, make_task, sample_tasks
 from grokora_pipeline.sandbox.words import SAMPLE
@@ -86,7 +87,7 @@ class _Slip:
         self.agent, self.rng, self.after = agent, rng, after
         self.calls, self.blamed = 0, -1
 
-    def __call__(self, calls: Sequence[Call]) -> list[Message]:
+    def __call__(self, calls: Sequence[AgentCall]) -> list[Message]:
         messages = expert_answer(calls)
         for position, call in enumerate(calls):
             if call.agent == self.agent and self.calls >= self.after:
@@ -98,18 +99,18 @@ class _Slip:
         return messages
 
 
-def _drop_subtask(call: Call, message: Message, rng: random.Random) -> Message:
+def _drop_subtask(call: AgentCall, message: Message, rng: random.Random) -> Message:
     plan = read_json(message)
     return json_message(plan[:-1] if len(plan) > 1 else [{**plan[0], "params": {"command": "do the task"}}])
 
 
-def _other_element(call: Call, message: Message, rng: random.Random) -> Message:
+def _other_element(call: AgentCall, message: Message, rng: random.Random) -> Message:
     observation = read_json(message)
     others = [seen for seen in widgets(call.messages[-1]["content"]) if seen["element"] != observation["element"]]
     return json_message(rng.choice(others)) if others else message
 
 
-def _wrong_argument(call: Call, message: Message, rng: random.Random) -> Message:
+def _wrong_argument(call: AgentCall, message: Message, rng: random.Random) -> Message:
     tool_call = read_tool_call(message)
     if tool_call is None:
         return message
@@ -120,7 +121,7 @@ def _wrong_argument(call: Call, message: Message, rng: random.Random) -> Message
     return tool_message(name, {**arguments, key: wrong}, message["tool_calls"][0]["id"])
 
 
-def _reject(call: Call, message: Message, rng: random.Random) -> Message:
+def _reject(call: AgentCall, message: Message, rng: random.Random) -> Message:
     verdict = read_json(message)
     if "approved" in verdict:
         return json_message({**verdict, "safety_score": 95, "risk_level": "CRITICAL", "approved": False})

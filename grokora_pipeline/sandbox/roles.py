@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox.clauses import Point
 
-Message = dict[str, Any]
 Tool = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Call:
+class AgentCall:
     """One question to one agent: OpenAI-shaped messages, its tools if any, and which of the tasks side by side asks."""
 
     agent: str
@@ -21,7 +21,7 @@ class Call:
     task: int = 0
 
 
-Answer = Callable[[Sequence[Call]], Sequence[Message]]
+Responder = Callable[[Sequence[AgentCall]], Sequence[Message]]
 
 AGENTS = ("coordinator", "observer", "actor", "validator")
 SYSTEM = {
@@ -79,22 +79,22 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
-def _call(agent: str, user: str) -> Call:
+def _call(agent: str, user: str) -> AgentCall:
     messages = [{"role": "system", "content": SYSTEM[agent]}, {"role": "user", "content": user}]
-    return Call(agent, messages, TOOLS if agent == "actor" else None)
+    return AgentCall(agent, messages, TOOLS if agent == "actor" else None)
 
 
-def ask_coordinator(task: str) -> Call:
+def ask_coordinator(task: str) -> AgentCall:
     """Which subtasks does the task need?"""
     return _call("coordinator", f"Task: {task}")
 
 
-def ask_observer(screen: str, command: str) -> Call:
+def ask_observer(screen: str, command: str) -> AgentCall:
     """Where on the screen is what the command needs?"""
     return _call("observer", f"{screen}\nCommand: {command}")
 
 
-def ask_actor(command: str, observation: Message | None, rejection: str) -> Call:
+def ask_actor(command: str, observation: Message | None, rejection: str) -> AgentCall:
     """Which tool call does the command? `rejection` is why the last try was not accepted, "" at the first."""
     lines = [f"Subtask: {command}"]
     lines += [f"Observation: {json.dumps(observation, ensure_ascii=False)}"] if observation else []
@@ -102,13 +102,13 @@ def ask_actor(command: str, observation: Message | None, rejection: str) -> Call
     return _call("actor", "\n".join(lines))
 
 
-def ask_validator(command: str, name: str, arguments: dict[str, Any], before: str, after: str) -> Call:
+def ask_validator(command: str, name: str, arguments: dict[str, Any], before: str, after: str) -> AgentCall:
     """Did the action do what the subtask wants?"""
     action = f"{name} {json.dumps(arguments, ensure_ascii=False)}"
     return _call("validator", f"Subtask: {command}\nAction: {action}\nBefore: {before}\nAfter: {after}")
 
 
-def ask_safety(command: str) -> Call:
+def ask_safety(command: str) -> AgentCall:
     """How safe is a bash command, before it runs?"""
     return _call("validator", f"Safety check: {command}")
 

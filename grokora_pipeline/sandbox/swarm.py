@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox import roles
 from grokora_pipeline.sandbox.desktop import ToolResult
 from grokora_pipeline.sandbox.experts import expert_answer
-from grokora_pipeline.sandbox.roles import Answer, Call, Message, Subtask
+from grokora_pipeline.sandbox.roles import AgentCall, Responder, Subtask
 from grokora_pipeline.sandbox.tasks import Task, swarm_tasks
 
-__all__ = ["Action", "Answer", "Call", "Exchange", "TaskResult", "expert_answer", "run_swarm", "swarm_tasks"]
+__all__ = ["Action", "AgentCall", "Exchange", "Responder", "TaskResult", "expert_answer", "run_swarm", "swarm_tasks"]
 TRIES = 2  # a subtask whose action was not accepted is tried once more
 
 
@@ -24,7 +25,7 @@ TRIES = 2  # a subtask whose action was not accepted is tried once more
 class Exchange:
     """A call and what was answered."""
 
-    call: Call
+    call: AgentCall
     message: Message
 
 
@@ -58,10 +59,10 @@ class _StopError(Exception):
     """The task ends here, for this reason."""
 
 
-_Steps = Generator[Call, Message, None]
+_Steps = Generator[AgentCall, Message, None]
 
 
-def run_swarm(tasks: Sequence[Task], answer: Answer, *, max_steps: int = 40) -> list[TaskResult]:
+def run_swarm(tasks: Sequence[Task], answer: Responder, *, max_steps: int = 40) -> list[TaskResult]:
     """Run tasks side by side; one that needs more than `max_steps` calls fails. Results are in the order of the tasks.
 
     Raises GrokoraError where `answer` does not return exactly one message a call.
@@ -86,7 +87,7 @@ class _Run:
         self.result = TaskResult(task.task_id, task.family)
         self.refused = self.nothing_there = False
         self._steps = self._solve()
-        self.call: Call | None = next(self._steps)
+        self.call: AgentCall | None = next(self._steps)
 
     def advance(self, message: Message) -> None:
         """Hand the answer to the pending call over and find the next one."""
@@ -124,7 +125,7 @@ class _Run:
             yield from self._subtask(subtask)
             self.result.steps += 1
 
-    def _subtask(self, subtask: Subtask) -> Generator[Call, Message, None]:
+    def _subtask(self, subtask: Subtask) -> Generator[AgentCall, Message, None]:
         observation: Any = None
         if subtask.locate:
             seen = yield roles.ask_observer(self.world.screen(), subtask.command)
@@ -140,7 +141,7 @@ class _Run:
                 return
         raise _StopError(f"rejected twice: {rejection}")
 
-    def _attempt(self, command: str, observation: Message | None, rejected: str) -> Generator[Call, Message, str]:
+    def _attempt(self, command: str, observation: Message | None, rejected: str) -> Generator[AgentCall, Message, str]:
         """Try a subtask; returns why it was not accepted, "" when it was."""
         call = roles.read_tool_call((yield roles.ask_actor(command, observation, rejected)))
         if call is None:
@@ -162,7 +163,7 @@ class _Run:
             return self._invalid("no verdict")
         return "" if verdict[0] else verdict[1]
 
-    def _check_safety(self, command: str) -> Generator[Call, Message, None]:
+    def _check_safety(self, command: str) -> Generator[AgentCall, Message, None]:
         verdict = roles.read_verdict((yield roles.ask_safety(command)), "approved")
         if verdict is None:
             self.result.invalid_actions += 1

@@ -12,7 +12,7 @@ from grokora_pipeline.sessions.table import ROW_GROUP, SCHEMA, write_parquet
 from grokora_pipeline.store import file_sha256
 
 
-class Run(NamedTuple):
+class FileRows(NamedTuple):
     """A log file's rows of one day: `rows` from `start` on, in an Arrow file, or ("") in the day's earlier Parquet."""
 
     file: str
@@ -26,7 +26,7 @@ class DayJob:
     """What it takes to write a day."""
 
     day: str
-    runs: Sequence[Run]
+    runs: Sequence[FileRows]
     old: Path | None
     target: Path
 

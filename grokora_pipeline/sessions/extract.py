@@ -13,7 +13,7 @@ from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode
 from grokora_pipeline.sessions.redaction.redactor import TooDeepError
 from grokora_pipeline.sessions.scan import LogFile
-from grokora_pipeline.sessions.table import SCHEMA, Row, RowMaker, base_session, public_name, to_table
+from grokora_pipeline.sessions.table import SCHEMA, RowMaker, RowValues, base_session, public_name, to_table
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 
 FLUSH_ROWS = 512
@@ -65,7 +65,7 @@ class Parts:
 
     def __init__(self, folder: Path, number: int) -> None:
         self._folder, self._number = folder, number
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, list[RowValues]] = {}
         self._writers: dict[str, pa.ipc.RecordBatchFileWriter] = {}
         self._held = self._bytes = 0
         self.counts: Counter[str] = Counter()
@@ -74,7 +74,7 @@ class Parts:
         """The day's Arrow file."""
         return self._folder / day / f"{self._number:06d}.arrow"
 
-    def add(self, day: str, row: Row) -> None:
+    def add(self, day: str, row: RowValues) -> None:
         """Keep a row; write out when enough are held."""
         self._rows.setdefault(day, []).append(row)
         self.counts[day] += 1

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.days import DayJob, Run, build_day
+from grokora_pipeline.sessions.days import DayJob, FileRows, build_day
 from grokora_pipeline.sessions.extract import Extracted, FileRecord, extract
 from grokora_pipeline.sessions.redaction import redactor as redaction
 from grokora_pipeline.sessions.scan import LogFile, Scan, scan, settled
@@ -285,7 +285,7 @@ def _write_days(work: _Work) -> dict[str, str]:
     return known | dict(_map(build_day, [(job,) for job in jobs], work.workers if rows > POOL_FROM_ROWS else 1))
 
 
-def _runs(work: _Work) -> dict[str, list[Run]]:
+def _runs(work: _Work) -> dict[str, list[FileRows]]:
     """Where each file's rows of each day are."""
     starts: dict[tuple[str, str], int] = {}
     ends: Counter[str] = Counter()
@@ -293,11 +293,11 @@ def _runs(work: _Work) -> dict[str, list[Run]]:
         for day, rows in work.before.files[name].days.items():
             starts[name, day] = ends[day]
             ends[day] += rows
-    runs: defaultdict[str, list[Run]] = defaultdict(list)
+    runs: defaultdict[str, list[FileRows]] = defaultdict(list)
     for name, record in sorted(work.files.items()):
         for day, rows in record.days.items():
             part, start = work.places[name, day] if name in work.read else ("", starts[name, day])
-            runs[day].append(Run(name, part, start, rows))
+            runs[day].append(FileRows(name, part, start, rows))
     return runs
 
 

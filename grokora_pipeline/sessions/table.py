@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec, recognise
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
-from grokora_pipeline.sessions.turns import Message, Turn, turn_id
+from grokora_pipeline.sessions.turns import Turn, turn_id
 
 UNDATED = "undated"
 ROW_GROUP = 256  # rows; of a long coding session's, whose prompts may have 192,000 characters each, some 50 MB
@@ -79,8 +80,8 @@ _DEFAULTS: dict[str, Any] = {
     "prompt_id": "",
     "answer_id": "",
 }
-Row = tuple[Any, ...]
-Made = tuple[str, Row, Counter[str]]  # the day, the row, what was redacted
+RowValues = tuple[Any, ...]
+Made = tuple[str, RowValues, Counter[str]]  # the day, the row, what was redacted
 
 
 class RowMaker:
@@ -231,7 +232,7 @@ def public_name(name: str) -> str:
     return f"{clean}~{hashlib.sha256(plain.encode()).hexdigest()[:8]}" if counts else plain
 
 
-def to_table(rows: Sequence[Row]) -> pa.Table:
+def to_table(rows: Sequence[RowValues]) -> pa.Table:
     """Rows as a table with the schema."""
     columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
     return pa.Table.from_arrays(

@@ -6,7 +6,8 @@ from typing import Any, Literal, TypedDict
 
 import orjson
 
-Message = dict[str, Any]
+from grokora_pipeline.models.messages import Message
+
 Status = Literal["success", "failure", "unknown"]
 # What of the prompt the log holds: all of it; rebuilt from other lines; only what is new since the call before; a text
 # that was shortened; nothing. Only the first two are learnt by default.

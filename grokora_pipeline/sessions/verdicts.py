@@ -70,7 +70,7 @@ _COLUMNS = [
     "answer_id",
 ]
 _WORST: tuple[Status, ...] = ("failure", "success", "unknown")
-Row = dict[str, Any]
+TurnValues = dict[str, Any]
 Segment = tuple[str, str]  # recorded session id, file
 
 
@@ -110,7 +110,7 @@ class _Cluster:
     start: str = ""
     end: str = ""
 
-    def add(self, segment: Segment, row: Row) -> None:
+    def add(self, segment: Segment, row: TurnValues) -> None:
         """Take in a row."""
         agent = row["recorded_agent"] or row["agent"] or ""
         self.segments.add(segment)
@@ -226,10 +226,10 @@ def _columns(folder: Path) -> pd.DataFrame:
     return rows
 
 
-def _dictionaries(rows: pd.DataFrame) -> list[Row]:
+def _dictionaries(rows: pd.DataFrame) -> list[TurnValues]:
     """Rows as dictionaries, with None for what is missing, and their place in the table as `index`."""
     plain = rows.astype(object).where(rows.notna(), None)
-    records = cast("list[Row]", plain.to_dict("records"))
+    records = cast("list[TurnValues]", plain.to_dict("records"))
     return [{**record, "index": index} for index, record in zip(rows.index, records, strict=True)]
 
 
@@ -300,23 +300,23 @@ def _nearness(files: Iterable[str], others: Iterable[str]) -> int:
     )
 
 
-def _copies(rows: Sequence[Row]) -> tuple[pa.Table, list[int]]:
+def _copies(rows: Sequence[TurnValues]) -> tuple[pa.Table, list[int]]:
     """The rows that repeat a call of another row, as the table of copies and by their place among all rows.
 
     A file under two names, and a call in two logs of one session.
     """
-    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[TurnValues]] = defaultdict(list)
     for row in rows:
         groups["same", row["session"], row["turn_id"]].append(row)
         if row["call"]:  # forks and sub-agents' logs copy calls of another session, receipt and all
             groups["receipt", row["call"], row["prompt_id"], row["answer_id"]].append(row)
         groups["call", row["session"], row["agent"], row["step"], row["answer_id"]].append(row)
         groups["file", row["source_sha256"], row["session_id"], row["line"], row["step"], row["answer_id"]].append(row)
-    kept: dict[int, Row] = {}  # by the copy's index
+    kept: dict[int, TurnValues] = {}  # by the copy's index
     for key, members in groups.items():
         if len(members) == 1:
             continue
-        originals: list[Row] = []
+        originals: list[TurnValues] = []
         for row in sorted(members, key=_rank):
             original = next((one for one in originals if key[0] != "call" or _is_copy(row, one)), None)
             if original is None:
@@ -346,13 +346,13 @@ def _copies(rows: Sequence[Row]) -> tuple[pa.Table, list[int]]:
     return pa.Table.from_arrays(arrays, schema=COPIES), sorted(kept)
 
 
-def _rank(row: Row) -> tuple[Any, ...]:
+def _rank(row: TurnValues) -> tuple[Any, ...]:
     """The best row of a call first. Grokputer's global log has the arguments that `session.json` only infers."""
     whole, inferred = row["completeness"] == "whole", row["source_format"] == "session_v1"
     return not whole, inferred, not row["result_known"], row["source_file"], row["line"], row["turn_id"]
 
 
-def _is_copy(row: Row, other: Row) -> bool:
+def _is_copy(row: TurnValues, other: TurnValues) -> bool:
     """Whether two rows of one agent, step and answer are one call; within a file a call is repeated word for word."""
     if row["source_file"] == other["source_file"]:
         return bool(row["turn_id"] == other["turn_id"])
@@ -434,9 +434,9 @@ class _Join:
     """The session tables of one folder, to look up a row's session and its copies."""
 
     def __init__(self, folder: Path) -> None:
-        self._sessions: dict[str, list[Row]] = defaultdict(list)
+        self._sessions: dict[str, list[TurnValues]] = defaultdict(list)
         self._dropped: set[tuple[str, str, int]] = set()
-        self._copies: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
+        self._copies: dict[tuple[str, str, int], list[TurnValues]] = defaultdict(list)
         self.known = (folder / SESSIONS_FILE).is_file()  # an older store has its verdicts in the rows
         if self.known:
             for session in pq.read_table(folder / SESSIONS_FILE).to_pylist():
@@ -445,7 +445,7 @@ class _Join:
                 self._dropped.add((copy["turn_id"], copy["source_file"], copy["line"]))
                 self._copies[copy["kept_turn_id"], copy["kept_file"], copy["kept_line"]].append(copy)
 
-    def judged(self, row: Row) -> Row | None:
+    def judged(self, row: TurnValues) -> TurnValues | None:
         """The row with its session's verdict; None for a copy of another row."""
         key = (row["turn_id"], row["source_file"], row["line"])
         if key in self._dropped:
@@ -466,7 +466,7 @@ class _Join:
         return row
 
 
-def _is_blamed(row: Row, session: Row) -> bool:
+def _is_blamed(row: TurnValues, session: TurnValues) -> bool:
     if session["blamed_call"]:
         return bool(row["call"] == session["blamed_call"])
     agent, step = session["blamed_agent"], session["blamed_step"]

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grokora_pipeline.sandbox.swarm import Call, expert_answer, run_swarm
+from grokora_pipeline.sandbox.swarm import AgentCall, expert_answer, run_swarm
 from grokora_pipeline.sandbox.tasks import sample_tasks
 
 SEED_BASELINE = Path(__file__).resolve().parents[2].parent / "shared" / "bench" / "seed_baseline.py"
@@ -76,7 +76,7 @@ def sandbox_rows(count: int) -> list[dict[str, Any]]:
     return list(rows.values())[:count]
 
 
-def _collect(rows: dict[str, dict[str, Any]], call: Call, message: dict[str, Any]) -> None:
+def _collect(rows: dict[str, dict[str, Any]], call: AgentCall, message: dict[str, Any]) -> None:
     if not call.tools:
         rows[json.dumps(call.messages)] = {"prompt": call.messages, "completion": [message]}
 

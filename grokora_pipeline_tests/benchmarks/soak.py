@@ -31,7 +31,7 @@ import psutil
 
 from grokora_pipeline.models.messages import first_text, message_text
 from grokora_pipeline.sandbox.experts import expert_answer
-from grokora_pipeline.sandbox.roles import AGENTS, Call
+from grokora_pipeline.sandbox.roles import AGENTS, AgentCall
 from grokora_pipeline.sandbox.swarm import run_swarm, swarm_tasks
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
@@ -99,7 +99,7 @@ def _tiny_store(store: Store) -> None:
         Registry(store).promote(agent, "first", "for the soak", {})
 
 
-def swarm_calls(tasks: int) -> list[Call]:
+def swarm_calls(tasks: int) -> list[AgentCall]:
     """The calls of a swarm in which everybody answers rightly."""
     results = run_swarm(swarm_tasks(7, tasks), expert_answer)
     return [exchange.call for result in results for exchange in result.transcript]
@@ -130,7 +130,7 @@ def server(home: Path, store: Store, *arguments: str) -> Iterator[tuple[str, psu
         process.wait(60)
 
 
-async def client(number: int, url: str, calls: list[Call], seen: Seen) -> None:
+async def client(number: int, url: str, calls: list[AgentCall], seen: Seen) -> None:
     """One caller: a call after the other until the time is over."""
     chosen = random.Random(number)
     async with httpx.AsyncClient(timeout=None) as http:
@@ -146,7 +146,7 @@ async def client(number: int, url: str, calls: list[Call], seen: Seen) -> None:
                 seen.failures[failure] += 1
 
 
-def body_of(api: str, call: Call) -> dict[str, Any]:
+def body_of(api: str, call: AgentCall) -> dict[str, Any]:
     """A call of the swarm as an API's body; the others than chat get its texts, without tools."""
     longest = LONGEST.get(call.agent, 80)
     if api == "chat/completions":

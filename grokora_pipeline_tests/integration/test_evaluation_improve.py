@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grokora_pipeline.agents import AgentSpec, Answer, Improve
+from grokora_pipeline.agents import AgentSpec, AnswerSpec, Improve
 from grokora_pipeline.datasets.examples import build_examples, read_examples
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.errors import GrokoraError
@@ -34,7 +34,7 @@ def tool_call(name: str, arguments: str) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
 
 
-def accepted(spec: Improve, answer: Answer, message: dict[str, Any]) -> bool:
+def accepted(spec: Improve, answer: AnswerSpec, message: dict[str, Any]) -> bool:
     return improve.verifier(spec, answer)([{"role": "user", "content": "4"}], [TOOL], message)
 
 
@@ -43,7 +43,7 @@ def accepted(spec: Improve, answer: Answer, message: dict[str, Any]) -> bool:
     [(text('{"n": 1}'), True), (text('{"n": "1"}'), False), (text("{"), False), (text(""), False)],
 )
 def test_a_json_answer_is_kept_if_its_schema_accepts_it(message: dict[str, Any], good: bool) -> None:
-    answer = Answer.model_validate({"type": "json", "schema": SCHEMA})
+    answer = AnswerSpec.model_validate({"type": "json", "schema": SCHEMA})
     assert accepted(Improve(verify="schema"), answer, message) is good
 
 
@@ -58,28 +58,28 @@ def test_a_json_answer_is_kept_if_its_schema_accepts_it(message: dict[str, Any],
     ],
 )
 def test_a_tool_call_is_kept_if_the_tool_was_offered_and_its_arguments_fit(message: dict[str, Any], good: bool) -> None:
-    assert accepted(Improve(verify="schema"), Answer(type="tool_call"), message) is good
+    assert accepted(Improve(verify="schema"), AnswerSpec(type="tool_call"), message) is good
 
 
 def test_a_command_reads_the_answer_and_its_exit_status_decides() -> None:
     spec = Improve(verify="command", command=("grep", "-q", "yes"))
-    assert accepted(spec, Answer(), text("yes; rm -rf /"))
-    assert not accepted(spec, Answer(), text("no"))
-    assert not accepted(Improve(verify="command", command=("sleep", "9"), seconds=0.1), Answer(), text("x"))
+    assert accepted(spec, AnswerSpec(), text("yes; rm -rf /"))
+    assert not accepted(spec, AnswerSpec(), text("no"))
+    assert not accepted(Improve(verify="command", command=("sleep", "9"), seconds=0.1), AnswerSpec(), text("x"))
     with pytest.raises(GrokoraError, match="no_such_program"):
-        accepted(Improve(verify="command", command=("no_such_program",)), Answer(), text("x"))
+        accepted(Improve(verify="command", command=("no_such_program",)), AnswerSpec(), text("x"))
 
 
 def test_a_users_own_function_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_checks.py").write_text("def square(prompt, answer):\n    return answer['content'] == '16'\n")
     monkeypatch.chdir(tmp_path)
     spec = Improve(verify="function", function="my_checks:square")
-    assert accepted(spec, Answer(), text("16"))
-    assert not accepted(spec, Answer(), text("15"))
+    assert accepted(spec, AnswerSpec(), text("16"))
+    assert not accepted(spec, AnswerSpec(), text("15"))
     with pytest.raises(GrokoraError, match="nothing_here"):
-        accepted(Improve(verify="function", function="my_checks:nothing_here"), Answer(), text("x"))
+        accepted(Improve(verify="function", function="my_checks:nothing_here"), AnswerSpec(), text("x"))
     with pytest.raises(GrokoraError, match="schema"):
-        accepted(Improve(verify="schema"), Answer(type="json"), text("x"))
+        accepted(Improve(verify="schema"), AnswerSpec(type="json"), text("x"))
 
 
 def answers_of(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, texts: Any) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from grokora_pipeline.evaluation import swarm
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.sandbox.swarm import Call, expert_answer
+from grokora_pipeline.sandbox.swarm import AgentCall, expert_answer
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.request import Completion
 from grokora_pipeline.workers.frame import Reporter
@@ -66,7 +66,7 @@ def test_with_examples_the_base_is_asked_another_question(base: Path, tmp_path: 
     assert list(report["systems"]) == ["base", "few_shot", "champions"]
 
 
-def _expert(chat: ChatFormat, call: Call) -> Completion:
+def _expert(chat: ChatFormat, call: AgentCall) -> Completion:
     """What the scripted expert answers, in the tokens a model would have written."""
     text = chat.render_completion(call.messages, expert_answer([call]), call.tools)
     return Completion(chat.encode(text.removesuffix(chat.stop_token)), "stop", 0.1)
@@ -76,11 +76,11 @@ def _expert(chat: ChatFormat, call: Call) -> Completion:
 def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A plan in which every role has a champion, and those champions are the experts."""
     chat = ChatFormat.load(base)
-    pending: dict[str, Call] = {}
+    pending: dict[str, AgentCall] = {}
     asked: list[str | None] = []
     prompt_of = swarm._Job._prompt
 
-    def remember(self: Any, call: Call, shots: Any) -> list[int]:
+    def remember(self: Any, call: AgentCall, shots: Any) -> list[int]:
         ids = prompt_of(self, call, shots)
         pending[json.dumps(ids)] = call
         return ids

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from grokora_pipeline.agents import AgentSpec, Answer
+from grokora_pipeline.agents import AgentSpec, AnswerSpec
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.retention import retention
 from grokora_pipeline.datasets.lineage import forget
@@ -19,7 +19,7 @@ from grokora_pipeline.store.champions import Registry
 from grokora_pipeline.training.tokenize import tokenize_split
 from grokora_pipeline_tests.tiny import tiny_base
 
-AGENT = AgentSpec(name="actor", description="acts", answer=Answer(type="json"), main_metric="field_accuracy")
+AGENT = AgentSpec(name="actor", description="acts", answer=AnswerSpec(type="json"), main_metric="field_accuracy")
 
 
 def example(generation: str, number: int) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from grokora_pipeline.agents import load_agents, recognise
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox.experts import expert_answer
-from grokora_pipeline.sandbox.roles import Call, Message
+from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import run_swarm, swarm_tasks
 from grokora_pipeline.serving.gateway.protocol import completion, new_reply, usage_of
 from grokora_pipeline.store import Store
@@ -87,7 +88,7 @@ async def _grok(request: Request) -> Response:
     """The API that the swarm used before: the sandbox's scripted experts behind an OpenAI-compatible front."""
     body = await request.json()
     role = next(role for role in ROLES if f"You are the {role} of" in body["messages"][0]["content"])
-    message = expert_answer([Call(role, body["messages"])])[0]
+    message = expert_answer([AgentCall(role, body["messages"])])[0]
     return JSONResponse(completion(new_reply(body["model"]), message, "stop", usage_of(1, 1, 0)))
 
 
@@ -122,10 +123,10 @@ class Swarm:
         self._url, self._pool = url, pool
         self.served_by: dict[str, set[str]] = {}
 
-    def answer(self, calls: Sequence[Call]) -> list[Message]:
+    def answer(self, calls: Sequence[AgentCall]) -> list[Message]:
         return list(self._pool.map(self._ask, calls))
 
-    def _ask(self, call: Call) -> Message:
+    def _ask(self, call: AgentCall) -> Message:
         body: dict[str, Any] = {"model": "grok-4-fast-reasoning", "messages": call.messages, "max_tokens": 24}
         body |= {"tools": call.tools} if call.tools else {}
         headers = {"x-session-id": f"task-{call.task}", "authorization": "Bearer xai-key"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from grokora_pipeline.agents import AgentSpec, Answer, Improve
+from grokora_pipeline.agents import AgentSpec, AnswerSpec, Improve
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.improvement import improvement_asset
 from grokora_pipeline.evaluation.improve import FILE, ImprovePlan
@@ -15,7 +15,7 @@ from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import add_adapter, make_store
 
 IMPROVE = Improve(verify="command", command=("true",))
-AGENT = AgentSpec(name="actor", description="acts", improve=IMPROVE, answer=Answer(type="tool_call"))
+AGENT = AgentSpec(name="actor", description="acts", improve=IMPROVE, answer=AnswerSpec(type="tool_call"))
 
 
 class FakeGpu(dg.ConfigurableResource[Any]):

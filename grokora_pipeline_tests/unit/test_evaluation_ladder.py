@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
-from grokora_pipeline.agents import AgentSpec, Answer
+from grokora_pipeline.agents import AgentSpec, AnswerSpec
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import _metadata
@@ -249,7 +249,7 @@ def test_the_search_keeps_what_helps_on_training_rows_and_stays_within_its_budge
 
 def test_instructions_say_what_training_rows_show() -> None:
     train = [example("a", '{"valid": true}'), example("b", '{"valid": true}'), example("c", '{"valid": false}')]
-    told = "\n".join(instruction_candidates(train, "validator", "Checks.", Answer(type="json")))
+    told = "\n".join(instruction_candidates(train, "validator", "Checks.", AnswerSpec(type="json")))
     for part in ("You are the validator. Checks.", "one JSON object", "exactly these fields: valid", '{"valid": true}'):
         assert part in told
 

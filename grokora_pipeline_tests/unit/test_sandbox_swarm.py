@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox.clauses import PRIMITIVES, read_clause, word_clause
 from grokora_pipeline.sandbox.experts import expert_answer, safety, split_task
-from grokora_pipeline.sandbox.roles import AGENTS, MATCH_SYSTEM, SCHEMAS, SYSTEM, Call, Message, read_json, tool_message
+from grokora_pipeline.sandbox.roles import AGENTS, MATCH_SYSTEM, SCHEMAS, SYSTEM, AgentCall, read_json, tool_message
 from grokora_pipeline.sandbox.swarm import run_swarm
 from grokora_pipeline.sandbox.tasks import (
     HELD_OUT_FAMILIES,
@@ -72,7 +73,7 @@ def test_the_coordinator_finds_the_clauses_that_a_task_was_made_of() -> None:
         assert split_task(task.text) == list(task.clauses)
 
 
-def _exchanges() -> list[tuple[Call, Message]]:
+def _exchanges() -> list[tuple[AgentCall, Message]]:
     results = run_swarm(sample_tasks(5, 120), expert_answer)
     return [(exchange.call, exchange.message) for result in results for exchange in result.transcript]
 
@@ -116,7 +117,7 @@ def test_the_safety_score_tells_reading_from_wiping(command: str, level: str, ap
 
 
 def _spoil(agent: str, message: Message) -> Sequence[Message]:
-    def answer(calls: Sequence[Call]) -> list[Message]:
+    def answer(calls: Sequence[AgentCall]) -> list[Message]:
         right = expert_answer(calls)
         return [message if call.agent == agent else good for call, good in zip(calls, right, strict=True)]
 
@@ -162,7 +163,7 @@ _values = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(_values, min_size=4, max_size=4), st.sampled_from(["bash", "computer", "scan_vault", "nothing"]))
 def test_no_answer_whatever_breaks_the_loop(values: list[object], tool: str) -> None:
-    def answer(calls: Sequence[Call]) -> list[Message]:
+    def answer(calls: Sequence[AgentCall]) -> list[Message]:
         return [
             {"content": "", "tool_calls": [{"function": {"name": tool, "arguments": json.dumps(values[2])}}]}
             if call.agent == "actor" and values[3]
@@ -176,7 +177,7 @@ def test_no_answer_whatever_breaks_the_loop(values: list[object], tool: str) -> 
 def test_all_tasks_advance_in_lock_step() -> None:
     rounds: list[int] = []
 
-    def answer(calls: Sequence[Call]) -> list[Message]:
+    def answer(calls: Sequence[AgentCall]) -> list[Message]:
         rounds.append(len(calls))
         return expert_answer(calls)
 
@@ -198,7 +199,7 @@ def test_a_missing_answer_is_a_mistake_of_the_caller() -> None:
 
 
 def test_a_plan_that_leaves_out_a_clause_does_not_reach_the_goal() -> None:
-    def forgetful(calls: Sequence[Call]) -> list[Message]:
+    def forgetful(calls: Sequence[AgentCall]) -> list[Message]:
         answers = expert_answer(calls)
         if calls[0].agent == "coordinator":
             return [{"content": json.dumps(read_json(plan)[:-1])} for plan in answers]
@@ -225,7 +226,7 @@ def test_what_is_not_on_the_screen_is_not_found_and_that_is_the_success() -> Non
 
 
 def test_an_observer_that_makes_an_element_up_fails_the_task() -> None:
-    def inventive(calls: Sequence[Call]) -> list[Message]:
+    def inventive(calls: Sequence[AgentCall]) -> list[Message]:
         answers = expert_answer(calls)
         made_up = {"content": json.dumps({"element": "Save", "coordinates": [1, 1], "type": "button"})}
         return [made_up if call.agent == "observer" else answers[index] for index, call in enumerate(calls)]

@@ -16,7 +16,7 @@ from grokora_pipeline.serving.engine.adapters import Adapter
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.request import Completion, GenerationRequest, TokenChunk
-from grokora_pipeline.serving.engine.rows import Row
+from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.sampling import sample
 from grokora_pipeline.serving.engine.scheduler import LEAST_CHUNK, LONG_SHARE, MAX_OVERTAKEN, PrefillPace
 from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base
@@ -306,7 +306,7 @@ def test_short_prompts_overtake_a_long_one_which_is_not_starved(make: Make, mode
     long = tuple(draw.randrange(3, 500) for _ in range(600))
     order: list[str] = []
 
-    def ask(prompt: tuple[int, ...], name: str) -> Row:
+    def ask(prompt: tuple[int, ...], name: str) -> ActiveRow:
         row = decoder.row(GenerationRequest(prompt, None, 2), lambda chunk: order.append(name))
         decoder.scheduler.waiting.append(row)
         return row

@@ -27,7 +27,7 @@ from grokora_pipeline.serving.engine.drafts import KEPT, LONGEST, MATCHED, Answe
 from grokora_pipeline.serving.engine.plain import generate_row, score_row
 from grokora_pipeline.serving.engine.prefix_cache import BLOCK, PrefixCache
 from grokora_pipeline.serving.engine.request import Completion, GenerationRequest, TokenChunk
-from grokora_pipeline.serving.engine.rows import Row
+from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.runner import PASS_ERRORS, ModelRunner, build_runner, exact_tokens
 from grokora_pipeline.serving.engine.sampling import choose_tokens
 from grokora_pipeline.serving.engine.scheduler import PrefillPace, Scheduler
@@ -75,7 +75,7 @@ class Decoder:
         pace = PrefillPace() if paced else None
         self.scheduler = Scheduler(max_rows, row_bytes, prefill_tokens, pads=not stateful, pace=pace)
         self.counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "steps", "failed"), 0)
-        self.alone: Row | None = None  # the row that the model's own generate answers now
+        self.alone: ActiveRow | None = None  # the row that the model's own generate answers now
         self._active: list[Adapter | None] = []
         self._drafts = not stateful  # a running state cannot go back to before a wrong token
         self._answers = defaultdict[Adapter | None, AnswerHistory](AnswerHistory)
@@ -152,15 +152,15 @@ class Decoder:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
-    def row(self, request: GenerationRequest, deliver: Callable[[TokenChunk | GrokoraError], None]) -> Row:
+    def row(self, request: GenerationRequest, deliver: Callable[[TokenChunk | GrokoraError], None]) -> ActiveRow:
         """A row for a request; `submit` it to have it answered. GrokoraError if it cannot be."""
         limit = request.token_limit(self.chat.context_length)
         matcher = self._grammars.matcher(request.grammar) if request.grammar else None
         if request.adapter is not None and request.adapter not in self.adapters:
             raise GrokoraError(f"There is no adapter {request.adapter!r} on this engine.")
-        return Row(request, self.adapters[request.adapter] if request.adapter else None, limit, matcher, deliver)
+        return ActiveRow(request, self.adapters[request.adapter] if request.adapter else None, limit, matcher, deliver)
 
-    def submit(self, row: Row) -> None:
+    def submit(self, row: ActiveRow) -> None:
         """Have a row answered in the steps that follow."""
         if row.adapter and row.adapter not in self.stack.adapters:
             # Retired and freed since the row was made, maybe in another thread; without it the base would answer.
@@ -240,7 +240,7 @@ class Decoder:
         if self.scheduler.pace:
             self.scheduler.pace.record_step(time.perf_counter() - began)
 
-    def _draft(self, rows: Sequence[Row]) -> list[list[int]]:
+    def _draft(self, rows: Sequence[ActiveRow]) -> list[list[int]]:
         """How each row probably goes on, without stop tokens; nothing where that is not worth a longer pass."""
         if not self._drafts:
             return [[] for _ in rows]
@@ -255,7 +255,7 @@ class Decoder:
         longest = draft_length(known, len(rows), even)
         return [tokens[:longest] for tokens in drafts]
 
-    def _check(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> list[int]:
+    def _check(self, logits: Tensor, rows: Sequence[ActiveRow], drafts: Sequence[Sequence[int]]) -> list[int]:
         """Take the rows' next tokens from logits [sum of 1 + drafted tokens, vocabulary] for as long as a row's draft
         says what it chooses; gives how many drafted tokens were right, a row."""
         right = [0] * len(rows)
@@ -276,7 +276,7 @@ class Decoder:
         return right
 
     def _pass(
-        self, start: int, rows: Sequence[Row], parts: Sequence[Sequence[int]], keep: Sequence[int] | None = None
+        self, start: int, rows: Sequence[ActiveRow], parts: Sequence[Sequence[int]], keep: Sequence[int] | None = None
     ) -> Tensor:
         """Run the rows' next tokens; gives the logits [sum of keep, vocabulary] at the last `keep` tokens of each row
         (one, if None)."""
@@ -290,14 +290,14 @@ class Decoder:
             row.seconds += (time.perf_counter() - began) / len(busy)
         return logits
 
-    def _commit(self, start: int, rows: Sequence[Row], counts: Sequence[int]) -> None:
+    def _commit(self, start: int, rows: Sequence[ActiveRow], counts: Sequence[int]) -> None:
         """Keep the first tokens of the last pass, so many of each row."""
         assert self.runner
         self.runner.commit(start, counts)
         for row, count in zip(rows, counts, strict=True):
             row.computed += count
 
-    def _take(self, logits: Tensor, rows: Sequence[Row]) -> None:
+    def _take(self, logits: Tensor, rows: Sequence[ActiveRow]) -> None:
         """Choose each row's next token from its logits [rows, vocabulary], and deliver it."""
         if not rows:
             return
@@ -326,7 +326,7 @@ class Decoder:
             rows[slot] = rows[-1]
             rows.pop()
 
-    def _take_from_cache(self, row: Row, slot: int) -> None:
+    def _take_from_cache(self, row: ActiveRow, slot: int) -> None:
         assert self.runner
         # the last token is run in any case: it yields the first logits
         if blocks := self.prefixes.find(row.adapter, row.tokens[:-1]):
@@ -335,17 +335,17 @@ class Decoder:
         self.counts["prompt_tokens"] += len(row.tokens)
         self.counts["cached_tokens"] += row.cached
 
-    def _cached_tokens(self, row: Row) -> int:
+    def _cached_tokens(self, row: ActiveRow) -> int:
         return self.prefixes.length(row.adapter, row.tokens[:-1])
 
-    def _begin_alike(self, one: Row, other: Row) -> bool:
+    def _begin_alike(self, one: ActiveRow, other: ActiveRow) -> bool:
         """Whether two waiting rows share a block that the prefix cache does not hold yet."""
         if one.adapter is not other.adapter:
             return False
         end = self._cached_tokens(one) + BLOCK
         return end < min(len(one.tokens), len(other.tokens)) and one.tokens[:end] == other.tokens[:end]
 
-    def _generate_alone(self, row: Row) -> None:
+    def _generate_alone(self, row: ActiveRow) -> None:
         began = time.perf_counter()
         self.counts["prompt_tokens"] += len(row.tokens)
         prompt = len(row.tokens)
@@ -360,7 +360,7 @@ class Decoder:
         row.seconds = time.perf_counter() - began
 
     @contextmanager
-    def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
+    def _failing(self, rows: Sequence[ActiveRow]) -> Iterator[None]:
         """What goes wrong inside is these rows' failure, and nobody else's."""
         rows = list(rows)
         try:

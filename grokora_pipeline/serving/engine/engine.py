@@ -18,7 +18,7 @@ from grokora_pipeline.serving.engine.adapters import read_adapter
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.kv import release_memory
 from grokora_pipeline.serving.engine.request import EngineStats, GenerationRequest, TokenChunk
-from grokora_pipeline.serving.engine.rows import Row
+from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.runner import PASS_ERRORS
 
 PREFILL_TOKENS = 256  # of waiting prompts between two tokens of the running rows
@@ -56,7 +56,7 @@ class TorchEngine:
         self._wake = threading.Condition()  # guards what follows; the decoder belongs to the thread
         self._closed = False
         self._names: set[str] = set()
-        self._submitted: deque[Row] = deque()
+        self._submitted: deque[ActiveRow] = deque()
         self._commands: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name="grokora-engine", daemon=True)
         self._thread.start()

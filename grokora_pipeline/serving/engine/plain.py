@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from grokora_pipeline.serving.engine.rows import Row
+from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.sampling import choose_tokens
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
     """Chooses the row's next token as the batch would, and leaves `generate` no other choice."""
 
-    def __init__(self, row: Row, stop_ids: tuple[int, ...]) -> None:
+    def __init__(self, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
         self.row, self.stop_ids = row, stop_ids
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -30,14 +30,14 @@ class _Chooser(LogitsProcessor):  # type: ignore[misc]
 
 
 class _RowDone(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: ActiveRow) -> None:
         self.row = row
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         return torch.full((len(input_ids),), self.row.done, device=input_ids.device)
 
 
-def generate_row(model: Any, row: Row, stop_ids: tuple[int, ...]) -> None:
+def generate_row(model: Any, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
     """Answer one row, chunk by chunk, until it is done."""
     ids = torch.tensor([row.tokens], device=model.device)
     model.generate(

@@ -15,7 +15,7 @@ GREEDY_BELOW = 1e-5  # of the temperature: logits divided by less overflow to in
 
 
 @dataclass(eq=False, slots=True)
-class Row:
+class ActiveRow:
     """One answer in progress. `tokens` begins with the prompt; the keys and values of the first `computed` of them are
     in the row's slot. `done`: finished, failed, or its caller has left."""
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.serving.engine.rows import Row
+from grokora_pipeline.serving.engine.rows import ActiveRow
 
 LIKELIEST = 1024  # tokens among which top_p is looked for first: sorting a vocabulary of 128k takes 20 ms on a CPU
 
 
-def choose_tokens(logits: Tensor, rows: Sequence[Row], stop_ids: Sequence[int]) -> list[int | GrokoraError]:
+def choose_tokens(logits: Tensor, rows: Sequence[ActiveRow], stop_ids: Sequence[int]) -> list[int | GrokoraError]:
     """[rows, vocabulary] → a token a row, or why that row has none; grammars move on by the token.
 
     Nothing that one row asks for or holds (temperature, grammar, logits that are nan) changes another's choice.
@@ -31,7 +31,7 @@ def choose_tokens(logits: Tensor, rows: Sequence[Row], stop_ids: Sequence[int]) 
     ]
 
 
-def _choose(row: Row, logits: Tensor, best: float, likeliest: int, stop_ids: Sequence[int]) -> int | GrokoraError:
+def _choose(row: ActiveRow, logits: Tensor, best: float, likeliest: int, stop_ids: Sequence[int]) -> int | GrokoraError:
     if row.matcher and row.matcher.is_error():
         return GrokoraError(f"The grammar could not be followed: {row.matcher.get_error()}")
     if not math.isfinite(best):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from grokora_pipeline.serving.engine.rows import Row
+from grokora_pipeline.serving.engine.rows import ActiveRow
 
 FIRST_CHUNK = 64  # tokens of a long prompt's first part, before anything is measured
 LEAST_CHUNK = 16  # tokens: fewer cost as much, because a pass reads all weights
@@ -59,15 +59,15 @@ class Scheduler:
     max_rows: int
     row_bytes: int  # of the keys and values of all rows in the slots, at their longest
     prefill_tokens: int  # of prompts in one round
-    rows: list[Row] = field(default_factory=list)
-    waiting: list[Row] = field(default_factory=list)
+    rows: list[ActiveRow] = field(default_factory=list)
+    waiting: list[ActiveRow] = field(default_factory=list)
     mixes: bool = True  # rows of different adapters may share a pass
     pads: bool = True  # prompts of different lengths may share a pass
     pace: PrefillPace | None = None  # None: long prompts take what they need (evaluation: nobody waits for a token)
 
     def pick(
-        self, cached: Callable[[Row], int], token_bytes: int, shares: Callable[[Row, Row], bool]
-    ) -> tuple[list[Row], int]:
+        self, cached: Callable[[ActiveRow], int], token_bytes: int, shares: Callable[[ActiveRow, ActiveRow], bool]
+    ) -> tuple[list[ActiveRow], int]:
         """(rows whose prompts are run in one pass, tokens of each at most).
 
         Either several waiting rows that fit in whole, or one row's next part. `cached` counts the tokens of a waiting
@@ -84,7 +84,7 @@ class Scheduler:
             return [], 0
         # the overdue first, in the order of their arrival (sorting is stable), then the shortest
         order = sorted(rest, key=lambda row: -1 if row.overtaken >= MAX_OVERTAKEN else rest[row])
-        budget, picked = self.prefill_tokens, list[Row]()
+        budget, picked = self.prefill_tokens, list[ActiveRow]()
         if self.pace:
             part = min(budget, self.pace.tokens(busy=any(row.decoding for row in self.rows)))
             if not part and not (order := [row for row in order if row in arrivals and rest[row] <= budget]):
@@ -104,7 +104,7 @@ class Scheduler:
             row.overtaken = 0 if row in picked else row.overtaken + 1
         return picked, budget
 
-    def _admits(self, row: Row, joining: Sequence[Row], token_bytes: int) -> bool:
+    def _admits(self, row: ActiveRow, joining: Sequence[ActiveRow], token_bytes: int) -> bool:
         """Whether a row finds a slot, and memory for its longest answer, beside the others; alone it always does."""
         others = [*self.rows, *joining]
         if not others:

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
@@ -22,7 +23,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Skipped, Verdict
+from grokora_pipeline.sessions.turns import Item, Skipped, Verdict
 
 _ROLES = {"system": "system", "user": "user", "agent": "assistant"}
 

@@ -7,11 +7,10 @@ Ollama's; replies whole or, of the first three, as streamed chunks.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from grokora_pipeline.models.messages import offered_tools
+from grokora_pipeline.models.messages import Message, offered_tools
 from grokora_pipeline.sessions.readers.common import name_text
 from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, lower, lower_all, lower_tools
 from grokora_pipeline.sessions.readers.streams import StreamedReply
-from grokora_pipeline.sessions.turns import Message
 
 Api = Literal["chat", "messages", "responses", "gemini", "converse", "cohere"]
 _NAMES: dict[str, Api] = {

@@ -7,6 +7,7 @@ prompt. A row names no session, so its content is its session: rows that begin a
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc, user
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROBLEMS,
@@ -24,7 +25,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status
 
 _CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "contents")
 _CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
@@ -26,7 +27,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped
 
 AGENT = "claude-code"
 _SYNTHETIC = "<synthetic>"  # what the program itself says in the model's place: errors, "No response requested."

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, user, whole_number
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
@@ -27,7 +28,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped
 
 AGENT = "codex"
 _TYPES = {"session_meta", "response_item", "event_msg", "turn_context", "compacted"}

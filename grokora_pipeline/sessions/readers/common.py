@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.models.messages import call_arguments, plain_message
+from grokora_pipeline.models.messages import Message, call_arguments, plain_message
 from grokora_pipeline.sessions.readers.source import Line, Source, UnreadableError
-from grokora_pipeline.sessions.turns import Message, Problem, Status
+from grokora_pipeline.sessions.turns import Problem, Status
 
 __all__ = ["Line", "Source", "UnreadableError"]
 

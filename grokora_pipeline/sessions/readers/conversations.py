@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
@@ -24,7 +25,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
 )
-from grokora_pipeline.sessions.turns import Completeness, Item, Message, Problem, Skipped, Status
+from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Status
 
 NO_AGENTS_CONTENT = (
     "traces of the OpenAI Agents SDK name a response and hold neither its input nor its output; record at the gateway"

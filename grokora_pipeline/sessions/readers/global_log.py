@@ -113,7 +113,7 @@ class _Parser:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._run: grokputer.Run | None = None
+        self._run: grokputer.AgentRun | None = None
         self._name = ""  # of the session whose logger wrote last
         self._model = self._moment = ""
         self._used: set[str] = set()
@@ -217,10 +217,10 @@ class _Parser:
             count += 1
             session = f"{base}#{count}"
         self._used.add(session)
-        self._run = grokputer.Run(session, task, model=self._model)
+        self._run = grokputer.AgentRun(session, task, model=self._model)
         self._explicit, self._results = None, 0
 
-    def _event(self, run: grokputer.Run, entry: Entry) -> None:
+    def _event(self, run: grokputer.AgentRun, entry: Entry) -> None:
         text = entry.text
         current = run.iterations[-1] if run.iterations else None
         if text.startswith("Task stopped: reached max iterations"):
@@ -238,7 +238,7 @@ class _Parser:
             current.failed_call = True
             run.status = "failure"
         elif entry.module.endswith("executor") and (call := _CALL.match(text)):
-            current.calls.append(grokputer.Call(call.group(1), _literal(call.group(2))))
+            current.calls.append(grokputer.ToolUse(call.group(1), _literal(call.group(2))))
         elif (result := _RESULT.match(text)) and self._results < len(current.calls):
             current.calls[self._results].result = _literal(result.group(2)) or result.group(2)
             self._results += 1

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, assistant, is_error, tool_call, tool_result, user
-from grokora_pipeline.sessions.turns import Message, Skipped, Status, Turn
+from grokora_pipeline.sessions.turns import Skipped, Status, Turn
 
 AGENT = "grokputer"
 _ACTIONS = ["mouse_move", "left_click", "right_click", "double_click", "type", "key", "screenshot", "scroll"]
@@ -47,7 +48,7 @@ TOOLS: list[dict[str, Any]] = [
 
 
 @dataclass(slots=True)
-class Call:
+class ToolUse:
     """A tool call of an iteration. `arguments` is None where the log does not hold them: they are never made up."""
 
     name: str
@@ -62,7 +63,7 @@ class Iteration:
     number: int
     started_at: str
     response: str
-    calls: list[Call] = field(default_factory=list)
+    calls: list[ToolUse] = field(default_factory=list)
     line: int = 0
     failed_call: bool = False  # the API call itself failed: there is no answer
     elsewhere: bool = False  # it began in the file that this one continues, and is a turn of that file
@@ -70,7 +71,7 @@ class Iteration:
 
 
 @dataclass(slots=True)
-class Run:
+class AgentRun:
     """One session of the single agent."""
 
     session_id: str
@@ -104,7 +105,7 @@ def _computer_arguments(result: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"action": action, target: result[source]} if source in result else None
 
 
-def turns(source: Source, run: Run) -> list[Turn | Skipped]:
+def turns(source: Source, run: AgentRun) -> list[Turn | Skipped]:
     """The turns of a run, one an iteration; an iteration whose answer is not fully known is skipped and counted."""
     items: list[Turn | Skipped] = []
     history: list[Message] = [user(f"Task: {run.task}")]
@@ -136,7 +137,7 @@ def _tool_calls(iteration: Iteration) -> dict[int, dict[str, Any]]:
 
 
 def _turn(
-    source: Source, run: Run, iteration: Iteration, prompt: list[Message], calls: dict[int, dict[str, Any]]
+    source: Source, run: AgentRun, iteration: Iteration, prompt: list[Message], calls: dict[int, dict[str, Any]]
 ) -> Turn:
     return Turn(
         session_id=run.session_id,

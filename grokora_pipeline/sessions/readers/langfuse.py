@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, rating_of, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
@@ -24,7 +25,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Completeness, Item, Message, Problem, Skipped, Status, Verdict
+from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Status, Verdict
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-", re.IGNORECASE)
 _FLAT = re.compile(r"\s*(?:system|user|human|assistant|ai)\s*: ", re.IGNORECASE)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
@@ -18,7 +19,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     records,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 
 def looks_like(head: bytes) -> bool:

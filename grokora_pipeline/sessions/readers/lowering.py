@@ -15,7 +15,7 @@ import ijson
 import orjson
 import pydantic_core
 
-from grokora_pipeline.models.messages import PICTURE
+from grokora_pipeline.models.messages import PICTURE, Message
 from grokora_pipeline.sessions.readers.common import (
     Source,
     UnreadableError,
@@ -32,7 +32,7 @@ from grokora_pipeline.sessions.readers.common import (
 )
 from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts
 from grokora_pipeline.sessions.readers.source import DAMAGED, cause
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Turn
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
 Json = dict[str, Any]
 BOM = b"\xef\xbb\xbf"

@@ -7,6 +7,7 @@ A span keeps inputs and outputs under `mlflow.spanInputs` and `mlflow.spanOutput
 from collections.abc import Iterator
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import otel
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, rating_of, to_utc
@@ -24,7 +25,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 _CHAT_SPANS = {"CHAT_MODEL", "LLM"}
 

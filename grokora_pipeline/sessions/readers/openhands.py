@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, first_of, is_error, name_text, to_utc, user
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
@@ -22,7 +23,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Completeness, Item, Message, Problem, Skipped
+from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped
 
 AGENT = "openhands"
 _KINDS = {"SystemPromptEvent", "MessageEvent", "ActionEvent", "ObservationEvent", "AgentErrorEvent", "Condensation"}

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlparse
 
 import orjson
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, is_error, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
@@ -35,7 +36,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped
 
 NO_CONTENT = (
     "the spans hold no contents: content capture was off; switch it on "

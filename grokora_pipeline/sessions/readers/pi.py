@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, user
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
@@ -18,7 +19,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped
 
 AGENT = "pi"
 _STOPPED = {"aborted", "error"}  # no whole answer of the model

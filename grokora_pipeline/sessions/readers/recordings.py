@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.models.messages import offered_tools
+from grokora_pipeline.models.messages import Message, offered_tools
 from grokora_pipeline.sessions.readers.bodies import api_of, exchange, is_reference
 from grokora_pipeline.sessions.readers.common import (
     Line,
@@ -28,7 +28,7 @@ from grokora_pipeline.sessions.readers.common import (
     whole_number,
 )
 from grokora_pipeline.sessions.readers.lowering import as_json, as_list, as_object
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Turn, Verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 
 BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50

@@ -45,7 +45,7 @@ def read(source: Source) -> Iterator[Item]:
     session = session or source.path.parent.name
     if leaves_folder(session):
         raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
-    run = grokputer.Run(
+    run = grokputer.AgentRun(
         session_id=session,
         task=name_text(metadata.get("task")),
         rating=rating_of(metadata.get("user_rating")),
@@ -76,10 +76,10 @@ def _iteration(entry: dict[str, Any], position: int) -> grokputer.Iteration:
     )
 
 
-def _call(entry: dict[str, Any]) -> grokputer.Call:
+def _call(entry: dict[str, Any]) -> grokputer.ToolUse:
     name, result = name_text(entry.get("function_name")), entry.get("result")
     known = grokputer.arguments_from_result(name, result) if isinstance(result, dict) else None
-    return grokputer.Call(name, known, result)
+    return grokputer.ToolUse(name, known, result)
 
 
 def looks_like_log(head: bytes) -> bool:

@@ -6,6 +6,7 @@ The calls are taken from what was sent to the model (`history`, `messages`, `tra
 from collections.abc import Iterator
 from typing import Any
 
+from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
@@ -22,7 +23,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
 )
-from grokora_pipeline.sessions.turns import Item, Message, Problem, Skipped, Status, Verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 
 def looks_like_swe_agent(head: bytes) -> bool:
