@@ -494,6 +494,7 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
+        self.body: dict[str, Any] = {}
 
     async def messages(self, request: Request) -> Response:
         self.headers = dict(request.headers)
@@ -504,6 +505,11 @@ class Elsewhere:
         return JSONResponse({"type": "message", "id": "msg_1", "role": "assistant", "model": "claude", "stop_reason":
                              "end_turn", "content": [{"type": "text", "text": quoted}],
                              "usage": {"input_tokens": 1, "output_tokens": 2}})  # fmt: skip
+
+    async def responses(self, request: Request) -> Response:
+        self.body = await request.json()
+        said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "elsewhere"}]}
+        return JSONResponse({"id": f"resp_{'0a' * 24}", "object": "response", "output": [said], "status": "completed"})
 
     async def chat(self, request: Request) -> Response:
         async def events() -> AsyncIterator[bytes]:
@@ -538,6 +544,7 @@ def upstream(tmp_path: Path) -> Iterator[tuple[Elsewhere, Running]]:
     routes = [
         Route("/v1/messages", elsewhere.messages, methods=["POST"]),
         Route("/v1/chat/completions", elsewhere.chat, methods=["POST"]),
+        Route("/v1/responses", elsewhere.responses, methods=["POST"]),
     ]
     with (
         serving(Starlette(routes=routes)) as url,
@@ -561,6 +568,37 @@ def test_an_upstream_of_the_same_kind_answers_with_the_callers_own_key_which_is_
     lines = running.lines()
     assert [line["response"]["content"][0]["text"] for line in lines][1] == "hi"
     assert key not in orjson.dumps(lines).decode()
+
+
+def test_a_conversation_that_began_here_goes_on_upstream_with_all_that_was_said(
+    upstream: tuple[Elsewhere, Running],
+) -> None:
+    elsewhere, running = upstream
+    running.engine.script = lambda request: THOUGHT
+    create = gpt(running).responses.create
+    first = create(model="base", input="2 + 2?")
+    second = create(model="gpt-5", input="Sure?", previous_response_id=first.id, instructions="Be brief.")
+    [asked, answer, again] = elsewhere.body["input"]
+    assert (asked["content"], answer["content"][0]["text"], again["content"]) == ("2 + 2?", "It is 4.", "Sure?")
+    assert (elsewhere.body["instructions"], "id" in answer) == ("Be brief.", False)
+    assert "previous_response_id" not in elsewhere.body
+    create(model="gpt-5", input="And?", previous_response_id=second.id)  # that one the upstream knows itself
+    assert (elsewhere.body["input"], elsewhere.body["previous_response_id"]) == ("And?", second.id)
+    assert len({line["session_id"] for line in running.lines()}) == 1
+
+
+def test_a_session_is_named_by_what_coding_agents_and_sdks_send(running: Running) -> None:
+    body = {"model": "auto", "input": "hello"}
+    for headers, members, name in (
+        ({"session_id": "0199-codex"}, {}, "0199-codex"),
+        ({"x-session-id": "ours", "session_id": "0199-codex"}, {}, "ours"),
+        ({"x-claude-code-session-id": "claude-1"}, {"metadata": {"user_id": "me"}}, "claude-1"),
+        ({}, {"metadata": {"session_id": "s1", "user_id": "me"}, "user": "u"}, "s1"),
+        ({}, {"user": "u"}, "u"),
+    ):
+        reply = httpx.post(f"{running.url}/v1/responses", json=body | members, headers=headers)
+        assert reply.headers["x-session-id"] == name
+        assert reply.headers["x-request-id"] == reply.headers["request-id"] == reply.headers["x-grokora-call"]
 
 
 def test_a_stream_is_not_cut_at_the_text_of_its_own_end_mark(upstream: tuple[Elsewhere, Running]) -> None:

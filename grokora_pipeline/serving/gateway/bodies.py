@@ -23,6 +23,13 @@ _OPTIONAL_TOOLS = {"web_search", "web_search_preview", "web_fetch", "image_gener
 _VERSION = re.compile(r"_\d{8}$|_\d{4}_\d{2}_\d{2}$")  # Anthropic's and OpenAI's tools may end in a date
 
 
+# What the members of a chat request are called by those who speak another API, for errors.
+OWN_NAMES = {
+    "messages": {"stop": "stop_sequences", "response_format": "output_config"},
+    "responses": {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text"},
+}
+
+
 def chat_request(api: str, body: Mapping[str, Any]) -> Json:
     """A request's messages, tools and other members that change the answer, as a chat-completions request has them.
 

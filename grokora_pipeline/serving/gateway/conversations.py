@@ -5,6 +5,7 @@ the session's own placeholders, which is how the model saw them, too. An id that
 its call, so that the recording is found without looking into others.
 """
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from grokora_pipeline.sessions.readers.bodies import is_reference
 
 Json = dict[str, Any]
 _Scans = dict[str, Iterator[Json]]
+_OURS = re.compile(rf"[a-z]+_[0-9a-f]{{{RECEIPT_LENGTH}}}(?:[0-9a-f]{{8}})?")  # others' ids are longer
 _MOST_RESPONSES = 1024  # in memory
 _MOST_BYTES = 64 << 20
 
@@ -111,6 +113,21 @@ class Conversations:
                     if reply.get("id") == identity and request.get("store") is not False:
                         return _Response.of(name, request, reply)
         raise _unknown(identity, param)
+
+
+def for_upstream(body: Json, whole: Json) -> Json:
+    """What an upstream gets of a request whose references are resolved in `whole`: it knows nothing of our answers.
+
+    Ids of ours leave the items, and so does reasoning, which an upstream takes back only if it wrote it itself.
+    """
+    items = body.get("input")
+    names = [body.get("previous_response_id")]
+    names += [one.get("id") for one in items if is_reference(one)] if isinstance(items, list) else []
+    if whole is body or not any(_OURS.fullmatch(str(name)) for name in names):
+        return body
+    said = [one for one in whole["input"] if not (isinstance(one, dict) and one.get("type") == "reasoning")]
+    said = [{name: one[name] for name in one if name != "id"} if isinstance(one, dict) else one for one in said]
+    return {**{name: body[name] for name in body if name != "previous_response_id"}, "input": said}
 
 
 def _unknown(identity: str, param: str) -> ApiError:

@@ -24,9 +24,9 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.constrain import unenforced
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
 from grokora_pipeline.serving.gateway.apis import Api, answer_of
-from grokora_pipeline.serving.gateway.bodies import chat_request, is_media, optional_tools, part_kinds
+from grokora_pipeline.serving.gateway.bodies import OWN_NAMES, chat_request, is_media, optional_tools, part_kinds
 from grokora_pipeline.serving.gateway.champions import Champions
-from grokora_pipeline.serving.gateway.conversations import Conversations
+from grokora_pipeline.serving.gateway.conversations import Conversations, for_upstream
 from grokora_pipeline.serving.gateway.metrics import Metrics
 from grokora_pipeline.serving.gateway.protocol import (
     ApiError,
@@ -49,6 +49,8 @@ LOG = logging.getLogger("grokora.serving")
 _BROKEN_OFF = {"error": {"message": "the caller went away before the answer was whole", "type": "client_gone"}}
 _BROKEN_STREAM = {"error": {"message": "the stream broke off"}}
 _PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "openai-project")
+# ours, then what Codex and Claude Code send
+_SESSION_HEADERS = ("x-session-id", "session_id", "session-id", "conversation_id", "x-claude-code-session-id")
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
 UPSTREAM_TIMES = 4
@@ -71,7 +73,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Exchange:
-    """A request under way: `body` is as it was sent, `asked` the same as a chat request."""
+    """A request under way: `body` is as it was sent, `asked` the same as a chat request, with all it refers to."""
 
     session: str
     route: Route
@@ -79,6 +81,7 @@ class Exchange:
     body: Json
     asked: ChatRequest
     receipt: str
+    forwarded: Json  # what an upstream gets of it
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
@@ -89,6 +92,10 @@ class Exchange:
     def headers(self) -> dict[str, str]:
         """What the caller may want to know: the session and the call, for feedback, and who answered."""
         headers = {"x-session-id": self.session, "x-served-by": self.route.served_by, "x-grokora-call": self.receipt}
+        headers |= {
+            "x-request-id": self.receipt,
+            "request-id": self.receipt,
+        }  # where OpenAI's and Anthropic's SDKs look
         headers |= {"x-grokora-unknown-model": "1"} if self.route.unknown_model else {}
         ignored = [name for name in self.ignored if name.isascii() and name.isprintable()][:_MOST_IGNORED]
         return headers | ({"x-grokora-ignored": ", ".join(ignored)} if ignored else {})
@@ -137,9 +144,9 @@ class Gateway:
         engine, base = self.champions.engine, self.champions.base
         if engine is None or base is None:
             raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
-        asked = ChatRequest.parse(_as_chat(api, body))
+        asked = ChatRequest.parse(_as_chat(api, body), OWN_NAMES.get(api.name))
         refuse_by_length(asked, engine.context_length)
-        user = request.headers.get("x-session-id") or asked.user or _user_of(body)
+        user = _session_of(request, body)
         session = session_name(user) if user else None
         messages, _ = await asyncio.to_thread(self._redacted, session, asked)
         route = self.router.route(asked.model, asked.body["messages"], session or "", asked.offered_tools)
@@ -191,7 +198,7 @@ class Gateway:
         """Whose call it is and who answers. What passes through may hold what only the upstream understands."""
         body = read_object(raw)
         whole, chat, problem, ignored = body, body, None, list[str]()
-        user = request.headers.get("x-session-id") or ChatRequest.unchecked(body).user or _user_of(body)
+        user = _session_of(request, body)
 
         def lower() -> None:
             nonlocal whole, chat, user
@@ -221,7 +228,7 @@ class Gateway:
                 raise problem
             ignored = ignored_members(api.name, body) + [f"tools.{kind}" for kind in optional_tools(body)]
             body = without_unread(body)
-            asked = ChatRequest.parse(without_unread(chat))
+            asked = ChatRequest.parse(without_unread(chat), OWN_NAMES.get(api.name))
             refuse_by_length(asked, self.champions.engine.context_length if self.champions.engine else 0)
             if api.name == "messages" and asked.messages[-1].role == "assistant":  # to count such tokens is right
                 text = (
@@ -239,7 +246,8 @@ class Gateway:
                 asked = ChatRequest.parse(chat)
         keys = [request.headers.get(name, "").rpartition(" ")[2] for name in _KEY_HEADERS]
         keys = [key for key in keys if key]
-        return Exchange(session, route, api, body, asked, new_receipt(session), keys=keys, ignored=ignored)
+        receipt, forwarded = new_receipt(session), for_upstream(body, whole)
+        return Exchange(session, route, api, body, asked, receipt, forwarded, keys=keys, ignored=ignored)
 
     @asynccontextmanager
     async def _accounted(self, exchange: Exchange) -> AsyncIterator[None]:
@@ -336,7 +344,7 @@ class Gateway:
     @asynccontextmanager
     async def _forward(self, exchange: Exchange, request: Request, keys: Mapping[str, str]) -> AsyncIterator[Response]:
         assert self.upstream is not None
-        body, api = exchange.body, exchange.api
+        body, api = exchange.forwarded, exchange.api
         if self.upstream.model and not self.router.is_unknown(exchange.asked.model):
             body = {**body, "model": self.upstream.model}
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers} | dict(keys)
@@ -472,11 +480,13 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _user_of(body: Json) -> str | None:
-    """The user that Anthropic's `metadata` names."""
+def _session_of(request: Request, body: Json) -> str | None:
+    """The session that a request names: by a header, in its metadata, or by its user (Anthropic's is in metadata)."""
     metadata = body.get("metadata")
-    user = metadata.get("user_id") if isinstance(metadata, dict) else None
-    return user if isinstance(user, str) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    named = [request.headers.get(name) for name in _SESSION_HEADERS]
+    named += [metadata.get("session_id"), body.get("user"), metadata.get("user_id")]
+    return next((name for name in named if isinstance(name, str) and name), None)
 
 
 def _raw_event(one: ServerSentEvent) -> bytes:

@@ -177,8 +177,8 @@ class ChatRequest(BaseModel):
         return offered_tools(self.body) if self.tools else None
 
     @classmethod
-    def parse(cls, body: Json) -> Self:
-        """Check a request; ApiError 400 says which member is wrong."""
+    def parse(cls, body: Json, own_names: Mapping[str, str] | None = None) -> Self:
+        """Check a request; ApiError 400 says which member is wrong, by its caller's own name for it."""
         choice = body.get("tool_choice")
         if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
             allowed = choice.get("allowed_tools", choice)
@@ -191,7 +191,7 @@ class ChatRequest(BaseModel):
         try:
             return cls.model_validate({**body, "body": body})
         except ValidationError as error:
-            raise plain(error) from None
+            raise plain(error, own_names) from None
 
     @classmethod
     def unchecked(cls, body: Json) -> Self:
@@ -257,14 +257,17 @@ def _lean(members: Json, read: frozenset[str]) -> Json:
     return lean
 
 
-def plain(error: ValidationError) -> ApiError:
-    """The first thing that is wrong, in OpenAI's error shape."""
+def plain(error: ValidationError, own_names: Mapping[str, str] | None = None) -> ApiError:
+    """The first thing that is wrong, in OpenAI's error shape. `own_names`: what the caller calls a member."""
     first = error.errors(include_input=False, include_url=False)[0]
     # pydantic also names the member of a union that it tried: `literal[...]`, `str`, `_Choice`
-    steps = takewhile(lambda step: isinstance(step, int) or not _UNION_MEMBER.match(step), first["loc"])
+    steps = list(takewhile(lambda step: isinstance(step, int) or not _UNION_MEMBER.match(step), first["loc"]))
+    steps[:1] = [(own_names or {}).get(str(step), step) for step in steps[:1]]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).strip(".")
     text = first["msg"].removeprefix("Value error, ")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    if not param and (named := re.match(r"'(\w+)'", text)):  # a check of several members quotes the one that is wrong
+        return ApiError(400, f"{text}.", param=named[1], code=code)
     return ApiError(400, f"{param or 'The request'}: {text}.", param=param or None, code=code)
 
 
