@@ -173,6 +173,12 @@ def _wrapped(text: str) -> str:
     )
 
 
+def _cut(text: str) -> str:
+    """A terminal of 80 columns cuts within words."""
+    text = f"some words before it, as a terminal shows them {text}"
+    return "\n".join(line[at : at + 80] for line in text.split("\n") for at in range(0, max(len(line), 1), 80))
+
+
 CARRIERS: dict[str, Callable[[str], Any]] = {
     "plain": lambda text: text,
     "arguments": lambda text: {"arguments": json.dumps({"command": f'echo "{text}"', "note": text})},
@@ -183,6 +189,21 @@ CARRIERS: dict[str, Callable[[str], Any]] = {
     "ansi": lambda text: f"\x1b[1;32m{text}\x1b[0m",
     "html": lambda text: f"<pre>{html.escape(text)}</pre>",
     "wrapped": _wrapped,
+    "wrapped in json": lambda text: json.dumps({"stdout": _cut(text)}),
+    "wrapped repr": lambda text: repr({"stdout": _cut(text)}),
+    "base64 of urls": lambda text: f"x={base64.urlsafe_b64encode(text.encode()).decode().rstrip('=')}",
+    "form": lambda text: f"q={urllib.parse.quote_plus(text)}&page=2",
+    "json in prose": lambda text: f"Output: {json.dumps({'arguments': json.dumps({'command': text})})} done",
+    "yaml": lambda text: f"stdout: |\n{textwrap.indent(text, '  ')}\nrc: 0",
+    "toml": lambda text: f"stdout = {json.dumps(text)}",
+    "csv": lambda text: f'1,"{text.replace(chr(34), chr(34) * 2)}",x',
+    "sql": lambda text: f"INSERT INTO log VALUES (1, '{text.replace(chr(39), chr(39) * 2)}');",
+    "shell": lambda text: f"""echo '{text.replace("'", "'" + chr(92) + "''")}' >> notes""",
+    "diff": lambda text: "@@ -1,2 +1,2 @@\n" + "\n".join(f"+{line}" for line in text.split("\n")),
+    "log": lambda text: f"2025-11-12 18:21:11,910 - app.main - DEBUG - {text}",
+    "xml attribute": lambda text: f'<a b="{html.escape(text)}"/>',
+    "markdown table": lambda text: f"| n | v |\n|---|---|\n| 1 | {text} |",
+    "typed": lambda text: {"action": "type", "text": text},
 }
 
 
@@ -190,6 +211,7 @@ def leaks(secret: str, stored: str) -> bool:
     """Whether a secret, or half of it in one piece, is in what would be stored."""
     plain = stored.replace("\\n", "").replace("\n", "")
     forms = {secret, json.dumps(secret)[1:-1], html.escape(secret), urllib.parse.quote(secret, safe="")}
+    forms.add(urllib.parse.quote_plus(secret))
     half = max(6, len(secret) // 2)
     lines = [line for line in secret.split("\n") if not line.startswith("-----")]
     if len(lines) > 1:
@@ -202,9 +224,10 @@ def stored(value: Any) -> str:
     redacted, _ = Redactor().redact(value)
     text = orjson.dumps(redacted).decode()
     found = [text]
-    for match in re.finditer(r"[A-Za-z0-9+/]{16,}={0,2}", text):
+    for match in re.finditer(r"[A-Za-z0-9+/_-]{16,}={0,2}", text):
+        plain = match[0].translate(str.maketrans("-_", "+/"))
         try:
-            found.append(base64.b64decode(match[0] + "=" * (-len(match[0]) % 4)).decode())
+            found.append(base64.b64decode(plain + "=" * (-len(plain) % 4)).decode())
         except ValueError:
             continue
     return "\n".join(found)

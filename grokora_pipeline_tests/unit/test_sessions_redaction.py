@@ -445,6 +445,10 @@ def test_a_caller_gets_its_own_values_back_and_no_others() -> None:
         ({"card": 4111111111111111}, "4111"),
         ({"phone_number": 38641123456}, "38641"),
         ({"arguments": '["x", "--api-key", "onlyletters"]'}, "onlyletters"),
+        ({"Key": "DB_PASSWORD", "Value": "onlyletters"}, "onlyletters"),
+        ({"action": "type", "element": "Password input", "text": "onlyletters"}, "onlyletters"),
+        ({"name": "browser_type", "arguments": '{"selector": "#login-password", "text": "Zx9kQ2mV"}'}, "Zx9kQ2mV"),
+        ({"fields": [{"name": "Password", "type": "textbox", "value": "onlyletters"}]}, "onlyletters"),
     ],
 )
 def test_the_name_of_a_member_tells_what_its_value_is(value: object, secret: str) -> None:
@@ -482,6 +486,15 @@ def test_personal_data_of_many_countries_is_found(text: str, left: str) -> None:
     redacted, counts = Redactor().redact(f"see {text} there")
     assert left not in redacted
     assert counts.total() >= 1
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800 password=Zx9kQ2mV\udfff", "\udcff ana@example.org", '{"password": "\ud800Zx9k"}']
+)
+def test_half_of_a_surrogate_pair_stops_nothing(text: str) -> None:
+    redacted, counts = Redactor().redact(text)
+    assert counts.total() == 1
+    assert "Zx9k" not in redacted
 
 
 def test_a_secret_named_late_in_a_turn_is_gone_from_its_start_too(tmp_path: Path) -> None:
@@ -594,6 +607,10 @@ def test_the_second_scan_is_silent_after_redaction_and_finds_secrets_where_there
         "name: token\n" * 20_000,
         "\x1b[" * 100_000 + "a:5432:b:c:" * 20_000,
         "type='password' " * 15_000,
+        "\\" * 200_000,
+        "eyJ" * 100_000,
+        repr(["password", "x"] * 10_000),
+        "a=" + "+b" * 100_000,
     ],
 )
 def test_hostile_text_is_redacted_in_linear_time(text: str) -> None:
@@ -640,6 +657,48 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
             "x" * 32 + ' VASTAI_API_KEY="537e8dfc3c6e6ebe\n5f116931b216137a40cbb139a5bc869311bf35c263777505" ok',
             "5f116931b216",
         ),
+        # a name and UUIDs; a pair of a UUID and a key; a version and its random body
+        (f"export X=xapt-{uuid.UUID(REST)}", REST[-12:]),
+        (f"use luma-{uuid.UUID(REST)}-{uuid.UUID(REST)} now", REST[-12:]),
+        (f"FAL = {uuid.UUID(REST)}:{REST}", REST),
+        (f"lago_key_{uuid.UUID(REST)}", REST[-12:]),
+        (f"11{REST}", REST),
+        (f"(packagist_ack_{REST}{REST})", REST),
+        # after any scheme of an Authorization header
+        (f"Authorization: GenieKey {uuid.UUID(REST)}", REST[-12:]),
+        (f'Authorization: Digest username="bob", response="{REST}"', REST),
+        # the last part of an address, the first of a database's
+        ("https://eth-mainnet.example/v2/ShUy7fsxjuuPlJqoHW22wv8gzTAhcQzw", "ShUy7fsx"),
+        ("jdbc:oracle:thin:app/aRQKt6LgzQ1f@//db:1521/x", "aRQKt6LgzQ1f"),
+        # flags of more tools
+        ("plink -pw M7mjj7uvtpyK bob@host ls", "M7mjj7uvtpyK"),
+        ("hydra -l bob -p fwvO6204ldyC ssh://h", "fwvO6204ldyC"),
+        ("http -a bob:4QOW4Z58Zp2h GET https://x", "4QOW4Z58Zp2h"),
+        ("secretsdump.py CORP/bob:b4fMAmBmDIvw@10.1.1.1", "b4fMAmBmDIvw"),
+        ("WIFI:T:WPA;S:Home;P:y8lXBCbSFcsn;;", "y8lXBCbSFcsn"),
+        # what tools type into fields
+        ("pw_input.send_keys('vuaqp43L4q')", "vuaqp43L4q"),
+        ('keystroke "n8Olquho9n" -- password', "n8Olquho9n"),
+        ('call {"element": "Password field", "text": "IMH0WIwAp1"} now', "IMH0WIwAp1"),
+        # assignments: a prefix of a string, a tag of YAML, a variable's default, four groups of letters
+        (f"app.secret_key = b'{REST}'", REST),
+        ("admin_password: !secret Zx9kQ2mV7tRb", "Zx9kQ2mV7tRb"),
+        (f'variable "do_token" {{ default = "{REST}" }}', REST),
+        ("EMAIL_HOST_PASSWORD = 'mikk wfgv kshy khmu'", "wfgv"),
+        ("app password: nywc melh iclo krix", "iclo"),
+        # languages, codes, keys of wallets and disks
+        ("mot de passe : uRk93oY4t9", "uRk93oY4t9"),
+        ("\u5bc6\u7801\u662f BsfDCRb2sC", "BsfDCRb2sC"),
+        ("Enter 339674 as the verification code", "339674"),
+        ("passcode 989523", "989523"),
+        ("Recovery Key:\n414907-458586-414523-646401-124655-231058-951014-542605", "951014"),
+        (f'const wallet = new ethers.Wallet("0x{REST}{REST}");', REST),
+        # carriers: quotes doubled, letters beyond ASCII and e-mail addresses in the queries of URLs
+        ("INSERT INTO log VALUES ('auth=(''bob'', ''8ufPn2pSJ17D'')')", "8ufPn2pSJ17D"),
+        ("GET /x?q=%c5%9fifre%3a%20W6okxoaTa7", "W6okxoaTa7"),
+        ("GET /x?q=login%3A%20bob%40example.com%20%2F%20eQkQOVg1Vg", "eQkQOVg1Vg"),
+        # a line break within a name, told by the width of its line alone
+        (f"{'word ' * 15}PASSW\nORD=onlyletters and so on", "onlyletters"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -659,6 +718,21 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "org.springframework.security.authentication.UsernamePasswordAuthenticationToken",
         "https://fonts.gstatic.com/s/inter/v13/UcCO3FwrK3iLTeHuS_fvQtMwCp50KnMw2boKoduKmMEVuLyfAZ9hiA.woff2",
         '{"key": "Escape", "code": "Escape", "keyCode": 27}',
+        "SECRET_KEY=\nDEBUG=1",
+        "MasterUserPassword: !Ref DBPassword",
+        "LoadCredential=token:/etc/app/token",
+        'DB_PASSWORD="op://vault/db/password"',
+        "password: vault:secret/data/db#password",
+        "arn:aws:secretsmanager:us-east-1:210987654321:secret:prod/db-AbC123",
+        "posthog.init('phc_5Tq3vVbXyZ1aBcDeFgHiJkLmNoPqRsTuVwXyZ012345')",
+        "pk.eyJ1IjoiZXhhbXBsZSIsImEiOiJja2V4YW1wbGUwMDAwMnBsbTl4eTBqa2c1In0.A1b2C3d4E5f6G7h8I9j0Kl",
+        "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa and 3J98t1WpEZ73CNmQviecrnyiWrnqRhWNLy",
+        "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
+        "github.com/aws/aws-sdk-go-v2/service/secretsmanager v1.34.6",
+        "_ZNSt6vectorIiSaIiEE9push_backERKi _ZN4core3fmt9Formatter9write_str17h2c1d0e9f8a7b6c5dE",
+        "client_id: 0oa1b2c3d4E5F6g7H8i9, id: V1StGXR8_Z5jdHi6B-myT",
+        '{"endCursor": "Y3Vyc29yOnYyOpHOABCD1w==", "id": "-N4gx9eXWk0t4lOb1Vxa"}',
+        '{"element": "Forgot password link", "text": "Forgot"} {"type": "password", "placeholder": "Password"}',
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

@@ -4,9 +4,11 @@ Detectors run one after the other over a draft in which what was found already i
 another's finding. Numbers are given later, by session.
 """
 
+import ast
 import html
 import json
 import re
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -20,7 +22,7 @@ from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, 
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning
-from grokora_pipeline.sessions.redaction.passwords import is_secret
+from grokora_pipeline.sessions.redaction.passwords import NO_FIELD, is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
 from grokora_pipeline.sessions.redaction.tokens import (
     BASE64,
@@ -37,8 +39,16 @@ _FIRST_TOKEN = 10**15  # of a draft; no session has as many placeholders
 _TOKEN = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d{16}>")
 _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus holds at most some 100 MB
 _LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
-_UNSURE = {"token", "high_entropy"}  # kinds that are told by looks alone: what is public looks the same
+_UNSURE = {"token", "high_entropy", "jwt"}  # kinds that are told by looks alone: what is public looks the same
+_FORM = re.compile(  # a field of a form that was sent, in which + is a space
+    r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
+)
+_LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
+# what describes the field that a tool types into, and what holds the text that it types
+_FIELD_NAMES = ("element", "selector", "label", "field", "locator", "target", "name", "placeholder", "xpath", "type")
+_TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys"})
+_PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd|otp)(?![a-z])")
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
@@ -83,7 +93,11 @@ class _Draft:
         means = meaning(name)
         if means == "phone":
             return self._token("PII", "phone", text)
+        known = len(self._findings)
         redacted = self._text(text, depth)
+        kinds = {finding.kind for finding in list(self._findings.values())[known:]}
+        if kinds and kinds <= _UNSURE and PUBLIC.search(f'"{name}": "{text}"'):
+            return text
         if redacted != text or not name:
             return redacted
         if means and _is_secret_member(name, text, means):
@@ -97,11 +111,13 @@ class _Draft:
             whole = self._json(text, depth)
             if whole is not None:
                 return self._replaced(whole, published.in_text(whole))
-        redacted, joined, known = self._detect(text), _without_wraps(text), len(self._findings)
+            text = self._literal(text, depth)
+        redacted, joined = self._detect(text), _without_wraps(text)
         if joined != text:
+            known = {one.value for one in self._findings.values()}
             again = self._detect(joined)
-            # only for a value that a line break cut; the other lines of such a text stay as they are
-            if any(one.family and one.value not in text for one in list(self._findings.values())[known:]):
+            # only where a line break cut a value or its name; else the lines stay as they are
+            if any(one.family and one.value not in known for one in self._findings.values()):
                 redacted = again
         plain = _without_escapes(redacted)
         if plain != redacted and (again := self._detect(plain)) != plain:
@@ -118,6 +134,18 @@ class _Draft:
             return text
         redacted = walk(value, self.member, depth + 1)
         return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+
+    def _literal(self, text: str, depth: int) -> str:
+        """The same for a Python literal, if it is what `repr` gives for its value: lines are lines in its strings."""
+        if len(text) > _LONGEST_LITERAL or "'" not in text:
+            return text
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return text
+        if repr(value) != text:
+            return text
+        return repr(walk(value, self.member, depth + 1))
 
     def _detect(self, text: str) -> str:
         found = detectors.candidates(text)
@@ -149,26 +177,23 @@ class _Draft:
         return self._token("SECRET", "encoded", text)
 
     def _apply(self, detector: Detector, text: str) -> str:
+        """The text with the matches of a detector replaced by tokens."""
         pieces: list[str] = []
         end = 0
-        public = [one.span() for one in PUBLIC.finditer(text)] if detector.kind in _UNSURE else []
+        public: list[tuple[int, int]] | None = None if detector.kind in _UNSURE else []  # looked for once it matters
         for match in detectors.matches(detector, text):
-            if match.start() < end or any(start <= match.start(detector.group) < stop for start, stop in public):
+            value, (start, stop) = match.group(detector.group), match.span(detector.group)
+            if match.start() < end or value is None or "<SECRET:" in value or "<PII:" in value:
                 continue
-            swapped, stop = self._swap(detector, match), match.end()
-            if detector.family == "SECRET" and match.end(detector.group) == stop and swapped != match.group():
-                stop = _key_end(text, stop)
-            pieces += [text[end : match.start()], swapped]
-            end = stop
+            if detector.accept and not detector.accept(match):
+                continue
+            if public is None:
+                public = [one.span() for one in PUBLIC.finditer(text)]
+            if any(one <= start < other for one, other in public):
+                continue
+            pieces += [text[end:start], self._token(detector.family, detector.kind, value)]
+            end = _key_end(text, stop) if detector.family == "SECRET" and stop == match.end() else stop
         return "".join((*pieces, text[end:]))
-
-    def _swap(self, detector: Detector, match: re.Match[str]) -> str:
-        """What a match becomes: its value replaced by a token, unless it is no finding after all."""
-        whole, value = match.group(), match.group(detector.group)
-        if value is None or "<SECRET:" in value or "<PII:" in value or (detector.accept and not detector.accept(match)):
-            return whole
-        start = match.start(detector.group) - match.start()
-        return whole[:start] + self._token(detector.family, detector.kind, value) + whole[start + len(value) :]
 
     def _token(self, family: str, kind: str, value: str) -> str:
         token = f"<{family or 'SECRET'}:{kind}:{_FIRST_TOKEN + len(self._findings)}>"
@@ -187,9 +212,9 @@ def walk(value: Any, visit: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return visit(value, "", depth)
     if isinstance(value, dict):
-        named = value.get("name", value.get("key")) if "value" in value else None
+        names = _names(value)
         return {
-            visit(str(name), "", depth): _walk_member(named if name == "value" else name, one, visit, depth)
+            visit(str(name), "", depth): _walk_member(names.get(name, name), one, visit, depth)
             for name, one in value.items()
         }
     if isinstance(value, list):
@@ -198,6 +223,18 @@ def walk(value: Any, visit: Any, depth: int = 0) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
         return _number(value, "", visit, depth)
     return value
+
+
+def _names(members: dict[Any, Any]) -> dict[Any, Any]:
+    """The names by which members are judged that have another one: of an entry of a list, of a field typed into."""
+    typed = _TYPED_NAMES.intersection(members)
+    if not typed:
+        return {}
+    field = " ".join(str(members[name]) for name in _FIELD_NAMES if isinstance(members.get(name), str))
+    if _PASSWORD_FIELD.search(field) and not NO_FIELD.search(field):
+        return {name: "password" for name in typed if isinstance(members[name], str) and " " not in members[name]}
+    entry = next((members[name] for name in ("name", "key", "Name", "Key") if name in members), None)
+    return {} if entry is None else {name: entry for name in typed if name in {"value", "Value"}}
 
 
 def _walk_argument(flag: str | None, value: Any, visit: Any, depth: int) -> Any:
@@ -241,6 +278,10 @@ def _key_end(text: str, end: int) -> int:
 
 
 def _without_escapes(text: str) -> str:
+    if "+" in text:
+        text = _FORM.sub(lambda match: match.group().replace("+", " "), text)
+    if "=3D" in text or "=\n" in text:  # quoted-printable, as in mail
+        text = text.replace("=\n", "").replace("=3D", "=")
     return detectors.ESCAPES.sub(_unescaped, text) if detectors.ESCAPES.search(text) else text
 
 
@@ -261,6 +302,8 @@ def _unescaped(match: re.Match[str]) -> str:
     text = match.group()
     if text[0] == "&":
         return html.unescape(text)
+    if text.count("%") > 1:
+        return urllib.parse.unquote(text)
     if "[" in text:
         return ""
     start = text.lstrip("\\%")

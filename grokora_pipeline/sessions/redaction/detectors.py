@@ -19,6 +19,7 @@ __all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_
 PERSONAL = personal.DETECTORS
 ESCAPES = re.compile(
     r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|"
+    r"%0[AD]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|"  # a letter beyond ASCII
     r"\\{1,3}(?:u(?!00[01]|d[89a-f])[0-9a-f]{4}|x(?![01])[0-9a-f]{2})|&(?:#x?[0-9a-f]{2,4}|quot|apos|amp|commat|equals|lt|gt|nbsp);|"
     r"(?:\x1b|\\{1,3}(?:x1b|u001b|033|e))\[[0-9;]*[a-z]|"  # colours of a terminal
     "[\u00ad\u200b-\u200d\u2060\ufeff\u00a0\u2007\u202f]",  # invisible, or a space that is none
@@ -76,8 +77,21 @@ def _groups() -> tuple[tuple[Any, tuple[tuple[Any, Detector], ...]], ...]:
 
 def is_suspicious(text: bytes) -> bool:
     """Whether some detector could find something, by a scan at memory speed. False is certain."""
-    by_looks = _has_high_entropy(text) or _has_seed_phrase(text)
-    return _gate().search(text) is not None or by_looks or bool(published_findings(text))
+    wraps = b"\n".join(
+        text[max(0, match.start() - 40) : match.start() + 40] + text[match.end() - 1 : match.end() + 80]
+        for match in _wraps().finditer(text)
+    )
+    return any(
+        _gate().search(one) is not None or _has_high_entropy(one) or _has_seed_phrase(one) or published_findings(one)
+        for one in (text, wraps)
+        if one
+    )
+
+
+@cache
+def _wraps() -> Any:
+    """Where a terminal may have cut a word: a long line of JSON text that ends and goes on without a space."""
+    return _re2(r"[^\\\n]{39}[\w+/=.:\"'-]\\{1,4}n[\w+/=.:\\\"'-]")
 
 
 @cache
@@ -90,7 +104,7 @@ def _has_high_entropy(text: bytes) -> bool:
     place = 0
     while match := _run().search(text, place):
         whole, place = match.group().decode(), match.end()
-        if any(is_high_entropy(part, limit=3.0) for part in (whole, *whole.split("/")) if len(part) >= 20):
+        if any(is_high_entropy(part, limit=3.0) for part in (whole, *re.split(r"[/+]", whole)) if len(part) >= 20):
             return True
     return False
 
@@ -120,7 +134,7 @@ def _wallet_words() -> frozenset[bytes]:
 
 def candidates(text: str) -> list[Detector]:
     """The detectors that could find something in a text, in their order."""
-    raw = text.encode("utf-8", "surrogatepass")
+    raw = text.encode("utf-8", "replace")
     groups = [hints for gate, hints in _groups() if gate.search(raw) is not None]
     found = [one for hints in groups for hint, one in hints if hint.search(raw) is not None]
     found += [SEED_PHRASE] if _has_seed_phrase(raw) else []
@@ -134,7 +148,8 @@ def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:
         return
     end = 0
     done = {place for placeholder in PLACEHOLDER.finditer(text) for place in range(*placeholder.span())}
-    for hint in re2.finditer(detector.hint, text):
+    whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
+    for hint in re2.finditer(detector.hint, whole):
         if hint.start() < end or hint.start() in done:
             continue
         if match := detector.pattern.match(text, hint.start()):

@@ -22,7 +22,7 @@ _SUFFIXES = _set(  # words after the telling one that change nothing
 )
 # any value of these is secret; the short ones only as whole words
 _PASSWORD_END = re.compile(
-    r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|p[sw]wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|"
+    r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|p[sw]wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
     r"lozinka|heslo|senha|wachtwoord|contrasena|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery)key|"

@@ -25,16 +25,17 @@ from grokora_pipeline.sessions.redaction.tokens import is_known_id, is_publishab
 _PUBLIC_NAME = re.compile(
     r"public|site_?key|site-key|integrity|nonce|fingerprint|hash|cache|idempotency", re.IGNORECASE
 )
+_APP_PASSWORD = re.compile(r"(?:[a-z]{4} ){3}[a-z]{4}")  # of Google, for programs
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
-_QUOTE = r"\\{0,3}[\"'`]"
+_QUOTE = r"(?:\\{0,3}[\"'`]|\"\"|''|'\\'')"  # doubled in CSV, SQL and YAML, interrupted in a shell
 _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value)[\W_]+)?", re.IGNORECASE)
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 _CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
 _CODE = re.compile(  # a name or a call in a program, not a value
-    r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*",
+    r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|convertto-\w+|&(?:#|quot|apos).*",
     re.IGNORECASE,
 )
 
@@ -46,6 +47,10 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     """
     if not means or len(value) < 4 or NOT_A_SECRET.fullmatch(value) or (not quoted and re.search(r"[(\[{]", value)):
         return False
+    if re.match(
+        r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+){2,}\Z", value
+    ):
+        return False  # the file or the password manager that keeps it
     if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
         return False  # a call whose end another quote cut off
     if means == "key":
@@ -56,6 +61,8 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
             or (quoted and is_random_token(value, 3.2))
         )
     words = value.split()
+    if _APP_PASSWORD.fullmatch(value):
+        return not is_wordlike(value)
     prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     return not prose or _seed_words(value)
 
@@ -65,6 +72,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
     operator, quote, value = match.group("operator", "quote", "value")
     name = _whole_name(match)
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
+    if "\n" in match.string[match.end("operator") : match.start("value")] and re.match(r"[\w.-]+ ?[=:]", value):
+        return False  # the next of several assignments
     if value.lower() == name.lower() or (not quote and (spaced or operator == "==") and _CODE.fullmatch(value)):
         return False
     means = meaning(name)
@@ -149,7 +158,8 @@ def _seed_words(text: str) -> bool:
 def _is_chosen(match: re.Match[str]) -> bool:
     """Whether a string with all kinds of characters is a password: no identifier, no address."""
     value = match.group("value")
-    return chunk_length(value) <= 2.4 and not is_hash(value) and "/" not in value
+    random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
+    return random and not is_hash(value) and "/" not in value
 
 
 def _is_chosen_or_quoted(match: re.Match[str]) -> bool:
@@ -167,7 +177,7 @@ _ASSIGNED = detector(
     rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]){{0,2}}"
     r"\s{0,6}(?P<operator>=>|->|[:.?+|]=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
-    r")(?:\s|\\n){0,6}"
+    r")(?:\s|\\n){0,6}(?:[bfru@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* )?"
     rf"(?:(?P<quote>(?P<escaped>\\{{1,3}})?[\"'`])(?=[^\n]*?(?P=quote)))?"
     r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
     rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,6}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]=|->))",
@@ -193,7 +203,7 @@ _NEAR_A_WORD = detector(
 _NEAR_PASSWORD = detector(
     "password",
     r"(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)[^\w][^\n]{0,60}?(?:\n[^\n]{0,40}?){0,2}?"
-    r"(?<=[\s:=\"'(`,|;>])(?=[^\s\"'`]{0,30}?(?-i:[a-z]))(?=[^\s\"'`]{0,30}?(?-i:[A-Z]))(?=[^\s\"'`]{0,30}?\d)"
+    r"(?<=[\s:=\"'(`,|;>])(?=[^\s\"'`]{0,30}?(?-i:[a-z]))(?=[^\s\"'`]{0,30}?(?-i:[A-Z]))(?=[^\s\"'`]{0,30}?[\d!@#$%^*?])"
     r"(?P<value>[^\s\"'`\\<>|,;()\[\]{}=&]{7,64})",
     r"(?i:(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)\W)",
     "value",
@@ -202,9 +212,11 @@ _NEAR_PASSWORD = detector(
     anchored=True,
     gate=rf"{TELLING_GATE}|(?i:community string)",
 )
-_FIELD = rf"(?:{_SPOKEN}|passwd|pwd|pass|pin|otp)"
+NO_FIELD = re.compile("forgot|reset|show|hide|link|button", re.IGNORECASE)  # beside a field for a password
+_FIELD = rf"(?:{_SPOKEN}|passwd|pwd|pass|pin|otp|(?<![a-z])pw(?![a-z]))"
 _TYPES = (
-    "send_keys|sendkeys|fill|type|press_sequentially|typewrite|write|set_value|setvalue|set_text|input_text|enter_text|"
+    "send_keys|sendkeys|fill|type|keystroke|input text|press_sequentially|typewrite|write|set_value|setvalue|"
+    "set_text|input_text|enter_text|"
     "type_text"
 )
 _CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
@@ -269,13 +281,18 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
         rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
-        rf"\bnet user \S+ |\s/user:\S+ |\s-[uU] \S+ -[pP] ?|"
+        rf"\bnet user \S+ |\s/user:\S+ |\s-[uUlx] \S+ -[pP] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
+        rf"\s/rp |\bhttps? -a \S+:|"
+        rf"\bWIFI:[^\s]{{0,60}}?P:|\bsecretsdump\S* \S+/\S+:|\b(?:jdbc:oracle:thin:|sqlplus )\w+/|"
         rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:|\bopenssl\b[^\n|;]{{0,120}}?\s-k |"
         rf"\bx11vnc\b[^\n|;]{{0,80}}?-passwd )(?:{_QUOTE})?(?P<value>{_VALUE})",
-        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uU] \S+ -[pP]| -U [\w\\.]+%|"
+        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uUlx] \S+ -[pP]| -U [\w\\.]+%|"
+        r" -pw | /rp |https? -a |WIFI:|secretsdump|oracle:thin:|sqlplus |"
         r"\s/p:|pass(?:in|out)? pass:|openssl\b[^\n|;]* -k |x11vnc\b[^\n|;]* -passwd",
         _is_mixed_value,
-        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uU] |\s/p:|pass(?:in|out)? pass:",
+        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uUlx] \S+ -[pP]|\s/p:|pass(?:in|"
+        r"out)? pass:|"
+        r" -pw | /rp |https? -a |WIFI:|secretsdump|oracle:thin:|sqlplus | -U [\w\\.]+%",
     ),
     (  # password_field.send_keys("x"), page.get_by_label("Password").fill("x")
         rf"{_FIELD}[^\n;]{{0,60}}?\.(?:{_TYPES})\(\s?{_QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){_QUOTE}\s?[,)]",
@@ -283,14 +300,30 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         _is_value,
         "",
     ),
+    (  # {"element": "Password field", "text": "x"} within a text
+        rf"{_QUOTE}(?:element|selector|label|field|locator|target|placeholder){_QUOTE}\s?:\s?{_QUOTE}[^\"'`\n]{{0,80}}"
+        rf"(?:{_SPOKEN}|passwd|pwd|pass)[^\"'`\n]{{0,60}}{_QUOTE}[^{{}}\n]{{0,80}}?{_QUOTE}(?:text|value|input|content){_QUOTE}\s?:\s?{_QUOTE}"
+        rf"(?P<value>[^\"'`\\\s]{{4,80}}){_QUOTE}",
+        r"(?i:(?:element|selector|label|field|locator|target|placeholder)[\\\"'`]{1,4}\s?:)",
+        lambda match: _is_value(match) and not NO_FIELD.search(match.group()),
+        TELLING_GATE,
+    ),
     (  # page.fill("#password", "x")
         rf"\b(?:{_TYPES})\(\s?{_QUOTE}[^\"'`\n]{{0,60}}{_FIELD}[^\"'`\n]{{0,40}}{_QUOTE}\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
         rf"(?i:(?:{_TYPES})\()",
         _is_value,
         "",
     ),
+    (  # app password: four groups of four letters, as Google shows them
+        rf"\bapp(?:lication)?[ _-]?password\w*(?:{_QUOTE})?(?:\s?[:=]| is)"
+        rf"\s?(?:{_QUOTE})?(?P<value>(?:[a-z]{{4}} ){{3}}[a-z]{{4}})\b",
+        r"(?i:app(?:lication)?[ _-]?password)",
+        lambda match: not is_wordlike(match.group("value")),
+        TELLING_GATE,
+    ),
     (  # recovery codes, one or a list of them
-        rf"\b(?:recovery|backup|rescue|scratch|one-time) (?:codes?|keys?)\b[^\n:]{{0,40}}(?::|\n| is| are)\s*"
+        rf"\b(?:recovery|backup|rescue|scratch|one-time) (?:codes?|keys?)\b[^\n:\\]{{0,40}}(?::|\n|\\{{1,3}}n|"
+        rf" is| are)(?:\s|\\{{1,3}}n|[+>#|]|\d+\t)*"
         rf"(?:[-*] |\d{{1,2}}[.)] )?(?P<value>{_CODE_WORD}"
         rf"(?:[\s,;]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
         r"(?i:(?:recovery|backup|rescue|scratch|one-time) (?:code|key))",
@@ -310,10 +343,11 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         "",
     ),
     (  # type "x" into the password field
-        rf"\b(?:type|typing|enter|write|typewrite|fill|input|paste|use|using)[sd]?[ (](?:in )?(?P<quote>{_QUOTE})?"
+        rf"\b(?:type|typing|enter|write|typewrite|keystroke|text|fill|input|paste|use|using|and|with)"
+        rf"[sd]?[ (](?:in )?(?P<quote>{_QUOTE})?"
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{_QUOTE})?\)?"
-        rf"(?: (?:in|as|for)(?:to)?| *#) [\w ]{{0,24}}(?:{_SPOKEN})",
-        r"(?i:(?:type|typing|enter|write|fill|input|paste|use|using)[sd]?[ (])",
+        rf"(?: (?:in|as|for)(?:to)?| *(?:#|--|//)) [\w ]{{0,24}}(?:{_SPOKEN})",
+        r"(?i:(?:type|typing|enter|write|keystroke|text|fill|input|paste|use|using|and|with)[sd]?[ (])",
         lambda match: _is_value(match) if match.group("quote") else _is_mixed_value(match),
         TELLING_GATE,
     ),
@@ -352,29 +386,53 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         _is_mixed_value,
         rf"{TELLING_GATE}|requirepass",
     ),
+    (  # variable "db_token" { default = "x" }
+        rf"\bvariable {_QUOTE}(?P<name>\w+){_QUOTE} ?\{{[^}}]{{0,300}}?\bdefault\s*= ?{_QUOTE}(?P<value>{_VALUE})",
+        r"variable [\\\"']{1,4}\w+",
+        _is_named,
+        r"variable [\\\"']",
+    ),
+    (  # new ethers.Wallet("0x..."), Account.from_key("...")
+        rf"(?:wallet|from_?key|private_?key\w*|toaccount|signingkey)\(\s?{_QUOTE}(?P<value>(?:0x)?[0-9a-f]{{64}})\b",
+        r"(?i:(?:wallet|key\w*|toaccount)\([^0-9a-f]{0,5}(?:0x)?[0-9a-f]{64})",
+        None,
+        r"\([\\\"']{0,4}(?:0x)?[0-9A-Fa-f]{64}",
+    ),
+    (  # https://eth-mainnet.example/v2/x: the last part of an address, where nothing but a key follows the version
+        r"://[^\s/\"'<>@]{3,100}/(?:v\d|rpc|ws)/(?P<value>[\w-]{28,})(?![\w/.?-])",
+        r"://[^\s/\"'<>@]+/(?:v[0-9]|rpc|ws)/[\w-]{28}",
+        lambda match: is_mixed(match.group("value")) and (is_hash(match.group("value")) or _is_mixed_value(match)),
+        r"/(?:v[0-9]|rpc|ws)/[\w-]{28}",
+    ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
-        rf"\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b ?(?P<quote>{_QUOTE})?"
+        rf"(?:\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b|"
+        rf"(?:\u5bc6[\u7801\u78bc])(?:\u662f|\u4e3a)) ?(?P<quote>{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
-        rf"(?i:(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))",
+        rf"(?i:(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))|"
+        rf"\x{{5bc6}}[\x{{7801}}\x{{78bc}}][\x{{662f}}\x{{4e3a}}]",
         _is_spoken,
         "",
     ),
     (  # credentials: bob / x1
-        rf"\b(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=] ?[\w.@+-]+ ?[/:] ?(?P<value>{_VALUE})",
+        rf"\b(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=] ?(?:[\w.@+-]+|<[^>\s]+>)"
+        rf" ?[/:] ?(?P<value>{_VALUE})",
         r"(?i:(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=])",
         _is_mixed_value,
         "",
     ),
     (  # a code that was sent, a PIN
-        r"(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication) code|\bOTP|\bPIN)"
-        r"(?: is|:| =){1,2} ?(?P<value>\d{4,8})(?!\d)",
-        r"(?i:(?:code|otp|pin)(?: is|:| =){1,2} ?[0-9]{4})",
+        r"(?:(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication) code|\bOTP|\bPIN)"
+        r"(?: is|:| =){1,2} ?|\bpasscode:? |\benter (?=\d{4,8} as (?:the|your) [\w -]{0,20}(?:code|pin)))"
+        r"(?P<value>\d{4,8})(?!\d)",
+        r"(?i:(?:(?:code|otp|pin)(?: is|:| =){1,2} ?|passcode:? |enter )[0-9]{4})",
         None,
         "",
     ),
     (  # Authorization: Basic x, also in JSON
-        rf"\bauthorization(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) )?"
+        rf"\bauthorization(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?"
+        r"(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) |digest [^\n]{0,200}?\bresponse=[\\\"']{0,4}|"
+        r"[a-z][\w-]{2,20} (?=[\w.~+/=-]*\d))?"
         r"(?P<value>[\w.~+/=-]{8,})",
         r"(?i:authorization[\\\"'`]{0,4}\s?[:=])",
         _is_header,

@@ -24,7 +24,7 @@ _KINDS = {  # by the first word of a rule's name
 _KIND = re.compile(r"[^a-z]+")
 # Rules end a value at a space or a quote. In a repr and in JSON these stand behind backslashes: blanks of equal length
 # in place of what is escaped keep all offsets.
-_ESCAPED = re.compile(rb"\\+(?:[nrt]|(?=[\"'`]))")
+_ESCAPED = re.compile(rb"(?<!\\)\\++(?:[nrt]|(?=[\"'`]))")
 
 
 class PublishedFinding(NamedTuple):
@@ -76,7 +76,7 @@ def published_findings(raw: bytes) -> list[tuple[int, int, str, bool]]:
 
 def in_text(text: str) -> list[PublishedFinding]:
     """The same in a text, by characters; in a text that is JSON itself, only what lies within one string of it."""
-    raw = text.encode("utf-8", "surrogatepass")
+    raw = text.encode("utf-8", "replace")  # a lone surrogate becomes one "?", so that offsets can be told in characters
     found = published_findings(raw)
     if text[:1] in ("{", "[") and text[-1:] in ("}", "]"):
         found = [one for one in found if b'"' not in raw[one[0] : one[1]]]

@@ -7,6 +7,8 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
+from functools import reduce
+from hashlib import sha256
 from importlib import import_module
 
 from grokora_pipeline.models.messages import MEDIA_DATA, MEDIA_HINT
@@ -27,7 +29,6 @@ _PLUGINS = {  # detect-secrets plugin: (module, kind, hint)
     "DiscordBotTokenDetector": ("discord", "discord_token", r"\.[\w-]{6}\.[\w-]{27}"),
     "GitHubTokenDetector": ("github_token", "github_token", r"gh[pousr]_"),
     "GitLabTokenDetector": ("gitlab_token", "gitlab_token", r"gl[a-z]{2,5}-|GR1348941"),
-    "JwtTokenDetector": ("jwt", "jwt", r"eyJ[A-Za-z0-9]"),
     "MailchimpDetector": ("mailchimp", "mailchimp_key", r"[0-9a-z]{32}-us[0-9]"),
     "NpmDetector": ("npm", "npm_token", r"_authToken"),
     "OpenAIDetector": ("openai", "openai_key", r"T3BlbkFJ"),
@@ -45,10 +46,10 @@ _SURE = (
     r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|y0_|"
     r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NRAK-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
-    r"sq0[a-z]{3}-|phc_|phx_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
-    r"NR(?:JS|II|IQ)-|cflt|xaat-|waka_|sec-c-|amzn\.mws\.|FLWSECK-|"
+    r"sq0[a-z]{3}-|ph[sx]_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
+    r"NR(?:JS|II|IQ|RA)-|cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
-    r"pk_\d{6,10}_|persona_(?:production|sandbox)_|sdk-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
+    r"pk_\d{6,10}_|persona_(?:production|sandbox)_|sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
 )
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|aio_|napi_|api-|live_|"
@@ -63,14 +64,17 @@ def _is_not_placeholder(match: re.Match[str]) -> bool:
 
 def _has_random_rest(match: re.Match[str]) -> bool:
     rest = match.group("rest")
-    return sum(char.isdigit() for char in rest) >= 2 and is_mixed(rest) and (is_hash(rest) or chunk_length(rest) <= 3.2)
+    random = is_hash(rest) or chunk_length(rest) <= 3.2 or not is_wordlike(rest)
+    return random and is_mixed(rest) and sum(char.isdigit() for char in rest) >= 2
 
 
 def _is_prefixed(match: re.Match[str]) -> bool:
     """A form with parts, behind a name that is no id's and no hash's."""
     text = match.group()
     public = (
-        is_known_id(text) or is_publishable(text) or re.search(r"(?i)(?:id|uuid|hash|trace|span|session)[-_.]", text)
+        is_known_id(text)
+        or is_publishable(text)
+        or re.search(r"(?i)(?:id|uuid|hash|trace|span|session|cache|idempotency|public)[-_.]", text)
     )
     dotted = match.group("dotted")
     return not public and (dotted is None or (is_mixed(dotted) and (is_hash(dotted) or chunk_length(dotted) <= 3.2)))
@@ -93,7 +97,7 @@ _KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts 
     r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|test|part)[_-]"
 )
 _PUBLISHABLE = re.compile(
-    r"(?:pk|pub|public)[_-](?:live|test|prod|lf|sb|publishable)?[_-]?|sb_publishable_|FLWPUBK|phc_"
+    r"(?:pk|pub|public)[_-](?:live|test|prod|lf|sb|publishable)?[_-]?|sb_publishable_|FLWPUBK|phc_|pk\.eyJ"
 )
 _RUN = r"[A-Za-z0-9_-]{20,}|[A-Za-z0-9+/]{40,}={0,2}"
 _BODY = r"(?P<body>[a-f0-9]{32,}|[a-z0-9]{24,}(?:[-_][a-z0-9]{24,})*|[A-Z0-9]{24,})"
@@ -110,6 +114,10 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"AAAA[BCE]3NzaC1[\w+/=]{20,}|"
     r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})[:=-][\w+/=-]{16,}|\bh1:[\w+/]{43}=|\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|"
     r"(?i:sitekey|site_key|site-key|public_?key|pubkey|nonce|integrity|etag|fingerprint|checksum|boundary)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
+    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|(?:start|end|next|prev\w*)?_?cursor|page_?token|kid|x5t)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
+    r"\b(?i:signing_?key) ?= ?[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|\b_Z[A-Z0-9]\w{8,}|"
+    r""  # minisign, C++, Rust
+    r"\bpk\.eyJ[\w.-]+|\barn:aws[\w:/+=,.@*-]+|(?<![\w-])-[MNO][\w-]{18}(?![\w-])|[\"']n[\"']\s?:\s?[\"'][\w-]{170,}|"
     r"gpg: key [0-9A-F]{8,40}|/(?:d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|ipfs://\w+"
 )
 
@@ -124,9 +132,18 @@ def is_publishable(text: str) -> bool:
     return bool(_PUBLISHABLE.match(text))
 
 
+def _is_bitcoin_address(text: str) -> bool:
+    """Whether a string is the address of a wallet: Base58 with the check bytes of a double SHA-256."""
+    if not re.fullmatch(r"[13][1-9A-HJ-NP-Za-km-z]{25,34}", text):
+        return False
+    number = reduce(lambda value, char: 58 * value + _BASE58.index(char), text, 0)
+    raw = number.to_bytes(26, "big")[1:]
+    return sha256(sha256(raw[:21]).digest()).digest()[:4] == raw[21:]
+
+
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
-    if is_known_id(text) or is_publishable(text):
+    if is_known_id(text) or is_publishable(text) or _is_bitcoin_address(text):
         return False
     if is_random_token(text, limit):
         return True
@@ -134,14 +151,17 @@ def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     if not match:
         return False
     body = match.group("body")
-    return (
-        is_mixed(body) and len(set(body)) >= 8 and (is_hash(body) or not is_wordlike(body)) and chunk_length(body) <= 4
-    )
+    random = is_hash(body) or (not is_wordlike(body) and chunk_length(body) <= 4)
+    return random and is_mixed(body) and len(set(body)) >= 8
+
+
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_FROM_URLS = str.maketrans("-_", "+/")
 
 
 def from_base64(text: str) -> str | None:
     """The readable text that a string holds in Base64; None where it holds none."""
-    plain = "".join(text.split()).rstrip("=")
+    plain = "".join(text.split()).rstrip("=").translate(_FROM_URLS)
     try:
         decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("utf-8")
     except (binascii.Error, UnicodeDecodeError):
@@ -181,6 +201,8 @@ _TWILIO_PAIR = detector(
     anchored=True,
 )
 _TOKENS = (
+    # detect-secrets' own pattern looks from each "eyJ" to the end of the run, hence takes quadratic time
+    detector("jwt", r"(?<![A-Za-z0-9=])eyJ[\w=-]{4,2000}\.[\w=-]+\.?[\w.+/=-]*", r"eyJ[\w=-]{4}"),
     detector("anthropic_key", r"sk-ant-[\w-]{12,}", r"sk-ant-"),
     detector("stripe_key", r"\b(?:[rs]k_(?:live|test)_[\w-]{12,}|whsec_[\w+/=-]{12,})", r"[rs]k_(?:live|test)_|whsec_"),
     detector("openai_key", r"(?<![\w-])sk-(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
@@ -210,16 +232,22 @@ _TOKENS = (
         accept=_has_random_rest,
     ),
     detector(
-        "provider_key",  # Mailgun, Asana, Azure, Zhipu, Terraform, Salesforce, X, Yandex
-        r"(?<![\w-])(?:[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
+        "provider_key",  # Mailgun, Asana, Azure, Zhipu, Terraform, Salesforce, X, Yandex,
+        # New Relic, Jenkins, Klaviyo, Dagster, PagerDuty, Bitwarden, fal
+        r"(?<![\w-])(?:[0-9a-f]{36}FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]{1,40}):[0-9a-f]{32}|"
+        r"u\+[\w-]{18}|0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
+        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:[0-9a-f]{32}|"
+        r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
         r"00D\w{12,15}![\w.]{60,}|A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
+        r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
+        r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}:[0-9a-f]{32}|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|A{15}|t1\.[\w-]{60}",
     ),
     detector(  # a name, an environment, and a UUID or parts of hexadecimal digits: access-production-..., st.x.x
         "provider_key",
         r"(?<![\w.-])[A-Za-z][A-Za-z_]{1,12}[-_]"
-        r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
+        r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev|key|token|secret|pat|sk|api)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
         r"(?<![\w.-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,})(?![\w-])",
         r"[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
         accept=_is_prefixed,
@@ -249,6 +277,7 @@ _TOKENS = (
         accept=lambda match: is_mixed(match.group()) and chunk_length(match.group()) <= 2.75,
         gate=r"ASt|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO",
     ),
+    detector("password", r"(?<![\d-])(?:\d{6}-){7}\d{6}(?![\d-])", r"(?:[0-9]{6}-){7}[0-9]{6}"),  # of BitLocker
     detector(
         "basic_auth",  # a key in the place of the user
         r"://(?P<value>[^\s:/@]{20,}):x-oauth-basic@",
@@ -290,15 +319,18 @@ HIGH_ENTROPY = detector(
 )
 BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a key before its first + or /
     "token",
-    r"(?<![A-Za-z0-9+/_.=-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/_=-])",
+    r"(?<![A-Za-z0-9+/_.-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/_=-])",
     r"[A-Za-z0-9+/]{40}",
     accept=lambda match: (
-        bool(re.search(r"[+=]", match.group()))
-        and is_random_token(match.group(), 3.0)
+        bool(re.search(r"[+=/]", match.group()))
+        and is_random_token(match.group(), 3.0 if re.search(r"[+=]", match.group()) else 2.5)
         and from_base64(match.group()) is None
     ),
 )
-BASE64 = re.compile(r"(?<![A-Za-z0-9+/=_-])(?:[A-Za-z0-9+/]{60,76}\r?\n)*[A-Za-z0-9+/]{24,}={0,2}(?![A-Za-z0-9+/=_-])")
+BASE64 = re.compile(  # also in the alphabet of URLs
+    r"(?<![A-Za-z0-9+/_-])(?:[A-Za-z0-9+/]{60,76}\r?\n)*(?:[A-Za-z0-9+/]{24,}|[\w-]{24,})={0,2}(?![A-Za-z0-9+/=_-])",
+    re.ASCII,
+)
 
 
 def published() -> Iterator[Detector]:
