@@ -39,6 +39,17 @@ _CODE = re.compile(  # a name or a call in a program, not a value
     re.IGNORECASE,
 )
 
+_ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
+    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+){2,}\Z|"
+    r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
+)
+_LICENCE = re.compile(r"\b(?:apache|mit|[al]?gpl|bsd|mpl|isc|cc0|licen[cs]ed?)\b", re.IGNORECASE)
+# without quotes: what a program gets or names, also as the argument of a call
+_EXPRESSION = re.compile(
+    r"(?:void|new|await|typeof|yield|lambda|async|not)\b|[&*][A-Za-z_]\w*\Z|"
+    r"(?P<path>[A-Za-z_]\w*(?:(?:\.|::?|->)[A-Za-z_]\w*)+)\Z|(?P<argument>[A-Za-z_]+\d{0,2})\Z"
+)
+
 
 def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     """Whether the value of a name is a secret: any of a password, a random one of a key; never a piece of a program.
@@ -47,14 +58,12 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     """
     if not means or len(value) < 4 or NOT_A_SECRET.fullmatch(value) or (not quoted and re.search(r"[(\[{]", value)):
         return False
-    if re.match(
-        r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+){2,}\Z", value
-    ):
-        return False  # the file or the password manager that keeps it
+    if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)):
+        return False
     if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
         return False  # a call whose end another quote cut off
     if means == "key":
-        return (
+        return not _LICENCE.search(value) and (
             bool(_CHOSEN.fullmatch(value))
             or looks_random(value)
             or is_random(value)
@@ -74,6 +83,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
     if "\n" in match.string[match.end("operator") : match.start("value")] and re.match(r"[\w.-]+ ?[=:]", value):
         return False  # the next of several assignments
+    if not quote and _is_expression(value, match.string[match.end() : match.end() + 1]):
+        return False
     if value.lower() == name.lower() or (not quote and (spaced or operator == "==") and _CODE.fullmatch(value)):
         return False
     means = meaning(name)
@@ -87,6 +98,15 @@ def _is_assigned(match: re.Match[str]) -> bool:
     if name.lower() in _SHORT_NAMES and not re.search(r"[\W\d_]|[a-z][A-Z]", value):
         return False  # "pass: all", "pin: left"
     return bool(quote) or not value.isalpha() or (operator == "=" and not spaced) or (alone and operator in _SETS)
+
+
+def _is_expression(value: str, after: str) -> bool:
+    """Whether a value without quotes is a piece of a program: an operator, a path of names, a name of several words."""
+    match = _EXPRESSION.match(value)
+    if not match or match.group("path"):
+        return bool(match) and not any(is_random_token(part) for part in re.split(r"\W+", value))
+    words = re.search(r"[A-Za-z]_[A-Za-z]|[a-z][A-Z]", value)
+    return not match.group("argument") or (after in {",", ")"} and bool(words) and is_wordlike(value))
 
 
 def _whole_name(match: re.Match[str]) -> str:
@@ -105,7 +125,7 @@ def _is_random_match(match: re.Match[str]) -> bool:
     value, near = match.group("value"), _SEPARATOR.fullmatch(match.group("between"))
     if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value):
         return False
-    if near and match.string[match.end() : match.end() + 1] in {"(", "["}:
+    if (near and match.string[match.end() : match.end() + 1] in {"(", "["}) or value.startswith("//"):
         return False
     if near:
         means = meaning(_whole_name(match))
