@@ -246,12 +246,19 @@ def _repair(text: str) -> list[Json]:
 
 def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | None:
     """What makes an answer useless to its caller, as a word; None for a good one. An upstream's may have any shape."""
-    if not _has_calls_shape(message.get("tool_calls")):
+    sent = message.get("tool_calls")
+    if sent is not None and not isinstance(sent, list):
+        return "bad_call"
+    if not all(isinstance(call, dict) and isinstance(call.get("function"), dict) for call in sent or ()):
         return "bad_call"
     calls, text = calls_of(message), message_text(message).strip()
     if calls:
-        offered = asked.offered_tools or ()
-        return None if all(_fits(call.name, call.arguments, offered) for call in calls) else "bad_call"
+        schemas = {tool["function"]["name"]: tool["function"].get("parameters") for tool in asked.offered_tools or ()}
+        for call in calls:
+            required = (schemas.get(call.name) or {}).get("required") or ()
+            if call.name not in schemas or call.arguments is None or not set(required) <= call.arguments.keys():
+                return "bad_call"
+        return None
     if not text:
         return "empty"
     if asked.offered_tools and (asked.tool_choice not in (None, "auto") or any(mark in text for mark in _CALL_MARKS)):
@@ -264,18 +271,3 @@ def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | N
         return "bad_json"
     schema = agent.answer.schema_ if agent and not wants_json else None
     return "bad_schema" if schema and not Draft202012Validator(schema).is_valid(value) else None
-
-
-def _has_calls_shape(calls: object) -> bool:
-    """Whether this is what may stand in a message as `tool_calls`."""
-    if not isinstance(calls, list):
-        return calls is None
-    return all(isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls)
-
-
-def _fits(name: str, arguments: Json | None, tools: Sequence[Json]) -> bool:
-    """Whether a call names a tool that was offered, with all that it requires."""
-    for tool in tools:
-        if tool["function"]["name"] == name and arguments is not None:
-            return all(key in arguments for key in (tool["function"].get("parameters") or {}).get("required") or ())
-    return False

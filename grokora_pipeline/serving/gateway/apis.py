@@ -190,16 +190,6 @@ def _response_head(body: Json, head: Json) -> Json:
     }
 
 
-def _responses_usage(usage: Mapping[str, Any]) -> Json:
-    return {
-        "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": usage["prompt_tokens_details"]["cached_tokens"]},
-        "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": usage["completion_tokens_details"],
-        "total_tokens": usage["total_tokens"],
-    }
-
-
 def _text_item(kind: str, identity: str, text: str, status: str = "completed") -> Json:
     """A `message` or a `reasoning` item with its one part."""
     if kind == "reasoning":
@@ -235,19 +225,21 @@ def _identity(kind: str, head: Json, index: int) -> str:
 
 def _ended(head: Json, output: list[Json], chat: Json) -> Json:
     """The response when its answer is over."""
-    cut = chat["choices"][0]["finish_reason"] == "length"
+    cut, usage = chat["choices"][0]["finish_reason"] == "length", chat["usage"]
     return {
         **head,
         "status": "incomplete" if cut else "completed",
         "completed_at": int(time.time()),
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "output": output,
-        "usage": _responses_usage(chat["usage"]),
+        "usage": {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": usage["prompt_tokens_details"],
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": usage["completion_tokens_details"],
+            "total_tokens": usage["total_tokens"],
+        },
     }
-
-
-def _no_logprobs(part: Json) -> Json:
-    return {"logprobs": part["logprobs"]} if "logprobs" in part else {}
 
 
 class _ResponsesWriter:
@@ -303,13 +295,15 @@ class _ResponsesWriter:
             yield self._part("response.content_part.added", self._open, part=self._open["content"][0])
         part = self._open["content"][0]
         self._open["content"] = [{**part, "text": part["text"] + text}]
-        yield self._part(f"response.{part['type']}.delta", self._open, delta=text, **_no_logprobs(part))
+        logprobs: Json = {"logprobs": []} if kind == "message" else {}
+        yield self._part(f"response.{part['type']}.delta", self._open, delta=text, **logprobs)
 
     def _close_text(self) -> Iterator[bytes]:
         if self._open is not None:
             item, self._open = {**self._open, "status": "completed"}, None
             part = item["content"][0]
-            yield self._part(f"response.{part['type']}.done", item, text=part["text"], **_no_logprobs(part))
+            logprobs: Json = {"logprobs": []} if item["type"] == "message" else {}
+            yield self._part(f"response.{part['type']}.done", item, text=part["text"], **logprobs)
             yield self._part("response.content_part.done", item, part=part)
             self._output.append(item)
             yield self._event("response.output_item.done", output_index=len(self._output) - 1, item=item)

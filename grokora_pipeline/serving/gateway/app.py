@@ -30,7 +30,6 @@ from grokora_pipeline.serving.gateway.traces import Traces
 from grokora_pipeline.store.champions import BASE
 
 ACCESS = logging.getLogger("grokora.access")
-LOG = logging.getLogger("grokora.serving")
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -160,7 +159,6 @@ class _Endpoints:
                 raise ApiError(404, f"No call of a session {session!r} was recorded.", code="session_not_found")
             await asyncio.wrap_future(recorder.outcome(session, feedback.outcome()))
         except OSError as error:
-            LOG.error("ALERT feedback for a session could not be recorded: %s", error)
             raise ApiError(503, "The feedback could not be written; the log says why.", code="not_recorded") from error
         for service in self._champions.table.values():
             if service.rollout and feedback.rating:

@@ -84,15 +84,15 @@ def give(feedback: Feedback, gateway: str, key: str | None, folder: Path) -> str
         headers = {"authorization": f"Bearer {key}"} if key else {}
         response = httpx.post(f"{gateway.rstrip('/')}/v1/feedback", json=body, headers=headers, timeout=10)
     except httpx.TransportError:
-        recorder.outcome(session, feedback.outcome()).result()
+        try:
+            recorder.outcome(session, feedback.outcome()).result()
+        except OSError as error:
+            raise GrokoraError(f"The feedback cannot be written to {folder} ({error.strerror}).") from error
         return f"{session}: written to {folder}; no gateway runs at {gateway}."
-    if response.status_code != 200:
-        raise GrokoraError(f"The gateway at {gateway} refused the feedback: {_message(response)}")
-    return f"{session}: told to the gateway at {gateway}."
-
-
-def _message(response: httpx.Response) -> str:
+    if response.status_code == 200:
+        return f"{session}: told to the gateway at {gateway}."
     try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code}"
+        reason = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):  # it need not be a gateway that listens there
+        reason = f"HTTP {response.status_code}"
+    raise GrokoraError(f"The gateway at {gateway} refused the feedback: {reason}")

@@ -418,7 +418,7 @@ class Gateway:
 
     def _record(self, exchange: Exchange, reply: Json) -> Future[None]:
         exchange.recorded = True
-        done = self.recorder.call(
+        return self.recorder.call(
             exchange.session,
             exchange.route.agent.name if exchange.route.agent else None,
             exchange.started_at,
@@ -428,8 +428,6 @@ class Gateway:
             api=exchange.api.name,
             secrets=exchange.keys,
         )
-        done.add_done_callback(_complain)
-        return done
 
 
 def _as_chat(api: Api, body: Json) -> Json:
@@ -442,21 +440,19 @@ def _as_chat(api: Api, body: Json) -> Json:
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:
     """Do the work, but stop where the caller goes away first: then nobody wants the answer."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    task, heard = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
+        while not task.done():
+            await asyncio.wait({task, heard}, return_when=asyncio.FIRST_COMPLETED)
+            if heard.done() and not task.done():
+                if heard.result()["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                heard = asyncio.ensure_future(request.receive())  # the rest of a body, such as its empty last part
         task.result()
     finally:
-        for one in (task, gone):
+        for one in (task, heard):
             one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        await asyncio.gather(task, heard, return_exceptions=True)
 
 
 def content_type(request: Request) -> str:
@@ -503,8 +499,3 @@ def _reply_of(raw: bytes) -> Json:
     except orjson.JSONDecodeError:
         reply = None
     return reply if isinstance(reply, dict) else {"error": {"message": "the upstream sent no JSON object"}}
-
-
-def _complain(done: Future[None]) -> None:
-    if not done.cancelled() and (error := done.exception()):
-        LOG.error("ALERT an exchange could not be recorded: %s", error)

@@ -217,6 +217,9 @@ class Recorder:
                 one.error = error
         disk_errors = [one.error for one in lines if isinstance(one.error, OSError)]
         self.trouble = disk_errors[0].strerror or type(disk_errors[0]).__name__ if disk_errors else ""
+        for one in lines:
+            if one.error:
+                LOG.error("ALERT a line of a session could not be recorded: %s", one.error)
         failed = sum(one.error is not None for one in lines)
         self.counts.update(failed=failed, written=len(lines) - failed)
 
@@ -227,8 +230,13 @@ class Recorder:
             line.content["step"] = session.next_step
             session.next_step += 1
         line.raw = orjson.dumps(line.content)
-        keys = {key for key in line.secrets if _is_real_key(key) and key.encode("utf-8", "replace") in line.raw}
-        session.redactor.learn([Finding("SECRET", "api_key", key) for key in sorted(keys)], everywhere=True)
+        # clients of a local server send dummies such as "anything", which would leave every text that says so
+        keys = {key for key in line.secrets if len(key) >= 8 and not key.isalpha()}
+        keys = {key for key in keys if len(key) >= 12 or any(map(str.isdigit, key))}
+        found = [
+            Finding("SECRET", "api_key", key) for key in sorted(keys) if key.encode("utf-8", "replace") in line.raw
+        ]
+        session.redactor.learn(found, everywhere=True)
         if is_suspicious(line.raw):
             session.redactor.find(line.content)
 
@@ -304,11 +312,6 @@ class Recorder:
 def _parts(day: Path, session: str) -> Iterator[Path]:
     """The paths of a session's files of a day, one after the other, whether they exist or not."""
     return (day / (f"{session}.jsonl" if part == 1 else f"{session}.{part}.jsonl") for part in count(1))
-
-
-def _is_real_key(key: str) -> bool:
-    """Whether a caller's key is worth looking for: clients of a local server send dummies such as "anything"."""
-    return len(key) >= 8 and not key.isalpha() and (len(key) >= 12 or any(map(str.isdigit, key)))
 
 
 def _whole_bytes(path: Path) -> int:
