@@ -105,7 +105,7 @@ class Settings(BaseModel):
             for name, value in values.items()
             if value not in {None, ""}
         }
-        return {**variables, _PREFIX + "ENV_FILE": ""}
+        return {**variables, _PREFIX + "ENV_FILE": ""}  # no `.env`: one where the child works would add to these
 
 
 def agents_file(folder: Path) -> Path | None:
@@ -138,6 +138,7 @@ def find_env_file(cwd: Path, home: Path | None, environ: Mapping[str, str]) -> P
 def _ours(path: Path) -> dict[str, str]:
     """The GROKORA_ variables of a `.env` that have a value; GrokoraError if the file or such a line cannot be read."""
     try:
+        # -sig: Notepad begins a file with a byte order mark, which would become a part of the first name
         with path.open(encoding="utf-8-sig") as stream:
             lines = list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as error:

@@ -108,7 +108,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except GrokoraError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+        raise dg.Failure(str(error), allow_retries=False) from None  # else Dagster shows the trace above the sentence
 
 
 def publish_once(
@@ -181,7 +181,7 @@ def table(rows: list[dict[str, Any]]) -> dg.MetadataValue[Any]:
         dg.TableRecord(
             {name: value if isinstance(value, int | float | str) else str(value) for name, value in row.items()}
         )
-        for row in rows[:100]
+        for row in rows[:100]  # the UI loads all metadata of an asset at once
     ]
     columns = [dg.TableColumn(name) for name in (rows[0] if rows else {})]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))

@@ -12,6 +12,7 @@ LEVEL_TAG, AGENT_TAG, WHY_TAG = "grokora/level", "grokora/agent", "grokora/why"
 _STATUS = dg.DagsterRunStatus
 _FAILED = [_STATUS.FAILURE, _STATUS.CANCELED]
 _FINISHED = [*_FAILED, _STATUS.SUCCESS]
+# whatever status Dagster adds: rather wait for such a run than start a second one beside it
 _UNFINISHED = [status for status in _STATUS if status not in _FINISHED]
 
 
@@ -47,7 +48,7 @@ def backoff(instance: dg.DagsterInstance, level: str, attempts: int, first_wait:
         return f"it failed {len(failed)} times, last in run {last.dagster_run.run_id[:8]}; start it by hand"
     wait = first_wait * 2 ** max(0, len(failed) - 1)
     waited = now.timestamp() - (last.end_time or last.create_timestamp.timestamp())
-    if not 0 <= waited < wait.total_seconds():
+    if not 0 <= waited < wait.total_seconds():  # negative if the clock was set back since then: nobody waits for that
         return ""
     minutes = (wait.total_seconds() - waited) / 60
     what = f"was attempt {len(failed)} of {attempts}" if failed else "changed nothing"

@@ -61,6 +61,7 @@ class AssetStaleness:
         self.specs = {spec.key: spec for spec in specs}
         self._stored = stored
         known = present or {}
+        # cached: it is asked for each dependency of each asset, and every answer is a query to the event log
         self.version = cache(lambda key: known.get(key) or data_version(instance, key))
         self.changed = {key: reason for key, spec in self.specs.items() if (reason := self._changed(spec))}
         self.stale = self._propagated()
@@ -86,6 +87,7 @@ class AssetStaleness:
 
     def _propagated(self) -> dict[dg.AssetKey, str]:
         stale: dict[dg.AssetKey, str] = {}
+        # parents come first, so the verdict on each of them is known
         for key in TopologicalSorter({key: self._parents(key) for key in self.specs}).static_order():
             above = sorted(parent.to_user_string() for parent in self._parents(key) if parent in stale)
             if reason := self.changed.get(key) or (f"{above[0]} is out of date" if above else ""):
@@ -103,6 +105,7 @@ class AssetStaleness:
             name = dependency.asset_key.to_user_string()
             if tags.get(_INPUT_VERSION + name) != self.version(dependency.asset_key):
                 return f"{name} changed"
+        # last, since it reads the store, which may be a bucket
         if self._stored and self._stored(spec.key) != tags.get(_DATA_VERSION):
             return NOT_STORED
         return ""

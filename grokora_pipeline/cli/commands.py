@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from grokora_pipeline.store import Store
     from grokora_pipeline.store.champions import Registry
 
+# A command imports its room itself: Dagster, torch and pyarrow take seconds that the others need not wait for.
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 sandbox_app = typer.Typer(no_args_is_help=True, help="The small desktop world that writes the sample logs.")
 champion_app = typer.Typer(no_args_is_help=True, help="Who is in service for an agent, and since when.")
@@ -33,6 +34,7 @@ app.command("import")(import_logs)
 app.command("publish")(publish_dataset)
 app.command()(export)
 app.command()(probe)
+# 120: without a terminal rich folds at 80 columns, and a folded path cannot be copied
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 
@@ -86,6 +88,7 @@ def ui(
 
     with open_instance() as instance:
         recover(load_project(), instance, console)
+    # this process becomes Dagster, so that signals and the exit status are Dagster's own
     dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(get_settings().home / "workspace.yaml")
     os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", host, "-p", str(port)])
 

@@ -46,8 +46,7 @@ def examine() -> list[Finding]:
     disk = shutil.disk_usage(next(folder for folder in (store, *store.parents) if folder.exists())).free
     hint = "free some space or set GROKORA_STORE to another disk"
     return [
-        _project(),
-        _time_zone(),
+        *_settings(),
         Finding("ok", "Python", platform.python_version()),  # of an older one, pip refuses the package
         _torch(),
         _gpu(),
@@ -59,23 +58,20 @@ def examine() -> list[Finding]:
     ]
 
 
-def _project() -> Finding:
-    settings = get_settings()
+def _settings() -> list[Finding]:
+    settings, variable = get_settings(), os.environ.get("TZ", "")
+    zone = Finding("ok", "time zone", f"{settings.timezone}, for the training windows of agents.yaml")
+    if settings.timezone == "UTC" and variable.removeprefix(":") not in {"", "UTC", "UTC0", "Etc/UTC"}:
+        hint = "set TZ to one such as Europe/Berlin"
+        zone = Finding("warning", "time zone", f"UTC; TZ={variable} names no zone", hint)
     env_file = find_env_file(Path.cwd(), find_home(Path.cwd(), os.environ), os.environ)
     text = f"{settings.home}, settings from {env_file or 'the environment (no .env)'}"
     if unread := misspelt(os.environ, env_file):
         known = [f"GROKORA_{name.upper()}" for name in type(settings).model_fields]
         meant = [difflib.get_close_matches(name, known, n=1) for name in unread]
         hint = "; ".join(f"did you mean {close[0]}?" for close in meant if close) or f"settings: {', '.join(known)}"
-        return Finding("warning", "project", f"{text}; nothing reads {', '.join(unread)}", hint)
-    return Finding("ok", "project", text)
-
-
-def _time_zone() -> Finding:
-    zone, value = get_settings().timezone, os.environ.get("TZ", "")
-    if zone == "UTC" and value.removeprefix(":") not in {"", "UTC", "UTC0", "Etc/UTC"}:
-        return Finding("warning", "time zone", f"UTC; TZ={value} names no zone", "set TZ to one such as Europe/Berlin")
-    return Finding("ok", "time zone", f"{zone}, for the training windows of agents.yaml")
+        return [Finding("warning", "project", f"{text}; nothing reads {', '.join(unread)}", hint), zone]
+    return [Finding("ok", "project", text), zone]
 
 
 def _torch() -> Finding:

@@ -54,6 +54,7 @@ def export(
     if folder.exists():
         raise GrokoraError(f"{folder} exists; give a new folder with --output, so that nothing of yours is lost.")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # beside the folder that it becomes, so that one rename ends the export; torch works in a process of its own
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".grokora-export-") as temporary:
         file, staged = Path(temporary) / "plan.json", Path(temporary) / "export"
         file.write_bytes(orjson.dumps({**plan, "output": str(staged)}))

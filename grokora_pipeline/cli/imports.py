@@ -22,6 +22,8 @@ Agents = Annotated[Path | None, typer.Option(help="An agents.yaml; GROKORA_AGENT
 
 def import_logs(paths: Paths = None, *, agents: Agents = None) -> None:
     """Say what is in logs and what would be learnt of it. Nothing is stored, and no log is changed."""
+    import pyarrow.parquet as pq
+
     from grokora_pipeline.datasets.imports import import_rows
 
     specs = load_agents(agents or get_settings().agents)
@@ -38,7 +40,9 @@ def import_logs(paths: Paths = None, *, agents: Agents = None) -> None:
             for row in import_rows(folder, specs):
                 table.add_row(*(str(value) for value in row.values()))
                 calls, learnt = calls + row["calls"], learnt + row["learnt"]
-            notes += _notes(folder)
+            quarantine = pq.read_table(folder / "quarantine.parquet").to_pylist()
+            unread = [row for row in quarantine if row["reason"] in {"no_contents", "wrong_schema"}]
+            notes += [f"{row['file']}: {row['detail']}" for row in unread]
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table, highlight=False)
     for note in dict.fromkeys(notes):
@@ -69,16 +73,8 @@ def _read(path: Path, agents: Sequence[AgentSpec]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="grokora-import-") as scratch:
         root, output = Path(scratch) / "logs", Path(scratch) / "out"
         output.mkdir()
-        if path.is_file():
+        if path.is_file():  # in a folder of its own: its neighbours are not asked for
             root.mkdir()
             shutil.copyfile(path, root / path.name)
         ingest(root if path.is_file() else path, agents, None, output, settle_seconds=0)
         yield output
-
-
-def _notes(folder: Path) -> list[str]:
-    """The sentences of files that could not be read."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(folder / "quarantine.parquet").to_pylist()
-    return [f"{row['file']}: {row['detail']}" for row in rows if row["reason"] in {"no_contents", "wrong_schema"}]

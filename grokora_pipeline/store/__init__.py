@@ -78,6 +78,8 @@ class Store:
     @contextmanager
     def stage(self, key: str) -> Iterator[Path]:
         """A fresh folder to write an artifact into; what is not published by the end is removed."""
+        # below the store, on the same disk as the artifact's place: a rename between two disks is a copy, and a crash
+        # would leave half of it in service
         base = self.root / ".staging"
         base.mkdir(parents=True, exist_ok=True)
         owner = f"{socket.gethostname()}.{os.getpid()}"
@@ -92,6 +94,7 @@ class Store:
         swept = 0
         for path in (self.root / ".staging").glob("*"):
             match = re.search(r"\.(?P<pid>\d+)\.[^.]+(\.plan.*)?$", path.name)
+            # a dead process's number may be another one's by now: then the folder stays until that one ends, too
             here = match and path.name[: match.start()].endswith(f".{socket.gethostname()}")
             if match and here and not psutil.pid_exists(int(match["pid"])):
                 swept += path.is_dir()

@@ -48,6 +48,7 @@ class RemoteFiles:
         try:
             yield
         except Exception as error:
+            # botocore's NoCredentialsError and its like, which cannot be named where that client is not installed
             if not isinstance(error, PermissionError | FileNotFoundError) and "Credentials" not in type(error).__name__:
                 raise
             raise GrokoraError(f"GROKORA_STORE={self.url}: {error}; check the bucket and your credentials.") from error
@@ -60,6 +61,7 @@ class RemoteFiles:
 
     def _names(self, name: str) -> list[str]:
         """The names of all objects below a name, relative to it, sorted."""
+        # fsspec keeps listings for the life of the process, in which another machine's new objects are missing
         self._fs.invalidate_cache()
         above = self._path(name) + "/"
         return sorted(str(path).removeprefix(above) for path in self._fs.find(above))
@@ -99,15 +101,13 @@ class RemoteFiles:
         content = content_version(files)
         with self._usable():
             self._upload(staged, f"{name}/{content}", list(files))
-        self._create(name, {"at": datetime.now(UTC).isoformat(), "content": content, "files": files})
-        move_in(staged, self._mirror(name, content))
-
-    def _create(self, name: str, record: dict[str, Any]) -> None:
+        record = orjson.dumps({"at": datetime.now(UTC).isoformat(), "content": content, "files": files})
         try:
-            self._fs.pipe_file(self._path(name + _PUBLISHED), orjson.dumps(record), mode="create")
+            self._fs.pipe_file(self._path(name + _PUBLISHED), record, mode="create")
         except OSError:
             if not self.exists(name):  # else another machine was first, and its version is as good
                 raise
+        move_in(staged, self._mirror(name, content))
 
     def exists(self, name: str) -> bool:
         """Whether a version is published."""
@@ -140,15 +140,13 @@ class RemoteFiles:
     def versions(self, key: str) -> list[str]:
         """The published versions of a key, oldest first."""
         self._fs.invalidate_cache()
-        records = {path: orjson.loads(raw)["at"] for path, raw in self._read_all(self._published(key)).items()}
-        return [path.rpartition("/")[2].removesuffix(_PUBLISHED) for path in sorted(records, key=lambda p: records[p])]
-
-    def _published(self, key: str) -> list[str]:
         try:
             listed = self._fs.ls(self._path(key), detail=False)
         except FileNotFoundError:
             return []
-        return [path for path in listed if path.endswith(_PUBLISHED)]
+        published = [path for path in listed if path.endswith(_PUBLISHED)]
+        records = {path: orjson.loads(raw)["at"] for path, raw in self._read_all(published).items()}
+        return [path.rpartition("/")[2].removesuffix(_PUBLISHED) for path in sorted(records, key=lambda p: records[p])]
 
     def _record(self, name: str) -> dict[str, Any] | None:
         raw = self.read(name + _PUBLISHED)
@@ -181,26 +179,23 @@ class RemoteFiles:
                 yield folder
             finally:
                 done.set()
-                copying.result()
+                copying.result()  # raises what the thread met, such as a bucket that is full
 
     def _follow(self, folder: Path, name: str, known: _Signatures, done: threading.Event) -> None:
         """Copy what changes in the folder until `done`, and once more."""
-        while True:
+        last = False
+        while not last:
             last = done.wait(_SYNC_SECONDS)
-            known = self._copy_changes(folder, name, known)
-            if last:
-                return
-
-    def _copy_changes(self, folder: Path, name: str, known: _Signatures) -> _Signatures:
-        now = _signatures(folder)
-        changed = [part for part in now if now[part] != known.get(part)]
-        for part in sorted(changed, key=lambda part: (Path(part).name == COMPLETE, now[part])):
-            with suppress(FileNotFoundError):  # it was removed meanwhile
-                self._upload(folder, name, [part])
-        for part in known.keys() - now.keys():
-            with suppress(FileNotFoundError):
-                self._fs.rm_file(self._path(f"{name}/{part}"))
-        return now
+            now = _signatures(folder)
+            changed = [part for part in now if now[part] != known.get(part)]
+            # oldest first, and a `complete` after what it vouches for: whoever reads meanwhile sees no half of a part
+            for part in sorted(changed, key=lambda part: (Path(part).name == COMPLETE, now[part])):
+                with suppress(FileNotFoundError):  # it was removed meanwhile
+                    self._upload(folder, name, [part])
+            for part in known.keys() - now.keys():
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(self._path(f"{name}/{part}"))
+            known = now
 
 
 def _signatures(folder: Path) -> _Signatures:

@@ -196,11 +196,13 @@ def test_an_artifact_is_fetched_once_and_not_before_it_is_needed(remote_on: Mach
 def test_what_is_not_published_to_its_end_is_not_there(remote_on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     store = remote_on("one")
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(remote.RemoteFiles, "_create", killed)
+        patch.setattr(
+            vars(store.files)["_fs"], "pipe_file", killed
+        )  # which writes the record, when all files are there
         publish(store, "k", "v1", "half")
     assert remote_on("two").find("k", "v1") is None
     assert store.versions("k") == []
