@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.sessions.readers.source import rotation
+from grokora_pipeline.sessions.readers.source import event_number, rotation
 from grokora_pipeline.sessions.table import public_name
 from grokora_pipeline.sessions.turns import Problem
 
@@ -20,7 +20,7 @@ ROTATED_BEFORE = 3  # rotated files that are read again for a session that began
 _BINARY = frozenset(
     """
     .png .jpg .jpeg .gif .webp .bmp .ico .svg .tif .tiff .heic .mp4 .webm .mov .avi .mkv .mp3 .wav .ogg .flac .pdf .docx
-    .xlsx .pptx .ttf .woff .woff2 .exe .dll .so .dylib .o .a .pyc .whl .jar .class .db .sqlite .sqlite3 .parquet .arrow
+    .xlsx .pptx .ttf .woff .woff2 .exe .dll .so .dylib .o .a .pyc .whl .jar .class .db .sqlite .sqlite3 .arrow
     .feather .npy .npz .safetensors .gguf .bin .pt .pth .onnx .pkl .lock .py .js .ts .css .html .htm .sh .bat .ps1
     """.split()  # noqa: SIM905
 )
@@ -93,12 +93,21 @@ def scan(root: Path, entries: Iterable[Entry], growing: Collection[str], names: 
     result = Scan()
     entries = list(entries)
     neighbours = _neighbours(entries)
+    events: dict[str, tuple[int, int, int]] = {}  # by folder: how many files of one event each, their size, the newest
+    for entry in entries:
+        folder, name = os.path.split(entry.path)
+        if entry.problem is None and event_number(name) is not None:
+            count, size, newest = events.get(folder, (0, 0, 0))
+            events[folder] = count + 1, size + entry.size, max(newest, entry.mtime_ns)
     for entry in entries:
         path_id = hashlib.sha256(os.fsencode(entry.path)).hexdigest()[:16]
         name = names.get(path_id) or public_name(entry.path)
         if entry.problem is None:
             older, newer = neighbours.get(entry.path, ((), None))
             signature = (*entry.signature, *(part for one in older for part in one.signature))
+            folder, base = os.path.split(entry.path)
+            if event_number(base) == 0:  # the first event's file stands for all of them
+                signature = (*signature, *events[folder])
             if newer:  # it grows all the time, but its beginning does not
                 signature = (*signature, min(newer.size, ROTATED_HEAD))
             file = LogFile(

@@ -141,6 +141,43 @@ def _copilot_cli(talk: "Talk", name: str) -> bytes:
     )
 
 
+def _copilot_journal(talk: "Talk", name: str) -> bytes:
+    whole = orjson.loads(_copilot_chat(talk, name))
+    (request,) = whole["requests"]
+    empty = {**whole, "requests": []}
+    return _lines(
+        {"kind": 0, "v": empty},
+        {"kind": 2, "k": ["requests"], "v": [{**request, "result": {}}]},
+        {"kind": 1, "k": ["requests", 0, "result"], "v": request["result"]},
+    )
+
+
+def _librechat(talk: "Talk", name: str) -> bytes:
+    question = {"messageId": "1", "text": talk.question, "isCreatedByUser": True, "createdAt": AT}
+    answer = {"messageId": "2", "parentMessageId": "1", "text": talk.answer, "model": "m", "createdAt": AT}
+    again = {**answer, "messageId": "3", "text": "abandoned", "createdAt": "2025-01-01T00:00:00Z"}
+    facts = {"conversationId": name, "endpoint": "openAI", "options": {"promptPrefix": talk.system}}
+    return _document({**facts, "recursive": True, "messages": [{**question, "children": [again, answer]}]})
+
+
+def _grok(talk: "Talk", name: str) -> bytes:
+    own = [
+        {"response": {"_id": str(number), "sender": sender, "message": text, "model": "grok-4"}}
+        for number, (sender, text) in enumerate((("human", talk.question), ("ASSISTANT", talk.answer)))
+    ]
+    own[1]["response"]["parent_response_id"] = "0"
+    facts = {"id": name, "create_time": AT}
+    return _document({"conversations": [{"conversation": facts, "responses": own}], "projects": []})
+
+
+def _lm_studio(talk: "Talk", name: str) -> bytes:
+    said = [{"versions": [{"role": "user", "content": [_text(talk.question)]}], "currentlySelected": 0}]
+    step = {"type": "contentBlock", "content": [_text(talk.answer)]}
+    answer = {"role": "assistant", "senderInfo": {"senderName": "m"}, "steps": [step]}
+    said.append({"versions": [{"role": "assistant", "steps": []}, answer], "currentlySelected": 1})
+    return _document({"name": name, "systemPrompt": talk.system, "messages": said})
+
+
 def _anthropic_messages(talk: "Talk") -> list[dict[str, Any]]:
     result = {"type": "tool_result", "tool_use_id": "t1", "content": talk.result}
     return [
@@ -390,6 +427,22 @@ def _converse(talk: "Talk", name: str) -> bytes:
     return _lines({"session_id": name, "step": 0, **bodies})
 
 
+def _bedrock_batch(talk: "Talk", name: str) -> bytes:
+    body = {"system": talk.system, "messages": _anthropic_messages(talk)[:3]}
+    reply = {"role": "assistant", "content": [_text(talk.answer)], "model": "m", "stop_reason": "end_turn"}
+    return _lines({"recordId": name, "modelInput": body, "modelOutput": reply})
+
+
+def _call_log(talk: "Talk", name: str) -> bytes:
+    request, response = _chat(talk)
+    return _lines({**request, "session_id": name, "timestamp": AT, "response": response})
+
+
+def _agent_traces(talk: "Talk", name: str) -> bytes:
+    lines = [orjson.loads(line) for line in _droid(talk, name).splitlines()]
+    return _lines({"harness": "droid", "session_id": name, "traces": lines})
+
+
 def _tuning(talk: "Talk", _: str) -> bytes:
     return _lines({"systemInstruction": {"parts": [{"text": talk.system}]}, "contents": _contents(talk)})
 
@@ -409,6 +462,13 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("goose", "session.jsonl", _NO_SYSTEM, _goose),
     ("amp", "T-1.json", _NO_SYSTEM, _amp),
     ("copilot_chat", "chat.json", _NO_SYSTEM, _copilot_chat),
+    ("copilot_journal", "chat.jsonl", _NO_SYSTEM, _copilot_journal),
+    ("librechat", "x.json", ("system", "question", "answer"), _librechat),
+    ("grok", "prod-grok-backend.json", ("question", "answer"), _grok),
+    ("lm_studio", "x.conversation.json", ("system", "question", "answer"), _lm_studio),
+    ("bedrock_batch", "out.jsonl", _HELD, _bedrock_batch),
+    ("call_log", "calls.jsonl", _HELD, _call_log),
+    ("agent_traces", "rows.jsonl", _NO_SYSTEM, _agent_traces),
     ("copilot_cli", "events.jsonl", _NO_SYSTEM, _copilot_cli),
     ("droid", "s.jsonl", _NO_SYSTEM, _droid),
     ("cursor", "agent.jsonl", _NO_SYSTEM, _cursor),

@@ -671,7 +671,11 @@ def test_what_was_asked_again_or_broken_off_is_no_example(tmp_path: Path) -> Non
         ({"object": "chat.completion", "choices": []}, "without their requests"),
         ({"task_name": "t", "task": "x", "agent": "a", "status": "completed"}, "CrewAI"),
         ({"source": "a", "models_usage": None, "content": "x", "type": "TextMessage"}, "save_state"),
-        ({"harness": "codex", "traces": [{"type": "user"}]}, "session files"),
+        ({"type": "thread.started", "thread_id": "t"}, "rollout file"),
+        ({"question": "Q", "answer": "A"}, "under other names (`question`, `answer`)"),
+        ({"state": {"messages": [{"role": "user", "content": "Q"}]}}, "under `state.messages`"),
+        ({"prompt": [{"role": "user", "content": "Q"}], "reward_model": {}}, "needs an answer in `completion`"),
+        ({"text": "<|im_start|>user Q<|im_end|>"}, "a template's marks"),
     ],
 )
 def test_known_logs_without_calls_are_refused_with_what_would_do(

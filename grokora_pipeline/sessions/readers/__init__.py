@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from grokora_pipeline.sessions.readers import (
@@ -25,9 +26,10 @@ from grokora_pipeline.sessions.readers import (
     swarm,
     trajectories,
 )
-from grokora_pipeline.sessions.readers.lowering import peek_objects
+from grokora_pipeline.sessions.readers.common import json_text
+from grokora_pipeline.sessions.readers.lowering import as_list, as_object, peek_objects, records
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError, is_archive
-from grokora_pipeline.sessions.turns import Item
+from grokora_pipeline.sessions.turns import Item, Problem
 
 __all__ = [
     "FORMATS",
@@ -55,12 +57,17 @@ _COMPANION_KEYS = (
     (b'"files_in_context"', b'"model_usage"'),  # task_metadata.json of Cline
     (b'"projectID"', b'"directory"', b'"time"'),  # a session of opencode's storage: its messages lie elsewhere
     (b'"messageId"', b'"sessionId"', b'"message"'),  # logs.json of Gemini CLI: the questions alone
+    (b'"display"', b'"pastedContents"'),  # history.jsonl of Claude Code, its index and its lists of things to do
+    (b'"firstPrompt"', b'"messageCount"'),
+    (b'"content"', b'"status"', b'"activeForm"'),
+    (b'{"session_id"', b'"ts":', b'"text":'),  # history.jsonl of Codex
 )
 # Known content that holds no calls, or not in a way that can be read: the members that tell it, and what to do.
 _REFUSED = (
     ({"sessionID", "messageID"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
     ({"sessionID", "role"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
-    ({"custom_id"}, "one half of a batch of OpenAI's: requests and replies are two files; join them by custom_id"),
+    ({"custom_id"}, "one half of a batch: requests and replies are two files; join them by custom_id"),
+    ({"type", "thread_id"}, "what `codex exec --json` prints; give the rollout file in ~/.codex/sessions"),
     ({"choices", "object"}, "replies without their requests"),
     (
         {"task_name", "agent"},
@@ -70,7 +77,6 @@ _REFUSED = (
         {"source", "models_usage"},
         "what AutoGen's agents said, without their prompts; save the team's state (save_state)",
     ),
-    ({"traces", "harness"}, "rows of agent traces; give the session files that they were made from"),
     ({"modelTitle", "prompt"}, "Continue's development data, whose prompts are flat text; give its sessions folder"),
 )
 # Field 1, a ResourceSpans of some length, that begins with a resource (1) or with spans of a scope (2).
@@ -83,12 +89,37 @@ _REFUSED_TEXT = (
 )
 
 
+_NO_TRACES = "no reader knows its `traces`; give the session files that they were made from"
+
+
 class Format(NamedTuple):
     """A log format: how its first bytes look, and how it is read."""
 
     name: str
     looks_like: Callable[[bytes], bool]
     read: Callable[[Source], Iterator[Item]]
+
+
+def _are_traces(head: bytes) -> bool:
+    """Whether the first records are rows of the hub's agent traces: a session file each, its lines in a list."""
+    return any(isinstance(value.get("traces"), list) and "harness" in value for value in peek_objects(head)[:1])
+
+
+def _read_traces(source: Source) -> Iterator[Item]:
+    """What each row's own format says."""
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+            continue
+        lines = [
+            one if isinstance(one, str) else json_text(one) for one in as_list(as_object(record.value).get("traces"))
+        ]
+        data = "\n".join(lines).encode("utf-8", "replace")
+        known = next((one for one in FORMATS[:-1] if one.looks_like(data[:HEAD_BYTES])), None)
+        if known is None:
+            yield Problem("wrong_schema", record.offset, f"row {record.number}: {_NO_TRACES}")
+        else:
+            yield from known.read(replace(source, data=data, size=-1, growing=False))
 
 
 FORMATS: tuple[Format, ...] = (
@@ -114,6 +145,7 @@ FORMATS: tuple[Format, ...] = (
     Format("openhands", openhands.looks_like, openhands.read),
     Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini),
     Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),
+    Format("agent_traces", _are_traces, _read_traces),
 )
 _LINES = ("recording", "instructions", "claude_code", "codex", "pi", "otel", "litellm", "langsmith", "chat_dataset")
 

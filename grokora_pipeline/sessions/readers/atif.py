@@ -15,15 +15,17 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_object,
     calls_in,
     chars,
+    content_session,
     infer_tools,
     lower,
     lower_tools,
     peek_objects,
+    records,
     result_text,
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Skipped, Verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
 _ROLES = {"system": "system", "user": "user", "agent": "assistant"}
 
@@ -43,20 +45,37 @@ def _is_trajectory(value: Any) -> bool:
 
 def read(source: Source) -> Iterator[Item]:
     """A turn an agent's step that called a model and is no copy, and the reward that lies beside the file."""
-    document, problems = parse_object(source.read())
-    yield from problems
-    roots = [document] if _is_trajectory(document) else [one for one in document.values() if _is_trajectory(one)]
+    roots: list[Json] = []
+    for record in records(source) if _has_several(source) else ():
+        if isinstance(record, Problem):
+            yield record
+        elif _is_trajectory(record.value):
+            roots.append(record.value)
+    if not roots:
+        document, problems = parse_object(source.read())
+        yield from problems
+        roots = [document] if _is_trajectory(document) else [one for one in document.values() if _is_trajectory(one)]
     if not roots:
         raise UnreadableError("wrong_schema", 0, "no trajectory: `schema_version`, `agent` and `steps` are missing")
-    parents = {child: name_text(root.get("session_id")) for root in roots for child in _references(root)}
+    parents = {child: _session(root) for root in roots for child in _references(root)}
     for root in roots:
-        session = name_text(root.get("session_id")) or source.name
+        session = _session(root)
         yield from _trajectory(source, root, session, parents.get(session, ""))
     reward = _reward(source.path)
     if reward is not None and roots:
-        yield Verdict(
-            name_text(roots[0].get("session_id")) or source.name, status="success" if reward >= 1 else "failure"
-        )
+        yield Verdict(_session(roots[0]), status="success" if reward >= 1 else "failure")
+
+
+def _session(trajectory: Json) -> str:
+    steps = [step for step in as_list(trajectory.get("steps")) if isinstance(step, dict)]
+    named = name_text(trajectory.get("session_id"))
+    return named or content_session("atif", [one for step in steps for one in _messages(step)])
+
+
+def _has_several(source: Source) -> bool:
+    """Whether it is a list of trajectories, or JSONL, and no single document, which may be cut."""
+    values = peek_objects(head := source.head(64 << 10))
+    return head.lstrip()[:1] == b"[" or (len(values) > 1 and all(map(_is_trajectory, values[:2])))
 
 
 def _references(trajectory: Json) -> Iterator[str]:

@@ -4,12 +4,22 @@ Chat completions, Anthropic Messages, OpenAI Responses, Gemini's generateContent
 Ollama's; replies whole or, of the first three, as streamed chunks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from grokora_pipeline.models.messages import Message, offered_tools
 from grokora_pipeline.sessions.readers.common import name_text
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, lower, lower_all, lower_tools
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    ended_early,
+    lower,
+    lower_all,
+    lower_tools,
+    merged,
+)
 from grokora_pipeline.sessions.readers.streams import StreamedReply
 
 Api = Literal["chat", "messages", "responses", "gemini", "converse", "cohere"]
@@ -79,7 +89,11 @@ def _has_blocks(request: Mapping[str, Any]) -> bool:
 
 def exchange(request: Mapping[str, Any], response: Any, named: object = None) -> Exchange:
     """The chat exchange of a request and a reply; `named` is the API's name, if the log tells it."""
-    response = _stream(response) if isinstance(response, str) else response
+    if isinstance(response, str):  # server-sent events, JSON, or the answer's text alone
+        lines = [line.removeprefix("data:").strip() for line in response.splitlines() if line.startswith("data:")]
+        chunks = [as_object(line) for line in lines if line != "[DONE]"]
+        response = chunks if any(chunks) else as_json(response)
+        response = {"message": {"content": response}} if isinstance(response, str) and response else response
     api = api_of(request, response, named)
     if isinstance(response, list):
         streamed = StreamedReply()
@@ -92,7 +106,7 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
     if api == "messages":
         system = lower({"role": "system", "content": request.get("system") or ""})
         prompt = [*system, *lower_all(as_list(request.get("messages")))]
-        return Exchange(prompt, _first(reply), tools, model, _is_cut(reply), False)
+        return Exchange(prompt, _first(reply), tools, model, ended_early(reply), False)
     if api == "responses":
         return _responses(request, reply, tools, model)
     if api == "gemini":
@@ -102,23 +116,14 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
         system = lower({"role": "system", "content": request.get("system") or ""})
         prompt = [*system, *lower_all(as_list(request.get("messages")))]
         answer = _first(as_object(reply.get("output")).get("message"))
-        return Exchange(prompt, answer, tools, name_text(request.get("modelId")) or model, _is_cut(reply), False)
+        return Exchange(prompt, answer, tools, name_text(request.get("modelId")) or model, ended_early(reply), False)
     if api == "cohere":
         return _cohere(request, reply, tools, model)
     choices = as_list(reply.get("choices"))
     choice = as_object(choices[0]) if choices else reply  # Ollama and Cohere have one message and no choices
-    message = choice.get("message")
+    message = choice.get("message") or (choice if "role" in choice else None)
     answer = _first({**message, "role": "assistant"}) if isinstance(message, dict) else None
-    return Exchange(lower_all(as_list(request.get("messages"))), answer, tools, model, _is_cut(choice), False)
-
-
-_CUT = ("length", "content_filter", "max_tokens", "safety", "refusal", "incomplete", "guardrail_intervened")
-
-
-def _is_cut(holder: Mapping[str, Any]) -> bool:
-    """Whether a reply or a choice says that it ended at a limit, or that a filter stopped it."""
-    keys = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "status")
-    return any(name_text(holder.get(key)).lower() in _CUT for key in keys)
+    return Exchange(lower_all(as_list(request.get("messages"))), answer, tools, model, ended_early(choice), False)
 
 
 def _first(message: Any) -> Message | None:
@@ -131,10 +136,10 @@ def _responses(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list
     items = [{"role": "user", "content": given}] if isinstance(given, str) else as_list(given)
     prompt = lower_all([*([{"role": "system", "content": instructions}] if instructions else []), *items])
     outputs = lower_all(as_list(reply.get("output")))
-    answer = _joined([one for one in outputs if one["role"] == "assistant"])
+    answer = merged(outputs) if any(one["role"] == "assistant" for one in outputs) else None
     tools = tools or lower_tools(reply.get("tools"))
     delta = bool(request.get("previous_response_id") or request.get("conversation")) or any(map(is_reference, items))
-    return Exchange(prompt, answer, tools, model, _is_cut(reply), delta)
+    return Exchange(prompt, answer, tools, model, ended_early(reply), delta)
 
 
 def is_reference(item: object) -> bool:
@@ -145,17 +150,6 @@ def is_reference(item: object) -> bool:
     return isinstance(item, Mapping) and (item.get("type") == "item_reference" or set(item) == {"id"})
 
 
-def _joined(messages: Sequence[Message]) -> Message | None:
-    """The message items and calls of one reply as one message."""
-    if not messages:
-        return None
-    answer: Message = {"role": "assistant", "content": "\n".join(one["content"] for one in messages if one["content"])}
-    calls = [call for one in messages for call in one.get("tool_calls") or ()]
-    thoughts = [one["reasoning_content"] for one in messages if one.get("reasoning_content")]
-    answer |= {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
-    return answer | ({"tool_calls": calls} if calls else {})
-
-
 def _gemini(request: Mapping[str, Any], reply: Mapping[str, Any], model: str) -> Exchange:
     config = as_object(request.get("config"))
     system = next(
@@ -163,13 +157,17 @@ def _gemini(request: Mapping[str, Any], reply: Mapping[str, Any], model: str) ->
         "",
     )
     system = as_object(system).get("parts", system) if isinstance(system, dict) else system
-    prompt = lower_all([{"role": "system", "content": system}, *_contents(request.get("contents"))])
+    contents = request.get("contents") or []
+    contents = [contents] if isinstance(contents, str | dict) else contents
+    # the role of a tool's result is `user`, and so is that of a content without one
+    said = [{"role": "user", **one} if isinstance(one, dict) else one for one in contents]
+    prompt = lower_all([{"role": "system", "content": system}, *said])
     candidates = as_list(reply.get("candidates"))
     candidate = as_object(candidates[0]) if candidates else reply
     content = candidate.get("content")
     answer = _first({"role": "assistant", **content}) if isinstance(content, dict) else None
     tools = lower_tools(request.get("tools") or config.get("tools"))
-    return Exchange(prompt, answer, tools, model or name_text(reply.get("modelVersion")), _is_cut(candidate), False)
+    return Exchange(prompt, answer, tools, model or name_text(reply.get("modelVersion")), ended_early(candidate), False)
 
 
 def _cohere(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list[Json] | None, model: str) -> Exchange:
@@ -179,17 +177,4 @@ def _cohere(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list[Js
     answer = _first({"role": "assistant", "content": reply.get("text"), "tool_calls": reply.get("tool_calls")})
     # results of calls are in `tool_results`, whose form tells nothing of the calls before: such a prompt is not whole
     delta = bool(request.get("conversation_id") or request.get("tool_results"))
-    return Exchange(prompt, answer, tools, model, _is_cut(reply), delta)
-
-
-def _contents(contents: Any) -> list[Any]:
-    """Gemini's contents: a text, one content, or a list of them; the role of a tool's result is `user`."""
-    if isinstance(contents, str | dict):
-        contents = [contents]
-    return [{"role": "user", **one} if isinstance(one, dict) else one for one in contents or ()]
-
-
-def _stream(text: str) -> Any:
-    """The chunks of server-sent events, or the JSON that a text is."""
-    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
-    return [as_object(line) for line in lines if line != "[DONE]"] if lines else as_json(text)
+    return Exchange(prompt, answer, tools, model, ended_early(reply), delta)

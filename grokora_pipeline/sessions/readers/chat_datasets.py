@@ -4,11 +4,12 @@ A row is a conversation: each assistant message that may be trained on becomes a
 prompt. A row names no session, so its content is its session: rows that begin alike stay on one side of the split.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc, user
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, outcome_status, to_utc, user
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROBLEMS,
     Json,
@@ -27,7 +28,12 @@ from grokora_pipeline.sessions.readers.lowering import (
 )
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status
 
-_CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "contents")
+_CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "contents", "turns", "chat", "trajectory")
+_COMPLETION = ("completion", "response")
+_TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
+# What a row, or its `info` or `metadata`, may say of how its conversation ended.
+_FLAGS = ("label", "resolved", "success", "is_success", "passed", "correct", "is_correct", "verified")
+_REWARDS = ("reward", "score", "final_reward", "total_reward")
 _CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
 
 
@@ -39,9 +45,7 @@ def looks_like(head: bytes) -> bool:
 
 def _kind(row: Json) -> str:
     """Which of the row formats it is, "" for none. Rows of logs have more to say: a request, a response, a trace."""
-    if any(
-        key in row for key in ("request", "response", "resourceSpans", "trajectory", "history", "steps", "run_type")
-    ):
+    if any(key in row for key in ("request", "resourceSpans", "history", "steps", "run_type", "trajectory_format")):
         return ""
     if any(key in row for key in _CHOSEN) and any(key in row for key in _REJECTED):
         return "preference"
@@ -49,7 +53,9 @@ def _kind(row: Json) -> str:
         return "chat"
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         return "alpaca"
-    if "prompt" in row and isinstance(row.get("completion"), str | list):
+    said = first_of(row, *_COMPLETION)
+    prompt = as_json(row.get("prompt"))
+    if isinstance(said, str | list) and (isinstance(prompt, str) or _has_turns(prompt)):
         return "prompt_completion"
     return ""
 
@@ -59,6 +65,19 @@ def _has_turns(value: Any) -> bool:
     value = as_json(value)
     first = value[0] if isinstance(value, list) and value else None
     return isinstance(first, dict) and ("role" in first or "from" in first) and not {"kind", "step_id"} & first.keys()
+
+
+def _status(row: Mapping[str, Any]) -> Status:
+    """How a row's conversation ended. A row was kept to be trained on: it succeeded unless a label or a reward says no.
+
+    A reward is from 0 to 1, and what is less than 1 is no success; a score beyond that range says nothing.
+    """
+    holders = [row, *(held for key in ("info", "metadata", "extra_info") if isinstance(held := row.get(key), dict))]
+    flags = [one[key] for one in holders for key in _FLAGS if isinstance(one.get(key), bool | int)]
+    rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float)]
+    stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
+    failed = not all(flags) or any(0 <= reward < 1 for reward in rewards)
+    return "failure" if failed or any(outcome_status(word) in ("failure", None) for word in stated) else "success"
 
 
 class _Row(NamedTuple):
@@ -93,9 +112,40 @@ def nearest(value: Any) -> str:
         if isinstance(value.get(key), list):
             roles = "`from` and `value`" if key == "conversations" else "`role` and `content`"
             return f"looks like {'ShareGPT' if key == 'conversations' else 'chat messages'} without roles ({roles})"
-    if "instruction" in value or "output" in value:
+    if path := _path_to_turns(value):
+        lacks = "an answer in `completion`" if path == "prompt" else "a row each with these as `messages`"
+        return f"looks like chat messages under `{path}`, but needs {lacks}"
+    if "instruction" in value:
         return "looks like Alpaca without `instruction` and `output` as texts"
+    for asked, answered in _PAIRS:
+        if isinstance(value.get(asked), str) and isinstance(value.get(answered), str):
+            return f"looks like prompt and completion under other names (`{asked}`, `{answered}`); rename them"
+    if any(isinstance(one, str) and _TEMPLATE.search(one) for one in value.values()):
+        return "looks like chat messages as flat text, with a template's marks; give `messages` with roles"
+    if isinstance(value.get("prompt"), str):
+        return "looks like prompt and completion without the `completion`"
     return "no row of a training set"
+
+
+_PAIRS = (
+    ("question", "answer"),
+    ("query", "answer"),
+    ("query", "response"),
+    ("input", "output"),
+    ("user", "assistant"),
+)
+_TEMPLATE = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|\[INST\]|<start_of_turn>|<\|user\|>|### Instruction")
+
+
+def _path_to_turns(value: Any, depth: int = 0) -> str:
+    """Where in an object chat messages stand, at most four members deep; "" if they stand nowhere."""
+    for key, member in value.items() if isinstance(value, dict) and depth < 4 else ():
+        if _has_turns(member):
+            return str(key)
+        first = member[0] if isinstance(member, list) and member else member
+        if inner := _path_to_turns(first, depth + 1):
+            return f"{key}{'[]' if isinstance(member, list) else ''}.{inner}"
+    return ""
 
 
 def _rows(row: Json, kind: str) -> Iterator[_Row]:
@@ -106,7 +156,7 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
         yield _alpaca(row, tools)
     elif kind == "prompt_completion":
         prompt = _conversation(row["prompt"], "user")
-        yield _labelled(row, prompt, [*prompt, *_conversation(row["completion"], "assistant")], tools)
+        yield _labelled(row, prompt, [*prompt, *_conversation(first_of(row, *_COMPLETION), "assistant")], tools)
     else:
         raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
         raw = [message for message in raw if isinstance(message, dict)]
@@ -117,21 +167,22 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
         messages, label = _weighted(raw), row.get("label")
         places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
-        yield _Row(messages, places, tools or lower_tools(row.get("tools")), "failure" if label is False else "success")
+        yield _Row(messages, places, tools or lower_tools(row.get("tools")), _status(row))
 
 
 def _weighted(raw: Sequence[Json]) -> list[Message]:
-    """The messages; `weight`, `loss_weight` or `train` of 0 makes a message context (`trainable` False)."""
+    """The messages; `weight`, `loss_weight`, `loss` or `train` of 0 makes a message context (`trainable` False)."""
     messages: list[Message] = []
     for message in raw:
-        weight = next((message[key] for key in ("weight", "loss_weight", "train") if message.get(key) is not None), 1)
+        keys = ("weight", "loss_weight", "loss", "train", "trainable")
+        weight = next((message[key] for key in keys if message.get(key) is not None), 1)
         messages += [{**one, "trainable": bool(weight)} for one in lower(message)]
     return pair_results(join_calls(messages))
 
 
 def _labelled(row: Json, prompt: list[Message], messages: list[Message], tools: list[Json] | None) -> _Row:
     places = [place for place in range(len(prompt), len(messages)) if messages[place]["role"] == "assistant"]
-    return _Row(messages, places, tools, "failure" if row.get("label") is False else "success")
+    return _Row(messages, places, tools, _status(row))
 
 
 def _alpaca(row: Json, tools: list[Json] | None) -> _Row:
@@ -192,7 +243,8 @@ def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
         agent=name_text(first_of(metadata, "agent", "workload_id")),
         started_at=to_utc(first_of(metadata, "timestamp", "created_at")),
         line=record.number,
+        task=name_text(first_of(metadata, *_TASKS)),
         tools=row.tools,
         status=row.status,
-        model=name_text(first_of(metadata, "model", "generator", "teacher")),
+        model=name_text(first_of(metadata, "model", "model_name", "generator", "teacher")),
     )

@@ -2,7 +2,8 @@
 
 A line holds one content block, so the lines of one answer are merged by message id and request id. The lines are a
 tree (`parentUuid`) with rewinds, branches and copied history: a call's prompt is its own path to the root. The system
-prompt and the tools are not in the file.
+prompt and the tools are not in the file. What `claude -p --output-format stream-json` prints has the same lines without
+a tree.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,16 +13,22 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, to_utc
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     Json,
     Record,
+    as_list,
+    as_object,
     calls_in,
     chars,
     digest,
+    ended_early,
     infer_tools,
+    join_calls,
     lower,
+    merged,
+    pair_results,
     peek_objects,
     records,
     results_after,
@@ -51,7 +58,7 @@ def looks_like(head: bytes) -> bool:
     return any(
         isinstance(value.get("message"), dict)
         and value.get("type") in ("user", "assistant")
-        and ("uuid" in value or "sessionId" in value)
+        and not value.keys().isdisjoint(("uuid", "sessionId", "session_id"))
         for value in values
     ) or any(value.get("type") == "file-history-snapshot" or "leafUuid" in value for value in values)
 
@@ -71,8 +78,11 @@ class _Node:
     sidechain: bool = False
     session: str = ""
     agent_id: str = ""
+    chain: str = ""
+    clears: bool = False  # a small compaction, which takes results out of the prompt
     model: str = ""
-    cut: bool = False  # the answer ended at its token limit
+    ended_early: bool = False
+    by_provider: bool = False  # the answer holds calls that the provider itself ran, so that it is several messages
 
 
 @dataclass(slots=True)
@@ -108,8 +118,9 @@ class _Session:
         self._nodes: dict[str, _Node] = {}  # by uuid, in the order of the file
         self._answers: dict[str, list[_Node]] = {}
         self._results: dict[str, Message] = {}
+        self._cleared: dict[str, int] = {}  # results that a small compaction took out of the prompt -> its line
         self._types: dict[str, str] = {}  # the prompt of a Task call -> the sub-agent's type
-        self._last = ""
+        self._ends: dict[str, str] = {}  # the last line of each chain: a session's own, and its sub-agents'
         self._name = ""
 
     def add(self, record: Record) -> Iterator[Item]:
@@ -138,8 +149,9 @@ class _Session:
             node.answer = ":".join(filter(None, (name_text(message.get("id")), name_text(value.get("requestId")))))
             node.answer = node.answer or node.uuid
             node.model = name_text(message.get("model"))
-            node.cut = message.get("stop_reason") == "max_tokens"
+            node.ended_early = ended_early(message)
             node.messages = lower({**message, "role": "assistant"})
+            node.by_provider = any(one["role"] == "tool" for one in node.messages)
             self._answers.setdefault(node.answer, []).append(node)
             self._note_tasks(node)
         else:
@@ -153,22 +165,31 @@ class _Session:
         self._add_node(node)
 
     def _node(self, value: Mapping[str, Any], number: int) -> _Node:
-        parent = value.get("parentUuid", self._last if "uuid" not in value or "parentUuid" not in value else None)
-        self._name = self._name or name_text(value.get("sessionId"))
+        session, task = (
+            name_text(first_of(value, "sessionId", "session_id")),
+            name_text(value.get("parent_tool_use_id")),
+        )
+        # a printed stream has no tree: its lines follow each other, those of a sub-agent apart
+        parent = value.get("parentUuid", self._ends.get(f"{session}:{task}", ""))
+        self._name = self._name or session
+        cleared = as_list(as_object(value.get("microcompactMetadata")).get("compactedToolIds"))
+        self._cleared |= {name_text(call): number for call in cleared}
         return _Node(
             uuid=name_text(value.get("uuid")) or f"line-{number}",
             parent=parent if isinstance(parent, str) and parent else None,
             line=number,
             at=to_utc(value.get("timestamp")),
-            sidechain=value.get("isSidechain") is True,
-            session=name_text(value.get("sessionId")),
-            agent_id=name_text(value.get("agentId")),
+            sidechain=value.get("isSidechain") is True or bool(task),
+            session=session,
+            agent_id=name_text(value.get("agentId")) or task,
+            chain=f"{session}:{task}",
+            clears=bool(cleared),
         )
 
     def _add_node(self, node: _Node) -> None:
         if node.uuid not in self._nodes:
             self._nodes[node.uuid] = node
-            self._last = node.uuid
+            self._ends[node.chain] = node.uuid
 
     def _note_tasks(self, node: _Node) -> None:
         for call in calls_in(node.messages):
@@ -223,6 +244,10 @@ class _Session:
             if node.answer in before.answers:
                 return before
             messages = self._whole(node.answer)
+        if node.clears:
+            shown = [self._cleared_at(one, node.line) for one in before.messages]
+            size = sum(map(chars, shown))
+            return _Context(shown, size, before.complete, before.root, before.answers)
         if not messages or before.size > MAX_PROMPT_CHARS:
             return before
         size = before.size + sum(map(chars, messages))
@@ -231,20 +256,17 @@ class _Session:
 
     def _whole(self, key: str) -> list[Message]:
         """An answer of all its lines, and the results of its calls."""
-        answer = self._merged(key)
+        nodes = self._answers[key]
+        if any(node.by_provider for node in nodes):
+            return pair_results(join_calls([one for node in nodes for one in node.messages]))
+        answer = merged(one for node in nodes for one in node.messages)
         calls = answer.get("tool_calls") or ()
         return [answer, *(self._results[call["id"]] for call in calls if call["id"] in self._results)]
 
-    def _merged(self, key: str) -> Message:
-        merged: Message = {"role": "assistant", "content": ""}
-        for message in (one for node in self._answers[key] for one in node.messages):
-            for name in ("content", "reasoning_content"):
-                if message.get(name):
-                    merged[name] = "\n".join(filter(None, (merged.get(name), message[name])))
-            known = {call["id"] for call in merged.get("tool_calls", ())}
-            if calls := [call for call in message.get("tool_calls", ()) if call["id"] not in known]:
-                merged["tool_calls"] = [*merged.get("tool_calls", ()), *calls]
-        return merged
+    def _cleared_at(self, message: Message, line: int) -> Message:
+        """A message as the model sees it after a small compaction: without the result, if that was taken out."""
+        cleared = message["role"] == "tool" and self._cleared.get(message["tool_call_id"], line + 1) <= line
+        return {**message, "content": "[Old tool result content cleared]"} if cleared else message
 
     def _owner(self, node: _Node, before: _Context, kind: str) -> tuple[str, str, str]:
         """The agent, the session and the parent session of a call: a sub-agent is an agent of its own."""
@@ -261,6 +283,9 @@ class _Session:
             yield Skipped("prompt_too_long")
             return
         nodes = self._answers[node.answer]
+        if any(one.by_provider for one in nodes):
+            yield Skipped("tool_of_the_provider")
+            return
         whole = self._whole(node.answer)
         known, failed = results_after(whole[0], whole[1:])
         yield from turn(
@@ -271,11 +296,14 @@ class _Session:
             line=node.line,
             tools=tools,
             tools_known="inferred" if tools else "none",
-            completeness="reconstructed" if before.complete else "delta",
+            # a printed stream may lack the question
+            completeness="reconstructed"
+            if before.complete and any(one["role"] == "user" for one in before.messages)
+            else "delta",
             model=next((one.model for one in nodes if one.model), ""),
             call=node.answer if ":" in node.answer else digest([node.answer, whole[0]]),
             result_known=known,
-            step_failed=failed or any(one.cut for one in nodes),
+            step_failed=failed or any(one.ended_early for one in nodes),
             **fields,
         )
 

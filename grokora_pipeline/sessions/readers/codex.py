@@ -23,6 +23,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     join_calls,
     lower,
     lower_tools,
+    merged,
     peek_objects,
     records,
     results_after,
@@ -66,6 +67,8 @@ class _Response:
     tools: Any
     owner: tuple[str, str, str]  # session, agent, parent session
     items: list[Message] = field(default_factory=list)
+    lost: bool = False  # an earlier part of the prompt is encrypted
+    searched: bool = False  # the provider searched the web for it: what it found is not in the file
     copied: bool = False  # the parent's, copied into a sub-agent's file or a fork
     aborted: bool = False
 
@@ -96,6 +99,7 @@ class _Rollout:
         self._turn_start = 0  # the first answer of the turn that is on
         self._results: dict[str, Message] = {}
         self._size = 0
+        self._lost = self._searched = False
 
     def add(self, record: Record) -> None:
         """Take in a line of either shape."""
@@ -152,6 +156,7 @@ class _Rollout:
         self._open = None
         kept = payload.get("replacement_history")
         items = kept if isinstance(kept, list) else []
+        self._lost = any(as_object(item).get("encrypted_content") for item in items)
         self._history = join_calls([one for item in items for one in self._lower(item)])
         if not self._history:
             self._history = [user(name_text(payload.get("message")))] if payload.get("message") else []
@@ -160,20 +165,26 @@ class _Rollout:
     def _lower(self, item: Any) -> list[Message]:
         if isinstance(item, Mapping) and item.get("type") == "local_shell_call":
             return lower({**item, "call_id": item.get("call_id") or item.get("id")})
+        if isinstance(item, Mapping) and isinstance(payload := item.get("output"), Mapping) and "success" in payload:
+            return lower({**item, "output": payload.get("content")})  # of it the model sees the content alone
         return lower(item) if isinstance(item, Mapping) else []
 
     def _item(self, item: Mapping[str, Any], record: Record, line: Mapping[str, Any]) -> None:
         kind, role = str(item.get("type")), item.get("role")
         if kind in _OWN_ITEMS or (kind == "message" and role == "assistant"):
+            if kind == "web_search_call":
+                self._searched = True
+                return
             messages = self._lower(item)
             if not messages:
-                return  # encrypted reasoning, searches that the provider made
+                return  # encrypted reasoning
             if self._open is None:
                 at = to_utc(line.get("timestamp"))
                 prompt = [] if self._size > MAX_PROMPT_CHARS else [*self._system, *self._history]
                 self._open = _Response(prompt, self._size, record.number, at, self._model, self._tools, self._owner())
-                self._open.copied = self._is_copied(line, record.number, at)
+                self._open.copied, self._open.lost = self._is_copied(line, record.number, at), self._lost
                 self._responses.append(self._open)
+            self._open.searched, self._searched = self._open.searched or self._searched, False
             self._open.items += messages
             self._extend(messages)
             return
@@ -188,7 +199,7 @@ class _Rollout:
     def _extend(self, messages: list[Message]) -> None:
         last = self._history[-1:] if self._open is not None and len(self._open.items) > len(messages) else []
         if last and last[0]["role"] == "assistant":
-            self._history[-1:] = _joined([*last, *messages])
+            self._history[-1] = merged([*last, *messages])
         else:
             self._history += messages
         self._size += sum(map(chars, messages))
@@ -224,7 +235,7 @@ class _Rollout:
         steps: Counter[str] = Counter()
         seen: set[str] = set()
         for response in self._responses:
-            answer = _joined(response.items)[0]
+            answer = merged(response.items)
             session, agent, parent = response.owner
             receipt = digest([response.size, answer])  # copies of one history agree in both
             if response.copied or receipt in seen:
@@ -233,6 +244,9 @@ class _Rollout:
             seen.add(receipt)
             step = steps[session]
             steps[session] += 1
+            if response.searched:
+                yield Skipped("tool_of_the_provider")
+                continue
             if response.size > MAX_PROMPT_CHARS:
                 yield Skipped("prompt_too_long")
                 continue
@@ -252,21 +266,12 @@ class _Rollout:
                 tools=tools,
                 tools_known="recorded" if response.tools else "inferred" if tools else "none",
                 # the reasoning between the calls is encrypted, and the built-in tools are not in the file
-                completeness="reconstructed",
+                completeness="delta" if response.lost else "reconstructed",
                 model=response.model,
                 call=receipt,
                 result_known=known,
                 step_failed=failed or response.aborted,
             )
-
-
-def _joined(items: list[Message]) -> list[Message]:
-    """The items of one answer as one message, its texts too."""
-    texts = [one["content"] for one in items if one.get("content")]
-    message: Message = {"role": "assistant", "content": "\n".join(texts)}
-    if calls := list(calls_in(items)):
-        message["tool_calls"] = calls
-    return [message]
 
 
 def _result(message: Message) -> Message:

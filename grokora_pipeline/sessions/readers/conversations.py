@@ -10,8 +10,16 @@ from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
+from grokora_pipeline.sessions.readers.common import (
+    Source,
+    UnreadableError,
+    first_of,
+    name_text,
+    outcome_status,
+    to_utc,
+)
 from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
     Json,
     as_json,
     as_list,
@@ -25,11 +33,12 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
 )
-from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Status
+from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Status, Verdict
 
 NO_AGENTS_CONTENT = (
     "traces of the OpenAI Agents SDK name a response and hold neither its input nor its output; record at the gateway"
 )
+_REPLIES = ("response", "output", "completion", "reply", "answer")
 MAX_RECORDS = 200_000  # lines of one session, which are held together
 
 
@@ -50,6 +59,8 @@ class Chat:
     last_only: bool = False  # the messages are one call: a prompt and its answer
     parent: str = ""
     status: Status = "unknown"
+    task: str = ""
+    first_step: int = 0  # of a session that a compaction cut
 
 
 class Shape(NamedTuple):
@@ -125,7 +136,11 @@ def _turns(source: Source, chat: Chat, line: int) -> Iterator[Item]:
             model=model,
             parent_session_id=chat.parent,
             status=chat.status,
+            task=chat.task,
+            first_step=chat.first_step,
         )
+    if chat.status != "unknown":
+        yield Verdict(session, status=chat.status)
 
 
 def _of(value: object) -> list[Json]:
@@ -148,7 +163,13 @@ def _gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
     """A session of Gemini CLI: one document, or in newer versions lines; a line of the same id replaces the earlier."""
     first = lines[0]
     own = _of(first["messages"]) if isinstance(first.get("messages"), list) else lines[1:]
-    by_id = {name_text(one.get("id")) or str(place): one for place, one in enumerate(own)}
+    by_id: dict[str, Json] = {}
+    for place, one in enumerate(own):
+        if "$rewindTo" in one:  # a person went back to before that message
+            kept = list(by_id)
+            gone = kept[kept.index(one["$rewindTo"]) :] if one["$rewindTo"] in kept else []
+            by_id = {key: value for key, value in by_id.items() if key not in gone}
+        by_id[name_text(one.get("id")) or f"line {place}"] = one
     messages: list[Json] = []
     for one in by_id.values():
         if one.get("type") not in ("user", "gemini"):
@@ -171,7 +192,8 @@ def _gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
                 failed = call.get("status") in ("error", "cancelled")
                 answer = {"type": "tool_result", "tool_use_id": call.get("id"), "content": body.get("response", "")}
                 messages.append({"role": "tool", "content": [{**answer, "is_error": failed}]})
-    yield Chat(messages, name_text(first.get("sessionId")), "gemini-cli", started=first.get("startTime"))
+    agent = "gemini-cli/subagent" if first.get("kind") == "subagent" else "gemini-cli"
+    yield Chat(messages, name_text(first.get("sessionId")), agent, started=first.get("startTime"))
 
 
 def _gemini_contents(items: Sequence[Json]) -> Iterator[Chat]:
@@ -193,13 +215,41 @@ def _qwen(lines: Sequence[Json]) -> Iterator[Chat]:
 
 
 def _opencode(value: Json) -> Iterator[Chat]:
-    info = as_object(value.get("info"))
-    messages = []
+    """A session that opencode exports. After a compaction the model sees the summary and what follows it."""
+    messages: list[Json] = []
+    steps, summary = 0, -1  # its place: what a compaction left behind is context of no later call
     for one in _of(value.get("messages")):
         own = as_object(one.get("info"))
+        if summary >= 0 and own.get("role") == "user":
+            yield from _opencode_chat(value, messages, steps)
+            steps += summary
+            messages, summary = [{**messages[summary], "cut": True}], -1
+        if own.get("summary") is True and own.get("role") == "assistant":
+            summary = len(messages)
         model = own.get("modelID") if own.get("role") == "assistant" else None
-        shown = [part for part in _of(one.get("parts")) if not part.get("ignored")]
-        messages.append({"role": own.get("role"), "content": shown, "model": model, "cut": bool(own.get("error"))})
+        shown = [_pruned(part) for part in _of(one.get("parts")) if not part.get("ignored")]
+        messages.append(
+            {
+                "role": own.get("role"),
+                "content": shown,
+                "model": model,
+                "cut": bool(own.get("error")),
+                "finish_reason": own.get("finish"),
+            }
+        )
+    yield from _opencode_chat(value, messages, steps)
+
+
+def _pruned(part: Json) -> Json:
+    """A part as the model saw it last: opencode takes results out of the prompt that are old."""
+    state = as_object(part.get("state"))
+    if not as_object(state.get("time")).get("compacted"):
+        return part
+    return {**part, "state": {**state, "output": "[Old tool result content cleared]"}}
+
+
+def _opencode_chat(value: Json, messages: list[Json], first_step: int) -> Iterator[Chat]:
+    info = as_object(value.get("info"))
     agent = next((as_object(one.get("info")).get("agent") for one in _of(value.get("messages"))), "")
     yield Chat(
         messages,
@@ -207,13 +257,26 @@ def _opencode(value: Json) -> Iterator[Chat]:
         "/".join(filter(None, ("opencode", name_text(agent)))),
         started=as_object(info.get("time")).get("created"),
         parent=name_text(info.get("parentID")),
+        first_step=first_step,
     )
 
 
 def _cline(messages: Sequence[Json]) -> Iterator[Chat]:
-    models = [as_object(one.get("modelInfo")).get("modelId") for one in messages]
-    lowered = [{**one, "model": model} for one, model in zip(messages, models, strict=True)]
-    yield Chat(lowered, agent="cline", started=messages[0].get("ts"))
+    """A task of Cline or Roo. What Roo condensed is not in the prompt any more; an interrupted answer says so."""
+    start = max((place for place, one in enumerate(messages) if one.get("isSummary")), default=0)
+    lowered = [
+        {
+            **one,
+            "model": as_object(one.get("modelInfo")).get("modelId"),
+            "cut": "[Response interrupted by " in str(as_list(one.get("content"))[-1:]),
+        }
+        for one in messages
+    ]
+    started = messages[0].get("ts")
+    name = f"task-{digest(messages[0].get('content'))}"
+    if start:
+        yield Chat(lowered[:start], name, "cline", started=started)
+    yield Chat(lowered[start:], name, "cline", started=started, first_step=start)
 
 
 def _continue(value: Json) -> Iterator[Chat]:
@@ -237,7 +300,8 @@ def _goose(lines: Sequence[Json]) -> Iterator[Chat]:
     messages = _of(head.get("conversation")) or list(lines[1:])
     messages = [one for one in messages if as_object(one.get("metadata")).get("agentVisible") is not False]
     started = first_of(head, "created_at") or next((one.get("created") for one in messages), None)
-    yield Chat(messages, name_text(head.get("id")), "goose", started=started)
+    model = name_text(as_object(head.get("model_config")).get("model_name"))
+    yield Chat(messages, name_text(head.get("id")), "goose", model, started)
 
 
 def _amp(value: Json) -> Iterator[Chat]:
@@ -280,6 +344,27 @@ def _copilot_chat(value: Json) -> Iterator[Chat]:
             messages.append({"role": "assistant", "content": "".join(shown_texts), "model": model, "cut": cut})
     started = next((one.get("timestamp") for one in _of(value["requests"])), None)
     yield Chat(messages, name_text(value.get("sessionId")), "copilot", started=started or value.get("creationDate"))
+
+
+def _copilot_journal(lines: Sequence[Json]) -> Iterator[Chat]:
+    """A chat of VS Code as it is kept since 2026: a first state, and changes of it, each with the path to its place."""
+    state = as_object(lines[0].get("v"))
+    for line in lines[1:]:
+        path = as_list(line.get("k"))
+        holder: Any = state
+        for key in path[:-1]:
+            inside = isinstance(holder, dict) or (isinstance(key, int) and 0 <= key < len(holder))
+            holder = (holder.get(key) if isinstance(holder, dict) else holder[key]) if inside else None
+            if not isinstance(holder, dict | list):
+                break
+        value, key = line.get("v"), path[-1] if path else ""
+        if isinstance(holder, list) and isinstance(key, int) and 0 <= key < len(holder):
+            holder[key] = value
+        elif isinstance(holder, dict) and isinstance(key, str) and key:
+            added = [*as_list(holder.get(key))[: line.get("i")], *as_list(value)] if line.get("kind") == 2 else value
+            holder[key] = added
+    if isinstance(state.get("requests"), list):
+        yield from _copilot_chat(state)
 
 
 def _copilot_cli(events: Sequence[Json]) -> Iterator[Chat]:
@@ -358,8 +443,14 @@ def _claude_ai(value: Json) -> Iterator[Chat]:
     messages = [
         {
             "role": one.get("sender"),
-            "content": [*[{"type": "file"} for _ in _of(one.get("attachments"))], *_of(one.get("content"))]
-            or one.get("text"),
+            "content": [
+                *[
+                    {"type": "text", "text": name_text(file.get("extracted_content"))}
+                    for file in _of(one.get("attachments"))
+                ],
+                *[{"type": "file"} for _ in _of(one.get("files"))],
+                *(_of(one.get("content")) or [{"type": "text", "text": name_text(one.get("text"))}]),
+            ],
             "cut": one.get("stop_reason") in ("user_canceled", "max_tokens"),
         }
         for one in path
@@ -437,18 +528,95 @@ def _ui_messages(items: Sequence[Json]) -> Iterator[Chat]:
     yield Chat(messages, name_text(first.get("id")) if "messages" in first else "")
 
 
-def _assistants(value: Json) -> Iterator[Chat]:
-    own = sorted(_of(value["data"]), key=lambda one: float(one.get("created_at") or 0))
+def _assistants(items: Sequence[Json]) -> Iterator[Chat]:
+    """The messages of one thread of OpenAI's Assistants; Jan keeps its own in the same shape."""
+    own = sorted(items, key=lambda one: float(one.get("created_at") or 0))
     yield Chat(own, name_text(own[0].get("thread_id")), name_text(own[-1].get("assistant_id")))
 
 
 def _inspect(value: Json) -> Iterator[Chat]:
-    """A log of Inspect AI: a sample's messages are all that its model saw."""
+    """A log of Inspect AI, or one sample of an unpacked one: a sample's messages are all that its model saw."""
     facts = as_object(value.get("eval"))
-    for sample in _of(value["samples"]):
-        names = (first_of(facts, "run_id", "task"), sample.get("id"), sample.get("epoch"))
-        name = "-".join(map(name_text, names))
-        yield Chat(_of(sample.get("messages")), name, "", name_text(facts.get("model")), completeness="whole")
+    for sample in _of(value["samples"]) if "samples" in value else [value]:
+        names = (first_of(facts, "run_id", "task") or sample.get("uuid"), sample.get("id"), sample.get("epoch"))
+        name = "-".join(filter(None, map(name_text, names)))
+        model = name_text(facts.get("model") or as_object(sample.get("output")).get("model"))
+        scores = [score_status(as_object(score).get("value")) for score in as_object(sample.get("scores")).values()]
+        status: Status = "success" if scores and set(scores) == {"success"} else "unknown"
+        if "failure" in scores or sample.get("error") or sample.get("limit"):
+            status = "failure"
+        task = f"{name_text(facts.get('task'))} {name_text(sample.get('id'))}"
+        yield Chat(_of(sample.get("messages")), name, "", model, completeness="whole", status=status, task=task.strip())
+
+
+def score_status(value: object) -> Status:
+    """What a scorer's value says: its letters C, I, P and N, a truth value, or a number from 0 to 1."""
+    if isinstance(value, str) and value in "CIPN":
+        return "success" if value == "C" else "failure"
+    if isinstance(value, bool | int | float) and 0 <= value <= 1:
+        return "success" if value == 1 else "failure"
+    return (outcome_status(value) if isinstance(value, str) else None) or "unknown"
+
+
+def _librechat(value: Json) -> Iterator[Chat]:
+    """A conversation of LibreChat's export, flat or as a tree: the branch whose last message is the newest."""
+    options = as_object(value.get("options"))
+    nodes: dict[str, Json] = {}
+    pending = _of(value["messages"])[::-1]
+    while pending:
+        one = pending.pop()
+        nodes[name_text(one.get("messageId"))] = one
+        pending += _of(one.get("children"))[::-1]
+    parents = {name_text(one.get("parentMessageId")) for one in nodes.values()}
+    leaves = [key for key in nodes if key not in parents] or list(nodes)
+    last = max(reversed(leaves), key=lambda key: to_utc(nodes[key].get("createdAt")))
+    messages = [
+        {
+            "role": "user" if one.get("isCreatedByUser") else "assistant",
+            "content": one.get("content") or one.get("text"),
+            "model": one.get("model"),
+            "cut": bool(one.get("unfinished") or one.get("error")),
+        }
+        for one in _branch(nodes, last, "parentMessageId")
+    ]
+    system = [{"role": "system", "content": options["promptPrefix"]}] if options.get("promptPrefix") else []
+    name, model = name_text(value.get("conversationId")), name_text(options.get("model"))
+    yield Chat([*system, *messages], name, "librechat", model, next(iter(nodes.values())).get("createdAt"))
+
+
+def _grok(value: Json) -> Iterator[Chat]:
+    """The conversations of Grok's export: of answers that were asked for again, the last one."""
+    for one in _of(value["conversations"]):
+        facts = as_object(one.get("conversation"))
+        own = [as_object(response.get("response")) for response in _of(one.get("responses"))]
+        nodes = {name_text(response.get("_id")): response for response in own}
+        path = _branch(nodes, next(reversed(nodes), ""), "parent_response_id")
+        # older exports name no parents: their messages stand in order
+        path = path if len(path) > 1 or any(response.get("parent_response_id") for response in own) else own
+        messages = [
+            {
+                "role": name_text(response.get("sender")).lower(),
+                "content": response.get("message"),
+                "model": response.get("model"),
+                "cut": bool(response.get("partial")),
+            }
+            for response in path
+        ]
+        yield Chat(messages, name_text(facts.get("id")), "grok", started=facts.get("create_time"))
+
+
+def _lm_studio(value: Json) -> Iterator[Chat]:
+    """A conversation of LM Studio: of each message the version that is selected."""
+    messages = [{"role": "system", "content": value.get("systemPrompt")}]
+    for one in _of(value["messages"]):
+        versions = _of(one.get("versions"))
+        chosen = one.get("currentlySelected")
+        own = versions[chosen] if isinstance(chosen, int) and 0 <= chosen < len(versions) else {}
+        said = [own, *_of(own.get("steps"))]
+        content = [part for step in said for part in _of(step.get("content"))]
+        model = as_object(own.get("senderInfo")).get("senderName")
+        messages.append({"role": own.get("role"), "content": content, "model": model})
+    yield Chat(messages, f"content-{digest([value.get('createdAt'), value.get('name')])}", "lm-studio")
 
 
 def _call(value: Json) -> Iterator[Chat]:
@@ -482,6 +650,8 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         facts = {"trace": value.get("requestId"), "at": value.get("timestamp")}
         facts["session"] = as_object(value.get("requestMetadata")).get("session_id")
         yield request, answered.get("outputBodyJson"), facts
+    elif "modelOutput" in value:  # a batch of Bedrock's
+        yield as_object(value["modelInput"]), value["modelOutput"], {"trace": value.get("recordId")}
     elif "op_name" in value:  # Weave
         facts = {"trace": value.get("trace_id"), "session": value.get("thread_id"), "at": value.get("started_at")}
         request = as_object(value.get("inputs"))
@@ -504,13 +674,27 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
             yield request, {"message": output[-1] if output else None}, facts
         elif data.get("type") == "response" and data.get("input"):
             yield {"input": data["input"]}, as_object(data.get("response")), facts
-    elif "log" in value:  # HAR
-        for entry in _of(as_object(value["log"]).get("entries")):
-            asked, answered = as_object(entry.get("request")), as_object(entry.get("response"))
-            request = as_object(as_object(asked.get("postData")).get("text"))
-            if request.keys() & {"messages", "input", "contents"}:
-                facts = {"at": entry.get("startedDateTime")}
-                yield request, as_object(answered.get("content")).get("text"), facts
+    else:
+        yield from _plain_exchanges(value)
+
+
+def _plain_exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
+    """Requests and replies as they went over the wire, or as a callback of a library was given them."""
+    for entry in _of(as_object(value.get("log")).get("entries")):  # HAR
+        asked, answered = as_object(entry.get("request")), as_object(entry.get("response"))
+        request = as_object(as_object(asked.get("postData")).get("text"))
+        if request.keys() & {"messages", "input", "contents"}:
+            facts = {"at": entry.get("startedDateTime")}
+            yield request, as_object(answered.get("content")).get("text"), facts
+    if "messages" in value:
+        named = {**as_object(value.get("metadata")), **value}
+        facts = {
+            "session": first_of(named, "session_id", "conversation_id", "thread_id"),
+            "trace": first_of(named, "trace_id", "request_id", "id"),
+            "agent": first_of(named, "agent", "agent_name"),
+            "at": first_of(value, "timestamp", "created_at", "start_time", "time"),
+        }
+        yield {**as_object(value.get("kwargs")), **value}, first_of(value, *_REPLIES), facts
 
 
 def _keys(*names: str) -> Callable[[Json], bool]:
@@ -523,6 +707,13 @@ def _is_cline(value: Json) -> bool:
     return (
         value.get("role") == "user" and bool(said) and ("ts" in value or "<task>" in said or "<environment_det" in said)
     )
+
+
+def _is_call_log(value: Json) -> bool:
+    """A request's messages with the reply beside them, as callbacks of many libraries write it."""
+    messages = _of(value.get("messages"))
+    asked = bool(messages) and ROLES.get(name_text(messages[-1].get("role")).lower()) in ("user", "tool")
+    return asked and "call_type" not in value and any(value.get(key) for key in _REPLIES)
 
 
 def _is_langchain(value: Json) -> bool:
@@ -559,6 +750,12 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape("amp", _is_amp, _amp),
     Shape("copilot_chat", _keys("responderUsername", "requests"), _copilot_chat),
+    Shape(
+        "copilot_journal",
+        lambda value: value.get("kind") == 0 and "requests" in as_object(value.get("v")),
+        _copilot_journal,
+        each=False,
+    ),
     Shape(
         "copilot_cli", lambda value: value.get("type") == "session.start" and "data" in value, _copilot_cli, each=False
     ),
@@ -599,15 +796,26 @@ SHAPES: tuple[Shape, ...] = (
         ),
         _langgraph,
     ),
+    Shape("openai_thread", lambda value: value.get("object") == "thread.message", _assistants, each=False),
     Shape(
-        "openai_thread",
-        lambda value: any(one.get("object") == "thread.message" for one in _of(value.get("data"))[:1]),
-        _assistants,
+        "inspect_ai",
+        lambda value: (
+            {"task", "model"} <= as_object(value.get("eval")).keys()
+            or {"epoch", "input", "target", "messages"} <= value.keys()
+        ),
+        _inspect,
     ),
-    Shape("inspect_ai", lambda value: {"task", "model"} <= as_object(value.get("eval")).keys(), _inspect),
+    Shape("librechat", _keys("conversationId", "endpoint", "messages"), _librechat),
+    Shape(
+        "grok",
+        lambda value: any({"conversation", "responses"} <= one.keys() for one in _of(value.get("conversations"))[:1]),
+        _grok,
+    ),
+    Shape("lm_studio", lambda value: any("versions" in one for one in _of(value.get("messages"))[:1]), _lm_studio),
     Shape("cline", _is_cline, _cline, each=False),
     Shape("helicone", _keys("request_body", "response_body"), _call),
     Shape("bedrock_log", lambda value: value.get("schemaType") == "ModelInvocationLog", _call),
+    Shape("bedrock_batch", _keys("modelInput", "modelOutput"), _call),
     Shape("weave", _keys("op_name", "inputs"), _call),
     Shape(
         "braintrust", lambda value: "root_span_id" in value and bool(value.keys() & {"span_attributes", "input"}), _call
@@ -616,6 +824,7 @@ SHAPES: tuple[Shape, ...] = (
         "openai_agents", lambda value: value.get("object") in ("trace", "trace.span"), _call, empty=NO_AGENTS_CONTENT
     ),
     Shape("har", lambda value: "entries" in as_object(value.get("log")), _call),
+    Shape("call_log", _is_call_log, _call),
 )
 
 

@@ -36,7 +36,7 @@ def _read_line(source: Source, line: Line) -> Item:
     response = pair.get("response") if isinstance(pair, dict) else None
     if not isinstance(instruction, str) or not isinstance(response, str) or not response:
         return Problem("wrong_schema", line.offset, f"line {line.number} needs the texts `instruction` and `response`")
-    extra = pair.get("input")
+    extra = pair.get("input") or pair.get("context")
     # named by its content, so that a copy or another name of the file is the same pair
     content = hashlib.sha256(orjson.dumps([instruction, extra, response], default=str)).hexdigest()
     return Turn(

@@ -18,6 +18,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_object,
     calls_in,
     infer_tools,
+    is_cut_json,
     lower_all,
     lower_tools,
     peek_objects,
@@ -37,6 +38,7 @@ def looks_like(head: bytes) -> bool:
         ("trace" in value and "observations" in value)
         or ("observations" in value and ("projectId" in value or "scores" in value))
         or ({"traceId", "type", "startTime"} <= value.keys() and "parentObservationId" in value)
+        or {"trace_id", "type", "start_time", "parent_observation_id"} <= value.keys()  # exports to a bucket
         for value in peek_objects(head)[:4]
     )
 
@@ -49,6 +51,8 @@ def read(source: Source) -> Iterator[Item]:
             yield record
             continue
         value = as_object(record.value)
+        if "parent_observation_id" in value:
+            value = {_camel(key): one for key, one in value.items()}
         observations = value.get("observations")
         if isinstance(observations, list):
             trace = as_object(value.get("trace")) or value
@@ -59,6 +63,11 @@ def read(source: Source) -> Iterator[Item]:
             yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
     for trace_id, observations in loose.items():
         yield from _trace(source, {"id": trace_id}, observations)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
 
 
 def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[Item]:
@@ -76,6 +85,8 @@ def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[It
             prompt, state = given, "reconstructed"
         if state in ("whole", "reconstructed") and _is_delta(prompt):
             state = "delta"
+        if any(is_cut_json(one.get(key)) for key in ("input", "output")):
+            state = "cut"
         if answer is None:
             yield Skipped("no_answer")
             continue

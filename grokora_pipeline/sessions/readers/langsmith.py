@@ -112,8 +112,8 @@ def _generation(outputs: Json) -> Message | None:
     )
     while isinstance(value, list) and value:
         value = value[-1] if "messages" in outputs else value[0]
-    if isinstance(value, dict):
-        value = value.get("message") or value
+    if isinstance(value, dict) and isinstance(message := value.get("message"), dict):
+        value = {"generation_info": value.get("generation_info"), **message}
     lowered = lower_all([value] if isinstance(value, dict) else [])
     return next((one for one in lowered if one["role"] == "assistant"), None)
 

@@ -42,9 +42,22 @@ MAX_PROMPT_CHARS = 192_000
 # Bytes from which a list is parsed element by element (ijson, a tenth of orjson's speed): read whole, an export of a
 # gigabyte would take several of memory.
 STREAMED_FROM = 16 << 20
+# Lists of an object whose elements stand alone: pages of platforms' interfaces, and the runs of a benchmark. Of an
+# object that is as long as STREAMED_FROM each element is read by itself, with the members before the list.
+_PAGES = ("data", "items", "results", "rows", "traces", "runs")
+_RUNS = ("simulations", "samples", "resourceSpans")
 MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
-_CUT = re.compile(r"litellm_truncated", re.IGNORECASE)  # its wording changed between versions, this word did not
+# Marks of shortened and masked texts: LiteLLM's (its wording changed between versions, this word did not), Langfuse's;
+# and texts that stand in the place of contents that a platform was told to hide.
+_CUT = re.compile(
+    r"litellm_truncated|<truncated due to size|<fully masked due to|"
+    r"\A[\W_]*(?:redacted(?:[-_ ]by[-_ ][a-z]+)?|filtered|masked|omitted|truncated)[\W_]*\Z",
+    re.IGNORECASE,
+)
+# How a reply says that it ended at a limit, or that a filter stopped it.
+_ENDED_EARLY = {"length", "content_filter", "max_tokens", "max_output_tokens", "safety", "refusal", "incomplete"}
+_ENDED_EARLY |= {"guardrail_intervened", "content-filter", "recitation", "model_context_window_exceeded"}
 ROLES = {
     **dict.fromkeys(("user", "human", "input", "humanmessage", "prompter", "usermessage"), "user"),
     **dict.fromkeys(("assistant", "gpt", "ai", "model", "bot", "chatgpt", "gemini", "chatbot"), "assistant"),
@@ -56,6 +69,7 @@ ROLES = {
     **dict.fromkeys(("toolmessage", "functionmessage", "functionexecutionresultmessage", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
 }
+_CONTENTS = ("content", "parts", "value", "text", "message", "system_prompt")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text"}
 _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
@@ -73,19 +87,43 @@ class Record(NamedTuple):
 
 
 def records(source: Source) -> Iterator[Record | Problem]:
-    """The values of a file that is JSONL, a JSON list or one JSON document; JSONL and long lists are streamed.
+    """The values of a file that is JSONL, a JSON list or one JSON document; JSONL and long documents are streamed.
 
-    A line that cannot be read is a problem, and the next one is tried. Raises UnreadableError for a document that is
-    no JSON, and for one that is no list and larger than 256 MiB.
+    The elements of a page (`{"data": […], "meta": …}`) are values of their own. A line that cannot be read is a
+    problem, and the next one is tried. Raises UnreadableError for a document that is no JSON.
     """
+    for record in _records(source):
+        elements = page_of(record.value) if isinstance(record, Record) else None
+        if elements is None:
+            yield record
+        else:
+            yield from (Record(one, number, 0) for number, one in enumerate(elements, 1))
+
+
+def page_of(value: Any) -> list[Json] | None:
+    """The records of a page of a platform's interface, None for anything else.
+
+    A page is an object whose only list holds objects, beside numbers and names. The data sets of the Hugging Face hub
+    wrap each row once more.
+    """
+    if not isinstance(value, dict) or "harness" in value:
+        return None
+    lists = [key for key, member in value.items() if isinstance(member, list)]
+    elements = value[lists[0]] if len(lists) == 1 and lists[0] in _PAGES else None
+    if not elements or not all(isinstance(one, dict) for one in elements) or "info" in value:
+        return None
+    return [one["row"] if isinstance(one.get("row"), dict) else one for one in elements]
+
+
+def _records(source: Source) -> Iterator[Record | Problem]:
     head = source.head(64 << 10).lstrip(BOM + b" \t\r\n")
     first = head.split(b"\n", 1)[0]
     # A first line of more than 64 KiB is as likely a document as the start of JSONL; reading by line serves both.
     if head.startswith(b"{") and (b"\n" not in head or _is_json(first) or _is_json(head.split(b"\n", 2)[1])):
         yield from _lines(source)
         return
-    if head.startswith(b"[") and len(source.head(STREAMED_FROM)) == STREAMED_FROM:
-        yield from _elements(source)
+    if len(source.head(STREAMED_FROM)) == STREAMED_FROM:
+        yield from _streamed(source, "item" if head.startswith(b"[") else "")
         return
     text, problem = decode(source.read())
     if problem:
@@ -100,18 +138,42 @@ def records(source: Source) -> Iterator[Record | Problem]:
         yield Record(value, 1, 0)
 
 
-def _elements(source: Source) -> Iterator[Record | Problem]:
-    """The elements of one long list, each parsed by itself; those before a fault are kept."""
+def _streamed(source: Source, prefix: str) -> Iterator[Record | Problem]:
+    """The elements of one long list, or an object in pieces, each parsed by itself; those before a fault are kept."""
     number = 0
     with source.open() as stream:
         try:
-            for number, value in enumerate(ijson.items(stream, "item", use_float=True), 1):
+            values = ijson.items(stream, prefix, use_float=True) if prefix else _pieces(stream)
+            for number, value in enumerate(values, 1):
                 yield Record(value, number, 0)
         except ijson.JSONError as error:
             cut = isinstance(error, ijson.IncompleteJSONError) and "premature EOF" in str(error)
             yield Problem("truncated" if cut else "malformed_json", 0, f"after element {number}")
         except DAMAGED as error:
             yield Problem("damaged", 0, f"after element {number}: {cause(error)}")
+
+
+def _pieces(stream: Any) -> Iterator[Json]:
+    """An object once for each element of a list whose elements stand alone, with that element and what came before."""
+    members: Json = {}
+    key, builder = "", ijson.ObjectBuilder()
+    divided = in_list = False
+    for prefix, event, value in ijson.parse(stream, use_float=True):
+        if not prefix:
+            key, in_list = (value if event == "map_key" else key), False
+        elif prefix == key and event == "start_array" and key in (*_PAGES, *_RUNS):
+            divided = in_list = True
+            builder = ijson.ObjectBuilder()
+        elif prefix != key or not in_list:
+            builder.event(event, value)
+            # the last event of the member or the element: a scalar, or the end of a map or a list
+            if prefix == (f"{key}.item" if in_list else key) and not event.startswith(("start", "map")):
+                members[key] = [builder.value] if in_list else builder.value
+                builder = ijson.ObjectBuilder()
+                if in_list:
+                    yield dict(members)
+    if not divided:
+        yield members
 
 
 def _lines(source: Source) -> Iterator[Record | Problem]:
@@ -156,12 +218,12 @@ def peek(head: bytes) -> tuple[Any, ...]:
             if not values:
                 break
     if values and not (len(values) == 1 and isinstance(values[0], list)):
-        return tuple(values)
+        return tuple(element for value in values for element in page_of(value) or (value,))
     try:
         value = pydantic_core.from_json(text.decode("utf-8", "ignore"), allow_partial="trailing-strings")
     except ValueError:
         return ()
-    return tuple(value[:64]) if isinstance(value, list) else (value,)
+    return tuple(value[:64]) if isinstance(value, list) else tuple(page_of(value) or (value,))
 
 
 def peek_objects(head: bytes) -> list[Json]:
@@ -177,6 +239,11 @@ def as_json(value: object) -> Any:
         except orjson.JSONDecodeError:
             return value
     return value
+
+
+def is_cut_json(value: object) -> bool:
+    """Whether a text begins as JSON and is none: an exporter or a database shortened it."""
+    return isinstance(value, str) and value.lstrip()[:2] in ("[{", '["', '{"') and as_json(value) is value
 
 
 def as_object(value: object) -> Json:
@@ -224,9 +291,7 @@ def lower(message: Any) -> list[Message]:
     role = ROLES.get(str(message.get("role") or message.get("from") or kind or "").lower(), "")
     if not role:
         return []
-    content = next(
-        (message[key] for key in ("content", "parts", "value", "text", "message") if message.get(key) is not None), None
-    )
+    content = next((message[key] for key in _CONTENTS if message.get(key) is not None), None)
     if isinstance(message.get("from"), str) and role == "function_call":
         calls = [call for raw in _listed(as_json(content)) if (call := lower_call(raw))]
         return [assistant("", calls)] if calls else [assistant(name_text(content))]
@@ -237,7 +302,10 @@ def lower(message: Any) -> list[Message]:
     extra = message.get("additional_kwargs")
     extra = extra if isinstance(extra, Mapping) else {}
     for raw in _listed(as_json(first_of(message, "tool_calls", "toolCalls") or extra.get("tool_calls") or ())):
-        if (call := lower_call(raw)) and call["id"] not in {one["id"] for one in parts.calls if one["id"]}:
+        call = lower_call(raw)
+        if call is None:  # a message without one of its calls says something else
+            parts.unread = True
+        elif call["id"] not in {one["id"] for one in parts.calls if one["id"]}:
             parts.calls.append(call)
     legacy = message.get("function_call") or extra.get("function_call")
     if isinstance(legacy, Mapping) and legacy.get("name") and (call := lower_call(legacy)):
@@ -246,7 +314,19 @@ def lower(message: Any) -> list[Message]:
         (message[key] for key in ("reasoning_content", "reasoning", "thinking") if isinstance(message.get(key), str)),
         "",
     )
-    return parts.messages(reasoning)
+    lowered = parts.messages(reasoning)
+    holders = (message, *(one for key in ("response_metadata", "generation_info") if (one := message.get(key))))
+    if lowered and lowered[-1]["role"] == "assistant" and any(ended_early(holder) for holder in holders):
+        lowered[-1]["ended_early"] = True
+    return lowered
+
+
+def ended_early(holder: object) -> bool:
+    """Whether a message, a choice or a reply says that it ended at its limit, or that a filter stopped it."""
+    if not isinstance(holder, Mapping):
+        return False
+    keys = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "status")
+    return any(name_text(holder.get(key)).lower().rpartition(".")[2] in _ENDED_EARLY for key in keys)
 
 
 def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -264,7 +344,7 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
-    parts = _Parts()
+    parts = _Parts("tool")
     if isinstance(content, list) and any(_is_result(part) for part in content):
         parts.take(content)
         return parts.results
@@ -286,13 +366,14 @@ def _responses_item(item: Mapping[str, Any], kind: str) -> list[Message]:
         return [assistant("", [call])] if call else []
     if kind.endswith("_call_output"):
         return [tool_result(name_text(item.get("call_id")), result_text(item.get("output")))]
-    if kind == "reasoning":  # OpenAI's own models show a summary at best; servers of open ones all of it
-        texts = [part.get("text") for part in as_list(item.get("content")) if isinstance(part, Mapping)]
-        thought = "\n".join(text for text in texts if isinstance(text, str))
-        return [assistant("") | {"reasoning_content": thought}] if thought else []
+    if kind == "reasoning":  # most providers send a summary at best, and the reasoning itself encrypted
+        parts = _Parts("assistant")
+        parts.take([part for part in _listed(item.get("content")) if isinstance(part, Mapping)])
+        return parts.messages()
     if kind == "message":
         return lower({"role": item.get("role", "assistant"), **item})
-    return []
+    # a search or a program that the provider ran: what the model saw of it is not in the log
+    return [{**assistant(""), "unread": True}] if kind.endswith("_call") else []
 
 
 class _Parts:
@@ -356,6 +437,8 @@ class _Parts:
             self.take(part["content"])
         elif not kind and set(part) == {"json"}:  # Bedrock's results
             self.texts.append(json_text(part["json"]))
+        elif self.role == "tool" and not is_media(part):  # a result may be any JSON, and the model saw it as such
+            self.texts.append(json_text(part))
         else:
             self.texts.append(PICTURE)
             self.unread = self.unread or not is_media(part)
@@ -366,7 +449,7 @@ class _Parts:
         mark = {"unread": True} if self.unread else {}
         if self.role != "assistant":
             return [*self.results, *([{"role": self.role, "content": text, **mark}] if text else [])]
-        if not (text or self.calls or thought):
+        if not (text or self.calls or thought or self.unread):
             return [*self.steps, *self.results]
         message = assistant(text, self.calls) | ({"reasoning_content": thought} if thought else {}) | mark
         return [*self.steps, message, *self.results] if self.calls else [*self.steps, *self.results, message]
@@ -399,7 +482,7 @@ def result_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(part, Mapping | str) for part in content):
-        parts = _Parts()
+        parts = _Parts("tool")
         parts.take(content)
         return "\n".join([*parts.texts, *(str(one["content"]) for one in parts.results)])
     if isinstance(content, Mapping) and content.get("type") in ("text", "json", "content") and "value" in content:
@@ -413,7 +496,9 @@ def lower_call(raw: Any) -> Json | None:
         return None
     raw = as_object(raw.get("tool_call")) or raw
     body: Mapping[str, Any] = as_object(raw.get("function")) or raw
-    name = next((body[key] for key in ("name", "toolName", "function_name", "tool_name") if body.get(key)), "")
+    # Inspect AI's `function` is the name itself
+    keys = ("name", "toolName", "function_name", "tool_name", "function")
+    name = next((body[key] for key in keys if body.get(key)), "")
     if raw.get("type") == "local_shell_call":
         name, body = "local_shell", {"arguments": raw.get("action")}
     if not isinstance(name, str) or not name:
@@ -434,25 +519,27 @@ def join_calls(messages: Sequence[Message]) -> list[Message]:
     joined: list[Message] = []
     for message in messages:
         last = joined[-1] if joined else {}
-        is_item = message.get("tool_calls") or last.get("tool_calls") or _is_thought(last)
-        if message["role"] == "assistant" == last.get("role") and is_item:
-            texts = [one["content"] for one in (last, message) if one.get("content")]
-            calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
-            joined[-1] = assistant("\n".join(texts), calls)
-            if thought := last.get("reasoning_content") or message.get("reasoning_content"):
-                joined[-1]["reasoning_content"] = thought
+        is_part = message.get("tool_calls") or last.get("tool_calls") or not last.get("content")  # thoughts alone
+        if message["role"] == "assistant" == last.get("role") and is_part:
+            joined[-1] = merged([last, message]) | {key: last[key] for key in ("model",) if key in last}
             if "trainable" in message:
                 joined[-1]["trainable"] = last["trainable"] and message["trainable"]
-            joined[-1] |= {key: last[key] for key in ("model", "unread") if key in last}
-            joined[-1] |= {"unread": True} if message.get("unread") else {}
         else:
             joined.append(message)
     return joined
 
 
-def _is_thought(message: Mapping[str, Any]) -> bool:
-    """Whether a message is nothing but the reasoning before an answer."""
-    return bool(message.get("reasoning_content")) and not message.get("content")
+def merged(messages: Iterable[Message]) -> Message:
+    """The assistant messages among some as one answer: its texts, its thoughts, and each call once."""
+    own = [one for one in messages if one["role"] == "assistant"]
+    calls: list[Json] = []
+    for call in calls_in(own):
+        if not call["id"] or call["id"] not in {one["id"] for one in calls}:
+            calls.append(call)
+    answer = assistant("\n".join(one["content"] for one in own if one.get("content")), calls)
+    if thoughts := [one["reasoning_content"] for one in own if one.get("reasoning_content")]:
+        answer["reasoning_content"] = "\n".join(thoughts)
+    return answer | {mark: True for mark in ("unread", "ended_early") if any(one.get(mark) for one in own)}
 
 
 def pair_results(messages: Sequence[Message]) -> list[Message]:
@@ -510,6 +597,15 @@ def lower_tools(value: Any) -> list[Json] | None:
     return tools or None
 
 
+def content_session(name: str, messages: Sequence[Message]) -> str:
+    """A session's id for a log that names none: `name` and a hash of what was asked and first answered.
+
+    A copy under another name has the same, and so has a log that grows.
+    """
+    end = next((place for place, one in enumerate(messages, 1) if one["role"] == "assistant"), len(messages))
+    return f"{name}-{digest(list(map(clean, messages[:end])))}"
+
+
 def infer_tools(calls: Iterable[Mapping[str, Any]]) -> list[Json] | None:
     """The names and argument keys of calls, as schemas that say of themselves that they are `inferred`.
 
@@ -547,7 +643,7 @@ def chars(message: Mapping[str, Any]) -> int:
 
 def clean(message: Message) -> Message:
     """The message without what only readers need."""
-    own = {"is_error", "trainable", "unread", "model"}
+    own = {"is_error", "trainable", "unread", "model", "ended_early"}
     return message if own.isdisjoint(message) else {key: value for key, value in message.items() if key not in own}
 
 
@@ -560,6 +656,8 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
     if leaves_folder(session):
         yield Problem("path_traversal", 0, "the session id is a path that leaves its folder")
         return
+    if answer.get("ended_early"):
+        fields["step_failed"] = True
     completion = "part_of_unknown_kind" if answer.get("unread") else sound_answer(answer)
     if isinstance(completion, str):
         yield Skipped(completion)
@@ -616,7 +714,12 @@ def results_after(answer: Message, following: Iterable[Message]) -> tuple[bool, 
 
 
 def explode(
-    source: Source, messages: Sequence[Message], trainable: Iterable[int] | None = None, **fields: Any
+    source: Source,
+    messages: Sequence[Message],
+    trainable: Iterable[int] | None = None,
+    *,
+    first_step: int = 0,
+    **fields: Any,
 ) -> Iterator[Item]:
     """One turn for each assistant message of a conversation, with everything before it as its prompt.
 
@@ -630,7 +733,7 @@ def explode(
         fields["tools_known"] = "inferred" if fields["tools"] else "none"
     fields.setdefault("line", 0)
     size, last = 0, 0
-    for step, place in enumerate(places):
+    for step, place in enumerate(places, first_step):
         size += sum(map(chars, messages[last:place]))
         last = place
         if place not in wanted:

@@ -32,10 +32,16 @@ _CHAT_SPANS = {"CHAT_MODEL", "LLM"}
 
 def looks_like(head: bytes) -> bool:
     """Whether the first record is a trace of MLflow."""
-    return any(
-        _is_trace(value) or (isinstance(value.get("traces"), list) and any(_is_trace(one) for one in value["traces"]))
-        for value in peek_objects(head)[:4]
-    )
+    return any(_as_trace(value) for value in peek_objects(head)[:4])
+
+
+def _as_trace(value: Any) -> Json | None:
+    """The trace that a value is: one with its `info`, or the spans alone, as an artifact of a run keeps them."""
+    own = as_object(value)
+    spans = [one for one in as_list(own.get("spans")) if isinstance(one, dict)]
+    if "info" not in own and any("mlflow.spanType" in as_object(one.get("attributes")) for one in spans):
+        return {"info": {"trace_id": first_of(spans[0], "trace_id", "traceId")}, "data": own}
+    return own if _is_trace(own) else None
 
 
 def _is_trace(value: Any) -> bool:
@@ -49,12 +55,10 @@ def read(source: Source) -> Iterator[Item]:
         if isinstance(record, Problem):
             yield record
             continue
-        value = as_object(record.value)
-        for trace in value["traces"] if isinstance(value.get("traces"), list) else [value]:
-            if _is_trace(trace):
-                yield from _trace(source, trace, record.number)
-            else:
-                yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
+        if trace := _as_trace(record.value):
+            yield from _trace(source, trace, record.number)
+        else:
+            yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
 
 
 def _trace(source: Source, trace: Json, number: int) -> Iterator[Item]:

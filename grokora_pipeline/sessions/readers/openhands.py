@@ -13,6 +13,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_object,
     calls_in,
     chars,
+    digest,
     infer_tools,
     lower,
     lower_call,
@@ -23,6 +24,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
+from grokora_pipeline.sessions.readers.source import event_number
 from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped
 
 AGENT = "openhands"
@@ -35,30 +37,58 @@ def looks_like(head: bytes) -> bool:
     """Whether the first events are OpenHands'."""
     return any(
         value.get("kind") in _KINDS
+        or ("instance_id" in value and any(one.get("kind") in _KINDS for one in _objects(value.get("history"))[:8]))
         or ({"id", "source", "timestamp"} <= value.keys() and ("action" in value or "observation" in value))
         for value in peek_objects(head)[:8]
     )
 
 
+def _objects(value: Any) -> list[Json]:
+    return [one for one in as_list(value) if isinstance(one, dict)]
+
+
 def read(source: Source) -> Iterator[Item]:
     """A turn an answer of the agent. Parallel calls share a response id; a condensation changes the prompt."""
     events: list[Record] = []
+    own = event_number(source.path.name)
+    if own is not None and len(peek_objects(source.head(64 << 10))) == 1:
+        if own:
+            yield Skipped("event_of_another_file")
+            return
+        yield from _Log(source).turns(_in_files(source))
+        return
     for record in records(source):
         if isinstance(record, Problem):
             yield record
         elif isinstance(record.value, dict):
-            inner = record.value.get("events")
+            # an evaluation's rows hold a conversation each
+            inner = first_of(record.value, "events", "history") if "kind" not in record.value else None
+            if isinstance(inner, list) and "instance_id" in record.value:
+                yield from _Log(source, record.value).turns([Record(one, at, 0) for at, one in enumerate(inner, 1)])
+                continue
             events += (
                 [Record(one, place, 0) for place, one in enumerate(inner, 1)] if isinstance(inner, list) else [record]
             )
-    yield from _Log(source).turns(events)
+    if events:
+        yield from _Log(source).turns(events)
+
+
+def _in_files(source: Source) -> list[Record]:
+    """The events of a conversation that keeps each in a file of its own, beside the first."""
+    files = {event_number(path.name): path for path in source.path.parent.glob("*.json") if not path.is_symlink()}
+    events: list[Record] = []
+    for number in sorted(key for key in files if key is not None):
+        events += [one for one in records(Source(files[number], files[number].name)) if isinstance(one, Record)]
+    return [Record(one.value, number, 0) for number, one in enumerate(events, 1)]
 
 
 class _Log:
     """The prompt as it grows along the events."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, row: Json | None = None) -> None:
         self._source = source
+        self._row = row or {}  # of an evaluation
+        self._session = name_text(self._row.get("instance_id"))
         self._context: list[tuple[str, Message]] = []  # the event that each message comes of
         self._system: list[Message] = []
         self._tools: list[Json] | None = None
@@ -69,9 +99,17 @@ class _Log:
     def turns(self, events: list[Record]) -> Iterator[Item]:
         """The turns in the order of the events; a repeated event is left out."""
         values = [as_object(record.value) for record in events]
+        # the first events name the conversation, under whatever name it is kept
+        self._session = (
+            self._session or f"openhands-{digest([[one.get('id'), one.get('timestamp')] for one in values[:2]])}"
+        )
         results = {name_text(_call_id(one)): _result(one) for one in values if _is_result(one)}
         answers = [message for one in values for message in _answer([one])]
-        self._tools = next((tools for one in values if (tools := lower_tools(one.get("tools")))), None)
+        # tools that name an action instead of a schema are classes of the SDK: their parameters are not in the log
+        offered = (
+            [tool for tool in as_list(one.get("tools")) if "action_type" not in as_object(tool)] for one in values
+        )
+        self._tools = next((tools for own in offered if (tools := lower_tools(own))), None)
         inferred = None if self._tools else infer_tools(calls_in(answers))
         metrics = next((one for one in values if one.get("key") == "stats"), {})
         usage = as_object(as_object(metrics.get("value")).get("usage_to_metrics"))
@@ -112,7 +150,10 @@ class _Log:
             self._system = lower({"role": "system", "content": as_object(value.get("args")).get("content")})
             self._tools = self._tools or lower_tools(as_object(value.get("args")).get("tools"))
         elif kind == "MessageEvent":
-            self._context += [(own, one) for one in lower(value.get("llm_message"))]
+            added = as_list(value.get("extended_content"))  # what skills add to a message
+            said = as_object(value.get("llm_message"))
+            content = [*(as_list(said.get("content")) or [name_text(said.get("content"))]), *added]
+            self._context += [(own, one) for one in lower({**said, "content": content})]
         elif value.get("action") == "message" and value.get("source") == "user":
             self._context.append((own, user(name_text(as_object(value.get("args")).get("content")))))
 
@@ -149,9 +190,8 @@ class _Log:
             self._source,
             prompt,
             answer,
-            session_id=self._source.path.parent.name
-            if self._source.path.name.startswith("event")
-            else self._source.name,
+            session_id=self._session,
+            task=name_text(self._row.get("instance_id")),
             agent=AGENT,
             step=self._step,
             started_at=to_utc(value.get("timestamp")),

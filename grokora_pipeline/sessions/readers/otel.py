@@ -1,14 +1,17 @@
 """OpenTelemetry: OTLP JSON spans of GenAI calls, in the dialects that are in use.
 
 - the semantic conventions of today (`gen_ai.input.messages`, …), also uploaded beside the spans (`…_ref`)
-- those up to 1.36, where messages are span events (`gen_ai.user.message`, `gen_ai.choice`)
+- those up to 1.36, where messages are events (`gen_ai.user.message`, `gen_ai.choice`): of the span, or log records
 - OpenInference (`llm.input_messages.N.message.…`), as Phoenix and Arize record
 - OpenLLMetry (`gen_ai.prompt.N.…`), as Traceloop's packages recorded until 2026
 - the Vercel AI SDK (`ai.prompt.messages`, `ai.response.…`)
 
+They arrive as OTLP JSON, as Jaeger and Tempo give it out, as Phoenix exports spans, or as an SDK prints them.
+
 Contents are off by default in most of them. Spans come in any order, children first.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
@@ -18,6 +21,7 @@ from urllib.parse import unquote, urlparse
 import orjson
 
 from grokora_pipeline.models.messages import Message
+from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, is_error, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
@@ -26,7 +30,9 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_list,
     as_object,
     calls_in,
+    ended_early,
     infer_tools,
+    is_cut_json,
     lower_all,
     lower_tools,
     peek,
@@ -44,8 +50,11 @@ NO_CONTENT = (
 )
 _LLM = {"chat", "text_completion", "generate_content", "completion", "ai.generateText.doGenerate"}
 _LLM |= {"ai.streamText.doStream", "ai.generateObject.doGenerate", "ai.streamObject.doStream"}
+_RESOURCES = ("resourceSpans", "resource_spans", "batches", "resourceLogs", "resource_logs")
 _MESSAGES = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
 _REFERRED = (*_MESSAGES, "gen_ai.tool.definitions")
+_CONTENT = re.compile(r"content|messages?\b|prompt|completion|input|output|text|arguments")
+_SHORTEST_LIMIT = 64  # characters; below that an answer means nothing, and two names are of one length by chance
 _EVENT_ROLES = {
     "gen_ai.system.message": "system",
     "gen_ai.user.message": "user",
@@ -57,19 +66,17 @@ _EVENT_ROLES = {
 def looks_like(head: bytes) -> bool:
     """Whether the first record is an OTLP export of spans, or a span as Phoenix exports it."""
     return any(
-        "resourceSpans" in value or "resource_spans" in value or _is_phoenix(next(_phoenix(value)))
+        not value.keys().isdisjoint(_RESOURCES) or _is_phoenix(value) or _is_jaeger(value)
         for value in peek_objects(head)[:4]
     )
 
 
-def _phoenix(value: Json) -> Iterator[Json]:
-    """The spans of a record of Phoenix's: one, or a page of them."""
-    page = value.get("data")
-    yield from [one for one in page if isinstance(one, dict)] if isinstance(page, list) and page else [value]
-
-
 def _is_phoenix(value: Json) -> bool:
     return "context.span_id" in value or ("attributes" in value and "span_id" in as_object(value.get("context")))
+
+
+def _is_jaeger(value: Json) -> bool:
+    return "traceID" in value and isinstance(value.get("spans"), list)
 
 
 class Span(NamedTuple):
@@ -101,6 +108,7 @@ def calls(source: Source, spans: list[Span]) -> Iterator[Item]:
     """The turns of some spans. Raises UnreadableError where there are calls, and none has contents."""
     by_id = {(span.trace, span.own): span for span in spans}
     spans.sort(key=lambda span: (span.started, span.line))
+    limit = _length_limit(spans)
     steps: Counter[str] = Counter()
     results = _tool_results(spans)
     llm = [span for span in spans if _is_call(span)]
@@ -117,7 +125,8 @@ def calls(source: Source, spans: list[Span]) -> Iterator[Item]:
             yield Skipped("no_contents" if not prompt else "no_answer")
         else:
             read_any = True
-            yield from _turn(source, span, by_id, results, steps, contents=(prompt, answer, tools))
+            cut = any(isinstance(one, str) and len(one) == limit for one in span.attributes.values())
+            yield from _turn(source, span, by_id, results, steps, contents=(prompt, answer, tools), cut=cut)
             continue
         read_any = read_any or bool(prompt) or bool(problem)
     if llm and not read_any:
@@ -132,6 +141,7 @@ def _turn(
     steps: Counter[str],
     *,
     contents: tuple[list[Message], Message, list[Json] | None],
+    cut: bool,
 ) -> Iterator[Item]:
     prompt, answer, tools = contents
     attributes = span.attributes
@@ -141,10 +151,10 @@ def _turn(
     if ids and all(call in results for call in ids):
         known, failed = True, any(results[call][1] for call in ids)
     inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
-    reasons = str(_first(attributes, "gen_ai.response.finish_reasons", "gen_ai.completion.0.finish_reason") or "")
-    truncated = any(
-        isinstance(one, str) and one.lstrip()[:1] in "[{" and as_json(one) is one for one in _raw(attributes)
-    )
+    names = ("gen_ai.response.finish_reasons", "gen_ai.completion.0.finish_reason", "ai.response.finishReason")
+    reason = _first(attributes, *names, "llm.finish_reason")
+    reasons = reason if isinstance(reason, list) else as_list(reason) or [reason]
+    cut = cut or any(is_cut_json(attributes.get(name)) for name in (*_MESSAGES, "ai.prompt.messages", "input.value"))
     yield from turn(
         source,
         prompt,
@@ -157,13 +167,13 @@ def _turn(
         line=span.line,
         tools=tools or inferred,
         tools_known="recorded" if tools else "inferred" if inferred else "none",
-        completeness="cut" if truncated else "delta" if _is_delta(prompt) else "whole",
+        completeness="cut" if cut else "delta" if _is_delta(prompt) else "whole",
         model=name_text(
             _first(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id")
         ),
         call=f"{span.trace}:{span.own}",
         result_known=known,
-        step_failed=span.failed or failed or "length" in reasons or "max_tokens" in reasons,
+        step_failed=span.failed or failed or any(ended_early({"finish_reason": one}) for one in reasons),
     )
     steps[session] += 1
 
@@ -174,9 +184,20 @@ def _is_delta(prompt: list[Message]) -> bool:
     return first != "user"
 
 
-def _raw(attributes: Json) -> Iterator[Any]:
-    for name in (*_MESSAGES, "ai.prompt.messages"):
-        yield attributes.get(name)
+def _length_limit(spans: list[Span]) -> int:
+    """The length that an SDK cut attributes to (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT); -1 if none seems to be set.
+
+    A cut text says nothing of it. But two different contents that are both the longest of a file, and no JSON, have
+    been cut.
+    """
+    texts = {
+        one
+        for span in spans
+        for name, one in span.attributes.items()
+        if isinstance(one, str) and len(one) >= _SHORTEST_LIMIT and _CONTENT.search(name) and as_json(one) is one
+    }
+    longest = max(map(len, texts), default=-1)
+    return longest if sum(len(one) == longest for one in texts) > 1 else -1
 
 
 def _is_call(span: Span) -> bool:
@@ -204,7 +225,7 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
             attributes[name] = content
     tools = lower_tools(as_json(_first(attributes, "gen_ai.tool.definitions", "ai.prompt.tools", "llm.tools")))
     if "gen_ai.input.messages" in attributes or "gen_ai.output.messages" in attributes:
-        system = as_list(attributes.get("gen_ai.system_instructions"))
+        system = as_json(attributes.get("gen_ai.system_instructions"))
         prompt = lower_all([{"role": "system", "parts": system}] if system else [])
         prompt = lower_all([*prompt, *as_list(attributes.get("gen_ai.input.messages"))])
         return prompt, _answer(as_list(attributes.get("gen_ai.output.messages"))), tools, ""
@@ -215,8 +236,14 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
             tools = tools or lower_tools(
                 _numbered(attributes, "llm.tools") or _numbered(attributes, "llm.request.functions")
             )
-            return lower_all(_numbered(attributes, inputs)), _answer(_numbered(attributes, outputs)), tools, ""
-    prompt, answer = _events(span)
+            prompt = lower_all(map(_with_parts, _numbered(attributes, inputs)))
+            return prompt, _answer([_with_parts(one) for one in _numbered(attributes, outputs)]), tools, ""
+    if "input.value" in attributes:  # OpenInference where an instrumentation records the bodies alone
+        request = as_json(attributes["input.value"])
+        call = exchange(request if isinstance(request, dict) else {}, as_json(attributes.get("output.value")))
+        return call.prompt, call.answer, tools or call.tools, ""
+    events = [(name_text(one.get("event.name")), one) for one in as_list(attributes.get("events"))]  # Pydantic AI
+    prompt, answer = _events(events or span.events)
     return prompt, answer, tools, ""
 
 
@@ -231,19 +258,18 @@ def _vercel_answer(attributes: Json) -> Message | None:
     return _answer([{"role": "assistant", "content": name_text(text), "tool_calls": calls_made}])
 
 
-def _events(span: Span) -> tuple[list[Message], Message | None]:
-    """Messages that are span events; a body may be one attribute or several."""
+def _events(events: list[tuple[str, Json]]) -> tuple[list[Message], Message | None]:
+    """Messages that are events; a body may be one attribute or several, a content may be parts as JSON text."""
     prompt: list[Any] = []
     answer: Message | None = None
-    for name, attributes in span.events:
+    for name, attributes in events:
         body = as_object(attributes.get("body")) or as_object(attributes.get("event_body")) or attributes
+        body = {key: as_json(value) if key in ("tool_calls", "content") else value for key, value in body.items()}
         if name == "gen_ai.choice":
-            message = as_object(body.get("message")) or {
-                key: body[key] for key in ("content", "tool_calls") if key in body
-            }
-            answer = answer or _answer([{**message, "role": "assistant"}])
+            message = as_json(body.get("message")) or body
+            message = message if isinstance(message, dict) else {"content": message}
+            answer = answer or _answer([{"finish_reason": body.get("finish_reason"), **message, "role": "assistant"}])
         elif name in _EVENT_ROLES:
-            body = {key: as_json(value) if key in ("tool_calls", "content") else value for key, value in body.items()}
             prompt.append({"tool_call_id": body.get("id"), **body, "role": body.get("role") or _EVENT_ROLES[name]})
         elif name == "gen_ai.content.prompt":
             prompt += as_list(attributes.get("gen_ai.prompt"))
@@ -264,6 +290,13 @@ def _numbered(attributes: Json, prefix: str) -> list[Any]:
                 node[part] = node = child if isinstance(child, dict) else {}
             node[last] = value
     return _plain(tree) if isinstance(_plain(tree), list) else []
+
+
+def _with_parts(message: Any) -> Any:
+    """A message whose content is parts as JSON text, as OpenLLMetry writes them."""
+    parts = as_json(message.get("content")) if isinstance(message, dict) else None
+    is_parts = isinstance(parts, list) and parts and all("type" in as_object(part) for part in parts)
+    return {**message, "content": parts} if is_parts else message
 
 
 def _plain(node: Any) -> Any:
@@ -300,6 +333,8 @@ def _session(span: Span, by_id: Mapping[tuple[str, str], Span]) -> str:
         "session.id",
         "traceloop.association.properties.session_id",
         "langfuse.session.id",
+        "ai.telemetry.metadata.sessionId",
+        "thread.id",
     )
     return name_text(_inherited(span, by_id, *names)) or span.trace
 
@@ -325,16 +360,43 @@ def _first(attributes: Mapping[str, Any], *names: str) -> Any:
 
 
 def _spans(record: Record) -> Iterator[Span]:
-    for span in filter(_is_phoenix, _phoenix(record.value)):
+    if _is_jaeger(record.value):
+        for span in _dicts(record.value, "spans"):
+            parent = next((one.get("spanID") for one in _dicts(span, "references")), "")
+            names = {"trace_id": span.get("traceID"), "span_id": span.get("spanID"), "parent_id": parent}
+            yield span_of({**span, **names, "attributes": span.get("tags")}, record.number)
+    elif _is_phoenix(span := record.value):
         columns = {key.removeprefix("attributes."): one for key, one in span.items() if key.startswith("attributes.")}
         ids = {key: span.get(f"context.{key}") for key in ("trace_id", "span_id") if f"context.{key}" in span}
         attributes = dict(_flat("", columns or as_object(span.get("attributes"))))
         yield span_of({**span, **ids, "attributes": attributes}, record.number)
-    for resource in _dicts(record.value, "resourceSpans", "resource_spans"):
+    for resource in _dicts(record.value, *_RESOURCES):
         shared = attributes_of(as_object(resource.get("resource")).get("attributes"))
+        for scope in _dicts(resource, "scopeLogs", "scope_logs"):
+            yield from _log_spans(_dicts(scope, "logRecords", "log_records"), record.number)
         for scope in _dicts(resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans"):
             for span in _dicts(scope, "spans"):
                 yield span_of(span, record.number, shared)
+
+
+def _log_spans(logs: list[Json], line: int) -> Iterator[Span]:
+    """A call for each span whose messages are log records, which stand in a file of their own."""
+    calls: dict[tuple[str, str], list[Json]] = {}
+    for one in logs:
+        key = name_text(_first(one, "traceId", "trace_id")), name_text(_first(one, "spanId", "span_id"))
+        calls.setdefault(key, []).append(one)
+    for (trace, own), records_of in calls.items():
+        events = []
+        for one in records_of:
+            attributes = attributes_of(one.get("attributes"))
+            name = name_text(_first(one, "eventName", "event_name") or attributes.get("event.name"))
+            body = _value(one.get("body"))
+            events.append((name, attributes | ({"body": body} if isinstance(body, dict) else {})))
+        if any(name.startswith("gen_ai.") for name, _ in events):
+            first = events[0][1] | {"gen_ai.operation.name": events[0][1].get("gen_ai.operation.name", "chat")}
+            own_attributes = {key: one for key, one in first.items() if key.startswith("gen_ai.") and key != "body"}
+            at = to_utc(_first(records_of[0], "timeUnixNano", "observedTimeUnixNano", "time_unix_nano"))
+            yield Span(trace, own, "", "", at, own_attributes, events, False, line)
 
 
 def span_of(span: Json, line: int, shared: Json | None = None) -> Span:

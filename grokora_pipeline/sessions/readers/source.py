@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zstandard
 
 from grokora_pipeline.sessions.turns import Problem
 
-MAX_DOCUMENT = 256 << 20  # of a file that is one JSON document, which is read whole
+MAX_DOCUMENT = 128 << 20  # of a file that is one JSON document, which is read whole: some 400 MB of memory
 MAX_LINE = 64 << 20
 MAX_UNPACKED = 64 << 30  # what a packed file may unpack to: a bomb ends there
 _BLOCK = 1 << 20
@@ -26,6 +29,8 @@ DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _ROTATED = re.compile(
     r"(?P<stem>.+?)(?:\.(?P<number>\d{1,3})|[.-](?P<date>\d{4}-?\d\d-?\d\d[\d_T-]*))(?:\.(?:gz|zst|bz2|xz))?", re.DOTALL
 )
+# OpenHands keeps an event a file: events/event-00003-<id>.json, or events/3.json
+_EVENT = re.compile(r"(?:event-)?(\d+)(?:-[\w-]+)?\.json")
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"ustar")
 
 
@@ -69,7 +74,11 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called. Raises OSError."""
+        """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called.
+
+        The rows of a Parquet file are JSON lines: so data sets and platforms export traces. Raises OSError, and
+        UnreadableError for a Parquet file without its end.
+        """
         with ExitStack() as stack:
             if self.data is not None:
                 stream: IO[bytes] = io.BufferedReader(io.BytesIO(self.data), _BLOCK)
@@ -78,6 +87,8 @@ class Source:
                 limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
                 stream = io.BufferedReader(limited, _BLOCK)
             unpacked = _unpacked(stream)
+            if stream.peek(4)[:4] == b"PAR1":
+                unpacked = _ParquetLines(self.path if self.data is None else pa.BufferReader(self.data))
             if unpacked is not None:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
             yield stack.enter_context(stream)
@@ -154,6 +165,12 @@ def rotation(name: str) -> tuple[str, tuple[str, int]]:
     return match["stem"], (match["date"], 0) if match["date"] else ("9", -int(match["number"]))
 
 
+def event_number(name: str) -> int | None:
+    """Which event of a conversation a file holds, if each event is a file of its own; None for any other name."""
+    match = _EVENT.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 def is_archive(head: bytes) -> bool:
     """Whether a file holds several files (zip, 7z, rar, tar), which are not looked into."""
     return head.startswith(_ARCHIVES[:3]) or head[257:262] == _ARCHIVES[3]
@@ -174,6 +191,29 @@ class _Limited(io.RawIOBase):
         buffer[: len(block)] = block
         self._left -= len(block)
         return len(block)
+
+
+class _ParquetLines:
+    """The rows of a Parquet file as JSON lines, a few of them in memory at a time."""
+
+    def __init__(self, file: Any) -> None:
+        try:
+            self._file = pq.ParquetFile(file, buffer_size=_BLOCK, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise UnreadableError("damaged", 0, "a Parquet file that is not whole") from error
+        self._lines, self._held = self._rows(), b""
+
+    def _rows(self) -> Iterator[bytes]:
+        for batch in self._file.iter_batches(batch_size=16):
+            for row in batch.to_pylist():
+                # pictures and sounds are bytes, which JSON does not have
+                yield orjson.dumps(row, default=lambda value: None, option=orjson.OPT_APPEND_NEWLINE)
+
+    def read(self, size: int) -> bytes:
+        while len(self._held) < size and (line := next(self._lines, b"")):
+            self._held += line
+        block, self._held = self._held[:size], self._held[size:]
+        return block
 
 
 def _unpacked(stream: IO[bytes]) -> Any:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object, to_utc
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, parse_object, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
     as_json,
     as_list,
     as_object,
+    content_session,
     digest,
     explode,
     join_calls,
@@ -40,7 +41,6 @@ def read_swe_agent(source: Source) -> Iterator[Item]:
     document, problems = parse_object(source.read())
     yield from problems
     info = as_object(document.get("info"))
-    session = source.path.name.split(".")[0] or source.name
     history = [one for one in as_list(document.get("history")) if isinstance(one, dict)]
     if not history:
         raise UnreadableError("wrong_schema", 0, "a SWE-agent trajectory without `history`: the prompts are not in it")
@@ -48,6 +48,7 @@ def read_swe_agent(source: Source) -> Iterator[Item]:
     config = as_object(as_json(document.get("replay_config")))
     model = name_text(as_object(as_object(config.get("agent")).get("model")).get("name"))
     tools = lower_tools(as_object(as_object(config.get("agent")).get("tools")).get("tools"))
+    session = content_session("swe-agent", [one for message in history for one in lower(message)])
     for agent in agents:
         own = [one for one in history if (name_text(one.get("agent")) or "main") == agent]
         messages: list[Message] = []
@@ -91,7 +92,7 @@ def read_mini(source: Source) -> Iterator[Item]:
     if not any(one["role"] == "assistant" for one in messages):
         yield Skipped("no_model_call")
     config = as_object(info.get("config"))
-    session = name_text(document.get("instance_id")) or f"{source.path.name.split('.')[0]}-{digest(messages[:2], 8)}"
+    session = name_text(document.get("instance_id")) or content_session("mini-swe-agent", messages)
     yield from explode(
         source,
         messages,
@@ -128,8 +129,11 @@ def _verdict(session: str, status: Status) -> Iterator[Verdict]:
 
 
 def looks_like_tau(head: bytes) -> bool:
-    """Whether the first records are results of τ-bench."""
-    return any("traj" in value and "task_id" in value for value in peek_objects(head)[:2])
+    """Whether the first records are results of τ-bench, or it is a document of τ²-bench."""
+    return any(
+        ("traj" in value and "task_id" in value) or "environment_info" in as_object(value.get("info"))
+        for value in peek_objects(head)[:2]
+    )
 
 
 def read_tau(source: Source) -> Iterator[Item]:
@@ -139,13 +143,17 @@ def read_tau(source: Source) -> Iterator[Item]:
             yield record
             continue
         trial = as_object(record.value)
+        if "environment_info" in as_object(trial.get("info")):
+            for number, simulation in enumerate(as_list(trial.get("simulations")), record.number):
+                yield from _simulation(source, as_object(trial["info"]), as_object(simulation), number)
+            continue
         raw = [one for one in as_list(trial.get("traj")) if isinstance(one, dict)]
         if "task_id" not in trial or not raw:
             yield Problem("wrong_schema", record.offset, f"element {record.number} has no `task_id` or no `traj`")
             continue
         messages = pair_results(join_calls([one for message in raw for one in lower(message)]))
         task = name_text(trial["task_id"])
-        session = f"{source.name}:task-{task}:trial-{name_text(trial.get('trial')) or record.number}"
+        session = f"task-{task}:trial-{name_text(trial.get('trial'))}-{digest(messages)}"
         reward = trial.get("reward")
         known = isinstance(reward, int | float)
         asked = as_object(as_object(trial.get("info")).get("task"))
@@ -162,3 +170,41 @@ def read_tau(source: Source) -> Iterator[Item]:
         )
         if known:
             yield Verdict(session, status=status)
+
+
+def _simulation(source: Source, info: Json, simulation: Json, number: int) -> Iterator[Item]:
+    """A turn an answer of the agent in one simulation of τ²-bench.
+
+    The agent does not see the calls that the simulated person makes, nor their results. Its system prompt is made of
+    the policy. The first greeting is the benchmark's own.
+    """
+    environment, agent = as_object(info["environment_info"]), as_object(info.get("agent_info"))
+    seen = [{"role": "system", "content": environment.get("policy")}]
+    seen += [
+        {**one, "tool_calls": None} if one.get("role") == "user" else one
+        for one in as_list(simulation.get("messages"))
+        if isinstance(one, dict) and not (one.get("role") == "tool" and one.get("requestor") == "user")
+    ]
+    messages = pair_results(join_calls([one for message in seen for one in lower(message)]))
+    answers = [place for place, one in enumerate(messages) if one["role"] == "assistant"]
+    greets = bool(answers) and all(one["role"] == "system" for one in messages[: answers[0]])
+    task = name_text(simulation.get("task_id"))
+    session = name_text(simulation.get("id")) or f"task-{task}:trial-{digest(messages)}"
+    reward = as_object(simulation.get("reward_info")).get("reward")
+    status: Status = "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
+    yield from explode(
+        source,
+        messages,
+        answers[greets:],
+        session_id=session,
+        agent=name_text(agent.get("implementation")),
+        line=number,
+        started_at=to_utc(first_of(simulation, "start_time", "timestamp")),
+        task=f"{name_text(environment.get('domain_name'))} task {task}",
+        tools=lower_tools(environment.get("tool_defs")),
+        completeness="reconstructed",
+        model=name_text(agent.get("llm")),
+        status=status,
+    )
+    if status != "unknown":
+        yield Verdict(session, status=status)
