@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -206,6 +207,9 @@ def _unknown(file: LogFile, head: bytes) -> UnreadableError:
     except orjson.JSONDecodeError as error:
         if "limit" in str(error):
             return UnreadableError("too_deep", 0, "nested deeper than 1,024 levels")
+        with suppress(orjson.JSONDecodeError):  # JSONL: each line is a document
+            orjson.loads(text.split("\n", 1)[0])
+            whole = False
         if whole and "unexpected end" in str(error):
             return UnreadableError("truncated", file.size, "ends before it tells what it is")
         if whole:

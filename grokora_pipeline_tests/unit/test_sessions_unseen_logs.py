@@ -332,8 +332,8 @@ def test_an_answer_for_which_the_provider_ran_a_tool_is_context_only(tmp_path: P
 
 def test_a_small_compaction_takes_results_out_of_later_prompts(tmp_path: Path) -> None:
     use = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {}}
-    compaction = {"type": "system", "uuid": "c", "parentUuid": "r", "sessionId": "s"}
-    compaction["microcompactMetadata"] = {"compactedToolIds": ["t1"]}  # type: ignore[assignment]
+    compaction: dict[str, Any] = {"type": "system", "uuid": "c", "parentUuid": "r", "sessionId": "s"}
+    compaction["microcompactMetadata"] = {"compactedToolIds": ["t1"]}
     lines = [
         claude("u", None, "Q"),
         claude("a", "u", [use], "assistant"),
@@ -381,7 +381,10 @@ def test_what_a_chat_program_took_out_of_the_prompt_is_not_in_it(tmp_path: Path)
     assert "t:[Old tool result content cleared]" in prompt_of(told[1])
     assert len({one.step for one in told}) == len(told)
 
-    roo = [{"role": "user", "content": text("<task>Q</task>")}, {"role": "assistant", "content": text("A")}]
+    roo: list[dict[str, Any]] = [
+        {"role": "user", "content": text("<task>Q</task>")},
+        {"role": "assistant", "content": text("A")},
+    ]
     roo += [{"role": "user", "content": text("Sum."), "isSummary": True}, {"role": "assistant", "content": text("B")}]
     roo.append({"role": "assistant", "content": text("half\n\n[Response interrupted by user]")})
     assert [prompt_of(one) for one in turns_of(document(tmp_path, roo))] == ["u:<task>Q</task>", "u:Sum."]

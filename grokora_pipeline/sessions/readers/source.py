@@ -87,7 +87,7 @@ class Source:
                 limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
                 stream = io.BufferedReader(limited, _BLOCK)
             unpacked = _unpacked(stream)
-            if stream.peek(4)[:4] == b"PAR1":
+            if stream.peek(4)[:4] == b"PAR1":  # type: ignore[attr-defined]  # of BufferedReader
                 unpacked = _ParquetLines(self.path if self.data is None else pa.BufferReader(self.data))
             if unpacked is not None:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
