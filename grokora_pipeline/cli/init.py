@@ -57,15 +57,21 @@ def make_project(folder: Path, sample: bool) -> list[Path]:
     ]
     if present:
         raise GrokoraError(f"{present[0]} is there already, and nothing of yours is overwritten; name a new folder.")
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    logs.mkdir(parents=True, exist_ok=True)
     if sample:
         from grokora_pipeline.sandbox.record import record
 
-        record(logs)
-        fetch_bundled(model)
+        model.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place until it is whole, and before all other files: a download that fails, or Ctrl-C, leaves
+        # nothing that would refuse the next try.
+        with tempfile.TemporaryDirectory(dir=model.parent, prefix=".init-") as scratch:
+            fetch_bundled(Path(scratch) / "model")
+            record(Path(scratch) / "logs")
+            (Path(scratch) / "model").rename(model)
+            (Path(scratch) / "logs").rename(logs)
+    logs.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 

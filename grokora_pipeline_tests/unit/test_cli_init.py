@@ -26,9 +26,17 @@ def test_a_new_project_is_found_from_any_folder_in_it_and_its_agents_load(tmp_pa
     assert [agent.name for agent in load_agents(settings.agents)] == ["assistant"]
 
 
-def test_a_sample_project_has_the_samples_logs_and_the_model_in_its_own_folder(
+def test_a_sample_project_has_the_samples_logs_and_the_model_in_its_own_folder_also_after_a_try_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def unreachable(output: Path) -> None:
+        output.mkdir(parents=True)
+        raise GrokoraError("no index")
+
+    monkeypatch.setattr(init, "fetch_bundled", unreachable)
+    with pytest.raises(GrokoraError, match="no index"):
+        init.make_project(tmp_path, sample=True)
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
     monkeypatch.setattr(init, "fetch_bundled", lambda output: output.mkdir(parents=True))
     init.make_project(tmp_path, sample=True)
     settings = read_settings({}, tmp_path)
