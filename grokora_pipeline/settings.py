@@ -220,12 +220,9 @@ def local_timezone(environ: Mapping[str, str], localtime: Path = Path("/etc/loca
     if linked in zones:
         return linked
     content = file.read_bytes()
-    copies = (name for name in sorted(zones) for root in TZPATH if _same_bytes(Path(root) / name, content))
-    return next(copies, "UTC")
-
-
-def _same_bytes(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+    files = ((name, Path(root) / name) for name in sorted(zones) for root in TZPATH)
+    same_size = ((name, path) for name, path in files if path.is_file() and path.stat().st_size == len(content))
+    return next((name for name, path in same_size if path.read_bytes() == content), "UTC")
 
 
 @lru_cache(maxsize=1)

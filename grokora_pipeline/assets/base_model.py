@@ -37,7 +37,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
         io_manager_key=project.io_manager,
         code_version=code_version(project.settings.base_model),
         op_tags=cuda_tags(),
-        pool=project.pool,
+        pool=project.pool,  # trying the architecture trains and answers, as the later GPU steps do
         required_resource_keys={project.gpu_resource},
         retry_policy=DEVICE_RETRIES,
         check_specs=[dg.AssetCheckSpec("gpu_steps_are_counted", asset=project.key(KEY))],

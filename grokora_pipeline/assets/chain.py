@@ -32,7 +32,7 @@ _LINKS = (
 def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsset]:
     """Every asset of a project."""
     links = [link(project, agent) for agent in project.agents for link in _LINKS]
-    swarm = swarm_report_asset(project)
+    swarm = swarm_report_asset(project)  # None if the agents are not the sandbox's four
     ranks = [asset for agent in project.agents for asset in rank_assets(project, agent)]
     improvements = [improvement_asset(project, agent, agent.improve) for agent in project.agents if agent.improve]
     return [

@@ -12,6 +12,7 @@ KEY = "forget_list"
 def forget_list_asset(project: Project) -> dg.SourceAsset:
     """The external asset `forget_list`, which `grokora forget` writes."""
 
+    # external: a command writes it, so that Dagster can only observe it
     @dg.observable_source_asset(
         key=project.key(KEY),
         group_name=project.label("sources"),

@@ -28,7 +28,7 @@ def retention(project: Project, agent: AgentSpec, rows: int) -> list[dict[str, A
     today = champion_of(project, agent.name)
     if today is None:
         raise GrokoraError(f"No adapter of {agent.name} is in service, so there is nothing to compare; promote one.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # answers of a champion to rows of another's split are no artifact
         examples = Path(folder) / "examples.jsonl"
         known = _write_examples(project, agent, examples)
         plan = {
@@ -50,7 +50,7 @@ def _earlier(project: Project, agent: AgentSpec, today: str) -> list[tuple[Artif
     """(adapter, the split that it was trained on) of every other champion that the store still has."""
     promoted = [past["version"] for past in Registry(project.store).history(agent.name) if past["action"] == "promote"]
     pairs = []
-    for version in dict.fromkeys(promoted):
+    for version in dict.fromkeys(promoted):  # one that came back after a rollback counts once
         adapter = project.store.find(key_of(agent, "lora_adapter"), version) if version != today else None
         if adapter is None:
             continue

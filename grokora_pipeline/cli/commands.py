@@ -129,7 +129,7 @@ def serve(
     options = server.Options(host, port, upstream, upstream_model, limits, llamacpp)
     if backend != Backend.vllm:
         server.serve(get_settings(), options)
-    else:
+    else:  # vLLM takes the place of this process; only a command that is to be shown comes back
         print(server.serve_vllm(get_settings(), options, only_print=print_))
 
 
@@ -192,7 +192,7 @@ def champion_rollback(
     from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.cli.demo import open_instance
 
-    version = _registry().rollback(_known(agent), to)
+    version = _registry().rollback(_known(agent), to)  # first, so that a broken history of Dagster keeps nobody waiting
     with open_instance() as instance:
         report_rollback(load_project(), instance, agent, version)
     console.print(f"{agent} is served by {version} now.")
@@ -287,6 +287,7 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
     name, turns = _show_uses(query)
     if not name:
         raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
+    # by content, too: a log that is copied under another name stays forgotten
     files = {turn["source_file"]: turn["source_sha256"] for turn in turns}
     if lineage.forget(_store(), name, [files[name]] if name in files else []):
         console.print(

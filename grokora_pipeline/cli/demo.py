@@ -134,7 +134,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
     """
     mark, log = uuid.uuid4().hex, project.store.root / "demo.log"
     console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
-    hung_up = threading.Event()
+    hung_up = threading.Event()  # an exit by SIGHUP is not the run's failure, whatever Dagster makes of it
 
     def hang_up(signum: int, frame: object) -> None:
         """End the run as Ctrl-C does."""
@@ -206,6 +206,7 @@ class RunPrinter:
     def _follow(self) -> None:
         cursor: str | None = None
         while True:
+            # read before the records: what is written between the two is seen in this round
             last_round = self._done.is_set()
             runs = self._instance.get_runs(filters=dg.RunsFilter(tags={_RUN_TAG: self._mark}), limit=1)
             if runs:

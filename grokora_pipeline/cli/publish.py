@@ -26,6 +26,7 @@ def publish_dataset(
     publication = publish(store, spec, output or Path(f"{agent}-dataset"), licence=licence)
     rows = ", ".join(f"{count:,} rows for {side}" for side, count in publication.rows.items())
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in publication.left_out.items())
+    # without a terminal rich folds at 80 columns
     console = Console(width=None if Console().is_terminal else 120)
     console.print(f"{publication.folder}: {rows}" + (f" ({left_out} left out)" if left_out else ""), soft_wrap=True)
     console.print("Read README.md there before you share it: whose terms the answers are under is your decision.")
