@@ -51,8 +51,9 @@ class Script:
         assert self.running is not None
         prompt = self.running.engine.chat.tokenizer.decode(list(request.prompt), skip_special_tokens=False)
         asked = prompt.rpartition("<|im_start|>user")[2]
-        if "final_result(" in prompt:  # structured output as a tool: how pydantic-ai asks for it
-            return '<tool_call>{"name": "final_result", "arguments": {"city": "Rome", "degrees": 21}}</tool_call>'
+        for name in ("final_result", "Report"):  # structured output as a tool: how pydantic-ai and LangChain ask for it
+            if f"{name}(" in prompt:
+                return f'<tool_call>{{"name": "{name}", "arguments": {{"city": "Rome", "degrees": 21}}}}</tool_call>'
         if "temperature(" in prompt:
             warm = "Rome: 21" in asked and "Oslo: 3" in asked
             return "21 in Rome, 3 in Oslo." if warm else CALLS
@@ -326,6 +327,7 @@ CLIENTS: dict[str, Callable[[], Client]] = {
     "litellm anthropic": lambda: litellm("anthropic/auto"),
     "langchain-openai chat": lambda: langchain("langchain_openai", "ChatOpenAI"),
     "langchain-openai responses": lambda: langchain("langchain_openai", "ChatOpenAI", use_responses_api=True),
+    "langchain-anthropic": lambda: langchain("langchain_anthropic", "ChatAnthropic", max_tokens=200),
 }
 FEATURES = ("text", "stream", "parallel tools", "structured output", "long conversation")
 
@@ -354,6 +356,67 @@ def test_an_sdk_gets_what_it_asks_for(
         texts = [f"Text {number} of a long conversation." for number in range(61)]
         assert client.text(running.url, texts) == "Hello, this is answer 31."
     assert [line["request"] for line in running.lines()]
+
+
+@pytest.mark.parametrize("mode", ["TOOLS", "JSON", "JSON_SCHEMA", "MD_JSON", "ANTHROPIC_TOOLS"])
+def test_instructor_gets_its_model(running: Running, mode: str) -> None:
+    instructor = pytest.importorskip("instructor")
+    call = '<tool_call>{"name": "Report", "arguments": {"city": "Rome", "degrees": 21}}</tool_call>'
+    running.engine.script = lambda request: call if "TOOLS" in mode else '{"city": "Rome", "degrees": 21}'
+    asked: dict[str, Any] = {"model": "auto", "messages": turns([ASK]), "response_model": Report, "max_retries": 0}
+    if mode == "ANTHROPIC_TOOLS":
+        client = instructor.from_anthropic(anthropic.Anthropic(base_url=running.url, api_key=KEY))
+        assert client.messages.create(max_tokens=200, **asked).model_dump() == {"city": "Rome", "degrees": 21}
+        return
+    client = instructor.from_openai(
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY), mode=getattr(instructor.Mode, mode)
+    )
+    assert client.chat.completions.create(**asked).model_dump() == {"city": "Rome", "degrees": 21}
+
+
+def test_smolagents_end_with_their_final_answer(running: Running) -> None:
+    sdk = pytest.importorskip("smolagents")
+    model = sdk.OpenAIServerModel(model_id="auto", api_base=f"{running.url}/v1", api_key=KEY)
+    call = '<tool_call>{"name": "final_answer", "arguments": {"answer": "21"}}</tool_call>'
+    running.engine.script = lambda request: call
+    for stream in (False, True):
+        agent = sdk.ToolCallingAgent(tools=[], model=model, verbosity_level=0, max_steps=2, stream_outputs=stream)
+        assert agent.run(ASK) == "21"
+    running.engine.script = lambda request: "Thought: I know.\n<code>\nfinal_answer('21')\n</code>"
+    assert sdk.CodeAgent(tools=[], model=model, verbosity_level=0, max_steps=2).run(ASK) == "21"
+
+
+def test_autogen_reflects_on_parallel_tools(running: Running) -> None:
+    models, agents = pytest.importorskip("autogen_ext.models.openai"), pytest.importorskip("autogen_agentchat.agents")
+    cities: list[str] = []
+
+    def temperature(city: str) -> str:
+        """The temperature in a city."""
+        cities.append(city)
+        return measure(city)
+
+    able = {"vision": False, "function_calling": True, "json_output": True, "family": "unknown",
+            "structured_output": True}  # fmt: skip
+    model = models.OpenAIChatCompletionClient(
+        model="auto", base_url=f"{running.url}/v1", api_key=KEY, model_info=able, max_retries=0
+    )
+    agent = agents.AssistantAgent("actor", model, tools=[temperature], reflect_on_tool_use=True)
+    running.engine.script = lambda request: CALLS if not cities else "21 in Rome, 3 in Oslo."
+    assert asyncio.run(agent.run(task=ASK)).messages[-1].content == "21 in Rome, 3 in Oslo."
+    assert sorted(cities) == ["Oslo", "Rome"]
+
+
+def test_llamaindex_chats_streams_and_fills_a_model(running: Running) -> None:
+    models, core = pytest.importorskip("llama_index.llms.openai_like"), pytest.importorskip("llama_index.core.llms")
+    model = models.OpenAILike(
+        model="auto", api_base=f"{running.url}/v1", api_key=KEY, is_chat_model=True, is_function_calling_model=True
+    )
+    asked = [core.ChatMessage(role="user", content=ASK)]
+    assert model.chat(asked).message.content == "Hello, this is answer 1."
+    assert "".join(piece.delta or "" for piece in model.stream_chat(asked)) == "Hello, this is answer 1."
+    call = '<tool_call>{"name": "Report", "arguments": {"city": "Rome", "degrees": 21}}</tool_call>'
+    running.engine.script = lambda request: call
+    assert model.as_structured_llm(Report).complete(ASK).raw == Report(city="Rome", degrees=21)
 
 
 NODE = """
