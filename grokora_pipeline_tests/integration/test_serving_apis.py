@@ -506,6 +506,10 @@ class Elsewhere:
                              "end_turn", "content": [{"type": "text", "text": quoted}],
                              "usage": {"input_tokens": 1, "output_tokens": 2}})  # fmt: skip
 
+    async def count(self, request: Request) -> Response:
+        self.headers, self.body = dict(request.headers), await request.json()
+        return JSONResponse({"input_tokens": 4711}, headers={"request-id": "req_1"})
+
     async def responses(self, request: Request) -> Response:
         self.body = await request.json()
         said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "elsewhere"}]}
@@ -545,6 +549,7 @@ def upstream(tmp_path: Path) -> Iterator[tuple[Elsewhere, Running]]:
         Route("/v1/messages", elsewhere.messages, methods=["POST"]),
         Route("/v1/chat/completions", elsewhere.chat, methods=["POST"]),
         Route("/v1/responses", elsewhere.responses, methods=["POST"]),
+        Route("/v1/messages/count_tokens", elsewhere.count, methods=["POST"]),
     ]
     with (
         serving(Starlette(routes=routes)) as url,
@@ -568,6 +573,16 @@ def test_an_upstream_of_the_same_kind_answers_with_the_callers_own_key_which_is_
     lines = running.lines()
     assert [line["response"]["content"][0]["text"] for line in lines][1] == "hi"
     assert key not in orjson.dumps(lines).decode()
+
+
+def test_an_upstream_counts_the_tokens_of_what_it_would_answer(upstream: tuple[Elsewhere, Running]) -> None:
+    elsewhere, running = upstream
+    body = {name: value for name, value in MESSAGES.items() if name != "max_tokens"}
+    odd = {"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}  # the upstream may know more
+    for asked in (body, body | odd):
+        assert claude(running).messages.count_tokens(**asked).input_tokens == 4711
+        assert (elsewhere.body, elsewhere.headers["authorization"]) == (asked, "Bearer anything")
+    assert claude(running).messages.count_tokens(**body | {"model": "base"}).input_tokens < 100
 
 
 def test_a_conversation_that_began_here_goes_on_upstream_with_all_that_was_said(

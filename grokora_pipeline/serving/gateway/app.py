@@ -51,7 +51,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
             await gateway.traces.close()
             await gateway.end_answers()
 
-    own = _Endpoints(gateway)
+    own = _Endpoints(gateway, key is not None)
     routes = [
         *(Route(f"/v1/{api.path}", _Call(gateway, api, key is not None), methods=["POST"]) for api in APIS),
         Route("/v1/messages/count_tokens", own.count_tokens, methods=["POST"]),
@@ -107,30 +107,33 @@ class _Call:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        async with self._gateway.call(request, self._api, self._keys(request)) as response:
+        keys = _upstream_keys(request, self._api, self._has_key)
+        async with self._gateway.call(request, self._api, keys) as response:
             await response(scope, receive, send)
 
-    def _keys(self, request: Request) -> dict[str, str]:
-        """The headers that carry the caller's key upstream.
 
-        If the gateway has a key of its own, the bearer is that one, and the upstream's comes in its own header.
-        """
-        own = request.headers.get("x-upstream-api-key")
-        if own:
-            return {"x-api-key": own} if self._api.name == "messages" else {"authorization": f"Bearer {own}"}
-        names = () if self._has_key else ("authorization", "x-api-key")
-        return {name: request.headers[name] for name in names if name in request.headers}
+def _upstream_keys(request: Request, api: Api, has_key: bool) -> dict[str, str]:
+    """The headers that carry the caller's key upstream.
+
+    If the gateway has a key of its own, the bearer is that one, and the upstream's comes in its own header.
+    """
+    own = request.headers.get("x-upstream-api-key")
+    if own:
+        return {"x-api-key": own} if api.name == "messages" else {"authorization": f"Bearer {own}"}
+    names = () if has_key else ("authorization", "x-api-key")
+    return {name: request.headers[name] for name in names if name in request.headers}
 
 
 class _Endpoints:
     """The endpoints that no model answers."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway, self._champions = gateway, gateway.champions
+    def __init__(self, gateway: Gateway, has_key: bool) -> None:
+        self._gateway, self._champions, self._has_key = gateway, gateway.champions, has_key
 
     async def count_tokens(self, request: Request) -> Response:
         """`POST /v1/messages/count_tokens`."""
-        return _json(await self._gateway.count_tokens(request, next(api for api in APIS if api.name == "messages")))
+        api = next(api for api in APIS if api.name == "messages")
+        return await self._gateway.count_tokens(request, api, _upstream_keys(request, api, self._has_key))
 
     async def models(self, _: Request) -> Response:
         """`GET /v1/models`."""

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -48,7 +48,7 @@ from grokora_pipeline.store.champions import BASE
 LOG = logging.getLogger("grokora.serving")
 _BROKEN_OFF = {"error": {"message": "the caller went away before the answer was whole", "type": "client_gone"}}
 _BROKEN_STREAM = {"error": {"message": "the stream broke off"}}
-_PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "openai-project")
+_PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta")
 # ours, then what Codex and Claude Code send
 _SESSION_HEADERS = ("x-session-id", "session_id", "session-id", "conversation_id", "x-claude-code-session-id")
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
@@ -135,26 +135,38 @@ class Gateway:
                 async with opened as response:
                     yield response
 
-    async def count_tokens(self, request: Request, api: Api) -> Json:
+    async def count_tokens(self, request: Request, api: Api, keys: Mapping[str, str]) -> Response:
         """How many tokens the model would read of a request: redacted, behind its agent's fixed prompt if it has one.
 
-        Of a request that would go upstream the tokens are those of our own base: the upstream's tokenizer is not here.
+        An upstream counts those of a request that it would answer: its tokenizer is not here.
         """
         body = read_object(await self.read_body(request, self.limits.body_bytes))
-        engine, base = self.champions.engine, self.champions.base
-        if engine is None or base is None:
-            raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
-        asked = ChatRequest.parse(_as_chat(api, body), OWN_NAMES.get(api.name))
-        refuse_by_length(asked, engine.context_length)
         user = _session_of(request, body)
-        session = session_name(user) if user else None
+        session, chat, problem = session_name(user) if user else None, body, None
+        try:
+            chat = _as_chat(api, body)
+        except ApiError as error:
+            problem = error
+        route = self._route(chat, session or "")
+        if route.upstream:
+            path = f"{api.path}/count_tokens"
+            try:
+                with self._admitted():
+                    async with self._send(path, body, request, keys) as response:
+                        return Response(await response.aread(), response.status_code, passed_back(response))
+            except httpx.HTTPError as error:
+                raise unreachable(error) from error
+        if problem:
+            raise problem
+        asked, engine, base = ChatRequest.parse(chat, OWN_NAMES[api.name]), self.champions.engine, self.champions.base
+        assert engine is not None and base is not None  # the router saw to it
+        refuse_by_length(asked, engine.context_length)
         messages, _ = await asyncio.to_thread(self._redacted, session, asked)
-        route = self.router.route(asked.model, asked.body["messages"], session or "", asked.offered_tools)
         fixed = await self.champions.prompt(route.agent.name if route.agent else None, route.version)
         agent = route.agent if asked.model != BASE else None
         room = engine.context_length
         tokens = await asyncio.to_thread(encode_prompt, asked, agent, base.chat, messages, fixed=fixed, room=room)
-        return {"input_tokens": len(tokens)}
+        return Response(orjson.dumps({"input_tokens": len(tokens)}), media_type="application/json")
 
     async def read_body(self, request: Request, limit: int, kinds: Sequence[str] = ("application/json",)) -> bytes:
         """The body of a request whose content type is one of `kinds`.
@@ -211,15 +223,10 @@ class Gateway:
             await asyncio.to_thread(lower)  # megabytes of messages must not hold up the streams of others
         except ApiError as error:
             problem = error  # it matters only to a request that is answered here
-        asked = ChatRequest.unchecked(chat)
         key = request.headers.get("authorization", "")  # callers of one machine may be told apart by their keys
         client = request.client.host if request.client else "", hashlib.sha256(key.encode()).hexdigest()
         session = self._sessions.name(user, client)
-        messages = [one for one in _list(chat.get("messages")) if isinstance(one, dict)]
-        tools = [
-            one for one in _list(chat.get("tools")) if isinstance(one, dict) and isinstance(one.get("function"), dict)
-        ]
-        route = self.router.route(asked.model, messages, session, tools)
+        asked, route = ChatRequest.unchecked(chat), self._route(chat, session)
         if not route.upstream:
             if len(raw) > self.limits.body_bytes:  # it was let in because it might have been the upstream's
                 text = f"The body is larger than {self.limits.body_bytes} bytes."
@@ -248,6 +255,23 @@ class Gateway:
         keys = [key for key in keys if key]
         receipt, forwarded = new_receipt(session), for_upstream(body, whole)
         return Exchange(session, route, api, body, asked, receipt, forwarded, keys=keys, ignored=ignored)
+
+    def _route(self, chat: Json, session: str) -> Route:
+        """The route of a chat request that nobody has checked yet."""
+        messages = [one for one in _list(chat.get("messages")) if isinstance(one, dict)]
+        tools = [one for one in _list(chat.get("tools")) if isinstance(one, dict)]
+        tools = [one for one in tools if isinstance(one.get("function"), dict)]
+        return self.router.route(ChatRequest.unchecked(chat).model, messages, session, tools)
+
+    def _send(
+        self, path: str, body: Json, request: Request, keys: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """The upstream's response to a body, whose model is the upstream's where only we know its name."""
+        assert self.upstream is not None
+        if self.upstream.model and not self.router.is_unknown(ChatRequest.unchecked(body).model):
+            body = {**body, "model": self.upstream.model}
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers} | dict(keys)
+        return self.upstream.send(path, orjson.dumps(body), headers)
 
     @asynccontextmanager
     async def _accounted(self, exchange: Exchange) -> AsyncIterator[None]:
@@ -343,12 +367,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _forward(self, exchange: Exchange, request: Request, keys: Mapping[str, str]) -> AsyncIterator[Response]:
-        assert self.upstream is not None
-        body, api = exchange.forwarded, exchange.api
-        if self.upstream.model and not self.router.is_unknown(exchange.asked.model):
-            body = {**body, "model": self.upstream.model}
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers} | dict(keys)
-        async with self.upstream.send(api.path, orjson.dumps(body), headers) as response:
+        async with self._send(exchange.api.path, exchange.forwarded, request, keys) as response:
             headers = exchange.headers | passed_back(response)
             if response.status_code == 200 and "event-stream" in response.headers.get("content-type", ""):
                 async with aclosing(self._pass_on(exchange, response)) as events:

@@ -12,7 +12,8 @@ import httpx
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway.protocol import ApiError
 
-_PASSED_BACK = ("content-type", "retry-after", "x-request-id")
+# what SDKs read: their own request ids, and when to try again
+_PASSED_BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id")
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # as long as the openai package waits
 
 
