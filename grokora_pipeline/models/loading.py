@@ -1,15 +1,20 @@
 """Base models and adapters in memory: device, dtype, quantisation (torch)."""
 
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import PeftModel
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -78,11 +83,15 @@ def load_base(
 def auto_class(config: PreTrainedConfig) -> Any:
     """The transformers class that loads a model of this config for text; GrokoraError if there is none.
 
-    Models that read pictures (Mistral 3, Qwen3-VL) are no causal language models to transformers, and write text alike.
+    Models that read pictures (Mistral 3, Qwen3-VL) or hear (Voxtral) are no causal language models to transformers,
+    and write text alike.
     """
-    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
+    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        # A text model within the whole one must be one that can be loaded again: Mllama's has no class for its config.
         if type(config) in kind._model_mapping:
-            return kind
+            own = kind._model_mapping[type(config)].config_class
+            if own is type(config) or own in kind._model_mapping:
+                return kind
     raise GrokoraError(f"Models of type {config.model_type!r} write no text; give a causal language model.")
 
 
@@ -116,9 +125,35 @@ def _never_repack(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def load_adapter(base: PreTrainedModel, adapter: Path | str, *, name: str = "default") -> PeftModel:
-    """The base with a LoRA adapter on top, for inference; only safetensors weights are read."""
-    if not (Path(adapter) / "adapter_model.safetensors").is_file():
+def load_adapter(base: PreTrainedModel | PeftModel, adapter: Path | str, *, name: str = "default") -> PeftModel:
+    """The base with a LoRA adapter on top, beside those it has, for inference; only safetensors weights are read."""
+    weights = Path(adapter) / "adapter_model.safetensors"
+    if not weights.is_file():
         raise GrokoraError(f"{adapter} holds no adapter_model.safetensors; materialize lora_adapter first.")
-    model: PeftModel = PeftModel.from_pretrained(base, str(adapter), adapter_name=name, use_safetensors=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # see `set_adapter_weights`
+        if isinstance(base, PeftModel):
+            base.load_adapter(str(adapter), adapter_name=name, use_safetensors=True)
+            model = base
+        else:
+            model = PeftModel.from_pretrained(base, str(adapter), adapter_name=name, use_safetensors=True)
+    set_adapter_weights(model, load_file(weights), name)
     return model.eval()
+
+
+@torch.no_grad()
+def set_adapter_weights(model: PeftModel, weights: Mapping[str, torch.Tensor], name: str = "default") -> None:
+    """Put weights, by the names that PEFT stores, into the adapter `name`; GrokoraError if it needs others.
+
+    PEFT's loaders rename an adapter's keys as transformers renames the keys of the base's checkpoints, and only warn of
+    those that are then missing. A pattern that matches its own result (Laguna's `shared_expert.`) loses layers so; keys
+    that are the model's own need no renaming.
+    """
+    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if own.keys() == weights.keys():
+        for key, parameter in own.items():  # it shares its memory with the model's
+            parameter.copy_(weights[key])
+        return
+    loaded = set_peft_model_state_dict(model, dict(weights), adapter_name=name)
+    if missing := [key for key in loaded.missing_keys if ".lora_" in key and f".{name}" in key]:
+        raise GrokoraError(f"The adapter lacks {len(missing)} weights, such as {missing[0]}; train it anew.")

@@ -58,14 +58,14 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
     return {**result, "prompts": len(ids), "bytes": sum(path.stat().st_size for path in output.iterdir())}
 
 
-def write_merged(base_folder: Path, adapter: Path, output: Path) -> None:
-    """Merge in fp32 on the CPU, write bf16 safetensors, and take the tokenizer's files over from the base."""
+def write_merged(base_folder: Path, adapter: Path, output: Path, *, dtype: Any = None) -> None:
+    """Merge in fp32 on the CPU, write safetensors in `dtype` (bf16), and take the tokenizer's files from the base."""
     import torch
 
     from grokora_pipeline.models.loading import load_adapter, load_base
 
     base = load_base(base_folder, dtype=torch.float32, device=torch.device("cpu"))
-    merged = load_adapter(base, adapter).merge_and_unload().to(torch.bfloat16)
+    merged = load_adapter(base, adapter).merge_and_unload().to(dtype or torch.bfloat16)
     output.mkdir(parents=True, exist_ok=True)
     merged.save_pretrained(output)
     for pattern in ("*.json", "*.jinja", "*.model", "*.txt"):

@@ -28,6 +28,7 @@ MODEL_ERRORS = (
 )
 # Upper bounds of what a config may ask for, by the names that architectures use; what is smaller stays.
 _HEADS = {"num_attention_heads": 4, "n_head": 4, "num_heads": 4, "n_heads": 4, "num_key_value_heads": 2}
+_HEADS |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 _HEAD_WIDTHS = {"head_dim": 16, "query_pre_attn_scalar": 16, "global_head_dim": 16, "v_head_dim": 16} | {
     "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 16,
@@ -36,6 +37,7 @@ _HEAD_WIDTHS = {"head_dim": 16, "query_pre_attn_scalar": 16, "global_head_dim": 
 }
 _WIDTHS = (
     dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "out_hidden_size", "projection_dim"), 64)
+    | dict.fromkeys(("text_hidden_size", "adapter_in_dim"), 64)
     | dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "block_ff_dim", "shared_intermediate_size"), 128)
     | dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "dense_intermediate_size"), 64)
     | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4)
@@ -44,7 +46,8 @@ _WIDTHS = (
     | {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16}
     | {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 32, "state_size": 8}
     | {"hidden_size_per_layer_input": 16}
-    | {"sliding_window": WINDOW, "attention_window_size": WINDOW, "depth": 1, "image_size": 28, "patch_size": 14}
+    | dict.fromkeys(("sliding_window", "attention_window_size", "attention_chunk_size", "index_topk"), WINDOW)
+    | {"depth": 1, "image_size": 28, "patch_size": 14}
 )
 
 
@@ -61,9 +64,11 @@ def write_miniature(folder: Path, output: Path) -> None:
     shared = shown if getattr(text, "num_kv_shared_layers", 0) else 0  # as many layers that use the keys of these
     failure: Exception | None = None
     # Rotary factors and the like are lists of the head's width: if they do not fit, the model's own head width is kept.
-    for limits in (_WIDTHS | _HEADS | _HEAD_WIDTHS, _WIDTHS | _HEADS | {_OWN_HEADS: 1}, {"sliding_window": WINDOW}):
+    # A base that is small already is tried as it is, if nothing narrower runs.
+    narrower = (_WIDTHS | _HEADS | _HEAD_WIDTHS, _WIDTHS | _HEADS | {_OWN_HEADS: 1}, {"sliding_window": WINDOW}, None)
+    for limits in narrower:
         try:
-            _build(_narrow(config, limits, shown, shared), output)
+            _build(config if limits is None else _narrow(config, limits, shown, shared), output)
         except MODEL_ERRORS as error:  # the widths of an architecture that nobody has seen may not fit each other
             failure = failure or error
             continue
@@ -87,7 +92,7 @@ def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: 
     total = next((config[name] for name in _LAYERS if name in config), 0)
     copy: dict[str, Any] = {}
     for name, value in config.items():
-        if name in ("dtype", "torch_dtype"):
+        if name in ("dtype", "torch_dtype", "num_layers_per_stack"):  # HRM computes both of its numbers from one
             continue
         if isinstance(value, dict) and name.endswith("_config") and name != "per_layer_config":
             copy[name] = _narrow(value, limits, shown, shared)
@@ -116,6 +121,9 @@ def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool
         copy["num_key_value_heads"] = copy[heads]
     if isinstance(wide := config.get("attention_hidden_size"), int) and width:  # RWKV
         copy["attention_hidden_size"] = wide * copy[width] // config[width]
+    if copy.get("qk_head_dim"):  # LongCat writes the sum into its config, and what is rotated as the head's width
+        copy["qk_head_dim"] = copy["qk_nope_head_dim"] + copy["qk_rope_head_dim"]
+        copy["head_dim"] = copy["qk_rope_head_dim"]
     for expand, mixer_heads, mixer_width in _MIXERS:
         if width and all(isinstance(copy.get(name), int) for name in (expand, mixer_heads, mixer_width)):
             copy[mixer_heads] = copy[expand] * copy[width] // copy[mixer_width]
@@ -124,8 +132,9 @@ def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool
     if isinstance(rope, dict) and "mrope_section" in rope and width and heads:
         before = config.get("head_dim") or config[width] // config[heads]
         after = copy.get("head_dim") or copy[width] // copy[heads]
-        parts = [part * after // before for part in rope["mrope_section"]]
-        copy["rope_parameters"] = {**rope, "mrope_section": [after // 2 - sum(parts[1:]), *parts[1:]]}
+        # The sections make up half of what is rotated, which may be a part of a head (GLM-4V).
+        parts, half = ([part * after // before for part in rope["mrope_section"]], sum(rope["mrope_section"]))
+        copy["rope_parameters"] = {**rope, "mrope_section": [half * after // before - sum(parts[1:]), *parts[1:]]}
 
 
 def _build(config: dict[str, Any], output: Path) -> None:

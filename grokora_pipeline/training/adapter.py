@@ -130,7 +130,13 @@ def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
 
 def _is_linear(module: nn.Module) -> bool:
     # Not by its name: "Linear" stands in the name of every class of Kimi-Linear. bitsandbytes' layers are `nn.Linear`s.
-    return isinstance(module, nn.Linear | Conv1D)
+    if not isinstance(module, nn.Linear) or type(module).__module__.startswith(("torch.", "bitsandbytes.")):
+        return isinstance(module, nn.Linear | Conv1D)
+    try:  # a subclass may map other shapes: DeepSeek-V4's takes groups of heads, each with weights of its own
+        like = torch.zeros(1, 1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
+        return bool(module(like).shape == (1, 1, module.out_features))
+    except (RuntimeError, TypeError, AttributeError):
+        return False
 
 
 def trainable_parameters(model: PeftModel) -> dict[str, nn.Parameter]:

@@ -47,12 +47,21 @@ def why_not_tree(model: PreTrainedModel) -> str:
     return ""
 
 
+def language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, or the causal language model that one for pictures hands its text to (Nemotron-Omni)."""
+    inner = model.get_decoder()
+    whole = isinstance(inner, PreTrainedModel) and inner is not model and inner.get_output_embeddings() is not None
+    return language_model(inner) if whole else model
+
+
 def text_decoder(model: PreTrainedModel) -> nn.Module:
     """The part of a causal language model that turns token ids into hidden states; GrokoraError if it has none."""
+    model = language_model(model)
     decoder: nn.Module = model.get_decoder()
-    if decoder is not model:
+    if decoder is not model and not isinstance(decoder, nn.Linear):
         return decoder
-    # Llama4ForCausalLM names its body `language_model` and keeps it as `model`, so that it returns itself
+    # Llama4ForCausalLM names its body `language_model` and keeps it as `model`, so that it returns itself;
+    # ModernBertDecoderForCausalLM calls its output layer `decoder`
     for child in model.children():
         if isinstance(child, PreTrainedModel):
             return cast(nn.Module, child)
@@ -60,12 +69,15 @@ def text_decoder(model: PreTrainedModel) -> nn.Module:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers of a model's text decoder, whatever the architecture calls them (layers, h, blocks)."""
+    """The layers of a model's text decoder, whatever the architecture calls them (layers, h, blocks).
+
+    The longest list of modules if none has as many as the config says: HRM runs its layers several times.
+    """
     count = model.config.get_text_config(decoder=True).num_hidden_layers
-    for module in text_decoder(model).modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise GrokoraError(f"{type(model).__name__} has no list of {count} decoder layers; give another model.")
+    lists = [module for module in text_decoder(model).modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise GrokoraError(f"{type(model).__name__} has no list of decoder layers; give another model.")
+    return next((layers for layers in lists if len(layers) == count), max(lists, key=len))
 
 
 def with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:

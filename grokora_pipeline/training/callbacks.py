@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 import torch
 from peft import PeftModel
-from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from grokora_pipeline.models.loading import set_adapter_weights
 from grokora_pipeline.store import COMPLETE, write_atomic
 from grokora_pipeline.training.adapter import adapter_weights
 from grokora_pipeline.workers.frame import Reporter
@@ -105,7 +105,7 @@ class BestAdapterCallback(TrainerCallback):  # type: ignore[misc]
 
     def restore(self, model: PeftModel) -> None:
         """Put the best adapter's weights back into the model."""
-        set_peft_model_state_dict(model, load_file(self.folder / "best.safetensors"))
+        set_adapter_weights(model, load_file(self.folder / "best.safetensors"))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from grokora_pipeline.training.attention import text_decoder
+from grokora_pipeline.training.attention import language_model, text_decoder
 
 
 class _BodyOutput(BaseModelOutputWithPast):  # type: ignore[misc]
@@ -52,8 +52,8 @@ class OutputHead:
     """A causal language model without its decoder: hidden states to logits, exactly as the model's `forward` does."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.decoder = model, text_decoder(model)
-        self.body = next(name for name, child in model.named_children() if self.decoder in set(child.modules()))
+        self.model, self.decoder = language_model(model), text_decoder(model)
+        self.body = next(name for name, child in self.model.named_children() if self.decoder in set(child.modules()))
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, h]."""

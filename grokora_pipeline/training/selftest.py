@@ -146,7 +146,9 @@ def _row_by_row(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     for row in rows:
         first = next((index for index, weight in enumerate(row.weights) if weight > 0), len(row.ids) - 1)
         ids = torch.tensor([row.ids])
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(row.ids) - first + 1).logits[0, :-1]
+        wanted = len(row.ids) - first + 1
+        # cut again: some models for pictures know no `logits_to_keep` and give logits for every token (MiniCPM-V)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=wanted).logits[0, -wanted:-1]
         nll = cross_entropy(logits.float(), ids[0, first:], reduction="none")
         loss = (nll * torch.tensor(row.weights[first:])).sum()
         torch.autograd.backward([loss])

@@ -18,10 +18,13 @@ ATTENTION = (
     *("phi", "phi3", "mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "gpt2", "gptj", "gpt_neox", "gpt_bigcode", "mpt"),
     *("falcon", "opt", "stablelm", "granite", "olmo2", "olmo3", "smollm3", "cohere", "cohere2", "glm4", "deepseek_v3"),
     *("starcoder2", "codegen", "bloom", "mistral3", "qwen3_vl"),
+    *("laguna", "modernbert-decoder", "mllama", "hrm_text", "voxtral", "qwen2_audio", "minimax_m2", "mistral4"),
+    *("seed_oss", "apertus", "exaone4", "ernie4_5", "arcee", "olmoe", "phimoe", "internvl", "kimi_k25", "muse_spark"),
 )
 PADDED = (
     *("qwen3_5_text", "qwen3_next", "falcon_h1", "jamba", "mamba", "mamba2", "recurrent_gemma", "nemotron_h"),
-    *("rwkv", "zamba2", "granitemoehybrid", "gemma3n_text"),
+    *("rwkv", "zamba2", "granitemoehybrid", "gemma3n_text", "kimi_linear", "inkling2_text", "longcat_flash"),
+    *("mistral_large4", "deepseek_v32", "deepseek_v4", "minicpmv4_6", "nemotron_h_omni"),
 )
 
 
@@ -62,6 +65,32 @@ def test_a_model_with_recurrent_states_or_shared_keys_is_trained_by_padded_rows_
     assert record["trained"].startswith("Trained here by padded rows: ")
     assert record["merged"] == "Merged here."
     assert record["served"].startswith("Served here")
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_a_small_copy_keeps_how_much_of_a_head_is_rotated(tmp_path: Path) -> None:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12]}
+    record = try_out(config_of("glm4v", tmp_path, rope_parameters=rope), "glm4v")
+    assert record["trained"].startswith("Trained here")
+
+
+@pytest.mark.slow
+def test_a_merge_that_leaves_out_a_layer_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grokora_pipeline.models import loading
+
+    load, shares = loading.load_adapter, [0.0]
+
+    def first_without_a_layer(base: Any, adapter: Path, **more: Any) -> Any:
+        """The merge loads first; what it is compared with, and the adapters that are served, are whole."""
+        model = load(base, adapter, **more)
+        layer = [module for module in model.modules() if hasattr(module, "lora_B")][-1]
+        for weights in layer.lora_B.parameters():
+            weights.data *= shares.pop() if shares else 1.0
+        return model
+
+    monkeypatch.setattr(loading, "load_adapter", first_without_a_layer)
+    assert "answers differently" in try_out(tiny_base(tmp_path), "tiny")["merged"]
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """Every architecture trains as its own forward pass would: a tree where each layer is attention, else padded rows."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from grokora_pipeline.training.adapter import adapted_modules, add_adapter, trainable_parameters
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.loading import load_adapter
+from grokora_pipeline.training.adapter import adapted_modules, add_adapter, save_adapter, trainable_parameters
 from grokora_pipeline.training.attention import short_attention_is_exact, use_attention, why_not_tree
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row
@@ -149,8 +153,8 @@ def test_a_mixture_of_experts_is_adapted_on_attention_and_shared_layers(name: st
     assert not [part for part in names if ".experts" in part or part.endswith(("gate", "router"))]
 
 
-@pytest.mark.parametrize("kind", ["kimi_linear", "zaya"])
-def test_a_router_with_layers_of_its_own_is_not_adapted_and_a_class_name_makes_no_layer_linear(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["kimi_linear", "zaya", "deepseek_v4"])
+def test_neither_a_router_nor_a_layer_of_other_shapes_is_adapted_and_a_class_name_makes_none_linear(kind: str) -> None:
     config = transformers.AutoConfig.for_model(kind)
     config.num_hidden_layers = 4
     for kinds in ("layer_types", "mlp_layer_types"):
@@ -163,6 +167,27 @@ def test_a_router_with_layers_of_its_own_is_not_adapted_and_a_class_name_makes_n
     assert any("attn" in name for name in chosen)
     assert not [name for name in chosen if ".gate." in name or ".experts." in name or "router" in name]
     assert {type(module) for module in chosen.values()} == {torch.nn.Linear}
+
+
+def test_an_adapter_is_loaded_by_the_models_own_names_where_peft_renames_them(tmp_path: Path) -> None:
+    settings = COMMON | MIXTURE | {"head_dim": 8, "num_hidden_layers": 2, "shared_expert_intermediate_size": 32}
+    model = adapted("Laguna", settings)
+    assert any("shared_experts" in name for name in trainable_parameters(model))
+    save_adapter(model, tmp_path, "base")
+    base = transformers.AutoModelForCausalLM.from_config(transformers.LagunaConfig(**settings))
+    loaded = dict(load_adapter(base, tmp_path).named_parameters())
+    assert all(torch.equal(loaded[name], weights) for name, weights in trainable_parameters(model).items())
+
+
+def test_an_adapter_that_lacks_weights_is_not_used(tmp_path: Path) -> None:
+    model = adapted("Llama", {})
+    save_adapter(model, tmp_path, "base")
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    lacking = weights.popitem()[0].removesuffix(".weight")
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    base = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**COMMON))
+    with pytest.raises(GrokoraError, match=f"lacks 1 weights, such as {lacking}"):
+        load_adapter(base, tmp_path)
 
 
 def test_an_image_encoder_is_not_adapted() -> None:

@@ -16,6 +16,7 @@ from grokora_pipeline.models.messages import Call, calls_of, message_reasoning, 
 from grokora_pipeline.models.template import FIXED_DATE, environment
 from grokora_pipeline.training.tokenize import tokenize_split
 from grokora_pipeline_tests.tiny import tiny_tokenizer
+from grokora_pipeline_tests.unit.family_templates import FAMILIES
 from grokora_pipeline_tests.unit.hostile_templates import HOSTILE
 
 TRL = importlib.util.find_spec("trl")
@@ -37,7 +38,7 @@ SILENT = (  # as Falcon-H1: a call is dropped in silence
 )
 RAISING = SILENT.replace("{{ m.role }}", "{{ m.role + 1 }}")  # a TypeError, not a TemplateError
 TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in RELEASED}
-TEMPLATES |= {"mistral-like": MISTRAL, "falcon-like": SILENT} | HOSTILE
+TEMPLATES |= {"mistral-like": MISTRAL, "falcon-like": SILENT} | HOSTILE | FAMILIES
 THOUGHTFUL = {"role": "assistant", "content": "zq7answer", "reasoning_content": "zq7why\nso"}
 TOOL = {
     "type": "function",
