@@ -7,8 +7,6 @@
 `store.readers` gives every artifact as it is stored; these two join what belongs together.
 """
 
-from typing import Any
-
 import orjson
 import pandas as pd
 
@@ -49,12 +47,9 @@ def examples(store: Store, agent: str) -> pd.DataFrame:
         return frame.reindex(columns=["example_id", "session_id", "weight", "side", "question", "answer"])
     split = store.current(f"{agent}/tokenized_split")
     sides = split.read_json("examples.json") if split else {}
+    answers = [orjson.loads(completion)[0] for completion in frame["completion"]]
     return frame.assign(
         side=frame["example_id"].map(sides),
         question=[message_text(orjson.loads(prompt)[-1]) for prompt in frame["prompt"]],
-        answer=[_answer(orjson.loads(completion)[0]) for completion in frame["completion"]],
+        answer=[message_text(one) or orjson.dumps(one.get("tool_calls") or []).decode() for one in answers],
     )
-
-
-def _answer(message: dict[str, Any]) -> str:
-    return message_text(message) or orjson.dumps(message.get("tool_calls") or []).decode()

@@ -49,17 +49,16 @@ def import_rows(folder: Path, agents: Sequence[AgentSpec]) -> list[dict[str, Any
         copies = sum(record["days"].values()) - calls[record["name"]]
         if copies > 0:
             reasons[record["name"]]["copy_of_another_log"] += copies
-    return [
-        {
-            "file": row["file"],
-            "format": row["format"] or "-",
-            "sessions": len(sessions[row["file"]]),
-            "calls": calls[row["file"]],
-            "learnt": learnt[row["file"]],
-            "left_out": _left_out(reasons[row["file"]]) or row["reason"],
-        }
-        for row in pq.read_table(folder / "files.parquet").to_pylist()
-    ]
+    rows = []
+    for row in pq.read_table(folder / "files.parquet").to_pylist():
+        name, counts = row["file"], reasons[row["file"]]
+        named = [f"{reason} {count}" for reason, count in counts.most_common(_UNREAD)]
+        if rest := sum(count for _, count in counts.most_common()[_UNREAD:]):
+            named.append(f"other {rest}")
+        facts = {"file": name, "format": row["format"] or "-", "sessions": len(sessions[name])}
+        facts |= {"calls": calls[name], "learnt": learnt[name], "left_out": ", ".join(named) or row["reason"]}
+        rows.append(facts)
+    return rows
 
 
 def _reason(turn: TurnRow, specs: dict[str, AgentSpec], blame: Any, last_step: int) -> str:
@@ -72,12 +71,6 @@ def _reason(turn: TurnRow, specs: dict[str, AgentSpec], blame: Any, last_step: i
         unknown_outcome=agent.unknown_outcome, learn_from=agent.learn_from, unknown_blame=agent.unknown_blame
     )
     return refuse(turn, blame, options, teachers=agent.teachers, last_step=last_step) or ""
-
-
-def _left_out(counts: Counter[str]) -> str:
-    named = [f"{reason} {count}" for reason, count in counts.most_common(_UNREAD)]
-    rest = sum(counts.values()) - sum(count for _, count in counts.most_common(_UNREAD))
-    return ", ".join([*named, *([f"other {rest}"] if rest else [])])
 
 
 def suggest(folder: Path, agents: Sequence[AgentSpec]) -> str:
@@ -114,17 +107,13 @@ def _unowned(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         tools = sorted({(tool.get("function") or tool)["name"] for tool in orjson.loads(turn["tools"] or "[]")})
         first = system.split("\n", 1)[0][:60].rstrip()
         if first:
-            yield f"system {first}", _title(first), {"system": [f"^{re.escape(first)}"]}
+            # "You are the coordinator of …" is the coordinator
+            words = re.sub(r"^you(?:'re| are)(?: an?| the)?\s+", "", first, flags=re.IGNORECASE).split()
+            yield f"system {first}", " ".join(words[:3]), {"system": [f"^{re.escape(first)}"]}
         elif tools:
             yield f"tools {tools}", "_".join(tools[:2]), {"tools": tools}
         else:
             yield "any", "agent", {"any": True}
-
-
-def _title(text: str) -> str:
-    """A name from a prompt's first words: "You are the coordinator of …" is the coordinator."""
-    words = re.sub(r"^you(?:'re| are)(?: an?| the)?\s+", "", text, flags=re.IGNORECASE)
-    return " ".join(words.split()[:3])
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -169,14 +169,16 @@ def message_row(example: Example) -> dict[str, Any]:
 def trajectory(example: Example, agent: str, version: str) -> dict[str, Any]:
     """The example as an ATIF trajectory whose last step is the answer; the agent's earlier steps are copied context."""
     steps: list[dict[str, Any]] = []
+    owners: dict[Any, dict[str, Any]] = {}  # the latest step that made a call, by the call's id
     for message in [*example.prompt, *example.completion]:
         role, text = message["role"], message_text(message)
-        owner = _call_owner(steps, message) if role == "tool" else None
+        owner = owners.get(message.get("tool_call_id")) if role == "tool" else None
         if owner is not None:
             result = {"source_call_id": message["tool_call_id"], "content": text}
             owner.setdefault("observation", {"results": []})["results"].append(result)
         elif role == "assistant":
             steps.append({"source": "agent", "message": text, "is_copied_context": True, **_agent_members(message)})
+            owners |= {call["tool_call_id"]: steps[-1] for call in steps[-1].get("tool_calls", ())}
         else:
             steps.append({"source": "system" if role == "system" else "user", "message": text})
     answer = steps[-1]
@@ -193,13 +195,6 @@ def trajectory(example: Example, agent: str, version: str) -> dict[str, Any]:
         },
         "steps": [{"step_id": number, **step} for number, step in enumerate(steps, 1)],
     }
-
-
-def _call_owner(steps: Sequence[dict[str, Any]], message: Message) -> dict[str, Any] | None:
-    """The latest agent's step that made the call which a tool message answers."""
-    name = message.get("tool_call_id")
-    owners = (step for step in steps if any(call["tool_call_id"] == name for call in step.get("tool_calls", ())))
-    return next(reversed([*owners]), None)
 
 
 def _agent_members(message: Message) -> dict[str, Any]:

@@ -136,7 +136,9 @@ def _extract_unit(
                 problems.append(item)
             if room >= 0:
                 items.append(item)
-        if file.name in kept and _is_unsettled(file, {problem.reason for problem in problems}):
+        reasons = {problem.reason for problem in problems}
+        is_being_written = file.growing and not reasons.isdisjoint(_UNSETTLED)
+        if file.name in kept and (is_being_written or not reasons.isdisjoint(("unreadable", "gigantic"))):
             record, items = FileRecord(file.name, file.path_id, file.size, again=True, failed=True), []
             for problem in problems:
                 record.note(problem)
@@ -151,11 +153,6 @@ def _extract_unit(
             _take(_items(source, file, FileRecord(file.name)), agents, maker, record, parts)
         for day in record.days:
             result.places[file.name, day] = (str(parts.path(day)), before[day])
-
-
-def _is_unsettled(file: LogFile, reasons: set[str]) -> bool:
-    """Whether a file that was read before gave less this time because it is being written, or cannot be read."""
-    return "unreadable" in reasons or "gigantic" in reasons or (file.growing and not reasons.isdisjoint(_UNSETTLED))
 
 
 def _items(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:

@@ -107,7 +107,11 @@ def ingest(
     GrokoraError where the log folder does not exist; an empty one gives an empty result.
     """
     entries, growing = settled(logs, settle_seconds)
-    fingerprint, listing = _fingerprint(agents), content_version(entries)
+    # It changes when the same logs would give other rows. A file that no reader knew is looked at anew by a new one.
+    formats = [known.name for known in readers.FORMATS]
+    rules = [(agent.name, agent.match.model_dump()) for agent in agents]
+    fingerprint = content_version(CODE_VERSION, formats, redaction.VERSION, rules)
+    listing = content_version(entries)
     if not growing and (unchanged := _unchanged(previous, fingerprint, listing, output)):
         return unchanged
     before = _load(previous, fingerprint)
@@ -127,13 +131,6 @@ def ingest(
     at_rest = not tree.closed and not any(record.again for record in work.files.values())
     _save(work, fingerprint, listing if at_rest else "", days, report)
     return report
-
-
-def _fingerprint(agents: Sequence[AgentSpec]) -> str:
-    """Changes when the same logs would give other rows: the code, its formats, how it redacts and recognises agents."""
-    rules = [(agent.name, agent.match.model_dump()) for agent in agents]
-    formats = [known.name for known in readers.FORMATS]  # a file that no reader knew is looked at anew by a new one
-    return content_version(CODE_VERSION, formats, redaction.VERSION, rules)
 
 
 def _unchanged(previous: Path | None, fingerprint: str, listing: str, output: Path) -> IngestReport | None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -192,8 +193,10 @@ def walk(root: Path) -> Iterator[Entry]:
 def _look_at(entry: "os.DirEntry[str]", path: str, root: Path) -> Entry | None:
     """What a name in a folder stands for; None for links that stay inside, pipes, sockets and devices."""
     if entry.is_symlink():
-        outside = Problem("outside_root", 0, "a link that leaves the log folder")
-        return None if _stays_inside(Path(entry.path), root) else Entry(path, problem=outside)
+        with suppress(OSError, RuntimeError):  # a link that leads in a circle leads nowhere
+            if not Path(entry.path).resolve().is_relative_to(root):
+                return Entry(path, problem=Problem("outside_root", 0, "a link that leaves the log folder"))
+        return None
     if entry.is_dir(follow_symlinks=False):
         return Entry(path, problem=Problem("too_deep", 0, f"more than {MAX_FOLDERS} folders deep"))
     if not entry.is_file(follow_symlinks=False):
@@ -203,13 +206,6 @@ def _look_at(entry: "os.DirEntry[str]", path: str, root: Path) -> Entry | None:
         return Entry(path, problem=Problem("not_a_log", 0, f"{suffix[1:]} file"))
     stat = entry.stat(follow_symlinks=False)
     return Entry(path, stat.st_size, stat.st_mtime_ns)
-
-
-def _stays_inside(link: Path, root: Path) -> bool:
-    try:
-        return link.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # a link that leads in a circle leads nowhere
-        return True
 
 
 def _growing(root: Path, entries: list[Entry], settle_seconds: float) -> dict[str, Entry]:

@@ -100,13 +100,8 @@ class Format(NamedTuple):
     read: Callable[[Source], Iterator[Item]]
 
 
-def _are_traces(head: bytes) -> bool:
-    """Whether the first records are rows of the hub's agent traces: a session file each, its lines in a list."""
-    return any(isinstance(value.get("traces"), list) and "harness" in value for value in peek_objects(head)[:1])
-
-
 def _read_traces(source: Source) -> Iterator[Item]:
-    """What each row's own format says."""
+    """Rows of the hub's agent traces: a session file each, its lines in a list; read as its own format."""
     for record in records(source):
         if isinstance(record, Problem):
             yield record
@@ -145,7 +140,11 @@ FORMATS: tuple[Format, ...] = (
     Format("openhands", openhands.looks_like, openhands.read),
     Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini),
     Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),
-    Format("agent_traces", _are_traces, _read_traces),
+    Format(
+        "agent_traces",
+        lambda head: any({"harness", "traces"} <= one.keys() for one in peek_objects(head)[:1]),
+        _read_traces,
+    ),
 )
 _LINES = ("recording", "instructions", "claude_code", "codex", "pi", "otel", "litellm", "langsmith", "chat_dataset")
 
@@ -192,12 +191,9 @@ def is_companion(head: bytes) -> bool:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_COMPANION_STARTS) or _PROGRAM_LOG.match(start):
         return True
-    known = any(all(key in head for key in keys) for keys in _COMPANION_KEYS) or _index(head)
+    known = any(all(key in head for key in keys) for keys in _COMPANION_KEYS)
+    # session_index.json names no session: a session.json that was cut early does
+    known = known or (b'"debug_mode"' in head and b'"start_time"' in head and b'"session_id"' not in head)
     if otel.is_upload(head):  # contents that spans refer to
         return True
     return start[:1] in (b"{", b"[") and (start.strip() == b"{}" or known)
-
-
-def _index(head: bytes) -> bool:
-    """session_index.json, whose entries name no session: a session.json that was cut early does."""
-    return b'"debug_mode"' in head and b'"start_time"' in head and b'"session_id"' not in head

@@ -46,7 +46,11 @@ def _is_trajectory(value: Any) -> bool:
 def read(source: Source) -> Iterator[Item]:
     """A turn an agent's step that called a model and is no copy, and the reward that lies beside the file."""
     roots: list[Json] = []
-    for record in records(source) if _has_several(source) else ():
+    head = source.head(64 << 10)
+    values = peek_objects(head)
+    # a list or JSONL; a single document may be cut, and what is whole of it is read below
+    has_several = head.lstrip()[:1] == b"[" or (len(values) > 1 and all(map(_is_trajectory, values[:2])))
+    for record in records(source) if has_several else ():
         if isinstance(record, Problem):
             yield record
         elif _is_trajectory(record.value):
@@ -70,12 +74,6 @@ def _session(trajectory: Json) -> str:
     steps = [step for step in as_list(trajectory.get("steps")) if isinstance(step, dict)]
     named = name_text(trajectory.get("session_id"))
     return named or content_session("atif", [one for step in steps for one in _messages(step)])
-
-
-def _has_several(source: Source) -> bool:
-    """Whether it is a list of trajectories, or JSONL, and no single document, which may be cut."""
-    values = peek_objects(head := source.head(64 << 10))
-    return head.lstrip()[:1] == b"[" or (len(values) > 1 and all(map(_is_trajectory, values[:2])))
 
 
 def _references(trajectory: Json) -> Iterator[str]:

@@ -153,7 +153,6 @@ class _Session:
             node.messages = lower({**message, "role": "assistant"})
             node.by_provider = any(one["role"] == "tool" for one in node.messages)
             self._answers.setdefault(node.answer, []).append(node)
-            self._note_tasks(node)
         else:
             node.starts_anew = value.get("isCompactSummary") is True
             for one in lower({**message, "role": "user"}):
@@ -191,20 +190,17 @@ class _Session:
             self._nodes[node.uuid] = node
             self._ends[node.chain] = node.uuid
 
-    def _note_tasks(self, node: _Node) -> None:
-        for call in calls_in(node.messages):
-            if '"subagent_type"' in call["function"]["arguments"]:
-                arguments = orjson.loads(call["function"]["arguments"])
-                self._types[name_text(arguments.get("prompt")).strip()] = name_text(arguments.get("subagent_type"))
-
     def turns(self) -> Iterator[Item]:
         """The calls. Contexts are built along the file: a parent's stands before its children's."""
         if not self._answers:
             yield Skipped("no_model_call")
             return
-        tools = infer_tools(
-            calls_in(one for nodes in self._answers.values() for node in nodes for one in node.messages)
-        )
+        calls = list(calls_in(one for nodes in self._answers.values() for node in nodes for one in node.messages))
+        tools = infer_tools(calls)
+        for call in calls:
+            if '"subagent_type"' in call["function"]["arguments"]:
+                arguments = as_object(call["function"]["arguments"])
+                self._types[name_text(arguments.get("prompt")).strip()] = name_text(arguments.get("subagent_type"))
         if not any(node.parent in self._nodes for node in self._nodes.values()):
             self._chain()
         contexts: dict[str, _Context] = {}
@@ -245,7 +241,11 @@ class _Session:
                 return before
             messages = self._whole(node.answer)
         if node.clears:
-            shown = [self._cleared_at(one, node.line) for one in before.messages]
+            cleared = {call for call, line in self._cleared.items() if line <= node.line}
+            shown = [
+                {**one, "content": "[Old tool result content cleared]"} if one.get("tool_call_id") in cleared else one
+                for one in before.messages
+            ]
             size = sum(map(chars, shown))
             return _Context(shown, size, before.complete, before.root, before.answers)
         if not messages or before.size > MAX_PROMPT_CHARS:
@@ -262,11 +262,6 @@ class _Session:
         answer = merged(one for node in nodes for one in node.messages)
         calls = answer.get("tool_calls") or ()
         return [answer, *(self._results[call["id"]] for call in calls if call["id"] in self._results)]
-
-    def _cleared_at(self, message: Message, line: int) -> Message:
-        """A message as the model sees it after a small compaction: without the result, if that was taken out."""
-        cleared = message["role"] == "tool" and self._cleared.get(message["tool_call_id"], line + 1) <= line
-        return {**message, "content": "[Old tool result content cleared]"} if cleared else message
 
     def _owner(self, node: _Node, before: _Context, kind: str) -> tuple[str, str, str]:
         """The agent, the session and the parent session of a call: a sub-agent is an agent of its own."""

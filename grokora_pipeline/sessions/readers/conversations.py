@@ -196,12 +196,6 @@ def _gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
     yield Chat(messages, name_text(first.get("sessionId")), agent, started=first.get("startTime"))
 
 
-def _gemini_contents(items: Sequence[Json]) -> Iterator[Chat]:
-    """Contents of Gemini's API in a list: a checkpoint of Gemini CLI (`/chat save`)."""
-    contents = _of(items[0].get("history")) if "history" in items[0] else items
-    yield Chat(contents, agent="gemini-cli")
-
-
 def _qwen(lines: Sequence[Json]) -> Iterator[Chat]:
     """A session of Qwen Code: a tree of lines whose messages are contents of Gemini's API."""
     nodes = {name_text(one.get("uuid")): one for one in lines}
@@ -468,10 +462,6 @@ def _open_webui(value: Json) -> Iterator[Chat]:
     yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"))
 
 
-def _langchain(items: Sequence[Json]) -> Iterator[Chat]:
-    yield Chat(items, completeness="whole")
-
-
 def _langgraph(value: Json) -> Iterator[Chat]:
     """A thread's state: the messages that its graph keeps. What a node adds to them for its model is not in there."""
     holder = as_object(value.get("values")) or value
@@ -724,15 +714,6 @@ def _is_langchain(value: Json) -> bool:
     )
 
 
-def _is_ui(value: Json) -> bool:
-    own = _of(value.get("messages")) or [value]
-    return all(isinstance(one.get("parts"), list) and "role" in one and "id" in one for one in own[:2])
-
-
-def _is_amp(value: Json) -> bool:
-    return name_text(value.get("id")).startswith("T-") and isinstance(value.get("messages"), list)
-
-
 SHAPES: tuple[Shape, ...] = (
     Shape("gemini_cli", _keys("sessionId", "projectHash"), _gemini_cli, each=False),
     Shape("qwen", lambda value: "uuid" in value and "parts" in as_object(value.get("message")), _qwen, each=False),
@@ -748,7 +729,7 @@ SHAPES: tuple[Shape, ...] = (
         _goose,
         each=False,
     ),
-    Shape("amp", _is_amp, _amp),
+    Shape("amp", lambda value: name_text(value.get("id")).startswith("T-") and "messages" in value, _amp),
     Shape("copilot_chat", _keys("responderUsername", "requests"), _copilot_chat),
     Shape(
         "copilot_journal",
@@ -779,14 +760,23 @@ SHAPES: tuple[Shape, ...] = (
         _pydantic_ai,
         each=False,
     ),
-    Shape("ui_messages", _is_ui, _ui_messages, each=False),
+    Shape(
+        "ui_messages",
+        lambda value: all(
+            isinstance(one.get("parts"), list) and {"role", "id"} <= one.keys()
+            for one in (_of(value.get("messages")) or [value])[:2]
+        ),
+        _ui_messages,
+        each=False,
+    ),
     Shape(
         "gemini_contents",
         lambda value: _is_content(value) or _is_content(next(iter(_of(value.get("history"))), {})),
-        _gemini_contents,
+        # contents of Gemini's API in a list: a checkpoint of Gemini CLI (`/chat save`)
+        lambda items: iter([Chat(_of(items[0].get("history")) or items, agent="gemini-cli")]),
         each=False,
     ),
-    Shape("langchain", _is_langchain, _langchain, each=False),
+    Shape("langchain", _is_langchain, lambda items: iter([Chat(items, completeness="whole")]), each=False),
     Shape(
         "langgraph",
         lambda value: any(

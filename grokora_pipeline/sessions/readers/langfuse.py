@@ -24,6 +24,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
     results_after,
+    starts_midway,
     turn,
 )
 from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Status, Verdict
@@ -52,7 +53,7 @@ def read(source: Source) -> Iterator[Item]:
             continue
         value = as_object(record.value)
         if "parent_observation_id" in value:
-            value = {_camel(key): one for key, one in value.items()}
+            value = {re.sub(r"_([a-z])", lambda match: match[1].upper(), key): one for key, one in value.items()}
         observations = value.get("observations")
         if isinstance(observations, list):
             trace = as_object(value.get("trace")) or value
@@ -65,25 +66,24 @@ def read(source: Source) -> Iterator[Item]:
         yield from _trace(source, {"id": trace_id}, observations)
 
 
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
-
-
 def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[Item]:
     session = name_text(first_of(trace, "sessionId", "id")) or source.name
     by_id = {name_text(one.get("id")): one for one in observations}
     observations.sort(key=lambda one: (to_utc(one.get("startTime")), name_text(one.get("id"))))
-    generations = [one for one in observations if one.get("type") == "GENERATION" and not _wraps(one, observations)]
+    generations = [one for one in observations if one.get("type") == "GENERATION"]
+    # The Vercel SDK wraps each call in an outer generation: the call stands in the inner one.
+    outer = {name_text(one.get("parentObservationId")) for one in generations}
+    generations = [one for one in generations if name_text(one.get("id")) not in outer]
     if not generations:
         yield Skipped("no_model_call")
-    results = _later_results(generations)
+    readings = [read_generation(one) for one in generations]
+    results = {one["tool_call_id"]: one for prompt, *_ in readings for one in prompt if one["role"] == "tool"}
     step = 0
-    for one in generations:
-        prompt, answer, tools, state = read_generation(one)
+    for one, reading in zip(generations, readings, strict=True):
+        prompt, answer, tools, state = reading
         if state == "whole" and (given := _agents_input(one, by_id)) and given[1:] == prompt:
             prompt, state = given, "reconstructed"
-        if state in ("whole", "reconstructed") and _is_delta(prompt):
+        if state in ("whole", "reconstructed") and starts_midway(prompt):
             state = "delta"
         if any(is_cut_json(one.get(key)) for key in ("input", "output")):
             state = "cut"
@@ -229,24 +229,6 @@ def _agents_input(one: Json, by_id: Mapping[str, Json]) -> list[Message]:
     return messages if messages and messages[0]["role"] == "system" else []
 
 
-def _is_delta(prompt: list[Message]) -> bool:
-    """Whether a prompt is only what is new: it starts with an answer or a result."""
-    talk = [message for message in prompt if message["role"] != "system"]
-    return not talk or talk[0]["role"] != "user"
-
-
-def _wraps(one: Json, observations: list[Json]) -> bool:
-    """Whether a generation is only the outer span of another (the Vercel SDK's): the call stands in the inner one."""
-    own = one.get("id")
-    return any(other.get("type") == "GENERATION" and other.get("parentObservationId") == own for other in observations)
-
-
-def _later_results(generations: list[Json]) -> dict[str, Message]:
-    """The tool results that any prompt of the trace shows, by call id."""
-    prompts = (read_generation(one)[0] for one in generations)
-    return {one["tool_call_id"]: one for prompt in prompts for one in prompt if one["role"] == "tool"}
-
-
 def _agent(one: Json, by_id: Mapping[str, Json]) -> str:
     """The agent: an attribute of the generation, else the nearest AGENT observation above it."""
     metadata = as_object(one.get("metadata"))
@@ -261,14 +243,11 @@ def _agent(one: Json, by_id: Mapping[str, Json]) -> str:
             break
         if above.get("type") == "AGENT":
             attributes = as_object(as_object(above.get("metadata")).get("attributes"))
-            name = first_of(attributes, "gen_ai.agent.name", "agent.name") or _plain_name(name_text(above.get("name")))
+            name = first_of(attributes, "gen_ai.agent.name", "agent.name") or name_text(above.get("name"))
+            bracketed = re.search(r"\[(.+)\]", name)  # ADK: agent_run [name]
+            # a name with an id in it is new in each run, and tells nothing
+            name = "" if _UUID.search(name) else bracketed[1] if bracketed else name
     return name_text(name)
-
-
-def _plain_name(name: str) -> str:
-    """An AGENT observation's name: without the span's verb, and "" where a new id is made for each run."""
-    bracketed = re.search(r"\[(.+)\]", name)  # ADK: agent_run [name]
-    return "" if _UUID.search(name) else bracketed.group(1) if bracketed else name
 
 
 def _scores(session: str, scores: list[Any]) -> Iterator[Verdict]:

@@ -673,7 +673,9 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         if sum(map(chars, prompt)) > MAX_PROMPT_CHARS:
             yield Skipped("prompt_too_long")
             return
-        if any(_CUT.search(text) for text in _texts((*prompt, completion))):
+        texts = [message.get("content") or "" for message in (*prompt, completion)]
+        texts += [call["function"]["arguments"] for call in calls_in((*prompt, completion))]
+        if any(map(_CUT.search, texts)):
             fields["completeness"] = "cut"
             yield Problem("cut", 0, f"line {fields.get('line', 0)}: the gateway shortened this call's texts")
     tools = fields.pop("tools", None)
@@ -693,10 +695,9 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
     )
 
 
-def _texts(messages: Iterable[Message]) -> Iterator[str]:
-    for message in messages:
-        yield message.get("content") or ""
-        yield from (call["function"]["arguments"] for call in message.get("tool_calls") or ())
+def starts_midway(prompt: Iterable[Message]) -> bool:
+    """Whether a prompt is only what is new of a conversation: its first words are an answer's or a tool's."""
+    return next((message["role"] for message in prompt if message["role"] != "system"), "") != "user"
 
 
 def results_after(answer: Message, following: Iterable[Message]) -> tuple[bool, bool]:

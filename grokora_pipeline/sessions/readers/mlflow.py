@@ -41,12 +41,9 @@ def _as_trace(value: Any) -> Json | None:
     spans = [one for one in as_list(own.get("spans")) if isinstance(one, dict)]
     if "info" not in own and any("mlflow.spanType" in as_object(one.get("attributes")) for one in spans):
         return {"info": {"trace_id": first_of(spans[0], "trace_id", "traceId")}, "data": own}
-    return own if _is_trace(own) else None
-
-
-def _is_trace(value: Any) -> bool:
-    info, data = as_object(value).get("info"), as_object(value).get("data")
-    return isinstance(info, dict) and ("trace_id" in info or "request_id" in info) and isinstance(data, dict | None)
+    info = own.get("info")
+    is_trace = isinstance(info, dict) and ("trace_id" in info or "request_id" in info)
+    return own if is_trace and isinstance(own.get("data"), dict | None) else None
 
 
 def read(source: Source) -> Iterator[Item]:

@@ -37,14 +37,13 @@ def looks_like(head: bytes) -> bool:
     """Whether the first events are OpenHands'."""
     return any(
         value.get("kind") in _KINDS
-        or ("instance_id" in value and any(one.get("kind") in _KINDS for one in _objects(value.get("history"))[:8]))
+        or (
+            "instance_id" in value
+            and any(as_object(one).get("kind") in _KINDS for one in as_list(value.get("history"))[:8])
+        )
         or ({"id", "source", "timestamp"} <= value.keys() and ("action" in value or "observation" in value))
         for value in peek_objects(head)[:8]
     )
-
-
-def _objects(value: Any) -> list[Json]:
-    return [one for one in as_list(value) if isinstance(one, dict)]
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -103,7 +102,11 @@ class _Log:
         self._session = (
             self._session or f"openhands-{digest([[one.get('id'), one.get('timestamp')] for one in values[:2]])}"
         )
-        results = {name_text(_call_id(one)): _result(one) for one in values if _is_result(one)}
+        results = {
+            name_text(_call_id(one)): _result(one)
+            for one in values
+            if one.get("kind") in _RESULTS or ("observation" in one and "kind" not in one and _call_id(one))
+        }
         answers = [message for one in values for message in _answer([one])]
         # tools that name an action instead of a schema are classes of the SDK: their parameters are not in the log
         offered = (
@@ -122,7 +125,9 @@ class _Log:
             done.add(own)
             if own in self._skip:
                 continue
-            group = self._group(value, values)
+            response, group = value.get("llm_response_id"), [value]
+            if response:  # parallel calls are events of their own
+                group = [x for x in values if x.get("llm_response_id") == response and x.get("source") == "agent"]
             if answer := _answer(group):
                 self._skip |= {name_text(one.get("id")) for one in group}
                 found = [results[call["id"]] for call in calls_in(answer) if call["id"] in results]
@@ -133,12 +138,6 @@ class _Log:
                 self._take(value, own)
         if not self._step:
             yield Skipped("no_model_call")
-
-    def _group(self, value: Json, values: list[Json]) -> list[Json]:
-        response = value.get("llm_response_id")
-        if not response:
-            return [value]
-        return [one for one in values if one.get("llm_response_id") == response and one.get("source") == "agent"]
 
     def _take(self, value: Json, own: str) -> None:
         kind = value.get("kind")
@@ -206,10 +205,6 @@ class _Log:
         )
 
 
-def _is_result(value: Json) -> bool:
-    return value.get("kind") in _RESULTS or ("observation" in value and "kind" not in value and bool(_call_id(value)))
-
-
 def _call_id(value: Json) -> Any:
     return value.get("tool_call_id") or as_object(value.get("tool_call_metadata")).get("tool_call_id")
 
@@ -244,7 +239,10 @@ def _answer(group: list[Json]) -> list[Message]:
         elif value.get("kind") == "MessageEvent":
             texts += [one["content"] for one in lower(value.get("llm_message")) if one["role"] == "assistant"]
         elif metadata and "action" in value:
-            return [one for one in _v0_answer(metadata) if one["role"] == "assistant"][:1]
+            # the older runtime keeps the provider's own reply beside each action
+            choices = as_list(as_object(metadata.get("model_response")).get("choices"))
+            reply = lower(as_object(choices[0]).get("message")) if choices else []
+            return [one for one in reply if one["role"] == "assistant"][:1]
         elif value.get("action") == "message":
             texts.append(name_text(as_object(value.get("args")).get("content") or value.get("message")))
         thoughts += [value["reasoning_content"]] if isinstance(value.get("reasoning_content"), str) else []
@@ -255,9 +253,3 @@ def _answer(group: list[Json]) -> list[Message]:
     if thoughts:
         message["reasoning_content"] = "\n".join(dict.fromkeys(thoughts))
     return [message | ({"tool_calls": calls} if calls else {})]
-
-
-def _v0_answer(metadata: Json) -> list[Message]:
-    """The older runtime keeps the provider's own reply beside each action."""
-    choices = as_list(as_object(metadata.get("model_response")).get("choices"))
-    return lower(as_object(choices[0]).get("message")) if choices else []

@@ -40,6 +40,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     records,
     result_text,
     results_after,
+    starts_midway,
     turn,
 )
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped
@@ -50,6 +51,7 @@ NO_CONTENT = (
 )
 _LLM = {"chat", "text_completion", "generate_content", "completion", "ai.generateText.doGenerate"}
 _LLM |= {"ai.streamText.doStream", "ai.generateObject.doGenerate", "ai.streamObject.doStream"}
+_AGENT_NAMES = ("gen_ai.agent.name", "agent.name", "ai.telemetry.functionId", "traceloop.entity.name", "graph.node.id")
 _RESOURCES = ("resourceSpans", "resource_spans", "batches", "resourceLogs", "resource_logs")
 _MESSAGES = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
 _REFERRED = (*_MESSAGES, "gen_ai.tool.definitions")
@@ -161,13 +163,13 @@ def _turn(
         answer,
         session_id=session,
         parent_session_id="",
-        agent=_agent(span, by_id),
+        agent=name_text(_inherited(span, by_id, *_AGENT_NAMES)),
         step=steps[session],
         started_at=span.started,
         line=span.line,
         tools=tools or inferred,
         tools_known="recorded" if tools else "inferred" if inferred else "none",
-        completeness="cut" if cut else "delta" if _is_delta(prompt) else "whole",
+        completeness="cut" if cut else "delta" if prompt and starts_midway(prompt) else "whole",
         model=name_text(
             _first(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id")
         ),
@@ -176,12 +178,6 @@ def _turn(
         step_failed=span.failed or failed or any(ended_early({"finish_reason": one}) for one in reasons),
     )
     steps[session] += 1
-
-
-def _is_delta(prompt: list[Message]) -> bool:
-    """Whether a prompt starts in mid-conversation: with a tool's result or an answer."""
-    first = next((message["role"] for message in prompt if message["role"] != "system"), "user")
-    return first != "user"
 
 
 def _length_limit(spans: list[Span]) -> int:
@@ -230,7 +226,10 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
         prompt = lower_all([*prompt, *as_list(attributes.get("gen_ai.input.messages"))])
         return prompt, _answer(as_list(attributes.get("gen_ai.output.messages"))), tools, ""
     if "ai.prompt.messages" in attributes:
-        return lower_all(as_list(attributes["ai.prompt.messages"])), _vercel_answer(attributes), tools, ""
+        text = name_text(_first(attributes, "ai.response.text", "ai.result.text", "ai.response.object"))
+        calls_made = as_list(_first(attributes, "ai.response.toolCalls", "ai.result.toolCalls"))
+        answer = _answer([{"role": "assistant", "content": text, "tool_calls": calls_made}])
+        return lower_all(as_list(attributes["ai.prompt.messages"])), answer, tools, ""
     for inputs, outputs in (("llm.input_messages", "llm.output_messages"), ("gen_ai.prompt", "gen_ai.completion")):
         if any(name.startswith(f"{inputs}.") for name in attributes):
             tools = tools or lower_tools(
@@ -250,12 +249,6 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
 def _answer(messages: list[Any]) -> Message | None:
     lowered = [one for one in lower_all(messages[:1]) if one["role"] == "assistant"]
     return lowered[0] if lowered else None
-
-
-def _vercel_answer(attributes: Json) -> Message | None:
-    text = _first(attributes, "ai.response.text", "ai.result.text", "ai.response.object")
-    calls_made = as_list(_first(attributes, "ai.response.toolCalls", "ai.result.toolCalls"))
-    return _answer([{"role": "assistant", "content": name_text(text), "tool_calls": calls_made}])
 
 
 def _events(events: list[tuple[str, Json]]) -> tuple[list[Message], Message | None]:
@@ -337,11 +330,6 @@ def _session(span: Span, by_id: Mapping[tuple[str, str], Span]) -> str:
         "thread.id",
     )
     return name_text(_inherited(span, by_id, *names)) or span.trace
-
-
-def _agent(span: Span, by_id: Mapping[tuple[str, str], Span]) -> str:
-    names = ("gen_ai.agent.name", "agent.name", "ai.telemetry.functionId", "traceloop.entity.name", "graph.node.id")
-    return name_text(_inherited(span, by_id, *names))
 
 
 def _inherited(span: Span | None, by_id: Mapping[tuple[str, str], Span], *names: str) -> Any:

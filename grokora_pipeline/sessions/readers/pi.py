@@ -58,9 +58,9 @@ def _turns(source: Source, header: Mapping[str, Any], entries: list[tuple[int, d
     paths: dict[
         str, tuple[list[Message], int, list[str]]
     ] = {}  # entry -> context after it, its size, entry of each message
-    results = _results(entries)
-    answers = [message for _, entry in entries for message in _messages(entry) if message["role"] == "assistant"]
-    tools = infer_tools(calls_in(answers))
+    said = [message for _, entry in entries for message in _messages(entry)]
+    results = {message["tool_call_id"]: message for message in said if message["role"] == "tool"}
+    tools = infer_tools(calls_in(said))
     last, step, model = "", 0, name_text(header.get("modelId"))
     seen: set[str] = set()
     for number, entry in entries:
@@ -111,11 +111,6 @@ def _turns(source: Source, header: Mapping[str, Any], entries: list[tuple[int, d
                     size += chars(lowered)
         paths[own] = (context, size, owners)
         last = own
-
-
-def _results(entries: list[tuple[int, dict[str, Any]]]) -> dict[str, Message]:
-    messages = (message for _, entry in entries for message in _messages(entry))
-    return {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
 
 
 def _messages(entry: Mapping[str, Any]) -> list[Message]:

@@ -172,7 +172,7 @@ class _Sessions:
             yield Problem("path_traversal", offset, f"line {number}: the session id is a path that leaves its folder")
             return
         if isinstance(request, dict):
-            if not _is_chat(messages):
+            if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
                 yield Problem("wrong_schema", offset, f"line {number}: the request has no chat messages")
                 return
             yield from self._read_call(session, line, number)
@@ -184,7 +184,7 @@ class _Sessions:
 
     def _read_call(self, session: str, line: dict[str, Any], number: int) -> Iterator[Item]:
         request, response = line["request"], line.get("response")
-        choice = _choice(response)
+        choice = as_object(next(iter(as_list(as_object(response).get("choices"))), None))
         message = choice.get("message")
         step = whole_number(line.get("step"))
         step = number - 1 if step is None else step
@@ -239,11 +239,13 @@ class _Sessions:
         or if an agent that was further on takes its first step with another question.
         """
         known = self._known.get(session)
+        times = [datetime.fromisoformat(one) for one in (known.latest if known else "", started_at) if one]
+        pause = abs(times[-1] - times[0]) if times else timedelta(0)  # whichever came first
         if known is None:
             known = self._known[session] = _Session(first=step, last=step)
         elif step <= known.first and (
             known.ended
-            or (agent in known.starts and _pause(known.latest, started_at) > SESSION_GAP)
+            or (agent in known.starts and pause > SESSION_GAP)
             or (known.last > known.first and known.starts.get(agent, question) != question)
         ):
             self._known[session] = known = _Session(known.run + 1, step, step, calls=known.calls)
@@ -312,13 +314,6 @@ def results_of(ids: set[str], messages: Sequence[Message]) -> list[object]:
     return results[::-1]
 
 
-def _pause(before: str, now: str) -> timedelta:
-    """The time between two calls, whichever came first; none if a time is missing."""
-    if not before or not now:
-        return timedelta(0)
-    return abs(datetime.fromisoformat(now) - datetime.fromisoformat(before))
-
-
 def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     """The line with a request and a reply of another API (`api`, or told by their shape) as a chat completion."""
     request, response = line.get("request"), line.get("response")
@@ -342,10 +337,6 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     return {**line, "request": request, "response": response, "is_delta": call.delta}
 
 
-def _is_chat(messages: object) -> bool:
-    return isinstance(messages, list) and bool(messages) and all(_is_message(message) for message in messages)
-
-
 def _is_message(message: object) -> bool:
     """A role, a content that is text, parts or nothing, and tool calls that are objects."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -356,11 +347,6 @@ def _is_message(message: object) -> bool:
 
 def _are_objects(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(element, dict) for element in value)
-
-
-def _choice(response: object) -> dict[str, Any]:
-    choices = response.get("choices") if isinstance(response, dict) else None
-    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
 
 
 def _conversation(line: dict[str, Any], messages: object) -> str:

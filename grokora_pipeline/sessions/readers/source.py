@@ -198,16 +198,16 @@ class _ParquetLines:
 
     def __init__(self, file: Any) -> None:
         try:
-            self._file = pq.ParquetFile(file, buffer_size=_BLOCK, pre_buffer=False)
+            batches = pq.ParquetFile(file, buffer_size=_BLOCK, pre_buffer=False).iter_batches(batch_size=16)
         except (pa.ArrowException, OSError) as error:
             raise UnreadableError("damaged", 0, "a Parquet file that is not whole") from error
-        self._lines, self._held = self._rows(), b""
-
-    def _rows(self) -> Iterator[bytes]:
-        for batch in self._file.iter_batches(batch_size=16):
-            for row in batch.to_pylist():
-                # pictures and sounds are bytes, which JSON does not have
-                yield orjson.dumps(row, default=lambda value: None, option=orjson.OPT_APPEND_NEWLINE)
+        self._held = b""
+        self._lines = (
+            # pictures and sounds are bytes, which JSON does not have
+            orjson.dumps(row, default=lambda value: None, option=orjson.OPT_APPEND_NEWLINE)
+            for batch in batches
+            for row in batch.to_pylist()
+        )
 
     def read(self, size: int) -> bytes:
         while len(self._held) < size and (line := next(self._lines, b"")):
