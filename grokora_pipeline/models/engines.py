@@ -26,6 +26,13 @@ _TOOL_PARSERS = {
     r"<\|python_tag\|>|^\s*\{\s*\"name\"": "llama3_json",
     r"<\|tool_call\|>\s*\[": "granite",
 }
+# The settings of PEFT's LoRA with which an adapter is pairs of A and B, added to the base's own weights.
+_PAIRS = {
+    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "eva_config"),
+    *("megatron_core", "qalora_group_size"),
+}
 _TOOL: Message = {"type": "function", "function": {"name": "zq7tool", "parameters": {"properties": {"zq7key": {}}}}}
 _CALL: Message = {"id": "zq7call01", "type": "function", "function": {"name": "zq7tool", "arguments": {"zq7key": 1}}}
 
@@ -68,9 +75,8 @@ def vllm_words(
     parser for the calls or the reasoning that the template writes.
     """
     for adapter in adapters:
-        for name in ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"):
-            if adapter.config.get(name):
-                raise GrokoraError(f"vLLM serves no adapter that was trained with {name}; export --to peft, merge it.")
+        if name := beyond_pairs(adapter.config):
+            raise GrokoraError(f"vLLM serves no adapter that was trained with {name}; export --to peft, merge it.")
     words = ["vllm", "serve", *base, "--chat-template", template]
     words += ["--enable-auto-tool-choice", "--tool-call-parser", tool_parser(chat)]
     if parser := reasoning_parser(chat.form, model_id):
@@ -81,6 +87,20 @@ def vllm_words(
         named = ({"name": one.agent, "path": one.path, "base_model_name": "base"} for one in adapters)
         words += ["--lora-modules", *(json.dumps(module) for module in named)]
     return words
+
+
+def beyond_pairs(config: Mapping[str, Any]) -> str:
+    """The setting of an `adapter_config.json` that makes it more than pairs of A and B, which engines leave out or
+    misread; "" if there is none. A setting that nobody here knows counts, too.
+    """
+    if config.get("peft_type", "LORA") != "LORA":
+        return f"peft_type {config.get('peft_type')}"
+    start = config.get("init_lora_weights", True)
+    if start not in (True, False, "gaussian", "orthogonal", "eva"):  # others take what they start with out of the base
+        return f"init_lora_weights {start}"
+    if config.get("bias", "none") != "none":
+        return f"bias {config['bias']}"
+    return next((name for name, value in config.items() if value and name not in _PAIRS), "")
 
 
 def tool_parser(chat: ChatFormat) -> str:
