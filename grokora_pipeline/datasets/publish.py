@@ -40,6 +40,54 @@ _VENDOR_TERMS = {
 }
 
 
+_CARD = f"""---
+license: {{licence}}
+task_categories:
+- text-generation
+tags:
+- agents
+- tool-calling
+configs:
+- config_name: default
+  data_files:
+{{files}}---
+# {{name}}
+
+{{description}}
+
+{{sides}} rows ({{cut}}): each is one call of a model, with the whole prompt as `messages` and the
+answer as the last of them. Take the loss on that answer alone. `tools` is JSON text. `atif/` holds the same rows as
+{ATIF_VERSION} trajectories, in which everything but the last step is context. Payloads: {{payloads}}.
+
+## Lineage
+
+{{rows}} rows of {{sessions}} sessions and {{sources}} log files.
+Dataset version `{{version}}`. Outcomes: {{outcomes}}. Prompts:
+{{completeness}}. Sessions are named by hashes.
+
+## Teachers and licences
+
+Licence as stated by the publisher: {{licence}}. These models answered:
+
+| model | rows | terms |
+|---|---|---|
+{{teachers}}
+
+## Redaction
+
+Secrets and personal data are typed placeholders (`<SECRET:aws_key:1>`). Every text was scanned once more before this
+folder was written (redaction {REDACTION_VERSION}); nothing was found. {{measured}}
+Not looked for: {{not_looked_for}}.
+
+## Left out
+
+Of {{turns}} calls of this agent:
+
+{{left_out}}
+- {{duplicates}} that say the same as another row
+"""
+
+
 @dataclass(slots=True)
 class Publication:
     """What a published folder holds."""
@@ -47,32 +95,37 @@ class Publication:
     folder: Path
     rows: dict[str, int] = field(default_factory=dict)  # by side
     left_out: dict[str, int] = field(default_factory=dict)  # rows of the dataset that are not in it, by reason
+    licence: str = "other"
+    split: bool = True  # whether the rows' sides come from a split
 
 
 def publish(store: Store, agent: AgentSpec, output: Path, *, licence: str = "other") -> Publication:
     """Write the agent's current dataset, its ATIF trajectories and a card into the new folder `output`.
 
-    Rows that the split holds back, and rows of sessions or files that were forgotten since, stay out; without a split
-    all rows are training rows. Raises GrokoraError, and writes nothing, if the folder is not empty, if there is no
-    dataset or no row of it, or if the scan finds a secret.
+    Rows that the split holds back, and rows of sessions, files or teachers that are not wanted any more, stay out;
+    without a split all rows are training rows. Raises GrokoraError, and writes nothing, if the folder is not empty, if
+    there is no dataset or no row of it, if the scan finds a secret, or if `licence` is no identifier.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):  # it stands in the card's YAML
+        raise GrokoraError(
+            f"--licence {licence!r} is no licence identifier; give one as apache-2.0, cc-by-4.0 or other."
+        )
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise GrokoraError(f"{output} exists already and is never overwritten; give another --output.")
     dataset = store.require(f"{agent.name}/task_dataset")
-    publication = Publication(output)
     sides = _sides(store, agent, dataset)
-    examples = _by_side(store, dataset, sides, publication)
+    publication = Publication(output, licence=licence, split=bool(sides))
+    examples = _by_side(store, agent, dataset, sides, publication)
     publication.rows = {side: len(examples[side]) for side in SIDES if side in examples}
     if not publication.rows:
         raise GrokoraError(f"No row of {dataset.name} is left to publish ({_counts(publication.left_out)}).")
-    _refuse_secrets([one for rows in examples.values() for one in rows])
+    _refuse_secrets(agent, [one for rows in examples.values() for one in rows])
     output.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
         for side in publication.rows:
             _write_side(staged, side, examples[side], agent, dataset)
-        card = _card(agent, dataset, examples, publication, licence, split=bool(sides))
-        (staged / "README.md").write_text(card, encoding="utf-8")
+        (staged / "README.md").write_text(_card(agent, dataset, examples, publication), encoding="utf-8")
         staged.chmod(0o755)  # mkdtemp gives it to its owner alone
         staged.replace(output)  # replaces an empty folder and nothing else
     except BaseException:
@@ -95,7 +148,7 @@ def _sides(store: Store, agent: AgentSpec, dataset: Artifact) -> dict[str, str]:
 
 
 def _by_side(
-    store: Store, dataset: Artifact, sides: Mapping[str, str], publication: Publication
+    store: Store, agent: AgentSpec, dataset: Artifact, sides: Mapping[str, str], publication: Publication
 ) -> dict[str, list[Example]]:
     """The rows that may be published, by side; the others are counted in `publication.left_out`."""
     names = {*forgotten(store)}
@@ -110,6 +163,8 @@ def _by_side(
         own = {meta["session_id"], meta["source_file"], f"sha256:{meta['source_sha256']}"}
         if names & own or meta["turn_id"] in dropped:
             left_out["forgotten"] += 1
+        elif not agent.teachers.accepts(meta["model"]):
+            left_out["refused_teacher"] += 1  # by agents.yaml as it is now; the dataset may be older
         elif sides and example.id not in sides:
             left_out["held_back"] += 1  # it would tie training and validation, or is longer than the limit
         else:
@@ -118,9 +173,9 @@ def _by_side(
     return rows
 
 
-def _refuse_secrets(examples: Sequence[Example]) -> None:
-    """Raise GrokoraError if a text of the examples, as it would be written, holds a secret."""
-    findings: list[str] = []
+def _refuse_secrets(agent: AgentSpec, examples: Sequence[Example]) -> None:
+    """Raise GrokoraError if a text of the examples or of the card, as it would be written, holds a secret."""
+    findings = [f"the description of {agent.name} in agents.yaml ({kind})" for kind in kinds_in(agent.description)]
     for example in examples:
         meta = example.meta
         kinds = kinds_in([example.prompt, example.completion, example.tools, meta["model"]])
@@ -225,70 +280,35 @@ def _terms(teachers: Mapping[str, int]) -> Iterator[str]:
     for name, rows in teachers.items():
         vendor = next((terms for pattern, terms in _VENDOR_TERMS.items() if re.search(pattern, name.lower())), "")
         note = f"the terms of {vendor} limit what may be trained on its answers" if vendor else "terms not known here"
-        yield f"| {name.replace('|', '/')} | {rows} | {note} |"
+        yield f"| {' '.join(name.replace('|', '/').split())} | {rows} | {note} |"
 
 
 def _card(
-    agent: AgentSpec,
-    dataset: Artifact,
-    examples: Mapping[str, Sequence[Example]],
-    publication: Publication,
-    licence: str,
-    *,
-    split: bool,
+    agent: AgentSpec, dataset: Artifact, examples: Mapping[str, Sequence[Example]], publication: Publication
 ) -> str:
     """The dataset card: YAML for the hub, then what is in the rows, whose answers they are and what was left out."""
     report = dataset.read_json("report.json")
     every = [example.meta for rows in examples.values() for example in rows]
     teachers = Counter(meta["model"] or "unknown" for meta in every)
-    sources = len({meta["source_sha256"] or meta["source_file"] for meta in every})
-    files = "".join(f"  - split: {side}\n    path: data/{side}.jsonl\n" for side in publication.rows)
     left_out = Counter({**report["dropped"], **publication.left_out})
-    sides = "of sessions, tasks and near duplicates kept together" if split else "the dataset was not split yet"
-    reasons = "\n".join(f"- {count} {name}" for name, count in left_out.most_common()) or "- nothing"
-    return f"""---
-license: {licence}
-task_categories:
-- text-generation
-tags:
-- agents
-- tool-calling
-configs:
-- config_name: default
-  data_files:
-{files}---
-# {agent.name}
-
-{agent.description}
-
-{_counts(publication.rows)} rows ({sides}): each is one call of a model, with the whole prompt as `messages` and the
-answer as the last of them. Take the loss on that answer alone. `tools` is JSON text. `atif/` holds the same rows as
-{ATIF_VERSION} trajectories, in which everything but the last step is context. Payloads: {agent.payload_format}.
-
-## Lineage
-
-{len(every)} rows of {len({meta["session_id"] for meta in every})} sessions and {sources} log files.
-Dataset version `{dataset.version}`. Outcomes: {_counts(Counter(meta["status"] for meta in every))}. Prompts:
-{_counts(Counter(meta["completeness"] for meta in every))}. Sessions are named by hashes.
-
-## Teachers and licences
-
-Licence as stated by the publisher: {licence}. These models answered:
-
-| model | rows | terms |
-|---|---|---|
-{chr(10).join(_terms(dict(teachers.most_common())))}
-
-## Redaction
-
-Secrets and personal data are typed placeholders (`<SECRET:aws_key:1>`). Every text was scanned once more before this
-folder was written (redaction {REDACTION_VERSION}); nothing was found. {measured.sentence()}
-Not looked for: {measured.NOT_LOOKED_FOR}.
-
-## Left out
-
-Of {report["turns"]} calls of this agent:
-
-{reasons}
-- {report["duplicates"]} that say the same as another row
-"""
+    return _CARD.format(
+        licence=publication.licence,
+        files="".join(f"  - split: {side}\n    path: data/{side}.jsonl\n" for side in publication.rows),
+        name=agent.name,
+        description=agent.description,
+        sides=_counts(publication.rows),
+        cut="of sessions, tasks and near duplicates kept together" if publication.split else "not split yet",
+        payloads=agent.payload_format,
+        rows=len(every),
+        sessions=len({meta["session_id"] for meta in every}),
+        sources=len({meta["source_sha256"] or meta["source_file"] for meta in every}),
+        version=dataset.version,
+        outcomes=_counts(Counter(meta["status"] for meta in every)),
+        completeness=_counts(Counter(meta["completeness"] for meta in every)),
+        teachers="\n".join(_terms(dict(teachers.most_common()))),
+        measured=measured.sentence(),
+        not_looked_for=measured.NOT_LOOKED_FOR,
+        turns=report["turns"],
+        left_out="\n".join(f"- {count} {name}" for name, count in left_out.most_common()) or "- nothing",
+        duplicates=report["duplicates"],
+    )

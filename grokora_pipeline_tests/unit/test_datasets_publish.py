@@ -8,7 +8,7 @@ import pytest
 from datasets import load_dataset
 from typer.testing import CliRunner
 
-from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.agents import AgentSpec, Teachers
 from grokora_pipeline.cli import commands
 from grokora_pipeline.datasets.examples import Example, build_examples, read_examples
 from grokora_pipeline.datasets.lineage import forget
@@ -154,6 +154,60 @@ def test_a_session_forgotten_after_the_dataset_was_made_is_not_published(store: 
     forget(store, "night.jsonl")
     with pytest.raises(GrokoraError, match=r"No row .* is left to publish \(forgotten 10\)"):
         publish(store, AGENT, tmp_path / "other")
+
+
+def test_a_teacher_that_is_refused_since_the_dataset_was_made_is_not_published(store: Store, tmp_path: Path) -> None:
+    agent = AGENT.model_copy(update={"teachers": Teachers(refuse=("^claude",))})
+    assert publish(store, agent, tmp_path / "out").left_out == {"refused_teacher": 8}
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "claude-x" not in card
+    assert "- 8 refused_teacher" in card
+    assert "2 rows of 1 sessions" in card
+
+
+def test_a_secret_in_a_name_or_in_the_agents_description_keeps_everything_home(store: Store, tmp_path: Path) -> None:
+    secret = "ghp_" + "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dE3fG5"
+    described = AGENT.model_copy(update={"description": f"Logs in with {secret}."})
+    with pytest.raises(GrokoraError, match=r"nothing is published: the description of actor in agents.yaml \(github"):
+        publish(store, described, tmp_path / "out")
+    for number, place in enumerate(("name of a tool", "member of a schema", "teacher")):
+        rows = dataset(store)
+        function: dict[str, Any] = {"name": "open", "parameters": {"type": "object", "properties": {}}}
+        if place == "teacher":
+            rows[0].meta["model"] = secret
+        else:
+            changed: dict[str, Any] = {"name": secret} if "tool" in place else {"parameters": {secret: {}}}
+            function |= changed
+            rows[0].tools = [{"type": "function", "function": function}]
+        publish_rows(store, f"secret{number}", rows)
+        with pytest.raises(GrokoraError, match="nothing is published"):
+            publish(store, AGENT, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_publisher_or_a_teacher_is_called_does_not_change_the_card(store: Store, tmp_path: Path) -> None:
+    for licence in ("mit\nconfigs: []", "", "a: b"):
+        with pytest.raises(GrokoraError, match="is no licence identifier"):
+            publish(store, AGENT, tmp_path / "out", licence=licence)
+    rows = dataset(store)
+    for row in rows:
+        row.meta["model"] = "a|b\n---\nc {licence}"
+    publish_rows(store, "d2", rows)
+    publish(store, AGENT, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| a/b --- c {licence} | 10 | terms not known here |" in card
+    assert card.count("\n---\n") == 1
+
+
+def test_an_output_that_cannot_be_written_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file"):  # which the command says in one sentence
+        publish(store, AGENT, tmp_path / "file" / "out")
+    publish_rows(store, "d2", [])
+    with pytest.raises(GrokoraError, match=r"No row of actor/task_dataset/d2 is left to publish \(none\)"):
+        publish(store, AGENT, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "logs", "store"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_folder_with_files_is_never_overwritten(
