@@ -1,5 +1,38 @@
 """The one exception that is meant for a person: its text says what is wrong, where, and what to do."""
 
+import errno
+import os
+import re
+
+# A disk that takes no more (full, a quota, `ulimit -f`), and files and folders that are read-only or somebody else's.
+_REFUSALS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+}
+
 
 class GrokoraError(Exception):
     """A mistake the user can mend. Commands print its text alone, without a stack trace, and exit with 2."""
+
+
+def disk_refusal(error: Exception) -> str:
+    """The sentence for an error of a disk or folder that cannot be used as it is; "" for any other error."""
+    number, path, text = getattr(error, "errno", None), getattr(error, "filename", None), str(error)
+    if named := re.search(r"\(os error (\d+)\)", text):  # safetensors is Rust and keeps the number in its text alone
+        number = int(named[1])
+    # torch.save drops the system's reason: a stream that fails is all it says
+    torn = "PytorchStreamWriter failed" in text or "iostream error" in text
+    if number not in _REFUSALS and not torn:
+        return ""
+    reason = os.strerror(number) if number else "a write failed"
+    return (
+        f"{path or 'The disk'} cannot be used ({reason}): look at its path, its owner and the free space, and start "
+        "again; what is finished is kept."
+    )

@@ -12,7 +12,7 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.assets.io_manager import StoreReader
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, disk_refusal
 from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess
 from grokora_pipeline.settings import Settings, get_settings
 from grokora_pipeline.store import Artifact, Store, content_version
@@ -104,11 +104,15 @@ def key_of(agent: AgentSpec | str, name: str) -> str:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A person's mistake ends the step with its sentence, and is not retried."""
+    """A person's mistake, or a disk that takes no more, ends the step with its sentence, and is not retried."""
     try:
         yield
     except GrokoraError as error:
         raise dg.Failure(str(error), allow_retries=False) from None  # else Dagster shows the trace above the sentence
+    except OSError as error:
+        if sentence := disk_refusal(error):
+            raise dg.Failure(sentence, allow_retries=False) from error
+        raise
 
 
 def publish_once(

@@ -76,9 +76,9 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
             forget_work(project, key, inputs)
         training = read_json(artifact.path / "training.json")
         checks = [_learnt(training), _memory(training)]
-        return result(
-            project, artifact, _metadata(training), checks, **{"grokora/trained_on": plan["versions"][source]}
-        )
+        numbers = {name: value for name, value in training.items() if isinstance(value, int | float)}
+        metadata = {"curves": training_curves(training), **numbers}
+        return result(project, artifact, metadata, checks, **{"grokora/trained_on": plan["versions"][source]})
 
     return lora_adapter
 
@@ -116,11 +116,6 @@ def shrink_adapter(project: Project, agent: str, rank: int, output: Path) -> dic
         if done.returncode:
             raise GrokoraError(f"{agent}'s adapter could not be shrunk; what is wrong stands above.")
         return read_json(file.with_suffix(".result.json"))
-
-
-def _metadata(training: dict[str, Any]) -> dict[str, Any]:
-    numbers = {name: value for name, value in training.items() if isinstance(value, int | float)}
-    return {"curves": training_curves(training), **numbers}
 
 
 def _learnt(training: dict[str, Any]) -> dg.AssetCheckResult:

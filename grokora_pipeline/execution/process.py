@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import orjson
 
-from grokora_pipeline.workers.frame import result_file
+from grokora_pipeline.workers.frame import NO_COMPILER, result_file
 
 CUDA_POOL = "cuda"
 CUDA_TAG = "grokora/accelerator"
@@ -49,7 +49,10 @@ class GpuProcess(dg.ConfigurableResource[Any]):
         plan_file.write_bytes(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
         stamp = plan_file.with_suffix(".leased")
         try:
-            status = self._run(context, [sys.executable, "-m", module, str(plan_file)], stamp)
+            settings = {**plan, **plan.get("knobs", {})}
+            compiles = settings.get("compile") or settings.get("quantisation") == "nf4"
+            environment = {} if compiles else NO_COMPILER
+            status = self._run(context, [sys.executable, "-m", module, str(plan_file)], stamp, environment)
             spent = {GPU_SECONDS: max(0.0, time.time() - stamp.stat().st_mtime) if stamp.exists() else 0.0}
             left = result_file(plan_file)
             outcome: dict[str, Any] = orjson.loads(left.read_bytes()) if left.is_file() else {}
@@ -61,11 +64,14 @@ class GpuProcess(dg.ConfigurableResource[Any]):
             return outcome
         if status != 0 and "error" in outcome:
             raise dg.Failure(outcome["error"], metadata=spent, allow_retries=False)
-        why = outcome.get("crash", "it was killed or ran out of memory")
+        crash, stopped = outcome.get("crash", ""), status == 2  # 2: no lease, or a disk that did not take the sentence
+        why = crash or ("it left no result" if stopped else "it was killed or ran out of memory")
         text = f"{module} ended with status {status}: {why}; its output is in the step's stderr."
-        raise dg.Failure(text, metadata=spent, allow_retries=is_retryable(outcome.get("crash", "")))
+        raise dg.Failure(text, metadata=spent, allow_retries=not stopped and is_retryable(crash))
 
-    def _run(self, context: dg.AssetExecutionContext, command: list[str], stamp: Path) -> int:
+    def _run(
+        self, context: dg.AssetExecutionContext, command: list[str], stamp: Path, environment: dict[str, str]
+    ) -> int:
         gpus = context.op.tags.get(GPUS_TAG, "1")
         shim = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
         lease = [*shim, "--count", gpus, "--stamp", str(stamp), "--"]
@@ -73,6 +79,7 @@ class GpuProcess(dg.ConfigurableResource[Any]):
         warnings.filterwarnings("ignore", message=".*expected_writer_count", category=dg.PreviewWarning)
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), dg.PipesTempFileMessageReader()) as session:
             environment = {
+                **environment,
                 **os.environ,
                 "TOKENIZERS_PARALLELISM": "false",
                 **self.environment,
@@ -83,7 +90,10 @@ class GpuProcess(dg.ConfigurableResource[Any]):
                 return _wait(process)
             except BaseException:
                 process.terminate()
-                process.wait(timeout=_GRACE_SECONDS)
+                try:
+                    process.wait(timeout=_GRACE_SECONDS)
+                except subprocess.TimeoutExpired:  # it must not hold its device; half a checkpoint is not gone on from
+                    process.kill()
                 raise
 
 

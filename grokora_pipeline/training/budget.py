@@ -15,8 +15,8 @@ Bytes, for a decoder of L layers with hidden size h, attention width q (heads x 
   matrix twice more, as oneDNN lays it out for the forward and the backward pass
 
 The CUDA figures are those of the trainer's own step on fake tensors (`training/fake.py`), within 10 % (tested).
-On a CPU the backward pass's temporaries on top are `TEMPORARIES` + `HEAP_GROWTH` ln(steps). The constants were fitted
-to measured peaks of twenty CPU runs (within 12 %); the sample's of 2026-11-29 were 14 to 20 % higher than predicted.
+On a CPU they are multiplied by `TEMPORARIES`, and `HEAP_GROWTH` ln(steps) comes on top; both were fitted to measured
+peaks of 17 runs of 5 to 195 steps (SmolLM2-135M and a tiny model, 2 cores, 2026-11-29), which they give within 8 %.
 What a run needs is the largest of its steps, each laid out as it will be.
 """
 
@@ -35,8 +35,12 @@ from grokora_pipeline.training.planner import batch_size, token_budgets
 
 MIB = 2**20
 # Share of the activations on top; cuda: what its caching allocator reserves beside what is used, an assumption.
-TEMPORARIES = {"cpu": 1.18, "cuda": 1.1}
-HEAP_GROWTH = 0.025  # a CPU's heap fills with gaps, step by step
+TEMPORARIES = {"cpu": 1.28, "cuda": 1.1}
+# A CPU's heap grows with the logarithm of the steps, by as much for 6 layers as for 30. Measured with mallinfo2: oneDNN
+# keeps kernels for lengths that it has seen (245 MiB after 22 steps), and glibc keeps the holes between them (600 MiB
+# free after 96). MALLOC_MMAP_THRESHOLD_ would leave no holes (28 MiB), but every tensor's pages are then made anew:
+# 432 tokens a CPU second instead of 690.
+HEAP_GROWTH = 80 * MIB
 LATE_LIBRARIES = 130 * MIB  # what is loaded after the first measurement: trainer, TensorBoard, oneDNN's kernels
 DEFAULT_CAP_GIB = {"cuda": 8.0, "cpu": 6.0}
 
@@ -153,6 +157,12 @@ class ActivationMemory:
         return tokens * (6 * layer + rest) + logits * sizes.vocabulary
 
 
+def with_heap(needed: int, steps: int, device: str) -> int:
+    """Bytes that the activations of a run's largest step take, with what the allocator holds beside them."""
+    growth = HEAP_GROWTH * math.log(steps) if device == "cpu" else 0
+    return round(TEMPORARIES[device] * needed + growth)
+
+
 def choose(
     steps: Sequence[Sequence[Row]],
     layout: Layout,
@@ -170,7 +180,6 @@ def choose(
     keeps keys and values, which checkpointing drops, so it has to do without.
     """
     cap, least = cap_gib * 1024 * MIB, math.inf
-    factor = TEMPORARIES[device] + (HEAP_GROWTH * math.log(len(steps)) if device == "cpu" else 0)
     dropping = {"on": (True,), "off": (False,), "auto": (False, True)}[checkpointing]
     dropping = (False,) if layout.kind == "tree" else dropping
     budgets = token_budgets(steps, layout.kind, dimensions.hidden, device)
@@ -178,7 +187,7 @@ def choose(
         layout.token_budget, layout.attention = tokens, attention
         activations = ActivationMemory(dimensions, layout, device, recompute)
         needed = max(activations.step(layout.of(rows)) for rows in steps)
-        total = int(factor * needed + fixed.total)
+        total = fixed.total + with_heap(needed, len(steps), device)
         least = min(least, total)
         if total <= cap:
             sizes = {"process": fixed.process, "weights": fixed.weights, "adapter": fixed.adapter, "step": needed}

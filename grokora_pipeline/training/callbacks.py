@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from transformers import TrainerCallback
 
 from grokora_pipeline.models.loading import set_adapter_weights
@@ -69,43 +70,43 @@ class BestAdapterCallback(TrainerCallback):  # type: ignore[misc]
     `load_best_model_at_end` would keep whole checkpoints for it, and its EarlyStoppingCallback needs that.
     """
 
-    folder: Path
+    # The weights, and in their metadata what they are: one file is replaced at once, two would come apart by a kill.
+    file: Path
     patience: int = 0
+    initial_loss: float = float("inf")  # of the untrained adapter, which is the base's and the one to beat
     loss: float = float("inf")
-    step: int = -1
-    history: list[tuple[int, float]] = field(default_factory=list)
+    step: int = 0
 
-    def resume(self, step: int) -> None:
-        """Take over the best adapter of an interrupted run, as far as it is not newer than its checkpoint."""
-        record = self.folder / "best.json"
-        if record.is_file():
-            facts = json.loads(record.read_text())
-            self.history = [(at, loss) for at, loss in facts["history"] if at <= step]
-            if facts["step"] <= step:
-                self.loss, self.step = facts["loss"], facts["step"]
+    def resume(self, model: PeftModel, step: int, *, write: bool) -> None:
+        """Take over the best adapter of an interrupted run that goes on from the checkpoint of this step.
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        """Keep the adapter if it is the best; stop after `patience` validations without progress."""
-        self.history.append((state.global_step, metrics["eval_loss"]))
-        if metrics["eval_loss"] < self.loss:
-            self.keep(kwargs["model"], metrics["eval_loss"], state.global_step, write=state.is_world_process_zero)
-        worse = sum(step > self.step for step, _ in self.history)
-        if self.patience and worse >= self.patience:
-            control.should_training_stop = True
+        One that is newer will be made again; until then the untrained adapter, which `model` still is, is the best.
+        """
+        with safe_open(self.file, "pt") as best:
+            facts = json.loads(best.metadata()["best"])
+        self.initial_loss, self.loss, self.step = facts["initial_loss"], facts["loss"], facts["step"]
+        if self.step > step:
+            self.keep(model, self.initial_loss, 0, write=write)
 
     def keep(self, model: PeftModel, loss: float, step: int, *, write: bool) -> None:
         """Take this adapter as the best one; `write` it (in the first process)."""
         self.loss, self.step = loss, step
+        self.initial_loss = self.initial_loss if step else loss
         if write:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(adapter_weights(model), self.folder / "best.safetensors.new")
-            (self.folder / "best.safetensors.new").replace(self.folder / "best.safetensors")
-            facts = {"loss": self.loss, "step": self.step, "history": self.history}
-            write_atomic(self.folder / "best.json", json.dumps(facts).encode())
+            facts = json.dumps({"initial_loss": self.initial_loss, "loss": loss, "step": step})
+            write_atomic(self.file, save(adapter_weights(model), metadata={"best": facts}))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Keep the adapter if it is the best; stop after `patience` validations without progress."""
+        if metrics["eval_loss"] < self.loss:
+            self.keep(kwargs["model"], metrics["eval_loss"], state.global_step, write=state.is_world_process_zero)
+        worse = sum("eval_loss" in entry and entry["step"] > self.step for entry in state.log_history)
+        if self.patience and worse >= self.patience:
+            control.should_training_stop = True
 
     def restore(self, model: PeftModel) -> None:
         """Put the best adapter's weights back into the model."""
-        set_adapter_weights(model, load_file(self.folder / "best.safetensors"))
+        set_adapter_weights(model, load_file(self.file))
 
 
 @dataclass
@@ -117,7 +118,8 @@ class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
     deadline_seconds: float
     throughput: Throughput
     started: float = field(default_factory=time.monotonic)
-    interrupted: bool = False
+    interrupted: bool = False  # a signal came; it counts if there is a step left to do
+    stopped: bool = False
     deadline_hit: bool = False
 
     def __post_init__(self) -> None:
@@ -126,13 +128,13 @@ class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say what is due after this step."""
         step, last = state.global_step, state.global_step >= state.max_steps
+        self.stopped = self.interrupted and not last
         self.deadline_hit |= not last and time.monotonic() - self.started > self.deadline_seconds
-        if self.deadline_hit or self.interrupted:
+        if self.deadline_hit or self.stopped:
             control.should_training_stop = True
-        control.should_evaluate = not self.interrupted and (
-            last or self.deadline_hit or step % self.evaluate_every == 0
-        )
-        control.should_save = self.interrupted or (step % self.checkpoint_every == 0 and not last)
+        due = last or self.deadline_hit or step % self.evaluate_every == 0
+        control.should_evaluate = due and not self.stopped
+        control.should_save = self.stopped or (step % self.checkpoint_every == 0 and not last)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the counts, then mark the checkpoint as whole: one that a kill cut short is not resumed from."""

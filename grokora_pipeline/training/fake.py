@@ -72,11 +72,12 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive.add(key)
         self.now += size
         self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._end, key, size)
 
-    def _end(self, key: int, size: int) -> None:
-        self.alive.discard(key)
-        self.now -= size
+        def end() -> None:
+            self.alive.discard(key)
+            self.now -= size
+
+        weakref.finalize(storage, end)
 
 
 def step_memory(

@@ -75,15 +75,13 @@ def merge_chains(rows: Sequence[Row]) -> list[Row]:
     merged: list[Row] = []
     for row in sorted(rows, key=lambda row: row.ids):
         if merged and row.ids[: len(merged[-1].ids)] == merged[-1].ids:
-            merged.append(_merged(merged.pop(), row))
+            shorter = merged.pop()
+            padded = shorter.weights + (0.0,) * (len(row.ids) - len(shorter.ids))
+            weights = tuple(a + b for a, b in zip(row.weights, padded, strict=True))
+            merged.append(Row(row.ids, weights, row.group))
         else:
             merged.append(row)
     return merged
-
-
-def _merged(shorter: Row, row: Row) -> Row:
-    padded = shorter.weights + (0.0,) * (len(row.ids) - len(shorter.ids))
-    return Row(row.ids, tuple(a + b for a, b in zip(row.weights, padded, strict=True)), row.group)
 
 
 def build_forest(rows: Sequence[Row], *, least_saving: int = LEAST_SAVING) -> Node:
@@ -97,7 +95,9 @@ def build_forest(rows: Sequence[Row], *, least_saving: int = LEAST_SAVING) -> No
 def _node(rows: Sequence[Row], start: int, least_saving: int) -> Node:
     """The node of all rows, which agree up to `start`. It ends one token before they differ: that token is computed
     by each child again, so that every child predicts its first own token itself."""
-    shared = _common_prefix(rows[0].ids, rows[-1].ids)
+    # The rows are sorted, so what the first and the last have in common all have.
+    pairs = enumerate(zip(rows[0].ids, rows[-1].ids, strict=False))
+    shared = next((index for index, (a, b) in pairs if a != b), min(len(rows[0].ids), len(rows[-1].ids)))
     stop = max(start, shared - 1)
     weights = rows[0].weights[: stop + 1]
     for row in rows[1:]:
@@ -114,22 +114,13 @@ def _hang(node: Node, rows: Sequence[Row], least_saving: int) -> None:
         if child.length * (len(rows) - 1) >= least_saving:
             node.children.append(child)
             return
-        for inner in (*child.children, *child.leaves):
-            _reroot(inner, node)
+        for inner in (*child.children, *child.leaves):  # not worth a pass: they compute the child's tokens themselves
+            inner.start = node.stop
+        node.children += child.children
+        node.leaves += child.leaves
         return
     row = rows[0]
     node.leaves.append(Node(row.ids, row.weights, node.stop, len(row.ids)))
-
-
-def _reroot(inner: Node, parent: Node) -> None:
-    """Hang a node below its grandparent: it computes its parent's tokens itself."""
-    inner.start = parent.stop
-    (parent.children if inner.children or inner.leaves else parent.leaves).append(inner)
-
-
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    shortest = min(len(first), len(second))
-    return next((index for index in range(shortest) if first[index] != second[index]), shortest)
 
 
 def in_batches(leaves: Sequence[Node], token_budget: int, pass_tokens: int = LEAST_SAVING) -> Iterator[list[Node]]:

@@ -65,7 +65,10 @@ class Preferences:
         pairs = sorted((row for row in judged if row.pair), key=lambda row: (row.pair, row.judged))
         better = pairs[::2] or [row for row in judged if row.judged == "better"]
         worse = pairs[1::2] or [row for row in judged if row.judged == "worse"]
-        answers = [_unweighted(row) for row in (*better, *worse)]
+        # Weight 1 for each token of the answer: a preference is about the answer, however often it was logged.
+        answers = [
+            replace(row, weights=tuple(float(weight > 0) for weight in row.weights)) for row in (*better, *worse)
+        ]
         ours = [self._nll(row) for row in answers]
         ratios = [self._nll_of_base(row) - nll for row, nll in zip(answers, ours, strict=True)]
         first, second = ratios[: len(better)], ratios[len(better) :]
@@ -109,11 +112,6 @@ def complete_pairs(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         sides.setdefault(row.pair, set()).add(row.judged)
     return [row for row in rows if not row.pair or len(sides[row.pair]) == 2]
-
-
-def _unweighted(row: Row) -> Row:
-    """Weight 1 for each token of the answer: a preference is about the answer, however often it was logged."""
-    return replace(row, weights=tuple(float(weight > 0) for weight in row.weights))
 
 
 def _scaled(row: Row, factor: float) -> Row:

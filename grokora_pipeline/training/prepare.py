@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from grokora_pipeline.training.selftest import SelfTest, recorded_self_test, sto
 from grokora_pipeline.training.sharding import held, in_turn, shard
 
 Tell = Callable[[str], None]
+LayoutKind = Literal["tree", "padded"]
 
 
 @dataclass(slots=True)
@@ -79,6 +81,10 @@ def prepare(
     inner: PreTrainedModel = model.get_base_model()
     kinds, notes = _layout_kinds(inner, knobs)
     notes += _expert_notes(inner, quantisation)
+    if not stop_token_trained(rows, ChatFormat.load(base).stop_ids):
+        notes.append("Warning: the stop token carries no loss in some rows, so the agent may not learn to stop.")
+    for note in notes:
+        tell(note)
     attentions = _attentions(inner, knobs.attention, device.type)
     proofs = []
     if knobs.self_test:
@@ -87,48 +93,54 @@ def prepare(
         layouts = [Layout(kind, 512, attention, 256) for kind in kinds for attention in exact_ones]
         with PartialState().main_process_first():
             proofs = recorded_self_test(base, rows, knobs, layouts, self_tests)
-    if not stop_token_trained(rows, ChatFormat.load(base).stop_ids):
-        notes.append("Warning: the stop token carries no loss in some rows, so the agent may not learn to stop.")
-    for note in notes:
-        tell(note)
+    kinds = _exact_kinds(kinds, proofs, inner, tell)
+    choose = partial(
+        budgets.choose,
+        [[rows[index] for index in step] for step in steps],
+        dimensions=budgets.ModelDimensions.of(inner, dtype_bytes=torch.finfo(choose_dtype(device)).bits // 8),
+        fixed=fixed,
+        attentions=attentions,
+        cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],
+        checkpointing=knobs.checkpointing,
+        device=device.type,
+    )
+    layout, budget = _first_that_fits([Layout(kind, 2048, loss_chunk=knobs.loss_chunk) for kind in kinds], choose)
+    _apply(inner, layout, budget, knobs, device)
+    proof_of = {(proof.layout, proof.attention): proof for proof in proofs}
+    return Prepared(
+        model, parameters, quantisation, layout, proof_of.get((layout.kind, layout.attention)), budget, notes
+    )
+
+
+def _exact_kinds(
+    kinds: Sequence[LayoutKind], proofs: Sequence[SelfTest], model: PreTrainedModel, tell: Tell
+) -> list[LayoutKind]:
+    """The kinds of layout that no proof speaks against; GrokoraError if there is none."""
     if proofs and not proofs[0].adapter_starts_as_base:
         raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
-    batches = [[rows[index] for index in step] for step in steps]
-    failure: GrokoraError | None = None
-    for kind in kinds:
-        if wrong := [proof for proof in proofs if proof.layout == kind and not proof.exact]:
-            tell(f"The {kind} layout is not exact on this model (gradient off by {wrong[0].gradient_error:.3g}).")
-            failure = failure or GrokoraError(
-                f"No layout gives the loss of this base ({type(inner).__name__}); report its architecture, or set "
-                "self_test: false."
-            )
-            continue
-        layout = Layout(kind, 2048, loss_chunk=knobs.loss_chunk)
+    wrong = {proof.layout: proof for proof in proofs if not proof.exact}
+    for kind, proof in wrong.items():
+        tell(f"The {kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g}).")
+    if wrong.keys() >= set(kinds):
+        raise GrokoraError(
+            f"No layout gives the loss of this base ({type(model).__name__}); report its architecture, or set "
+            "self_test: false."
+        )
+    return [kind for kind in kinds if kind not in wrong]
+
+
+def _first_that_fits(layouts: Sequence[Layout], choose: Callable[..., budgets.Budget]) -> tuple[Layout, budgets.Budget]:
+    """The first layout that fits the memory, with its budget; the last one's GrokoraError if none does."""
+    failures = []
+    for layout in layouts:
         try:
-            budget = budgets.choose(
-                batches,
-                layout,
-                budgets.ModelDimensions.of(inner, dtype_bytes=torch.finfo(choose_dtype(device)).bits // 8),
-                fixed,
-                attentions=attentions,
-                cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],
-                checkpointing=knobs.checkpointing,
-                device=device.type,
-            )
+            return layout, choose(layout=layout)
         except GrokoraError as error:
-            failure = error
-            continue
-        _apply(inner, layout, budget, device)
-        if knobs.compile:
-            for layer in decoder_layers(inner):
-                layer.compile()
-        proof = next((proof for proof in proofs if (proof.layout, proof.attention) == (kind, layout.attention)), None)
-        return Prepared(model, parameters, quantisation, layout, proof, budget, notes)
-    assert failure is not None
-    raise failure
+            failures.append(error)
+    raise failures[-1]
 
 
-def _layout_kinds(model: PreTrainedModel, knobs: TrainingKnobs) -> tuple[list[Literal["tree", "padded"]], list[str]]:
+def _layout_kinds(model: PreTrainedModel, knobs: TrainingKnobs) -> tuple[list[LayoutKind], list[str]]:
     """Layouts to try in this order, and a note if rows do not share their prefixes; `auto` tries padded rows if a tree
     does not fit the memory. GrokoraError if the knob wants a tree that cannot be exact."""
     reason = why_not_tree(model)
@@ -223,13 +235,18 @@ def _weight_bytes(parameter: torch.nn.Parameter) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *constants))
 
 
-def _apply(base: PreTrainedModel, layout: Layout, budget: budgets.Budget, device: torch.device) -> None:
+def _apply(
+    base: PreTrainedModel, layout: Layout, budget: budgets.Budget, knobs: TrainingKnobs, device: torch.device
+) -> None:
     """Make the model train as was chosen, and hold CUDA to the cap."""
     use_attention(base, layout.attention)
     if budget.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     else:
         base.gradient_checkpointing_disable()
+    if knobs.compile:
+        for layer in decoder_layers(base):
+            layer.compile()
     if device.type == "cuda":
         share = budget.cap_mib * budgets.MIB / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)

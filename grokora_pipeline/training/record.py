@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from grokora_pipeline.training.trainer import LayoutTrainer
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
+_POINT = ("step", "loss", "learning_rate", "grad_norm", "eval_loss")  # of an entry in the history
 _CARD = """---
 library_name: peft
 base_model: {base_id}
@@ -69,13 +70,12 @@ def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[
         "knobs": run.knobs.model_dump(),
         "versions": dict(run.plan.get("versions") or {}),
         "libraries": {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES},
-        "history": [_point(entry) for entry in state.log_history if "train_runtime" not in entry],
+        "history": [
+            {name: entry[name] for name in _POINT if name in entry}
+            for entry in state.log_history
+            if "train_runtime" not in entry
+        ],
     }
-
-
-def _point(entry: dict[str, float]) -> dict[str, float]:
-    names = ("step", "loss", "learning_rate", "grad_norm", "eval_loss")
-    return {name: entry[name] for name in names if name in entry}
 
 
 def model_card(result: dict[str, Any]) -> str:

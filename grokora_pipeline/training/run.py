@@ -1,10 +1,14 @@
 """One training run: plan in, adapter folder and record out (torch)."""
 
+import re
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 import torch
@@ -35,6 +39,8 @@ from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, stop_signals
 
 LEAST_ROWS = 2
+# The names in an output or work folder of a training (and of `write_atomic`); a folder with others is somebody else's.
+_OURS = re.compile(r"\..*|(checkpoint-|adapter|best|tensorboard).*|(run|initial|training|checksums)\.json|README\.md")
 # What changes how a run is computed but not what it learns: a checkpoint survives a change of these.
 _NOT_LEARNT = {"deadline_hours", "memory_gib", "num_processes", "checkpoint_steps", "self_test"}
 
@@ -59,14 +65,19 @@ class Run:
     train_rows: list[Row]
     validation_rows: list[Row]
     too_long: int
+    started: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, plan: Plan) -> "Run":
         """Read a plan (see `training/__main__.py`); GrokoraError if it is wrong."""
-        missing = [name for name in ("base", "split", "output") if not plan.get(name)]
-        if missing:
-            raise GrokoraError(f"The training plan lacks {', '.join(missing)}; it needs base, split and output.")
-        overrides = dict(plan.get("knobs") or {})
+        missing = [name for name in ("base", "split", "output") if not isinstance(plan.get(name), str)]
+        overrides = plan.get("knobs") or {}
+        if missing or not isinstance(overrides, dict):
+            raise GrokoraError(
+                f"The training plan lacks {', '.join(missing) or 'a mapping of knobs'}; it needs the paths base, split "
+                "and output."
+            )
+        overrides = dict(overrides)
         knobs = resolve_knobs(str(overrides.pop("preset", "best")), overrides)
         sides = load_split(Path(plan["split"]))
         train, validation = ([row for row in side if len(row.ids) <= knobs.max_length] for side in sides)
@@ -84,6 +95,9 @@ class Run:
             )
         output, base = Path(plan["output"]), Path(plan["base"])
         work = Path(plan.get("work") or output.with_name(f"{output.name}.work"))
+        for folder in (output, work):  # both are emptied before they are written
+            if strange := sorted(path.name for path in folder.glob("*") if not _OURS.fullmatch(path.name)):
+                raise GrokoraError(f"{folder} holds {strange[0]}, which is of no training; name a folder for it alone.")
         base_id = str(plan.get("base_id") or base.name)
         train = complete_pairs(train[: knobs.max_examples or None])
         validation = complete_pairs(validation[: knobs.max_validation or None])
@@ -115,7 +129,6 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     The plan's folder `work` is left to whoever named it, with the adapter in it; without one, work beside the output is
     removed when the output is whole.
     """
-    started = time.monotonic()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     run = Run.of(plan)
@@ -144,26 +157,45 @@ def train(plan: Plan, reporter: Reporter) -> Result:
         + (f", {run.too_long} rows over max_length {run.knobs.max_length} left out" if run.too_long else "")
         + (f", going on from {checkpoint.name}" if checkpoint else "")
     )
-    initial = _initial_loss(run, trainer, best, resumed=checkpoint is not None)
-    _fit(trainer, schedule, checkpoint)
+    first = trainer.is_world_process_zero()
+    if checkpoint:
+        best.resume(prepared.model, _step_of(checkpoint), write=first)
+    else:
+        best.keep(prepared.model, trainer.validate(), 0, write=first)
+    with _signals_noted(schedule):  # to the end: what is trained is written, whoever asks to stop meanwhile
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if schedule.stopped:
+            raise GrokoraError(
+                f"Training was asked to stop at step {trainer.state.global_step}; run the same plan again to go on."
+            )
+        facts = {
+            **prepared.facts(),
+            "dtype": dtype,
+            "device": device.type,
+            "deadline_hit": schedule.deadline_hit,
+            "rows_too_long": run.too_long,
+            "fingerprint": run.fingerprint(),
+        }
+        return _finish(run, trainer, best, facts, reporter)
+
+
+def _finish(
+    run: Run, trainer: LayoutTrainer, best: BestAdapterCallback, facts: dict[str, Any], reporter: Reporter
+) -> Result:
+    """Put the best adapter back and, in the first process, write it with its record and hand it over."""
+    state = PartialState()
     state.wait_for_everyone()
-    best.restore(prepared.model)
+    best.restore(trainer.model)
     state.wait_for_everyone()  # the first process removes the work that the others read
-    facts = {
-        "initial_validation_loss": initial,
+    facts |= {
+        "initial_validation_loss": best.initial_loss,
         "validation_loss": best.loss,
         "best_step": best.step,
-        **prepared.facts(),
-        "dtype": dtype,
-        "device": device.type,
-        "deadline_hit": schedule.deadline_hit,
-        "rows_too_long": run.too_long,
-        "fingerprint": run.fingerprint(),
-        "wall_seconds": round(time.monotonic() - started, 2),
+        "wall_seconds": round(time.monotonic() - run.started, 2),
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }
     result = record(run, trainer, facts)
-    if not trainer.is_world_process_zero():
+    if not state.is_main_process:
         return result
     if best.step == 0:
         reporter.log("Training made nothing better than the untrained adapter, which is kept; see validation_loss")
@@ -176,10 +208,20 @@ def _last_checkpoint(run: Run) -> Path | None:
     fingerprint = run.fingerprint()
     if not mark.is_file() or orjson.loads(mark.read_bytes()).get("fingerprint") != fingerprint:
         shutil.rmtree(run.work, ignore_errors=True)
-        run.work.mkdir(parents=True, exist_ok=True)
         write_atomic(mark, orjson.dumps({"fingerprint": fingerprint}))
-    folders = [path for path in run.work.glob("checkpoint-*") if (path / COMPLETE).is_file()]
-    return max(folders, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    for folder in run.work.glob("checkpoint-*"):
+        if not (folder / COMPLETE).is_file():  # Trainer would count it among the two that it keeps
+            shutil.rmtree(folder)
+    last = max(run.work.glob("checkpoint-*"), key=_step_of, default=None)
+    return last if _best_file(run).is_file() else None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _best_file(run: Run) -> Path:
+    return run.work / "best.safetensors"
 
 
 def _make_trainer(
@@ -188,9 +230,7 @@ def _make_trainer(
     knobs = run.knobs
     steps = len(step_schedule(run.train_rows, knobs))
     per_epoch = -(-len(run.train_rows) // knobs.effective_batch)
-    best = BestAdapterCallback(run.work / "best", knobs.early_stopping)
-    if checkpoint:
-        best.resume(int(checkpoint.name.rpartition("-")[2]))
+    best = BestAdapterCallback(_best_file(run), knobs.early_stopping)
     throughput = Throughput.of_checkpoint(checkpoint)
     schedule = ScheduleCallback(
         evaluate_every=max(1, -(-per_epoch // knobs.evaluations)),
@@ -242,37 +282,19 @@ def _arguments(run: Run, steps: int) -> TrainingArguments:
     )
 
 
-def _initial_loss(run: Run, trainer: LayoutTrainer, best: BestAdapterCallback, *, resumed: bool) -> float:
-    """Validation loss of the untrained adapter, which is the base's and the one to beat.
-
-    A run that is resumed finds it in its work.
-    """
-    known = run.work / "initial.json"
-    if resumed:
-        return float(orjson.loads(known.read_bytes()))
-    loss, first = trainer.validate(), trainer.is_world_process_zero()
-    best.keep(trainer.model, loss, 0, write=first)
-    if first:
-        write_atomic(known, orjson.dumps(loss))
-    return loss
-
-
-def _fit(trainer: LayoutTrainer, schedule: ScheduleCallback, checkpoint: Path | None) -> None:
-    """Train; SIGTERM, Ctrl-C or a closed terminal ends the run with a checkpoint, from which the same plan goes on."""
+@contextmanager
+def _signals_noted(schedule: ScheduleCallback) -> Iterator[None]:
+    """SIGTERM, Ctrl-C or a closed terminal ends training with a checkpoint, from which the same plan goes on."""
 
     def interrupt(signum: int, frame: object) -> None:
         schedule.interrupted = True
 
     before = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if schedule.interrupted and trainer.state.global_step < trainer.state.max_steps:
-        raise GrokoraError(
-            f"Training was asked to stop at step {trainer.state.global_step}; run the same plan again to go on."
-        )
 
 
 def _write_adapter(run: Run, trainer: LayoutTrainer, result: Result) -> Path:

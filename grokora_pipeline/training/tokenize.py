@@ -135,6 +135,9 @@ def _report(
     lengths = [len(row["input_ids"]) for row in every]
     longest = max(all_lengths, default=0)
     limits = {max_length, max(longest, max_length), *(limit for limit in _LIMITS if max_length < limit < longest)}
+    train = [Row.from_columns(row) for row in rows["train"]]
+    train_tokens = sum(len(row.ids) for row in train)
+    saved = 1 - build_forest(merge_chains(train), least_saving=1).tokens / train_tokens if train_tokens else 0.0
     histogram = {str(top): 0 for top in (*_BINS, "more")}
     for length in lengths:
         histogram[str(next((top for top in _BINS if length <= top), "more"))] += 1
@@ -150,15 +153,8 @@ def _report(
         max_length=max_length,
         fitting={str(limit): sum(length <= limit for length in all_lengths) for limit in sorted(limits)},
         length_histogram={top: count for top, count in histogram.items() if count},
-        shared_prefix_share=_saved_share(rows["train"]),
+        shared_prefix_share=round(saved, 4),
     )
-
-
-def _saved_share(rows: list[dict[str, Any]]) -> float:
-    """1 - tokens of the prefix tree / tokens of the rows."""
-    given = [Row.from_columns(row) for row in rows]
-    total = sum(len(row.ids) for row in given)
-    return round(1 - build_forest(merge_chains(given), least_saving=1).tokens / total, 4) if total else 0.0
 
 
 def load_split(folder: Path) -> tuple[list[Row], list[Row]]:

@@ -10,16 +10,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, disk_refusal
 
 # libgomp, which torch's wheels bring, lets threads spin while they wait. On a machine with other work they wait for a
 # thread that has no core, and training falls from 500 to 15 tokens/s. Read when torch is imported, not later.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+# bitsandbytes, which PEFT imports, wraps functions in torch.compile that an NF4 base on a CPU alone calls: 1.2 s of
+# every start of a worker. With this torch leaves them as they are, and does not import its compiler.
+NO_COMPILER = {"TORCHDYNAMO_DISABLE": "1"}
 Plan = dict[str, Any]
 Result = dict[str, Any]
 
@@ -63,8 +67,8 @@ def result_file(plan_file: Path) -> Path:
 def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None) -> int:
     """Run a worker's main function on the plan file named on the command line; returns the exit status.
 
-    The result is written beside the plan (`result_file`). A GrokoraError ends with status 2, a signal with 128 + its
-    number.
+    The result is written beside the plan (`result_file`). A GrokoraError or a disk that takes no more ends with status
+    2, a signal with 128 + its number.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
@@ -90,21 +94,24 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
 def _run(main: Callable[[Plan, Reporter], Result], plan_file: Path, reporter: Reporter) -> int:
     try:
         _write(plan_file, main(_read(plan_file), reporter))
-    except GrokoraError as error:
-        _write(plan_file, {"error": str(error)})
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Exception as error:
-        _write(plan_file, {"crash": f"{type(error).__name__}: {error}"})
-        raise
+        sentence = str(error) if isinstance(error, GrokoraError) else disk_refusal(error)
+        with suppress(OSError):  # a full disk may not even take the sentence
+            _write(plan_file, {"error": sentence} if sentence else {"crash": f"{type(error).__name__}: {error}"})
+        if not sentence:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
     return 0
 
 
 def _read(plan_file: Path) -> Plan:
     try:
-        plan: Plan = orjson.loads(plan_file.read_bytes())
+        plan = orjson.loads(plan_file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise GrokoraError(f"{plan_file} is no readable plan: {error}.") from error
+    if not isinstance(plan, dict):
+        raise GrokoraError(f"{plan_file} is no plan: it holds no JSON object.")
     return plan
 
 
@@ -122,7 +129,7 @@ def _stop(signum: int, frame: object) -> None:
     Nothing is lost: what a worker must finish first (a training's checkpoint) it handles by a handler of its own.
     """
     name = signal.Signals(signum).name
-    print(f"error: stopped by {name} before there was anything to keep; run the same plan again.", file=sys.stderr)
+    print(f"error: stopped by {name}; run the same plan again, it goes on from what is kept.", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(128 + signum)

@@ -35,14 +35,11 @@ def discover_devices(configured: str) -> list[str]:
         command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         listing = subprocess.run(command, capture_output=True, text=True, check=False)
         names = listing.stdout.split() if listing.returncode == 0 else []
-    return names or _cpu_slots()
-
-
-def _cpu_slots() -> list[str]:
-    """Two steps side by side keep two cores busier than one step does: it imports, tokenizes and waits for its threads
-    on one core. A training takes at most 6 GiB on a CPU (`training/budget.py`), so two need a machine of 16."""
+    # Two steps side by side keep two cores busier than one does: it imports, tokenizes and waits for its threads on one
+    # core. A training takes at most 6 GiB on a CPU (`training/budget.py`), so two need a machine of 16.
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return ["cpu", "cpu2"] if memory >= _TWO_STEPS_BYTES and (os.cpu_count() or 1) > 1 else ["cpu"]
+    two_fit = memory >= _TWO_STEPS_BYTES and (os.cpu_count() or 1) > 1
+    return names or (["cpu", "cpu2"] if two_fit else ["cpu"])
 
 
 def lease_folder() -> Path:

@@ -183,6 +183,26 @@ def test_less_memory_means_smaller_batches_then_checkpointing_then_an_error() ->
         choose(cap_gib=5.0)
 
 
+# Runs on a CPU (2026-11-29): the budget's fixed MiB, its activations, steps, and the peak that was measured.
+MEASURED = {
+    "a long window": (1124, 1366, 60, 3227),
+    "coordinator": (1106, 627, 95, 2270),
+    "observer": (1105, 597, 60, 2173),
+    "actor": (1110, 503, 195, 2192),
+    "actor again": (1110, 503, 195, 2255),
+    "validator": (1106, 353, 98, 1852),
+    "tiny model": (666, 23, 9, 814),
+    "tiny model, long rows": (694, 196, 6, 1071),
+}
+
+
+@pytest.mark.parametrize("run", MEASURED)
+def test_a_cpus_budget_is_within_ten_percent_of_measured_peaks(run: str) -> None:
+    fixed, activations, steps, peak = MEASURED[run]
+    predicted = fixed + budget.with_heap(activations * budget.MIB, steps, "cpu") / budget.MIB
+    assert predicted == pytest.approx(peak, rel=0.1)
+
+
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_truncation_keeps_the_largest_singular_values(rank: int) -> None:
     generator = torch.Generator().manual_seed(2)

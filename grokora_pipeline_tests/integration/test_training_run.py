@@ -237,6 +237,91 @@ def test_a_kill_after_the_work_is_removed_does_not_train_again(base: Path, split
 
 
 @pytest.mark.slow
+def test_asking_to_stop_in_the_last_step_or_while_writing_loses_nothing(
+    undisturbed: Path, base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grokora_pipeline.training import run as module
+    from grokora_pipeline.training.gradients import TreeLoss
+    from grokora_pipeline.workers.frame import Reporter
+
+    compute, write, steps = TreeLoss.run, module._write_adapter, list[float]()
+
+    def signalled(losses: TreeLoss, root: Any, **how: Any) -> float:
+        steps.extend([how["scale"]] * how["backward"])
+        if how["backward"] and len(steps) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(losses, root, **how)
+
+    def written(*given: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return write(*given)
+
+    monkeypatch.setattr(TreeLoss, "run", signalled)
+    monkeypatch.setattr(module, "_write_adapter", written)
+    plan = write_plan(tmp_path, base, split, self_test=False)
+    record = module.train(json.loads(plan.read_text()), Reporter())
+    assert record["steps"] == len(steps) == 8
+    assert record["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-6)
+    assert (tmp_path / "adapter" / "checksums.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+@pytest.mark.parametrize("kibibytes", [4, 0])
+def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(
+    undisturbed: Path, base: Path, split: Path, tmp_path: Path, *, kibibytes: int
+) -> None:
+    """A quota stops the adapter's first copy, or the optimiser's state, which is larger, in the first checkpoint."""
+    size = (undisturbed.parent / "adapter" / "adapter_model.safetensors").stat().st_size
+    quota = kibibytes * 1024 or round(1.3 * size)
+    plan = write_plan(tmp_path, base, split, checkpoint_steps=2, self_test=False)
+    answer = subprocess.run(
+        ["prlimit", f"--fsize={quota}", *command(plan)], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert answer.returncode == 2, answer.stderr
+    assert "cannot be used (" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert json.loads(plan.with_suffix(".result.json").read_text())["error"] in answer.stderr
+    assert run(plan).returncode == 0
+    assert distance(plan, undisturbed) < 1e-6
+
+
+def test_a_folder_of_somebody_else_is_never_emptied(base: Path, split: Path, tmp_path: Path) -> None:
+    from grokora_pipeline.training.run import Run
+
+    plan = json.loads(write_plan(tmp_path / "plan", base, split).read_text())
+    mine = tmp_path / "thesis"
+    (mine / "adapter").mkdir(parents=True)
+    (mine / "thesis.tex").write_text("of three years")
+    for name in ("output", "work"):
+        with pytest.raises(GrokoraError, match=r"thesis holds thesis\.tex, which is of no training"):
+            Run.of({**plan, name: str(mine)})
+
+
+def test_a_best_adapter_newer_than_the_checkpoint_gives_way_to_the_untrained_one(base: Path, tmp_path: Path) -> None:
+    from grokora_pipeline.models.loading import load_base
+    from grokora_pipeline.training.adapter import adapter_weights, add_adapter, trainable_parameters
+    from grokora_pipeline.training.callbacks import BestAdapterCallback
+    from grokora_pipeline.training.plan import resolve_knobs
+
+    model = add_adapter(load_base(base), resolve_knobs("sample"))
+    untrained = {name: tensor.clone() for name, tensor in adapter_weights(model).items()}
+    best = BestAdapterCallback(tmp_path / "best.safetensors")
+    best.keep(model, 2.0, 0, write=True)
+    for parameter in trainable_parameters(model).values():
+        parameter.data += 1
+    best.keep(model, 1.0, 6, write=True)
+    again = add_adapter(load_base(base), resolve_knobs("sample"))
+    later, earlier = BestAdapterCallback(best.file), BestAdapterCallback(best.file)
+    later.resume(again, 8, write=True)
+    assert (later.step, later.loss, later.initial_loss) == (6, 1.0, 2.0)
+    earlier.resume(again, 4, write=True)  # killed after the validation of step 6, before the checkpoint of step 8
+    assert (earlier.step, earlier.loss, earlier.initial_loss) == (0, 2.0, 2.0)
+    earlier.restore(model)
+    assert all(bool((tensor == untrained[name]).all()) for name, tensor in adapter_weights(model).items())
+
+
+@pytest.mark.slow
 def test_training_stops_at_the_first_loss_that_is_not_finite(
     base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
