@@ -3,8 +3,10 @@
 Runs `grokora demo` on the bundled sample in a temporary folder (about ten minutes on two cores) and prints one JSON
 line. `overhead_share` is the share of the command's wall time in which no child process held a device: starting the
 command and its steps, reading and writing, and the steps that need no child (logs, datasets, splits), as far as they
-do not run beside one. `--tiny` takes a small sample and a tiny random model, where the children do hardly more than
-import torch; `--instance data/dagster` looks at the latest run that is there, from its start to its end.
+do not run beside one. `fixed_seconds` says, for each kind of step that has a child, the median seconds from its lease
+to its first message about its work: interpreter, imports, for a training also loading and the plan (Pipes' reader looks
+once a second). `--tiny` takes a small sample and a tiny random model, where the children do hardly more than import
+torch; `--instance data/dagster` looks at the latest run that is there, from its start to its end.
 """
 
 import argparse
@@ -15,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import dagster as dg
@@ -35,22 +38,24 @@ def measure(instance: dg.DagsterInstance, wall: float | None = None) -> dict[str
     done = dg.RunsFilter(job_name=ALL_JOB, statuses=[dg.DagsterRunStatus.SUCCESS])
     record = instance.get_run_records(done, limit=1)[0]
     wall = wall or (record.end_time or 0.0) - (record.start_time or 0.0)
-    children = list(child_intervals(instance.all_logs(record.dagster_run.run_id)))
-    inside = covered(children)
+    entries = sorted(instance.all_logs(record.dagster_run.run_id), key=lambda entry: entry.timestamp)
+    children = child_intervals(entries)
+    inside = covered(children.values())
     return {
         "overhead_share": round(1 - inside / wall, 4),
         "wall_seconds": round(wall, 1),
         "child_seconds": round(inside, 1),
         "children": len(children),
+        "fixed_seconds": fixed_seconds(entries, children),
         "steps": len(instance.get_run_step_stats(record.dagster_run.run_id)),
     }
 
 
-def child_intervals(entries: Iterable[dg.EventLogEntry]) -> Iterable[Interval]:
-    """(start, end) of every child: from its lease on, or from its first message on where no lease was timed."""
+def child_intervals(entries: Sequence[dg.EventLogEntry]) -> dict[str, Interval]:
+    """Step → (start, end) of its child: from its lease on, or from its first message on where no lease was timed."""
     opened: dict[str, float] = {}
     ended: dict[str, float] = {}
-    for entry in sorted(entries, key=lambda one: one.timestamp):
+    for entry in entries:
         step, event = entry.step_key or "", entry.dagster_event
         if _OPENED in entry.user_message:
             opened[step] = entry.timestamp
@@ -59,7 +64,23 @@ def child_intervals(entries: Iterable[dg.EventLogEntry]) -> Iterable[Interval]:
         elif event and event.is_step_materialization and step in ended:
             seconds = event.step_materialization_data.materialization.metadata.get(GPU_SECONDS)
             opened[step] = ended[step] - float(str(seconds.value)) if seconds else opened[step]
-    return [(opened[step], end) for step, end in ended.items()]
+    return {step: (opened[step], end) for step, end in ended.items()}
+
+
+def fixed_seconds(entries: Sequence[dg.EventLogEntry], children: Mapping[str, Interval]) -> dict[str, float]:
+    """Kind of step → median seconds from the lease to the first message that a child writes about its work."""
+    first: dict[str, float] = {}
+    opened: set[str] = set()
+    for entry in entries:
+        step, text = entry.step_key or "", entry.user_message
+        if _OPENED in text:
+            opened.add(step)
+        elif step in opened and entry.dagster_event is None and not text.startswith("Loading "):
+            first.setdefault(step, entry.timestamp)
+    kinds: dict[str, list[float]] = {}
+    for step in children.keys() & first.keys():
+        kinds.setdefault(step.rpartition("__")[2], []).append(first[step] - children[step][0])
+    return {kind: round(median(seconds), 1) for kind, seconds in sorted(kinds.items())}
 
 
 def covered(intervals: Iterable[Interval]) -> float:
