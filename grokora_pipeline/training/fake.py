@@ -106,7 +106,7 @@ def _measure(
     config: PreTrainedConfig, rows: list[Row], layout: Layout, knobs: TrainingKnobs, *, nf4: bool, checkpointing: bool
 ) -> StepMemory:
     with FakeTensorMode(allow_non_fake_inputs=True), _modules_stay():
-        with no_init_weights():
+        with no_init_weights():  # there is nothing to fill in a fake tensor
             base: PreTrainedModel = auto_class(config).from_config(
                 config, dtype=torch.bfloat16, attn_implementation="sdpa", trust_remote_code=False
             )

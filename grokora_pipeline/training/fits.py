@@ -64,6 +64,7 @@ def _measured(
     length = knobs.max_length
     labelled = max(1, length // _LABELLED)
     weights = (0.0,) * (length - labelled) + (1.0,) * labelled
+    # Rows begin with tokens of their own: nothing is shared, as in the worst batch.
     batch = [Row((number, *[2] * (length - 1)), weights) for number in range(rows)]
     layout = Layout("padded", rows * length, "sdpa", knobs.loss_chunk)
     return step_memory(config, batch, layout, knobs, nf4=nf4, checkpointing=checkpointing)

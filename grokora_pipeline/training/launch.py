@@ -24,7 +24,7 @@ def processes_wanted(plan_file: Path) -> tuple[int, bool]:
         return 1, False  # the worker says what is wrong with the plan
     if wanted == 1 or (wanted != "auto" and not isinstance(wanted, int)):
         return 1, False
-    import torch
+    import torch  # two seconds, which this process needs anyway: it becomes the worker unless there are several
 
     devices = torch.cuda.device_count()
     if devices:

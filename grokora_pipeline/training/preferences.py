@@ -62,6 +62,7 @@ class Preferences:
         judged = [row for row in rows if row.judged]
         if not judged:
             return weighted, 0.0
+        # Sorted, "better" stands before "worse", so that the sides of pairs are every other row.
         pairs = sorted((row for row in judged if row.pair), key=lambda row: (row.pair, row.judged))
         better = pairs[::2] or [row for row in judged if row.judged == "better"]
         worse = pairs[1::2] or [row for row in judged if row.judged == "worse"]

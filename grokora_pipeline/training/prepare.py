@@ -91,7 +91,7 @@ def prepare(
         # flash attention is left out: it computes in 16 bits only
         exact_ones = [attention for attention in attentions if attention != "flash_attention_2"]
         layouts = [Layout(kind, 512, attention, 256) for kind in kinds for attention in exact_ones]
-        with PartialState().main_process_first():
+        with PartialState().main_process_first():  # the others find its record
             proofs = recorded_self_test(base, rows, knobs, layouts, self_tests)
     kinds = _exact_kinds(kinds, proofs, inner, tell)
     choose = partial(
@@ -118,6 +118,7 @@ def _exact_kinds(
     """The kinds of layout that no proof speaks against; GrokoraError if there is none."""
     if proofs and not proofs[0].adapter_starts_as_base:
         raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
+    # One attention that is off condemns the layout: which of them a run takes is decided later, by memory.
     wrong = {proof.layout: proof for proof in proofs if not proof.exact}
     for kind, proof in wrong.items():
         tell(f"The {kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g}).")

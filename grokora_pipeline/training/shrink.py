@@ -48,6 +48,7 @@ def truncate_folder(adapter: Path, output: Path, rank: int) -> dict[str, Any]:
         other = name.replace(".lora_A.", ".lora_B.")
         weights[name], weights[other], share = truncate(weights[name], weights[other], rank)
         kept.append(share)
+    # rsLoRA divides by sqrt(r), so that the same alpha would be another scale at another rank: the plain one is stated.
     scale = config["lora_alpha"] / (math.sqrt(before) if config.get("use_rslora") else before)
     config |= {"r": rank, "lora_alpha": scale * rank, "use_rslora": False}
     output.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         self.rows, self.validation_rows, self.knobs, self.layout = train_rows, validation_rows, knobs, layout
         self.throughput = throughput
         self.schedule = step_schedule(train_rows, knobs)
+        # Trainer wants a data set before it asks `get_train_dataloader`.
         placeholder = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
         super().__init__(model=model, args=args, train_dataset=placeholder, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
@@ -113,6 +114,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
                     raise  # the others wait for this process's passes
             self.layout.token_budget //= 2
             self.layout.halvings += 1
+            # Only this process's share is done again: gradients of other processes come in below, once a step.
             self.model.zero_grad()
             torch.cuda.empty_cache()
             _LOG.warning("Out of memory: going on with %d tokens a forward pass.", self.layout.token_budget)
@@ -148,6 +150,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         training = self.model.training
         self.model.eval()
         weight = sum(sum(row.weights) for row in self.validation_rows) or 1.0
+        # Tokens of validation do not count as trained, and its passes may be smaller than those of a step.
         computed, budget = self.losses.computed_tokens, self.layout.token_budget
         self.layout.token_budget = min(budget, VALIDATION_TOKENS)
         if self.preferences:
