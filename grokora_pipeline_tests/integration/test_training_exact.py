@@ -192,6 +192,7 @@ MEASURED = {
     "actor again": (1110, 503, 195, 2255),
     "validator": (1106, 353, 98, 1852),
     "tiny model": (666, 23, 9, 814),
+    "tiny model, short rows": (666, 4.3, 8, 632),
     "tiny model, long rows": (694, 196, 6, 1071),
 }
 
@@ -199,7 +200,7 @@ MEASURED = {
 @pytest.mark.parametrize("run", MEASURED)
 def test_a_cpus_budget_is_within_ten_percent_of_measured_peaks(run: str) -> None:
     fixed, activations, steps, peak = MEASURED[run]
-    predicted = fixed + budget.with_heap(activations * budget.MIB, steps, "cpu") / budget.MIB
+    predicted = fixed + budget.with_heap(round(activations * budget.MIB), steps, "cpu") / budget.MIB
     assert predicted == pytest.approx(peak, rel=0.1)
 
 
