@@ -28,7 +28,7 @@ def disk_refusal(error: Exception) -> str:
     if named := re.search(r"\(os error (\d+)\)", text):  # safetensors is Rust and keeps the number in its text alone
         number = int(named[1])
     # torch.save drops the system's reason: a stream that fails is all it says
-    torn = "PytorchStreamWriter failed" in text or "iostream error" in text
+    torn = re.search(r"PytorchStreamWriter failed|iostream error|inline_container.*unexpected pos", text)
     if number not in _REFUSALS and not torn:
         return ""
     reason = os.strerror(number) if number else "a write failed"
