@@ -111,7 +111,7 @@ def plain_errors() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=False) from None  # else Dagster shows the trace above the sentence
     except OSError as error:
         if sentence := disk_refusal(error):
-            raise dg.Failure(sentence, allow_retries=False) from error
+            raise dg.Failure(sentence, allow_retries=False) from None
         raise
 
 
