@@ -55,13 +55,14 @@ def probe_rows(rows: Sequence[Row]) -> list[Row]:
     """
     ordered = sorted(rows, key=lambda row: (len(row.ids), row.ids))
     longest = ordered[-1]
-    partner = max(ordered[:-1], key=lambda row: _shared(row, longest), default=longest)
+
+    def shared(row: Row) -> int:
+        """How many of its first tokens a row shares with the longest."""
+        pairs = enumerate(zip(row.ids, longest.ids, strict=False))
+        return next((index for index, (own, other) in pairs if own != other), len(row.ids))
+
+    partner = max(ordered[:-1], key=shared, default=longest)
     return list(dict.fromkeys([longest, partner, *ordered[:2]]))
-
-
-def _shared(row: Row, other: Row) -> int:
-    differ = (index for index, pair in enumerate(zip(row.ids, other.ids, strict=False)) if pair[0] != pair[1])
-    return next(differ, min(len(row.ids), len(other.ids)))
 
 
 def first_layers(base: Path) -> PreTrainedModel:
