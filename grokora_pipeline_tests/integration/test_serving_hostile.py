@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline.serving.gateway.bodies import chat_request
+from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline_tests.gateway import Running, Setup, serving, until
 from grokora_pipeline_tests.integration.test_serving_gateway import AGENTS, BASH, TASK
 
@@ -198,6 +199,11 @@ def test_a_dated_tool_of_the_provider_is_left_out_beside_the_callers_own(running
     ):
         reply = send(running, path, BODIES[path] | {"tools": [own, {"type": kind, "name": "web_search"}]})
         assert (reply.status_code, reply.headers["x-grokora-ignored"]) == (200, f"tools.{kind}")
+        line = next(one for one in running.lines() if one["call"] == reply.headers["x-grokora-call"])
+        tools = exchange(line["request"], line["response"], path).tools  # what is learnt is what was answered
+        base = running.gateway.champions.base
+        assert base
+        assert tuple(base.chat.encode_prompt([TASK], tools)) == running.engine.asks[-1].prompt
 
 
 def test_reasoning_that_a_caller_sends_back_is_in_the_prompt_as_a_message_has_it(running: Running) -> None:

@@ -4,23 +4,18 @@ Messages and tools are lowered by the readers of logs, so that a prompt that is 
 recording are one text. Readers pass over what they do not understand; a caller is told instead, by `GrokoraError`.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.lowering import clean, lower_tools
+from grokora_pipeline.sessions.readers.lowering import clean, is_optional_tool, lower_tools
 
 Json = dict[str, Any]
 _MEDIA = ("image", "audio", "video", "file", "document")
 _ITEMS = {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
           "reasoning", "local_shell_call", "local_shell_call_output", "web_search_call"}  # fmt: skip
-# Tools of the provider's own that Codex and Anthropic's SDKs offer beside those that the caller runs. A model need not
-# call what it is offered, so an answer without them is a right one.
-_OPTIONAL_TOOLS = {"web_search", "web_search_preview", "web_fetch", "image_generation", "tool_search"}
-_VERSION = re.compile(r"_\d{8}$|_\d{4}_\d{2}_\d{2}$")  # Anthropic's and OpenAI's tools may end in a date
 
 
 # What the members of a chat request are called by those who speak another API, for errors.
@@ -64,7 +59,7 @@ def optional_tools(body: Mapping[str, Any]) -> list[str]:
     """The types of offered tools that only the provider could run and that an agent can do without."""
     tools = body.get("tools")
     kinds = [str(tool.get("type")) for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
-    optional = [kind for kind in kinds if _VERSION.sub("", kind) in _OPTIONAL_TOOLS]
+    optional = [kind for kind in kinds if is_optional_tool(kind)]
     return optional if len(optional) < len(kinds) else []
 
 
@@ -116,6 +111,9 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
                                                                                  "developer")):  # fmt: skip
             raise GrokoraError(f"input: an item of type {kind!r} cannot be read here; send messages, function calls "
                                "and their outputs.")  # fmt: skip
+    if isinstance(body.get("input"), list):  # Codex repeats searches that its provider ran; no model here can see more
+        searched = {"type": "web_search_call"}.items()
+        body = {**body, "input": [item for item in body["input"] if not searched <= item.items()]}
     messages = _prompt(body, "responses")
     if not messages:
         raise GrokoraError("input: give a text or at least one message.")

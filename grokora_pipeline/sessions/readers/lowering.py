@@ -78,6 +78,12 @@ _RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult
 _RESULT_PARTS |= {"functionResponse", "function_call_output", "tool_response", "tool-return", "retry-prompt"}
 
 
+# Tools of the provider's own that Codex and Anthropic's SDKs offer beside those that the caller runs. A model need not
+# call what it is offered, so an answer without them is a right one.
+_OPTIONAL_TOOLS = {"web_search", "web_search_preview", "web_fetch", "image_generation", "tool_search"}
+_VERSION = re.compile(r"_\d{8}$|_\d{4}_\d{2}_\d{2}$")  # Anthropic's and OpenAI's tools may end in a date
+
+
 class Record(NamedTuple):
     """One JSON value of a log: a line of JSONL, an element of a JSON list, or the whole document."""
 
@@ -561,10 +567,20 @@ def pair_results(messages: Sequence[Message]) -> list[Message]:
     return paired
 
 
+def is_optional_tool(kind: str) -> bool:
+    """Whether tools of this type run on a provider's servers and can be done without, such as `web_search`."""
+    return _VERSION.sub("", kind) in _OPTIONAL_TOOLS
+
+
 def lower_tools(value: Any) -> list[Json] | None:
-    """Tool schemas in OpenAI's shape from any shape, also as JSON text; None where there are none."""
+    """Tool schemas in OpenAI's shape from any shape, also as JSON text; None where there are none.
+
+    Tools that only a provider could run (`is_optional_tool`) are left out, as the gateway leaves them out.
+    """
     tools: list[Json] = []
     for raw in map(as_object, _listed(as_json(value))):
+        if is_optional_tool(name_text(raw.get("type"))):
+            continue
         raw = as_object(raw.get("toolSpec")) or raw  # noqa: PLW2901 – Bedrock wraps each
         declared = raw.get("function_declarations") or raw.get("functionDeclarations")
         if isinstance(declared, list):
