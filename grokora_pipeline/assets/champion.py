@@ -57,6 +57,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec("has_champion", asset=project.key(key))],
     )
     def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
+        """Let the gate decide, and move the pointer if the challenger passes."""
         with plain_errors():
             decision, report = _judge(project, agent.name, _rule(config.rule), context.instance)
             registry, challenger = Registry(project.store), str(decision.versions["adapter"])

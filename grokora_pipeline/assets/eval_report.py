@@ -100,12 +100,14 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
     )
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig) -> Made:
+        """Judge base, few-shot, adapter and champion on the held-out rows of the present split."""
         with plain_errors():
             inputs, plan = _inputs(project, agent, config.resolved(resolve(project, agent).preset == "sample"))
             if config.measure_again:  # the run's id makes a new version, and without a cache all is generated anew
                 inputs, plan = {**inputs, "measured": context.run_id}, {**plan, "cache": None}
 
             def build(staged: Path) -> None:
+                """Write the report's folder in a process that has the device."""
                 told = {
                     "output": str(staged),
                     "history": _history(project, agent, key),

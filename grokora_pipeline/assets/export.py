@@ -66,6 +66,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         description="The champion for llama.cpp, Ollama, vLLM, MLX or PEFT, with its template and a card.",
     )
     def export(context: dg.AssetExecutionContext, config: ExportConfig) -> Iterator[Made]:
+        """Write the champion for the configured engine; nothing if none is configured or there is no adapter."""
         if not config.to:
             context.log.info("No engine is configured, so nothing is exported; the job export_champions does it.")
             return
@@ -76,6 +77,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             plan = export_plan(project, agent, config)
 
             def build(staged: Path) -> None:
+                """Write the export's folder and `export.json`."""
                 card = project.gpu(context).run(context, WORKER, {**plan, "output": str(staged)}, staged)
                 write_json(staged / "export.json", card)
 

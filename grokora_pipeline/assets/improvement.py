@@ -61,6 +61,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
         "logs; the next dataset holds them.",
     )
     def improvement(context: dg.AssetExecutionContext, config: ImproveConfig) -> Made:
+        """Sample the champion's answers to training prompts and record those that the verifier accepts."""
         with plain_errors():
             spec = improve.model_copy(update=config.model_dump(exclude_none=True))
             store, base = project.store, project.store.require("base_model")
@@ -82,6 +83,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
             version = content_version(inputs)[:12]
 
             def build(staged: Path) -> None:
+                """Write the recordings in a process that has the device."""
                 plan: dict[str, Any] = {
                     "agent": agent.name,
                     "version": version,

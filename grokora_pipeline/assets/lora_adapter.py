@@ -63,11 +63,13 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         ],
     )
     def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig) -> Made:
+        """Train the adapter of the present split, dataset and knobs."""
         with plain_errors():
             plan = training_plan(project, agent, config.knobs.as_knobs())
             inputs = {"versions": plan["versions"], "knobs": plan["knobs"], "code": version}
 
             def build(staged: Path) -> None:
+                """Write the adapter's folder in a process that has the device."""
                 with project.store.work(key, content_version(inputs)) as work:  # a retry of a killed run goes on there
                     folders = {"output": str(staged), "work": str(work)}
                     project.gpu(context).run(context, "grokora_pipeline.training", {**plan, **folders}, staged)

@@ -92,6 +92,7 @@ def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionConte
     base, dataset = store.require("base_model"), store.require(key_of(agent, "task_dataset"))
 
     def build(staged: Path) -> None:
+        """Write base and adapter as one model, with the answers that prove it."""
         examples = islice(read_examples(dataset.path), _PROMPTS)
         plan = {
             "base": str(base_folder(base.path)),

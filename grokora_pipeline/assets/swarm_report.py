@@ -65,6 +65,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
     )
     def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig) -> Made:
+        """Let the swarm of bases and the swarm of champions do the same unseen tasks."""
         with plain_errors():
             chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))
             base = project.store.require("base_model")
@@ -75,6 +76,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
             examples = {role: found for role, found in datasets.items() if found}
 
             def build(staged: Path) -> None:
+                """Write the report's folder in a process that has the device."""
                 plan = {
                     "base": str(base_folder(base.path)),
                     "adapters": {role: str(found.path) if found else None for role, found in champions.items()},

@@ -93,12 +93,14 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         ],
     )
     def task_dataset(context: dg.AssetExecutionContext, config: selection_config(agent)) -> Result:  # type: ignore[valid-type]
+        """Select the learnable calls of the agent; a dataset that is no dataset is not published."""
         options = DatasetOptions(**config.model_dump())
         left_out = forgotten(project.store)
         with plain_errors():
             turns = project.store.require("session_logs")
 
             def build(staged: Path) -> str:
+                """Write examples and report; RefusedError if a line is no example."""
                 earlier = [one.path for one in project.store.versions(key)] if options.replay else []
                 report = build_examples(
                     turns.path,

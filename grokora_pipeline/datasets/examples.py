@@ -122,12 +122,14 @@ def build_examples(
     report, left_out = DatasetReport(near_duplicate=options.near_duplicate), frozenset(forgotten)
 
     def refused(turn: TurnRow) -> str | None:
+        """Why a turn may not be learnt; None if it may."""
         own, last = blame.get(turn["session_id"]), steps[turn["session_id"]][1]
         return refuse(turn, own, options, teachers=agent.teachers, forgotten=left_out, last_step=last)
 
     compares, candidates = options.learn_from in ("ratings", "preferences"), list[Example]()
 
     def keep(turn: TurnRow, reason: str) -> None:
+        """Keep a turn that may not be learnt as the worse of two answers, if it can be one."""
         if compares and is_worse(turn, reason, options):
             candidates.append(_example(turn))
             candidates[-1].meta |= {"weight": 1, "blamed": turn["blamed"]}

@@ -284,9 +284,11 @@ class _Placement:
         weights = {"train": 1.0, "validation": self.share / (1 - self.share)}
 
         def rank(name: str) -> tuple[float, str]:
+            """Most ties across the sides first; a validation example counts less, since they are fewer."""
             return -len(across.get(name, ())) * weights[self.sides[name]], name
 
         def hold(name: str) -> None:
+            """Take an example out of both sides, and with it all its ties."""
             for other in across.pop(name):
                 across[other].discard(name)
                 if not across[other]:

@@ -79,10 +79,12 @@ def encode_text(text: str, savings: Savings | None = None) -> str:
         return savings.add(text, whole)
 
     def fenced(match: re.Match[str]) -> str:
+        """The TOON of a JSON block between fences, or the block as it is."""
         encoded = encode_payload(match.group(1))
         return match.group() if encoded is None else savings.add(match.group(), f"```toon\n{encoded}\n```")
 
     def inline(match: re.Match[str]) -> str:
+        """The TOON of JSON that ends a line of text, or the text as it is."""
         encoded = encode_payload(match.group("json"))
         lead = match.group("lead").rstrip()
         return match.group() if encoded is None else savings.add(match.group(), f"{lead}\n{encoded}".lstrip("\n"))

@@ -163,6 +163,7 @@ def _instruction(job: _Run) -> FixedPrompt:
     rows = [by_turn[turn_id] for turn_id in choose_rows(by_turn, SEARCH_ROWS)]
 
     def value(prompt: FixedPrompt, examples: Sequence[Example]) -> float:
+        """The mean of the main metric with a prompt before the examples; higher is better."""
         asked = [job.chat.encode_prompt(prompt.applied_to(one["prompt"]), one.get("tools")) for one in examples]
         texts = [job.chat.decode(answer.tokens) for answer, _ in job.systems.answers(None, asked, job.decoding)]
         scored = [as_answer(_scored(job, one, text)) for one, text in zip(examples, texts, strict=True)]
@@ -178,6 +179,7 @@ def _answers(job: _Run, system: _System) -> list[Prediction]:
     """One system's answers and likelihoods as rows of predictions.jsonl."""
 
     def told(done: int, total: int) -> None:
+        """Report the progress of this system."""
         job.reporter.progress(done, total, system=system.name)
 
     made = job.systems.answers(system.adapter, system.prompts, job.decoding, told)

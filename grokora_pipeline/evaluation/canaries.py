@@ -33,6 +33,7 @@ def redacted_canaries(logs: Path, examples: Sequence[Example], count: int, seed:
             found.setdefault(canary.secret, canary)
 
     def place(canary: Canary) -> tuple[bool, bytes]:
+        """The order in which secrets are planted: personal data last, the others as the seed shuffles them."""
         return canary.kind in _PERSONAL, hashlib.sha256(f"{seed}:{canary.secret}".encode()).digest()
 
     return sorted(found.values(), key=place)[:count]

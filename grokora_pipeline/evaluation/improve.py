@@ -105,6 +105,7 @@ def _of_sandbox(
     decoding = Decoding(spec.max_new_tokens, spec.temperature)
 
     def answer(calls: Sequence[AgentCall]) -> list[Message]:
+        """The answers of the agents' adapters to calls of tasks side by side, in the order of the calls."""
         messages: dict[int, Message] = {}
         for agent in {call.agent for call in calls}:
             own = {place: call for place, call in enumerate(calls) if call.agent == agent}

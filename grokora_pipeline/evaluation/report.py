@@ -203,6 +203,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scale = 38 / (high - low or 1.0)
 
     def draw(line: list[tuple[int, float]]) -> str:
+        """The points of an SVG polyline, in a box of 100 x 40."""
         corners = line if len(line) > 1 else line * 2  # a single point is drawn as a dot
         return " ".join(f"{100 * step / last:.2f},{39 - (value - low) * scale:.2f}" for step, value in corners)
 

@@ -164,6 +164,7 @@ def _flipped(differences: FloatArray, weights: FloatArray, alpha: float, seed: i
     sampled = 2 ** len(differences) > FLIPS
 
     def p_value(true: float) -> float:
+        """The share of sign flips whose sum is at least as far from the true difference as the observed one."""
         # sums in float32 differ in their last digits by the order of addition: equal flips must count as equal
         hits = int((np.abs(flipped - true * shift) >= abs(total - true * weight) - 1e-4).sum())
         return (hits + 1) / (len(flips) + 1) if sampled else hits / len(flips)

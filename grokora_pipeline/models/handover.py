@@ -218,6 +218,7 @@ def _role_marks(chat: ChatFormat, tools: Any) -> dict[str, tuple[str, str]]:
     end = re.compile(rf"(.*{re.escape(chat.stop_token)}\n*)?(.*)", re.DOTALL)
 
     def split(gap: str) -> tuple[str, str]:
+        """What ends the turn before, and what begins the next."""
         match = end.fullmatch(gap)
         return (match[1] or "", match[2]) if match else ("", gap)
 

@@ -38,6 +38,7 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
     device = choose_device()
 
     def logits(model: PreTrainedModel) -> list[torch.Tensor]:
+        """Logits (tokens, vocabulary) of each prompt, in fp32 on the CPU."""
         with torch.inference_mode():
             rows = (torch.tensor([row], device=device) for row in ids)
             return [model(input_ids=row, use_cache=False).logits[0].float().cpu() for row in rows]

@@ -127,6 +127,7 @@ class _Generation(Extension):
     tags = {"generation"}  # noqa: RUF012 - jinja's own attribute
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The statements between `generation` and `endgeneration`, as if the marks were not there."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

@@ -327,6 +327,7 @@ Swarm Metrics:
 
 def _swarm_log(facts: dict[str, Any], executions: list[dict[str, Any]], begin: datetime) -> str:
     def at(timestamp: float) -> str:
+        """A time of day as Grokputer's logs write it."""
         return f"[{datetime.fromtimestamp(timestamp, begin.tzinfo).strftime('%H:%M:%S.%f')[:-3]}]"
 
     agents, count = ("coordinator", "observer", "actor"), len(executions)

@@ -16,6 +16,7 @@ def plant(rng: random.Random) -> list[str]:
     """One fake of each kind, in a fixed order. Every key says FAKE; hosts, addresses and numbers are reserved ones."""
 
     def noise(length: int) -> str:
+        """So many random letters and digits."""
         return "".join(rng.choices(string.ascii_letters + string.digits, k=length))
 
     return [
@@ -36,6 +37,7 @@ def plant(rng: random.Random) -> list[str]:
 
 def _jwt(signature: str) -> str:
     def part(value: dict[str, str]) -> str:
+        """A JSON object as a part of a token: base64url without padding."""
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
     return f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part({'sub': 'FAKE'})}.{signature}"

@@ -116,6 +116,7 @@ class _Short(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, look: tuple[Tensor, float]) -> Tensor:
+        """Outputs of shape (batch, KV heads, queries of a head, width of a value)."""
         mask, scale = look
         flat = q.flatten(2, 3) * scale
         scores = (flat @ k.transpose(-1, -2)).view(*q.shape[:-1], -1)
@@ -126,6 +127,7 @@ class _Short(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of queries, keys and values, from the shares of the forward pass."""
         q, k, v, shares = ctx.saved_tensors
         outer = gradients[0].reshape(*q.shape[:-1], v.shape[-1])  # MLA: a value is narrower than a key
         inner = torch._softmax_backward_data(outer @ v.transpose(-1, -2), shares, -1, shares.dtype)

@@ -96,6 +96,7 @@ def step_memory(
     long = _measure(with_layers(config, depth), rows, layout, knobs, nf4=nf4, checkpointing=checkpointing)
 
     def at_full_depth(name: str) -> int:
+        """A figure of the whole model, by the line through those of two shallow ones."""
         first, second = int(getattr(short, name)), int(getattr(long, name))
         return round(first + (second - first) / (depth - period) * (total - period))
 

@@ -45,6 +45,7 @@ class _KnownStates(nn.Module):
         return self if value is decoder else value  # OPT asks its body's decoder, not the body
 
     def forward(self, *_: Any, **__: Any) -> _BodyOutput:
+        """What the body computed before, whatever is asked."""
         return _BodyOutput(last_hidden_state=self.known[0])
 
 

@@ -287,6 +287,7 @@ def _signals_noted(schedule: ScheduleCallback) -> Iterator[None]:
     """SIGTERM, Ctrl-C or a closed terminal ends training with a checkpoint, from which the same plan goes on."""
 
     def interrupt(signum: int, frame: object) -> None:
+        """Stop at the next optimiser step, with a checkpoint."""
         schedule.interrupted = True
 
     before = {number: signal.signal(number, interrupt) for number in stop_signals()}

@@ -55,6 +55,7 @@ class Metric:
 
 def _mean(score: Callable[[Answer], float | bool | None]) -> Callable[[Answer], Stats | None]:
     def stats(answer: Answer) -> Stats | None:
+        """(sum, count) of one answer; None if the metric does not apply to it."""
         value = score(answer)
         return None if value is None else (float(value), 1.0)
 
@@ -112,6 +113,7 @@ def _fields(
     """A metric of (right, given, expected) fields; F1 unless another score is given."""
 
     def value(answer: Answer) -> float | None:
+        """The metric's value of one answer; None if it does not apply."""
         counts = field_counts(answer, view)
         if counts is None:
             return None
@@ -189,6 +191,7 @@ def code_runs(answer: Answer) -> bool | None:
 
 def _rouge_metric(name: str) -> Metric:
     def value(answer: Answer) -> float:
+        """The metric's value of one answer; None if it does not apply."""
         given, expected = canonical(answer.prediction), canonical(answer.reference)
         return 1.0 if given == expected else rouge(given, expected)[name]  # equal texts need no word: "", "✓", "=="
 

@@ -151,6 +151,7 @@ def read_adapter(name: str, folder: Path, model: PreTrainedModel) -> Adapter:
     """An adapter folder's matrices in the model's dtype and on its device; GrokoraError where it does not fit."""
 
     def refuse(reason: str) -> GrokoraError:
+        """The error that says why the adapter cannot be served."""
         return GrokoraError(f"The adapter in {folder} cannot be served on this base model: {reason}.")
 
     if not (folder / "adapter_model.safetensors").is_file():

@@ -94,6 +94,7 @@ def grammar_for(
     only_calls = tool_choice == "required" or named is not None
 
     def grammar_of(functions: Sequence[Json]) -> str:
+        """The Lark grammar of an answer that may call these functions."""
         rules = [] if schema is None else [f"document: {_literal(chat.form.head, chat)} %json {_json_rule(schema)}"]
         if form is None:
             rules.insert(0, "start: document")

@@ -67,6 +67,7 @@ def draft_length(drafts: Sequence[tuple[int, float]], rows: int, even: float) ->
     """
 
     def rate(length: int) -> float:
+        """Tokens in the time that reading the weights takes, if drafts are at most so long."""
         gained = sum(right ** (place + 1) for tokens, right in drafts for place in range(min(tokens, length)))
         return (rows + gained) / (1 + rows * (length + 1) / even)
 

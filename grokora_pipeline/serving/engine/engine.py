@@ -91,6 +91,7 @@ class TorchEngine:
         loop, chunks = asyncio.get_running_loop(), asyncio.Queue[TokenChunk | GrokoraError]()
 
         def deliver(chunk: TokenChunk | GrokoraError) -> None:
+            """Hand a chunk to the caller's event loop, from the engine's thread."""
             try:
                 loop.call_soon_threadsafe(chunks.put_nowait, chunk)
             except RuntimeError:  # the caller's event loop has ended
@@ -139,6 +140,7 @@ class TorchEngine:
         result: Future[None] = Future()
 
         def do() -> None:
+            """Run the command on the engine's thread, and set its result."""
             try:
                 command()
                 result.set_result(None)

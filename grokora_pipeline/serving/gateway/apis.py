@@ -33,18 +33,22 @@ class _ChatWriter:
         self._head, self._usage = head, isinstance(options, dict) and bool(options.get("include_usage"))
 
     def start(self) -> Iterator[bytes]:
+        """The first events of a stream."""
         yield chunk(self._head, {"role": "assistant", "content": ""})
 
     def delta(self, delta: Json) -> Iterator[bytes]:
+        """The events of one piece of the message."""
         yield chunk(self._head, delta)
 
     def end(self, reply: Json) -> Iterator[bytes]:
+        """The last events: why it ended, and the usage."""
         yield chunk(self._head, {}, reply["choices"][0]["finish_reason"])
         if self._usage:
             yield event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": reply["usage"]})
         yield DONE
 
     def error(self, error: ApiError) -> Iterator[bytes]:
+        """The event of an error in the middle of a stream."""
         yield event(error.body())
 
 
@@ -99,11 +103,13 @@ class _MessagesWriter:
         self._prompt_tokens = prompt_tokens
 
     def start(self) -> Iterator[bytes]:
+        """The first events of a stream."""
         # Clients such as LangChain's read the prompt's tokens here only; how many were cached is known at the end.
         usage = _anthropic_usage(usage_of(self._prompt_tokens, 0, 0))
         yield named_event("message_start", {"type": "message_start", "message": {**self._head, "usage": usage}})
 
     def delta(self, delta: Json) -> Iterator[bytes]:
+        """The events of one piece of the message."""
         if text := delta.get("reasoning_content"):
             yield from self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             yield self._piece({"type": "thinking_delta", "thinking": text})
@@ -116,6 +122,7 @@ class _MessagesWriter:
             yield self._piece({"type": "input_json_delta", "partial_json": call["function"]["arguments"]})
 
     def end(self, reply: Json) -> Iterator[bytes]:
+        """The last events: why it ended, and the usage."""
         yield from self._close()
         ended = _message_end(reply["choices"][0])
         data = {"type": "message_delta", "delta": ended, "usage": _anthropic_usage(reply["usage"])}
@@ -123,6 +130,7 @@ class _MessagesWriter:
         yield named_event("message_stop", {"type": "message_stop"})
 
     def error(self, error: ApiError) -> Iterator[bytes]:
+        """The event of an error in the middle of a stream."""
         yield named_event("error", _anthropic_error(error))
 
     def _block(self, kind: str, block: Json) -> Iterator[bytes]:
@@ -251,10 +259,12 @@ class _ResponsesWriter:
         self._open: Json | None = None  # the message or the reasoning that grows
 
     def start(self) -> Iterator[bytes]:
+        """The first events of a stream."""
         for kind in ("response.created", "response.in_progress"):
             yield self._event(kind, response=self._head)
 
     def delta(self, delta: Json) -> Iterator[bytes]:
+        """The events of one piece of the message."""
         if text := delta.get("reasoning_content"):
             yield from self._grow("reasoning", "rs", text)
         if text := delta.get("content"):
@@ -277,11 +287,13 @@ class _ResponsesWriter:
             yield self._event("response.output_item.done", output_index=index, item=done)
 
     def end(self, reply: Json) -> Iterator[bytes]:
+        """The last events: why it ended, and the usage."""
         yield from self._close_text()
         whole = _ended(self._head, self._output, reply)
         yield self._event(f"response.{whole['status']}", response=whole)
 
     def error(self, error: ApiError) -> Iterator[bytes]:
+        """The event of an error in the middle of a stream."""
         details = {"code": error.code or "server_error", "message": error.message}
         yield self._event("response.failed", response={**self._head, "status": "failed", "error": details})
 

@@ -42,6 +42,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        """Follow the champions' pointers while the server runs; close the recordings at its end."""
         app.state.following = asyncio.create_task(gateway.champions.follow())
         try:
             yield
@@ -69,6 +70,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
     refused = gateway.metrics.refused
 
     def refuse(request: Request, error: Exception) -> Response:
+        """An error in the shape of the API that was called."""
         answer = _public_error(request.url.path, error)
         refused.labels(str(answer.status)).inc()
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
@@ -245,6 +247,7 @@ class _AccessLog:
         started, status, by = time.perf_counter(), 0, "-"
 
         async def noted(message: Message) -> None:
+            """Note the status and who answered, as the response passes."""
             nonlocal status, by
             if message["type"] == "http.response.start":
                 status = message["status"]

@@ -35,6 +35,7 @@ class _Response(NamedTuple):
 
     @classmethod
     def of(cls, session: str, body: Mapping[str, Any], reply: Mapping[str, Any]) -> "_Response":
+        """A response with what it was asked, as later requests continue it."""
         said, output = body.get("input"), reply.get("output")
         asked = [{"role": "user", "content": said}] if isinstance(said, str) else said if isinstance(said, list) else []
         output = output if isinstance(output, list) else []

@@ -213,6 +213,7 @@ class Gateway:
         user = _session_of(request, body)
 
         def lower() -> None:
+            """Bring the body into the shape of a chat request, with the conversation that it continues."""
             nonlocal whole, chat, user
             if api.name == "responses":
                 whole, earlier = self._conversations.resolve(body, session_name(user) if user else "")
@@ -320,6 +321,7 @@ class Gateway:
             answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt, originals)
 
             async def drain() -> None:
+                """Read the answer to its end, so that it is recorded whole."""
                 async with aclosing(answer.deltas()) as deltas:
                     async for _ in deltas:
                         pass
@@ -376,6 +378,7 @@ class Gateway:
             raw = b""
 
             async def receive() -> None:
+                """Read the upstream's whole body."""
                 nonlocal raw
                 raw = await response.aread()
 

@@ -107,6 +107,7 @@ class Server(uvicorn.Server):
         """Wait for the answers, end those that take too long, then close everything."""
 
         async def end_late_answers() -> None:
+            """End the answers that are not done when the time for them is over."""
             await asyncio.sleep(self._seconds)
             await self._gateway.end_answers()
 

@@ -85,6 +85,7 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
     """The function that reads a file of the shape."""
 
     def read(source: Source) -> Iterator[Item]:
+        """The turns and problems of a file of the shape."""
         held: list[Json] = []
         calls = 0
         for record in records(source):

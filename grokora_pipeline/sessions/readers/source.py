@@ -184,9 +184,11 @@ class _Limited(io.RawIOBase):
         self._read, self._left = getattr(stream, "read1", stream.read), size
 
     def readable(self) -> bool:
+        """Always, as io.RawIOBase asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with what is left of the file's part; the number of bytes."""
         block = self._read(min(len(buffer), self._left)) if self._left > 0 else b""
         buffer[: len(block)] = block
         self._left -= len(block)
@@ -210,6 +212,7 @@ class _ParquetLines:
         )
 
     def read(self, size: int) -> bytes:
+        """At most `size` bytes of the lines."""
         while len(self._held) < size and (line := next(self._lines, b"")):
             self._held += line
         block, self._held = self._held[:size], self._held[size:]

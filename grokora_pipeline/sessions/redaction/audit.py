@@ -25,6 +25,7 @@ def surviving_secrets(session_logs: Path, days: Sequence[str] | None = None) -> 
         rules: list[str] = []
 
         def look(text: str, _name: str, _depth: int, rules: list[str] = rules) -> str:
+            """Note what is found in a text; the text stays as it is."""
             rules += (finding.rule for finding in in_text(text))
             return text
 
@@ -42,6 +43,7 @@ def kinds_in(value: Any) -> list[str]:
     kinds: list[str] = []
 
     def look(text: str, name: str, _depth: int) -> str:
+        """Note what is found in a text; the text stays as it is."""
         kinds.extend(piece.kind for piece in scan(text, name) if not isinstance(piece, str) and piece.family)
         return text
 

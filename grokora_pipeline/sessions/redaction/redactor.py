@@ -87,6 +87,7 @@ class Redactor:
         scans: dict[tuple[str, str], tuple[Piece, ...]] = {}
 
         def remember(text: str, name: str, _: int) -> str:
+            """Scan a text once, and note the secrets in it."""
             if (text, name) not in scans:
                 self._memory.reserve(text)
                 self._memory.recall(text)
@@ -120,6 +121,7 @@ class Redactor:
             spreading = self._memory.spreading
 
             def replace(text: str, name: str, _: int) -> str:
+                """The text with placeholders for what was found in it."""
                 pieces = []
                 for piece in scans[text, name]:
                     if isinstance(piece, Finding):
