@@ -614,9 +614,9 @@ def test_the_second_scan_is_silent_after_redaction_and_finds_secrets_where_there
     ],
 )
 def test_hostile_text_is_redacted_in_linear_time(text: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()  # of this process alone, however busy the machine is
     Redactor().redact(text)
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
@@ -697,6 +697,22 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("INSERT INTO log VALUES ('auth=(''bob'', ''8ufPn2pSJ17D'')')", "8ufPn2pSJ17D"),
         ("GET /x?q=%c5%9fifre%3a%20W6okxoaTa7", "W6okxoaTa7"),
         ("GET /x?q=login%3A%20bob%40example.com%20%2F%20eQkQOVg1Vg", "eQkQOVg1Vg"),
+        # a user and a password in one flag, spoken pairs, codes
+        ("etcdctl --user root:pv29ViVfXrnA get /", "pv29ViVfXrnA"),
+        ("skopeo copy --src-creds bob:6s0z1Mrr1DjJ docker://x dir:y", "6s0z1Mrr1DjJ"),
+        ("lftp -u bob,Vp0FdM6w1ZOZ ftp://x", "Vp0FdM6w1ZOZ"),
+        ("smbclient -U 'CORP\\bob%nsAuF4n0Jvjq' //x/y", "nsAuF4n0Jvjq"),
+        ("7z x -pzF5vWQyKGoH6 a.7z", "zF5vWQyKGoH6"),
+        ("username admin password 7 A5BA10027CD1E2A53B", "A5BA10027CD1E2A53B"),
+        ("use admin:jjzxH91zY6 to get in", "jjzxH91zY6"),
+        ("creds are bob:74iwbLgoxS", "74iwbLgoxS"),
+        ("G-119071 is your Google verification code", "119071"),
+        ("backup codes: 5404-3624 1234-5678", "5404-3624"),
+        (f"the auth token {REST}", REST),
+        (f"MJ_APIKEY_PRIVATE={REST}", REST),
+        (f"https://api.weather.example/data/2.5/weather?q=x&appid={REST}", REST),
+        ("https://maker.example/trigger/x/with/key/Rs5ERT2P9IVcsICaZK92Ls", "Rs5ERT2P9IVcsICaZK92Ls"),
+        (f"https://outlook.office.com/webhook/{uuid.UUID(REST)}@{uuid.UUID(REST)}/IncomingWebhook/{REST}/1", REST),
         # a line break within a name, told by the width of its line alone
         (f"{'word ' * 15}PASSW\nORD=onlyletters and so on", "onlyletters"),
     ],
@@ -719,6 +735,14 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "https://fonts.gstatic.com/s/inter/v13/UcCO3FwrK3iLTeHuS_fvQtMwCp50KnMw2boKoduKmMEVuLyfAZ9hiA.woff2",
         '{"key": "Escape", "code": "Escape", "keyCode": 27}',
         "SECRET_KEY=\nDEBUG=1",
+        "decode_dss_signature = asn1.decode_dss_signature; F.Minipass=void 0;",
+        "connect(credentials=insecure_channel_credentials, private_key=PrivateKey2, passwd=TEST_PASSWD)",
+        'dsn = "mongodb://{username}:{password}@{host}:{port}/?replicaSet={name}".format(**values)',
+        'echo "::error title=Missing Secret::ANTHROPIC_API_KEY must be configured"',
+        'token = r"[-!#$%&*+.^_~0-9a-zA-Z]+"',
+        '__license__ = "BSD 3-Clause License"',
+        "docker run -u 1000:1000 x; grep -l foo -A 3 x; git push -u origin feature/abc123",
+        "use torch:2.7.1 or Qwen/Qwen2.5-7B-Instruct with localhost:8080; admin/Settings2.tsx",
         "MasterUserPassword: !Ref DBPassword",
         "LoadCredential=token:/etc/app/token",
         'DB_PASSWORD="op://vault/db/password"',

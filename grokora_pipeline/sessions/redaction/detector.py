@@ -129,6 +129,8 @@ def looks_random(text: str) -> bool:
         or not any(map(str.isalpha, text))
     ):
         return False
+    if len(text) >= 20 and is_hash(text):
+        return is_mixed(text) and len(set(text)) >= 8
     parts = re.split(r"[^A-Za-z0-9]+", text)
     if len(parts) > 2 and all(len(part) <= 3 or part.isdigit() or is_wordlike(part) for part in parts):
         return False  # a dotted path, a name in kebab case

@@ -18,7 +18,7 @@ Meaning = Literal["", "password", "key", "phone"]
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SUFFIXES = _set(  # words after the telling one that change nothing
     "value text string str plain plaintext raw b64 base64 hex new old current previous default main primary secondary "
-    "prod production stage staging dev test live confirm confirmation again repeat env"
+    "private prod production stage staging dev test live confirm confirmation again repeat env"
 )
 # any value of these is secret; the short ones only as whole words
 _PASSWORD_END = re.compile(

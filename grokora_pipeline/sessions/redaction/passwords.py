@@ -29,7 +29,7 @@ _APP_PASSWORD = re.compile(r"(?:[a-z]{4} ){3}[a-z]{4}")  # of Google, for progra
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
 _QUOTE = r"(?:\\{0,3}[\"'`]|\"\"|''|'\\'')"  # doubled in CSV, SQL and YAML, interrupted in a shell
-_SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value)[\W_]+)?", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value|token|key|secret|hex)[\W_]+){0,3}", re.IGNORECASE)
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
@@ -301,18 +301,23 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
         rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
-        rf"\bnet user \S+ |\s/user:\S+ |\s-[uUlx] \S+ -[pP] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
-        rf"\s/rp |\bhttps? -a \S+:|"
+        rf"\bnet user \S+ |\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
+        rf"\s/rp |\s-(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =](?:{_QUOTE})?[\w.@\\]+[:,%]|\b(?:7z\w?|"
+        rf"(?:un)?rar) [^\n|;]{{0,80}}?-h?p|"
+        rf"\s-[uo]pw |\bsnmp-server community |\b(?:password|secret|key) [05789] |\bconfig \S+ \w+:|"
         rf"\bWIFI:[^\s]{{0,60}}?P:|\bsecretsdump\S* \S+/\S+:|\b(?:jdbc:oracle:thin:|sqlplus )\w+/|"
         rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:|\bopenssl\b[^\n|;]{{0,120}}?\s-k |"
         rf"\bx11vnc\b[^\n|;]{{0,80}}?-passwd )(?:{_QUOTE})?(?P<value>{_VALUE})",
-        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uUlx] \S+ -[pP]| -U [\w\\.]+%|"
-        r" -pw | /rp |https? -a |WIFI:|secretsdump|oracle:thin:|sqlplus |"
+        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uUlx] \S+ -[pPA]|"
+        r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|7z|rar | -[uo]pw |community |"
+        r"(?i:password|secret|key) [05789] |config \S+ \w+:|"
+        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus |"
         r"\s/p:|pass(?:in|out)? pass:|openssl\b[^\n|;]* -k |x11vnc\b[^\n|;]* -passwd",
         _is_mixed_value,
-        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uUlx] \S+ -[pP]|\s/p:|pass(?:in|"
-        r"out)? pass:|"
-        r" -pw | /rp |https? -a |WIFI:|secretsdump|oracle:thin:|sqlplus | -U [\w\\.]+%",
+        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uUlx] \S+ -[pPA]|\s/p:|pass(?:in|"
+        r"out)? pass:|7z|rar | -[uo]pw |community |(?i:password|secret|key) [05789] |config \S+ \w+:|"
+        r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|"
+        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus ",
     ),
     (  # password_field.send_keys("x"), page.get_by_label("Password").fill("x")
         rf"{_FIELD}[^\n;]{{0,60}}?\.(?:{_TYPES})\(\s?{_QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){_QUOTE}\s?[,)]",
@@ -347,7 +352,7 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         rf"(?:[-*] |\d{{1,2}}[.)] )?(?P<value>{_CODE_WORD}"
         rf"(?:[\s,;]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
         r"(?i:(?:recovery|backup|rescue|scratch|one-time) (?:code|key))",
-        lambda match: is_mixed(match.group("value")) or match.group("value").replace(" ", "").isdigit(),
+        lambda match: is_mixed(match.group("value")) or re.sub("[ -]", "", match.group("value")).isdigit(),
         "",
     ),
     (  # db.example:5432:name:user:x
@@ -424,6 +429,12 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         lambda match: is_mixed(match.group("value")) and (is_hash(match.group("value")) or _is_mixed_value(match)),
         r"/(?:v[0-9]|rpc|ws)/[\w-]{28}",
     ),
+    (  # https://maker.example/trigger/x/with/key/x
+        r"://[^\s\"'<>@]{3,120}/(?:api_?)?(?:key|token|secret)s?/(?P<value>[\w-]{16,})(?![\w-])",
+        r"/(?:key|token|secret)s?/[\w-]{16}",
+        lambda match: is_mixed(match.group("value")) and looks_random(match.group("value")),
+        "",
+    ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
         rf"(?:\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b|"
@@ -435,17 +446,25 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         "",
     ),
     (  # credentials: bob / x1
-        rf"\b(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=] ?(?:[\w.@+-]+|<[^>\s]+>)"
+        rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is) ?(?:[\w.@+-]+|<[^>\s]+>)"
         rf" ?[/:] ?(?P<value>{_VALUE})",
-        r"(?i:(?:credentials?|log-?in|user(?:name)?/pass(?:word)?) ?[:=])",
+        r"(?i:(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is))",
         _is_mixed_value,
         "",
     ),
+    (  # use admin:x1 to get in, admin/x1!
+        rf"\b(?:(?:use|with|as) [\w.-]{{2,32}}:|(?:admin|administrator|root|sa)[:/])(?P<value>{_VALUE})",
+        r"(?i:(?:use|with|as) [\w.-]+:|(?:admin|administrator|root|sa)[:/])[^\s/.]{8}",
+        lambda match: _is_chosen(match) and is_mixed(match.group("value")) and not is_wordlike(match.group("value")),
+        "",
+    ),
     (  # a code that was sent, a PIN
-        r"(?:(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication) code|\bOTP|\bPIN)"
-        r"(?: is|:| =){1,2} ?|\bpasscode:? |\benter (?=\d{4,8} as (?:the|your) [\w -]{0,20}(?:code|pin)))"
+        r"(?:(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication|sms|pin|your)"
+        r" code|\bOTP|\bPIN)"
+        r"(?: is|:| =){1,2} ?|\bpasscode:? |\bpin code (?=\d{4,8}\b(?! [A-Z]))|\bG-(?=\d{6} is your)|"
+        r"\benter (?=\d{4,8} as (?:the|your) [\w -]{0,20}(?:code|pin)))"
         r"(?P<value>\d{4,8})(?!\d)",
-        r"(?i:(?:(?:code|otp|pin)(?: is|:| =){1,2} ?|passcode:? |enter )[0-9]{4})",
+        r"(?i:(?:(?:code|otp|pin)(?: is|:| =){1,2} ?|passcode:? |pin code |\bG-|enter )[0-9]{4})",
         None,
         "",
     ),
@@ -473,7 +492,7 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
     ),
     (  # the query of a URL
         r"[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
-        r"(?i:[?&;](?:pass|pw|sig|signature|key|code|auth|X-Amz-(?:Signature|Credential|Security-Token))=)",
+        r"(?i:[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|Security-Token))=)",
         _is_mixed_value,
         "",
     ),

@@ -53,7 +53,7 @@ _SURE = (
 )
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|aio_|napi_|api-|live_|"
-    r"prod_"
+    r"prod_|API-"
 )
 _PASSED = r"[^\s/@\"'<>]{1,200}"  # the password of a URL
 
@@ -236,12 +236,12 @@ _TOKENS = (
         # New Relic, Jenkins, Klaviyo, Dagster, PagerDuty, Bitwarden, fal
         r"(?<![\w-])(?:[0-9a-f]{36}FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]{1,40}):[0-9a-f]{32}|"
         r"u\+[\w-]{18}|0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
-        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:[0-9a-f]{32}|"
+        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
         r"00D\w{12,15}![\w.]{60,}|A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
         r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
-        r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}:[0-9a-f]{32}|"
+        r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|A{15}|t1\.[\w-]{60}",
     ),
     detector(  # a name, an environment, and a UUID or parts of hexadecimal digits: access-production-..., st.x.x
@@ -254,10 +254,10 @@ _TOKENS = (
     ),
     detector(
         "webhook",
-        r"(?:discord(?:app)?\.com/api/webhooks/\d+|webhook\.office\.com/webhookb2|hooks\.zapier\.com/hooks/catch|"
+        r"(?:discord(?:app)?\.com/api/webhooks/\d+|webhook\.office\.com/webhookb2|outlook\.office(?:365)?\.com/webhook|hooks\.zapier\.com/hooks/catch|"
         r"hooks\.slack(?:-gov)?\.com/\w+)/"
         r"(?P<value>[\w@/-]{12,})",
-        r"/api/webhooks/[0-9]|webhook\.office\.com|hooks\.zapier\.com|hooks\.slack",
+        r"/api/webhooks/[0-9]|webhook\.office\.com|outlook\.office|hooks\.zapier\.com|hooks\.slack",
         "value",
     ),
     detector(  # whoever knows the address of a hook may call it, whosever hook it is
