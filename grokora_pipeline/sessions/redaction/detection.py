@@ -9,6 +9,7 @@ import html
 import json
 import re
 import urllib.parse
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -148,12 +149,12 @@ class _Draft:
         return repr(walk(value, self.member, depth + 1))
 
     def _detect(self, text: str) -> str:
-        found = detectors.candidates(text)
-        for detector in found:  # of the address of a hook the published rules know the beginning
+        possible = detectors.candidates(text)
+        for detector in possible:  # of the address of a hook the published rules know the beginning
             if detector.kind == "webhook":
                 text = self._apply(detector, text)
         text = self._replaced(text, published.in_text(text))
-        for detector in found:
+        for detector in possible:
             if detector is BASE64_KEY:
                 text = BASE64.sub(lambda match: self._decoded(match.group()), text)
             text = self._apply(detector, text)
@@ -189,7 +190,8 @@ class _Draft:
                 continue
             if public is None:
                 public = [one.span() for one in PUBLIC.finditer(text)]
-            if any(one <= start < other for one, other in public):
+            before = bisect_right(public, (start, len(text))) - 1
+            if before >= 0 and start < public[before][1]:
                 continue
             pieces += [text[end:start], self._token(detector.family, detector.kind, value)]
             end = _key_end(text, stop) if detector.family == "SECRET" and stop == match.end() else stop
@@ -218,8 +220,16 @@ def walk(value: Any, visit: Any, depth: int = 0) -> Any:
             for name, one in value.items()
         }
     if isinstance(value, list):
-        flags = [one if isinstance(one, str) and one.startswith("-") else None for one in ("", *value)]
-        return [_walk_argument(flag, one, visit, depth) for flag, one in zip(flags, value, strict=False)]
+        # in a list of arguments what follows a flag such as `--api-key` is the secret, whatever it looks like
+        flags = [
+            isinstance(one, str) and one.startswith("-") and meaning(one) in {"key", "password"} for one in ("", *value)
+        ]
+        return [
+            visit(one, "password", depth)
+            if flag and isinstance(one, str) and not one.startswith("-")
+            else walk(one, visit, depth + 1)
+            for flag, one in zip(flags, value, strict=False)
+        ]
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
         return _number(value, "", visit, depth)
     return value
@@ -235,13 +245,6 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
         return {name: "password" for name in typed if isinstance(members[name], str) and " " not in members[name]}
     entry = next((members[name] for name in ("name", "key", "Name", "Key") if name in members), None)
     return {} if entry is None else {name: entry for name in typed if name in {"value", "Value"}}
-
-
-def _walk_argument(flag: str | None, value: Any, visit: Any, depth: int) -> Any:
-    """What follows a flag such as `--api-key` in a list of arguments is the secret, whatever it looks like."""
-    if flag and isinstance(value, str) and not value.startswith("-") and meaning(flag) in {"key", "password"}:
-        return visit(value, "password", depth)
-    return walk(value, visit, depth + 1)
 
 
 def _walk_member(name: object, value: Any, visit: Any, depth: int) -> Any:

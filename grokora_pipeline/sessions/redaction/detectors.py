@@ -101,9 +101,9 @@ def _run() -> Any:
 
 def _has_high_entropy(text: bytes) -> bool:
     """Whether a run of characters looks like a token, alone or as a part of a path."""
-    place = 0
-    while match := _run().search(text, place):
-        whole, place = match.group().decode(), match.end()
+    offset = 0
+    while match := _run().search(text, offset):
+        whole, offset = match.group().decode(), match.end()
         if any(is_high_entropy(part, limit=3.0) for part in (whole, *re.split(r"[/+]", whole)) if len(part) >= 20):
             return True
     return False
@@ -136,9 +136,9 @@ def candidates(text: str) -> list[Detector]:
     """The detectors that could find something in a text, in their order."""
     raw = text.encode("utf-8", "replace")
     groups = [hints for gate, hints in _groups() if gate.search(raw) is not None]
-    found = [one for hints in groups for hint, one in hints if hint.search(raw) is not None]
-    found += [SEED_PHRASE] if _has_seed_phrase(raw) else []
-    return [*found, BASE64_KEY, HIGH_ENTROPY] if _has_high_entropy(raw) else found
+    possible = [one for hints in groups for hint, one in hints if hint.search(raw) is not None]
+    possible += [SEED_PHRASE] if _has_seed_phrase(raw) else []
+    return [*possible, BASE64_KEY, HIGH_ENTROPY] if _has_high_entropy(raw) else possible
 
 
 def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:
@@ -147,10 +147,10 @@ def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:
         yield from detector.pattern.finditer(text)
         return
     end = 0
-    done = {place for placeholder in PLACEHOLDER.finditer(text) for place in range(*placeholder.span())}
+    covered = {offset for placeholder in PLACEHOLDER.finditer(text) for offset in range(*placeholder.span())}
     whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
     for hint in re2.finditer(detector.hint, whole):
-        if hint.start() < end or hint.start() in done:
+        if hint.start() < end or hint.start() in covered:
             continue
         if match := detector.pattern.match(text, hint.start()):
             yield match

@@ -177,8 +177,7 @@ def occurrences(value: str) -> tuple[tuple[str, re.Pattern[str] | None], ...]:
     for ascii_only in (False, True):
         once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
         forms += [once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]]
-    return tuple((form, _alone(form) if len(form) < _ALONE_BELOW else None) for form in dict.fromkeys(forms))
-
-
-def _alone(form: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])")
+    return tuple(
+        (form, re.compile(rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])") if len(form) < _ALONE_BELOW else None)
+        for form in dict.fromkeys(forms)
+    )

@@ -141,7 +141,7 @@ def _is_value(match: re.Match[str]) -> bool:
     return not NOT_A_SECRET.fullmatch(match.group("value"))
 
 
-def _is_given(match: re.Match[str]) -> bool:
+def _is_flag_value(match: re.Match[str]) -> bool:
     """What follows a flag: no other flag, no file, and no word of a sentence."""
     value = match.group("value")
     if re.search(r"^[~./]|\.\w{1,4}\Z", value):
@@ -180,11 +180,6 @@ def _is_chosen(match: re.Match[str]) -> bool:
     value = match.group("value")
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
     return random and not is_hash(value) and "/" not in value
-
-
-def _is_chosen_or_quoted(match: re.Match[str]) -> bool:
-    value = match.group("value")
-    return _is_mixed_value(match) and len(value) >= 6 and (bool(match.group("quote")) or chunk_length(value) <= 3.2)
 
 
 _SPOKEN = (
@@ -240,7 +235,7 @@ _TYPES = (
     "type_text"
 )
 _CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
-_TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
+_CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
     # (pattern, hint, who has the last word, gate)
     (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x')
         rf"\b(?:set\w*|getenv|get|define|put\w*)\(\s?{_QUOTE}(?P<name>\w*(?:{TELLING})\w*){_QUOTE}\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
@@ -290,13 +285,13 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         rf"--(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))(?:{_QUOTE},)?[ =]+(?:{_QUOTE})?"
         rf"(?P<value>(?!-){_VALUE})",
         r"(?i:--[\w-]*(?:pass|passwd|password|passphrase|pw|token|secret|key)[\\\"'`]{0,4},?[ =])",
-        lambda match: bool(meaning(match.group("name"))) and _is_given(match),
+        lambda match: bool(meaning(match.group("name"))) and _is_flag_value(match),
         TELLING_GATE,
     ),
     (  # mysql -px, sshpass -p x
         rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)| +)(?:{_QUOTE})?(?P<value>(?!-){_VALUE})",
         rf"(?i:(?:{_LOGINS})\b[^\n|;]* -[pa])",
-        _is_given,
+        _is_flag_value,
         r"(?i:sshpass|docker login|podman login|mongo|mysql|mariadb|redis-cli)",
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
@@ -380,7 +375,11 @@ _TOLD: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] 
         rf"(?:(?<![\w.-])(?:ssh|smtp|mail|root|user)?pass{_QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
         r"(?i:\b(?:ssh|smtp|mail|root|user)?pass[\\\"'`]{0,4}\s?[:=]|/ pw\s?[:=])",
-        _is_chosen_or_quoted,
+        lambda match: (
+            _is_mixed_value(match)
+            and len(match["value"]) >= 6
+            and (bool(match["quote"]) or chunk_length(match["value"]) <= 3.2)
+        ),
         "",
     ),
     (  # curl -u bob:x
@@ -519,7 +518,7 @@ SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw t
 DETECTORS = (
     *(
         detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE, gate=gate)
-        for pattern, hint, accept, gate in _TOLD
+        for pattern, hint, accept, gate in _CONTEXTS
     ),
     _ASSIGNED,
     _NEAR_A_WORD,

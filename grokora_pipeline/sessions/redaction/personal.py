@@ -43,11 +43,6 @@ def iban(text: str) -> bool:
     return 15 <= len(plain) <= 34 and moved.isalnum() and int("".join(str(int(char, 36)) for char in moved)) % 97 == 1
 
 
-def _is_iban(match: re.Match[str]) -> bool:
-    told = "iban" in match.string[max(0, match.start() - 8) : match.start()].lower()
-    return iban(match.group()) and (told or match.group().isupper())  # a hash is in lower case
-
-
 def _is_card(match: re.Match[str]) -> bool:
     digits = re.sub(r"[ -]", "", match.group())
     return bool(_CARD.fullmatch(digits)) and luhn(digits) and len(set(digits)) > 1
@@ -112,18 +107,6 @@ def _check(name: str) -> Any:
     return import_module(f"stdnum.{name}")
 
 
-def _has_form(match: re.Match[str]) -> bool:
-    text = match.group()
-    return any(re.fullmatch(form, text) and (not name or _check(name).is_valid(text)) for name, form in _FORMS.items())
-
-
-def _is_labelled(match: re.Match[str]) -> bool:
-    label, text = match.group("label"), match.group("value")
-    return any(
-        re.fullmatch(word, label, re.IGNORECASE) and _check(name).is_valid(text) for name, word in _LABELLED.items()
-    )
-
-
 def _is_phone(match: re.Match[str]) -> bool:
     text: str = match.group(match.lastgroup or 0)
     if text.startswith("+"):
@@ -177,7 +160,13 @@ DETECTORS: tuple[Detector, ...] = tuple(
             "iban",
             rf"\b(?:{_IBAN})\b",
             r"(?i:[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2})",
-            accept=_is_iban,
+            accept=lambda match: (
+                iban(match.group())
+                and (
+                    match.group().isupper()  # a hash is in lower case
+                    or "iban" in match.string[max(0, match.start() - 8) : match.start()].lower()
+                )
+            ),
             flags=re.IGNORECASE,
         ),
         detector(
@@ -198,7 +187,10 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"[0-9]{17}[0-9X]|[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]|756\.[0-9]{4}\.|[0-9]\.[0-9]{3}\.[0-9]{3}-[0-9kK]|"
             r"[0-9]{6}[+A-F-][0-9]{3}|[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}|[0-9]{8}[A-Z]|[XYZ]-?[0-9]{7}|"
             r"[12] ?[0-9]{2} ?[01][0-9] ?[0-9][0-9AB] ?[0-9]{3} ?[0-9]{3}|[0-9]{6}/[0-9]{3}",
-            accept=_has_form,
+            accept=lambda match: any(
+                re.fullmatch(form, match.group()) and (not name or _check(name).is_valid(match.group()))
+                for name, form in _FORMS.items()
+            ),
         ),
         detector(
             "national_id",
@@ -208,7 +200,10 @@ DETECTORS: tuple[Detector, ...] = tuple(
                 r"\u0160\u0161", r"\x{160}\x{161}"
             ),
             "value",
-            accept=_is_labelled,
+            accept=lambda match: any(
+                re.fullmatch(word, match["label"], re.IGNORECASE) and _check(name).is_valid(match["value"])
+                for name, word in _LABELLED.items()
+            ),
             flags=re.IGNORECASE,
         ),
         detector(  # no check digits: only with its name

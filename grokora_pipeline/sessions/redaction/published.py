@@ -77,25 +77,24 @@ def published_findings(raw: bytes) -> list[tuple[int, int, str, bool]]:
 def in_text(text: str) -> list[PublishedFinding]:
     """The same in a text, by characters; in a text that is JSON itself, only what lies within one string of it."""
     raw = text.encode("utf-8", "replace")  # a lone surrogate becomes one "?", so that offsets can be told in characters
-    found = published_findings(raw)
+    spans = published_findings(raw)
     if text[:1] in ("{", "[") and text[-1:] in ("}", "]"):
-        found = [one for one in found if b'"' not in raw[one[0] : one[1]]]
-    if len(raw) == len(text):
-        return [PublishedFinding(*one) for one in found]
-    return [
-        PublishedFinding(
-            len(raw[:start].decode("utf-8", "replace")), len(raw[:end].decode("utf-8", "replace")), rule, encoded
-        )
-        for start, end, rule, encoded in found
-    ]
+        spans = [one for one in spans if b'"' not in raw[one[0] : one[1]]]
+    findings: list[PublishedFinding] = []
+    offset = chars = 0  # the end of the last one, in bytes and in characters
+    for start, end, rule, encoded in spans:
+        first = chars + len(raw[offset:start].decode("utf-8", "replace"))
+        offset, chars = end, first + len(raw[start:end].decode("utf-8", "replace"))
+        findings.append(PublishedFinding(first, chars, rule, encoded))
+    return findings
 
 
 def in_member(name: str, value: str) -> list[PublishedFinding]:
     """What the value of a JSON member holds if it is read as `name="value"`: rules that want the provider's name."""
     before = len(name) + 2
-    found = in_text(f'{name}="{value}"')
+    findings = in_text(f'{name}="{value}"')
     return [
         one._replace(start=one.start - before, end=one.end - before)
-        for one in found
+        for one in findings
         if before <= one.start and one.end - before <= len(value)
     ]

@@ -33,7 +33,7 @@ class Redactor:
 
     def __init__(self, key: Callable[[], bytes] | None = None, traces: Iterable[Trace] = ()) -> None:
         self._memory = Memory(key, traces)
-        self._found: dict[Finding, None] = {}
+        self._findings: dict[Finding, None] = {}
         self._lock = Lock()
 
     @property
@@ -56,7 +56,7 @@ class Redactor:
     @property
     def findings(self) -> list[Finding]:
         """What this redactor found itself, in that order. It holds the secrets: for memory, not for a file."""
-        return list(self._found)
+        return list(self._findings)
 
     def learn(self, findings: Iterable[Finding], *, everywhere: bool = False) -> None:
         """Take over what was found elsewhere in the session, in the order in which it is to be numbered.
@@ -94,7 +94,7 @@ class Redactor:
                 scans[text, name] = scan(text, name)
                 for piece in scans[text, name]:
                     if isinstance(piece, Finding) and piece.family:
-                        self._found.setdefault(piece)
+                        self._findings.setdefault(piece)
                         self._memory.add(piece)
             return text
 

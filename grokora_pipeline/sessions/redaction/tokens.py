@@ -62,10 +62,9 @@ def _is_not_placeholder(match: re.Match[str]) -> bool:
     return not NOT_A_SECRET.fullmatch(match.group("value"))
 
 
-def _has_random_rest(match: re.Match[str]) -> bool:
-    rest = match.group("rest")
-    random = is_hash(rest) or chunk_length(rest) <= 3.2 or not is_wordlike(rest)
-    return random and is_mixed(rest) and sum(char.isdigit() for char in rest) >= 2
+def _is_random_body(text: str) -> bool:
+    """Whether what stands behind a prefix, or ends an address, is a key and no words with a number."""
+    return is_mixed(text) and (is_hash(text) or chunk_length(text) <= 3.2 or not is_wordlike(text))
 
 
 def _is_prefixed(match: re.Match[str]) -> bool:
@@ -77,17 +76,7 @@ def _is_prefixed(match: re.Match[str]) -> bool:
         or re.search(r"(?i)(?:id|uuid|hash|trace|span|session|cache|idempotency|public)[-_.]", text)
     )
     dotted = match.group("dotted")
-    return not public and (dotted is None or (is_mixed(dotted) and (is_hash(dotted) or chunk_length(dotted) <= 3.2)))
-
-
-def _is_hook(match: re.Match[str]) -> bool:
-    """The address of a hook ends in something random; a page about hooks ends in words."""
-    value = match.group("value")
-    return is_mixed(value) and chunk_length(value) <= 3.2
-
-
-def _is_aws_secret(match: re.Match[str]) -> bool:
-    return is_random_token(match.group("value"), 3.5)
+    return not public and (dotted is None or _is_random_body(dotted))
 
 
 _KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts of a cloud; and hashes with their name
@@ -189,7 +178,7 @@ _AWS_PAIR = detector(
     r"(?P<value>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])",
     r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",
     "value",
-    accept=_is_aws_secret,
+    accept=lambda match: is_random_token(match["value"], 3.5),
     anchored=True,
 )
 _TWILIO_PAIR = detector(
@@ -229,7 +218,7 @@ _TOKENS = (
         "provider_key",
         rf"(?<![A-Za-z0-9_-])(?:{_LIKELY})(?P<rest>[\w.-]{{17,}}\w)",
         rf"(?:{_LIKELY})[\w.-]{{18}}",
-        accept=_has_random_rest,
+        accept=lambda match: _is_random_body(match["rest"]) and sum(map(str.isdigit, match["rest"])) >= 2,
     ),
     detector(
         "provider_key",  # Mailgun, Asana, Azure, Zhipu, Terraform, Salesforce, X, Yandex,
@@ -266,7 +255,7 @@ _TOKENS = (
         r"(?P<value>[A-Za-z0-9_-]{16,})(?![\w-])",
         r"://[^\s\"'<>]{0,240}hook",
         "value",
-        accept=_is_hook,
+        accept=lambda match: _is_random_body(match["value"]),  # a page about hooks ends in words
         gate=r"hook",
     ),
     detector(  # Azure's keys carry the name of their service at a fixed place
@@ -338,12 +327,9 @@ def published() -> Iterator[Detector]:
     for plugin, (module, kind, hint) in _PLUGINS.items():
         patterns = getattr(import_module(f"detect_secrets.plugins.{module}"), plugin).denylist
         for pattern in patterns:
-            yield Detector("SECRET", kind, pattern, hint, _value_group(pattern))
-
-
-def _value_group(pattern: re.Pattern[str]) -> int:
-    """detect-secrets puts the value of an assignment into a group; other groups are parts of the token."""
-    return 1 if pattern.groups and any(mark in pattern.pattern for mark in ("authToken", "aws")) else 0
+            # the value of an assignment is in a group; the other patterns' groups are parts of the token
+            assigns = pattern.groups and ("authToken" in pattern.pattern or "aws" in pattern.pattern)
+            yield Detector("SECRET", kind, pattern, hint, 1 if assigns else 0)
 
 
 def tokens() -> tuple[Detector, ...]:
