@@ -35,15 +35,8 @@ def check_folder(folder: Path, model_id: str) -> None:
         if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
             raise GrokoraError(f"{shown} has pickle weights only, which can run code; give one with .safetensors.")
         raise GrokoraError(f"{shown} has no .safetensors weights (a download was cut short?); fetch it again.")
-    _check_shards(folder, shown)
-
-
-def _check_shards(folder: Path, shown: str) -> None:
-    index = read_json(folder / "model.safetensors.index.json")
-    missing = sorted(
-        set((index.get("weight_map") or {}).values()) - {path.name for path in folder.glob("*.safetensors")}
-    )
-    if missing:
+    shards = (read_json(folder / "model.safetensors.index.json").get("weight_map") or {}).values()
+    if missing := sorted(set(shards) - {path.name for path in folder.glob("*.safetensors")}):
         raise GrokoraError(f"{shown} lacks {missing[0]}; fetch the model again.")
 
 

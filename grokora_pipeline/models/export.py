@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.base import BUNDLED_LICENCE
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, bundled_weights
-from grokora_pipeline.models.loading import auto_class
+from grokora_pipeline.models.loading import auto_class, shown_layers
 
 CARD = """---
 license: {licence}
@@ -44,6 +44,7 @@ def check_architecture(folder: Path, model_id: str) -> None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             auto_class(config).from_config(config, trust_remote_code=False)
+        shown_layers(config.get_text_config(decoder=True))  # BLT has no one list of layers that could be adapted
     except (GrokoraError, ValueError, KeyError, AttributeError, TypeError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GrokoraError(

@@ -61,8 +61,9 @@ def load_base(
     # The attention implementation is transformers' choice: sdpa if the architecture has it, else eager.
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if quantisation != "none":
-        options["quantization_config"] = _bits(quantisation, dtype)
-        options["device_map"] = {"": device}
+        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+        bits = {"load_in_8bit": True} if quantisation == "int8" else {"load_in_4bit": True, **nf4}
+        options |= {"quantization_config": BitsAndBytesConfig(**bits), "device_map": {"": device}}
     try:
         kind = auto_class(AutoConfig.from_pretrained(str(path), trust_remote_code=False))
         model, info = kind.from_pretrained(str(path), output_loading_info=True, **options)
@@ -103,17 +104,6 @@ def shown_layers(text: PreTrainedConfig) -> int:
     layers = list(zip(get_layer_types_and_kwargs(text)[0][:own], mlps, strict=False)) or [("", "")]
     dense = getattr(text, "first_k_dense_replace", 0) or 0
     return min(total, max(2, 1 + max(layers.index(kind) for kind in set(layers)), dense + 1))
-
-
-def _bits(quantisation: Quantisation, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if quantisation == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def _never_repack(model: PreTrainedModel) -> None:

@@ -59,7 +59,10 @@ def write_miniature(folder: Path, output: Path) -> None:
     config = read_json(folder / "config.json")
     parsed = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     text = parsed.get_text_config(decoder=True)
-    config = {name: value for name, value in config.items() if name not in _computed(type(parsed))}
+    # Left out is what a config class computes from other settings and still writes (Zamba2's widths of attention).
+    if is_dataclass(kind := type(parsed)):
+        computed = vars(kind()).keys() - vars(PreTrainedConfig()).keys() - {field.name for field in fields(kind)}
+        config = {name: value for name, value in config.items() if name not in computed}
     shown = shown_layers(text)
     shared = shown if getattr(text, "num_kv_shared_layers", 0) else 0  # as many layers that use the keys of these
     failure: Exception | None = None
@@ -78,13 +81,6 @@ def write_miniature(folder: Path, output: Path) -> None:
         return
     assert failure is not None
     raise failure
-
-
-def _computed(kind: type[PreTrainedConfig]) -> set[str]:
-    """The settings that a config class computes from others and still writes (Zamba2's widths of attention)."""
-    if not is_dataclass(kind):
-        return set()
-    return set(vars(kind())) - set(vars(PreTrainedConfig())) - {field.name for field in fields(kind)}
 
 
 def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, PreTrainedModel
 
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import auto_class, shown_layers
 from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
@@ -118,6 +119,7 @@ def recorded_self_test(
     """`self_test` on the longest and shortest of `rows`, made once a base: `records` is a folder of what was proven.
 
     A proof holds for the base's config and files, for rows no longer than its longest, and for these libraries.
+    GrokoraError if the model's own code fails: it may want more than text (BLIP-2: pictures).
     """
     probe, config = probe_rows(rows), (base / "config.json").read_bytes().decode()
     sizes = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
@@ -129,7 +131,17 @@ def recorded_self_test(
         known = [SelfTest(**proof) for proof in orjson.loads(record.read_bytes())]
         if known[0].longest_row >= len(probe[0].ids):
             return known
-    proofs = self_test(base, probe, knobs, layouts)
+    try:
+        proofs = self_test(base, probe, knobs, layouts)
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # of the architecture's own code
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
+        raise GrokoraError(f"The base model in {base} cannot be trained on text ({reason}); give another.") from error
     if record:
         record.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(record, orjson.dumps([proof.as_dict() for proof in proofs]))

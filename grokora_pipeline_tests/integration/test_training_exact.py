@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import LlamaForCausalLM
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import load_base
@@ -151,6 +152,18 @@ def test_the_self_test_is_made_once_a_base(folder: Path, tmp_path: Path, monkeyp
     longer = [*awkward_rows(), row([*range(3, 203)], 5)]
     with pytest.raises(pytest.fail.Exception, match="made again"):
         recorded_self_test(folder, longer, knobs, layouts, tmp_path)
+
+
+def test_a_base_whose_own_code_wants_more_than_text_is_refused_in_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(*_: object, **__: object) -> None:
+        raise TypeError("forward() missing 1 required\npositional argument: 'pixel_values'.")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    with pytest.raises(GrokoraError, match="cannot be trained on text .*argument: 'pixel_values'") as caught:
+        recorded_self_test(folder, awkward_rows(), resolve_knobs("sample"), [Layout("tree", 64)], None)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_untrained_stop_token_is_seen() -> None:

@@ -157,6 +157,12 @@ def unknown_architecture(folder: Path) -> None:
     edit(folder / "config.json", model_type="from_the_future", architectures=["Future"])
 
 
+def without_one_list_of_layers(folder: Path) -> None:
+    from transformers import BltConfig
+
+    (folder / "config.json").write_text(json.dumps(BltConfig().to_dict(), default=str))
+
+
 def lacking_a_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -172,6 +178,7 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (no_weights, "no .safetensors"),
     (unknown_architecture, "cannot be loaded"),
     (lacking_a_shard, "lacks model-00001"),
+    (without_one_list_of_layers, "cannot be loaded as a causal language model"),
 ]
 
 
