@@ -26,6 +26,7 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.eval_report import champion_of, evaluation_plan
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
+from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
 LINK, GROUP = "export", "exports"  # a group apart from the agents', whose chains one click makes
@@ -70,11 +71,12 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         if not config.to:
             context.log.info("No engine is configured, so nothing is exported; the job export_champions does it.")
             return
-        if champion_of(project, agent.name) is None:
+        champion = champion_of(project, agent.name)
+        if champion is None:
             context.log.warning(f"{agent.name} has no champion that is an adapter, so there is nothing to export.")
             return
         with plain_errors():
-            plan = export_plan(project, agent, config)
+            plan = export_plan(project, agent, config, champion)
 
             def build(staged: Path) -> None:
                 """Write the export's folder and `export.json`."""
@@ -92,9 +94,14 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     return export
 
 
-def export_plan(project: Project, agent: AgentSpec, config: ExportConfig) -> dict[str, Any]:
-    """What the process of an export has to know, but for `output`; GrokoraError without an adapter in service."""
-    champion, registry = champion_of(project, agent.name), Registry(project.store)
+def export_plan(
+    project: Project, agent: AgentSpec, config: ExportConfig, champion: Artifact | None = None
+) -> dict[str, Any]:
+    """What the process of an export has to know, but for `output`, of the `champion` or of the adapter in service.
+
+    GrokoraError if there is none.
+    """
+    champion, registry = champion or champion_of(project, agent.name), Registry(project.store)
     if champion is None:
         raise GrokoraError(
             f"{agent.name} has no champion that is an adapter; `grokora champion history {agent.name}` says why."

@@ -28,27 +28,18 @@ class Target(StrEnum):
     peft = "peft"
 
 
-class Kind(StrEnum):
-    """How the base's weights are written in a GGUF file."""
-
-    f32 = "f32"
-    bf16 = "bf16"
-    q8_0 = "q8_0"
-    q4_0 = "q4_0"
-
-
 def export(
     agent: str,
     *,
     to: Annotated[Target, typer.Option(help="The engine.")],
     output: Annotated[Path | None, typer.Option(help="A new folder; <agent>-<engine> here by default.")] = None,
-    kind: Annotated[Kind, typer.Option(help="Of the base's weights in a GGUF file.")] = Kind.bf16,
+    kind: Annotated[str, typer.Option(help="Of weights in a GGUF file: f32, bf16, q8_0 or q4_0.")] = "bf16",
     merged: Annotated[bool, typer.Option("--merged", help="One GGUF file of base and adapter.")] = False,
     prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts as proof in llama.cpp, if it is here.")] = 12,
 ) -> None:
     """Write an agent's champion for another engine, with its template and the command to run it."""
     project = load_project()
-    config = ExportConfig(to=to.value, kind=kind.value, merged=merged, prompts=prompts)
+    config = ExportConfig(to=to.value, kind=kind, merged=merged, prompts=prompts)
     plan = export_plan(project, find_agent(project.agents, agent), config)
     folder = (output or Path(f"{agent}-{to}")).absolute()
     if folder.exists():

@@ -318,7 +318,7 @@ def probe(
     elif explained:
         sentence = f"acts and agrees but for its quantised weights: {share}{metric}, within the interval; {known}"
     elif told:
-        sentence = f"acts, and its prompts are the same token for token, but only {share}{metric}; is it quantised"
+        sentence = f"acts, and {known}, but only {share}{metric}: its weights may be quantised"
     else:
         sentence = f"acts, but only {share}{metric}; its prompts are unknown: compare its template and quantisation"
     return Verdict(acts, agrees, equal / total, total, f"The adapter {sentence}.", scores)

@@ -21,8 +21,13 @@ VERSION = 3  # raise when `write_base` writes another file: what was converted b
 KINDS = {"f32": "F32", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 
 
-def check_base(folder: Path) -> None:
-    """GrokoraError if llama.cpp, or this converter, does not know the model in `folder` or its tokenizer."""
+def check_base(folder: Path, kind: str = "bf16") -> None:
+    """GrokoraError if this converter does not write the `kind`, or does not know the model in `folder`."""
+    if kind not in KINDS:
+        raise GrokoraError(
+            f"The gguf package writes {', '.join(KINDS)}, not {kind}; write bf16 and run llama.cpp's "
+            f"`llama-quantize base-bf16.gguf base-{kind}.gguf {kind.upper()}` for others."
+        )
     model = Model(folder)
     unwritten = gguf.GGUFWriter(None, model.arch_name)
     model.add_hyperparameters(unwritten)
@@ -34,11 +39,7 @@ def write_base(folder: Path, output: Path, kind: str = "bf16", name: str = "") -
 
     One tensor is in memory at a time. GrokoraError if llama.cpp, or this converter, does not know the model.
     """
-    if kind not in KINDS:
-        raise GrokoraError(
-            f"The gguf package writes {', '.join(KINDS)}, not {kind}; write bf16 and run llama.cpp's "
-            f"`llama-quantize model.gguf model-{kind}.gguf {kind.upper()}` for others."
-        )
+    check_base(folder, kind)
     model = Model(folder)
     writer = gguf.GGUFWriter(str(output), model.arch_name)
     writer.add_type(gguf.GGUFType.MODEL)

@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat, read_json
 from grokora_pipeline.models.engines import NAMES, Adapter, adapter_rank, refuse_agents, state_layers, vllm_words
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, model_files, split_revision
-from grokora_pipeline.models.messages import normalise
 from grokora_pipeline.workers.frame import Plan
 
 _CARD = """---
@@ -134,7 +135,7 @@ def write_gguf(plan: Plan, output: Path) -> list[str]:
     kind, merged, base = str(plan.get("kind") or "bf16"), bool(plan.get("merged")), Path(plan["base"])
     names = [f"{plan['agent']}-{kind}.gguf"] if merged else [f"base-{kind}.gguf", "adapter.gguf"]
     try:
-        gguf.check_base(base)  # before minutes of merging
+        gguf.check_base(base, kind)  # before minutes of merging
         if merged:
             from grokora_pipeline.models.merge import write_merged
 
@@ -156,8 +157,10 @@ def _ollama(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], 
     model, *adapter = write_gguf(plan, output)
     stops = [text for token in chat.stop_ids if (text := chat.tokenizer.id_to_token(token))]
     lines = [f"FROM ./{model}", *(f"ADAPTER ./{name}" for name in adapter), f'TEMPLATE """{template}"""']
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
-    lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {min(chat.context_length, 8192)}"]
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]  # quotes are cut off; an escape would stay as it is
+    # Without it Ollama divides the logits of the last 64 tokens by 1.1, and JSON repeats its quotes and names.
+    lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
+    lines.append(f"PARAMETER num_ctx {min(chat.context_length, 8192)}")
     (output / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
     name = shlex.quote(str(plan["agent"]))
     notes = f"The template gives the same text as training on all {len(prompts)} held-out prompts."
@@ -185,7 +188,7 @@ def go_template(chat: ChatFormat, prompts: Sequence[Mapping[str, Any]]) -> tuple
     parts = _role_marks(chat, tools)
     for number, entry in enumerate(prompts, 1):
         expected = chat.render_prompt(entry["prompt"], entry.get("tools"))
-        actual = _rendered(parts, normalise(entry["prompt"]))
+        actual = _rendered(parts, entry["prompt"])
         if actual != expected:
             at = next((i for i, (a, b) in enumerate(zip(actual, expected, strict=False)) if a != b), len(actual))
             raise GrokoraError(
@@ -202,8 +205,9 @@ def go_template(chat: ChatFormat, prompts: Sequence[Mapping[str, Any]]) -> tuple
 
 
 def _go(text: str) -> str:
-    """Text as a Go string inside a template: line breaks and quotes cannot be trimmed or end the Modelfile's string."""
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
+    """Text as a Go string inside a template, in ASCII: the Modelfile's parser drops what Go does not call printable."""
+    quoted = "".join(json.dumps(char)[1:-1] if char < "\x7f" else f"\\U{ord(char):08x}" for char in text)
+    return f'{{{{ "{quoted}" }}}}' if text else ""
 
 
 def _role_marks(chat: ChatFormat, tools: Any) -> dict[str, tuple[str, str]]:
@@ -239,12 +243,16 @@ def _role_marks(chat: ChatFormat, tools: Any) -> dict[str, tuple[str, str]]:
 
 
 def _rendered(parts: Mapping[str, tuple[str, str]], turns: Sequence[Mapping[str, Any]]) -> str:
+    """What Ollama renders of a conversation: all of it up to the first message that it has no text for."""
     text = "" if turns and turns[0]["role"] == "system" else parts["start"][0]
-    for turn in turns:
-        if turn["role"] not in parts or turn.get("tool_calls") or not isinstance(turn.get("content"), str):
+    for role, group in groupby(turns, key=itemgetter("role")):
+        messages = [*group]
+        contents = [message["content"] for message in messages if isinstance(message.get("content"), str)]
+        calls = any(message.get("tool_calls") for message in messages)
+        if role not in parts or calls or len(contents) < len(messages):
             return text
-        before, after = parts[turn["role"]]
-        text += before + turn["content"] + after
+        before, after = parts[role]
+        text += before + "\n\n".join(contents) + after  # Ollama's `collate` makes one message of them
     return text + parts["end"][0]
 
 

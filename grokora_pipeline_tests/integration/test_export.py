@@ -297,6 +297,25 @@ def test_an_export_whose_adapter_does_nothing_is_refused(champion: tuple[Path, P
     assert "changes none of our own answers to 3 prompts" in nothing.sentence
 
 
+def test_a_modelfile_says_everything_in_printable_ascii_and_merges_as_ollama_does(
+    champion: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(champion[0], base)
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text().replace("'<|im_start|>' +", "'<|im_start|>\u2028▁😀\"\\\\' +"))
+    export((base, champion[1]), "ollama", tmp_path / "ollama")
+    modelfile = (tmp_path / "ollama" / "Modelfile").read_text(encoding="utf-8")
+    assert modelfile.replace("\n", "").isascii()
+    assert modelfile.replace("\n", "").isprintable()
+    assert r"<|im_start|>\U00002028\U00002581\U0001f600\"\\user\n" in modelfile
+    assert "PARAMETER repeat_penalty 1\n" in modelfile
+    chat, one, two = ChatFormat.load(champion[0]), *({"role": "user", "content": text} for text in ("One.", "Two."))
+    go_template(chat, [{"prompt": [one, two]}])  # both make one message of the two
+    with pytest.raises(GrokoraError, match="held-out prompt 1 differs from character"):
+        go_template(chat, [{"prompt": [{"role": "assistant", "content": "Hello."}, one]}])  # training put a turn before
+
+
 def test_a_go_template_is_refused_if_a_held_out_prompt_would_read_otherwise(champion: tuple[Path, Path]) -> None:
     chat = ChatFormat.load(champion[0])
     template, tools = go_template(chat, PROMPTS[:1])
