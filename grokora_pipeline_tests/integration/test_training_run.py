@@ -321,6 +321,32 @@ def test_a_best_adapter_newer_than_the_checkpoint_gives_way_to_the_untrained_one
     assert all(bool((tensor == untrained[name]).all()) for name, tensor in adapter_weights(model).items())
 
 
+def test_a_resumed_run_stops_early_where_it_would_have(base: Path, tmp_path: Path) -> None:
+    from transformers import TrainerControl, TrainerState
+
+    from grokora_pipeline.models.loading import load_base
+    from grokora_pipeline.training.adapter import add_adapter
+    from grokora_pipeline.training.callbacks import BestAdapterCallback
+    from grokora_pipeline.training.plan import resolve_knobs
+
+    model, state, control = add_adapter(load_base(base), resolve_knobs("sample")), TrainerState(), TrainerControl()
+    first = BestAdapterCallback(tmp_path / "best.safetensors", patience=2)
+    resumed = BestAdapterCallback(first.file, patience=2)
+    first.keep(model, 2.0, 0, write=True)
+
+    def validated(best: BestAdapterCallback, step: int, loss: float) -> bool:
+        state.global_step = step
+        state.log_history.append({"eval_loss": loss, "step": step})
+        best.on_evaluate(None, state, control, {"eval_loss": loss}, model=model)
+        return bool(control.should_training_stop)
+
+    assert not validated(first, 1, 1.0)
+    assert not validated(first, 2, 1.5)
+    resumed.resume(model, 2, write=True)  # killed here; the checkpoint holds the log
+    assert validated(resumed, 3, 1.2)
+    assert (resumed.step, resumed.loss) == (1, 1.0)
+
+
 @pytest.mark.slow
 def test_training_stops_at_the_first_loss_that_is_not_finite(
     base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
