@@ -25,7 +25,8 @@ class GrokoraError(Exception):
 def disk_refusal(error: Exception) -> str:
     """The sentence for an error of a disk or folder that cannot be used as it is; "" for any other error."""
     number, path, text = getattr(error, "errno", None), getattr(error, "filename", None), str(error)
-    if named := re.search(r"\(os error (\d+)\)", text):  # safetensors is Rust and keeps the number in its text alone
+    # safetensors, which is Rust, and `shutil.copytree` keep the number in their texts alone
+    if number is None and (named := re.search(r"(?:\(os error |\[Errno )(\d+)", text)):
         number = int(named[1])
     # torch.save drops the system's reason: a stream that fails is all it says
     torn = re.search(r"PytorchStreamWriter failed|iostream error|inline_container.*unexpected pos", text)

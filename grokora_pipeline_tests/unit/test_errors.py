@@ -1,6 +1,7 @@
 """What a disk that takes no more says through each library becomes one sentence."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,17 @@ WRITERS: dict[str, Callable[[], object]] = {
     "torch": lambda: torch.save(torch.zeros(4), FULL),
     "a folder in a file": (Path(__file__) / "folder").mkdir,
 }
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_folder_that_is_copied_to_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "file").write_text("1")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "file").symlink_to(FULL)
+    with pytest.raises(shutil.Error) as failure:
+        shutil.copytree(tmp_path / "from", tmp_path / "to", dirs_exist_ok=True, copy_function=shutil.copyfile)
+    assert "cannot be used (No space left on device)" in disk_refusal(failure.value)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
