@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from grokora_pipeline.sessions.readers import lowering
+from grokora_pipeline.sessions.readers import lowering, source
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
 from grokora_pipeline_tests.unit.session_logs import run, turns
@@ -188,7 +188,7 @@ def _simulation(number: int, reward: float) -> dict[str, Any]:
     return {"id": f"sim-{number}", "task_id": "7", "reward_info": {"reward": reward}, "messages": messages}
 
 
-SIMULATIONS = {
+SIMULATIONS: dict[str, Any] = {
     "info": {
         "agent_info": {"implementation": "llm_agent", "llm": "gpt-x"},
         "environment_info": {"domain_name": "airline", "policy": "Be polite."},
@@ -488,3 +488,13 @@ def test_contents_that_an_sdk_cut_to_one_length_are_no_whole_prompts(tmp_path: P
     assert [one.completeness for one in told] == ["cut", "cut", "whole"]
     told = turns_of(otlp(tmp_path, call("1", cut, "A"), call("2", cut, "B")))  # one text twice says nothing
     assert [one.completeness for one in told] == ["whole", "whole"]
+
+
+def test_a_document_on_one_line_that_is_longer_than_a_line_may_be_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lowering, "STREAMED_FROM", 40_000)
+    monkeypatch.setattr(source, "MAX_LINE", 100_000)
+    long = {**SIMULATIONS, "simulations": [{**one, "note": "x" * 70_000} for one in SIMULATIONS["simulations"]]}
+    (tmp_path / "log.json").write_bytes(orjson.dumps(long))
+    assert turns_of(read(tmp_path / "log.json")) == turns_of(document(tmp_path, SIMULATIONS))

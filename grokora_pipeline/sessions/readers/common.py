@@ -195,6 +195,17 @@ def leaves_folder(session: str) -> bool:
 
 def parse_object(raw: bytes) -> tuple[dict[str, Any], list[Problem]]:
     """A JSON object, whole or cut: of a cut one, the members (and elements of a list) that are complete."""
+    try:
+        # A large document is parsed from its bytes: their text would be one more copy of it in memory.
+        value, problems = orjson.loads(raw.removeprefix(_BOM)), list[Problem]()
+    except orjson.JSONDecodeError:
+        value, problems = _parse_faulty(raw)
+    if not isinstance(value, dict):
+        raise UnreadableError("wrong_schema", 0, "not a JSON object")
+    return value, problems
+
+
+def _parse_faulty(raw: bytes) -> tuple[Any, list[Problem]]:
     text, problem = decode(raw)
     problems = [problem] if problem else []
     try:
@@ -212,8 +223,6 @@ def parse_object(raw: bytes) -> tuple[dict[str, Any], list[Problem]]:
         # the byte at which the character `end` stands; Windows-1252 and ASCII have a byte a character
         offset = end if len(raw) == len(text) else len(text[:end].encode()) + (3 if raw.startswith(_BOM) else 0)
         problems.append(Problem("too_deep" if deep else "truncated", offset, "what was complete before is kept"))
-    if not isinstance(value, dict):
-        raise UnreadableError("wrong_schema", 0, "not a JSON object")
     return value, problems
 
 

@@ -48,12 +48,11 @@ _PAGES = ("data", "items", "results", "rows", "traces", "runs")
 _RUNS = ("simulations", "samples", "resourceSpans")
 MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
-# Marks of shortened and masked texts: LiteLLM's (its wording changed between versions, this word did not), Langfuse's;
-# and texts that stand in the place of contents that a platform was told to hide.
-_CUT = re.compile(
-    r"litellm_truncated|<truncated due to size|<fully masked due to|"
-    r"\A[\W_]*(?:redacted(?:[-_ ]by[-_ ][a-z]+)?|filtered|masked|omitted|truncated)[\W_]*\Z",
-    re.IGNORECASE,
+# Marks of shortened texts: LiteLLM's (its wording changed between versions, this word did not) and Langfuse's.
+_CUT = re.compile(r"litellm_truncated|<truncated due to size|<fully masked due to", re.IGNORECASE)
+# Texts that stand in the place of contents that a platform was told to hide.
+_HIDDEN = re.compile(
+    r"[\W_]*(?:redacted(?:[-_ ]by[-_ ][a-z]+)?|filtered|masked|omitted|truncated)[\W_]*", re.IGNORECASE
 )
 # How a reply says that it ended at a limit, or that a filter stopped it.
 _ENDED_EARLY = {"length", "content_filter", "max_tokens", "max_output_tokens", "safety", "refusal", "incomplete"}
@@ -124,7 +123,12 @@ def page_of(value: Any) -> list[Json] | None:
 def _records(source: Source) -> Iterator[Record | Problem]:
     head = source.head(64 << 10).lstrip(BOM + b" \t\r\n")
     first = head.split(b"\n", 1)[0]
-    # A first line of more than 64 KiB is as likely a document as the start of JSONL; reading by line serves both.
+    # A first line of more than 64 KiB is as likely a document as the start of JSONL. Reading by line serves both,
+    # unless it is very long.
+    start = source.head(2 * STREAMED_FROM) if head.startswith(b"{") and b"\n" not in head else b""
+    if len(start) == 2 * STREAMED_FROM and b"\n" not in start:
+        yield from _streamed(source, "")
+        return
     if head.startswith(b"{") and (b"\n" not in head or _is_json(first) or _is_json(head.split(b"\n", 2)[1])):
         yield from _lines(source)
         return
@@ -691,7 +695,7 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
             return
         texts = [message.get("content") or "" for message in (*prompt, completion)]
         texts += [call["function"]["arguments"] for call in calls_in((*prompt, completion))]
-        if any(map(_CUT.search, texts)):
+        if any(map(_is_cut, texts)):
             fields["completeness"] = "cut"
             yield Problem("cut", 0, f"line {fields.get('line', 0)}: the gateway shortened this call's texts")
     tools = fields.pop("tools", None)
@@ -709,6 +713,16 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         tools_known=known,
         **fields,
     )
+
+
+def _is_cut(text: str) -> bool:
+    """Whether a logger shortened or hid a text.
+
+    Each prompt repeats those before it, and a fixed word is found ten times as fast as a pattern: it comes first.
+    """
+    if len(text) < 64 and _HIDDEN.fullmatch(text):
+        return True
+    return ("runcated" in text or "RUNCATED" in text or "masked due" in text) and bool(_CUT.search(text))
 
 
 def starts_midway(prompt: Iterable[Message]) -> bool:
