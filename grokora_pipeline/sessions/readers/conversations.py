@@ -38,7 +38,7 @@ from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped
 NO_AGENTS_CONTENT = (
     "traces of the OpenAI Agents SDK name a response and hold neither its input nor its output; record at the gateway"
 )
-_REPLIES = ("response", "output", "completion", "reply", "answer")
+_REPLIES = ("response", "output", "completion", "reply")  # `answer` is what graders expect, not what was said
 MAX_RECORDS = 200_000  # lines of one session, which are held together
 
 
