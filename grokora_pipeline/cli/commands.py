@@ -15,7 +15,7 @@ from grokora_pipeline.agents import find_agent, load_agents
 from grokora_pipeline.cli.export import export, probe
 from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.cli.publish import publish_dataset
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, disk_refusal
 from grokora_pipeline.settings import get_settings
 
 if TYPE_CHECKING:
@@ -341,9 +341,12 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.filename:
-            hint = "look at its path, its owner and the free disk space, and run the same command again"
-            print(f"error: {error.filename}: {error.strerror or type(error).__name__}; {hint}.", file=sys.stderr)
+        sentence = disk_refusal(error)
+        if error.filename and not sentence:
+            reason = error.strerror or type(error).__name__
+            sentence = f"{error.filename}: {reason}; look at its path, and run the same command again."
+        if sentence:
+            print(f"error: {sentence}", file=sys.stderr)
             raise SystemExit(2) from None
         if error.errno not in {errno.EIO, errno.EPIPE}:
             raise

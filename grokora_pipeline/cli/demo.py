@@ -178,7 +178,8 @@ def output_to(log: Path) -> Iterator[TextIO]:
             os.dup2(stream.fileno(), 2)
             yield terminal
         finally:
-            sys.stdout.flush()
+            with suppress(OSError):  # a full disk may lose lines of the log, but the terminal has to come back
+                sys.stdout.flush()
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)

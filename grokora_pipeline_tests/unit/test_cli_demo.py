@@ -1,6 +1,9 @@
 """What `grokora demo` shows of a run: the last line of a failure is its cause."""
 
+import errno
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
+from grokora_pipeline.cli import commands
 from grokora_pipeline.cli.demo import _RUN_TAG, RunPrinter
 
 
@@ -80,3 +84,31 @@ def test_a_terminal_without_an_arrow_shows_the_results_all_the_same(
     commands.main()
     sys.stdout.flush()
     assert raw.getvalue() == b"0.5 ? 0.7\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_on_a_full_disk_loses_its_lines_and_not_the_terminal() -> None:
+    code = """
+import sys
+from pathlib import Path
+from grokora_pipeline.cli import commands
+from grokora_pipeline.cli.demo import output_to
+with output_to(Path("/dev/full")) as terminal:
+    print("for the log")
+    print("for the person", file=terminal)
+print("afterwards", file=sys.stderr)
+"""
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=buffered, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "afterwards\n")
+    assert done.stdout.startswith("for the person\n")
+
+
+def test_a_full_disk_is_one_sentence_of_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "app", fail(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: The disk cannot be used (No space left on device)")
