@@ -108,9 +108,13 @@ class ModelRunner:
         ]
         with _small_windows(self._config):
             try:
-                alone = torch.cat([self._plain(row, 2) for row in rows])
-                for _ in rows:
+                plain = []
+                for row in rows:
+                    ids = torch.tensor([row], device=self.model.device)
+                    out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+                    plain.append(out.logits[0, -2:])
                     self.slots.open()
+                alone = torch.cat(plain)
                 for first in ([row[:3] for row in rows], [row[3:-1] for row in rows]):
                     before = self._run_prompts(first)
                 together = torch.stack([before, self.run(0, [row[-1:] for row in rows])], 1).flatten(0, 1)
@@ -137,12 +141,6 @@ class ModelRunner:
             each.append(self.run(slot, [part]))
             self.commit(slot, [len(part)])
         return torch.cat(each)
-
-    def _plain(self, row: Sequence[int], keep: int) -> Tensor:
-        ids = torch.tensor([row], device=self.model.device)
-        out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        logits: Tensor = out.logits[0, -keep:]
-        return logits
 
 
 @contextmanager

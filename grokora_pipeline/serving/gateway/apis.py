@@ -19,9 +19,9 @@ _ANTHROPIC_ERRORS = {400: "invalid_request_error", 401: "authentication_error", 
                      413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}  # fmt: skip
 
 
-def named_event(name: str, data: Mapping[str, Any]) -> bytes:
-    """A server-sent event with a name."""
-    return b"event: " + name.encode() + b"\n" + event(data)
+def typed_event(kind: str, **data: Any) -> bytes:
+    """A server-sent event whose name is its type, as both Anthropic's and OpenAI's Responses have them."""
+    return b"event: " + kind.encode() + b"\n" + event({"type": kind, **data})
 
 
 # --- chat completions -----------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class _MessagesWriter:
         """The first events of a stream."""
         # Clients such as LangChain's read the prompt's tokens here only; how many were cached is known at the end.
         usage = _anthropic_usage(usage_of(self._prompt_tokens, 0, 0))
-        yield named_event("message_start", {"type": "message_start", "message": {**self._head, "usage": usage}})
+        yield typed_event("message_start", message={**self._head, "usage": usage})
 
     def delta(self, delta: Json) -> Iterator[bytes]:
         """The events of one piece of the message."""
@@ -125,31 +125,29 @@ class _MessagesWriter:
         """The last events: why it ended, and the usage."""
         yield from self._close()
         ended = _message_end(reply["choices"][0])
-        data = {"type": "message_delta", "delta": ended, "usage": _anthropic_usage(reply["usage"])}
-        yield named_event("message_delta", data)
-        yield named_event("message_stop", {"type": "message_stop"})
+        yield typed_event("message_delta", delta=ended, usage=_anthropic_usage(reply["usage"]))
+        yield typed_event("message_stop")
 
     def error(self, error: ApiError) -> Iterator[bytes]:
         """The event of an error in the middle of a stream."""
-        yield named_event("error", _anthropic_error(error))
+        yield typed_event("error", error=_anthropic_error(error)["error"])
 
     def _block(self, kind: str, block: Json) -> Iterator[bytes]:
         if self._open == kind:
             return
         yield from self._close()
         self._index, self._open = self._index + 1, kind
-        data = {"type": "content_block_start", "index": self._index, "content_block": block}
-        yield named_event("content_block_start", data)
+        yield typed_event("content_block_start", index=self._index, content_block=block)
 
     def _close(self) -> Iterator[bytes]:
         if self._open == "thinking":  # clients keep a thought for the next request only with a signature
             yield self._piece({"type": "signature_delta", "signature": ""})
         if self._open:
             self._open = ""
-            yield named_event("content_block_stop", {"type": "content_block_stop", "index": self._index})
+            yield typed_event("content_block_stop", index=self._index)
 
     def _piece(self, delta: Json) -> bytes:
-        return named_event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
+        return typed_event("content_block_delta", index=self._index, delta=delta)
 
 
 def _message(body: Json, chat: Json) -> Json:
@@ -325,7 +323,7 @@ class _ResponsesWriter:
 
     def _event(self, kind: str, **data: Any) -> bytes:
         self._number += 1
-        return named_event(kind, {"type": kind, "sequence_number": self._number, **data})
+        return typed_event(kind, sequence_number=self._number, **data)
 
 
 def _response(body: Json, chat: Json) -> Json:
