@@ -7,7 +7,7 @@ from llguidance import LLMatcher
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.serving.engine.constrain import build_tokenizer, grammar_for, refused_schema
+from grokora_pipeline.serving.engine.constrain import _check, build_tokenizer, grammar_for, refused_schema, unenforced
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -64,3 +64,18 @@ def test_an_answers_own_schema_that_is_refused_is_an_error_that_says_why(kind: s
         grammar_for(None, None, asked, chat)
     assert reason in refused_schema(schema)
     assert refused_schema({"type": "object"}) == ""
+
+
+def test_a_check_of_a_small_grammar_is_kept_and_one_of_megabytes_is_not(chat: ChatFormat) -> None:
+    before = _check.cache_info()
+    small, large = (
+        {"enum": [number], "uniqueItems": True, "title": "t" * size} for number, size in ((7, 1), (8, 1 << 17))
+    )
+    for schema in (small, large):
+        for _ in range(2):
+            grammar = grammar_for(None, None, {"type": "json_schema", "json_schema": {"schema": schema}}, chat)
+            assert grammar is not None
+            assert unenforced(grammar, None) == ["schema.uniqueItems"]
+    after = _check.cache_info()
+    assert after.currsize - before.currsize == 2  # the schema by itself, and the answer's grammar
+    assert after.hits > before.hits

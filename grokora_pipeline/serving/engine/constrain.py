@@ -21,6 +21,7 @@ Json = dict[str, Any]
 _NAME = "zq7name"
 _ARGUMENTS = re.compile(r'\{"zq7a"(\s*:\s*)1(\s*,\s*)"zq7b"\s*:\s*2\}')
 _TEXT = r"(.|\n)*"
+_CACHED_CHARS = 1 << 16  # of a grammar that is checked once for all calls
 # llguidance's own limit of 2,000 ends an answer in its middle if a schema has 500 optional properties. What it adds to
 # an error when it is verbose is the answer's text, which must not reach a log.
 _LIMITS = LLParserLimits(max_items_in_row=20_000, verbose_errors=False)
@@ -118,9 +119,14 @@ def unenforced(grammar: str, tools: Sequence[Tool] | None) -> list[str]:
     return [f"schema.{keyword}" for keyword in _checked(grammar)[1]] + [f"tools.{name}" for name in refused]
 
 
-@lru_cache(maxsize=128)  # an agent offers the same tools in each of its calls
 def _checked(grammar: str) -> tuple[str, tuple[str, ...]]:
     """(why llguidance refuses a grammar, "" if it does not; the keywords of JSON Schema that it passes over)."""
+    # A caller's schema may have megabytes: 128 of those would stay in memory.
+    return _check(grammar) if len(grammar) <= _CACHED_CHARS else _check.__wrapped__(grammar)
+
+
+@lru_cache(maxsize=128)  # an agent offers the same tools in each of its calls
+def _check(grammar: str) -> tuple[str, tuple[str, ...]]:
     is_refused, notes = LLMatcher.validate_grammar_with_warnings(grammar, None)
     if is_refused:
         return "\n".join(notes), ()
