@@ -448,6 +448,17 @@ def test_a_caller_gets_its_own_values_back_and_no_others() -> None:
         ({"Key": "DB_PASSWORD", "Value": "onlyletters"}, "onlyletters"),
         ({"action": "type", "element": "Password input", "text": "onlyletters"}, "onlyletters"),
         ({"name": "browser_type", "arguments": '{"selector": "#login-password", "text": "Zx9kQ2mV"}'}, "Zx9kQ2mV"),
+        ({"cmd": ["mysql", "-u", "root", "-pZx9kQ2mV7tRb"]}, "Zx9kQ2mV7tRb"),
+        ({"cmd": ["sshpass", "-p", "Zx9kQ2mV7tRb", "ssh", "x", "echo done"]}, "Zx9kQ2mV7tRb"),
+        ({"argv": ["curl", "-u", "bob:Zx9kQ2mV7tRb", "https://x"]}, "Zx9kQ2mV7tRb"),
+        ({"action": "fill", "args": ["#password", "onlyletters"]}, "onlyletters"),
+        ({"name": "type", "arguments": {"into": "password", "text": "onlyletters"}}, "onlyletters"),
+        ({"secret": {"value": "onlyletters"}}, "onlyletters"),
+        ({"credentials": {"bob": "q78Hp7twaxDF"}}, "q78Hp7twaxDF"),
+        ({"api": {"key": "b543bf83c632cca783f5add7482d5d46"}}, "b543bf83"),
+        ({"recoveryCodes": ["7cm1f-6j3fs"], "mot_de_passe": "x"}, "7cm1f"),
+        ({"securityAnswer": "onlyletters"}, "onlyletters"),
+        ({"code": "document.getElementById('pw').value='tNl0JSpAQv'"}, "tNl0JSpAQv"),
         ({"fields": [{"name": "Password", "type": "textbox", "value": "onlyletters"}]}, "onlyletters"),
     ],
 )
@@ -495,6 +506,23 @@ def test_half_of_a_surrogate_pair_stops_nothing(text: str) -> None:
     redacted, counts = Redactor().redact(text)
     assert counts.total() == 1
     assert "Zx9k" not in redacted
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"password": {"label": "Password", "text": "Password", "value": ""}},
+        {"license": {"key": "apache-2.0", "name": "Apache License 2.0", "spdx_id": "Apache-2.0"}},
+        {"issue": {"key": "PROJ-987"}, "event": {"key": "ArrowLeft"}, "tokens": {"prompt": 12}},
+        {"secrets": [{"name": "DB_PASSWORD", "created_at": "2025-11-12T18:21:11Z"}]},
+        {"credentials": {"type": "service_account", "project_id": "my-project-123456"}},
+        {"cmd": ["docker", "run", "-p", "8080:80", "-u", "1000:1000", "nginx:1.27"]},
+        {"cmd": ["grep", "-rn", "password", "src2/"], "args": ["#password-field", "#submit-button2"]},
+        {"action": "click", "element": "Show password button", "text": "x1y2z3ab"},
+    ],
+)
+def test_members_that_say_nothing_stay(value: object) -> None:
+    assert Redactor().redact(value)[0] == value
 
 
 def test_a_secret_named_late_in_a_turn_is_gone_from_its_start_too(tmp_path: Path) -> None:

@@ -47,7 +47,13 @@ _FORM = re.compile(  # a field of a form that was sent, in which + is a space
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 # what describes the field that a tool types into, and what holds the text that it types
-_FIELD_NAMES = ("element", "selector", "label", "field", "locator", "target", "name", "placeholder", "xpath", "type")
+_FIELD_NAMES = (
+    *("element", "selector", "label", "field", "locator", "target", "name", "placeholder", "xpath", "type", "into"),
+    *("description", "step"),
+)
+_DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
+_KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
+_LONGEST_COMMAND = 200  # arguments
 _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys"})
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd|otp)(?![a-z])")
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
@@ -203,7 +209,7 @@ class _Draft:
         return token
 
 
-def walk(value: Any, visit: Any, depth: int = 0) -> Any:
+def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
     """A copy of a JSON-like value with each string replaced by `visit(string, name of its member or "", depth)`.
 
     An integer that is a finding becomes a round one with as many digits, so that it still fits its schema.
@@ -216,23 +222,52 @@ def walk(value: Any, visit: Any, depth: int = 0) -> Any:
     if isinstance(value, dict):
         names = _names(value)
         return {
-            visit(str(name), "", depth): _walk_member(names.get(name, name), one, visit, depth)
+            visit(str(name), "", depth): _walk_member(names.get(name) or _qualified(parent, name), one, visit, depth)
             for name, one in value.items()
         }
     if isinstance(value, list):
-        # in a list of arguments what follows a flag such as `--api-key` is the secret, whatever it looks like
-        flags = [
-            isinstance(one, str) and one.startswith("-") and meaning(one) in {"key", "password"} for one in ("", *value)
-        ]
-        return [
-            visit(one, "password", depth)
-            if flag and isinstance(one, str) and not one.startswith("-")
-            else walk(one, visit, depth + 1)
-            for flag, one in zip(flags, value, strict=False)
-        ]
+        return _walk_list(value, visit, depth)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
         return _number(value, "", visit, depth)
     return value
+
+
+def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
+    """What follows a flag such as `--api-key` or a selector such as `#password` is the secret, whatever it looks like.
+
+    A list with flags is also read as the command that it is, since `-p` says something beside `mysql` only.
+    """
+    flags = [isinstance(one, str) and _announces(one) for one in ("", *value)]
+    texts = [one if isinstance(one, str) and one and not re.search(r"\s", one) else "_" for one in value]
+    command = texts
+    if 1 < len(texts) <= _LONGEST_COMMAND and any(one.startswith("-") for one in texts):
+        command = visit(" ".join(texts), "", depth).split(" ")
+    if len(command) != len(texts):  # a finding of several words; its parts are looked at by themselves
+        command = texts
+    return [
+        after
+        if after != before
+        else visit(one, "password", depth)
+        if flag and isinstance(one, str) and one[:1] not in {"-", "#", ".", "["}
+        else walk(one, visit, depth + 1)
+        for flag, one, before, after in zip(flags, value, texts, command, strict=False)
+    ]
+
+
+def _announces(argument: str) -> bool:
+    if argument.startswith("-"):
+        return meaning(argument) in {"key", "password"}
+    return argument[:1] in {"#", ".", "["} and bool(_PASSWORD_FIELD.search(argument))
+
+
+def _qualified(parent: str, name: object) -> object:
+    """The name of a member of a telling one: `api.key` is an API key, and `tokens` holds a token under any name."""
+    if not parent or not isinstance(name, str) or (meaning(name) and name.lower() != "key"):
+        return name
+    if name.lower() == "value" or (name.lower() == "key" and _KEY_OF.search(parent)):
+        return f"{parent}_{name}"
+    plural = parent[-1:].lower() == "s" and meaning(parent) and not _DESCRIBES.search(name)
+    return f"{name}_token" if plural else name
 
 
 def _names(members: dict[Any, Any]) -> dict[Any, Any]:
@@ -242,7 +277,8 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
         return {}
     field = " ".join(str(members[name]) for name in _FIELD_NAMES if isinstance(members.get(name), str))
     if _PASSWORD_FIELD.search(field) and not NO_FIELD.search(field):
-        return {name: "password" for name in typed if isinstance(members[name], str) and " " not in members[name]}
+        texts = {name: one for name in typed if isinstance(one := members[name], str)}
+        return {name: "password" for name, one in texts.items() if " " not in one and not _PASSWORD_FIELD.search(one)}
     entry = next((members[name] for name in ("name", "key", "Name", "Key") if name in members), None)
     return {} if entry is None else {name: entry for name in typed if name in {"value", "Value"}}
 
@@ -257,7 +293,7 @@ def _walk_member(name: object, value: Any, visit: Any, depth: int) -> Any:
     if isinstance(value, str):
         short = means != "phone" and len(value) <= _LONGEST_VALUE
         return visit(value, name if short and isinstance(name, str) else "", depth)
-    return walk(value, visit, depth + 1)
+    return walk(value, visit, depth + 1, name if isinstance(name, str) else "")
 
 
 def _number(value: int, name: str, visit: Any, depth: int) -> int:

@@ -31,7 +31,10 @@ _ESCAPED = (  # : = @ " ', letters beyond ASCII in JSON inside JSON, a number wi
 )
 _LETTERS_ONLY = bytes(byte | 32 if chr(byte).isascii() and chr(byte).isalpha() else 32 for byte in range(256))
 _MEMBERS = (  # names whose values the redactor looks at by themselves
-    r"(?i:(?:pin|otp|pincode|otpcode|auth|signature|mnemonic|phrase|connection_?string|keys?|cookies?)\\{0,3}\"\s?:)"
+    r"(?i:(?:pin|otp|pincode|otpcode|auth|signature|mnemonic|phrase|connection_?string|keys?|cookies?|words|answer|puk|cvv|"
+    r"cvc|salt|seed|sid|sig|sas|pat|csrf|xsrf|webhook|kennung|mot_?de_?passe|secret_?string|"
+    r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)_?codes?"
+    r")\\{0,3}\"\s?:)"
 )
 
 

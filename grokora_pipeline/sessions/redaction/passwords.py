@@ -159,7 +159,8 @@ def _is_spoken(match: re.Match[str]) -> bool:
 
 def _is_mixed_value(match: re.Match[str]) -> bool:
     value = match.group("value")
-    return (is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)) and _is_value(match)
+    mixed = is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)
+    return mixed and _is_value(match) and not value.endswith("/")  # a folder
 
 
 def _is_header(match: re.Match[str]) -> bool:
@@ -315,8 +316,9 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus ",
     ),
     (  # password_field.send_keys("x"), page.get_by_label("Password").fill("x")
-        rf"{_FIELD}[^\n;]{{0,60}}?\.(?:{_TYPES})\(\s?{_QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){_QUOTE}\s?[,)]",
-        rf"(?i:\.(?:{_TYPES})\()",
+        rf"{_FIELD}[^\n;]{{0,60}}?\.(?:(?:{_TYPES})\(|value ?= ?)"
+        rf"\s?{_QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){_QUOTE}(?:\s?[,;)]|\Z|\n)",
+        rf"(?i:\.(?:(?:{_TYPES})\(|value ?= ?[\\\"'`]))",
         _is_value,
         "",
     ),
