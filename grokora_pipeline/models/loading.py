@@ -90,8 +90,9 @@ def auto_class(config: PreTrainedConfig) -> Any:
     for kind in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         # A text model within the whole one must be one that can be loaded again: Mllama's has no class for its config.
         if type(config) in kind._model_mapping:
-            own = kind._model_mapping[type(config)].config_class
-            if own is type(config) or own in kind._model_mapping:
+            model = kind._model_mapping[type(config)]
+            readable = model.config_class is type(config) or model.config_class in kind._model_mapping
+            if readable and model.forward is not torch.nn.Module.forward:  # Qwen-Omni's whole is parts without a pass
                 return kind
     raise GrokoraError(f"Models of type {config.model_type!r} write no text; give a causal language model.")
 

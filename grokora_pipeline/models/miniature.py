@@ -46,7 +46,8 @@ _WIDTHS = (
     | {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16}
     | {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 32, "state_size": 8}
     | {"hidden_size_per_layer_input": 16}
-    | dict.fromkeys(("sliding_window", "attention_window_size", "attention_chunk_size", "index_topk"), WINDOW)
+    | dict.fromkeys(("sliding_window", "attention_window_size", "attention_chunk_size"), WINDOW)
+    | {"index_topk": 32}  # tokens that sparse attention looks at; GLM-5-Next wants a multiple of 16
     | {"depth": 1, "image_size": 28, "patch_size": 14}
 )
 

@@ -163,6 +163,10 @@ def without_one_list_of_layers(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(BltConfig().to_dict(), default=str))
 
 
+def parts_without_a_pass(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "qwen2_5_omni"}')
+
+
 def lacking_a_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -178,6 +182,7 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (no_weights, "no .safetensors"),
     (unknown_architecture, "cannot be loaded"),
     (lacking_a_shard, "lacks model-00001"),
+    (parts_without_a_pass, "write no text"),
     (without_one_list_of_layers, "cannot be loaded as a causal language model"),
 ]
 
