@@ -2,23 +2,28 @@
 
     python -m grokora_pipeline_tests.benchmarks.ingest [TURNS] [--workers N] [--profile]
     python -m grokora_pipeline_tests.benchmarks.ingest --files N
+    python -m grokora_pipeline_tests.benchmarks.ingest --like FOLDER [--megabytes N]
 
 The logs: sessions of ten turns in one file each, over ten days, about 4 kB a turn; one turn in fifty holds a secret or
 an address. `mb_per_second` is of the first ingest, start of the processes included; `orjson_mb_per_second` is bare
 `orjson.loads` over the same lines in one process of the same run. With `--files` it measures what an idle tick costs:
 N small files, the listing that the sensor compares (`listing_seconds`), and an ingest that finds nothing new
-(`rerun_seconds`).
+(`rerun_seconds`). With `--like` the logs are varied copies of the session files (JSONL) below FOLDER, those of coding
+agents, for example: other ids, other words, every seventh one ten times as long.
 """
 
 import argparse
 import cProfile
+import hashlib
 import pstats
 import random
+import re
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,10 @@ TEXT = (
     "open close move copy the a of into under beside screen shows task field menu line column page result after before"
 )
 WORDS = TEXT.split()
+IDS = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?:(?<=msg_|req_)|(?<=call_)|(?<=toolu_))[A-Za-z0-9]{8,}"
+)
+VARIED = re.compile(r"\b(?:button|file|minutes|session|state|timer|user|value)\b", re.IGNORECASE)
 PLANTED = (
     "AWS_ACCESS_KEY_ID=AKIA{0}",
     "password: {0}x!9",
@@ -52,11 +61,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--profile", action="store_true", help="run in one process and print where the time goes")
     parser.add_argument("--files", type=int, default=0, help="measure an idle tick over so many files instead")
+    parser.add_argument("--like", type=Path, help="a folder of session files that are varied instead")
+    parser.add_argument("--megabytes", type=int, default=1_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="grokora-ingest-") as name:
         result = (
             measure_files(Path(name), arguments.files)
             if arguments.files
+            else measure_copies(Path(name), arguments.like, arguments.megabytes, arguments.workers)
+            if arguments.like
             else measure(Path(name), arguments.turns, 1 if arguments.profile else arguments.workers, arguments.profile)
         )
     print(orjson.dumps(result).decode())
@@ -113,6 +126,55 @@ def measure_files(root: Path, files: int) -> dict[str, Any]:
         "listing_seconds": round(listing, 2),
         "rerun_seconds": round(rerun_seconds, 2),
     }
+
+
+def measure_copies(root: Path, samples: Path, megabytes: int, workers: int | None) -> dict[str, Any]:
+    """What so many megabytes of sessions cost that are like some samples; times in seconds, memory in MiB."""
+    texts = [path.read_text("utf-8") for path in sorted(samples.rglob("*.jsonl"))]
+    size = 0
+    for number in count():
+        for sample, text in enumerate(texts):
+            path = root / "logs" / f"{number % 100:02d}" / f"session-{number}-{sample}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            copies = [varied(text, f"{number}-{copy}") for copy in range(1 if number % 7 else 10)]
+            for place in range(1, len(copies)):  # a session that goes on where the copy before it ended
+                last = re.findall(r'"uuid": ?"([^"]+)"', copies[place - 1])[-1:]
+                copies[place] = re.sub(
+                    r'"parentUuid": ?null', f'"parentUuid":"{"".join(last)}"', copies[place], count=1
+                )
+            size += path.write_bytes("".join(copies).encode())
+        if size >= megabytes * 1e6:
+            break
+    generated = time.process_time()
+    seconds, report, first = timed(root / "logs", None, root / "first", workers)
+    rerun_seconds, again, _ = timed(root / "logs", first, root / "second", workers)
+    if again.files_read:
+        raise AssertionError(f"{again.files_read} files were read again")
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "megabytes": round(size / 1e6),
+        "files": report.files,
+        "turns": report.turns,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in used) - generated, 1),
+        "peak_rss_mib": round(peak_rss_mib(), 1),
+        "worker_rss_mib": round(used[1].ru_maxrss / 1024, 1),
+        "rerun_seconds": round(rerun_seconds, 2),
+        "skipped": report.skipped,
+    }
+
+
+def varied(text: str, name: str) -> str:
+    """The same session with ids of its own, and a number behind every third of some words."""
+    places, mark = count(), hashlib.sha256(name.encode()).hexdigest()[:4]
+    text = IDS.sub(lambda match: _like(match[0], hashlib.sha256(f"{name}{match[0]}".encode()).hexdigest()), text)
+    return VARIED.sub(lambda match: match[0] if next(places) % 3 else f"{match[0]}_{mark}", text)
+
+
+def _like(old: str, digits: str) -> str:
+    """The digits as an id of the same form: with the dashes of a UUID, if it is one."""
+    new = iter(digits)
+    return "".join("-" if letter == "-" else next(new) for letter in old[:64])
 
 
 def timed(logs: Path, previous: Path | None, output: Path, workers: int | None) -> tuple[float, IngestReport, Path]:
