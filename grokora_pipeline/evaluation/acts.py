@@ -212,6 +212,8 @@ class Server:
         if answers.tools:
             body["tools"] = answers.tools
         if self.llamacpp:
+            # Its cache of prompts asks for tokens only: the adapter's keys would be read with the adapter off.
+            # A penalty for repeated tokens may be the default of who started it.
             body |= {"cache_prompt": False, "repeat_penalty": 1.0}
         if self.adapter is not None:
             body["lora"] = [{"id": self.adapter, "scale": 1.0 if on else 0.0}]

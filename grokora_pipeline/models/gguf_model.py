@@ -208,7 +208,11 @@ class Model:
         writer.add_context_length(context)
         writer.add_embedding_length(int(config["hidden_size"]))
         writer.add_block_count(self.layers)
-        writer.add_feed_forward_length(self._feed_forward())
+        if self.family.arch == "LFM2":  # its config holds another width than its tensors have
+            shapes = (shape for key, (_, shape) in self._stored().items() if key.endswith("feed_forward.w1.weight"))
+            writer.add_feed_forward_length(next(shapes)[0])
+        else:
+            writer.add_feed_forward_length(int(config[self.family.width]))
         writer.add_head_count(self.heads)
         conv = [0 if kind == "conv" else self.kv_heads for kind in self.kinds]
         writer.add_head_count_kv(conv if 0 in conv else self.kv_heads)
@@ -221,12 +225,6 @@ class Model:
         writer.add_rope_dimension_count(self._rotated())
         writer.add_rope_freq_base(float(self.rope.get("rope_theta") or 10000.0))
         self._add_rope_scaling(writer)
-
-    def _feed_forward(self) -> int:
-        """The width of the feed-forward layers; LFM2's config holds another one than its tensors have."""
-        if self.family.arch != "LFM2":
-            return int(self.config[self.family.width])
-        return next(shape[0] for key, (_, shape) in self._stored().items() if key.endswith("feed_forward.w1.weight"))
 
     def _add_rope_scaling(self, writer: gguf.GGUFWriter) -> None:
         rope, kind = self.rope, self.rope.get("rope_type", "default")
@@ -293,11 +291,11 @@ class Model:
             if len(names) > 1:
                 shape = (*shape[:-2], shape[-2] // len(names), shape[-1])
             for part, name in enumerate(names):
-                yield name, shape, partial(self._read, (path, key), name, (part, len(names)), shape)
+                yield name, shape, partial(self._read, [(path, key)], name, (part, len(names)), shape)
         for key, parts in experts.items():  # llama.cpp has one tensor for all experts of a layer
-            keys = [parts[number] for number in sorted(parts)]
-            name = self._required_names(key)[0]
-            yield name, (len(keys), *stored[keys[0]][1]), partial(self._stack, [(stored[one][0], one) for one in keys])
+            sources = [(stored[parts[number]][0], parts[number]) for number in sorted(parts)]
+            name, shape = self._required_names(key)[0], (len(sources), *stored[sources[0][1]][1])
+            yield name, shape, partial(self._read, sources, name, (0, 1), shape)
 
     def _required_names(self, key: str) -> list[str]:
         names = self.names_of(key)
@@ -315,11 +313,12 @@ class Model:
         for name, values in factors.items():
             yield f"{name}.weight", values.shape, partial(np.copy, values)
 
-    def _stack(self, parts: Sequence[tuple[Path, str]]) -> Array:
-        return np.stack([_tensor(path, key) for path, key in parts])
-
-    def _read(self, source: tuple[Path, str], name: str, part: tuple[int, int], shape: tuple[int, ...]) -> Array:
-        array = _tensor(*source)
+    def _read(
+        self, sources: Sequence[tuple[Path, str]], name: str, part: tuple[int, int], shape: tuple[int, ...]
+    ) -> Array:
+        """A part (its number, of how many) of a tensor's rows; several sources are stacked."""
+        arrays = [_tensor(*source) for source in sources]
+        array = np.stack(arrays) if len(arrays) > 1 else arrays[0]
         if part[1] > 1:
             array = np.split(array, part[1], axis=-2)[part[0]]
         if array.ndim == 1 and name.endswith("norm.weight"):
