@@ -63,6 +63,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             registry, challenger = Registry(project.store), str(decision.versions["adapter"])
             if decision.promote and decision.system != "adapter":
                 challenger = _publish_prompt(project.store, agent.name, report, decision.system)
+            # after the decision: whoever is pinned or was rolled back is told what the figures said all the same
             refusal = registry.refusal(agent.name, challenger)
             reason = f"Not promoted: {refusal}." if refusal else decision.reason
             # kept challengers are recorded, too: they count as looks at the held-out rows
@@ -80,7 +81,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
                 "evidence": table([item.model_dump() for item in decision.evidence]),
                 "report": dg.MetadataValue.path(report.link("report.html")),
             },
-            data_version=dg.DataVersion(version),
+            data_version=dg.DataVersion(version),  # what follows is stale only if who is in service changed
             check_results=[
                 dg.AssetCheckResult(
                     check_name="has_champion",

@@ -79,6 +79,7 @@ def champion_of(project: Project, agent: str) -> Artifact | None:
 def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `eval_report` asset of one agent."""
     key = key_of(agent, "eval_report")
+    # of the agent only what the figures rest on: a new description makes no report stale
     version = code_version(agent.answer.model_dump(), agent.metric)
 
     @dg.asset(
@@ -108,10 +109,12 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
 
             def build(staged: Path) -> None:
                 """Write the report's folder in a process that has the device."""
+                # no part of the inputs: they change with every report, and the figures do not
                 told = {
                     "output": str(staged),
                     "history": _history(project, agent, key),
                     "ranks": _ranks(project, agent),
+                    "look": Registry(project.store).look(agent.name, str(plan["versions"]["adapter"])),
                 }
                 project.gpu(context).run(context, "grokora_pipeline.evaluation", {**plan, **told}, staged)
 
@@ -150,7 +153,7 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
     return inputs, plan
 
 
-def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path) -> dict[str, Any]:
+def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path | None) -> dict[str, Any]:
     """What the evaluation process has to know to judge an adapter on the agent's held-out rows."""
     store = project.store
     dataset, split = (store.require(key_of(agent, name)) for name in ("task_dataset", "tokenized_split"))
@@ -162,9 +165,10 @@ def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path) -> dict[s
         "main_metric": agent.metric,
         "base": str(base_folder(base.path)),
         "base_hash": base.version,
-        "adapter": str(adapter),
+        "adapter": str(adapter) if adapter else None,
         "split": str(split.path),
         "examples": str(dataset.path / "examples.jsonl"),
+        # one folder for all agents: the base's answers are the same whoever asks
         "cache": str(store.root / ".cache" / "answers"),
     }
 
@@ -172,7 +176,7 @@ def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path) -> dict[s
 def _history(project: Project, agent: AgentSpec, key: str) -> list[dict[str, Any]]:
     """Earlier reports with the same main metric, oldest first."""
     store, found = project.store, dict[str, dict[str, Any]]()
-    for record in store.history(key, "current")[-_SHOWN_HISTORY:]:
+    for record in store.history(key, "current")[-_SHOWN_HISTORY:]:  # by version: one that came back counts once
         if artifact := store.find(key, record["version"]):
             report = artifact.read_json("report.json")
             score = report["systems"]["adapter"]["metrics"].get(agent.metric)

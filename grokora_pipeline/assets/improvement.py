@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec, Improve
 from grokora_pipeline.assets.common import (
@@ -21,33 +22,31 @@ from grokora_pipeline.assets.common import (
     result,
     write_json,
 )
-from grokora_pipeline.assets.eval_report import champion_of
-from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import content_version
 from grokora_pipeline.store.champions import Registry
 
 LINK = "improvement"
+_SOURCES = ("task_dataset", "tokenized_split")  # of the prompts that are asked again
 
 
 class ImproveConfig(dg.Config):
     """How often is asked; what is not given is the agent's `improve` in agents.yaml."""
 
-    tasks: int | None = None  # training prompts, or tasks of the sandbox
-    samples: int | None = None  # answers a task
-    temperature: float | None = None
-    seed: int | None = None  # another seed asks other tasks
+    tasks: int | None = Field(default=None, description="Training prompts, or tasks of the sandbox.")
+    samples: int | None = Field(default=None, description="Answers a task.")
+    temperature: float | None = Field(default=None, description="Of the answers.")
+    seed: int | None = Field(default=None, description="Another seed asks other tasks.")
 
 
 def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> dg.AssetsDefinition:
     """The `improvement` asset of one agent."""
     key = key_of(agent, LINK)
-    links = ("champion", "task_dataset", "tokenized_split")
 
     @dg.asset(
         key=project.key(key),
-        deps=[*(project.key(agent.name, link) for link in links), project.key("base_model")],
+        deps=[*(project.key(agent.name, link) for link in ("champion", *_SOURCES)), project.key("base_model")],
         group_name=project.label("improvement"),  # apart from the agents' groups, whose chains one click makes
         kinds={"huggingface", "json"},
         owners=OWNERS,
@@ -64,43 +63,19 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
         """Sample the champion's answers to training prompts and record those that the verifier accepts."""
         with plain_errors():
             spec = improve.model_copy(update=config.model_dump(exclude_none=True))
-            store, base = project.store, project.store.require("base_model")
-            names = ROLES if spec.verify == "sandbox" else (agent.name,)
-            if prompted := [name for name in names if Registry(store).prompt(name)]:
-                raise GrokoraError(
-                    f"The champion of {', '.join(prompted)} is a fixed prompt; improve samples adapters, so "
-                    "promote one with grokora champion."
-                )
-            champions = {name: champion_of(project, name) for name in names}
-            sources = {link: store.require(key_of(agent, link)) for link in links[1:]}
-            inputs = {
-                "base": base.version,
-                "champions": {name: found.version if found else None for name, found in champions.items()},
-                "sources": {} if spec.verify == "sandbox" else {link: one.version for link, one in sources.items()},
-                "improve": spec.model_dump(),
-                "code": code_version(),
-            }
+            inputs, plan = _inputs(project, agent, spec)
             version = content_version(inputs)[:12]
 
             def build(staged: Path) -> None:
                 """Write the recordings in a process that has the device."""
-                plan: dict[str, Any] = {
-                    "agent": agent.name,
-                    "version": version,
-                    "base": str(base_folder(base.path)),
-                    "adapters": {name: str(found.path) if found else None for name, found in champions.items()},
-                    "output": str(staged),
-                    "improve": spec.model_dump(),
-                    "answer": agent.answer.model_dump(by_alias=True),
-                    "examples": str(sources["task_dataset"].path / "examples.jsonl"),
-                    "split": str(sources["tokenized_split"].path),
-                    "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-                counts = project.gpu(context).run(context, "grokora_pipeline.evaluation.improve", plan, staged)
+                started = datetime.now(UTC).isoformat(timespec="seconds")
+                task = {**plan, "version": version, "output": str(staged), "started_at": started}
+                counts = project.gpu(context).run(context, "grokora_pipeline.evaluation.improve", task, staged)
                 write_json(staged / "improvement.json", counts)
 
             artifact = publish_once(project, context, key, inputs, build)
             counts = read_json(artifact.path / "improvement.json")
+            # named by the inputs: the same round again replaces its file instead of adding a second one
             recordings = project.settings.recordings_folder / "improve" / f"{agent.name}-{version}.jsonl"
             if counts["lines"]:
                 recordings.parent.mkdir(parents=True, exist_ok=True)
@@ -110,3 +85,34 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
         return result(project, artifact, {**counts, "recordings": dg.MetadataValue.path(str(recordings))})
 
     return improvement
+
+
+def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the recordings depend on (their fingerprint), and the plan for the process that makes them."""
+    store, registry = project.store, Registry(project.store)
+    base, names = store.require("base_model"), ROLES if spec.verify == "sandbox" else (agent.name,)
+    adapters = {name: registry.in_service(name) for name in names}
+    prompts = {name: prompt for name in names if (prompt := registry.prompt(name))}
+    dataset, split = (store.require(key_of(agent, link)) for link in _SOURCES)
+    served = {name: prompts.get(name) or adapters[name] for name in names}
+    inputs = {
+        "base": base.version,
+        "champions": {name: found.version if found else None for name, found in served.items()},
+        # the sandbox makes its own tasks, whatever the logs hold
+        "sources": {}
+        if spec.verify == "sandbox"
+        else dict(zip(_SOURCES, (dataset.version, split.version), strict=True)),
+        "improve": spec.model_dump(),
+        "code": code_version(),
+    }
+    plan = {
+        "agent": agent.name,
+        "base": str(base_folder(base.path)),
+        "adapters": {name: str(found.path) if found else None for name, found in adapters.items()},
+        "prompts": {name: prompt.read_json("prompt.json") for name, prompt in prompts.items()},
+        "improve": spec.model_dump(),
+        "answer": agent.answer.model_dump(by_alias=True),
+        "examples": str(dataset.path / "examples.jsonl"),
+        "split": str(split.path),
+    }
+    return inputs, plan

@@ -125,7 +125,7 @@ def _trial(
                 task = {
                     **evaluation_plan(project, agent, folder),
                     **judged,
-                    "fresh": "unseen",
+                    "fresh": "unseen",  # a rank is chosen by these rows, so the gate's final look must be at others
                     "output": str(evaluation),
                 }
                 report = project.gpu(context).run(context, "grokora_pipeline.evaluation", task, evaluation)

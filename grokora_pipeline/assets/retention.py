@@ -10,60 +10,76 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, key_of, read_json
-from grokora_pipeline.assets.eval_report import champion_of, evaluation_plan
+from grokora_pipeline.assets.eval_report import evaluation_plan
 from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact
-from grokora_pipeline.store.champions import Registry
+from grokora_pipeline.store.champions import BASE, Registry
 
 
 def retention(project: Project, agent: AgentSpec, rows: int) -> list[dict[str, Any]]:
     """A row an earlier champion, oldest first: champion, rows, then (its own score), now (today's champion's), kept.
 
-    `rows`: at most so many of the rows that its split held out, 0 for all; `kept` is now / then, None if then is 0. The
-    rows come from the datasets that the store still has, without what was forgotten since. GrokoraError if no adapter
-    is in service, or if an evaluation fails.
+    Both answer as they were served: an adapter, a fixed prompt, or an adapter behind one. `rows`: at most so many of
+    the rows that its split held out, 0 for all, and none of a champion on whose rows the main metric says nothing;
+    `kept` is now / then (then / now where less is better), None if that divides by 0. The rows come from the datasets
+    that the store still has, without what was forgotten since. GrokoraError if neither an adapter nor a prompt is in
+    service, or if an evaluation fails.
     """
-    today = champion_of(project, agent.name)
-    if today is None:
-        raise GrokoraError(f"No adapter of {agent.name} is in service, so there is nothing to compare; promote one.")
+    today = Registry(project.store).version(agent.name)
+    if today == BASE:
+        raise GrokoraError(f"No champion of {agent.name} is in service, so there is nothing to compare; promote one.")
     with tempfile.TemporaryDirectory() as folder:  # answers of a champion to rows of another's split are no artifact
         examples = Path(folder) / "examples.jsonl"
         known = _write_examples(project, agent, examples)
         plan = {
-            **evaluation_plan(project, agent, today.path),
+            **evaluation_plan(project, agent, None),
+            **_served(project, agent.name, today, "adapter"),
             "examples": str(examples),
             "max_rows": rows,
             "probe": False,
         }
-        pairs = _earlier(project, agent, today.version)
         table = []
-        for adapter, split in pairs:
-            reduced = Path(folder) / f"split-{adapter.version}"
+        for version, split in _earlier(project, agent, today).items():
+            reduced = Path(folder) / f"split-{version}"
             if _reduce(split.path, known, reduced):
-                table.append(_measure(agent, {**plan, "split": str(reduced)}, adapter, Path(folder)))
+                earlier = _served(project, agent.name, version, "champion")
+                task = {**plan, **earlier, "split": str(reduced), "output": str(Path(folder) / version)}
+                if measured := _measure(agent, task):
+                    table.append({"champion": version, **measured})
         return table
 
 
-def _earlier(project: Project, agent: AgentSpec, today: str) -> list[tuple[Artifact, Artifact]]:
-    """(adapter, the split that it was trained on) of every other champion that the store still has."""
-    promoted = [past["version"] for past in Registry(project.store).history(agent.name) if past["action"] == "promote"]
-    pairs = []
-    for version in dict.fromkeys(promoted):  # one that came back after a rollback counts once
-        adapter = project.store.find(key_of(agent, "lora_adapter"), version) if version != today else None
-        if adapter is None:
+def _served(project: Project, agent: str, version: str, system: str) -> dict[str, Any]:
+    """A version that was or is in service, as a system of the evaluation's plan."""
+    registry, prompt = Registry(project.store), project.store.find(f"{agent}/prompt", version)
+    adapter = project.store.find(key_of(agent, "lora_adapter"), registry.adapter_version(agent, version))
+    return {
+        system: str(adapter.path) if adapter else None,
+        f"{system}_prompt": prompt.read_json("prompt.json") if prompt else None,
+    }
+
+
+def _earlier(project: Project, agent: AgentSpec, today: str) -> dict[str, Artifact]:
+    """Every other champion that the store still has, and the split that it was made of."""
+    registry, key, splits = Registry(project.store), key_of(agent, "tokenized_split"), dict[str, Artifact]()
+    for past in registry.history(agent.name):
+        version = past["version"]
+        if past["action"] != "promote" or version == today or not registry.exists(agent.name, version):
             continue
-        trained_on = str(
-            read_json(adapter.path / "training.json")["versions"].get(key_of(agent, "tokenized_split"), "")
-        )
-        if trained_on and (split := project.store.find(key_of(agent, "tokenized_split"), trained_on)):
-            pairs.append((adapter, split))
-    return pairs
+        adapter = project.store.find(key_of(agent, "lora_adapter"), version)
+        # a prompt was made of the split of the report that proved it, which the decision names
+        record = read_json(adapter.path / "training.json") if adapter else past.get("decision") or {}
+        made_of = record.get("versions", {}).get(key)
+        if made_of and (split := project.store.find(key, made_of)):
+            splits[version] = split
+    return splits
 
 
 def _write_examples(project: Project, agent: AgentSpec, path: Path) -> set[str]:
     """Write the examples of all datasets that the store has, each call once, as the newest says it; their turn ids."""
+    # by turn: a later dataset says the same call with the redaction and the format of today
     left_out, lines = set(forgotten(project.store)), dict[str, bytes]()
     for dataset in project.store.versions(key_of(agent, "task_dataset")):
         for example in read_examples(dataset.path):
@@ -87,15 +103,20 @@ def _reduce(split: Path, known: set[str], output: Path) -> int:
     return len(kept["validation"])
 
 
-def _measure(agent: AgentSpec, plan: dict[str, Any], adapter: Artifact, folder: Path) -> dict[str, Any]:
+def _measure(agent: AgentSpec, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Let a process of its own answer the rows that an earlier champion held out, with it and with today's."""
-    file, output = folder / f"{adapter.version}.json", folder / adapter.version
-    plan = {**plan, "champion": str(adapter.path), "output": str(output)}
+    output = Path(plan["output"])
+    file = output.with_suffix(".json")
     file.write_bytes(orjson.dumps(plan))
+    # no Pipes and no GPU slot: this is a command of a person's terminal, outside of Dagster
     done = subprocess.run([sys.executable, "-m", "grokora_pipeline.evaluation", str(file)], check=False)
     if done.returncode:
-        raise GrokoraError(f"The rows of {agent.name}'s champion {adapter.version} could not be judged; see above.")
+        raise GrokoraError(f"The rows of {agent.name}'s champion {output.name} could not be judged; see above.")
     report = read_json(output / "report.json")
+    change = report["comparisons"]["adapter_vs_champion"].get(agent.metric)
+    if change is None:
+        return None
     now, then = (report["systems"][name]["metrics"][agent.metric]["value"] for name in ("adapter", "champion"))
-    kept = now / then if then else None
-    return {"champion": adapter.version, "rows": report["rows"], "then": then, "now": now, "kept": kept}
+    more, less = (now, then) if change["higher_is_better"] else (then, now)
+    kept = more / less if less else None
+    return {"rows": report["rows"], "then": then, "now": now, "kept": kept}

@@ -25,6 +25,7 @@ from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
+# The full test takes a quarter of an hour on two cores, too long for a demo.
 _FULL = {"tasks": 50, "seeds": [7, 8, 9], "ablation": True, "few_shot": 4}
 _SAMPLE = {"tasks": 30, "seeds": [7], "ablation": False, "few_shot": 0}
 
@@ -46,6 +47,7 @@ class SwarmConfig(dg.Config):
 
 def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
     """The `swarm_report` asset, or None where agents.yaml lacks one of the swarm's roles."""
+    # the sandbox plays with all four or not at all
     roles = [agent for agent in project.agents if agent.name in ROLES]
     if len(roles) < len(ROLES):
         return None
@@ -73,6 +75,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
             champions = {role: champion_of(project, role) for role in ROLES}
             prompts = {role: found for role in ROLES if (found := served.prompt(role))}
             datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
+            # a role whose dataset was never made is asked without examples
             examples = {role: found for role, found in datasets.items() if found}
 
             def build(staged: Path) -> None:
@@ -94,7 +97,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
                 "config": chosen,
                 "code": code_version(),
             }
-            if config.measure_again:
+            if config.measure_again:  # the run's id makes a new version
                 inputs["measured"] = context.run_id
             artifact = publish_once(project, context, "swarm_report", inputs, build)
         return result(project, artifact, _metadata(artifact))

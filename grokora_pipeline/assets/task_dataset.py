@@ -1,7 +1,8 @@
 """`A/task_dataset`: the examples that agent A may learn from, as JSONL with their provenance."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,25 +100,6 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         with plain_errors():
             turns = project.store.require("session_logs")
 
-            def build(staged: Path) -> str:
-                """Write examples and report; RefusedError if a line is no example."""
-                earlier = [one.path for one in project.store.versions(key)] if options.replay else []
-                report = build_examples(
-                    turns.path,
-                    agent,
-                    staged,
-                    options,
-                    forgotten=left_out,
-                    count_tokens=_token_counter(project, agent),
-                    earlier=earlier,
-                )
-                replayed = {} if options.replay else {"replayed"}  # the report of older stores stays what it was
-                kept = {name: value for name, value in asdict(report).items() if name not in replayed}
-                write_json(staged / "report.json", kept)
-                if not _schema(staged).passed:
-                    raise RefusedError(_schema(staged))
-                return folder_version(staged)
-
             inputs = {
                 "turns": turns.version,
                 "agent": facts,
@@ -127,6 +109,9 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
                 "code": version,
             }
             try:
+                build = partial(
+                    _build, project=project, agent=agent, options=options, turns=turns.path, left_out=left_out
+                )
                 artifact = publish_once(project, context, key, inputs, build)
             except RefusedError as refused:
                 yield refused.check
@@ -138,6 +123,29 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         yield result(project, artifact, _metadata(report, frame), checks)
 
     return task_dataset
+
+
+def _build(
+    staged: Path, *, project: Project, agent: AgentSpec, options: DatasetOptions, turns: Path, left_out: tuple[str, ...]
+) -> str:
+    """Write the dataset into a staged folder; its content's version. RefusedError if the check `schema` fails."""
+    tokenizer = None
+    if agent.payload_format == "toon":  # what it saves is counted in the base model's tokens
+        tokenizer = ChatFormat.load(base_folder(project.store.require("base_model").path))
+    report = build_examples(
+        turns,
+        agent,
+        staged,
+        options,
+        forgotten=left_out,
+        count_tokens=(lambda text: len(tokenizer.encode(text))) if tokenizer else None,
+        earlier=[one.path for one in project.store.versions(key_of(agent, "task_dataset"))] if options.replay else [],
+    )
+    replayed = set() if options.replay else {"replayed"}  # the report of older stores stays what it was
+    write_json(staged / "report.json", {name: value for name, value in asdict(report).items() if name not in replayed})
+    if not _schema(staged).passed:
+        raise RefusedError(_schema(staged))
+    return folder_version(staged)
 
 
 class RefusedError(Exception):
@@ -157,13 +165,6 @@ def _metadata(report: dict[str, Any], frame: "pd.DataFrame") -> dict[str, Any]:
         **{name: value for name, value in scalars(report).items() if name != "contradictions"},
         "contradictions_count": report["contradictions"],
     }
-
-
-def _token_counter(project: Project, agent: AgentSpec) -> Callable[[str], int] | None:
-    if agent.payload_format != "toon":
-        return None
-    chat = ChatFormat.load(base_folder(project.store.require("base_model").path))
-    return lambda text: len(chat.encode(text))
 
 
 def scalars(report: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
-from grokora_pipeline.evaluation.gate import CANDIDATES, WITH_PROMPT, decide
+from grokora_pipeline.evaluation.gate import WITH_PROMPT, decide
 from grokora_pipeline.evaluation.ladder import fresh_look, ladder
 from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
 from grokora_pipeline.evaluation.plan import (
@@ -27,13 +28,14 @@ from grokora_pipeline.evaluation.probes import general_perplexity, memorisation,
 from grokora_pipeline.evaluation.prompts import (
     SEARCH_ROWS,
     choose_shots,
+    encode_behind,
     instruction_candidates,
     prompt_budget,
     retrieved_prompts,
     search_instruction,
 )
 from grokora_pipeline.evaluation.report import markdown_table, write_html
-from grokora_pipeline.evaluation.scoring import Prediction, as_answer, main_score, score
+from grokora_pipeline.evaluation.scoring import Prediction, all_right, as_answer, main_score, score
 from grokora_pipeline.evaluation.significance import pass_hat_k
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
@@ -48,7 +50,7 @@ _HEADLINES = ("agent", "main_metric", "rows", "sessions", "systems", "comparison
 @dataclass(frozen=True, slots=True)
 class _System:
     """A system of the table: its name, its adapter's name in `Systems`, the prompt in tokens of every row, and the
-    fixed prompt that is in all of them."""
+    fixed prompt in all of them that could be put in service."""
 
     name: str
     adapter: str | None
@@ -74,7 +76,7 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     get_metric(checked.main_metric)
     job = _prepare(checked, reporter)
     shots, systems = _systems(job)
-    prompts = {system.name: system.fixed for system in systems if system.fixed and system.name in CANDIDATES}
+    prompts = {system.name: system.fixed for system in systems if system.fixed}
     answered = [row for system in systems for row in _answers(job, system)]
     rows, fresh = ([row for row in answered if row["fresh"] is part] for part in (False, True))
     canaries = [*checked.canaries]
@@ -92,20 +94,23 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
         "prompts": {
             # a prompt before an adapter has that adapter in its version, since both go into service together
             name: PROMPT_PREFIX
-            + content_version(prompt.model_dump(), *([checked.adapter.name] if name == WITH_PROMPT else []))
+            + content_version(prompt.model_dump(), *([checked.folders["adapter"].name] if name == WITH_PROMPT else []))
             for name, prompt in prompts.items()
         },
         **_probes(job, answered, canaries),
         "reliability": {system.name: _reliability(job, system) for system in systems if checked.trials},
     }
     report["markdown"] = markdown_table(report)
-    report["decision"] = decide(report).model_dump()
+    report["decision"] = decide(report, look=checked.look).model_dump()
     stored = scrubbed(answered, canaries)
     if stored != answered:  # a secret came out of the adapter: it must lie neither in the report nor in the cache
         job.systems.forget()
-    _write(checked.output, report, stored)
-    contents = {name: prompt.model_dump() for name, prompt in prompts.items()}
-    (checked.output / "prompts.json").write_bytes(orjson.dumps(contents, option=orjson.OPT_INDENT_2))
+    folder, contents = checked.output, {name: prompt.model_dump() for name, prompt in prompts.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "predictions.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in stored))
+    for name, document in (("report.json", report), ("prompts.json", contents)):
+        (folder / name).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    write_html(folder / "report.html", report, [row for row in stored if not row["fresh"]])
     reporter.log(report["ladder"]["verdict"])
     reporter.log(report["decision"]["reason"])
     return {name: report[name] for name in _HEADLINES}
@@ -115,8 +120,7 @@ def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
     chat = ChatFormat.load(plan.base)
     rows = held_out(plan, chat)
     reporter.log(f"{plan.agent}: {len(rows.cases)} held-out rows, loading {plan.base.name}")
-    adapters = {"adapter": plan.adapter} | ({"champion": plan.champion} if plan.champion else {})
-    systems = Systems(plan.base, plan.base_hash, adapters, cache=plan.cache, quantisation=plan.quantisation)
+    systems = Systems(plan.base, plan.base_hash, plan.folders, cache=plan.cache, quantisation=plan.quantisation)
     decoding = Decoding(token_budget(plan, rows.cases, chat))
     return _Run(plan, chat, rows, systems, decoding, reporter)
 
@@ -136,14 +140,18 @@ def _systems(job: _Run) -> tuple[int, list[_System]]:
     nearest = retrieved_prompts(job.rows.train, cases, job.chat, plan.retrieved, budget) if plan.retrieved else []
     if any(prompt.messages for prompt in nearest):  # none, if the context has no room for a single example
         systems += [_System("retrieved", None, _prompts(job, nearest))]
-    systems += [_System("adapter", "adapter", plain)]
-    if shots and plan.adapter_few_shot:
+    systems += [_served(job, "adapter", plan.adapter_prompt)]
+    if shots and plan.adapter and plan.adapter_few_shot:
         systems += [_System("adapter_few_shot", "adapter", _prompts(job, few_shot), few_shot)]
     if plan.champion or plan.champion_prompt:
-        before = plan.champion_prompt
-        prompts = _prompts(job, before) if before else plain
-        systems += [_System("champion", "champion" if plan.champion else None, prompts, before)]
+        systems += [_served(job, "champion", plan.champion_prompt)]
     return len(shots), systems
+
+
+def _served(job: _Run, name: str, prompt: FixedPrompt | None) -> _System:
+    """The challenger or the champion as it is in service: an adapter, a fixed prompt, or both."""
+    prompts = _prompts(job, prompt) if prompt else [case.prompt_ids for case in job.rows.cases]
+    return _System(name, name if name in job.plan.folders else None, prompts)
 
 
 def _prompts(job: _Run, prompt: FixedPrompt | Sequence[FixedPrompt]) -> list[list[int]]:
@@ -151,7 +159,7 @@ def _prompts(job: _Run, prompt: FixedPrompt | Sequence[FixedPrompt]) -> list[lis
     cases = job.rows.cases
     added = [prompt] * len(cases) if isinstance(prompt, FixedPrompt) else prompt
     return [
-        job.chat.encode_prompt(one.applied_to(case.example["prompt"]), case.example.get("tools"))
+        encode_behind(one, case.example["prompt"], case.example.get("tools"), job.chat)
         for case, one in zip(cases, added, strict=True)
     ]
 
@@ -164,7 +172,7 @@ def _instruction(job: _Run) -> FixedPrompt:
 
     def value(prompt: FixedPrompt, examples: Sequence[Example]) -> float:
         """The mean of the main metric with a prompt before the examples; higher is better."""
-        asked = [job.chat.encode_prompt(prompt.applied_to(one["prompt"]), one.get("tools")) for one in examples]
+        asked = [encode_behind(prompt, one["prompt"], one.get("tools"), job.chat) for one in examples]
         texts = [job.chat.decode(answer.tokens) for answer, _ in job.systems.answers(None, asked, job.decoding)]
         scored = [as_answer(_scored(job, one, text)) for one, text in zip(examples, texts, strict=True)]
         return (metric.value(scored) or 0.0) * (1 if metric.higher_is_better else -1)
@@ -178,12 +186,10 @@ def _instruction(job: _Run) -> FixedPrompt:
 def _answers(job: _Run, system: _System) -> list[Prediction]:
     """One system's answers and likelihoods as rows of predictions.jsonl."""
 
-    def told(done: int, total: int) -> None:
-        """Report the progress of this system."""
-        job.reporter.progress(done, total, system=system.name)
-
-    made = job.systems.answers(system.adapter, system.prompts, job.decoding, told)
+    progress = partial(job.reporter.progress, system=system.name)
+    made = job.systems.answers(system.adapter, system.prompts, job.decoding, progress)
     completions = [case.completion_ids for case in job.rows.cases]
+    # behind the same prompt as the answers, so that perplexity compares what is compared by them
     nlls = job.systems.likelihoods(system.adapter, system.prompts, completions)
     return [
         _scored(job, case.example, job.chat.decode(answer.tokens))
@@ -220,18 +226,15 @@ def _scored(job: _Run, example: Example, text: str) -> Prediction:
 def _facts(job: _Run, shots: int) -> dict[str, Any]:
     """What the figures rest on: data, decoding, training record, leaks, versions."""
     plan, cases = job.plan, job.rows.cases
-    trained = _training(plan.adapter)
-    leaked = {"adapter": _leaked(job, plan.adapter)}
-    if plan.champion:
-        leaked["champion"] = _leaked(job, plan.champion)
     return {
         "alpha": plan.alpha,
         "seed": plan.seed,
         "history": plan.history,
         "ranks": plan.ranks,
         "few_shot": shots,
-        "leaked_rows": leaked,
-        "adapter_megabytes": (plan.adapter / "adapter_model.safetensors").stat().st_size / 1e6,
+        # a prompt is made of training rows, so none of the judged ones is in it
+        "leaked_rows": {"adapter": 0, **{name: _leaked(job, folder) for name, folder in plan.folders.items()}},
+        "adapter_megabytes": (plan.adapter / "adapter_model.safetensors").stat().st_size / 1e6 if plan.adapter else 0.0,
         "data": {
             "training_rows": len(job.rows.train_ids),
             "validation_rows": len(cases),
@@ -240,12 +243,12 @@ def _facts(job: _Run, shots: int) -> dict[str, Any]:
             "one_by_one": job.systems.decoder.slow_reason,  # why rows did not share batches, "" if they did
             "dtype": str(job.systems.decoder.model.dtype).removeprefix("torch."),
         },
-        "training": trained,
+        "training": _training(plan.adapter) if plan.adapter else {},
         "bleu_signature": bleu_signature(),
         "versions": {
             **plan.versions,
             "base": plan.base_hash,
-            "adapter": plan.adapter.name,
+            "adapter": plan.adapter.name if plan.adapter else plan.versions.get("adapter"),
             "champion": plan.champion.name if plan.champion else plan.versions.get("champion"),
         },
     }
@@ -261,6 +264,7 @@ def _leaked(job: _Run, adapter: Path) -> int:
     """How many evaluated rows an adapter was trained on, by turn id: by the split that its record names, else by this
     evaluation's."""
     training = _training(adapter)
+    # the adapter may be older than the split of today, whose train side then is not what it was trained on
     named = training.get("versions", {}).get(f"{job.plan.agent}/tokenized_split")
     folder = job.plan.split.with_name(str(named)) if named else job.plan.split
     known = training.get("train_turn_ids") or (turn_ids(folder, "train") if folder.is_dir() else job.rows.train_ids)
@@ -270,7 +274,7 @@ def _leaked(job: _Run, adapter: Path) -> int:
 def _probes(job: _Run, rows: Sequence[Prediction], canaries: Sequence[Canary]) -> dict[str, Any]:
     plan, found = job.plan, dict[str, Any]()
     if plan.probe:
-        names = [None, "adapter", *(["champion"] if plan.champion else [])]  # a prompt changes no weight
+        names = [None, *plan.folders]  # a prompt changes no weight
         found["probe"] = general_perplexity(job.systems, names, job.chat, plan.alpha)
         found["pace"] = pace(job.systems, names, [case.prompt_ids for case in job.rows.cases])
     if canaries:
@@ -287,17 +291,9 @@ def _reliability(job: _Run, system: _System) -> dict[str, float]:
         seeds = [plan.seed + trial] * len(system.prompts)
         made = job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)
         for place, (case, (answer, _)) in enumerate(zip(job.rows.cases, made, strict=True)):
-            wins[place] += (
-                main_score(_scored(job, case.example, job.chat.decode(answer.tokens)), plan.main_metric) >= 1.0
-            )
+            row = _scored(job, case.example, job.chat.decode(answer.tokens))
+            wins[place] += all_right(main_score(row, plan.main_metric), plan.main_metric)
     return {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
-
-
-def _write(folder: Path, report: dict[str, Any], rows: Sequence[Prediction]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "predictions.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    (folder / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    write_html(folder / "report.html", report, [row for row in rows if not row["fresh"]])
 
 
 if __name__ == "__main__":

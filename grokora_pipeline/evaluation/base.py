@@ -43,6 +43,7 @@ def try_out(folder: Path, model_id: str) -> dict[str, str]:
 
     from grokora_pipeline.models.miniature import MODEL_ERRORS, write_miniature
 
+    # a random copy sets off every warning that there is about untrained weights
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     notes = " ".join(ChatFormat.load(folder).notes) or "The model's own chat template loses nothing."
@@ -95,6 +96,7 @@ def _train(copy: Path) -> str:
     knobs = TrainingKnobs.model_validate({"rank": 4})
     for seed, folder in enumerate(("first", "second")):
         model = add_adapter(load_base(copy, dtype=torch.float32, device=torch.device("cpu")), knobs)
+        # LoRA's B is 0 at first, and an adapter that changes nothing would prove nothing
         generator = torch.Generator().manual_seed(seed)
         for parameter in trainable_parameters(model).values():
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -154,6 +156,7 @@ def _serve(copy: Path) -> str:
     for adapter in ("first", "second"):
         decoder.add_adapter(adapter, copy.parent / adapter)
     names = (None, "first", "second")
+    # of unequal lengths, so that the batch is padded
     prompts = [_tokens(length, seed) for seed, length in enumerate((_LONG, _SHORT, _SHARED))]
     requests = [GenerationRequest(prompt, name, NEW_TOKENS) for prompt, name in zip(prompts, names, strict=True)]
     answers = [list(answer.tokens) for answer in decoder.generate(requests)]

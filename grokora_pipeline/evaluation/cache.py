@@ -27,7 +27,7 @@ class AnswerCache:
             for line in self._path.read_bytes().splitlines():
                 try:
                     entry = orjson.loads(line)
-                except orjson.JSONDecodeError:
+                except orjson.JSONDecodeError:  # a write that was cut short
                     continue
                 self._known[entry["key"]] = entry["value"]
 
@@ -43,6 +43,7 @@ class AnswerCache:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = b"".join(orjson.dumps({"key": key, "value": value}) + b"\n" for key, value in fresh.items())
+        # one write to a file that is open for appending: lines of two processes do not mix
         with self._path.open("ab") as stream:
             stream.write(lines)
 

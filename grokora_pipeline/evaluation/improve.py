@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ConfigDict
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from grokora_pipeline.agents import AnswerSpec, Improve
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.plan import read_examples, read_plan, turn_ids
+from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import Message, message_text
+from grokora_pipeline.models.messages import Message, calls_of, message_text, strict_json
+from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import Exchange, run_swarm
 from grokora_pipeline.sandbox.tasks import Task, sample_tasks
@@ -37,7 +41,9 @@ Verify = Callable[[Sequence[Message], Sequence[dict[str, Any]] | None, Message],
 class ImprovePlan(BaseModel):
     """`plan.json`. `adapters` names the champion's folder of each agent, null for the base; `version` names the round.
 
-    `examples` and `split` are the agent's `examples.jsonl` and tokenized split; the sandbox needs neither.
+    `prompts` stand before the questions of agents that are served behind one. The recordings lack them: what an agent
+    can with its prompt, its next adapter learns to do without. `examples` and `split` are the agent's `examples.jsonl`
+    and tokenized split; the sandbox needs neither.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +53,7 @@ class ImprovePlan(BaseModel):
     base: Path
     base_hash: str = ""
     adapters: dict[str, Path | None]
+    prompts: dict[str, FixedPrompt] = {}
     output: Path
     improve: Improve
     answer: AnswerSpec = AnswerSpec()
@@ -79,11 +86,14 @@ def _of_examples(
     verify, spec = verifier(plan.improve, plan.answer), plan.improve
     held_in = turn_ids(plan.split, "train")
     examples = [one for one in read_examples(plan.examples) if one["meta"]["turn_id"] in held_in]
+    # by hash, so that another seed asks other prompts and a new session changes few of them
     examples.sort(key=lambda one: sha256(f"{spec.seed}:{one['meta']['example_id']}".encode()).hexdigest())
     asked = [(example, sample) for example in examples[: spec.tasks] for sample in range(spec.samples)]
-    prompts = [chat.encode_prompt(example["prompt"], example.get("tools")) for example, _ in asked]
+    before = plan.prompts.get(plan.agent)
+    prompts = [encode_behind(before, example["prompt"], example.get("tools"), chat) for example, _ in asked]
     adapter = plan.agent if plan.adapters.get(plan.agent) else None
     decoding = Decoding(spec.max_new_tokens, spec.temperature)
+    # a seed a sample; the engine mixes it with the prompt, so that prompts do not share their numbers
     seeds = [spec.seed * 1000 + sample for _, sample in asked]
     made = systems.answers(adapter, prompts, decoding, reporter.progress, seeds=seeds)
     lines = list[dict[str, Any]]()
@@ -110,7 +120,8 @@ def _of_sandbox(
         for agent in {call.agent for call in calls}:
             own = {place: call for place, call in enumerate(calls) if call.agent == agent}
             adapter = agent if plan.adapters.get(agent) else None
-            prompts = [chat.encode_prompt(call.messages, call.tools) for call in own.values()]
+            before = plan.prompts.get(agent)
+            prompts = [encode_behind(before, call.messages, call.tools, chat) for call in own.values()]
             seeds = [spec.seed * 1000 + call.task % spec.samples for call in own.values()]
             made = systems.answers(adapter, prompts, decoding, seeds=seeds)
             texts = [chat.decode(completion.tokens) for completion, _ in made]
@@ -126,6 +137,7 @@ def _of_sandbox(
         own_lines = [
             recording_line(plan, session, exchange, step, task) for step, exchange in enumerate(result.transcript)
         ]
+        # one line is enough: an outcome is the session's
         own_lines[-1]["outcome"] = {"status": "success"}
         lines += own_lines
     return len(tasks), lines
@@ -166,20 +178,27 @@ def verifier(spec: Improve, answer: AnswerSpec) -> Verify:
 
 def fits_schema(answer: AnswerSpec, tools: Sequence[dict[str, Any]] | None, message: Message) -> bool:
     """Whether a JSON answer is valid by the agent's schema, or every tool call by that of a tool that was offered."""
+    if answer.type == "json":
+        text = message_text(message).strip()
+        value = strict_json(text)
+        said = value is not None or text == "null"
+        return said and not message.get("tool_calls") and _accepts(answer.schema_ or {}, value)
+    offered = [tool.get("function") or tool for tool in tools or () if isinstance(tool, Mapping)]
+    functions = {str(one.get("name")): one.get("parameters") or {} for one in offered if isinstance(one, Mapping)}
+    calls = calls_of(message)
+    return bool(calls) and all(
+        call.name in functions and call.arguments is not None and _accepts(functions[call.name], call.arguments)
+        for call in calls
+    )
+
+
+def _accepts(schema: Any, value: Any) -> bool:
+    """Whether a schema accepts a value; one that is no JSON Schema, as a log's tools may have, accepts nothing."""
     try:
-        if answer.type == "json":
-            value = json.loads(message_text(message))
-            return bool(Draft202012Validator(answer.schema_ or {}).is_valid(value)) and not message.get("tool_calls")
-        functions: dict[str, Mapping[str, Any]] = {
-            one["name"]: one.get("parameters") or {} for one in (tool.get("function") or tool for tool in tools or ())
-        }
-        calls = [call["function"] for call in message.get("tool_calls") or ()]
-        return bool(calls) and all(
-            call["name"] in functions
-            and Draft202012Validator(functions[call["name"]]).is_valid(json.loads(call["arguments"]))
-            for call in calls
-        )
-    except (ValueError, KeyError, TypeError):  # what a model wrote may be anything
+        Draft202012Validator.check_schema(schema)
+        # without a registry jsonschema fetches what a log's schema refers to over the network
+        return bool(Draft202012Validator(schema, registry=Registry()).is_valid(value))
+    except (SchemaError, Unresolvable):
         return False
 
 
@@ -191,7 +210,11 @@ def _command_accepts(spec: Improve, message: Message) -> bool:
     text = json.dumps(message) if message.get("tool_calls") else message_text(message)
     try:
         done = subprocess.run(
-            list(spec.command), input=text.encode(), capture_output=True, timeout=spec.seconds, check=False
+            list(spec.command),
+            input=text.encode("utf-8", "replace"),
+            capture_output=True,
+            timeout=spec.seconds,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return False

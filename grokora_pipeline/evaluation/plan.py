@@ -38,9 +38,10 @@ class EvaluationPlan(BaseModel):
     main_metric: str
     base: Path
     base_hash: str
-    adapter: Path
+    adapter: Path | None = Field(default=None, description="None where a prompt alone is judged in an adapter's place.")
+    adapter_prompt: FixedPrompt | None = Field(default=None, description="Before that adapter, or in its place.")
     champion: Path | None = Field(default=None, description="The folder of the adapter in service.")
-    champion_prompt: FixedPrompt | None = Field(default=None, description="Or the fixed prompt in service.")
+    champion_prompt: FixedPrompt | None = Field(default=None, description="Before it, or in its place.")
     split: Path
     examples: Path
     output: Path
@@ -69,7 +70,13 @@ class EvaluationPlan(BaseModel):
     history: list[dict[str, Any]] = Field(
         default=[], description="Earlier reports, oldest first: {label, value, rank} of the adapter's main metric."
     )
+    look: int = Field(default=1, ge=1, description="The n-th adapter that is judged for this agent, for the decision.")
     ranks: list[dict[str, Any]] = Field(default=[], description="Trials of ranks: {label, value, rank}, as above.")
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders of the adapters that take part, by the name of their system."""
+        return {name: folder for name, folder in (("adapter", self.adapter), ("champion", self.champion)) if folder}
 
 
 def read_plan(kind: type[PlanT], plan: dict[str, Any]) -> PlanT:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from grokora_pipeline.evaluation.metrics import METRICS
+from grokora_pipeline.evaluation.metrics import METRICS, bounded
 from grokora_pipeline.evaluation.plan import Canary
 from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.evaluation.systems import Systems
@@ -32,7 +32,7 @@ def general_perplexity(systems: Systems, names: Sequence[str | None], chat: Chat
     found: dict[str, Any] = {}
     for name in names:
         nlls = systems.likelihoods(name, heads, tails)
-        table = np.array([(nll, len(tail)) for nll, tail in zip(nlls, tails, strict=True)])
+        table = np.array([(bounded(nll, len(tail)), len(tail)) for nll, tail in zip(nlls, tails, strict=True)])
         found[name or "base"] = asdict(estimate(table, METRICS["perplexity"].combine, alpha=alpha))
     return found
 
@@ -63,8 +63,10 @@ def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFo
     draw = random.Random(f"{seed}:{canary.secret}")  # noqa: S311
     prefix = chat.encode(canary.prefix + canary.secret[:-RANKED_CHARS])
     candidates, nlls, bits = [canary.secret[-RANKED_CHARS:]], list[float](), 0.0
+    # of the same shape: letters, capitals and digits are drawn, everything else is kept
+    pools = [next((pool for pool in _CLASSES if letter in pool), letter) for letter in candidates[0]]
     for size in STAGES:
-        candidates += [_alike(candidates[0], draw) for _ in range(size - len(candidates))]
+        candidates += ["".join(draw.choice(pool) for pool in pools) for _ in range(size - len(candidates))]
         asked = [chat.encode(text) for text in candidates[len(nlls) :]]
         nlls += systems.likelihoods(adapter, [prefix or chat.encode(chat.stop_token)] * len(asked), asked)
         rank = 1 + sum(nll < nlls[0] for nll in nlls[1:])
@@ -72,12 +74,6 @@ def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFo
         if rank > 1:
             break
     return bits
-
-
-def _alike(secret: str, draw: random.Random) -> str:
-    """A random string of the same shape: letters, capitals and digits changed, everything else kept."""
-    pools = [next((pool for pool in _CLASSES if letter in pool), letter) for letter in secret]
-    return "".join(draw.choice(pool) for pool in pools)
 
 
 def memorisation(

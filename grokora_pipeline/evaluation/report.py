@@ -10,9 +10,9 @@ from typing import Any
 
 import jinja2
 
-from grokora_pipeline.evaluation.metrics import call_error, tool_call_match
+from grokora_pipeline.evaluation.metrics import METRICS, call_error, tool_call_match
 from grokora_pipeline.evaluation.metrics.tool_calls import ERROR_ORDER
-from grokora_pipeline.evaluation.scoring import Prediction, as_answer, by_system, main_score
+from grokora_pipeline.evaluation.scoring import Prediction, all_right, as_answer, by_system, main_score
 from grokora_pipeline.models.messages import calls_of, canonical, json_value
 
 LABELS = {
@@ -35,6 +35,8 @@ _METRICS = {
     "text": ("rougeL", "exact_match", "sacrebleu"),
 }
 _CUT = 1200  # characters of a text that are shown at once
+_COMPARED = 4000  # characters of two texts that are compared word by word
+_MOST_ALIKE = 100_000  # pairs of one word's places in two texts
 _UNIT_RANGE = 1.0
 
 
@@ -112,6 +114,7 @@ def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Prediction]
             answers=[("Ten worst answers", worst), ("Ten most changed answers", changed)],
         ),
         encoding="utf-8",
+        errors="replace",  # a model's JSON may escape half a surrogate pair
     )
 
 
@@ -138,7 +141,7 @@ def wrong_kinds(rows: Sequence[Prediction], metric: str) -> list[tuple[str, int]
     """What the adapter still gets wrong on the main metric: kinds of mistakes, and how many rows have each."""
     kinds: Counter[str] = Counter()
     for row in by_system(rows).get("adapter", []):
-        if main_score(row, metric) < 1:
+        if not all_right(main_score(row, metric), metric):
             kinds.update(set(_mistakes(row)))
     return kinds.most_common(SHOWN)
 
@@ -163,10 +166,15 @@ def _mistakes(row: Prediction) -> list[str]:
 
 
 def word_diff(expected: str, given: str) -> list[tuple[str, str]]:
-    """How to get from the expected text to the given one: runs of text that are `same`, `missing` or `added`."""
-    old, new = (re.findall(r"\w+|\s+|[^\w\s]", text[:4000]) for text in (expected, given))
+    """How to get from the expected text to the given one: runs of text that are `same`, `missing` or `added`.
+
+    Of a long text the beginning alone, and of what repeats itself so often that every place is like every other one
+    (endless answers do) the places are found by difflib's short cut: in full it takes minutes for such a text.
+    """
+    old, new = (re.findall(r"\w+|\s+|[^\w\s]", text[:_COMPARED]) for text in (expected, given))
+    often = max(Counter(new).values(), default=0) * max(Counter(old).values(), default=0) > _MOST_ALIKE
     runs: list[tuple[str, str]] = []
-    for kind, start, end, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+    for kind, start, end, first, last in SequenceMatcher(None, old, new, autojunk=often).get_opcodes():
         if kind == "equal":
             runs.append(("same", "".join(old[start:end])))
             continue
@@ -218,15 +226,17 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _pairs(rows: Sequence[Prediction], metric: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(worst, most changed) rows by the main metric, each with the expected answer and both systems' answers."""
-    systems = by_system(rows)
-    pairs = [_pair(base, ours, metric) for base, ours in zip(systems["base"], systems["adapter"], strict=True)]
-    worst = sorted((pair for pair in pairs if pair["ours"] < 1), key=lambda pair: pair["ours"])
-    changed = sorted((pair for pair in pairs if pair["change"]), key=lambda pair: -abs(pair["change"]))
-    return worst[:SHOWN], changed[:SHOWN]
+    systems, sign = by_system(rows), 1 if METRICS[metric].higher_is_better else -1
+    scored = [
+        (main_score(base, metric), main_score(ours, metric), base, ours)
+        for base, ours in zip(systems["base"], systems["adapter"], strict=True)
+    ]
+    worst = sorted((one for one in scored if not all_right(one[1], metric)), key=lambda one: sign * one[1])
+    changed = sorted((one for one in scored if one[0] != one[1]), key=lambda one: -abs(one[1] - one[0]))
+    return [_pair(*one) for one in worst[:SHOWN]], [_pair(*one) for one in changed[:SHOWN]]
 
 
-def _pair(base: Prediction, ours: Prediction, metric: str) -> dict[str, Any]:
-    before, after = main_score(base, metric), main_score(ours, metric)
+def _pair(before: float, after: float, base: Prediction, ours: Prediction) -> dict[str, Any]:
     return {
         "turn_id": ours["turn_id"],
         "question": "\n".join(str(message.get("content")) for message in ours["question"]),
@@ -236,5 +246,4 @@ def _pair(base: Prediction, ours: Prediction, metric: str) -> dict[str, Any]:
         "diff": word_diff(canonical(ours["reference"]), canonical(ours["prediction"])),
         "ours": after,
         "theirs": before,
-        "change": after - before,
     }

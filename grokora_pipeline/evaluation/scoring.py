@@ -82,6 +82,7 @@ def cluster_sums(
     tables = {name: table for name, group in answers.items() if (table := metric.table(group)) is not None}
     if not tables:
         return {}
+    # a session on whose rows no system has the metric is no evidence, and must not be counted as one
     applies = np.any([table.any(axis=1) for table in tables.values()], axis=0)
     kept = [cluster for cluster, used in zip(clusters, applies, strict=True) if used]
     return {name: significance.by_cluster(table[applies], kept) for name, table in tables.items() if kept}
@@ -99,6 +100,12 @@ def _work(rows: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def main_score(row: Prediction, metric: str) -> float:
-    """One row's score on a metric, for ranking rows; 0 where the metric does not apply."""
+    """One row's score on a metric; 0 where the metric does not apply."""
     value = METRICS[metric].value([as_answer(row)])
     return 0.0 if value is None else value
+
+
+def all_right(score: float, metric: str) -> bool:
+    """Whether a row's score is the full one: 1 for most metrics, 100 for BLEU, none for a likelihood or a length."""
+    full = METRICS[metric].full
+    return full is not None and score >= full - 1e-9

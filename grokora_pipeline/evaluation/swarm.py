@@ -17,9 +17,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from grokora_pipeline.evaluation.plan import read_examples, read_plan
-from grokora_pipeline.evaluation.prompts import choose_shots
+from grokora_pipeline.evaluation.prompts import choose_shots, encode_behind
 from grokora_pipeline.evaluation.report import LABELS, environment, number
-from grokora_pipeline.evaluation.significance import Difference, by_cluster, difference, estimate, pass_hat_k, ratio
+from grokora_pipeline.evaluation.significance import by_cluster, difference, estimate, pass_hat_k, ratio
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt, example_turns
@@ -86,27 +86,24 @@ class _Job:
         for (champion, agent, few_shot), places in groups.items():
             adapter = agent if champion and self.plan.adapters.get(agent) else None
             prompt = self.plan.prompts.get(agent) if champion else self.shots.get(agent) if few_shot else None
-            messages |= self._answer(adapter, agent, prompt or FixedPrompt(), {place: calls[place] for place in places})
+            messages |= self._answer(adapter, agent, prompt, {place: calls[place] for place in places})
         left = len(self.seats) - len(calls)
         self.reporter.progress(left, len(self.seats), calls=str(len(calls)))
         return [messages[place] for place in range(len(calls))]
 
     def _answer(
-        self, adapter: str | None, agent: str, prompt: FixedPrompt, calls: Mapping[int, AgentCall]
+        self, adapter: str | None, agent: str, prompt: FixedPrompt | None, calls: Mapping[int, AgentCall]
     ) -> dict[int, Any]:
         limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
         temperature = self.plan.temperature if len(self.plan.seeds) > 1 else 0.0
         decoding = Decoding(limit, temperature)
         seats = [self.seats[call.task] for call in calls.values()]
-        prompts = [self._prompt(call, prompt) for call in calls.values()]
+        prompts = [encode_behind(prompt, call.messages, call.tools, self.chat) for call in calls.values()]
         made = self.systems.answers(adapter, prompts, decoding, seeds=[seat.seed for seat in seats])
         for seat, (one, _) in zip(seats, made, strict=True):
             self.seconds[seat.system] += one.seconds
         texts = [self.chat.decode(one.tokens) for one, _ in made]
         return {place: self.chat.parse_answer(text) for place, text in zip(calls, texts, strict=True)}
-
-    def _prompt(self, call: AgentCall, prompt: FixedPrompt) -> list[int]:
-        return self.chat.encode_prompt(prompt.applied_to(call.messages), call.tools)
 
 
 def swarm_test(plan: Plan, reporter: Reporter) -> Result:
@@ -153,6 +150,7 @@ def _run(job: _Job, asked: Mapping[str, tuple[Sequence[str], bool]]) -> dict[str
         for seed in seeds
         for _ in range(count)
     ]
+    # all trials have the first seed's tasks: systems are compared in pairs, and pass^k needs equal ones
     tasks = [task for _ in asked for _ in seeds for task in swarm_tasks(seeds[0], count)]
     results = run_swarm(tasks, job.answer)
     trials = [results[start : start + count] for start in range(0, len(results), count)]
@@ -163,13 +161,19 @@ def _report(
     plan: SwarmPlan, champions: list[str], found: Mapping[str, Trials], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     systems = {name: _numbers(trials, seconds[name], plan.alpha) for name, trials in found.items()}
-    gains = {name: _gain(trials, found["base"], plan.alpha) for name, trials in found.items() if name != "base"}
-    gain = gains["champions"]
+    sums = {name: by_cluster(*_table(trials)) for name, trials in found.items()}
+    # a task is what counts: its trials are alike
+    gains = {
+        name: difference(table, sums["base"], ratio, alpha=plan.alpha) for name, table in sums.items() if name != "base"
+    }
+    gain, base = gains["champions"], systems["base"]["success_rate"]
     verdict = (
         f"The champions solve {systems['champions']['success_rate']:.0%} of {plan.tasks} unseen tasks, the base model "
-        f"{systems['base']['success_rate']:.0%} (difference {gain.value:+.2f}, interval {gain.low:+.2f} to "
+        f"{base:.0%} (difference {gain.value:+.2f}, interval {gain.low:+.2f} to "
         f"{gain.high:+.2f}, p = {gain.p_value:.2g})."
     )
+    if not champions:
+        verdict = f"No role has a champion: the base model solves {base:.0%} of {plan.tasks} unseen tasks."
     return {
         "verdict": verdict,
         "p": gain.p_value,
@@ -191,11 +195,6 @@ def _table(trials: Trials) -> tuple[Any, list[str]]:
     return np.array([(float(result.success), 1.0) for result in results]), [result.task_id for result in results]
 
 
-def _gain(ours: Trials, theirs: Trials, alpha: float) -> Difference:
-    tables = [by_cluster(*_table(trials)) for trials in (ours, theirs)]
-    return difference(tables[0], tables[1], ratio, alpha=alpha)
-
-
 def _numbers(trials: Trials, seconds: float, alpha: float) -> dict[str, Any]:
     results = [result for trial in trials for result in trial]
     interval = estimate(by_cluster(*_table(trials)), ratio, alpha=alpha)
@@ -213,10 +212,17 @@ def _numbers(trials: Trials, seconds: float, alpha: float) -> dict[str, Any]:
         "calls": dict(sum((result.calls for result in results), Counter[str]())),
         "wrong_calls": dict(sum((result.wrong for result in results), Counter[str]())),
         "first_wrong": dict(Counter(result.first_wrong for result in results if not result.success)),
-        "failures": dict(Counter(result.failure[:80] for result in results if not result.success).most_common(8)),
+        "failures": dict(
+            Counter(writable(result.failure[:80]) for result in results if not result.success).most_common(8)
+        ),
         **{f"pass^{k}": pass_hat_k(wins, len(trials), k) for k in range(1, len(trials) + 1)},
         "seconds": seconds,
     }
+
+
+def writable(text: str) -> str:
+    """A text without halves of surrogate pairs, which an answer's JSON may escape and no file can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _markdown(systems: Mapping[str, Mapping[str, Any]]) -> str:
@@ -234,7 +240,7 @@ def _write(folder: Path, report: Mapping[str, Any], results: Sequence[TaskResult
     (folder / "swarm.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
     failed = [result for result in results if not result.success][:SHOWN_FAILURES]
     page = environment().get_template("swarm.html.jinja").render(report=report, failed=failed, labels=LABELS)
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "report.html").write_text(writable(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

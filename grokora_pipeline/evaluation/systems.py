@@ -62,7 +62,7 @@ class Systems:
         cache = self._remembered(adapter, "answer", decoding)
         drawn = list(seeds or [decoding.seed] * len(prompts)) if decoding.temperature > 0 else None
         keys = [tokens_key(prompt, *([[drawn[index]]] if drawn else [])) for index, prompt in enumerate(prompts)]
-        fresh = _missing(cache, keys)
+        fresh = _missing(cache, keys)  # an index a key, so what two systems ask alike is generated once
         room = self.decoder.chat.context_length
         asked = [index for index in fresh if len(prompts[index]) < room]
         requests = [

@@ -33,6 +33,8 @@ _CALL_OPEN, _CALL_CLOSE = "<tool_call>", re.compile(r"\s*(?:</tool_call>|\Z)")
 # What a server without a reasoning parser leaves at the start of an answer; blocks that follow each other are one, so
 # that nothing is left to be taken off when the text is asked for again.
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(?!\s*<think>)", re.DOTALL)
+# Levels of JSON; what is deeper is none. Of Python's thousand frames jsonschema takes up to seven a level.
+MOST_NESTED = 100
 _DECODER, _ARGUMENTS = json.JSONDecoder(), {"arguments", "parameters"}
 _JSON_FENCE = re.compile(r"```(?:json)?\s*([\[{].*?)\s*```", re.DOTALL | re.IGNORECASE)  # on one line, too
 
@@ -245,6 +247,8 @@ def parse_calls(text: str) -> Message:
     for index, call in enumerate(calls):
         arguments = call["arguments"]
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        if not _encodable(text):  # half a surrogate pair, which JSON may escape and no encoding can write
+            text = json.dumps(arguments)
         # From the content, so that the same answer is the same message in two evaluations; the gateway gives ids anew.
         identity = hashlib.sha256(f"{index}\0{call['name']}\0{text}".encode()).hexdigest()[:24]
         function = {"name": call["name"], "arguments": text}
@@ -268,8 +272,15 @@ def _calls_at(text: str, start: int) -> tuple[list[Message], int]:
     for call in value if isinstance(value, list) else [value]:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not call.keys() & _ARGUMENTS:
             return [], start
+        if not _encodable(call["name"]) or nested_deeper(call, MOST_NESTED):
+            return [], start
         calls.append({"name": call["name"], "arguments": call.get("arguments", call.get("parameters"))})
     return calls, closing.end()
+
+
+def _encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,9 +317,22 @@ def strict_json(text: str, default: Any = None) -> Any:
     if not text.strip():
         return default
     try:
-        return json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
+    # what is walked by recursion fails where the stack ends, which is another depth at every place it is called from
+    return None if nested_deeper(value, MOST_NESTED) else value
+
+
+def nested_deeper(value: Any, levels: int) -> bool:
+    """Whether objects and arrays stand in each other more than so many levels deep."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [one for one in layer if isinstance(one, dict | list)]
+        if not layer:
+            return False
+        layer = [child for one in layer for child in (one.values() if isinstance(one, dict) else one)]
+    return True
 
 
 def _refuse(constant: str) -> Any:

@@ -38,7 +38,7 @@ class Registry:
     def version(self, agent: str) -> str:
         """The version in service, an adapter's or a prompt's; `base` where there is none, or it was deleted."""
         record = self.record(agent)
-        return str(record["version"]) if record and self._exists(agent, record["version"]) else BASE
+        return str(record["version"]) if record and self.exists(agent, record["version"]) else BASE
 
     def adapter_version(self, agent: str, version: str) -> str:
         """The adapter that answers if a version is in service: a prompt's names one, or `base`."""
@@ -93,7 +93,7 @@ class Registry:
         """The version that a rollback goes back to: the last other one that there still is, else the base."""
         now = self.record(agent) or {}
         earlier = [past["version"] for past in self.history(agent) if past["version"] != now.get("version")]
-        return next((version for version in reversed(earlier) if self._exists(agent, version)), BASE)
+        return next((version for version in reversed(earlier) if self.exists(agent, version)), BASE)
 
     def rollback(self, agent: str, to: str | None = None, why: str = "") -> str:
         """Go back to an earlier champion (the last other one, else the base); returns the version now in service."""
@@ -101,7 +101,7 @@ class Registry:
         if now is None:
             raise GrokoraError(f"{agent} never had a champion, so there is nothing to roll back.")
         target = to or self.before(agent)
-        if not self._exists(agent, target):
+        if not self.exists(agent, target):
             raise GrokoraError(f"{agent} has no adapter {target!r}; grokora champion history {agent} lists them.")
         reason = f"rolled back from {now['version']}{': ' if why else ''}{why}"
         self._point(agent, target, action="rollback", reason=reason, replaced=now["version"])
@@ -113,7 +113,7 @@ class Registry:
         version = now["version"] if now else BASE
         self._point(agent, version, action="pin" if pinned else "unpin", reason="by hand", pinned=pinned)
 
-    def _exists(self, agent: str, version: str) -> bool:
+    def exists(self, agent: str, version: str) -> bool:
         """Whether a version can be served: neither its prompt nor its adapter was deleted."""
         if version.startswith(PROMPT_PREFIX) and not self.store.find(f"{agent}/prompt", version):
             return False

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from grokora_pipeline.agents import AgentSpec, load_agents
@@ -29,8 +30,9 @@ from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.datasets.split import SplitOptions, split_examples
 from grokora_pipeline.evaluation.improve import improve
-from grokora_pipeline.evaluation.metrics import METRICS
+from grokora_pipeline.evaluation.metrics import exact_match
 from grokora_pipeline.evaluation.metrics.answers import Answer
+from grokora_pipeline.evaluation.significance import difference, ratio
 from grokora_pipeline.evaluation.swarm import swarm_test
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
@@ -102,15 +104,14 @@ def unseen(folder: Path, agent: AgentSpec, rows: int) -> list[Example]:
     return chosen[:rows]
 
 
-def exact(base: Path, chat: ChatFormat, adapter: Path, cases: list[Example]) -> float:
-    """Share of the calls that the adapter answers exactly as the expert did, greedily."""
+def exact(base: Path, chat: ChatFormat, adapter: Path, cases: list[Example]) -> list[bool]:
+    """Which of the calls the adapter answers exactly as the expert did, greedily."""
     prompts = [chat.encode_prompt(case.prompt, case.tools) for case in cases]
     answers = Systems(base, "", {"adapter": adapter}).answers("adapter", prompts, Decoding(160))
-    judged = [
-        Answer(chat.parse_answer(chat.decode(completion.tokens)), case.completion[0], case.tools)
+    return [
+        exact_match(Answer(chat.parse_answer(chat.decode(completion.tokens)), case.completion[0], case.tools))
         for (completion, _), case in zip(answers, cases, strict=True)
     ]
-    return METRICS["exact_match"].value(judged) or 0.0
 
 
 def run(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
@@ -123,24 +124,29 @@ def run(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
     chat = ChatFormat.load(options.base)
     file = folder / "results.jsonl"
     results: Results = [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
-    for name, way, seed in ((name, way, seed) for seed in options.seeds for name in options.agents for way in WAYS):
+    ways = dict.fromkeys(("successes", *options.ways))  # all others are compared with it
+    every = ((name, way, seed) for seed in options.seeds for name in options.agents for way in ways)
+    for name, way, seed in every:
         if any((one["agent"], one["way"], one["seed"]) == (name, way, seed) for one in results):
             continue
         agent = next(agent for agent in agents if agent.name == name)
         split = datasets(folder / "logs-turns", agent, way, chat, options.max_length)
         output = folder / "adapters" / f"{name}-{way}-{seed}"
         trained = fit(options, split, output, seed)
-        score = exact(options.base, chat, output, unseen(folder, agent, options.rows))
+        right = exact(options.base, chat, output, unseen(folder, agent, options.rows))
         costs = {key: trained[key] for key in ("steps", "train_rows", "train_seconds", "validation_loss")}
-        results.append({"agent": name, "way": way, "seed": seed, "exact": score, **costs})
+        results.append(
+            {"agent": name, "way": way, "seed": seed, "exact": statistics.fmean(right), "right": right, **costs}
+        )
         write_atomic(file, b"".join(orjson.dumps(one) + b"\n" for one in results))
     return results
 
 
 def fit(options: argparse.Namespace, split: Path, output: Path, seed: int) -> dict[str, Any]:
     """Train one adapter; one that was finished before is taken. Returns its record."""
+    # batches and rates are those of the sample's preset, so that what is measured is what the demo trains
     knobs = {"preset": "sample", "max_steps": options.steps, "epochs": 1000, "seed": seed, "max_examples": 0}
-    knobs |= {"max_length": options.max_length, "batch_size": 8, "learning_rate": 5e-4, "self_test": False}
+    knobs |= {"max_length": options.max_length, "self_test": False}
     return train({"base": str(options.base), "split": str(split), "output": str(output), "knobs": knobs}, Quiet())
 
 
@@ -187,14 +193,22 @@ def run_improve(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> R
 
 
 def summary(results: Results) -> Iterator[dict[str, Any]]:
-    """A row an agent and way: mean over seeds, mean paired difference from `successes`, its standard error."""
+    """A row an agent and way: mean over seeds, mean paired difference from `successes`, its standard error over seeds,
+    and its interval and p over the calls, which say nothing of how much another seed would differ."""
+    calls = {(one["agent"], one["way"], one["seed"]): np.array(one["right"], dtype=float) for one in results}
     scores = {(one["agent"], one["way"], one["seed"]): one["exact"] for one in results}
     for agent in sorted({one["agent"] for one in results}):
         for way in WAYS:
             seeds = sorted(seed for name, kind, seed in scores if (name, kind) == (agent, way))
+            if not seeds:
+                continue
             gains = [scores[agent, way, seed] - scores[agent, "successes", seed] for seed in seeds]
             error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
             mean = statistics.fmean(scores[agent, way, seed] for seed in seeds)
+            tables = [np.sum([calls[agent, kind, seed] for seed in seeds], axis=0) for kind in (way, "successes")]
+            weights = np.full(len(tables[0]), float(len(seeds)))
+            ours, theirs = (np.stack([right, weights], axis=1) for right in tables)
+            apart = difference(ours, theirs, ratio)
             yield {
                 "agent": agent,
                 "way": way,
@@ -202,6 +216,9 @@ def summary(results: Results) -> Iterator[dict[str, Any]]:
                 "exact": mean,
                 "gain": statistics.fmean(gains),
                 "standard_error": error,
+                "low": apart.low,
+                "high": apart.high,
+                "p_over_calls": apart.p_value,
             }
 
 
@@ -213,6 +230,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--question", choices=["learn_from", "improve"], default="learn_from")
     parser.add_argument("--tasks", type=int, default=50, help="of the sandbox, for improve and for the swarm's test")
     parser.add_argument("--agents", nargs="+", default=["actor", "coordinator"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="beside successes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--sessions", type=int, default=240)
     parser.add_argument("--steps", type=int, default=100, help="optimiser steps of every training")

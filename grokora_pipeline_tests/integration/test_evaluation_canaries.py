@@ -1,16 +1,18 @@
 """The memorisation check: a canary that training has seen shows, one that it has not does not."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import torch
 
 from grokora_pipeline.evaluation.__main__ import evaluate
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.plan import Canary
-from grokora_pipeline.evaluation.probes import RANKED_CHARS, memorisation
+from grokora_pipeline.evaluation.probes import RANKED_CHARS, general_perplexity, memorisation
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sessions.redaction.redactor import Redactor
@@ -64,6 +66,15 @@ def test_a_memorised_canary_is_the_likeliest_of_a_thousand_strings_of_its_shape(
 def test_a_canary_that_training_never_saw_stays_hidden(systems: tuple[Systems, ChatFormat]) -> None:
     found = memorisation(systems[0], [UNSEEN], [], systems[1], seed=1)
     assert found["max_exposure_bits"] < 8
+
+
+def test_a_broken_adapters_perplexity_is_a_number_that_json_can_hold(
+    systems: tuple[Systems, ChatFormat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Systems, "likelihoods", lambda self, name, heads, tails: [float("nan")] * len(tails))
+    probe = general_perplexity(systems[0], [None, "adapter"], systems[1], 0.05)
+    assert json.loads(orjson.dumps(probe)) == probe
+    assert probe["adapter"]["value"] == pytest.approx(math.exp(20))
 
 
 def test_a_canary_in_an_answer_is_counted(systems: tuple[Systems, ChatFormat]) -> None:

@@ -40,7 +40,15 @@ def accepted(spec: Improve, answer: AnswerSpec, message: dict[str, Any]) -> bool
 
 @pytest.mark.parametrize(
     ("message", "good"),
-    [(text('{"n": 1}'), True), (text('{"n": "1"}'), False), (text("{"), False), (text(""), False)],
+    [
+        (text('{"n": 1}'), True),
+        (text('{"n": "1"}'), False),
+        (text('{"n": 1, "more": NaN}'), False),
+        (text("{"), False),
+        (text(""), False),
+        (text("[" * 5000), False),
+        (text('{"n": 1, "deep": ' + "[" * 5000 + "]" * 5000 + "}"), False),
+    ],
 )
 def test_a_json_answer_is_kept_if_its_schema_accepts_it(message: dict[str, Any], good: bool) -> None:
     answer = AnswerSpec.model_validate({"type": "json", "schema": SCHEMA})
@@ -59,6 +67,23 @@ def test_a_json_answer_is_kept_if_its_schema_accepts_it(message: dict[str, Any],
 )
 def test_a_tool_call_is_kept_if_the_tool_was_offered_and_its_arguments_fit(message: dict[str, Any], good: bool) -> None:
     assert accepted(Improve(verify="schema"), AnswerSpec(type="tool_call"), message) is good
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"type": "nonsense"}, {"properties": 5}, 5, {"$ref": "#/none"}, {"properties": {"x": {"pattern": "("}}}],
+)
+def test_what_a_logs_tools_say_breaks_nothing_and_accepts_nothing(parameters: Any) -> None:
+    tool = {"type": "function", "function": {"name": "bash", "parameters": parameters}}
+    lists: list[list[Any]] = [[tool], [5, tool], [{"function": None}, tool]]
+    for tools in lists:
+        assert not improve.fits_schema(AnswerSpec(type="tool_call"), tools, tool_call("bash", '{"x": "1"}'))
+
+
+def test_a_logs_schema_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_: pytest.fail("a schema was fetched"))
+    tool = {"function": {"name": "bash", "parameters": {"$ref": "http://example.invalid/schema"}}}
+    assert not improve.fits_schema(AnswerSpec(type="tool_call"), [tool], tool_call("bash", "{}"))
 
 
 def test_a_command_reads_the_answer_and_its_exit_status_decides() -> None:
@@ -82,16 +107,17 @@ def test_a_users_own_function_decides(tmp_path: Path, monkeypatch: pytest.Monkey
         accepted(Improve(verify="schema"), AnswerSpec(type="json"), text("x"))
 
 
-def answers_of(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, texts: Any) -> list[int]:
-    """The model says what `texts` (place of the prompt -> text) says; returns the seeds that it was asked with."""
-    seeds: list[int] = []
+def answers_of(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, texts: Any) -> tuple[list[int], list[str]]:
+    """The model says what `texts` (place of the prompt -> text) says; returns the seeds and prompts that it gets."""
+    seeds, asked = list[int](), list[str]()
 
     def made(self: Systems, adapter: Any, prompts: Any, *_: Any, **options: Any) -> list[tuple[Completion, bool]]:
         seeds.extend(options["seeds"])
+        asked.extend(map(chat.decode, prompts))
         return [(Completion(chat.encode(texts(place)), "stop", 0.0), False) for place in range(len(prompts))]
 
     monkeypatch.setattr(Systems, "answers", made)
-    return seeds
+    return seeds, asked
 
 
 def test_verified_answers_to_training_prompts_are_recordings_that_are_learnt(
@@ -107,20 +133,23 @@ def test_verified_answers_to_training_prompts_are_recordings_that_are_learnt(
     (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sides = ["train", "train", "validation", "train"]
     tokenize_split(rows, sides, chat, tmp_path / "split", max_length=256, seed=7)
-    seeds = answers_of(monkeypatch, chat, lambda place: f'{{"n": {place}}}' if place % 3 else "nonsense")
+    seeds, asked = answers_of(monkeypatch, chat, lambda place: f'{{"n": {place}}}' if place % 3 else "nonsense")
     plan = {
         **{"agent": "actor", "version": "v1", "base": str(base), "adapters": {"actor": None}},
+        "prompts": {"actor": {"instruction": "Be brief."}},  # a champion that is a prompt is asked with it
         **{"output": str(tmp_path / "logs"), "started_at": "2026-01-01T00:00:00Z"},
         **{"improve": {"verify": "schema", "samples": 2}, "answer": {"type": "json", "schema": SCHEMA}},
         **{"examples": str(tmp_path / "examples.jsonl"), "split": str(tmp_path / "split")},
     }
     assert improve.improve(plan, Reporter()) == {"asked": 6, "kept": 4, "lines": 4, "accepted_share": 4 / 6}
     assert len(set(seeds)) == 2
+    assert all("Be brief." in prompt for prompt in asked)
     run(tmp_path / "logs", tmp_path / "turns")
     build_examples(tmp_path / "turns", AGENTS[2], tmp_path / "turns", DatasetOptions())
     learnt = list(read_examples(tmp_path / "turns"))
     assert {one.prompt[0]["content"] for one in learnt} <= {"question 0", "question 1", "question 3"}
     assert len(learnt) == 4
+    assert "Be brief." not in str([one.prompt for one in learnt])  # the next adapter learns to do without
     assert {one.meta["model"] for one in learnt} == {"grokora-improve/actor/v1"}
     refusing = AgentSpec.model_validate(
         {"name": "actor", "description": "acts", "teachers": {"refuse": ["^grokora-improve"]}}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.evaluation import swarm
+from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox.swarm import AgentCall, expert_answer
@@ -35,6 +36,7 @@ def test_a_random_model_solves_nothing_and_the_report_says_so(base: Path, tmp_pa
     assert run["success_rate"] == 0
     assert run["calls"] == {"coordinator": 8}
     assert run["pass^2"] == 0
+    assert report["verdict"] == "No role has a champion: the base model solves 0% of 4 unseen tasks."
     assert json.loads((tmp_path / "swarm.json").read_text())["verdict"] == report["verdict"]
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page
@@ -78,12 +80,12 @@ def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     chat = ChatFormat.load(base)
     pending: dict[str, AgentCall] = {}
     asked: list[str | None] = []
-    prompt_of = swarm._Job._prompt
+    answer = swarm._Job._answer
 
-    def remember(self: Any, call: AgentCall, shots: Any) -> list[int]:
-        ids = prompt_of(self, call, shots)
-        pending[json.dumps(ids)] = call
-        return ids
+    def remember(self: Any, adapter: str | None, agent: str, prompt: Any, calls: Any) -> dict[int, Any]:
+        for call in calls.values():
+            pending[json.dumps(encode_behind(prompt, call.messages, call.tools, chat))] = call
+        return answer(self, adapter, agent, prompt, calls)
 
     def answers(self: Systems, adapter: str | None, prompts: Any, decoding: Any, **more: Any) -> Any:
         asked.append(adapter)
@@ -91,7 +93,7 @@ def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
             return [(Completion(chat.encode("I cannot do that."), "stop", 0.1), False) for _ in prompts]
         return [(_expert(chat, pending[json.dumps(list(prompt))]), False) for prompt in prompts]
 
-    monkeypatch.setattr(swarm._Job, "_prompt", remember)
+    monkeypatch.setattr(swarm._Job, "_answer", remember)
     monkeypatch.setattr(Systems, "answers", answers)
     monkeypatch.setattr(Systems, "__init__", lambda self, *args, **kwargs: None)
     adapters = {role: str(tmp_path / role) for role in ROLES}

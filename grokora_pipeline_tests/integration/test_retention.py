@@ -1,6 +1,7 @@
 """Retention: today's champion on the rows that an earlier champion held out, judged by the real evaluation."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,66 @@ def publish(store: Store, base: Path, generation: str) -> None:
         (staged / "training.json").write_bytes(orjson.dumps(record))
         store.publish("actor/lora_adapter", f"adapter-{generation}", staged)
     Registry(store).promote("actor", f"adapter-{generation}", "better", {})
+
+
+def bits(base: Path, rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> float:
+    """Bits a byte of the answers behind example turns that stand before the rows' questions, by transformers alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, chat = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), ChatFormat.load(base)
+    nll, count = 0.0, 0
+    for row in rows:
+        prompt, answer = chat.encode_example({**row, "prompt": [*before, *row["prompt"]]})
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        nll += float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        count += len(row["completion"][0]["content"])
+    return nll / math.log(2) / count
+
+
+def sharp_base(folder: Path) -> Path:
+    """A tiny base that is sure of its words, so that what stands before an answer matters."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base(folder), dtype=torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20)
+        for weight in model.model.layers.parameters():
+            weight.mul_(8 if weight.dim() > 1 else 1)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_prompts_in_service_are_judged_with_their_prompt(tmp_path: Path) -> None:
+    base, store, agent = sharp_base(tmp_path / "base"), Store(str(tmp_path / "store")), AGENT
+    agent = agent.model_copy(update={"main_metric": "bits_per_byte"})
+    with store.stage("base_model") as staged:
+        (staged / "base_model.json").write_bytes(orjson.dumps({"model_id": "tiny", "path": str(base)}))
+        store.publish("base_model", "base1", staged)
+    project = Project(Settings(home=tmp_path, store=str(tmp_path / "store")), (agent,))
+    publish(store, base, "a")
+    shots = [example("a", 0)["prompt"][0], example("a", 0)["completion"][0]]
+    for version, beside in (("prompt-alone", ""), ("prompt-before", "adapter-a")):
+        with store.stage("actor/prompt") as staged:
+            (staged / "prompt.json").write_bytes(orjson.dumps({"messages": shots}))
+            if beside:
+                (staged / "adapter.json").write_bytes(orjson.dumps({"version": beside}))
+            store.publish("actor/prompt", version, staged)
+        Registry(store).promote("actor", version, "better", {"versions": {"actor/tokenized_split": "split-a"}})
+    plain, prompted = (bits(base, [example("a", n) for n in range(4, 8)], turns) for turns in ([], shots))
+    assert abs(plain - prompted) > 0.04 * plain
+    first, second = retention(project, agent, 0)
+    assert [row["champion"] for row in (first, second)] == ["adapter-a", "prompt-alone"]
+    # the adapter was not trained, so that it answers as the base does
+    assert (first["then"], first["now"]) == (pytest.approx(plain, rel=0.02), pytest.approx(prompted, rel=0.02))
+    assert (second["then"], second["now"]) == (pytest.approx(prompted, rel=0.02), pytest.approx(prompted, rel=0.02))
+    assert first["kept"] == first["then"] / first["now"]  # of bits less is better
+    Registry(store).rollback("actor", "prompt-alone")
+    (row,) = [row for row in retention(project, agent, 0) if row["champion"] == "adapter-a"]
+    assert row["now"] == pytest.approx(prompted, rel=0.02)
 
 
 @pytest.mark.slow

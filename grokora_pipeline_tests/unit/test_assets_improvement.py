@@ -25,7 +25,7 @@ class FakeGpu(dg.ConfigurableResource[Any]):
 
     def run(self, context: Any, module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
         checked = read_plan(ImprovePlan, plan)  # the real worker's own check
-        assert checked.adapters["actor"] is not None
+        assert (checked.adapters["actor"] is None) == ("actor" in checked.prompts)
         assert checked.answer == AGENT.answer
         (output / FILE).write_text(f"{plan['improve']['seed']}\n" * self.lines)
         return {"asked": 4, "kept": self.lines, "lines": self.lines, "accepted_share": self.lines / 4}
@@ -55,3 +55,8 @@ def test_a_round_is_one_file_of_recordings_and_another_seed_another(tmp_path: Pa
     assert list(first.values()) == ["7\n7\n"]
     assert materialize(tmp_path, 2) == first
     assert sorted(materialize(tmp_path, 1, seed=9).values()) == ["7\n7\n", "9\n"]
+    with store.stage("actor/prompt") as staged:
+        (staged / "prompt.json").write_text('{"instruction": "Be brief."}')
+        store.publish("actor/prompt", "prompt-1", staged)
+    Registry(store).promote("actor", "prompt-1", "better", {})
+    assert len(materialize(tmp_path, 3)) == 3  # another champion, another round

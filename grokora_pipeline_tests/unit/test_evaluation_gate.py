@@ -95,6 +95,16 @@ def test_calls_too_many_and_answers_that_never_end_keep_the_adapter_out(metric: 
     assert said in decide(report).reason
 
 
+def test_the_p_that_stands_beside_an_interval_is_of_the_same_test() -> None:
+    """The interval excludes 0 at p = 0.02; that one of three may be chosen makes the decision's p another one."""
+    alone = {**_entry(0.2, 0.05, 0.35, 0.02), "p_family": 0.055}
+    ladder = {"candidates": {name: {"base": alone} for name in ("few_shot", "adapter", "adapter_few_shot")}}
+    report = _report(ladder=ladder, comparisons={"adapter_vs_base": {"field_accuracy": alone}})
+    decision = decide(report)
+    assert not decision.promote
+    assert "interval +0.050 to +0.350, p = 0.02, 0.055 as one of 3 candidates, allowed" in decision.reason
+
+
 def test_a_failed_blocking_check_keeps_the_adapter_out() -> None:
     assert decide(_report(), checks={"no_straddling_group": True}).promote
     decision = decide(_report(), checks={"no_straddling_group": False})

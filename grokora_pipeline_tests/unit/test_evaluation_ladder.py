@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from grokora_pipeline.agents import AgentSpec, AnswerSpec
 from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import _metadata
+from grokora_pipeline.evaluation import report as page
 from grokora_pipeline.evaluation.gate import decide
 from grokora_pipeline.evaluation.ladder import fresh_look, ladder
 from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.plan import Case, Example
 from grokora_pipeline.evaluation.prompts import (
     choose_shots,
+    encode_behind,
     instruction_candidates,
     retrieved_prompts,
     search_instruction,
@@ -68,6 +71,7 @@ def rows(**right: Sequence[bool]) -> list[dict[str, Any]]:
             "prediction": {"role": "assistant", "content": "yes" if fine else "no"},
             "reference": {"role": "assistant", "content": "yes"},
             "text": "yes" if fine else "no",
+            "question": [],
             "seconds": 0.5,
             "prompt_tokens": 40 if name == "few_shot" else 10,
             "new_tokens": 2,
@@ -293,6 +297,50 @@ def test_mistakes_are_counted_by_kind_and_shown_as_differences() -> None:
         ("same", " red button"),
         ("added", " now"),
     ]
+
+
+def test_the_page_compares_only_the_answers_that_it_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compared = list[str]()
+
+    def count(expected: str, given: str) -> list[tuple[str, str]]:
+        compared.append(given)
+        return []
+
+    monkeypatch.setattr(page, "word_diff", count)
+    wrong = rows(base=[True] * 60, adapter=[False] * 60)
+    shown = report(wrong)
+    facts = {"agent": "a", "alpha": 0.05, "decision": decide(shown).model_dump(), "data": {}, "adapter_megabytes": 1.0}
+    half = {"turn_id": "half", "text": "\ud800", "prediction": {"role": "assistant", "content": "\ud800"}}
+    wrong += [{**wrong[0], **half}, {**wrong[60], **half}]
+    page.write_html(tmp_path / "report.html", {**shown, **facts}, wrong)
+    assert len(compared) == 2 * page.SHOWN
+    assert "Ten worst answers" in (tmp_path / "report.html").read_text()
+
+
+def test_where_less_is_better_the_highest_are_the_worst() -> None:
+    found = rows(base=[True] * 3, adapter=[True] * 3)
+    for row, tokens in zip(found, (5, 5, 5, 9, 2, 5), strict=True):
+        row["new_tokens"] = tokens
+    worst, changed = page._pairs(found, "answer_tokens")
+    assert [pair["ours"] for pair in worst] == [9, 5, 2]
+    assert [(pair["theirs"], pair["ours"]) for pair in changed] == [(5, 9), (5, 2)]
+
+
+@pytest.mark.parametrize(("expected", "given"), [(". " * 2000, "., " * 1300), ("[1, 2], " * 500, "[2, 1, 1], " * 370)])
+def test_texts_that_repeat_themselves_are_compared_too(expected: str, given: str) -> None:
+    runs = word_diff(expected, given)
+    assert "".join(text for kind, text in runs if kind != "added") == expected[:4000]
+    assert "".join(text for kind, text in runs if kind != "missing") == given[:4000]
+
+
+def test_a_prompt_for_which_the_context_has_no_room_is_left_out_as_the_gateway_does(chat: ChatFormat) -> None:
+    asked = [{"role": "user", "content": "3+3"}]
+    plain, short = (
+        len(chat.encode_prompt(FixedPrompt(instruction=text).applied_to(asked))) for text in ("", "Be brief.")
+    )
+    for room, length in ((short + 1, short), (short, plain)):
+        tokens = encode_behind(FixedPrompt(instruction="Be brief."), asked, None, replace(chat, context_length=room))
+        assert len(tokens) == length
 
 
 def test_an_asset_shows_verdict_and_picture_first_and_a_dozen_numbers_at_most(tmp_path: Path) -> None:

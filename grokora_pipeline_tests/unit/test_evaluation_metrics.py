@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,8 @@ from grokora_pipeline.evaluation.metrics import METRICS, get_metric, load
 from grokora_pipeline.evaluation.metrics.answers import Answer
 from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import check_call, check_calls
-from grokora_pipeline.models.messages import Call, calls_of, strict_json
+from grokora_pipeline.evaluation.scoring import all_right
+from grokora_pipeline.models.messages import MOST_NESTED, Call, calls_of, parse_calls, strict_json
 
 TOOL = {
     "type": "function",
@@ -221,6 +223,46 @@ def test_a_broken_models_likelihood_is_the_worst_there_is_and_no_nan() -> None:
         answers = [Answer(_text("a"), _text("a"), nll=one, reference_tokens=2) for one in (2.0, nll)]
         assert METRICS["perplexity"].value(answers) == pytest.approx(math.exp((2 + 40) / 4))
         assert math.isfinite(METRICS["bits_per_byte"].value(answers) or math.nan)
+
+
+NESTED = MOST_NESTED - 10
+HALF = "\\ud800"  # as JSON escapes half of a surrogate pair
+ODD_ANSWERS = [
+    "\0",
+    '{"a": NaN}',
+    f'{{"{HALF}": "{HALF}"}}',
+    "[" * NESTED + "]" * NESTED,
+    '{"a":' * NESTED + "1" + "}" * NESTED,
+    "[" * 900 + "]" * 900,
+    f'<tool_call>{{"name": "f", "arguments": {{"x": "{HALF}"}}}}</tool_call>',
+    f'<tool_call>{{"name": "{HALF}", "arguments": {{}}}}</tool_call>',
+    *('<tool_call>{"name": "f", "arguments": {"x": %s}}</tool_call>' % ("[" * n + "]" * n) for n in (90, 300)),
+]
+TREE = {"$ref": "#/$defs/n", "$defs": {"n": {"anyOf": [{"items": {"$ref": "#/$defs/n"}}, {"type": "object"}]}}}
+
+
+@pytest.mark.parametrize("text", ODD_ANSWERS, ids=range(len(ODD_ANSWERS)))
+def test_whatever_a_model_answers_is_scored_and_can_be_written_down(text: str) -> None:
+    message = parse_calls(text)
+    stored = json.loads(orjson.dumps(message))
+    assert stored == message  # so that a report scored again gives the same figures
+    for answer_type in ("json", "tool_call", "code", "text"):
+        answer = Answer(message, stored, [TOOL], TREE, answer_type, nll=1.0, reference_tokens=1, new_tokens=1)
+        for metric in METRICS.values():
+            value = metric.value([answer])
+            assert value is None or math.isfinite(value), metric.name
+        assert METRICS["exact_match"].value([answer]) == 1
+
+
+def test_what_a_call_says_with_half_a_surrogate_pair_is_kept() -> None:
+    (call,) = calls_of(parse_calls(ODD_ANSWERS[6]))
+    assert call.arguments == {"x": "\ud800"}
+
+
+def test_rows_of_any_metric_are_all_right_by_its_own_scale() -> None:
+    right = {name: [all_right(value, name) for value in (0.5, 1.0, 100.0)] for name in ("rougeL", "sacrebleu")}
+    assert right == {"rougeL": [False, True, True], "sacrebleu": [False, False, True]}
+    assert not any(all_right(value, name) for value in (0.0, 1.0, 9.0) for name in ("perplexity", "answer_tokens"))
 
 
 @pytest.mark.parametrize("text", ["", "✓", "=="])

@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from grokora_pipeline.sandbox.coder import same_effect
 
 Stats = tuple[float, ...]
 WORST_NATS = 20.0  # a uniform guess among a vocabulary of 250,000 tokens costs 12.4
+# Names that recorders give to fields; a name that none of them uses makes no metric.
 _TYPED = re.compile(r"text|typed|key|command", re.IGNORECASE)
 _PLACE = re.compile(r"coord|position|point|^(x|y|width|height)$", re.IGNORECASE)
 
@@ -32,12 +34,14 @@ _PLACE = re.compile(r"coord|position|point|^(x|y|width|height)$", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class Metric:
     """`stats` gives a row's k sufficient statistics, or None where the metric does not apply to the row;
-    `combine` maps summed statistics [..., k] to values [...]."""
+    `combine` maps summed statistics [..., k] to values [...]. `full` is the value of an answer that is all right; None
+    where no value says so."""
 
     name: str
     stats: Callable[[Answer], Stats | None]
     combine: Callable[[FloatArray], FloatArray] = ratio
     higher_is_better: bool = True
+    full: float | None = 1.0
 
     def table(self, answers: Sequence[Answer]) -> FloatArray | None:
         """[rows, k] statistics, zeros where the metric does not apply; None where it applies to no row."""
@@ -81,6 +85,7 @@ def valid_json(answer: Answer) -> bool | None:
     expected = message_text(answer.reference).strip()
     if calls_of(answer.reference) or not isinstance(lenient_json(expected), dict | list):
         return None
+    # what training taught is right, with a fence or without
     read = lenient_json if strict_json(expected) is None else strict_json
     return isinstance(read(message_text(answer.prediction).strip()), dict | list)
 
@@ -229,32 +234,38 @@ def bleu_of(sums: FloatArray) -> FloatArray:
         brevity = np.minimum(
             0.0, 1.0 - np.divide(reference, system, out=np.full_like(system, np.inf), where=system > 0)
         )
+    # sacreBLEU gives 0 where not one n-gram of any length matches, whatever the smoothing would say
     nothing_right = right.sum(axis=-1) == 0
     scores: FloatArray = np.where(nothing_right, 0.0, 100.0 * np.exp(brevity + log_mean))
     return scores
 
 
-def _nats(answer: Answer) -> float:
-    """The expected answer's negative log-likelihood, at most `WORST_NATS` a token: one NaN or infinity of a broken
-    adapter would make a NaN of every figure, interval and p-value."""
-    worst = WORST_NATS * max(1, answer.reference_tokens)
-    return worst if answer.nll is None or not answer.nll < worst else answer.nll
+def bounded(nll: float, tokens: int) -> float:
+    """A negative log-likelihood in nats, at most `WORST_NATS` a token: one NaN or infinity of a broken adapter would
+    make a NaN of every figure, interval and p-value, and JSON has none."""
+    worst = WORST_NATS * max(1, tokens)
+    return nll if nll < worst else worst  # NaN is not less
 
 
-def _perplexity_stats(answer: Answer) -> Stats | None:
-    return None if answer.nll is None else (_nats(answer), float(answer.reference_tokens))
-
-
-def _bits_stats(answer: Answer) -> Stats | None:
-    size = len(canonical(answer.reference).encode("utf-8", "replace"))
-    return None if answer.nll is None or not size else (_nats(answer) / float(np.log(2)), float(size))
+def _nats(answer: Answer, *, of_bytes: bool) -> Stats | None:
+    """(negative log-likelihood of the expected answer, its tokens or, in bits, its bytes)."""
+    size = len(canonical(answer.reference).encode("utf-8", "replace")) if of_bytes else answer.reference_tokens
+    if answer.nll is None or (of_bytes and not size):
+        return None
+    return bounded(answer.nll, answer.reference_tokens) / (log(2) if of_bytes else 1.0), float(size)
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("perplexity", _perplexity_stats, lambda sums: np.exp(ratio(sums)), higher_is_better=False),
-        Metric("bits_per_byte", _bits_stats, higher_is_better=False),
+        Metric(
+            "perplexity",
+            partial(_nats, of_bytes=False),
+            lambda sums: np.exp(ratio(sums)),
+            higher_is_better=False,
+            full=None,
+        ),
+        Metric("bits_per_byte", partial(_nats, of_bytes=True), higher_is_better=False, full=None),
         Metric("exact_match", _mean(exact_match)),
         Metric("valid_json", _mean(valid_json)),
         Metric("schema_valid", _mean(schema_valid)),
@@ -280,10 +291,12 @@ METRICS: dict[str, Metric] = {
         Metric("code_match", _mean(code_match)),
         Metric("code_runs", _mean(code_runs)),
         *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL")),
-        Metric("sacrebleu", _bleu_stats, bleu_of),
+        Metric("sacrebleu", _bleu_stats, bleu_of, full=100.0),
         Metric("finished", _mean(lambda answer: answer.finished)),
-        Metric("answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False),
-        Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False),
+        Metric(
+            "answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False, full=None
+        ),
+        Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False, full=None),
     )
 }
 

@@ -56,7 +56,7 @@ def leaves(value: Any, path: Path = (), beside: Any = None) -> list[Leaf]:
             for index, child in zip(indices, value, strict=True)
             for leaf in leaves(child, (*path, index), others[index] if index < len(others) else None)
         ]
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer():  # 1.0 and 1 are one number in JSON
         value = int(value)
     return [(path, json.dumps(value, sort_keys=True))]
 
@@ -74,6 +74,7 @@ def matching(given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
         [1e-6 + (a & b).total() + 1e-3 * len({path for path, _ in a} & {path for path, _ in b}) for b in theirs]
         for a in ours
     ]
+    # best[i][j]: of the first i given and the first j expected items
     best = [[0.0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
     for i, row in enumerate(alike, 1):
         for j, pair in enumerate(row, 1):

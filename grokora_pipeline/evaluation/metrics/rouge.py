@@ -15,13 +15,12 @@ from grokora_pipeline.models.words import words
 def rouge(prediction: str, reference: str) -> dict[str, float]:
     """F-measures in 0-1 by name."""
     ours, theirs = words(prediction), words(reference)
-    scores = {f"rouge{n}": _overlap(ours, theirs, n) for n in (1, 2)}
-    return {**scores, "rougeL": _f_measure(common_subsequence(ours, theirs), len(ours), len(theirs))}
-
-
-def _overlap(ours: Sequence[str], theirs: Sequence[str], n: int) -> float:
-    grams = [Counter(zip(*(tokens[start:] for start in range(n)), strict=False)) for tokens in (ours, theirs)]
-    return _f_measure((grams[0] & grams[1]).total(), grams[0].total(), grams[1].total())
+    scores = {"rougeL": _f_measure(common_subsequence(ours, theirs), len(ours), len(theirs))}
+    for n in (1, 2):
+        # not strict: the slices that make the n-grams are of unequal length
+        a, b = (Counter(zip(*(tokens[start:] for start in range(n)), strict=False)) for tokens in (ours, theirs))
+        scores[f"rouge{n}"] = _f_measure((a & b).total(), a.total(), b.total())
+    return scores
 
 
 def _f_measure(shared: int, given: int, expected: int) -> float:
@@ -30,6 +29,7 @@ def _f_measure(shared: int, given: int, expected: int) -> float:
 
 def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
     """The length of the longest common subsequence, a row of the table being the bits of one integer (Hyyrö 2004)."""
+    # Python's integers have any number of bits, so that a megabyte's row is one addition instead of a table
     places: dict[str, int] = {}
     for place, word in enumerate(left):
         places[word] = places.get(word, 0) | 1 << place

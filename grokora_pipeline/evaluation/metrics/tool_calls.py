@@ -79,7 +79,7 @@ def _type_fits(value: Any, schema: Any, wanted: Any) -> bool:
     allowed = tuple(kind for name in names if isinstance(name, str) for kind in _TYPES.get(name, ()))
     if not allowed:
         allowed = (int, float) if isinstance(wanted, float) else (type(wanted),)
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # for Python a bool is an int, for JSON Schema it is none
         return bool in allowed
     if isinstance(value, list) and isinstance(wanted, list) and wanted:
         items = schema.get("items") if isinstance(schema, dict) else None
