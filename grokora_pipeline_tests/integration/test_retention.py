@@ -95,7 +95,7 @@ def test_prompts_in_service_are_judged_with_their_prompt(tmp_path: Path) -> None
     project = Project(Settings(home=tmp_path, store=str(tmp_path / "store")), (agent,))
     publish(store, base, "a")
     shots = [example("a", 0)["prompt"][0], example("a", 0)["completion"][0]]
-    for version, beside in (("prompt-alone", ""), ("prompt-before", "adapter-a")):
+    for version, beside in (("prompt-before", "adapter-a"), ("prompt-alone", "")):
         with store.stage("actor/prompt") as staged:
             (staged / "prompt.json").write_bytes(orjson.dumps({"messages": shots}))
             if beside:
@@ -105,14 +105,11 @@ def test_prompts_in_service_are_judged_with_their_prompt(tmp_path: Path) -> None
     plain, prompted = (bits(base, [example("a", n) for n in range(4, 8)], turns) for turns in ([], shots))
     assert abs(plain - prompted) > 0.04 * plain
     first, second = retention(project, agent, 0)
-    assert [row["champion"] for row in (first, second)] == ["adapter-a", "prompt-alone"]
+    assert [row["champion"] for row in (first, second)] == ["adapter-a", "prompt-before"]
     # the adapter was not trained, so that it answers as the base does
     assert (first["then"], first["now"]) == (pytest.approx(plain, rel=0.02), pytest.approx(prompted, rel=0.02))
     assert (second["then"], second["now"]) == (pytest.approx(prompted, rel=0.02), pytest.approx(prompted, rel=0.02))
     assert first["kept"] == first["then"] / first["now"]  # of bits less is better
-    Registry(store).rollback("actor", "prompt-alone")
-    (row,) = [row for row in retention(project, agent, 0) if row["champion"] == "adapter-a"]
-    assert row["now"] == pytest.approx(prompted, rel=0.02)
 
 
 @pytest.mark.slow
