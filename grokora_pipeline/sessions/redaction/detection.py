@@ -45,6 +45,7 @@ _FORM = re.compile(  # a field of a form that was sent, in which + is a space
     r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
 )
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
+_KEY_PART = re.compile(r"\.[A-Za-z0-9_-]{16,}")  # of several that dots join
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 # what describes the field that a tool types into, and what holds the text that it types
 _FIELD_NAMES = (
@@ -313,7 +314,10 @@ def _is_secret_member(name: str, value: str, means: Meaning) -> bool:
 def _key_end(text: str, end: int) -> int:
     """Where a key ends that is longer than its rule knows: a rule's end within a word is not the key's."""
     rest = _KEY_REST.match(text, end)
-    return rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
+    end = rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
+    while (part := _KEY_PART.match(text, end)) and is_random_token(part.group(), 3.0):
+        end = part.end()
+    return end
 
 
 def _without_escapes(text: str) -> str:

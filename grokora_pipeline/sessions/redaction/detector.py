@@ -15,6 +15,7 @@ TELLING = (
     r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|[a-z0-9][_-]auth\b|"
     r"pass\b|\bpw\b|_pw\b|pswd|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
+    r"crumb\b|[a-z_]api\b|\bapi\b|"
     r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|"
     "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|"
     "contrase\u00f1a|[\u041f\u043f]\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|"  # Cyrillic, Chinese
@@ -33,6 +34,7 @@ _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
 _HEX = re.compile(r"[0-9a-fA-F-]+")
 _LETTERS = re.compile(r"[a-z]{2,}")
+_RUNS = re.compile(r"[A-Za-z]+|[0-9]+")
 
 
 class Detector(NamedTuple):
@@ -121,6 +123,23 @@ def is_wordlike(text: str) -> bool:
     return bool(pairs) and sum(pair in _common_pairs() for pair in pairs) >= 0.7 * len(pairs)
 
 
+def is_shuffled(text: str) -> bool:
+    """Whether letters and digits take turns as in no name: of random ones of one case, 10 runs in 24 characters."""
+    return text.isalnum() and len(_RUNS.findall(text)) >= max(5, 0.26 * len(text))
+
+
+def is_scrambled(text: str) -> bool:
+    """Whether brackets are crossed three times, as in no program: a password of marks."""
+    opened: list[str] = []
+    crossed = 0
+    for mark in text if len(text) >= 12 and " " not in text else "":
+        if mark in "([{":
+            opened.append(mark)
+        elif mark in ")]}" and opened:
+            crossed += opened.pop() + mark not in {"()", "[]", "{}"}
+    return crossed >= 3
+
+
 def looks_random(text: str) -> bool:
     """Whether a value beside a telling name is no word, number, version, path or piece of a program."""
     if (
@@ -138,7 +157,7 @@ def looks_random(text: str) -> bool:
         return len(text) >= 16 and not is_wordlike(text) and entropy(text) >= 3.0
     if not any(map(str.isdigit, text)):
         return not is_wordlike(text) and chunk_length(text) <= 3 and len(text) >= 10
-    return (not is_wordlike(text) or chunk_length(text) <= 2.4) and entropy(text) >= 2.5
+    return (not is_wordlike(text) or chunk_length(text) <= 2.4 or is_shuffled(text)) and entropy(text) >= 2.5
 
 
 def is_random(text: str) -> bool:

@@ -9,14 +9,15 @@ from functools import lru_cache
 from typing import Literal
 
 
-def _set(words: str) -> frozenset[str]:
+def word_set(words: str) -> frozenset[str]:
+    """The words of a text that spaces part."""
     return frozenset(words.split())
 
 
 Meaning = Literal["", "password", "key", "phone"]
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_SUFFIXES = _set(  # words after the telling one that change nothing
+_SUFFIXES = word_set(  # words after the telling one that change nothing
     "value text string str plain plaintext raw b64 base64 hex new old current previous default main primary secondary "
     "private prod production stage staging dev test live confirm confirmation again repeat env"
 )
@@ -28,18 +29,18 @@ _PASSWORD_END = re.compile(
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery)key|"
     r"totpseed|pincode|secretstring|secretkeybase)\Z"
 )
-_SHORT_PASSWORDS = _set("pw pwd psk pin puk cvv cvc otp totp")
+_SHORT_PASSWORDS = word_set("pw pwd psk pin puk cvv cvc otp totp")
 _NOT_PASSWORDS = re.compile(  # they end like the above
     r"(?:by|com|tres|sur|under|over|im|sea|boarding|season|hall|forward|backward|first|second|low|high|band|test|all|num|n|"
     r"max|min|is|one|two|single|multi)pass|(?:country|area|zip|status|error|exit)codes?"
 )
 _KEY_END = re.compile(  # of these, values that look random
-    r"(?:key|token|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"
+    r"(?:key|token|crumb|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"
     r"(?:api|access|private|auth|signing|account|app|secret|ssh|encryption|webhook|licen[cs]e|host)keys\Z|"
     r"(?:api|access|auth|refresh|bearer|session|bot|deploy|personal)tokens\Z"
 )
-_SHORT_KEYS = _set("sessionid sig sas pat sid salt seed apitoken csrf xsrf webhook")
-_HARMLESS_KEYS = _set(  # the word before "key" or "token" in the names of what is public
+_SHORT_KEYS = word_set("api sessionid sig sas pat sid salt seed apitoken csrf xsrf webhook")
+_HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of what is public
     "public pub publishable cache primary foreign sort idempotency partition row dedup dedupe group index object s3 "
     "map "
     "dict lookup task issue project translation i18n locale registry query join site routing message unique candidate "
@@ -50,7 +51,7 @@ _HARMLESS_KEYS = _set(  # the word before "key" or "token" in the names of what 
     "trace event shift ctrl alt enter return escape"
 )
 # ends that the word before them qualifies; `apitoken` says by itself what it is
-_PLAIN_ENDS = (_set("key token keys tokens auth signature cookie cookies") | _SHORT_KEYS) - {"apitoken", "sessionid"}
+_PLAIN_ENDS = _SHORT_KEYS - {"apitoken", "sessionid"} | word_set("key token keys tokens auth signature cookie cookies")
 _PHONE_END = re.compile(r"(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?\Z")
 _BEYOND_ASCII = re.compile(
     "(?i:has\u0142o|\u015fifre|contrase\u00f1a|\u043f\u0430\u0440\u043e\u043b\u044c)\\Z|"  # Latin, Cyrillic

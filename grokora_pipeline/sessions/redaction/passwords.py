@@ -15,15 +15,28 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_mixed,
     is_random,
     is_random_token,
+    is_scrambled,
+    is_shuffled,
     is_wordlike,
     looks_random,
     wallet_words,
 )
-from grokora_pipeline.sessions.redaction.names import Meaning, meaning
+from grokora_pipeline.sessions.redaction.names import Meaning, meaning, word_set
+from grokora_pipeline.sessions.redaction.published import providers
 from grokora_pipeline.sessions.redaction.tokens import is_known_id, is_publishable
 
 _PUBLIC_NAME = re.compile(
     r"public|site_?key|site-key|integrity|nonce|fingerprint|hash|cache|idempotency", re.IGNORECASE
+)
+_SERVICE = re.compile(  # a name, and at most one quoted argument between it and the end
+    r"(?<![\w@/.])(?P<name>[A-Za-z][\w.-]{1,40}?(?: (?:api|app|client|account|admin|rest|live|private))?)"
+    r"(?P<between>[^\w\n]{1,6}(?:[\w-]{1,40}[\"'`], ?[\"'`])?)\Z",
+    re.ASCII,
+)
+_ID_WORDS = word_set(
+    "id ids hash sha md5 commit version rev revision ref url image digest checksum etag uuid guid user account project "
+    "org team app event request trace span session run job build deployment client tag channel message index address "
+    "wallet mint contract block tx"
 )
 _APP_PASSWORD = re.compile(r"(?:[a-z]{4} ){3}[a-z]{4}")  # of Google, for programs
 _SEED_WORD = re.compile(r"[a-z]+")
@@ -56,6 +69,8 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
 
     The one judgement about names and values, for assignments in texts and for members of JSON.
     """
+    if means and is_scrambled(value):
+        return True
     if not means or len(value) < 4 or NOT_A_SECRET.fullmatch(value) or (not quoted and re.search(r"[(\[{]", value)):
         return False
     if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)):
@@ -137,6 +152,26 @@ def _is_random_match(match: re.Match[str]) -> bool:
     return entropy(value) >= 3.5 and is_mixed(value) and not is_wordlike(value)
 
 
+def _is_beside_a_provider(match: re.Match[str]) -> bool:
+    """Whether the word right before a random string names a service; a UUID needs an assignment or quotes, too."""
+    value = match.group("value")
+    named = _SERVICE.search(match.string, max(0, match.start() - 80), match.start())
+    if not named or not looks_random(value) or is_known_id(value) or is_publishable(value):
+        return False
+    if "-" in value and is_hash(value) and not re.search("[=:\"'`(]", named.group("between")):
+        return False
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d?", named.group("name"))]
+    if not _ID_WORDS.isdisjoint(words):
+        return False
+    known, joined = providers(), re.sub(r"\A(?:get|new|use|with)", "", "".join(words))
+    if not known.isdisjoint(words) or any(joined[:length] in known for length in range(5, len(joined) + 1)):
+        return True
+    # any other name: what is assigned or passed in quotes, and neither a hash nor an id that begins with a time
+    quoted = named.group("between")[-1] in "\"'`" and not re.fullmatch(r"c[a-z0-9]{24}|01[0-9A-Z]{24}", value)
+    one_case = is_shuffled(value) and not is_hash(value) and len(value) >= 20 and len(set(value)) >= 11
+    return quoted and (one_case or is_random_token(value, 2.4))
+
+
 def _is_value(match: re.Match[str]) -> bool:
     return not NOT_A_SECRET.fullmatch(match.group("value"))
 
@@ -191,12 +226,12 @@ _LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis
 _ASSIGNED = detector(
     "password",
     rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]){{0,2}}"
-    r"\s{0,6}(?P<operator>=>|->|[:.?+|]=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    r"\s{0,12}(?P<operator>=>|->|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     r")(?:\s|\\n){0,6}(?:[bfru@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* )?"
     rf"(?:(?P<quote>(?P<escaped>\\{{1,3}})?[\"'`])(?=[^\n]*?(?P=quote)))?"
     r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
-    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,6}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]=|->))",
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,12}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->))",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,
@@ -228,6 +263,14 @@ _NEAR_PASSWORD = detector(
     anchored=True,
     gate=rf"{TELLING_GATE}|(?i:community string)",
 )
+_BESIDE_A_PROVIDER = detector(  # twilio: x, algoliasearch("id", "x"); hashes and UUIDs, too
+    "token",
+    r"(?<![\w/+.-])(?P<value>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[A-Za-z0-9]{16,}(?:[-_.][A-Za-z0-9]{8,})*=?)(?![\w/+.-])",
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-|[A-Za-z0-9]{16}",
+    "value",
+    accept=_is_beside_a_provider,
+    gate=r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-|[A-Za-z0-9]{16}",
+)
 NO_FIELD = re.compile("forgot|reset|show|hide|link|button", re.IGNORECASE)  # beside a field for a password
 _FIELD = rf"(?:{_SPOKEN}|passwd|pwd|pass|pin|otp|(?<![a-z])pw(?![a-z]))"
 _TYPES = (
@@ -246,7 +289,7 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (  # {"name": "DB_PASSWORD", "value": "x"}, <add key="Password" value="x"/>
         rf"\b(?:name|key)(?:{_QUOTE})?\s?[:=]\s?{_QUOTE}(?P<name>[\w.-]*(?:{TELLING})\w*){_QUOTE}"
-        rf"[\s,]{{1,3}}(?:{_QUOTE})?value(?:{_QUOTE})?\s?[:=]\s?{_QUOTE}(?P<value>{_VALUE})",
+        rf"(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:{_QUOTE})?value(?:{_QUOTE})?\s?[:=]\s?{_QUOTE}(?P<value>{_VALUE})",
         rf"(?i:(?:name|key)[\\\"'`]{{0,4}}\s?[:=]\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT}))",
         _is_named,
         TELLING_GATE,
@@ -399,8 +442,10 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         r"\| ?(?:sudo -S|passwd|su\b)|chpasswd|--password-stdin",
     ),
     (  # auth=('bob', 'x'), login('bob', 'x'), ConvertTo-SecureString "x"
-        rf"(?:\bauth=\(|BasicAuth\(|\blogin\()\s?{_QUOTE}[^\"'`\n]{{0,80}}{_QUOTE},\s?{_QUOTE}(?P<value>{_VALUE})",
-        r"(?i:auth=\(|BasicAuth\(|login\()",
+        rf"(?:\bauth=\(|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|(?P<directory>DirectoryEntry))\()"
+        rf"\s?{_QUOTE}[^\"'`\n]{{0,80}}{_QUOTE},\s{{0,30}}"
+        rf"(?(directory){_QUOTE}[^\"'`\n]{{0,80}}{_QUOTE},\s{{0,30}}){_QUOTE}(?P<value>{_VALUE})",
+        r"(?i:auth=\(|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
         _is_value,
         "",
     ),
@@ -438,13 +483,37 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
-        rf"(?:\b(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b|"
+        rf"(?:\b(?:{_SPOKEN}|pin)(?: code)?(?: for (?:the )?(?:\w{{2,16}} )?{_QUOTE}[^\s\"'`]{{1,40}}{_QUOTE})?"
+        rf" (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b|"
         rf"(?:\u5bc6[\u7801\u78bc])(?:\u662f|\u4e3a)) ?(?P<quote>{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
-        rf"(?i:(?:{_SPOKEN}|pin)(?: code)? (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))|"
+        rf"(?i:(?:{_SPOKEN}|pin)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
+        rf" (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))|"
         rf"\x{{5bc6}}[\x{{7801}}\x{{78bc}}][\x{{662f}}\x{{4e3a}}]",
         _is_spoken,
         "",
+    ),
+    (  # x1 is the password, // x1 is the API key
+        rf"(?<![^\s\"'`#;/*(])(?P<value>[^\s\"'`#;/*(<][^\s\"'`<>]{{8,98}}[^\s\"'`<>.,;:])"
+        rf" is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} "
+        rf"(?:{_SPOKEN}|pin|token|secret|key)(?=\s*(?:[.,;:!)\n*\\\"'`]|\Z|(?:for|of|to|and)\b))",
+        rf"(?i: is (?:the|my|our|your|a)[ \w-]* (?:{_SPOKEN}|pin|token|secret|key))",
+        lambda match: is_mixed(match["value"]) and looks_random(match["value"]),
+        TELLING_GATE,
+    ),
+    (  # if ("x1" == api_key)
+        rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote) ?(?:===?|!==?) ?"
+        rf"[$\w.]{{0,40}}?(?P<name>[a-z]{{0,20}}_?(?:{TELLING})\w{{0,24}})",
+        rf"(?i:[\"'] ?(?:===?|!==?) ?[$\w.]*(?:{TELLING_HINT}))",
+        lambda match: _is_named(match) and is_mixed(match["value"]),
+        TELLING_GATE,
+    ),
+    (  # storePassword "x"; api_key 'x'
+        rf"(?<![\w.-])(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t]?"
+        rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote)[ \t]*(?=;|\n|\Z|\}})",
+        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t]?[\"'][^\s\"'`]{{6}})",
+        lambda match: _is_named(match) and is_mixed(match["value"]),
+        TELLING_GATE,
     ),
     (  # credentials: bob / x1
         rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is) ?(?:[\w.@+-]+|<[^>\s]+>)"
@@ -525,4 +594,5 @@ DETECTORS = (
     _ASSIGNED,
     _NEAR_A_WORD,
     _NEAR_PASSWORD,
+    _BESIDE_A_PROVIDER,
 )

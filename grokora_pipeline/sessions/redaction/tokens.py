@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_hash,
     is_mixed,
     is_random_token,
+    is_shuffled,
     is_wordlike,
 )
 
@@ -130,11 +131,20 @@ def _is_bitcoin_address(text: str) -> bool:
     return sha256(sha256(raw[:21]).digest()).digest()[:4] == raw[21:]
 
 
+_BECH32 = re.compile(r"[a-z]{1,12}1[02-9ac-hj-np-z]{30,}|0x[0-9a-f]+")  # addresses of wallets, public keys of age
+
+
+def _is_of_one_case(text: str) -> bool:
+    """Whether a run of letters of one case and digits is a key; a hash is none, and no id of time (ULID) is as long."""
+    known = len(text) < 28 or not (text.islower() or text.isupper()) or is_hash(text) or _BECH32.fullmatch(text)
+    return not known and is_shuffled(text) and len(set(text)) >= 12
+
+
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
     if is_known_id(text) or is_publishable(text) or _is_bitcoin_address(text):
         return False
-    if is_random_token(text, limit):
+    if is_random_token(text, limit) or _is_of_one_case(text):
         return True
     match = _PREFIXED.fullmatch(text) or _GLUED.fullmatch(text) or _INITIAL.fullmatch(text)
     if not match:
@@ -237,8 +247,9 @@ _TOKENS = (
         "provider_key",
         r"(?<![\w.-])[A-Za-z][A-Za-z_]{1,12}[-_]"
         r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev|key|token|secret|pat|sk|api)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
-        r"(?<![\w.-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,})(?![\w-])",
-        r"[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
+        r"(?<![\w.-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,}|"
+        r"(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{18,40}\.[\w-]{18,60})(?![\w-])",
+        r"[\w-]{18}\.[\w-]{18}|[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
         accept=_is_prefixed,
     ),
     detector(
@@ -265,6 +276,11 @@ _TOKENS = (
         r"[A-Za-z0-9+/]{36}(?:AStA?|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO)[A-Za-z0-9+/]{4}",
         accept=lambda match: is_mixed(match.group()) and chunk_length(match.group()) <= 2.75,
         gate=r"ASt|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO",
+    ),
+    detector(  # as Jenkins writes what it encrypted
+        "encrypted_secret",
+        r"(?<=\{)(?:\w{1,40} )?AQAAABAAA[\w+/=. -]+(?=\})",
+        r"AQAAABAAA",
     ),
     detector("password", r"(?<![\d-])(?:\d{6}-){7}\d{6}(?![\d-])", r"(?:[0-9]{6}-){7}[0-9]{6}"),  # of BitLocker
     detector(
