@@ -766,6 +766,12 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ('apikey := "{{k}o)p${e]nab(ody[seen>-_$#here}}"', "nab(ody"),
         # parts of a key that dots join
         ("x 'd6qKdVEbnzNvShIUt82smqymDYVoeRzj.kaRviDw5Tn5MlgoqEmgVCaAM7wXwr4CH'", "kaRviDw5Tn5Mlgoq"),
+        # letters of other scripts that look the same, and wide ones
+        ("p\u0430ssword: Yoa1ZgVVNZ9u", "Yoa1ZgVVNZ9u"),
+        ("\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44\uff1aZ5tQQ0JrpHi1", "Z5tQQ0JrpHi1"),
+        ('{"p\u0430ssw\u043erd": "onlyletters"}', "onlyletters"),
+        ("the pass is 9muafdAZR7", "9muafdAZR7"),
+        ('pyautogui.write("qWD9dxoMW0", interval=0.1)  # password', "qWD9dxoMW0"),
         # a line break within a name, told by the width of its line alone
         (f"{'word ' * 15}PASSW\nORD=onlyletters and so on", "onlyletters"),
     ],
@@ -814,6 +820,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
         "cuid = 'cjld2cjxh0000qzrmn831i7rn'; block 0x000000000000000000024bead8df69990852c202db0e0097c1a12ea637d7e96d",
         "this page is the password manager; sha256_v2 is the key; twilio-python-9.3.0-py2.py3-none-any",
+        "\u0432\u0435\u0440\u0441\u0438\u044f v2 \u0438 API-\u043a\u043b\u044e\u0447 \uff21\uff11: pass is made",
         "connect('localhost', 'admin'); api: v1beta1; login('bob', password)",
         '{"element": "Forgot password link", "text": "Forgot"} {"type": "password", "placeholder": "Password"}',
     ],

@@ -22,7 +22,7 @@ from grokora_pipeline.sessions.redaction import detectors, published
 from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, is_random_token, looks_random
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding
-from grokora_pipeline.sessions.redaction.names import Meaning, meaning
+from grokora_pipeline.sessions.redaction.names import Meaning, meaning, undisguised
 from grokora_pipeline.sessions.redaction.passwords import NO_FIELD, is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
 from grokora_pipeline.sessions.redaction.tokens import (
@@ -325,6 +325,7 @@ def _without_escapes(text: str) -> str:
         text = _FORM.sub(lambda match: match.group().replace("+", " "), text)
     if "=3D" in text or "=\n" in text:  # quoted-printable, as in mail
         text = text.replace("=\n", "").replace("=3D", "=")
+    text = undisguised(text)
     return detectors.ESCAPES.sub(_unescaped, text) if detectors.ESCAPES.search(text) else text
 
 

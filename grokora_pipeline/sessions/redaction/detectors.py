@@ -27,7 +27,8 @@ ESCAPES = re.compile(
 )
 _ESCAPED = (  # : = @ " ', letters beyond ASCII in JSON inside JSON, a number with spaces that are none
     r"(?i:%(?:3[AD]|40|2[27])|\\u00(?:3[ad]|40|2[27]|[a-f])|\\u(?:0[1-9a-f]|[1-9a-f])|&(?:#|quot;|commat;|equals;|gt;))|"
-    r"(?:[\x{a0}\x{2007}\x{202f}]|\\xa0)[0-9]"
+    r"(?:[\x{a0}\x{2007}\x{202f}]|\\xa0)[0-9]|"
+    r"[A-Za-z][\x{3bf}\x{400}-\x{52f}]|[\x{3bf}\x{400}-\x{52f}][A-Za-z]|[\x{ff10}-\x{ff19}\x{ff21}-\x{ff5a}]"
 )
 _LETTERS_ONLY = bytes(byte | 32 if chr(byte).isascii() and chr(byte).isalpha() else 32 for byte in range(256))
 _MEMBERS = (  # names whose values the redactor looks at by themselves
@@ -48,7 +49,7 @@ _BY_LOOKS = (
 @cache
 def detectors() -> tuple[Detector, ...]:
     """All detectors: pictures, secrets with the most telling first, personal data, and what is told by looks."""
-    return (*tokens(), *passwords.DETECTORS, *PERSONAL, *_BY_LOOKS)
+    return (*tokens(), *passwords.DETECTORS, passwords.BESIDE_A_PROVIDER, *PERSONAL, *_BY_LOOKS)
 
 
 def _re2(pattern: str) -> Any:
@@ -67,8 +68,8 @@ def _gate() -> Any:
 
 @cache
 def _groups() -> tuple[tuple[Any, tuple[tuple[Any, Detector], ...]], ...]:
-    """The detectors in three groups, each with a pattern of its gates."""
-    groups = (tokens(), passwords.DETECTORS, PERSONAL)
+    """The detectors in groups, each with a pattern of its gates; one that lets many texts in is alone."""
+    groups = (tokens(), passwords.DETECTORS, (passwords.BESIDE_A_PROVIDER,), PERSONAL)
     return tuple(
         (
             _re2("|".join(dict.fromkeys(one.gate or one.hint for one in group))),

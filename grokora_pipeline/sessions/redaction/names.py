@@ -59,6 +59,31 @@ _BEYOND_ASCII = re.compile(
 )
 
 
+# letters of other scripts that look like Latin ones, within a word that has Latin ones; and wide letters and digits
+_LOOKALIKE = {
+    **dict(
+        zip(
+            map(
+                ord,
+                "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u051b\u03bf\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425",
+            ),
+            "aeopcyxijsdqoABEKMHOPCTX",
+            strict=True,
+        )
+    ),
+    **{code: chr(code - 0xFEE0) for code in range(0xFF10, 0xFF5B)},
+}
+DISGUISED = re.compile(
+    r"[A-Za-z_]*(?:[A-Za-z](?=[\u03bf\u0400-\u052f])|[\u03bf\u0400-\u052f](?=[A-Za-z]))[A-Za-z_\u03bf\u0400-\u052f]*|"
+    r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]+"
+)
+
+
+def undisguised(text: str) -> str:
+    """A text of the same length with Latin letters in place of those among Latin ones that only look so."""
+    return text if text.isascii() else DISGUISED.sub(lambda match: match.group().translate(_LOOKALIKE), text)
+
+
 @lru_cache(maxsize=8192)
 def meaning(name: str) -> Meaning:
     """What a name says: "password" (any value is secret), "key" (a random value is), "phone", or "" for nothing."""
@@ -66,7 +91,7 @@ def meaning(name: str) -> Meaning:
         return ""
     if not name.isascii() and _BEYOND_ASCII.search(name):
         return "password"
-    words = [word.lower() for word in _WORD.findall(name)]
+    words = [word.lower() for word in _WORD.findall(undisguised(name))]
     while len(words) > 1 and (words[-1] in _SUFFIXES or words[-1].isdigit()):
         words.pop()
     if not words:

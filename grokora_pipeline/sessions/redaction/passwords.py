@@ -263,13 +263,14 @@ _NEAR_PASSWORD = detector(
     anchored=True,
     gate=rf"{TELLING_GATE}|(?i:community string)",
 )
-_BESIDE_A_PROVIDER = detector(  # twilio: x, algoliasearch("id", "x"); hashes and UUIDs, too
+BESIDE_A_PROVIDER = detector(  # twilio: x, algoliasearch("id", "x"); hashes and UUIDs, too
     "token",
     r"(?<![\w/+.-])(?P<value>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[A-Za-z0-9]{16,}(?:[-_.][A-Za-z0-9]{8,})*=?)(?![\w/+.-])",
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-|[A-Za-z0-9]{16}",
+    # of 16 letters and digits, seven stand before or after a place where the one follows the other
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-|(?:[A-Za-z][0-9]|[0-9][A-Za-z])[A-Za-z0-9]{7}|"
+    r"[A-Za-z0-9]{7}(?:[A-Za-z][0-9]|[0-9][A-Za-z])",
     "value",
     accept=_is_beside_a_provider,
-    gate=r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-|[A-Za-z0-9]{16}",
 )
 NO_FIELD = re.compile("forgot|reset|show|hide|link|button", re.IGNORECASE)  # beside a field for a password
 _FIELD = rf"(?:{_SPOKEN}|passwd|pwd|pass|pin|otp|(?<![a-z])pw(?![a-z]))"
@@ -411,7 +412,7 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         rf"\b(?:type|typing|enter|write|typewrite|keystroke|text|fill|input|paste|use|using|and|with)"
         rf"[sd]?[ (](?:in )?(?P<quote>{_QUOTE})?"
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{_QUOTE})?\)?"
-        rf"(?: (?:in|as|for)(?:to)?| *(?:#|--|//)) [\w ]{{0,24}}(?:{_SPOKEN})",
+        rf"(?: (?:in|as|for)(?:to)?|[^\n\"'`#]{{0,20}}(?:#|--|//)) [\w ]{{0,24}}(?:{_SPOKEN})",
         r"(?i:(?:type|typing|enter|write|keystroke|text|fill|input|paste|use|using|and|with)[sd]?[ (])",
         lambda match: _is_value(match) if match.group("quote") else _is_mixed_value(match),
         TELLING_GATE,
@@ -483,11 +484,12 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
-        rf"(?:\b(?:{_SPOKEN}|pin)(?: code)?(?: for (?:the )?(?:\w{{2,16}} )?{_QUOTE}[^\s\"'`]{{1,40}}{_QUOTE})?"
+        rf"(?:\b(?:{_SPOKEN}|pin|the pass|pwd?)(?: code)?"
+        rf"(?: for (?:the )?(?:\w{{2,16}} )?{_QUOTE}[^\s\"'`]{{1,40}}{_QUOTE})?"
         rf" (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b|"
         rf"(?:\u5bc6[\u7801\u78bc])(?:\u662f|\u4e3a)) ?(?P<quote>{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
-        rf"(?i:(?:{_SPOKEN}|pin)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
+        rf"(?i:(?:{_SPOKEN}|pin|the pass|pwd?)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
         rf" (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))|"
         rf"\x{{5bc6}}[\x{{7801}}\x{{78bc}}][\x{{662f}}\x{{4e3a}}]",
         _is_spoken,
@@ -594,5 +596,4 @@ DETECTORS = (
     _ASSIGNED,
     _NEAR_A_WORD,
     _NEAR_PASSWORD,
-    _BESIDE_A_PROVIDER,
 )
