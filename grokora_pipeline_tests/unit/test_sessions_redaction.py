@@ -750,6 +750,7 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("somevendor='w3k9x0q7zt4m1v8b2n6c5h'", "w3k9x0q7zt4m1v8b2n6c5h"),
         ("see kf83jd02ms9x7qp4l1z6vb5nt8wy, it works", "kf83jd02ms9x7qp4l1z6vb5nt8wy"),
         ("<secret>{vendor AQAAABAAA 91bd7cx0}</secret>", "91bd7cx0"),
+        (f'agora_app_certificate = "{REST}"', REST),
         # the value before the name
         ("//r9zjvz2jvix45o77 is the password", "r9zjvz2jvix45o77"),
         ("# 3f4Kd93kXs0a is my API key.", "3f4Kd93kXs0a"),
@@ -821,6 +822,9 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "cuid = 'cjld2cjxh0000qzrmn831i7rn'; block 0x000000000000000000024bead8df69990852c202db0e0097c1a12ea637d7e96d",
         "this page is the password manager; sha256_v2 is the key; twilio-python-9.3.0-py2.py3-none-any",
         "\u0432\u0435\u0440\u0441\u0438\u044f v2 \u0438 API-\u043a\u043b\u044e\u0447 \uff21\uff11: pass is made",
+        "name = 't3qz8k1m4v7w2x9y5b6n0c'; notion page: 8f3b2c1d4e5f60718293a4b5c6d7e8f9",
+        '{"zone": "023e105f4ecef8ad9ca31a8372d0c353", "provider": "cloudflare"}',
+        "Sentry Event: 8f3b2c1d4e5f60718293a4b5c6d7e8f9",
         "connect('localhost', 'admin'); api: v1beta1; login('bob', password)",
         '{"element": "Forgot password link", "text": "Forgot"} {"type": "password", "placeholder": "Password"}',
     ],

@@ -35,7 +35,8 @@ _SERVICE = re.compile(  # a name, and at most one quoted argument between it and
 )
 _ID_WORDS = word_set(
     "id ids hash sha md5 commit version rev revision ref url image digest checksum etag uuid guid user account project "
-    "org team app event request trace span session run job build deployment client tag channel message index address "
+    "org team event request trace span session run job build deployment client tag channel message index address "
+    "name title voice track playlist page board zone file model record "
     "wallet mint contract block tx"
 )
 _APP_PASSWORD = re.compile(r"(?:[a-z]{4} ){3}[a-z]{4}")  # of Google, for programs
