@@ -765,6 +765,7 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("the password for user 'postgres' is 'aqgusv32' or change it", "aqgusv32"),
         (f"-H 'Jenkins-Crumb:{REST}'", REST),
         ('apikey := "{{k}o)p${e]nab(ody[seen>-_$#here}}"', "nab(ody"),
+        ('private_key "m{{k}o)p${e]nab(ody[seen>-_$#here}}";', "nab(ody"),
         # parts of a key that dots join
         ("x 'd6qKdVEbnzNvShIUt82smqymDYVoeRzj.kaRviDw5Tn5MlgoqEmgVCaAM7wXwr4CH'", "kaRviDw5Tn5Mlgoq"),
         # letters of other scripts that look the same, and wide ones

@@ -515,7 +515,7 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         rf"(?<![\w.-])(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t]?"
         rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote)[ \t]*(?=;|\n|\Z|\}})",
         rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t]?[\"'][^\s\"'`]{{6}})",
-        lambda match: _is_named(match) and is_mixed(match["value"]),
+        lambda match: _is_named(match) and (is_mixed(match["value"]) or is_scrambled(match["value"])),
         TELLING_GATE,
     ),
     (  # credentials: bob / x1
