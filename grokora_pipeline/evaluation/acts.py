@@ -101,9 +101,9 @@ class Scores:
     high: float
 
     @property
-    def within(self) -> bool:
-        """Whether the server's value is in the interval of ours."""
-        return self.low <= self.there <= self.high
+    def holds(self) -> bool:
+        """Whether the server's value is in the interval of ours, or better than it: 1.0 lies beyond most intervals."""
+        return self.low <= self.there if get_metric(self.metric).higher_is_better else self.there <= self.high
 
     def __str__(self) -> str:
         return f"{self.metric} is {self.there:.3f} there and {self.here:.3f} here ({self.low:.3f} to {self.high:.3f})"
@@ -307,7 +307,7 @@ def probe(
         quantised = server.bits is not None and server.bits < UNQUANTISED_BITS
     scores = judge.compare(prompts, theirs, ours) if judge else None
     identical = equal / total >= ENOUGH
-    explained = quantised and told and scores is not None and scores.within
+    explained = quantised and told and scores is not None and scores.holds
     agrees = acts and not difference and (identical or explained)
     known = "the prompts are the same token for token" if told else "the server does not tell its prompts"
     metric = f"; {scores}" if scores and not identical else ""
@@ -318,7 +318,7 @@ def probe(
     elif identical:
         sentence = f"acts and agrees: {share}; {known}"
     elif explained:
-        sentence = f"acts and agrees but for its quantised weights: {share}{metric}, within the interval; {known}"
+        sentence = f"acts and agrees but for its quantised weights: {share}{metric}, no worse than that; {known}"
     elif told:
         sentence = f"acts, and {known}, but only {share}{metric}: its weights may be quantised"
     else:

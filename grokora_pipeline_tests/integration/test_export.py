@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.acts import Server, own_answers, probe
+from grokora_pipeline.evaluation.acts import Scores, Server, own_answers, probe
 from grokora_pipeline.evaluation.export import prove
 from grokora_pipeline.models import gguf
 from grokora_pipeline.models.chat import ChatFormat
@@ -276,9 +276,16 @@ def test_an_adapter_of_the_bundled_model_answers_in_llamacpp_as_here(
         assert not verdict.agrees, verdict.sentence
     else:
         assert verdict.agrees, verdict.sentence
-        assert verdict.scores.within, verdict.sentence
+        assert verdict.scores.holds, verdict.sentence
     if kind == "bf16":
         assert verdict.agreement >= 0.95, verdict.sentence
+
+
+def test_a_metric_holds_within_the_interval_of_ours_and_beyond_its_better_end() -> None:
+    assert Scores("field_accuracy", there=1.0, here=0.98, low=0.79, high=0.99).holds
+    assert not Scores("field_accuracy", there=0.78, here=0.98, low=0.79, high=0.99).holds
+    assert not Scores("answer_chars", there=10.0, here=8.0, low=7.0, high=9.0).holds
+    assert Scores("answer_chars", there=6.0, here=8.0, low=7.0, high=9.0).holds
 
 
 def test_an_export_whose_adapter_does_nothing_is_refused(champion: tuple[Path, Path], tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_an_answers_own_schema_that_is_refused_is_an_error_that_says_why(kind: s
 
 
 def test_a_check_of_a_small_grammar_is_kept_and_one_of_megabytes_is_not(chat: ChatFormat) -> None:
-    before = _check.cache_info()
+    _check.cache_clear()  # full, it would not grow
     small, large = (
         {"enum": [number], "uniqueItems": True, "title": "t" * size} for number, size in ((7, 1), (8, 1 << 17))
     )
@@ -77,5 +77,5 @@ def test_a_check_of_a_small_grammar_is_kept_and_one_of_megabytes_is_not(chat: Ch
             assert grammar is not None
             assert unenforced(grammar, None) == ["schema.uniqueItems"]
     after = _check.cache_info()
-    assert after.currsize - before.currsize == 2  # the schema by itself, and the answer's grammar
-    assert after.hits > before.hits
+    assert after.currsize == 2  # the schema by itself, and the answer's grammar
+    assert after.hits > 0
