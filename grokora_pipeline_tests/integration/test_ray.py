@@ -242,6 +242,7 @@ def store_of(home: Home, name: str) -> Store:
     return Store(home.environment["GROKORA_STORE"], home.folder / name / "cache")
 
 
+@pytest.mark.exhaustive  # four minutes, most of them Ray's own patience with a node that is gone
 def test_a_node_dies_the_training_goes_on_elsewhere_and_the_chain_is_whole(home: Home, chain: tuple[str, str]) -> None:
     log, killed = chain
     assert "going on from checkpoint-" in log
