@@ -91,9 +91,9 @@ class AnswerForm:
         marks = [mark.strip() for mark in (self.opening, self.head, "<think>") if mark.strip()]
         if any(mark.startswith(start) for mark in marks):
             return ""
-        text, tail = self.read(growing)[1], self.tail.strip()
-        begun = next((size for size in range(len(tail) - 1, 0, -1) if text.endswith(tail[:size])), 0)
-        return text[:-begun].rstrip() if begun else text
+        text = self.read(growing)[1]
+        held_back = begun(text, self.tail.strip())
+        return text[:-held_back].rstrip() if held_back else text
 
     def visible_reasoning(self, growing: str) -> str:
         """The reasoning of an answer that still grows, as far as it is certain not to begin its closing mark."""
