@@ -144,7 +144,7 @@ def test_a_grammar_holds_in_what_was_guessed(make: Make, base: Path, monkeypatch
 
 def test_a_model_with_running_states_gets_no_drafts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = make()
-    monkeypatch.setattr(decoder, "_drafts", False)
+    monkeypatch.setattr(decoder.scheduler, "pads", False)
     steps = decoder.counts["steps"]
     [answer] = _tokens(decoder, _prompts(1), 16)
     assert len(answer) == 16 and STOP not in answer

@@ -77,7 +77,6 @@ class Decoder:
         self.counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "steps", "failed"), 0)
         self.alone: ActiveRow | None = None  # the row that the model's own generate answers now
         self._active: list[Adapter | None] = []
-        self._drafts = not stateful  # a running state cannot go back to before a wrong token
         self._answers = defaultdict[Adapter | None, AnswerHistory](AnswerHistory)
         self._token_bytes = self.runner.slots.token_bytes() if self.runner else 0  # the probe has shown it
         self._retired: list[Adapter] = []
@@ -242,15 +241,15 @@ class Decoder:
 
     def _draft(self, rows: Sequence[ActiveRow]) -> list[list[int]]:
         """How each row probably goes on, without stop tokens; nothing where that is not worth a longer pass."""
-        if not self._drafts:
+        if not self.scheduler.pads:  # a running state cannot go back to before a wrong token
             return [[] for _ in rows]
-        drafts = []
-        for row in rows:
+        drafts, histories = list[list[int]](), [self._answers[row.adapter] for row in rows]
+        for row, history in zip(rows, histories, strict=True):
             count = min(LONGEST, row.limit - len(row.tokens) - 1) if row.decoding and not row.done else 0
-            tokens = self._answers[row.adapter].draft(row.text, row.tokens[-max(MATCHED) :], count) if count > 0 else []
+            tokens = history.draft(row.text, row.tokens[-max(MATCHED) :], count) if count > 0 else []
             stop = next((place for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
             drafts.append(tokens[:stop])
-        known = [(len(tokens), self._answers[row.adapter].right) for row, tokens in zip(rows, drafts, strict=True)]
+        known = [(len(tokens), history.right) for tokens, history in zip(drafts, histories, strict=True)]
         even = EVEN_TOKENS.get(self.model.device.type, EVEN_TOKENS["cuda"])
         longest = draft_length(known, len(rows), even)
         return [tokens[:longest] for tokens in drafts]
