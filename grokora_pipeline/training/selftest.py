@@ -23,7 +23,7 @@ from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
 from grokora_pipeline.training.attention import use_attention, with_layers
 from grokora_pipeline.training.gradients import TreeLoss
-from grokora_pipeline.training.layout import Layout, Row
+from grokora_pipeline.training.layout import Layout, Row, shared_tokens
 from grokora_pipeline.training.plan import TrainingKnobs
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-5  # relative; seen over forty architectures: 1e-7 and 2e-6
@@ -56,13 +56,7 @@ def probe_rows(rows: Sequence[Row]) -> list[Row]:
     """
     ordered = sorted(rows, key=lambda row: (len(row.ids), row.ids))
     longest = ordered[-1]
-
-    def shared(row: Row) -> int:
-        """How many of its first tokens a row shares with the longest."""
-        pairs = enumerate(zip(row.ids, longest.ids, strict=False))
-        return next((index for index, (own, other) in pairs if own != other), len(row.ids))
-
-    partner = max(ordered[:-1], key=shared, default=longest)
+    partner = max(ordered[:-1], key=lambda row: shared_tokens(row, longest), default=longest)
     return list(dict.fromkeys([longest, partner, *ordered[:2]]))
 
 
