@@ -3,6 +3,11 @@
 Only what is frozen is shared out, since that is what is large. The adapter stays whole in every process, so optimiser,
 checkpoints and gradients are those of any other run. A layer's weights are gathered when a pass reaches it, by all
 processes at once: they make equally many passes, each forward and backward in one piece.
+
+accelerate 1.15's `FullyShardedDataParallelPlugin(fsdp_version=2)` does not do the same. On CPUs it is ignored (tried:
+`DistributedType.MULTI_CPU`, 0 of 20 weights shared out). On GPUs it leaves out what bitsandbytes packed into bytes
+(accelerate issue 3983), so that every process would hold a 4-bit base whole; of weights packed as bf16, FSDP2 is
+reported to change the bits that read as NaN (bitsandbytes issue 1945).
 """
 
 import os
