@@ -73,7 +73,7 @@ class GpuProcess(dg.ConfigurableResource[Any]):
         self, context: dg.AssetExecutionContext, command: list[str], stamp: Path, environment: dict[str, str]
     ) -> int:
         gpus = context.op.tags.get(GPUS_TAG, "1")
-        shim = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
+        shim = [sys.executable, "-m", "grokora_pipeline.workers.lease", "--parent", str(os.getpid())]
         lease = [*shim, "--count", gpus, "--stamp", str(stamp), "--"]
         # Dagster 1.13 warns that a property of its own message reader is in preview
         warnings.filterwarnings("ignore", message=".*expected_writer_count", category=dg.PreviewWarning)

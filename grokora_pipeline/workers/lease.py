@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, disk_refusal
 from grokora_pipeline.workers.frame import PATIENT_THREADS
 
 _PR_SET_PDEATHSIG = 1
@@ -44,14 +44,15 @@ def discover_devices(configured: str) -> list[str]:
 
 def lease_folder() -> Path:
     """Where the lock files are: one folder a user and machine, since devices belong to the machine."""
-    return Path(tempfile.gettempdir()) / f"grokora-leases-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"grokora-leases-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
     """Wait until `count` devices are free and take them, all or none; they stay locked until this process ends."""
     if count > len(devices):
         raise GrokoraError(f"{count} GPUs are asked for, but this machine offers {len(devices)}; lower grokora/gpus.")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     while True:
         taken = _try_acquire(devices, count, folder)
         if taken:
@@ -78,30 +79,36 @@ def _try_acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
     return []
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent dies, so that a killed run leaves no orphan on the device (Linux)."""
+def die_with_parent(parent: int = 0) -> None:
+    """Ask the kernel for SIGTERM when the parent dies, so that a killed run leaves no orphan on the device (Linux).
+
+    GrokoraError if the process `parent` was dead before the kernel was asked.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if parent and os.getppid() != parent:
+            raise GrokoraError("The step that asked for a device is gone.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Take the lease and replace this process by the command."""
     parser = argparse.ArgumentParser(description="Lease devices, then become the command.")
     parser.add_argument("--count", type=int, default=1, help="how many devices the command needs")
+    parser.add_argument("--parent", type=int, default=0, help="the process that starts this, whose end is its end")
     parser.add_argument("--stamp", type=Path, help="a file to touch when the devices are leased")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args(argv)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         parser.error("a command is needed after --")
-    die_with_parent()
     try:
+        die_with_parent(arguments.parent)
         # not the settings: whoever starts this has them, and the folder of somebody's own Dagster is no project of ours
         devices = discover_devices(os.environ.get("GROKORA_DEVICES", ""))
         on_cpu = devices[0].startswith("cpu")
         leased = acquire(devices, 1 if on_cpu else arguments.count, lease_folder())
-    except GrokoraError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (GrokoraError, OSError) as error:  # such as a disk that takes no lock file
+        print(f"error: {disk_refusal(error) or error}", file=sys.stderr)
         return 2
     if arguments.stamp:
         arguments.stamp.touch()

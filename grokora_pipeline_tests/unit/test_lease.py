@@ -82,6 +82,15 @@ def test_more_devices_than_there_are_is_one_sentence(environment: dict[str, str]
     assert done.stderr.startswith("error: 3 GPUs are asked for")
 
 
+def test_a_step_that_died_before_the_lease_began_starts_nothing(environment: dict[str, str]) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    started = [*LEASE, "--parent", str(gone.pid), "--", *SHOW]
+    done = subprocess.run(started, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: The step that asked for a device is gone.\n"
+
+
 def test_a_lease_needs_no_project_of_ours() -> None:
     code = "import sys, grokora_pipeline.workers.lease; print('grokora_pipeline.settings' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
