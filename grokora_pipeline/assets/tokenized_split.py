@@ -168,7 +168,7 @@ def _build_split(
         *([row for row, _ in rows], [side for _, side in rows]), chat, staged, max_length=max_length, seed=config.seed
     )
     report = {
-        **tokens.as_dict(),
+        **asdict(tokens),
         "groups": len(set(split.groups.values())),
         "held_back": len(split.held_back),
         "divided": split.divided,

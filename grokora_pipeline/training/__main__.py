@@ -12,8 +12,9 @@ from grokora_pipeline.training.launch import become_launcher
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 
-def _train(plan: Plan, reporter: Reporter) -> Result:
-    reporter.log("Loading torch, transformers, peft and trl")
+def train_lazily(plan: Plan, reporter: Reporter) -> Result:
+    """Say what takes the first seconds, then import it and train (`run.train`)."""
+    reporter.log("Loading torch, transformers and peft")
     from grokora_pipeline.training.run import train
 
     return train(plan, reporter)
@@ -22,5 +23,4 @@ def _train(plan: Plan, reporter: Reporter) -> Result:
 if __name__ == "__main__":
     # oneDNN keeps 1,024 kernels by default; every new length makes some thirty, and memory would grow step by step.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    become_launcher(sys.argv[1:])
-    sys.exit(run(_train))
+    sys.exit(run(train_lazily, launch=become_launcher))

@@ -172,3 +172,12 @@ def write_checksums(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "checksums.json")
     sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file of an adapter folder is as its checksums say; a power cut may leave empty files behind."""
+    try:
+        sums = json.loads((folder / "checksums.json").read_bytes())
+        return all(file_sha256(folder / name) == checksum for name, checksum in sums.items())
+    except (OSError, ValueError):
+        return False

@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from grokora_pipeline.errors import GrokoraError
 
 _SHORT = "grokora_short"
+_ALWAYS_A_MASK = {"allow_is_causal_skip": False}  # SDPA itself does without one if attention is just causal
 _WITH_KEYS_AND_VALUES = {"full_attention", "sliding_attention", "chunked_attention"}
 _OTHER_STATE = (nn.Conv1d, nn.RNNBase)  # transformers' Conv1D of GPT-2 is a linear layer and none of these
 
@@ -156,10 +157,5 @@ def _attend(
     return result.flatten(1, 2).transpose(1, 2), None
 
 
-def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    mask: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
-    return mask
-
-
 AttentionInterface.register(_SHORT, _attend)
-AttentionMaskInterface.register(_SHORT, _mask)
+AttentionMaskInterface.register(_SHORT, lambda *args, **kwargs: sdpa_mask(*args, **{**kwargs, **_ALWAYS_A_MASK}))

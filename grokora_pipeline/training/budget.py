@@ -22,9 +22,8 @@ What a run needs is the largest of its steps, each laid out as it will be.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -114,10 +113,6 @@ class Budget:
     token_budget: int
     attention: str
     checkpointing: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

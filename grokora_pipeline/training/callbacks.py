@@ -1,6 +1,7 @@
 """What happens between optimiser steps: the best adapter, what is due when, progress, curves (torch)."""
 
 import json
+import os
 import resource
 import sys
 import time
@@ -8,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+import torch.distributed as dist
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -29,11 +30,6 @@ def peak_memory_mib() -> float:
     if status.is_file():  # unlike ru_maxrss it does not begin with what the parent occupied
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
-
-
-def process_bytes(device: torch.device) -> int:
-    """What the process occupies before a model is loaded: resident memory on a CPU, nothing of a CUDA device."""
-    return psutil.Process().memory_info().rss if device.type == "cpu" else 0
 
 
 @dataclass(slots=True)
@@ -102,7 +98,7 @@ class BestAdapterCallback(TrainerCallback):  # type: ignore[misc]
             self.keep(kwargs["model"], metrics["eval_loss"], state.global_step, write=state.is_world_process_zero)
         worse = sum("eval_loss" in entry and entry["step"] > self.step for entry in state.log_history)
         if self.patience and worse >= self.patience:
-            control.should_training_stop = True
+            control.should_training_stop = control.should_save = True
 
     def restore(self, model: PeftModel) -> None:
         """Put the best adapter's weights back into the model."""
@@ -111,36 +107,43 @@ class BestAdapterCallback(TrainerCallback):  # type: ignore[misc]
 
 @dataclass
 class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
-    """Validation and checkpoints at their steps and at the end; stops at the deadline and when asked to by a signal."""
+    """Validation and checkpoints at their steps and at the end; stops at the deadline and when asked to by a signal.
+
+    The last checkpoint serves a run that is killed, or meets a full disk, before its adapter is written.
+    """
 
     evaluate_every: int
     checkpoint_every: int
     deadline_seconds: float
     throughput: Throughput
-    started: float = field(default_factory=time.monotonic)
+    started: float  # by `time.monotonic`; of a resumed run earlier by the time that it had spent
     interrupted: bool = False  # a signal came; it counts if there is a step left to do
     stopped: bool = False
     deadline_hit: bool = False
 
-    def __post_init__(self) -> None:
-        self.started -= self.throughput.seconds + self.throughput.validation_seconds  # a resumed run's earlier hours
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say what is due after this step."""
         step, last = state.global_step, state.global_step >= state.max_steps
-        self.stopped = self.interrupted and not last
-        self.deadline_hit |= not last and time.monotonic() - self.started > self.deadline_seconds
+        stopped, late = self.interrupted, time.monotonic() - self.started > self.deadline_seconds
+        if dist.is_initialized():  # all processes or none: one that went on would wait for the others' gradients
+            any_of_them = torch.tensor([stopped, late], dtype=torch.int32, device=args.device)
+            dist.all_reduce(any_of_them, op=dist.ReduceOp.MAX)
+            stopped, late = any_of_them.bool().tolist()
+        self.stopped, self.deadline_hit = stopped and not last, late and not last
+        over = last or self.deadline_hit
         if self.deadline_hit or self.stopped:
             control.should_training_stop = True
-        due = last or self.deadline_hit or step % self.evaluate_every == 0
-        control.should_evaluate = due and not self.stopped
-        control.should_save = self.stopped or (step % self.checkpoint_every == 0 and not last)
+        control.should_evaluate = (over or step % self.evaluate_every == 0) and not self.stopped
+        control.should_save = over or self.stopped or step % self.checkpoint_every == 0
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the counts, then mark the checkpoint as whole: one that a kill cut short is not resumed from."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (folder / "throughput.json").write_text(json.dumps(asdict(self.throughput)))
+            for file in folder.iterdir():  # a power cut would leave empty files in a folder that is marked as whole
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
             (folder / COMPLETE).touch()
 
 
@@ -201,4 +204,4 @@ class CurvesCallback(TrainerCallback):  # type: ignore[misc]
         if self.writer is not None:
             self.writer.close()
             for number, path in enumerate(sorted(self.folder.iterdir())):
-                path.rename(self.folder / f"events.out.tfevents.{number}")
+                path.rename(self.folder / f"events.out.tfevents.{number:04}")  # sorted as they came, before new ones

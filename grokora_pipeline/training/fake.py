@@ -9,7 +9,7 @@ is measured at two depths and carried on to all layers, since each layer keeps t
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -41,11 +41,6 @@ class StepMemory:
     weights: int
     adapter: int
     activations: int
-
-    @property
-    def peak(self) -> int:
-        """The most at any moment of the step."""
-        return self.weights + self.adapter + self.activations
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -94,13 +89,10 @@ def step_memory(
         return short
     depth = min(total, 2 * period)
     long = _measure(with_layers(config, depth), rows, layout, knobs, nf4=nf4, checkpointing=checkpointing)
-
-    def at_full_depth(name: str) -> int:
-        """A figure of the whole model, by the line through those of two shallow ones."""
-        first, second = int(getattr(short, name)), int(getattr(long, name))
-        return round(first + (second - first) / (depth - period) * (total - period))
-
-    return StepMemory(*(at_full_depth(name) for name in ("weights", "adapter", "activations")))
+    # Each figure of the whole model lies on the line through those of two shallow ones.
+    further = (total - period) / (depth - period)
+    figures = zip(astuple(short), astuple(long), strict=True)
+    return StepMemory(*(round(first + (second - first) * further) for first, second in figures))
 
 
 def _measure(
@@ -117,7 +109,7 @@ def _measure(
             _quantise(base)
         model = add_adapter(base, knobs)
         if checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
         live = _LiveBytes()
         for tensor in _frozen(model):
@@ -134,7 +126,7 @@ def _measure(
         before = live.now
         losses = TreeLoss(base, layout)
         with live:
-            losses.accumulate(layout.of(rows), scale=1.0, backward=True)
+            losses.run(layout.of(rows), backward=True)
         return StepMemory(weights, adapter, live.most - before)
 
 

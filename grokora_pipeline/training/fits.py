@@ -48,26 +48,20 @@ def possible_fits(config: PreTrainedConfig, knobs: TrainingKnobs, *, nf4: bool) 
 
     One and two rows are measured; more rows take as much more as the second.
     """
+    length = knobs.max_length
+    labelled = max(1, length // _LABELLED)
+    weights = (0.0,) * (length - labelled) + (1.0,) * labelled
+    # Rows begin with tokens of their own: nothing is shared, as in the worst batch.
+    batch = [Row((number, *[2] * (length - 1)), weights) for number in range(2)]
+    layouts = [(batch[:rows], Layout("padded", rows * length, "sdpa", knobs.loss_chunk)) for rows in (1, 2)]
     ways = []
     for checkpointing in (False, True):
-        one, two = (_measured(config, knobs, rows, nf4=nf4, checkpointing=checkpointing) for rows in (1, 2))
+        one, two = (step_memory(config, *way, knobs, nf4=nf4, checkpointing=checkpointing) for way in layouts)
         each = two.activations - one.activations
         for rows in range(knobs.effective_batch, 0, -1):
             memory = StepMemory(one.weights, one.adapter, one.activations + (rows - 1) * each)
             ways.append(Fit(rows, checkpointing, memory))
     return ways
-
-
-def _measured(
-    config: PreTrainedConfig, knobs: TrainingKnobs, rows: int, *, nf4: bool, checkpointing: bool
-) -> StepMemory:
-    length = knobs.max_length
-    labelled = max(1, length // _LABELLED)
-    weights = (0.0,) * (length - labelled) + (1.0,) * labelled
-    # Rows begin with tokens of their own: nothing is shared, as in the worst batch.
-    batch = [Row((number, *[2] * (length - 1)), weights) for number in range(rows)]
-    layout = Layout("padded", rows * length, "sdpa", knobs.loss_chunk)
-    return step_memory(config, batch, layout, knobs, nf4=nf4, checkpointing=checkpointing)
 
 
 def report(

@@ -65,21 +65,19 @@ class TreeLoss:
         self.dtype = next(model.parameters()).dtype
         self.computed_tokens = 0
 
-    def run(self, root: Node, *, scale: float = 1.0, backward: bool = False, idle: int = 0) -> float:
-        """Sum over rows and labelled tokens of weight x nll, in nats.
+    def run(self, root: Node, *, scale: float = 1.0, backward: bool = False, idle: int = 0) -> Tensor:
+        """Sum over rows and labelled tokens of weight x nll, in nats: one number, left on the device.
 
         With `backward`, gradients of `scale` times the sum are added to the parameters' `.grad`. `idle` passes that
         change nothing come after it: processes that hold a base together make equally many.
         """
-        total = self.accumulate(root, scale=scale, backward=backward)
-        for _ in range(idle):
-            self.accumulate(self.layout.of([_IDLE]), scale=0.0, backward=backward)
-        return float(total.item())
-
-    def accumulate(self, root: Node, *, scale: float, backward: bool) -> Tensor:
-        """`run` without reading the sum back from the device (fake tensors have nothing to read)."""
-        with torch.set_grad_enabled(backward), autocast(self.device, self.dtype):
-            return self._below(root, None, scale, backward)
+        half = self.dtype == torch.bfloat16  # then matmuls of base and fp32 adapter in bf16; fp32 bases are left alone
+        mixed = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
+        with torch.set_grad_enabled(backward), mixed:
+            total = self._below(root, None, scale, backward)
+            for _ in range(idle):
+                self._below(self.layout.of([_IDLE]), None, 0.0, backward)
+        return total
 
     def _below(self, node: Node, past: KeysValues | None, scale: float, backward: bool) -> Tensor:
         """What hangs below a node whose keys and values (and its ancestors') are `past`."""
@@ -121,12 +119,6 @@ class TreeLoss:
         states = hidden.flatten(0, 1)[segments.labelled]
         loss, gradient = self.head.loss(states, segments.targets, segments.weights, self.layout.loss_chunk)
         return (loss, [], []) if gradient is None else (loss, [states], [gradient * scale])
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Matmuls of a bf16 base and its fp32 adapter in bf16; fp32 bases are left alone."""
-    half = dtype == torch.bfloat16
-    return torch.autocast(device.type, dtype if half else None, enabled=half)
 
 
 def _cache(past: KeysValues | None, rows: int) -> Any:

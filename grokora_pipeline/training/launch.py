@@ -32,11 +32,11 @@ def processes_wanted(plan_file: Path) -> tuple[int, bool]:
     return (1 if wanted == "auto" else wanted), False
 
 
-def become_launcher(arguments: list[str]) -> None:
-    """Where the plan wants several processes and this is not one of them, replace this process by their launcher."""
-    if len(arguments) != 1 or "RANK" in os.environ:
+def become_launcher(plan_file: Path) -> None:
+    """If the plan wants several processes and this is not one of them, replace this process by their launcher."""
+    if "RANK" in os.environ:
         return
-    count, cuda = processes_wanted(Path(arguments[0]))
+    count, cuda = processes_wanted(plan_file)
     if count > 1:
-        command = [*launcher(count, cuda=cuda), "grokora_pipeline.training", arguments[0]]
+        command = [*launcher(count, cuda=cuda), "grokora_pipeline.training", str(plan_file)]
         os.execv(command[0], command)

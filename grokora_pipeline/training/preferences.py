@@ -6,12 +6,12 @@ The formulas are TRL's (`loss_type` "sigmoid" and "kto"), which the tests compar
 without its adapter.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from peft import PeftModel
-from torch import no_grad
+from torch import float64, no_grad, sigmoid, tensor
+from torch.nn.functional import softplus
 
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Row, flat
@@ -25,10 +25,9 @@ def dpo(better: Sequence[float], worse: Sequence[float], beta: float) -> tuple[f
 
     `better` and `worse` are log ratios: log-likelihood of an answer under the adapter less that under the base.
     """
-    margins = [beta * (first - second) for first, second in zip(better, worse, strict=True)]
-    loss = sum(_softplus(-margin) for margin in margins) / len(margins)
-    slopes = [beta * _sigmoid(-margin) / len(margins) for margin in margins]
-    return loss, slopes, [-slope for slope in slopes]
+    margins = beta * (tensor(better, dtype=float64) - tensor(worse, dtype=float64))
+    slopes = beta * sigmoid(-margins) / len(margins)
+    return float(softplus(-margins).mean()), slopes.tolist(), (-slopes).tolist()
 
 
 def kto(better: Sequence[float], worse: Sequence[float], kl: float, beta: float) -> tuple[float, Slopes, Slopes]:
@@ -36,11 +35,10 @@ def kto(better: Sequence[float], worse: Sequence[float], kl: float, beta: float)
 
     `kl` >= 0 estimates how far the adapter is from the base; no gradient flows through it.
     """
-    count = len(better) + len(worse)
-    values = [_sigmoid(beta * (ratio - kl)) for ratio in better], [_sigmoid(beta * (kl - ratio)) for ratio in worse]
-    loss = sum(1 - value for side in values for value in side) / count
-    slopes = [[beta * value * (1 - value) / count for value in side] for side in values]
-    return loss, slopes[0], [-slope for slope in slopes[1]]
+    signs = tensor([1.0] * len(better) + [-1.0] * len(worse), dtype=float64)
+    values = sigmoid(beta * signs * (tensor([*better, *worse], dtype=float64) - kl))
+    slopes = (signs * beta * values * (1 - values) / len(signs)).tolist()
+    return float(1 - values.mean()), slopes[: len(better)], slopes[len(better) :]
 
 
 class Preferences:
@@ -86,18 +84,16 @@ class Preferences:
         if len(answers) < 2:
             return 0.0
         cuts = [next(index for index, weight in enumerate(row.weights) if weight) for row in answers]
-        following = [*range(1, len(answers)), 0]
+        following = zip([*answers[1:], answers[0]], [*cuts[1:], cuts[0]], strict=True)
         mismatched = [
             Row(row.ids[:cut] + other.ids[start:], row.weights[:cut] + other.weights[start:])
-            for row, cut, other, start in zip(
-                answers, cuts, [answers[i] for i in following], [cuts[i] for i in following], strict=True
-            )
+            for row, cut, (other, start) in zip(answers, cuts, following, strict=True)
         ]
         return max(0.0, sum(self._nll_of_base(row) - self._nll(row) for row in mismatched) / len(mismatched))
 
     def _nll(self, row: Row) -> float:
         with no_grad():
-            return self.losses.run(flat([row]))
+            return float(self.losses.run(flat([row])))
 
     def _nll_of_base(self, row: Row) -> float:
         """The nll under the base, which never changes: computed once a row."""
@@ -117,12 +113,3 @@ def complete_pairs(rows: Sequence[Row]) -> list[Row]:
 
 def _scaled(row: Row, factor: float) -> Row:
     return replace(row, weights=tuple(weight * factor for weight in row.weights))
-
-
-def _sigmoid(value: float) -> float:
-    return math.exp(-_softplus(-value))
-
-
-def _softplus(value: float) -> float:
-    """log(1 + exp(value)) without an overflow."""
-    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))

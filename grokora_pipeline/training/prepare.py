@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import torch
 from accelerate import PartialState
 from peft import PeftModel
@@ -24,7 +25,6 @@ from grokora_pipeline.training.attention import (
     use_attention,
     why_not_tree,
 )
-from grokora_pipeline.training.callbacks import process_bytes
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs
 from grokora_pipeline.training.selftest import SelfTest, recorded_self_test, stop_token_trained
@@ -51,8 +51,8 @@ class Prepared:
         return {
             "base_parameters": self.base_parameters,
             "quantisation": self.quantisation,
-            "self_test": self.proof.as_dict() if self.proof else None,
-            "budget": self.budget.as_dict(),
+            "self_test": asdict(self.proof) if self.proof else None,
+            "budget": asdict(self.budget),
             "predicted_memory_mib": self.budget.predicted_mib,
             "notes": self.notes,
         }
@@ -199,7 +199,7 @@ def _load(
     base: Path, quantisation: Quantisation, knobs: TrainingKnobs, device: torch.device, processes: int
 ) -> tuple[PeftModel, budgets.FixedMemory, int]:
     """Base and adapter on their device, the bytes that they take there, and the base's parameters."""
-    before = process_bytes(device)
+    before = psutil.Process().memory_info().rss if device.type == "cpu" else 0
     with in_turn() if processes > 1 else nullcontext():
         first = device if processes == 1 else torch.device("cpu")  # a sharded base need not fit one device
         model = add_adapter(load_base(base, quantisation=quantisation, device=first), knobs)
@@ -242,9 +242,9 @@ def _apply(
     """Make the model train as was chosen, and hold CUDA to the cap."""
     use_attention(base, layout.attention)
     if budget.checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.activation_checkpointing_enable({"use_reentrant": False})
     else:
-        base.gradient_checkpointing_disable()
+        base.activation_checkpointing_disable()
     if knobs.compile:
         for layer in decoder_layers(base):
             layer.compile()

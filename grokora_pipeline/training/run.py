@@ -1,5 +1,7 @@
 """One training run: plan in, adapter folder and record out (torch)."""
 
+import fcntl
+import os
 import re
 import shutil
 import signal
@@ -8,19 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import torch
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import choose_device, choose_dtype
 from grokora_pipeline.store import COMPLETE, content_version, write_atomic
-from grokora_pipeline.training.adapter import save_adapter, write_checksums
+from grokora_pipeline.training.adapter import is_whole, save_adapter, write_checksums
 from grokora_pipeline.training.callbacks import (
     BestAdapterCallback,
     CurvesCallback,
@@ -37,19 +40,14 @@ from grokora_pipeline.training.record import model_card, record
 from grokora_pipeline.training.tokenize import load_split
 from grokora_pipeline.training.trainer import LayoutTrainer, step_schedule
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, stop_signals
+from grokora_pipeline.workers.lease import lease_folder
 
 LEAST_ROWS = 2
+_BEST = "best.safetensors"  # in the work folder
 # The names in an output or work folder of a training (and of `write_atomic`); a folder with others is somebody else's.
 _OURS = re.compile(r"\..*|(checkpoint-|adapter|best|tensorboard).*|(run|initial|training|checksums)\.json|README\.md")
 # What changes how a run is computed but not what it learns: a checkpoint survives a change of these.
 _NOT_LEARNT = {"deadline_hours", "memory_gib", "num_processes", "checkpoint_steps", "self_test"}
-
-
-class Silent(Reporter):
-    """The reporter of every process but the first."""
-
-    def log(self, text: str) -> None:
-        """Say nothing."""
 
 
 @dataclass(slots=True)
@@ -66,6 +64,7 @@ class Run:
     validation_rows: list[Row]
     too_long: int
     started: float = field(default_factory=time.monotonic)
+    lock: IO[bytes] | None = None  # of the work folder, held as long as the run
 
     @classmethod
     def of(cls, plan: Plan) -> "Run":
@@ -116,10 +115,12 @@ class Run:
         It is in the output, or in the work folder if the attempt was killed before what it made was published.
         """
         for folder in (self.output, self.work / "adapter"):
-            record = folder / "training.json"
-            whole = (folder / "checksums.json").is_file() and record.is_file()  # the checksums are written last
-            if whole and orjson.loads(record.read_bytes()).get("fingerprint") == self.fingerprint():
-                return folder
+            if is_whole(folder):
+                earlier = orjson.loads((folder / "training.json").read_bytes())
+                # What the deadline cut short is not finished for a plan that gives it more hours.
+                longer = earlier.get("deadline_hit") and self.knobs.deadline_hours > earlier["knobs"]["deadline_hours"]
+                if earlier.get("fingerprint") == self.fingerprint() and not longer:
+                    return folder
         return None
 
 
@@ -132,12 +133,13 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     run = Run.of(plan)
+    if "RANK" not in os.environ:  # processes that train together share the work
+        run.lock = _lock_work(run.work, reporter)
     if folder := run.finished():
         reporter.log("This very training was finished before; its adapter is taken")
         return _hand_over(run, folder)
     device = choose_device()
     state = PartialState(cpu=device.type == "cpu")
-    reporter = reporter if state.is_main_process else Silent()
     prepared = prepare(
         run.base,
         rows=run.train_rows,
@@ -159,7 +161,7 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     )
     first = trainer.is_world_process_zero()
     if checkpoint:
-        best.resume(prepared.model, _step_of(checkpoint), write=first)
+        best.resume(prepared.model, int(checkpoint.name.rpartition("-")[2]), write=first)
     else:
         best.keep(prepared.model, trainer.validate(), 0, write=first)
     with _signals_noted(schedule):  # to the end: what is trained is written, whoever asks to stop meanwhile
@@ -202,6 +204,20 @@ def _finish(
     return _hand_over(run, _write_adapter(run, trainer, result))
 
 
+def _lock_work(work: Path, reporter: Reporter) -> IO[bytes]:
+    """Lock a work folder until the file is closed or this process ends.
+
+    Two runs of one asset have the same work: the second waits here, and then finds what the first one made.
+    """
+    stream = (lease_folder() / f"work-{content_version(str(work.resolve()))}.lock").open("wb")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        reporter.log("Another process trains this very plan; waiting for it")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream
+
+
 def _last_checkpoint(run: Run) -> Path | None:
     """The last whole checkpoint of this very run; the work of any other run is removed."""
     mark = run.work / "run.json"
@@ -212,16 +228,8 @@ def _last_checkpoint(run: Run) -> Path | None:
     for folder in run.work.glob("checkpoint-*"):
         if not (folder / COMPLETE).is_file():  # Trainer would count it among the two that it keeps
             shutil.rmtree(folder)
-    last = max(run.work.glob("checkpoint-*"), key=_step_of, default=None)
-    return last if _best_file(run).is_file() else None
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _best_file(run: Run) -> Path:
-    return run.work / "best.safetensors"
+    last = get_last_checkpoint(run.work)
+    return Path(last) if last and (run.work / _BEST).is_file() else None
 
 
 def _make_trainer(
@@ -230,13 +238,15 @@ def _make_trainer(
     knobs = run.knobs
     steps = len(step_schedule(run.train_rows, knobs))
     per_epoch = -(-len(run.train_rows) // knobs.effective_batch)
-    best = BestAdapterCallback(_best_file(run), knobs.early_stopping)
+    best = BestAdapterCallback(run.work / _BEST, knobs.early_stopping)
     throughput = Throughput.of_checkpoint(checkpoint)
+    run.started -= throughput.seconds + throughput.validation_seconds  # what the run took before it was interrupted
     schedule = ScheduleCallback(
         evaluate_every=max(1, -(-per_epoch // knobs.evaluations)),
         checkpoint_every=knobs.checkpoint_steps,
         deadline_seconds=knobs.deadline_hours * 3600,
         throughput=throughput,
+        started=run.started,
     )
     trainer = LayoutTrainer(
         model,

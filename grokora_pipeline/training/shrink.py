@@ -1,8 +1,10 @@
 """`python -m grokora_pipeline.training.shrink plan.json`: a trained adapter at a lower rank and in int8, loss measured.
 
 Plan: {base, adapter, split, output, rank}. The product BA of each pair is truncated to its largest singular values (the
-best approximation of that rank, Eckart-Young), which needs QR of the thin factors only. `output` gets the truncated
-adapter, and beside it `adapter_model.int8.safetensors` for storage: rows scaled to int8, expanded by `unpack_int8`.
+best approximation of that rank, Eckart-Young), which needs QR of the thin factors only; PEFT's `add_weighted_adapter`
+with `combination_type="svd"` decomposes the whole product, a matrix of the base's size for every layer. `output` gets
+the truncated adapter, and beside it `adapter_model.int8.safetensors` for storage: rows scaled to int8, expanded by
+`unpack_int8`.
 """
 
 import json
@@ -93,7 +95,8 @@ def validation_loss(base: Path, adapter: Path, split: Path) -> float:
     model = load_adapter(load_base(base), adapter)
     keep_fp32(model)
     layout = Layout("tree", 1024)
-    return TreeLoss(model.get_base_model(), layout).run(layout.of(rows)) / sum(sum(row.weights) for row in rows)
+    total = float(TreeLoss(model.get_base_model(), layout).run(layout.of(rows)))
+    return total / sum(sum(row.weights) for row in rows)
 
 
 def shrink(plan: Plan, reporter: Reporter) -> Result:

@@ -1,7 +1,7 @@
 """Examples → the tokenized split: an HF DatasetDict of train and validation, and a report on it. No torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,6 @@ class TokenizeReport:
     fitting: dict[str, int]  # a limit (tokens) → rows that it would keep, of those that have a side
     length_histogram: dict[str, int]  # upper bound of the bin (tokens) → rows
     shared_prefix_share: float  # share of the train tokens that a prefix tree over all rows saves
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON."""
-        return asdict(self)
 
 
 def tokenize_split(

@@ -78,7 +78,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         if self.preferences:  # every process weighs the whole step: its pairs may lie in several shares
             batch, constant = self.preferences.weigh(batch)
             weight = 1.0
-        total = self._until_it_fits(batch, weight) + constant
+        total = self._forward_backward(batch, 1 / weight) + constant
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if not math.isfinite(total) or not all(bool(gradient.isfinite().all()) for gradient in gradients):
             self._stop_before_damage(total / weight)
@@ -93,21 +93,25 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
     def _stop_before_damage(self, loss: float) -> None:
         """Write a checkpoint of the weights as they are, which no infinite gradient has reached, and stop."""
         self.model.zero_grad()
-        step = self.state.global_step
+        step, kept = self.state.global_step, ""
         if step:
             self._save_checkpoint(self.model, trial=None)
             self.callback_handler.on_save(self.args, self.state, self.control)
+            kept = f"The last good checkpoint (step {step}) is kept in {self.args.output_dir}. "
         raise GrokoraError(
-            f"Training stopped at step {step + 1}: its loss is {loss:.4g} and its gradient not finite. "
-            f"The last good checkpoint (step {step}) is kept in {self.args.output_dir}; lower learning_rate or "
-            "max_grad_norm, or look for a damaged example."
+            f"Training stopped at step {step + 1}: its loss is {loss:.4g} and its gradient not finite. {kept}"
+            "Lower learning_rate or max_grad_norm, or look for a damaged example."
         )
 
-    def _until_it_fits(self, batch: Sequence[Row], weight: float) -> float:
-        """The loss sum over all processes; running out of memory halves the token budget and does the step again."""
+    def _forward_backward(self, batch: Sequence[Row], scale: float) -> float:
+        """The loss sum over all processes; every process gets the gradient of `scale` times the sum.
+
+        Running out of memory halves the token budget, and this process's share is computed again.
+        """
         while True:
             try:
-                total = self._own_share(batch, scale=1 / weight, backward=True)
+                rows, idle = self._own_share(batch)
+                total = float(self.losses.run(self.layout.of(rows), scale=scale, backward=True, idle=idle))
                 break
             except torch.OutOfMemoryError:
                 if self.layout.token_budget < 32 or self.knobs.shard_base:
@@ -126,16 +130,15 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
                     dist.all_reduce(parameter.grad)
         return self._sum_over_processes(total)
 
-    def _own_share(self, rows: Sequence[Row], *, scale: float = 1.0, backward: bool = False) -> float:
-        """The loss sum of this process's rows, a contiguous share, so that sessions stay together."""
+    def _own_share(self, rows: Sequence[Row]) -> tuple[Sequence[Row], int]:
+        """(this process's rows, idle passes after them); a contiguous share, so that sessions stay together."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         size = math.ceil(len(rows) / world)
         shares = [rows[start : start + size] for start in range(0, world * size, size)]
-        idle = 0
-        if self.knobs.shard_base:
-            counts = [sum(1 for _ in passes(self.layout.of(share), self.layout)) for share in shares]
-            idle = max(counts) - counts[rank]
-        return self.losses.run(self.layout.of(shares[rank]), scale=scale, backward=backward, idle=idle)
+        if not self.knobs.shard_base:
+            return shares[rank], 0
+        counts = [sum(1 for _ in passes(self.layout.of(share), self.layout)) for share in shares]
+        return shares[rank], max(counts) - counts[rank]
 
     def _sum_over_processes(self, total: float) -> float:
         if self.accelerator.num_processes == 1:
@@ -143,6 +146,12 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         value = torch.tensor(total, dtype=torch.float64, device=self.args.device)
         dist.all_reduce(value)
         return float(value.item())
+
+    def _loss(self, batch: Sequence[Row]) -> float:
+        """The loss sum over all processes, without a gradient."""
+        rows, idle = self._own_share(batch)
+        total = self.losses.run(self.layout.of(rows), scale=1.0, backward=False, idle=idle)
+        return self._sum_over_processes(float(total))
 
     def validate(self) -> float:
         """Validation loss in nats a weighted label token over all rows; GrokoraError if it is not finite."""
@@ -156,7 +165,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         if self.preferences:
             total, weight = self._preference_loss(), 1.0
         else:
-            total = self._sum_over_processes(self._own_share(self.validation_rows))
+            total = self._loss(self.validation_rows)
         self.losses.computed_tokens, self.layout.token_budget = computed, budget
         self.model.train(training)
         self.throughput.validation_seconds += time.perf_counter() - started
@@ -173,7 +182,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         total, rows = 0.0, self.validation_rows
         for step in step_batches(rows, self.knobs.effective_batch, self.knobs.seed, 0):
             weighted, constant = self.preferences.weigh([rows[index] for index in step])
-            total += (self._sum_over_processes(self._own_share(weighted)) + constant) * len(step)
+            total += (self._loss(weighted) + constant) * len(step)
         return total / len(rows)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

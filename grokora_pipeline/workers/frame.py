@@ -24,21 +24,27 @@ PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 # bitsandbytes, which PEFT imports, wraps functions in torch.compile that an NF4 base on a CPU alone calls: 1.2 s of
 # every start of a worker. With this torch leaves them as they are, and does not import its compiler.
 NO_COMPILER = {"TORCHDYNAMO_DISABLE": "1"}
+_LONGEST_MESSAGE = 1000  # characters; as JSON (up to 6 bytes each) it stays below the 8 KiB of one write
 Plan = dict[str, Any]
 Result = dict[str, Any]
 
 
 class Reporter:
-    """Where a worker says how far it is: always on the terminal, and through Pipes where Dagster started it."""
+    """Where a worker says how far it is: on the terminal, or through Pipes if Dagster started it.
+
+    Of several processes that train together only the first one speaks.
+    """
 
     def __init__(self, pipes: Any = None) -> None:
         self._pipes = pipes
         self._started = time.monotonic()
 
     def log(self, text: str) -> None:
-        """One line for a person."""
+        """One line for a person; of a long one the event log gets the beginning."""
+        if not _first_process():
+            return
         if self._pipes is not None:
-            self._pipes.log.info(text)
+            self._pipes.log.info(text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} …")
         else:
             print(f"[{time.monotonic() - self._started:7.1f}s] {text}", flush=True)
 
@@ -48,6 +54,10 @@ class Reporter:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()
         )
         self.log(f"step {step}/{total}{': ' + shown if shown else ''}")
+
+
+def _first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -64,11 +74,16 @@ def result_file(plan_file: Path) -> Path:
     return plan_file.with_suffix(".result.json")
 
 
-def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None) -> int:
+def run(
+    main: Callable[[Plan, Reporter], Result],
+    argv: list[str] | None = None,
+    *,
+    launch: Callable[[Path], None] | None = None,
+) -> int:
     """Run a worker's main function on the plan file named on the command line; returns the exit status.
 
     The result is written beside the plan (`result_file`). A GrokoraError or a disk that takes no more ends with status
-    2, a signal with 128 + its number.
+    2, a signal with 128 + its number. `launch` may replace this process by several, before Pipes are opened.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
@@ -79,11 +94,13 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
     if unset and argv is None and "torch" in sys.modules:  # imported too early for them to count: begin again
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     plan_file = Path(arguments[0])
-    if os.environ.get("RANK", "0") == "0":
+    if _first_process():
         result_file(plan_file).unlink(missing_ok=True)  # an earlier attempt's
     for number in stop_signals():
         signal.signal(number, _stop)
-    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or os.environ.get("RANK", "0") != "0":
+    if launch:
+        launch(plan_file)
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not _first_process():
         return _run(main, plan_file, Reporter())
     from dagster_pipes import open_dagster_pipes
 
@@ -93,7 +110,13 @@ def run(main: Callable[[Plan, Reporter], Result], argv: list[str] | None = None)
 
 def _run(main: Callable[[Plan, Reporter], Result], plan_file: Path, reporter: Reporter) -> int:
     try:
-        _write(plan_file, main(_read(plan_file), reporter))
+        try:
+            plan = orjson.loads(plan_file.read_bytes())
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise GrokoraError(f"{plan_file} is no readable plan: {error}.") from error
+        if not isinstance(plan, dict):
+            raise GrokoraError(f"{plan_file} is no plan: it holds no JSON object.")
+        _write(plan_file, main(plan, reporter))
     except Exception as error:
         sentence = str(error) if isinstance(error, GrokoraError) else disk_refusal(error)
         with suppress(OSError):  # a full disk may not even take the sentence
@@ -105,19 +128,9 @@ def _run(main: Callable[[Plan, Reporter], Result], plan_file: Path, reporter: Re
     return 0
 
 
-def _read(plan_file: Path) -> Plan:
-    try:
-        plan = orjson.loads(plan_file.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise GrokoraError(f"{plan_file} is no readable plan: {error}.") from error
-    if not isinstance(plan, dict):
-        raise GrokoraError(f"{plan_file} is no plan: it holds no JSON object.")
-    return plan
-
-
 def _write(plan_file: Path, outcome: Result) -> None:
     """Leave the outcome beside the plan, at once and whole; only the first of several processes does."""
-    if os.environ.get("RANK", "0") == "0" and plan_file.parent.is_dir():
+    if _first_process() and plan_file.parent.is_dir():
         partial = plan_file.with_suffix(".result.partial")
         partial.write_bytes(orjson.dumps(outcome, option=orjson.OPT_INDENT_2))
         partial.replace(result_file(plan_file))

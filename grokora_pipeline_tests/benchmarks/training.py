@@ -134,7 +134,7 @@ def validate(base: Path, adapter: Path, split: Path) -> dict[str, float]:
     rows = load_split(split)[1]
     model = load_adapter(load_base(base), adapter).float()
     layout = Layout("padded", 1024)
-    total = TreeLoss(model.get_base_model(), layout).run(layout.of(rows))
+    total = float(TreeLoss(model.get_base_model(), layout).run(layout.of(rows)))
     return {"validation_loss": total / sum(sum(row.weights) for row in rows)}
 
 

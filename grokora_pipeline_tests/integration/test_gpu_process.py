@@ -1,5 +1,6 @@
 """GPU work runs in a process of its own: its log streams to the run, its mistakes are one sentence."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from grokora_pipeline.workers.frame import run
 
 def main(plan, reporter):
     reporter.progress(1, 2, loss=0.5)
+    reporter.log("é" * 20_000)
     if plan["mode"] == "mistake":
         raise GrokoraError("The base model is not there; set GROKORA_BASE_MODEL.")
     if plan["mode"] == "killed":
@@ -67,7 +69,11 @@ def execute(
 def test_the_result_comes_back_and_the_progress_is_in_the_event_log(tmp_path: Path) -> None:
     result, made, instance = execute(tmp_path, "fine")
     assert made == {"torch": False, "devices": "3", "waiting": ["passive", "0"], "compiler": False}
-    assert any("step 1/2: loss 0.5" in entry.user_message for entry in instance.all_logs(result.run_id))
+    messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any("step 1/2: loss 0.5" in message for message in messages)
+    longest = max(messages, key=len)  # longer than a pipe writes at once, its reader would meet half of it
+    assert longest.startswith("ééé")
+    assert len(json.dumps(longest)) < 8192
     assert list(tmp_path.glob("*.plan.json")) == []
 
 

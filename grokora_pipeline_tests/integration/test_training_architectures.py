@@ -140,7 +140,7 @@ def test_loss_and_gradient_are_the_models_own(name: str) -> None:
         use_attention(base, attention)
         for kind in kinds:
             layout = Layout(kind, 200, attention, 16)
-            loss = TreeLoss(base, layout).run(layout.of(rows()), backward=True)
+            loss = float(TreeLoss(base, layout).run(layout.of(rows()), backward=True))
             assert loss == pytest.approx(expected, rel=1e-5)
             assert float((gradient(model) - expected_gradient).norm() / expected_gradient.norm()) < 1e-5
 

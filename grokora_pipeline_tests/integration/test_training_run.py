@@ -1,7 +1,9 @@
 """The training worker on a tiny model: what it writes, that it resumes, and that processes and layouts agree."""
 
+import errno
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -209,6 +211,23 @@ def test_a_signal_while_loading_is_one_sentence(base: Path, split: Path, tmp_pat
     assert "Traceback" not in errors
 
 
+def test_a_signal_while_the_gpus_are_counted_is_one_sentence_and_threads_are_patient_already(tmp_path: Path) -> None:
+    """Counting imports torch: two seconds in which Ctrl-C was a traceback, and after which torch was imported again."""
+    code = """
+import os, signal, sys
+from grokora_pipeline.workers.frame import run
+def launch(plan_file):
+    print(os.environ["OMP_WAIT_POLICY"], flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+run(lambda plan, reporter: {}, [sys.argv[1]], launch=launch)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "plan.json")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "passive\n")
+    assert done.stderr.startswith("error: stopped by SIGINT")
+
+
 @pytest.mark.slow
 def test_a_finished_training_is_found_by_its_retry(base: Path, split: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, base, split, max_steps=2)
@@ -223,6 +242,19 @@ def test_a_finished_training_is_found_by_its_retry(base: Path, split: Path, tmp_
     assert "was finished before" in answer.stdout
     assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir() if path.is_file()} == before
     assert json.loads(plan.with_suffix(".result.json").read_text()) == training(plan)
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_training_do_not_work_in_one_folder(base: Path, split: Path, tmp_path: Path) -> None:
+    plans = [write_plan(tmp_path / name, base, split, max_steps=2) for name in ("first", "second")]
+    for plan in plans:
+        plan.write_text(json.dumps({**json.loads(plan.read_text()), "work": str(tmp_path / "work")}))
+    pipes: dict[str, Any] = {"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command(plan), **pipes) for plan in plans]
+    shown = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert ["was finished before" in text for text in shown].count(True) == 1
+    assert distance(*plans) == 0
 
 
 @pytest.mark.slow
@@ -250,7 +282,7 @@ def test_asking_to_stop_in_the_last_step_or_while_writing_loses_nothing(
         steps.extend([how["scale"]] * how["backward"])
         if how["backward"] and len(steps) == 8:
             os.kill(os.getpid(), signal.SIGTERM)
-        return compute(losses, root, **how)
+        return float(compute(losses, root, **how))
 
     def written(*given: Any) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -263,6 +295,72 @@ def test_asking_to_stop_in_the_last_step_or_while_writing_loses_nothing(
     assert record["steps"] == len(steps) == 8
     assert record["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-6)
     assert (tmp_path / "adapter" / "checksums.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_over_is_never_done_again(
+    undisturbed: Path, base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grokora_pipeline.training import run as module
+    from grokora_pipeline.training.gradients import TreeLoss
+    from grokora_pipeline.workers.frame import Reporter
+
+    compute, write, steps = TreeLoss.run, module._write_adapter, list[float]()
+
+    def counted(losses: TreeLoss, root: Any, **how: Any) -> float:
+        steps.extend([how["scale"]] * how["backward"])
+        return float(compute(losses, root, **how))
+
+    def full(*_: Any) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TreeLoss, "run", counted)
+    plan = write_plan(tmp_path, base, split, self_test=False)
+    document = {**json.loads(plan.read_text()), "work": str(tmp_path / "work")}
+    monkeypatch.setattr(module, "_write_adapter", full)
+    with pytest.raises(OSError, match="No space left"):
+        module.train(document, Reporter())
+    monkeypatch.setattr(module, "_write_adapter", write)
+    counts = tmp_path / "work" / "checkpoint-8" / "throughput.json"
+    counts.write_text(json.dumps({**json.loads(counts.read_text()), "validation_seconds": 1000.0}))
+    record = module.train(document, Reporter())
+    assert record["steps"] == len(steps) == 8
+    assert record["wall_seconds"] > 1000  # those of the attempt that trained
+    assert distance(plan, undisturbed) < 1e-6
+    for folder in (tmp_path / "adapter", tmp_path / "work" / "adapter"):  # as a power cut may leave it
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    assert module.train(document, Reporter())["steps"] == len(steps) == 8
+    assert distance(plan, undisturbed) < 1e-6
+
+
+def stop_together(rank: int, meeting: Path) -> None:
+    """A signal reaches one of two processes, then the deadline the other, then neither."""
+    import torch
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from grokora_pipeline.training.callbacks import ScheduleCallback, Throughput
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    arguments, state = TrainingArguments(use_cpu=True, report_to=[]), TrainerState(global_step=3, max_steps=9)
+    for asked, late in ((1, -1), (-1, 0), (-1, -1)):
+        hours, started = 0.0 if rank == late else 3600.0, time.monotonic()
+        schedule = ScheduleCallback(4, 4, hours, Throughput(), started, interrupted=rank == asked)
+        control = TrainerControl()
+        schedule.on_step_end(arguments, state, control)
+        assert (schedule.stopped, schedule.deadline_hit) == (asked == 1, late == 0)
+        assert control.should_training_stop == control.should_save == (asked == 1 or late == 0)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_several_processes_stop_at_the_same_step(tmp_path: Path) -> None:
+    start = multiprocessing.get_context("spawn").Process
+    processes = [start(target=stop_together, args=(rank, tmp_path / "meeting"), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 @pytest.mark.slow
@@ -358,7 +456,7 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(
     compute, steps = TreeLoss.run, list[float]()
 
     def broken(losses: TreeLoss, root: Any, **how: Any) -> float:
-        total = compute(losses, root, **how)
+        total = float(compute(losses, root, **how))
         if how["backward"]:
             steps.append(total)
         return float("nan") if len(steps) == 4 else total
@@ -370,6 +468,11 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(
     assert (tmp_path / "adapter.work" / "checkpoint-3" / "complete").is_file()
     monkeypatch.setattr(TreeLoss, "run", compute)
     assert train(json.loads(plan.read_text()), Reporter())["steps"] == 8
+    steps[:] = [0.0, 0.0, 0.0]
+    monkeypatch.setattr(TreeLoss, "run", broken)
+    plan = write_plan(tmp_path / "first", base, split, self_test=False)
+    with pytest.raises(GrokoraError, match=r"stopped at step 1: .* not finite\. Lower learning_rate"):
+        train(json.loads(plan.read_text()), Reporter())
 
 
 @pytest.mark.slow
@@ -466,11 +569,17 @@ def test_an_unknown_layer_lists_the_models_own(base: Path, split: Path, tmp_path
 @pytest.mark.slow
 def test_the_deadline_stops_with_the_best_adapter(base: Path, split: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, base, split, deadline_hours=1e-6)
+    document = {**json.loads(plan.read_text()), "work": str(tmp_path / "work")}
+    plan.write_text(json.dumps(document))
     assert run(plan).returncode == 0
     record = training(plan)
     assert record["deadline_hit"]
     assert record["steps"] < record["steps_planned"]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    document["knobs"]["deadline_hours"] = 1.0  # more hours for what was cut short
+    plan.write_text(json.dumps(document))
+    assert f"going on from checkpoint-{record['steps']}" in run(plan).stdout
+    assert training(plan)["steps"] == record["steps_planned"]
 
 
 @pytest.mark.slow
@@ -486,7 +595,7 @@ def test_out_of_memory_halves_the_batches_and_loses_nothing(
     compute, tries = TreeLoss.run, list[int]()
 
     def tight(losses: TreeLoss, root: Any, *, scale: float = 1.0, backward: bool = False, idle: int = 0) -> float:
-        total = compute(losses, root, scale=scale, backward=backward, idle=idle)
+        total = float(compute(losses, root, scale=scale, backward=backward, idle=idle))
         if backward and scale != 1.0:  # a training step: too large until its batches are a quarter
             tries.append(losses.layout.token_budget)
             if tries[-1] > tries[0] // 4:

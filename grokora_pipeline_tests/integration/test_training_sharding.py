@@ -24,7 +24,7 @@ ROWS = [Row(tuple(range(length, 3 * length, 2)), (0.0,) * 4 + (1.0,) * (length -
 
 def losses_and_gradient(model: PeftModel, layout: Layout, mine: list[Row], idle: int) -> tuple[float, torch.Tensor]:
     trained = trainable_parameters(model)
-    total = TreeLoss(model.get_base_model(), layout).run(layout.of(mine), backward=True, idle=idle)
+    total = float(TreeLoss(model.get_base_model(), layout).run(layout.of(mine), backward=True, idle=idle))
     return total, torch.cat([parameter.grad.flatten() for parameter in trained.values() if parameter.grad is not None])
 
 
