@@ -48,7 +48,7 @@ class AnswerForm:
         thoughtful = {**answer, "reasoning_content": THOUGHT, "thinking": THOUGHT}
         reasoned = render([_ASK, thoughtful], generation=False)
         head, opening, closing = "", "", ""
-        if reasoned.startswith(prompt) and THOUGHT in (rest := reasoned[len(prompt) :]):
+        if reasoned.startswith(prompt) and (rest := reasoned[len(prompt) :]).count(THOUGHT) == 1:
             opening, _, closing = rest.partition(TEXT)[0].removesuffix(" ").partition(THOUGHT)
         elif not plain.startswith(prompt) and (tag := _OPEN_TAG.search(prompt)):
             # As DeepSeek-R1: the prompt opens `<think>`, and an answer in a history is shown without it.

@@ -20,6 +20,7 @@ from grokora_pipeline.models.answers import AnswerForm
 from grokora_pipeline.models.fit import fit_template, read_message, render
 from grokora_pipeline.models.messages import (
     REASONING,
+    SURROGATE,
     Message,
     Tool,
     answer_text,
@@ -30,7 +31,6 @@ from grokora_pipeline.models.messages import (
 from grokora_pipeline.models.template import CHATML, PLAIN
 
 DEFAULT_CONTEXT = 2048
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_TEXT = 1 << 14  # characters; below, `encode` is done within some 30 ms
 
 
@@ -57,7 +57,7 @@ class ChatFormat:
         special = _special_tokens(folder, tokenizer, configs)
         own = _own_template(folder, configs["tokenizer_config.json"])
         controls = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        fit = fit_template(own, default_template(tokenizer), special, frozenset(controls))
+        fit = fit_template(own, default_template(tokenizer), tuple(sorted(special.items())), frozenset(controls))
         if tokenizer.token_to_id(fit.stop_token) is None:
             raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
         return cls(
@@ -226,7 +226,7 @@ def _escape_controls(value: Any, controls: re.Pattern[str]) -> Any:
     """
     if isinstance(value, str):
         text = controls.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", value)
-        return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+        return text if text.isascii() else SURROGATE.sub("\ufffd", text)
     if isinstance(value, Mapping):
         return {_escape_controls(key, controls): _escape_controls(item, controls) for key, item in value.items()}
     return [_escape_controls(item, controls) for item in value] if isinstance(value, list) else value

@@ -82,7 +82,8 @@ def vllm_words(
     if parser := reasoning_parser(chat.form, model_id):
         words += ["--reasoning-parser", parser]
     if adapters:
-        rank = max_lora_rank(*(adapter.config for adapter in adapters))
+        rank = max(adapter_rank(adapter.config) for adapter in adapters)
+        rank = next((size for size in _VLLM_RANKS if size >= rank), rank)
         words += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(rank)]
         named = ({"name": one.agent, "path": one.path, "base_model_name": "base"} for one in adapters)
         words += ["--lora-modules", *(json.dumps(module) for module in named)]
@@ -138,12 +139,6 @@ def state_layers(base: Path) -> list[str]:
     kinds = {*map(str, config.get("layer_types") or config.get("layers_block_type") or ())}
     kinds |= {str(config.get("model_type"))} & {"mamba", "mamba2", "falcon_mamba", "rwkv"}
     return sorted(kinds - {"full_attention", "sliding_attention", "chunked_attention", "attention"})
-
-
-def max_lora_rank(*configs: Mapping[str, Any]) -> int:
-    """The smallest --max-lora-rank of vLLM that holds adapters of these `adapter_config.json`."""
-    rank = max(adapter_rank(config) for config in configs)
-    return next((size for size in _VLLM_RANKS if size >= rank), rank)
 
 
 def adapter_rank(config: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
@@ -109,26 +109,31 @@ def read_message(text: str, form: AnswerForm, stop_token: str) -> Message:
     return message | ({"reasoning_content": reasoning} if reasoning else {})
 
 
-def fit_template(own: str | None, default: str, special: Mapping[str, str], controls: frozenset[str]) -> Fit:
+@lru_cache(maxsize=32)
+def fit_template(
+    own: str | None, default: str, special_tokens: tuple[tuple[str, str], ...], controls: frozenset[str]
+) -> Fit:
     """The effective template of a model whose own is `own`; `controls` are the tokenizer's special tokens.
 
     GrokoraError where even the default loses something, which is a fault of this project.
     """
-    return _fit(own, default, tuple(sorted(special.items())), controls)
-
-
-@lru_cache(maxsize=32)
-def _fit(own: str | None, default: str, special: tuple[tuple[str, str], ...], controls: frozenset[str]) -> Fit:
-    notes: list[str] = []
+    special, notes = dict(special_tokens), list[str]()
     try:
         compile_template(own or default)
     except TemplateError as error:  # no template at all, rather than one that loses something
         raise GrokoraError(f"The model's chat template cannot be used: {str(error).rstrip('.')}.") from error
     for template, native, replaced, note in _candidates(own and with_fixed_date(own), default):
         try:
-            stop_token = _stop_token(template, dict(special), controls)
-            form = AnswerForm.of(partial(render, template, dict(special)), stop_token)
-            loss = _first_loss(template, dict(special), stop_token, form, native=native)
+            shown = partial(_render_answer, template, special)
+            after = shown([_ASK, {"role": "assistant", "content": TEXT}]).rpartition(TEXT)[2]
+            # The first special token that the template writes after an assistant's content.
+            stops = sorted((token for token in controls if token in after), key=after.index)
+            if not (stop_token := next(iter(stops), special.get("eos_token"))):
+                raise GrokoraError(
+                    "The model names no end-of-sequence token; set eos_token in its tokenizer_config.json."
+                )
+            form = AnswerForm.of(shown, stop_token)
+            loss = _first_loss(template, special, stop_token, form, native=native)
         except GrokoraError as error:
             loss = str(error).rstrip(".")
         if loss is None:
@@ -145,20 +150,21 @@ def _candidates(own: str | None, default: str) -> Iterator[tuple[str, bool, bool
     if own is not None:
         yield own, True, False, ""
         as_text = "Tools and calls are written as text, because the model's own template does not do it: {reason}."
-        for parts, fold in itertools.product((False, True), repeat=2):
+        shapes: tuple[Literal["", "all", "user"], ...] = ("", "all", "user")
+        for parts, fold in itertools.product(shapes, (False, True)):
             yield text_form(own, fold=fold, parts=parts), False, False, as_text
     sentence = "This project's default template stands in place of the model's own: {reason}." if own else ""
     yield text_form(default), False, True, sentence or "The model brings no chat template; the default one is used."
 
 
-def _stop_token(template: str, special: Mapping[str, str], controls: frozenset[str]) -> str:
-    """The first special token that the template writes after an assistant's content, else the eos token."""
-    turns = [_ASK, {"role": "assistant", "content": TEXT}]
-    after = render(template, special, turns, generation=False).rpartition(TEXT)[2]
-    first = min((token for token in controls if token in after), key=after.index, default=special.get("eos_token"))
-    if not first:
-        raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
-    return first
+def _render_answer(
+    template: str, special: Mapping[str, str], turns: Sequence[Message], *, generation: bool = False
+) -> str:
+    """The turns as text; if the template refuses to end with an answer, a user's turn follows it."""
+    try:
+        return render(template, special, turns, generation=generation)
+    except GrokoraError:
+        return render(template, special, [*turns, _NEXT], generation=generation)
 
 
 def _first_loss(
@@ -174,6 +180,8 @@ def _first_loss(
         prompt = render(template, special, turns, tools, generation=True)
         if lost := next((word for word in _words(history, tools) if word not in prompt), None):
             return f"in {name} it loses {lost[:40].removeprefix('zq7')!r}"
+        if "[{'type': 'text'," in prompt:  # a list of parts where the template expects a string
+            return f"in {name} it shows a message as Python writes a list"
         for kind, answer in ANSWERS.items():
             completion = form.write(answer_text(normalise([answer], opening=False)[0]))
             if native and answer.get("tool_calls"):

@@ -21,17 +21,21 @@ VERSION = 3  # raise when `write_base` writes another file: what was converted b
 KINDS = {"f32": "F32", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 
 
-def check_base(folder: Path, kind: str = "bf16") -> None:
-    """GrokoraError if this converter does not write the `kind`, or does not know the model in `folder`."""
+def check_base(folder: Path, kind: str = "bf16", output: Path | None = None) -> tuple[Model, gguf.GGUFWriter]:
+    """The model in `folder`, and a writer for the file `output` that has its hyperparameters and its tokenizer.
+
+    Nothing is written yet. GrokoraError if this converter does not write the `kind`, or does not know the model.
+    """
     if kind not in KINDS:
         raise GrokoraError(
             f"The gguf package writes {', '.join(KINDS)}, not {kind}; write bf16 and run llama.cpp's "
             f"`llama-quantize base-bf16.gguf base-{kind}.gguf {kind.upper()}` for others."
         )
     model = Model(folder)
-    unwritten = gguf.GGUFWriter(None, model.arch_name)
-    model.add_hyperparameters(unwritten)
-    add_tokenizer(unwritten, folder, int(model.config["vocab_size"]))
+    writer = gguf.GGUFWriter(output and str(output), model.arch_name)
+    model.add_hyperparameters(writer)
+    add_tokenizer(writer, folder, int(model.config["vocab_size"]))
+    return model, writer
 
 
 def write_base(folder: Path, output: Path, kind: str = "bf16", name: str = "") -> None:
@@ -39,16 +43,28 @@ def write_base(folder: Path, output: Path, kind: str = "bf16", name: str = "") -
 
     One tensor is in memory at a time. GrokoraError if llama.cpp, or this converter, does not know the model.
     """
-    check_base(folder, kind)
-    model = Model(folder)
-    writer = gguf.GGUFWriter(str(output), model.arch_name)
+    model, writer = check_base(folder, kind, output)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name or folder.name)
     writer.add_file_type(gguf.LlamaFileType[{"f32": "ALL_F32"}.get(kind, f"MOSTLY_{KINDS[kind]}")])
-    model.add_hyperparameters(writer)
-    add_tokenizer(writer, folder, int(model.config["vocab_size"]))
-    kinds = [(name, shape, _kind_of(shape, kind), load) for name, shape, load in model.tensors()]
-    _write(writer, kinds)
+    matrices, loads = (
+        gguf.GGMLQuantizationType[KINDS[kind]],
+        list[tuple[gguf.GGMLQuantizationType, Callable[[], Array]]](),
+    )
+    for tensor, shape, load in model.tensors():
+        # As in llama.cpp's converter, vectors stay fp32, and rows that a block type cannot hold become fp16.
+        fits = shape[-1] % gguf.GGML_QUANT_SIZES[matrices][0] == 0
+        stored = matrices if fits else gguf.GGMLQuantizationType.F16
+        stored = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else stored
+        block, size = gguf.GGML_QUANT_SIZES[stored]
+        writer.add_tensor_info(tensor, shape, np.dtype(np.float32), math.prod(shape) // block * size, raw_dtype=stored)
+        loads.append((stored, load))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for stored, load in loads:
+        writer.write_tensor_data(gguf.quants.quantize(np.ascontiguousarray(load()), stored))
+    writer.close()
 
 
 def write_adapter(base: Path, adapter: Path, output: Path) -> None:
@@ -101,27 +117,3 @@ def lora_scale(config: dict[str, Any], module: str, rank: int) -> float:
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
     alpha = float(patterns.get(get_pattern_key(patterns.keys(), module), config["lora_alpha"]))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _kind_of(shape: tuple[int, ...], kind: str) -> gguf.GGMLQuantizationType:
-    """Vectors stay fp32; rows that a block type cannot hold become fp16, as in llama.cpp's converter."""
-    wanted = gguf.GGMLQuantizationType[KINDS[kind]]
-    if len(shape) == 1:
-        return gguf.GGMLQuantizationType.F32
-    block = gguf.GGML_QUANT_SIZES[wanted][0]
-    return wanted if shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
-
-
-def _write(
-    writer: gguf.GGUFWriter,
-    tensors: list[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType, Callable[[], Array]]],
-) -> None:
-    for name, shape, kind, _ in tensors:
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), math.prod(shape) // block * size, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for _, _, kind, load in tensors:
-        writer.write_tensor_data(gguf.quants.quantize(np.ascontiguousarray(load()), kind))
-    writer.close()

@@ -149,6 +149,7 @@ class Model:
         # Newer configs have settings for each kind of layer.
         self.rope: dict[str, Any] = rope.get("full_attention", rope)
         self.local_rope: dict[str, Any] = rope.get("sliding_attention", self.rope)
+        self.rotated = int(self.head_dim * float(self.rope.get("partial_rotary_factor") or 1.0))  # numbers of a head
         self._names = gguf.get_tensor_name_map(arch, self.layers)
         self._refuse_unread()
 
@@ -180,15 +181,11 @@ class Model:
             "with fewer heads of keys than of queries": arch == "OLMOE" and self.kv_heads != self.heads,
             "with a scaled rotary embedding in a window": self.local_rope != self.rope
             and self.local_rope.get("rope_type", "default") != "default",
-            "with a partial rotary embedding": not family.partial_rotary and self._rotated() != self.head_dim,
+            "with a partial rotary embedding": not family.partial_rotary and self.rotated != self.head_dim,
         }
         for setting, refused in unread.items():
             if refused:
                 raise GrokoraError(f"llama.cpp does not know {self.architecture} {setting}; export --to vllm or peft.")
-
-    def _rotated(self) -> int:
-        """How many numbers of a head are rotated."""
-        return int(self.head_dim * float(self.rope.get("partial_rotary_factor") or 1.0))
 
     def add_hyperparameters(self, writer: gguf.GGUFWriter) -> None:
         """The numbers that llama.cpp builds the graph from."""
@@ -222,27 +219,25 @@ class Model:
         for setting, add in _NUMBERS.items():
             if (value := config.get(setting)) is not None and not (dense and "expert" in setting):
                 add(writer, value)
-        writer.add_rope_dimension_count(self._rotated())
+        writer.add_rope_dimension_count(self.rotated)
         writer.add_rope_freq_base(float(self.rope.get("rope_theta") or 10000.0))
         self._add_rope_scaling(writer)
 
     def _add_rope_scaling(self, writer: gguf.GGUFWriter) -> None:
         rope, kind = self.rope, self.rope.get("rope_type", "default")
+        ministral = self.family is _MINISTRAL and rope.get("mscale") == rope.get("mscale_all_dim") == 1.0
         if kind == "linear":
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(float(rope["factor"]))
-        elif kind == "yarn" and not {"mscale", "mscale_all_dim", "attention_factor"} & rope.keys():
+        elif kind == "yarn" and (ministral or not {"mscale", "mscale_all_dim", "attention_factor"} & rope.keys()):
             writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
             writer.add_rope_scaling_factor(float(rope["factor"]))
             writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
-        elif kind == "yarn" and self.family is _MINISTRAL and rope.get("mscale") == rope.get("mscale_all_dim") == 1.0:
-            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-            writer.add_rope_scaling_factor(float(rope["factor"]))
-            writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
-            writer.add_rope_scaling_yarn_beta_fast(float(rope["beta_fast"]))
-            writer.add_rope_scaling_yarn_beta_slow(float(rope["beta_slow"]))
-            writer.add_rope_scaling_yarn_log_mul(1.0)
-            writer.add_attn_temperature_scale(float(rope["llama_4_scaling_beta"]))
+            if ministral:
+                writer.add_rope_scaling_yarn_beta_fast(float(rope["beta_fast"]))
+                writer.add_rope_scaling_yarn_beta_slow(float(rope["beta_slow"]))
+                writer.add_rope_scaling_yarn_log_mul(1.0)
+                writer.add_attn_temperature_scale(float(rope["llama_4_scaling_beta"]))
         elif kind == "longrope" and self.family.arch == "PHI3":
             original = int(rope["original_max_position_embeddings"])
             factor = float(rope.get("factor") or self.config["max_position_embeddings"] / original)
@@ -281,27 +276,22 @@ class Model:
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Array]]]:
         """(name, shape, function that reads it as fp32) of every tensor; tied weights are left out."""
         yield from self._rope_factors()
-        stored, experts = self._stored(), defaultdict[str, dict[int, str]](dict)
-        for key, (path, stored_shape) in stored.items():
-            if match := _EXPERT.fullmatch(key):
-                experts[match[1] + match[3]][int(match[2])] = key
-                continue
-            names = self._required_names(key)
-            shape = tuple(size for size in stored_shape if size > 1)  # a convolution's kernel has a size of 1 between
-            if len(names) > 1:
+        stored, groups = self._stored(), defaultdict[str, list[tuple[int, str]]](list)
+        for key in stored:
+            expert = _EXPERT.fullmatch(key)  # llama.cpp has one tensor for all experts of a layer
+            groups[expert[1] + expert[3] if expert else key].append((int(expert[2]) if expert else -1, key))
+        for key, members in groups.items():
+            if not (names := self.names_of(key)):
+                raise GrokoraError(f"llama.cpp has no place for the tensor {key} in {self.arch_name}.")
+            sources = [(stored[member][0], member) for _, member in sorted(members)]
+            shape = stored[sources[0][1]][1]
+            shape = tuple(size for size in shape if size > 1)  # a convolution's kernel has a size of 1 between
+            if members[0][0] >= 0:
+                shape = (len(sources), *shape)
+            elif len(names) > 1:
                 shape = (*shape[:-2], shape[-2] // len(names), shape[-1])
             for part, name in enumerate(names):
-                yield name, shape, partial(self._read, [(path, key)], name, (part, len(names)), shape)
-        for key, parts in experts.items():  # llama.cpp has one tensor for all experts of a layer
-            sources = [(stored[parts[number]][0], parts[number]) for number in sorted(parts)]
-            name, shape = self._required_names(key)[0], (len(sources), *stored[sources[0][1]][1])
-            yield name, shape, partial(self._read, sources, name, (0, 1), shape)
-
-    def _required_names(self, key: str) -> list[str]:
-        names = self.names_of(key)
-        if not names:
-            raise GrokoraError(f"llama.cpp has no place for the tensor {key} in {self.arch_name}.")
-        return names
+                yield name, shape, partial(self._read, sources, name, (part, len(names)), shape)
 
     def _rope_factors(self) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Array]]]:
         factors = dict[str, Array]()
@@ -317,7 +307,12 @@ class Model:
         self, sources: Sequence[tuple[Path, str]], name: str, part: tuple[int, int], shape: tuple[int, ...]
     ) -> Array:
         """A part (its number, of how many) of a tensor's rows; several sources are stacked."""
-        arrays = [_tensor(*source) for source in sources]
+        from safetensors import safe_open
+
+        arrays = list[Array]()
+        for path, key in sources:
+            with safe_open(str(path), framework="pt") as file:
+                arrays.append(file.get_tensor(key).float().numpy())
         array = np.stack(arrays) if len(arrays) > 1 else arrays[0]
         if part[1] > 1:
             array = np.split(array, part[1], axis=-2)[part[0]]
@@ -333,14 +328,6 @@ class Model:
         heads = self.heads if part == "attn_q" else self.kv_heads
         halves = rows.reshape(heads, 2, len(rows) // heads // 2, *rows.shape[1:])
         return halves.swapaxes(1, 2).reshape(rows.shape)
-
-
-def _tensor(path: Path, key: str) -> Array:
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        array: Array = file.get_tensor(key).float().numpy()
-    return array
 
 
 def _llama3_factors(rope: dict[str, Any], head_dim: int) -> Array:

@@ -135,8 +135,8 @@ def write_gguf(plan: Plan, output: Path) -> list[str]:
     kind, merged, base = str(plan.get("kind") or "bf16"), bool(plan.get("merged")), Path(plan["base"])
     names = [f"{plan['agent']}-{kind}.gguf"] if merged else [f"base-{kind}.gguf", "adapter.gguf"]
     try:
-        gguf.check_base(base, kind)  # before minutes of merging
         if merged:
+            gguf.check_base(base, kind)  # before minutes of merging
             from grokora_pipeline.models.merge import write_merged
 
             with tempfile.TemporaryDirectory(dir=output) as folder:

@@ -75,7 +75,12 @@ def load_base(
     if quantisation == "none":
         model.to(device)
     if quantisation == "nf4":
-        _never_repack(model)
+        from bitsandbytes.nn import Linear4bit
+
+        # On a CPU, bitsandbytes repacks a weight at its first pass in eval mode; no gradient flows through it after.
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()
     return frozen
@@ -105,15 +110,6 @@ def shown_layers(text: PreTrainedConfig) -> int:
     layers = list(zip(get_layer_types_and_kwargs(text)[0][:own], mlps, strict=False)) or [("", "")]
     dense = getattr(text, "first_k_dense_replace", 0) or 0
     return min(total, max(2, 1 + max(layers.index(kind) for kind in set(layers)), dense + 1))
-
-
-def _never_repack(model: PreTrainedModel) -> None:
-    """On a CPU, bitsandbytes repacks a weight at its first pass in eval mode; no gradient flows through it after."""
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def load_adapter(base: PreTrainedModel | PeftModel, adapter: Path | str, *, name: str = "default") -> PeftModel:

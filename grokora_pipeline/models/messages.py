@@ -25,6 +25,7 @@ MEDIA_DATA = (
     r"(?:/9j/4|R0lGOD[dl]h|UklGR)[A-Za-z0-9+/]{60,}={0,2}(?:\s+[A-Za-z0-9+/]{40,}={0,2})*"
 )
 MEDIA_HINT = r"data:(?:image|audio|video|application)/|iVBORw0KGgo|/9j/4|R0lGOD|UklGR"
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair: JSON can hold it, UTF-8 and tokenizers cannot
 _MEDIA = re.compile(MEDIA_DATA)
 _MEDIA_PART = re.compile(r"image|audio|video|file|document|media|inline_?data|screenshot", re.IGNORECASE)
 _REASONING_PART = re.compile(r"thinking|reasoning", re.IGNORECASE)
@@ -247,7 +248,7 @@ def parse_calls(text: str) -> Message:
     for index, call in enumerate(calls):
         arguments = call["arguments"]
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        if not _encodable(text):  # half a surrogate pair, which JSON may escape and no encoding can write
+        if SURROGATE.search(text):  # half a surrogate pair, which JSON may escape and no encoding can write
             text = json.dumps(arguments)
         # From the content, so that the same answer is the same message in two evaluations; the gateway gives ids anew.
         identity = hashlib.sha256(f"{index}\0{call['name']}\0{text}".encode()).hexdigest()[:24]
@@ -272,15 +273,10 @@ def _calls_at(text: str, start: int) -> tuple[list[Message], int]:
     for call in value if isinstance(value, list) else [value]:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not call.keys() & _ARGUMENTS:
             return [], start
-        if not _encodable(call["name"]) or nested_deeper(call, MOST_NESTED):
+        if SURROGATE.search(call["name"]) or nested_deeper(call, MOST_NESTED):
             return [], start
         calls.append({"name": call["name"], "arguments": call.get("arguments", call.get("parameters"))})
     return calls, closing.end()
-
-
-def _encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import json
 import re
 from datetime import date
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, LoopControlExtension
@@ -103,7 +103,7 @@ FOLD_SYSTEM = """
   {%- set grokora.turns = [dict(grokora.turns[1], content=text)] + grokora.turns[2:] -%}
 {%- endif -%}
 """
-# For templates of vision models, which read lists of parts and lose a string.
+# For templates of vision models, which read lists of parts and lose a string: of every turn, or of the user's alone.
 AS_PARTS = """
 {%- set parts = namespace(turns=[]) -%}
 {%- for turn in grokora.turns -%}
@@ -114,9 +114,12 @@ AS_PARTS = """
 _HAND_OVER = "{%- set messages = grokora.turns -%}{%- set tools = none %}"
 
 
-def text_form(template: str, *, fold: bool = False, parts: bool = False) -> str:
+def text_form(template: str, *, fold: bool = False, parts: Literal["", "all", "user"] = "") -> str:
     """The template behind the prelude that writes tools and calls as text; see FOLD_SYSTEM and AS_PARTS."""
-    prelude = TEXT_TOOLS + FOLD_SYSTEM * fold + AS_PARTS * parts + _HAND_OVER
+    as_parts = AS_PARTS if parts else ""
+    if parts == "user":
+        as_parts = re.sub(r"(dict\(turn, .*\))\]", r"\1 if turn.role == 'user' else turn]", as_parts)
+    prelude = TEXT_TOOLS + FOLD_SYSTEM * fold + as_parts + _HAND_OVER
     # `trim_blocks` removes one line break after the prelude's last tag: the template's own stays.
     return prelude.lstrip("\n") + ("\n" if template.startswith("\n") else "") + template
 

@@ -39,6 +39,10 @@ HOSTILE = {
     "escapes HTML": _content("m.content | e"),
     "cuts": _content("m.content[:40]"),
     "reads parts": _content("m.content[0].text"),
+    "reads parts of a user": _content("m.content[0].text if m.role == 'user' else m.content"),
+    "adds to a text and reads parts of a user": _content("m.content[0].text if m.role == 'user' else m.content + ''"),
+    "refuses to end with an answer": "{% if messages[-1].role == 'assistant' %}{{ raise_exception('refused') }}"
+    "{% endif %}" + _template(),
     "knows the date": _template(before="{{ strftime_now('%d %b %Y') }}"),
     "knows a date of its own format": _template(before="{% set f = '%-d %B %Y, %H:%M' %}{{ strftime_now(f) }}"),
     "has a clock of its own": _template(before="\n{%- set now = strftime_now %}{{ now('%Y') if now is defined }}"),
@@ -65,6 +69,9 @@ HOSTILE = {
     "opens the reasoning": _template(after="{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"),
     "always thinks": _thinking("true", "<think>{{ m.reasoning_content }}</think>"),
     "thinks in the last answer": _thinking("loop.last", "<think>\n{{ m.reasoning_content }}\n</think>\n\n"),
+    "thinks by two names": _thinking(
+        "m.thinking", "<think>{{ m.reasoning_content }}</think><why>{{ m.thinking }}</why>"
+    ),
     "thinks by another name": _thinking("m.thinking", "<reasoning>{{ m.thinking }}</reasoning>"),
     "cuts what it thought": _content("m.content.split('</think>')[-1]"),
     "has no stop token": _template(_TURN.replace("<|im_end|>", "")),

@@ -119,6 +119,16 @@ def test_what_differs_from_the_models_own_template_is_said(tmp_path: Path) -> No
     assert not raising.has_chat_template
 
 
+def test_an_answer_is_written_without_a_made_up_word_or_a_list_of_python(chat: ChatFormat) -> None:
+    text = chat.render_completion(HISTORIES["an earlier answer"], [THOUGHTFUL])
+    assert not re.search("Zq7|'type': 'text'", text + chat.render_prompt(HISTORIES["an earlier answer"]))
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "parts" in name or "to end with" in name])
+def test_a_template_with_a_habit_that_can_be_met_is_kept(name: str, tmp_path: Path) -> None:
+    assert chat_of(HOSTILE[name], tmp_path / "model").has_chat_template
+
+
 def test_an_example_that_a_template_refuses_is_dropped_and_counted(tmp_path: Path) -> None:
     refusing = "{% for m in messages %}{% if 'forbidden' in m.content %}{{ 1 + 'x' }}{% endif %}{% endfor %}" + SILENT
     chat = chat_of(refusing, tmp_path / "model")
