@@ -128,7 +128,8 @@ def fit_template(
             after = shown([_ASK, {"role": "assistant", "content": TEXT}]).rpartition(TEXT)[2]
             # The first special token that the template writes after an assistant's content.
             stops = sorted((token for token in controls if token in after), key=after.index)
-            if not (stop_token := next(iter(stops), special.get("eos_token"))):
+            stop_token = next(iter(stops), special.get("eos_token", ""))
+            if not stop_token:
                 raise GrokoraError(
                     "The model names no end-of-sequence token; set eos_token in its tokenizer_config.json."
                 )
