@@ -69,7 +69,16 @@ class Judge:
             return None
         metric = get_metric(self.metric)
         rows = {
-            name: [self._row(entry.example, message) for entry, message in zip(prompts, messages, strict=True)]
+            name: [
+                Answer(
+                    prediction=message,
+                    reference=entry.example["completion"][-1],
+                    tools=entry.tools,
+                    schema=self.answer.schema_,
+                    answer_type=self.answer.type,
+                )
+                for entry, message in zip(prompts, messages, strict=True)
+            ]
             for name, messages in (("there", theirs), ("here", ours))
         }
         if sum(metric.stats(row) is not None for row in rows["here"]) < LEAST_ROWS:
@@ -79,15 +88,6 @@ class Judge:
             return None
         there, here = (estimate(tables[name], metric.combine) for name in ("there", "here"))
         return Scores(self.metric, there.value, here.value, here.low, here.high)
-
-    def _row(self, example: Example, message: Message) -> Answer:
-        return Answer(
-            prediction=message,
-            reference=example["completion"][-1],
-            tools=example.get("tools"),
-            schema=self.answer.schema_,
-            answer_type=self.answer.type,
-        )
 
 
 @dataclass(frozen=True, slots=True)

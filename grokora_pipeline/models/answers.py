@@ -4,9 +4,8 @@ The marks are read off the chat template by rendering one made-up answer, with a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from grokora_pipeline.models.messages import Message
 
@@ -18,12 +17,6 @@ _OPEN_TAG = re.compile(r"<([^<>/|\s]+)>\s*\Z")
 def begun(text: str, mark: str) -> int:
     """How many characters of a mark, which is not whole yet, a growing text ends with."""
     return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)
-
-
-class Render(Protocol):
-    """A chat template with everything but the messages filled in."""
-
-    def __call__(self, turns: Sequence[Message], *, generation: bool) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +33,8 @@ class AnswerForm:
     strips: bool = False  # the template removes white space around the text
 
     @classmethod
-    def of(cls, render: Render, stop_token: str) -> "AnswerForm":
-        """The form that a template shows."""
+    def of(cls, render: Callable[..., str], stop_token: str) -> "AnswerForm":
+        """The form that a template shows; `render(turns, generation=…)` is the template with all else filled in."""
         prompt = render([_ASK], generation=True)
         answer: Message = {"role": "assistant", "content": f" {TEXT} "}
         plain = render([_ASK, answer], generation=False)

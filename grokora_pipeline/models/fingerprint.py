@@ -6,6 +6,8 @@ A model id is "" (the bundled SmolLM2-135M-Instruct), a local folder, or a Huggi
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -90,15 +92,12 @@ def cached_snapshot(name: str, revision: str | None) -> Path | None:
 def fetch(model_id: str) -> tuple[Path, str]:
     """(folder, commit) of a hub model: from the local cache if it is whole there, else downloaded into it."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     name, revision = split_revision(model_id)
     folder = cached_snapshot(name, revision)
     if folder is None:
-        try:
+        with _hub_errors(model_id):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS))
-        except (_http_error(), HfHubHTTPError, HFValidationError, OSError) as error:
-            raise GrokoraError(_hub_sentence(model_id, error)) from error
     return folder, folder.name
 
 
@@ -115,35 +114,34 @@ def availability(model_id: str) -> str:
     return "on the hub, to be downloaded"
 
 
-def _http_error() -> type[Exception]:
-    """What the hub's client raises without a network. It stands for httpx under changing names (httpx2 in 2.4)."""
-    from huggingface_hub.errors import HfHubHTTPError
+@contextmanager
+def _hub_errors(model_id: str) -> Iterator[None]:
+    """GrokoraError, in one sentence, for whatever the hub's client raises."""
+    from huggingface_hub import errors
 
-    return HfHubHTTPError.__bases__[0]
-
-
-def _hub_sentence(model_id: str, error: Exception) -> str:
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    if "GatedRepoError" in kinds:
-        what = "is gated; accept its licence on the hub and run `hf auth login`"
-    elif "RevisionNotFoundError" in kinds:
-        what = "has no such revision; correct what follows the @"
-    elif "RepositoryNotFoundError" in kinds:
-        what = "is not on the Hugging Face hub (or is private); correct the id or run `hf auth login`"
-    else:
-        what = "is not in the local cache and the Hugging Face hub cannot be reached; connect once, or give a folder"
-    return f"GROKORA_BASE_MODEL={model_id} {what}."
+    unreachable = "is not in the local cache and the Hugging Face hub cannot be reached; connect once, or give a folder"
+    sentences: dict[type[Exception], str] = {  # a gated repository is a kind of one that is not found
+        errors.GatedRepoError: "is gated; accept its licence on the hub and run `hf auth login`",
+        errors.RevisionNotFoundError: "has no such revision; correct what follows the @",
+        errors.RepositoryNotFoundError: "is not on the Hugging Face hub (or is private); correct the id or run "
+        "`hf auth login`",
+    }
+    # What the client raises without a network: its HTTP library's error, whose name changes (httpx2 in 2.4).
+    offline: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except (offline, errors.HFValidationError, OSError) as error:
+        what = next((text for kind, text in sentences.items() if isinstance(error, kind)), unreachable)
+        raise GrokoraError(f"GROKORA_BASE_MODEL={model_id} {what}.") from error
 
 
 def _hub_commit(model_id: str, *, ask: bool = False) -> str:
     """The commit that a model id means; a full commit is not asked for, unless `ask`."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     name, revision = split_revision(model_id)
     if revision and _REVISION.fullmatch(revision) and not ask:
         return revision
-    try:
-        return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
-    except (_http_error(), HfHubHTTPError, OSError) as error:
-        raise GrokoraError(_hub_sentence(model_id, error)) from error
+    with _hub_errors(model_id):
+        commit = HfApi().model_info(name, revision=revision, timeout=10).sha
+    return str(commit)

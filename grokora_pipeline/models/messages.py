@@ -159,8 +159,13 @@ def normalise(messages: Sequence[Mapping[str, Any]], *, opening: bool = True) ->
     waiting: list[Message] = []  # calls without an answer
     for number, message in enumerate(messages):
         turn = _as_turn(message, waiting, number, bool(turns))
-        if turn["role"] != "tool" and turns and turns[-1]["role"] == turn["role"]:
-            _join(turns[-1], turn)
+        last: Message = turns[-1] if turns else {"role": "tool"}
+        if turn["role"] != "tool" and last["role"] == turn["role"]:
+            for name in ("content", *REASONING):
+                if joined := "\n\n".join(filter(None, [last.get(name), turn.get(name)])):
+                    last[name] = joined
+            if turn.get("tool_calls"):
+                last["tool_calls"] = [*last.get("tool_calls", []), *turn["tool_calls"]]
         else:
             turns.append(turn)
         if turn["role"] == "assistant":
@@ -193,14 +198,6 @@ def _as_turn(message: Mapping[str, Any], waiting: list[Message], number: int, st
         return turn | ({"tool_calls": calls} if calls else {})
     # A system message in mid-conversation is something that templates refuse: the user says it.
     return {"role": "system" if role == "system" and not started else "user", "content": text}
-
-
-def _join(turn: Message, other: Message) -> None:
-    for name in ("content", *REASONING):
-        if joined := "\n\n".join(filter(None, [turn.get(name), other.get(name)])):
-            turn[name] = joined
-    if other.get("tool_calls"):
-        turn["tool_calls"] = [*turn.get("tool_calls", []), *other["tool_calls"]]
 
 
 def _entries(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
