@@ -1,60 +1,133 @@
-"""A world for the automation: real sensors on a real instance and store, and runs that take no time.
+"""A world for the automation: the real assets, sensors and schedules on a real instance and store.
 
-`World.run` does what the requested assets would do, as far as the automation can see: it publishes small artifacts and
-records the materializations that Dagster would, with the versions of their inputs.
+Only the GPU's processes are stand-ins, which leave in no time what the processes would leave in their folders.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import dagster as dg
+import orjson
 
-from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.common import load_project
 from grokora_pipeline.automation.history import AGENT_TAG
-from grokora_pipeline.automation.jobs import jobs
-from grokora_pipeline.automation.schedules import schedules
-from grokora_pipeline.automation.sensors import log_sensor
-from grokora_pipeline.automation.staleness import data_version
-from grokora_pipeline.store import content_version
+from grokora_pipeline.execution.process import GPU_SECONDS
+from grokora_pipeline.factory import build_defs
+from grokora_pipeline.models.base import facts
+from grokora_pipeline_tests.unit.session_logs import call, write_lines
 
 CHAIN = ("lora_adapter", "eval_report", "champion", "merged_model")
 
 
+@cache
+def base_facts(base: Path) -> dict[str, Any]:
+    return {**facts(base, "tiny", "local"), "path": str(base)}
+
+
+@dataclass
+class GpuStandIn:
+    """Training loses some loss, an adapter is proven better, and merging changes nothing."""
+
+    base: Path
+    seconds: float = 60.0  # of a training
+    perplexity: float = 1.0  # nats a token on held-out rows that the adapter's split did not know; 1 on the others
+
+    def run(self, context: dg.AssetExecutionContext, module: str, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+        if module == "grokora_pipeline.evaluation.base":
+            return dict(base_facts(self.base))
+        if module == "grokora_pipeline.training":
+            context.add_asset_metadata({GPU_SECONDS: self.seconds})
+            return self._train(plan, folder)
+        if module == "grokora_pipeline.evaluation":
+            return self._judge(plan, folder)
+        assert module == "grokora_pipeline.models.merge"
+        return {"agrees": True, "relative_rms_difference": 0.0}
+
+    def _train(self, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+        losses = {"initial_validation_loss": 2.0, "validation_loss": 1.0}
+        memory = {"predicted_memory_mib": 100.0, "peak_memory_mib": 100.0}
+        record = {**losses, **memory, "versions": plan["versions"], "split": plan["split"], "history": []}
+        (folder / "training.json").write_text(json.dumps(record))
+        return record
+
+    def _judge(self, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+        learnt = json.loads((Path(plan["adapter"]) / "training.json").read_text())["split"]
+        known, now = (json.loads((Path(split) / "examples.json").read_text()) for split in (learnt, plan["split"]))
+        examples = [orjson.loads(line)["meta"] for line in Path(plan["examples"]).read_bytes().splitlines()]
+        rows = [
+            {
+                "system": "adapter",
+                "turn_id": meta["turn_id"],
+                "nll": 1.0 if meta["example_id"] in known else self.perplexity,
+                "reference_tokens": 1,
+            }
+            for meta in examples
+            if now.get(meta["example_id"]) == "validation"
+        ]
+        better = {"value": 0.8, "low": 0.7, "high": 0.9, "p_value": 0.001, "detectable": 0.1, "higher_is_better": True}
+        metric = plan["main_metric"]
+        report = {
+            "main_metric": metric,
+            "rows": len(rows),
+            "systems": {
+                "adapter": {"metrics": {metric: {"value": 0.9, "low": 0.8, "high": 1.0}}},
+                "base": {"metrics": {metric: {"value": 0.1, "low": 0.0, "high": 0.2}}},
+            },
+            "comparisons": {"adapter_vs_base": {metric: better}, "adapter_vs_champion": {metric: better}},
+            "leaked_rows": {"adapter": 0},
+            "training": {},
+            "versions": plan["versions"],
+            "decision": {"reason": "Better.", "evidence": []},
+            "markdown": "",
+        }
+        (folder / "report.json").write_text(json.dumps(report))
+        (folder / "predictions.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        return report
+
+
 @dataclass
 class World:
-    """Logs are files of the name `<example>.jsonl` whose text is the agent who learns from it."""
+    """Logs are files of one call each. All calls whose names begin with `held` are of one task, the others of another.
+
+    So a split holds the former out as soon as it has both.
+    """
 
     home: Path
     now: datetime
+    gpu: GpuStandIn
     instance: dg.DagsterInstance = field(default_factory=dg.DagsterInstance.ephemeral)
     cursor: str | None = None
-    gpu_seconds: float = 60.0
-    perplexity: float = 1.0
 
     def __post_init__(self) -> None:
         project = load_project()
         self.logs, self.store = project.settings.logs, project.store
         self.logs.mkdir(exist_ok=True)
-        assets = all_assets(project)
-        self.specs = {s.key: s for asset in assets if isinstance(asset, dg.AssetsDefinition) for s in asset.specs}
-        specs = list(self.specs.values())
+        made = build_defs(project.settings, project.agents)
         self.defs = dg.Definitions(
-            assets=assets,
-            jobs=jobs(project, specs),
-            schedules=schedules(project, specs),
-            sensors=[log_sensor(project, specs)],
-            resources=project.resources(),
+            assets=made.assets,
+            jobs=made.jobs,
+            schedules=made.schedules,
+            sensors=made.sensors,
+            resources={**(made.resources or {}), project.gpu_resource: self.gpu},
         )
+        self.specs = list(self.defs.resolve_all_asset_specs())
 
     def drop(self, agent: str, *names: str) -> None:
+        """A log for each name; `one~2` is a near duplicate of `one`."""
         for name in names:
-            (self.logs / f"{name}.jsonl").write_text(agent)
+            stem, _, copy = name.partition("~")
+            words = " ".join(f"{stem}{n}" for n in range(60))
+            task = "held" if name.startswith("held") else "learnt"
+            line = call(name, 0, f"{words} {copy}", f"done {stem}", agent.strip(), outcome={"status": "success"})
+            write_lines(self.logs / f"{name}.jsonl", [{**line, "task": task}])
+            with (self.logs / f"{name}.jsonl").open("a") as log:
+                log.write("\n" * agent.count(" "))  # a log that grows
 
     def tick(self, name: str, at: datetime | None = None) -> Any:
         """What the sensor `new_logs`, or the schedule of an agent, says at this moment."""
@@ -63,11 +136,11 @@ class World:
             with patch.object(dg.ScheduleEvaluationContext, "instance", self.instance):  # it takes none in memory
                 return schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=at or self.now))
         context = dg.build_sensor_context(self.instance, self.cursor, definitions=self.defs)
-        found = self.defs.resolve_sensor_def(name).evaluate_tick(context)
-        self.cursor = found.cursor
-        for event in found.asset_events:
+        tick = self.defs.resolve_sensor_def(name).evaluate_tick(context)
+        self.cursor = tick.cursor
+        for event in tick.asset_events:
             self.instance.report_runless_asset_event(event)
-        return found
+        return tick
 
     def settle(self) -> None:
         """Let `new_logs` run until it has nothing to do."""
@@ -79,116 +152,38 @@ class World:
                 self.run(request)
 
     def start(self, request: dg.RunRequest) -> dg.DagsterRun:
-        """A run under way."""
-        keys = frozenset(request.asset_selection or ())
-        job = request.job_name or f"retrain_{request.tags[AGENT_TAG]}"  # a schedule's request leaves it to its schedule
+        """A run that is running."""
         run = dg.DagsterRun(
-            job_name=job, run_id=None, status=dg.DagsterRunStatus.STARTED, tags=request.tags,
-            asset_selection=keys,
+            job_name=_job(request), run_id=None, status=dg.DagsterRunStatus.STARTED, tags=request.tags,
+            asset_selection=frozenset(request.asset_selection or ()),
         )  # fmt: skip
         return self.instance.add_run(run)
 
-    def run(self, request: dg.RunRequest, fails: bool = False) -> None:
-        run = self.start(request)
-        self.finish(run, None if fails else run.asset_selection)
+    def fail(self, request: dg.RunRequest) -> None:
+        """A run whose process dies before it has made anything."""
+        self.instance.report_run_failed(self.start(request))
 
-    def finish(self, run: dg.DagsterRun, makes: Collection[dg.AssetKey] | None = None) -> None:
-        """End a run, which makes some assets first; with none it fails."""
-        if makes is None:
-            self.instance.report_run_failed(run)
-            return
-        for key in self.specs:
-            if key in makes:
-                self.make(key)
+    def run(self, request: dg.RunRequest) -> None:
+        self._execute(_job(request), request.asset_selection or (), request.tags)
+
+    def make(self, run: dg.DagsterRun, *links: str) -> None:
+        """Some assets of a run that goes on."""
+        keys = [key for key in run.asset_selection or () if key.path[-1] in links]
+        self._execute(run.job_name, keys, {})
+
+    def finish(self, run: dg.DagsterRun) -> None:
         done = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name)
         self.instance.report_dagster_event(done, run_id=run.run_id)
 
-    def make(self, key: dg.AssetKey) -> None:
-        spec = self.specs[key]
-        version = getattr(self, f"_{key.path[-1]}")(key)
-        if version is None:
-            return
-        tags = {"dagster/data_version": version, "dagster/code_version": spec.code_version or ""}
-        for dep in spec.deps:
-            tags[f"dagster/input_data_version/{dep.asset_key.to_user_string()}"] = (
-                data_version(self.instance, dep.asset_key) or ""
-            )
-        metadata = {"gpu_seconds": self.gpu_seconds} if key.path[-1] == "lora_adapter" else {}
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, tags=tags, metadata=metadata))
-
-    def _publish(self, key: str, version: str, **files: Any) -> str:
-        with self.store.stage(key) as staged:
-            for name, content in files.items():
-                lines = name in {"examples_jsonl", "predictions_jsonl"}
-                text = "\n".join(map(json.dumps, content)) if lines else json.dumps(content)
-                (staged / name.replace("_json", ".json")).write_text(text)
-            self.store.publish(key, version, staged)
-        return version
-
-    def _session_logs(self, key: dg.AssetKey) -> str:
-        found = {path.stem: path.read_text() for path in sorted(self.logs.iterdir())}
-        return self._publish("session_logs", content_version(found), turns_json=found)
-
-    def _base_model(self, key: dg.AssetKey) -> str:
-        return self._publish("base_model", "b1", base_model_json={})
-
-    def _task_dataset(self, key: dg.AssetKey) -> str:
-        turns = json.loads((self.store.require("session_logs").path / "turns.json").read_text())
-        rows = [self._example(name) for name, agent in turns.items() if agent == key.path[0]]
-        report = {"rows": len(rows)}
-        return self._publish("/".join(key.path), content_version(rows), examples_jsonl=rows, report_json=report)
-
-    @staticmethod
-    def _example(name: str) -> dict[str, Any]:
-        cluster = name.partition("~")[0]  # `one~2` is a near duplicate of `one`
-        return {"prompt": [], "completion": [], "meta": {"example_id": name, "turn_id": name, "cluster": cluster}}
-
-    def _tokenized_split(self, key: dg.AssetKey) -> str:
-        lines = (self.store.require(f"{key.path[0]}/task_dataset").path / "examples.jsonl").read_text().splitlines()
-        names = [json.loads(line)["meta"]["example_id"] for line in lines]
-        sides = {name: "validation" if name.startswith("held") else "train" for name in names}
-        return self._publish("/".join(key.path), content_version(sides), examples_json=sides)
-
-    def _lora_adapter(self, key: dg.AssetKey) -> str:
-        agent = key.path[0]
-        names = (f"{agent}/tokenized_split", "base_model")
-        versions = {name: self.store.require(name).version for name in names}
-        return self._publish(f"{agent}/lora_adapter", content_version(versions), training_json={"versions": versions})
-
-    def _eval_report(self, key: dg.AssetKey) -> str:
-        agent = key.path[0]
-        names = (f"{agent}/task_dataset", f"{agent}/tokenized_split")
-        adapter = self.store.require(f"{agent}/lora_adapter")
-        versions = {name: self.store.require(name).version for name in names} | {
-            "adapter": adapter.version,
-            "champion": "",
-        }
-        trained = json.loads((adapter.path / "training.json").read_text())["versions"][names[1]]
-        old = json.loads((self.store.find(names[1], trained).path / "examples.json").read_text())  # type: ignore[union-attr]
-        now = json.loads((self.store.require(names[1]).path / "examples.json").read_text())
-        rows = [
-            {
-                "system": "adapter",
-                "turn_id": name,
-                "nll": 1.0 if name in old else self.perplexity,
-                "reference_tokens": 1,
-            }
-            for name, side in now.items()
-            if side == "validation"
-        ]
-        report = {"versions": versions}
-        return self._publish(
-            f"{agent}/eval_report", content_version(versions), report_json=report, predictions_jsonl=rows
+    def _execute(self, job: str, keys: Iterable[dg.AssetKey], tags: Mapping[str, str]) -> None:
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        self.defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance, run_config=quiet, asset_selection=list(keys), tags=tags
         )
-
-    def _champion(self, key: dg.AssetKey) -> str:
-        version = self.store.require(f"{key.path[0]}/lora_adapter").version
-        self.store.point("/".join(key.path), "champion", version, action="promote")
-        return version
-
-    def _merged_model(self, key: dg.AssetKey) -> str:
-        adapter = self.store.require(f"{key.path[0]}/lora_adapter").version
-        return self._publish("/".join(key.path), content_version(adapter), merge_json={})
 
     def later(self, **time: float) -> None:
         self.now += timedelta(**time)
+
+
+def _job(request: dg.RunRequest) -> str:
+    return request.job_name or f"retrain_{request.tags[AGENT_TAG]}"  # a schedule's request leaves it to its schedule

@@ -18,7 +18,8 @@ from grokora_pipeline.automation import history, sensors
 from grokora_pipeline.automation.history import AGENT_TAG, gpu_hours
 from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.settings import Settings, get_settings
-from grokora_pipeline_tests.unit.automation_world import CHAIN, World
+from grokora_pipeline_tests.tiny import tiny_base
+from grokora_pipeline_tests.unit.automation_world import CHAIN, GpuStandIn, World
 
 AGENTS = """
 agents:
@@ -30,14 +31,20 @@ agents:
 NIGHT = datetime.fromisoformat("2026-03-03T02:30:00+00:00")
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     (tmp_path / "agents.yaml").write_text(AGENTS)
     for name, value in {"logs": "logs", "store": "store", "agents": "agents.yaml"}.items():
         monkeypatch.setenv(f"GROKORA_{name.upper()}", str(tmp_path / value))
+    monkeypatch.setenv("GROKORA_BASE_MODEL", str(base))
     monkeypatch.setenv("GROKORA_SETTLE_SECONDS", "0")
     get_settings.cache_clear()
-    made = World(tmp_path, NIGHT)
+    made = World(tmp_path, NIGHT, GpuStandIn(base))
     monkeypatch.setattr(history, "clock", lambda: made.now)
     yield made
     get_settings.cache_clear()
@@ -68,7 +75,7 @@ def fail_until_silent(world: World, sensor: str, *, ticks: int, minutes: float) 
     for tick in range(ticks):
         found = world.tick(sensor)
         for request in found.run_requests or []:
-            world.run(request, fails=True)
+            world.fail(request)
             tries.append(tick)
         skips += [found.skip_message] if found.skip_message else []
         world.later(minutes=minutes)
@@ -206,12 +213,12 @@ def test_logs_that_land_during_a_training_are_learnt_next(world: World) -> None:
     world.drop("actor", "b1", "b2", "b3")
     world.settle()
     run = world.start(world.tick("actor").run_requests[0])
-    world.make(dg.AssetKey(["actor", "lora_adapter"]))  # it has read its split, and goes on
+    world.make(run, "lora_adapter")  # it has read its split, and goes on
     world.drop("actor", "c1", "c2", "c3", "c4", "c5")
     world.settle()
     assert f"run {run.run_id[:8]} of retrain_actor is started" in world.tick("actor").skip_message
-    rest = frozenset(key for key in run.asset_selection or () if key.path[-1] != "lora_adapter")
-    world.finish(run, rest)
+    world.make(run, *CHAIN[1:])
+    world.finish(run)
     world.later(hours=24)
     (request,) = world.tick("actor").run_requests
     assert request.tags["grokora/why"] == "5 new examples beside the 9 it learnt"
@@ -240,7 +247,7 @@ def test_drift_is_measured_on_new_held_out_rows_and_is_a_reason(world: World) ->
     world.settle()
     (request,) = world.tick("actor").run_requests
     assert {key.to_user_string() for key in request.asset_selection} == chain("actor", *CHAIN[1:])
-    world.perplexity = 2.0
+    world.gpu.perplexity = 2.0
     world.run(request)
     world.later(hours=24)
     found = world.tick("actor")
@@ -252,8 +259,8 @@ def test_a_chain_that_broke_off_is_finished_without_training_again(world: World)
     world.drop("actor", *(f"a{n}" for n in range(6)))
     world.settle()
     run = world.start(world.tick("actor").run_requests[0])
-    world.make(dg.AssetKey(["actor", "lora_adapter"]))
-    world.finish(run)
+    world.make(run, "lora_adapter")
+    world.instance.report_run_failed(run)
     assert asked(world.tick("actor")) == [chain("actor", *CHAIN[1:])]
 
 
@@ -275,7 +282,8 @@ def test_the_swarm_is_judged_when_a_champion_changed_and_none_is_being_made(
     world.start(dg.RunRequest(job_name="retrain_actor", asset_selection=[champion]))
     assert "of retrain_actor is started" in tick().skip_message
     made = {"dagster/input_data_version/actor/champion": "one", "dagster/data_version": "two"}
-    world._publish("swarm_report", "two", swarm_json={})
+    with world.store.stage("swarm_report") as staged:
+        world.store.publish("swarm_report", "two", staged)
     world.instance.report_runless_asset_event(dg.AssetMaterialization("swarm_report", tags=made))
     assert tick().skip_message == "swarm: up to date."
 
@@ -306,7 +314,7 @@ def test_a_training_keeps_a_gap_to_the_one_before(world: World) -> None:
 
 
 def test_no_training_starts_when_the_gpu_hours_of_the_day_are_spent(world: World) -> None:
-    world.gpu_seconds = 5400
+    world.gpu.seconds = 5400
     trained(world, "observer")
     world.drop("observer", "b1", "b2", "b3")
     world.settle()
@@ -332,7 +340,7 @@ def test_sensor_and_schedules_run_from_the_start_only_where_the_setting_says_so(
 ) -> None:
     monkeypatch.setenv("GROKORA_AUTOMATION", setting)
     get_settings.cache_clear()
-    made = World(world.home, NIGHT).defs
+    made = World(world.home, NIGHT, world.gpu).defs
     states = {one.name: one.default_status.value for one in [*(made.sensors or []), *(made.schedules or [])]}
     assert states == dict.fromkeys(["new_logs", "actor_when_due", "observer_when_due"], status)
 
@@ -342,7 +350,7 @@ def test_an_agent_may_be_trained_when_its_window_says_in_local_time(
 ) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     get_settings.cache_clear()
-    made = schedules(load_project(), world.specs.values())
+    made = schedules(load_project(), world.specs)
     windows = {one.name: one.cron_schedule for one in made}
     assert windows["actor_when_due"] == "*/10 2-5 * * *"
     assert windows["observer_when_due"] == "* * * * *"
