@@ -302,8 +302,10 @@ def load_agents(path: Path, hint: str = "point GROKORA_AGENTS at an agents.yaml"
     `hint` is what to do if there is no such file.
     """
     try:
-        refuse_duplicate_keys(path)
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        _refuse_duplicate_keys(path, node, ())
+        document = loader.construct_document(node) if node else None
     except (OSError, UnicodeDecodeError) as error:
         raise GrokoraError(f"{path} cannot be read ({error}); {hint}.") from error
     except yaml.YAMLError as error:
@@ -373,25 +375,25 @@ def refuse_duplicate_keys(path: Path) -> None:
     PyYAML takes the last of two equal keys silently (yaml/pyyaml#165), and so does dg's parser of a `defs.yaml`, which
     is built on it: the first agent or setting would be lost.
     """
-
-    def walk(node: yaml.Node | None, keys: tuple[str, ...]) -> None:
-        """Check a node, which stands below these keys, and all that it holds."""
-        if isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                walk(item, keys)
-        if not isinstance(node, yaml.MappingNode):
-            return
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in lines and name != "<<":
-                where = f"key {'.'.join((*keys, name))!r}"
-                if "agents" in keys:
-                    agent, *fields = (*keys, name)[keys.index("agents") + 1 :]
-                    where = f"agent {agent!r}" + (f", key {'.'.join(fields)!r}" if fields else "")
-                raise GrokoraError(f"{path}: {where} is there twice, in lines {lines[name]} and {line}; remove one.")
-            lines[name] = line
-            walk(value, (*keys, name))
-
     for document in yaml.compose_all(path.read_text(encoding="utf-8"), yaml.SafeLoader):
-        walk(document, ())
+        _refuse_duplicate_keys(path, document, ())
+
+
+def _refuse_duplicate_keys(path: Path, node: yaml.Node | None, keys: tuple[str, ...]) -> None:
+    """Check a node, which stands below these keys, and all that it holds."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicate_keys(path, item, keys)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in lines and name != "<<":
+            where = f"key {'.'.join((*keys, name))!r}"
+            if "agents" in keys:
+                agent, *fields = (*keys, name)[keys.index("agents") + 1 :]
+                where = f"agent {agent!r}" + (f", key {'.'.join(fields)!r}" if fields else "")
+            raise GrokoraError(f"{path}: {where} is there twice, in lines {lines[name]} and {line}; remove one.")
+        lines[name] = line
+        _refuse_duplicate_keys(path, value, (*keys, name))

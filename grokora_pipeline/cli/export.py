@@ -12,8 +12,6 @@ import typer
 from rich.console import Console
 
 from grokora_pipeline.agents import find_agent
-from grokora_pipeline.assets.common import load_project, read_json
-from grokora_pipeline.assets.export import WORKER, ExportConfig, export_plan
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.workers.frame import result_file
 
@@ -38,6 +36,9 @@ def export(
     prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts as proof in llama.cpp, if it is here.")] = 12,
 ) -> None:
     """Write an agent's champion for another engine, with its template and the command to run it."""
+    from grokora_pipeline.assets.common import load_project, read_json
+    from grokora_pipeline.assets.export import WORKER, ExportConfig, export_plan
+
     project = load_project()
     config = ExportConfig(to=to.value, kind=kind, merged=merged, prompts=prompts)
     plan = export_plan(project, find_agent(project.agents, agent), config)
@@ -72,6 +73,8 @@ def probe(
     new_tokens: Annotated[int, typer.Option(min=0, help="Of an answer at most; 0: as in evaluation.")] = 0,
 ) -> None:
     """Prove that a champion acts on a server: held-out prompts, adapter on and off, against our own greedy answers."""
+    from grokora_pipeline.assets.common import load_project
+    from grokora_pipeline.assets.export import ExportConfig, export_plan
     from grokora_pipeline.evaluation import acts
     from grokora_pipeline.models.chat import ChatFormat
 

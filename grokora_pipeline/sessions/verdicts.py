@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from os.path import commonpath
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,6 +22,9 @@ from grokora_pipeline.sessions.extract import FileRecord
 from grokora_pipeline.sessions.table import SCHEMA, base_session, read_rows
 from grokora_pipeline.sessions.turns import Problem, Status, TurnRow
 from grokora_pipeline.store import content_version
+
+if TYPE_CHECKING:  # pandas, which only an ingest uses, would slow down the loading of definitions
+    import pandas as pd
 
 SESSIONS_FILE, COPIES_FILE = "sessions.parquet", "copies.parquet"
 SESSIONS = pa.schema(
@@ -215,7 +217,7 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     )
 
 
-def _columns(folder: Path) -> pd.DataFrame:
+def _columns(folder: Path) -> "pd.DataFrame":
     """The columns of all rows that tell calls and sessions apart, and the day of each row."""
     tables = []
     for path in sorted((folder / "turns").glob("*.parquet")):
@@ -226,7 +228,7 @@ def _columns(folder: Path) -> pd.DataFrame:
     return rows
 
 
-def _dictionaries(rows: pd.DataFrame) -> list[TurnValues]:
+def _dictionaries(rows: "pd.DataFrame") -> list[TurnValues]:
     """Rows as dictionaries, with None for what is missing, and their place in the table as `index`."""
     plain = rows.astype(object).where(rows.notna(), None)
     records = cast("list[TurnValues]", plain.to_dict("records"))
@@ -238,7 +240,7 @@ def _counts(values: "pd.Series[Any]") -> dict[str, int]:
     return dict(sorted(counts, key=lambda item: (-item[1], item[0])))
 
 
-def _session_names(rows: pd.DataFrame) -> dict[Segment, str]:
+def _session_names(rows: "pd.DataFrame") -> dict[Segment, str]:
     """What each session is called, by its recorded id and the file."""
     pairs = rows[["session_id", "source_file"]].drop_duplicates()
     segments: list[Segment] = list(zip(pairs["session_id"], pairs["source_file"], strict=True))
@@ -362,7 +364,7 @@ def _is_copy(row: TurnValues, other: TurnValues) -> bool:
 
 
 def _verdicts(
-    rows: pd.DataFrame, names: Mapping[Segment, str], records: Mapping[str, FileRecord]
+    rows: "pd.DataFrame", names: Mapping[Segment, str], records: Mapping[str, FileRecord]
 ) -> tuple[dict[str, _Verdict], list[tuple[str, Problem]]]:
     """The verdict of each session: the last that was stated, else the worst that a log's own end says."""
     labels: dict[str, dict[str, set[Segment]]] = defaultdict(lambda: defaultdict(set))

@@ -17,7 +17,7 @@ PROBE = """
 import json, sys, time
 started = time.perf_counter()
 import grokora_pipeline.definitions
-heavy = [name for name in ("torch", "transformers", "trl", "peft") if name in sys.modules]
+heavy = [name for name in ("torch", "transformers", "trl", "peft", "pandas") if name in sys.modules]
 print(json.dumps({"seconds": time.perf_counter() - started, "heavy": heavy}))
 """
 

@@ -1,6 +1,8 @@
 """The command line: what a person sees and which status a script gets."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +47,12 @@ def grokora(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return int(ended.value.code or 0), shown.out, shown.err
 
     return run
+
+
+def test_the_command_line_starts_without_dagster_pyarrow_and_torch() -> None:
+    probe = "import sys, grokora_pipeline.cli.commands; print({'dagster', 'pyarrow', 'torch'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_mistake_is_one_sentence_on_stderr_and_status_2(grokora: Grokora) -> None:
