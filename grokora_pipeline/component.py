@@ -19,20 +19,25 @@ from grokora_pipeline.factory import build_defs
 from grokora_pipeline.settings import Settings, from_folder
 
 STARTER_AGENTS = Path(__file__).parent / "execution" / "agents.yaml"
+# Of an attribute with a default, dg shows the description of its resolver: Dagster 1.13 overwrites that of pydantic's
+# `Field` with it, also where there is none (`derive_model_type`).
+_described = dg.Resolver.default
 
 
 class SwarmAutomation(dg.Model, dg.Resolvable):
     """When things start by themselves."""
 
-    enabled: bool = Field(default=False, description="Whether the sensor and the schedules run from the start.")
-    settle_seconds: float = Field(
-        default=2.0, ge=0, description="A log that changed this recently is still being written."
-    )
-    timezone: str = Field(default="UTC", description="IANA name of the zone that the windows are in.")
-    retrain: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Defaults of every agent's `retrain:` (`window`, a cron; `new_examples`, `gap_hours`, ...).",
-    )
+    enabled: Annotated[bool, _described(description="Whether the sensor and the schedules run from the start.")] = False
+    settle_seconds: Annotated[
+        float, Field(ge=0), _described(description="A log that changed this recently is still being written.")
+    ] = 2.0
+    timezone: Annotated[str, _described(description="IANA name of the zone that the windows are in.")] = "UTC"
+    retrain: Annotated[
+        dict[str, Any],
+        _described(
+            description="Defaults of every agent's `retrain:` (`window`, a cron; `new_examples`, `gap_hours`, ...)."
+        ),
+    ] = Field(default_factory=dict)
 
 
 class SwarmScaffolder(dg.Scaffolder[Any]):
@@ -63,21 +68,28 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
     stand beside each other and beside other definitions.
     """
 
-    name: str = Field(default="", description="Begins every asset key, job, schedule, sensor, pool and resource.")
+    name: Annotated[
+        str, _described(description="Begins every asset key, job, schedule, sensor, pool and resource.")
+    ] = ""
     logs: str = Field(description="Root of the session logs; formats are told apart by content.")
     store: str = Field(description="Where artifacts go: a folder, or an fsspec URL such as s3://bucket/prefix.")
     # not `str | Mapping`: Dagster resolves a union member by member, and a mapping is taken as it stands
     agents: Annotated[
         str | dict[str, Any], Field(description="The path of an agents.yaml, or the mapping of its `agents:` inline.")
     ]
-    base_model: str = Field(default="", description="`org/name`, `org/name@revision`, a folder, or empty: bundled.")
-    preset: Literal["plan", "best", "sample", ""] = Field(default="", description="Wins over the agents' presets.")
-    devices: str = Field(
-        default="", description="GPU indices, as `0,1`; `cpu`, or `cpu,cpu2` for two steps at once; empty: all GPUs."
-    )
-    automation: SwarmAutomation = Field(
-        default_factory=SwarmAutomation, description="When things start by themselves, and the thresholds."
-    )
+    base_model: Annotated[
+        str, _described(description="`org/name`, `org/name@revision`, a folder, or empty: bundled.")
+    ] = ""
+    preset: Annotated[
+        Literal["plan", "best", "sample", ""], _described(description="Wins over the agents' presets.")
+    ] = ""
+    devices: Annotated[
+        str,
+        _described(description="GPU indices, as `0,1`; `cpu`, or `cpu,cpu2` for two steps at once; empty: all GPUs."),
+    ] = ""
+    automation: Annotated[
+        SwarmAutomation, _described(description="When things start by themselves, and the thresholds.")
+    ] = Field(default_factory=SwarmAutomation)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The swarm's definitions; GrokoraError names the file, the line and the key that is wrong."""

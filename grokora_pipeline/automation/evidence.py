@@ -1,12 +1,11 @@
 """What speaks for training an agent anew, read from the store: its adapter against the examples that there are now."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from math import exp
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import orjson
 
@@ -47,7 +46,7 @@ def gather(store: Store, agent: AgentSpec) -> Evidence:
     name = agent.name
     links = ("tokenized_split", "lora_adapter", "eval_report")
     split, adapter, report = (store.current(f"{name}/{link}") for link in links)
-    versions = _versions(adapter) if adapter else {}
+    versions: dict[str, str] = adapter.read_json("training.json")["versions"] if adapter else {}
     trained_on = versions.get(f"{name}/tokenized_split")
     base = store.pointer("base_model", "current") or {}
     judged = report.read_json("report.json")["versions"] if report else {}
@@ -100,12 +99,6 @@ def lacking(evidence: Evidence, policy: RetrainPolicy) -> str:
     )
 
 
-def _versions(adapter: Artifact) -> dict[str, str]:
-    """The versions of what an adapter was trained on."""
-    versions: dict[str, str] = adapter.read_json("training.json")["versions"]
-    return versions
-
-
 def _folder(store: Store, key: str, version: str | None) -> Path | None:
     """Where a published version is on this machine; None where it is gone."""
     artifact = store.find(key, version) if version else None
@@ -151,7 +144,8 @@ def _drift(store: Store, agent: str, report: Artifact | None, least: int) -> flo
     served = Registry(store).version(agent)  # a prompt's version, if one stands before the adapter
     system = {versions["champion"]: "champion", versions["adapter"]: "adapter"}.get(served)
     dataset = _folder(store, f"{agent}/task_dataset", versions.get(f"{agent}/task_dataset"))
-    then = _folder(store, f"{agent}/tokenized_split", _versions(champion).get(f"{agent}/tokenized_split"))
+    trained_on = champion.read_json("training.json")["versions"].get(f"{agent}/tokenized_split")
+    then = _folder(store, f"{agent}/tokenized_split", trained_on)
     return _perplexity_ratio(report.path, dataset, then, system, least) if system and dataset and then else None
 
 
@@ -163,15 +157,8 @@ def _perplexity_ratio(report: Path, dataset: Path, then: Path, system: str, leas
     rows = [row for row in rows if row["system"] == system]
     new = [row for row in rows if ids.get(row["turn_id"]) not in known]
     old = [row for row in rows if ids.get(row["turn_id"]) in known]
-    return _perplexity(new) / _perplexity(old) if len(new) >= least and old else None
-
-
-def _perplexity(rows: list[dict[str, Any]]) -> float:
-    """exp of the mean negative log-likelihood (nats) a token of the reference answers."""
-    return exp(sum(row["nll"] for row in rows) / max(1, sum(row["reference_tokens"] for row in rows)))
-
-
-def hours_since(moment: datetime | None, now: datetime) -> float | None:
-    """Hours from a moment to now; None where there was none, or where it lies ahead because the clock was set back."""
-    hours = (now.astimezone(UTC) - moment.astimezone(UTC)).total_seconds() / 3600 if moment else -1.0
-    return hours if hours >= 0 else None
+    # the mean negative log-likelihood (nats) a token of the reference answers; perplexity is its exp
+    nats = [
+        sum(row["nll"] for row in some) / max(1, sum(row["reference_tokens"] for row in some)) for some in (new, old)
+    ]
+    return exp(nats[0] - nats[1]) if len(new) >= least and old else None

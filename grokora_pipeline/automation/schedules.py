@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import dagster as dg
 
@@ -16,7 +17,7 @@ from grokora_pipeline.agents import AgentSpec, Improve, RetrainPolicy, locate
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation import history
-from grokora_pipeline.automation.evidence import gather, hours_since, lacking, reason_to_train
+from grokora_pipeline.automation.evidence import gather, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, backoff, gpu_hours, running
 from grokora_pipeline.automation.jobs import SWARM_JOB, improve_job, retrain_job
 from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
@@ -41,22 +42,20 @@ class Candidate:
 def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.ScheduleDefinition]:
     """`<agent>_when_due` for every agent and `swarm_when_due`; on from the start where GROKORA_AUTOMATION is `on`."""
     known = list(specs)
-    definitions = []
-    for agent in project.agents:
-        own = [spec for spec in known if project.store_key(spec.key).split("/")[0] in {agent.name, *_SOURCES}]
-        find = partial(agent_candidate, project, agent)
-        definitions.append(
-            _schedule(
-                project, agent.name, job=retrain_job(project, agent.name), policy=agent.retrain, specs=own, find=find
-            )
+    definitions = [
+        _schedule(
+            project,
+            agent.name,
+            job=retrain_job(project, agent.name),
+            policy=agent.retrain,
+            specs=[spec for spec in known if project.store_key(spec.key).split("/")[0] in {agent.name, *_SOURCES}],
+            find=partial(agent_candidate, project, agent),
         )
+        for agent in project.agents
+    ]
     if judged := [spec for spec in known if spec.key == project.key("swarm_report")]:
-        job = project.label(SWARM_JOB)
-        definitions.append(
-            _schedule(
-                project, "swarm", job=job, policy=RetrainPolicy(), specs=judged, find=partial(_swarm_candidate, project)
-            )
-        )
+        job, find = project.label(SWARM_JOB), partial(_swarm_candidate, project)
+        definitions.append(_schedule(project, "swarm", job=job, policy=RetrainPolicy(), specs=judged, find=find))
     return [*definitions, *(_improve(project, agent.name, agent.improve) for agent in project.agents if agent.improve)]
 
 
@@ -73,21 +72,26 @@ def _improve(project: Project, agent: str, improve: Improve) -> dg.ScheduleDefin
         seed = context.scheduled_execution_time.date().toordinal()
         return dg.RunRequest(run_config={"ops": {op: {"config": {"seed": seed}}}})
 
+    return _cron(
+        project,
+        agent,
+        "improve.schedule",
+        improve.schedule,
+        name=project.label(f"improve_{agent}_regularly"),
+        job_name=improve_job(project, agent),
+        execution_fn=tick,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"More recordings of {agent}'s own verified answers; off until you switch it on.",
+    )
+
+
+def _cron(project: Project, agent: str, key: str, cron: str, **options: Any) -> dg.ScheduleDefinition:
+    """A schedule whose cron stands in agents.yaml at this key; GrokoraError names it if its moment never comes."""
     try:
-        return dg.ScheduleDefinition(
-            name=project.label(f"improve_{agent}_regularly"),
-            job_name=improve_job(project, agent),
-            cron_schedule=improve.schedule,
-            execution_timezone=project.settings.timezone,
-            execution_fn=tick,
-            default_status=dg.DefaultScheduleStatus.STOPPED,
-            description=f"More recordings of {agent}'s own verified answers; off until you switch it on.",
-        )
+        return dg.ScheduleDefinition(cron_schedule=cron, execution_timezone=project.settings.timezone, **options)
     except dg.DagsterInvalidDefinitionError as error:
-        where = locate(project.settings.agents, "agents", agent, "improve", "schedule")
-        raise GrokoraError(
-            f"{where}: agent {agent!r}, key 'improve.schedule': {improve.schedule!r} never comes; correct it."
-        ) from error
+        where = locate(project.settings.agents, "agents", agent, *key.split("."))
+        raise GrokoraError(f"{where}: agent {agent!r}, key {key!r}: {cron!r} never comes; correct it.") from error
 
 
 def _schedule(
@@ -113,21 +117,17 @@ def _schedule(
         return dg.RunRequest(asset_selection=candidate.keys, tags=tags)
 
     on = project.settings.automation == "on"
-    try:
-        return dg.ScheduleDefinition(
-            name=project.label(f"{name}_when_due"),
-            job_name=job,
-            cron_schedule=policy.window,
-            execution_timezone=project.settings.timezone,
-            execution_fn=tick,
-            default_status=dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED,
-            description=f"Starts what is due for {name} by its policy in agents.yaml; a skipped tick says why.",
-        )
-    except dg.DagsterInvalidDefinitionError as error:
-        where = locate(project.settings.agents, "agents", name, "retrain", "window")
-        raise GrokoraError(
-            f"{where}: agent {name!r}, key 'retrain.window': {policy.window!r} never comes; correct it."
-        ) from error
+    return _cron(
+        project,
+        name,
+        "retrain.window",
+        policy.window,
+        name=project.label(f"{name}_when_due"),
+        job_name=job,
+        execution_fn=tick,
+        default_status=dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED,
+        description=f"Starts what is due for {name} by its policy in agents.yaml; a skipped tick says why.",
+    )
 
 
 def _hindrances(
@@ -147,8 +147,8 @@ def _hindrances(
         yield busy
     if waiting := backoff(instance, _level(candidate, staleness), policy.attempts, BACKOFF, now):
         yield waiting
-    hours = hours_since(candidate.trained_at, now)
-    if hours is not None and hours < policy.gap_hours:
+    hours = (now - candidate.trained_at).total_seconds() / 3600 if candidate.trained_at else policy.gap_hours
+    if 0 <= hours < policy.gap_hours:  # negative if the clock was set back since then
         yield f"{candidate.why}, but it was trained {hours:.1f} h ago; the gap is {policy.gap_hours:g} h"
     own = [key for key in staleness.specs if project.store_key(key).startswith(f"{name}/")]
     spent = gpu_hours(instance, project.label(name), own, now)

@@ -29,11 +29,11 @@ def load(store: Store, key: str, kind: Any = None) -> Any:
     GrokoraError if there is none yet, or if it cannot be had in that form.
     """
     agent, _, link = key.rpartition("/")
-    if link == "champion":
-        return champion(store, agent)
+    if link == "champion":  # who is in service, or `base` if nobody ever was promoted
+        return Registry(store).record(agent) or {"version": BASE}
     name = f"{getattr(kind, '__module__', '').partition('.')[0]}.{getattr(kind, '__name__', '')}"
     if kind is Path or (link not in _TABLES and name not in {"pyarrow.Table", "datasets.Dataset", "pandas.DataFrame"}):
-        return folder(store, key)
+        return store.require(key).path
     if link not in _TABLES:
         raise GrokoraError(f"{key} is a folder, not a {name}; annotate the input as pathlib.Path.")
     if name == "pyarrow.Table":
@@ -48,11 +48,6 @@ def load(store: Store, key: str, kind: Any = None) -> Any:
     return frame
 
 
-def folder(store: Store, key: str) -> Path:
-    """The folder of the current artifact on this machine; GrokoraError if it was not made yet."""
-    return store.require(key).path
-
-
 def table(store: Store, key: str) -> "pa.Table":
     """The rows of `session_logs` (turns), `A/task_dataset` (examples) or `A/eval_report` (predictions).
 
@@ -62,8 +57,7 @@ def table(store: Store, key: str) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder(store, key)
-    link = key.rpartition("/")[2]
+    path, link = store.require(key).path, key.rpartition("/")[2]
     if link == "session_logs":
         files = sorted((path / "turns").glob("*.parquet"))
         return pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
@@ -82,8 +76,3 @@ def table(store: Store, key: str) -> "pa.Table":
         for row in rows
     ]
     return pa.Table.from_pylist(flat)
-
-
-def champion(store: Store, agent: str) -> dict[str, Any]:
-    """Who is in service for an agent: the pointer's record, or version `base` if nobody ever was promoted."""
-    return Registry(store).record(agent) or {"version": BASE}

@@ -32,12 +32,14 @@ class RemoteFiles:
 
     def __init__(self, url: str, cache: Path) -> None:
         import fsspec
+        from fsspec.implementations.dirfs import DirFileSystem
 
         try:
-            self._fs, self._base = fsspec.core.url_to_fs(url)
+            filesystem, base = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
             raise GrokoraError(f"GROKORA_STORE={url} cannot be opened: {error}.") from error
-        self.url, self._base = url.rstrip("/"), self._base.rstrip("/")
+        self._fs = DirFileSystem(base.rstrip("/"), filesystem)  # its paths are the store's names
+        self.url = url.rstrip("/")
         self.root = cache.joinpath(
             *(part for part in self.url.replace("://", "/").split("/") if part not in {"", ".."})
         )
@@ -56,21 +58,17 @@ class RemoteFiles:
     def _mirror(self, name: str, content: str) -> Path:
         return self.root / Path(name).parent / content / Path(name).name
 
-    def _path(self, name: str) -> str:
-        return f"{self._base}/{name}"
-
     def _names(self, name: str) -> list[str]:
-        """The names of all objects below a name, relative to it, sorted."""
+        """The names of all objects below a name, sorted."""
         # fsspec keeps listings for the life of the process, in which another machine's new objects are missing
-        self._fs.invalidate_cache()
-        above = self._path(name) + "/"
-        return sorted(str(path).removeprefix(above) for path in self._fs.find(above))
+        self._fs.fs.invalidate_cache()
+        return sorted(self._fs.find(f"{name}/"))
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object; None if it is not there."""
         with self._usable():
             try:
-                payload: bytes = self._fs.cat_file(self._path(name))
+                payload: bytes = self._fs.cat_file(name)
             except FileNotFoundError:
                 return None
             return payload
@@ -78,7 +76,7 @@ class RemoteFiles:
     def write(self, name: str, payload: bytes) -> None:
         """Replace a small object; object stores do that atomically."""
         with self._usable():
-            self._fs.pipe_file(self._path(name), payload)
+            self._fs.pipe_file(name, payload)
 
     def append(self, name: str, line: bytes) -> None:
         """Add a line to the journal `name`: an object a line, since objects cannot be appended to."""
@@ -87,11 +85,9 @@ class RemoteFiles:
 
     def lines(self, name: str) -> list[bytes]:
         """The lines of a journal, oldest first."""
-        by_path = self._read_all([self._path(f"{name}/{record}") for record in self._names(name)])
-        return [by_path[path] for path in sorted(by_path)]
-
-    def _read_all(self, paths: list[str]) -> dict[str, bytes]:
-        return self._fs.cat(paths) if paths else {}
+        names = self._names(name)
+        by_name: dict[str, bytes] = self._fs.cat(names) if names else {}
+        return [by_name[name] for name in names]
 
     def publish(self, staged: Path, name: str) -> None:
         """Upload a staged folder, then the record that makes it a version; the first of two machines wins."""
@@ -103,7 +99,7 @@ class RemoteFiles:
             self._upload(staged, f"{name}/{content}", list(files))
         record = orjson.dumps({"at": datetime.now(UTC).isoformat(), "content": content, "files": files})
         try:
-            self._fs.pipe_file(self._path(name + _PUBLISHED), record, mode="create")
+            self._fs.pipe_file(name + _PUBLISHED, record, mode="create")
         except OSError:
             if not self.exists(name):  # else another machine was first, and its version is as good
                 raise
@@ -111,11 +107,11 @@ class RemoteFiles:
 
     def exists(self, name: str) -> bool:
         """Whether a version is published."""
-        return self._record(name) is not None
+        return self.read(name + _PUBLISHED) is not None
 
     def fetch(self, name: str) -> Path:
         """The folder of a version in this machine's mirror, downloaded and compared with its checksums if it is new."""
-        record = self._known(name)
+        record = self._record(name)
         folder = self._mirror(name, record["content"])
         if folder.is_dir():
             return folder
@@ -133,38 +129,33 @@ class RemoteFiles:
 
     def read_part(self, name: str, part: str) -> bytes:
         """One file of a version, without downloading the others."""
-        content = self._known(name)["content"]
+        content = self._record(name)["content"]
         kept = self._mirror(name, content) / part
-        return kept.read_bytes() if kept.is_file() else bytes(self._fs.cat_file(self._path(f"{name}/{content}/{part}")))
+        return kept.read_bytes() if kept.is_file() else bytes(self._fs.cat_file(f"{name}/{content}/{part}"))
 
     def versions(self, key: str) -> list[str]:
         """The published versions of a key, oldest first."""
-        self._fs.invalidate_cache()
-        try:
-            listed = self._fs.ls(self._path(key), detail=False)
-        except FileNotFoundError:
-            return []
-        published = [path for path in listed if path.endswith(_PUBLISHED)]
-        records = {path: orjson.loads(raw)["at"] for path, raw in self._read_all(published).items()}
-        return [path.rpartition("/")[2].removesuffix(_PUBLISHED) for path in sorted(records, key=lambda p: records[p])]
+        self._fs.fs.invalidate_cache()
+        published = self._fs.glob(f"{key}/*{_PUBLISHED}")
+        records = self._fs.cat(published) if published else {}
+        oldest_first = sorted(records, key=lambda path: str(orjson.loads(records[path])["at"]))
+        return [path.rpartition("/")[2].removesuffix(_PUBLISHED) for path in oldest_first]
 
-    def _record(self, name: str) -> dict[str, Any] | None:
-        raw = self.read(name + _PUBLISHED)
-        return orjson.loads(raw) if raw else None
-
-    def _known(self, name: str) -> dict[str, Any]:
-        record = self._record(name)
-        if record is None:
+    def _record(self, name: str) -> dict[str, Any]:
+        """The record of a published version: when it came, the hash of its content, its files with their hashes."""
+        payload = self.read(name + _PUBLISHED)
+        if payload is None:
             raise GrokoraError(f"{self.url}/{name} is not there any more; materialize it again.")
+        record: dict[str, Any] = orjson.loads(payload)
         return record
 
     def _upload(self, folder: Path, name: str, parts: list[str]) -> None:
-        if parts:
-            self._fs.put([str(folder / part) for part in parts], [self._path(f"{name}/{part}") for part in parts])
+        if parts:  # fsspec refuses an empty list
+            self._fs.put([str(folder / part) for part in parts], [f"{name}/{part}" for part in parts])
 
     def _download(self, name: str, folder: Path, parts: list[str]) -> None:
         if parts:
-            self._fs.get([self._path(f"{name}/{part}") for part in parts], [str(folder / part) for part in parts])
+            self._fs.get([f"{name}/{part}" for part in parts], [str(folder / part) for part in parts])
 
     @contextmanager
     def shared(self, name: str) -> Iterator[Path]:
@@ -172,7 +163,7 @@ class RemoteFiles:
         folder, done = self.root / name, threading.Event()
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._download(name, folder, self._names(name))
+        self._download(name, folder, [path.removeprefix(f"{name}/") for path in self._names(name)])
         with ThreadPoolExecutor(1, "store") as pool:
             copying = pool.submit(self._follow, folder, name, _signatures(folder), done)
             try:
@@ -194,7 +185,7 @@ class RemoteFiles:
                     self._upload(folder, name, [part])
             for part in known.keys() - now.keys():
                 with suppress(FileNotFoundError):
-                    self._fs.rm_file(self._path(f"{name}/{part}"))
+                    self._fs.rm_file(f"{name}/{part}")
             known = now
 
 

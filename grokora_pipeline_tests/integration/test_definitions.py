@@ -15,30 +15,24 @@ LINKS = {"task_dataset", "tokenized_split", "lora_adapter", "eval_report", "cham
 AGENTS = {"coordinator", "observer", "actor", "validator", "grokputer"}
 PROBE = """
 import json, sys, time
-started = time.perf_counter()
 import grokora_pipeline.definitions
 heavy = [name for name in ("torch", "transformers", "trl", "peft", "pandas") if name in sys.modules]
-print(json.dumps({"seconds": time.perf_counter() - started, "heavy": heavy}))
+print(json.dumps({"seconds": time.process_time(), "heavy": heavy}))
 """
 
 
-def test_loading_the_definitions_imports_no_torch_and_takes_under_three_seconds() -> None:
-    seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy with other tests
-        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, env=os.environ)
-        loaded = json.loads(done.stdout)
-        assert loaded["heavy"] == []
-        seconds.append(loaded["seconds"])
-        if min(seconds) < 3:
-            return
-    raise AssertionError(f"loading took {seconds} seconds")
+def test_loading_the_definitions_imports_no_torch_and_takes_under_three_seconds_of_the_processor() -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, env=os.environ)
+    loaded = json.loads(done.stdout)
+    assert loaded["heavy"] == []
+    assert loaded["seconds"] < 3  # of the processor, so that other tests on the machine do not count
 
 
 # what a webserver's or a daemon's image does not need (docs/dagster.md)
 NOT_NEEDED = (
     *("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "evaluate", "datasketch"),
-    *("detect_secrets", "gguf", "httpx", "huggingface_hub", "jsonschema", "llguidance", "matplotlib", "rouge_score"),
-    *("sacrebleu", "safetensors", "scipy", "starlette", "tensorboard", "typer", "uvicorn"),
+    *("detect_secrets", "gguf", "httpx", "huggingface_hub", "jsonschema", "llguidance", "matplotlib", "pandas"),
+    *("rouge_score", "sacrebleu", "safetensors", "scipy", "starlette", "tensorboard", "typer", "uvicorn"),
 )
 BLOCKED = """
 import sys

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
 
+from grokora_pipeline.component import Swarm
 from grokora_pipeline.errors import GrokoraError
 
 HEAD = """type: grokora_pipeline.Swarm
@@ -51,6 +52,14 @@ def test_a_wrong_value_names_file_line_and_key(lines: str, complaint: str) -> No
     assert isinstance(cause, GrokoraError)
     assert re.search(complaint, str(cause)), cause
     assert "/mine/defs.yaml" in str(cause)
+
+
+def test_every_attribute_has_the_description_that_dg_docs_shows() -> None:
+    schema = Swarm.get_model_cls().model_json_schema()  # what dg shows
+    attributes = [schema["properties"], *(model["properties"] for model in schema["$defs"].values())]
+    texts = {name: facts.get("description") for properties in attributes for name, facts in properties.items()}
+    assert {"name", "automation", "retrain"} <= texts.keys()
+    assert [name for name, text in texts.items() if not text] == []
 
 
 def test_paths_start_at_the_file_and_a_tilde_is_the_home_folder(
