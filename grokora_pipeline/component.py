@@ -1,5 +1,6 @@
 """`Swarm`: a swarm's whole chain as a Dagster component, for a `defs.yaml` in anybody's code location."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,10 +47,13 @@ class SwarmScaffolder(dg.Scaffolder[Any]):
     def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
         """Write both files; an agents.yaml that is there already is kept."""
         name = request.target_path.name
+        # measured, since projects with a folder `src` have one level more than others
+        project, folder = (path.resolve() for path in (request.project_root or Path.cwd(), request.target_path))
+        root = Path(os.path.relpath(project, folder)).as_posix()
         attributes = {
             "name": name,
-            "logs": f"../../../../logs/{name}",
-            "store": f"../../../../store/{name}",
+            "logs": f"{root}/logs/{name}",
+            "store": f"{root}/store/{name}",
             "agents": "agents.yaml",
             "preset": "best",
             "automation": {"enabled": False},

@@ -139,7 +139,11 @@ def test_dg_finds_and_scaffolds_the_component_and_its_files_are_valid(theirs: Pa
     done = dg_command(theirs, site, "scaffold", "defs", "grokora_pipeline.Swarm", "three")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = theirs / "theirs" / "defs" / "three"
-    assert yaml.safe_load((folder / "defs.yaml").read_text())["attributes"]["name"] == "three"
+    attributes = yaml.safe_load((folder / "defs.yaml").read_text())["attributes"]
+    assert attributes["name"] == "three"
+    assert [(folder / attributes[key]).resolve() for key in ("logs", "store")] == [
+        theirs / key / "three" for key in ("logs", "store")
+    ]
     assert (folder / "agents.yaml").read_text().startswith("# Who the agents are.")
     assert "grokora_pipeline.Swarm" in dg_command(theirs, site, "list", "components").stdout
     for what in ("yaml", "defs"):
