@@ -55,8 +55,10 @@ def test_a_wrong_value_names_file_line_and_key(lines: str, complaint: str) -> No
 
 
 def test_every_attribute_has_the_description_that_dg_docs_shows() -> None:
-    schema = Swarm.get_model_cls().model_json_schema()  # what dg shows
-    attributes = [schema["properties"], *(model["properties"] for model in schema["$defs"].values())]
+    model = Swarm.get_model_cls()  # what dg shows
+    assert model is not None
+    schema = model.model_json_schema()
+    attributes = [schema["properties"], *(one["properties"] for one in schema["$defs"].values())]
     texts = {name: facts.get("description") for properties in attributes for name, facts in properties.items()}
     assert {"name", "automation", "retrain"} <= texts.keys()
     assert [name for name, text in texts.items() if not text] == []
