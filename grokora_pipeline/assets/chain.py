@@ -9,12 +9,12 @@ from grokora_pipeline.assets.champion import champion_asset
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import eval_report_asset
 from grokora_pipeline.assets.export import export_asset
-from grokora_pipeline.assets.forget_list import forget_list_asset
 from grokora_pipeline.assets.improvement import improvement_asset
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.assets.merged_model import merged_model_asset
 from grokora_pipeline.assets.rank_trial import rank_assets
-from grokora_pipeline.assets.session_logs import log_files_asset, session_logs_asset
+from grokora_pipeline.assets.session_logs import session_logs_asset
+from grokora_pipeline.assets.sources import source_assets
 from grokora_pipeline.assets.swarm_report import swarm_report_asset
 from grokora_pipeline.assets.task_dataset import task_dataset_asset
 from grokora_pipeline.assets.tokenized_split import tokenized_split_asset
@@ -36,8 +36,7 @@ def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsse
     ranks = [asset for agent in project.agents for asset in rank_assets(project, agent)]
     improvements = [improvement_asset(project, agent, agent.improve) for agent in project.agents if agent.improve]
     return [
-        log_files_asset(project),
-        forget_list_asset(project),
+        *source_assets(project),
         session_logs_asset(project),
         base_model_asset(project),
         *links,

@@ -21,18 +21,17 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
+from grokora_pipeline.assets.sources import LOG_FILES
 from grokora_pipeline.datasets.imports import import_rows
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.redaction.audit import surviving_secrets
-from grokora_pipeline.sessions.scan import manifest
-from grokora_pipeline.store import content_version, file_sha256
+from grokora_pipeline.store import file_sha256
 
 KEY = "session_logs"
 AUDIT = "audit.json"
 SCANNER = f"kingfisher {version('kingfisher-secret-scanner')}"  # a day is audited anew by another release's rules
-LOG_FILES_KEY = "session_log_files"
 _COLUMNS = columns(
     turn_id="string: SHA-256 of the turn's content",
     session_id="string: the session, redacted",
@@ -64,33 +63,12 @@ _COLUMNS = columns(
 )
 
 
-def log_files_asset(project: Project) -> dg.SourceAsset:
-    """The external asset `session_log_files`: the folder of logs, which others write."""
-
-    @dg.observable_source_asset(
-        key=project.key(LOG_FILES_KEY),
-        group_name=project.label("sources"),
-        description="The log files as Grokputer or the gateway wrote them. Never changed by this project.",
-    )
-    def session_log_files() -> dg.DataVersion:
-        """The data version of the folder of logs."""
-        with plain_errors():
-            return dg.DataVersion(log_files_version(project))
-
-    return session_log_files
-
-
-def log_files_version(project: Project) -> str:
-    """The hash of path, size and mtime of every file below the log root."""
-    return content_version(manifest(project.settings.logs))
-
-
 def session_logs_asset(project: Project) -> dg.AssetsDefinition:
     """The `session_logs` asset of a project."""
 
     @dg.asset(
         key=project.key(KEY),
-        deps=[project.key(LOG_FILES_KEY)],
+        deps=[project.key(LOG_FILES)],
         group_name=project.label("sources"),
         kinds={"python", "parquet"},
         owners=OWNERS,

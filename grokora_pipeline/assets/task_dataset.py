@@ -25,7 +25,7 @@ from grokora_pipeline.assets.common import (
     table,
     write_json,
 )
-from grokora_pipeline.assets.forget_list import KEY as FORGET_KEY
+from grokora_pipeline.assets.sources import FORGET_LIST
 from grokora_pipeline.datasets.examples import build_examples, read_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.datasets.selection import DatasetOptions
@@ -79,7 +79,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
 
     @dg.asset(
         key=asset_key,
-        deps=[project.key(name) for name in ("session_logs", FORGET_KEY, *_TOON_NEEDS.get(agent.payload_format, ()))],
+        deps=[project.key(name) for name in ("session_logs", FORGET_LIST, *_TOON_NEEDS.get(agent.payload_format, ()))],
         group_name=project.label(agent.name),
         kinds={"python", "json"},
         owners=OWNERS,

@@ -12,7 +12,7 @@ import orjson
 
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.session_logs import KEY as LOGS_KEY
-from grokora_pipeline.assets.session_logs import LOG_FILES_KEY
+from grokora_pipeline.assets.sources import LOG_FILES
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.history import LEVEL_TAG, backoff, running
 from grokora_pipeline.automation.jobs import INGEST_JOB, ingest_keys
@@ -62,7 +62,7 @@ def follow_logs(
         sources = source_versions(project)
     except GrokoraError as error:
         return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-    logs, files = project.key(LOGS_KEY), sources[project.key(LOG_FILES_KEY)]
+    logs, files = project.key(LOGS_KEY), sources[project.key(LOG_FILES)]
     before = _read_cursor(context.cursor)
     unsettled_ticks = 0 if files == before.get("files") else before.get("unsettled_ticks", 0) + 1
     cursor = orjson.dumps({"files": files, "unsettled_ticks": unsettled_ticks}).decode()

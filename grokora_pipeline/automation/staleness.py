@@ -12,9 +12,7 @@ import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project
-from grokora_pipeline.assets.forget_list import KEY as FORGET_KEY
-from grokora_pipeline.assets.forget_list import forget_list_version
-from grokora_pipeline.assets.session_logs import LOG_FILES_KEY, log_files_version
+from grokora_pipeline.assets.sources import FORGET_LIST, LOG_FILES, source_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.store.champions import Registry
 
@@ -27,20 +25,12 @@ NOT_STORED = "it was made in another store, or its files are gone"
 
 def source_versions(project: Project) -> dict[dg.AssetKey, str]:
     """The present data version of each external asset: the log files and the forget list."""
-    return {
-        project.key(LOG_FILES_KEY): log_files_version(project),
-        project.key(FORGET_KEY): forget_list_version(project),
-    }
+    return {project.key(key): source_version(project, key) for key in (LOG_FILES, FORGET_LIST)}
 
 
 def observation(key: dg.AssetKey, version: str) -> dg.AssetObservation:
     """The event that tells Dagster the present data version of an external asset."""
     return dg.AssetObservation(key, tags={_DATA_VERSION: version})
-
-
-def observe(instance: dg.DagsterInstance, key: dg.AssetKey, version: str) -> None:
-    """Record the present data version of an external asset."""
-    instance.report_runless_asset_event(observation(key, version))
 
 
 class AssetStaleness:
@@ -109,15 +99,6 @@ class AssetStaleness:
         if self._stored and self._stored(spec.key) != tags.get(_DATA_VERSION):
             return NOT_STORED
         return ""
-
-
-def stale_assets(
-    instance: dg.DagsterInstance,
-    specs: Iterable[dg.AssetSpec],
-    stored: Callable[[dg.AssetKey], str | None] | None = None,
-) -> dict[dg.AssetKey, str]:
-    """The materializable assets that are out of date, each with the reason; what is downstream of one is stale too."""
-    return AssetStaleness(instance, specs, stored=stored).stale
 
 
 def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:

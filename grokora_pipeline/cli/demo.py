@@ -22,7 +22,13 @@ from yaml import YAMLError
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, key_of, load_project, read_json
 from grokora_pipeline.automation.jobs import ALL_JOB
-from grokora_pipeline.automation.staleness import blocked_assets, observe, source_versions, stale_assets, stored_version
+from grokora_pipeline.automation.staleness import (
+    AssetStaleness,
+    blocked_assets,
+    observation,
+    source_versions,
+    stored_version,
+)
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
@@ -118,10 +124,10 @@ def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg
     from grokora_pipeline.definitions import defs
 
     for key, version in source_versions(project).items():
-        observe(instance, key, version)
+        instance.report_runless_asset_event(observation(key, version))
     chain = whole_chain().asset_layer.executable_asset_keys
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
-    stale = stale_assets(instance, specs, stored_version(project))
+    stale = AssetStaleness(instance, specs, stored=stored_version(project)).stale
     left_out = blocked_assets(project, stale, project.agents)
     keys = [key for key in stale if key not in left_out]
     return keys, len(specs) - len(keys)

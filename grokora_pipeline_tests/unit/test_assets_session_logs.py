@@ -10,6 +10,7 @@ import pytest
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.assets import session_logs as link
 from grokora_pipeline.assets.common import load_project
+from grokora_pipeline.assets.sources import source_assets
 from grokora_pipeline.sessions.table import SCHEMA
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
@@ -32,8 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def materialize(instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
     """Whether the asset was made, and what `no_secret_survives` said, if it was asked."""
     project = load_project()
-    assets: list[dg.AssetsDefinition | dg.SourceAsset] = [link.log_files_asset(project)]
-    assets.append(link.session_logs_asset(project))
+    assets = [*source_assets(project), link.session_logs_asset(project)]
     run = dg.materialize(assets, instance=instance, resources=project.resources(), raise_on_error=False)
     checks = [event for event in run.get_asset_check_evaluations() if event.check_name == "no_secret_survives"]
     return run.success, [event.passed for event in checks]

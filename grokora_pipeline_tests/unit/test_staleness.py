@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from grokora_pipeline.automation.staleness import NOT_STORED, observe, stale_assets
+from grokora_pipeline.automation.staleness import NOT_STORED, AssetStaleness, observation
 
 LOGS, DATASET, ADAPTER = dg.AssetKey("logs"), dg.AssetKey(["actor", "dataset"]), dg.AssetKey(["actor", "adapter"])
 
@@ -21,13 +21,13 @@ def chain(dataset_version: str = "d1", code: str = "1") -> list[dg.AssetsDefinit
 
 
 def stale(instance: dg.DagsterInstance, assets: list[dg.AssetsDefinition]) -> set[dg.AssetKey]:
-    return set(stale_assets(instance, [spec for asset in assets for spec in asset.specs]))
+    return set(AssetStaleness(instance, [spec for asset in assets for spec in asset.specs]).stale)
 
 
 @pytest.fixture
 def instance() -> dg.DagsterInstance:
     made = dg.DagsterInstance.ephemeral()
-    observe(made, LOGS, "l1")
+    made.report_runless_asset_event(observation(LOGS, "l1"))
     assert dg.materialize(chain(), instance=made).success
     return made
 
@@ -41,7 +41,7 @@ def test_nothing_is_stale_after_a_run(instance: dg.DagsterInstance) -> None:
 
 
 def test_new_logs_make_everything_downstream_stale(instance: dg.DagsterInstance) -> None:
-    observe(instance, LOGS, "l2")
+    instance.report_runless_asset_event(observation(LOGS, "l2"))
     assert stale(instance, chain()) == {DATASET, ADAPTER}
 
 
@@ -62,6 +62,6 @@ def test_a_changed_setting_makes_its_asset_stale(instance: dg.DagsterInstance) -
 def test_what_is_not_in_the_store_is_out_of_date_though_history_says_made(instance: dg.DagsterInstance) -> None:
     specs = [spec for asset in chain() for spec in asset.specs]
     stored = {DATASET: "d1", ADAPTER: "a1"}
-    assert stale_assets(instance, specs, stored.get) == {}
-    assert set(stale_assets(instance, specs, {DATASET: "d1", ADAPTER: "other"}.get)) == {ADAPTER}
-    assert stale_assets(instance, specs, {ADAPTER: "a1"}.get)[DATASET] == NOT_STORED
+    assert AssetStaleness(instance, specs, stored=stored.get).stale == {}
+    assert set(AssetStaleness(instance, specs, stored={DATASET: "d1", ADAPTER: "other"}.get).stale) == {ADAPTER}
+    assert AssetStaleness(instance, specs, stored={ADAPTER: "a1"}.get).stale[DATASET] == NOT_STORED
