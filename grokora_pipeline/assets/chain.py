@@ -12,7 +12,7 @@ from grokora_pipeline.assets.export import export_asset
 from grokora_pipeline.assets.improvement import improvement_asset
 from grokora_pipeline.assets.lora_adapter import lora_adapter_asset
 from grokora_pipeline.assets.merged_model import merged_model_asset
-from grokora_pipeline.assets.rank_trial import rank_assets
+from grokora_pipeline.assets.rank_trial import rank_report_asset, rank_trial_asset
 from grokora_pipeline.assets.session_logs import session_logs_asset
 from grokora_pipeline.assets.sources import source_assets
 from grokora_pipeline.assets.swarm_report import swarm_report_asset
@@ -26,6 +26,9 @@ _LINKS = (
     eval_report_asset,
     champion_asset,
     merged_model_asset,
+    rank_trial_asset,
+    rank_report_asset,
+    export_asset,
 )
 
 
@@ -33,7 +36,6 @@ def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsse
     """Every asset of a project."""
     links = [link(project, agent) for agent in project.agents for link in _LINKS]
     swarm = swarm_report_asset(project)  # None if the agents are not the sandbox's four
-    ranks = [asset for agent in project.agents for asset in rank_assets(project, agent)]
     improvements = [improvement_asset(project, agent, agent.improve) for agent in project.agents if agent.improve]
     return [
         *source_assets(project),
@@ -41,7 +43,5 @@ def all_assets(project: Project) -> Sequence[dg.AssetsDefinition | dg.SourceAsse
         base_model_asset(project),
         *links,
         *([swarm] if swarm else []),
-        *ranks,
         *improvements,
-        *(export_asset(project, agent) for agent in project.agents),
     ]

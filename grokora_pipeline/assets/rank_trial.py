@@ -58,11 +58,6 @@ class RankConfig(dg.Config):
         return {**config, "probe": False, "max_rows": config["max_rows"] if self.rows else 0}
 
 
-def rank_assets(project: Project, agent: AgentSpec) -> list[dg.AssetsDefinition]:
-    """The two assets of one agent."""
-    return [rank_trial_asset(project, agent), rank_report_asset(project, agent)]
-
-
 def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `rank_trial` asset of one agent."""
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DatabaseError
 from yaml import YAMLError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import Project, key_of, load_project, read_json
+from grokora_pipeline.assets.common import Project, key_of, load_project
 from grokora_pipeline.automation.jobs import ALL_JOB
 from grokora_pipeline.automation.staleness import (
     AssetStaleness,
@@ -295,7 +295,7 @@ def show_results(project: Project, console: Console) -> None:
     console.print(table)
     swarm = store.current("swarm_report")
     if swarm:
-        systems = read_json(swarm.path / "swarm.json")["systems"]
+        systems = swarm.read_json("swarm.json")["systems"]
         rates = ", ".join(f"{name} {run['success_rate']:.0%}" for name, run in systems.items())
         console.print(f"Swarm on unseen tasks: {rates}.")
     reports = [store.current(key_of(agent, "eval_report")) for agent in agents]
@@ -308,10 +308,10 @@ def show_results(project: Project, console: Console) -> None:
 def _row(project: Project, agent: AgentSpec) -> list[str]:
     store = project.store
     dataset, report = store.current(key_of(agent, "task_dataset")), store.current(key_of(agent, "eval_report"))
-    examples = str(read_json(dataset.path / "report.json")["rows"]) if dataset else "0"
+    examples = str(dataset.read_json("report.json")["rows"]) if dataset else "0"
     if report is None:
         return [agent.name, examples, agent.metric, "", f"needs {agent.min_examples} examples", "", "no"]
-    systems = read_json(report.path / "report.json")["systems"]
+    systems = report.read_json("report.json")["systems"]
     base, adapter = (systems[name]["metrics"] for name in ("base", "adapter"))
     main = adapter[agent.metric]
     champion = Registry(store).version(agent.name)

@@ -48,7 +48,7 @@ def materialize(store: Store, **config: Any) -> dg.ExecuteInProcessResult:
     project = Project(Settings(store=store.files.url), (AGENT,))
     given = {"ops": {"actor__rank_trial": {"config": config}}} if config else {}
     resources = {**project.resources(), project.gpu_resource: FakeGpu()}
-    made = rank_trial.rank_assets(project, AGENT)
+    made = [rank_trial.rank_trial_asset(project, AGENT), rank_trial.rank_report_asset(project, AGENT)]
     return dg.materialize(made, run_config=given, resources=resources, raise_on_error=False)
 
 
