@@ -32,6 +32,12 @@ from grokora_pipeline.store import file_sha256
 KEY = "session_logs"
 AUDIT = "audit.json"
 SCANNER = f"kingfisher {version('kingfisher-secret-scanner')}"  # a day is audited anew by another release's rules
+_CHECKS = {  # `no_secret_survives` is blocking: it is asked before the publication
+    "readable_logs": "At least one turn was read.",
+    "no_secret_survives": "A second scanner finds none.",
+    "nothing_quarantined": "Every log file could be read whole.",
+    "every_call_has_an_agent": "agents.yaml knows every agent of the logs.",
+}
 _COLUMNS = columns(
     turn_id="string: SHA-256 of the turn's content",
     session_id="string: the session, redacted",
@@ -77,18 +83,8 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
         code_version=code_version([(agent.name, agent.match.model_dump()) for agent in project.agents]),
         retry_policy=NODE_RETRIES,
         check_specs=[
-            dg.AssetCheckSpec("readable_logs", asset=project.key(KEY), description="At least one turn was read."),
-            dg.AssetCheckSpec(
-                "no_secret_survives", asset=project.key(KEY), blocking=True, description="A second scanner finds none."
-            ),
-            dg.AssetCheckSpec(
-                "nothing_quarantined", asset=project.key(KEY), description="Every log file could be read whole."
-            ),
-            dg.AssetCheckSpec(
-                "every_call_has_an_agent",
-                asset=project.key(KEY),
-                description="agents.yaml knows every agent of the logs.",
-            ),
+            dg.AssetCheckSpec(name, asset=project.key(KEY), description=says, blocking=name == "no_secret_survives")
+            for name, says in _CHECKS.items()
         ],
     )
     def session_logs(context: dg.AssetExecutionContext) -> Iterator[Made | dg.AssetCheckResult]:
