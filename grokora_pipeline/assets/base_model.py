@@ -17,7 +17,6 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.execution.executor import cost_of_executor
-from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.models.fingerprint import fingerprint, model_files
 from grokora_pipeline.store import content_version
 from grokora_pipeline.workers.lease import discover_devices
@@ -36,10 +35,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=code_version(project.settings.base_model),
-        op_tags=cuda_tags(),
-        pool=project.pool,  # trying the architecture trains and answers, as the later GPU steps do
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(),  # trying the architecture trains and answers, as the later GPU steps do
         check_specs=[dg.AssetCheckSpec("gpu_steps_are_counted", asset=project.key(KEY))],
     )
     def base_model(context: dg.AssetExecutionContext) -> Made:

@@ -1,6 +1,6 @@
 """What every link of the chain does alike: find its inputs, reuse what is published, report errors as one sentence."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ import orjson
 from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.assets.io_manager import StoreReader
 from grokora_pipeline.errors import GrokoraError, disk_refusal
-from grokora_pipeline.execution.process import CUDA_POOL, GpuProcess
+from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.settings import Settings, get_settings
 from grokora_pipeline.store import Artifact, Store, content_version
 
@@ -77,8 +77,17 @@ class Project:
         reader = StoreReader(url=self.settings.store, cache=str(self.settings.cache), name=self.name)
         return {self.gpu_resource: GpuProcess(environment=environment), self.io_manager: reader}
 
+    def gpu_step(self, gpus: int = 1, tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The arguments of `dg.asset` by which a step asks for so many devices, and may use `gpu`."""
+        return {
+            "op_tags": {**cuda_tags(gpus), **(tags or {})},
+            "pool": self.pool,
+            "required_resource_keys": {self.gpu_resource},
+            "retry_policy": DEVICE_RETRIES,
+        }
+
     def gpu(self, context: dg.AssetExecutionContext) -> GpuProcess:
-        """The resource that runs GPU work; a step that asks for it names `gpu_resource` as required."""
+        """The resource that runs GPU work, for the steps that are made with `gpu_step`."""
         process: GpuProcess = getattr(context.resources, self.gpu_resource)
         return process
 

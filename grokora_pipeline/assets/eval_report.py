@@ -21,7 +21,6 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import system_intervals
-from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
@@ -94,10 +93,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=version,
-        op_tags=cuda_tags(),
-        pool=project.pool,
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(),
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
     )
     def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig) -> Made:

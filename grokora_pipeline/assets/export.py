@@ -25,7 +25,6 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.eval_report import champion_of, evaluation_plan
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
@@ -60,10 +59,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=code_version(agent.payload_format),
-        op_tags=cuda_tags(),
-        pool=project.pool,
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(),
         description="The champion for llama.cpp, Ollama, vLLM, MLX or PEFT, with its template and a card.",
     )
     def export(context: dg.AssetExecutionContext, config: ExportConfig) -> Iterator[Made]:

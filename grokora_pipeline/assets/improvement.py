@@ -22,7 +22,6 @@ from grokora_pipeline.assets.common import (
     result,
     write_json,
 )
-from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import content_version
 from grokora_pipeline.store.champions import Registry
@@ -52,10 +51,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=code_version(improve.model_dump()),
-        op_tags=cuda_tags(),
-        pool=project.pool,
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(),
         description="The champion's own answers to training prompts that a verifier accepted, as recordings among the "
         "logs; the next dataset holds them.",
     )

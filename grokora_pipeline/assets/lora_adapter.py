@@ -26,7 +26,6 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.knobs import KnobOverrides, resolve
 from grokora_pipeline.assets.plots import training_curves
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.store import content_version
 
 MEMORY_TOLERANCE = 0.15  # of predicted against measured peak memory
@@ -52,10 +51,7 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=version,
-        op_tags=cuda_tags(1 if knobs.num_processes == "auto" else knobs.num_processes),
-        pool=project.pool,
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(1 if knobs.num_processes == "auto" else knobs.num_processes),
         description="LoRA weights (safetensors) and the record of their training.",
         check_specs=[
             dg.AssetCheckSpec("learnt_something", asset=project.key(key), description="Validation loss went down."),

@@ -24,7 +24,6 @@ from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.assets.task_dataset import RefusedError
 from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
@@ -54,10 +53,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         specs=[spec],
         can_subset=True,  # else a result of the check is demanded even if it was not made
         check_specs=[same_logits],
-        op_tags={**cuda_tags(), "dagster/priority": "-1"},  # nobody waits for it; others wait for a device
-        pool=project.pool,
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(tags={"dagster/priority": "-1"}),  # nobody waits for it; others wait for a device
     )
     def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:
         """The comparison comes before the publication; without a champion there is neither model nor check."""

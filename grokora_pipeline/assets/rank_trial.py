@@ -31,7 +31,7 @@ from grokora_pipeline.assets.knobs import KnobOverrides, resolve
 from grokora_pipeline.assets.lora_adapter import forget_work, training_plan
 from grokora_pipeline.assets.plots import rank_curves
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.execution.process import DEVICE_RETRIES, GPU_SECONDS, cuda_tags
+from grokora_pipeline.execution.process import GPU_SECONDS
 from grokora_pipeline.store import Artifact, content_version
 from grokora_pipeline.training.ranks import RANKS, recommend, summarise, trial_knobs
 
@@ -74,10 +74,7 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=code_version(resolve(project, agent).model_dump()),
-        op_tags=cuda_tags(),
-        pool=project.pool,
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(),
     )
     def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Iterator[Made]:
         """Adapters of several ranks, a seed each: validation loss, main metric, size, memory, speed."""

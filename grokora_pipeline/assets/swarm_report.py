@@ -20,7 +20,6 @@ from grokora_pipeline.assets.common import (
 from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import success_intervals
-from grokora_pipeline.execution.process import DEVICE_RETRIES, cuda_tags
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
@@ -60,10 +59,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         owners=OWNERS,
         io_manager_key=project.io_manager,
         code_version=code_version(),
-        op_tags=cuda_tags(),
-        pool=project.pool,
-        required_resource_keys={project.gpu_resource},
-        retry_policy=DEVICE_RETRIES,
+        **project.gpu_step(),
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
     )
     def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig) -> Made:
