@@ -60,9 +60,9 @@ def _intervals(scores: dict[str, dict[str, Any]], title: str) -> dg.MetadataValu
 
     figure = Figure(figsize=(6, 0.6 + 0.4 * len(scores)), layout="constrained")
     axes = figure.subplots()
-    for place, score in enumerate(scores.values()):
+    for row, score in enumerate(scores.values()):
         errors = [[max(0.0, score["value"] - score["low"])], [max(0.0, score["high"] - score["value"])]]  # rounding
-        axes.errorbar(score["value"], place, xerr=errors, fmt="o", capsize=4, color="#3566c4")
+        axes.errorbar(score["value"], row, xerr=errors, fmt="o", capsize=4, color="#3566c4")
     axes.set_yticks(range(len(scores)), [name.replace("_", "-") for name in scores])
     axes.set(xlabel=title, ylim=(len(scores) - 0.5, -0.5))
     return picture(figure, f"{title} with intervals")

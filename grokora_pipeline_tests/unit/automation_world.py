@@ -108,13 +108,13 @@ class World:
         project = load_project()
         self.logs, self.store = project.settings.logs, project.store
         self.logs.mkdir(exist_ok=True)
-        made = build_defs(project.settings, project.agents)
+        swarm = build_defs(project.settings, project.agents)
         self.defs = dg.Definitions(
-            assets=made.assets,
-            jobs=made.jobs,
-            schedules=made.schedules,
-            sensors=made.sensors,
-            resources={**(made.resources or {}), project.gpu_resource: self.gpu},
+            assets=swarm.assets,
+            jobs=swarm.jobs,
+            schedules=swarm.schedules,
+            sensors=swarm.sensors,
+            resources={**(swarm.resources or {}), project.gpu_resource: self.gpu},
         )
         self.specs = list(self.defs.resolve_all_asset_specs())
 

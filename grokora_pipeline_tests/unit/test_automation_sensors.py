@@ -50,8 +50,8 @@ def world(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     get_settings.cache_clear()
 
 
-def asked(found: Any) -> list[set[str]]:
-    return [{key.to_user_string() for key in request.asset_selection} for request in found.run_requests or []]
+def asked(result: Any) -> list[set[str]]:
+    return [{key.to_user_string() for key in request.asset_selection} for request in result.run_requests or []]
 
 
 def chain(agent: str, *links: str) -> set[str]:
@@ -73,11 +73,11 @@ def fail_until_silent(world: World, sensor: str, *, ticks: int, minutes: float) 
     world.now = datetime.now().astimezone() + timedelta(seconds=30)  # a run's end has the time of this machine
     tries, skips = [], []
     for tick in range(ticks):
-        found = world.tick(sensor)
-        for request in found.run_requests or []:
+        result = world.tick(sensor)
+        for request in result.run_requests or []:
             world.fail(request)
             tries.append(tick)
-        skips += [found.skip_message] if found.skip_message else []
+        skips += [result.skip_message] if result.skip_message else []
         world.later(minutes=minutes)
     return tries, skips
 
@@ -87,9 +87,9 @@ def test_logs_become_turns_then_datasets_then_splits_each_once_its_inputs_are_ma
     assert asked(world.tick("new_logs")) == [{"base_model"}]
     waves = []
     for _ in range(6):
-        found = world.tick("new_logs")
-        waves += asked(found)
-        for request in found.run_requests or []:
+        result = world.tick("new_logs")
+        waves += asked(result)
+        for request in result.run_requests or []:
             world.run(request)
     assert waves == [
         {"session_logs", "base_model"},
@@ -111,19 +111,19 @@ def test_a_file_that_never_rests_holds_the_others_up_for_a_while_only(
 ) -> None:
     monkeypatch.setattr(sensors, "MAX_UNSETTLED_TICKS", 4)
     world.settle()
-    found = []
+    result = []
     for n in range(5):
         world.drop("actor" + " " * n, "one")
-        found += asked(world.tick("new_logs"))
-    assert found == [{"session_logs"}, {"session_logs"}]
+        result += asked(world.tick("new_logs"))
+    assert result == [{"session_logs"}, {"session_logs"}]
 
 
 def test_the_same_logs_again_add_nothing_and_say_so(world: World) -> None:
     world.drop("actor", "one", "two")
     world.settle()
-    found = world.tick("new_logs")
-    assert asked(found) == []
-    assert "Nothing new" in found.skip_message
+    result = world.tick("new_logs")
+    assert asked(result) == []
+    assert "Nothing new" in result.skip_message
 
 
 def test_only_the_agent_whose_examples_changed_gets_a_new_split(world: World) -> None:
@@ -133,9 +133,9 @@ def test_only_the_agent_whose_examples_changed_gets_a_new_split(world: World) ->
     world.drop("observer", "five")
     requested = set[str]()
     for _ in range(8):
-        found = world.tick("new_logs")
-        requested |= set().union(*asked(found))
-        for request in found.run_requests or []:
+        result = world.tick("new_logs")
+        requested |= set().union(*asked(result))
+        for request in result.run_requests or []:
             world.run(request)
     assert requested == {"session_logs", "actor/task_dataset", "observer/task_dataset", "observer/tokenized_split"}
 
@@ -144,9 +144,9 @@ def test_nothing_is_requested_while_a_run_of_it_is_under_way(world: World) -> No
     world.drop("actor", "one", "two")
     world.tick("new_logs")
     run = world.start(world.tick("new_logs").run_requests[0])
-    found = world.tick("new_logs")
-    assert asked(found) == []
-    assert f"run {run.run_id[:8]} of ingest is started" in found.skip_message
+    result = world.tick("new_logs")
+    assert asked(result) == []
+    assert f"run {run.run_id[:8]} of ingest is started" in result.skip_message
 
 
 def test_a_lost_cursor_costs_a_tick_and_adds_nothing(world: World) -> None:
@@ -198,10 +198,11 @@ def test_new_examples_must_be_distinct_and_learnable(world: World) -> None:
     trained(world)
     world.drop("actor", "new1", "new2", "a1~2", "a2~2", "held9")
     world.settle()
-    found = world.tick("actor")
-    assert asked(found) == []
+    result = world.tick("actor")
+    assert asked(result) == []
     assert (
-        "actor: 2 of 3 new examples; mean rating none (0 sessions); perplexity drift not measured" in found.skip_message
+        "actor: 2 of 3 new examples; mean rating none (0 sessions); perplexity drift not measured"
+        in result.skip_message
     )
     world.drop("actor", "new3")
     world.settle()
@@ -235,8 +236,8 @@ def test_bad_ratings_are_a_reason_where_there_is_something_new(world: World, mon
     assert "actor: up to date" in world.tick("actor").skip_message
     world.drop("actor", "new1")
     world.settle()
-    found = world.tick("actor")
-    assert found.run_requests[0].tags["grokora/why"] == "mean rating 3.00 of the last 50 rated sessions"
+    result = world.tick("actor")
+    assert result.run_requests[0].tags["grokora/why"] == "mean rating 3.00 of the last 50 rated sessions"
     monkeypatch.setattr(evidence, "_ratings", lambda logs: {"actor": ratings[-9:]})
     assert "mean rating 3.00 (9 sessions)" in world.tick("actor").skip_message
 
@@ -250,9 +251,9 @@ def test_drift_is_measured_on_new_held_out_rows_and_is_a_reason(world: World) ->
     world.gpu.perplexity = 2.0
     world.run(request)
     world.later(hours=24)
-    found = world.tick("actor")
-    assert found.run_requests[0].tags["grokora/why"] == "perplexity on new logs is 2.72 times the old"
-    assert asked(found) == [chain("actor")]
+    result = world.tick("actor")
+    assert result.run_requests[0].tags["grokora/why"] == "perplexity on new logs is 2.72 times the old"
+    assert asked(result) == [chain("actor")]
 
 
 def test_a_chain_that_broke_off_is_finished_without_training_again(world: World) -> None:

@@ -26,10 +26,10 @@ def stale(instance: dg.DagsterInstance, assets: list[dg.AssetsDefinition]) -> se
 
 @pytest.fixture
 def instance() -> dg.DagsterInstance:
-    made = dg.DagsterInstance.ephemeral()
-    made.report_runless_asset_event(observation(LOGS, "l1"))
-    assert dg.materialize(chain(), instance=made).success
-    return made
+    instance = dg.DagsterInstance.ephemeral()
+    instance.report_runless_asset_event(observation(LOGS, "l1"))
+    assert dg.materialize(chain(), instance=instance).success
+    return instance
 
 
 def test_everything_is_stale_before_the_first_run() -> None:
