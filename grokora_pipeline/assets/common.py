@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import dagster as dg
 import orjson
@@ -24,6 +24,15 @@ else:
 
 OWNERS = ["team:grokora"]
 _CODE = 1  # raise it when an asset would make something else from the same inputs
+
+
+class GpuStep(TypedDict):
+    """Arguments of `dg.asset`."""
+
+    op_tags: dict[str, str]
+    pool: str
+    required_resource_keys: set[str]
+    retry_policy: dg.RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class Project:
         reader = StoreReader(url=self.settings.store, cache=str(self.settings.cache), name=self.name)
         return {self.gpu_resource: GpuProcess(environment=environment), self.io_manager: reader}
 
-    def gpu_step(self, gpus: int = 1, tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def gpu_step(self, gpus: int = 1, tags: Mapping[str, str] | None = None) -> GpuStep:
         """The arguments of `dg.asset` by which a step asks for so many devices, and may use `gpu`."""
         return {
             "op_tags": {**cuda_tags(gpus), **(tags or {})},

@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def materialize(instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
     """Whether the asset was made, and what `no_secret_survives` said, if it was asked."""
     project = load_project()
-    assets = [*source_assets(project), link.session_logs_asset(project)]
+    assets: list[dg.AssetsDefinition | dg.SourceAsset] = [*source_assets(project), link.session_logs_asset(project)]
     run = dg.materialize(assets, instance=instance, resources=project.resources(), raise_on_error=False)
     checks = [event for event in run.get_asset_check_evaluations() if event.check_name == "no_secret_survives"]
     return run.success, [event.passed for event in checks]
