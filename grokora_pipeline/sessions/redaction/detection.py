@@ -104,8 +104,9 @@ class _Draft:
         known = len(self._findings)
         redacted = self._text(text, depth)
         kinds = {finding.kind for finding in list(self._findings.values())[known:]}
-        if kinds and kinds <= _UNSURE and PUBLIC.search(f'"{name}": "{text}"'):
-            return text
+        if name and kinds and kinds <= _UNSURE and (public := PUBLIC.search(f'"{name}": "{text}"')):
+            if public.start() <= len(name):  # the name says it, and not something within the text
+                return text
         if redacted != text or not name:
             return redacted
         if means and _is_secret_member(name, text, means):

@@ -15,7 +15,7 @@ TELLING = (
     r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|[a-z0-9][_-]auth\b|"
     r"pass\b|\bpw\b|_pw\b|pswd|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
-    r"crumb\b|[a-z_]api\b|\bapi\b|"
+    r"crumb\b|[_-]private\b|[a-z_]api\b|\bapi\b|"
     r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|"
     "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|"
     "contrase\u00f1a|[\u041f\u043f]\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|"  # Cyrillic, Chinese
@@ -129,14 +129,14 @@ def is_shuffled(text: str) -> bool:
 
 
 def is_scrambled(text: str) -> bool:
-    """Whether brackets are crossed three times, as in no program: a password of marks."""
+    """Whether brackets are crossed or closed unopened three times, as in no program: a password of marks."""
     opened: list[str] = []
     crossed = 0
     for mark in text if len(text) >= 12 and " " not in text else "":
         if mark in "([{":
             opened.append(mark)
-        elif mark in ")]}" and opened:
-            crossed += opened.pop() + mark not in {"()", "[]", "{}"}
+        elif mark in ")]}":
+            crossed += not opened or opened.pop() + mark not in {"()", "[]", "{}"}
     return crossed >= 3
 
 

@@ -19,11 +19,11 @@ Meaning = Literal["", "password", "key", "phone"]
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SUFFIXES = word_set(  # words after the telling one that change nothing
     "value text string str plain plaintext raw b64 base64 hex new old current previous default main primary secondary "
-    "private prod production stage staging dev test live confirm confirmation again repeat env"
+    "prod production stage staging dev test live confirm confirmation again repeat env"
 )
 # any value of these is secret; the short ones only as whole words
 _PASSWORD_END = re.compile(
-    r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|p[sw]wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
+    r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|ps?wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
     r"lozinka|heslo|senha|wachtwoord|contrasena|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery)key|"
@@ -36,14 +36,14 @@ _NOT_PASSWORDS = re.compile(  # they end like the above
 )
 _KEY_END = re.compile(  # of these, values that look random
     r"(?:key|token|crumb|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"
-    r"(?:api|access|private|auth|signing|account|app|secret|ssh|encryption|webhook|licen[cs]e|host)keys\Z|"
+    r"(?:api|access|private|auth|signing|account|app|secret|ssh|encryption|webhook|licen[cs]e|host)keys\Z|secretid\Z|"
     r"(?:api|access|auth|refresh|bearer|session|bot|deploy|personal)tokens\Z"
 )
-_SHORT_KEYS = word_set("api sessionid sig sas pat sid salt seed apitoken csrf xsrf webhook")
+_SHORT_KEYS = word_set("api sessionid sig sas pat sid salt seed apitoken csrf xsrf webhook private")
 _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of what is public
     "public pub publishable cache primary foreign sort idempotency partition row dedup dedupe group index object s3 "
     "map "
-    "dict lookup task issue project translation i18n locale registry query join site routing message unique candidate "
+    "dict lookup task issue translation i18n locale registry query join site routing message unique candidate "
     "composite natural surrogate hot arrow shortcut modifier answer storage sitekey data column field ssh authorized "
     "pad eos bos unk sep cls mask max min num next page continuation stop special first last prev end start "
     "host crew agent tool step run job workflow flow node graph state thread memory doc document file asset image "

@@ -39,6 +39,10 @@ _ID_WORDS = word_set(
     "name title voice track playlist page board zone file model record "
     "wallet mint contract block tx"
 )
+_PROSE = word_set(  # no passphrase has them, and few sentences have none
+    "the and for are must should has have was will can cannot not your you with from this that please enter type use set "
+    "its than then when wrong invalid incorrect required missing does did been new old our their via only same user one"
+)
 _APP_PASSWORD = re.compile(r"(?:[a-z]{4} ){3}[a-z]{4}")  # of Google, for programs
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
@@ -113,6 +117,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
     alone = match.string[match.end() : match.end() + 1] in {"", "\n", "\r", "\\"}
     if name.lower() in _SHORT_NAMES and not re.search(r"[\W\d_]|[a-z][A-Z]", value):
         return False  # "pass: all", "pin: left"
+    # an unquoted word after `$password =` is none of the names that other languages have in its place
+    alone = alone or match.string[: match.start("name")].endswith("$")
     return bool(quote) or not value.isalpha() or (operator == "=" and not spaced) or (alone and operator in _SETS)
 
 
@@ -161,16 +167,23 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
         return False
     if "-" in value and is_hash(value) and not re.search("[=:\"'`(]", named.group("between")):
         return False
+    parts = re.split("[-_.]", value)
+    if len(parts[0]) < 16 and not is_hash(value):  # of several short parts; a pod's name follows a colon
+        joined = "".join(parts)
+        if len(joined) < 16 or ":" in named.group("between") or not (is_shuffled(joined) or is_random_token(joined)):
+            return False
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d?", named.group("name"))]
     if not _ID_WORDS.isdisjoint(words):
         return False
     known, joined = providers(), re.sub(r"\A(?:get|new|use|with)", "", "".join(words))
     if not known.isdisjoint(words) or any(joined[:length] in known for length in range(5, len(joined) + 1)):
         return True
-    # any other name: what is assigned or passed in quotes, and neither a hash nor an id that begins with a time
-    quoted = named.group("between")[-1] in "\"'`" and not re.fullmatch(r"c[a-z0-9]{24}|01[0-9A-Z]{24}", value)
+    # any other name: what is passed in quotes or assigned to a variable, neither a hash nor an id that begins with a time
+    variable = named.group("between") == "=" and named.group("name").isupper()
+    quoted = variable or named.group("between")[-1] in "\"'`"
     one_case = is_shuffled(value) and not is_hash(value) and len(value) >= 20 and len(set(value)) >= 11
-    return quoted and (one_case or is_random_token(value, 2.4))
+    timed = re.fullmatch(r"c[a-z0-9]{24}|01[0-9A-Z]{24}", value)
+    return quoted and not timed and (one_case or is_random_token(value, 2.4))
 
 
 def _is_value(match: re.Match[str]) -> bool:
@@ -226,13 +239,13 @@ _VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"
 _LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis-cli"
 _ASSIGNED = detector(
     "password",
-    rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]){{0,2}}"
-    r"\s{0,12}(?P<operator>=>|->|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]|\[\]){{0,2}}"
+    r"\s{0,12}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     r")(?:\s|\\n){0,6}(?:[bfru@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* )?"
     rf"(?:(?P<quote>(?P<escaped>\\{{1,3}})?[\"'`])(?=[^\n]*?(?P=quote)))?"
     r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
-    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\]]{{0,6}}\s{{0,12}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->))",
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\[\]]{{0,6}}\s{{0,12}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->|<-))",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,
@@ -266,7 +279,8 @@ _NEAR_PASSWORD = detector(
 )
 BESIDE_A_PROVIDER = detector(  # twilio: x, algoliasearch("id", "x"); hashes and UUIDs, too
     "token",
-    r"(?<![\w/+.-])(?P<value>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[A-Za-z0-9]{16,}(?:[-_.][A-Za-z0-9]{8,})*=?)(?![\w/+.-])",
+    r"(?<![\w/+.-])(?P<value>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|"
+    r"[A-Za-z0-9]{16,}(?:[-_.][A-Za-z0-9]{8,})*=?|[A-Za-z0-9]{3,}(?:[-_.][A-Za-z0-9]{3,}){1,5})(?![\w/+.-])",
     # of 16 letters and digits, seven stand before or after a place where the one follows the other
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-|(?:[A-Za-z][0-9]|[0-9][A-Za-z])[A-Za-z0-9]{7}|"
     r"[A-Za-z0-9]{7}(?:[A-Za-z][0-9]|[0-9][A-Za-z])",
@@ -283,9 +297,10 @@ _TYPES = (
 _CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
 _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
     # (pattern, hint, who has the last word, gate)
-    (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x')
-        rf"\b(?:set\w*|getenv|get|define|put\w*)\(\s?{_QUOTE}(?P<name>\w*(?:{TELLING})\w*){_QUOTE}\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
-        rf"(?i:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}\w*(?:{TELLING_HINT}))",
+    (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x'), {:password, "x"}
+        rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?{_QUOTE}|\{{:)(?P<name>\w*(?:{TELLING})\w*)(?:{_QUOTE})?\s?,\s?"
+        rf"{_QUOTE}(?P<value>{_VALUE})",
+        rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}|\{{:)\w*(?:{TELLING_HINT}))",
         _is_named,
         TELLING_GATE,
     ),
@@ -315,15 +330,17 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         _is_value,
         TELLING_GATE,
     ),
-    (  # <password>x</password>
-        rf"<(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)>(?P<value>{_VALUE})</",
-        rf"(?i:<[\w:.-]*(?:{TELLING_HINT})[\w-]*>)",
+    (  # <password>x</password>, <entry key="db.password">x</, <key>password</key><string>x</, <Password Value="x"
+        rf"(?:<|<\w{{1,20}} (?:name|key|id)={_QUOTE}|<key>)(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)"
+        rf"(?:(?:{_QUOTE})?>|</key>\s{{0,20}}<string>|\s+value={_QUOTE})(?P<value>{_VALUE})(?:</|{_QUOTE}\s?/?>)",
+        rf"(?i:[<>\"'][\w:.-]*(?:{TELLING_HINT})[\w-]*(?:[\\\"'`]{{0,4}}>|</key>|\s+value=))",
         _is_named,
         TELLING_GATE,
     ),
-    (  # ENV DB_PASSWORD x, setx DB_PASSWORD x
-        rf"\b(?:ENV|ARG|setx|set -g?x) (?P<name>\w*(?:{TELLING})\w*) (?:{_QUOTE})?(?P<value>{_VALUE})",
-        rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT}))",
+    (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER bob WITH PASSWORD 'x'
+        rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x)|setq?|def\w*|with|user \S{{1,40}}|alter \S{{1,40}} \S{{1,40}})"
+        rf" (?P<name>\w*(?:{TELLING})\w*) (?(bare)(?:{_QUOTE})?|{_QUOTE})(?P<value>{_VALUE})",
+        rf"(?i:(?:ENV|ARG|setx?|set -g?x|setq|def\w*|with|user \S+|alter \S+ \S+) \w*(?:{TELLING_HINT}))",
         _is_named,
         TELLING_GATE,
     ),
@@ -342,20 +359,20 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
         rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
-        rf"\bnet user \S+ |\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
+        rf"\bnet (?:user|use(?: \w:)?) \S+ |\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
         rf"\s/rp |\s-(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =](?:{_QUOTE})?[\w.@\\]+[:,%]|\b(?:7z\w?|"
         rf"(?:un)?rar) [^\n|;]{{0,80}}?-h?p|"
         rf"\s-[uo]pw |\bsnmp-server community |\b(?:password|secret|key) [05789] |\bconfig \S+ \w+:|"
         rf"\bWIFI:[^\s]{{0,60}}?P:|\bsecretsdump\S* \S+/\S+:|\b(?:jdbc:oracle:thin:|sqlplus )\w+/|"
         rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:|\bopenssl\b[^\n|;]{{0,120}}?\s-k |"
         rf"\bx11vnc\b[^\n|;]{{0,80}}?-passwd )(?:{_QUOTE})?(?P<value>{_VALUE})",
-        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net user |/user:| -[uUlx] \S+ -[pPA]|"
+        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net use|/user:| -[uUlx] \S+ -[pPA]|"
         r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|7z|rar | -[uo]pw |community |"
         r"(?i:password|secret|key) [05789] |config \S+ \w+:|"
         r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus |"
         r"\s/p:|pass(?:in|out)? pass:|openssl\b[^\n|;]* -k |x11vnc\b[^\n|;]* -passwd",
         _is_mixed_value,
-        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net user |/user:| -[uUlx] \S+ -[pPA]|\s/p:|pass(?:in|"
+        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net use|/user:| -[uUlx] \S+ -[pPA]|\s/p:|pass(?:in|"
         r"out)? pass:|7z|rar | -[uo]pw |community |(?i:password|secret|key) [05789] |config \S+ \w+:|"
         r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|"
         r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus ",
@@ -451,13 +468,18 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         _is_value,
         "",
     ),
-    (rf"ConvertTo-SecureString {_QUOTE}(?P<value>{_VALUE})", r"(?i:ConvertTo-SecureString)", _is_value, ""),
+    (
+        rf"(?:ConvertTo-SecureString (?:-String )?{_QUOTE}|\bpsexec\b[^\n]{{1,100}}? -p |\bpassword\({_QUOTE})(?P<value>{_VALUE})",
+        r"(?i:ConvertTo-SecureString|psexec|password\([\\\"'`])",
+        lambda match: _is_value(match) and not _CODE.fullmatch(match["value"]),
+        "",
+    ),
     (  # netrc; a cell of a table; "log in with password x1"
-        rf"\b(?:password|passphrase|passcode|requirepass)(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? "
+        rf"\b(?:password|passphrase|passcode|requirepass|masterauth|rootpw|bindpw)(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? "
         rf"(?:{_QUOTE})?(?P<value>{_VALUE})",
-        r"(?i:(?:password|passphrase|passcode|requirepass)[^\n]{0,46} )",
+        r"(?i:(?:password|passphrase|passcode|requirepass|masterauth|rootpw|bindpw)[^\n]{0,46} )",
         _is_mixed_value,
-        rf"{TELLING_GATE}|requirepass",
+        rf"{TELLING_GATE}|(?i:requirepass|masterauth|rootpw|bindpw)",
     ),
     (  # variable "db_token" { default = "x" }
         rf"\bvariable {_QUOTE}(?P<name>\w+){_QUOTE} ?\{{[^}}]{{0,300}}?\bdefault\s*= ?{_QUOTE}(?P<value>{_VALUE})",
@@ -471,11 +493,13 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         None,
         r"\([\\\"']{0,4}(?:0x)?[0-9A-Fa-f]{64}",
     ),
-    (  # https://eth-mainnet.example/v2/x: the last part of an address, where nothing but a key follows the version
-        r"://[^\s/\"'<>@]{3,100}/(?:v\d|rpc|ws)/(?P<value>[\w-]{28,})(?![\w/.?-])",
-        r"://[^\s/\"'<>@]+/(?:v[0-9]|rpc|ws)/[\w-]{28}",
-        lambda match: is_mixed(match.group("value")) and (is_hash(match.group("value")) or _is_mixed_value(match)),
-        r"/(?:v[0-9]|rpc|ws)/[\w-]{28}",
+    (  # https://eth-mainnet.example/v2/x: what follows a version as a name does not; a hash only at the end
+        r"://[^\s\"'<>@]{3,120}/(?:v\d(?:\.\d)?|rpc|ws)/(?P<value>[\w-]{20,})(?![\w.?-])(?P<more>/?)",
+        r"://[^\s\"'<>@]+/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
+        lambda match: (
+            is_mixed(match["value"]) and (not match["more"] if is_hash(match["value"]) else looks_random(match["value"]))
+        ),
+        r"/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
     ),
     (  # https://maker.example/trigger/x/with/key/x
         r"://[^\s\"'<>@]{3,120}/(?:api_?)?(?:key|token|secret)s?/(?P<value>[\w-]{16,})(?![\w-])",
@@ -511,11 +535,17 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         lambda match: _is_named(match) and is_mixed(match["value"]),
         TELLING_GATE,
     ),
+    (  # a password of marks, which no other pattern reads to its end
+        rf"(?:{TELLING})\w{{0,24}}(?:[\"'\]]|\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?[\"'`]?|[\"'])(?P<value>[^\s\"'`\\]{{12,98}})",
+        TELLING_GATE,
+        lambda match: is_scrambled(match["value"]),
+        "",
+    ),
     (  # storePassword "x"; api_key 'x'
         rf"(?<![\w.-])(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t]?"
         rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote)[ \t]*(?=;|\n|\Z|\}})",
         rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t]?[\"'][^\s\"'`]{{6}})",
-        lambda match: _is_named(match) and (is_mixed(match["value"]) or is_scrambled(match["value"])),
+        lambda match: _is_named(match) and is_mixed(match["value"]),
         TELLING_GATE,
     ),
     (  # credentials: bob / x1
@@ -574,6 +604,13 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         r"(?:login|authtoken|auth:token) ",
         _is_mixed_value,
         "",
+    ),
+    (  # passphrase: four or more words
+        rf"\b(?:pass[ _]?phrase|password)(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?P<value>(?:[a-z]{{3,12}}[ -]){{3,9}}[a-z]{{3,12}})"
+        rf"(?={_QUOTE}|[,;]?\s*(?:\n|\Z))",
+        r"(?i:(?:pass[ _]?phrase|password)[\\\"'`]{0,4}\s?[:=]\s?[\\\"'`]{0,4}[a-z]{3,12}[ -][a-z]{3,12}[ -][a-z]{3,12}[ -])",
+        lambda match: match["value"].islower() and _PROSE.isdisjoint(re.split("[ -]", match["value"])),
+        TELLING_GATE,
     ),
     (  # the words that restore a wallet
         rf"(?:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?"

@@ -6,6 +6,7 @@ Several hundred rules name the provider of a credential and its exact form. The 
 
 import re
 from functools import cache
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 from grokora_pipeline.sessions.redaction.detector import NOT_A_SECRET, PLACEHOLDER
@@ -29,25 +30,6 @@ _WITH_HASHES = word_set(
     "github gitlab google hunter huggingface ibm instantly jwt kubernetes linear microsoft monday mongodb new "
     "npm nuget ollama openshift paddle polar private proof pypi ramp readme redirect render rubygems segment square "
     "stability telegram temporal val vault weights"
-)
-_PROVIDERS = word_set(  # widely used and without a rule
-    "abstractapi agora ahrefs airbrake airship airvisual alegra alphavantage apilayer apiflash apollo appcues auth0 "
-    "aviationstack aylien ayrshare bannerbear baremetrics binance bingmaps bitfinex blynk branchio browserless bugsnag "
-    "bulksms calendly censys chargebee chartmogul chatbot clearbit clickhelp clicksend clockify closecrm cloudmersive "
-    "coinapi coinlayer coinmarketcap convertkit crowdin cryptocompare currencylayer currentsapi customerio deepai "
-    "deepl delighted detectlanguage diffbot docusign edamam elasticemail etherscan eventbrite everhour "
-    "exchangeratesapi feedly firebase fixerio foursquare freshdesk fullcontact geoapify geocodify getresponse "
-    "giphy graphhopper harvest helpscout holidayapi honeybadger imagekit infura insightly ipgeolocation ipinfo "
-    "ipstack iterable jotform keycdn kickbox lastfm lokalise loggly logdna mailboxlayer mailerlite mailjet mandrill "
-    "mapquest marketstack meaningcloud mediastack meraki mixpanel moesif moralis nexmo nightfall nutritionix "
-    "numverify omnisend onelogin opencage openexchangerates optimizely packagecloud pandadoc papertrail paystack "
-    "pdflayer peopledatalabs phantombuster pipedrive pivotaltracker pixabay plausible podio positionstack pubnub "
-    "pushbullet pusher pushover quickbooks rawg rebrandly ringcentral rocketreach rollbar saucelabs scrapestack "
-    "scraperapi scrapingbee screenshotlayer serpapi serpstack shodan shutterstock smartsheet smartystreets snipcart "
-    "splunk spoonacular spotify statuscake statuspage storyblok strava streetlayer surveymonkey sumologic taxjar "
-    "thinkific ticketmaster todoist toggl tomtom tradier trello uploadcare uptimerobot urlscan userstack virustotal "
-    "vonage voyage walkscore wandb weatherapi weatherbit webex webflow wepay wistia xero yelp youneedabudget "
-    "zapier zeplin zerobounce zerotier zipcodeapi zulip"
 )
 # Rules end a value at a space or a quote. In a repr and in JSON these stand behind backslashes: blanks of equal length
 # in place of what is escaped keep all offsets.
@@ -89,9 +71,14 @@ def _scanner() -> Any:
 
 @cache
 def providers() -> frozenset[str]:
-    """Names of services that hand out keys: those of the rules and some more, without those that stand by hashes."""
+    """Names of services that hand out keys: those of the rules and of `services.txt`, but for those that stand by hashes.
+
+    No name in `services.txt` begins with another one: five letters or more of a name say enough.
+    """
     named = {re.split(r"[.-]", rule["id"].partition(".")[2])[0] for rule in _rules().metadata()}
-    return frozenset(one for one in named if one.isalnum()) - _WITH_HASHES | _PROVIDERS
+    return frozenset(one for one in named if one.isalnum()) - _WITH_HASHES | word_set(
+        files(__package__).joinpath("services.txt").read_text(encoding="utf-8")
+    )
 
 
 def published_findings(raw: bytes) -> list[tuple[int, int, str, bool]]:

@@ -48,7 +48,7 @@ _SURE = (
     r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NRAK-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|ph[sx]_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
-    r"NR(?:JS|II|IQ|RA)-|cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
+    r"NR(?:JS|II|IQ|RA|AA)-|cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
     r"pk_\d{6,10}_|persona_(?:production|sandbox)_|sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
 )
@@ -305,6 +305,13 @@ _TOKENS = (
         "value",
         accept=_is_not_placeholder,
         gate=r"://[^\s:/@\"'<>]*:",
+    ),
+    detector(  # as drivers in Go take it
+        "basic_auth",
+        r"[\w.-]+:(?P<value>[^\s:@/\"'<>]{4,80})@(?:tcp|unix)\(",
+        r"@(?:tcp|unix)\(",
+        "value",
+        accept=_is_not_placeholder,
     ),
     detector(
         "password_hash",
