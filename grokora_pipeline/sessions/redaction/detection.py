@@ -353,4 +353,4 @@ def _unescaped(match: re.Match[str]) -> str:
         return ""
     start = text.lstrip("\\%")
     char = chr(int(start.lstrip("uUxX"), 16)) if start.isascii() else text
-    return " " if char.isspace() else "" if char in _INVISIBLE else char
+    return "\n" if char == "\n" else " " if char.isspace() else "" if char in _INVISIBLE else char

@@ -52,8 +52,9 @@ _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 _CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
+_LINE_END = re.compile(r"[\n\r\\\"'`<]|[ \t]*(?:[|\u2502]|\Z)")  # also within quotes, an element, a table
 _CODE = re.compile(  # a name or a call in a program, not a value
-    r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|convertto-\w+|&(?:#|quot|apos).*",
+    r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|convertto-\w+",
     re.IGNORECASE,
 )
 
@@ -114,7 +115,7 @@ def _is_assigned(match: re.Match[str]) -> bool:
         return known and ((means == "key" and dumped) or (not means and len(value) >= 20 and is_random_token(value)))
     if means == "key":
         return True
-    alone = match.string[match.end() : match.end() + 1] in {"", "\n", "\r", "\\"}
+    alone = bool(_LINE_END.match(match.string, match.end()))
     if name.lower() in _SHORT_NAMES and not re.search(r"[\W\d_]|[a-z][A-Z]", value):
         return False  # "pass: all", "pin: left"
     # an unquoted word after `$password =` is none of the names that other languages have in its place
@@ -243,7 +244,7 @@ _ASSIGNED = detector(
     r"\s{0,12}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     r")(?:\s|\\n){0,6}(?:[bfru@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* )?"
-    rf"(?:(?P<quote>(?P<escaped>\\{{1,3}})?[\"'`])(?=[^\n]*?(?P=quote)))?"
+    r"(?:(?P<quote>(?:\"\"|''|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote)))?"
     r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
     rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\[\]]{{0,6}}\s{{0,12}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->|<-))",
     "value",
@@ -295,6 +296,7 @@ _TYPES = (
     "type_text"
 )
 _CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
+_KIND, _LINES = rf"kind: ?(?:{_QUOTE})?secret\b(?:{_QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
 _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
     # (pattern, hint, who has the last word, gate)
     (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x'), {:password, "x"}
@@ -340,7 +342,8 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER bob WITH PASSWORD 'x'
         rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x)|setq?|def\w*|with|user \S{{1,40}}|alter \S{{1,40}} \S{{1,40}})"
         rf" (?P<name>\w*(?:{TELLING})\w*) (?(bare)(?:{_QUOTE})?|{_QUOTE})(?P<value>{_VALUE})",
-        rf"(?i:(?:ENV|ARG|setx?|set -g?x|setq|def\w*|with|user \S+|alter \S+ \S+) \w*(?:{TELLING_HINT}))",
+        rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT})|"
+        rf"(?:setq?|def\w*|with|user \S+|alter \S+ \S+) \w*(?:{TELLING_HINT})\w* [\\\"'`])",
         _is_named,
         TELLING_GATE,
     ),
@@ -537,9 +540,9 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (  # a password of marks, which no other pattern reads to its end
         rf"(?:{TELLING})\w{{0,24}}(?:[\"'\]]|\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?[\"'`]?|[\"'])(?P<value>[^\s\"'`\\]{{12,98}})",
-        TELLING_GATE,
+        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[^\w\n][^\n]{{0,20}}?(?:[^\s\"'`\\]*[)\]}}]){{3}})",
         lambda match: is_scrambled(match["value"]),
-        "",
+        TELLING_GATE,
     ),
     (  # storePassword "x"; api_key 'x'
         rf"(?<![\w.-])(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t]?"
@@ -611,6 +614,13 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         r"(?i:(?:pass[ _]?phrase|password)[\\\"'`]{0,4}\s?[:=]\s?[\\\"'`]{0,4}[a-z]{3,12}[ -][a-z]{3,12}[ -][a-z]{3,12}[ -])",
         lambda match: match["value"].islower() and _PROSE.isdisjoint(re.split("[ -]", match["value"])),
         TELLING_GATE,
+    ),
+    (  # the values of a Secret of Kubernetes, whose kind stands before or after them
+        rf"(?P<kind>\b{_KIND}[ \t]*\n{_LINES})?(?<![^\n])(?P<indent>[ \t]*)(?:stringdata|data):[ \t]*\n"
+        rf"(?P<value>(?:(?P=indent)[ \t]+[^\n]+(?:\n|\Z))+)(?(kind)|(?={_LINES}[ \t]*{_KIND}))",
+        r"(?i:kind: ?[\\\"'`]{0,4}secret\b)",
+        lambda match: "{{" not in match["value"] and bool(re.search(r"[\w+/]{8}", match["value"])),
+        "",
     ),
     (  # the words that restore a wallet
         rf"(?:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?"
