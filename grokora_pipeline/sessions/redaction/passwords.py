@@ -52,7 +52,7 @@ _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 _CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
-_LINE_END = re.compile(r"[\n\r\\\"'`<]|[ \t]*(?:[|\u2502]|\Z)")  # also within quotes, an element, a table
+_LINE_END = re.compile("[\n\r\\\\\"'`<]|[ \\t]*(?:\u2502|\\Z)")  # also within quotes, an element, a box
 _CODE = re.compile(  # a name or a call in a program, not a value
     r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|convertto-\w+",
     re.IGNORECASE,
@@ -60,6 +60,7 @@ _CODE = re.compile(  # a name or a call in a program, not a value
 
 _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
     r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+){2,}\Z|"
+    r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}\Z|"
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
 _LICENCE = re.compile(r"\b(?:apache|mit|[al]?gpl|bsd|mpl|isc|cc0|licen[cs]ed?)\b", re.IGNORECASE)
@@ -84,7 +85,8 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
         return False  # a call whose end another quote cut off
     if means == "key":
-        return not _LICENCE.search(value) and (
+        known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
+        return not (known or _LICENCE.search(value)) and (
             bool(_CHOSEN.fullmatch(value))
             or looks_random(value)
             or is_random(value)
@@ -362,7 +364,7 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
         rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
-        rf"\bnet (?:user|use(?: \w:)?) \S+ |\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
+        rf"\bnet (?:user|use(?: \w:)?) \S+ (?!/)|\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
         rf"\s/rp |\s-(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =](?:{_QUOTE})?[\w.@\\]+[:,%]|\b(?:7z\w?|"
         rf"(?:un)?rar) [^\n|;]{{0,80}}?-h?p|"
         rf"\s-[uo]pw |\bsnmp-server community |\b(?:password|secret|key) [05789] |\bconfig \S+ \w+:|"

@@ -45,16 +45,16 @@ _PLUGINS = {  # detect-secrets plugin: (module, kind, hint)
 _SURE = (
     r"AQ\.[A-Z]|ek_|e2b_|dtn_|lin_oauth_|signkey-|snyk_uat\.|mlsn\.|hcaik_|hcxik_|rpa_|pnu_|shippo_|bb_live_|tgp_v1_|sk_car_|"
     r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|y0_|"
-    r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NRAK-|sb[ap]_|"
+    r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NR[A-Z]{2}-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|ph[sx]_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
-    r"NR(?:JS|II|IQ|RA|AA)-|cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
+    r"cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
-    r"pk_\d{6,10}_|persona_(?:production|sandbox)_|sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
+    r"pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
 )
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|aio_|napi_|api-|live_|"
-    r"prod_|API-"
+    r"prod_|API-|ark-|ctx7sk-|nfk_"
 )
 _PASSED = r"[^\s/@\"'<>]{1,200}"  # the password of a URL
 
@@ -234,12 +234,12 @@ _TOKENS = (
         "provider_key",  # Mailgun, Asana, Azure, Zhipu, Terraform, Salesforce, X, Yandex,
         # New Relic, Jenkins, Klaviyo, Dagster, PagerDuty, Bitwarden, fal
         r"(?<![\w-])(?:[0-9a-f]{36}FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]{1,40}):[0-9a-f]{32}|"
-        r"u\+[\w-]{18}|0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
+        r"u\+[\w-]{18}|[0-9a-f]{24}:[0-9a-f]{64}|0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
         r"00D\w{12,15}![\w.]{60,}|A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
-        r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
+        r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|[0-9a-f]{24}:[0-9a-f]{64}|"
         r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|A{15}|t1\.[\w-]{60}",
     ),
