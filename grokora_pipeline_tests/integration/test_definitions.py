@@ -31,7 +31,7 @@ def test_loading_the_definitions_imports_no_torch_and_takes_under_three_seconds_
 # what a webserver's or a daemon's image does not need (docs/dagster.md)
 NOT_NEEDED = (
     *("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "evaluate", "datasketch"),
-    *("detect_secrets", "gguf", "httpx", "huggingface_hub", "jsonschema", "llguidance", "matplotlib", "pandas"),
+    *("gguf", "httpx", "huggingface_hub", "jsonschema", "llguidance", "matplotlib", "pandas"),
     *("rouge_score", "sacrebleu", "safetensors", "scipy", "starlette", "tensorboard", "typer", "uvicorn"),
 )
 BLOCKED = """

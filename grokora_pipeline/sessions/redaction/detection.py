@@ -35,7 +35,7 @@ from grokora_pipeline.sessions.redaction.tokens import (
 )
 
 MAX_DEPTH = 100
-Piece = str | Finding
+TextOrFinding = str | Finding
 _FIRST_TOKEN = 10**15  # of a draft; no session has as many placeholders
 _TOKEN = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d{16}>")
 _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus holds at most some 100 MB
@@ -65,17 +65,17 @@ class TooDeepError(GrokoraError):
     """The value is nested deeper than any chat message is."""
 
 
-def scan(text: str, name: str = "") -> tuple[Piece, ...]:
+def scan(text: str, name: str = "") -> tuple[TextOrFinding, ...]:
     """A text cut into pieces: what stays, and what was found. `name` is that of the JSON member whose value it is."""
     return _cached(text, name) if len(text) <= _CACHED_CHARS else _scan(text, name)
 
 
 @lru_cache(maxsize=512)  # system prompts and the history of a chat come again with every call
-def _cached(text: str, name: str) -> tuple[Piece, ...]:
+def _cached(text: str, name: str) -> tuple[TextOrFinding, ...]:
     return _scan(text, name)
 
 
-def _scan(text: str, name: str) -> tuple[Piece, ...]:
+def _scan(text: str, name: str) -> tuple[TextOrFinding, ...]:
     draft = _Draft()
     return tuple(draft.pieces(draft.member(text, name, 0)))
 
@@ -86,7 +86,7 @@ class _Draft:
     def __init__(self) -> None:
         self._findings: dict[str, Finding] = {}
 
-    def pieces(self, text: str) -> Iterator[Piece]:
+    def pieces(self, text: str) -> Iterator[TextOrFinding]:
         """The finished text with its findings in place of their tokens."""
         end = 0
         for match in _TOKEN.finditer(text):
@@ -104,9 +104,9 @@ class _Draft:
         known = len(self._findings)
         redacted = self._text(text, depth)
         kinds = {finding.kind for finding in list(self._findings.values())[known:]}
-        if name and kinds and kinds <= _UNSURE and (public := PUBLIC.search(f'"{name}": "{text}"')):
-            if public.start() <= len(name):  # the name says it, and not something within the text
-                return text
+        public = PUBLIC.search(f'"{name}": "{text}"') if name and kinds and kinds <= _UNSURE else None
+        if public and public.start() <= len(name):  # the name says it, and not something within the text
+            return text
         if redacted != text or not name:
             return redacted
         if means and _is_secret_member(name, text, means):
@@ -239,7 +239,12 @@ def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
 
     A list with flags is also read as the command that it is, since `-p` says something beside `mysql` only.
     """
-    flags = [isinstance(one, str) and _announces(one) for one in ("", *value)]
+    flags = [False]
+    for one in value:
+        flag = isinstance(one, str) and one.startswith("-") and meaning(one) in {"key", "password"}
+        flags.append(
+            flag or (isinstance(one, str) and one[:1] in {"#", ".", "["} and bool(_PASSWORD_FIELD.search(one)))
+        )
     texts = [one if isinstance(one, str) and one and not re.search(r"\s", one) else "_" for one in value]
     command = texts
     if 1 < len(texts) <= _LONGEST_COMMAND and any(one.startswith("-") for one in texts):
@@ -254,12 +259,6 @@ def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
         else walk(one, visit, depth + 1)
         for flag, one, before, after in zip(flags, value, texts, command, strict=False)
     ]
-
-
-def _announces(argument: str) -> bool:
-    if argument.startswith("-"):
-        return meaning(argument) in {"key", "password"}
-    return argument[:1] in {"#", ".", "["} and bool(_PASSWORD_FIELD.search(argument))
 
 
 def _qualified(parent: str, name: object) -> object:

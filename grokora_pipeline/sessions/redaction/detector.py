@@ -27,7 +27,7 @@ NOT_A_SECRET = re.compile(
     r"(?:none|null|true|false|undefined|string|str|bytes|int|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
     r"\$\{.*|\$\(.*|\$[a-z_]+|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
     r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|"
-    r"3D|&(?:#|quot|apos|amp|lt|gt).*|https?:.*)",  # also what an escaped sign begins with
+    r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|https?:.*)",  # also what an escaped sign begins with
     flags=re.IGNORECASE,
 )
 _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")

@@ -40,8 +40,9 @@ _ID_WORDS = word_set(
     "wallet mint contract block tx"
 )
 _PROSE = word_set(  # no passphrase has them, and few sentences have none
-    "the and for are must should has have was will can cannot not your you with from this that please enter type use set "
-    "its than then when wrong invalid incorrect required missing does did been new old our their via only same user one"
+    "the and for are must should has have was will can cannot not your you with from this that please enter type use "
+    "set its than then when wrong invalid incorrect required missing does did been new old our their via only same "
+    "user one"
 )
 _APP_PASSWORD = re.compile(r"(?:[a-z]{4} ){3}[a-z]{4}")  # of Google, for programs
 _SEED_WORD = re.compile(r"[a-z]+")
@@ -181,7 +182,7 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
     known, joined = providers(), re.sub(r"\A(?:get|new|use|with)", "", "".join(words))
     if not known.isdisjoint(words) or any(joined[:length] in known for length in range(5, len(joined) + 1)):
         return True
-    # any other name: what is passed in quotes or assigned to a variable, neither a hash nor an id that begins with a time
+    # any other name: what is passed in quotes or assigned to a variable; no hash, no id that begins with a time
     variable = named.group("between") == "=" and named.group("name").isupper()
     quoted = variable or named.group("between")[-1] in "\"'`"
     one_case = is_shuffled(value) and not is_hash(value) and len(value) >= 20 and len(set(value)) >= 11
@@ -213,13 +214,6 @@ def _is_mixed_value(match: re.Match[str]) -> bool:
     value = match.group("value")
     mixed = is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)
     return mixed and _is_value(match) and not value.endswith("/")  # a folder
-
-
-def _is_header(match: re.Match[str]) -> bool:
-    """What follows "authorization": no word and no call in a program."""
-    value = match.group("value")
-    called = match.string[match.end() : match.end() + 1] in {"(", "["}
-    return _is_value(match) and not called and ("=" in value or not value.islower() or is_mixed(value))
 
 
 def _seed_words(text: str) -> bool:
@@ -341,7 +335,7 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         _is_named,
         TELLING_GATE,
     ),
-    (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER bob WITH PASSWORD 'x'
+    (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER y PASSWORD 'x'
         rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x)|setq?|def\w*|with|user \S{{1,40}}|alter \S{{1,40}} \S{{1,40}})"
         rf" (?P<name>\w*(?:{TELLING})\w*) (?(bare)(?:{_QUOTE})?|{_QUOTE})(?P<value>{_VALUE})",
         rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT})|"
@@ -364,7 +358,8 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
         rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
-        rf"\bnet (?:user|use(?: \w:)?) \S+ (?!/)|\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
+        rf"\bnet (?:user|use(?: \w:)?) \S+ (?!/)|\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|"
+        rf"\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
         rf"\s/rp |\s-(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =](?:{_QUOTE})?[\w.@\\]+[:,%]|\b(?:7z\w?|"
         rf"(?:un)?rar) [^\n|;]{{0,80}}?-h?p|"
         rf"\s-[uo]pw |\bsnmp-server community |\b(?:password|secret|key) [05789] |\bconfig \S+ \w+:|"
@@ -451,13 +446,6 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         ),
         "",
     ),
-    (  # curl -u bob:x
-        rf"\bcurl\b(?:[^\n|;]|\\\n){{0,300}}?\s(?:-u|--user|--proxy-user)[ =]?(?:{_QUOTE})?"
-        rf"(?:<[^>\s]+>|[\w.@%+-]+):(?P<value>{_VALUE})",
-        r"(?i:(?:-u|--user|--proxy-user)[ =]?[\"'`\\]{0,4}[\w.@%+<:>-]+:)",
-        _is_value,
-        r"-u|--user|--proxy-user",
-    ),
     (  # echo x | sudo -S
         rf"\becho (?:-n )?(?:{_QUOTE})?(?:[\w-]+:)?(?P<value>{_VALUE})(?:{_QUOTE})?\s*\|\s*"
         r"(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
@@ -474,13 +462,15 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         "",
     ),
     (
-        rf"(?:ConvertTo-SecureString (?:-String )?{_QUOTE}|\bpsexec\b[^\n]{{1,100}}? -p |\bpassword\({_QUOTE})(?P<value>{_VALUE})",
+        rf"(?:ConvertTo-SecureString (?:-String )?{_QUOTE}|\bpsexec\b[^\n]{{1,100}}? -p |\bpassword\({_QUOTE})"
+        rf"(?P<value>{_VALUE})",
         r"(?i:ConvertTo-SecureString|psexec|password\([\\\"'`])",
         lambda match: _is_value(match) and not _CODE.fullmatch(match["value"]),
         "",
     ),
     (  # netrc; a cell of a table; "log in with password x1"
-        rf"\b(?:password|passphrase|passcode|requirepass|masterauth|rootpw|bindpw)(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? "
+        rf"\b(?:password|passphrase|passcode|requirepass|masterauth|rootpw|bindpw)"
+        rf"(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? "
         rf"(?:{_QUOTE})?(?P<value>{_VALUE})",
         r"(?i:(?:password|passphrase|passcode|requirepass|masterauth|rootpw|bindpw)[^\n]{0,46} )",
         _is_mixed_value,
@@ -502,7 +492,8 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         r"://[^\s\"'<>@]{3,120}/(?:v\d(?:\.\d)?|rpc|ws)/(?P<value>[\w-]{20,})(?![\w.?-])(?P<more>/?)",
         r"://[^\s\"'<>@]+/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
         lambda match: (
-            is_mixed(match["value"]) and (not match["more"] if is_hash(match["value"]) else looks_random(match["value"]))
+            is_mixed(match["value"])
+            and (not match["more"] if is_hash(match["value"]) else looks_random(match["value"]))
         ),
         r"/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
     ),
@@ -580,9 +571,11 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         rf"\bauthorization(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?"
         r"(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) |digest [^\n]{0,200}?\bresponse=[\\\"']{0,4}|"
         r"[a-z][\w-]{2,20} (?=[\w.~+/=-]*\d))?"
-        r"(?P<value>[\w.~+/=-]{8,})",
+        r"(?P<value>[\w.~+/=-]{8,})(?![\w.~+/=(\[-])",  # and no call
         r"(?i:authorization[\\\"'`]{0,4}\s?[:=])",
-        _is_header,
+        lambda match: (
+            _is_value(match) and ("=" in match["value"] or not match["value"].islower() or is_mixed(match["value"]))
+        ),
         r"(?i:authorization)",
     ),
     (r"\bbearer\s+(?P<value>[\w.~+/=-]{8,})", r"(?i:bearer\s+[\w.~+/=-]{8})", _is_mixed_value, r"(?i:bearer\s)"),
@@ -611,9 +604,9 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         "",
     ),
     (  # passphrase: four or more words
-        rf"\b(?:pass[ _]?phrase|password)(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?(?P<value>(?:[a-z]{{3,12}}[ -]){{3,9}}[a-z]{{3,12}})"
-        rf"(?={_QUOTE}|[,;]?\s*(?:\n|\Z))",
-        r"(?i:(?:pass[ _]?phrase|password)[\\\"'`]{0,4}\s?[:=]\s?[\\\"'`]{0,4}[a-z]{3,12}[ -][a-z]{3,12}[ -][a-z]{3,12}[ -])",
+        rf"\b(?:pass[ _]?phrase|password)(?:{_QUOTE})?\s?[:=]\s?(?:{_QUOTE})?"
+        rf"(?P<value>(?:[a-z]{{3,12}}[ -]){{3,9}}[a-z]{{3,12}})(?={_QUOTE}|[,;]?\s*(?:\n|\Z))",
+        r"(?i:(?:pass[ _]?phrase|password)[\\\"'`]{0,4}\s?[:=]\s?[\\\"'`]{0,4}(?:[a-z]{3,12}[ -]){3})",
         lambda match: match["value"].islower() and _PROSE.isdisjoint(re.split("[ -]", match["value"])),
         TELLING_GATE,
     ),

@@ -71,7 +71,7 @@ def _scanner() -> Any:
 
 @cache
 def providers() -> frozenset[str]:
-    """Names of services that hand out keys: those of the rules and of `services.txt`, but for those that stand by hashes.
+    """Names of services that hand out keys: of the rules and of `services.txt`, but for those that stand by hashes.
 
     No name in `services.txt` begins with another one: five letters or more of a name say enough.
     """

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any
 
-from grokora_pipeline.sessions.redaction.detection import Piece, TooDeepError, scan, walk
+from grokora_pipeline.sessions.redaction.detection import TextOrFinding, TooDeepError, scan, walk
 from grokora_pipeline.sessions.redaction.memory import Finding, Memory, Trace, occurrences
 from grokora_pipeline.sessions.redaction.published import in_text
 
 __all__ = ["VERSION", "Redactor", "TooDeepError", "restore", "restore_growing"]
 
-VERSION = 7  # part of every manifest: raise it when the rules change, and everything is read again
+VERSION = 8  # part of every manifest: raise it when the rules change, and everything is read again
 
 
 class Redactor:
@@ -82,9 +82,9 @@ class Redactor:
         with self._lock:
             self._find(value)
 
-    def _find(self, value: Any) -> dict[tuple[str, str], tuple[Piece, ...]]:
+    def _find(self, value: Any) -> dict[tuple[str, str], tuple[TextOrFinding, ...]]:
         """Remember what a value holds; returns how each of its texts was cut, by the text and its name."""
-        scans: dict[tuple[str, str], tuple[Piece, ...]] = {}
+        scans: dict[tuple[str, str], tuple[TextOrFinding, ...]] = {}
 
         def remember(text: str, name: str, _: int) -> str:
             """Scan a text once, and note the secrets in it."""
