@@ -36,8 +36,14 @@ def add_adapter(base: PreTrainedModel, knobs: TrainingKnobs) -> PeftModel:
     if knobs.target_modules == "all-linear":
         targets = adapted_modules(base)
     else:
-        _check_targets(base, knobs.target_modules)
         targets = list(knobs.target_modules)
+        known = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_linear(module)} - {"lm_head"}
+        for target in targets:
+            if target.rpartition(".")[2] not in known:
+                raise GrokoraError(
+                    f"Training knob target_modules: this model has no layer {target!r}; it has "
+                    f"{', '.join(sorted(known))}."
+                )
     config = LoraConfig(
         r=knobs.rank,
         lora_alpha=knobs.alpha,
@@ -116,16 +122,6 @@ def keep_fp32(model: PeftModel) -> None:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and next(model.parameters()).dtype != torch.float32:
             module.cast_input_dtype_enabled = False
-
-
-def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
-    linear = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_linear(module)}
-    known = sorted(linear - {"lm_head"})
-    for target in targets:
-        if target.rpartition(".")[2] not in known:
-            raise GrokoraError(
-                f"Training knob target_modules: this model has no layer {target!r}; it has {', '.join(known)}."
-            )
 
 
 def _is_linear(module: nn.Module) -> bool:

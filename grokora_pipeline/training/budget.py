@@ -94,11 +94,6 @@ class FixedMemory:
     weights: int
     adapter: int
 
-    @property
-    def total(self) -> int:
-        """Their sum."""
-        return self.process + self.weights + self.adapter
-
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -183,7 +178,7 @@ def choose(
         layout.token_budget, layout.attention = tokens, attention
         activations = ActivationMemory(dimensions, layout, device, recompute)
         needed = max(activations.step(layout.of(rows)) for rows in steps)
-        total = fixed.total + with_heap(needed, len(steps), device)
+        total = fixed.process + fixed.weights + fixed.adapter + with_heap(needed, len(steps), device)
         least = min(least, total)
         if total <= cap:
             sizes = {"process": fixed.process, "weights": fixed.weights, "adapter": fixed.adapter, "step": needed}

@@ -86,14 +86,6 @@ def prepare(
     for note in notes:
         tell(note)
     attentions = _attentions(inner, knobs.attention, device.type)
-    proofs = []
-    if knobs.self_test:
-        # flash attention is left out: it computes in 16 bits only
-        exact_ones = [attention for attention in attentions if attention != "flash_attention_2"]
-        layouts = [Layout(kind, 512, attention, 256) for kind in kinds for attention in exact_ones]
-        with PartialState().main_process_first():  # the others find its record
-            proofs = recorded_self_test(base, rows, knobs, layouts, self_tests)
-    kinds = _exact_kinds(kinds, proofs, inner, tell)
     choose = partial(
         budgets.choose,
         [[rows[index] for index in step] for step in steps],
@@ -104,41 +96,49 @@ def prepare(
         checkpointing=knobs.checkpointing,
         device=device.type,
     )
-    layout, budget = _first_that_fits([Layout(kind, 2048, loss_chunk=knobs.loss_chunk) for kind in kinds], choose)
+    layouts = [Layout(kind, 2048, loss_chunk=knobs.loss_chunk) for kind in kinds]
+    test = partial(recorded_self_test, base, rows, knobs, records=self_tests) if knobs.self_test else None
+    layout, budget, proof = _first_possible(layouts, choose, partial(_prove, inner, test), tell)
     _apply(inner, layout, budget, knobs, device)
-    proof_of = {(proof.layout, proof.attention): proof for proof in proofs}
-    return Prepared(
-        model, parameters, quantisation, layout, proof_of.get((layout.kind, layout.attention)), budget, notes
-    )
+    return Prepared(model, parameters, quantisation, layout, proof, budget, notes)
 
 
-def _exact_kinds(
-    kinds: Sequence[LayoutKind], proofs: Sequence[SelfTest], model: PreTrainedModel, tell: Tell
-) -> list[LayoutKind]:
-    """The kinds of layout that no proof speaks against; GrokoraError if there is none."""
-    if proofs and not proofs[0].adapter_starts_as_base:
-        raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
-    # One attention that is off condemns the layout: which of them a run takes is decided later, by memory.
-    wrong = {proof.layout: proof for proof in proofs if not proof.exact}
-    for kind, proof in wrong.items():
-        tell(f"The {kind} layout is not exact on this model (gradient off by {proof.gradient_error:.3g}).")
-    if wrong.keys() >= set(kinds):
-        raise GrokoraError(
-            f"No layout gives the loss of this base ({type(model).__name__}); report its architecture, or set "
-            "self_test: false."
-        )
-    return [kind for kind in kinds if kind not in wrong]
-
-
-def _first_that_fits(layouts: Sequence[Layout], choose: Callable[..., budgets.Budget]) -> tuple[Layout, budgets.Budget]:
-    """The first layout that fits the memory, with its budget; the last one's GrokoraError if none does."""
-    failures = []
+def _first_possible(
+    layouts: Sequence[Layout],
+    choose: Callable[..., budgets.Budget],
+    prove: Callable[[Layout], SelfTest | None],
+    tell: Tell,
+) -> tuple[Layout, budgets.Budget, SelfTest | None]:
+    """The first layout that fits the memory and is exact, with its budget and proof; the last GrokoraError if none."""
     for layout in layouts:
         try:
-            return layout, choose(layout=layout)
+            return layout, choose(layout=layout), prove(layout)
         except GrokoraError as error:
-            failures.append(error)
-    raise failures[-1]
+            if layout is layouts[-1]:
+                raise
+            tell(f"No {layout.kind} layout: {error}")
+    raise ValueError("no layout to choose from")
+
+
+def _prove(
+    model: PreTrainedModel, test: Callable[[Sequence[Layout]], list[SelfTest]] | None, layout: Layout
+) -> SelfTest | None:
+    """The self-test of a layout as it was chosen, None without `test`; GrokoraError if it is not exact."""
+    if test is None:
+        return None
+    # flash attention computes in 16 bits only: the one that the model was loaded with stands for it
+    flash = layout.attention == "flash_attention_2"
+    attention = str(model.config._attn_implementation) if flash else layout.attention
+    with PartialState().main_process_first():  # the others find its record
+        (proof,) = test([Layout(layout.kind, 512, attention, 256)])
+    if not proof.adapter_starts_as_base:
+        raise GrokoraError("The fresh adapter changes the base model's answers; use the default adapter settings.")
+    if not proof.exact:
+        raise GrokoraError(
+            f"The {layout.kind} layout is not exact on {type(model).__name__} (its gradient is off by "
+            f"{proof.gradient_error:.3g}); report the architecture, or set self_test: false."
+        )
+    return proof
 
 
 def _layout_kinds(model: PreTrainedModel, knobs: TrainingKnobs) -> tuple[list[LayoutKind], list[str]]:

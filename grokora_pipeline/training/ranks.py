@@ -27,23 +27,25 @@ def summarise(trials: Mapping[int, Sequence[Record]]) -> list[dict[str, Any]]:
     A record holds validation_loss, adapter_mib, peak_memory_mib, tokens_per_second, trainable_share and metric (None
     where it was not measured).
     """
-    return [_row(rank, trials[rank]) for rank in sorted(trials) if trials[rank]]
-
-
-def _row(rank: int, records: Sequence[Record]) -> dict[str, Any]:
-    losses = [record["validation_loss"] for record in records]
-    metrics = [record["metric"] for record in records if record["metric"] is not None]
-    return {
-        "rank": rank,
-        "seeds": len(records),
-        "validation_loss": fmean(losses),
-        "loss_sd": stdev(losses) if len(losses) > 1 else None,
-        "metric": fmean(metrics) if metrics else None,
-        "adapter_mib": fmean(record["adapter_mib"] for record in records),
-        "trainable_share": fmean(record["trainable_share"] for record in records),
-        "peak_memory_mib": max(record["peak_memory_mib"] for record in records),
-        "tokens_per_second": fmean(record["tokens_per_second"] for record in records),
-    }
+    rows = []
+    for rank, records in sorted(trials.items()):
+        if not records:
+            continue
+        losses = [record["validation_loss"] for record in records]
+        metrics = [record["metric"] for record in records if record["metric"] is not None]
+        row = {
+            "rank": rank,
+            "seeds": len(records),
+            "validation_loss": fmean(losses),
+            "loss_sd": stdev(losses) if len(losses) > 1 else None,
+            "metric": fmean(metrics) if metrics else None,
+            "adapter_mib": fmean(record["adapter_mib"] for record in records),
+            "trainable_share": fmean(record["trainable_share"] for record in records),
+            "peak_memory_mib": max(record["peak_memory_mib"] for record in records),
+            "tokens_per_second": fmean(record["tokens_per_second"] for record in records),
+        }
+        rows.append(row)
+    return rows
 
 
 def recommend(rows: Sequence[Record]) -> dict[str, Any]:

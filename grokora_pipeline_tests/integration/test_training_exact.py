@@ -1,6 +1,7 @@
 """The prefix tree is exact: loss and gradient of every layout are those of row-by-row training."""
 
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,13 @@ from transformers import LlamaForCausalLM
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import load_base
-from grokora_pipeline.training import budget, selftest
+from grokora_pipeline.training import budget, prepare, selftest
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
 from grokora_pipeline.training.attention import use_attention
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import resolve_knobs
-from grokora_pipeline.training.selftest import probe_rows, recorded_self_test, self_test, stop_token_trained
+from grokora_pipeline.training.selftest import SelfTest, probe_rows, recorded_self_test, self_test, stop_token_trained
 from grokora_pipeline.training.shrink import truncate
 from grokora_pipeline_tests.tiny import STOP, tiny_base
 
@@ -165,6 +166,28 @@ def test_a_base_whose_own_code_wants_more_than_text_is_refused_in_a_sentence(
     with pytest.raises(GrokoraError, match=r"cannot be trained on text .*'pixel_values'") as caught:
         recorded_self_test(folder, awkward_rows(), resolve_knobs("sample"), [Layout("tree", 64)], None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_layout_that_is_not_exact_gives_way_to_padded_rows_or_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, told = {"tree"}, list[str]()
+
+    def proven(base: Path, rows: Sequence[Row], knobs: Any, layouts: Sequence[Layout], **_: Any) -> list[SelfTest]:
+        facts: dict[str, Any] = {"adapter_starts_as_base": True, "layers": 2, "longest_row": 9, "shortest_row": 9}
+        return [
+            SelfTest(each.kind, each.attention, 0.0, 0.5, exact=each.kind not in wrong, **facts) for each in layouts
+        ]
+
+    monkeypatch.setattr(prepare, "recorded_self_test", proven)
+    ready = partial(prepare.prepare, folder, rows=awkward_rows(), steps=[[0, 1]], knobs=resolve_knobs("sample"))
+    prepared = ready(device=torch.device("cpu"), tell=told.append)
+    assert prepared.proof is not None
+    assert (prepared.layout.kind, prepared.proof.layout, prepared.proof.attention) == ("padded", "padded", "short")
+    assert "tree layout is not exact on LlamaForCausalLM" in told[-1]
+    wrong.add("padded")
+    with pytest.raises(GrokoraError, match="padded layout is not exact on LlamaForCausalLM"):
+        ready(device=torch.device("cpu"), tell=told.append)
 
 
 def test_an_untrained_stop_token_is_seen() -> None:
