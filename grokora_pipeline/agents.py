@@ -215,7 +215,7 @@ class AgentSpec(_Strict):
     min_examples: int = Field(default=40, ge=1)
     payload_format: Literal["json", "toon"] = "json"
     images: Literal["refuse", "placeholder"] = "refuse"  # what the gateway does with a picture that a text model gets
-    unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn where nobody told the outcome
+    unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn if nobody told the outcome
     learn_from: LearnFrom = "successes"
     unknown_blame: UnknownBlame = "none"  # steps of a failed session in which nobody is blamed
     replay: float = Field(default=0.0, ge=0, le=1)  # so many more examples of earlier datasets whose logs are gone

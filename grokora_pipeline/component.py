@@ -21,7 +21,7 @@ from grokora_pipeline.settings import Settings, from_folder
 
 STARTER_AGENTS = Path(__file__).parent / "execution" / "agents.yaml"
 # Of an attribute with a default, dg shows the description of its resolver: Dagster 1.13 overwrites that of pydantic's
-# `Field` with it, also where there is none (`derive_model_type`).
+# `Field` with it, even if that has none (`derive_model_type`).
 _described = dg.Resolver.default
 
 

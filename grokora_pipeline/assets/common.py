@@ -140,9 +140,9 @@ def publish_once(
     inputs: dict[str, Any],
     build: Callable[[Path], str | None],
 ) -> Artifact:
-    """The artifact of these inputs: the published one where there is one, else a new one from `build`.
+    """The artifact of these inputs: the published one if there is one, else a new one from `build`.
 
-    `build` writes into a staging folder and returns a content version, or None where the content is not bit-stable
+    `build` writes into a staging folder and returns a content version, or None if the content is not bit-stable
     (adapters, generated text): then the version is the hash of the inputs.
     """
     store, fingerprint = project.store, content_version(key, inputs)
@@ -169,7 +169,7 @@ def write_json(path: Path, document: object) -> None:
 
 
 def base_folder(artifact: Path) -> Path:
-    """The folder that the base model is loaded from: inside the artifact, or where the person keeps it."""
+    """The folder that the base model is loaded from: inside the artifact, or the person's own folder."""
     return artifact / str(read_json(artifact / "base_model.json")["path"])
 
 

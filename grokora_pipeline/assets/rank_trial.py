@@ -143,7 +143,7 @@ def _trained(project: Project, context: dg.AssetExecutionContext, plan: dict[str
 
 
 def _versions(project: Project, agent: AgentSpec) -> dict[str, str]:
-    """Trials are compared where they saw the same data and base model."""
+    """Trials are compared if they saw the same data and base model: the versions of both."""
     keys = (key_of(agent, "tokenized_split"), "base_model")
     return {key: project.store.require(key).version for key in keys}
 

@@ -23,7 +23,7 @@ def retention(project: Project, agent: AgentSpec, rows: int) -> list[dict[str, A
 
     Both answer as they were served: an adapter, a fixed prompt, or an adapter behind one. `rows`: at most so many of
     the rows that its split held out, 0 for all, and none of a champion on whose rows the main metric says nothing;
-    `kept` is now / then (then / now where less is better), None if that divides by 0. The rows come from the datasets
+    `kept` is now / then (then / now if less is better), None if that divides by 0. The rows come from the datasets
     that the store still has, without what was forgotten since. GrokoraError if neither an adapter nor a prompt is in
     service, or if an evaluation fails.
     """

@@ -1,4 +1,4 @@
-"""What speaks for training an agent anew, read from the store: its adapter against the examples that there are now."""
+"""Evidence for training an agent again, read from the store: its adapter against the examples that there are now."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ Ratings = dict[str, list[tuple[str, int]]]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One agent's adapter, its report and its champion against the present split; None where there is none."""
+    """One agent's adapter, its report and its champion against the present split; None if there is none."""
 
     split: str | None
     trained_on: str | None
@@ -72,7 +72,7 @@ def gather(store: Store, agent: AgentSpec) -> Evidence:
 
 
 def reason_to_train(evidence: Evidence, policy: RetrainPolicy) -> str:
-    """Why the agent is due, in a few words; empty where it is not."""
+    """Why the agent is due, in a few words; empty if it is not."""
     if evidence.split is None or evidence.up_to_date:
         return ""
     if evidence.adapter is None:
@@ -89,7 +89,7 @@ def reason_to_train(evidence: Evidence, policy: RetrainPolicy) -> str:
 
 
 def lacking(evidence: Evidence, policy: RetrainPolicy) -> str:
-    """How far an agent is from being due."""
+    """What an agent has and what it needs to be due, in words."""
     needed = min(policy.new_examples, max(1, int(-(-policy.new_share * evidence.known // 1))))
     rating = f"{fmean(evidence.ratings):.2f}" if evidence.ratings else "none"
     drift = f"{evidence.drift:.2f}" if evidence.drift is not None else "not measured"
@@ -100,7 +100,7 @@ def lacking(evidence: Evidence, policy: RetrainPolicy) -> str:
 
 
 def _folder(store: Store, key: str, version: str | None) -> Path | None:
-    """Where a published version is on this machine; None where it is gone."""
+    """The folder of a published version on this machine; None if the store has it no more."""
     artifact = store.find(key, version) if version else None
     return artifact.path if artifact else None
 

@@ -1,4 +1,4 @@
-"""What the run history says before something is requested: does it run, did it fail, what did it cost."""
+"""The run history, asked before something is requested: is it running, did it fail, how many GPU hours did it take."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ def clock() -> datetime:
 
 
 def running(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> str:
-    """The queued or running run that makes one of these assets, in words; empty where there is none.
+    """The queued or running run that makes one of these assets, in words; empty if there is none.
 
     A run without a selection of assets may make any.
     """
@@ -72,6 +72,6 @@ def gpu_hours(instance: dg.DagsterInstance, agent: str, keys: Iterable[dg.AssetK
 
 
 def _seconds(event: Any) -> float:
-    """What the metadata of a materialization or a failure says; 0 where it says nothing."""
+    """What the metadata of a materialization or a failure says; 0 if it says nothing."""
     value = event.metadata.get(GPU_SECONDS) if event else None
     return float(value.value) if value else 0.0

@@ -31,16 +31,16 @@ _SOURCES = {"session_logs", "base_model"}
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What could be requested, and why; no keys: nothing, and why not. `waits_for`: what must not be under way."""
+    """What could be requested, and why; no keys: nothing, and why not. `waits_for`: what must not be running."""
 
     why: str
     keys: Sequence[dg.AssetKey] = ()
-    trained_at: datetime | None = None  # set where it is a training, which the minimum gap holds back
+    trained_at: datetime | None = None  # set for a training, which keeps a minimum gap
     waits_for: Sequence[dg.AssetKey] = ()
 
 
 def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.ScheduleDefinition]:
-    """`<agent>_when_due` for every agent and `swarm_when_due`; on from the start where GROKORA_AUTOMATION is `on`."""
+    """`<agent>_when_due` for every agent and `swarm_when_due`; on from the start if GROKORA_AUTOMATION is `on`."""
     known = list(specs)
     definitions = [
         _schedule(
@@ -139,7 +139,7 @@ def _hindrances(
     candidate: Candidate,
     staleness: AssetStaleness,
 ) -> Iterator[str]:
-    """Why a candidate is not requested now, each reason looked for only where the one before does not hold."""
+    """Why a candidate is not requested now. A generator, so that a reason is looked for only if none came before."""
     now = history.clock()
     if not candidate.keys:
         yield candidate.why

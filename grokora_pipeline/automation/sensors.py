@@ -32,7 +32,7 @@ ATTEMPTS, BACKOFF = 5, timedelta(minutes=1)
 
 
 def log_sensor(project: Project, specs: Iterable[dg.AssetSpec]) -> dg.SensorDefinition:
-    """`new_logs`; running from the start only where GROKORA_AUTOMATION is `on`."""
+    """`new_logs`; running from the start only if GROKORA_AUTOMATION is `on`."""
     on = project.settings.automation == "on"
     ingested = [spec for spec in specs if spec.key in ingest_keys(project)]
 

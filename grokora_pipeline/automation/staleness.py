@@ -65,7 +65,7 @@ class AssetStaleness:
         }
 
     def inputs(self, keys: Iterable[dg.AssetKey]) -> list[object]:
-        """What making these assets would depend on: equal where trying again would be trying the same."""
+        """What making these assets would depend on: equal if trying again would be trying the same."""
         specs = [self.specs[key] for key in sorted(keys)]
         return [
             (spec.key.to_user_string(), spec.code_version, [self.version(dep.asset_key) for dep in spec.deps])
@@ -135,7 +135,7 @@ def blocked_assets(project: Project, stale: Mapping[dg.AssetKey, str], agents: I
 
 
 def data_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    """The present data version of an asset, materialized or observed; None where there is none."""
+    """The present data version of an asset, materialized or observed; None if there is none."""
     record = instance.get_latest_data_version_record(key)
     if record is None:
         return None

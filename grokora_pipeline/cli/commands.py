@@ -95,7 +95,7 @@ def ui(
 
 @app.command()
 def doctor() -> None:
-    """What this machine can do, and the command that helps where something is missing."""
+    """What this machine can do, and the command that helps if something is missing."""
     from grokora_pipeline.cli.doctor import examine
 
     findings = examine()
@@ -111,7 +111,7 @@ def serve(
     host: Annotated[str, typer.Option(help="An address that others reach needs GROKORA_API_KEY.")] = "127.0.0.1",
     port: int = 8080,
     upstream: Annotated[str, typer.Option(help="An OpenAI-compatible API for what no champion answers.")] = "",
-    upstream_model: Annotated[str, typer.Option(help="Its model, where a call names one of ours.")] = "",
+    upstream_model: Annotated[str, typer.Option(help="Its model, if a call names one of ours.")] = "",
     backend: Annotated[
         Backend, typer.Option(help="The engine; vllm: become the equivalent `vllm serve`.")
     ] = Backend.grokora,

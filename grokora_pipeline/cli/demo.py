@@ -53,7 +53,7 @@ def whole_chain() -> dg.JobDefinition:
 
 @contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance of DAGSTER_HOME, which is made where it is missing, else the checkout's own.
+    """The Dagster instance of DAGSTER_HOME, which is made if it is missing, else the checkout's own.
 
     Its pool fits the devices, and the settings mean the same in every process from here on, wherever that works.
     Raises GrokoraError if its dagster.yaml or its history cannot be used, also while it is open.

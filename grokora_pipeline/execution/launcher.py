@@ -19,7 +19,7 @@ PROCESS_TAG = "grokora/process"  # of runs that no launcher started
 
 
 def this_process() -> str:
-    """What tells this process from any other that has its number later, or on another machine."""
+    """Process identity that survives PID reuse: host, pid, start time (seconds since the epoch)."""
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
 
 
@@ -28,7 +28,7 @@ class WatchedRunLauncher(dg.DefaultRunLauncher):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """What makes run monitoring ask."""
+        """True: run monitoring asks only launchers that say so."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:

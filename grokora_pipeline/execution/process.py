@@ -101,7 +101,7 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
     """Wait for a child; returns its status, or raises a Failure if the process of the run is gone.
 
     Steps are forked from a server, so the kernel does not end them with the run (`kill -9`, out of memory): a training
-    nobody waits for would hold the device, and write where the next run goes on.
+    nobody waits for would hold the device, and write into the folder from which the next run goes on.
     """
     run = multiprocessing.parent_process()  # who asked the server for this process; None if steps run in the run itself
     while True:

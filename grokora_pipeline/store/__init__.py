@@ -39,16 +39,16 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """Its place in the store."""
+        """Its path within the store: key and version."""
         return f"{self.key}/{self.version}"
 
     @property
     def path(self) -> Path:
-        """Its folder on this machine; fetched first where the store is remote and it was not needed here before."""
+        """Its folder on this machine, downloaded first if the store is remote and this machine has no copy."""
         return self.files.fetch(self.name)
 
     def link(self, part: str = "") -> str:
-        """Where a person finds it, or one of its files: a path, or a URL where the store is remote."""
+        """The path of it or of one of its files, or the URL if the store is remote; to be shown to a person."""
         return "/".join(filter(None, (self.files.url, self.name, part)))
 
     def read(self, part: str) -> bytes:
@@ -78,8 +78,8 @@ class Store:
     @contextmanager
     def stage(self, key: str) -> Iterator[Path]:
         """A fresh folder to write an artifact into; what is not published by the end is removed."""
-        # below the store, on the same disk as the artifact's place: a rename between two disks is a copy, and a crash
-        # would leave half of it in service
+        # below the store, so on the artifacts' disk: a rename between two disks is a copy, and a crash would leave half
+        # of it in service
         base = self.root / ".staging"
         base.mkdir(parents=True, exist_ok=True)
         owner = f"{socket.gethostname()}.{os.getpid()}"
@@ -103,7 +103,7 @@ class Store:
 
     @contextmanager
     def work(self, key: str, version: str) -> Iterator[Path]:
-        """The (perhaps missing) folder where unfinished work on a version is kept; a later attempt finds it there.
+        """The (perhaps missing) folder of unfinished work on a version, in which a later attempt finds it.
 
         Of a remote store it is a copy, brought up to date every few seconds and at the end, so that the attempt may
         run on another machine. Files called `complete` follow what they vouch for.
@@ -112,7 +112,7 @@ class Store:
             yield folder
 
     def publish(self, key: str, version: str, staged: Path, **facts: Any) -> Artifact:
-        """Put a staged folder in its place and point `current` at it. An existing version is kept."""
+        """Make a staged folder the version of a key and point `current` at it. An existing version is kept."""
         artifact = Artifact(_checked(key), version, self.files)
         self.files.publish(staged, artifact.name)
         self.point(key, "current", version, **facts)
@@ -128,7 +128,7 @@ class Store:
         return [Artifact(key, version, self.files) for version in self.files.versions(_checked(key))]
 
     def read(self, name: str) -> bytes | None:
-        """A small file of the store itself, or None where there is none."""
+        """A small file of the store itself, or None if there is none."""
         return self.files.read(_checked(name))
 
     def write(self, name: str, payload: bytes) -> None:
@@ -148,7 +148,7 @@ class Store:
         self.files.append(f"{key}/{pointer}.history", record)
 
     def pointer(self, key: str, pointer: str) -> dict[str, Any] | None:
-        """The record of a pointer, or None where it was never set; if it is torn, its history's last record."""
+        """The record of a pointer, or None if it was never set; if it is torn, its history's last record."""
         raw = self.read(f"{key}/{pointer}.json")
         record = None if raw is None else _record(raw)
         if raw is not None and record is None:
