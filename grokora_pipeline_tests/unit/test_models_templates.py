@@ -14,6 +14,7 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.fit import ANSWERS, HISTORIES
 from grokora_pipeline.models.messages import Call, calls_of, message_reasoning, message_text
 from grokora_pipeline.models.template import FIXED_DATE, environment
+from grokora_pipeline.serving.engine.constrain import Grammars, grammar_for
 from grokora_pipeline.training.tokenize import tokenize_split
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 from grokora_pipeline_tests.unit.family_templates import FAMILIES
@@ -117,6 +118,16 @@ def test_what_differs_from_the_models_own_template_is_said(tmp_path: Path) -> No
     raising = chat_of(RAISING, tmp_path / "raising")
     assert "default template stands in place" in raising.notes[0]
     assert not raising.has_chat_template
+
+
+def test_the_grammar_of_offered_tools_allows_every_answer_that_is_learnt(chat: ChatFormat) -> None:
+    grammars = Grammars(chat, chat.tokenizer.get_vocab_size(with_added_tokens=True))
+    for choice, kinds in (("auto", ("text", "lines", "a call")), ("required", ("a call",))):
+        grammar = grammar_for([TOOL], choice, None, chat)
+        for kind in kinds if grammar else ():
+            learnt = {"prompt": HISTORIES["a question"], "completion": [ANSWERS[kind]], "tools": [TOOL]}
+            ids = chat.encode_example(learnt)[1]
+            assert grammars.matcher(grammar or "").validate_tokens(ids) == len(ids)
 
 
 def test_an_answer_is_written_without_a_made_up_word_or_a_list_of_python(chat: ChatFormat) -> None:

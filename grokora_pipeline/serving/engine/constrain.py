@@ -78,7 +78,8 @@ def grammar_for(
 ) -> str | None:
     """The Lark grammar of an OpenAI request's answer; None: free text.
 
-    None also if the format of calls cannot be read off the template: the caller then parses and repairs, and counts.
+    None also if the format of calls cannot be read off the template, or if control tokens stand around a free answer:
+    the caller then parses and repairs, and counts.
     A tool whose schema llguidance refuses (look-ahead in a pattern, remote references, nothing that satisfies it) may
     take any object, and all else stays enforced; for an answer's own schema that is a GrokoraError.
     `tool_choice` is auto, none, required, or names one function.
@@ -93,6 +94,9 @@ def grammar_for(
     if schema is not None and (reason := refused_schema(schema)):
         raise GrokoraError(f"The schema of response_format cannot be enforced: {reason}. Change it or leave it out.")
     only_calls = tool_choice == "required" or named is not None
+    marks = chat.form.head + chat.form.opening + chat.form.closing
+    if offered and schema is None and not only_calls and any(token in marks for token in _special(chat)):
+        return None  # free text has no control tokens in a grammar, but the model's own answers have (gpt-oss)
 
     def grammar_of(functions: Sequence[Json]) -> str:
         """The Lark grammar of an answer that may call these functions."""
@@ -177,7 +181,9 @@ def _opening(trigger: str, chat: ChatFormat, *, said_first: bool) -> tuple[str, 
         return "calls", [f"TEXT: /([^{{]{_TEXT})?/"]
     if not said_first:
         return f"{_literal(trigger, chat)} calls", []
-    quoted = re.escape(trigger).replace("/", r"\/")
+    # By their codes: re.escape puts a backslash before a line break (Qwen3 begins with an empty thought), which Lark
+    # refuses, as it does a bare slash.
+    quoted = "".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in trigger)
     return "opening calls", [
         f"TEXT: /{_TEXT}/ & ~/{_TEXT}{quoted}{_TEXT}/",
         f"opening[lazy]: TEXT {_literal(trigger, chat)}",
