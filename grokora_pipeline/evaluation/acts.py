@@ -42,17 +42,6 @@ class Answers:
     logprob: float | None = None
     tokens: int = 0
 
-    @property
-    def messages(self) -> list[Message]:
-        """The prompt."""
-        messages: list[Message] = self.example["prompt"]
-        return messages
-
-    @property
-    def tools(self) -> list[dict[str, Any]] | None:
-        """The tools that the prompt offers."""
-        return self.example.get("tools")
-
 
 @dataclass(frozen=True, slots=True)
 class Judge:
@@ -73,7 +62,7 @@ class Judge:
                 Answer(
                     prediction=message,
                     reference=entry.example["completion"][-1],
-                    tools=entry.tools,
+                    tools=entry.example.get("tools"),
                     schema=self.answer.schema_,
                     answer_type=self.answer.type,
                 )
@@ -192,7 +181,8 @@ class Server:
 
     def prompt_ids(self, answers: Answers) -> list[int] | None:
         """The ids that the server reads for a prompt; None if it does not tell them."""
-        body: dict[str, Any] = {"messages": answers.messages} | ({"tools": answers.tools} if answers.tools else {})
+        tools = answers.example.get("tools")
+        body: dict[str, Any] = {"messages": answers.example["prompt"]} | ({"tools": tools} if tools else {})
         if self.llamacpp:
             rendered = _json(self._post("/apply-template", body)).get("prompt")
             if not isinstance(rendered, str):
@@ -206,11 +196,11 @@ class Server:
     def answer(self, answers: Answers, *, on: bool, new_tokens: int) -> tuple[Message, list[float]]:
         """(the server's greedy answer as a message, the log-probabilities of its tokens, [] if it does not tell)."""
         body: dict[str, Any] = {
-            **{"model": self.on if on else self.off, "messages": answers.messages},
+            **{"model": self.on if on else self.off, "messages": answers.example["prompt"]},
             **{"temperature": 0.0, "max_tokens": new_tokens, "seed": 0, "logprobs": on},
         }
-        if answers.tools:
-            body["tools"] = answers.tools
+        if tools := answers.example.get("tools"):
+            body["tools"] = tools
         if self.llamacpp:
             # Its cache of prompts asks for tokens only: the adapter's keys would be read with the adapter off.
             # A penalty for repeated tokens may be the default of who started it.
@@ -364,7 +354,8 @@ def _first_difference(server: Server, chat: ChatFormat, prompts: Sequence[Answer
     """(where the server's prompts leave ours first, "" if nowhere; whether the server tells them)."""
     told = False
     for number, entry in enumerate(prompts, 1):
-        theirs, ours = server.prompt_ids(entry), chat.encode_prompt(entry.messages, entry.tools)
+        theirs, example = server.prompt_ids(entry), entry.example
+        ours = chat.encode_prompt(example["prompt"], example.get("tools"))
         told |= theirs is not None
         if theirs is not None and theirs != ours:
             shorter = min(len(theirs), len(ours))

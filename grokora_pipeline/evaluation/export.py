@@ -57,7 +57,7 @@ def prove(plan: Plan, examples: Sequence[Example], reporter: Reporter) -> Verdic
     if all(one.on == one.off for one in answers):  # no fault of the files: the base answers these prompts alike
         sentence = f"The adapter changes none of our own answers to {len(answers)} prompts, so nothing can be seen."
         return Verdict(acts=False, agrees=False, agreement=1.0, prompts=len(answers), sentence=sentence)
-    longest = max(len(chat.encode_prompt(one.messages, one.tools)) for one in answers)
+    longest = max(len(chat.encode_prompt(one.example["prompt"], one.example.get("tools"))) for one in answers)
     reporter.log("Asking llama.cpp the same")
     model = next(path for path in output.glob("*.gguf") if path.name != "adapter.gguf")
     adapters, key = [str(path) for path in output.glob("adapter.gguf")], secrets.token_hex()

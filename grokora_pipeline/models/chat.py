@@ -57,7 +57,9 @@ class ChatFormat:
         special = _special_tokens(folder, tokenizer, configs)
         own = _own_template(folder, configs["tokenizer_config.json"])
         controls = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        fit = fit_template(own, default_template(tokenizer), tuple(sorted(special.items())), frozenset(controls))
+        # The template of a model that brings none: ChatML where its tokens exist, else plain `### Role:` headings.
+        chatml = all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
+        fit = fit_template(own, CHATML if chatml else PLAIN, tuple(sorted(special.items())), frozenset(controls))
         if tokenizer.token_to_id(fit.stop_token) is None:
             raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
         return cls(
@@ -286,12 +288,6 @@ def _own_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
         by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = by_name.get("default") or next(iter(by_name.values()), None)
     return template if isinstance(template, str) and template else None
-
-
-def default_template(tokenizer: Tokenizer) -> str:
-    """The template of a model that brings none: ChatML where its tokens exist, else plain `### Role:` headings."""
-    chatml = all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
-    return CHATML if chatml else PLAIN
 
 
 def _stop_ids(
