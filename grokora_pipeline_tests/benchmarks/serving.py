@@ -301,7 +301,7 @@ def mixed(task: Json) -> None:
 
     from grokora_pipeline.serving.engine.engine import TorchEngine
     from grokora_pipeline.serving.gateway.answers import LocalAnswer, prepare
-    from grokora_pipeline.serving.gateway.protocol import ChatRequest
+    from grokora_pipeline.serving.gateway.protocol import ChatRequest, new_reply
 
     engine = TorchEngine(Path(task["base"]), dtype=getattr(torch, task["dtype"]))
     for name, folder in task["adapters"].items():
@@ -311,7 +311,7 @@ def mixed(task: Json) -> None:
         asked = ChatRequest.parse(body)
         ask = await prepare(asked, None, body["model"], engine.chat, engine.context_length)
         ask = replace(ask, grammar=None)  # it mends calls that the model alone gets wrong
-        found = LocalAnswer(asked, ask, engine.chat, engine, body["model"])
+        found = LocalAnswer(asked, ask, engine.chat, engine, new_reply(body["model"]))
         async for _ in found.deltas():
             pass
         return _essence(found.reply["choices"][0]["message"])

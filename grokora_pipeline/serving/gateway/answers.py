@@ -21,7 +21,7 @@ from grokora_pipeline.models.messages import calls_of, message_text, parse_calls
 from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
-from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, new_reply, usage_of
+from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, usage_of
 from grokora_pipeline.sessions.redaction.redactor import restore, restore_growing
 
 Json = dict[str, Any]
@@ -114,15 +114,10 @@ class LocalAnswer:
     ask: GenerationRequest
     chat: ChatFormat
     engine: Engine
-    served_by: str
-    receipt: str = ""
+    head: Json  # what all of the reply's JSON shares
     originals: Mapping[str, str] = field(default_factory=dict)  # the caller's own values, by their placeholders
-    head: Json = field(init=False)
     reply: Json = field(default_factory=dict)
     repaired: bool = False
-
-    def __post_init__(self) -> None:
-        self.head = new_reply(self.served_by, self.receipt)
 
     @property
     def finish(self) -> str:

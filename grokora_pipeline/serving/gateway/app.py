@@ -4,29 +4,30 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-import orjson
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from grokora_pipeline.serving.gateway import traces
 from grokora_pipeline.serving.gateway.apis import APIS, Api
 from grokora_pipeline.serving.gateway.feedback import Feedback
 from grokora_pipeline.serving.gateway.gateway import Gateway
 from grokora_pipeline.serving.gateway.protocol import ApiError, Json
 from grokora_pipeline.serving.gateway.sessions import session_name
-from grokora_pipeline.serving.gateway.traces import Traces
 from grokora_pipeline.store.champions import BASE
 
 ACCESS = logging.getLogger("grokora.access")
@@ -52,65 +53,37 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
             await gateway.traces.close()
             await gateway.end_answers()
 
-    own = _Endpoints(gateway, key is not None)
+    own = _Endpoints(gateway, has_key=key is not None)
     routes = [
-        *(Route(f"/v1/{api.path}", _Call(gateway, api, key is not None), methods=["POST"]) for api in APIS),
+        *(Route(f"/v1/{api.path}", _Call(gateway, api, has_key=key is not None), methods=["POST"]) for api in APIS),
         Route("/v1/messages/count_tokens", own.count_tokens, methods=["POST"]),
         Route("/v1/models", own.models, methods=["GET"]),
-        Route("/v1/models/{model}", own.model, methods=["GET"]),
-        Route("/v1/traces", Traces(gateway).receive, methods=["POST"]),
+        Route("/v1/models/{model:path}", own.models, methods=["GET"]),
+        Route("/v1/traces", partial(traces.receive, gateway), methods=["POST"]),
         Route("/v1/feedback", own.feedback, methods=["POST"]),
         Route("/metrics", own.metrics, methods=["GET"]),
         Route("/health", own.health, methods=["GET"]),
     ]
     # Starlette would redirect, and not every client sends a POST again (Python's urllib raises)
     routes += [Route(f"{one.path}/", one.endpoint, methods=list(one.methods or ())) for one in routes]
-    guards = [Middleware(_AccessLog), Middleware(_Bearer, key=key)]
+    guards = [Middleware(_AccessLog), Middleware(_Bearer, key=key, refuse=own.refuse)]
     guards[:0] = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)] if loopback else []
-    refused = gateway.metrics.refused
-
-    def refuse(request: Request, error: Exception) -> Response:
-        """An error in the shape of the API that was called."""
-        answer = _public_error(request.url.path, error)
-        refused.labels(str(answer.status)).inc()
-        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-        headers |= {"retry-after": "1"} if answer.status == 429 else {}
-        return _error_response(request.url.path, answer, headers)
-
-    handled: Any = {ApiError: refuse, HTTPException: refuse, ClientDisconnect: refuse, Exception: refuse}
+    handled: Any = dict.fromkeys((ApiError, HTTPException, ClientDisconnect, Exception), own.refuse)
     return Starlette(routes=routes, middleware=guards, lifespan=lifespan, exception_handlers=handled)
 
 
-def _error_response(path: str, error: ApiError, headers: Mapping[str, str]) -> Response:
-    """An error in the shape of the API that a path belongs to; OpenAI's for what is no API's."""
-    api = next((one for one in APIS if path.startswith(f"/v1/{one.path}")), APIS[0])
-    return Response(orjson.dumps(api.error(error)), error.status, headers, "application/json")
-
-
-def _public_error(path: str, error: Exception) -> ApiError:
-    """The error that the caller gets: never more than what is meant for a person."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, ClientDisconnect):
-        return ApiError(499, "The caller went away.")
-    if isinstance(error, HTTPException) and error.status_code == 404:
-        spoken = ", ".join(f"/v1/{api.path}" for api in APIS)
-        return ApiError(404, f"{path} is not spoken here; this gateway speaks {spoken}.", code="not_found")
-    if isinstance(error, HTTPException):
-        return ApiError(error.status_code, f"{error.detail}.")
-    return ApiError(500, "The gateway failed; its log says where.", code="internal_error")
-
-
+@dataclass(frozen=True, slots=True)
 class _Call:
     """An ASGI endpoint: the adapter stays loaded, and the call counts as running, until the response is sent."""
 
-    def __init__(self, gateway: Gateway, api: Api, has_key: bool) -> None:
-        self._gateway, self._api, self._has_key = gateway, api, has_key
+    gateway: Gateway
+    api: Api
+    has_key: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        keys = _upstream_keys(request, self._api, self._has_key)
-        async with self._gateway.call(request, self._api, keys) as response:
+        keys = _upstream_keys(request, self.api, self.has_key)
+        async with self.gateway.call(request, self.api, keys) as response:
             await response(scope, receive, send)
 
 
@@ -126,35 +99,54 @@ def _upstream_keys(request: Request, api: Api, has_key: bool) -> dict[str, str]:
     return {name: request.headers[name] for name in names if name in request.headers}
 
 
+@dataclass(frozen=True, slots=True)
 class _Endpoints:
-    """The endpoints that no model answers."""
+    """The endpoints that no model answers, and what a refused request gets."""
 
-    def __init__(self, gateway: Gateway, has_key: bool) -> None:
-        self._gateway, self._champions, self._has_key = gateway, gateway.champions, has_key
+    gateway: Gateway
+    has_key: bool
+
+    def refuse(self, request: Request, error: Exception) -> Response:
+        """An error in the shape of the API that was called: never more than what is meant for a person."""
+        path, headers = request.url.path, dict[str, str]()
+        if isinstance(error, ApiError):
+            public = error
+        elif isinstance(error, ClientDisconnect):
+            public = ApiError(499, "The caller went away.")
+        elif isinstance(error, HTTPException) and error.status_code == 404:
+            spoken = ", ".join(f"/v1/{api.path}" for api in APIS)
+            public = ApiError(404, f"{path} is not spoken here; this gateway speaks {spoken}.", code="not_found")
+        elif isinstance(error, HTTPException):
+            public, headers = ApiError(error.status_code, f"{error.detail}."), dict(error.headers or {})
+        else:
+            public = ApiError(500, "The gateway failed; its log says where.", code="internal_error")
+        self.gateway.metrics.refused.labels(str(public.status)).inc()
+        headers |= {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(public.status, {})
+        api = next((one for one in APIS if path.startswith(f"/v1/{one.path}")), APIS[0])
+        return JSONResponse(api.error(public), public.status, headers)
 
     async def count_tokens(self, request: Request) -> Response:
         """`POST /v1/messages/count_tokens`."""
         api = next(api for api in APIS if api.name == "messages")
-        return await self._gateway.count_tokens(request, api, _upstream_keys(request, api, self._has_key))
+        return await self.gateway.count_tokens(request, api, _upstream_keys(request, api, self.has_key))
 
-    async def models(self, _: Request) -> Response:
-        """`GET /v1/models`."""
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`, and `/v1/models/<name>` for one of them."""
         cards = await asyncio.to_thread(self._cards)
-        ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"], "has_more": False}
-        return _json({"object": "list", "data": cards, **ends})
-
-    async def model(self, request: Request) -> Response:
-        """`GET /v1/models/<name>`."""
-        wanted = request.path_params["model"]
-        for card in await asyncio.to_thread(self._cards):
-            if card["id"] == wanted:
-                return _json(card)
+        # as in a request's `model`: without a provider's prefix, and whatever its case
+        wanted = request.path_params.get("model", "").strip("/").rpartition("/")[2]
+        if not wanted:
+            ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"], "has_more": False}
+            return JSONResponse({"object": "list", "data": cards, **ends})
+        for card in cards:
+            if card["id"].lower() == wanted.lower():
+                return JSONResponse(card)
         raise ApiError(404, f"There is no model {wanted!r}.", param="model", code="model_not_found")
 
     async def feedback(self, request: Request) -> Response:
         """`POST /v1/feedback`: a session's outcome, for its recording and for the rollouts of the champions in it."""
-        recorder = self._gateway.recorder
-        feedback = Feedback.parse(await self._gateway.read_body(request, 1 << 16))
+        recorder = self.gateway.recorder
+        feedback = Feedback.parse(await self.gateway.read_body(request, 1 << 16))
         try:
             named = feedback.session_id or await asyncio.to_thread(recorder.session_of, feedback.call or "")
             if not named:
@@ -165,40 +157,40 @@ class _Endpoints:
             await asyncio.wrap_future(recorder.outcome(session, feedback.outcome()))
         except OSError as error:
             raise ApiError(503, "The feedback could not be written; the log says why.", code="not_recorded") from error
-        for service in self._champions.table.values():
+        for service in self.gateway.champions.table.values():
             if service.rollout and feedback.rating:
                 service.rollout.rate(session, feedback.rating)
-        return _json({"session_id": session, "recorded": True})
+        return JSONResponse({"session_id": session, "recorded": True})
 
     async def metrics(self, _: Request) -> Response:
         """`GET /metrics`."""
-        return Response(self._gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(self.gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def health(self, request: Request) -> Response:
         """`GET /health`."""
         if request.app.state.following.done():
             raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
-        refused, engine = self._champions.refused, self._champions.engine
-        served = {agent: service.version for agent, service in self._champions.table.items()}
-        trouble = self._gateway.recorder.trouble or self._gateway.traces.trouble
+        refused, engine = self.gateway.champions.refused, self.gateway.champions.engine
+        served = {agent: service.version for agent, service in self.gateway.champions.table.items()}
+        trouble = self.gateway.recorder.trouble or self.gateway.traces.trouble
         status: Json = {"status": "degraded" if refused or trouble else "ok", "champions": served}
         status["engine"] = "ready" if engine else "no base model yet"
         slow = engine.slow_reason if engine else ""  # rows are answered one by one: right, but slow
         problems = {"refused": refused, "not_recorded": trouble, "slow": slow}
-        return _json(status | {name: value for name, value in problems.items() if value})
+        return JSONResponse(status | {name: value for name, value in problems.items() if value})
 
     def _cards(self) -> list[Json]:
         """The base, each agent (whatever answers for it now) and each version; parent and root are as vLLM has them."""
-        base = self._champions.base
+        base = self.gateway.champions.base
         cards = [_card(BASE, base.model_id if base else BASE, None, 0)]
-        for agent, service in self._champions.table.items():
-            history = self._champions.registry.history(agent)
+        for agent, service in self.gateway.champions.table.items():
+            history = self.gateway.champions.registry.history(agent)
             since = {past["version"]: int(datetime.fromisoformat(past["at"]).timestamp()) for past in history}
             served = BASE if service.version == BASE else f"{agent}@{service.version}"
             cards.append(_card(agent, served, BASE, since.get(service.version, 0)))
             cards += [
                 _card(f"{agent}@{adapter.version}", adapter.name, BASE, since.get(adapter.version, 0))
-                for adapter in self._champions.versions(agent)
+                for adapter in self.gateway.champions.versions(agent)
             ]
         return cards
 
@@ -210,39 +202,36 @@ def _card(name: str, root: str, parent: str | None, created: int) -> Json:
     return openai | {"type": "model", "display_name": name, "created_at": at}
 
 
-def _json(content: Json) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
-
-
+@dataclass(frozen=True, slots=True)
 class _Bearer:
     """Lets through what carries the key, in either header: Claude Code sends both; compared in constant time."""
 
-    def __init__(self, app: ASGIApp, key: str | None) -> None:
-        self._app, self._expected = app, key.encode() if key else None
+    app: ASGIApp
+    key: str | None
+    refuse: Callable[[Request, Exception], Response]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._expected is not None and scope["path"] != "/health":
+        if scope["type"] == "http" and self.key is not None and scope["path"] != "/health":
             headers = Headers(scope=scope)
             scheme, _, key = headers.get("authorization", "").partition(" ")
             sent = (key.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
             # a sum and not `any`, which would stop at the first match and so tell by its time which header was right
-            if not sum(hmac.compare_digest(one.encode(), self._expected) for one in sent):
+            if not sum(hmac.compare_digest(one.encode(), self.key.encode()) for one in sent):
                 error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-                response = _error_response(scope["path"], error, {"www-authenticate": "Bearer"})
-                await response(scope, receive, send)
+                await self.refuse(Request(scope), error)(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
 class _AccessLog:
     """A line a request: method, path, status, seconds, who answered. No query, no header, no text of anybody's."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         started, status, by = time.perf_counter(), 0, "-"
 
@@ -255,7 +244,7 @@ class _AccessLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self.app(scope, receive, noted)
         finally:
             seconds = time.perf_counter() - started
             ACCESS.info("%s %r %d %.3f s %s", scope["method"], scope["path"], status, seconds, by)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import logging
+import re
 import time
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
@@ -12,18 +13,18 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import orjson
-from httpx_sse import EventSource, ServerSentEvent, SSEError
+from httpx_sse import EventSource, SSEError
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.constrain import unenforced
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
-from grokora_pipeline.serving.gateway.apis import Api, answer_of
+from grokora_pipeline.serving.gateway.apis import Api
 from grokora_pipeline.serving.gateway.bodies import OWN_NAMES, chat_request, is_media, optional_tools, part_kinds
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.conversations import Conversations, for_upstream
@@ -34,6 +35,7 @@ from grokora_pipeline.serving.gateway.protocol import (
     Json,
     ignored_members,
     is_too_deep,
+    new_reply,
     read_object,
     without_unread,
 )
@@ -41,6 +43,7 @@ from grokora_pipeline.serving.gateway.recorder import Recorder, new_receipt
 from grokora_pipeline.serving.gateway.routing import Route, Router
 from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.serving.gateway.upstream import Upstream, passed_back, unreachable
+from grokora_pipeline.sessions.readers import bodies
 from grokora_pipeline.sessions.readers.streams import StreamedReply
 from grokora_pipeline.sessions.redaction.redactor import Redactor
 from grokora_pipeline.store.champions import BASE
@@ -54,6 +57,7 @@ _SESSION_HEADERS = ("x-session-id", "session_id", "session-id", "conversation_id
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
 UPSTREAM_TIMES = 4
+_Result = TypeVar("_Result")
 _MOST_IGNORED = 32  # named in a header, which clients take up to 8 KiB of
 _UNFINISHED_BODIES = 16  # of the largest size may be in memory together
 
@@ -73,7 +77,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Exchange:
-    """A request under way: `body` is as it was sent, `asked` the same as a chat request, with all it refers to."""
+    """A request under way: `body` is as it was sent, `asked` is `whole` as a chat request."""
 
     session: str
     route: Route
@@ -81,7 +85,7 @@ class Exchange:
     body: Json
     asked: ChatRequest
     receipt: str
-    forwarded: Json  # what an upstream gets of it
+    whole: Json  # the body with the conversation that it continues
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.perf_counter)
     recorded: bool = False
@@ -96,7 +100,8 @@ class Exchange:
             "x-request-id": self.receipt,
             "request-id": self.receipt,
         }  # where OpenAI's and Anthropic's SDKs look
-        headers |= {"x-grokora-unknown-model": "1"} if self.route.unknown_model else {}
+        # an upstream says itself what it thinks of a name
+        headers |= {"x-grokora-unknown-model": "1"} if self.route.unknown_model and not self.route.upstream else {}
         ignored = [name for name in self.ignored if name.isascii() and name.isprintable()][:_MOST_IGNORED]
         return headers | ({"x-grokora-ignored": ", ".join(ignored)} if ignored else {})
 
@@ -140,33 +145,24 @@ class Gateway:
 
         An upstream counts those of a request that it would answer: its tokenizer is not here.
         """
-        body = read_object(await self.read_body(request, self.limits.body_bytes))
-        user = _session_of(request, body)
-        session, chat, problem = session_name(user) if user else None, body, None
-        try:
-            chat = _as_chat(api, body)
-        except ApiError as error:
-            problem = error
-        route = self._route(chat, session or "")
+        exchange = await self._exchange(request, api, await self.read_body(request, self.limits.body_bytes))
+        route, asked, engine, base = exchange.route, exchange.asked, self.champions.engine, self.champions.base
         if route.upstream:
-            path = f"{api.path}/count_tokens"
             try:
                 with self._admitted():
-                    async with self._send(path, body, request, keys) as response:
+                    async with self._send(
+                        f"{api.path}/count_tokens", exchange.body, exchange, request, keys
+                    ) as response:
                         return Response(await response.aread(), response.status_code, passed_back(response))
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
-        if problem:
-            raise problem
-        asked, engine, base = ChatRequest.parse(chat, OWN_NAMES[api.name]), self.champions.engine, self.champions.base
         assert engine is not None and base is not None  # the router saw to it
-        refuse_by_length(asked, engine.context_length)
-        messages, _ = await asyncio.to_thread(self._redacted, session, asked)
+        messages, _ = await asyncio.to_thread(self._redacted, exchange.session, asked)
         fixed = await self.champions.prompt(route.agent.name if route.agent else None, route.version)
         agent = route.agent if asked.model != BASE else None
         room = engine.context_length
         tokens = await asyncio.to_thread(encode_prompt, asked, agent, base.chat, messages, fixed=fixed, room=room)
-        return Response(orjson.dumps({"input_tokens": len(tokens)}), media_type="application/json")
+        return JSONResponse({"input_tokens": len(tokens)})
 
     async def read_body(self, request: Request, limit: int, kinds: Sequence[str] = ("application/json",)) -> bytes:
         """The body of a request whose content type is one of `kinds`.
@@ -174,7 +170,7 @@ class Gateway:
         Raises ApiError 415 for another content type, 413 beyond the limit, 408 if it does not arrive in time, 429 if
         unfinished bodies fill the memory that they may have. A body that is being read takes no other's turn.
         """
-        kind, coding = content_type(request), request.headers.get("content-encoding", "identity").lower()
+        kind, coding = content_type(request), (request.headers.get("content-encoding") or "identity").lower()
         if kind not in kinds:  # what a web page may send unasked is another
             text = f"Send the request as content-type {' or '.join(kinds)}."
             raise ApiError(415, text, code="unsupported_media_type")
@@ -218,7 +214,11 @@ class Gateway:
             if api.name == "responses":
                 whole, earlier = self._conversations.resolve(body, session_name(user) if user else "")
                 user = user or earlier
-            chat = _as_chat(api, whole)
+            try:
+                chat = chat_request(api.name, whole)
+            except GrokoraError as error:  # no chat message can say that
+                named = re.match(r"(\w+): ", str(error))
+                raise ApiError(400, str(error), param=named and named[1], code="invalid_value") from error
 
         try:
             await asyncio.to_thread(lower)  # megabytes of messages must not hold up the streams of others
@@ -227,7 +227,13 @@ class Gateway:
         key = request.headers.get("authorization", "")  # callers of one machine may be told apart by their keys
         client = request.client.host if request.client else "", hashlib.sha256(key.encode()).hexdigest()
         session = self._sessions.name(user, client)
-        asked, route = ChatRequest.unchecked(chat), self._route(chat, session)
+        asked = ChatRequest.unchecked(chat)
+        listed = {name: items for name, items in chat.items() if isinstance(items, list)}
+        messages, tools = (
+            [one for one in listed.get(name, []) if isinstance(one, dict)] for name in ("messages", "tools")
+        )
+        tools = [one for one in tools if isinstance(one.get("function"), dict)]
+        route = self.router.route(asked.model, messages, session, tools)
         if not route.upstream:
             if len(raw) > self.limits.body_bytes:  # it was let in because it might have been the upstream's
                 text = f"The body is larger than {self.limits.body_bytes} bytes."
@@ -238,38 +244,18 @@ class Gateway:
             body = without_unread(body)
             asked = ChatRequest.parse(without_unread(chat), OWN_NAMES.get(api.name))
             refuse_by_length(asked, self.champions.engine.context_length if self.champions.engine else 0)
-            if api.name == "messages" and asked.messages[-1].role == "assistant":  # to count such tokens is right
-                text = (
-                    "The last message is the assistant's: no answer can be begun for the model here. End with a user's."
-                )
-                raise ApiError(400, text, param="messages", code="unsupported_content")
-            if any(map(is_media, part_kinds(whole))) and (route.agent is None or route.agent.images == "refuse"):
-                text = (
-                    "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
-                    "or set `images: placeholder` for the agent in agents.yaml, if its logs hold such messages."
-                )
-                raise ApiError(400, text, param="messages", code="unsupported_content")
         else:
             with suppress(ApiError):  # the upstream may know more; then its answer is judged by less
                 asked = ChatRequest.parse(chat)
-        keys = [request.headers.get(name, "").rpartition(" ")[2] for name in _KEY_HEADERS]
-        keys = [key for key in keys if key]
-        receipt, forwarded = new_receipt(session), for_upstream(body, whole)
-        return Exchange(session, route, api, body, asked, receipt, forwarded, keys=keys, ignored=ignored)
-
-    def _route(self, chat: Json, session: str) -> Route:
-        """The route of a chat request that nobody has checked yet."""
-        messages = [one for one in _list(chat.get("messages")) if isinstance(one, dict)]
-        tools = [one for one in _list(chat.get("tools")) if isinstance(one, dict)]
-        tools = [one for one in tools if isinstance(one.get("function"), dict)]
-        return self.router.route(ChatRequest.unchecked(chat).model, messages, session, tools)
+        keys = [key for name in _KEY_HEADERS if (key := request.headers.get(name, "").rpartition(" ")[2])]
+        return Exchange(session, route, api, body, asked, new_receipt(session), whole, keys=keys, ignored=ignored)
 
     def _send(
-        self, path: str, body: Json, request: Request, keys: Mapping[str, str]
+        self, path: str, body: Json, exchange: Exchange, request: Request, keys: Mapping[str, str]
     ) -> AbstractAsyncContextManager[httpx.Response]:
         """The upstream's response to a body, whose model is the upstream's where only we know its name."""
         assert self.upstream is not None
-        if self.upstream.model and not self.router.is_unknown(ChatRequest.unchecked(body).model):
+        if self.upstream.model and not exchange.route.unknown_model:
             body = {**body, "model": self.upstream.model}
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers} | dict(keys)
         return self.upstream.send(path, orjson.dumps(body), headers)
@@ -282,7 +268,7 @@ class Gateway:
         except ClientDisconnect:
             raise  # `finally` records that the answer was broken off, so that nobody learns from it
         except ApiError as error:
-            if error.status >= 500:
+            if error.status >= 500 and not exchange.recorded:
                 await self._finish(exchange, exchange.api.error(error), status=error.status)
             exchange.recorded = True
             raise
@@ -308,6 +294,15 @@ class Gateway:
     async def _answer(self, exchange: Exchange, request: Request) -> AsyncIterator[Response]:
         route, asked, engine, base = exchange.route, exchange.asked, self.champions.engine, self.champions.base
         assert engine is not None and base is not None  # the router saw to it
+        if exchange.api.name == "messages" and asked.messages[-1].role == "assistant":
+            text = "The last message is the assistant's: no answer can be begun for the model here. End with a user's."
+            raise ApiError(400, text, param="messages", code="unsupported_content")
+        if any(map(is_media, part_kinds(exchange.whole))) and (route.agent is None or route.agent.images == "refuse"):
+            text = (
+                "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
+                "or set `images: placeholder` for the agent in agents.yaml, if its logs hold such messages."
+            )
+            raise ApiError(400, text, param="messages", code="unsupported_content")
         name = route.agent.name if route.agent else None
         async with self.champions.using(name, route.version) as adapter:
             agent = route.agent if asked.model != BASE else None
@@ -318,91 +313,98 @@ class Gateway:
             ask = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
             if ask.grammar:
                 exchange.ignored += await asyncio.to_thread(unenforced, ask.grammar, asked.offered_tools)
-            answer = LocalAnswer(asked, ask, base.chat, engine, route.served_by, exchange.receipt, originals)
+            head = new_reply(route.served_by, exchange.receipt)
+            answer = LocalAnswer(asked, ask, base.chat, engine, head, originals)
+            async with aclosing(self._recorded(exchange, answer)) as deltas:
+                if asked.stream:
+                    async with aclosing(self._events(exchange, answer, deltas)) as events:
+                        yield StreamingResponse(events, headers=exchange.headers, media_type="text/event-stream")
+                    return
 
-            async def drain() -> None:
-                """Read the answer to its end, so that it is recorded whole."""
-                async with aclosing(answer.deltas()) as deltas:
+                async def drain() -> None:
+                    """Read the answer to its end, where it is recorded."""
                     async for _ in deltas:
                         pass
 
-            if asked.stream:
-                async with aclosing(self._events(exchange, answer)) as events:
-                    yield StreamingResponse(events, headers=exchange.headers, media_type="text/event-stream")
-                return
-            await _unless_gone(request, drain())
+                await _unless_gone(request, drain())
             reply = exchange.api.reply(exchange.body, answer.reply)
-            await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
             yield Response(orjson.dumps(reply), headers=exchange.headers, media_type="application/json")
 
-    def _redacted(self, session: str | None, asked: ChatRequest) -> tuple[list[Json], dict[str, str]]:
-        """The prompt as adapters know prompts, and the caller's own values, to be put back into the answer.
-
-        Without a session nothing is remembered of it.
-        """
+    def _redacted(self, session: str, asked: ChatRequest) -> tuple[list[Json], dict[str, str]]:
+        """The prompt as adapters know prompts, and the caller's own values, to be put back into the answer."""
         try:
-            redactor = self.recorder.redactor(session) if session else Redactor()
+            redactor = self.recorder.redactor(session)
         except (GrokoraError, OSError):  # the recordings cannot be read; the recorder complains about it
             redactor = Redactor()
         messages, _, originals = redactor.redact_reversibly(asked.body["messages"])
         return messages, originals
 
-    async def _events(self, exchange: Exchange, answer: LocalAnswer) -> AsyncGenerator[bytes, None]:
-        writer = exchange.api.writer(exchange.body, answer.head, len(answer.ask.prompt))
-        for raw in writer.start():
-            yield raw
+    async def _recorded(self, exchange: Exchange, answer: LocalAnswer) -> AsyncGenerator[Json, None]:
+        """The answer's deltas; they end once it is recorded, so that whoever has the end may count on the recording."""
         try:
             async with aclosing(answer.deltas()) as deltas:
                 async for delta in deltas:
-                    for raw in writer.delta(delta):
-                        yield raw
+                    yield delta
         except ApiError as error:
             await self._finish(exchange, exchange.api.error(error), status=error.status)
-            for raw in writer.error(error):
-                yield raw
-            return
+            raise
         reply = exchange.api.reply(exchange.body, answer.reply)
-        # recorded before the last event: a caller that has the end of an answer may count on its recording
         await self._finish(exchange, reply, repaired=answer.repaired, cut=answer.finish == "length")
-        for raw in writer.end(answer.reply):
-            yield raw
+
+    async def _events(
+        self, exchange: Exchange, answer: LocalAnswer, deltas: AsyncIterator[Json]
+    ) -> AsyncGenerator[bytes, None]:
+        api, body, sent = exchange.api, exchange.body, 0
+        try:
+            async with aclosing(api.events(body, answer, deltas)) as events:
+                async for raw in events:
+                    yield raw
+                    sent += 1
+        except ApiError as error:
+            yield api.failed(body, answer.head, error, sent)
 
     @asynccontextmanager
     async def _forward(self, exchange: Exchange, request: Request, keys: Mapping[str, str]) -> AsyncIterator[Response]:
-        async with self._send(exchange.api.path, exchange.forwarded, request, keys) as response:
+        forwarded = for_upstream(exchange.body, exchange.whole)
+        async with self._send(exchange.api.path, forwarded, exchange, request, keys) as response:
             headers = exchange.headers | passed_back(response)
             if response.status_code == 200 and "event-stream" in response.headers.get("content-type", ""):
                 async with aclosing(self._pass_on(exchange, response)) as events:
                     yield StreamingResponse(events, headers=headers)
                 return
-            raw = b""
-
-            async def receive() -> None:
-                """Read the upstream's whole body."""
-                nonlocal raw
-                raw = await response.aread()
-
             try:
-                await _unless_gone(request, receive())  # a caller that left must not hold its place for minutes
+                # a caller that left must not hold its place for minutes
+                raw = await _unless_gone(request, response.aread())
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
-            await self._finish(exchange, _reply_of(raw), status=response.status_code)
+            reply: Any = None
+            with suppress(orjson.JSONDecodeError):
+                reply = orjson.loads(raw)
+            reply = reply if isinstance(reply, dict) else {"error": {"message": "the upstream sent no JSON object"}}
+            await self._finish(exchange, reply, status=response.status_code)
             yield Response(raw, response.status_code, headers)
 
     async def _pass_on(self, exchange: Exchange, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """The upstream's events as they come, each one whole; the last one only once the exchange is recorded."""
-        streamed, last = StreamedReply(), b""
+        streamed, last, sent = StreamedReply(), b"", 0
         try:
             async for one in EventSource(response).aiter_sse():
                 streamed.feed(one.data)
+                lines = [f"event: {one.event}"] if one.event != "message" else []
+                lines += [f"data: {line}" for line in one.data.split("\n")]
+                raw = ("\n".join(lines) + "\n\n").encode()
                 if streamed.ended:
-                    last = _raw_event(one)
+                    last = raw
                     break
-                yield _raw_event(one)
-        except (httpx.HTTPError, SSEError) as error:
-            failure = unreachable(error)
-            last = b"".join(exchange.api.writer(exchange.body, _NO_HEAD, 0).error(failure))
-        await self._finish(exchange, streamed.reply() or streamed.error or _BROKEN_STREAM)
+                yield raw
+                sent += 1
+        except (httpx.HTTPError, SSEError) as failure:
+            last = exchange.api.failed(exchange.body, _NO_HEAD, unreachable(failure), sent)
+        reply = streamed.reply() or streamed.error
+        if not reply and not last:  # to the caller a stream that just stops would look like a whole answer
+            error = ApiError(502, "The upstream's stream stopped before its end.", code="upstream_unreachable")
+            last = exchange.api.failed(exchange.body, _NO_HEAD, error, sent)
+        await self._finish(exchange, reply or _BROKEN_STREAM)
         yield last
 
     async def _finish(
@@ -421,7 +423,7 @@ class Gateway:
         seconds = time.perf_counter() - exchange.started
         route = exchange.route
         who = (route.agent.name if route.agent else "", route.served_by)
-        message, usage = answer_of(exchange.api, reply), reply.get("usage")
+        message, usage = bodies.exchange({}, reply, exchange.api.name).answer, reply.get("usage")
         wrong = fault(message, exchange.asked, route.agent) if message else "error"
         self.metrics.requests.labels(*who, str(status)).inc()
         self.metrics.seconds.labels(*who).observe(seconds)
@@ -436,7 +438,9 @@ class Gateway:
             self.router.observe(route, exchange.session, not wrong, seconds)
         if message and exchange.api.name == "responses":
             self._conversations.remember(exchange.session, exchange.body, reply)
-        await asyncio.gather(asyncio.wrap_future(self._record(exchange, reply)), return_exceptions=True)
+        # shielded: a caller who leaves now must not take back what the recorder is about to write
+        written = asyncio.wrap_future(self._record(exchange, reply))
+        await asyncio.shield(asyncio.gather(written, return_exceptions=True))
 
     def _record(self, exchange: Exchange, reply: Json) -> Future[None]:
         exchange.recorded = True
@@ -452,16 +456,8 @@ class Gateway:
         )
 
 
-def _as_chat(api: Api, body: Json) -> Json:
-    """The body as a chat request; ApiError 400 for what no chat message can say."""
-    try:
-        return chat_request(api.name, body)
-    except GrokoraError as error:
-        raise ApiError(400, str(error), code="invalid_value") from error
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, but stop where the caller goes away first: then nobody wants the answer."""
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The work's result; ClientDisconnect if the caller goes away first: then nobody wants it, and the work stops."""
     task, heard = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
         while not task.done():
@@ -470,7 +466,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> Non
                 if heard.result()["type"] == "http.disconnect":
                     raise ClientDisconnect
                 heard = asyncio.ensure_future(request.receive())  # the rest of a body, such as its empty last part
-        task.result()
+        return task.result()
     finally:
         for one in (task, heard):
             one.cancel()
@@ -494,10 +490,6 @@ def _unzipped(raw: bytes, limit: int) -> bytes:
     return unpacked
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _session_of(request: Request, body: Json) -> str | None:
     """The session that a request names: by a header, in its metadata, or by its user (Anthropic's is in metadata)."""
     metadata = body.get("metadata")
@@ -505,19 +497,3 @@ def _session_of(request: Request, body: Json) -> str | None:
     named = [request.headers.get(name) for name in _SESSION_HEADERS]
     named += [metadata.get("session_id"), body.get("user"), metadata.get("user_id")]
     return next((name for name in named if isinstance(name, str) and name), None)
-
-
-def _raw_event(one: ServerSentEvent) -> bytes:
-    """An upstream's event as it came."""
-    lines = [f"event: {one.event}"] if one.event != "message" else []
-    lines += [f"data: {line}" for line in one.data.split("\n")]
-    return ("\n".join(lines) + "\n\n").encode()
-
-
-def _reply_of(raw: bytes) -> Json:
-    """An upstream's reply as an object."""
-    try:
-        reply = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        reply = None
-    return reply if isinstance(reply, dict) else {"error": {"message": "the upstream sent no JSON object"}}

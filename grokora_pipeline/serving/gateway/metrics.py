@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -14,12 +14,16 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 _GAUGES = {"running", "waiting", "cache_bytes"}
 
 
-class Metrics:
-    """Counters of the HTTP side; the engine's, the recorder's and the rollouts' are read when asked for."""
+class Metrics(Collector):
+    """Counters of the HTTP side; the engine's, the recorder's and the rollouts' are read when asked for.
+
+    `generate_latest` of `registry` is the exposition text.
+    """
 
     def __init__(self, champions: Champions, recorder: Recorder) -> None:
-        self._registry = here = CollectorRegistry()
-        here.register(_Inside(champions, recorder))
+        self._champions, self._recorder = champions, recorder
+        self.registry = here = CollectorRegistry()
+        here.register(self)
         who = ("agent", "served_by")
         self.requests = Counter("grokora_requests", "Chat completions answered.", (*who, "status"), registry=here)
         self.seconds = Histogram(
@@ -35,15 +39,6 @@ class Metrics:
         self.refused = Counter(
             "grokora_refused_requests", "Requests refused before an answer.", ("status",), registry=here
         )
-
-    def text(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self._registry)
-
-
-class _Inside(Collector):
-    def __init__(self, champions: Champions, recorder: Recorder) -> None:
-        self._champions, self._recorder = champions, recorder
 
     def collect(self) -> Iterator[Metric]:
         """Figures of the engine, the recorder and the rollouts, as they are now."""

@@ -47,32 +47,20 @@ class Router:
         Names are compared without case and without a provider's prefix: `Coordinator` and `openai/coordinator` mean
         the coordinator.
         """
-        name, version, named = self._read(model)
-        owner = named or recognise(self.champions.agents, messages, None, tools)
-        agent = next((spec for spec in self.champions.agents if spec.name == owner), None)
-        unknown = self.is_unknown(model)
-        if name == BASE:
-            return self._local(Route(agent))
-        if agent and version and named:
-            return self._local(Route(agent, version))
-        picked = self.champions.table[agent.name].pick(session) if agent else BASE
-        if picked == BASE and self.has_upstream:
-            return Route(agent, upstream=True)
-        return self._local(Route(agent, picked, unknown_model=unknown))
-
-    def is_unknown(self, model: str) -> bool:
-        """Whether a model's name is no agent's, and neither `auto` nor `base`."""
-        name, _, named = self._read(model)
-        return named is None and name not in ("auto", BASE)
-
-    def _read(self, model: str) -> tuple[str, str, str | None]:
-        """(name, version, the agent that is called so) of a request's model."""
         name, _, version = model.strip().partition("@")
         name, agents = name.rpartition("/")[2], self.champions.agents
-        return name, version, recognise(agents, [], name) or recognise(agents, [], name.lower())
-
-    def _local(self, route: Route) -> Route:
-        if self.champions.engine is None:
+        named = recognise(agents, [], name) or recognise(agents, [], name.lower())
+        owner = named or recognise(agents, messages, None, tools)
+        agent = next((spec for spec in agents if spec.name == owner), None)
+        if name == BASE:
+            route = Route(agent)
+        elif agent and version and named:
+            route = Route(agent, version)
+        else:
+            picked = self.champions.table[agent.name].pick(session) if agent else BASE
+            to_upstream = picked == BASE and self.has_upstream
+            route = Route(agent, picked, to_upstream, unknown_model=named is None and name != "auto")
+        if not route.upstream and self.champions.engine is None:
             raise ApiError(503, "The base model is not in the store yet; materialize base_model.", code="no_base_model")
         return route
 

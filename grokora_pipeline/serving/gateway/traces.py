@@ -25,27 +25,21 @@ _JSON, _PROTOBUF = "application/json", "application/x-protobuf"
 _IDS = ("traceId", "spanId", "parentSpanId")
 
 
-class Traces:
-    """The endpoint."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def receive(self, request: Request) -> Response:
-        """Answers when all spans are on the disk, so that an exporter that gets an error sends them again."""
-        raw = await self._gateway.read_body(request, self._gateway.limits.body_bytes, kinds=(_JSON, _PROTOBUF))
-        kind = content_type(request)
-        export = await asyncio.to_thread(_from_protobuf if kind == _PROTOBUF else read_object, raw)
-        try:
-            traces = by_trace(export)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ApiError(400, "The body is no OTLP export of spans.", code="invalid_value") from error
-        written = [self._gateway.traces.append(session_name(trace), line) for trace, line in traces.items()]
-        try:
-            await asyncio.gather(*map(asyncio.wrap_future, written))
-        except OSError as error:  # 503 is what exporters try again
-            raise ApiError(503, "The spans could not be written; the log says why.", code="not_recorded") from error
-        return Response(b"{}" if kind == _JSON else b"", media_type=kind)
+async def receive(gateway: Gateway, request: Request) -> Response:
+    """The endpoint; answers when all spans are on the disk, so that an exporter that gets an error sends them again."""
+    raw = await gateway.read_body(request, gateway.limits.body_bytes, kinds=(_JSON, _PROTOBUF))
+    kind = content_type(request)
+    export = await asyncio.to_thread(_from_protobuf if kind == _PROTOBUF else read_object, raw)
+    try:
+        traces = by_trace(export)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ApiError(400, "The body is no OTLP export of spans.", code="invalid_value") from error
+    written = [gateway.traces.append(session_name(trace), line) for trace, line in traces.items()]
+    try:
+        await asyncio.gather(*map(asyncio.wrap_future, written))
+    except OSError as error:  # 503 is what exporters try again
+        raise ApiError(503, "The spans could not be written; the log says why.", code="not_recorded") from error
+    return Response(b"{}" if kind == _JSON else b"", media_type=kind)
 
 
 def by_trace(export: Json) -> dict[str, Json]:
