@@ -46,10 +46,6 @@ class ScriptedEngine:
         self.slow_reason = ""
         self.closed = False
 
-    @property
-    def adapters(self) -> frozenset[str]:
-        return frozenset(self.loaded)
-
     def add_adapter(self, name: str, folder: Path) -> None:
         if (folder / "broken").exists():
             raise GrokoraError(f"{name} does not fit the base model; train it anew.")

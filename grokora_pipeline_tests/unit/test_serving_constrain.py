@@ -3,11 +3,10 @@
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.serving.engine.constrain import _check, build_tokenizer, grammar_for, refused_schema, unenforced
+from grokora_pipeline.serving.engine.constrain import Grammars, _check, grammar_for, refused_schema, unenforced
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -32,7 +31,7 @@ def _tool(name: str, property_schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accepts(grammar: str, text: str, chat: ChatFormat) -> bool:
-    matcher = LLMatcher(build_tokenizer(chat, chat.tokenizer.get_vocab_size()), grammar)
+    matcher = Grammars(chat, chat.tokenizer.get_vocab_size()).matcher(grammar)
     return all(matcher.consume_token(token) for token in chat.encode(text)) and matcher.is_accepting()
 
 

@@ -245,7 +245,8 @@ class Grammars:
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:  # built at the first grammar: evaluation never has one
-        return build_tokenizer(self._chat, self._vocabulary)
+        stops = list(self._chat.stop_ids)
+        return LLTokenizer(self._chat.tokenizer.to_str(), n_vocab=self._vocabulary, eos_token=stops)
 
     def matcher(self, grammar: str) -> LLMatcher:
         """A matcher at the beginning of an answer; GrokoraError if the grammar cannot be used."""
@@ -253,8 +254,3 @@ class Grammars:
         if matcher.is_error():
             raise GrokoraError(f"The grammar cannot be used: {matcher.get_error()}")
         return matcher
-
-
-def build_tokenizer(chat: ChatFormat, vocabulary: int) -> LLTokenizer:
-    """llguidance's own view of the tokenizer, for models whose logits have `vocabulary` entries."""
-    return LLTokenizer(chat.tokenizer.to_str(), n_vocab=vocabulary, eos_token=list(chat.stop_ids))

@@ -191,7 +191,9 @@ class Decoder:
             self._generate_alone(row)
         if self.runner is None:
             return
-        rows, budget = scheduler.pick(self._cached_tokens, self._token_bytes, self._begin_alike)
+        rows, budget = scheduler.pick(
+            lambda row: BLOCK * len(self.prefixes.find(row.adapter, row.tokens[:-1])), self._token_bytes
+        )
         if not rows:
             return
         slots = self.runner.slots
@@ -201,7 +203,12 @@ class Decoder:
                     scheduler.waiting.remove(row)
                     scheduler.rows.append(row)
                     slots.open()
-                    self._take_from_cache(row, len(scheduler.rows) - 1)
+                    # the last token is run in any case: it yields the first logits
+                    if blocks := self.prefixes.find(row.adapter, row.tokens[:-1]):
+                        slots.write(len(scheduler.rows) - 1, blocks)
+                    row.computed = row.cached = BLOCK * len(blocks)
+                    self.counts["prompt_tokens"] += len(row.tokens)
+                    self.counts["cached_tokens"] += row.cached
             start = scheduler.rows.index(rows[0])
             parts = [row.tokens[row.computed : row.computed + budget] for row in rows]
             began, in_parts = time.perf_counter(), rows[0].computed > rows[0].cached or rows[0].remaining > budget
@@ -325,25 +332,6 @@ class Decoder:
             rows[slot] = rows[-1]
             rows.pop()
 
-    def _take_from_cache(self, row: ActiveRow, slot: int) -> None:
-        assert self.runner
-        # the last token is run in any case: it yields the first logits
-        if blocks := self.prefixes.find(row.adapter, row.tokens[:-1]):
-            self.runner.slots.write(slot, blocks)
-        row.computed = row.cached = BLOCK * len(blocks)
-        self.counts["prompt_tokens"] += len(row.tokens)
-        self.counts["cached_tokens"] += row.cached
-
-    def _cached_tokens(self, row: ActiveRow) -> int:
-        return self.prefixes.length(row.adapter, row.tokens[:-1])
-
-    def _begin_alike(self, one: ActiveRow, other: ActiveRow) -> bool:
-        """Whether two waiting rows share a block that the prefix cache does not hold yet."""
-        if one.adapter is not other.adapter:
-            return False
-        end = self._cached_tokens(one) + BLOCK
-        return end < min(len(one.tokens), len(other.tokens)) and one.tokens[:end] == other.tokens[:end]
-
     def _generate_alone(self, row: ActiveRow) -> None:
         began = time.perf_counter()
         self.counts["prompt_tokens"] += len(row.tokens)
@@ -430,7 +418,7 @@ class Decoder:
         logit_bytes = self.model.config.get_text_config().vocab_size * self.model.dtype.itemsize
         batch, begun, width, longest, logits = list[int](), set[tuple[int, ...]](), 0, 0, 0
         for index in sorted(texts, key=lambda index: len(texts[index])):
-            cached = self.prefixes.length(owner, prompts[index][:-1])
+            cached = BLOCK * len(self.prefixes.find(owner, prompts[index][:-1]))
             beginning = tuple(prompts[index][: cached + BLOCK])
             wide, long = max(width, len(texts[index]) - cached), max(longest, len(texts[index]))
             more = logits + len(completions[index]) * logit_bytes

@@ -8,6 +8,7 @@ so no answer depends on what was guessed. Of the sample's agents a row alone tak
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 MATCHED = (3, 2)  # how many of the last tokens must be the same; the longer match is the better guess
 LONGEST = 7  # tokens of a draft at most
@@ -39,11 +40,12 @@ class TokenText:
         return list(array("i", bytes(self._bytes[begin : begin + count * _WIDTH]))) if at >= 0 else []
 
 
+@dataclass(slots=True)
 class AnswerHistory:
     """What an adapter wrote lately, and how often drafts of its answers were right."""
 
-    def __init__(self) -> None:
-        self.text, self.right = TokenText(), FIRST_GUESS
+    text: TokenText = field(default_factory=TokenText)
+    right: float = FIRST_GUESS
 
     def draft(self, row: TokenText, last: Sequence[int], count: int) -> list[int]:
         """How a row's text, which ends with `last`, probably goes on: `count` tokens at most."""

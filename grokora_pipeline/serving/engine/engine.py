@@ -52,38 +52,22 @@ class TorchEngine:
             **limits,
         )
         self.chat = self.decoder.chat
-        self.context_length = self.chat.context_length
+        self.context_length, self.slow_reason = self.chat.context_length, self.decoder.slow_reason
         self._wake = threading.Condition()  # guards what follows; the decoder belongs to the thread
         self._closed = False
-        self._names: set[str] = set()
         self._submitted: deque[ActiveRow] = deque()
         self._commands: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name="grokora-engine", daemon=True)
         self._thread.start()
-
-    @property
-    def slow_reason(self) -> str:
-        """Why every row is answered alone, as a clause; "" if rows share batches."""
-        return self.decoder.slow_reason
-
-    @property
-    def adapters(self) -> frozenset[str]:
-        """Names that a request may use now."""
-        with self._wake:
-            return frozenset(self._names)
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter and put it in between two steps; blocks until then. A name in use now means the new one,
         while rows that run go on with the old. GrokoraError if it cannot be read or does not fit the base."""
         adapter = read_adapter(name, folder, self.decoder.model)
         self._between_steps(lambda: self.decoder.install(adapter))
-        with self._wake:
-            self._names.add(name)
 
     def remove_adapter(self, name: str) -> None:
         """Refuse new requests for it; its memory is freed when its last running row has finished."""
-        with self._wake:
-            self._names.discard(name)
         self._between_steps(lambda: self.decoder.retire(name))
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
@@ -161,7 +145,17 @@ class TorchEngine:
             while self._wait():
                 self.decoder.step()
         finally:
-            self._end()
+            with self._wake:
+                self._closed = True
+                scheduler = self.decoder.scheduler
+                rows = [*scheduler.rows, *scheduler.waiting, *self._submitted]
+                commands = list(self._commands)
+            for row in rows:
+                row.finish(GrokoraError(_CUT))
+            for command in commands:
+                command()
+            if self.decoder.runner:
+                self.decoder.runner.slots.clear()
 
     def _wait(self) -> bool:
         """Sleep until there is something to do, do the commands and hand over new rows; False if the engine closes."""
@@ -179,16 +173,3 @@ class TorchEngine:
         for command in commands:
             command()
         return not self._closed
-
-    def _end(self) -> None:
-        with self._wake:
-            self._closed = True
-            scheduler = self.decoder.scheduler
-            rows = [*scheduler.rows, *scheduler.waiting, *self._submitted]
-            commands = list(self._commands)
-        for row in rows:
-            row.finish(GrokoraError(_CUT))
-        for command in commands:
-            command()
-        if self.decoder.runner:
-            self.decoder.runner.slots.clear()

@@ -18,7 +18,6 @@ from transformers.cache_utils import (
     DummyLayer,
     DynamicCache,
     DynamicLayer,
-    DynamicSlidingWindowLayer,
     LinearAttentionLayer,
 )
 
@@ -221,18 +220,6 @@ class Slots:
         self._room = max(self._room, -(-room // _ROOM) * _ROOM)
         for layer in self.all:
             layer.resize(self._slots, self._room)
-
-
-def why_not_slots(model: PreTrainedModel) -> str:
-    """Why slots cannot hold what a model remembers of a text, "" if they can.
-
-    Read off the cache that transformers itself would make, not off a list of architectures.
-    """
-    if model.config.is_encoder_decoder:
-        return "it is an encoder-decoder"
-    kept = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer, LinearAttentionLayer}
-    other = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) not in kept}
-    return f"its cache has layers of {', '.join(sorted(other))}" if other else ""
 
 
 def release_memory() -> None:

@@ -9,36 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.sampling import choose_tokens
 
 
-class _Chooser(LogitsProcessor):  # type: ignore[misc]
-    """Chooses the row's next token as the batch would, and leaves `generate` no other choice."""
+def generate_row(model: Any, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
+    """Answer one row, chunk by chunk, until it is done."""
 
-    def __init__(self, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
-        self.row, self.stop_ids = row, stop_ids
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        (token,) = choose_tokens(scores.clone(), [self.row], self.stop_ids)
-        self.row.advance(token, self.stop_ids)
+    def choose(_: Tensor, scores: Tensor) -> Tensor:
+        """A logits processor: choose the next token as the batch would, and leave `generate` no other choice."""
+        (token,) = choose_tokens(scores.clone(), [row], stop_ids)
+        row.advance(token, stop_ids)
         forced = torch.full_like(scores, -torch.inf)
         forced[0, token if isinstance(token, int) else 0] = 0
         return forced
 
-
-class _RowDone(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, row: ActiveRow) -> None:
-        self.row = row
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.row.done, device=input_ids.device)
-
-
-def generate_row(model: Any, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
-    """Answer one row, chunk by chunk, until it is done."""
     ids = torch.tensor([row.tokens], device=model.device)
     model.generate(
         input_ids=ids,
@@ -46,8 +32,8 @@ def generate_row(model: Any, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
         max_new_tokens=row.limit - len(row.tokens),
         do_sample=False,
         pad_token_id=0,
-        logits_processor=LogitsProcessorList([_Chooser(row, stop_ids)]),
-        stopping_criteria=StoppingCriteriaList([_RowDone(row)]),
+        logits_processor=[choose],
+        stopping_criteria=[lambda ids, *_, **__: torch.full((len(ids),), row.done, device=ids.device)],
     )
 
 

@@ -34,10 +34,6 @@ class PrefixCache:
         """The blocks that a text begins with, each [BLOCK, elements], as `Slots.read` flattens a row."""
         return [self._blocks[key].values for key in self._walk(owner, tokens)]
 
-    def length(self, owner: Hashable, tokens: Sequence[int]) -> int:
-        """How many of a text's first tokens are kept."""
-        return BLOCK * len(self._walk(owner, tokens))
-
     def add(self, owner: Hashable, tokens: Sequence[int], read: Callable[[int, int], Tensor]) -> None:
         """Keep the whole blocks of a text; `read(start, stop)` gives its keys and values
         [stop - start, elements]."""

@@ -80,17 +80,8 @@ class Engine(Protocol):
     context, an adapter or grammar it does not know); closing the generator takes the row out of the batch.
     """
 
-    @property
-    def context_length(self) -> int:
-        """The most tokens that a prompt and its answer may have together."""
-
-    @property
-    def slow_reason(self) -> str:
-        """Why every row is answered alone, as a clause; "" if rows share batches."""
-
-    @property
-    def adapters(self) -> frozenset[str]:
-        """Names that a request may use now."""
+    context_length: int  # the most tokens that a prompt and its answer may have together
+    slow_reason: str  # why every row is answered alone, as a clause; "" if rows share batches
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter between two steps; no request fails. GrokoraError if it does not fit the base."""

@@ -1,7 +1,7 @@
 """Model runner: one forward pass over the slots, and the proof that it computes what the model alone computes (torch).
 
 Which models it can run is not a list of names: the cache that transformers makes for the model says what its layers
-remember (`why_not_slots`), and at the start a probe compares a batch of rows, in parts, with plain passes.
+remember (`build_runner`), and at the start a probe compares a batch of rows, in parts, with plain passes.
 """
 
 import os
@@ -12,8 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
 
-from grokora_pipeline.serving.engine.kv import Slots, why_not_slots
+from grokora_pipeline.serving.engine.kv import Slots
 
 # What a model's code may raise in a pass; it is written by many hands.
 PASS_ERRORS = (
@@ -115,8 +122,16 @@ class ModelRunner:
                     plain.append(out.logits[0, -2:])
                     self.slots.open()
                 alone = torch.cat(plain)
-                for first in ([row[:3] for row in rows], [row[3:-1] for row in rows]):
-                    before = self._run_prompts(first)
+                for parts in ([row[:3] for row in rows], [row[3:-1] for row in rows]):
+                    # padded in one pass, or one by one for layers with states
+                    passes = (
+                        [(0, parts)] if not self.slots.states else [(slot, [part]) for slot, part in enumerate(parts)]
+                    )
+                    each = []
+                    for slot, padded in passes:
+                        each.append(self.run(slot, padded))
+                        self.commit(slot, [len(part) for part in padded])
+                    before = torch.cat(each)
                 together = torch.stack([before, self.run(0, [row[-1:] for row in rows])], 1).flatten(0, 1)
             except PASS_ERRORS as error:
                 return f"a pass over slots fails ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
@@ -129,18 +144,6 @@ class ModelRunner:
         if not difference <= _TOLERANCE.get(self.model.dtype, _ROUNDED_TOLERANCE):  # not: a nan is refused, too
             return f"a pass over slots differs from the model's own by {difference:.2g}"
         return ""
-
-    def _run_prompts(self, parts: Sequence[Sequence[int]]) -> Tensor:
-        """The logits after parts of all rows' prompts, padded in one pass; one by one for layers with states."""
-        if not self.slots.states:
-            logits = self.run(0, parts)
-            self.commit(0, [len(part) for part in parts])
-            return logits
-        each = []
-        for slot, part in enumerate(parts):
-            each.append(self.run(slot, [part]))
-            self.commit(slot, [len(part)])
-        return torch.cat(each)
 
 
 @contextmanager
@@ -176,9 +179,13 @@ def exact_tokens(config: Any) -> float:
 @torch.inference_mode()
 def build_runner(model: PreTrainedModel) -> tuple[ModelRunner | None, str]:
     """(the runner, ""), or (None, why the model must be run by its own `generate`)."""
-    reason = why_not_slots(model)
-    if reason:
-        return None, reason
+    if model.config.is_encoder_decoder:
+        return None, "it is an encoder-decoder"
+    # read off the cache that transformers itself would make, not off a list of architectures
+    kept = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer, LinearAttentionLayer}
+    layers = DynamicCache(config=model.config).layers
+    if other := sorted({type(layer).__name__ for layer in layers if type(layer) not in kept}):
+        return None, f"its cache has layers of {', '.join(other)}"
     runner = ModelRunner(model)
     reason = runner.probe()
     return (None, reason) if reason else (runner, "")

@@ -53,18 +53,14 @@ def sample(logits: Tensor, temperature: float, top_p: float, noise: torch.Genera
     chances = torch.softmax((logits - logits.max()).float() / temperature, -1)
     order = None
     if top_p < 1:
-        chances, order = _nucleus(chances, top_p)
+        # the nucleus: the likeliest tokens that together reach top_p, at least one
+        likeliest, order = chances.topk(min(LIKELIEST, len(chances)))
+        if float(likeliest.sum()) < top_p:  # a flat distribution: the nucleus is larger than what was looked at
+            likeliest, order = chances.sort(descending=True)
+        kept = 1 + int((likeliest.cumsum(0)[:-1] < top_p).sum())
+        chances, order = likeliest[:kept], order[:kept]
     # float64: in float32 a draw near 1 can round up to the total, and no token would be left
     cumulative = chances.double().cumsum(0)
     index = int(torch.searchsorted(cumulative, draw * float(cumulative[-1]), right=True))
     index = min(index, len(chances) - 1)
     return index if order is None else int(order[index])
-
-
-def _nucleus(chances: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """(probabilities, tokens) of the likeliest tokens that together reach `top_p`; at least one."""
-    likeliest, order = chances.topk(min(LIKELIEST, len(chances)))
-    if float(likeliest.sum()) < top_p:  # a flat distribution: the nucleus is larger than what was looked at
-        likeliest, order = chances.sort(descending=True)
-    kept = 1 + int((likeliest.cumsum(0)[:-1] < top_p).sum())
-    return likeliest[:kept], order[:kept]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from grokora_pipeline.serving.engine.prefix_cache import BLOCK
 from grokora_pipeline.serving.engine.rows import ActiveRow
 
 FIRST_CHUNK = 64  # tokens of a long prompt's first part, before anything is measured
@@ -65,14 +66,12 @@ class Scheduler:
     pads: bool = True  # prompts of different lengths may share a pass
     pace: PrefillPace | None = None  # None: long prompts take what they need (evaluation: nobody waits for a token)
 
-    def pick(
-        self, cached: Callable[[ActiveRow], int], token_bytes: int, shares: Callable[[ActiveRow, ActiveRow], bool]
-    ) -> tuple[list[ActiveRow], int]:
+    def pick(self, cached: Callable[[ActiveRow], int], token_bytes: int) -> tuple[list[ActiveRow], int]:
         """(rows whose prompts are run in one pass, tokens of each at most).
 
         Either several waiting rows that fit in whole, or one row's next part. `cached` counts the tokens of a waiting
-        row that need no run; if `shares` says that two rows begin alike with what is not cached yet, the second waits
-        for the first, and finds it there.
+        row that need no run; of two rows that begin alike with what is not cached yet, the second waits for the first,
+        and finds it there.
         """
         rest = {row: row.remaining for row in self.rows if not row.decoding}
         arrivals = [row for row in self.waiting[:LOOK_AHEAD] if self._admits(row, [], token_bytes)]
@@ -97,7 +96,14 @@ class Scheduler:
             for row in order:
                 width = max(most, rest[row])  # rows are padded to the longest
                 fits = row in arrivals and (len(picked) + 1) * width <= budget and (self.pads or not picked)
-                if fits and self._admits(row, picked, token_bytes) and not any(shares(row, one) for one in picked):
+                end = len(row.tokens) - rest[row] + BLOCK  # of the first block that is not cached yet
+                alike = any(
+                    one.adapter is row.adapter
+                    and end < min(len(row.tokens), len(one.tokens))
+                    and row.tokens[:end] == one.tokens[:end]
+                    for one in picked
+                )
+                if fits and not alike and self._admits(row, picked, token_bytes):
                     picked.append(row)
                     most = width
         for row in rest:
