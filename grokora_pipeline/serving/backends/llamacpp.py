@@ -105,7 +105,7 @@ class LlamaCppEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="grokora-llamacpp-"))
         self._changing = threading.Lock()  # one start at a time
         self._guard = threading.Lock()  # what follows; held for moments only
-        self._files: dict[str, Path] = {}
+        self.adapters: dict[str, Path] = {}  # by the names that a request may use now
         self._server: _Server | None = None
         self._retired: list[_Server] = []
         self._closed = False
@@ -113,19 +113,16 @@ class LlamaCppEngine:
         self._counts: Counter[str] = Counter()
         self._grammars = Grammars(self.chat, self.chat.tokenizer.get_vocab_size(with_added_tokens=True))
         try:
-            self._drop_unused()
+            # every promotion leaves a converted file; those go that no gateway has started with for a month
+            for file in self._cache.glob("*.gguf*"):
+                if file.stat().st_mtime < time.time() - KEPT_SECONDS:
+                    file.unlink(missing_ok=True)
             LOG.info("llama.cpp: the base is read from %s, or converted there", self._cache)
             self._weights_file = self._converted(weights, partial(gguf.write_base, base, kind=weights))
-            self._start(self._files)
+            self._start(self.adapters)
         except BaseException:
             self.close()
             raise
-
-    @property
-    def adapters(self) -> frozenset[str]:
-        """Names that a request may use now."""
-        with self._guard:
-            return frozenset(self._files)
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Start a server with this adapter, too; running answers end on the old one.
@@ -135,14 +132,14 @@ class LlamaCppEngine:
         with self._changing:
             file = self._converted(fingerprint(str(folder)), partial(_write_adapter, self.base, folder))
             try:
-                self._start({**self._files, name: file})
+                self._start({**self.adapters, name: file})
             except GrokoraError as error:
                 raise GrokoraError(f"The adapter in {folder} cannot be served by llama.cpp: {error}") from error
 
     def remove_adapter(self, name: str) -> None:
         """Refuse new requests for it; its memory is freed when the next server starts."""
         with self._guard:
-            self._files.pop(name, None)
+            self.adapters.pop(name, None)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
         """The answer's chunks as they come. GrokoraError if it cannot be answered; closing it ends the row."""
@@ -203,12 +200,6 @@ class LlamaCppEngine:
                 unfinished.unlink(missing_ok=True)
         return file
 
-    def _drop_unused(self) -> None:
-        """Delete converted files that no gateway has started with for a month; every promotion leaves one."""
-        for file in self._cache.glob("*.gguf*"):
-            if file.stat().st_mtime < time.time() - KEPT_SECONDS:
-                file.unlink(missing_ok=True)
-
     def _start(self, files: dict[str, Path]) -> None:
         """Start a server with these adapters and put it in service; GrokoraError leaves all as it was."""
         self._started += 1
@@ -252,7 +243,7 @@ class LlamaCppEngine:
             watch.cancel()
         self.context_length = min(self.context_length, _slot_context(server))
         with self._guard:
-            old, self._server, self._files = self._server, server, files
+            old, self._server, self.adapters = self._server, server, files
             closed = self._closed
             if old:
                 self._retired.append(old)
@@ -268,25 +259,21 @@ class LlamaCppEngine:
         for server in unused:
             _end(server)
 
-    def _revive(self) -> None:
-        """Start the server anew if its process has ended by itself."""
-        with self._changing:
-            server = self._server
-            if server and server.process.poll() is not None and not self._closed:
-                LOG.error("ALERT llama.cpp has ended by itself (%s), and is started anew", _why_ended(server))
-                self._start(self._files)
-
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def _row(self, request: GenerationRequest) -> _Row:
         limit = request.token_limit(self.context_length)
         # checked here, for llama.cpp only logs that it cannot use a grammar, and goes on without one
         matcher = self._grammars.matcher(request.grammar) if request.grammar else None
-        self._revive()
+        with self._changing:
+            server = self._server
+            if server and server.process.poll() is not None and not self._closed:
+                LOG.error("ALERT llama.cpp has ended by itself (%s), and is started anew", _why_ended(server))
+                self._start(self.adapters)
         with self._guard:
             if self._closed or self._server is None:
                 raise GrokoraError(_ENDED)
-            if request.adapter is not None and request.adapter not in self._files:
+            if request.adapter is not None and request.adapter not in self.adapters:
                 raise GrokoraError(f"There is no adapter {request.adapter!r} on this engine.")
             row = _Row(request, self._server, limit, matcher, list(request.prompt))
             row.server.rows.add(row)
@@ -311,7 +298,12 @@ class LlamaCppEngine:
                         self._counts["prompt_tokens"] += len(row.request.prompt)
                         self._counts["cached_tokens"] += row.cached
                     added = []
-                    for token in self._new_tokens(event, len(row.tokens) - before):
+                    tokens: list[int] = event["tokens"]
+                    # While a character is not whole llama.cpp shows nothing, and then only its last token: the others
+                    # are those that our tokenizer gives for the text.
+                    if not event["stop"] and event["tokens_predicted"] > len(row.tokens) - before + len(tokens):
+                        tokens = self.chat.encode(event["content"])
+                    for token in tokens:
                         if self._ends(row, token):
                             break
                         added.append(token)
@@ -363,17 +355,6 @@ class LlamaCppEngine:
         except (httpx.HTTPError, SSEError) as error:
             reason = "" if self._closed else await asyncio.to_thread(_why_ended, server)
             raise GrokoraError(f"llama.cpp broke off ({reason}); ask again." if reason else _CUT) from error
-
-    def _new_tokens(self, event: dict[str, Any], before: int) -> list[int]:
-        """The tokens of an event, `before` of which its turn has had.
-
-        While a character is not whole llama.cpp shows nothing, and then only its last token: the others are those that
-        our tokenizer gives for the text.
-        """
-        tokens: list[int] = event["tokens"]
-        if event["stop"] or event["tokens_predicted"] <= before + len(tokens):
-            return tokens
-        return self.chat.encode(event["content"])
 
     def _ends(self, row: _Row, token: int) -> bool:
         """Whether the answer ends before or with this token; sets `row.finish`."""

@@ -67,7 +67,12 @@ def serve(settings: Settings, options: Options) -> None:
     logging.getLogger("uvicorn.error").addFilter(without_message)
     key = api_key(settings, options.host)
     upstream = Upstream(options.upstream, options.upstream_model or None) if options.upstream else None
-    listening = _listen(options.host, options.port)
+    host, port = options.host, options.port
+    try:  # bound before the model is loaded: a taken port is told at once
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host.strip("[]"), port), family=family)
+    except OSError as error:
+        raise GrokoraError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.") from error
     recorder = Recorder(settings.recordings_folder)
     recorder.check_writable()
     start: Callable[[Path], Engine] = start_engine
@@ -75,7 +80,8 @@ def serve(settings: Settings, options: Options) -> None:
         from grokora_pipeline.serving.backends import llamacpp
 
         llamacpp.check_installed()
-        start = partial(start_llamacpp, weights=options.llamacpp)
+        gpu = not settings.devices.startswith("cpu")  # Metal, if llama.cpp finds one
+        start = partial(llamacpp.LlamaCppEngine, cache=settings.cache, weights=options.llamacpp, gpu=gpu)
     champions = Champions(Store(settings.store, settings.cache), load_agents(settings.agents), start)
     champions.refresh()
     if champions.engine is None and upstream is None:
@@ -83,8 +89,8 @@ def serve(settings: Settings, options: Options) -> None:
             f"{settings.store} holds no base_model; materialize it first (`make demo`), or give --upstream <url>."
         )
     gateway = Gateway(champions, recorder, upstream, options.limits)
-    app = build_app(gateway, key, loopback=options.host in LOOPBACK)
-    LOG.info("http://%s:%d/v1 · recordings in %s", options.host, options.port, recorder.folder)
+    app = build_app(gateway, key, loopback=host in LOOPBACK)
+    LOG.info("http://%s:%d/v1 · recordings in %s", host, port, recorder.folder)
     if not recorder.folder.is_relative_to(settings.logs):
         LOG.info("these are not below GROKORA_LOGS; set GROKORA_LOGS=%s to learn from them", recorder.folder.parent)
     config = uvicorn.Config(
@@ -138,14 +144,6 @@ def start_engine(folder: Path) -> Engine:
     return TorchEngine(folder)
 
 
-def start_llamacpp(folder: Path, weights: str) -> Engine:
-    """llama.cpp as the engine, on a GPU (Metal) if it finds one and GROKORA_DEVICES leaves it."""
-    from grokora_pipeline.serving.backends.llamacpp import LlamaCppEngine
-
-    settings = get_settings()
-    return LlamaCppEngine(folder, settings.cache, weights=weights, gpu=not settings.devices.startswith("cpu"))
-
-
 def serve_vllm(settings: Settings, options: Options, *, only_print: bool) -> str:
     """Become the equivalent `vllm serve`, or return the command as a line of shell."""
     key = api_key(settings, options.host)
@@ -155,12 +153,3 @@ def serve_vllm(settings: Settings, options: Options, *, only_print: bool) -> str
     if not only_print:
         run_vllm(words, key)
     return shlex.join(words)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, bound before the model is loaded: a taken port is told at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]"), port), family=family)
-    except OSError as error:
-        raise GrokoraError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.") from error
