@@ -133,7 +133,11 @@ class Champions:
             yield None
             return
         name = f"{agent}@{version}"
-        while not self._take(name):
+        while True:
+            with self._guard:
+                if name in self._used:
+                    self._held[name] += 1
+                    break
             await asyncio.to_thread(self._load_on_demand, agent, version)
         try:
             yield name
@@ -195,13 +199,6 @@ class Champions:
             self.counts["rollout_rollbacks"] += 1
             LOG.error("ALERT %s@%s is rolled back to %s: %s", agent, service.version, target, evidence)
         self.refresh()
-
-    def _take(self, name: str) -> bool:
-        with self._guard:
-            if name not in self._used:
-                return False
-            self._held[name] += 1
-            return True
 
     def _load_on_demand(self, agent: str, version: str) -> None:
         try:

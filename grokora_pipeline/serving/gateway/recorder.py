@@ -18,7 +18,7 @@ import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -242,15 +242,17 @@ class Recorder:
 
     def _encode(self, line: _Line) -> None:
         """Second pass: the line as it is stored."""
-        session = self._session(line.session)
-        if is_suspicious(line.raw) or session.redactor.recognises(line.raw):
-            line.raw = _redacted(line.content, session.redactor)
-        line.raw += b"\n"
+        redactor = self._session(line.session).redactor
+        redacts = is_suspicious(line.raw) or redactor.recognises(line.raw)
+        line.raw = (_redacted(line.content, redactor) if redacts else line.raw) + b"\n"
 
     def _session(self, name: str) -> _Session:
         session = self._sessions.pop(name, None)
         if session is None:
-            traces = _load_traces(self._trace_file(name))
+            traces = list[Trace]()
+            # a file that is missing or was damaged costs only the numbers of its secrets
+            with suppress(FileNotFoundError, orjson.JSONDecodeError, TypeError):
+                traces = [Trace(*trace) for trace in orjson.loads((self.folder / MEMORY / f"{name}.json").read_bytes())]
             redactor, next_step = Redactor(self._key, traces), 0
             for path in self._files(name):
                 step, text = _last_step(path)
@@ -262,16 +264,13 @@ class Recorder:
             self._sessions.popitem(last=False)
         return session
 
-    def _trace_file(self, name: str) -> Path:
-        return self.folder / MEMORY / f"{name}.json"
-
     def _keep_memory(self, name: str) -> None:
         """Before a session's lines are written: store its new traces, and take its new secrets out of earlier lines."""
         session = self._session(name)
         traces = session.redactor.traces
         if len(traces) == session.traces:
             return
-        path = self._trace_file(name)
+        path = self.folder / MEMORY / f"{name}.json"
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.write_bytes(orjson.dumps([list(trace) for trace in traces]))
         draft.replace(path)
@@ -340,14 +339,6 @@ def _last_step(path: Path) -> tuple[int, str]:
                 continue
             last = max(last, step) if isinstance(step, int) else last
     return last, " ".join(sorted(placeholders))
-
-
-def _load_traces(path: Path) -> list[Trace]:
-    """The stored traces of a session; none where the file is missing or was damaged, which costs only its numbers."""
-    try:
-        return [Trace(*trace) for trace in orjson.loads(path.read_bytes())]
-    except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
-        return []
 
 
 def _redacted(content: Json, redactor: Redactor) -> bytes:

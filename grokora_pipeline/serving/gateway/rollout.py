@@ -79,32 +79,26 @@ class Rollout:
         self._forget()
         return sum(call.healthy for call in self._calls) / len(self._calls) if self._calls else 1.0
 
-    def requests(self) -> int:
-        """Calls in the window."""
-        self._forget()
-        return len(self._calls)
-
     def decision(self) -> Decision | None:
         """After a whole window its health decides; before, a rollback where chance cannot explain the bad health."""
-        calls, health = self.requests(), self.health()
+        health = self.health()
+        calls = len(self._calls)
         if calls < self._rule.min_requests:
             return None
         if self._clock() - self._started >= self._rule.window_seconds:
             return "promote" if health >= self._rule.health else "rollback"
-        return "rollback" if _upper_bound(health, calls) < self._rule.health else None
+        # the upper end of Wilson's 95 % interval of a share (Wilson, 1927)
+        z = 1.96
+        spread = z * math.sqrt((health * (1 - health) + z * z / (4 * calls)) / calls)
+        highest = (health + z * z / (2 * calls) + spread) / (1 + z * z / calls)
+        return "rollback" if highest < self._rule.health else None
 
     def evidence(self) -> str:
         """The figures behind the decision, as a clause."""
-        return f"health {self.health():.1%} of {self.requests()} calls in {self._rule.window_seconds:g} s"
+        return f"health {self.health():.1%} of {len(self._calls)} calls in {self._rule.window_seconds:g} s"
 
     def _forget(self) -> None:
         oldest = self._clock() - self._rule.window_seconds
         for calls in (self._calls, self._before):
             while calls and calls[0].at < oldest:
                 calls.popleft()
-
-
-def _upper_bound(share: float, count: int, z: float = 1.96) -> float:
-    """The upper end of Wilson's 95 % interval of a share (Wilson, 1927)."""
-    spread = z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count)
-    return (share + z * z / (2 * count) + spread) / (1 + z * z / count)
