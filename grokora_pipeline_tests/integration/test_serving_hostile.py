@@ -182,6 +182,63 @@ def test_tools_with_odd_schemas_and_names_are_offered_or_refused(running: Runnin
     assert send(running, "chat/completions", BODIES["chat/completions"] | {"response_format": wanted}).status_code < 500
 
 
+CALLED: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
+SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "a"}}
+REFUSED_BY_ALL: list[tuple[str, dict[str, Any], str]] = [
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "blob"}]}]}, "messages"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "messages"),
+    ("chat/completions", {"messages": [TASK, {"role": "assistant", "function_call": "x"}]}, "messages"),
+    ("chat/completions", {"messages": [TASK, {"role": "assistant", "audio": {"id": "a"}}, TASK]}, "audio"),
+    (
+        "chat/completions",
+        {"messages": [TASK, {"role": "assistant", "tool_calls": [CALLED | {"function": {"name": 5}}]}]},
+        "messages",
+    ),
+    ("chat/completions", {"response_format": SCHEMA_FORMAT}, "response_format.json_schema.schema"),
+    *(("responses", {name: 2}, name) for name in ("n", "logprobs", "stop", "seed", "max_tokens")),
+    ("responses", {"response_format": {"type": "json_object"}}, "response_format"),
+    ("responses", {"instructions": 5}, "instructions"),
+    ("responses", {"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
+    ("responses", {"input": [TASK, {"role": "user", "content": None}]}, "input"),
+    ("responses", {"input": [TASK, {"type": "function_call", "call_id": "c", "name": 5, "arguments": "{}"}]}, "input"),
+    ("responses", {"input": [TASK, {"type": "function_call_output", "call_id": "c", "output": None}]}, "input"),
+    ("responses", {"tools": [{"type": "function", "name": "bash", "parameters": "s"}]}, "tools"),
+    *(("messages", {name: 2}, name) for name in ("n", "stop", "seed", "max_completion_tokens", "system")),
+    ("messages", {"temperature": 1.5}, "temperature"),
+    ("messages", {"stop_sequences": "x"}, "stop_sequences"),
+    ("messages", {"output_config": 5}, "output_config"),
+    ("messages", {"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
+    ("messages", {"tools": [{"name": "bash", "input_schema": 5}]}, "tools"),
+    ("messages", {"messages": [TASK, {"role": "assistant", "content": ""}, TASK]}, "messages"),
+    ("messages", {"messages": [{"role": "user", "content": ""}]}, "messages"),
+    ("messages", {"messages": [TASK, {"role": "assistant", "content": [{"type": "tool_use"}]}, TASK]}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("path", "more", "name"), REFUSED_BY_ALL)
+def test_what_the_provider_refuses_is_not_passed_over_in_silence(
+    running: Running, path: str, more: dict[str, Any], name: str
+) -> None:
+    reply = send(running, path, BODIES[path] | more)
+    assert reply.status_code == 400
+    sentence = error_of(path, reply)
+    assert name in sentence
+    assert "instance of" not in sentence  # of a class of ours
+    assert path == "messages" or reply.json()["error"]["param"] == name
+
+
+def test_what_changes_nothing_is_taken_from_another_api(running: Running) -> None:
+    for path in ("responses", "messages"):
+        reply = send(running, path, BODIES[path] | {"n": 1, "logprobs": False, "stop": None})
+        assert reply.status_code == 200, reply.text
+
+
+def test_a_format_stands_beside_an_effort(running: Running) -> None:
+    form = {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+    send(running, "messages", BODIES["messages"] | {"output_config": {"effort": "low"}, "output_format": form})
+    assert running.engine.asks[-1].grammar
+
+
 def test_of_tools_that_are_allowed_by_name_only_those_are_offered(running: Running) -> None:
     other = {"type": "function", "name": "rm"}
     function = {"type": "function", "name": "bash", "parameters": SCHEMA}
@@ -436,6 +493,11 @@ def test_models_are_listed_for_both_providers_packages(running: Running) -> None
     assert listed["first_id"] == listed["data"][0]["id"] == "base"
     one = httpx.get(f"{running.url}/v1/models/actor").json()
     assert (one["object"], one["type"], one["display_name"]) == ("model", "model", "actor")
+
+
+@pytest.mark.parametrize("name", ["actor", "ACTOR", "openai/actor", "actor/"])
+def test_a_model_is_found_by_every_name_that_a_request_may_give_it(running: Running, name: str) -> None:
+    assert CLIENT.get(f"{running.url}/v1/models/{name}").json()["id"] == "actor"
 
 
 def test_the_key_may_come_in_either_header(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from grokora_pipeline.agents import AgentSpec
@@ -48,6 +48,8 @@ class Grok:
             return JSONResponse(self.reply)
         if body["model"] == "broken":
             return Response("<html>Bad gateway</html>", 502, media_type="text/html")
+        if body["model"] == "moved":
+            return RedirectResponse("https://grok.example/v1/chat/completions")
         if body["model"] == "odd":
             return JSONResponse({"choices": ODD[len(self.seen) % len(ODD)], "usage": {"prompt_tokens": "many"}})
         head = new_reply("grok-4")
@@ -62,6 +64,8 @@ class Grok:
             await asyncio.sleep(20 if model == "slow" and word == "streams" else 0.05)
         if model == "cut":
             raise ConnectionError("the line breaks")
+        if model == "unfinished":
+            return
         yield chunk(head, {}, "stop")
         yield DONE
 
@@ -123,6 +127,18 @@ def test_a_stream_that_breaks_off_is_no_example(running: Running) -> None:
         list(ask(running, "cut", stream=True))
     until(lambda: len(running.lines()) == 1, "the recording")
     assert "choices" not in running.lines()[0]["response"]
+
+
+def test_a_stream_that_just_stops_is_told_to_the_caller_and_is_no_example(running: Running) -> None:
+    with pytest.raises(openai.APIError, match="stopped before its end"):
+        list(ask(running, "unfinished", stream=True))
+    assert "error" in running.lines()[-1]["response"]
+
+
+def test_a_redirect_is_not_followed_and_says_where_to(running: Running, grok: Grok) -> None:
+    with pytest.raises(openai.InternalServerError, match=r"redirects to https://grok\.example") as caught:
+        ask(running, "moved")
+    assert (caught.value.status_code, len(grok.seen)) == (502, 1)
 
 
 def test_the_upstreams_errors_reach_the_caller_as_they_are(running: Running) -> None:

@@ -16,13 +16,33 @@ Json = dict[str, Any]
 _MEDIA = ("image", "audio", "video", "file", "document")
 _ITEMS = {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
           "reasoning", "local_shell_call", "local_shell_call_output", "web_search_call"}  # fmt: skip
-
-
-# What the members of a chat request are called by those who speak another API, for errors.
+_UNKNOWN_PART = "messages: a part of an unknown type cannot be read here; send text, calls and results."
+# What the members of a chat request are called by those who speak another API, for errors; the longest name first.
 OWN_NAMES = {
-    "messages": {"stop": "stop_sequences", "response_format": "output_config"},
-    "responses": {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text"},
+    "messages": {
+        "stop": "stop_sequences",
+        "response_format.json_schema": "output_config.format",
+        "response_format": "output_config.format",
+    },
+    "responses": {
+        "messages": "input",
+        "max_tokens": "max_output_tokens",
+        "response_format.json_schema": "text.format",
+        "response_format": "text.format",
+    },
 }
+# Members of chat requests that the other APIs refuse, too, with the values that change nothing: whoever sends one
+# expects it to act.
+_CHAT_ONLY: dict[str, tuple[object, ...]] = {"n": (1,), "logprobs": (False,)} | dict.fromkeys(
+    ("stop", "seed", "max_completion_tokens", "response_format", "max_tokens", "messages"), ()
+)
+# What members of the other APIs must be; a wrong one would be passed over in silence.
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "system": ((str, list), "a text or a list of text blocks"),
+    "instructions": ((str, list), "a text"),
+    **dict.fromkeys(("output_config", "context_management", "text"), (Mapping, "an object")),
+}
+_OWN = {"messages": ("max_tokens", "messages"), "responses": ()}
 
 
 def chat_request(api: str, body: Mapping[str, Any]) -> Json:
@@ -31,7 +51,25 @@ def chat_request(api: str, body: Mapping[str, Any]) -> Json:
     Raises GrokoraError for what cannot be said in chat messages: a provider's own tools, references to stored items.
     """
     if api == "chat":
+        listed = body.get("messages")
+        messages = [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+        contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+        for part in (part for content in contents for part in content if isinstance(part, Mapping)):
+            kind = str(part.get("type") or "")
+            is_known = is_media(kind) or "thinking" in kind or "reasoning" in kind
+            if not is_known and not any(
+                isinstance(part.get(name), str | list) for name in ("text", "refusal", "content")
+            ):
+                raise GrokoraError(_UNKNOWN_PART)
         return dict(body)
+    for name, (types, wanted) in _TYPES.items():
+        if body.get(name) is not None and not isinstance(body[name], types):
+            raise GrokoraError(f"{name}: give {wanted}.")
+    for name, harmless in _CHAT_ONLY.items():
+        if name not in _OWN[api] and body.get(name) not in (None, *harmless):
+            raise GrokoraError(f"{name}: requests of this API have no such member; leave it out.")
+    if api == "messages" and isinstance(body.get("temperature"), int | float) and body["temperature"] > 1:
+        raise GrokoraError("temperature: give a number from 0 to 1.")
     chat = _from_messages(body) if api == "messages" else _from_responses(body)
     shared = {name: body[name] for name in ("model", "stream", "temperature", "top_p", *NOT_HONOURED) if name in body}
     return {name: value for name, value in (shared | chat).items() if value is not None}
@@ -66,18 +104,12 @@ def optional_tools(body: Mapping[str, Any]) -> list[str]:
 def _from_messages(body: Mapping[str, Any]) -> Json:
     _refuse(body, "mcp_servers", "container")
     management = body.get("context_management") or {}
-    if not isinstance(management, Mapping):
-        raise GrokoraError("context_management: give an object.")
-    for edit in _list(
-        management, "edits"
-    ):  # Claude Code's default clears thoughts of earlier turns, which no prompt here repeats
+    # Claude Code's default clears thoughts of earlier turns, which no prompt here repeats
+    for edit in _list(management, "edits"):
         kind = edit.get("type") if isinstance(edit, Mapping) else edit
         if not str(kind).startswith("clear_thinking"):
             raise GrokoraError(f"context_management: {kind!r} is the provider's own; leave it out.")
-    turns = _list(body, "messages")
-    for turn in turns:
-        if not isinstance(turn, Mapping) or turn.get("role") not in ("user", "assistant", "system"):
-            raise GrokoraError("messages: every message must be an object with the role user or assistant.")
+    _check_turns(_list(body, "messages"))
     choice, parallel = body.get("tool_choice"), None
     if choice is not None:
         if not isinstance(choice, Mapping) or choice.get("type") not in ("auto", "any", "tool", "none"):
@@ -85,20 +117,36 @@ def _from_messages(body: Mapping[str, Any]) -> Json:
         parallel = False if choice.get("disable_parallel_tool_use") else None
         named = {"type": "function", "function": {"name": choice.get("name")}}
         choice = {"any": "required", "tool": named}.get(choice["type"], choice["type"])
-    config = body.get("output_config")
-    form = config.get("format") if isinstance(config, Mapping) else body.get("output_format")
+    form = (body.get("output_config") or {}).get("format") or body.get("output_format")
     if form is not None and (not isinstance(form, Mapping) or form.get("type") != "json_schema"):
         raise GrokoraError("output_config: only a format of type 'json_schema' can be followed here.")
     schema = {"name": "answer", "schema": form.get("schema")} if form else None
+    messages = _prompt(body, "messages")
+    if not messages:
+        raise GrokoraError("messages: give at least one message that is not empty.")
     return {
-        "messages": _prompt(body, "messages"),
+        "messages": messages,
         "tools": _tools(body, "custom"),
         "tool_choice": choice,
         "parallel_tool_calls": parallel,
         "response_format": {"type": "json_schema", "json_schema": schema} if schema else None,
         "max_tokens": body.get("max_tokens"),
-        "stop": body.get("stop_sequences"),
+        "stop": _list(body, "stop_sequences"),
     }
+
+
+def _check_turns(turns: list[Any]) -> None:
+    """GrokoraError for messages that Anthropic refuses, and that the readers of logs would pass over in silence."""
+    for turn in turns:
+        if not isinstance(turn, Mapping) or turn.get("role") not in ("user", "assistant", "system"):
+            raise GrokoraError("messages: every message must be an object with the role user or assistant.")
+        content = turn.get("content")
+        if not isinstance(content, str | list) or (not content and turn is not turns[-1]):
+            raise GrokoraError("messages: every message must have a content, a text or a list of blocks.")
+        blocks = [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
+        calls = [block for block in blocks if block.get("type") == "tool_use"]
+        if not all(isinstance(call.get("name"), str) and isinstance(call.get("input"), Mapping) for call in calls):
+            raise GrokoraError("messages: a tool_use block needs a name and an input that is an object.")
 
 
 def _from_responses(body: Mapping[str, Any]) -> Json:
@@ -111,6 +159,14 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
                                                                                  "developer")):  # fmt: skip
             raise GrokoraError(f"input: an item of type {kind!r} cannot be read here; send messages, function calls "
                                "and their outputs.")  # fmt: skip
+        # what lacks these would be passed over in silence
+        if kind == "message" and not isinstance(item.get("content"), str | list):
+            raise GrokoraError("input: a message needs a content, a text or a list of parts.")
+        text = {"function_call": "arguments", "custom_tool_call": "input"}.get(kind)
+        if text and not (isinstance(item.get("name"), str) and isinstance(item.get(text), str)):
+            raise GrokoraError(f"input: a {kind} needs a name and {text} as a text.")
+        if kind.endswith("_call_output") and item.get("output") is None:
+            raise GrokoraError(f"input: a {kind} needs an output.")
     if isinstance(body.get("input"), list):  # Codex repeats searches that its provider ran; no model here can see more
         searched = {"type": "web_search_call"}.items()
         body = {**body, "input": [item for item in body["input"] if not searched <= item.items()]}
@@ -121,8 +177,6 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
     if isinstance(choice, Mapping) and choice.get("type") in ("function", "custom"):
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     text = body.get("text")
-    if text is not None and not isinstance(text, Mapping):
-        raise GrokoraError("text: give an object.")
     form = text.get("format") if text else None
     if isinstance(form, Mapping) and form.get("type") == "json_schema":
         form = {"type": "json_schema", "json_schema": {name: form.get(name) for name in ("name", "schema")}}
@@ -140,7 +194,7 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
 def _prompt(body: Mapping[str, Any], api: str) -> list[Json]:
     prompt = exchange(body, None, api).prompt
     if any(message.get("unread") for message in prompt):
-        raise GrokoraError("messages: a part of an unknown type cannot be read here; send text, calls and results.")
+        raise GrokoraError(_UNKNOWN_PART)
     return [clean(message) for message in prompt]
 
 
@@ -155,6 +209,8 @@ def _tools(body: Mapping[str, Any], usual: str) -> list[Json] | None:
                                    "run; offer tools with a name and a schema.")  # fmt: skip
         elif not lower_tools(tool):
             raise GrokoraError("tools: a tool has no name.")
+        elif not isinstance(tool.get("input_schema", tool.get("parameters")), Mapping | None):
+            raise GrokoraError(f"tools: the schema of {tool.get('name')!r} is no object.")
         else:
             own.append(tool)
     return lower_tools(own)

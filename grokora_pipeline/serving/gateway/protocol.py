@@ -161,8 +161,14 @@ class ChatRequest(BaseModel):
         for message in self.body["messages"]:
             if message.get("prefix"):  # Mistral's and DeepSeek's
                 raise ValueError("'prefix' is not supported here: no answer can be begun for the model")
-            if any(not isinstance(call.get("function"), dict) for call in message.get("tool_calls") or ()):
+            functions = [call.get("function") for call in message.get("tool_calls") or ()]
+            if not all(isinstance(function, dict) for function in functions):
                 raise ValueError("a call in 'tool_calls' has no 'function'; calls of custom tools cannot be read here")
+            functions += [message["function_call"]] if message.get("function_call") else []
+            if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in functions):
+                raise ValueError("'messages' hold a call that names no function")
+            if message.get("audio"):
+                raise ValueError("'audio' of a message is the provider's own; send its transcript")
         return self
 
     @property
@@ -196,12 +202,8 @@ class ChatRequest(BaseModel):
     @classmethod
     def unchecked(cls, body: Json) -> Self:
         """A request that another API will check: it may know more than we do."""
-        model, user = body.get("model"), body.get("user")
-        return cls.model_construct(
-            body=body,
-            model=model if isinstance(model, str) and model else "auto",
-            user=user if isinstance(user, str) else None,
-        )
+        model = body.get("model")
+        return cls.model_construct(body=body, model=model if isinstance(model, str) and model else "auto")
 
 
 _HONOURED: dict[str, frozenset[str]] = {
@@ -262,9 +264,12 @@ def plain(error: ValidationError, own_names: Mapping[str, str] | None = None) ->
     first = error.errors(include_input=False, include_url=False)[0]
     # pydantic also names the member of a union that it tried: `literal[...]`, `str`, `_Choice`
     steps = list(takewhile(lambda step: isinstance(step, int) or not _UNION_MEMBER.match(step), first["loc"]))
-    steps[:1] = [(own_names or {}).get(str(step), step) for step in steps[:1]]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).strip(".")
-    text = first["msg"].removeprefix("Value error, ")
+    for name, own in (own_names or {}).items():
+        if re.match(rf"{re.escape(name)}\b", param):
+            param = own + param[len(name) :]
+            break
+    text = re.sub(r"a valid dictionary( or instance of \w+)?", "an object", first["msg"].removeprefix("Value error, "))
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     if not param and (named := re.match(r"'(\w+)'", text)):  # a check of several members quotes the one that is wrong
         return ApiError(400, f"{text}.", param=named[1], code=code)

@@ -31,7 +31,7 @@ class Upstream:
     async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """Forward a request to a path below the URL; the response's body is yet to be read. `headers` hold the key.
 
-        Raises ApiError 502 if nobody answers.
+        Raises ApiError 502 if nobody answers, or only by a redirect.
         """
         headers = {"content-type": "application/json", **headers}
         request = self._client.build_request("POST", f"{self._url}/{path}", content=body, headers=headers)
@@ -40,6 +40,10 @@ class Upstream:
         except httpx.HTTPError as error:
             raise unreachable(error) from error
         try:
+            if response.has_redirect_location:  # never followed: the key would go to whoever the upstream names
+                location = response.headers["location"]
+                text = f"The upstream redirects to {location}; give `--upstream` the address that answers itself."
+                raise ApiError(502, text, code="upstream_redirects")
             yield response
         finally:
             await response.aclose()
