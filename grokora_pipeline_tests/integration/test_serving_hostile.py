@@ -233,6 +233,21 @@ def test_what_changes_nothing_is_taken_from_another_api(running: Running) -> Non
         assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("words", [700, 40_000])  # counted in tokens, and refused by its characters
+def test_a_prompt_that_is_too_long_is_told_in_the_words_that_callers_look_for(running: Running, words: int) -> None:
+    for path, member in (("messages", "messages"), ("messages/count_tokens", "messages"), ("responses", "input")):
+        long = {"model": "auto", "max_tokens": 5, member: [{"role": "user", "content": "word " * words}]}
+        if path == "responses":
+            del long["max_tokens"]
+        reply = send(running, path, long)
+        if path == "messages/count_tokens" and words == 700:  # to count is right
+            assert reply.status_code == 200
+        elif path == "responses":
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
+        else:
+            assert error_of("messages", reply).startswith("prompt is too long: The prompt has")
+
+
 def test_a_format_stands_beside_an_effort(running: Running) -> None:
     form = {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
     send(running, "messages", BODIES["messages"] | {"output_config": {"effort": "low"}, "output_format": form})

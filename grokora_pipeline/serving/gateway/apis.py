@@ -119,7 +119,9 @@ async def _message_events(body: Json, answer: LocalAnswer, deltas: Deltas) -> As
 
 def _anthropic_error(error: ApiError) -> Json:
     kind = _ANTHROPIC_ERRORS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
+    # the words by which Claude Code, LangChain and LiteLLM know that they must shorten the conversation
+    opening = "prompt is too long: " if error.code == "context_length_exceeded" else ""
+    return {"type": "error", "error": {"type": kind, "message": opening + error.message}}
 
 
 # --- OpenAI's Responses ---------------------------------------------------------------------------------------------
