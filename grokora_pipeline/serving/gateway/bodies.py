@@ -16,7 +16,7 @@ Json = dict[str, Any]
 _MEDIA = ("image", "audio", "video", "file", "document")
 _ITEMS = {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
           "reasoning", "local_shell_call", "local_shell_call_output", "web_search_call"}  # fmt: skip
-_UNKNOWN_PART = "messages: a part of an unknown type cannot be read here; send text, calls and results."
+_UNKNOWN_PART = "a part of an unknown type cannot be read here; send text, calls and results."
 # What the members of a chat request are called by those who speak another API, for errors; the longest name first.
 OWN_NAMES = {
     "messages": {
@@ -60,7 +60,7 @@ def chat_request(api: str, body: Mapping[str, Any]) -> Json:
             if not is_known and not any(
                 isinstance(part.get(name), str | list) for name in ("text", "refusal", "content")
             ):
-                raise GrokoraError(_UNKNOWN_PART)
+                raise GrokoraError(f"messages: {_UNKNOWN_PART}")
         return dict(body)
     for name, (types, wanted) in _TYPES.items():
         if body.get(name) is not None and not isinstance(body[name], types):
@@ -194,7 +194,7 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
 def _prompt(body: Mapping[str, Any], api: str) -> list[Json]:
     prompt = exchange(body, None, api).prompt
     if any(message.get("unread") for message in prompt):
-        raise GrokoraError(_UNKNOWN_PART)
+        raise GrokoraError(f"{'input' if api == 'responses' else 'messages'}: {_UNKNOWN_PART}")
     return [clean(message) for message in prompt]
 
 
