@@ -233,6 +233,15 @@ def test_what_changes_nothing_is_taken_from_another_api(running: Running) -> Non
         assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_a_body_of_very_many_values_is_refused_before_anything_is_done_with_them(running: Running, path: str) -> None:
+    member = "input" if path == "responses" else "messages"
+    many = BODIES[path] | {member: [{"role": "user", "content": [{"type": "text", "text": "a"}] * 90_000}]}
+    reply = send(running, path, many)
+    assert reply.status_code == 400
+    assert "JSON values, more than 250000" in error_of(path, reply)
+
+
 @pytest.mark.parametrize("words", [700, 40_000])  # counted in tokens, and refused by its characters
 def test_a_prompt_that_is_too_long_is_told_in_the_words_that_callers_look_for(running: Running, words: int) -> None:
     for path, member in (("messages", "messages"), ("messages/count_tokens", "messages"), ("responses", "input")):

@@ -34,7 +34,7 @@ from grokora_pipeline.serving.gateway.protocol import (
     ChatRequest,
     Json,
     ignored_members,
-    is_too_deep,
+    measure,
     new_reply,
     read_object,
     without_unread,
@@ -57,6 +57,9 @@ _SESSION_HEADERS = ("x-session-id", "session_id", "session-id", "conversation_id
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
 UPSTREAM_TIMES = 4
+# JSON values in one request: the longest conversations hold some ten thousands. Each costs microseconds wherever the
+# body is looked at, so that 15 MiB of tiny messages would hold up everybody for many seconds.
+MOST_VALUES = 250_000
 _Result = TypeVar("_Result")
 _MOST_IGNORED = 32  # named in a header, which clients take up to 8 KiB of
 _UNFINISHED_BODIES = 16  # of the largest size may be in memory together
@@ -204,7 +207,7 @@ class Gateway:
 
     async def _exchange(self, request: Request, api: Api, raw: bytes) -> Exchange:
         """Whose call it is and who answers. What passes through may hold what only the upstream understands."""
-        body = read_object(raw)
+        body = await asyncio.to_thread(read_object, raw, MOST_VALUES)
         whole, chat, problem, ignored = body, body, None, list[str]()
         user = _session_of(request, body)
 
@@ -242,8 +245,9 @@ class Gateway:
                 raise problem
             ignored = ignored_members(api.name, body) + [f"tools.{kind}" for kind in optional_tools(body)]
             body = without_unread(body)
-            asked = ChatRequest.parse(without_unread(chat), OWN_NAMES.get(api.name))
-            refuse_by_length(asked, self.champions.engine.context_length if self.champions.engine else 0)
+            room = self.champions.engine.context_length if self.champions.engine else 0
+            asked = await asyncio.to_thread(ChatRequest.parse, without_unread(chat), OWN_NAMES.get(api.name))
+            await asyncio.to_thread(refuse_by_length, asked, room)
         else:
             with suppress(ApiError):  # the upstream may know more; then its answer is judged by less
                 asked = ChatRequest.parse(chat)
@@ -449,7 +453,7 @@ class Gateway:
             exchange.route.agent.name if exchange.route.agent else None,
             exchange.started_at,
             without_unread(exchange.body),
-            {"error": {"message": "the reply is nested too deep to be recorded"}} if is_too_deep(reply) else reply,
+            {"error": {"message": "the reply is nested too deep to be recorded"}} if measure(reply)[0] else reply,
             receipt=exchange.receipt,
             api=exchange.api.name,
             secrets=exchange.keys,

@@ -227,16 +227,19 @@ def ignored_members(api: str, body: Json) -> list[str]:
     return [name for name in present if name not in _HONOURED[api] and name not in NOT_HONOURED][:32]
 
 
-def read_object(raw: bytes) -> Json:
-    """A body that must be a JSON object of sane depth; ApiError 400 where it is none."""
+def read_object(raw: bytes, most_values: int | None = None) -> Json:
+    """A body that must be a JSON object of sane depth, and of so many values at most; ApiError 400 where it is none."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is no valid JSON: {error}.", code="invalid_json") from error
     if not isinstance(body, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
-    if is_too_deep(body):
+    too_deep, values = measure(body)
+    if too_deep:
         raise ApiError(400, f"The body is nested deeper than {_LEVELS} levels.", code="invalid_json")
+    if most_values and values > most_values:
+        raise ApiError(400, f"The body holds {values} JSON values, more than {most_values}.", code="request_too_large")
     return body
 
 
@@ -276,13 +279,15 @@ def plain(error: ValidationError, own_names: Mapping[str, str] | None = None) ->
     return ApiError(400, f"{param or 'The request'}: {text}.", param=param or None, code=code)
 
 
-def is_too_deep(value: object) -> bool:
-    """Whether a value is nested so deep that redaction would refuse it, so that it could not be recorded."""
-    row: list[Any] = [value]
-    for _ in range(_LEVELS):
+def measure(value: object) -> tuple[bool, int]:
+    """(whether a value is nested so deep that redaction would refuse it, how many values it holds)."""
+    row, levels, values = [value], 0, 0
+    while row and levels <= _LEVELS:
+        values += len(row)
         parents = [one for one in row if isinstance(one, dict | list)]
         row = [child for parent in parents for child in (parent.values() if isinstance(parent, dict) else parent)]
-    return any(isinstance(last, dict | list) for last in row)
+        levels += bool(parents)
+    return levels > _LEVELS, values
 
 
 def new_reply(model: str, receipt: str = "") -> Json:
