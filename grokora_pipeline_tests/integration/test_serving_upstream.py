@@ -1,6 +1,7 @@
 """The gateway in front of another OpenAI-compatible API (here: a local one that notes what it is sent)."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,8 @@ class Grok:
             raise ConnectionError("the line breaks")
         if model == "unfinished":
             return
+        while model == "endless":
+            yield chunk(head, {"content": "x" * 65_536})
         yield chunk(head, {}, "stop")
         yield DONE
 
@@ -133,6 +136,21 @@ def test_a_stream_that_just_stops_is_told_to_the_caller_and_is_no_example(runnin
     with pytest.raises(openai.APIError, match="stopped before its end"):
         list(ask(running, "unfinished", stream=True))
     assert "error" in running.lines()[-1]["response"]
+
+
+def test_a_caller_that_stops_reading_loses_its_place(tmp_path: Path, url: str) -> None:
+    setup = Setup(tmp_path, AGENTS, upstream=url, limits=Limits(send_seconds=0.3))
+    body = orjson.dumps({"model": "endless", "messages": [TASK], "stream": True})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
+    head += f"content-type: application/json\r\nauthorization: Bearer {KEY}\r\n\r\n"
+    with setup.running() as running:
+        host, port = running.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + body)
+            until(lambda: running.gateway._running == 1, "the call is being answered")
+            until(lambda: running.gateway._running == 0, "its place is free again")
+            until(lambda: bool(running.lines()), "it is recorded")
+        assert running.lines()[-1]["response"]["error"]["type"] == "client_gone"
 
 
 def test_a_redirect_is_not_followed_and_says_where_to(running: Running, grok: Grok) -> None:

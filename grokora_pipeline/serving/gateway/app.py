@@ -83,8 +83,25 @@ class _Call:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         keys = _upstream_keys(request, self.api, self.has_key)
-        async with self.gateway.call(request, self.api, keys) as response:
-            await response(scope, receive, send)
+        stalled = False
+
+        async def send_in_time(message: Message) -> None:
+            """Send, but not to a caller that has stopped reading: it would hold its place for ever."""
+            nonlocal stalled
+            try:
+                async with asyncio.timeout(self.gateway.limits.send_seconds):
+                    await send(message)
+            except TimeoutError:
+                stalled = True
+                raise ClientDisconnect from None
+
+        try:
+            async with self.gateway.call(request, self.api, keys) as response:
+                await response(scope, receive, send_in_time)
+        except ClientDisconnect:
+            if not stalled:
+                raise
+            # uvicorn closes the connection of an answer that was not finished
 
 
 def _upstream_keys(request: Request, api: Api, has_key: bool) -> dict[str, str]:

@@ -76,6 +76,7 @@ class Limits:
     requests: int = 64
     session_gap: float = 120.0  # seconds of quiet after which a client that names no session starts a new one
     body_seconds: float = 60.0  # for a body to arrive
+    send_seconds: float = 60.0  # for a caller to take the next piece of its answer
 
 
 @dataclass(slots=True)
