@@ -257,6 +257,12 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_callers_look_for(ru
             assert error_of("messages", reply).startswith("prompt is too long: The prompt has")
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_a_nucleus_of_nothing_is_the_likeliest_token(running: Running, path: str) -> None:
+    assert send(running, path, BODIES[path] | {"top_p": 0, "temperature": 1}).status_code == 200
+    assert 0 < running.engine.asks[-1].top_p <= 1e-6
+
+
 def test_a_format_stands_beside_an_effort(running: Running) -> None:
     form = {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
     send(running, "messages", BODIES["messages"] | {"output_config": {"effort": "low"}, "output_format": form})

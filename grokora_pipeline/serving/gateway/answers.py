@@ -30,6 +30,7 @@ DEFAULT_NEW_TOKENS = 1024  # where the request does not say
 _MOST_CHARACTERS_PER_TOKEN = 16
 _CHEAP_CHARACTERS = 1 << 16  # so many are counted exactly whatever the context is
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_LEAST_TOP_P = 1e-6  # 0 means the likeliest token alone, as for OpenAI; samplers want a positive number
 _CALL_MARKS = ("<tool_call>",)
 
 
@@ -100,7 +101,7 @@ async def prepare(
         adapter=adapter,
         max_new_tokens=min(wanted or DEFAULT_NEW_TOKENS, room - len(tokens)),
         temperature=asked.temperature or 0.0,
-        top_p=asked.top_p or 1.0,
+        top_p=1.0 if asked.top_p is None else max(asked.top_p, _LEAST_TOP_P),
         seed=asked.seed,
         grammar=grammar,
     )

@@ -111,7 +111,7 @@ class _Choice(_Part):
 
 
 class _StreamOptions(_Part):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatRequest(BaseModel):
@@ -131,7 +131,7 @@ class ChatRequest(BaseModel):
     tool_choice: Literal["none", "auto", "required"] | _Choice | None = None
     response_format: _Format | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
