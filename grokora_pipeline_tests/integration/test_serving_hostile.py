@@ -257,6 +257,27 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_callers_look_for(ru
             assert error_of("messages", reply).startswith("prompt is too long: The prompt has")
 
 
+def test_a_streamed_response_ends_with_what_the_whole_one_says(tmp_path: Path) -> None:
+    """Whatever the model writes: nothing, thoughts alone, half a call, text around a call."""
+    said = ["", " \n", "<think>why", "<think>why</think> ok", f"Sure. {CALL} done", CALL + CALL, CALL[:-20], "a\0 ü😀"]
+    tools = {"tools": [{"type": "function", **FUNCTION, "name": "apply_patch"}]}
+    answers = iter([text for text in said for _ in range(2)])
+    with Setup(tmp_path, AGENTS, lambda ask: next(answers)).running() as running:
+        for text in said:
+            whole = send(running, "responses", BODIES["responses"] | tools).json()
+            stream = send(running, "responses", BODIES["responses"] | tools | {"stream": True}).text
+            events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: ")]
+            assert [event["sequence_number"] for event in events] == list(range(len(events)))
+            items = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+            last = events[-1]["response"]
+            assert last["output"] == items, text
+            for reply in (whole, last):
+                for item in reply["output"]:
+                    item.pop("id")
+                    item.pop("call_id", None)
+            assert last["output"] == whole["output"], text
+
+
 @pytest.mark.parametrize("path", BODIES)
 def test_a_nucleus_of_nothing_is_the_likeliest_token(running: Running, path: str) -> None:
     assert send(running, path, BODIES[path] | {"top_p": 0, "temperature": 1}).status_code == 200

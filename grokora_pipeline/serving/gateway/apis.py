@@ -268,6 +268,10 @@ async def _response_events(body: Json, answer: LocalAnswer, deltas: Deltas) -> A
     async for delta in deltas:
         for raw in response.add(delta):
             yield raw
+    message = answer.reply["choices"][0]["message"]
+    if not message["content"] and not message.get("tool_calls"):  # as the whole reply says it, and as it is recorded
+        for raw in response.add({"content": ""}):
+            yield raw
     for raw in response.close():
         yield raw
     whole = response.ended(answer.reply)
