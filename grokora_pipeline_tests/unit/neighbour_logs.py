@@ -1,6 +1,9 @@
 """The neutral conversation as other chat and coding programs, gateways and platforms write it."""
 
+import io
 import json
+import math
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -451,6 +454,92 @@ def _checkpoint(talk: "Talk", _: str) -> bytes:
     return _document(_contents(talk))
 
 
+def _amazon_q(talk: "Talk", name: str) -> bytes:
+    use = {"id": "t1", "name": "bash", "orig_name": "bash", "args": {"command": talk.command}}
+    result = {"tool_use_id": "t1", "content": [{"Text": talk.result}], "status": "Success"}
+    history = [
+        [
+            {"content": {"Prompt": {"prompt": talk.question}}},
+            {"ToolUse": {"content": talk.thought, "tool_uses": [use]}},
+        ],
+        {
+            "user": {"content": {"ToolUseResults": {"tool_use_results": [result]}}},
+            "assistant": {"Response": {"content": talk.answer}},
+        },
+    ]
+    return _document({"conversation_id": name, "history": history, "transcript": [], "model": "m"})
+
+
+def _llm(talk: "Talk", name: str) -> bytes:
+    row = {"conversation_id": name, "model": "m", "system": talk.system}
+    call = {"name": "bash", "arguments": {"command": talk.command}, "tool_call_id": "t1"}
+    first = {**row, "prompt": talk.question, "response": talk.thought, "tool_calls": [call]}
+    second = {**row, "prompt": "", "response": talk.answer}
+    second["tool_results"] = [{"name": "bash", "output": talk.result, "tool_call_id": "t1"}]
+    # the latest response comes first
+    return _document(
+        [{**second, "datetime_utc": "2026-01-01T00:00:02"}, {**first, "datetime_utc": "2026-01-01T00:00:01"}]
+    )
+
+
+def _adk(talk: "Talk", name: str) -> bytes:
+    authors = ("user", "helper", "helper", "helper")
+    own = [{"author": author, "content": one} for author, one in zip(authors, _contents(talk), strict=True)]
+    return _document({"id": name, "app_name": "a", "events": own})
+
+
+def _zed(talk: "Talk", _: str) -> bytes:
+    use = {"id": "t1", "name": "bash", "input": {"command": talk.command}}
+    result = {"tool_use_id": "t1", "is_error": False, "content": talk.result}
+    messages = [
+        {"id": 0, "role": "user", "segments": [_text(talk.question)], "tool_uses": [], "tool_results": []},
+        {"id": 1, "role": "assistant", "segments": [_text(talk.thought)], "tool_uses": [use], "tool_results": [result]},
+        {"id": 2, "role": "assistant", "segments": [_text(talk.answer)], "tool_uses": [], "tool_results": []},
+    ]
+    return _document({"version": "0.2.0", "summary": "s", "updated_at": AT, "messages": messages})
+
+
+def _vertex(talk: "Talk", name: str) -> bytes:
+    *asked, said = _contents(talk)
+    request = {"systemInstruction": {"parts": [{"text": talk.system}]}, "contents": asked}
+    reply = {"candidates": [{"content": said, "finishReason": "STOP"}]}
+    return _lines({"request_id": name, "logging_time": AT, "full_request": request, "full_response": reply})
+
+
+def _openai_batch(talk: "Talk", name: str) -> bytes:
+    request, response = _chat(talk)
+    return _lines({"custom_id": name, "body": request, "response": {"status_code": 200, "body": response}})
+
+
+def _llm_span(talk: "Talk", name: str) -> bytes:
+    return _lines({"type": "llm", "trace_id": name, "model": "m", "input": talk.messages, "output": talk.reply})
+
+
+def _inspect_eval(talk: "Talk", name: str) -> bytes:
+    """The log as Inspect writes it: a zip of a header and a file a sample, long texts beside the messages."""
+    sample = orjson.loads(_inspect(talk, name))["samples"][0]
+    sample["messages"][0]["content"] = "attachment://abc"
+    sample["attachments"] = {"abc": talk.system}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            zipfile.ZipInfo("header.json"), json.dumps({"eval": {"task": name, "model": "m", "x": math.nan}})
+        )
+        archive.writestr(zipfile.ZipInfo("samples/1_epoch_1.json"), json.dumps(sample, indent=2))
+    return packed.getvalue()
+
+
+def _message_parts(talk: "Talk", _: str) -> bytes:
+    """Messages of Microsoft.Extensions.AI, one a line: parts under another name, of kinds under another name."""
+    call = {"$type": "functionCall", "callId": "t1", "name": "bash", "arguments": {"command": talk.command}}
+    return _lines(
+        {"role": "user", "contents": [{"$type": "text", "text": talk.question}]},
+        {"role": "assistant", "contents": [{"$type": "text", "text": talk.thought}, call]},
+        {"role": "tool", "contents": [{"$type": "functionResult", "callId": "t1", "result": talk.result}]},
+        {"role": "assistant", "contents": [{"$type": "text", "text": talk.answer}]},
+    )
+
+
 _HELD: Sequence[str] = ("system", "question", "thought", "command", "result", "answer")
 _NO_SYSTEM = _HELD[1:]
 # as in `neutral_logs`; by the reader's name, which is the format's where nothing else is said
@@ -487,6 +576,13 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("langgraph", "state.json", _NO_SYSTEM, _langgraph),
     ("openai_thread", "messages.json", ("question", "answer"), _thread),
     ("inspect_ai", "log.json", _HELD, _inspect),
+    ("amazon_q", "saved.json", _NO_SYSTEM, _amazon_q),
+    ("llm", "logs.json", _HELD, _llm),
+    ("adk", "session.json", _NO_SYSTEM, _adk),
+    ("zed", "thread.json", _NO_SYSTEM, _zed),
+    ("vertex_log", "rows.jsonl", _HELD, _vertex),
+    ("openai_batch", "joined.jsonl", _HELD, _openai_batch),
+    ("llm_span", "spans.jsonl", _HELD, _llm_span),
     ("helicone", "requests.jsonl", _HELD, _helicone),
     ("bedrock_log", "log.json", _HELD, _bedrock),
     ("weave", "calls.jsonl", _HELD, _weave),
@@ -495,6 +591,8 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("har", "x.har", _HELD, _har),
 )
 NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for one in _OWN_READER} | {
+    "inspect_eval": ("inspect_ai", "x.eval", _HELD, _inspect_eval),
+    "message_parts": ("mini_swe_agent", "messages.jsonl", _NO_SYSTEM, _message_parts),
     "portkey": ("recording", "logs.jsonl", _HELD, _portkey),
     "ollama": ("recording", "calls.jsonl", _HELD, _ollama),
     "converse": ("recording", "calls.jsonl", _HELD, _converse),

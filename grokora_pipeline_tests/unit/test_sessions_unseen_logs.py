@@ -1,6 +1,7 @@
 """Neighbours of the known formats: other versions, dialects and exports are read rightly; what is cut is not learnt."""
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers import lowering, source
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
+from grokora_pipeline_tests.unit import neighbour_logs
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
 from grokora_pipeline_tests.unit.session_logs import run, turns
 from grokora_pipeline_tests.unit.test_sessions_foreign_logs import claude, item, meta, read, spoken, turns_of, write
@@ -110,6 +113,11 @@ def test_an_odd_result_is_what_the_model_saw_and_no_picture(tmp_path: Path) -> N
         ({"info": {"reward": 0}}, "failure"),
         ({"outcome": "timeout"}, "failure"),
         ({"outcome": "who knows"}, "failure"),
+        ({"target": False}, "failure"),
+        ({"exit_status": "submitted (exit_context)"}, "failure"),
+        ({"exit_status": "submitted"}, "success"),
+        ({"exit_reason": "max_steps"}, "failure"),
+        ({"test_result": {"report": {"resolved": False}}}, "failure"),
         ({"reward": 1.0, "success": True}, "success"),
         ({"score": 9.5, "label": "code", "correct": "B"}, "success"),
     ],
@@ -117,6 +125,91 @@ def test_an_odd_result_is_what_the_model_saw_and_no_picture(tmp_path: Path) -> N
 def test_a_row_that_says_that_it_failed_is_no_good_example(tmp_path: Path, row: dict[str, Any], status: str) -> None:
     turn = only(read(write(tmp_path / "x.jsonl", {**row, "messages": [*ASKED, TALK[-1]], "instance_id": "task-7"})))
     assert (turn.status, turn.task) == (status, "task-7")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"system": "S", "prompt": "Q", "completion": "A"}, "s:S u:Q -> A"),
+        ({"system_prompt": "S", "question": "Q", "response": "A"}, "s:S u:Q -> A"),
+        ({"input": ASKED, "output": "A", "reasoning": "off"}, "s:S u:Q -> A"),
+        ({"instruction": "Q", "output": "A", "history": [["q", "a"]]}, "u:q a:a u:Q -> A"),
+        ({"messages": [ASKED[1], {"role": "assistant", "blocks": [{"block_type": "text", "text": "A"}]}]}, "u:Q -> A"),
+    ],
+)
+def test_rows_of_other_sets_say_all_that_they_hold(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    turn = turns_of(read(write(tmp_path / "x.jsonl", row)))[-1]
+    assert f"{prompt_of(turn)} -> {turn.completion['content']}" == said
+
+
+def test_a_row_of_xlam_is_a_call_and_its_types_are_json_schema(tmp_path: Path) -> None:
+    parameters = {"q": {"type": "str", "description": "d"}, "n": {"type": "int, optional", "default": 3}}
+    tools = json.dumps([{"name": "find", "description": "D", "parameters": parameters}])
+    answers = json.dumps([{"name": "find", "arguments": {"q": "x"}}])
+    turn = only(read(write(tmp_path / "x.jsonl", {"id": 0, "query": "Q", "answers": answers, "tools": tools})))
+    assert turn.completion["tool_calls"][0]["function"] == {"name": "find", "arguments": '{"q": "x"}'}
+    properties = {"q": {"type": "string", "description": "d"}, "n": {"type": "integer", "default": 3}}
+    schema = {"type": "object", "properties": properties, "required": ["q"]}
+    assert turn.tools == [{"type": "function", "function": {"name": "find", "description": "D", "parameters": schema}}]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"toolInvocations": [{"state": "result", "toolCallId": "c", "toolName": "bash", "args": {}, "result": "out"}]},
+        {
+            "tool_uses": [{"id": "c", "name": "bash", "input": {}}],
+            "tool_results": [{"tool_use_id": "c", "content": "out"}],
+        },
+        {"actions": [{"id": "c", "name": "bash", "parameters": {}, "output": "out"}]},
+    ],
+)
+def test_calls_beside_the_content_are_calls_whatever_they_are_called(tmp_path: Path, beside: dict[str, Any]) -> None:
+    messages = [ASKED[1], {"role": "assistant", "content": "", **beside}, TALK[-1]]
+    first, second = turns_of(read(write(tmp_path / "x.jsonl", {"messages": messages})))
+    assert [call["function"]["name"] for call in first.completion["tool_calls"]] == ["bash"]
+    assert prompt_of(second) == "u:Q a:* t:out"
+
+
+def test_tools_that_a_message_offers_are_no_calls_of_them(tmp_path: Path) -> None:
+    schema = {"name": "bash", "parameters": {"type": "object", "properties": {}}}
+    answer = {**TALK[-1], "tools": [schema], "offered": [schema]}
+    assert "tool_calls" not in only(read(write(tmp_path / "x.jsonl", {"messages": [*ASKED, answer]}))).completion
+
+
+def test_an_answer_without_its_invalid_call_is_not_learnt(tmp_path: Path) -> None:
+    answer = {"type": "ai", "content": "I look.", "invalid_tool_calls": [{"name": "bash", "args": "{", "id": "c"}]}
+    assert read(write(tmp_path / "x.jsonl", {"type": "human", "content": "Q"}, answer)) == [
+        Skipped("part_of_unknown_kind")
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"executionId": "e", "actionId": "act", "chat": [{"role": "human", "content": "Q"}, TALK[-1]]},
+        {"sessionId": "s", "workspaceDirectory": "/w", "history": [{"message": TALK[-1], "executionId": "e"}]},
+    ],
+)
+def test_what_kiro_shows_in_the_place_of_an_answer_is_refused(value: dict[str, Any]) -> None:
+    head = orjson.dumps(value)
+    assert readers.detect(head) is None
+    assert "Kiro" in readers.nearest(head)
+
+
+def test_agents_that_hand_over_to_each_other_have_no_whole_prompt(tmp_path: Path) -> None:
+    parts = [("user", "user", "Q"), ("a", "model", "A"), ("b", "model", "B")]
+    events = [{"author": who, "content": {"role": role, "parts": [{"text": text}]}} for who, role, text in parts]
+    assert {one.completeness for one in turns_of(document(tmp_path, {"id": "s", "events": events}))} == {"cut"}
+
+
+def test_an_archive_that_is_no_log_of_inspect_stays_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with zipfile.ZipFile(tmp_path / "logs" / "x.eval", "w") as archive:
+        archive.writestr("samples/1.json", "{}")
+    whole = neighbour_logs.NEIGHBOURS["inspect_eval"][3](Talk("s", "q", "t", "c", "r", "a"), "n")
+    (tmp_path / "logs" / "cut.eval").write_bytes(whole[:-40])
+    assert run(tmp_path / "logs", tmp_path / "out").left_out == {"archive": 2}
 
 
 def test_a_row_of_parquet_says_what_the_same_row_of_jsonl_says(tmp_path: Path) -> None:

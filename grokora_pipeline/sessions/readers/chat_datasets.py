@@ -9,18 +9,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, outcome_status, to_utc, user
+from grokora_pipeline.sessions.readers.common import (
+    Source,
+    exit_status,
+    first_of,
+    name_text,
+    outcome_status,
+    to_utc,
+    user,
+)
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROBLEMS,
     Json,
     Record,
     as_json,
+    as_list,
     clean,
     digest,
     explode,
     join_calls,
     lower,
     lower_all,
+    lower_call,
     lower_tools,
     pair_results,
     peek_objects,
@@ -29,11 +39,26 @@ from grokora_pipeline.sessions.readers.lowering import (
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status
 
 _CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "contents", "turns", "chat", "trajectory")
-_COMPLETION = ("completion", "response")
+_PROMPT, _COMPLETION = ("prompt", "question", "query"), ("completion", "response")
+_SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
+_LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs
 _TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
 # What a row, or its `info` or `metadata`, may say of how its conversation ended.
-_FLAGS = ("label", "resolved", "success", "is_success", "passed", "correct", "is_correct", "verified")
-_REWARDS = ("reward", "score", "final_reward", "total_reward")
+_FLAGS = (
+    "label",
+    "resolved",
+    "success",
+    "is_success",
+    "passed",
+    "correct",
+    "is_correct",
+    "verified",
+    "solved",
+    "target",
+)
+_REWARDS = ("reward", "rewards", "score", "final_reward", "total_reward")
+_ENDS = ("status", "exit_reason", "termination_reason", "finish_reason", "stop_reason")
+_HOLDERS = ("info", "metadata", "extra_info", "result", "test_result", "report", "evaluation", "verifier_result")
 _CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
 
 
@@ -45,7 +70,7 @@ def looks_like(head: bytes) -> bool:
 
 def _kind(row: Json) -> str:
     """Which of the row formats it is, "" for none. Rows of logs have more to say: a request, a response, a trace."""
-    if any(key in row for key in ("request", "resourceSpans", "history", "steps", "run_type", "trajectory_format")):
+    if any(key in row for key in _LOGS) or ("history" in row and not _is_pairs(row["history"])):
         return ""
     if any(key in row for key in _CHOSEN) and any(key in row for key in _REJECTED):
         return "preference"
@@ -53,11 +78,24 @@ def _kind(row: Json) -> str:
         return "chat"
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         return "alpaca"
-    said = first_of(row, *_COMPLETION)
-    prompt = as_json(row.get("prompt"))
+    if isinstance(row.get("query"), str) and _calls(row.get("answers")) and row.get("tools"):
+        return "xlam"
+    said, prompt = first_of(row, *_COMPLETION), as_json(first_of(row, *_PROMPT))
     if isinstance(said, str | list) and (isinstance(prompt, str) or _has_turns(prompt)):
         return "prompt_completion"
-    return ""
+    # NVIDIA's sets: `output` may be anything beside an `input` that is a text
+    return "input_output" if _has_turns(row.get("input")) and isinstance(row.get("output"), str) else ""
+
+
+def _is_pairs(history: Any) -> bool:
+    """Whether it is Alpaca's history: lists of a question and an answer."""
+    return isinstance(history, list) and all(isinstance(one, list) and len(one) == 2 for one in history)
+
+
+def _calls(value: Any) -> list[Json]:
+    """The calls that a text or a list holds, and nothing else; [] for anything else."""
+    calls = [lower_call(one) for one in as_list(value)]
+    return [one for one in calls if one] if all(calls) else []
 
 
 def _has_turns(value: Any) -> bool:
@@ -72,11 +110,15 @@ def _status(row: Mapping[str, Any]) -> Status:
 
     A reward is from 0 to 1, and what is less than 1 is no success; a score beyond that range says nothing.
     """
-    holders = [row, *(held for key in ("info", "metadata", "extra_info") if isinstance(held := row.get(key), dict))]
+    holders = [row]
+    for holder in holders:  # those within a holder, too
+        holders += [held for key in _HOLDERS if isinstance(held := holder.get(key), dict)]
     flags = [one[key] for one in holders for key in _FLAGS if isinstance(one.get(key), bool | int)]
     rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float)]
     stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
     failed = not all(flags) or any(0 <= reward < 1 for reward in rewards)
+    failed = failed or any(outcome_status(one.get(key)) == "failure" for one in holders for key in _ENDS)
+    failed = failed or any(exit_status(one.get("exit_status")) == "failure" for one in holders)
     return "failure" if failed or any(outcome_status(word) in ("failure", None) for word in stated) else "success"
 
 
@@ -149,25 +191,34 @@ def _path_to_turns(value: Any, depth: int = 0) -> str:
 
 
 def _rows(row: Json, kind: str) -> Iterator[_Row]:
-    tools = lower_tools(first_of(row, "tools", "functions"))
+    tools = lower_tools(first_of(row, "tools", "functions", "available_tools"))
     if kind == "preference":
         yield from _preferences(row, tools)
     elif kind == "alpaca":
         yield _alpaca(row, tools)
-    elif kind == "prompt_completion":
-        prompt = _conversation(row["prompt"], "user")
-        yield _labelled(row, prompt, [*prompt, *_conversation(first_of(row, *_COMPLETION), "assistant")], tools)
-    else:
+    elif kind == "chat":
         raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
         raw = [message for message in raw if isinstance(message, dict)]
-        system = first_of(row, "system", "system_prompt", "systemInstruction", "system_instruction")
-        system = system.get("parts", "") if isinstance(system, dict) else system
-        if system and raw[0].get("role", raw[0].get("from")) != "system":
-            raw = [{"role": "system", "content": system}, *raw]
-        messages, label = _weighted(raw), row.get("label")
+        messages, label = _weighted(_with_system(row, raw)), row.get("label")
         places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
-        yield _Row(messages, places, tools or lower_tools(row.get("tools")), _status(row))
+        yield _Row(messages, places, tools, _status(row))
+    else:
+        asked, said = (row["input"], row["output"]) if kind == "input_output" else (first_of(row, *_PROMPT), None)
+        said = said or first_of(row, *_COMPLETION)
+        prompt = _conversation(asked, "user")
+        prompt = lower_all(_with_system(row, prompt)) if prompt else prompt
+        answer = lower_all([{"role": "assistant", "tool_calls": _calls(row["answers"])}]) if kind == "xlam" else None
+        yield _labelled(row, prompt, [*prompt, *(answer or _conversation(said, "assistant"))], tools)
+
+
+def _with_system(row: Json, messages: Sequence[Json]) -> Sequence[Json]:
+    """The messages behind the system prompt that stands beside them in the row."""
+    system = first_of(row, *_SYSTEM)
+    system = system.get("parts", "") if isinstance(system, dict) else system
+    if not system or messages[0].get("role", messages[0].get("from")) == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def _weighted(raw: Sequence[Json]) -> list[Message]:

@@ -150,6 +150,15 @@ def outcome_status(word: object) -> Status | None:
     return _OUTCOMES.get(_SEPARATORS.sub("_", str(word).strip().lower()))
 
 
+def exit_status(word: object) -> Status:
+    """What the exit status of an agent on a repository's issue says: submitting is no success, any other end a failure.
+
+    SWE-agent writes "submitted (exit_context)" where a limit made it submit what there was.
+    """
+    text = name_text(word).lower()
+    return "unknown" if not text or (text.startswith("submit") and "(" not in text) else "failure"
+
+
 def first_of(mapping: Mapping[str, Any], *names: str) -> Any:
     """The first of several members that is there and says something: 0 and False do, None and "" do not."""
     return next((mapping[name] for name in names if mapping.get(name) not in (None, "")), None)

@@ -463,9 +463,87 @@ def _open_webui(value: Json) -> Iterator[Chat]:
     yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"))
 
 
+_Q_ONLY = ("next_message", "valid_history_range", "transcript")
+
+
+def _amazon_q(value: Json) -> Iterator[Chat]:
+    """A conversation that Amazon Q's or Kiro's CLI saves (`/save`): pairs of what was sent and what was answered."""
+    tools = [
+        as_object(one.get("ToolSpecification")) for own in as_object(value.get("tools")).values() for one in _of(own)
+    ]
+    messages: list[Any] = []
+    for pair in as_list(value["history"]):  # older versions write the two as a list
+        asked, said = (
+            pair if isinstance(pair, list) and len(pair) == 2 else map(as_object(pair).get, ("user", "assistant"))
+        )
+        content = as_object(as_object(asked).get("content"))
+        results = [
+            {
+                "type": "tool_result",
+                "tool_use_id": one.get("tool_use_id"),
+                "content": [
+                    {"type": "text", "text": part["Text"]}
+                    if isinstance(part.get("Text"), str)
+                    else part.get("Json", part)
+                    for part in _of(one.get("content"))
+                ],
+                "is_error": name_text(one.get("status")).lower() == "error",
+            }
+            for kind in ("ToolUseResults", "CancelledToolUses")
+            for one in _of(as_object(content.get(kind)).get("tool_use_results"))
+        ]
+        prompt = first_of(
+            {key: as_object(one).get("prompt") for key, one in content.items()}, "Prompt", "CancelledToolUses"
+        )
+        text = [{"type": "text", "text": prompt}] if isinstance(prompt, str) else []
+        messages.append({"role": "user", "content": [*results, *text]})
+        answer = as_object(first_of(as_object(said), "ToolUse", "Response"))
+        messages.append({"role": "assistant", "content": answer.get("content"), "tool_calls": answer.get("tool_uses")})
+    model = as_object(value.get("model_info")).get("model_id") or value.get("model")
+    yield Chat(messages, name_text(value["conversation_id"]), "amazon-q", name_text(model), tools=tools)
+
+
+def _llm(rows: Sequence[Json]) -> Iterator[Chat]:
+    """Responses that `llm logs --json` prints: those of one conversation continue each other."""
+    for name in dict.fromkeys(name_text(one.get("conversation_id")) for one in rows):
+        messages: list[Any] = []
+        own = [one for one in rows if name_text(one.get("conversation_id")) == name]
+        for one in sorted(own, key=lambda one: to_utc(one.get("datetime_utc"))):
+            if one.get("system") and not messages:
+                messages.append({"role": "system", "content": one["system"]})
+            messages += [
+                {**result, "role": "tool", "content": result.get("output")} for result in _of(one.get("tool_results"))
+            ]
+            messages += [{"role": "user", "content": one["prompt"]}] if one.get("prompt") else []
+            said = {"role": "assistant", "content": one.get("response"), "tool_calls": one.get("tool_calls")}
+            messages.append({**said, "model": one.get("model")})
+        tools = [{**tool, "parameters": tool.get("input_schema")} for row in own for tool in _of(row.get("tools"))]
+        yield Chat(messages, name, "llm", started=own[0].get("datetime_utc"), tools=tools)
+
+
+def _zed(value: Json) -> Iterator[Chat]:
+    """A thread of Zed's agent; results stand beside the calls."""
+    messages, model = _of(value["messages"]), name_text(as_object(value.get("model")).get("model"))
+    name = f"thread-{digest([value.get('summary'), messages[:1]])}"
+    yield Chat(messages, name, "zed", model, value.get("updated_at"))
+
+
+def _adk(value: Json) -> Iterator[Chat]:
+    """A session of Google's ADK. If several agents speak, each is told what the others said: no prompt."""
+    events = [one for one in _of(value["events"]) if isinstance(one.get("content"), dict) and not one.get("partial")]
+    authors = dict.fromkeys(name_text(one.get("author")) for one in events if one.get("author") != "user")
+    yield Chat(
+        [{**one["content"], "model": first_of(one, "model_version", "modelVersion")} for one in events],
+        name_text(value.get("id")),
+        next(iter(authors), ""),
+        started=next((one.get("timestamp") for one in events), None),
+        completeness="reconstructed" if len(authors) == 1 else "cut",
+    )
+
+
 def _langgraph(value: Json) -> Iterator[Chat]:
     """A thread's state: the messages that its graph keeps. What a node adds to them for its model is not in there."""
-    holder = as_object(value.get("values")) or value
+    holder = as_object(first_of(value, "values", "channel_values")) or value
     thread = as_object(as_object(value.get("config")).get("configurable")).get("thread_id")
     yield Chat(as_list(holder.get("messages")), name_text(thread), started=value.get("created_at"))
 
@@ -532,12 +610,23 @@ def _inspect(value: Json) -> Iterator[Chat]:
         names = (first_of(facts, "run_id", "task") or sample.get("uuid"), sample.get("id"), sample.get("epoch"))
         name = "-".join(filter(None, map(name_text, names)))
         model = name_text(facts.get("model") or as_object(sample.get("output")).get("model"))
+        attachments = as_object(sample.get("attachments"))
         scores = [score_status(as_object(score).get("value")) for score in as_object(sample.get("scores")).values()]
         status: Status = "success" if scores and set(scores) == {"success"} else "unknown"
         if "failure" in scores or sample.get("error") or sample.get("limit"):
             status = "failure"
         task = f"{name_text(facts.get('task'))} {name_text(sample.get('id'))}"
-        yield Chat(_of(sample.get("messages")), name, "", model, completeness="whole", status=status, task=task.strip())
+        messages = _attached(_of(sample.get("messages")), attachments)
+        yield Chat(messages, name, "", model, completeness="whole", status=status, task=task.strip())
+
+
+def _attached(value: Any, attachments: Json) -> Any:
+    """A value with the texts that Inspect keeps once, beside the messages, in their places."""
+    if isinstance(value, str) and value.startswith("attachment://"):
+        return attachments.get(value.removeprefix("attachment://"), "<truncated due to a missing attachment>")
+    if isinstance(value, dict):
+        return {key: _attached(one, attachments) for key, one in value.items()}
+    return [_attached(one, attachments) for one in value] if isinstance(value, list) else value
 
 
 def score_status(value: object) -> Status:
@@ -612,80 +701,82 @@ def _lm_studio(value: Json) -> Iterator[Chat]:
 
 def _call(value: Json) -> Iterator[Chat]:
     """One call as a gateway or a platform exports it: a request and a reply under that platform's names."""
-    for request, reply, facts in _exchanges(value):
-        call = exchange(request, reply)
+    for request, reply, holder in _exchanges(value):
+        call = exchange(request, _reply(reply))
         if call.answer is None:
             yield Chat([])
             continue
+        own = ("metadata", "requestMetadata", "request_properties")
+        facts = {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
         yield Chat(
             [*call.prompt, {**call.answer, "cut": call.cut, "model": call.model}],
-            name_text(first_of(facts, "session", "trace")),
-            name_text(facts.get("agent")),
-            started=facts.get("at"),
+            name_text(first_of(facts, *_SESSION_IDS, *_CALL_IDS)),
+            name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
+            started=first_of(facts, *_TIMES),
             tools=call.tools,
             completeness="delta" if call.delta else "whole",
             last_only=True,
         )
 
 
+# What exports call the session of a call, the call or the trace that it is a part of, and its time.
+_SESSION_IDS = ("session_id", "conversation_id", "thread_id", "threadId", "Helicone-Session-Id")
+_CALL_IDS = ("trace_id", "traceId", "root_span_id", "request_id", "requestId", "recordId", "custom_id", "id")
+_TIMES = ("timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime")
+_TIMES += ("request_created_at", "logging_time", "created", "time")
+# What they call a request and its reply.
+_SIDES = (
+    ("request_body", "response_body"),  # Helicone
+    ("modelInput", "modelOutput"),  # a batch of Bedrock's
+    ("full_request", "full_response"),  # Vertex AI's log of requests
+    ("body", "response"),  # the two halves of a batch, joined by `custom_id`
+    ("inputs", "output"),  # Weave
+    ("input", "output"),  # Opik, Lunary
+)
+
+
 def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
-    """Each request, reply and what is known of it: the session, the trace, the agent, the time."""
-    if "request_body" in value:  # Helicone
-        named = as_object(value.get("request_properties"))
-        facts = {"session": named.get("Helicone-Session-Id"), "agent": named.get("Helicone-Session-Name")}
-        facts |= {"trace": value.get("request_id"), "at": value.get("request_created_at")}
-        yield as_object(value["request_body"]), as_json(value.get("response_body")), facts
+    """Each request, its reply, and the object that says of which session they are, and when."""
+    if entries := _of(as_object(value.get("log")).get("entries")):  # HAR
+        for entry in entries:
+            request = as_object(as_object(as_object(entry.get("request")).get("postData")).get("text"))
+            if request.keys() & {"messages", "input", "contents"}:
+                yield request, as_object(as_object(entry.get("response")).get("content")).get("text"), entry
     elif value.get("schemaType") == "ModelInvocationLog":  # Bedrock
-        asked, answered = as_object(value.get("input")), as_object(value.get("output"))
-        request = {"modelId": value.get("modelId"), **as_object(asked.get("inputBodyJson"))}
-        facts = {"trace": value.get("requestId"), "at": value.get("timestamp")}
-        facts["session"] = as_object(value.get("requestMetadata")).get("session_id")
-        yield request, answered.get("outputBodyJson"), facts
-    elif "modelOutput" in value:  # a batch of Bedrock's
-        yield as_object(value["modelInput"]), value["modelOutput"], {"trace": value.get("recordId")}
-    elif "op_name" in value:  # Weave
-        facts = {"trace": value.get("trace_id"), "session": value.get("thread_id"), "at": value.get("started_at")}
-        request = as_object(value.get("inputs"))
-        if "messages" in request or "contents" in request:
-            yield request, value.get("output"), facts
+        asked = as_object(as_object(value.get("input")).get("inputBodyJson"))
+        yield {"modelId": value.get("modelId"), **asked}, as_object(value.get("output")).get("outputBodyJson"), value
     elif "span_attributes" in value:  # Braintrust
-        metadata = as_object(value.get("metadata"))
-        reply = value.get("output")
-        reply = {"choices": reply} if isinstance(reply, list) else reply
-        reply = {"message": reply} if isinstance(reply, dict) and "role" in reply else reply
         if as_object(value["span_attributes"]).get("type") == "llm":
-            facts = {"trace": value.get("root_span_id"), "at": value.get("created")}
-            yield {**metadata, "messages": value.get("input")}, reply, facts
+            named = {key: one for key, one in value.items() if key != "metadata"}
+            yield {**as_object(value.get("metadata")), "messages": value.get("input")}, value.get("output"), named
     elif "span_data" in value:  # OpenAI's Agents SDK
         data = as_object(value["span_data"])
-        output = _of(data.get("output"))
-        facts = {"trace": value.get("trace_id"), "at": value.get("started_at")}
         if data.get("type") == "generation":
             request = {**as_object(data.get("model_config")), "model": data.get("model"), "messages": data.get("input")}
-            yield request, {"message": output[-1] if output else None}, facts
+            yield request, {"message": next(reversed(_of(data.get("output"))), None)}, value
         elif data.get("type") == "response" and data.get("input"):
-            yield {"input": data["input"]}, as_object(data.get("response")), facts
+            yield {"input": data["input"]}, as_object(data.get("response")), value
+    elif "messages" in value:
+        yield {**as_object(value.get("kwargs")), **value}, first_of(value, *_REPLIES), value
     else:
-        yield from _plain_exchanges(value)
+        asked, said = next(((value[one], value.get(two)) for one, two in _SIDES if one in value), ({}, None))
+        asked = as_json(asked)
+        request = {"model": value.get("model"), **(asked if isinstance(asked, dict) else {"messages": asked})}
+        # a traced function may have an `input`, too: that is a call if its output is a response
+        is_response = "output" in as_object(said) or value.get("type") == "llm"
+        if request.keys() & {"messages", "contents", "message"} or ("input" in request and is_response):
+            yield request, said, value
 
 
-def _plain_exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
-    """Requests and replies as they went over the wire, or as a callback of a library was given them."""
-    for entry in _of(as_object(value.get("log")).get("entries")):  # HAR
-        asked, answered = as_object(entry.get("request")), as_object(entry.get("response"))
-        request = as_object(as_object(asked.get("postData")).get("text"))
-        if request.keys() & {"messages", "input", "contents"}:
-            facts = {"at": entry.get("startedDateTime")}
-            yield request, as_object(answered.get("content")).get("text"), facts
-    if "messages" in value:
-        named = {**as_object(value.get("metadata")), **value}
-        facts = {
-            "session": first_of(named, "session_id", "conversation_id", "thread_id"),
-            "trace": first_of(named, "trace_id", "request_id", "id"),
-            "agent": first_of(named, "agent", "agent_name"),
-            "at": first_of(value, "timestamp", "created_at", "start_time", "time"),
-        }
-        yield {**as_object(value.get("kwargs")), **value}, first_of(value, *_REPLIES), facts
+def _reply(reply: Any) -> Any:
+    """A reply without its envelope; a message, or a list of choices or messages, as the reply that it stands for."""
+    reply = as_json(reply)
+    if isinstance(reply, dict) and "body" in reply:
+        reply = as_json(reply["body"])
+    if isinstance(reply, list):
+        last = as_object(reply[-1]) if reply else {}
+        return {"message": last} if "role" in last else {"choices": reply} if "message" in last else reply
+    return {"message": reply} if isinstance(reply, dict) and "role" in reply and "type" not in reply else reply
 
 
 def _keys(*names: str) -> Callable[[Json], bool]:
@@ -723,7 +814,29 @@ SHAPES: tuple[Shape, ...] = (
         lambda value: "sessionID" not in value and "info" in value and "directory" in as_object(value["info"]),
         _opencode,
     ),
-    Shape("continue", lambda value: "sessionId" in value and isinstance(value.get("history"), list), _continue),
+    Shape(
+        "continue",
+        # Kiro's sessions look alike, and say "On it." where the answer was: it lies in the `executionId`'s own file
+        lambda value: (
+            "sessionId" in value
+            and isinstance(value.get("history"), list)
+            and not any("executionId" in one for one in _of(value["history"]))
+        ),
+        _continue,
+    ),
+    Shape(
+        "amazon_q",
+        lambda value: "conversation_id" in value and "history" in value and not value.keys().isdisjoint(_Q_ONLY),
+        _amazon_q,
+    ),
+    Shape(
+        "llm", lambda value: {"conversation_id", "prompt", "response", "datetime_utc"} <= value.keys(), _llm, each=False
+    ),
+    Shape(
+        "adk",
+        lambda value: any({"author", "content"} <= one.keys() for one in _of(value.get("events"))[:2]),
+        _adk,
+    ),
     Shape(
         "goose",
         lambda value: "working_dir" in value and bool(value.keys() & {"description", "message_count", "conversation"}),
@@ -782,11 +895,12 @@ SHAPES: tuple[Shape, ...] = (
         "langgraph",
         lambda value: any(
             _is_langchain(one)
-            for holder in (as_object(value.get("values")), value)
+            for holder in (as_object(value.get("values")), as_object(value.get("channel_values")), value)
             for one in _of(holder.get("messages"))[:1]
         ),
         _langgraph,
     ),
+    Shape("zed", _keys("version", "summary", "messages"), _zed),
     Shape("openai_thread", lambda value: value.get("object") == "thread.message", _assistants, each=False),
     Shape(
         "inspect_ai",
@@ -807,6 +921,9 @@ SHAPES: tuple[Shape, ...] = (
     Shape("helicone", _keys("request_body", "response_body"), _call),
     Shape("bedrock_log", lambda value: value.get("schemaType") == "ModelInvocationLog", _call),
     Shape("bedrock_batch", _keys("modelInput", "modelOutput"), _call),
+    Shape("vertex_log", _keys("full_request", "full_response"), _call),
+    Shape("openai_batch", _keys("custom_id", "body", "response"), _call),
+    Shape("llm_span", lambda value: value.get("type") == "llm" and {"input", "output"} <= value.keys(), _call),
     Shape("weave", _keys("op_name", "inputs"), _call),
     Shape(
         "braintrust", lambda value: "root_span_id" in value and bool(value.keys() & {"span_attributes", "input"}), _call

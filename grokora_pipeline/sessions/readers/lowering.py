@@ -68,13 +68,17 @@ ROLES = {
     **dict.fromkeys(("toolmessage", "functionmessage", "functionexecutionresultmessage", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
 }
-_CONTENTS = ("content", "parts", "value", "text", "message", "system_prompt")
+_CONTENTS = ("content", "contents", "parts", "segments", "blocks", "value", "text", "message", "system_prompt")
+# Members of a message that name tools and are no calls of them.
+_OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
+_ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text"}
 _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
 _CALL_PARTS |= {"mcp_tool_use"}
 _RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult", "function_response"}
-_RESULT_PARTS |= {"functionResponse", "function_call_output", "tool_response", "tool-return", "retry-prompt"}
+_RESULT_PARTS |= {"functionResponse", "functionResult", "function_call_output", "tool_response", "tool-return"}
+_RESULT_PARTS |= {"retry-prompt"}
 
 
 # Tools of the provider's own that Codex and Anthropic's SDKs offer beside those that the caller runs. A model need not
@@ -312,11 +316,8 @@ def lower(message: Any) -> list[Message]:
     extra = message.get("additional_kwargs")
     extra = extra if isinstance(extra, Mapping) else {}
     for raw in _listed(as_json(first_of(message, "tool_calls", "toolCalls") or extra.get("tool_calls") or ())):
-        call = lower_call(raw)
-        if call is None:  # a message without one of its calls says something else
-            parts.unread = True
-        elif call["id"] not in {one["id"] for one in parts.calls if one["id"]}:
-            parts.calls.append(call)
+        parts.call(raw)
+    parts.take_others(message)
     legacy = message.get("function_call") or extra.get("function_call")
     if isinstance(legacy, Mapping) and legacy.get("name") and (call := lower_call(legacy)):
         parts.calls.append(call)
@@ -419,6 +420,35 @@ class _Parts:
             self.steps = self.messages()
             self.texts, self.thoughts, self.calls, self.results = [], [], [], []
 
+    def call(self, raw: Any) -> None:
+        """Take in a call that stands beside the content; one that a part has told already counts once."""
+        call = lower_call(raw)
+        if call is None:  # a message without one of its calls says something else
+            self.unread = True
+        elif call["id"] not in {one["id"] for one in self.calls if one["id"]}:
+            self.calls.append(call)
+
+    def take_others(self, message: Mapping[str, Any]) -> None:
+        """Take in calls and results that a program keeps beside the content, under a name of its own.
+
+        A list of objects with a name and arguments is calls, whatever it is called: an answer that lost its calls would
+        be learnt as another answer. Their results stand in them (the Vercel AI SDK), or in a list of their own (Zed).
+        """
+        for key, value in message.items():
+            if not isinstance(value, list) or not value or key in (*_CONTENTS, *_OFFERED, "tool_calls", "toolCalls"):
+                continue
+            if key == "invalid_tool_calls":  # LangChain's name for calls that the model wrote wrongly
+                self.unread = True
+            elif key in ("tool_results", "toolResults"):
+                known = {one["id"] for one in self.calls}
+                own = [_part_result(one) for one in value if isinstance(one, Mapping)]
+                self.results += [one for one in own if self.role != "assistant" or one["tool_call_id"] in known]
+            elif self.role == "assistant" and all(map(_is_call, value)):
+                for one in value:
+                    self.call(one)
+                    if any(one.get(name) is not None for name in ("result", "output")):
+                        self.results.append(_part_result(one))
+
     def _part(self, part: Mapping[str, Any]) -> None:
         kind = str(part.get("type") or "")
         nested = next((key for key in ("functionCall", "function_call") if isinstance(part.get(key), Mapping)), "")
@@ -465,6 +495,14 @@ class _Parts:
         return [*self.steps, message, *self.results] if self.calls else [*self.steps, *self.results, message]
 
 
+def _is_call(value: object) -> bool:
+    """Whether an object has a function's name and arguments, which are no schema."""
+    if not isinstance(value, Mapping) or not any(isinstance(value.get(key), str) for key in ("name", "toolName")):
+        return False
+    arguments = next((as_json(value[key]) for key in _ARGUMENTS if value.get(key) is not None), None)
+    return isinstance(arguments, dict) and "properties" not in arguments
+
+
 def _is_result(part: object) -> bool:
     return isinstance(part, Mapping) and (
         part.get("type") in _RESULT_PARTS
@@ -474,11 +512,11 @@ def _is_result(part: object) -> bool:
 
 
 def _part_result(part: Mapping[str, Any]) -> Message:
-    ids = ("tool_use_id", "toolCallId", "call_id", "tool_call_id", "toolUseID", "id")
+    ids = ("tool_use_id", "toolCallId", "call_id", "callId", "tool_call_id", "toolUseID", "id")
     call_id = next((part[key] for key in ids if part.get(key)), "")
     keys = ("content", "response", "result", "output", "value")
     message = tool_result(name_text(call_id), result_text(next((part[k] for k in keys if part.get(k) is not None), "")))
-    if part.get("is_error") is True or part.get("isError") is True:
+    if part.get("is_error") is True or part.get("isError") is True or part.get("status") == "error":
         message["is_error"] = True
     return message
 
@@ -513,9 +551,7 @@ def lower_call(raw: Any) -> Json | None:
         name, body = "local_shell", {"arguments": raw.get("action")}
     if not isinstance(name, str) or not name:
         return None
-    arguments: Any = next(
-        (body[key] for key in ("arguments", "input", "args", "parameters") if body.get(key) is not None), {}
-    )
+    arguments: Any = next((body[key] for key in _ARGUMENTS if body.get(key) is not None), {})
     if raw.get("type") == "custom_tool_call":  # its input is a free text, such as a patch
         arguments = {"input": arguments}
     text = arguments if isinstance(arguments, str) else json_text(arguments)
@@ -609,12 +645,32 @@ def lower_tools(value: Any) -> list[Json] | None:
         schema = (
             as_object(schema.get("jsonSchema"))
             or as_object(schema.get("json"))
-            or schema
+            or _as_schema(schema)
             or {"type": "object", "properties": free}
         )
         described = {"description": body["description"]} if isinstance(body.get("description"), str) else {}
         tools.append({"type": "function", "function": {"name": body["name"], **described, "parameters": schema}})
     return tools or None
+
+
+_PYTHON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object"}
+_PYTHON_TYPES |= {"list": "array", "set": "array", "tuple": "array"}
+
+
+def _as_schema(parameters: Json) -> Json:
+    """Parameters as JSON Schema. xLAM's rows name each with its Python type: `{"limit": {"type": "int, optional"}}`."""
+    plain = all(isinstance(one, dict) for one in parameters.values())
+    if not parameters or not plain or {"properties", "$ref", "$defs"} & parameters.keys():
+        return parameters
+    properties, required = {}, []
+    for name, one in parameters.items():
+        kind, _, rest = name_text(one.get("type")).partition(",")
+        if "optional" not in rest and "default" not in one:
+            required.append(name)
+        known = _PYTHON_TYPES.get(kind.strip().lower().partition("[")[0], kind.strip())
+        own = {"type": known} if known in ("null", *_PYTHON_TYPES.values()) else {}
+        properties[name] = {key: value for key, value in one.items() if key != "type"} | own
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def content_session(name: str, messages: Sequence[Message]) -> str:

@@ -29,7 +29,7 @@ def known_parts(part: Part) -> Sequence[Part]:
 
     A call and its result in one part (opencode, the Vercel AI SDK's UI messages) become two; the call says `paired`.
     """
-    kind = str(part.get("type") or part.get("part_kind") or "")
+    kind = next((str(part[key]) for key in ("type", "part_kind", "block_type", "$type") if part.get(key)), "")
     if kind.lower() in _SILENT or kind.startswith("data-"):
         return ()
     if kind == "tool-invocation" and isinstance(part.get("toolInvocation"), Mapping):
@@ -53,7 +53,7 @@ def known_parts(part: Part) -> Sequence[Part]:
         return ({"type": "reasoning", **_mapping(part["reasoningContent"].get("reasoningText"))},)
     if not kind and isinstance(part.get("name"), str) and isinstance(part.get("arguments"), str | Mapping):  # AutoGen
         return ({"type": "tool_use", **part},)
-    return ({**part, "type": kind},) if kind and "type" not in part else (part,)  # Pydantic AI says `part_kind`
+    return ({**part, "type": kind},) if kind and "type" not in part else (part,)  # Pydantic AI's `part_kind` …
 
 
 def _result(part: Part, kind: str) -> Part | None:

@@ -316,9 +316,11 @@ def results_of(ids: set[str], messages: Sequence[Message]) -> list[object]:
 
 def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     """The line with a request and a reply of another API (`api`, or told by their shape) as a chat completion."""
-    request, response = line.get("request"), line.get("response")
+    request, response = as_json(line.get("request")), as_json(line.get("response"))
     if not isinstance(request, dict):
         return line
+    if isinstance(line["request"], str):  # Cloudflare's gateway stores both as text
+        line = {**line, "request": request, "response": response}
     if "body" in request and "messages" not in request:  # what HTTP proxies and gateways write
         request = as_object(request["body"])
         response = as_json(response.get("body")) if isinstance(response, dict) and "body" in response else response

@@ -4,8 +4,10 @@ import bz2
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -76,8 +78,8 @@ class Source:
     def open(self) -> Iterator[IO[bytes]]:
         """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called.
 
-        The rows of a Parquet file are JSON lines: so data sets and platforms export traces. Raises OSError, and
-        UnreadableError for a Parquet file without its end.
+        The rows of a Parquet file are JSON lines: so data sets and platforms export traces. So are the samples of a log
+        of Inspect AI. Raises OSError, and UnreadableError for a Parquet file without its end.
         """
         with ExitStack() as stack:
             if self.data is not None:
@@ -87,8 +89,12 @@ class Source:
                 limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
                 stream = io.BufferedReader(limited, _BLOCK)
             unpacked = _unpacked(stream)
-            if stream.peek(4)[:4] == b"PAR1":  # type: ignore[attr-defined]  # of BufferedReader
-                unpacked = _ParquetLines(self.path if self.data is None else pa.BufferReader(self.data))
+            magic = stream.peek(4)[:4]  # type: ignore[attr-defined]  # of BufferedReader
+            if magic == b"PAR1":
+                unpacked = _JsonLines(_parquet_lines(self.path if self.data is None else pa.BufferReader(self.data)))
+            elif magic == b"PK\x03\x04":
+                lines = _eval_lines(self.path if self.data is None else io.BytesIO(self.data))
+                unpacked = lines and _JsonLines(lines)
             if unpacked is not None:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
             yield stack.enter_context(stream)
@@ -195,21 +201,50 @@ class _Limited(io.RawIOBase):
         return len(block)
 
 
-class _ParquetLines:
+def _parquet_lines(file: Any) -> Iterator[bytes]:
     """The rows of a Parquet file as JSON lines, a few of them in memory at a time."""
+    try:
+        batches = pq.ParquetFile(file, buffer_size=_BLOCK, pre_buffer=False).iter_batches(batch_size=16)
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableError("damaged", 0, "a Parquet file that is not whole") from error
+    for batch in batches:
+        # pictures and sounds are bytes, which JSON does not have
+        for row in batch.to_pylist():
+            yield orjson.dumps(row, default=lambda value: None, option=orjson.OPT_APPEND_NEWLINE)
 
-    def __init__(self, file: Any) -> None:
-        try:
-            batches = pq.ParquetFile(file, buffer_size=_BLOCK, pre_buffer=False).iter_batches(batch_size=16)
-        except (pa.ArrowException, OSError) as error:
-            raise UnreadableError("damaged", 0, "a Parquet file that is not whole") from error
-        self._held = b""
-        self._lines = (
-            # pictures and sounds are bytes, which JSON does not have
-            orjson.dumps(row, default=lambda value: None, option=orjson.OPT_APPEND_NEWLINE)
-            for batch in batches
-            for row in batch.to_pylist()
-        )
+
+def _eval_lines(file: Any) -> Iterator[bytes] | None:
+    """The samples of a log of Inspect AI (`.eval`, a zip) as JSON lines, each with the facts of its run.
+
+    None for any other archive. The header is written when a run ends; before that there is `_journal/start.json`.
+    """
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError):
+        return None
+    names = archive.namelist()
+    header = next((one for one in ("header.json", "_journal/start.json") if one in names), "")
+    samples = sorted(one for one in names if one.startswith("samples/") and one.endswith(".json"))
+
+    def lines() -> Iterator[bytes]:
+        with archive:
+            try:
+                run = json.loads(archive.read(header)).get("eval")  # the standard library's reads NaN
+                for name in samples:
+                    if archive.getinfo(name).file_size > MAX_LINE:
+                        raise UnreadableError("gigantic", 0, f"a sample of more than {MAX_LINE >> 20} MiB")
+                    yield json.dumps({"eval": run, "samples": [json.loads(archive.read(name))]}).encode() + b"\n"
+            except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+                raise UnreadableError("damaged", 0, "convert it: inspect log convert --to json") from error
+
+    return lines() if header and samples else None
+
+
+class _JsonLines:
+    """Lines that are made one by one, as a stream."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines, self._held = lines, b""
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes of the lines."""

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, parse_object, to_utc
+from grokora_pipeline.sessions.readers.common import (
+    Source,
+    UnreadableError,
+    exit_status,
+    first_of,
+    name_text,
+    parse_object,
+    to_utc,
+)
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
     as_json,
@@ -71,11 +79,10 @@ def looks_like_mini(head: bytes) -> bool:
         return True
     if isinstance(first.get("messages"), list) and "exit_status" in as_object(first.get("info")):
         return True
-    # a list whose elements are messages: no line of JSONL, whose lines are rows
+    # messages in a list, or one a line
     roles = [one.get("role") for one in values if isinstance(one, dict)]
     return (
-        head.lstrip()[:1] == b"["
-        and len(roles) > 1
+        len(roles) > 1
         and roles[0] in ("system", "user")
         and all(roles[:4])
         and not any("parts" in one for one in values if isinstance(one, dict))
@@ -114,13 +121,10 @@ def _mini_message(message: Any) -> list[Message]:
 
 
 def _exit(info: Json) -> Status:
-    """What an exit status says: submitting is not succeeding, but every other end is a failure."""
-    status = name_text(info.get("exit_status")).lower()
+    """How a run ended: whether it resolved its issue, if that is known, else what its exit status says."""
     if isinstance(info.get("resolved"), bool):
         return "success" if info["resolved"] else "failure"
-    if not status or (status.startswith("submitted") and not status.startswith("submitted (")):
-        return "unknown"
-    return "failure"
+    return exit_status(info.get("exit_status"))
 
 
 def _verdict(session: str, status: Status) -> Iterator[Verdict]:
