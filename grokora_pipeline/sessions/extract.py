@@ -12,7 +12,8 @@ import pyarrow as pa
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode
-from grokora_pipeline.sessions.redaction.redactor import TooDeepError
+from grokora_pipeline.sessions.redaction.detectors import is_suspicious
+from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
 from grokora_pipeline.sessions.scan import LogFile
 from grokora_pipeline.sessions.table import SCHEMA, RowMaker, RowValues, base_session, public_name, to_table
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
@@ -98,6 +99,12 @@ class Parts:
         self._flush()
         for writer in self._writers.values():
             writer.close()
+
+
+def load_rules() -> None:
+    """Compile the rules and patterns that `extract` needs, so that processes which are forked later share them."""
+    is_suspicious(b"a text without a finding is tried with everything")
+    Redactor().find("password: hunter2")
 
 
 def extract(

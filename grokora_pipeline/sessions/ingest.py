@@ -7,10 +7,8 @@ exception is mercy: what was read from a file stays while the file cannot be rea
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ import pyarrow.parquet as pq
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.days import DayJob, FileRows, build_day
-from grokora_pipeline.sessions.extract import Extracted, FileRecord, extract
+from grokora_pipeline.sessions.extract import Extracted, FileRecord, extract, load_rules
+from grokora_pipeline.sessions.processes import run_jobs
 from grokora_pipeline.sessions.redaction import redactor as redaction
 from grokora_pipeline.sessions.scan import LogFile, Scan, scan, settled
 from grokora_pipeline.sessions.table import base_session
@@ -228,7 +227,7 @@ def _extract(work: _Work, units: Sequence[Sequence[LogFile]], part: str) -> dict
         for number, chunk in enumerate(_chunks(units))
     ]
     size = sum(file.size for unit in units for file in unit)
-    results: list[Extracted] = _map(extract, jobs, work.workers if size >= POOL_FROM_BYTES else 1)
+    results: list[Extracted] = run_jobs(extract, jobs, work.workers if size >= POOL_FROM_BYTES else 1, load_rules)
     for result in results:
         work.places |= result.places
     return {record.name: record for result in results for record in result.records}
@@ -246,17 +245,6 @@ def _chunks(units: Sequence[Sequence[LogFile]]) -> Iterable[list[Sequence[LogFil
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _map(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> list[Any]:
-    """The results in the order of the jobs, from a pool of processes where that pays."""
-    count = min(
-        len(jobs), workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    if count <= 1:
-        return [function(*job) for job in jobs]
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        return [future.result() for future in [pool.submit(function, *job) for job in jobs]]
 
 
 def _write_days(work: _Work) -> dict[str, str]:
@@ -279,7 +267,7 @@ def _write_days(work: _Work) -> dict[str, str]:
         else:
             jobs.append(DayJob(day, runs[day], old, turns / f"{day}.parquet"))
             rows += sum(run.rows for run in runs[day])
-    return known | dict(_map(build_day, [(job,) for job in jobs], work.workers if rows > POOL_FROM_ROWS else 1))
+    return known | dict(run_jobs(build_day, [(job,) for job in jobs], work.workers if rows > POOL_FROM_ROWS else 1))
 
 
 def _runs(work: _Work) -> dict[str, list[FileRows]]:

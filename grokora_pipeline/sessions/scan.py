@@ -21,10 +21,13 @@ ROTATED_BEFORE = 3  # rotated files that are read again for a session that began
 _BINARY = frozenset(
     """
     .png .jpg .jpeg .gif .webp .bmp .ico .svg .tif .tiff .heic .mp4 .webm .mov .avi .mkv .mp3 .wav .ogg .flac .pdf .docx
-    .xlsx .pptx .ttf .woff .woff2 .exe .dll .so .dylib .o .a .pyc .whl .jar .class .db .sqlite .sqlite3 .arrow
+    .xlsx .pptx .ttf .woff .woff2 .exe .dll .so .dylib .o .a .pyc .whl .jar .class .arrow
     .feather .npy .npz .safetensors .gguf .bin .pt .pth .onnx .pkl .lock .py .js .ts .css .html .htm .sh .bat .ps1
     """.split()  # noqa: SIM905
 )
+# Programs such as Cursor, Goose and Crush keep their sessions so, and change them all the time.
+_DATABASES = frozenset((".db", ".sqlite", ".sqlite3", ".vscdb"))
+_NO_DATABASE = "a database, which is not read; export its sessions as JSON, or record at the gateway"
 Signature = tuple[int, int]
 
 
@@ -202,6 +205,8 @@ def _look_at(entry: "os.DirEntry[str]", path: str, root: Path) -> Entry | None:
     if not entry.is_file(follow_symlinks=False):
         return None
     suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 – a Path a file costs seconds
+    if suffix in _DATABASES:
+        return Entry(path, problem=Problem("not_a_log", 0, _NO_DATABASE))
     if suffix in _BINARY:
         return Entry(path, problem=Problem("not_a_log", 0, f"{suffix[1:]} file"))
     stat = entry.stat(follow_symlinks=False)

@@ -9,7 +9,8 @@ an address. `mb_per_second` is of the first ingest, start of the processes inclu
 `orjson.loads` over the same lines in one process of the same run. With `--files` it measures what an idle tick costs:
 N small files, the listing that the sensor compares (`listing_seconds`), and an ingest that finds nothing new
 (`rerun_seconds`). With `--like` the logs are varied copies of the session files (JSONL) below FOLDER, those of coding
-agents, for example: other ids, other words, every seventh one ten times as long.
+agents, for example: other ids, other words, every seventh one ten times as long. `processes_pss_mib` is the largest sum
+over all processes at one moment, a page that several share counted once (PSS; Linux only), sampled twice a second.
 """
 
 import argparse
@@ -21,13 +22,16 @@ import re
 import resource
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
@@ -128,9 +132,9 @@ def measure_files(root: Path, files: int) -> dict[str, Any]:
     }
 
 
-def measure_copies(root: Path, samples: Path, megabytes: int, workers: int | None) -> dict[str, Any]:
+def measure_copies(root: Path, originals: Path, megabytes: int, workers: int | None) -> dict[str, Any]:
     """What so many megabytes of sessions cost that are like some samples; times in seconds, memory in MiB."""
-    texts = [path.read_text("utf-8") for path in sorted(samples.rglob("*.jsonl"))]
+    texts = [path.read_text("utf-8") for path in sorted(originals.rglob("*.jsonl"))]
     size = 0
     for number in count():
         for sample, text in enumerate(texts):
@@ -146,7 +150,13 @@ def measure_copies(root: Path, samples: Path, megabytes: int, workers: int | Non
         if size >= megabytes * 1e6:
             break
     generated = time.process_time()
+    samples: list[float] = []
+    ended = threading.Event()
+    sampler = threading.Thread(target=sample_memory, args=(samples, ended))
+    sampler.start()
     seconds, report, first = timed(root / "logs", None, root / "first", workers)
+    ended.set()
+    sampler.join()
     rerun_seconds, again, _ = timed(root / "logs", first, root / "second", workers)
     if again.files_read:
         raise AssertionError(f"{again.files_read} files were read again")
@@ -158,6 +168,7 @@ def measure_copies(root: Path, samples: Path, megabytes: int, workers: int | Non
         "seconds": round(seconds, 1),
         "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in used) - generated, 1),
         "peak_rss_mib": round(peak_rss_mib(), 1),
+        "processes_pss_mib": round(max(samples), 1),
         "worker_rss_mib": round(used[1].ru_maxrss / 1024, 1),
         "rerun_seconds": round(rerun_seconds, 2),
         "skipped": report.skipped,
@@ -201,6 +212,17 @@ def peak_rss_mib() -> float:
     """The largest resident set of this process or of one of its children (ru_maxrss is in KiB on Linux)."""
     whos = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return max(resource.getrusage(who).ru_maxrss for who in whos) / 1024
+
+
+def sample_memory(samples: list[float], ended: threading.Event) -> None:
+    """Add the proportional set size (MiB) of this process and all below it, twice a second until `ended`."""
+    own = psutil.Process()
+    while not ended.wait(0.5):
+        total = 0
+        for process in (own, *own.children(recursive=True)):
+            with suppress(psutil.Error, OSError):  # it has ended since it was listed
+                total += process.memory_full_info().pss
+        samples.append(total / (1 << 20))
 
 
 def write_logs(logs: Path, turns: int) -> int:

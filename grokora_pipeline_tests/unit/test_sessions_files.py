@@ -116,6 +116,7 @@ def test_whatever_is_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
     for name, raw in {
         "shot.png": b"\x89PNG",
         "all.zip": b"PK\x03\x04zip",
+        "state.vscdb": b"SQLite format 3\0",
         "notes.txt": b"remember the milk\n",
         "odd.jsonl": b'{"what": 1}\n',
         "alerts_20251120.log": b"[2025-11-20 08:32:23] [CRITICAL] disk full\n",
@@ -126,6 +127,7 @@ def test_whatever_is_not_read_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert {name: row["reason"] for name, row in files.items() if not row["turns"]} == {
         "shot.png": "png file",
         "all.zip": "an archive; unpack it",
+        "state.vscdb": "a database, which is not read; export its sessions as JSON, or record at the gateway",
         "notes.txt": "no reader knows its content",
         "odd.jsonl": "wrong_schema",
         "alerts_20251120.log": "goes with a session whose log is another file",

@@ -165,7 +165,7 @@ def test_a_row_of_xlam_is_a_call_and_its_types_are_json_schema(tmp_path: Path) -
     ],
 )
 def test_calls_beside_the_content_are_calls_whatever_they_are_called(tmp_path: Path, beside: dict[str, Any]) -> None:
-    messages = [ASKED[1], {"role": "assistant", "content": "", **beside}, TALK[-1]]
+    messages: list[Any] = [ASKED[1], {"role": "assistant", "content": "", **beside}, TALK[-1]]
     first, second = turns_of(read(write(tmp_path / "x.jsonl", {"messages": messages})))
     assert [call["function"]["name"] for call in first.completion["tool_calls"]] == ["bash"]
     assert prompt_of(second) == "u:Q a:* t:out"
@@ -173,7 +173,7 @@ def test_calls_beside_the_content_are_calls_whatever_they_are_called(tmp_path: P
 
 def test_tools_that_a_message_offers_are_no_calls_of_them(tmp_path: Path) -> None:
     schema = {"name": "bash", "parameters": {"type": "object", "properties": {}}}
-    answer = {**TALK[-1], "tools": [schema], "offered": [schema]}
+    answer = {"role": "assistant", "content": "Done", "tools": [schema], "offered": [schema]}
     assert "tool_calls" not in only(read(write(tmp_path / "x.jsonl", {"messages": [*ASKED, answer]}))).completion
 
 

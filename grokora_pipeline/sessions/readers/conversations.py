@@ -722,8 +722,10 @@ def _call(value: Json) -> Iterator[Chat]:
 # What exports call the session of a call, the call or the trace that it is a part of, and its time.
 _SESSION_IDS = ("session_id", "conversation_id", "thread_id", "threadId", "Helicone-Session-Id")
 _CALL_IDS = ("trace_id", "traceId", "root_span_id", "request_id", "requestId", "recordId", "custom_id", "id")
-_TIMES = ("timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime")
-_TIMES += ("request_created_at", "logging_time", "created", "time")
+_TIMES = (
+    *("timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime"),
+    *("request_created_at", "logging_time", "created", "time"),
+)
 # What they call a request and its reply.
 _SIDES = (
     ("request_body", "response_body"),  # Helicone
