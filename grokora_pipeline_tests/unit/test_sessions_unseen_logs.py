@@ -171,6 +171,17 @@ def test_calls_beside_the_content_are_calls_whatever_they_are_called(tmp_path: P
     assert prompt_of(second) == "u:Q a:* t:out"
 
 
+def test_a_prompt_with_a_message_of_an_unknown_role_is_not_whole(tmp_path: Path) -> None:
+    messages = [*ASKED, {"role": "narrator", "content": "It rains."}, TALK[-1]]
+    assert only(read(write(tmp_path / "x.jsonl", {"messages": messages}))).completeness == "cut"
+
+
+@pytest.mark.parametrize("holder", [{"status": "error"}, {"exception": "Timeout"}, {"error": {"code": 500}}])
+def test_what_a_failed_call_had_answered_is_not_learnt(tmp_path: Path, holder: dict[str, Any]) -> None:
+    span = {"type": "llm", "trace_id": "t", "input": ASKED, "output": TALK[-1], **holder}
+    assert read(write(tmp_path / "x.jsonl", span)) == [Skipped("no_model_call")]
+
+
 def test_tools_that_a_message_offers_are_no_calls_of_them(tmp_path: Path) -> None:
     schema = {"name": "bash", "parameters": {"type": "object", "properties": {}}}
     answer = {"role": "assistant", "content": "Done", "tools": [schema], "offered": [schema]}

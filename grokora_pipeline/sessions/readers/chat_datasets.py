@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.readers.common import (
 )
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROBLEMS,
+    ROLES,
     Json,
     Record,
     as_json,
@@ -44,18 +45,8 @@ _SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs
 _TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
 # What a row, or its `info` or `metadata`, may say of how its conversation ended.
-_FLAGS = (
-    "label",
-    "resolved",
-    "success",
-    "is_success",
-    "passed",
-    "correct",
-    "is_correct",
-    "verified",
-    "solved",
-    "target",
-)
+_FLAGS = ("label", "resolved", "success", "is_success", "passed", "correct", "is_correct", "verified", "solved")
+_SOLVED = "target"  # of Nebius' trajectories: whether the issue was solved
 _REWARDS = ("reward", "rewards", "score", "final_reward", "total_reward")
 _ENDS = ("status", "exit_reason", "termination_reason", "finish_reason", "stop_reason")
 _HOLDERS = ("info", "metadata", "extra_info", "result", "test_result", "report", "evaluation", "verifier_result")
@@ -70,7 +61,10 @@ def looks_like(head: bytes) -> bool:
 
 def _kind(row: Json) -> str:
     """Which of the row formats it is, "" for none. Rows of logs have more to say: a request, a response, a trace."""
-    if any(key in row for key in _LOGS) or ("history" in row and not _is_pairs(row["history"])):
+    # only Alpaca's history, of pairs of a question and an answer, stands in a row
+    history = row.get("history") or []
+    is_log = not isinstance(history, list) or any(not isinstance(one, list) or len(one) != 2 for one in history)
+    if is_log or any(key in row for key in _LOGS):
         return ""
     if any(key in row for key in _CHOSEN) and any(key in row for key in _REJECTED):
         return "preference"
@@ -85,11 +79,6 @@ def _kind(row: Json) -> str:
         return "prompt_completion"
     # NVIDIA's sets: `output` may be anything beside an `input` that is a text
     return "input_output" if _has_turns(row.get("input")) and isinstance(row.get("output"), str) else ""
-
-
-def _is_pairs(history: Any) -> bool:
-    """Whether it is Alpaca's history: lists of a question and an answer."""
-    return isinstance(history, list) and all(isinstance(one, list) and len(one) == 2 for one in history)
 
 
 def _calls(value: Any) -> list[Json]:
@@ -113,7 +102,7 @@ def _status(row: Mapping[str, Any]) -> Status:
     holders = [row]
     for holder in holders:  # those within a holder, too
         holders += [held for key in _HOLDERS if isinstance(held := holder.get(key), dict)]
-    flags = [one[key] for one in holders for key in _FLAGS if isinstance(one.get(key), bool | int)]
+    flags = [one[key] for one in holders for key in (*_FLAGS, _SOLVED) if isinstance(one.get(key), bool | int)]
     rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float)]
     stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
     failed = not all(flags) or any(0 <= reward < 1 for reward in rewards)
@@ -227,6 +216,9 @@ def _weighted(raw: Sequence[Json]) -> list[Message]:
     for message in raw:
         keys = ("weight", "loss_weight", "loss", "train", "trainable")
         weight = next((message[key] for key in keys if message.get(key) is not None), 1)
+        said = name_text(message.get("role") or message.get("from")).lower()
+        if said and said not in ROLES and any(message.get(key) for key in ("content", "value", "text", "parts")):
+            messages.append({"role": "user", "content": "", "trainable": False, "unread": True})  # who said it?
         messages += [{**one, "trainable": bool(weight)} for one in lower(message)]
     return pair_results(join_calls(messages))
 

@@ -707,9 +707,12 @@ def _call(value: Json) -> Iterator[Chat]:
             yield Chat([])
             continue
         own = ("metadata", "requestMetadata", "request_properties")
+        status = holder.get("status")
+        failed = isinstance(status, str) and outcome_status(status) == "failure"
+        failed = failed or any(holder.get(key) for key in ("error", "error_info", "exception", "error_message"))
         facts = {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
         yield Chat(
-            [*call.prompt, {**call.answer, "cut": call.cut, "model": call.model}],
+            [*call.prompt, {**call.answer, "cut": call.cut or failed, "model": call.model}],
             name_text(first_of(facts, *_SESSION_IDS, *_CALL_IDS)),
             name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
             started=first_of(facts, *_TIMES),
