@@ -474,8 +474,8 @@ def _llm(talk: "Talk", name: str) -> bytes:
     row = {"conversation_id": name, "model": "m", "system": talk.system}
     call = {"name": "bash", "arguments": {"command": talk.command}, "tool_call_id": "t1"}
     first = {**row, "prompt": talk.question, "response": talk.thought, "tool_calls": [call]}
-    second = {**row, "prompt": "", "response": talk.answer}
-    second["tool_results"] = [{"name": "bash", "output": talk.result, "tool_call_id": "t1"}]
+    result = {"name": "bash", "output": talk.result, "tool_call_id": "t1"}
+    second = {**row, "prompt": "", "response": talk.answer, "tool_results": [result]}
     # the latest response comes first
     return _document(
         [{**second, "datetime_utc": "2026-01-01T00:00:02"}, {**first, "datetime_utc": "2026-01-01T00:00:01"}]
