@@ -7,10 +7,10 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 import torch
@@ -64,7 +64,6 @@ class Run:
     validation_rows: list[Row]
     too_long: int
     started: float = field(default_factory=time.monotonic)
-    lock: IO[bytes] | None = None  # of the work folder, held as long as the run
 
     @classmethod
     def of(cls, plan: Plan) -> "Run":
@@ -133,12 +132,16 @@ def train(plan: Plan, reporter: Reporter) -> Result:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     run = Run.of(plan)
-    if "RANK" not in os.environ:  # processes that train together share the work
-        run.lock = _lock_work(run.work, reporter)
+    # processes that train together share the work
+    with nullcontext() if "RANK" in os.environ else _locked(run.work, reporter):
+        return _train(run, reporter)
+
+
+def _train(run: Run, reporter: Reporter) -> Result:
     if folder := run.finished():
         reporter.log("This very training was finished before; its adapter is taken")
         return _hand_over(run, folder)
-    device = choose_device()
+    plan, device = run.plan, choose_device()
     state = PartialState(cpu=device.type == "cpu")
     prepared = prepare(
         run.base,
@@ -204,18 +207,19 @@ def _finish(
     return _hand_over(run, _write_adapter(run, trainer, result))
 
 
-def _lock_work(work: Path, reporter: Reporter) -> IO[bytes]:
-    """Lock a work folder until the file is closed or this process ends.
+@contextmanager
+def _locked(work: Path, reporter: Reporter) -> Iterator[None]:
+    """Keep others out of a work folder; the kernel frees it if this process is killed.
 
     Two runs of one asset have the same work: the second waits here, and then finds what the first one made.
     """
-    stream = (lease_folder() / f"work-{content_version(str(work.resolve()))}.lock").open("wb")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        reporter.log("Another process trains this very plan; waiting for it")
-        fcntl.flock(stream, fcntl.LOCK_EX)
-    return stream
+    with (lease_folder() / f"work-{content_version(str(work.resolve()))}.lock").open("wb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reporter.log("Another process trains this very plan; waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _last_checkpoint(run: Run) -> Path | None:
