@@ -29,8 +29,9 @@ class SwarmAutomation(dg.Model, dg.Resolvable):
     """When things start by themselves."""
 
     enabled: Annotated[bool, _described(description="Whether the sensor and the schedules run from the start.")] = False
+    # no `ge=0` here, which refuses a template variable before it is resolved: `Settings` checks the value
     settle_seconds: Annotated[
-        float, Field(ge=0), _described(description="A log that changed this recently is still being written.")
+        float, _described(description="A log that changed this recently is still being written.")
     ] = 2.0
     timezone: Annotated[str, _described(description="IANA name of the zone that the windows are in.")] = "UTC"
     retrain: Annotated[

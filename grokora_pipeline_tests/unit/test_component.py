@@ -40,6 +40,7 @@ def build(text: str) -> tuple[Path, dg.Definitions]:
         (f"{ONE}      retrain:\n        window: 0 0 31 2 *\n", ":9: agent 'a', .*never comes"),
         ("  agents: nowhere.yaml\n", "/mine/nowhere.yaml cannot be read .* correct `agents:` in .*defs.yaml:5"),
         (f"{AGENTS}  automation:\n    retrain: {{new_exmples: 7}}\n", ":7: key 'automation.retrain.new_exmples'"),
+        (f"{AGENTS}  automation:\n    settle_seconds: -1\n", ":7: key 'automation.settle_seconds': .*equal to 0"),
         (f"{AGENTS}  automation:\n    timezone: Europe/Berln\n", ":7: key 'automation.timezone': no such zone"),
         (f"{AGENTS}  devices: gpu\n", ":6: key 'devices': give indices"),
         (f"{AGENTS}  name: my swarm\n", ":6: key 'name': 'my swarm' must be"),
@@ -52,6 +53,29 @@ def test_a_wrong_value_names_file_line_and_key(lines: str, complaint: str) -> No
     assert isinstance(cause, GrokoraError)
     assert re.search(complaint, str(cause)), cause
     assert "/mine/defs.yaml" in str(cause)
+
+
+TEMPLATES = """type: grokora_pipeline.Swarm
+attributes:
+  name: "{{ env.NAME }}"
+  logs: "logs/{{ env.NAME }}"
+  store: store
+  preset: "{{ env.PRESET }}"
+  agents: {actor: {description: "{{ env.NAME }} acts.", min_examples: "{{ env.COUNT }}"}}
+  automation: {settle_seconds: "{{ env.COUNT }}", retrain: {window: "{{ env.WINDOW }}"}}
+"""
+
+
+def test_template_variables_stand_for_words_numbers_and_values_within_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"NAME": "night", "PRESET": "sample", "COUNT": "7", "WINDOW": "*/5 1-2 * * *"}.items():
+        monkeypatch.setenv(name, value)
+    _, defs = build(TEMPLATES)
+    (schedule,), (sensor,) = defs.schedules or (), defs.sensors or ()
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.name, schedule.cron_schedule) == ("night_actor_when_due", "*/5 1-2 * * *")
+    assert sensor.minimum_interval_seconds == 7
+    dataset = defs.resolve_assets_def(["night", "actor", "task_dataset"])
+    assert "night acts." in str(next(iter(dataset.specs)).description)
 
 
 def test_every_attribute_has_the_description_that_dg_docs_shows() -> None:
