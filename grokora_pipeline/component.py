@@ -89,7 +89,7 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
         Literal["plan", "best", "sample", ""], _described(description="Wins over the agents' presets.")
     ] = ""
     devices: Annotated[
-        str,
+        str | int,  # a single index without quotes is a number in YAML
         _described(description="GPU indices, as `0,1`; `cpu`, or `cpu,cpu2` for two steps at once; empty: all GPUs."),
     ] = ""
     automation: Annotated[
@@ -110,7 +110,7 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
         else:
             agents_file = Path(from_folder("agents", self.agents, folder))
             agents = load_agents(agents_file, f"correct `agents:` in {locate(file, 'agents')}")
-        attributes = {name: getattr(self, name) for name in ("logs", "store", "base_model", "preset", "devices")}
+        attributes = {name: str(getattr(self, name)) for name in ("logs", "store", "base_model", "preset", "devices")}
         values: dict[str, Any] = {name: from_folder(name, value, folder) for name, value in attributes.items() if value}
         values |= {"home": folder, "agents": agents_file}
         validated(Settings, values, file)

@@ -95,3 +95,9 @@ def test_paths_start_at_the_file_and_a_tilde_is_the_home_folder(
     folder, defs = build(HEAD.replace("store: store", "store: ~/store") + AGENTS)
     reader = (defs.resources or {})["grokora_store"]
     assert (reader.url, folder.name) == (str(tmp_path / "store"), "mine")
+
+
+def test_a_single_device_needs_no_quotes() -> None:
+    _, defs = build(f"{HEAD}{AGENTS}  devices: 0\n")
+    gpu = (defs.resources or {})["grokora_gpu"]
+    assert gpu.environment == {"GROKORA_DEVICES": "0"}
