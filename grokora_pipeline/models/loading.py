@@ -109,7 +109,10 @@ def shown_layers(text: PreTrainedConfig) -> int:
     mlps = getattr(text, "mlp_layer_types", None) or [""] * total  # DeepSeek: the first ones are dense
     layers = list(zip(get_layer_types_and_kwargs(text)[0][:own], mlps, strict=False)) or [("", "")]
     dense = getattr(text, "first_k_dense_replace", 0) or 0
-    return min(total, max(2, 1 + max(layers.index(kind) for kind in set(layers)), dense + 1))
+    shown = max(2, 1 + max(layers.index(kind) for kind in set(layers)), dense + 1)
+    if text.model_type == "zamba":  # its hybrid layers share their weights, which takes two of them
+        shown += 1 + [kind for kind, _ in layers[shown:]].index("hybrid")
+    return min(total, shown)
 
 
 def load_adapter(base: PreTrainedModel | PeftModel, adapter: Path | str, *, name: str = "default") -> PeftModel:

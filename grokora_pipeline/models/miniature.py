@@ -93,7 +93,8 @@ def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: 
             continue
         if isinstance(value, dict) and name.endswith("_config") and name != "per_layer_config":
             copy[name] = _narrow(value, limits, shown, shared)
-        elif isinstance(value, dict) and value and all(key.isdigit() for key in value):  # settings of single layers
+        elif isinstance(value, dict) and value and all(key.isdigit() and int(key) < total for key in value):
+            # Settings of single layers; Aria's numbers of patches are none.
             copy[name] = {key: setting for key, setting in value.items() if int(key) < shown + shared}
         elif name in _LAYERS:
             copy[name] = min(value, shown + shared)

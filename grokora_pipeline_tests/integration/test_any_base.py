@@ -20,11 +20,12 @@ ATTENTION = (
     *("starcoder2", "codegen", "bloom", "mistral3", "qwen3_vl"),
     *("laguna", "modernbert-decoder", "mllama", "hrm_text", "voxtral", "qwen2_audio", "minimax_m2", "mistral4"),
     *("seed_oss", "apertus", "exaone4", "ernie4_5", "arcee", "olmoe", "phimoe", "internvl", "kimi_k25", "muse_spark"),
+    *("aria", "afmoe", "mimo_v2_flash", "minicpm3", "glm4_moe", "qwen2_5_vl", "cohere2_moe"),
 )
 PADDED = (
     *("qwen3_5_text", "qwen3_next", "falcon_h1", "jamba", "mamba", "mamba2", "recurrent_gemma", "nemotron_h"),
     *("rwkv", "zamba2", "granitemoehybrid", "gemma3n_text", "kimi_linear", "inkling2_text", "longcat_flash"),
-    *("mistral_large4", "deepseek_v32", "deepseek_v4", "minicpmv4_6", "nemotron_h_omni"),
+    *("mistral_large4", "deepseek_v32", "deepseek_v4", "minicpmv4_6", "nemotron_h_omni", "olmo_hybrid", "lfm3"),
 )
 
 
@@ -64,6 +65,15 @@ def test_a_model_with_recurrent_states_or_shared_keys_is_trained_by_padded_rows_
     record = try_out(config_of(kind, tmp_path), kind)
     assert record["trained"].startswith("Trained here by padded rows: ")
     assert record["merged"] == "Merged here."
+    assert record["served"].startswith("Served here")
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_layers_that_share_their_weights_are_trained_and_not_merged(tmp_path: Path) -> None:
+    record = try_out(config_of("zamba", tmp_path), "zamba")
+    assert record["trained"].startswith("Trained here by padded rows: ")
+    assert "answers differently" in record["merged"]  # an adapter of each layer cannot be added to what all share
     assert record["served"].startswith("Served here")
 
 
