@@ -808,6 +808,12 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("data:\n  extra: goodwoqk\nkind: Secret", "goodwoqk"),
         # a line break within a name, told by the width of its line alone
         (f"{'word ' * 15}PASSW\nORD=onlyletters and so on", "onlyletters"),
+        # the same value once cut and once whole
+        (
+            f"{'word ' * 10}codacy token = 'd4k2w9ztq7m1x8c5v\nb3n6rj0hysfa82gl5pe1u7o' "
+            "or 'd4k2w9ztq7m1x8c5vb3n6rj0hysfa82gl5pe1u7o'",
+            "b3n6rj0hysfa82gl5pe1u7o",
+        ),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:

@@ -19,7 +19,7 @@ import orjson
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction import detectors, published
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, is_random_token, looks_random
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, detector, is_random_token, looks_random
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning, undisguised
@@ -121,13 +121,19 @@ class _Draft:
             if whole is not None:
                 return self._replaced(whole, published.in_text(whole))
             text = self._literal(text, depth)
+        before = len(self._findings)
         redacted, joined = self._detect(text), _without_wraps(text)
         if joined != text:
-            known = {one.value for one in self._findings.values()}
+            cut = sorted(one for one in list(self._findings.values())[before:] if one.family)
+            between = len(self._findings)
             again = self._detect(joined)
+            whole = sorted(one for one in list(self._findings.values())[between:] if one.family)
             # only where a line break cut a value or its name; else the lines stay as they are
-            if any(one.family and one.value not in known for one in self._findings.values()):
+            if whole != cut:
                 redacted = again
+                # what was found in its own line alone, and is no part of a value that goes on in the next
+                for one in [one for one in cut if not any(one.value in other.value for other in whole)]:
+                    redacted = self._apply(detector(one.kind, re.escape(one.value), "", family=one.family), redacted)
         plain = _without_escapes(redacted)
         if plain != redacted and (again := self._detect(plain)) != plain:
             return again
@@ -158,14 +164,14 @@ class _Draft:
 
     def _detect(self, text: str) -> str:
         possible = detectors.candidates(text)
-        for detector in possible:  # of the address of a hook the published rules know the beginning
-            if detector.kind == "webhook":
-                text = self._apply(detector, text)
+        for one in possible:  # of the address of a hook the published rules know the beginning
+            if one.kind == "webhook":
+                text = self._apply(one, text)
         text = self._replaced(text, published.in_text(text))
-        for detector in possible:
-            if detector is BASE64_KEY:
+        for one in possible:
+            if one is BASE64_KEY:
                 text = BASE64.sub(lambda match: self._decoded(match.group()), text)
-            text = self._apply(detector, text)
+            text = self._apply(one, text)
         return text
 
     def _replaced(self, text: str, findings: Sequence[PublishedFinding]) -> str:

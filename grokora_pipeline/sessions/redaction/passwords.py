@@ -30,7 +30,7 @@ _PUBLIC_NAME = re.compile(
 )
 _SERVICE = re.compile(  # a name, and at most one quoted argument between it and the end
     r"(?<![\w@/.])(?P<name>[A-Za-z][\w.-]{1,40}?(?: (?:api|app|client|account|admin|rest|live|private))?)"
-    r"(?P<between>[^\w\n]{1,6}(?:[\w-]{1,40}[\"'`], ?[\"'`])?)\Z",
+    r"(?P<between>[^\w\n]{1,8}(?:[\w-]{1,40}[\"'`], ?[\"'`])?)\Z",
     re.ASCII,
 )
 _ID_WORDS = word_set(
@@ -532,7 +532,8 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         TELLING_GATE,
     ),
     (  # a password of marks, which no other pattern reads to its end
-        rf"(?:{TELLING})\w{{0,24}}(?:[\"'\]]|\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?[\"'`]?|[\"'])(?P<value>[^\s\"'`\\]{{12,98}})",
+        rf"(?:{TELLING})\w{{0,24}}(?:{_QUOTE}|\]|\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?(?:{_QUOTE})?|{_QUOTE})"
+        rf"(?P<value>[^\s\"'`\\]{{12,98}})",
         rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[^\w\n][^\n]{{0,20}}?(?:[^\s\"'`\\]*[)\]}}]){{3}})",
         lambda match: is_scrambled(match["value"]),
         TELLING_GATE,
