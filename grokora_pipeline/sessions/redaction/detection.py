@@ -127,12 +127,12 @@ class _Draft:
             cut = sorted(one for one in list(self._findings.values())[before:] if one.family)
             between = len(self._findings)
             again = self._detect(joined)
-            whole = sorted(one for one in list(self._findings.values())[between:] if one.family)
+            uncut = sorted(one for one in list(self._findings.values())[between:] if one.family)
             # only where a line break cut a value or its name; else the lines stay as they are
-            if whole != cut:
+            if uncut != cut:
                 redacted = again
                 # what was found in its own line alone, and is no part of a value that goes on in the next
-                for one in [one for one in cut if not any(one.value in other.value for other in whole)]:
+                for one in [one for one in cut if not any(one.value in other.value for other in uncut)]:
                     redacted = self._apply(detector(one.kind, re.escape(one.value), "", family=one.family), redacted)
         plain = _without_escapes(redacted)
         if plain != redacted and (again := self._detect(plain)) != plain:
