@@ -23,6 +23,7 @@ from referencing.exceptions import Unresolvable
 from grokora_pipeline.agents import AnswerSpec, Improve
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.plan import read_examples, read_plan, turn_ids
+from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
 from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
@@ -112,25 +113,15 @@ def _of_sandbox(
     """Whole sessions of the sandbox's swarm whose goal state was reached, on fresh tasks of the sample's families."""
     spec = plan.improve
     tasks = [task for task in sample_tasks(spec.seed, spec.tasks) for _ in range(spec.samples)]
+    adapters = {role: role for role, folder in plan.adapters.items() if folder}
     decoding = Decoding(spec.max_new_tokens, spec.temperature)
-
-    def answer(calls: Sequence[AgentCall]) -> list[Message]:
-        """The answers of the agents' adapters to calls of tasks side by side, in the order of the calls."""
-        messages: dict[int, Message] = {}
-        for agent in {call.agent for call in calls}:
-            own = {place: call for place, call in enumerate(calls) if call.agent == agent}
-            adapter = agent if plan.adapters.get(agent) else None
-            before = plan.prompts.get(agent)
-            prompts = [encode_behind(before, call.messages, call.tools, chat) for call in own.values()]
-            seeds = [spec.seed * 1000 + call.task % spec.samples for call in own.values()]
-            made = systems.answers(adapter, prompts, decoding, seeds=seeds)
-            texts = [chat.decode(completion.tokens) for completion, _ in made]
-            messages |= {place: chat.parse_answer(text) for place, text in zip(own, texts, strict=True)}
-        reporter.progress(len(tasks) - len(calls), len(tasks))
-        return [messages[place] for place in range(len(calls))]
-
+    policies = [
+        Policy("champions", adapters, plan.prompts, spec.seed * 1000 + place % spec.samples)
+        for place in range(len(tasks))
+    ]
+    responder = PolicyResponder(systems, chat, policies, lambda _: decoding, reporter)
     lines = list[dict[str, Any]]()
-    for index, (task, result) in enumerate(zip(tasks, run_swarm(tasks, answer), strict=True)):
+    for index, (task, result) in enumerate(zip(tasks, run_swarm(tasks, responder), strict=True)):
         if not result.success:
             continue
         session = f"improve-{plan.version}-{task.task_id}-{index % spec.samples}"

@@ -6,9 +6,9 @@ agent and adapter, and what two systems ask alike is answered once. One model se
 
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from grokora_pipeline.evaluation.plan import read_examples, read_plan
-from grokora_pipeline.evaluation.prompts import choose_shots, encode_behind
+from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
+from grokora_pipeline.evaluation.prompts import choose_shots
 from grokora_pipeline.evaluation.report import LABELS, environment, number
 from grokora_pipeline.evaluation.significance import by_cluster, difference, estimate, pass_hat_k, ratio
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt, example_turns
-from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import TaskResult, run_swarm, swarm_tasks
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
@@ -56,112 +56,56 @@ class SwarmPlan(BaseModel):
 DEFAULT_NEW_TOKENS = 80  # the longest answer of a role other than the coordinator takes about 45
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """Who answers one of the tasks: the champions of these roles, else the base, with or without examples."""
-
-    system: str
-    champions: frozenset[str]
-    few_shot: bool
-    seed: int
-
-
-@dataclass(slots=True)
-class _Job:
-    plan: SwarmPlan
-    chat: ChatFormat
-    systems: Systems
-    shots: dict[str, FixedPrompt]
-    reporter: Reporter
-    seats: list[_Seat] = field(default_factory=list)  # one a task
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # of a system's own answers
-
-    def answer(self, calls: Sequence[AgentCall]) -> list[Any]:
-        """The messages that answer a round's calls."""
-        groups: dict[tuple[bool, str, bool], list[int]] = defaultdict(list)
-        for place, call in enumerate(calls):
-            seat = self.seats[call.task]
-            groups[call.agent in seat.champions, call.agent, seat.few_shot].append(place)
-        messages: dict[int, Any] = {}
-        for (champion, agent, few_shot), places in groups.items():
-            adapter = agent if champion and self.plan.adapters.get(agent) else None
-            prompt = self.plan.prompts.get(agent) if champion else self.shots.get(agent) if few_shot else None
-            messages |= self._answer(adapter, agent, prompt, {place: calls[place] for place in places})
-        left = len(self.seats) - len(calls)
-        self.reporter.progress(left, len(self.seats), calls=str(len(calls)))
-        return [messages[place] for place in range(len(calls))]
-
-    def _answer(
-        self, adapter: str | None, agent: str, prompt: FixedPrompt | None, calls: Mapping[int, AgentCall]
-    ) -> dict[int, Any]:
-        limit = self.plan.max_new_tokens.get(agent, DEFAULT_NEW_TOKENS)
-        temperature = self.plan.temperature if len(self.plan.seeds) > 1 else 0.0
-        decoding = Decoding(limit, temperature)
-        seats = [self.seats[call.task] for call in calls.values()]
-        prompts = [encode_behind(prompt, call.messages, call.tools, self.chat) for call in calls.values()]
-        made = self.systems.answers(adapter, prompts, decoding, seeds=[seat.seed for seat in seats])
-        for seat, (one, _) in zip(seats, made, strict=True):
-            self.seconds[seat.system] += one.seconds
-        texts = [self.chat.decode(one.tokens) for one, _ in made]
-        return {place: self.chat.parse_answer(text) for place, text in zip(calls, texts, strict=True)}
-
-
 def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     """Run the swarm as base, with champions and (on demand) few-shot and ablated; write swarm.json and report.html."""
     checked, started = read_plan(SwarmPlan, plan), time.perf_counter()
-    job = _prepare(checked, reporter)
+    chat, seeds = ChatFormat.load(checked.base), checked.seeds
+    adapters = {role: folder for role, folder in checked.adapters.items() if folder}
     champions = [role for role, folder in checked.adapters.items() if folder or role in checked.prompts]
-    asked: dict[str, tuple[list[str], bool]] = {"base": ([], False)}
-    if job.shots:
-        asked["few_shot"] = ([], True)
-    asked["champions"] = (champions, False)
-    if checked.ablation:
-        asked |= {f"only_{role}": ([role], False) for role in champions}
-    found = _run(job, asked)
-    report = _report(checked, champions, found, job.seconds)
+    named = ", ".join({**adapters, **checked.prompts}) or "none"
+    reporter.log(f"{checked.tasks} unseen tasks, {len(seeds)} trials; champions: {named}")
+    systems = Systems(checked.base, checked.base_hash, adapters, quantisation=checked.quantisation)
+    asked: dict[str, tuple[Collection[str], Mapping[str, FixedPrompt]]] = {"base": ((), {})}
+    if checked.few_shot and checked.examples:
+        asked["few_shot"] = ((), {role: _shots(path, checked, chat) for role, path in checked.examples.items()})
+    asked["champions"] = (champions, checked.prompts)
+    for role in champions if checked.ablation else ():
+        asked[f"only_{role}"] = ((role,), {name: one for name, one in checked.prompts.items() if name == role})
+    policies = [
+        Policy(system, {role: role for role in roles if role in adapters}, prompts, seed)
+        for system, (roles, prompts) in asked.items()
+        for seed in seeds
+        for _ in range(checked.tasks)
+    ]
+
+    def decoding(role: str) -> Decoding:
+        """Greedy in a single trial, sampled in several."""
+        limit = checked.max_new_tokens.get(role, DEFAULT_NEW_TOKENS)
+        return Decoding(limit, checked.temperature if len(seeds) > 1 else 0.0)
+
+    responder = PolicyResponder(systems, chat, policies, decoding, reporter)
+    # all trials have the first seed's tasks: systems are compared in pairs, and pass^k needs equal ones
+    results = run_swarm(swarm_tasks(seeds[0], checked.tasks) * (len(asked) * len(seeds)), responder)
+    trials = [results[start : start + checked.tasks] for start in range(0, len(results), checked.tasks)]
+    tried = {name: trials[place * len(seeds) :][: len(seeds)] for place, name in enumerate(asked)}
+    report = _report(checked, champions, tried, responder.seconds)
     report["wall_seconds"] = time.perf_counter() - started
-    _write(checked.output, report, found["champions"][0])
+    _write(checked.output, report, tried["champions"][0])
     reporter.log(report["verdict"])
     return report
 
 
-def _prepare(plan: SwarmPlan, reporter: Reporter) -> _Job:
-    chat = ChatFormat.load(plan.base)
-    adapters = {role: folder for role, folder in plan.adapters.items() if folder}
-    champions = ", ".join({**adapters, **plan.prompts}) or "none"
-    reporter.log(f"{plan.tasks} unseen tasks, {len(plan.seeds)} trials; champions: {champions}")
-    systems = Systems(plan.base, plan.base_hash, adapters, quantisation=plan.quantisation)
-    shots = {
-        role: FixedPrompt(
-            messages=example_turns(choose_shots(read_examples(path), chat, plan.few_shot, SHOT_TOKENS, plan.seeds[0]))
-        )
-        for role, path in plan.examples.items()
-        if plan.few_shot
-    }
-    return _Job(plan, chat, systems, shots, reporter)
-
-
-def _run(job: _Job, asked: Mapping[str, tuple[Sequence[str], bool]]) -> dict[str, Trials]:
-    """The results of every system: its trials, all on the same tasks."""
-    count, seeds = job.plan.tasks, job.plan.seeds
-    job.seats = [
-        _Seat(name, frozenset(roles), few_shot, seed)
-        for name, (roles, few_shot) in asked.items()
-        for seed in seeds
-        for _ in range(count)
-    ]
-    # all trials have the first seed's tasks: systems are compared in pairs, and pass^k needs equal ones
-    tasks = [task for _ in asked for _ in seeds for task in swarm_tasks(seeds[0], count)]
-    results = run_swarm(tasks, job.answer)
-    trials = [results[start : start + count] for start in range(0, len(results), count)]
-    return {name: trials[place * len(seeds) :][: len(seeds)] for place, name in enumerate(asked)}
+def _shots(path: Path, plan: SwarmPlan, chat: ChatFormat) -> FixedPrompt:
+    """A role's examples before each of its questions."""
+    chosen = choose_shots(read_examples(path), chat, plan.few_shot, SHOT_TOKENS, plan.seeds[0])
+    return FixedPrompt(messages=example_turns(chosen))
 
 
 def _report(
-    plan: SwarmPlan, champions: list[str], found: Mapping[str, Trials], seconds: Mapping[str, float]
+    plan: SwarmPlan, champions: list[str], tried: Mapping[str, Trials], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    systems = {name: _numbers(trials, seconds[name], plan.alpha) for name, trials in found.items()}
-    sums = {name: by_cluster(*_table(trials)) for name, trials in found.items()}
+    systems = {name: _numbers(trials, seconds[name], plan.alpha) for name, trials in tried.items()}
+    sums = {name: by_cluster(*_table(trials)) for name, trials in tried.items()}
     # a task is what counts: its trials are alike
     gains = {
         name: difference(table, sums["base"], ratio, alpha=plan.alpha) for name, table in sums.items() if name != "base"

@@ -16,8 +16,10 @@ import random
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,15 @@ from grokora_pipeline.datasets.split import SplitOptions, split_examples
 from grokora_pipeline.evaluation.improve import improve
 from grokora_pipeline.evaluation.metrics import exact_match
 from grokora_pipeline.evaluation.metrics.answers import Answer
+from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
 from grokora_pipeline.evaluation.significance import difference, ratio
-from grokora_pipeline.evaluation.swarm import swarm_test
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.sandbox import record
 from grokora_pipeline.sandbox.roles import AGENTS
+from grokora_pipeline.sandbox.swarm import run_swarm, swarm_tasks
+from grokora_pipeline.sandbox.tasks import SAMPLE_FAMILIES, make_task
+from grokora_pipeline.sandbox.words import SAMPLE
 from grokora_pipeline.sessions.ingest import ingest
 from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline.store import write_atomic
@@ -46,6 +51,12 @@ from grokora_pipeline.training.tokenize import tokenize_split
 from grokora_pipeline.workers.frame import Reporter
 
 WAYS = ("successes", "failures", "ratings", "preferences")
+STAGES = ("before", "after", "again")
+AREAS = {  # what the logs hold, one after the other: the desktop, files and folders, texts
+    "A": ("fill_form", "press_button", "settings", "keyboard", "clipboard", "browsing", "context_menu"),
+    "B": ("copy", "move", "rename", "folders", "tidy"),
+    "C": ("count", "search", "read", "take_notes", "sort"),
+}
 UNSEEN = 1007  # the seed of the sessions that are judged on
 Results = list[dict[str, Any]]
 Folders = dict[str, str]  # of adapters, by role
@@ -56,6 +67,16 @@ class Quiet(Reporter):
 
     def log(self, text: str) -> None:
         """Say nothing."""
+
+
+def stored(file: Path) -> Results:
+    """What an earlier run measured."""
+    return [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+
+
+def write_lines(file: Path, results: Results) -> None:
+    """Keep all results, a line each."""
+    write_atomic(file, b"".join(orjson.dumps(one) + b"\n" for one in results))
 
 
 def write_logs(root: Path, seed: int, sessions: int, *, failing: bool) -> None:
@@ -75,33 +96,47 @@ def read_logs(root: Path, agents: tuple[AgentSpec, ...]) -> Path:
     return turns
 
 
-def datasets(turns: Path, agent: AgentSpec, way: str, chat: ChatFormat, max_length: int) -> Path:
-    """The tokenized split of an agent's sandbox logs when it learns in one way."""
-    split = turns.with_name(f"{turns.name}-{agent.name}-{way}")
+def tokenized(
+    settings: argparse.Namespace,
+    agent: AgentSpec,
+    turns: Path,
+    split: Path,
+    options: DatasetOptions,
+    *,
+    earlier: Sequence[Path] = (),
+) -> Path:
+    """The folder `split` with what an agent learns from the turns, tokenized; made once."""
     if (split / "done").is_file():
         return split
     split.mkdir(parents=True, exist_ok=True)
-    build_examples(turns, agent, split, DatasetOptions.model_validate({"learn_from": way}))
+    report = build_examples(turns, agent, split, options, earlier=earlier)
     examples, worse = list(read_examples(split)), read_worse(split)
     every = sorted([*examples, *worse], key=lambda one: one.id)
-    near = near_places(every, DatasetOptions().near_duplicate).tolist()
+    near = near_places(every, options.near_duplicate).tolist()
     sides = split_examples(every, SplitOptions(), [(every[a].id, every[b].id) for a, b in near]).sides
     rows = list(judged_rows(examples, worse, sides))
-    tokenize_split([row for row, _ in rows], [side for _, side in rows], chat, split, max_length=max_length, seed=7)
-    (split / "done").touch()
+    chat, lengths = ChatFormat.load(settings.base), {"max_length": settings.max_length, "seed": 7}
+    tokenize_split([row for row, _ in rows], [side for _, side in rows], chat, split, **lengths)
+    (split / "done").write_bytes(orjson.dumps({"rows": report.rows, "replayed": report.replayed}))
     return split
 
 
-def unseen(folder: Path, agent: AgentSpec, rows: int) -> list[Example]:
+def way_of_learning(settings: argparse.Namespace, agent: AgentSpec, turns: Path, way: str) -> Path:
+    """The tokenized split of an agent's sandbox logs when it learns in one way."""
+    split = turns.with_name(f"{turns.name}-{agent.name}-{way}")
+    return tokenized(settings, agent, turns, split, DatasetOptions.model_validate({"learn_from": way}))
+
+
+def unseen(folder: Path, agent: AgentSpec, rows: int, logs: str = "logs", new: str = "unseen") -> list[Example]:
     """Calls of sessions that no training saw: none has the prompt of a logged one."""
-    logged = folder / f"{agent.name}-logged"
-    new = folder / f"{agent.name}-unseen"
-    for output, turns in ((logged, "logs-turns"), (new, "unseen-turns")):
+    calls = list[list[Example]]()
+    for name in (logs, new):
+        output = folder / f"{agent.name}-{name}-calls"
         output.mkdir(parents=True, exist_ok=True)
-        build_examples(folder / turns, agent, output, DatasetOptions(unknown_outcome="all", min_rating=1))
-    known = {json.dumps(one.prompt) for one in read_examples(logged)}
-    chosen = sorted((one for one in read_examples(new) if json.dumps(one.prompt) not in known), key=lambda one: one.id)
-    return chosen[:rows]
+        build_examples(folder / f"{name}-turns", agent, output, DatasetOptions(unknown_outcome="all", min_rating=1))
+        calls.append(list(read_examples(output)))
+    known = {json.dumps(one.prompt) for one in calls[0]}
+    return sorted((one for one in calls[1] if json.dumps(one.prompt) not in known), key=lambda one: one.id)[:rows]
 
 
 def exact(base: Path, chat: ChatFormat, adapter: Path, cases: list[Example]) -> list[bool]:
@@ -123,14 +158,14 @@ def run(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
         read_logs(folder / name, agents)
     chat = ChatFormat.load(options.base)
     file = folder / "results.jsonl"
-    results: Results = [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+    results = stored(file)
     ways = dict.fromkeys(("successes", *options.ways))  # all others are compared with it
     every = ((name, way, seed) for seed in options.seeds for name in options.agents for way in ways)
     for name, way, seed in every:
         if any((one["agent"], one["way"], one["seed"]) == (name, way, seed) for one in results):
             continue
         agent = next(agent for agent in agents if agent.name == name)
-        split = datasets(folder / "logs-turns", agent, way, chat, options.max_length)
+        split = way_of_learning(options, agent, folder / "logs-turns", way)
         output = folder / "adapters" / f"{name}-{way}-{seed}"
         trained = fit(options, split, output, seed)
         right = exact(options.base, chat, output, unseen(folder, agent, options.rows))
@@ -138,25 +173,26 @@ def run(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
         results.append(
             {"agent": name, "way": way, "seed": seed, "exact": statistics.fmean(right), "right": right, **costs}
         )
-        write_atomic(file, b"".join(orjson.dumps(one) + b"\n" for one in results))
+        write_lines(file, results)
     return results
 
 
-def fit(options: argparse.Namespace, split: Path, output: Path, seed: int) -> dict[str, Any]:
+def fit(options: argparse.Namespace, split: Path, output: Path, seed: int, steps: int = 0) -> dict[str, Any]:
     """Train one adapter; one that was finished before is taken. Returns its record."""
     # batches and rates are those of the sample's preset, so that what is measured is what the demo trains
-    knobs = {"preset": "sample", "max_steps": options.steps, "epochs": 1000, "seed": seed, "max_examples": 0}
+    knobs = {"preset": "sample", "max_steps": steps or options.steps, "epochs": 1000, "seed": seed, "max_examples": 0}
     knobs |= {"max_length": options.max_length, "self_test": False}
     return train({"base": str(options.base), "split": str(split), "output": str(output), "knobs": knobs}, Quiet())
 
 
 def teach(options: argparse.Namespace, agents: tuple[AgentSpec, ...], turns: Path, stage: str, seed: int) -> Folders:
     """Adapters of all four roles, trained on the turns."""
-    chat, adapters = ChatFormat.load(options.base), Folders()
+    adapters = Folders()
     for agent in (agent for agent in agents if agent.name in AGENTS):
         adapters[agent.name] = str(options.output / "adapters" / f"{agent.name}-{stage}-{seed}")
-        split = datasets(turns, agent, "successes", chat, options.max_length)
+        split = way_of_learning(options, agent, turns, "successes")
         fit(options, split, Path(adapters[agent.name]), seed + 100 * (stage == "again"))
+        print(json.dumps({"trained": agent.name, "stage": stage, "seed": seed}), file=sys.stderr, flush=True)
     return adapters
 
 
@@ -164,32 +200,121 @@ def improved_turns(options: argparse.Namespace, agents: tuple[AgentSpec, ...], a
     """The turns of the logs and of what the sandbox verified of these adapters' own sessions."""
     logs = options.output / f"improved-{seed}"
     if not (logs / "recordings.jsonl").is_file():
-        rule = {"verify": "sandbox", "tasks": options.tasks, "samples": 4, "seed": seed + 1000}
+        rule = {"verify": "sandbox", "tasks": options.tasks, "samples": options.samples, "seed": seed + 1000}
         where = {"base": str(options.base), "output": str(logs), "started_at": "2026-01-01T00:00:00Z"}
         plan = {"agent": "coordinator", "version": f"seed{seed}", "adapters": adapters, "improve": rule, **where}
-        improve(plan, Quiet())
+        done = improve(plan, Quiet())
+        print(json.dumps({"improve": done, "seed": seed}), file=sys.stderr, flush=True)
     shutil.copytree(options.output / "logs", logs / "logs", dirs_exist_ok=True)
     return read_logs(logs, agents)
 
 
+def solved(options: argparse.Namespace, adapters: Folders) -> list[bool]:
+    """Which of the unseen tasks the swarm of these adapters solves, greedily."""
+    chat, systems = ChatFormat.load(options.base), Systems(options.base, "", {k: Path(v) for k, v in adapters.items()})
+    policies = [Policy("swarm", {role: role for role in adapters}, {})] * options.tasks
+    responder = PolicyResponder(systems, chat, policies, lambda _: Decoding(144), Quiet())
+    return [result.success for result in run_swarm(swarm_tasks(UNSEEN, options.tasks), responder)]
+
+
 def run_improve(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
-    """Swarm success of each seed before a round of `improve`, after it, and trained once more on the logs alone."""
+    """Which unseen tasks are solved before a round of `improve`, after it, and when trained again on the logs alone."""
     if not (options.output / "logs-turns" / "manifest.json").is_file():
         write_logs(options.output / "logs", 7, options.sessions, failing=True)
     turns, file = read_logs(options.output / "logs", agents), options.output / "improve.jsonl"
-    results: Results = [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
-    for seed in (seed for seed in options.seeds if seed not in {one["seed"] for one in results}):
-        stages = {"before": teach(options, agents, turns, "before", seed)}
-        stages["after"] = teach(options, agents, improved_turns(options, agents, stages["before"], seed), "after", seed)
-        stages["again"] = teach(options, agents, turns, "again", seed)
-        row: dict[str, Any] = {"seed": seed}
-        for stage, adapters in stages.items():
-            output = options.output / "swarm" / f"{stage}-{seed}"
-            plan = {"base": str(options.base), "adapters": adapters, "output": str(output), "tasks": options.tasks}
-            row[stage] = swarm_test(plan, Quiet())["systems"]["champions"]["success_rate"]
-        results.append(row)
-        write_atomic(file, b"".join(orjson.dumps(one) + b"\n" for one in results))
+    results = stored(file)
+    for seed in options.seeds:
+        before = teach(options, agents, turns, "before", seed)
+        for stage in options.stages:
+            if any((one["stage"], one["seed"]) == (stage, seed) for one in results):
+                continue
+            adapters = before
+            if stage != "before":
+                learnt_from = improved_turns(options, agents, before, seed) if stage == "after" else turns
+                adapters = teach(options, agents, learnt_from, stage, seed)
+            results.append({"seed": seed, "stage": stage, "solved": solved(options, adapters)})
+            write_lines(file, results)
     return results
+
+
+def improvement(results: Results) -> Iterator[dict[str, Any]]:
+    """A row a seed: the share of tasks solved at each stage, and how `after` differs from `before` over the tasks."""
+    for seed in sorted({one["seed"] for one in results}):
+        tasks = {one["stage"]: np.array(one["solved"], dtype=float) for one in results if one["seed"] == seed}
+        row = {"seed": seed, **{stage: float(solved.mean()) for stage, solved in tasks.items()}}
+        tables = {stage: np.stack([solved, np.ones(len(solved))], axis=1) for stage, solved in tasks.items()}
+        for stage in tables.keys() - {"before"}:
+            apart = difference(tables[stage], tables["before"], ratio)
+            row |= {f"{stage}_gain": [apart.low, apart.high], f"{stage}_p": apart.p_value}
+        yield row
+
+
+def write_area(root: Path, seed: int, sessions: int, families: Sequence[str]) -> None:
+    """Recordings of successful sessions whose tasks are of these families of the sandbox, in turn."""
+    rng, wordings = random.Random(f"area-{seed}-{families[0]}"), Counter[str]()
+    kinds = [(family, steps) for family in families for steps in SAMPLE_FAMILIES[family]]
+    for index in range(sessions):
+        task = make_task(rng, f"{families[0]}_{seed}_{index}", kinds[index % len(kinds)], SAMPLE, wordings=wordings)
+        session = record.Session(index, task, record.FIRST_DAY + timedelta(minutes=index), "recording")
+        record._write_recording(root, session, rng)
+
+
+def run_forgetting(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
+    """What an agent still knows of area A when its logs were first of A, then only of B, then only of C.
+
+    An adapter is trained anew at each turn on what the logs hold and `replay` brings back; steps are in proportion to
+    rows, as in a training of so many epochs.
+    """
+    folder, file = options.output, options.output / "forgetting.jsonl"
+    for name, families in AREAS.items():
+        if not (folder / f"{name}-turns" / "manifest.json").is_file():
+            write_area(folder / name, 7, options.sessions, families)
+        read_logs(folder / name, agents)
+    if not (folder / "unseen-turns" / "manifest.json").is_file():
+        write_area(folder / "unseen", UNSEEN, options.sessions, AREAS["A"])
+    read_logs(folder / "unseen", agents)
+    chat, results = ChatFormat.load(options.base), stored(file)
+    agent = next(agent for agent in agents if agent.name == options.agents[0])
+    cases = unseen(folder, agent, options.rows, "A")
+    for seed in options.seeds:
+        for replay in (None, *options.replay):  # None: the adapter of A itself
+            if any((one["seed"], one["replay"]) == (seed, replay) for one in results):
+                continue
+            splits = list[Path]()
+            for name in AREAS if replay is not None else "A":
+                split = folder / f"{name}-{agent.name}-replay-{replay}"
+                chosen = DatasetOptions(replay=replay or 0.0)
+                tokenized(options, agent, folder / f"{name}-turns", split, chosen, earlier=splits)
+                splits.append(split)
+            counts = orjson.loads((splits[-1] / "done").read_bytes())
+            steps = round(options.steps * counts["rows"] / (counts["rows"] - counts["replayed"]))
+            output = folder / "adapters" / f"{agent.name}-replay-{replay}-{seed}"
+            fit(options, splits[-1], output, seed, steps)
+            right = exact(options.base, chat, output, cases)
+            row = {"agent": agent.name, "seed": seed, "replay": replay, "steps": steps, **counts}
+            results.append({**row, "exact": statistics.fmean(right), "right": right})
+            write_lines(file, results)
+    return results
+
+
+def retention(results: Results) -> Iterator[dict[str, Any]]:
+    """A row an amount of replay: exact answers to unseen calls of A after A, B and C, beside those right after A."""
+    for replay in dict.fromkeys(one["replay"] for one in results):
+        rows = {one["seed"]: one for one in results if one["replay"] == replay}
+        first = {one["seed"]: one for one in results if one["replay"] is None}
+        tables = [np.sum([one[seed]["right"] for seed in rows], axis=0, dtype=float) for one in (rows, first)]
+        ours, theirs = (np.stack([right, np.full(len(right), float(len(rows)))], axis=1) for right in tables)
+        apart = difference(ours, theirs, ratio)
+        yield {
+            "replay": replay,
+            "seeds": len(rows),
+            **{name: next(iter(rows.values()))[name] for name in ("rows", "replayed", "steps")},
+            "exact": float(ratio(ours.sum(axis=0))),
+            "kept": float(ratio(ours.sum(axis=0)) / max(1e-9, ratio(theirs.sum(axis=0)))),
+            "low": apart.low,
+            "high": apart.high,
+            "p": apart.p_value,
+        }
 
 
 def summary(results: Results) -> Iterator[dict[str, Any]]:
@@ -227,8 +352,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--output", type=Path, required=True, help="kept between runs")
-    parser.add_argument("--question", choices=["learn_from", "improve"], default="learn_from")
+    parser.add_argument("--question", choices=["learn_from", "improve", "forgetting"], default="learn_from")
     parser.add_argument("--tasks", type=int, default=50, help="of the sandbox, for improve and for the swarm's test")
+    parser.add_argument("--samples", type=int, default=4, help="sessions a task that improve samples")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="of improve")
+    parser.add_argument("--replay", nargs="+", type=float, default=[0.0, 0.5, 1.0], help="for forgetting")
     parser.add_argument("--agents", nargs="+", default=["actor", "coordinator"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="beside successes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
@@ -242,7 +370,13 @@ def main(arguments: list[str]) -> dict[str, Any]:
         options.sessions, options.steps, options.rows, options.max_length, options.tasks = 30, 2, 2, 2048, 2
     agents = load_agents(PROJECT_ROOT / "data" / "agents.yaml")
     if options.question == "improve":
-        return {"steps": options.steps, "sessions": options.sessions, "table": run_improve(options, agents)}
+        return {
+            "steps": options.steps,
+            "sessions": options.sessions,
+            "table": list(improvement(run_improve(options, agents))),
+        }
+    if options.question == "forgetting":
+        return {"sessions": options.sessions, "table": list(retention(run_forgetting(options, agents)))}
     results = run(options, agents)
     return {"steps": options.steps, "sessions": options.sessions, "table": list(summary(results))}
 

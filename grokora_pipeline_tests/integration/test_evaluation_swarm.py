@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.evaluation import swarm
+from grokora_pipeline.evaluation.policy import PolicyResponder
 from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
@@ -80,12 +81,13 @@ def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     chat = ChatFormat.load(base)
     pending: dict[str, AgentCall] = {}
     asked: list[str | None] = []
-    answer = swarm._Job._answer
+    answer = PolicyResponder.__call__
 
-    def remember(self: Any, adapter: str | None, agent: str, prompt: Any, calls: Any) -> dict[int, Any]:
-        for call in calls.values():
+    def remember(self: PolicyResponder, calls: Any) -> list[Any]:
+        for call in calls:
+            prompt = self.policies[call.task].prompts.get(call.agent)
             pending[json.dumps(encode_behind(prompt, call.messages, call.tools, chat))] = call
-        return answer(self, adapter, agent, prompt, calls)
+        return answer(self, calls)
 
     def answers(self: Systems, adapter: str | None, prompts: Any, decoding: Any, **more: Any) -> Any:
         asked.append(adapter)
@@ -93,7 +95,7 @@ def experts(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
             return [(Completion(chat.encode("I cannot do that."), "stop", 0.1), False) for _ in prompts]
         return [(_expert(chat, pending[json.dumps(list(prompt))]), False) for prompt in prompts]
 
-    monkeypatch.setattr(swarm._Job, "_answer", remember)
+    monkeypatch.setattr(PolicyResponder, "__call__", remember)
     monkeypatch.setattr(Systems, "answers", answers)
     monkeypatch.setattr(Systems, "__init__", lambda self, *args, **kwargs: None)
     adapters = {role: str(tmp_path / role) for role in ROLES}
