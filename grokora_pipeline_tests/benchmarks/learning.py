@@ -185,19 +185,32 @@ def fit(options: argparse.Namespace, split: Path, output: Path, seed: int, steps
     return train({"base": str(options.base), "split": str(split), "output": str(output), "knobs": knobs}, Quiet())
 
 
-def teach(options: argparse.Namespace, agents: tuple[AgentSpec, ...], turns: Path, stage: str, seed: int) -> Folders:
-    """Adapters of all four roles, trained on the turns."""
-    adapters = Folders()
-    for agent in (agent for agent in agents if agent.name in AGENTS):
+def teach(options: argparse.Namespace, agents: tuple[AgentSpec, ...], stage: str, seed: int) -> Folders:
+    """The swarm's adapters at a stage: those of `--keep` as they are, all others trained.
+
+    After a round there are more rows: as in a training of so many epochs, the steps grow in proportion. The control has
+    as many steps, on the logs alone.
+    """
+    adapters = dict(folder.split("=", 1) for folder in options.keep)
+    for agent in (agent for agent in agents if agent.name in AGENTS and agent.name not in adapters):
+        splits = {"before": way_of_learning(options, agent, options.output / "logs-turns", "successes")}
+        if stage != "before":
+            after = options.output / f"improved-{seed}-turns"
+            splits["after"] = (
+                way_of_learning(options, agent, after, "successes") if after.is_dir() else splits["before"]
+            )
+        rows = {name: orjson.loads((split / "done").read_bytes())["rows"] for name, split in splits.items()}
+        steps = round(options.steps * rows.get("after", rows["before"]) / rows["before"])
         adapters[agent.name] = str(options.output / "adapters" / f"{agent.name}-{stage}-{seed}")
-        split = way_of_learning(options, agent, turns, "successes")
-        fit(options, split, Path(adapters[agent.name]), seed + 100 * (stage == "again"))
-        print(json.dumps({"trained": agent.name, "stage": stage, "seed": seed}), file=sys.stderr, flush=True)
+        split = splits["after" if stage == "after" else "before"]
+        fit(options, split, Path(adapters[agent.name]), seed + 100 * (stage == "again"), steps)
+        note = {"trained": agent.name, "stage": stage, "seed": seed, "rows": rows, "steps": steps}
+        print(json.dumps(note), file=sys.stderr, flush=True)
     return adapters
 
 
-def improved_turns(options: argparse.Namespace, agents: tuple[AgentSpec, ...], adapters: Folders, seed: int) -> Path:
-    """The turns of the logs and of what the sandbox verified of these adapters' own sessions."""
+def improved_turns(options: argparse.Namespace, agents: tuple[AgentSpec, ...], adapters: Folders, seed: int) -> None:
+    """Make the turns of the logs and of what the sandbox verified of these adapters' own sessions."""
     logs = options.output / f"improved-{seed}"
     if not (logs / "recordings.jsonl").is_file():
         rule = {"verify": "sandbox", "tasks": options.tasks, "samples": options.samples, "seed": seed + 1000}
@@ -206,7 +219,7 @@ def improved_turns(options: argparse.Namespace, agents: tuple[AgentSpec, ...], a
         done = improve(plan, Quiet())
         print(json.dumps({"improve": done, "seed": seed}), file=sys.stderr, flush=True)
     shutil.copytree(options.output / "logs", logs / "logs", dirs_exist_ok=True)
-    return read_logs(logs, agents)
+    read_logs(logs, agents)
 
 
 def solved(options: argparse.Namespace, adapters: Folders) -> list[bool]:
@@ -221,17 +234,17 @@ def run_improve(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> R
     """Which unseen tasks are solved before a round of `improve`, after it, and when trained again on the logs alone."""
     if not (options.output / "logs-turns" / "manifest.json").is_file():
         write_logs(options.output / "logs", 7, options.sessions, failing=True)
-    turns, file = read_logs(options.output / "logs", agents), options.output / "improve.jsonl"
+    read_logs(options.output / "logs", agents)
+    file = options.output / "improve.jsonl"
     results = stored(file)
     for seed in options.seeds:
-        before = teach(options, agents, turns, "before", seed)
+        before = teach(options, agents, "before", seed)
         for stage in options.stages:
             if any((one["stage"], one["seed"]) == (stage, seed) for one in results):
                 continue
-            adapters = before
-            if stage != "before":
-                learnt_from = improved_turns(options, agents, before, seed) if stage == "after" else turns
-                adapters = teach(options, agents, learnt_from, stage, seed)
+            if stage == "after":
+                improved_turns(options, agents, before, seed)
+            adapters = before if stage == "before" else teach(options, agents, stage, seed)
             results.append({"seed": seed, "stage": stage, "solved": solved(options, adapters)})
             write_lines(file, results)
     return results
@@ -355,6 +368,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--question", choices=["learn_from", "improve", "forgetting"], default="learn_from")
     parser.add_argument("--tasks", type=int, default=50, help="of the sandbox, for improve and for the swarm's test")
     parser.add_argument("--samples", type=int, default=4, help="sessions a task that improve samples")
+    parser.add_argument("--keep", nargs="+", default=[], metavar="ROLE=ADAPTER", help="roles that improve trains not")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="of improve")
     parser.add_argument("--replay", nargs="+", type=float, default=[0.0, 0.5, 1.0], help="for forgetting")
     parser.add_argument("--agents", nargs="+", default=["actor", "coordinator"])
