@@ -23,6 +23,7 @@ from grokora_pipeline.evaluation.scoring import cluster_sums
 from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.messages import Message, calls_of
+from grokora_pipeline.models.sequences import first_difference
 
 ENOUGH = 0.95  # of the answers, so that the server is said to agree
 LEAST_ROWS = 10  # with fewer, a metric's interval holds almost everything and explains nothing
@@ -358,8 +359,7 @@ def _first_difference(server: Server, chat: ChatFormat, prompts: Sequence[Answer
         ours = chat.encode_prompt(example["prompt"], example.get("tools"))
         told |= theirs is not None
         if theirs is not None and theirs != ours:
-            shorter = min(len(theirs), len(ours))
-            at = next((index for index in range(shorter) if theirs[index] != ours[index]), shorter)
+            at = first_difference(theirs, ours)
             their_text, our_text = (
                 chat.tokenizer.decode(ids[at : at + 8], skip_special_tokens=False) for ids in (theirs, ours)
             )

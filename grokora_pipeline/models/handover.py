@@ -20,6 +20,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat, read_json
 from grokora_pipeline.models.engines import NAMES, Adapter, adapter_rank, refuse_agents, state_layers, vllm_words
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, model_files, split_revision
+from grokora_pipeline.models.sequences import first_difference
 from grokora_pipeline.workers.frame import Plan
 
 _CARD = """---
@@ -190,7 +191,7 @@ def go_template(chat: ChatFormat, prompts: Sequence[Mapping[str, Any]]) -> tuple
         expected = chat.render_prompt(entry["prompt"], entry.get("tools"))
         actual = _rendered(parts, entry["prompt"])
         if actual != expected:
-            at = next((i for i, (a, b) in enumerate(zip(actual, expected, strict=False)) if a != b), len(actual))
+            at = first_difference(actual, expected)
             raise GrokoraError(
                 f"Ollama's Go template cannot render what training used: held-out prompt {number} differs from "
                 f"character {at} on; use --to gguf, which keeps the template itself."

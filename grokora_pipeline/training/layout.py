@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from grokora_pipeline.models.sequences import first_difference
+
 LEAST_SAVING = 48  # a node of its own must save so many tokens: a forward pass more costs about as much
 
 
@@ -92,17 +94,11 @@ def build_forest(rows: Sequence[Row], *, least_saving: int = LEAST_SAVING) -> No
     return root
 
 
-def shared_tokens(one: Row, other: Row) -> int:
-    """How many first tokens two rows have in common."""
-    pairs = enumerate(zip(one.ids, other.ids, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(one.ids), len(other.ids)))
-
-
 def _node(rows: Sequence[Row], start: int, least_saving: int) -> Node:
     """The node of all rows, which agree up to `start`. It ends one token before they differ: that token is computed
     by each child again, so that every child predicts its first own token itself."""
     # The rows are sorted, so what the first and the last have in common all have.
-    shared = shared_tokens(rows[0], rows[-1])
+    shared = first_difference(rows[0].ids, rows[-1].ids)
     stop = max(start, shared - 1)
     weights = rows[0].weights[: stop + 1]
     for row in rows[1:]:

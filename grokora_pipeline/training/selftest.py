@@ -19,11 +19,12 @@ from transformers import AutoConfig, PreTrainedModel
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import auto_class, shown_layers
+from grokora_pipeline.models.sequences import first_difference
 from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
 from grokora_pipeline.training.attention import text_decoder, use_attention, with_layers
 from grokora_pipeline.training.gradients import TreeLoss
-from grokora_pipeline.training.layout import Layout, Row, shared_tokens
+from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import TrainingKnobs
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-5  # relative; seen over forty architectures: 1e-7 and 2e-6
@@ -52,7 +53,7 @@ def probe_rows(rows: Sequence[Row]) -> list[Row]:
     """
     ordered = sorted(rows, key=lambda row: (len(row.ids), row.ids))
     longest = ordered[-1]
-    partner = max(ordered[:-1], key=lambda row: shared_tokens(row, longest), default=longest)
+    partner = max(ordered[:-1], key=lambda row: first_difference(row.ids, longest.ids), default=longest)
     return list(dict.fromkeys([longest, partner, *ordered[:2]]))
 
 

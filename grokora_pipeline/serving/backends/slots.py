@@ -8,8 +8,8 @@ admitted by adapter, and long ones run in turns, between which another adapter m
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import takewhile
-from operator import eq
+
+from grokora_pipeline.models.sequences import first_difference
 
 MAX_OVERTAKEN = 16  # turns of the adapter that runs, which an older waiting turn of another one lets pass
 
@@ -101,10 +101,7 @@ class SlotQueue:
         Less than half of what the slot holds or the turn needs does not count: another session may come back to it.
         """
         free = [slot for slot in self._slots if slot.turn is None]
-        # True counts as 1: how many tokens both begin with
-        shared = [
-            slot.adapter == turn.adapter and sum(takewhile(bool, map(eq, slot.tokens, turn.tokens))) for slot in free
-        ]
+        shared = [first_difference(slot.tokens, turn.tokens) if slot.adapter == turn.adapter else 0 for slot in free]
         best = max(range(len(free)), key=shared.__getitem__)
         if shared[best] * 2 > min(len(free[best].tokens), len(turn.tokens)):
             return free[best]
