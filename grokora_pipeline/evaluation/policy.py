@@ -1,6 +1,6 @@
 """Who answers in a task of the sandbox's swarm, and the models' answers to its calls."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,7 +33,9 @@ class PolicyResponder:
     policies: Sequence[Policy]
     decoding: Callable[[str], Decoding]  # by role
     reporter: Reporter
-    seconds: Counter[str] = field(default_factory=Counter)  # that each system took for its own answers
+    seconds: defaultdict[str, float] = field(
+        default_factory=lambda: defaultdict(float)
+    )  # that each system took for its own answers
 
     def __call__(self, calls: Sequence[AgentCall]) -> list[Message]:
         """The messages that answer a round's calls, in their order."""

@@ -317,13 +317,16 @@ def retention(results: Results) -> Iterator[dict[str, Any]]:
         first = {one["seed"]: one for one in results if one["replay"] is None}
         tables = [np.sum([one[seed]["right"] for seed in rows], axis=0, dtype=float) for one in (rows, first)]
         ours, theirs = (np.stack([right, np.full(len(right), float(len(rows)))], axis=1) for right in tables)
-        apart = difference(ours, theirs, ratio)
+        apart, scores = (
+            difference(ours, theirs, ratio),
+            [float(table[:, 0].mean() / len(rows)) for table in (ours, theirs)],
+        )
         yield {
             "replay": replay,
             "seeds": len(rows),
             **{name: next(iter(rows.values()))[name] for name in ("rows", "replayed", "steps")},
-            "exact": float(ratio(ours.sum(axis=0))),
-            "kept": float(ratio(ours.sum(axis=0)) / max(1e-9, ratio(theirs.sum(axis=0)))),
+            "exact": scores[0],
+            "kept": scores[0] / scores[1] if scores[1] else 0.0,
             "low": apart.low,
             "high": apart.high,
             "p": apart.p_value,

@@ -36,7 +36,9 @@ def test_a_round_of_improve_is_measured_against_training_again(tmp_path: Path) -
     base = tiny_base(tmp_path / "base")
     arguments = ["--base", str(base), "--output", str(tmp_path / "out"), "--seeds", "1", "--tiny"]
     (row,) = learning.main([*arguments, "--question", "improve"])["table"]
-    assert row.items() >= {"seed": 1, "before": 0.0, "after": 0.0, "again": 0.0}.items()  # a random model solves nothing
+    assert (
+        row.items() >= {"seed": 1, "before": 0.0, "after": 0.0, "again": 0.0}.items()
+    )  # a random model solves nothing
     assert row["after_p"] == row["again_p"] == 1
 
 
