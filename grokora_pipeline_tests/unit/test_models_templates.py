@@ -120,7 +120,7 @@ def test_what_differs_from_the_models_own_template_is_said(tmp_path: Path) -> No
     assert not raising.has_chat_template
 
 
-def test_the_grammar_of_offered_tools_allows_every_answer_that_is_learnt(chat: ChatFormat) -> None:
+def test_the_grammar_of_a_request_allows_every_answer_that_is_learnt(chat: ChatFormat) -> None:
     grammars = Grammars(chat, chat.tokenizer.get_vocab_size(with_added_tokens=True))
     for choice, kinds in (("auto", ("text", "lines", "a call")), ("required", ("a call",))):
         grammar = grammar_for([TOOL], choice, None, chat)
@@ -128,6 +128,10 @@ def test_the_grammar_of_offered_tools_allows_every_answer_that_is_learnt(chat: C
             learnt = {"prompt": HISTORIES["a question"], "completion": [ANSWERS[kind]], "tools": [TOOL]}
             ids = chat.encode_example(learnt)[1]
             assert grammars.matcher(grammar or "").validate_tokens(ids) == len(ids)
+    grammar = grammar_for(None, None, {"type": "json_object"}, chat)
+    learnt = {"prompt": HISTORIES["a question"], "completion": [ANSWERS["JSON"]]}
+    ids = chat.encode_example(learnt)[1]
+    assert grammars.matcher(grammar or "").validate_tokens(ids) == len(ids)
 
 
 def test_an_answer_is_written_without_a_made_up_word_or_a_list_of_python(chat: ChatFormat) -> None:

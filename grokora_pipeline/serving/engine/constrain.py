@@ -100,7 +100,8 @@ def grammar_for(
 
     def grammar_of(functions: Sequence[Json]) -> str:
         """The Lark grammar of an answer that may call these functions."""
-        rules = [] if schema is None else [f"document: {_literal(chat.form.head, chat)} %json {_json_rule(schema)}"]
+        head, tail = _literal(chat.form.head, chat), _literal(chat.form.tail, chat)
+        rules = [] if schema is None else [f"document: {head} %json {_json_rule(schema)} {tail}"]
         if form is None:
             rules.insert(0, "start: document")
         else:
