@@ -214,13 +214,20 @@ def test_agents_that_hand_over_to_each_other_have_no_whole_prompt(tmp_path: Path
     assert {one.completeness for one in turns_of(document(tmp_path, {"id": "s", "events": events}))} == {"cut"}
 
 
-def test_an_archive_that_is_no_log_of_inspect_stays_an_archive(tmp_path: Path) -> None:
+def test_an_archive_that_is_no_log_of_inspect_stays_one_and_a_sample_that_unpacks_without_end_is_not_read(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "logs").mkdir()
     with zipfile.ZipFile(tmp_path / "logs" / "x.eval", "w") as archive:
         archive.writestr("samples/1.json", "{}")
     whole = neighbour_logs.NEIGHBOURS["inspect_eval"][3](Talk("s", "q", "t", "c", "r", "a"), "n")
     (tmp_path / "logs" / "cut.eval").write_bytes(whole[:-40])
-    assert run(tmp_path / "logs", tmp_path / "out").left_out == {"archive": 2}
+    with zipfile.ZipFile(tmp_path / "logs" / "bomb.eval", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", '{"eval": {}}')
+        archive.writestr("samples/1.json", b" " * (source.MAX_LINE + 1))
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.left_out == {"archive": 2}
+    assert [(row["file"], row["reason"]) for row in report.quarantine] == [("bomb.eval", "gigantic")]
 
 
 def test_a_row_of_parquet_says_what_the_same_row_of_jsonl_says(tmp_path: Path) -> None:

@@ -226,15 +226,18 @@ def _eval_lines(file: Any) -> Iterator[bytes] | None:
     header = next((one for one in ("header.json", "_journal/start.json") if one in names), "")
     samples = sorted(one for one in names if one.startswith("samples/") and one.endswith(".json"))
 
+    def document(name: str) -> Any:
+        if archive.getinfo(name).file_size > MAX_LINE:  # a packed file may unpack to anything
+            raise UnreadableError("gigantic", 0, f"a sample of more than {MAX_LINE >> 20} MiB")
+        return json.loads(archive.read(name))  # the standard library's reads NaN
+
     def lines() -> Iterator[bytes]:
         with archive:
             try:
-                run = json.loads(archive.read(header)).get("eval")  # the standard library's reads NaN
+                run = document(header)["eval"]
                 for name in samples:
-                    if archive.getinfo(name).file_size > MAX_LINE:
-                        raise UnreadableError("gigantic", 0, f"a sample of more than {MAX_LINE >> 20} MiB")
-                    yield json.dumps({"eval": run, "samples": [json.loads(archive.read(name))]}).encode() + b"\n"
-            except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+                    yield json.dumps({"eval": run, "samples": [document(name)]}).encode() + b"\n"
+            except (zipfile.BadZipFile, NotImplementedError, ValueError, LookupError, TypeError) as error:
                 raise UnreadableError("damaged", 0, "convert it: inspect log convert --to json") from error
 
     return lines() if header and samples else None
