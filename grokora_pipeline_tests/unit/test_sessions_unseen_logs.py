@@ -114,6 +114,11 @@ def test_an_odd_result_is_what_the_model_saw_and_no_picture(tmp_path: Path) -> N
         ({"outcome": "timeout"}, "failure"),
         ({"outcome": "who knows"}, "failure"),
         ({"target": False}, "failure"),
+        ({"resolved": "False"}, "failure"),
+        ({"reward": "0.0"}, "failure"),
+        ({"reward": "1.0", "score": "high", "error": None}, "success"),
+        ({"target": "no", "label": "false", "correct": "0"}, "success"),
+        ({"error": "Timeout after 600 s"}, "failure"),
         ({"exit_status": "submitted (exit_context)"}, "failure"),
         ({"exit_status": "submitted"}, "success"),
         ({"exit_reason": "max_steps"}, "failure"),
@@ -174,6 +179,27 @@ def test_calls_beside_the_content_are_calls_whatever_they_are_called(tmp_path: P
 def test_a_prompt_with_a_message_of_an_unknown_role_is_not_whole(tmp_path: Path) -> None:
     messages = [*ASKED, {"role": "narrator", "content": "It rains."}, TALK[-1]]
     assert only(read(write(tmp_path / "x.jsonl", {"messages": messages}))).completeness == "cut"
+
+
+def test_a_part_of_an_unknown_kind_is_noticed_in_every_kind_of_row(tmp_path: Path) -> None:
+    prompt = [{"role": "user", "content": [{"type": "hologram", "data": "x"}, {"type": "text", "text": "Q"}]}]
+    for number, row in enumerate(
+        ({"prompt": prompt, "completion": "A", "system": "S"}, {"messages": [*prompt, TALK[-1]]})
+    ):
+        assert only(read(write(tmp_path / f"{number}.jsonl", row))).completeness == "cut"
+
+
+def test_the_channels_of_gpt_oss_are_thoughts_calls_and_an_answer(tmp_path: Path) -> None:
+    said = [
+        {"role": "assistant", "channel": "analysis", "content": "Look."},
+        {"role": "assistant", "channel": "commentary", "recipient": "functions.bash", "content": '{"cmd": "ls"}'},
+        {"role": "tool", "name": "functions.bash", "content": "out"},
+        {"role": "assistant", "channel": "final", "content": "Done"},
+    ]
+    first, second = turns_of(read(write(tmp_path / "x.jsonl", {"messages": [*ASKED, *said]})))
+    assert first.completion["reasoning_content"] == "Look."
+    assert first.completion["tool_calls"][0]["function"] == {"name": "bash", "arguments": '{"cmd": "ls"}'}
+    assert (prompt_of(second), second.completion["content"]) == ("s:S u:Q a:* t:out", "Done")
 
 
 @pytest.mark.parametrize("holder", [{"status": "error"}, {"exception": "Timeout"}, {"error": {"code": 500}}])

@@ -6,6 +6,7 @@ prompt. A row names no session, so its content is its session: rows that begin a
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
@@ -20,7 +21,6 @@ from grokora_pipeline.sessions.readers.common import (
 )
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROBLEMS,
-    ROLES,
     Json,
     Record,
     as_json,
@@ -33,6 +33,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     lower_all,
     lower_call,
     lower_tools,
+    lower_unknown,
     pair_results,
     peek_objects,
     records,
@@ -45,8 +46,8 @@ _SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs
 _TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
 # What a row, or its `info` or `metadata`, may say of how its conversation ended.
-_FLAGS = ("label", "resolved", "success", "is_success", "passed", "correct", "is_correct", "verified", "solved")
-_SOLVED = "target"  # of Nebius' trajectories: whether the issue was solved
+_FLAGS = ("resolved", "success", "is_success", "passed", "is_correct", "verified", "solved")
+_FLAGS_OR_ANSWERS = ("label", "correct", "target")
 _REWARDS = ("reward", "rewards", "score", "final_reward", "total_reward")
 _ENDS = ("status", "exit_reason", "termination_reason", "finish_reason", "stop_reason")
 _HOLDERS = ("info", "metadata", "extra_info", "result", "test_result", "report", "evaluation", "verifier_result")
@@ -102,12 +103,15 @@ def _status(row: Mapping[str, Any]) -> Status:
     holders = [row]
     for holder in holders:  # those within a holder, too
         holders += [held for key in _HOLDERS if isinstance(held := holder.get(key), dict)]
-    flags = [one[key] for one in holders for key in (*_FLAGS, _SOLVED) if isinstance(one.get(key), bool | int)]
-    rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float)]
-    stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
-    failed = not all(flags) or any(0 <= reward < 1 for reward in rewards)
-    failed = failed or any(outcome_status(one.get(key)) == "failure" for one in holders for key in _ENDS)
+    # as texts, too: tables and databases write "False" and "0.0"; but a text of these three may be the answer itself
+    words = [one.get(key) for one in holders for key in (*_FLAGS, *_ENDS)]
+    words += [one[key] for one in holders for key in _FLAGS_OR_ANSWERS if isinstance(one.get(key), bool | int)]
+    failed = any(one.get("error") for one in holders) or any(outcome_status(one) == "failure" for one in words)
     failed = failed or any(exit_status(one.get("exit_status")) == "failure" for one in holders)
+    rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float | str)]
+    with suppress(ValueError):  # a score in words says nothing
+        failed = failed or any(0 <= float(reward) < 1 for reward in rewards)
+    stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
     return "failure" if failed or any(outcome_status(word) in ("failure", None) for word in stated) else "success"
 
 
@@ -188,7 +192,9 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
     elif kind == "chat":
         raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
         raw = [message for message in raw if isinstance(message, dict)]
-        messages, label = _weighted(_with_system(row, raw)), row.get("label")
+        if raw[0].get("role", raw[0].get("from")) != "system":
+            raw = [*_system(row), *raw]
+        messages, label = _weighted(raw), row.get("label")
         places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
         yield _Row(messages, places, tools, _status(row))
@@ -196,18 +202,17 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
         asked, said = (row["input"], row["output"]) if kind == "input_output" else (first_of(row, *_PROMPT), None)
         said = said or first_of(row, *_COMPLETION)
         prompt = _conversation(asked, "user")
-        prompt = lower_all(_with_system(row, prompt)) if prompt else prompt
+        if prompt and prompt[0]["role"] != "system":
+            prompt = [*lower_all(_system(row)), *prompt]
         answer = lower_all([{"role": "assistant", "tool_calls": _calls(row["answers"])}]) if kind == "xlam" else None
         yield _labelled(row, prompt, [*prompt, *(answer or _conversation(said, "assistant"))], tools)
 
 
-def _with_system(row: Json, messages: Sequence[Json]) -> Sequence[Json]:
-    """The messages behind the system prompt that stands beside them in the row."""
+def _system(row: Json) -> list[Json]:
+    """The system prompt that stands beside a row's messages, as a message; [] without one."""
     system = first_of(row, *_SYSTEM)
-    system = system.get("parts", "") if isinstance(system, dict) else system
-    if not system or messages[0].get("role", messages[0].get("from")) == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]
+    system = system.get("parts") or system.get("text") if isinstance(system, dict) else system
+    return [{"role": "system", "content": system}] if system else []
 
 
 def _weighted(raw: Sequence[Json]) -> list[Message]:
@@ -216,10 +221,7 @@ def _weighted(raw: Sequence[Json]) -> list[Message]:
     for message in raw:
         keys = ("weight", "loss_weight", "loss", "train", "trainable")
         weight = next((message[key] for key in keys if message.get(key) is not None), 1)
-        said = name_text(message.get("role") or message.get("from")).lower()
-        if said and said not in ROLES and any(message.get(key) for key in ("content", "value", "text", "parts")):
-            messages.append({"role": "user", "content": "", "trainable": False, "unread": True})  # who said it?
-        messages += [{**one, "trainable": bool(weight)} for one in lower(message)]
+        messages += [{**one, "trainable": bool(weight)} for one in lower(message) or lower_unknown(message)]
     return pair_results(join_calls(messages))
 
 

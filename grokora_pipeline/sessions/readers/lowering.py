@@ -332,6 +332,13 @@ def lower(message: Any) -> list[Message]:
     return lowered
 
 
+def lower_unknown(message: Mapping[str, Any]) -> list[Message]:
+    """A mark for a message that `lower` gives nothing for, if somebody of an unknown role says something in it."""
+    said = name_text(message.get("role") or message.get("from")).lower()
+    says = any(message.get(key) for key in _CONTENTS)
+    return [{"role": "user", "content": "", "unread": True}] if said and said not in ROLES and says else []
+
+
 def ended_early(holder: object) -> bool:
     """Whether a message, a choice or a reply says that it ended at its limit, or that a filter stopped it."""
     if not isinstance(holder, Mapping):
@@ -344,6 +351,12 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message itself, where a platform put it into another object."""
     if isinstance(message.get("kwargs"), Mapping) and "lc" in message:  # LangChain's serialised messages
         return {"role": str((message.get("id") or [""])[-1]), **message["kwargs"]}
+    if "role" in message and isinstance(text := message.get("content"), str):  # Harmony, the channels of gpt-oss
+        to, kind = name_text(message.get("recipient")), message.get("channel")
+        if to.startswith("functions.") and message["role"] == "assistant":
+            return {"role": "assistant", "tool_calls": [{"name": to.removeprefix("functions."), "arguments": text}]}
+        if kind == "analysis":
+            return {"role": message["role"], "content": [{"type": "thinking", "text": text}]}
     inner = message.get("message")
     if "role" not in message and isinstance(inner, Mapping):  # OpenInference
         return inner

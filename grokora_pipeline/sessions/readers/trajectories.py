@@ -27,6 +27,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     join_calls,
     lower,
     lower_tools,
+    lower_unknown,
     pair_results,
     peek,
     peek_objects,
@@ -117,7 +118,7 @@ def _mini_message(message: Any) -> list[Message]:
     message = as_object(message)
     if message.get("role") == "exit":
         return []
-    return lower({key: value for key, value in message.items() if key != "extra"})
+    return lower({key: value for key, value in message.items() if key != "extra"}) or lower_unknown(message)
 
 
 def _exit(info: Json) -> Status:
