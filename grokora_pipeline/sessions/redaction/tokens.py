@@ -181,6 +181,8 @@ _TOKENS = (
     # bounded: to look from each "eyJ" to the end of the run takes quadratic time
     detector("jwt", r"(?<![A-Za-z0-9=])eyJ[\w=-]{4,2000}\.[\w=-]+\.?[\w.+/=-]*", r"eyJ[\w=-]{4}"),
     detector("aws_key", rf"\b{_AWS_ID}\b", _AWS_ID),
+    # also behind the %3D of an address, where a published rule sees no beginning
+    detector("discord_token", r"[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,38}(?![\w-])", r"\.[\w-]{6}\.[\w-]{27}"),
     detector("anthropic_key", r"sk-ant-[\w-]{12,}", r"sk-ant-"),
     detector("stripe_key", r"\b(?:[rs]k_(?:live|test)_[\w-]{12,}|whsec_[\w+/=-]{12,})", r"[rs]k_(?:live|test)_|whsec_"),
     detector("openai_key", r"(?<![\w-])sk-(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
