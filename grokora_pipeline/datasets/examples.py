@@ -152,9 +152,7 @@ def build_examples(
         report.toon = savings.as_dict()
     np.save(output / NEAR_FILE, _cluster(examples, options, report))
     _summarise(examples, report)
-    examples.sort(
-        key=lambda example: (example.meta["started_at"], example.meta["session_id"], example.meta["step"], example.id)
-    )
+    examples.sort(key=lambda one: (one.meta["started_at"], one.meta["session_id"], one.meta["step"], one.id))
     with (output / FILE).open("wb") as stream:
         stream.writelines(example.to_line() for example in examples)
     if compares:
