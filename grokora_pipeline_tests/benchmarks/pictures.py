@@ -2,17 +2,22 @@
 
 `ladder.png` has a panel an agent: the main metric of every rung of its latest report, with its interval. `improve.png`
 has the share of tasks that the swarm solves over the rounds of `improve`, each judged by the last swarm report before
-the next round; it needs two reports with a round between them. Prints one JSON line: what was written, and what not.
+the next round; it needs two reports with a round between them. With --improved it is drawn from the `improve.jsonl` of
+`benchmarks.learning --question improve` instead, before and after one round. Prints one JSON line: what was
+written, and what not.
 """
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from grokora_pipeline.evaluation.report import LABELS
+from grokora_pipeline.evaluation.significance import estimate, ratio
 from grokora_pipeline.store import Store
 
 Score = dict[str, float]
@@ -23,14 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store")
     parser.add_argument("--output", type=Path, default=Path(".readme"))
+    parser.add_argument("--improved", type=Path, help="improve.jsonl of the learning benchmark")
     arguments = parser.parse_args()
-    print(json.dumps(draw(Store(arguments.store), arguments.output)))
+    print(json.dumps(draw(Store(arguments.store), arguments.output, arguments.improved)))
 
 
-def draw(store: Store, output: Path) -> dict[str, Any]:
+def draw(store: Store, output: Path, improved: Path | None = None) -> dict[str, Any]:
     """Write the pictures for which the store has figures; their names, and the figures that are in them."""
     output.mkdir(parents=True, exist_ok=True)
-    reports, rounds = _reports(store), generations(store)
+    reports, rounds = _reports(store), measured_round(improved) if improved else generations(store)
     written = list[str]()
     if reports:
         _save(ladder_figure(reports), output / "ladder.png", written)
@@ -61,6 +67,14 @@ def generations(store: Store) -> list[Score]:
             figures = {"value": champions["success_rate"], "low": champions["low"], "high": champions["high"]}
             found[number] = {"round": number, **figures}
     return [found[number] for number in sorted(found)]
+
+
+def measured_round(improved: Path) -> list[Score]:
+    """{round, value, low, high} before and after the learning benchmark's round of improve, by its first seed."""
+    lines = [json.loads(line) for line in improved.read_text(encoding="utf-8").splitlines()]
+    solved = {one["stage"]: one["solved"] for one in reversed(lines) if one["seed"] == lines[0]["seed"]}
+    tables = [np.array([[float(task), 1.0] for task in solved[stage]]) for stage in ("before", "after")]
+    return [{"round": number, **asdict(estimate(table, ratio))} for number, table in enumerate(tables)]
 
 
 def ladder_figure(reports: dict[str, dict[str, Any]]) -> Figure:

@@ -39,3 +39,14 @@ def test_success_is_drawn_over_the_rounds_of_improve(tmp_path: Path, monkeypatch
     drawn = draw(store, tmp_path / "pictures")
     assert drawn["written"] == ["ladder.png", "improve.png"]
     assert all((tmp_path / "pictures" / name).read_bytes().startswith(b"\x89PNG") for name in drawn["written"])
+
+
+def test_a_round_that_the_benchmark_measured_is_drawn_with_its_intervals(tmp_path: Path) -> None:
+    stages = {"before": [True, False, False, False], "after": [True, True, True, False], "again": [True] * 4}
+    rows = [{"seed": 1, "stage": stage, "solved": solved} for stage, solved in stages.items()]
+    rows.append({"seed": 2, "stage": "before", "solved": [False] * 4})
+    (tmp_path / "improve.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    drawn = draw(Store(str(tmp_path / "store")), tmp_path / "pictures", tmp_path / "improve.jsonl")
+    assert [(one["round"], one["value"]) for one in drawn["generations"]] == [(0, 0.25), (1, 0.75)]
+    assert all(one["low"] < one["value"] < one["high"] for one in drawn["generations"])
+    assert drawn["written"] == ["improve.png"]
