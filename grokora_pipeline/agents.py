@@ -236,7 +236,8 @@ class AgentSpec(_Strict):
         if "canary" in data:  # what `rollout` was called
             data.setdefault("rollout", data.pop("canary"))
         knobs = {key: data.pop(key) for key in list(data) if key not in cls.model_fields}
-        data["training"] = {**(data.get("training") or {}), **knobs}
+        if isinstance(data.get("training") or {}, dict):  # the field itself says what is wrong with any other value
+            data["training"] = {**(data.get("training") or {}), **knobs}
         return data
 
     @field_validator("name")

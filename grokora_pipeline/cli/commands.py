@@ -35,7 +35,7 @@ app.command("publish")(publish_dataset)
 app.command()(export)
 app.command()(probe)
 # 120: without a terminal rich folds at 80 columns, and a folded path cannot be copied
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout and sys.stdout.isatty() else 120)
 
 
 class Backend(StrEnum):
@@ -332,6 +332,12 @@ def _known(agent: str) -> str:
 
 def main() -> None:
     """The entry point: a person's mistake, or a file that cannot be used, is one sentence on stderr and status 2."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        # One that was closed (`>&-`, some schedulers) is None. The next file that is opened would get its number, and
+        # what a child prints would go into that file, such as Dagster's database.
+        if getattr(sys, name) is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no arrow shows a question mark instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -14,7 +14,6 @@ from typing import Literal
 import psutil
 from rich.markup import escape
 
-from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import find_env_file, find_home, get_settings, misspelt
 from grokora_pipeline.store import Store
@@ -119,11 +118,16 @@ def _logs() -> Finding:
 
 
 def _agents() -> Finding:
+    from grokora_pipeline.assets.common import load_project
+    from grokora_pipeline.assets.knobs import resolve
+
     try:
-        agents = load_agents(get_settings().agents)
+        project = load_project()
+        for agent in project.agents:  # any key that an agent does not know is a training knob, also a misspelt one
+            resolve(project, agent)
     except GrokoraError as error:
         return Finding("missing", "agents", str(error), "correct the file")
-    return Finding("ok", "agents", ", ".join(agent.name for agent in agents))
+    return Finding("ok", "agents", ", ".join(agent.name for agent in project.agents))
 
 
 def _base_model() -> Finding:

@@ -15,12 +15,13 @@ from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionRes
 from dagster_shared.serdes import deserialize_value
 
 _SILENT_SECONDS = 3600  # a training says how far it is about twenty times, and takes two hours at most by default
+_TICK_SECONDS = 2  # the kernel tells the time of its start in whole seconds, and it is read twice
 PROCESS_TAG = "grokora/process"  # of runs that no launcher started
 
 
 def this_process() -> str:
     """Process identity that survives PID reuse: host, pid, start time (seconds since the epoch)."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
+    return f"{socket.gethostname()} {os.getpid()} {_uptime_at_start(os.getpid())}"
 
 
 class WatchedRunLauncher(dg.DefaultRunLauncher):
@@ -77,12 +78,20 @@ def _health(alive: bool, otherwise: str) -> CheckRunHealthResult:
     return CheckRunHealthResult(WorkerStatus.RUNNING) if alive else CheckRunHealthResult(WorkerStatus.FAILED, otherwise)
 
 
+def _uptime_at_start(pid: int) -> float:
+    """Seconds between the start of this machine and that of a process; psutil.NoSuchProcess if there is none.
+
+    The kernel counts them, while `create_time` adds the clock's: it changes when the clock is set (psutil#2526).
+    """
+    return psutil.Process(pid).create_time() - psutil.boot_time()
+
+
 def _lives(process: str) -> bool:
     """Whether a process lives; of one that is unknown or elsewhere nothing can be said, so it does."""
     if process.split(" ", 1)[0] != socket.gethostname():
         return True
     _, pid, created = process.split(" ")
     try:
-        return psutil.Process(int(pid)).create_time() == float(created)
+        return abs(_uptime_at_start(int(pid)) - float(created)) < _TICK_SECONDS
     except psutil.NoSuchProcess:
         return False

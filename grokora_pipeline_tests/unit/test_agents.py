@@ -55,6 +55,7 @@ def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
             "'answer.schema': no JSON Schema",
         ),
         ("agents: {a: {description: x, retrain: {gap_hours: .inf}}}", "key 'retrain.gap_hours'"),
+        ("agents: {a: {description: x, training: 3}}", "agent 'a', key 'training'"),
         ("agents: {a: {description: x}}\nagents: {b: {description: x}}", "key 'agents' .*twice"),
     ],
 )

@@ -112,6 +112,14 @@ def test_doctor_says_which_env_file_and_which_store_count_and_fails_while_someth
     out = grokora("doctor")[1]
     assert "agent 'actor', key 'main_metric'" in out
     assert "nothing reads GROKORA_LOG  → did you mean GROKORA_LOGS?" in out
+    (home / "agents.yaml").write_text("agents: {actor: {description: Acts., rnak: 8}}")
+    assert "agent 'actor': There is no training knob 'rnak'; did you mean 'rank'?" in grokora("doctor")[1]
+
+
+def test_a_command_ends_well_without_any_standard_stream(tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m grokora_pipeline.cli init swarm <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "swarm" / "agents.yaml").read_text().startswith("# Who the agents")
 
 
 def test_what_cannot_be_used_is_one_sentence(grokora: Grokora, home: Path) -> None:

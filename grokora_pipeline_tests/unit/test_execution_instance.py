@@ -69,7 +69,7 @@ def test_a_run_that_a_reloaded_code_server_does_not_know_lives_as_long_as_it_say
 def test_a_run_of_a_living_process_lives_and_of_a_dead_one_is_dead(instance: dg.DagsterInstance) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     host, _, _ = this_process().split()
-    process = f"{host} {other.pid} {psutil.Process(other.pid).create_time()}"
+    process = f"{host} {other.pid} {psutil.Process(other.pid).create_time() - psutil.boot_time()}"
     assert health(instance, {PROCESS_TAG: process}) == "RUNNING"
     other.communicate()
     assert health(instance, {PROCESS_TAG: process}) == "FAILED"
@@ -78,6 +78,14 @@ def test_a_run_of_a_living_process_lives_and_of_a_dead_one_is_dead(instance: dg.
 def test_a_number_that_another_process_has_now_is_not_the_one_that_ran(instance: dg.DagsterInstance) -> None:
     host, pid, created = this_process().split()
     assert health(instance, {PROCESS_TAG: f"{host} {pid} {float(created) - 60}"}) == "FAILED"
+
+
+def test_a_clock_that_is_set_back_ends_no_run(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, boot = this_process(), psutil.boot_time()
+    kernel = pytest.importorskip("psutil._pslinux", reason="the time of the start is read from /proc on Linux only")
+    monkeypatch.setattr(kernel, "boot_time", lambda: boot - 3600)
+    assert psutil.boot_time() == boot - 3600
+    assert health(instance, {PROCESS_TAG: process}) == "RUNNING"
 
 
 @pytest.mark.parametrize("tags", [{}, {PROCESS_TAG: "another-machine 1 0.0"}])
