@@ -19,7 +19,7 @@ from grokora_pipeline.sessions.table import SCHEMA, RowMaker, RowValues, base_se
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 
 FLUSH_ROWS = 512
-FLUSH_BYTES = 8 << 20  # of prompts: one of a coding session may have 192,000 characters
+FLUSH_BYTES = 4 << 20  # of prompts: one of a coding session may have 192,000 characters
 _PROMPT = SCHEMA.names.index("prompt")
 MAX_HELD = 24 << 20  # bytes of files and texts that are held between the two passes; larger ones are read twice
 MAX_DATA = 16 << 20  # bytes of a file that are held while it is read, so that it is opened once
