@@ -67,7 +67,11 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     systems = Systems(checked.base, checked.base_hash, adapters, quantisation=checked.quantisation)
     asked: dict[str, tuple[Collection[str], Mapping[str, FixedPrompt]]] = {"base": ((), {})}
     if checked.few_shot and checked.examples:
-        asked["few_shot"] = ((), {role: _shots(path, checked, chat) for role, path in checked.examples.items()})
+        shots = {
+            role: choose_shots(read_examples(path), chat, checked.few_shot, SHOT_TOKENS, seeds[0])
+            for role, path in checked.examples.items()
+        }
+        asked["few_shot"] = ((), {role: FixedPrompt(messages=example_turns(chosen)) for role, chosen in shots.items()})
     asked["champions"] = (champions, checked.prompts)
     for role in champions if checked.ablation else ():
         asked[f"only_{role}"] = ((role,), {name: one for name, one in checked.prompts.items() if name == role})
@@ -93,12 +97,6 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     _write(checked.output, report, tried["champions"][0])
     reporter.log(report["verdict"])
     return report
-
-
-def _shots(path: Path, plan: SwarmPlan, chat: ChatFormat) -> FixedPrompt:
-    """A role's examples before each of its questions."""
-    chosen = choose_shots(read_examples(path), chat, plan.few_shot, SHOT_TOKENS, plan.seeds[0])
-    return FixedPrompt(messages=example_turns(chosen))
 
 
 def _report(
