@@ -803,6 +803,9 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("psexec \\\\host -u Administrator -p goodwoqk cmd", "goodwoqk"),
         ("bob:goodwoqk@tcp(127.0.0.1:3306)/db", "goodwoqk"),
         ("passphrase: walnut orbit candle freight", "orbit"),
+        (f"token: SecretID: {uuid.UUID(REST)}", str(uuid.UUID(REST))),  # the first name's value is no second name
+        ("the wifi password at the office is lgofe8853!", "lgofe8853"),
+        ('ssh-keygen -t ed25519 -N "rnujpr-nhccj-57" -f key', "rnujpr"),
         ("some_dict['secret'] = k}o)p${e]nab(ody[seen>-_$#here", "seen>-_$#here"),
         ("kind: Secret\ndata:\n  extra: YWRtaW46cGFzc3dvcmQ=\n  more: aHVudGVyMg==\ntype: Opaque", "aHVudGVyMg"),
         ("data:\n  extra: goodwoqk\nkind: Secret", "goodwoqk"),
@@ -869,6 +872,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "passphrase: please enter your new passphrase; password = the quick brown fox",
         '<string name="forgot_password">Forgot your password?</string> <input name="password">',
         "subnet-private: subnet-0a1b2c3d4e5f67890; project_key: PROJ; secret_id: projects/1/secrets/x",
+        "the password of a new user is required, the password in step 2 is checked twice; ssh-keygen -N '' -f key",
         "kind: ConfigMap\ndata:\n  LEVEL: debug123456\n---\nkind: Secret\ndata: {}",
         "https://api.example/v1/3fa85f64-5717-4562-b3fc-2c963f66afa6/members",
         "$password = getenv(x); $token = null; password <- read_password(); tokens[] = split(line)",

@@ -241,7 +241,10 @@ _ASSIGNED = detector(
     "[\uff1a\uff1d]"
     r")(?:\s|\\n){0,6}(?:[bfru@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* )?"
     r"(?:(?P<quote>(?:\"\"|''|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote)))?"
-    r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+|[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
+    r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
+    # of `token: secret_id: x` the value is the last word, not the second name
+    rf"|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
+    r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
     rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\[\]]{{0,6}}\s{{0,12}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->|<-))",
     "value",
     accept=_is_assigned,
@@ -515,6 +518,18 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         rf"\x{{5bc6}}[\x{{7801}}\x{{78bc}}][\x{{662f}}\x{{4e3a}}]",
         _is_spoken,
         "",
+    ),
+    (  # the password for the staging box is x1
+        rf"\b(?:{_SPOKEN})(?: [\w'-]{{1,16}}){{1,6}} (?:is|was|lautet|ist) (?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
+        rf"(?i:(?:{_SPOKEN})(?: [\w'-]{{1,16}}){{1,6}} (?:is|was|lautet|ist) )",
+        lambda match: len(match["value"]) >= 8 and _is_mixed_value(match),
+        "",
+    ),
+    (  # ssh-keygen -t ed25519 -N "x"
+        rf"\bssh-keygen\b[^\n|;&]{{0,80}}? -[NP] ?(?P<quote>{_QUOTE})(?P<value>{_VALUE})(?P=quote)",
+        r"(?i:ssh-keygen)",
+        _is_value,
+        r"(?i:ssh-keygen)",
     ),
     (  # x1 is the password, // x1 is the API key
         rf"(?<![^\s\"'`#;/*(])(?P<value>[^\s\"'`#;/*(<][^\s\"'`<>]{{8,98}}[^\s\"'`<>.,;:])"
