@@ -45,9 +45,8 @@ def _fork_for_each(
     fork, parent = get_context("fork"), parent_process()
     results: list[Any] = [None] * len(jobs)
     pending = list(enumerate(jobs))[::-1]
-    running: dict[
-        Connection, tuple[int, Any]
-    ] = {}  # by the connection that brings the result: number of the job, process
+    # by the connection that brings the result: number of the job, process
+    running: dict[Connection, tuple[int, Any]] = {}
     try:
         while pending or running:
             while pending and len(running) < count:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -268,27 +269,36 @@ def test_a_kill_after_the_work_is_removed_does_not_train_again(base: Path, split
     assert run(write_plan(tmp_path, base, split, max_steps=3)).stdout.count("was finished before") == 0
 
 
+def count_steps(monkeypatch: pytest.MonkeyPatch, at_step: Callable[[int], None] = lambda _: None) -> list[float]:
+    """A list that grows with every backward pass of a training from here on; `at_step` is told how many there are."""
+    from grokora_pipeline.training.gradients import TreeLoss
+
+    compute, steps = TreeLoss.run, list[float]()
+
+    def counted(losses: TreeLoss, root: Any, **how: Any) -> float:
+        if how["backward"]:
+            steps.append(how["scale"])
+            at_step(len(steps))
+        return float(compute(losses, root, **how))
+
+    monkeypatch.setattr(TreeLoss, "run", counted)
+    return steps
+
+
 @pytest.mark.slow
 def test_asking_to_stop_in_the_last_step_or_while_writing_loses_nothing(
     undisturbed: Path, base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from grokora_pipeline.training import run as module
-    from grokora_pipeline.training.gradients import TreeLoss
     from grokora_pipeline.workers.frame import Reporter
 
-    compute, write, steps = TreeLoss.run, module._write_adapter, list[float]()
-
-    def signalled(losses: TreeLoss, root: Any, **how: Any) -> float:
-        steps.extend([how["scale"]] * how["backward"])
-        if how["backward"] and len(steps) == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return float(compute(losses, root, **how))
+    write = module._write_adapter
+    steps = count_steps(monkeypatch, lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == 8 else None)
 
     def written(*given: Any) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
         return write(*given)
 
-    monkeypatch.setattr(TreeLoss, "run", signalled)
     monkeypatch.setattr(module, "_write_adapter", written)
     plan = write_plan(tmp_path, base, split, self_test=False)
     record = module.train(json.loads(plan.read_text()), Reporter())
@@ -302,19 +312,14 @@ def test_a_training_that_is_over_is_never_done_again(
     undisturbed: Path, base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from grokora_pipeline.training import run as module
-    from grokora_pipeline.training.gradients import TreeLoss
     from grokora_pipeline.workers.frame import Reporter
 
-    compute, write, steps = TreeLoss.run, module._write_adapter, list[float]()
-
-    def counted(losses: TreeLoss, root: Any, **how: Any) -> float:
-        steps.extend([how["scale"]] * how["backward"])
-        return float(compute(losses, root, **how))
+    write = module._write_adapter
+    steps = count_steps(monkeypatch)
 
     def full(*_: Any) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(TreeLoss, "run", counted)
     plan = write_plan(tmp_path, base, split, self_test=False)
     document = {**json.loads(plan.read_text()), "work": str(tmp_path / "work")}
     monkeypatch.setattr(module, "_write_adapter", full)
