@@ -33,9 +33,8 @@ class PolicyResponder:
     policies: Sequence[Policy]
     decoding: Callable[[str], Decoding]  # by role
     reporter: Reporter
-    seconds: defaultdict[str, float] = field(
-        default_factory=lambda: defaultdict(float)
-    )  # that each system took for its own answers
+    # that each system took for its own answers
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __call__(self, calls: Sequence[AgentCall]) -> list[Message]:
         """The messages that answer a round's calls, in their order."""

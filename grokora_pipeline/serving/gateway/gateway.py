@@ -100,10 +100,8 @@ class Exchange:
     def headers(self) -> dict[str, str]:
         """What the caller may want to know: the session and the call, for feedback, and who answered."""
         headers = {"x-session-id": self.session, "x-served-by": self.route.served_by, "x-grokora-call": self.receipt}
-        headers |= {
-            "x-request-id": self.receipt,
-            "request-id": self.receipt,
-        }  # where OpenAI's and Anthropic's SDKs look
+        # where OpenAI's and Anthropic's SDKs look
+        headers |= {"x-request-id": self.receipt, "request-id": self.receipt}
         # an upstream says itself what it thinks of a name
         headers |= {"x-grokora-unknown-model": "1"} if self.route.unknown_model and not self.route.upstream else {}
         ignored = [name for name in self.ignored if name.isascii() and name.isprintable()][:_MOST_IGNORED]
