@@ -573,9 +573,9 @@ def test_the_key_may_come_in_either_header(tmp_path: Path) -> None:
         ({"content-type": "multipart/form-data; boundary=x"}, ONE, 415),
         ({"content-type": ""}, ONE, 415),
         ({"content-type": "APPLICATION/JSON; charset=utf-8"}, ONE, 200),
-        ({"content-encoding": "gzip"}, gzip.compress(ONE), 200),
+        ({"content-encoding": "gzip"}, gzip.compress(ONE, mtime=0), 200),
         ({"content-encoding": "gzip"}, ONE, 400),
-        ({"content-encoding": "gzip"}, gzip.compress(bytes(1 << 25)), 413),
+        ({"content-encoding": "gzip"}, gzip.compress(bytes(1 << 25), mtime=0), 413),
         ({"content-encoding": "zstd"}, ONE, 415),
     ],
 )
