@@ -12,7 +12,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from grokora_pipeline.sandbox.vault import Shell, Vault
+from grokora_pipeline.sandbox.vault import Vault
 
 AGENT = "coder"
 FILES = {
@@ -62,14 +62,13 @@ def same_effect(answer: str, expected: str) -> bool | None:
 
     Each is run in a fresh vault. The order in which files changed does not count.
     """
-    (wanted, after), (actual, state) = (_run(command_of(text)) for text in (expected, answer))
-    return None if wanted.returncode else (actual.returncode, actual.stdout, state) == (0, wanted.stdout, after)
-
-
-def _run(command: str) -> tuple[Shell, tuple[dict[str, str], set[str]]]:
-    vault = Vault(dict(FILES), set(FOLDERS))
-    shell = vault.run(command)
-    return shell, (vault.files, vault.folders)
+    effects = []
+    for text in (expected, answer):
+        vault = Vault(dict(FILES), set(FOLDERS))
+        shell = vault.run(command_of(text))
+        effects.append((shell.returncode, shell.stdout, vault.files, vault.folders))
+    wanted, actual = effects
+    return None if wanted[0] else actual == wanted
 
 
 def requests(seed: int, count: int) -> list[tuple[str, str]]:
