@@ -36,17 +36,13 @@ def split_task(text: str) -> list[str]:
 
 
 def _coordinator(user: str) -> Message:
-    return json_message([_subtask(clause) for clause in split_task(user.removeprefix("Task: "))])
-
-
-def _subtask(command: str) -> dict[str, Any]:
-    clause = read_clause(command)
-    locate = clause is not None and bool(clause.target)
-    return {
-        "params": {"command": command},  # first, so that a model that writes from left to right has read it
-        "agent": "observer" if locate else "actor",
-        "action": "capture_screen" if locate else "perform_action",
-    }
+    plan = []
+    for command in split_task(user.removeprefix("Task: ")):
+        clause = read_clause(command)
+        agent, action = ("observer", "capture_screen") if clause and clause.target else ("actor", "perform_action")
+        # the command first, so that a model that writes from left to right has read it
+        plan.append({"params": {"command": command}, "agent": agent, "action": action})
+    return json_message(plan)
 
 
 def widgets(screen: str) -> list[dict[str, Any]]:
