@@ -91,7 +91,7 @@ class _Slip:
         messages = expert_answer(calls)
         for position, call in enumerate(calls):
             if call.agent == self.agent and self.calls >= self.after:
-                spoilt = _SPOIL[self.agent](call, messages[position], self.rng)
+                spoilt = _spoil(call, messages[position], self.rng)
                 if spoilt != messages[position]:
                     messages[position] = spoilt
                     self.blamed = self.calls if self.blamed < 0 else self.blamed
@@ -99,18 +99,18 @@ class _Slip:
         return messages
 
 
-def _drop_subtask(call: AgentCall, message: Message, rng: random.Random) -> Message:
-    plan = read_json(message)
-    return json_message(plan[:-1] if len(plan) > 1 else [{**plan[0], "params": {"command": "do the task"}}])
-
-
-def _other_element(call: AgentCall, message: Message, rng: random.Random) -> Message:
-    observation = read_json(message)
-    others = [seen for seen in widgets(call.messages[-1]["content"]) if seen["element"] != observation["element"]]
-    return json_message(rng.choice(others)) if others else message
-
-
-def _wrong_argument(call: AgentCall, message: Message, rng: random.Random) -> Message:
+def _spoil(call: AgentCall, message: Message, rng: random.Random) -> Message:
+    """A wrong answer in place of the right one, as REASONS says; the right one if there is no way to spoil it."""
+    answer = read_json(message)
+    if call.agent == "coordinator":
+        return json_message(answer[:-1] if len(answer) > 1 else [{**answer[0], "params": {"command": "do the task"}}])
+    if call.agent == "observer":
+        others = [seen for seen in widgets(call.messages[-1]["content"]) if seen["element"] != answer["element"]]
+        return json_message(rng.choice(others)) if others else message
+    if call.agent == "validator":
+        if "approved" in answer:
+            return json_message({**answer, "safety_score": 95, "risk_level": "CRITICAL", "approved": False})
+        return json_message({"reason": "I cannot tell", "valid": False, "confidence": 60})
     tool_call = read_tool_call(message)
     if tool_call is None:
         return message
@@ -121,14 +121,6 @@ def _wrong_argument(call: AgentCall, message: Message, rng: random.Random) -> Me
     return tool_message(name, {**arguments, key: wrong}, message["tool_calls"][0]["id"])
 
 
-def _reject(call: AgentCall, message: Message, rng: random.Random) -> Message:
-    verdict = read_json(message)
-    if "approved" in verdict:
-        return json_message({**verdict, "safety_score": 95, "risk_level": "CRITICAL", "approved": False})
-    return json_message({"reason": "I cannot tell", "valid": False, "confidence": 60})
-
-
-_SPOIL = {"coordinator": _drop_subtask, "observer": _other_element, "actor": _wrong_argument, "validator": _reject}
 REASONS = {
     "coordinator": "the plan misses a part of the task",
     "observer": "the wrong element was located",
