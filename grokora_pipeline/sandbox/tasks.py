@@ -227,8 +227,14 @@ SLOT_NAMES = (
 
 def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:
     """A value for every slot name that a step may use, all different where they must be."""
-    stems = rng.sample(words.stems, 4)
-    names = [f"{_vary(rng, stem, words)}.{rng.choice(EXTENSIONS)}" for stem in stems]
+    names = []
+    for stem in rng.sample(words.stems, 4):
+        kind = rng.random()
+        if kind < 0.2:
+            stem = f"{stem}{rng.randint(1, 30)}"
+        elif kind < 0.35:
+            stem = f"{stem}{rng.choice('-_')}{rng.choice(words.stems)}"
+        names.append(f"{stem}.{rng.choice(EXTENSIONS)}")
     folder, new, away = rng.sample(words.folders, 3)
     nest = f"{away}/" if rng.random() < 0.15 else ""
     buttons, items, keys = rng.sample(words.buttons, 2), rng.sample(words.items, 2), rng.sample(KEYS, 2)
@@ -240,13 +246,6 @@ def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:
         "app": rng.choice(words.apps), "button": buttons[0], "button2": buttons[1], "field": rng.choice(words.fields),
         "box": rng.choice(words.boxes), "tab": rng.choice(words.tabs), "item": items[0], "item2": items[1],
     }  # fmt: skip
-
-
-def _vary(rng: random.Random, stem: str, words: Vocabulary) -> str:
-    kind = rng.random()
-    if kind < 0.2:
-        return f"{stem}{rng.randint(1, 30)}"
-    return f"{stem}{rng.choice('-_')}{rng.choice(words.stems)}" if kind < 0.35 else stem
 
 
 def build_world(task: Task) -> World:
