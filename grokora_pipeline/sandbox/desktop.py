@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from grokora_pipeline.sandbox.vault import CommandError, Shell, Vault
@@ -105,7 +106,7 @@ class World:
 
     def _bash(self, command: str) -> ToolResult:
         shell: Shell = self.vault.run(command)
-        self._show(shell.stdout)
+        self.outputs |= {shell.stdout} - {""}
         return {
             "status": "success",
             "command": command,
@@ -117,45 +118,37 @@ class World:
     def _scan(self, pattern: str) -> ToolResult:
         files = self.vault.matching(pattern)
         self.status = f"{len(files)} files match {pattern}"
-        self._show(f"{pattern}: {len(files)}\n")
+        self.outputs.add(f"{pattern}: {len(files)}\n")
         paths = [f"/home/user/grokputer/vault/{path}" for path in files]
         vault_path = "/home/user/grokputer/vault"
         return {"status": "success", "pattern": pattern, "count": len(files), "files": paths, "vault_path": vault_path}
 
-    def _show(self, text: str) -> None:
-        if text:
-            self.outputs.add(text)
-
     def _computer(self, arguments: dict[str, Any]) -> ToolResult:
         action, text = str(arguments["action"]), arguments.get("text")
         result: ToolResult = {"status": "success", "action": action}
+        act: Callable[[], str]
         if action in {"left_click", "right_click", "double_click"}:
             x, y = (int(value) for value in arguments["coordinate"])
-            self._happens(lambda: self._click(action, x, y))
+            act = partial(self._click, action, x, y)
         elif action == "type":
             result["text"] = typed = str(arguments["text"])
-            self._happens(lambda: self._type(typed))
+            act = partial(self._type, typed)
         elif action == "key":
             result["key"] = key = str(text)
-            self._happens(lambda: self._key(key))
+            act = partial(self._key, key)
         elif action == "scroll":
             result["amount"] = amount = int(arguments["amount"])
-            self._happens(lambda: f"scrolled {'up' if amount > 0 else 'down'}")
+            act = partial(str, f"scrolled {'up' if amount > 0 else 'down'}")
         else:
             return {"status": "error", "error": f"Unknown action: {action}"}
-        return result
-
-    def _happens(self, act: Callable[[], str]) -> None:
-        """Let an action take effect, unless a glitch swallows it: a busy window, or a notice that was in the way."""
         self.actions += 1
         glitch = self.glitches.get(self.actions)
-        if glitch is not None:
+        if glitch is not None:  # the action is swallowed, and looks as if it had been done
             self.status = glitch or self.status
-            return
-        event = act()
-        if event:
+        elif event := act():
             self.status = event
             self.events.add(event)
+        return result
 
     def _click(self, action: str, x: int, y: int) -> str:
         window = self.windows[self.front]
