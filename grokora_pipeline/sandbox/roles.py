@@ -153,16 +153,14 @@ def read_subtasks(message: object) -> list[Subtask]:
     plan = read_json(message)
     if not isinstance(plan, list) or not 1 <= len(plan) <= SCHEMAS["coordinator"]["maxItems"]:
         return []
-    subtasks = [_subtask(line) for line in plan]
-    return [subtask for subtask in subtasks if subtask] if all(subtasks) else []
-
-
-def _subtask(line: object) -> Subtask | None:
-    params = line.get("params") if isinstance(line, dict) else None
-    command = params.get("command") if isinstance(params, dict) else None
-    if not isinstance(line, dict) or not isinstance(command, str) or line.get("agent") not in ("observer", "actor"):
-        return None
-    return Subtask(command, line["agent"] == "observer")
+    subtasks = []
+    for line in plan:
+        params = line.get("params") if isinstance(line, dict) else None
+        command = params.get("command") if isinstance(params, dict) else None
+        if not isinstance(command, str) or line.get("agent") not in ("observer", "actor"):
+            return []
+        subtasks.append(Subtask(command, line["agent"] == "observer"))
+    return subtasks
 
 
 def read_point(message: object) -> Point | None:
