@@ -19,11 +19,16 @@ def plant(rng: random.Random) -> list[str]:
         """So many random letters and digits."""
         return "".join(rng.choices(string.ascii_letters + string.digits, k=length))
 
+    # the parts of a JSON Web Token: base64url without padding
+    header, claims = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+        for part in ({"alg": "HS256", "typ": "JWT"}, {"sub": "FAKE"})
+    )
     return [
         f"XAI_API_KEY=xai-FAKE{noise(44)}",
         f"password: FAKE-{noise(10)}",
         f"https://bot:FAKE{noise(12)}@vault.example.com/path",
-        _jwt(noise(22)),
+        f"{header}.{claims}.{noise(22)}",
         f"api_key = 'FAKE{noise(28)}'".replace("'", '"'),
         f"mail anna.{noise(4).lower()}@example.org",
         f"call +1 202 555 01{rng.randint(10, 99)}",
@@ -33,11 +38,3 @@ def plant(rng: random.Random) -> list[str]:
         f"client_secret={noise(6)}FAKE{noise(24)}",
         "/home/anna.fake/grokputer/vault",
     ]
-
-
-def _jwt(signature: str) -> str:
-    def part(value: dict[str, str]) -> str:
-        """A JSON object as a part of a token: base64url without padding."""
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
-
-    return f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part({'sub': 'FAKE'})}.{signature}"
