@@ -36,7 +36,7 @@ class Primitive:
 
     def arguments(self, slots: Slots, point: Point | None) -> Arguments:
         """The arguments of the one tool call that does the clause; `point` is where the observer found the target."""
-        filled = _fill(self.template, slots)
+        filled = fill(self.template, slots)
         if self.tool == "bash":
             return {"command": filled}
         if self.tool == "scan_vault":
@@ -49,11 +49,12 @@ class Primitive:
 
     def expects(self, status: str, slots: Slots) -> bool:
         """Whether a status is what this clause should cause."""
-        wanted = _fill(self.event, slots)
+        wanted = fill(self.event, slots)
         return status.endswith(wanted[1:]) if wanted.startswith("*") else status == wanted
 
 
-def _fill(template: str, slots: Slots) -> str:
+def fill(template: str, slots: Slots) -> str:
+    """A wording or a template with its slots filled."""
     for name, value in slots.items():
         template = template.replace("{" + name + "}", value)
     return template
@@ -197,15 +198,14 @@ class Clause:
 
 @cache
 def _readers() -> list[tuple[Primitive, re.Pattern[str]]]:
-    def pattern(wording: str) -> re.Pattern[str]:
-        """A wording such as `open {app}` as a regular expression with a group a slot."""
-        parts = re.split(r"\{(\w+)\}", wording)
-        named = (
-            f"(?P<{part}>{SLOT_PATTERNS[part]})" if index % 2 else re.escape(part) for index, part in enumerate(parts)
-        )
-        return re.compile("".join(named))
-
-    return [(primitive, pattern(wording)) for primitive in PRIMITIVES.values() for wording in primitive.wordings]
+    """Every wording, such as `open {app}`, as a regular expression with a group a slot."""
+    groups = {slot: f"(?P<{slot}>{pattern})" for slot, pattern in SLOT_PATTERNS.items()}
+    return [
+        # `re.escape` escapes the braces of a slot, too
+        (primitive, re.compile(re.sub(r"\\{(\w+)\\}", lambda slot: groups[slot[1]], re.escape(wording))))
+        for primitive in PRIMITIVES.values()
+        for wording in primitive.wordings
+    ]
 
 
 def read_clause(text: str) -> Clause | None:
@@ -215,8 +215,3 @@ def read_clause(text: str) -> Clause | None:
         if match:
             return Clause(primitive, match.groupdict())
     return None
-
-
-def word_clause(wording: str, slots: Slots) -> str:
-    """A wording with its slots filled."""
-    return _fill(wording, slots)

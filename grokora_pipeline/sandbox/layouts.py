@@ -10,11 +10,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from grokora_pipeline.sandbox.clauses import read_clause
-from grokora_pipeline.sandbox.desktop import World
 from grokora_pipeline.sandbox.experts import expert_answer, safety
 from grokora_pipeline.sandbox.swarm import run_swarm
-from grokora_pipeline.sandbox.tasks import Task
+from grokora_pipeline.sandbox.tasks import Task, carry_out
 
 MODEL = "grok-4-fast-reasoning"
 THIN, RULE = "-" * 70, "=" * 70
@@ -52,7 +50,9 @@ def _iterations(task: Task, clock: _Clock, *, rated: bool) -> list[dict[str, Any
     world = task.world()
     iterations = list[dict[str, Any]]()
     for number, command in enumerate(task.clauses, 1):
-        result = _tool_result(world, command, rated=rated)
+        tool, arguments, result = carry_out(world, command)
+        if rated and tool == "bash":
+            result |= {name: safety(arguments["command"])[name] for name in ("safety_score", "risk_level")}
         call_id = f"call_{clock.rng.randrange(16**8):08x}"
         entry = {
             "iteration_number": number,
@@ -62,25 +62,12 @@ def _iterations(task: Task, clock: _Clock, *, rated: bool) -> list[dict[str, Any
             "api_call_duration": clock.rng.randint(5_000, 250_000) / 1e6,
             "api_call_success": True,
             "tool_calls_count": 1,
-            "tool_results": [{"tool_call_id": call_id, "function_name": result[0], "result": result[1]}],
+            "tool_results": [{"tool_call_id": call_id, "function_name": tool, "result": result}],
             "grok_response": None if not rated and clock.rng.random() < 0.2 else f"I {command}.",
             "errors": [],
         }
         iterations.append(entry)
     return iterations
-
-
-def _tool_result(world: World, command: str, *, rated: bool) -> tuple[str, dict[str, Any]]:
-    clause = read_clause(command)
-    if clause is None:
-        raise ValueError(f"no wording fits {command!r}")
-    point = next(([w.x, w.y] for w in world.windows[world.front].widgets if w.label == clause.target), None)
-    arguments = clause.primitive.arguments(clause.slots, point)
-    result = world.execute(clause.primitive.tool, arguments)
-    if rated and clause.primitive.tool == "bash":
-        verdict = safety(arguments["command"])
-        result |= {"safety_score": verdict["safety_score"], "risk_level": verdict["risk_level"]}
-    return clause.primitive.tool, result
 
 
 def _metadata(session_id: str, task: Task, clock: _Clock, *, rated: bool) -> dict[str, Any]:

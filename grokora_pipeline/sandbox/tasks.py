@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grokora_pipeline.sandbox.clauses import PRIMITIVES, Primitive, Slots, read_clause, word_clause
-from grokora_pipeline.sandbox.desktop import State, Widget, Window, World
+from grokora_pipeline.sandbox.clauses import PRIMITIVES, Arguments, Primitive, Slots, fill, read_clause
+from grokora_pipeline.sandbox.desktop import State, ToolResult, Widget, Window, World
 from grokora_pipeline.sandbox.vault import Vault
 from grokora_pipeline.sandbox.words import EXTENSIONS, HELD_OUT, KEYS, NOTICES, SAMPLE, Vocabulary
 
@@ -94,16 +94,18 @@ class Task:
         world = build_world(self)
         world.glitches = {}
         for text in () if self.refused or self.absent else self.clauses:
-            _carry_out(world, text)
+            carry_out(world, text)
         return world.state()
 
 
-def _carry_out(world: World, text: str) -> None:
+def carry_out(world: World, text: str) -> tuple[str, Arguments, ToolResult]:
+    """Do a clause in a world, by the right tool call: its tool, arguments and result."""
     clause = read_clause(text)
     if clause is None:
         raise ValueError(f"no wording fits {text!r}")
     point = next(([w.x, w.y] for w in world.windows[world.front].widgets if w.label == clause.target), None)
-    world.execute(clause.primitive.tool, clause.primitive.arguments(clause.slots, point))
+    tool, arguments = clause.primitive.tool, clause.primitive.arguments(clause.slots, point)
+    return tool, arguments, world.execute(tool, arguments)
 
 
 def sample_tasks(seed: int, count: int) -> list[Task]:
@@ -176,7 +178,7 @@ def make_task(
         plan.append((PRIMITIVES[name], dict(pair.split("=") for pair in renames.split(",") if pair)))
     slots = draw_slots(rng, vocabulary) | ({"text": f"'{text}'"} if text else {})
     clauses = tuple(
-        word_clause(_wording(rng, primitive, wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_NAMES})
+        fill(_wording(rng, primitive, wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_NAMES})
         for primitive, renamed in plan
     )
     wording = clauses[0]
@@ -229,12 +231,10 @@ def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:
     """A value for every slot name that a step may use, all different where they must be."""
     names = []
     for stem in rng.sample(words.stems, 4):
-        kind = rng.random()
-        if kind < 0.2:
-            stem = f"{stem}{rng.randint(1, 30)}"
-        elif kind < 0.35:
-            stem = f"{stem}{rng.choice('-_')}{rng.choice(words.stems)}"
-        names.append(f"{stem}.{rng.choice(EXTENSIONS)}")
+        kind, ending = rng.random(), ""
+        if kind < 0.35:
+            ending = str(rng.randint(1, 30)) if kind < 0.2 else f"{rng.choice('-_')}{rng.choice(words.stems)}"
+        names.append(f"{stem}{ending}.{rng.choice(EXTENSIONS)}")
     folder, new, away = rng.sample(words.folders, 3)
     nest = f"{away}/" if rng.random() < 0.15 else ""
     buttons, items, keys = rng.sample(words.buttons, 2), rng.sample(words.items, 2), rng.sample(KEYS, 2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sandbox.clauses import PRIMITIVES, read_clause, word_clause
+from grokora_pipeline.sandbox.clauses import PRIMITIVES, fill, read_clause
 from grokora_pipeline.sandbox.experts import expert_answer, safety, split_task
 from grokora_pipeline.sandbox.roles import AGENTS, MATCH_SYSTEM, SCHEMAS, SYSTEM, AgentCall, read_json, tool_message
 from grokora_pipeline.sandbox.swarm import run_swarm
@@ -62,7 +62,7 @@ def test_every_wording_is_read_as_what_it_was_written_for(name: str) -> None:
             slot: value for slot, value in draw_slots(random.Random(seed), vocabulary).items() if slot in SLOT_NAMES
         }
         for wording in PRIMITIVES[name].wordings:
-            clause = read_clause(word_clause(wording, slots))
+            clause = read_clause(fill(wording, slots))
             assert clause is not None
             assert clause.primitive.name == name
             assert clause.slots == {slot: slots[slot] for slot in clause.slots}
