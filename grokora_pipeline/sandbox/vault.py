@@ -5,7 +5,6 @@ import posixpath
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 
 class CommandError(Exception):
@@ -89,7 +88,7 @@ class Vault:
             raise CommandError("command not found")
         options = [word for word in words[1:] if word.startswith("-") and len(word) > 1]
         arguments = [word for word in words[1:] if word not in options]
-        out = COMMANDS[words[0]](self, options, arguments, stdin)
+        out = COMMANDS[words[0]](self, words[0], options, arguments, stdin)
         if not redirect:
             return out
         path = _norm(redirect[1])
@@ -104,7 +103,7 @@ class Vault:
             paths += hits or [_norm(argument)]
         return paths
 
-    def transfer(self, _: list[str], arguments: list[str], __: str, *, keep: bool) -> str:
+    def transfer(self, arguments: list[str], *, keep: bool) -> None:
         """`cp` (`keep`) and `mv` of files (and of whole folders with `mv`) to a file name or into a folder."""
         if len(arguments) < 2:
             raise CommandError("missing destination file operand")
@@ -114,22 +113,14 @@ class Vault:
         for source in sources:
             goal = posixpath.join(target, posixpath.basename(source)) if target in self.folders else target
             if source in self.folders and not keep:
-                self._move_folder(source, goal)
+                inside = (path for path in (*self.files, *self.folders) if path.startswith(f"{source}/"))
+                moved = {path: goal + path[len(source) :] for path in inside}
+                self.folders = {moved.get(path, path) for path in self.folders - {source}} | {goal}
+                self.files |= {moved[path]: self.files.pop(path) for path in moved if path in self.files}
             elif source != goal:
                 self.write(goal, self.read(source))
                 if not keep:
                     del self.files[source]
-        return ""
-
-    def _move_folder(self, source: str, goal: str) -> None:
-        inside = [path for path in (*self.files, *self.folders) if path.startswith(f"{source}/")]
-        self.folders = {path for path in self.folders if path not in {source, *inside}} | {goal}
-        for path in inside:
-            moved = goal + path[len(source) :]
-            if path in self.files:
-                self.files[moved] = self.files.pop(path)
-            else:
-                self.folders.add(moved)
 
 
 def _norm(path: str) -> str:
@@ -138,7 +129,41 @@ def _norm(path: str) -> str:
     return "" if clean == "vault" else clean
 
 
-def _ls(vault: Vault, options: list[str], arguments: list[str], _: str) -> str:
+def _change(vault: Vault, name: str, options: list[str], arguments: list[str], _: str) -> str:
+    """The commands that change the vault, and print nothing."""
+    if name in {"cp", "mv"}:
+        vault.transfer(arguments, keep=name == "cp")
+        return ""
+    for path in vault.paths(arguments) if name == "rm" else map(_norm, arguments):
+        if name == "touch":
+            vault.write(path, vault.files.get(path, ""))
+        elif name == "mkdir":
+            if path in vault.files or (path in vault.folders and "-p" not in options):
+                raise CommandError(f"cannot create directory '{path}': File exists")
+            parent = posixpath.dirname(path)
+            if parent and parent not in vault.folders and "-p" not in options:
+                raise CommandError(f"cannot create directory '{path}': No such file or directory")
+            parts = path.split("/")
+            vault.folders |= {"/".join(parts[: depth + 1]) for depth in range(len(parts))}
+        elif path in vault.folders and any("r" in option for option in options):
+            vault.files = {file: text for file, text in vault.files.items() if not file.startswith(f"{path}/")}
+            vault.folders = {one for one in vault.folders if one != path and not one.startswith(f"{path}/")}
+        else:
+            vault.read(path)  # says what is wrong with it
+            del vault.files[path]
+    return ""
+
+
+def _show(vault: Vault, name: str, options: list[str], arguments: list[str], _: str) -> str:
+    """The commands that print names, or their own arguments."""
+    if name == "echo":
+        return " ".join([*(option for option in options if option != "-n"), *arguments]) + "\n"
+    if name == "find":
+        if "-name" in options and not arguments:
+            raise CommandError("missing argument to '-name'")
+        top = _norm(arguments[0]) if arguments and not ("-name" in options and len(arguments) == 1) else ""
+        paths = vault.matching(arguments[-1] if "-name" in options else "*")
+        return _lines([path for path in paths if not top or path.startswith(f"{top}/")])
     folder = _norm(arguments[0]) if arguments else ""
     if folder in vault.files:
         return f"{arguments[0]}\n"
@@ -151,88 +176,44 @@ def _ls(vault: Vault, options: list[str], arguments: list[str], _: str) -> str:
     return _lines(names)
 
 
-def _cat(vault: Vault, _: list[str], arguments: list[str], stdin: str) -> str:
-    return "".join(vault.read(path) for path in vault.paths(arguments)) if arguments else stdin
-
-
-def _find(vault: Vault, options: list[str], arguments: list[str], _: str) -> str:
-    pattern = arguments[-1] if "-name" in options else "*"
-    top = _norm(arguments[0]) if arguments and not ("-name" in options and len(arguments) == 1) else ""
-    hits = vault.matching(pattern)
-    return _lines([path for path in hits if not top or path.startswith(f"{top}/")])
-
-
-def _mkdir(vault: Vault, options: list[str], arguments: list[str], _: str) -> str:
-    for path in map(_norm, arguments):
-        if path in vault.files or (path in vault.folders and "-p" not in options):
-            raise CommandError(f"cannot create directory '{path}': File exists")
-        parent = posixpath.dirname(path)
-        if parent and parent not in vault.folders and "-p" not in options:
-            raise CommandError(f"cannot create directory '{path}': No such file or directory")
-        parts = path.split("/")
-        vault.folders |= {"/".join(parts[: depth + 1]) for depth in range(len(parts))}
-    return ""
-
-
-def _rm(vault: Vault, options: list[str], arguments: list[str], _: str) -> str:
-    for path in vault.paths(arguments):
-        if path in vault.folders and any("r" in option for option in options):
-            vault.files = {name: text for name, text in vault.files.items() if not name.startswith(f"{path}/")}
-            vault.folders = {name for name in vault.folders if name != path and not name.startswith(f"{path}/")}
+def _filter(vault: Vault, name: str, options: list[str], arguments: list[str], stdin: str) -> str:
+    """The commands that print text of files, or of the command before them if no file is named."""
+    pattern, count = "", "10"
+    if name == "grep":
+        if not arguments:
+            raise CommandError("usage: grep PATTERN FILE")
+        pattern, *arguments = arguments
+    elif name in {"head", "tail"}:  # `-n 3 FILE`, `-3 FILE` or `FILE` (ten lines)
+        if "-n" in options and arguments:
+            count, *arguments = arguments
         else:
-            vault.read(path)
-            del vault.files[path]
-    return ""
-
-
-def _touch(vault: Vault, _: list[str], arguments: list[str], __: str) -> str:
-    for path in map(_norm, arguments):
-        vault.write(path, vault.files.get(path, ""))
-    return ""
-
-
-def _echo(_: Vault, options: list[str], arguments: list[str], __: str) -> str:
-    return " ".join([*(option for option in options if option != "-n"), *arguments]) + "\n"
-
-
-def _grep(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> str:
-    if not arguments:
-        raise CommandError("usage: grep PATTERN FILE")
-    fold = any("i" in option for option in options)
-    word = arguments[0].lower() if fold else arguments[0]
-    text = "".join(vault.read(path) for path in vault.paths(arguments[1:])) if arguments[1:] else stdin
-    hits = [line for line in text.splitlines() if word in (line.lower() if fold else line)]
-    return f"{len(hits)}\n" if "-c" in options else _lines(hits)
-
-
-def _wc(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> str:
+            count = next((option[1:] for option in options if option != "-n"), count)
+        if not count.isdigit():
+            raise CommandError(f"invalid number of lines: '{count}'")
     text = "".join(vault.read(path) for path in vault.paths(arguments)) if arguments else stdin
-    counts = {"-l": text.count("\n"), "-w": len(text.split()), "-c": len(text.encode())}
-    shown = [str(counts[option]) for option in counts if option in options] or [str(count) for count in counts.values()]
-    return " ".join([*shown, *arguments]) + "\n"
-
-
-def _head_or_tail(vault: Vault, options: list[str], arguments: list[str], stdin: str, *, last: bool) -> str:
-    """The first or last lines: `-n 3 FILE`, `-3 FILE` or `FILE` (ten lines)."""
-    count = arguments[0] if "-n" in options and arguments else next((o[1:] for o in options if o != "-n"), "10")
-    rest = arguments[1:] if "-n" in options else arguments
-    if not count.isdigit():
-        raise CommandError(f"invalid number of lines: '{count}'")
-    lines = _cat(vault, [], rest, stdin).splitlines()
-    return _lines(lines[max(len(lines) - int(count), 0) :] if last else lines[: int(count)])
-
-
-def _sort(vault: Vault, options: list[str], arguments: list[str], stdin: str) -> str:
-    return _lines(sorted(_cat(vault, [], arguments, stdin).splitlines(), reverse="-r" in options))
+    if name == "cat":
+        return text
+    if name == "wc":
+        sizes = {"-l": text.count("\n"), "-w": len(text.split()), "-c": len(text.encode())}
+        shown = [sizes[option] for option in sizes if option in options] or sizes.values()
+        return " ".join([*map(str, shown), *arguments]) + "\n"
+    lines = text.splitlines()
+    if name == "sort":
+        return _lines(sorted(lines, reverse="-r" in options))
+    if name == "grep":
+        fold = any("i" in option for option in options)
+        lines = [line for line in lines if (pattern.lower() in line.lower() if fold else pattern in line)]
+        return f"{len(lines)}\n" if "-c" in options else _lines(lines)
+    return _lines(lines[: int(count)] if name == "head" else lines[max(len(lines) - int(count), 0) :])
 
 
 def _lines(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-COMMANDS: dict[str, Callable[[Vault, list[str], list[str], str], str]] = {
-    "ls": _ls, "cat": _cat, "find": _find, "mv": partial(Vault.transfer, keep=False),
-    "cp": partial(Vault.transfer, keep=True), "mkdir": _mkdir, "rm": _rm, "touch": _touch,
-    "echo": _echo, "grep": _grep, "wc": _wc, "head": partial(_head_or_tail, last=False),
-    "tail": partial(_head_or_tail, last=True), "sort": _sort,
-}  # fmt: skip
+_Command = Callable[[Vault, str, list[str], list[str], str], str]  # vault, name, options, arguments, standard input
+COMMANDS: dict[str, _Command] = {
+    **dict.fromkeys(("cp", "mkdir", "mv", "rm", "touch"), _change),
+    **dict.fromkeys(("echo", "find", "ls"), _show),
+    **dict.fromkeys(("cat", "grep", "head", "sort", "tail", "wc"), _filter),
+}

@@ -35,7 +35,10 @@ def test_an_answer_is_judged_by_what_it_does(answer: str, expected: str, same: b
     assert same_effect(answer, expected) is same
 
 
-@given(st.text() | st.lists(st.sampled_from([*COMMANDS, "-n", "-c", "|", ">", "&&", "*", "old", "'"])).map(" ".join))
+@given(
+    st.text()
+    | st.lists(st.sampled_from([*COMMANDS, "-n", "-c", "-name", "|", ">", "&&", "*", "old", "'"])).map(" ".join)
+)
 def test_no_answer_breaks_the_judge(answer: str) -> None:
     assert same_effect(answer, "wc -l notes.txt") in (True, False)
 

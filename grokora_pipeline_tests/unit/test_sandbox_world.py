@@ -27,7 +27,7 @@ COMMANDS = [
     "head -n 2 docs/b.md", "tail -n 1 a.txt", "head -1 docs/b.md", "sort docs/b.md", "sort -r docs/b.md",
     "sort docs/b.md > s.txt && cat s.txt", "echo 'a  b' > n.txt && cat n.txt", "echo more >> a.txt && cat a.txt",
     "echo x > gone/n.txt", "cat *.txt", "echo hello | wc -w", "ls; echo done", "wc -l a.txt > n.txt && cat n.txt",
-    "frobnicate a.txt", "cat 'a.txt", "cat a.txt | sort | head -n 1",
+    "find -name", "frobnicate a.txt", "cat 'a.txt", "cat a.txt | sort | head -n 1",
 ]  # fmt: skip
 
 
