@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grokora_pipeline.sandbox.clauses import PRIMITIVES, Arguments, Primitive, Slots, fill, read_clause
+from grokora_pipeline.sandbox.clauses import PRIMITIVES, SLOT_PATTERNS, Arguments, Primitive, Slots, fill, read_clause
 from grokora_pipeline.sandbox.desktop import State, ToolResult, Widget, Window, World
 from grokora_pipeline.sandbox.vault import Vault
 from grokora_pipeline.sandbox.words import EXTENSIONS, HELD_OUT, KEYS, NOTICES, SAMPLE, Vocabulary
@@ -178,7 +178,7 @@ def make_task(
         plan.append((PRIMITIVES[name], dict(pair.split("=") for pair in renames.split(",") if pair)))
     slots = draw_slots(rng, vocabulary) | ({"text": f"'{text}'"} if text else {})
     clauses = tuple(
-        fill(_wording(rng, primitive, wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_NAMES})
+        fill(_wording(rng, primitive, wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_PATTERNS})
         for primitive, renamed in plan
     )
     wording = clauses[0]
@@ -207,24 +207,6 @@ def _wording(rng: random.Random, primitive: Primitive, wordings: Counter[str] | 
 def dress(rng: random.Random, wording: str) -> str:
     """A wording with something before and after it, as people write."""
     return rng.choice(PREFIXES) + wording + rng.choice(SUFFIXES)
-
-
-SLOT_NAMES = (
-    "file",
-    "newfile",
-    "folder",
-    "text",
-    "word",
-    "n",
-    "ext",
-    "key",
-    "app",
-    "button",
-    "field",
-    "box",
-    "tab",
-    "item",
-)
 
 
 def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sandbox.clauses import PRIMITIVES, fill, read_clause
+from grokora_pipeline.sandbox.clauses import PRIMITIVES, SLOT_PATTERNS, fill, read_clause
 from grokora_pipeline.sandbox.experts import expert_answer, safety, split_task
 from grokora_pipeline.sandbox.roles import AGENTS, MATCH_SYSTEM, SCHEMAS, SYSTEM, AgentCall, read_json, tool_message
 from grokora_pipeline.sandbox.swarm import run_swarm
 from grokora_pipeline.sandbox.tasks import (
     HELD_OUT_FAMILIES,
     SAMPLE_FAMILIES,
-    SLOT_NAMES,
     Task,
     draw_slots,
     sample_tasks,
@@ -59,7 +58,7 @@ def test_no_held_out_sequence_of_steps_is_part_of_a_sample_family() -> None:
 def test_every_wording_is_read_as_what_it_was_written_for(name: str) -> None:
     for seed, vocabulary in [(0, SAMPLE), (1, SAMPLE), (2, HELD_OUT)]:
         slots = {
-            slot: value for slot, value in draw_slots(random.Random(seed), vocabulary).items() if slot in SLOT_NAMES
+            slot: value for slot, value in draw_slots(random.Random(seed), vocabulary).items() if slot in SLOT_PATTERNS
         }
         for wording in PRIMITIVES[name].wordings:
             clause = read_clause(fill(wording, slots))
