@@ -158,8 +158,7 @@ class Setup:
         upstream = Upstream(self.upstream, self.upstream_model) if self.upstream else None
         gateway = Gateway(champions, recorder, upstream, self.limits)
         app = build_app(gateway, self.key)
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
-        server = Server(config, gateway, seconds=0.5)
+        server = Server(app, gateway, seconds=0.5, graceful=2)
         with serving(app, server) as url:
             yield Running(url, gateway, recorder.folder, server)
 

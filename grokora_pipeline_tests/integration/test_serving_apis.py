@@ -10,7 +10,11 @@ import httpx
 import openai
 import orjson
 import pytest
-from pydantic import BaseModel
+from anthropic.types import Message, ModelInfo, RawMessageStreamEvent
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response as OpenAIResponse
+from openai.types.responses import ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -222,6 +226,39 @@ def test_structured_output_of_a_message_follows_its_schema(running: Running) -> 
 
     running.engine.script = lambda request: '{"x": 4}' if request.grammar else "prose"
     assert claude(running).messages.parse(**MESSAGES, output_format=Place).parsed_output == Place(x=4)
+
+
+@pytest.mark.parametrize(("said", "tokens"), [("<think>why</think>Sure. " + CALL * 2, 500), (" ", 500), ("one two", 3)])
+def test_replies_and_events_have_every_member_that_the_packages_types_require(
+    tmp_path: Path, said: str, tokens: int
+) -> None:
+    """The packages do not check them; clients in typed languages do."""
+    tool = {"type": "function", "function": {"name": "bash", "parameters": TOOL["input_schema"]}}
+    bodies: list[tuple[str, dict[str, Any], Any, Any]] = [
+        ("chat/completions", {"messages": [TASK], "max_tokens": tokens, "tools": [tool],
+                              "stream_options": {"include_usage": True}}, ChatCompletion, ChatCompletionChunk),
+        ("responses", {"input": [TASK], "max_output_tokens": tokens, "tools": [FUNCTION]}, OpenAIResponse,
+         ResponseStreamEvent),
+        ("messages", {"messages": [TASK], "max_tokens": tokens, "tools": [TOOL]}, Message, RawMessageStreamEvent),
+    ]  # fmt: skip
+    with Setup(tmp_path, AGENTS, lambda request: said).running() as running:
+        for path, body, whole, part in bodies:
+            url = f"{running.url}/v1/{path}"
+            TypeAdapter(whole).validate_json(httpx.post(url, json={"model": "auto", **body}).content)
+            lines = httpx.post(url, json={"model": "auto", "stream": True, **body}).text.splitlines()
+            events = [line.removeprefix("data: ") for line in lines if line.startswith("data: {")]
+            assert len(events) > 2
+            for event in events:
+                TypeAdapter(part).validate_json(event)
+        for model in httpx.get(f"{running.url}/v1/models").json()["data"]:
+            TypeAdapter(ModelInfo).validate_python(model)
+
+
+def test_a_response_that_was_cut_says_so_of_its_last_item_too(tmp_path: Path) -> None:
+    with Setup(tmp_path, AGENTS, lambda request: "one two three four").running() as running:
+        client = gpt(running)
+        assert client.responses.create(model="auto", input="go", max_output_tokens=3).output[0].status == "incomplete"
+        assert client.responses.create(model="auto", input="go").output[0].status == "completed"
 
 
 def test_every_exchange_is_recorded_in_its_own_body_with_its_receipt(running: Running) -> None:

@@ -108,6 +108,14 @@ def test_whatever_stands_inside_of_a_message_it_is_answered_or_refused(running: 
         ("chat/completions", {"guided_json": {"type": "object"}}, "guided_json"),
         ("chat/completions", {"functions": [FUNCTION]}, "functions"),
         ("chat/completions", {"messages": [TASK, {"role": "assistant", "content": "I", "prefix": True}]}, "prefix"),
+        ("chat/completions", {"messages": [TASK, {"role": "assistant", "content": "I", "partial": True}]}, "partial"),
+        ("chat/completions", {"messages": [TASK | {"images": ["iVBORw0KGgo="]}]}, "images"),
+        *(("chat/completions", {name: value}, name) for name, value in (
+            ("system", "You are terse."), ("instructions", "Be terse."), ("max_output_tokens", 5), ("input", "x"),
+            ("stop_sequences", ["x"]), ("text", {"format": {"type": "json_object"}}), ("num_predict", 5),
+            ("options", {"num_predict": 5}), ("format", "json"), ("regex", "a+"), ("xtc_probability", 0.5))),
+        *(("chat/completions", {"tools": [BASH], "tool_choice": choice}, "tool_choice: give") for choice in (
+            "any", {"type": "auto"}, {"type": "function", "name": "bash"}, {"type": "custom", "custom": {}})),
         ("chat/completions", {"web_search_options": {}}, "web_search_options"),
         ("chat/completions", {"tool_choice": 5}, "tool_choice: "),
         ("chat/completions", {"stop": {}}, "stop: "),
@@ -333,13 +341,36 @@ def test_reasoning_that_a_caller_sends_back_is_in_the_prompt_as_a_message_has_it
 
 def test_members_without_effect_are_named_in_a_header(running: Running) -> None:
     hints = {"service_tier": "auto", "prompt_cache_key": "k", "safety_identifier": "s", "verbosity": "low",
-             "reasoning_effort": "high", "metadata": {"a": "b"}, "über\nname": 1, "absent": None}  # fmt: skip
+             "reasoning_effort": "high", "metadata": {"a": "b"}, "über\nname": 1, "absent": None,
+             "prediction": {"type": "content", "content": "fine"}}  # fmt: skip
     reply = send(running, "chat/completions", BODIES["chat/completions"] | hints)
     assert reply.status_code == 200
     ignored = reply.headers["x-grokora-ignored"].split(", ")
     assert ignored == ["service_tier", "prompt_cache_key", "safety_identifier", "verbosity", "reasoning_effort",
-                       "metadata"]  # fmt: skip
+                       "metadata", "prediction"]  # fmt: skip
     assert "x-grokora-ignored" not in send(running, "chat/completions", BODIES["chat/completions"]).headers
+
+
+NAMED_USER = TASK | {"name": "alice"}
+REFUSAL: dict[str, Any] = {"role": "assistant", "content": None, "refusal": "No.", "annotations": [], "audio": None}
+PATCHER = {"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "regex", "definition": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "ignored"),
+    [
+        ("chat/completions", {"messages": [NAMED_USER, REFUSAL, NAMED_USER]}, "messages.name, messages.refusal"),
+        ("chat/completions", {"messages": [TASK, {"role": "function", "name": "f", "content": "x"}]}, None),
+        ("responses", {"text": {"verbosity": "low"}, "tools": [PATCHER]}, "text.verbosity, tools.patch.format"),
+        ("messages", {"output_config": {"effort": "low"}}, "output_config.effort"),
+    ],
+)
+def test_what_has_no_effect_inside_of_a_member_is_named_too(
+    running: Running, path: str, members: dict[str, Any], ignored: str | None
+) -> None:
+    reply = send(running, path, BODIES[path] | members)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers.get("x-grokora-ignored") == ignored
 
 
 def test_a_stop_sequence_is_told_as_anthropic_tells_it(tmp_path: Path) -> None:
@@ -433,7 +464,7 @@ def test_claude_code_is_answered_with_what_it_sends_by_default(running: Running)
     reply = send(running, "messages?beta=true", CLAUDE_CODE, **beta)
     assert reply.status_code == 200, reply.text
     assert reply.json()["content"][0]["text"] == "fine"
-    assert reply.headers["x-grokora-ignored"] == "thinking, context_management"
+    assert reply.headers["x-grokora-ignored"] == "thinking, context_management, output_config.effort"
     prompt = running.engine.chat.tokenizer.decode(running.engine.asks[-1].prompt)
     for text in ("You are Claude Code.", "list it", "cat x", "a.txt", "no such file", "system-reminder"):
         assert text in prompt
@@ -508,6 +539,34 @@ def test_a_body_in_chunks_is_read(running: Running) -> None:
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     answer = exchange_raw(running, raw_request(chunked, "transfer-encoding: chunked", "connection: close"))
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_request_that_offers_an_upgrade_to_http2_keeps_its_body(running: Running) -> None:
+    """As Java's HttpClient sends the first request of a connection."""
+    upgrade = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    last = raw_request(ONE, f"content-length: {len(ONE)}", "connection: close")
+    answer = exchange_raw(running, raw_request(ONE, f"content-length: {len(ONE)}", *upgrade) + last)
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert answer.count(b'"content":"fine"') == 2
+
+
+def test_a_stream_over_http_1_0_comes_without_chunks_and_ends_with_its_connection(running: Running) -> None:
+    body = orjson.dumps(BODIES["chat/completions"] | {"stream": True})
+    old = f"POST /v1/chat/completions HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head, _, stream = exchange_raw(running, old.encode() + body).partition(b"\r\n\r\n")
+    assert b" 200 " in head
+    assert b"transfer-encoding" not in head.lower()
+    assert b"x-accel-buffering: no" in head  # or a proxy would hold it back
+    assert all(line.startswith(b"data: ") for line in stream.split(b"\n\n")[:-1])
+    assert stream.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_name_that_is_not_this_machines_is_refused_in_the_apis_own_shape(running: Running, path: str) -> None:
+    reply = send(running, path, BODIES[path], host="host.docker.internal:8080")
+    assert reply.status_code == 400
+    assert "Host" in error_of(path, reply)
+    assert send(running, path, BODIES[path], host="[::1]:8080").status_code == 200
 
 
 def test_a_caller_that_closes_its_half_or_sends_nonsense_holds_no_place(running: Running) -> None:

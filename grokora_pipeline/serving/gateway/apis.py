@@ -31,13 +31,14 @@ def typed_event(kind: str, **data: Any) -> bytes:
 async def _chat_events(body: Json, answer: LocalAnswer, deltas: Deltas) -> AsyncGenerator[bytes, None]:
     """A chunk a delta, why it ended, the usage if it was asked for, and OpenAI's mark of the end."""
     options = body.get("stream_options")
-    yield chunk(answer.head, {"role": "assistant", "content": ""})
+    with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    head = answer.head | ({"usage": None} if with_usage else {})  # as OpenAI has it in all chunks but the last
+    yield chunk(head, {"role": "assistant", "content": ""})
     async for delta in deltas:
-        yield chunk(answer.head, delta)
-    yield chunk(answer.head, {}, answer.finish)
-    if isinstance(options, dict) and options.get("include_usage"):
-        usage = answer.reply["usage"]
-        yield event({**answer.head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
+        yield chunk(head, delta)
+    yield chunk(head, {}, answer.finish)
+    if with_usage:
+        yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": answer.reply["usage"]})
     yield DONE
 
 
@@ -194,34 +195,52 @@ class _Response:
             yield from self.close()
             yield from self._add_call(call)
 
-    def close(self) -> Iterator[bytes]:
+    def close(self, status: str = "completed") -> Iterator[bytes]:
         """The last events of the text that is open, if one is."""
         if self.open is None:
             return
-        item, self.open = {**self.open, "status": "completed"}, None
+        item, self.open = {**self.open, "status": status}, None
         part = item["content"][0]
         yield self._part_event(f"response.{part['type']}.done", item, text=part["text"])
         yield self._part_event("response.content_part.done", item, part=part)
         yield self.event("response.output_item.done", output_index=len(self.output), item=item)
         self.output.append(item)
 
-    def ended(self, chat: Json) -> Json:
-        """The response when its answer is over."""
-        cut, usage = chat["choices"][0]["finish_reason"] == "length", chat["usage"]
-        return {
+    def end(self, chat: Json) -> Iterator[bytes]:
+        """The events after the last delta; `head` then is the whole response."""
+        finish, usage = chat["choices"][0]["finish_reason"], chat["usage"]
+        status = "incomplete" if finish == "length" else "completed"
+        yield from self.close(status)
+        self.head = {
             **self.head,
-            "status": "incomplete" if cut else "completed",
+            "status": status,
             "completed_at": int(time.time()),
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": "max_output_tokens"} if finish == "length" else None,
             "output": self.output,
             "usage": {
                 "input_tokens": usage["prompt_tokens"],
-                "input_tokens_details": usage["prompt_tokens_details"],
+                "input_tokens_details": {"cache_write_tokens": 0, **usage["prompt_tokens_details"]},
                 "output_tokens": usage["completion_tokens"],
                 "output_tokens_details": usage["completion_tokens_details"],
                 "total_tokens": usage["total_tokens"],
             },
         }
+        yield self.event(f"response.{status}", response=self.head)
+
+    @classmethod
+    def whole(cls, body: Json, chat: Json) -> Json:
+        """The response object of a chat reply."""
+        response = cls(body, _response_head(body, chat))
+        for _ in (*response.add(chat["choices"][0]["message"]), *response.end(chat)):
+            pass
+        return response.head
+
+    @classmethod
+    def failed(cls, body: Json, head: Json, error: ApiError, number: int) -> bytes:
+        """The event that ends a stream in its middle, after so many events."""
+        details = {"code": error.code or "server_error", "message": error.message}
+        response = cls(body, _response_head(body, head) | {"status": "failed", "error": details}, number=number - 1)
+        return response.event("response.failed", response=response.head)
 
     def _add_call(self, call: Mapping[str, Any]) -> Iterator[bytes]:
         """The events of a call; one of a custom tool has a text, `input`, in place of arguments."""
@@ -253,13 +272,6 @@ class _Response:
         return f"{kind}_{self.head['id'].rpartition('_')[2]}{len(self.output):08x}"
 
 
-def _whole_response(body: Json, chat: Json) -> Json:
-    response = _Response(body, _response_head(body, chat))
-    for _ in (*response.add(chat["choices"][0]["message"]), *response.close()):
-        pass
-    return response.ended(chat)
-
-
 async def _response_events(body: Json, answer: LocalAnswer, deltas: Deltas) -> AsyncGenerator[bytes, None]:
     """Items with their parts and deltas, each event numbered, between response.created and response.completed."""
     response = _Response(body, _response_head(body, answer.head))
@@ -272,16 +284,8 @@ async def _response_events(body: Json, answer: LocalAnswer, deltas: Deltas) -> A
     if not message["content"] and not message.get("tool_calls"):  # as the whole reply says it, and as it is recorded
         for raw in response.add({"content": ""}):
             yield raw
-    for raw in response.close():
+    for raw in response.end(answer.reply):
         yield raw
-    whole = response.ended(answer.reply)
-    yield response.event(f"response.{whole['status']}", response=whole)
-
-
-def _response_failed(body: Json, head: Json, error: ApiError, number: int) -> bytes:
-    details = {"code": error.code or "server_error", "message": error.message}
-    response = {**_response_head(body, head), "status": "failed", "error": details}
-    return typed_event("response.failed", sequence_number=number, response=response)
 
 
 # --- all three ------------------------------------------------------------------------------------------------------
@@ -308,7 +312,7 @@ class Api:
 APIS = (
     Api("chat", "chat/completions", lambda body, chat: chat, _chat_events, ApiError.body,
         lambda body, head, error, number: event(error.body())),
-    Api("responses", "responses", _whole_response, _response_events, ApiError.body, _response_failed),
+    Api("responses", "responses", _Response.whole, _response_events, ApiError.body, _Response.failed),
     Api("messages", "messages", _message, _message_events, _anthropic_error,
         lambda body, head, error, number: typed_event("error", error=_anthropic_error(error)["error"])),
 )  # fmt: skip

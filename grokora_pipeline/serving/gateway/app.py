@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,6 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -66,8 +66,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
     ]
     # Starlette would redirect, and not every client sends a POST again (Python's urllib raises)
     routes += [Route(f"{one.path}/", one.endpoint, methods=list(one.methods or ())) for one in routes]
-    guards = [Middleware(_AccessLog), Middleware(_Bearer, key=key, refuse=own.refuse)]
-    guards[:0] = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)] if loopback else []
+    guards = [Middleware(_AccessLog), Middleware(_Guard, key=key, loopback=loopback, refuse=own.refuse)]
     handled: Any = dict.fromkeys((ApiError, HTTPException, ClientDisconnect, Exception), own.refuse)
     return Starlette(routes=routes, middleware=guards, lifespan=lifespan, exception_handlers=handled)
 
@@ -216,25 +215,33 @@ def _card(name: str, root: str, parent: str | None, created: int) -> Json:
     """A model as OpenAI's and as Anthropic's packages read one."""
     openai = {"id": name, "object": "model", "created": created, "owned_by": "grokora", "root": root, "parent": parent}
     at = datetime.fromtimestamp(created, UTC).isoformat()
-    return openai | {"type": "model", "display_name": name, "created_at": at}
+    return openai | {"type": "model", "display_name": name, "created_at": at, "lifecycle": "active"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Bearer:
-    """Lets through what carries the key, in either header: Claude Code sends both; compared in constant time."""
+class _Guard:
+    """Lets through what carries the key, in either header (Claude Code sends both), and calls a loopback address so."""
 
     app: ASGIApp
     key: str | None
+    loopback: bool
     refuse: Callable[[Request, Exception], Response]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.key is not None and scope["path"] != "/health":
-            headers = Headers(scope=scope)
+        if scope["type"] == "http":
+            headers, error = Headers(scope=scope), None
+            host = re.sub(r":\d*$", "", headers.get("host", "localhost")).lower()  # HTTP/1.0 need not send it
             scheme, _, key = headers.get("authorization", "").partition(" ")
             sent = (key.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+            if self.loopback and host not in LOOPBACK:
+                text = f"This gateway answers to {', '.join(LOOPBACK[:2])} only, not to the name in `Host`."
+                error = ApiError(400, text, code="unknown_host")
             # a sum and not `any`, which would stop at the first match and so tell by its time which header was right
-            if not sum(hmac.compare_digest(one.encode(), self.key.encode()) for one in sent):
+            elif self.key is not None and scope["path"] != "/health" and not sum(
+                hmac.compare_digest(one.encode(), self.key.encode()) for one in sent
+            ):  # fmt: skip
                 error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+            if error:
                 await self.refuse(Request(scope), error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

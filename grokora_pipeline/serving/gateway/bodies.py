@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED
+from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED, OTHERS_MEMBERS
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.lowering import clean, is_optional_tool, lower_tools
 
@@ -51,6 +51,8 @@ def chat_request(api: str, body: Mapping[str, Any]) -> Json:
     Raises GrokoraError for what cannot be said in chat messages: a provider's own tools, references to stored items.
     """
     if api == "chat":
+        if others := [name for name in OTHERS_MEMBERS if body.get(name)]:
+            raise GrokoraError(f"{others[0]}: requests of this API have no such member; leave it out.")
         listed = body.get("messages")
         messages = [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
         contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]

@@ -55,6 +55,7 @@ _PASSED_ON = ("anthropic-version", "anthropic-beta", "openai-organization", "ope
 # ours, then what Codex and Claude Code send
 _SESSION_HEADERS = ("x-session-id", "session_id", "session-id", "conversation_id", "x-claude-code-session-id")
 _KEY_HEADERS = ("authorization", "x-api-key", "x-upstream-api-key")
+_UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # nginx holds a stream back until it ends
 _NO_HEAD = {"id": "", "created": 0, "model": ""}
 UPSTREAM_TIMES = 4
 # JSON values in one request: the longest conversations hold some ten thousands. Each costs microseconds wherever the
@@ -242,10 +243,10 @@ class Gateway:
                 raise ApiError(413, text, code="request_too_large")
             if problem:
                 raise problem
-            ignored = ignored_members(api.name, body) + [f"tools.{kind}" for kind in optional_tools(body)]
-            body = without_unread(body)
             room = self.champions.engine.context_length if self.champions.engine else 0
             asked = await asyncio.to_thread(ChatRequest.parse, without_unread(chat), OWN_NAMES.get(api.name))
+            ignored = ignored_members(api.name, body) + [f"tools.{kind}" for kind in optional_tools(body)]
+            body = without_unread(body)
             await asyncio.to_thread(refuse_by_length, asked, room)
         else:
             with suppress(ApiError):  # the upstream may know more; then its answer is judged by less
@@ -305,7 +306,8 @@ class Gateway:
                 "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
                 "or set `images: placeholder` for the agent in agents.yaml, if its logs hold such messages."
             )
-            raise ApiError(400, text, param="messages", code="unsupported_content")
+            param = "input" if exchange.api.name == "responses" else "messages"
+            raise ApiError(400, text, param=param, code="unsupported_content")
         name = route.agent.name if route.agent else None
         async with self.champions.using(name, route.version) as adapter:
             agent = route.agent if asked.model != BASE else None
@@ -321,7 +323,8 @@ class Gateway:
             async with aclosing(self._recorded(exchange, answer)) as deltas:
                 if asked.stream:
                     async with aclosing(self._events(exchange, answer, deltas)) as events:
-                        yield StreamingResponse(events, headers=exchange.headers, media_type="text/event-stream")
+                        headers = exchange.headers | _UNBUFFERED
+                        yield StreamingResponse(events, headers=headers, media_type="text/event-stream")
                     return
 
                 async def drain() -> None:
@@ -373,7 +376,7 @@ class Gateway:
             headers = exchange.headers | passed_back(response)
             if response.status_code == 200 and "event-stream" in response.headers.get("content-type", ""):
                 async with aclosing(self._pass_on(exchange, response)) as events:
-                    yield StreamingResponse(events, headers=headers)
+                    yield StreamingResponse(events, headers=headers | _UNBUFFERED)
                 return
             try:
                 # a caller that left must not hold its place for minutes

@@ -22,18 +22,29 @@ Json = dict[str, Any]
 # not honoured here, with the values that change nothing.
 NOT_HONOURED: dict[str, tuple[object, ...]] = dict.fromkeys(
     ("presence_penalty", "frequency_penalty", "logit_bias", "top_logprobs", "min_p", "typical_p", "mirostat", "audio",
-     "prediction", "web_search_options", "search_parameters", "plugins", "deferred", "min_tokens", "ignore_eos",
+     "web_search_options", "search_parameters", "plugins", "deferred", "min_tokens", "ignore_eos",
      "bad_words", "stop_token_ids", "include_stop_str_in_output", "prompt_logprobs", "echo", "suffix", "guided_json",
      "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema", "documents",
      "truncate_prompt_tokens", "allowed_token_ids", "logits_processors", "transforms",
      "chat_template", "chat_template_kwargs", "continue_final_message", "use_beam_search", "functions",
-     "function_call"), (),
+     "function_call", "top_a", "tfs_z", "typical", "xtc_probability", "dry_multiplier", "dynatemp_range", "top_n_sigma",
+     "penalty_alpha", "n_predict", "num_predict", "max_new_tokens", "min_new_tokens", "min_completion_tokens",
+     "random_seed", "regex", "ebnf", "options", "format", "response_prefix"), (),
 ) | {
     "top_k": (-1,), "repetition_penalty": (1,), "repeat_penalty": (1,), "length_penalty": (1,), "best_of": (1,),
     "modalities": (["text"],), "logit_bias": ({},), "chat_template_kwargs": ({},),
     "truncation": ("disabled", "auto"),  # a prompt that is too long is refused whichever it is
 }  # fmt: skip
 _MOST_STOPS = 64  # each is looked for in every piece of an answer
+# Members of the other two APIs: in a chat request they are a system prompt, a limit or a form that would be dropped.
+OTHERS_MEMBERS = ("system", "instructions", "input", "previous_response_id", "max_output_tokens", "stop_sequences",
+                  "text", "output_config", "output_format")  # fmt: skip
+# Members of a chat message that are read, or that say nothing to a model.
+_MESSAGE_MEMBERS = frozenset(
+    ("role", "content", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "thinking",
+     "annotations", "id", "type", "status")
+)  # fmt: skip
+_TOOL_HINTS = ("format", "input_examples", "defer_loading", "allowed_callers")  # of an offered tool, without effect
 _LEVELS = MAX_DEPTH - 10  # a recording wraps the request in a few levels of its own
 _UNREAD_BYTES = 1 << 16  # of a member that nothing here reads; metadata and hints are far smaller
 # Members that are read, so that their size is the prompt's: of a request, and of a message or an input item.
@@ -159,8 +170,11 @@ class ChatRequest(BaseModel):
             if value not in (None, 0, False, [], *harmless):
                 raise ValueError(f"{name!r} is not supported here; leave it out")
         for message in self.body["messages"]:
-            if message.get("prefix"):  # Mistral's and DeepSeek's
-                raise ValueError("'prefix' is not supported here: no answer can be begun for the model")
+            for name in ("prefix", "partial"):  # Mistral's and DeepSeek's; Moonshot's and Qwen's
+                if message.get(name):
+                    raise ValueError(f"{name!r} is not supported here: no answer can be begun for the model")
+            if message.get("images"):  # Ollama's own API has them beside the content
+                raise ValueError("'images' of a message cannot be read here: the base model reads text only")
             functions = [call.get("function") for call in message.get("tool_calls") or ()]
             if not all(isinstance(function, dict) for function in functions):
                 raise ValueError("a call in 'tool_calls' has no 'function'; calls of custom tools cannot be read here")
@@ -222,9 +236,24 @@ _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a member; it becomes part of
 
 
 def ignored_members(api: str, body: Json) -> list[str]:
-    """The members of an API's request that are accepted without any effect, at most 32 of them."""
-    present = (name for name, value in body.items() if value is not None and _NAME.fullmatch(name))
-    return [name for name in present if name not in _HONOURED[api] and name not in NOT_HONOURED][:32]
+    """What a request holds that is accepted without any effect, members of messages and tools too; 32 at most."""
+    present = [name for name, value in body.items() if value is not None and _NAME.fullmatch(name)]
+    names = [name for name in present if name not in _HONOURED[api] and name not in NOT_HONOURED]
+    for name, hint in (("text", "verbosity"), ("output_config", "effort")):
+        members = body.get(name)
+        names += (
+            [f"{name}.{hint}"] if isinstance(members, dict) and members.get(hint) and name in _HONOURED[api] else []
+        )
+    for tool in _objects(body.get("tools")):
+        names += [f"tools.{tool.get('name')}.{hint}" for hint in _TOOL_HINTS if tool.get(hint)]
+    for message in _objects(body.get("messages") if api == "chat" else None):
+        silent = _MESSAGE_MEMBERS | ({"name"} if message.get("role") in ("tool", "function") else set())
+        names += [f"messages.{name}" for name, value in message.items() if value and name not in silent]
+    return list(dict.fromkeys(names))[:32]
+
+
+def _objects(value: object) -> list[Json]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def read_object(raw: bytes, most_values: int | None = None) -> Json:
@@ -272,6 +301,9 @@ def plain(error: ValidationError, own_names: Mapping[str, str] | None = None) ->
         if re.match(rf"{re.escape(name)}\b", param):
             param = own + param[len(name) :]
             break
+    if param == "tool_choice":  # pydantic tells of the first member of the union only
+        text = "tool_choice: give 'none', 'auto', 'required' or an object that names a function of 'tools'."
+        return ApiError(400, text, param=param, code="invalid_value")
     text = re.sub(r"a valid dictionary( or instance of \w+)?", "an object", first["msg"].removeprefix("Value error, "))
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     if not param and (named := re.match(r"'(\w+)'", text)):  # a check of several members quotes the one that is wrong

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
@@ -93,10 +94,7 @@ def serve(settings: Settings, options: Options) -> None:
     LOG.info("http://%s:%d/v1 · recordings in %s", host, port, recorder.folder)
     if not recorder.folder.is_relative_to(settings.logs):
         LOG.info("these are not below GROKORA_LOGS; set GROKORA_LOGS=%s to learn from them", recorder.folder.parent)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
-    )
-    Server(config, gateway, _SHUTDOWN_SECONDS - _ERROR_SECONDS).run(sockets=[listening])
+    Server(app, gateway).run(sockets=[listening])
 
 
 class Server(uvicorn.Server):
@@ -105,7 +103,24 @@ class Server(uvicorn.Server):
     uvicorn itself cancels them at `timeout_graceful_shutdown`: to their callers the connection just breaks.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, seconds: float) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        gateway: Gateway,
+        seconds: float = _SHUTDOWN_SECONDS - _ERROR_SECONDS,
+        graceful: int = _SHUTDOWN_SECONDS,
+    ) -> None:
+        # h11 and not httptools, which loses the body of a request that offers an upgrade to HTTP/2, as Java's
+        # HttpClient does by default (LangChain4j, Spring AI), and which answers HTTP/1.0 in chunks.
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=graceful,
+        )
         super().__init__(config)
         self._gateway, self._seconds = gateway, seconds
 
