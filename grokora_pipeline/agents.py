@@ -327,7 +327,8 @@ def find_agent(agents: Sequence[AgentSpec], name: str) -> AgentSpec:
 def parse_agents(entries: object, file: Path) -> tuple[AgentSpec, ...]:
     """The agents of the mapping name → fields below `agents:` of a file; GrokoraError names it, agent and key."""
     if not isinstance(entries, dict) or not entries:
-        raise GrokoraError(f"{file} needs a mapping `agents:` with at least one `name: {{description: …}}` below it.")
+        where = locate(file, "agents")
+        raise GrokoraError(f"{where} needs a mapping `agents:` with at least one `name: {{description: …}}` below it.")
     for name, fields in entries.items():
         if not isinstance(fields, dict):
             raise GrokoraError(f"{locate(file, 'agents', name)}: agent {str(name)!r} needs at least a `description:`.")

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import dagster as dg
 from pydantic import Field
@@ -85,11 +85,12 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
     base_model: Annotated[
         str, _described(description="`org/name`, `org/name@revision`, a folder, or empty: bundled.")
     ] = ""
+    # no `Literal`: Dagster's error for a string that is none of its values names neither file nor line
     preset: Annotated[
-        Literal["plan", "best", "sample", ""], _described(description="Wins over the agents' presets.")
+        str, _described(description="`plan`, `best` or `sample`, and wins over the agents' presets; empty: theirs.")
     ] = ""
     devices: Annotated[
-        str | int,  # a single index without quotes is a number in YAML
+        str | Annotated[int, Field(strict=True)],  # a single index without quotes is a number in YAML, `true` is none
         _described(description="GPU indices, as `0,1`; `cpu`, or `cpu,cpu2` for two steps at once; empty: all GPUs."),
     ] = ""
     automation: Annotated[
@@ -102,8 +103,8 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
         automation, file = self.automation, folder / "defs.yaml"
         if file.is_file():  # else the component is made in Python
             refuse_duplicate_keys(file)
-        if self.name and not self.name.isidentifier():
-            why = "must be letters, digits and _, such as night_shift"
+        if self.name and not (self.name.isascii() and self.name.isidentifier()):
+            why = "must be letters (a-z, A-Z), digits and _, such as night_shift"
             raise GrokoraError(f"{locate(file, 'name')}: key 'name': {self.name!r} {why}.")
         if isinstance(self.agents, dict):
             agents_file, agents = file, parse_agents(self.agents, file)

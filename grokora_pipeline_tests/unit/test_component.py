@@ -44,6 +44,9 @@ def build(text: str) -> tuple[Path, dg.Definitions]:
         (f"{AGENTS}  automation:\n    timezone: Europe/Berln\n", ":7: key 'automation.timezone': no such zone"),
         (f"{AGENTS}  devices: gpu\n", ":6: key 'devices': give indices"),
         (f"{AGENTS}  name: my swarm\n", ":6: key 'name': 'my swarm' must be"),
+        (f"{AGENTS}  name: größe\n", ":6: key 'name': 'größe' must be"),
+        (f"{AGENTS}  preset: bset\n", ":6: key 'preset': Input should be 'plan', 'best', 'sample' or ''"),
+        ("  agents: {}\n", ":5 needs a mapping `agents:`"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_file_line_and_key(lines: str, complaint: str) -> None:
@@ -64,6 +67,13 @@ attributes:
   agents: {actor: {description: "{{ env.NAME }} acts.", min_examples: "{{ env.COUNT }}"}}
   automation: {settle_seconds: "{{ env.COUNT }}", retrain: {window: "{{ env.WINDOW }}"}}
 """
+
+
+@pytest.mark.parametrize("value", ["true", "0.5", "[0, 1]"])
+def test_a_device_of_the_wrong_type_is_refused_at_its_line(value: str) -> None:
+    with pytest.raises(Exception, match="Error while building|Error while loading") as raised:
+        build(f"{HEAD}{AGENTS}  devices: {value}\n")
+    assert "mine/defs.yaml:6" in str(raised.value.__cause__)
 
 
 def test_template_variables_stand_for_words_numbers_and_values_within_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
