@@ -305,14 +305,16 @@ def load_agents(path: Path, hint: str = "point GROKORA_AGENTS at an agents.yaml"
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        _refuse_duplicate_keys(path, node, ())
+        _refuse_duplicate_keys(path, node, (), {})
         document = loader.construct_document(node) if node else None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise GrokoraError(f"{path} is not UTF-8 ({error}); save it in that encoding.") from error
+    except OSError as error:
         raise GrokoraError(f"{path} cannot be read ({error}); {hint}.") from error
     except yaml.YAMLError as error:
         raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except RecursionError:
-        raise GrokoraError(f"{path}: an anchor holds itself, or a value is hundreds of levels deep.") from None
+        raise GrokoraError(f"{path}: a value is hundreds of levels deep.") from None
     return parse_agents(document.get("agents") if isinstance(document, dict) else None, path)
 
 
@@ -378,18 +380,23 @@ def refuse_duplicate_keys(path: Path) -> None:
     is built on it: the first agent or setting would be lost.
     """
     for document in yaml.compose_all(path.read_text(encoding="utf-8"), yaml.SafeLoader):
-        _refuse_duplicate_keys(path, document, ())
+        _refuse_duplicate_keys(path, document, (), {})
 
 
-def _refuse_duplicate_keys(path: Path, node: yaml.Node | None, keys: tuple[str, ...]) -> None:
-    """Check a node, which stands below these keys, and all that it holds."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicate_keys(path, item, keys)
-    if not isinstance(node, yaml.MappingNode):
+def _refuse_duplicate_keys(path: Path, node: yaml.Node | None, keys: tuple[str, ...], checked: dict[int, bool]) -> None:
+    """Check a node, which stands below these keys, and all that it holds.
+
+    `checked` says, by `id`, which nodes are done (True) or begun: aliases of aliases stand for one a million times.
+    """
+    if checked.get(id(node)) is False:
+        raise GrokoraError(f"{path}: an anchor holds itself, below key {'.'.join(keys)!r}.")
+    if node is None or id(node) in checked:
         return
+    checked[id(node)] = False
+    for item in node.value if isinstance(node, yaml.SequenceNode) else ():
+        _refuse_duplicate_keys(path, item, keys, checked)
     lines: dict[str, int] = {}
-    for key, value in node.value:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name, line = str(key.value), key.start_mark.line + 1
         if name in lines and name != "<<":
             where = f"key {'.'.join((*keys, name))!r}"
@@ -398,4 +405,5 @@ def _refuse_duplicate_keys(path: Path, node: yaml.Node | None, keys: tuple[str, 
                 where = f"agent {agent!r}" + (f", key {'.'.join(fields)!r}" if fields else "")
             raise GrokoraError(f"{path}: {where} is there twice, in lines {lines[name]} and {line}; remove one.")
         lines[name] = line
-        _refuse_duplicate_keys(path, value, (*keys, name))
+        _refuse_duplicate_keys(path, value, (*keys, name), checked)
+    checked[id(node)] = True

@@ -1,6 +1,8 @@
 """Who an agent is, and whose call a call is."""
 
+from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase
 from typing import get_args
 
 import pytest
@@ -13,9 +15,9 @@ from grokora_pipeline.evaluation.metrics import METRICS
 SYSTEM = [{"role": "system", "content": "You are Grokputer, the VRZIBRZI node"}, {"role": "user", "content": "hi"}]
 
 
-def agents_file(folder: Path, text: str) -> Path:
+def agents_file(folder: Path, text: str | bytes) -> Path:
     path = folder / "agents.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
@@ -27,6 +29,10 @@ def test_a_name_and_a_description_are_enough(tmp_path: Path) -> None:
 def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
     (agent,) = load_agents(agents_file(tmp_path, "agents:\n  a: {description: x, rank: 8, training: {epochs: 2}}\n"))
     assert agent.training == {"rank": 8, "epochs": 2}
+
+
+# a value that stands for 2^25 others, a few bytes a doubling
+BOMB = "".join(f"{one}: &{one} [*{last}, *{last}]\n" for last, one in pairwise(ascii_lowercase))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,8 @@ def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
         ("agents: {a: {description: x, training: {epochs: 1, epochs: 2}}}", "agent 'a', key 'training.epochs'"),
         ("agents:\n  a: &own {description: x, answer: *own}", "an anchor holds itself"),
         ("agents:\n\ta: {description: x}", "not valid YAML.*line 2"),
+        ("a: &a [x]\n" + BOMB + "agents: {a: {description: x, training: *z}}", "'training': .* valid mapping"),
+        ("agents: {a: {description: 'fünf'}}".encode("latin-1"), "is not UTF-8"),
         (
             "agents: {a: {description: x, answer: {type: json, schema: {type: objekt}}}}",
             "'answer.schema': no JSON Schema",
@@ -59,7 +67,7 @@ def test_unknown_keys_are_training_knobs(tmp_path: Path) -> None:
         ("agents: {a: {description: x}}\nagents: {b: {description: x}}", "key 'agents' .*twice"),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_the_file(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_mistake_is_one_sentence_that_names_the_file(tmp_path: Path, text: str | bytes, complaint: str) -> None:
     with pytest.raises(GrokoraError, match=complaint) as raised:
         load_agents(agents_file(tmp_path, text))
     assert "agents.yaml" in str(raised.value)
