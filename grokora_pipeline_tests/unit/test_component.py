@@ -71,7 +71,7 @@ attributes:
 
 @pytest.mark.parametrize("value", ["true", "0.5", "[0, 1]"])
 def test_a_device_of_the_wrong_type_is_refused_at_its_line(value: str) -> None:
-    with pytest.raises(Exception, match="Error while building|Error while loading") as raised:
+    with pytest.raises(Exception, match="Error while") as raised:
         build(f"{HEAD}{AGENTS}  devices: {value}\n")
     assert "mine/defs.yaml:6" in str(raised.value.__cause__)
 
