@@ -1,5 +1,6 @@
 """Schemas that the grammar library refuses hurt nothing but themselves."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,80 @@ def test_an_answers_own_schema_that_is_refused_is_an_error_that_says_why(kind: s
     assert refused_schema({"type": "object"}) == ""
 
 
+# As families whose calls have an id: the call before it, or behind it and with its keys sorted.
+WITH_IDS = """{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>CALL</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+ID, NAME, ARGUMENTS = (
+    '"id": "{{ c.id }}"',
+    '"name": "{{ c.function.name }}"',
+    '"arguments": {{ c.function.arguments | tojson }}',
+)
+
+
+@pytest.mark.parametrize("members", [(ID, NAME, ARGUMENTS), (NAME, ARGUMENTS, ID), (ARGUMENTS, ID, NAME)])
+def test_calls_that_carry_an_id_are_enforced_whatever_the_order_of_their_members(
+    members: tuple[str, ...], tmp_path: Path
+) -> None:
+    tiny_tokenizer(tmp_path, chat_template=False)
+    (tmp_path / "chat_template.jinja").write_text(WITH_IDS.replace("CALL", "{" + ", ".join(members) + "}"))
+    chat = ChatFormat.load(tmp_path)
+    assert chat.native_tools, chat.notes
+    tools = [_tool("move", {"type": "integer"}), _tool("say", {"type": "string"})]
+    required, named = (grammar_for(tools, choice, None, chat) for choice in ("required", {"function": {"name": "say"}}))
+    assert required
+    assert named
+
+    def written(*calls: tuple[str, Any]) -> str:
+        functions = [{"name": name, "arguments": {"value": value}} for name, value in calls]
+        entries = [
+            {"id": f"abc12345{index}", "type": "function", "function": one} for index, one in enumerate(functions)
+        ]
+        message = {"role": "assistant", "content": "", "tool_calls": entries}
+        text = chat.render_completion([{"role": "user", "content": "u"}], [message], tools)
+        return text.removesuffix(chat.stop_token)
+
+    assert '"id": "abc123450"' in written(("move", 5))
+    assert _accepts(required, written(("move", 5)), chat)
+    assert _accepts(required, written(("move", 5), ("say", "x")), chat)
+    assert _accepts(named, written(("say", "x")), chat)
+    assert not _accepts(required, written(("move", "text")), chat)
+    assert not _accepts(required, "prose", chat)
+    assert not _accepts(named, written(("move", 5)), chat)
+
+
+def test_a_form_of_calls_that_no_grammar_can_hold_is_named(tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path, chat_template=False)
+    text = ARGUMENTS.replace("| tojson", "| tojson | tojson")
+    (tmp_path / "chat_template.jinja").write_text(WITH_IDS.replace("CALL", "{" + f"{NAME}, {text}" + "}"))
+    chat, tools = ChatFormat.load(tmp_path), [_tool("move", {"type": "integer"})]
+    assert grammar_for(tools, "required", None, chat) is None
+    assert unenforced(None, tools, "required", {"type": "json_object"}) == ["tool_choice", "response_format"]
+    assert unenforced(None, tools, "auto", {"type": "text"}) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "takes_more"),
+    [
+        (None, False),
+        ({"type": "object", "properties": {}}, False),
+        ({"type": "object", "properties": {"a": {}}}, False),
+        ({"type": "object"}, True),
+        ({"type": "object", "properties": {}, "additionalProperties": True}, True),
+        ({"properties": {"a": {}}, "allOf": [{"properties": {"x": {"type": "integer"}}, "required": ["x"]}]}, True),
+    ],
+)
+def test_a_function_takes_the_arguments_that_it_lists_and_no_others(
+    parameters: dict[str, Any] | None, takes_more: bool, chat: ChatFormat
+) -> None:
+    """As OpenAI has it, one without parameters has an empty list of them."""
+    function: dict[str, Any] = {"name": "go"} | ({"parameters": parameters} if parameters else {})
+    grammar = grammar_for([{"type": "function", "function": function}], "required", None, chat)
+    assert grammar
+    assert _accepts(grammar, '<tool_call>{"name":"go","arguments":{"x":1}}</tool_call>', chat) == takes_more
+
+
 def test_a_check_of_a_small_grammar_is_kept_and_one_of_megabytes_is_not(chat: ChatFormat) -> None:
     _check.cache_clear()  # full, it would not grow
     small, large = (
@@ -74,7 +149,7 @@ def test_a_check_of_a_small_grammar_is_kept_and_one_of_megabytes_is_not(chat: Ch
         for _ in range(2):
             grammar = grammar_for(None, None, {"type": "json_schema", "json_schema": {"schema": schema}}, chat)
             assert grammar is not None
-            assert unenforced(grammar, None) == ["schema.uniqueItems"]
+            assert unenforced(grammar, None, None, None) == ["schema.uniqueItems"]
     after = _check.cache_info()
     assert after.currsize == 2  # the schema by itself, and the answer's grammar
     assert after.hits > 0

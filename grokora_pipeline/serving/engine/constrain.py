@@ -18,7 +18,7 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.messages import Tool
 
 Json = dict[str, Any]
-_NAME = "zq7name"
+_NAME, _ID = "zq7name", "zq7id0007"  # an id of nine letters and figures, which is what Mistral's templates want
 _ARGUMENTS = re.compile(r'\{"zq7a"(\s*:\s*)1(\s*,\s*)"zq7b"\s*:\s*2\}')
 _TEXT = r"(.|\n)*"
 _CACHED_CHARS = 1 << 16  # of a grammar that is checked once for all calls
@@ -32,7 +32,7 @@ class CallFormat:
     """A call as text: `before`, then `head` + arguments + `tail` for each call with `between`, then `after`."""
 
     before: str
-    head: str  # holds _NAME
+    head: str  # it or `tail` holds _NAME and, if the family's calls have ids, _ID
     tail: str
     between: str | None  # None: one call at most
     after: str
@@ -43,14 +43,16 @@ class CallFormat:
         """How this model writes calls; None where its template shows nothing that can be read back."""
         one = _rendered(chat, 1)
         arguments = _ARGUMENTS.search(one)
-        start = one.rfind("{", 0, max(0, one.find(_NAME)))
-        if arguments is None or start < 0:
+        if arguments is None:
+            return None
+        start = one.rfind("{", 0, max(0, min(one.find(_NAME), arguments.start())))
+        if start < 0:
             return None
         try:
             call, end = json.JSONDecoder().raw_decode(one, start)
         except json.JSONDecodeError:
             return None
-        if not {"name"} < set(call) <= {"name", "arguments", "parameters"} or end < arguments.end():
+        if call.get("name") != _NAME or not call.keys() & {"arguments", "parameters"} or end < arguments.end():
             return None
         body, rest = one[start:end], _rendered(chat, 2).removeprefix(one[:end])
         between = rest[: rest.index(body)] if body in rest and not rest.startswith(one) else None
@@ -62,7 +64,7 @@ class CallFormat:
 def _rendered(chat: ChatFormat, count: int) -> str:
     """The template's text for so many made-up calls, "" where it refuses."""
     function = {"name": _NAME, "arguments": {"zq7a": 1, "zq7b": 2}}
-    calls = [{"id": f"call{index:05}", "type": "function", "function": function} for index in range(count)]
+    calls = [{"id": _ID, "type": "function", "function": function}] * count
     tool = {"type": "function", "function": {"name": _NAME, "description": "", "parameters": {"type": "object"}}}
     answer = {"role": "assistant", "content": "", "tool_calls": calls}
     try:
@@ -78,8 +80,8 @@ def grammar_for(
 ) -> str | None:
     """The Lark grammar of an OpenAI request's answer; None: free text.
 
-    None also if the format of calls cannot be read off the template, or if control tokens stand around a free answer:
-    the caller then parses and repairs, and counts.
+    None also if the format of calls cannot be read off the template (arguments as text within the JSON, say), or if
+    control tokens stand around a free answer: the caller then parses and repairs, and counts.
     A tool whose schema llguidance refuses (look-ahead in a pattern, remote references, nothing that satisfies it) may
     take any object, and all else stays enforced; for an answer's own schema that is a GrokoraError.
     `tool_choice` is auto, none, required, or names one function.
@@ -111,15 +113,27 @@ def grammar_for(
 
     grammar = grammar_of(offered)
     if _checked(grammar)[0]:
-        weakened = [{**each, "parameters": {}} if refused_schema(_parameters(each)) else each for each in offered]
+        any_object = {"parameters": {"type": "object"}}
+        weakened = [each | any_object if refused_schema(_parameters(each)) else each for each in offered]
         grammar = grammar_of(weakened)
     if reason := _checked(grammar)[0]:
         raise GrokoraError(f"The tools cannot be offered as they are: {_first_line(reason)}.")
     return grammar
 
 
-def unenforced(grammar: str, tools: Sequence[Tool] | None) -> list[str]:
-    """What an answer by a grammar need not follow: `schema.<keyword>`, `tools.<name>` if that schema was refused."""
+def unenforced(
+    grammar: str | None, tools: Sequence[Tool] | None, tool_choice: Any, response_format: Mapping[str, Any] | None
+) -> list[str]:
+    """What an answer to an OpenAI request, whose grammar this is, need not follow.
+
+    `schema.<keyword>`, `tools.<name>` if that schema was refused, and what was asked for if there is no grammar.
+    """
+    if grammar is None:
+        asked = {
+            "tool_choice": tools and tool_choice not in (None, "auto"),
+            "response_format": _wanted_schema(response_format),
+        }
+        return [name for name, value in asked.items() if value]
     refused = [str(each.get("name")) for each in map(_function, tools or ()) if refused_schema(_parameters(each))]
     return [f"schema.{keyword}" for keyword in _checked(grammar)[1]] + [f"tools.{name}" for name in refused]
 
@@ -164,10 +178,10 @@ def _call_rules(
     rules = [f"body: {bodies}", f"calls: {rest}"]
     for index, function in enumerate(functions):
         name = json.dumps(str(function.get("name")), ensure_ascii=False)[1:-1]
-        head = _literal(form.head.replace(_NAME, name), chat)
-        rules.append(
-            f"call_{index}: {head} %json {_json_rule(_parameters(function), options)} {_literal(form.tail, chat)}"
-        )
+        head, tail = (_literal(text.replace(_NAME, name), chat) for text in (form.head, form.tail))
+        rules.append(f"call_{index}: {head} %json {_json_rule(_parameters(function), options)} {tail}")
+    if _ID in form.head + form.tail:
+        rules.append("ID: /[A-Za-z0-9_-]{1,64}/")
     if free is None:
         return [f"start: {_literal(trigger, chat)} calls", *rules]
     opening, text = _opening(trigger, chat, said_first=free == "TEXT")
@@ -192,15 +206,11 @@ def _opening(trigger: str, chat: ChatFormat, *, said_first: bool) -> tuple[str, 
 
 
 def _literal(text: str, chat: ChatFormat) -> str:
-    """Text as Lark: control tokens by their ids, the rest quoted."""
-    special = _special(chat)
-    if not text:
-        return ""
-    pattern = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
-    parts = re.split(f"({pattern})", text) if pattern else [text]
-    return " ".join(
-        f"<[{special[part]}]>" if part in special else json.dumps(part, ensure_ascii=False) for part in parts if part
-    )
+    """Text as Lark: control tokens by their ids, a call's id as any id, the rest quoted."""
+    rules = {token: f"<[{number}]>" for token, number in _special(chat).items()} | {_ID: "ID"}
+    pattern = "|".join(re.escape(token) for token in sorted(rules, key=len, reverse=True))
+    parts = filter(None, re.split(f"({pattern})", text))
+    return " ".join(rules.get(part) or json.dumps(part, ensure_ascii=False) for part in parts)
 
 
 def _special(chat: ChatFormat) -> dict[str, int]:
@@ -214,12 +224,13 @@ def _function(tool: Tool) -> Json:
 
 
 def _parameters(function: Json) -> Json:
-    """A tool's schema; where it lists properties and does not say otherwise, there are no others."""
+    """A tool's schema; where it lists properties, even none, and does not say otherwise, there are no others."""
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(schema, Mapping):
         return {"type": "object"}
-    closed = {} if "additionalProperties" in schema or not schema.get("properties") else {"additionalProperties": False}
-    return {**schema, "type": schema.get("type", "object"), **closed}
+    # a branch of these may have properties of its own, which `additionalProperties` would forbid
+    is_open = "properties" not in schema or schema.keys() & {"additionalProperties", "allOf", "anyOf", "oneOf", "$ref"}
+    return {**schema, "type": schema.get("type", "object")} | ({} if is_open else {"additionalProperties": False})
 
 
 def _json_rule(schema: Json, options: Json | None = None) -> str:

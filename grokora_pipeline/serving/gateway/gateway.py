@@ -316,8 +316,8 @@ class Gateway:
             prompt = await self.champions.prompt(name, route.version)
             room = engine.context_length
             ask = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
-            if ask.grammar:
-                exchange.ignored += await asyncio.to_thread(unenforced, ask.grammar, asked.offered_tools)
+            choice, form = asked.body.get("tool_choice"), asked.body.get("response_format")
+            exchange.ignored += await asyncio.to_thread(unenforced, ask.grammar, asked.offered_tools, choice, form)
             head = new_reply(route.served_by, exchange.receipt)
             answer = LocalAnswer(asked, ask, base.chat, engine, head, originals)
             async with aclosing(self._recorded(exchange, answer)) as deltas:
