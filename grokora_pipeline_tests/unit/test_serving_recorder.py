@@ -172,10 +172,34 @@ def test_a_full_disk_leaves_complete_lines_and_is_told(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         record(recorder, "s")
+    assert recorder.trouble == "No space left on device"
     monkeypatch.undo()
+    recorder.check_writable()
+    assert recorder.trouble == ""
     record(recorder, "s")
     assert [line["step"] for line in lines(tmp_path)] == [0, 2]
     assert (recorder.counts["written"], recorder.counts["failed"]) == (2, 1)
+
+
+def test_a_full_disk_keeps_no_draft_of_what_a_session_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tmp_path)
+    secret = {"messages": [{"role": "user", "content": "password: Sesame7open!"}]}
+    recorder.call("s", None, datetime.now(UTC), secret, {}).result()
+
+    def full(draft: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    other = {"messages": [{"role": "user", "content": "password: Hunter2hunter!"}]}
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            recorder.call("s", None, datetime.now(UTC), other, {}).result()
+    assert sorted(path.name for path in (tmp_path / ".redaction").iterdir()) == ["key", "s.json"]
+    recorder.call("s", None, datetime.now(UTC), other, {}).result()
+    assert [line["step"] for line in lines(tmp_path)] == [0, 2]
+    assert "Hunter2" not in "".join(path.read_text() for path in tmp_path.glob("*/*.jsonl"))
 
 
 def test_a_reply_that_cannot_be_stored_fails_alone(tmp_path: Path) -> None:

@@ -160,6 +160,25 @@ def test_a_failed_trial_is_rolled_back_in_the_registry_with_an_alert(
     assert (champions.table["actor"].version, champions.table["actor"].rollout) == ("v1", None)
 
 
+@pytest.mark.parametrize(("healthy", "winner"), [(True, "v2"), (False, "v1")])
+def test_a_decision_holds_although_the_store_cannot_be_written(
+    champions: Champions,
+    healthy: bool,
+    winner: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def read_only(*args: object, **facts: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(champions.store, "point", read_only)
+    decide(champions, healthy=healthy, monkeypatch=monkeypatch)
+    service = champions.table["actor"]
+    assert (service.version, service.rollout) == (winner, None)
+    assert {service.pick(f"session-{number}") for number in range(100)} == {winner}
+    assert "ALERT the store does not record how the rollout of actor@v2 ended: [Errno 30]" in caplog.text
+
+
 def test_a_trial_that_somebody_else_ended_is_left_alone(champions: Champions, monkeypatch: pytest.MonkeyPatch) -> None:
     champions.registry.rollback("actor", to=BASE)
     decide(champions, healthy=False, monkeypatch=monkeypatch)

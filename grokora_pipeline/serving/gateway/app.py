@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway import traces
 from grokora_pipeline.serving.gateway.apis import APIS, Api
 from grokora_pipeline.serving.gateway.feedback import Feedback
@@ -188,6 +189,10 @@ class _Endpoints:
             raise ApiError(503, "The champions are no longer followed; the log says why.", code="unhealthy")
         refused, engine = self.gateway.champions.refused, self.gateway.champions.engine
         served = {agent: service.version for agent, service in self.gateway.champions.table.items()}
+        for recorder in (self.gateway.recorder, self.gateway.traces):
+            if recorder.trouble:
+                with suppress(GrokoraError):
+                    await asyncio.to_thread(recorder.check_writable)
         trouble = self.gateway.recorder.trouble or self.gateway.traces.trouble
         status: Json = {"status": "degraded" if refused or trouble else "ok", "champions": served}
         status["engine"] = "ready" if engine else "no base model yet"

@@ -10,8 +10,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,20 +185,34 @@ class Champions:
         LOG.info("%s is served by %s%s", agent.name, version, f" in {agent.rollout:.0%} of sessions" if rollout else "")
 
     def _promote(self, agent: str, service: InService, evidence: str) -> None:
-        self.store.point(f"{agent}/champion", _PROVED, service.version, evidence=evidence)
-        with self._changing:
-            if self.table[agent] is service:
-                self.table = {**self.table, agent: InService(service.version, service.version)}
+        with self._writing(agent, service.version):
+            self.store.point(f"{agent}/champion", _PROVED, service.version, evidence=evidence)
+        self._end_rollout(agent, service, service.version)
         self.counts["rollout_promotions"] += 1
         LOG.info("%s@%s takes all of its agent's sessions: %s", agent, service.version, evidence)
 
     def _roll_back(self, agent: str, service: InService, evidence: str) -> None:
         record = self.registry.record(agent)
         if record and record["version"] == service.version:  # nobody has moved it meanwhile
-            target = self.registry.rollback(agent, why=evidence)
+            self._end_rollout(agent, service, service.before)  # at once, whether the store can be written or not
             self.counts["rollout_rollbacks"] += 1
-            LOG.error("ALERT %s@%s is rolled back to %s: %s", agent, service.version, target, evidence)
+            LOG.error("ALERT %s@%s is rolled back to %s: %s", agent, service.version, service.before, evidence)
+            with self._writing(agent, service.version):
+                self.registry.rollback(agent, why=evidence)
         self.refresh()
+
+    @contextmanager
+    def _writing(self, agent: str, version: str) -> Iterator[None]:
+        """The decision holds in this process also where the store is full or read-only; its pointers say otherwise."""
+        try:
+            yield
+        except (OSError, GrokoraError) as error:
+            LOG.error("ALERT the store does not record how the rollout of %s@%s ended: %s", agent, version, error)
+
+    def _end_rollout(self, agent: str, service: InService, version: str) -> None:
+        with self._changing:
+            if self.table[agent] is service:
+                self.table = {**self.table, agent: InService(version, version)}
 
     def _load_on_demand(self, agent: str, version: str) -> None:
         try:

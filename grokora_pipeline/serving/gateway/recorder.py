@@ -10,6 +10,7 @@ of the hashes by which a session's secrets are recognised after a restart; it ho
 """
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import logging
@@ -43,6 +44,7 @@ MEMORY = ".redaction"  # hidden, so that ingest never reads it as a log
 RECEIPT_LENGTH = 16  # hexadecimal digits; half of them say which session
 _MOST_RECEIPTS = 100_000
 _MOST_READ = 256 << 20
+_SMALLEST_ROOM = 1 << 16  # bytes that a disk must have free
 _MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
 
 
@@ -155,16 +157,20 @@ class Recorder:
         return self.append(session, {"session_id": session, "outcome": outcome})
 
     def check_writable(self) -> None:
-        """GrokoraError if nothing can be recorded in the folder: that is told before a call is answered."""
+        """GrokoraError if nothing can be recorded in the folder: that is told before a call is answered.
+
+        Once a disk that was full has room again, `trouble` no longer says that it is full.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self.folder):
-                pass
+            with TemporaryFile(dir=self.folder, buffering=0) as stream:
+                stream.write(bytes(_SMALLEST_ROOM))
         except OSError as error:
             raise GrokoraError(
                 f"Recordings cannot be written to {self.folder} ({error.strerror}); make it writable, or set "
                 "GROKORA_LOGS to a folder that is."
             ) from error
+        self.trouble = "" if self.trouble == os.strerror(errno.ENOSPC) else self.trouble
 
     def knows(self, session: str) -> bool:
         """Whether anything of a session was recorded, on whatever day."""
@@ -270,10 +276,7 @@ class Recorder:
         traces = session.redactor.traces
         if len(traces) == session.traces:
             return
-        path = self.folder / MEMORY / f"{name}.json"
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_bytes(orjson.dumps([list(trace) for trace in traces]))
-        draft.replace(path)
+        _replace(self.folder / MEMORY / f"{name}.json", orjson.dumps([list(trace) for trace in traces]))
         session.traces = len(traces)
         for file in self._files(name):
             if session.redactor.recognises(file.read_bytes()):
@@ -359,16 +362,27 @@ def _locked(path: Path, mode: str) -> Iterator[Any]:
 
 
 def _rewrite(path: Path, redactor: Redactor) -> None:
-    """Replace what is known now in a file that was written before; after a crash it is the old file or the new one."""
+    """Replace what is known now in a file that was written before."""
     with _locked(path, "rb") as stream:
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with draft.open("wb") as target:
-            for raw in BytesIO(stream.read()):
-                content = _parsed(raw) if redactor.recognises(raw) else None
-                target.write(_redacted(content, redactor) + b"\n" if isinstance(content, dict) else raw)
-            target.flush()
-            os.fsync(target.fileno())
+        lines = list[bytes]()
+        for raw in BytesIO(stream.read()):
+            content = _parsed(raw) if redactor.recognises(raw) else None
+            lines.append(_redacted(content, redactor) + b"\n" if isinstance(content, dict) else raw)
+        _replace(path, b"".join(lines))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file anew: after a crash it is the old file or the new one, and a full disk keeps no draft."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 
