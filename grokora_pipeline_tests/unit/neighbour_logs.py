@@ -1,5 +1,6 @@
 """The neutral conversation as other chat and coding programs, gateways and platforms write it."""
 
+import csv
 import io
 import json
 import math
@@ -540,6 +541,125 @@ def _message_parts(talk: "Talk", _: str) -> bytes:
     )
 
 
+def _cursor_stream(talk: "Talk", name: str) -> bytes:
+    def said(role: str, text: str) -> dict[str, Any]:
+        return {"type": role, "session_id": name, "message": {"role": role, "content": [_text(text)]}}
+
+    call: dict[str, Any] = {"args": {"command": talk.command}}
+    line = {"type": "tool_call", "call_id": "t1", "session_id": name}
+    return _lines(
+        {"type": "system", "subtype": "init", "model": "m", "session_id": name},
+        said("user", talk.question),
+        said("assistant", talk.thought),
+        {**line, "subtype": "started", "tool_call": {"shellToolCall": call}},
+        {**line, "subtype": "completed", "tool_call": {"shellToolCall": {**call, "result": {"success": talk.result}}}},
+        said("assistant", talk.answer),
+        {"type": "result", "subtype": "success", "is_error": False, "session_id": name},
+    )
+
+
+def _deepseek(talk: "Talk", name: str) -> bytes:
+    """The newest answer, and beside it one that was asked again; parents are told by their children alone."""
+
+    def node(children: list[str], at: str = "", *fragments: tuple[str, str]) -> dict[str, Any]:
+        parts = [{"type": kind, "content": text} for kind, text in fragments]
+        message = {"model": "deepseek-reasoner", "inserted_at": at, "fragments": parts} if parts else None
+        return {"children": children, "message": message}
+
+    nodes = {"root": node(["1"]), "1": node(["2", "3"], AT, ("REQUEST", talk.question))}
+    nodes |= {"2": node([], AT, ("RESPONSE", "abandoned"))}
+    nodes |= {"3": node([], "2026-01-02T00:00:00Z", ("THINK", "hm"), ("RESPONSE", talk.answer))}
+    return _document([{"id": name, "inserted_at": AT, "mapping": nodes}])
+
+
+def _mistral(talk: "Talk", name: str) -> bytes:
+    call = {"type": "function.call", "tool_call_id": "t1", "name": "bash"}
+    entries = [
+        {"type": "message.input", "role": "user", "content": talk.question, "created_at": AT},
+        {"type": "message.output", "role": "assistant", "content": talk.thought, "model": "m"},
+        {**call, "arguments": json.dumps({"command": talk.command})},
+        {"type": "function.result", "tool_call_id": "t1", "result": talk.result},
+        {"type": "message.output", "role": "assistant", "content": talk.answer, "model": "m"},
+    ]
+    return _document({"object": "conversation.history", "conversation_id": name, "entries": entries})
+
+
+def _posthog(talk: "Talk", name: str) -> bytes:
+    facts = {"$ai_session_id": name, "$ai_model": "m"}
+    calls = ((talk.start, talk.call), (talk.messages, talk.reply))
+    return _lines(
+        *(
+            {"event": "$ai_generation", "timestamp": AT}
+            | {"properties": {**facts, "$ai_input": prompt, "$ai_output_choices": [answer]}}
+            for prompt, answer in calls
+        )
+    )
+
+
+def _datadog(talk: "Talk", name: str) -> bytes:
+    calls = ((talk.start, talk.call), (talk.messages, talk.reply))
+    return _lines(
+        *(
+            {"session_id": name, "start_ns": 1767225600000000000, "status": "ok"}
+            | {"meta": {"span.kind": "llm", "input": {"messages": asked}, "output": {"messages": [answer]}}}
+            for asked, answer in calls
+        )
+    )
+
+
+def _response(talk: "Talk", name: str) -> bytes:
+    """Stored responses with their inputs; the answer with the call has three items."""
+    call = {"type": "function_call", "call_id": "t1", "name": "bash"}
+    call |= {"arguments": json.dumps({"command": talk.command})}
+    said = [
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+        for text in (talk.thought, talk.answer)
+    ]
+    asked = {"role": "user", "content": talk.question}
+    result = {"type": "function_call_output", "call_id": "t1", "output": talk.result}
+    facts = {"object": "response", "model": "m", "instructions": talk.system, "metadata": {"session_id": name}}
+    return _lines(
+        {**facts, "id": "r1", "input": [asked], "output": [{"type": "reasoning", "summary": []}, said[0], call]},
+        {**facts, "id": "r2", "input": [asked, said[0], call, result], "output": said[1:]},
+    )
+
+
+def _eval(talk: "Talk", name: str) -> bytes:
+    item = {"object": "eval.run.output_item", "eval_id": name, "status": "pass", "results": [{"name": "g"}]}
+    calls = ((talk.start, talk.call), (talk.messages, talk.reply))
+    return _lines(
+        *(
+            {**item, "id": f"{name}-{number}", "sample": {"input": prompt, "output": [answer], "model": "m"}}
+            for number, (prompt, answer) in enumerate(calls)
+        )
+    )
+
+
+def _table(talk: "Talk", name: str) -> bytes:
+    """Observations as Langfuse's table writes them: CSV, with each content as JSON text."""
+    file = io.StringIO()
+    names = ("id", "traceId", "type", "parentObservationId", "startTime", "sessionId", "model", "input", "output")
+    writer = csv.DictWriter(file, names)
+    writer.writeheader()
+    for number, (prompt, answer) in enumerate(((talk.start, talk.call), (talk.messages, talk.reply))):
+        own = {"id": f"o{number}", "traceId": f"t{number}", "type": "GENERATION", "startTime": AT, "sessionId": name}
+        writer.writerow({**own, "input": json.dumps(prompt), "output": json.dumps(answer), "model": "m"})
+    return file.getvalue().encode()
+
+
+def _spoken_calls(talk: "Talk", _: str) -> bytes:
+    """A row of Hermes' set: calls and results are texts with tags."""
+    call = json.dumps({"name": "bash", "arguments": {"command": talk.command}})
+    said = [
+        ("system", f"{talk.system} <tools>[]</tools>"),
+        ("human", talk.question),
+        ("gpt", f"{talk.thought}\n<tool_call>\n{call}\n</tool_call>"),
+        ("tool", f"<tool_response>\n{talk.result}\n</tool_response>"),
+        ("gpt", talk.answer),
+    ]
+    return _lines({"conversations": [{"from": who, "value": text} for who, text in said]})
+
+
 _HELD: Sequence[str] = ("system", "question", "thought", "command", "result", "answer")
 _NO_SYSTEM = _HELD[1:]
 # as in `neutral_logs`; by the reader's name, which is the format's where nothing else is said
@@ -588,11 +708,20 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("weave", "calls.jsonl", _HELD, _weave),
     ("braintrust", "spans.jsonl", _HELD, _braintrust),
     ("openai_agents", "traces.jsonl", _HELD, _openai_agents),
+    ("cursor_stream", "out.jsonl", _NO_SYSTEM, _cursor_stream),
+    ("deepseek", "conversations.json", ("question", "answer"), _deepseek),
+    ("mistral", "history.json", _NO_SYSTEM, _mistral),
+    ("posthog", "events.jsonl", _HELD, _posthog),
+    ("datadog", "spans.jsonl", _HELD, _datadog),
+    ("openai_response", "responses.jsonl", _HELD, _response),
+    ("openai_eval", "items.jsonl", _HELD, _eval),
     ("har", "x.har", _HELD, _har),
 )
 NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for one in _OWN_READER} | {
     "inspect_eval": ("inspect_ai", "x.eval", _HELD, _inspect_eval),
     "message_parts": ("mini_swe_agent", "messages.jsonl", _NO_SYSTEM, _message_parts),
+    "table": ("langfuse", "observations.csv", _HELD, _table),
+    "spoken_calls": ("chat_dataset", "hermes.jsonl", _HELD, _spoken_calls),
     "portkey": ("recording", "logs.jsonl", _HELD, _portkey),
     "ollama": ("recording", "calls.jsonl", _HELD, _ollama),
     "converse": ("recording", "calls.jsonl", _HELD, _converse),

@@ -205,7 +205,7 @@ def test_the_channels_of_gpt_oss_are_thoughts_calls_and_an_answer(tmp_path: Path
 @pytest.mark.parametrize("holder", [{"status": "error"}, {"exception": "Timeout"}, {"error": {"code": 500}}])
 def test_what_a_failed_call_had_answered_is_not_learnt(tmp_path: Path, holder: dict[str, Any]) -> None:
     span = {"type": "llm", "trace_id": "t", "input": ASKED, "output": TALK[-1], **holder}
-    assert read(write(tmp_path / "x.jsonl", span)) == [Skipped("no_model_call")]
+    assert read(write(tmp_path / "x.jsonl", span)) == [Skipped("call_failed")]
 
 
 def test_tools_that_a_message_offers_are_no_calls_of_them(tmp_path: Path) -> None:

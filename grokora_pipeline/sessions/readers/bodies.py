@@ -54,13 +54,15 @@ def api_of(request: Mapping[str, Any], response: Any = None, named: object = Non
     reply = response if isinstance(response, Mapping) else {}
     if "choices" in reply:
         return "chat"
+    if reply.get("object") == "response":
+        return "responses"
     if "contents" in request or "candidates" in reply:
         return "gemini"
     if "toolConfig" in request or "stopReason" in reply or "message" in as_object(reply.get("output")):
         return "converse"
     if "messages" not in request and isinstance(request.get("message"), str):
         return "cohere"
-    if "messages" not in request and ("input" in request or reply.get("object") == "response"):
+    if "messages" not in request and "input" in request:
         return "responses"
     tools = request.get("tools")
     first = tools[0] if isinstance(tools, list) and tools and isinstance(tools[0], dict) else {}
@@ -132,7 +134,7 @@ def _first(message: Any) -> Message | None:
 
 def _responses(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list[Json] | None, model: str) -> Exchange:
     instructions = request.get("instructions") or reply.get("instructions")
-    given = request.get("input")
+    given = request.get("input", request.get("messages"))  # platforms keep both APIs' inputs under one name
     items = [{"role": "user", "content": given}] if isinstance(given, str) else as_list(given)
     prompt = lower_all([*([{"role": "system", "content": instructions}] if instructions else []), *items])
     outputs = lower_all(as_list(reply.get("output")))

@@ -4,6 +4,8 @@ A row is a conversation: each assistant message that may be trained on becomes a
 prompt. A row names no session, so its content is its session: rows that begin alike stay on one side of the split.
 """
 
+import ast
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -75,6 +77,8 @@ def _kind(row: Json) -> str:
         return "alpaca"
     if isinstance(row.get("query"), str) and _calls(row.get("answers")) and row.get("tools"):
         return "xlam"
+    if isinstance(row.get("chat"), str) and _dialogue(row["chat"]):
+        return "dialogue"
     said, prompt = first_of(row, *_COMPLETION), as_json(first_of(row, *_PROMPT))
     if isinstance(said, str | list) and (isinstance(prompt, str) or _has_turns(prompt)):
         return "prompt_completion"
@@ -122,6 +126,7 @@ class _Row(NamedTuple):
     trainable: list[int]
     tools: list[Json] | None
     status: Status
+    model: str = ""  # who said it, where a pair names one for each side
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -189,6 +194,10 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
         yield from _preferences(row, tools)
     elif kind == "alpaca":
         yield _alpaca(row, tools)
+    elif kind == "dialogue":
+        system = name_text(row.get("system")).removeprefix("SYSTEM:").strip()
+        messages = _weighted([*([{"role": "system", "content": system}] if system else []), *_dialogue(row["chat"])])
+        yield _labelled(row, [], messages, tools or _tools_in(system))
     elif kind == "chat":
         raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
         raw = [message for message in raw if isinstance(message, dict)]
@@ -197,7 +206,8 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
         messages, label = _weighted(raw), row.get("label")
         places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
-        yield _Row(messages, places, tools, _status(row))
+        system = name_text(messages[0].get("content")) if messages and messages[0]["role"] == "system" else ""
+        yield _Row(messages, places, tools or _tools_in(system), _status(row))
     else:
         asked, said = (row["input"], row["output"]) if kind == "input_output" else (first_of(row, *_PROMPT), None)
         said = said or first_of(row, *_COMPLETION)
@@ -206,6 +216,20 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
             prompt = [*lower_all(_system(row)), *prompt]
         answer = lower_all([{"role": "assistant", "tool_calls": _calls(row["answers"])}]) if kind == "xlam" else None
         yield _labelled(row, prompt, [*prompt, *(answer or _conversation(said, "assistant"))], tools)
+
+
+def _tools_in(system: str) -> list[Json] | None:
+    """The tool schemas that a system prompt lists as JSON: between Hermes' tags, or one behind the other (Glaive)."""
+    listed = re.search(r"<tools>(.*?)</tools>", system, re.DOTALL)
+    text = listed[1] if listed else system.partition("functions")[2]
+    tools: list[Any] = []
+    position = text.find("{" if not listed or "[" not in text.partition("{")[0] else "[")
+    with suppress(ValueError):
+        while position >= 0:
+            value, end = json.JSONDecoder().raw_decode(text, position)
+            tools += value if isinstance(value, list) else [value]
+            position = text.find("{", end)
+    return lower_tools(tools)
 
 
 def _system(row: Json) -> list[Json]:
@@ -222,7 +246,79 @@ def _weighted(raw: Sequence[Json]) -> list[Message]:
         keys = ("weight", "loss_weight", "loss", "train", "trainable")
         weight = next((message[key] for key in keys if message.get(key) is not None), 1)
         messages += [{**one, "trainable": bool(weight)} for one in lower(message) or lower_unknown(message)]
-    return pair_results(join_calls(messages))
+    return pair_results(join_calls(_with_calls(messages)))
+
+
+_CALL_TEXT = re.compile(r"<tool_call>(.*?)</tool_call>|<functioncall>(.*)", re.DOTALL)
+_RESULT_TEXT = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
+
+
+def _with_calls(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the calls that answers spell out as calls: of Hermes, Glaive and (as Python) ToolACE.
+
+    Results go with them, also those that a user's message holds. A text that is not wholly understood stays a text.
+    """
+    spoken: list[Message] = []
+    called = False
+    for message, after in zip(messages, [*messages[1:], {}], strict=True):
+        text, results = message.get("content") or "", list[str]()
+        if message["role"] == "assistant":
+            spelled = [one or other for one, other in _CALL_TEXT.findall(text)] if "<" in text else []
+            calls = [lower_call(_literal(one.strip())) for one in spelled]
+            if not spelled and text[:1] == "[" and after.get("role") == "tool":
+                calls, spelled = _python_calls(text), [text]
+            called = bool(calls) and all(calls)
+            if called:
+                said = "" if spelled == [text] else _CALL_TEXT.sub("", text).strip()
+                message = {**message, "content": said, "tool_calls": calls}  # noqa: PLW2901
+        elif called and message["role"] in ("user", "tool"):
+            results = _RESULT_TEXT.findall(text)
+            results = results if results and not _RESULT_TEXT.sub("", text).strip() else []
+        own = {key: message[key] for key in ("trainable",) if key in message}
+        spoken += [{"role": "tool", "tool_call_id": "", "content": one, **own} for one in results] or [message]
+    return spoken
+
+
+def _literal(text: str) -> Any:
+    """An object as JSON, or as Python writes it; None for anything else."""
+    value = as_json(text)
+    if not isinstance(value, dict):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(text.removesuffix("<|endoftext|>").strip())
+    return value if isinstance(value, dict) else None
+
+
+def _python_calls(text: str) -> list[Json | None]:
+    """The calls of a text such as `[weather(city="Paris"), time()]`; [] for anything else."""
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        tree = ast.parse(text.strip(), mode="eval").body
+        calls = tree.elts if isinstance(tree, ast.List) else []
+        if all(isinstance(one, ast.Call) and not one.args for one in calls):
+            return [
+                lower_call(
+                    {
+                        "name": ast.unparse(one.func),
+                        "arguments": {str(word.arg): ast.literal_eval(word.value) for word in one.keywords},
+                    }
+                )
+                for one in calls
+                if isinstance(one, ast.Call)
+            ]
+    return []
+
+
+_DIALOGUE = re.compile(r"(?:\A|\n\n)\s*(Human|USER|Assistant|ASSISTANT|FUNCTION RESPONSE): ?")
+
+
+def _dialogue(text: str) -> list[Json]:
+    """The messages of a text with the speakers in it, as in HH-RLHF and Glaive's sets; [] for anything else."""
+    start, *parts = _DIALOGUE.split(text)
+    if start.strip() or not parts or parts[0] not in ("Human", "USER"):
+        return []
+    roles = {"Human": "user", "USER": "user", "FUNCTION RESPONSE": "tool"}
+    said = [(roles.get(who, "assistant"), one.strip()) for who, one in zip(parts[::2], parts[1::2], strict=True)]
+    ends = [(role, one.removesuffix("<|endoftext|>").strip()) for role, one in said]
+    return [{"role": role, "content": one} for role, one in ends if one]
 
 
 def _labelled(row: Json, prompt: list[Message], messages: list[Message], tools: list[Json] | None) -> _Row:
@@ -260,14 +356,15 @@ def _preferences(row: Json, tools: list[Json] | None) -> Iterator[_Row]:
         # TRL's implicit prompt: both sides are whole conversations
         is_whole = answer[: len(prompt)] == prompt or (not prompt and len(answer) > 1)
         messages = answer if is_whole else [*prompt, *answer]
-        yield _Row(messages, [len(messages) - 1] if messages else [], tools, status)
+        model = name_text(first_of(row, *(f"{name}{end}" for name in names for end in ("_model", "-model"))))
+        yield _Row(messages, [len(messages) - 1] if messages else [], tools, status, model)
 
 
 def _conversation(value: Any, role: str) -> list[Message]:
     """Messages from a text (said by `role`), one message, or a list of them."""
     value = as_json(value)
     if isinstance(value, str):
-        return [{"role": role, "content": value}]
+        return lower_all(_dialogue(value)) or [{"role": role, "content": value}]
     if isinstance(value, dict):
         value = [value]
     return lower_all(value) if isinstance(value, list) else []
@@ -291,5 +388,5 @@ def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
         task=name_text(first_of(metadata, *_TASKS)),
         tools=row.tools,
         status=row.status,
-        model=name_text(first_of(metadata, "model", "model_name", "generator", "teacher")),
+        model=row.model or name_text(first_of(metadata, "model", "model_name", "generator", "teacher")),
     )

@@ -3,17 +3,18 @@
 A line holds one content block, so the lines of one answer are merged by message id and request id. The lines are a
 tree (`parentUuid`) with rewinds, branches and copied history: a call's prompt is its own path to the root. The system
 prompt and the tools are not in the file. What `claude -p --output-format stream-json` prints has the same lines without
-a tree.
+a tree. A compaction may keep its last messages behind the summary, where they stood before it. A sub-agent that was
+forked sees its parent's whole conversation, of which its own file names the end alone.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc, user
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     Json,
@@ -34,20 +35,12 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
 AGENT = "claude-code"
 _SYNTHETIC = "<synthetic>"  # what the program itself says in the model's place: errors, "No response requested."
-_KINDS = {
-    "user",
-    "assistant",
-    "system",
-    "summary",
-    "attachment",
-    "progress",
-    "file-history-snapshot",
-    "queue-operation",
-}
+# What the program says after a person stopped an answer; after a stopped tool the result says it, too.
+_INTERRUPTED = "[Request interrupted by user]"
 
 
 def looks_like(head: bytes) -> bool:
@@ -60,7 +53,12 @@ def looks_like(head: bytes) -> bool:
         and value.get("type") in ("user", "assistant")
         and not value.keys().isdisjoint(("uuid", "sessionId", "session_id"))
         for value in values
-    ) or any(value.get("type") == "file-history-snapshot" or "leafUuid" in value for value in values)
+    ) or any(
+        value.get("type") in ("file-history-snapshot", "fork-context-ref")
+        or "leafUuid" in value
+        or (value.get("type") == "queue-operation" and "sessionId" in value)
+        for value in values
+    )
 
 
 @dataclass(slots=True)
@@ -78,6 +76,7 @@ class _Node:
     sidechain: bool = False
     session: str = ""
     agent_id: str = ""
+    teammate: str = ""
     chain: str = ""
     clears: bool = False  # a small compaction, which takes results out of the prompt
     model: str = ""
@@ -121,6 +120,9 @@ class _Session:
         self._cleared: dict[str, int] = {}  # results that a small compaction took out of the prompt -> its line
         self._types: dict[str, str] = {}  # the prompt of a Task call -> the sub-agent's type
         self._ends: dict[str, str] = {}  # the last line of each chain: a session's own, and its sub-agents'
+        self._kept: dict[str, list[str]] = {}  # a compaction's summary -> the lines that stay behind it
+        self._stopped: set[str] = set()  # the last lines of answers that a person interrupted
+        self._forked = False
         self._name = ""
 
     def add(self, record: Record) -> Iterator[Item]:
@@ -131,10 +133,7 @@ class _Session:
             return
         kind, message = value.get("type"), value.get("message")
         if kind not in ("user", "assistant"):
-            if kind not in _KINDS and "uuid" not in value and kind is None:
-                yield Problem("wrong_schema", record.offset, f"line {number} is no line of a session")
-            elif isinstance(value.get("uuid"), str):
-                self._add_node(self._node(value, number))
+            yield from self._add_note(value, record)
             return
         if not isinstance(message, dict) or not isinstance(message.get("content"), str | list):
             yield Problem("wrong_schema", record.offset, f"line {number} has no message with a content")
@@ -145,6 +144,7 @@ class _Session:
         if kind == "assistant":
             if message.get("model") == _SYNTHETIC or value.get("isApiErrorMessage"):
                 self._add_node(node)
+                yield Skipped("call_failed")
                 return
             node.answer = ":".join(filter(None, (name_text(message.get("id")), name_text(value.get("requestId")))))
             node.answer = node.answer or node.uuid
@@ -160,8 +160,27 @@ class _Session:
                     self._results.setdefault(one["tool_call_id"], one)
                 else:
                     node.messages.append(one)
+                    if one["content"] == _INTERRUPTED and node.parent:
+                        self._stopped.add(node.parent)
         node.role = str(kind)
         self._add_node(node)
+
+    def _add_note(self, value: Json, record: Record) -> Iterator[Item]:
+        """Take in a line that is no message: an attachment, a compaction, how the session began or ended."""
+        kind = value.get("type")
+        if kind is None and "uuid" not in value:
+            yield Problem("wrong_schema", record.offset, f"line {record.number} is no line of a session")
+        elif isinstance(value.get("uuid"), str):
+            node = self._node(value, record.number)
+            node.messages = _attached(as_object(value.get("attachment")))
+            self._add_node(node)
+        self._forked = self._forked or kind == "fork-context-ref"
+        for one in map(as_object, as_list(value.get("replacements"))):  # results that were too long to be sent
+            if result := self._results.get(name_text(one.get("toolUseId"))):
+                result["content"] = name_text(one.get("replacement"))
+        session = name_text(first_of(value, "sessionId", "session_id"))
+        if kind == "result" and value.get("is_error") is True and session:  # how a printed stream ends
+            yield Verdict(session, status="failure", inferred=True)
 
     def _node(self, value: Mapping[str, Any], number: int) -> _Node:
         session, task = (
@@ -173,6 +192,12 @@ class _Session:
         self._name = self._name or session
         cleared = as_list(as_object(value.get("microcompactMetadata")).get("compactedToolIds"))
         self._cleared |= {name_text(call): number for call in cleared}
+        compaction = as_object(value.get("compactMetadata"))
+        segment, kept = as_object(compaction.get("preservedSegment")), as_object(compaction.get("preservedMessages"))
+        anchor = name_text(kept.get("anchorUuid") or segment.get("anchorUuid"))
+        if anchor and anchor not in self._nodes:  # the summary, or this very line
+            names = as_list(kept.get("uuids")) or self._path(segment.get("headUuid"), segment.get("tailUuid"))
+            self._kept[anchor] = list(map(name_text, names))
         return _Node(
             uuid=name_text(value.get("uuid")) or f"line-{number}",
             parent=parent if isinstance(parent, str) and parent else None,
@@ -181,9 +206,17 @@ class _Session:
             sidechain=value.get("isSidechain") is True or bool(task),
             session=session,
             agent_id=name_text(value.get("agentId")) or task,
+            teammate=name_text(value.get("agentName")) if value.get("teamName") else "",
             chain=f"{session}:{task}",
             clears=bool(cleared),
         )
+
+    def _path(self, head: object, tail: object) -> list[str]:
+        """The lines from `head` to `tail`, all before the one that is read; [""], which is none, if they are lost."""
+        path = [name_text(tail)]
+        while path[-1] != head and (node := self._nodes.get(path[-1])) is not None and node.parent not in path:
+            path.append(node.parent or "")
+        return path[::-1] if path[-1] == head else [""]
 
     def _add_node(self, node: _Node) -> None:
         if node.uuid not in self._nodes:
@@ -228,14 +261,23 @@ class _Session:
     def _before(self, node: _Node, contexts: Mapping[str, _Context]) -> _Context:
         """The context in which a node stands: its path, without what a sibling line of its own answer added."""
         known = contexts.get(node.parent) if node.parent else None
-        if node.starts_anew or (node.parent is None and known is None):
-            return _Context([], 0, True, node.uuid)
+        if (node.starts_anew and node.parent not in self._kept) or (node.parent is None and known is None):
+            return _Context([], 0, node.starts_anew or not self._forked, node.uuid)
         if known is None:  # its parent is not in this file, or stands after it
             return _Context([], 0, False, node.uuid)
         return known
 
     def _after(self, node: _Node, before: _Context) -> _Context:
         messages = list(node.messages)
+        for one in self._kept.get(node.uuid, ()):
+            kept = self._nodes.get(one)
+            if kept is None:  # what stays is not in the file
+                before = replace(before, complete=False)
+            elif not kept.answer:
+                messages += kept.messages
+            elif kept.answer not in before.answers:
+                messages += self._whole(kept.answer)
+                before = replace(before, answers=before.answers | {kept.answer})
         if node.answer:
             if node.answer in before.answers:
                 return before
@@ -267,7 +309,9 @@ class _Session:
         """The agent, the session and the parent session of a call: a sub-agent is an agent of its own."""
         session = node.session or self._name or self._source.name
         if not node.sidechain and not node.agent_id:
-            return AGENT, session, ""
+            # a teammate's session is its own, and its lead is named in the team's settings alone
+            lead = node.teammate in ("", "team-lead")
+            return AGENT if lead else f"{AGENT}/{node.teammate}", session, ""
         own = node.agent_id or before.root[:8]
         task = str(before.messages[0].get("content") or "").strip() if before.messages else ""
         kind = kind or self._types.get(task, "") or "subagent"
@@ -298,9 +342,25 @@ class _Session:
             model=next((one.model for one in nodes if one.model), ""),
             call=node.answer if ":" in node.answer else digest([node.answer, whole[0]]),
             result_known=known,
-            step_failed=failed or any(one.ended_early for one in nodes),
+            step_failed=failed or any(one.ended_early or one.uuid in self._stopped for one in nodes),
             **fields,
         )
+
+
+def _attached(attachment: Json) -> list[Message]:
+    """What an attachment shows the model of a person's: words that were said while it worked, a file, some lines.
+
+    The program's own reminders are left out.
+    """
+    if attachment.get("type") == "queued_command":
+        return lower({"role": "user", "content": attachment.get("prompt")})
+    if attachment.get("type") not in ("file", "edited_text_file", "selected_lines_in_ide", "nested_memory"):
+        return []
+    content = first_of(attachment, "content", "snippet")
+    if isinstance(content, dict):
+        content = as_object(content.get("file", content)).get("content")
+    named = name_text(first_of(attachment, "filename", "path"))
+    return [user(f"{named}\n{content}")] if isinstance(content, str) and content else []
 
 
 def _recorded_type(source: Source) -> str:

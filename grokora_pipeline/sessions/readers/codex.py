@@ -34,7 +34,6 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped
 AGENT = "codex"
 _TYPES = {"session_meta", "response_item", "event_msg", "turn_context", "compacted"}
 _EXIT_CODE = re.compile(r"(?:.{0,200}\n)??(?:Exit code:|Process exited with code) *(\d+)", re.DOTALL)
-_OWN_ITEMS = {"reasoning", "function_call", "custom_tool_call", "local_shell_call", "web_search_call"}
 
 
 def looks_like(head: bytes) -> bool:
@@ -165,13 +164,17 @@ class _Rollout:
     def _lower(self, item: Any) -> list[Message]:
         if isinstance(item, Mapping) and item.get("type") == "local_shell_call":
             return lower({**item, "call_id": item.get("call_id") or item.get("id")})
+        if isinstance(item, Mapping) and item.get("execution") == "client" and "call_id" in item:
+            if item.get("type") == "tool_search_call":  # Codex itself searches the tools that it did not offer
+                return lower({**item, "type": "function_call", "name": "tool_search"})
+            return lower({**item, "type": "function_call_output", "output": item.get("tools")})
         if isinstance(item, Mapping) and isinstance(payload := item.get("output"), Mapping) and "success" in payload:
             return lower({**item, "output": payload.get("content")})  # of it the model sees the content alone
         return lower(item) if isinstance(item, Mapping) else []
 
     def _item(self, item: Mapping[str, Any], record: Record, line: Mapping[str, Any]) -> None:
         kind, role = str(item.get("type")), item.get("role")
-        if kind in _OWN_ITEMS or (kind == "message" and role == "assistant"):
+        if kind == "reasoning" or kind.endswith("_call") or (kind == "message" and role == "assistant"):
             if kind == "web_search_call":
                 self._searched = True
                 return

@@ -4,8 +4,9 @@ None of these files holds the system prompt as it was sent, unless a shape says 
 A conversation that was edited or asked again is a tree, of which the branch that the program showed last is read.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
@@ -17,6 +18,7 @@ from grokora_pipeline.sessions.readers.common import (
     name_text,
     outcome_status,
     to_utc,
+    whole_number,
 )
 from grokora_pipeline.sessions.readers.lowering import (
     ROLES,
@@ -24,7 +26,9 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_json,
     as_list,
     as_object,
+    by_session,
     digest,
+    ended_early,
     explode,
     join_calls,
     lower,
@@ -46,7 +50,8 @@ MAX_RECORDS = 200_000  # lines of one session, which are held together
 class Chat:
     """One conversation: its messages in any shape that the lowering knows, each with its `model` where it says so.
 
-    A message with `cut` true was broken off: it is context, and no example. Without a session id the content is one.
+    A message with `cut` true was broken off: it is context, and no example. So is one with `earlier`, which stands as
+    an example in another chat. Without a session id the content is one.
     """
 
     messages: Iterable[Any]
@@ -73,12 +78,13 @@ class Shape(NamedTuple):
     looks_like: Callable[[Json], bool]
     chats: Callable[[Any], Iterator[Chat]]
     each: bool = True
+    within: int = 2  # how many of the first records may be the one that tells
     empty: str = ""  # why a file without a single call has none, and what to do about it
 
 
 def detector(shape: Shape) -> Callable[[bytes], bool]:
     """The function that tells whether a file's first bytes are of the shape."""
-    return lambda head: any(shape.looks_like(value) for value in peek_objects(head)[:2])
+    return lambda head: any(shape.looks_like(value) for value in peek_objects(head)[: shape.within])
 
 
 def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
@@ -101,28 +107,39 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
                 held.append(record.value)
             else:
                 raise UnreadableError("gigantic", record.offset, f"a session of more than {MAX_RECORDS:,} lines")
-        for chat in shape.chats(held) if held else ():
-            calls += 1
-            yield from _turns(source, chat, 0)
+        for name, lines in by_session(held).items():
+            for chat in shape.chats(lines):
+                calls += 1
+                yield from _turns(source, chat, 0, name)
         if not calls and shape.empty:
             raise UnreadableError("no_contents", 0, shape.empty)
 
     return read
 
 
-def _turns(source: Source, chat: Chat, line: int) -> Iterator[Item]:
+def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[Item]:
+    """`named`: the session that the records name, if the chat has none of its own."""
     messages: list[Message] = []
+    left_out = 0
     for raw in chat.messages:
         marks = raw if isinstance(raw, Mapping) else {}
         model = name_text(first_of(marks, "model", "modelId", "model_name") or chat.model)
-        messages += [{**one, "model": model, "trainable": not marks.get("cut")} for one in lower(raw)]
+        trainable = not (marks.get("cut") or marks.get("earlier"))
+        own = [{**one, "model": model, "trainable": trainable} for one in lower(raw)]
+        if marks.get("failed"):
+            own = [{**one, "ended_early": True} for one in own]
+        if marks.get("cut") and any(one["role"] == "assistant" for one in own):
+            left_out += 1
+            yield Skipped("call_failed" if marks["cut"] == "call_failed" else "broken_off")
+        messages += own
     messages = pair_results(join_calls(messages))
     places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
-    places = places[-1:] if chat.last_only else places
+    places = [place for place in places if place == len(messages) - 1] if chat.last_only else places
     if not places:
-        yield Skipped("no_model_call")
+        if not left_out:
+            yield Skipped("no_answer" if chat.last_only else "no_model_call")
         return
-    session = chat.session or f"content-{digest([one['content'] for one in messages[: places[0]]])}"
+    session = chat.session or named or f"content-{digest([one['content'] for one in messages[: places[0]]])}"
     for model in dict.fromkeys(name_text(messages[place].get("model")) for place in places):
         yield from explode(
             source,
@@ -173,8 +190,10 @@ def _gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
         by_id[name_text(one.get("id")) or f"line {place}"] = one
     messages: list[Json] = []
     for one in by_id.values():
-        if one.get("type") not in ("user", "gemini"):
-            continue  # notes of the program: info, error, warning
+        if one.get("type") not in ("user", "gemini"):  # notes of the program: info, error, warning
+            if "cancelled" in str(one.get("content")) and messages and messages[-1]["role"] == "gemini":
+                messages[-1]["cut"] = True
+            continue
         calls = [{**call, "type": "tool_use"} for call in _of(one.get("toolCalls"))]
         thoughts = [
             {
@@ -201,12 +220,18 @@ def _qwen(lines: Sequence[Json]) -> Iterator[Chat]:
     """A session of Qwen Code: a tree of lines whose messages are contents of Gemini's API."""
     nodes = {name_text(one.get("uuid")): one for one in lines}
     path = _branch(nodes, name_text(lines[-1].get("uuid")), "parentUuid")
-    messages = [
-        {**one["message"], "model": one.get("model") if one.get("type") == "assistant" else None}
-        for one in path
-        if isinstance(one.get("message"), dict)
-    ]
-    yield Chat(messages, name_text(lines[0].get("sessionId")), "qwen-code", started=lines[0].get("timestamp"))
+    parts: list[list[Json]] = [[]]
+    for one in path:
+        history = as_object(one.get("systemPayload")).get("compressedHistory")
+        if isinstance(history, list):  # what the model sees instead of all that stands before
+            parts.append([{**content, "earlier": True} for content in _of(history)])
+        elif isinstance(one.get("message"), dict):
+            model = one.get("model") if one.get("type") == "assistant" else None
+            parts[-1].append({**one["message"], "model": model})
+    name, started, step = name_text(lines[0].get("sessionId")), lines[0].get("timestamp"), 0
+    for messages in parts:
+        yield Chat(messages, name, "qwen-code", started=started, first_step=step)
+        step += len(messages)
 
 
 def _opencode(value: Json) -> Iterator[Chat]:
@@ -218,7 +243,7 @@ def _opencode(value: Json) -> Iterator[Chat]:
         if summary >= 0 and own.get("role") == "user":
             yield from _opencode_chat(value, messages, steps)
             steps += summary
-            messages, summary = [{**messages[summary], "cut": True}], -1
+            messages, summary = [{**messages[summary], "earlier": True}], -1
         if own.get("summary") is True and own.get("role") == "assistant":
             summary = len(messages)
         model = own.get("modelID") if own.get("role") == "assistant" else None
@@ -256,6 +281,10 @@ def _opencode_chat(value: Json, messages: list[Json], first_step: int) -> Iterat
     )
 
 
+# What Cline writes behind an answer that a person interrupted, and in the place of one that did not come.
+_NO_ANSWER = re.compile(r"\[Response interrupted by |Failure: I did not provide a response\.")
+
+
 def _cline(messages: Sequence[Json]) -> Iterator[Chat]:
     """A task of Cline or Roo. What Roo condensed is not in the prompt any more; an interrupted answer says so."""
     start = max((place for place, one in enumerate(messages) if one.get("isSummary")), default=0)
@@ -263,7 +292,7 @@ def _cline(messages: Sequence[Json]) -> Iterator[Chat]:
         {
             **one,
             "model": as_object(one.get("modelInfo")).get("modelId"),
-            "cut": "[Response interrupted by " in str(as_list(one.get("content"))[-1:]),
+            "cut": bool(_NO_ANSWER.search(str(as_list(one.get("content"))[-1:]))),
         }
         for one in messages
     ]
@@ -280,13 +309,21 @@ def _continue(value: Json) -> Iterator[Chat]:
     answered = {as_object(one.get("message")).get("toolCallId") for one in items}
     messages: list[Any] = []
     for item in items:
-        prompt = _of(item.get("promptLogs"))
+        prompt, message = _of(item.get("promptLogs")), as_object(item.get("message"))
         model = next((name_text(log.get("modelTitle")) for log in prompt), "")
-        messages.append({**as_object(item.get("message")), "model": model})
+        shown = [{"type": "text", "text": name_text(one.get("content"))} for one in _of(item.get("contextItems"))]
+        if message.get("role") == "thinking":
+            message = {"role": "assistant", "content": [{"type": "thinking", "text": message.get("content")}]}
+        elif message.get("role") == "user" and shown:  # files and pages that the person named
+            said = message.get("content")
+            message = {"role": "user", "content": [*shown, *(as_list(said) or [said])]}
+        messages.append({**message, "model": model})
         for state in _of(item.get("toolCallStates")):
             if state.get("output") and state.get("toolCallId") not in answered:
                 texts = [{"type": "text", "text": name_text(one.get("content"))} for one in _of(state["output"])]
-                messages.append({"role": "tool", "tool_call_id": state.get("toolCallId"), "content": texts})
+                failed = state.get("status") in ("errored", "canceled")
+                result = {"role": "tool", "tool_call_id": state.get("toolCallId"), "content": texts}
+                messages.append({**result, "is_error": failed})
     yield Chat(messages, name_text(value.get("sessionId")), "continue")
 
 
@@ -363,30 +400,73 @@ def _copilot_journal(lines: Sequence[Json]) -> Iterator[Chat]:
 
 
 def _copilot_cli(events: Sequence[Json]) -> Iterator[Chat]:
+    """A session of Copilot's CLI; what a sub-agent says names the call that started it, and is a session of its own.
+
+    After a compaction the file does not say which of the earlier messages stayed in the prompt.
+    """
     start = as_object(events[0].get("data"))
-    model = name_text(start.get("selectedModel"))
-    messages: list[Any] = []
+    model, name = name_text(start.get("selectedModel")), name_text(start.get("sessionId"))
+    chats = {"": Chat([], name, "copilot-cli", started=start.get("startTime"))}
+    compacted: list[Chat] = []
+    prompts: dict[str, object] = {}  # of the calls that may start a sub-agent
     for event in events[1:]:
         kind, data = event.get("type"), as_object(event.get("data"))
+        parent = name_text(data.get("toolCallId" if kind == "subagent.started" else "parentToolCallId"))
+        if parent not in chats:
+            chats[parent] = Chat([{"role": "user", "content": prompts.get(parent)}], f"{name}:{parent}", parent=name)
+        chat = chats[parent]
+        said = list(chat.messages)
         if kind == "session.model_change":
             model = name_text(data.get("newModel")) or model
-        elif kind == "user.message":
-            messages.append({"role": "user", "content": first_of(data, "transformedContent", "content")})
+        elif kind == "subagent.started":
+            chat.agent = f"copilot-cli/{name_text(data.get('agentName'))}"
+        elif kind in ("system.message", "user.message"):
+            content = first_of(data, "transformedContent", "content")
+            said.append({"role": name_text(kind).partition(".")[0], "content": content})
         elif kind == "assistant.message":
             calls = [{**call, "type": "tool_use"} for call in _of(data.get("toolRequests"))]
-            content = [{"type": "text", "text": name_text(data.get("content"))}, *calls]
-            messages.append({"role": "assistant", "content": content, "model": model})
+            prompts |= {
+                name_text(one.get("toolCallId")): as_object(one.get("arguments")).get("prompt") for one in calls
+            }
+            text = {"type": "text", "text": name_text(data.get("content"))}
+            said.append({"role": "assistant", "content": [text, *calls], "model": data.get("model") or model})
         elif kind == "tool.execution_complete":
             result = as_object(data.get("result")) or as_object(data.get("error"))
-            answer = {
-                "type": "tool_result",
-                "tool_use_id": data.get("toolCallId"),
+            answer = {"type": "tool_result", "tool_use_id": data.get("toolCallId")}
+            answer |= {
+                "content": first_of(result, "content", "message") or "",
                 "is_error": data.get("success") is False,
             }
-            messages.append(
-                {"role": "tool", "content": [{**answer, "content": first_of(result, "content", "message") or ""}]}
-            )
-    yield Chat(messages, name_text(start.get("sessionId")), "copilot-cli", started=start.get("startTime"))
+            said.append({"role": "tool", "content": [answer]})
+        elif kind == "abort" and said and said[-1]["role"] == "assistant":
+            said[-1]["cut"] = True
+        elif kind == "session.compaction_complete" and data.get("success") is not False:
+            compacted.append(replace(chat))
+            chat.first_step, chat.completeness, said = chat.first_step + len(said), "delta", []
+        chat.messages = said
+    yield from (*compacted, *chats.values())
+
+
+def _cursor_stream(lines: Sequence[Json]) -> Iterator[Chat]:
+    """What Cursor's agent prints (`--output-format stream-json`): a call is two lines of a type of their own."""
+    messages: list[Any] = []
+    model = name_text(lines[0].get("model"))
+    for line in lines:
+        if isinstance(line.get("message"), dict):
+            messages.append({"model": model, **line["message"]})
+        for key, one in as_object(line.get("tool_call")).items():
+            body, call = as_object(one), {"id": line.get("call_id"), "type": "tool_use"}
+            if line.get("subtype") == "started":
+                call |= {"name": body.get("name") or key.removesuffix("ToolCall")}
+                call["input"] = first_of(body, "args", "arguments")
+                messages.append({"role": "assistant", "content": [call], "model": model})
+            elif line.get("subtype") == "completed":
+                result = as_object(body.get("result"))
+                answer = {"tool_use_id": line.get("call_id"), "content": first_of(result, "success", *result) or ""}
+                failed = bool(result) and "success" not in result
+                messages.append({"role": "tool", "content": [{"type": "tool_result", **answer, "is_error": failed}]})
+    failed = any(line.get("type") == "result" and line.get("is_error") is True for line in lines)
+    yield Chat(messages, name_text(lines[0].get("session_id")), "cursor", status="failure" if failed else "unknown")
 
 
 def _message_lines(lines: Sequence[Json]) -> Iterator[Chat]:
@@ -429,6 +509,46 @@ def _chatgpt(value: Json) -> Iterator[Chat]:
             )
     name = name_text(first_of(value, "conversation_id", "id"))
     yield Chat(messages, name, "chatgpt", started=value.get("create_time"))
+
+
+def _deepseek(value: Json) -> Iterator[Chat]:
+    """A conversation of DeepSeek's export: the branch whose last message is the newest."""
+    nodes = {key: one for key, one in as_object(value["mapping"]).items() if isinstance(one, dict)}
+    parents = {name_text(child): key for key, one in nodes.items() for child in as_list(one.get("children"))}
+    nodes = {key: {"parent": parents.get(key), **one} for key, one in nodes.items()}
+    said = [key for key, one in nodes.items() if not as_list(one.get("children"))]
+    leaf = max(said, key=lambda key: to_utc(as_object(nodes[key].get("message")).get("inserted_at")), default="")
+    kinds = {"REQUEST": "text", "RESPONSE": "text", "THINK": "thinking"}
+    messages = []
+    for node in _branch(nodes, leaf, "parent"):
+        message = as_object(node.get("message"))
+        parts = [
+            {**one, "type": kinds.get(one.get("type", ""), one.get("type"))} for one in _of(message.get("fragments"))
+        ]
+        asked = any(one.get("type") == "REQUEST" for one in _of(message.get("fragments")))
+        messages.append({"role": "user" if asked else "assistant", "content": parts, "model": message.get("model")})
+    yield Chat(messages, name_text(value.get("id")), "deepseek", started=value.get("inserted_at"))
+
+
+def _mistral(value: Json) -> Iterator[Chat]:
+    """The history of a conversation that Mistral keeps; its instructions are the agent's, and stand elsewhere."""
+    entries = _of(value["entries"])
+    messages: list[Json] = []
+    for one in entries:
+        kind = one.get("type")
+        if kind == "function.call":
+            call = {"type": "tool_use", "id": one.get("tool_call_id"), "name": one.get("name")}
+            content: Any = [{**call, "input": one.get("arguments")}]
+        elif kind == "function.result":
+            content = [{"type": "tool_result", "tool_use_id": one.get("tool_call_id"), "content": one.get("result")}]
+        else:  # a tool that Mistral itself ran says nothing of what the model saw
+            content = one.get("content") if name_text(kind).startswith("message.") else [{"type": "provider_tool"}]
+        role = "user" if kind == "message.input" else "tool" if kind == "function.result" else "assistant"
+        messages.append({"role": role, "content": content, "model": one.get("model")})
+    agent = next((name_text(one["agent_id"]) for one in entries if one.get("agent_id")), "")
+    started = next((one.get("created_at") for one in entries), None)
+    model = next((name_text(one["model"]) for one in entries if one.get("model")), "")
+    yield Chat(messages, name_text(value.get("conversation_id")), agent, model, started)
 
 
 def _claude_ai(value: Json) -> Iterator[Chat]:
@@ -504,21 +624,20 @@ def _amazon_q(value: Json) -> Iterator[Chat]:
 
 
 def _llm(rows: Sequence[Json]) -> Iterator[Chat]:
-    """Responses that `llm logs --json` prints: those of one conversation continue each other."""
-    for name in dict.fromkeys(name_text(one.get("conversation_id")) for one in rows):
-        messages: list[Any] = []
-        own = [one for one in rows if name_text(one.get("conversation_id")) == name]
-        for one in sorted(own, key=lambda one: to_utc(one.get("datetime_utc"))):
-            if one.get("system") and not messages:
-                messages.append({"role": "system", "content": one["system"]})
-            messages += [
-                {**result, "role": "tool", "content": result.get("output")} for result in _of(one.get("tool_results"))
-            ]
-            messages += [{"role": "user", "content": one["prompt"]}] if one.get("prompt") else []
-            said = {"role": "assistant", "content": one.get("response"), "tool_calls": one.get("tool_calls")}
-            messages.append({**said, "model": one.get("model")})
-        tools = [{**tool, "parameters": tool.get("input_schema")} for row in own for tool in _of(row.get("tools"))]
-        yield Chat(messages, name, "llm", started=own[0].get("datetime_utc"), tools=tools)
+    """The responses of one conversation that `llm logs --json` prints: they continue each other."""
+    messages: list[Any] = []
+    for one in sorted(rows, key=lambda one: to_utc(one.get("datetime_utc"))):
+        if one.get("system") and not messages:
+            messages.append({"role": "system", "content": one["system"]})
+        messages += [
+            {**result, "role": "tool", "content": result.get("output")} for result in _of(one.get("tool_results"))
+        ]
+        messages += [{"role": "user", "content": one["prompt"]}] if one.get("prompt") else []
+        said = {"role": "assistant", "content": one.get("response"), "tool_calls": one.get("tool_calls")}
+        messages.append({**said, "model": one.get("model")})
+    tools = [{**tool, "parameters": tool.get("input_schema")} for row in rows for tool in _of(row.get("tools"))]
+    name = name_text(rows[0].get("conversation_id"))
+    yield Chat(messages, name, "llm", started=rows[0].get("datetime_utc"), tools=tools)
 
 
 def _zed(value: Json) -> Iterator[Chat]:
@@ -571,7 +690,8 @@ def _smolagents(steps: Sequence[Json]) -> Iterator[Chat]:
     session = f"run-{digest([step.get('task') for step in steps if step.get('task')])}"
     for step in steps:
         if isinstance(step.get("model_input_messages"), list) and step.get("model_output_message"):
-            messages = [*step["model_input_messages"], step["model_output_message"]]
+            answer = {**as_object(step["model_output_message"]), "failed": bool(step.get("error"))}
+            messages = [*step["model_input_messages"], answer]
             yield Chat(messages, session, "smolagents", completeness="whole", last_only=True)
 
 
@@ -617,6 +737,9 @@ def _inspect(value: Json) -> Iterator[Chat]:
             status = "failure"
         task = f"{name_text(facts.get('task'))} {name_text(sample.get('id'))}"
         messages = _attached(_of(sample.get("messages")), attachments)
+        choice = next(iter(_of(as_object(sample.get("output")).get("choices"))), {})
+        if messages and messages[-1].get("role") == "assistant":
+            messages[-1]["finish_reason"] = choice.get("stop_reason")
         yield Chat(messages, name, "", model, completeness="whole", status=status, task=task.strip())
 
 
@@ -704,37 +827,53 @@ def _call(value: Json) -> Iterator[Chat]:
     for request, reply, holder in _exchanges(value):
         call = exchange(request, _reply(reply))
         if call.answer is None:
-            yield Chat([])
+            yield Chat([], last_only=True)
             continue
         own = ("metadata", "requestMetadata", "request_properties")
         status = holder.get("status")
         failed = isinstance(status, str) and outcome_status(status) == "failure"
+        code = whole_number(first_of(holder, "response_status", "status_code", "$ai_http_status"))
+        failed = failed or (code or 0) >= 400 or holder.get("$ai_is_error") is True
+        failed = failed or ended_early({"finish_reason": holder.get("$ai_stop_reason")})
         failed = failed or any(holder.get(key) for key in ("error", "error_info", "exception", "error_message"))
+        outcome = outcome_status(holder.get("outcome")) if isinstance(holder.get("outcome"), str) else "unknown"
         facts = {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
         yield Chat(
-            [*call.prompt, {**call.answer, "cut": call.cut or failed, "model": call.model}],
+            [*call.prompt, {**call.answer, "cut": "call_failed" if failed else call.cut, "model": call.model}],
             name_text(first_of(facts, *_SESSION_IDS, *_CALL_IDS)),
             name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
             started=first_of(facts, *_TIMES),
             tools=call.tools,
             completeness="delta" if call.delta else "whole",
             last_only=True,
+            status=outcome or "failure",
         )
 
 
 # What exports call the session of a call, the call or the trace that it is a part of, and its time.
-_SESSION_IDS = ("session_id", "conversation_id", "thread_id", "threadId", "Helicone-Session-Id")
-_CALL_IDS = ("trace_id", "traceId", "root_span_id", "request_id", "requestId", "recordId", "custom_id", "id")
+_SESSION_IDS = ("session_id", "conversation_id", "thread_id", "threadId", "Helicone-Session-Id", "$ai_session_id")
+_CALL_IDS = (
+    "$ai_trace_id",
+    "trace_id",
+    "traceId",
+    "root_span_id",
+    "request_id",
+    "requestId",
+    "recordId",
+    "custom_id",
+    "id",
+)
 _TIMES = (
-    *("timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime"),
+    *("start_ns", "timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime"),
     *("request_created_at", "logging_time", "created", "time"),
 )
+_BATCHES = (("body", "response"), ("params", "result"))  # the two halves of a batch, joined by `custom_id`
 # What they call a request and its reply.
 _SIDES = (
     ("request_body", "response_body"),  # Helicone
     ("modelInput", "modelOutput"),  # a batch of Bedrock's
     ("full_request", "full_response"),  # Vertex AI's log of requests
-    ("body", "response"),  # the two halves of a batch, joined by `custom_id`
+    *_BATCHES,
     ("inputs", "output"),  # Weave
     ("input", "output"),  # Opik, Lunary
 )
@@ -761,6 +900,35 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
             yield request, {"message": next(reversed(_of(data.get("output"))), None)}, value
         elif data.get("type") == "response" and data.get("input"):
             yield {"input": data["input"]}, as_object(data.get("response")), value
+    else:
+        yield from _exchange_of(value)
+
+
+_EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
+
+
+def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
+    """The one request and reply of a record that is told by its members alone."""
+    request: Json
+    said: Any
+    if "$ai_input" in (facts := as_object(value.get("properties"))):  # PostHog
+        asked = as_json(facts["$ai_input"])
+        request = {"messages": asked if isinstance(asked, list) else [{"role": "user", "content": asked}]}
+        request |= {"model": facts.get("$ai_model"), "tools": as_json(facts.get("$ai_tools"))}
+        yield request, facts.get("$ai_output_choices"), {**facts, "timestamp": value.get("timestamp")}
+    elif _is_datadog(value):
+        meta = as_object(value["meta"])
+        if "llm" in (meta.get("span.kind"), as_object(meta.get("span")).get("kind")):
+            asked, said = (as_list(as_object(meta.get(key)).get("messages")) for key in ("input", "output"))
+            yield {"model": meta.get("model_name"), "messages": asked}, said, value
+    elif value.get("object") == "response":  # a stored response with what it answers
+        yield value, value, value
+    elif value.get("object") == _EVAL_ITEM:
+        sample = as_object(value.get("sample"))
+        request = {"messages": sample.get("input"), "model": sample.get("model")}
+        said = next(reversed(as_list(sample.get("output"))), None)
+        reply = {"finish_reason": sample.get("finish_reason"), "message": said}
+        yield request, reply, {**value, "status": None, "outcome": value.get("status")}
     elif "messages" in value:
         yield {**as_object(value.get("kwargs")), **value}, first_of(value, *_REPLIES), value
     else:
@@ -776,16 +944,25 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
 def _reply(reply: Any) -> Any:
     """A reply without its envelope; a message, or a list of choices or messages, as the reply that it stands for."""
     reply = as_json(reply)
+    if isinstance(reply, dict) and reply.get("type") == "succeeded":  # of Anthropic's batches
+        return reply.get("message")
     if isinstance(reply, dict) and "body" in reply:
         reply = as_json(reply["body"])
     if isinstance(reply, list):
         last = as_object(reply[-1]) if reply else {}
+        if any(as_object(one).get("type") in ("message", "reasoning", "function_call") for one in reply):
+            return {"object": "response", "output": reply}  # items of the Responses API
         return {"message": last} if "role" in last else {"choices": reply} if "message" in last else reply
     return {"message": reply} if isinstance(reply, dict) and "role" in reply and "type" not in reply else reply
 
 
 def _keys(*names: str) -> Callable[[Json], bool]:
     return lambda value: all(name in value for name in names)
+
+
+def _is_datadog(value: Json) -> bool:
+    """A span of Datadog's, with its contents in `meta`."""
+    return "messages" in as_object(as_object(value.get("meta")).get("input"))
 
 
 def _is_cline(value: Json) -> bool:
@@ -866,7 +1043,16 @@ SHAPES: tuple[Shape, ...] = (
         _message_lines,
         each=False,
     ),
+    Shape(
+        "cursor_stream",
+        lambda value: {"call_id", "tool_call"} <= value.keys() and value.get("type") == "tool_call",
+        _cursor_stream,
+        each=False,
+        within=64,  # all else is as Claude Code prints it
+    ),
     Shape("kimi", lambda value: value.get("role") == "_checkpoint", _message_lines, each=False),
+    Shape("deepseek", _keys("mapping", "inserted_at"), _deepseek),
+    Shape("mistral", lambda value: isinstance(value.get("entries"), list) and "conversation_id" in value, _mistral),
     Shape("chatgpt", lambda value: isinstance(value.get("mapping"), dict) and "create_time" in value, _chatgpt),
     Shape("claude_ai", _keys("chat_messages", "uuid"), _claude_ai),
     Shape("open_webui", lambda value: isinstance(as_object(value.get("chat")).get("history"), dict), _open_webui),
@@ -927,8 +1113,16 @@ SHAPES: tuple[Shape, ...] = (
     Shape("bedrock_log", lambda value: value.get("schemaType") == "ModelInvocationLog", _call),
     Shape("bedrock_batch", _keys("modelInput", "modelOutput"), _call),
     Shape("vertex_log", _keys("full_request", "full_response"), _call),
-    Shape("openai_batch", _keys("custom_id", "body", "response"), _call),
+    Shape(
+        "openai_batch",
+        lambda value: "custom_id" in value and any({asked, said} <= value.keys() for asked, said in _BATCHES),
+        _call,
+    ),
+    Shape("datadog", _is_datadog, _call),
     Shape("llm_span", lambda value: value.get("type") == "llm" and {"input", "output"} <= value.keys(), _call),
+    Shape("posthog", lambda value: "$ai_input" in as_object(value.get("properties")), _call),
+    Shape("openai_response", lambda value: value.get("object") == "response" and "input" in value, _call),
+    Shape("openai_eval", lambda value: value.get("object") == _EVAL_ITEM, _call),
     Shape("weave", _keys("op_name", "inputs"), _call),
     Shape(
         "braintrust", lambda value: "root_span_id" in value and bool(value.keys() & {"span_attributes", "input"}), _call

@@ -10,7 +10,7 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, rating_of, to_utc
+from grokora_pipeline.sessions.readers.common import Source, first_of, loads, name_text, rating_of, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
     as_json,
@@ -63,7 +63,8 @@ def read(source: Source) -> Iterator[Item]:
         else:
             yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
     for trace_id, observations in loose.items():
-        yield from _trace(source, {"id": trace_id}, observations)
+        session = next((one["sessionId"] for one in observations if one.get("sessionId")), None)
+        yield from _trace(source, {"id": trace_id, "sessionId": session}, observations)
 
 
 def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[Item]:
@@ -117,6 +118,8 @@ def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[It
 def read_generation(one: Mapping[str, Any]) -> tuple[list[Message], Message | None, list[Json] | None, Completeness]:
     """Prompt, answer, tools and the prompt's completeness of a GENERATION."""
     given, output, metadata = as_json(one.get("input")), as_json(one.get("output")), as_object(one.get("metadata"))
+    if given is not one.get("input") and isinstance(output, str) and output[:1] == output[-1:] == '"':
+        output = loads(f"[{output}]")[0]  # an export that writes each content as JSON, texts too
     if isinstance(given, dict) and isinstance(given.get("messages"), list | str):
         given = {**given, "messages": as_json(given["messages"])}
     if isinstance(given, dict) and ("contents" in given or isinstance(given.get("messages"), list) or "input" in given):

@@ -5,7 +5,7 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, outcome_status, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
     as_json,
@@ -100,7 +100,7 @@ def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> 
         model=name_text(first_of(parameters, "model", "model_name") or metadata.get("ls_model_name")) or call.model,
         call=name_text(run.get("id")),
         result_known=bool(ids) and ids <= results.keys(),
-        step_failed=call.cut or bool(run.get("error")),
+        step_failed=call.cut or bool(run.get("error")) or outcome_status(run.get("status")) in ("failure", None),
         **fields,
     )
 

@@ -3,6 +3,7 @@
 Spend logs hold `"{}"` for the contents by default, and shorten long ones in the middle: such a call is set aside.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -16,6 +17,8 @@ NO_CONTENT = (
     "the spend logs hold no contents; set store_prompts_in_spend_logs: true in LiteLLM's general_settings, or log the "
     "standard payload (for example callbacks: [s3_v2] or gcs_pubsub)"
 )
+# Kinds of calls that no chat model answers.
+_NO_CHAT = re.compile(r"embedding|image|speech|transcription|moderation|rerank|mcp_tool|file|ocr|vector_store")
 
 
 def looks_like(head: bytes) -> bool:
@@ -64,6 +67,9 @@ def _call(source: Source, row: Json, number: int, steps: Counter[str]) -> Iterat
         row.get("error_information", {}) and as_object(row["error_information"]).get("error_class")
     ):
         yield Skipped("call_failed")
+        return
+    if _NO_CHAT.search(name_text(row.get("call_type"))):
+        yield Skipped("no_model_call")
         return
     request = as_object(row.get("proxy_server_request"))
     request = as_object(request.get("body", request))

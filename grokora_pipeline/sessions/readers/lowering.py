@@ -7,7 +7,7 @@ hands the shapes to this module, so that a part that one platform invented is un
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -56,6 +56,8 @@ _HIDDEN = re.compile(
 )
 # How a reply says that it ended at a limit, or that a filter stopped it.
 _ENDED_EARLY = {"length", "content_filter", "max_tokens", "max_output_tokens", "safety", "refusal", "incomplete"}
+_ENDED_EARLY |= {"prohibited_content", "blocklist", "spii", "malformed_function_call", "unexpected_tool_call"}
+_ENDED_EARLY |= {"error", "failed", "cancelled", "canceled", "aborted"}
 _ENDED_EARLY |= {"guardrail_intervened", "content-filter", "recitation", "model_context_window_exceeded"}
 ROLES = {
     **dict.fromkeys(("user", "human", "input", "humanmessage", "prompter", "usermessage"), "user"),
@@ -119,7 +121,7 @@ def page_of(value: Any) -> list[Json] | None:
         return None
     lists = [key for key, member in value.items() if isinstance(member, list)]
     elements = value[lists[0]] if len(lists) == 1 and lists[0] in _PAGES else None
-    if not elements or not all(isinstance(one, dict) for one in elements) or "info" in value:
+    if not elements or not all(isinstance(one, dict) for one in elements) or {"info", "sample"} & value.keys():
         return None
     return [one["row"] if isinstance(one.get("row"), dict) else one for one in elements]
 
@@ -281,6 +283,28 @@ def digest(value: object, size: int = 16) -> str:
     return hashlib.sha256(data).hexdigest()[:size]
 
 
+_SESSIONS = (
+    "session_id",
+    "sessionId",
+    "conversation_id",
+    "conversationId",
+    "thread_id",
+    "threadId",
+    "chat_id",
+    "chatId",
+)
+
+
+def by_session(values: Iterable[Json]) -> dict[str, list[Json]]:
+    """The records of each session, by the session's id; one that names none goes with the record before it."""
+    sessions: dict[str, list[Json]] = {}
+    name = ""
+    for value in values:
+        name = name_text(first_of(value, *_SESSIONS)) or name
+        sessions.setdefault(name, []).append(value)
+    return sessions
+
+
 def lower_all(messages: Iterable[Any]) -> list[Message]:
     """Chat messages from a list of messages of any shape; calls and results without ids are paired in order."""
     lowered = [plain for message in messages for plain in lower(message)]
@@ -315,8 +339,9 @@ def lower(message: Any) -> list[Message]:
     parts.take(content)
     extra = message.get("additional_kwargs")
     extra = extra if isinstance(extra, Mapping) else {}
+    known = {call["id"] for call in parts.calls if call["id"]}  # a part has told them already
     for raw in _listed(as_json(first_of(message, "tool_calls", "toolCalls") or extra.get("tool_calls") or ())):
-        parts.call(raw)
+        parts.call(raw, known)
     parts.take_others(message)
     legacy = message.get("function_call") or extra.get("function_call")
     if isinstance(legacy, Mapping) and legacy.get("name") and (call := lower_call(legacy)):
@@ -378,7 +403,7 @@ def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
         (name_text(value) for value in (message.get("tool_call_id"), message.get("toolCallId"), *named) if value), ""
     )
     result = tool_result(call_id, result_text(content))
-    if message.get("isError") is True or message.get("is_error") is True:
+    if any(message.get(key) is True for key in ("isError", "is_error")) or message.get("error"):
         result["is_error"] = True
     return [result]
 
@@ -433,12 +458,12 @@ class _Parts:
             self.steps = self.messages()
             self.texts, self.thoughts, self.calls, self.results = [], [], [], []
 
-    def call(self, raw: Any) -> None:
-        """Take in a call that stands beside the content; one that a part has told already counts once."""
+    def call(self, raw: Any, known: Collection[str] = ()) -> None:
+        """Take in a call that stands beside the content, unless its id is one of those that are known."""
         call = lower_call(raw)
         if call is None:  # a message without one of its calls says something else
             self.unread = True
-        elif call["id"] not in {one["id"] for one in self.calls if one["id"]}:
+        elif call["id"] not in known:
             self.calls.append(call)
 
     def take_others(self, message: Mapping[str, Any]) -> None:
@@ -457,8 +482,9 @@ class _Parts:
                 own = [_part_result(one) for one in value if isinstance(one, Mapping)]
                 self.results += [one for one in own if self.role != "assistant" or one["tool_call_id"] in known]
             elif self.role == "assistant" and all(map(_is_call, value)):
+                known = {call["id"] for call in self.calls if call["id"]}
                 for one in value:
-                    self.call(one)
+                    self.call(one, known)
                     if any(one.get(name) is not None for name in ("result", "output")):
                         self.results.append(_part_result(one))
 
@@ -569,7 +595,8 @@ def lower_call(raw: Any) -> Json | None:
         arguments = {"input": arguments}
     text = arguments if isinstance(arguments, str) else json_text(arguments)
     ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "id")
-    call_id = next((raw[key] for key in ids if raw.get(key)), "")
+    # results name an Anthropic block by its `id`, whatever other ids a program keeps in it
+    call_id = next((raw[key] for key in (ids[::-1] if raw.get("type") == "tool_use" else ids) if raw.get(key)), "")
     return {"id": name_text(call_id), "type": "function", "function": {"name": name, "arguments": text or "{}"}}
 
 
@@ -593,7 +620,7 @@ def merged(messages: Iterable[Message]) -> Message:
     own = [one for one in messages if one["role"] == "assistant"]
     calls: list[Json] = []
     for call in calls_in(own):
-        if not call["id"] or call["id"] not in {one["id"] for one in calls}:
+        if not call["id"] or call not in calls:
             calls.append(call)
     answer = assistant("\n".join(one["content"] for one in own if one.get("content")), calls)
     if thoughts := [one["reasoning_content"] for one in own if one.get("reasoning_content")]:
@@ -602,19 +629,26 @@ def merged(messages: Iterable[Message]) -> Message:
 
 
 def pair_results(messages: Sequence[Message]) -> list[Message]:
-    """The messages with an id in each call and each result: a result without one answers the first call that waits."""
+    """The messages with an id of its own in each call, and in each result that of the call that it answers.
+
+    A result without an id answers the first call that waits; so does one whose id several calls of an answer have.
+    """
     paired: list[Message] = []
-    waiting: list[str] = []
+    waiting: list[tuple[str, str]] = []  # a call's id in the log, and its id here
     for number, message in enumerate(messages):
         if calls := message.get("tool_calls"):
-            named = [{**call, "id": call["id"] or f"call_{number}_{place}"} for place, call in enumerate(calls)]
+            waiting = []
+            for place, call in enumerate(calls):
+                own = call["id"] if call["id"] not in dict(waiting) else ""
+                waiting.append((call["id"], own or f"call_{number}_{place}"))
+            named = [{**call, "id": own} for call, (_, own) in zip(calls, waiting, strict=True)]
             paired.append({**message, "tool_calls": named})
-            waiting = [call["id"] for call in named]
         elif message["role"] == "tool":
-            call_id = message.get("tool_call_id") or (waiting[0] if waiting else "")
-            paired.append({**message, "tool_call_id": call_id})
-            if call_id in waiting:
-                waiting.remove(call_id)
+            wanted = message.get("tool_call_id") or ""
+            match = next((one for one in waiting if wanted in ("", *one)), None)
+            paired.append({**message, "tool_call_id": match[1] if match else wanted})
+            if match:
+                waiting.remove(match)
         else:
             paired.append(message)
     return paired

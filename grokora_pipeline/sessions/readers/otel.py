@@ -54,6 +54,7 @@ _LLM |= {"ai.streamText.doStream", "ai.generateObject.doGenerate", "ai.streamObj
 _AGENT_NAMES = ("gen_ai.agent.name", "agent.name", "ai.telemetry.functionId", "traceloop.entity.name", "graph.node.id")
 _RESOURCES = ("resourceSpans", "resource_spans", "batches", "resourceLogs", "resource_logs")
 _MESSAGES = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
+_WHOLE_CALL = "gen_ai.client.inference.operation.details"  # since 1.37, the contents may be attributes of one event
 _REFERRED = (*_MESSAGES, "gen_ai.tool.definitions")
 _CONTENT = re.compile(r"content|messages?\b|prompt|completion|input|output|text|arguments")
 _SHORTEST_LIMIT = 64  # characters; below that an answer means nothing, and two names are of one length by chance
@@ -74,7 +75,9 @@ def looks_like(head: bytes) -> bool:
 
 
 def _is_phoenix(value: Json) -> bool:
-    return "context.span_id" in value or ("attributes" in value and "span_id" in as_object(value.get("context")))
+    """Whether it is one span: as Phoenix exports it, as an SDK prints it, or as a row of Logfire's."""
+    ids = value.keys() | as_object(value.get("context")).keys()
+    return "context.span_id" in value or ("attributes" in value and {"span_id", "trace_id"} <= ids)
 
 
 def _is_jaeger(value: Json) -> bool:
@@ -209,8 +212,8 @@ def _is_call(span: Span) -> bool:
 def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None, list[Json] | None, str]:
     """Prompt, answer (None without one), tools, and what is wrong with contents that were uploaded."""
     attributes = dict(span.attributes)
-    for event, values in span.events:  # since 1.37 the contents may be attributes of one event
-        if event == "gen_ai.client.inference.operation.details":
+    for event, values in span.events:
+        if event == _WHOLE_CALL:
             attributes |= values
     for name in _REFERRED:
         reference = attributes.get(f"{name}_ref")
@@ -220,6 +223,10 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
                 return [], None, None, "contents_missing"
             attributes[name] = content
     tools = lower_tools(as_json(_first(attributes, "gen_ai.tool.definitions", "ai.prompt.tools", "llm.tools")))
+    pydantic = as_object(attributes.get("model_request_parameters"))
+    tools = tools or lower_tools(
+        [tool for key in ("function_tools", "output_tools") for tool in as_list(pydantic.get(key))]
+    )
     if "gen_ai.input.messages" in attributes or "gen_ai.output.messages" in attributes:
         system = as_json(attributes.get("gen_ai.system_instructions"))
         prompt = lower_all([{"role": "system", "parts": system}] if system else [])
@@ -368,23 +375,27 @@ def _spans(record: Record) -> Iterator[Span]:
 
 
 def _log_spans(logs: list[Json], line: int) -> Iterator[Span]:
-    """A call for each span whose messages are log records, which stand in a file of their own."""
+    """A call for each span whose messages are log records, which stand in a file of their own.
+
+    A record with a whole call's contents is one by itself, and so is one of no span: its own number tells it apart.
+    """
     calls: dict[tuple[str, str], list[Json]] = {}
-    for one in logs:
-        key = name_text(_first(one, "traceId", "trace_id")), name_text(_first(one, "spanId", "span_id"))
-        calls.setdefault(key, []).append(one)
-    for (trace, own), records_of in calls.items():
-        events = []
-        for one in records_of:
-            attributes = attributes_of(one.get("attributes"))
-            name = name_text(_first(one, "eventName", "event_name") or attributes.get("event.name"))
-            body = _value(one.get("body"))
-            events.append((name, attributes | ({"body": body} if isinstance(body, dict) else {})))
-        if any(name.startswith("gen_ai.") for name, _ in events):
-            first = events[0][1] | {"gen_ai.operation.name": events[0][1].get("gen_ai.operation.name", "chat")}
-            own_attributes = {key: one for key, one in first.items() if key.startswith("gen_ai.") and key != "body"}
-            at = to_utc(_first(records_of[0], "timeUnixNano", "observedTimeUnixNano", "time_unix_nano"))
-            yield Span(trace, own, "", "", at, own_attributes, events, False, line)
+    for number, one in enumerate(logs):
+        name = name_text(_first(one, "eventName", "event_name"))
+        attributes, body = attributes_of(one.get("attributes")), _value(one.get("body"))
+        name = name or name_text(attributes.get("event.name"))
+        if not name.startswith("gen_ai."):
+            continue
+        attributes |= {key: value for key, value in as_object(body).items() if key.startswith("gen_ai.")}
+        attributes |= {"body": body} if isinstance(body, dict) else {}
+        trace, own = name_text(_first(one, "traceId", "trace_id")), name_text(_first(one, "spanId", "span_id"))
+        own = f"{own}-{line}-{number}" if not own or (name == _WHOLE_CALL and (trace, own) in calls) else own
+        calls.setdefault((trace, own), []).append({"name": name, "attributes": attributes, "record": one})
+    for (trace, own), parts in calls.items():
+        first = {key: one for key, one in parts[0]["attributes"].items() if key.startswith("gen_ai.")}
+        at = to_utc(_first(parts[0]["record"], "timeUnixNano", "observedTimeUnixNano", "time_unix_nano"))
+        events = [(one["name"], one["attributes"]) for one in parts]
+        yield Span(trace, own, "", "", at, {"gen_ai.operation.name": "chat"} | first, events, False, line)
 
 
 def span_of(span: Json, line: int, shared: Json | None = None) -> Span:
@@ -392,7 +403,7 @@ def span_of(span: Json, line: int, shared: Json | None = None) -> Span:
     context = as_object(span.get("context"))
     events = [(name_text(one.get("name")), attributes_of(one.get("attributes"))) for one in _dicts(span, "events")]
     status = as_object(span.get("status"))
-    started = _first(span, "startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime")
+    started = _first(span, "startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "start_timestamp")
     return Span(
         trace=name_text(_first(span, "traceId", "trace_id") or context.get("trace_id")),
         own=name_text(_first(span, "spanId", "span_id") or context.get("span_id")),
@@ -402,7 +413,8 @@ def span_of(span: Json, line: int, shared: Json | None = None) -> Span:
         attributes={key: value for key, value in (shared or {}).items() if key in ("session.id",)}
         | attributes_of(span.get("attributes")),
         events=events,
-        failed=status.get("code") in (2, "STATUS_CODE_ERROR", "ERROR") or span.get("status_code") == "ERROR",
+        failed=status.get("code") in (2, "STATUS_CODE_ERROR", "ERROR")
+        or "ERROR" in (span.get("status_code"), span.get("otel_status_code")),
         line=line,
     )
 
@@ -412,7 +424,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and not name.endswith("json_schema"):
         for key, one in value.items():
             yield from _flat(f"{name}.{key}" if name else key, one)
-    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+    elif isinstance(value, list) and value and name not in _REFERRED and all(isinstance(one, dict) for one in value):
         for number, one in enumerate(value):
             yield from _flat(f"{name}.{number}", one)
     else:

@@ -1,6 +1,7 @@
 """A log file as readers see it: its bytes, unpacked, up to where they stood when the folder was scanned."""
 
 import bz2
+import csv
 import gzip
 import hashlib
 import io
@@ -33,6 +34,17 @@ _ROTATED = re.compile(
 )
 # OpenHands keeps an event a file: events/event-00003-<id>.json, or events/3.json
 _EVENT = re.compile(r"(?:event-)?(\d+)(?:-[\w-]+)?\.json")
+_CSV = re.compile(rb"(?:\xef\xbb\xbf)?\"?[A-Za-z_][\w.$ -]*\"?(?:,\"?[A-Za-z_][\w.$ -]*\"?)+\r?\n")
+# Columns of which a table with calls or conversations has at least one set.
+_COLUMNS: tuple[set[bytes], ...] = (
+    *({name} for name in (b"messages", b"conversations", b"conversation", b"trajectory")),
+    *({b"input", name} for name in (b"output", b"traceid", b"trace_id")),
+    *({b"prompt", name} for name in (b"completion", b"response", b"chosen", b"output")),
+    *({b"instruction", name} for name in (b"output", b"response")),
+    *({b"question", name} for name in (b"answer", b"response")),
+    *({b"inputs", b"outputs"}, {b"chosen", b"rejected"}, {b"event", b"properties"}),
+    *({b"request_body", b"response_body"}, {b"request", b"response"}),
+)
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"ustar")
 
 
@@ -78,8 +90,8 @@ class Source:
     def open(self) -> Iterator[IO[bytes]]:
         """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called.
 
-        The rows of a Parquet file are JSON lines: so data sets and platforms export traces. So are the samples of a log
-        of Inspect AI. Raises OSError, and UnreadableError for a Parquet file without its end.
+        The rows of a Parquet or a CSV file are JSON lines: so data sets and platforms export traces. So are the samples
+        of a log of Inspect AI. Raises OSError, and UnreadableError for a Parquet file without its end.
         """
         with ExitStack() as stack:
             if self.data is not None:
@@ -97,6 +109,8 @@ class Source:
                 unpacked = lines and _JsonLines(lines)
             if unpacked is not None:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
+            if _is_table(stream.peek(1)):  # type: ignore[attr-defined]
+                stream = io.BufferedReader(_Limited(_JsonLines(_csv_lines(stream)), MAX_UNPACKED), _BLOCK)
             yield stack.enter_context(stream)
 
     def head(self, size: int) -> bytes:
@@ -241,6 +255,27 @@ def _eval_lines(file: Any) -> Iterator[bytes] | None:
                 raise UnreadableError("damaged", 0, "convert it: inspect log convert --to json") from error
 
     return lines() if header and samples else None
+
+
+def _is_table(head: bytes) -> bool:
+    """Whether a text begins with the names of columns that hold calls or conversations, separated by commas."""
+    names = {name.strip(b'"').lower() for name in head[:4096].partition(b"\n")[0].strip(b"\xef\xbb\xbf\r").split(b",")}
+    return bool(_CSV.match(head)) and any(pair <= names for pair in _COLUMNS)
+
+
+def _csv_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """The rows of a CSV file as JSON lines; a row without all its columns is a line that is no JSON."""
+    csv.field_size_limit(MAX_LINE)
+    rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""), strict=True)
+    names = next(rows)
+    try:
+        for row in rows:
+            whole = dict(zip(names, (value or None for value in row), strict=False))
+            yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE) if len(row) == len(names) else b"{\n"
+    except csv.Error as error:
+        if "end of data" not in str(error):
+            raise OSError(0, f"row {rows.line_num} is no CSV") from error
+        yield b"{"  # cut within a text
 
 
 class _JsonLines:

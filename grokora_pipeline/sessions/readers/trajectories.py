@@ -21,6 +21,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_json,
     as_list,
     as_object,
+    by_session,
     content_session,
     digest,
     explode,
@@ -91,26 +92,32 @@ def looks_like_mini(head: bytes) -> bool:
 
 
 def read_mini(source: Source) -> Iterator[Item]:
-    """A turn an answer; `exit_status` is the verdict."""
-    values = [one for one in records(source) if not isinstance(one, Problem)]
-    document = values[0].value if len(values) == 1 and "messages" in as_object(values[0].value) else {}
-    raw = document.get("messages") if document else [one.value for one in values]
+    """A turn an answer; `exit_status` is the verdict. Messages a line may be those of several sessions."""
+    values = [as_object(one.value) for one in records(source) if not isinstance(one, Problem)]
+    document = values[0] if len(values) == 1 and "messages" in values[0] else {}
     info = as_object(document.get("info"))
-    messages = pair_results(join_calls([one for message in as_list(raw) for one in _mini_message(message)]))
-    if not any(one["role"] == "assistant" for one in messages):
-        yield Skipped("no_model_call")
-    config = as_object(info.get("config"))
-    session = name_text(document.get("instance_id")) or content_session("mini-swe-agent", messages)
-    yield from explode(
-        source,
-        messages,
-        session_id=session,
-        agent="mini-swe-agent" if document else "",
-        model=name_text(as_object(config.get("model")).get("model_name")),
-        tools=lower_tools(as_object(config.get("model")).get("tools")),
-        status=_exit(info),
-    )
-    yield from _verdict(session, _exit(info))
+    model = as_object(as_object(info.get("config")).get("model"))
+    for name, raw in {"": as_list(document["messages"])}.items() if document else by_session(values).items():
+        messages = pair_results(join_calls([one for message in raw for one in _mini_message(message)]))
+        if not any(one["role"] == "assistant" for one in messages):
+            yield Skipped("no_model_call")
+        session = name or name_text(document.get("instance_id")) or content_session("mini-swe-agent", messages)
+        said = next((one for one in map(as_object, raw) if first_of(one, *_TIMES)), {})
+        yield from explode(
+            source,
+            messages,
+            session_id=session,
+            agent="mini-swe-agent" if document else "",
+            started_at=to_utc(first_of(said, *_TIMES)),
+            model=name_text(model.get("model_name"))
+            or next((name_text(one["model"]) for one in map(as_object, raw) if one.get("model")), ""),
+            tools=lower_tools(model.get("tools")),
+            status=_exit(info),
+        )
+        yield from _verdict(session, _exit(info))
+
+
+_TIMES = ("timestamp", "created_at", "createdAt")
 
 
 def _mini_message(message: Any) -> list[Message]:
@@ -197,6 +204,8 @@ def _simulation(source: Source, info: Json, simulation: Json, number: int) -> It
     session = name_text(simulation.get("id")) or f"task-{task}:trial-{digest(messages)}"
     reward = as_object(simulation.get("reward_info")).get("reward")
     status: Status = "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
+    if name_text(simulation.get("termination_reason")).rpartition(".")[2] not in ("", "agent_stop", "user_stop"):
+        status = "failure"  # such a run is not always given a reward
     yield from explode(
         source,
         messages,

@@ -1,0 +1,363 @@
+"""Logs as the tools of 2025-26 write them: sessions stay apart, what a model saw is in its prompt, nothing is lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.sessions import readers
+from grokora_pipeline.sessions.readers import Source
+from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
+from grokora_pipeline_tests.unit.session_logs import run, turns
+from grokora_pipeline_tests.unit.test_sessions_foreign_logs import (
+    claude,
+    item,
+    meta,
+    read,
+    read_lines,
+    result,
+    spoken,
+    tool_use,
+    turns_of,
+)
+from grokora_pipeline_tests.unit.test_sessions_unseen_logs import ASKED, CALL, TALK, document, only, pairs, prompt_of
+
+# --- Claude Code
+
+
+def text(words: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": words}]
+
+
+def test_a_forked_sub_agent_has_no_whole_prompt_in_its_own_file(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"agentId": "a4", "isSidechain": True}
+    reference = {"type": "fork-context-ref", "agentId": "a4", "parentSessionId": "s1", "parentLastUuid": "u0"}
+    lines = [claude("a", None, "Do it", **own), claude("b", "a", text("The key is X"), "assistant", **own)]
+    assert only(read_lines(tmp_path, *lines)).completeness == "reconstructed"
+    assert only(read_lines(tmp_path, reference, *lines)).completeness == "delta"
+
+
+@pytest.mark.parametrize("anchor", ["s", "b"])
+def test_what_a_compaction_kept_stands_behind_its_summary_or_before_it(tmp_path: Path, anchor: str) -> None:
+    kept = {"preservedSegment": {"headUuid": "u2", "anchorUuid": anchor, "tailUuid": "a2"}}
+    lines = [
+        claude("u1", None, "Q1"),
+        claude("a1", "u1", text("A1"), "assistant"),
+        claude("u2", "a1", "Q2"),
+        claude("a2", "u2", text("A2"), "assistant"),
+        {"type": "system", "subtype": "compact_boundary", "uuid": "b", "parentUuid": None, "compactMetadata": kept},
+        claude("s", "b", "Summary", isCompactSummary=True),
+        claude("u3", "s", "Q3"),
+        claude("a3", "u3", text("A3"), "assistant"),
+    ]
+    behind = {"s": "u:Summary u:Q2 a:A2 u:Q3", "b": "u:Q2 a:A2 u:Summary u:Q3"}
+    last = turns_of(read_lines(tmp_path, *lines))[-1]
+    assert (prompt_of(last), last.completeness) == (behind[anchor], "reconstructed")
+    lost = turns_of(read_lines(tmp_path, *lines[:2], *lines[4:]))[-1]
+    assert lost.completeness == "delta"
+
+
+def test_what_a_person_adds_while_the_model_works_is_in_the_prompt(tmp_path: Path) -> None:
+    def attached(uuid: str, parent: str, **attachment: Any) -> dict[str, Any]:
+        return {"type": "attachment", "uuid": uuid, "parentUuid": parent, "sessionId": "s1", "attachment": attachment}
+
+    file = {"type": "text", "file": {"filePath": "/w/a.py", "content": "print(1)"}}
+    lines = [
+        {"type": "queue-operation", "operation": "enqueue", "sessionId": "s1", "content": "Q"},
+        claude("u", None, "Q"),
+        attached("f", "u", type="file", filename="/w/a.py", content=file),
+        attached("r", "f", type="todo_reminder", content="never shown here"),
+        claude("a", "r", [tool_use("t1")], "assistant"),
+        claude("v", "a", [result("t1", "a long result")]),
+        {"type": "content-replacement", "sessionId": "s1", "replacements": [{"toolUseId": "t1", "replacement": "cut"}]},
+        attached("q", "v", type="queued_command", prompt=text("And tests")),
+        claude("b", "q", text("Done"), "assistant"),
+    ]
+    assert list(map(prompt_of, turns_of(read_lines(tmp_path, *lines)))) == [
+        "u:Q u:/w/a.py\nprint(1)",
+        "u:Q u:/w/a.py\nprint(1) a:* t:cut u:And tests",
+    ]
+
+
+def test_an_interrupted_answer_failed_and_a_teammate_is_an_agent_of_its_own(tmp_path: Path) -> None:
+    lines = [
+        claude("u", None, "Q"),
+        claude("a", "u", text("I will look at the fi"), "assistant"),
+        claude("v", "a", text("[Request interrupted by user]")),
+        claude("w", "v", "Go on"),
+        claude("b", "w", text("Done"), "assistant"),
+        claude("e", "b", text("API Error"), "assistant", isApiErrorMessage=True),
+        {"type": "result", "subtype": "error_max_turns", "is_error": True, "session_id": "s1"},
+    ]
+    items = read_lines(tmp_path, *({**line, "teamName": "t", "agentName": "finder"} for line in lines))
+    assert [(one.agent, one.step_failed) for one in turns_of(items)] == [
+        ("claude-code/finder", True),
+        ("claude-code/finder", False),
+    ]
+    assert [one for one in items if isinstance(one, Skipped | Verdict)] == [
+        Skipped("call_failed"),
+        Verdict("s1", status="failure", inferred=True),
+    ]
+
+
+# --- other coding agents
+
+
+def test_codex_searches_tools_by_calls_and_what_a_provider_made_is_no_answer(tmp_path: Path) -> None:
+    own = {"call_id": "c", "execution": "client"}
+    lines = [
+        meta(),
+        spoken("user", "Q"),
+        item("tool_search_call", **own, arguments={"query": "mail"}),
+        item("tool_search_output", **own, tools=[{"name": "send"}]),
+        spoken("assistant", "Found."),
+        spoken("user", "Draw"),
+        spoken("assistant", "Here it is"),
+        item("image_generation_call", id="i", result="AAAA"),
+    ]
+    items = read_lines(tmp_path, *lines)
+    assert [(prompt_of(one), one.completeness) for one in turns_of(items)] == [
+        ("s:You are Codex. u:Q", "reconstructed"),
+        ('s:You are Codex. u:Q a:* t:{"name": "send"}', "reconstructed"),
+    ]
+    assert Skipped("part_of_unknown_kind") in items
+
+
+def test_copilots_sub_agents_are_sessions_of_their_own_and_what_was_aborted_is_no_example(tmp_path: Path) -> None:
+    def said(words: str, calls: tuple[dict[str, Any], ...] = (), **more: Any) -> dict[str, Any]:
+        return {"type": "assistant.message", "data": {"content": words, "toolRequests": calls, **more}}
+
+    task = {"toolCallId": "t", "name": "task", "arguments": {"prompt": "Find"}}
+    done = {"toolCallId": "t", "success": True, "result": {"content": "found"}}
+    items = read_lines(
+        tmp_path,
+        {"type": "session.start", "data": {"sessionId": "s", "selectedModel": "m"}},
+        {"type": "system.message", "data": {"role": "system", "content": "S"}},
+        {"type": "user.message", "data": {"content": "Q"}},
+        said("", (task,)),
+        {"type": "subagent.started", "data": {"toolCallId": "t", "agentName": "explore"}},
+        said("within", parentToolCallId="t"),
+        {"type": "tool.execution_complete", "data": done},
+        said("half an ans"),
+        {"type": "abort", "data": {"reason": "user"}},
+        {"type": "session.compaction_complete", "data": {"success": True}},
+        {"type": "user.message", "data": {"content": "Next"}},
+        said("Last"),
+    )
+    assert {(one.session_id, one.agent, prompt_of(one), one.completeness) for one in turns_of(items)} == {
+        ("s", "copilot-cli", "s:S u:Q", "reconstructed"),
+        ("s:t", "copilot-cli/explore", "u:Find", "reconstructed"),
+        ("s", "copilot-cli", "u:Next", "delta"),
+    }
+    assert [one for one in items if isinstance(one, Skipped)] == [Skipped("broken_off")]
+
+
+def test_after_a_compression_qwen_sees_its_summary(tmp_path: Path) -> None:
+    contents = [("user", "Q"), ("model", "A"), ("user", "Next"), ("model", "B")]
+    lines: list[dict[str, Any]] = [
+        {"uuid": f"u{n}", "parentUuid": f"u{n - 1}" if n else None, "sessionId": "q", "type": "assistant"}
+        | {"message": {"role": role, "parts": [{"text": words}]}}
+        for n, (role, words) in enumerate(contents)
+    ]
+    history = [{"role": "user", "parts": [{"text": "Summary"}]}, {"role": "model", "parts": [{"text": "Got it"}]}]
+    lines[2]["parentUuid"] = "c"
+    lines.insert(2, {"uuid": "c", "parentUuid": "u1", "systemPayload": {"compressedHistory": history}})
+    assert [(prompt_of(one), one.completion["content"]) for one in turns_of(read_lines(tmp_path, *lines))] == [
+        ("u:Q", "A"),
+        ("u:Summary a:Got it u:Next", "B"),
+    ]
+
+
+def test_what_a_person_named_for_continue_is_in_the_prompt_and_an_errored_call_failed(tmp_path: Path) -> None:
+    call = {"id": "t", "function": {"name": "read", "arguments": "{}"}}
+    state = {"toolCallId": "t", "status": "errored", "toolCall": call, "output": [{"content": "no file"}]}
+    history = [
+        {"message": {"role": "user", "content": text("Q")}, "contextItems": [{"name": "a.py", "content": "print(1)"}]},
+        {"message": {"role": "thinking", "content": "hm"}},
+        {"message": {"role": "assistant", "content": "", "toolCalls": [call]}, "toolCallStates": [state]},
+    ]
+    turn = only(document(tmp_path, {"sessionId": "s", "history": history}))
+    assert prompt_of(turn) == "u:print(1)\nQ"
+    assert (turn.completion["reasoning_content"], turn.step_failed) == ("hm", True)
+
+
+# --- sessions and calls stay what they are
+
+
+def test_messages_of_several_sessions_in_one_file_are_several_conversations(tmp_path: Path) -> None:
+    said = [("a", "user", "Qa"), ("b", "user", "Qb"), ("a", "assistant", "Aa"), ("b", "assistant", "Ab")]
+    plain = [{"conversation_id": who, "role": role, "content": words} for who, role, words in said]
+    gemini = [
+        {"sessionId": who, "role": {"assistant": "model"}.get(role, role), "parts": [{"text": words}]}
+        for who, role, words in said
+    ]
+    for lines in (plain, gemini):
+        told = {(one.session_id, prompt_of(one)) for one in turns_of(read_lines(tmp_path, *lines))}
+        assert told == {("a", "u:Qa"), ("b", "u:Qb")}
+
+
+def test_calls_of_one_id_stay_two_and_each_has_its_own_result(tmp_path: Path) -> None:
+    calls = [{"id": "0", "function": {"name": "f", "arguments": f'{{"a": {number}}}'}} for number in (1, 2)]
+    messages = [*ASKED, {"role": "assistant", "tool_calls": calls}]
+    messages += [{"role": "tool", "tool_call_id": "0", "content": f"r{number}"} for number in (1, 2)]
+    first, second = turns_of(read_lines(tmp_path, {"messages": [*messages, TALK[-1]]}))
+    assert len(first.completion["tool_calls"]) == 2
+    assert first.result_known
+    answered = [one["id"] for one in second.prompt[2]["tool_calls"]]
+    assert len(set(answered)) == 2
+    assert [(one["tool_call_id"], one["content"]) for one in second.prompt[3:]] == [
+        (answered[0], "r1"),
+        (answered[1], "r2"),
+    ]
+
+
+def test_a_block_is_answered_by_its_own_id_whatever_else_it_holds(tmp_path: Path) -> None:
+    use = {"type": "tool_use", "id": "t1", "call_id": "c", "name": "read", "input": {}}
+    said = [("user", text("<task>Q</task>")), ("assistant", [use]), ("user", [result("t1")])]
+    said.append(("assistant", text("Failure: I did not provide a response.")))
+    items = document(tmp_path, [{"role": role, "content": content, "ts": 1} for role, content in said])
+    assert only(items).result_known
+    assert Skipped("broken_off") in items
+
+
+# --- platforms
+
+
+def test_log_records_of_no_span_are_calls_of_their_own(tmp_path: Path) -> None:
+    def record(question: str, answer: str) -> dict[str, Any]:
+        said = {"gen_ai.input.messages": question, "gen_ai.output.messages": answer}
+        said = {
+            key: json.dumps([{"role": role, "parts": [{"type": "text", "content": words}]}])
+            for (key, words), role in zip(said.items(), ("user", "assistant"), strict=True)
+        }
+        name = "gen_ai.client.inference.operation.details"
+        return {"eventName": name, "attributes": pairs({**said, "gen_ai.conversation.id": "s"})}
+
+    logs = {"scopeLogs": [{"logRecords": [record("Q1", "A1"), record("Q2", "A2")]}]}
+    told = turns_of(read_lines(tmp_path, {"resourceLogs": [logs]}))
+    assert [(prompt_of(one), one.completion["content"], one.session_id) for one in told] == [
+        ("u:Q1", "A1", "s"),
+        ("u:Q2", "A2", "s"),
+    ]
+    assert len({one.call for one in told}) == 2
+
+
+def test_a_table_cut_within_a_row_is_read_up_to_there(tmp_path: Path) -> None:
+    rows = 'prompt,completion\nQ1,A1\n"Q\n2",A2\n'
+    path = tmp_path / "table.csv"
+    for end, answers in ((len(rows), ["A1", "A2"]), (len(rows) - 6, ["A1"]), (rows.index("2"), ["A1"])):
+        path.write_text(rows[:end])
+        items = read(path)
+        assert [one.completion["content"] for one in turns_of(items)] == answers
+        assert any(isinstance(one, Problem) for one in items) == (len(answers) == 1)
+    path.write_text("time,value\n1,2\n")  # a table of something else is no log
+    assert Source(path, path.name).head(64).startswith(b"time,value")
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [{"output": {"choices": [{"stop_reason": "max_tokens"}]}}, {"limit": {"type": "message"}}],
+)
+def test_the_last_answer_of_a_sample_that_reached_a_limit_is_no_example(tmp_path: Path, holder: dict[str, Any]) -> None:
+    sample = {"id": 1, "epoch": 1, "input": "Q", "target": "x", "messages": TALK, **holder}
+    last = turns_of(document(tmp_path, {"eval": {"task": "t", "model": "m"}, "samples": [sample]}))[-1]
+    assert last.step_failed or last.status == "failure"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"request_body": {"messages": ASKED}, "response_body": {"choices": [{"message": TALK[-1]}]}}, "call_failed"),
+        ({"request_body": {"messages": ASKED}, "response_body": {}}, "no_answer"),
+        ({"custom_id": "1", "params": {"messages": ASKED}, "result": {"type": "errored"}}, "no_answer"),
+        ({"call_type": "aembedding", "spend": 0, "messages": "x", "response": {"data": []}}, "no_model_call"),
+    ],
+)
+def test_a_call_without_an_answer_is_counted_with_its_reason(tmp_path: Path, line: dict[str, Any], reason: str) -> None:
+    assert read_lines(tmp_path, {**line, "response_status": 500}) == [Skipped(reason)]
+
+
+# --- sets of training data
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [("gpt", '<tool_call>{"name": "bash", "arguments": {"cmd": "ls"}}</tool_call>')]},
+        {"conversations": [("gpt", "<tool_call>{'name': 'bash', 'arguments': {'cmd': 'ls'}}</tool_call>")]},
+        {"conversations": [("assistant", '[bash(cmd="ls")]')]},
+        {"chat": """ASSISTANT: <functioncall> {"name": "bash", "arguments": '{"cmd": "ls"}'} <|endoftext|>"""},
+    ],
+)
+def test_calls_that_a_set_spells_out_are_calls_with_their_results(tmp_path: Path, row: dict[str, Any]) -> None:
+    if "chat" in row:
+        row = {
+            "system": "SYSTEM: S",
+            "chat": f"USER: Q\n\n\n{row['chat']}\n\n\nFUNCTION RESPONSE: out\n\n\nASSISTANT: Done",
+        }
+    else:
+        said = [("system", "S"), ("user", "Q"), *row["conversations"], ("tool", "out"), ("gpt", "Done")]
+        row = {"conversations": [{"from": who, "value": words} for who, words in said]}
+    first, second = turns_of(read_lines(tmp_path, row))
+    (call,) = first.completion["tool_calls"]
+    assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("bash", {"cmd": "ls"})
+    assert (first.completion["content"], first.result_known) == ("", True)
+    assert (prompt_of(second), second.completion["content"]) == ("s:S u:Q a:* t:out", "Done")
+
+
+@pytest.mark.parametrize(
+    "words", ["[1] is the first footnote", "<tool_call>not JSON</tool_call>", '[os.system("x")]', "Human: who am I?"]
+)
+def test_a_text_that_is_no_call_stays_a_text(tmp_path: Path, words: str) -> None:
+    said = [("user", "Q"), ("assistant", words), ("tool", "out"), ("assistant", "Done")]
+    first = turns_of(read_lines(tmp_path, {"messages": [{"role": role, "content": one} for role, one in said]}))[0]
+    assert first.completion == {"role": "assistant", "content": words}
+
+
+def test_tools_in_a_system_prompt_are_recorded_and_each_side_of_a_pair_has_its_teacher(tmp_path: Path) -> None:
+    schema = {"name": "bash", "parameters": {"type": "object", "properties": {"cmd": {"type": "string"}}}}
+    talk = [("system", f"Use <tools>[{json.dumps(schema)}]</tools>"), ("human", "Q"), ("gpt", "A")]
+    told = only(read_lines(tmp_path, {"conversations": [{"from": who, "value": words} for who, words in talk]}))
+    assert (told.tools_known, told.tools) == ("recorded", [{"type": "function", "function": schema}])
+    pair = {"chosen": "\n\nHuman: Q\n\nAssistant: good", "rejected": "\n\nHuman: Q\n\nAssistant: bad"}
+    items = turns_of(read_lines(tmp_path, {**pair, "chosen_model": "m1", "rejected_model": "m2"}))
+    assert [(prompt_of(one), one.completion["content"], one.model, one.status) for one in items] == [
+        ("u:Q", "good", "m1", "success"),
+        ("u:Q", "bad", "m2", "failure"),
+    ]
+
+
+def test_a_simulation_that_a_limit_ended_failed_without_a_reward(tmp_path: Path) -> None:
+    info = {"environment_info": {"policy": "P", "domain_name": "d"}, "agent_info": {"llm": "m"}}
+    said = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    run_of = {"id": "s", "task_id": "1", "messages": said, "termination_reason": "max_steps", "reward_info": None}
+    items = document(tmp_path, {"info": info, "tasks": [], "simulations": [run_of]})
+    assert Verdict("s", status="failure") in items
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"trial_name": "t", "is_resolved": True}, "trajectories"),
+        ({"object": "response", "model": "m", "output": [CALL]}, "record at the gateway"),
+        ({"type": "session.created", "event_id": "e"}, "Realtime"),
+        ({"conversation_a": [], "conversation_b": []}, "chosen"),
+        ({"message_tree_id": "t", "role": "prompter", "text": "Q"}, "conversations"),
+    ],
+)
+def test_neighbours_that_hold_no_calls_are_refused_with_what_would_do(line: dict[str, Any], words: str) -> None:
+    head = json.dumps(line).encode()
+    assert readers.detect(head) is None
+    assert words in readers.nearest(head)
+
+
+def test_a_fork_of_codex_beside_its_parent_is_learnt_once(tmp_path: Path) -> None:
+    talk = [spoken("user", "Q"), spoken("assistant", "A")]
+    read_lines(tmp_path, meta("p"), *talk, name="p.jsonl")
+    later = [{**line, "timestamp": "2026-01-02T00:00:02Z"} for line in (meta("p"), *talk)]
+    fork = {**meta("f", forked_from_id="p", timestamp="2026-01-02T00:00:00Z"), "timestamp": "2026-01-02T00:00:00Z"}
+    own = [{**line, "timestamp": "2026-01-02T00:00:03Z"} for line in (spoken("user", "Q2"), spoken("assistant", "A2"))]
+    read_lines(tmp_path, fork, *later, *own, name="f.jsonl")
+    run(tmp_path, tmp_path / "out")
+    assert sorted(json.loads(row["completion"])["content"] for row in turns(tmp_path / "out")) == ["A", "A2"]
