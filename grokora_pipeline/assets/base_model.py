@@ -22,7 +22,7 @@ from grokora_pipeline.store import content_version
 from grokora_pipeline.workers.lease import discover_devices
 
 KEY = "base_model"
-_TRIED = 1  # raise it if more is tried on a base, so that it is tried anew
+_TRIED = 2  # raise it if more is tried on a base, so that it is tried anew
 
 
 def base_model_asset(project: Project) -> dg.AssetsDefinition:

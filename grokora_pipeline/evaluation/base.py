@@ -41,7 +41,7 @@ def try_out(folder: Path, model_id: str) -> dict[str, str]:
     """
     import transformers
 
-    from grokora_pipeline.models.miniature import MODEL_ERRORS, write_miniature
+    from grokora_pipeline.models.miniature import MODEL_ERRORS, one_line, write_miniature
 
     # a random copy sets off every warning that there is about untrained weights
     verbosity = transformers.logging.get_verbosity()
@@ -52,12 +52,14 @@ def try_out(folder: Path, model_id: str) -> dict[str, str]:
             copy = Path(folder_name) / "copy"
             try:
                 write_miniature(folder, copy)
+                trained = _tried(lambda: _train(copy), "")
+                if trained.startswith(_CANNOT):
+                    raise GrokoraError(trained.removeprefix(_CANNOT))
+            except GrokoraError as error:
+                raise GrokoraError(f"GROKORA_BASE_MODEL={model_id} cannot be trained here: {error}") from error
             except MODEL_ERRORS as error:
-                untried = f"Not tried, because no small copy of the architecture can be built: {_reason(error)}."
+                untried = f"Not tried, because no small copy of the architecture can be built: {one_line(error)}."
                 return {"trained": untried, "merged": untried, "served": untried, "templates": notes}
-            trained = _tried(lambda: _train(copy), "")
-            if trained.startswith(_CANNOT):
-                raise GrokoraError(f"GROKORA_BASE_MODEL={model_id} cannot be trained here: {trained}")
             merged = _tried(lambda: _merge(copy), "its adapters are used as they are")
             served = _tried(lambda: _serve(copy), "serve the merged model by vLLM or another server that knows it")
             return {"trained": trained, "merged": merged, "served": served, "templates": notes}
@@ -69,17 +71,12 @@ _CANNOT = "Not possible: "
 
 
 def _tried(attempt: Callable[[], str], instead: str) -> str:
-    from grokora_pipeline.models.miniature import MODEL_ERRORS
+    from grokora_pipeline.models.miniature import MODEL_ERRORS, one_line
 
     try:
         return attempt()
     except MODEL_ERRORS as error:
-        return f"{_CANNOT}{_reason(error)}{'; ' if instead else ''}{instead}."
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")[:240]
-    return text if isinstance(error, GrokoraError) else f"{type(error).__name__}: {text}"
+        return f"{_CANNOT}{one_line(error)}{'; ' if instead else ''}{instead}."
 
 
 def _train(copy: Path) -> str:
@@ -95,15 +92,27 @@ def _train(copy: Path) -> str:
 
     knobs = TrainingKnobs.model_validate({"rank": 4})
     for seed, folder in enumerate(("first", "second")):
-        model = add_adapter(load_base(copy, dtype=torch.float32, device=torch.device("cpu")), knobs)
+        try:
+            base = load_base(copy, dtype=torch.float32, device=torch.device("cpu"))
+        except GrokoraError as error:  # ShieldGemma2; its sentence would speak of a temporary folder
+            raise GrokoraError("transformers cannot read the weights that it writes of this architecture") from error
+        model = add_adapter(base, knobs)
         # LoRA's B is 0 at first, and an adapter that changes nothing would prove nothing
         generator = torch.Generator().manual_seed(seed)
         for parameter in trainable_parameters(model).values():
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
         (copy.parent / folder).mkdir()
         save_adapter(model, copy.parent / folder, str(copy))
-    reason = why_not_tree(model.get_base_model())
     ids = _tokens(_LONG, 1)
+    two = torch.tensor([ids, (*ids[:-1], ids[0])])
+    with torch.inference_mode():
+        first, second = model(input_ids=two, use_cache=False).logits[:, : _LONG - 1]
+    if not torch.allclose(first, second, atol=1e-3 * float(first.std())):
+        raise GrokoraError(
+            "its answer to a text changes with what follows (an encoder, or a model of prefixes like PaliGemma), so it "
+            "cannot learn one token after the other; give a causal language model"
+        )
+    reason = why_not_tree(model.get_base_model())
     weights = tuple([0.0] * (_SHARED + 4) + [1.0] * (_LONG - _SHARED - 4))
     rows = [
         Row(ids, weights, "a"),

@@ -23,7 +23,8 @@ def begun(text: str, mark: str) -> int:
 class AnswerForm:
     """An answer is `head` + text + `tail`, or `opening` + reasoning + `closing` + text + `tail`, then the stop token.
 
-    `closing` is "" where the template writes no reasoning. `opening` is "" where the prompt itself opens the reasoning.
+    `closing` is "" where the template writes no reasoning, or ends an answer after it. `opening` is "" where the prompt
+    itself opens the reasoning.
     """
 
     head: str = ""
@@ -50,6 +51,8 @@ class AnswerForm:
             head = plain[len(prompt) :].partition(TEXT)[0].removesuffix(" ")
         elif not opening:
             head = closing  # the prompt has opened the reasoning: without any, it is closed at once
+        if stop_token in closing:  # Solar-Open: reasoning is a message of its own, after which the model stops
+            closing = ""
         after = plain.rpartition(TEXT)[2]
         strips = not after.startswith(" ")
         tail, stop, _ = after.removeprefix(" ").partition(stop_token)
@@ -72,6 +75,8 @@ class AnswerForm:
         if not closing or (opening and not answer.startswith(opening)):
             if self.head.strip() and answer.startswith(self.head.strip()):
                 return "", self._without_tail(answer.removeprefix(self.head.strip()))
+            if opening and answer.startswith(opening):  # an answer of nothing but reasoning
+                return answer.removeprefix(opening).strip(), ""
             if not answer.startswith("<think>"):
                 return "", self._without_tail(answer)
             opening, closing = "<think>", "</think>"

@@ -124,17 +124,7 @@ def fit_template(
         raise GrokoraError(f"The model's chat template cannot be used: {str(error).rstrip('.')}.") from error
     for template, native, replaced, note in _candidates(own and with_fixed_date(own), default):
         try:
-            shown = partial(_render_answer, template, special)
-            after = shown([_ASK, {"role": "assistant", "content": TEXT}]).rpartition(TEXT)[2]
-            # The first special token that the template writes after an assistant's content.
-            stops = sorted((token for token in controls if token in after), key=after.index)
-            stop_token = next(iter(stops), special.get("eos_token", ""))
-            if not stop_token:
-                raise GrokoraError(
-                    "The model names no end-of-sequence token; set eos_token in its tokenizer_config.json."
-                )
-            form = AnswerForm.of(shown, stop_token)
-            loss = _first_loss(template, special, stop_token, form, native=native)
+            stop_token, form, loss = _best_stop(template, special, controls, native=native)
         except GrokoraError as error:
             loss = str(error).rstrip(".")
         if loss is None:
@@ -144,6 +134,29 @@ def fit_template(
             return Fit(template, stop_token, native, replaced, form, tuple(reasons))
         notes.append(loss)
     raise GrokoraError(f"The model's chat template cannot be used: {notes[0]}.")
+
+
+def _best_stop(
+    template: str, special: Mapping[str, str], controls: frozenset[str], *, native: bool
+) -> tuple[str, AnswerForm, str | None]:
+    """(stop token, how answers look, what is lost first, None for nothing).
+
+    The stop token is the first special one that the template writes after an assistant's content; one that loses
+    something gives way to a later one that loses nothing (Kimi-K3 closes parts of an answer by special tokens, too).
+    """
+    shown, answer = partial(_render_answer, template, special), [_ASK, {"role": "assistant", "content": TEXT}]
+    after = shown(answer).rpartition(TEXT)[2]
+    stops = sorted((token for token in controls if token in after), key=after.index)
+    if not stops:
+        stops = [token] if (token := special.get("eos_token", "")) else []
+    if not stops:
+        raise GrokoraError("The model names no end-of-sequence token; set eos_token in its tokenizer_config.json.")
+    tried = list[tuple[str, AnswerForm, str | None]]()
+    # tokens of the turn that follows end no answer
+    for stop_token in stops if _NEXT["content"] not in after else stops[:1]:
+        form = AnswerForm.of(shown, stop_token)
+        tried.append((stop_token, form, _first_loss(template, special, stop_token, form, native=native)))
+    return next((best for best in tried if best[2] is None), tried[-1])
 
 
 def _candidates(own: str | None, default: str) -> Iterator[tuple[str, bool, bool, str]]:

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     BitsAndBytesConfig,
+    GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -97,14 +98,20 @@ def auto_class(config: PreTrainedConfig) -> Any:
         if type(config) in kind._model_mapping:
             model = kind._model_mapping[type(config)]
             readable = model.config_class is type(config) or model.config_class in kind._model_mapping
-            if readable and model.forward is not torch.nn.Module.forward:  # Qwen-Omni's whole is parts without a pass
+            # Qwen-Omni's whole is parts without a pass; DiffusionGemma and PI0 write no token after the other
+            if readable and model.forward is not torch.nn.Module.forward and issubclass(model, GenerationMixin):
                 return kind
     raise GrokoraError(f"Models of type {config.model_type!r} write no text; give a causal language model.")
 
 
 def shown_layers(text: PreTrainedConfig) -> int:
-    """How many of the first layers of a text config show every kind of layer that it has; two at least."""
-    total = int(text.num_hidden_layers)
+    """How many of the first layers of a text config show every kind of layer that it has; two at least.
+
+    GrokoraError if it has no number of layers (BLT: several models, one after the other).
+    """
+    total = getattr(text, "num_hidden_layers", None)
+    if not isinstance(total, int):
+        raise GrokoraError(f"Models of type {text.model_type!r} are no single stack of layers; give another model.")
     own = total - (getattr(text, "num_kv_shared_layers", 0) or 0)  # Gemma 3n: the last ones use the keys of others
     mlps = getattr(text, "mlp_layer_types", None) or [""] * total  # DeepSeek: the first ones are dense
     layers = list(zip(get_layer_types_and_kwargs(text)[0][:own], mlps, strict=False)) or [("", "")]

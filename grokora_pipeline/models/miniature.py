@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -20,7 +21,7 @@ _OWN_HEADS = "own heads"  # a limit that keeps the width of a head, and makes th
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
 # A state-space mixer is `expand` times as wide as the model, in heads of a width.
 _MIXERS = (("expand", "num_heads", "head_dim"), ("mamba_expand", "mamba_n_heads", "mamba_d_head"))
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 # What the code of an architecture may raise, which is written by many hands.
 MODEL_ERRORS = (
     *(RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, AssertionError),
@@ -28,21 +29,24 @@ MODEL_ERRORS = (
 )
 # Upper bounds of what a config may ask for, by the names that architectures use; what is smaller stays.
 _HEADS = {"num_attention_heads": 4, "n_head": 4, "num_heads": 4, "n_heads": 4, "num_key_value_heads": 2}
-_HEADS |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+_HEADS |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "linear_num_heads": 4}
 _HEAD_WIDTHS = {"head_dim": 16, "query_pre_attn_scalar": 16, "global_head_dim": 16, "v_head_dim": 16} | {
     "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 16,
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
+    "linear_head_dim": 16,
 }
 _WIDTHS = (
     dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "out_hidden_size", "projection_dim"), 64)
-    | dict.fromkeys(("text_hidden_size", "adapter_in_dim"), 64)
+    | dict.fromkeys(("text_hidden_size", "adapter_in_dim", "embedding_dim"), 64)
     | dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "block_ff_dim", "shared_intermediate_size"), 128)
     | dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "dense_intermediate_size"), 64)
-    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4)
-    | dict.fromkeys(("num_experts_per_tok", "moe_topk"), 2)
-    | {"n_group": 1, "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 16}
+    | {"ffn_hidden_size": 128, "expert_ffn_hidden_size": 64, "zero_expert_num": 4}
+    | {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
+    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4)
+    | dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k"), 2)
+    | {"n_group": 1, "num_expert_group": 1, "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 16}
     | {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16}
     | {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 32, "state_size": 8}
     | {"hidden_size_per_layer_input": 16}
@@ -52,21 +56,40 @@ _WIDTHS = (
 )
 
 
+class UnprovenError(ValueError):
+    """A copy says nothing about its model: it would be too large, or its random weights give no finite logits."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line, with the name of its class if it is not this project's own."""
+    text = " ".join(str(error).split()).rstrip(".")[:240]
+    return text if isinstance(error, GrokoraError) else f"{type(error).__name__}: {text}"
+
+
 def write_miniature(folder: Path, output: Path) -> None:
     """Write a random copy of the model in `folder`, in fp32 with the model's tokenizer.
 
-    It is as narrow as it still builds and runs, else as wide as the model. Raises one of MODEL_ERRORS if none runs.
+    It is as narrow as it still builds and runs, else as wide as the model. GrokoraError if transformers cannot build
+    the model at all, or run it on text alone; another of MODEL_ERRORS if only small copies fail, which proves nothing.
     """
     config = read_json(folder / "config.json")
-    parsed = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    try:
+        parsed = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        auto_class(parsed)
+    except GrokoraError:
+        raise
+    except MODEL_ERRORS as error:
+        version = transformers.__version__
+        raise GrokoraError(f"transformers {version} cannot read its config: {one_line(error)}.") from error
     text = parsed.get_text_config(decoder=True)
     # Left out is what a config class computes from other settings and still writes (Zamba2's widths of attention).
     if is_dataclass(kind := type(parsed)):
-        computed = vars(kind()).keys() - vars(PreTrainedConfig()).keys() - {field.name for field in fields(kind)}
+        own = {field.name for field in fields(kind)} | set(kind.attribute_map.values())  # Kimi-Linear's num_experts
+        computed = vars(kind()).keys() - vars(PreTrainedConfig()).keys() - own
         config = {name: value for name, value in config.items() if name not in computed}
     shown = shown_layers(text)
     shared = shown if getattr(text, "num_kv_shared_layers", 0) else 0  # as many layers that use the keys of these
-    failure: Exception | None = None
+    failures = list[Exception]()
     # Rotary factors and the like are lists of the head's width: if they do not fit, the model's own head width is kept.
     # A base that is small already is tried as it is, if nothing narrower runs.
     narrower = (_WIDTHS | _HEADS | _HEAD_WIDTHS, _WIDTHS | _HEADS | {_OWN_HEADS: 1}, {"sliding_window": WINDOW}, None)
@@ -74,14 +97,17 @@ def write_miniature(folder: Path, output: Path) -> None:
         try:
             _build(config if limits is None else _narrow(config, limits, shown, shared), output)
         except MODEL_ERRORS as error:  # the widths of an architecture that nobody has seen may not fit each other
-            failure = failure or error
+            failures.append(error)
             continue
         for pattern in ("tokenizer*", "*.jinja", "*.model", "special_tokens_map.json", "vocab.json", "merges.txt"):
             for path in folder.glob(pattern):
                 shutil.copyfile(path, output / path.name)
         return
-    assert failure is not None
-    raise failure
+    if refusals := [error for error in failures if isinstance(error, GrokoraError)]:
+        raise refusals[0]
+    if isinstance(failures[-1], UnprovenError):
+        raise failures[0]
+    raise GrokoraError(f"transformers cannot run it on text alone: {one_line(failures[-1])}.") from failures[-1]
 
 
 def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: int) -> dict[str, Any]:
@@ -100,6 +126,9 @@ def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: 
             copy[name] = min(value, shown + shared)
         elif name == "num_kv_shared_layers":
             copy[name] = shared
+        elif name == "attention_types":  # GPT-Neo: [[kinds of layers, how often they follow each other], …]
+            kinds = [kind for pattern, times in value for kind in pattern * times]
+            copy[name] = [[kinds[: shown + shared], 1]]
         elif isinstance(value, list) and total and len(value) == total:
             copy[name] = (value[:shown] * 2)[: shown + shared]
         elif limits.get(name) and isinstance(value, int) and not isinstance(value, bool):
@@ -122,6 +151,8 @@ def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool
     if copy.get("qk_head_dim"):  # LongCat writes the sum into its config, and what is rotated as the head's width
         copy["qk_head_dim"] = copy["qk_nope_head_dim"] + copy["qk_rope_head_dim"]
         copy["head_dim"] = copy["qk_rope_head_dim"]
+    if "qk_dim_factor" in config:  # xLSTM's states are as wide as multiples of 64, its layers are not
+        copy["hidden_size"] = copy["embedding_dim"] = min(128, config["hidden_size"])
     for expand, mixer_heads, mixer_width in _MIXERS:
         if width and all(isinstance(copy.get(name), int) for name in (expand, mixer_heads, mixer_width)):
             copy[mixer_heads] = copy[expand] * copy[width] // copy[mixer_width]
@@ -145,7 +176,7 @@ def _build(config: dict[str, Any], output: Path) -> None:
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind.from_config(parsed).parameters())
     if size > LARGEST:
-        raise ValueError(f"the smallest copy that can be built has {size / 1e6:.0f} M parameters")
+        raise UnprovenError(f"the smallest copy that can be built has {size / 1e6:.0f} M parameters")
     generator = torch.Generator().manual_seed(7)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -158,6 +189,9 @@ def _build(config: dict[str, Any], output: Path) -> None:
         if head is not None:  # answers that differ, instead of one token for ever
             head.weight.mul_(3.0)
         ids = torch.arange(3, 3 + 2 * WINDOW)[None]
-        if not torch.isfinite(model(input_ids=ids, use_cache=False).logits).all():
-            raise ValueError("the copy's logits are not finite")
+        logits = model(input_ids=ids, use_cache=False).logits
+        if logits.shape[:2] != ids.shape:  # ShieldGemma2 answers yes or no about a picture
+            raise GrokoraError(f"Models of type {parsed.model_type!r} write no text; give a causal language model.")
+        if not torch.isfinite(logits).all():
+            raise UnprovenError("the copy's logits are not finite")
     model.save_pretrained(output)

@@ -11,6 +11,7 @@ backward pass is slow there, and the key heads need no copies. Its memory grows 
 
 import copy
 import inspect
+import re
 from typing import Any, cast
 
 import torch
@@ -24,6 +25,7 @@ from grokora_pipeline.errors import GrokoraError
 _SHORT = "grokora_short"
 _ALWAYS_A_MASK = {"allow_is_causal_skip": False}  # SDPA itself does without one if attention is just causal
 _WITH_KEYS_AND_VALUES = {"full_attention", "sliding_attention", "chunked_attention"}
+_SENSES = re.compile(r"image|vision|visual|audio")  # the names of encoders
 _OTHER_STATE = (nn.Conv1d, nn.RNNBase)  # transformers' Conv1D of GPT-2 is a linear layer and none of these
 
 
@@ -72,10 +74,12 @@ def text_decoder(model: PreTrainedModel) -> nn.Module:
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The layers of a model's text decoder, whatever the architecture calls them (layers, h, blocks).
 
-    The longest list of modules if none has as many as the config says: HRM runs its layers several times.
+    The longest list of modules if none has as many as the config says: HRM runs its layers several times. GIT's decoder
+    holds its image encoder, whose layers are none of these.
     """
     count = model.config.get_text_config(decoder=True).num_hidden_layers
-    lists = [module for module in text_decoder(model).modules() if isinstance(module, nn.ModuleList)]
+    parts = text_decoder(model).named_modules()
+    lists = [module for name, module in parts if isinstance(module, nn.ModuleList) and not _SENSES.search(name)]
     if not lists:
         raise GrokoraError(f"{type(model).__name__} has no list of decoder layers; give another model.")
     return next((layers for layers in lists if len(layers) == count), max(lists, key=len))

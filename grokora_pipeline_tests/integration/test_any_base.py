@@ -8,7 +8,9 @@ import pytest
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.base import prepare, try_out
+from grokora_pipeline.models.base import tensor_facts
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.miniature import write_miniature
 from grokora_pipeline.workers.frame import Reporter
 from grokora_pipeline_tests.tiny import tiny_base, tiny_tokenizer
 
@@ -20,12 +22,13 @@ ATTENTION = (
     *("starcoder2", "codegen", "bloom", "mistral3", "qwen3_vl"),
     *("laguna", "modernbert-decoder", "mllama", "hrm_text", "voxtral", "qwen2_audio", "minimax_m2", "mistral4"),
     *("seed_oss", "apertus", "exaone4", "ernie4_5", "arcee", "olmoe", "phimoe", "internvl", "kimi_k25", "muse_spark"),
-    *("aria", "afmoe", "mimo_v2_flash", "minicpm3", "glm4_moe", "qwen2_5_vl", "cohere2_moe"),
+    *("aria", "afmoe", "mimo_v2_flash", "minicpm3", "glm4_moe", "qwen2_5_vl", "cohere2_moe", "gpt_neo", "git"),
 )
 PADDED = (
     *("qwen3_5_text", "qwen3_next", "falcon_h1", "jamba", "mamba", "mamba2", "recurrent_gemma", "nemotron_h"),
     *("rwkv", "zamba2", "granitemoehybrid", "gemma3n_text", "kimi_linear", "inkling2_text", "longcat_flash"),
     *("mistral_large4", "deepseek_v32", "deepseek_v4", "minicpmv4_6", "nemotron_h_omni", "olmo_hybrid", "lfm3"),
+    *("xlstm", "bailing_hybrid"),
 )
 
 
@@ -120,9 +123,37 @@ def test_dropout_in_a_bases_config_is_no_obstacle(tmp_path: Path) -> None:
     assert try_out(folder, "gpt2")["trained"].startswith("Trained here")
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_what_cannot_be_trained_exactly_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(GrokoraError, match="cannot be trained here") as caught:
-        try_out(config_of("bert", tmp_path), "bert")
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("bert", "changes with what follows"),  # an encoder
+        ("paligemma", "changes with what follows"),  # a prefix is read in both directions
+        ("t5", "write no text"),  # to transformers no causal language model
+        ("shieldgemma2", "cannot read the weights that it writes"),
+        ("blt", "no single stack of layers"),
+        ("chameleon", "cannot run it on text alone: AttributeError"),  # without its vocabulary of pictures
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_true_sentence(kind: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(GrokoraError, match=f"GROKORA_BASE_MODEL=x cannot be trained here: .*{reason}") as caught:
+        try_out(config_of(kind, tmp_path), "x")
     assert "\n" not in str(caught.value)
+    assert "Not possible" not in str(caught.value)
+
+
+def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "nonesuch"}')
+    with pytest.raises(GrokoraError, match=r"cannot read its config: .*nonesuch"):
+        try_out(tmp_path, "x")
+
+
+@pytest.mark.parametrize("kind", ["kimi_linear", "bailing_hybrid", "longcat_flash"])
+def test_a_small_copy_is_small(kind: str, tmp_path: Path) -> None:
+    config_of(kind, tmp_path / "model")
+    write_miniature(tmp_path / "model", tmp_path / "copy")
+    assert tensor_facts(tmp_path / "copy")[0] < 2e6  # in the widths of its experts and mixers it has 20 to 150 million
+
+
+def test_layers_of_an_image_encoder_inside_the_decoder_are_none_of_its_own(tmp_path: Path) -> None:
+    assert try_out(config_of("git", tmp_path), "git")["trained"].startswith("Trained here;")

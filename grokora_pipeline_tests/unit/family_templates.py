@@ -289,6 +289,110 @@ _LLAMA4 = """{{ bos_token }}{% if messages[0].role == 'system' %}{% set system =
 
 {% endif %}"""
 
+# Kimi-K3: every element is closed by the same special token, and the message by another.
+_KIMI3 = """{% macro open(tag, attrs='') %}<|open|>{{ tag }}{{ attrs }}<|sep|>{% endmacro %}
+{% macro close(tag) %}<|close|>{{ tag }}<|sep|>{% endmacro %}
+{% if tools %}{{- open('message', ' role="system" type="tool-declare"') + (tools | tojson) + close('message') }}
+{{- '<|end_of_msg|>' }}{% endif %}
+{%- for m in messages %}{{- open('message', ' role="' + m.role + '"') }}
+{%- if m.role == 'assistant' %}{{- open('think') + (m.reasoning_content or '') + close('think') }}
+{{- open('response') + m.content + close('response') }}
+{%- if m.tool_calls %}{{- open('tools') }}{% for c in m.tool_calls %}
+{{- open('call', ' tool="' + c.function.name + '" index="' + loop.index | string + '"') }}
+{%- for k, v in c.function.arguments.items() %}{{- open('argument', ' key="' + k + '"') }}
+{{- (v if v is string else v | tojson) + close('argument') }}{% endfor %}
+{{- close('call') }}{% endfor %}{{- close('tools') }}{% endif %}
+{%- else %}{{- m.content }}{% endif %}
+{{- close('message') + '<|end_of_msg|>' }}{% endfor %}
+{%- if add_generation_prompt %}{{- open('message', ' role="assistant"') + open('think') }}{% endif %}"""
+
+# Apriel: it asks for an answer by itself, opens the reasoning by words, and ends no last answer.
+_APRIEL = """{% for m in messages %}{% if m.role == 'system' %}<|begin_system|>
+Explain your steps, then answer after [BEGIN FINAL RESPONSE].
+{{ m.content }}
+{% if tools %}<available_tools>{{ tools | string }}</available_tools>
+{% endif %}{% elif m.role == 'user' %}<|begin_user|>
+{{ m.content }}{% elif m.role == 'assistant' %}
+{{ '\n<|begin_assistant|>\n' }}
+{%- if m.reasoning_content and loop.last %}{{ m.reasoning_content + '\n[BEGIN FINAL RESPONSE]\n' }}{% endif %}
+{%- if not loop.last and '[BEGIN FINAL RESPONSE]' in m.content %}
+{{- m.content.split('[BEGIN FINAL RESPONSE]')[-1] | trim }}{% else %}{{- m.content }}{% endif %}
+{%- if m.tool_calls %}{{ '\n<tool_calls>[' }}{% for c in m.tool_calls %}
+{{- '{"name": "' + c.function.name + '", "arguments": ' + c.function.arguments | tojson }}
+{%- if not loop.last %}, "id": "{{ c.id }}"{% endif %}{{ '}' }}{{ ', ' if not loop.last }}{% endfor %}
+{{- ']</tool_calls>' }}{% endif %}{% if not loop.last %}{{ '\n<|end|>\n' }}{% endif %}
+{% elif m.role == 'tool' %}<|begin_tool_result|>
+{{ m.content | string }}
+{% endif %}{% if loop.last and m.role != 'assistant' %}
+{{ '\n<|begin_assistant|>\nHere are my reasoning steps:\n' }}{% endif %}{% endfor %}"""
+
+_STEP = """{{ bos_token }}{% if tools or messages[0].role == 'system' %}<|im_start|>system
+{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}{% if tools %}
+
+<tools>{{ tools | tojson }}</tools>{% endif %}<|im_end|>
+{% endif %}{% set last = namespace(user=-1) %}{% for m in messages %}
+{%- if m.role == 'user' and not m.content.startswith('<tool_response>') %}{% set last.user = loop.index0 %}{% endif %}
+{%- endfor %}{% for m in messages %}{% if m.role == 'user' or (m.role == 'system' and not loop.first) %}
+{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% elif m.role == 'assistant' %}
+{%- set text = m.content %}{% set thought = m.reasoning_content or '' %}
+{%- if not thought and '</think>' in text %}{% set thought = text.split('</think>')[0].split('<think>')[-1] %}
+{%- set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}
+{{- '<|im_start|>assistant\n' }}
+{%- if loop.index0 > last.user %}{{ '<think>\n' + thought + '\n</think>\n' }}{% endif %}{{ text }}
+{%- for c in m.tool_calls or [] %}{{ '<tool_call>\n<function=' + c.function.name + '>\n' }}
+{%- for k, v in c.function.arguments | items %}{{ '<parameter=' + k + '>\n' }}
+{{- v | tojson if v is mapping or (v is sequence and v is not string) else v | string }}
+{{- '\n</parameter>\n' }}{% endfor %}{{ '</function>\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}
+{%- elif m.role == 'tool' %}{{ '<|im_start|>tool_response\n' if messages[loop.index0 - 1].role != 'tool' }}
+{{- '<tool_response>' + m.content + '</tool_response>' }}
+{{- '<|im_end|>\n' if loop.last or messages[loop.index0 + 1].role != 'tool' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"""
+
+# Apertus: blocks of reasoning, calls and answers in one turn; what a tool says stands in the assistant's turn.
+_APERTUS = """{{ bos_token }}<|system_start|>{{ messages[0].content if messages[0].role == 'system' else 'Apertus' }}
+{{- '<|system_end|><|developer_start|>Deliberation: disabled\nTool Capabilities:' }}
+{{- ' disabled' if not tools else '\n' + tools | tojson }}<|developer_end|>
+{%- set ns = namespace(inside=false, loose=false) %}
+{%- for m in messages %}{% if m.role == 'user' %}
+{%- if ns.inside %}<|assistant_end|>{% set ns.inside = false %}{% endif %}
+{{- '<|user_start|>' + m.content + '<|user_end|>' }}{% elif m.role == 'assistant' %}
+{%- if not ns.inside %}<|assistant_start|>{% set ns.inside = true %}{% endif %}
+{{- m.content }}{% if m.tool_calls %}<|tools_prefix|>[{% for c in m.tool_calls %}
+{{- '{"' + c.function.name + '": ' + c.function.arguments | tojson + '}' }}{{ ', ' if not loop.last }}{% endfor %}
+{{- ']<|tools_suffix|>' }}{% endif %}
+{%- elif m.role == 'tool' %}{{ '[' + m.content + ']' }}{% endif %}{% endfor %}
+{%- if ns.inside and not add_generation_prompt %}<|assistant_end|>{% endif %}
+{%- if add_generation_prompt and not ns.inside %}<|assistant_start|>{% endif %}"""
+
+_LING = """<role>SYSTEM</role>{% if messages[0].role == 'system' %}{{ messages[0].content + '\n' }}{% endif %}
+{%- if tools %}<tools>{% for t in tools %}{{ '\n' + t | tojson }}{% endfor %}{{ '\n</tools>' }}{% endif %}
+{{- 'detailed thinking off<|role_end|>' }}
+{%- for m in messages %}{% if m.role == 'user' %}<role>HUMAN</role>{{ m.content }}<|role_end|>
+{%- elif m.role == 'assistant' %}<role>ASSISTANT</role>
+{%- if m.reasoning_content %}{{ '\n<think>\n' + m.reasoning_content + '\n</think>\n' }}{% endif %}{{ m.content }}
+{%- for c in m.tool_calls or [] %}{{ '\n' if m.content or not loop.first }}{{ '<tool_call>\n{"name": "' }}
+{{- c.function.name + '", "arguments": ' + c.function.arguments | tojson + '}\n</tool_call>' }}{% endfor %}<|role_end|>
+{%- elif m.role == 'tool' %}{{ '<role>OBSERVATION</role>' if messages[loop.index0 - 1].role != 'tool' }}
+{{- '\n<tool_response>\n' + m.content + '\n</tool_response>' }}
+{{- '<|role_end|>' if loop.last or messages[loop.index0 + 1].role != 'tool' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<role>ASSISTANT</role>{% endif %}"""
+
+_PHI4 = """{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"""
+
+# Solar-Open, K-EXAONE and gpt-oss alike: reasoning and answer are two messages, each with its own end.
+_CHANNELS = """<|begin|>system<|content|>You are Solar.{% if tools %}
+{{ tools | tojson }}{% endif %}<|end|>
+{%- for m in messages %}{% if m.role == 'assistant' %}
+{%- if m.reasoning_content %}<|begin|>assistant<|think|>{{ m.reasoning_content }}<|end|>{% endif %}
+{%- if m.tool_calls %}{% if m.content %}<|begin|>assistant<|content|>{{ m.content }}<|end|>{% endif %}
+{{- '<|begin|>assistant<|tool_calls|>' }}{% for c in m.tool_calls %}<|tool_call:begin|>{{ c.id }}<|tool_call:name|>
+{{- c.function.name }}<|tool_call:args|>{{ c.function.arguments | tojson }}<|tool_call:end|>{% endfor %}<|calls|>
+{%- else %}<|begin|>assistant<|content|>{{ m.content }}<|end|>{% endif %}
+{%- elif m.role == 'tool' %}<|begin|>tool<|tool_response|>{{ m.content }}<|end|>
+{%- else %}<|begin|>{{ m.role }}<|content|>{{ m.content }}<|end|>{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<|begin|>assistant{% endif %}"""
+
 _DSML = _xml(
     OPEN='<｜DSML｜invoke name="',
     CLOSE='">',
@@ -328,4 +432,11 @@ FAMILIES = {
     "Phi-4-mini": _PHI,
     "EXAONE-4": _EXAONE,
     "Llama-4": _LLAMA4,
+    "Kimi-K3": _KIMI3,
+    "Apriel-1.6": _APRIEL,
+    "Step-3.7": _STEP,
+    "Apertus": _APERTUS,
+    "Ling-2": _LING,
+    "Phi-4": _PHI4,
+    "Solar-Open": _CHANNELS,
 }

@@ -144,6 +144,22 @@ def test_a_template_with_a_habit_that_can_be_met_is_kept(name: str, tmp_path: Pa
     assert chat_of(HOSTILE[name], tmp_path / "model").has_chat_template
 
 
+def test_every_familys_own_template_is_kept(tmp_path: Path) -> None:
+    kept = {name: chat_of(template, tmp_path / name).has_chat_template for name, template in FAMILIES.items()}
+    assert all(kept.values()), kept
+
+
+def test_reasoning_that_ends_an_answer_is_left_out_and_its_example_learnt(tmp_path: Path) -> None:
+    chat = chat_of(FAMILIES["Solar-Open"], tmp_path / "model")
+    learnt = {"prompt": HISTORIES["a question"], "completion": [THOUGHTFUL]}
+    assert chat.decode(chat.encode_example(learnt)[1]) == "<|content|>zq7answer"
+    assert chat.parse_answer("<|think|>why<|end|>") == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "why",
+    }
+
+
 def test_an_example_that_a_template_refuses_is_dropped_and_counted(tmp_path: Path) -> None:
     refusing = "{% for m in messages %}{% if 'forbidden' in m.content %}{{ 1 + 'x' }}{% endif %}{% endfor %}" + SILENT
     chat = chat_of(refusing, tmp_path / "model")
