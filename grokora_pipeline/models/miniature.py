@@ -84,7 +84,7 @@ def write_miniature(folder: Path, output: Path) -> None:
     text = parsed.get_text_config(decoder=True)
     # Left out is what a config class computes from other settings and still writes (Zamba2's widths of attention).
     if is_dataclass(kind := type(parsed)):
-        own = {field.name for field in fields(kind)} | set(kind.attribute_map.values())  # Kimi-Linear's num_experts
+        own = {field.name for field in fields(kind)} | set(parsed.attribute_map.values())  # Kimi-Linear's num_experts
         computed = vars(kind()).keys() - vars(PreTrainedConfig()).keys() - own
         config = {name: value for name, value in config.items() if name not in computed}
     shown = shown_layers(text)
