@@ -555,7 +555,7 @@ def test_a_trial_ends_by_the_answers_that_callers_get(tmp_path: Path, answer: st
             for number in range(10)
         }
     assert served["judge@v1"] > 5
-    assert served["judge@v2"] > 5
+    assert served["judge@v2"] >= rule.min_requests  # of which the last may end the trial at once
     assert after == {f"judge@{winner}"}
     champion = Registry(store).in_service("judge")
     assert champion

@@ -45,16 +45,6 @@ async def _chat_events(body: Json, answer: LocalAnswer, deltas: Deltas) -> Async
 # --- Anthropic's Messages -------------------------------------------------------------------------------------------
 
 
-def _anthropic_usage(usage: Mapping[str, Any]) -> Json:
-    cached = usage["prompt_tokens_details"]["cached_tokens"]
-    return {
-        "input_tokens": usage["prompt_tokens"] - cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
-        "output_tokens": usage["completion_tokens"],
-    }
-
-
 def _blocks(message: Json) -> Iterator[tuple[str, Json, Json, Json]]:
     """Of each content block of a chat message or a delta: what tells it from others, the block as a stream opens it,
     the delta, and the whole block."""
@@ -75,6 +65,7 @@ def _message(body: Json, chat: Json) -> Json:
     """The whole message; of a chat reply without an answer that with which a stream begins."""
     choice = chat["choices"][0] if "choices" in chat else {"message": {}}
     stop, finish = choice.get("stop_reason"), str(choice.get("finish_reason"))
+    usage, cached = chat["usage"], chat["usage"]["prompt_tokens_details"]["cached_tokens"]
     return {
         "id": chat["id"].replace("chatcmpl-", "msg_"),
         "type": "message",
@@ -83,7 +74,12 @@ def _message(body: Json, chat: Json) -> Json:
         "content": [block for *_, block in _blocks(choice["message"])],
         "stop_reason": "stop_sequence" if stop else _ANTHROPIC_STOPS.get(finish),
         "stop_sequence": stop,
-        "usage": _anthropic_usage(chat["usage"]),
+        "usage": {
+            "input_tokens": usage["prompt_tokens"] - cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached,
+            "output_tokens": usage["completion_tokens"],
+        },
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED, OTHERS_MEMBERS
+from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED, OTHERS_MEMBERS, objects
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.lowering import clean, is_optional_tool, lower_tools
 
@@ -31,11 +31,8 @@ OWN_NAMES = {
         "response_format": "text.format",
     },
 }
-# Members of chat requests that the other APIs refuse, too, with the values that change nothing: whoever sends one
-# expects it to act.
-_CHAT_ONLY: dict[str, tuple[object, ...]] = {"n": (1,), "logprobs": (False,)} | dict.fromkeys(
-    ("stop", "seed", "max_completion_tokens", "response_format", "max_tokens", "messages"), ()
-)
+# Members of chat requests that the other APIs refuse, too: whoever sends one expects it to act.
+_CHAT_ONLY = ("stop", "seed", "max_completion_tokens", "response_format", "max_tokens", "messages")
 # What members of the other APIs must be; a wrong one would be passed over in silence.
 _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "system": ((str, list), "a text or a list of text blocks"),
@@ -53,10 +50,7 @@ def chat_request(api: str, body: Mapping[str, Any]) -> Json:
     if api == "chat":
         if others := [name for name in OTHERS_MEMBERS if body.get(name)]:
             raise GrokoraError(f"{others[0]}: requests of this API have no such member; leave it out.")
-        listed = body.get("messages")
-        messages = [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
-        contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
-        for part in (part for content in contents for part in content if isinstance(part, Mapping)):
+        for part in (part for message in objects(body.get("messages")) for part in objects(message.get("content"))):
             kind = str(part.get("type") or "")
             is_known = is_media(kind) or "thinking" in kind or "reasoning" in kind
             if not is_known and not any(
@@ -67,8 +61,8 @@ def chat_request(api: str, body: Mapping[str, Any]) -> Json:
     for name, (types, wanted) in _TYPES.items():
         if body.get(name) is not None and not isinstance(body[name], types):
             raise GrokoraError(f"{name}: give {wanted}.")
-    for name, harmless in _CHAT_ONLY.items():
-        if name not in _OWN[api] and body.get(name) not in (None, *harmless):
+    for name in _CHAT_ONLY:
+        if name not in _OWN[api] and body.get(name) is not None:
             raise GrokoraError(f"{name}: requests of this API have no such member; leave it out.")
     if api == "messages" and isinstance(body.get("temperature"), int | float) and body["temperature"] > 1:
         raise GrokoraError("temperature: give a number from 0 to 1.")
@@ -97,8 +91,7 @@ def is_media(kind: str) -> bool:
 
 def optional_tools(body: Mapping[str, Any]) -> list[str]:
     """The types of offered tools that only the provider could run and that an agent can do without."""
-    tools = body.get("tools")
-    kinds = [str(tool.get("type")) for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    kinds = [str(tool.get("type")) for tool in objects(body.get("tools"))]
     optional = [kind for kind in kinds if is_optional_tool(kind)]
     return optional if len(optional) < len(kinds) else []
 
@@ -145,8 +138,7 @@ def _check_turns(turns: list[Any]) -> None:
         content = turn.get("content")
         if not isinstance(content, str | list) or (not content and turn is not turns[-1]):
             raise GrokoraError("messages: every message must have a content, a text or a list of blocks.")
-        blocks = [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
-        calls = [block for block in blocks if block.get("type") == "tool_use"]
+        calls = [block for block in objects(content) if block.get("type") == "tool_use"]
         if not all(isinstance(call.get("name"), str) and isinstance(call.get("input"), Mapping) for call in calls):
             raise GrokoraError("messages: a tool_use block needs a name and an input that is an object.")
 

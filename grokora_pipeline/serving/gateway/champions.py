@@ -10,8 +10,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.serving.engine.request import Engine
 from grokora_pipeline.serving.gateway.protocol import ApiError
-from grokora_pipeline.serving.gateway.rollout import Rollout, Rule
+from grokora_pipeline.serving.gateway.rollout import Decision, Rollout, Rule
 from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry, prompt_adapter
 
@@ -115,11 +115,8 @@ class Champions:
     async def decide(self) -> None:
         """Carry out what the rollouts have decided."""
         for agent, service in list(self.table.items()):
-            decision = service.rollout.decision() if service.rollout else None
-            if service.rollout and decision:
-                evidence = service.rollout.evidence()
-                act = self._promote if decision == "promote" else self._roll_back
-                await asyncio.to_thread(act, agent, service, evidence)
+            if service.rollout and (decision := service.rollout.decision()):
+                await asyncio.to_thread(self._end_rollout, agent, service, decision, service.rollout.evidence())
 
     @asynccontextmanager
     async def using(self, agent: str | None, version: str) -> AsyncIterator[str | None]:
@@ -184,35 +181,30 @@ class Champions:
         self.counts["changes"] += 1
         LOG.info("%s is served by %s%s", agent.name, version, f" in {agent.rollout:.0%} of sessions" if rollout else "")
 
-    def _promote(self, agent: str, service: InService, evidence: str) -> None:
-        with self._writing(agent, service.version):
-            self.store.point(f"{agent}/champion", _PROVED, service.version, evidence=evidence)
-        self._end_rollout(agent, service, service.version)
-        self.counts["rollout_promotions"] += 1
-        LOG.info("%s@%s takes all of its agent's sessions: %s", agent, service.version, evidence)
-
-    def _roll_back(self, agent: str, service: InService, evidence: str) -> None:
+    def _end_rollout(self, agent: str, service: InService, decision: Decision, evidence: str) -> None:
         record = self.registry.record(agent)
-        if record and record["version"] == service.version:  # nobody has moved it meanwhile
-            self._end_rollout(agent, service, service.before)  # at once, whether the store can be written or not
-            self.counts["rollout_rollbacks"] += 1
-            LOG.error("ALERT %s@%s is rolled back to %s: %s", agent, service.version, service.before, evidence)
-            with self._writing(agent, service.version):
-                self.registry.rollback(agent, why=evidence)
-        self.refresh()
-
-    @contextmanager
-    def _writing(self, agent: str, version: str) -> Iterator[None]:
-        """The decision holds in this process also where the store is full or read-only; its pointers say otherwise."""
-        try:
-            yield
-        except (OSError, GrokoraError) as error:
-            LOG.error("ALERT the store does not record how the rollout of %s@%s ended: %s", agent, version, error)
-
-    def _end_rollout(self, agent: str, service: InService, version: str) -> None:
+        if record is None or record["version"] != service.version:  # somebody has moved the pointer meanwhile
+            return self.refresh()
+        promoted = decision == "promote"
+        winner = service.version if promoted else service.before
         with self._changing:
             if self.table[agent] is service:
-                self.table = {**self.table, agent: InService(version, version)}
+                self.table = {**self.table, agent: InService(winner, winner)}
+        if promoted:
+            self.counts["rollout_promotions"] += 1
+            LOG.info("%s@%s takes all of its agent's sessions: %s", agent, winner, evidence)
+        else:
+            self.counts["rollout_rollbacks"] += 1
+            LOG.error("ALERT %s@%s is rolled back to %s: %s", agent, service.version, winner, evidence)
+        try:
+            if promoted:
+                self.store.point(f"{agent}/champion", _PROVED, winner, evidence=evidence)
+            else:
+                self.registry.rollback(agent, why=evidence)
+        except (OSError, GrokoraError) as error:  # full or read-only: in this process the decision holds nevertheless
+            text = "ALERT the store does not record how the rollout of %s@%s ended: %s"
+            LOG.error(text, agent, service.version, error)
+        return self.refresh()
 
     def _load_on_demand(self, agent: str, version: str) -> None:
         try:

@@ -36,6 +36,7 @@ from grokora_pipeline.serving.gateway.protocol import (
     ignored_members,
     measure,
     new_reply,
+    objects,
     read_object,
     without_unread,
 )
@@ -231,12 +232,8 @@ class Gateway:
         client = request.client.host if request.client else "", hashlib.sha256(key.encode()).hexdigest()
         session = self._sessions.name(user, client)
         asked = ChatRequest.unchecked(chat)
-        listed = {name: items for name, items in chat.items() if isinstance(items, list)}
-        messages, tools = (
-            [one for one in listed.get(name, []) if isinstance(one, dict)] for name in ("messages", "tools")
-        )
-        tools = [one for one in tools if isinstance(one.get("function"), dict)]
-        route = self.router.route(asked.model, messages, session, tools)
+        tools = [one for one in objects(chat.get("tools")) if isinstance(one.get("function"), dict)]
+        route = self.router.route(asked.model, objects(chat.get("messages")), session, tools)
         if not route.upstream:
             if len(raw) > self.limits.body_bytes:  # it was let in because it might have been the upstream's
                 text = f"The body is larger than {self.limits.body_bytes} bytes."

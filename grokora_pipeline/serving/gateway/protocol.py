@@ -31,6 +31,7 @@ NOT_HONOURED: dict[str, tuple[object, ...]] = dict.fromkeys(
      "penalty_alpha", "n_predict", "num_predict", "max_new_tokens", "min_new_tokens", "min_completion_tokens",
      "random_seed", "regex", "ebnf", "options", "format", "response_prefix"), (),
 ) | {
+    "n": (1,), "logprobs": (),
     "top_k": (-1,), "repetition_penalty": (1,), "repeat_penalty": (1,), "length_penalty": (1,), "best_of": (1,),
     "modalities": (["text"],), "logit_bias": ({},), "chat_template_kwargs": ({},),
     "truncation": ("disabled", "auto"),  # a prompt that is too long is refused whichever it is
@@ -149,22 +150,16 @@ class ChatRequest(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=_MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
     parallel_tool_calls: bool | None = None
     user: str | None = None
 
     @model_validator(mode="after")
-    def _choice_names_a_tool(self) -> Self:
+    def _can_be_honoured(self) -> Self:
+        """What changes the answer is honoured or refused; dropping it in silence would be a wrong answer."""
         names = {tool.function.name for tool in self.tools or ()}
         wanted = self.tool_choice.function.name if isinstance(self.tool_choice, _Choice) else None
         if (wanted and wanted not in names) or (self.tool_choice == "required" and not names):
             raise ValueError("'tool_choice' asks for a tool that 'tools' does not hold")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_honoured(self) -> Self:
-        """What changes the answer is honoured or refused; dropping it in silence would be a wrong answer."""
         for name, harmless in NOT_HONOURED.items():
             value = self.body.get(name)
             if value not in (None, 0, False, [], *harmless):
@@ -244,15 +239,16 @@ def ignored_members(api: str, body: Json) -> list[str]:
         names += (
             [f"{name}.{hint}"] if isinstance(members, dict) and members.get(hint) and name in _HONOURED[api] else []
         )
-    for tool in _objects(body.get("tools")):
+    for tool in objects(body.get("tools")):
         names += [f"tools.{tool.get('name')}.{hint}" for hint in _TOOL_HINTS if tool.get(hint)]
-    for message in _objects(body.get("messages") if api == "chat" else None):
+    for message in objects(body.get("messages") if api == "chat" else None):
         silent = _MESSAGE_MEMBERS | ({"name"} if message.get("role") in ("tool", "function") else set())
         names += [f"messages.{name}" for name, value in message.items() if value and name not in silent]
     return list(dict.fromkeys(names))[:32]
 
 
-def _objects(value: object) -> list[Json]:
+def objects(value: object) -> list[Json]:
+    """The objects of a list, whatever else stands there; none of what is no list."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
