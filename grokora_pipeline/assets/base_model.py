@@ -9,6 +9,7 @@ from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
     Project,
+    base_folder,
     code_version,
     plain_errors,
     publish_once,
@@ -22,6 +23,7 @@ from grokora_pipeline.store import content_version
 from grokora_pipeline.workers.lease import discover_devices
 
 KEY = "base_model"
+FACTS = "base_model.json"
 _TRIED = 2  # raise it if more is tried on a base, so that it is tried anew
 
 
@@ -52,18 +54,32 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
                 for path in model_files(folder):
                     shutil.copyfile(path, staged / path.name)
                 record["path"] = "."
-            write_json(staged / "base_model.json", record)
-            return content_version(record["content_hash"], record["chat_template_sha256"])
+            write_json(staged / FACTS, record)
+            version = content_version(record["content_hash"], record["chat_template_sha256"])
+            before = project.store.find(KEY, version)
+            if before and before.read_json(FACTS)["path"] != record["path"]:
+                # the same model in another folder: its version stays, and with it all that was made from it
+                (before.path / FACTS).unlink()
+            return version
 
         with plain_errors():
-            artifact = publish_once(
-                project, context, KEY, {"model": fingerprint(model_id), "code": code_version(_TRIED)}, build
-            )
-        return result(
-            project, artifact, read_json(artifact.path / "base_model.json"), [_gpu_steps_are_counted(project, context)]
-        )
+            folder = model_id if Path(model_id).is_dir() else ""
+            inputs = {"model": fingerprint(model_id), "folder": folder, "code": code_version(_TRIED)}
+            if not base_is_here(project):
+                (project.store.require(KEY).path / FACTS).unlink()  # so that it is published again
+            artifact = publish_once(project, context, KEY, inputs, build)
+        return result(project, artifact, read_json(artifact.path / FACTS), [_gpu_steps_are_counted(project, context)])
 
     return base_model
+
+
+def base_is_here(project: Project) -> bool:
+    """Whether the published base model's folder is where it was: a checkout may be moved, or the hub's cache emptied.
+
+    True if there is none, and in a remote store, which holds the model itself.
+    """
+    artifact = project.store.current(KEY)
+    return artifact is None or project.store.remote or base_folder(artifact.path).is_dir()
 
 
 def _gpu_steps_are_counted(project: Project, context: dg.AssetExecutionContext) -> dg.AssetCheckResult:

@@ -1,0 +1,63 @@
+"""`base_model`: the published record names the folder where the model is now, and the same model has one version."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from grokora_pipeline.assets.base_model import base_is_here, base_model_asset
+from grokora_pipeline.assets.common import Project, base_folder
+from grokora_pipeline.settings import Settings
+
+
+class Worker(dg.ConfigurableResource[Any]):
+    """Says of a model what `evaluation.base` would, and counts how often it is asked."""
+
+    calls: str  # the file that it counts in
+
+    def run(self, context: Any, module: str, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+        model = plan["model_id"]
+        with Path(self.calls).open("a") as stream:
+            stream.write(f"{model}\n")
+        return {"path": model, "model_id": model, "content_hash": "c", "chat_template_sha256": "t"}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout" / "base"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def materialize(tmp_path: Path, base: Path) -> tuple[Project, str]:
+    project = Project(Settings(store=str(tmp_path / "store"), base_model=str(base)), ())
+    worker = Worker(calls=str(tmp_path / "calls"))
+    result = dg.materialize([base_model_asset(project)], resources={**project.resources(), "grokora_gpu": worker})
+    assert result.success
+    return project, project.store.require("base_model").version
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_base_that_was_moved_or_copied_keeps_its_version_and_is_read_from_its_new_folder(
+    base: Path, tmp_path: Path, move: Any
+) -> None:
+    _, version = materialize(tmp_path, base)
+    move(str(base.parent), str(tmp_path / "elsewhere"))
+    project, again = materialize(tmp_path, tmp_path / "elsewhere" / "base")
+    assert again == version
+    assert base_folder(project.store.require("base_model").path) == tmp_path / "elsewhere" / "base"
+    materialize(tmp_path, tmp_path / "elsewhere" / "base")
+    assert (tmp_path / "calls").read_text().count("\n") == 2  # what is published is not tried again
+
+
+def test_a_base_whose_folder_is_gone_is_not_here_until_it_is_made_again(base: Path, tmp_path: Path) -> None:
+    project, version = materialize(tmp_path, base)
+    assert base_is_here(project)
+    shutil.move(base, tmp_path / "aside")
+    assert not base_is_here(project)
+    shutil.move(tmp_path / "aside", base)
+    assert materialize(tmp_path, base)[1] == version
+    assert base_is_here(project)
