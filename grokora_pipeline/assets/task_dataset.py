@@ -75,6 +75,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     # What changes an example. A description, a metric or a training knob is none of it and makes nothing stale.
     facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome", "teachers"})
     later = agent.model_dump(include={"learn_from", "unknown_blame", "replay"}, exclude_defaults=True)
+    later |= {"rated": "blamed"} if "learn_from" in later else {}  # a low rating is of the blamed step, not of all
     version = code_version(facts | later, _SELECTION)  # what an older store did not know counts only if it is set
 
     @dg.asset(

@@ -132,7 +132,7 @@ def build_examples(
         """Keep a turn that may not be learnt as the worse of two answers, if it can be one."""
         if compares and is_worse(turn, reason, options):
             candidates.append(_example(turn))
-            candidates[-1].meta |= {"weight": 1, "blamed": turn["blamed"]}
+            candidates[-1].meta |= {"weight": 1, "blamed": turn["blamed"] or turn["step_failed"]}
             del candidates[-1].meta["files"]
 
     examples = _collapse(_selected(turns, agent, refused, keep, report), options, report)

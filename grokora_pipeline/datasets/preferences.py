@@ -19,17 +19,19 @@ _JUDGED: frozenset[Reason] = frozenset({"low_rating", "failed_step", "at_or_afte
 
 
 def is_worse(turn: TurnRow, reason: str | None, options: DatasetOptions) -> bool:
-    """Whether a turn that is not learnt is known to be a worse answer: rated low, blamed, or failed with no one blamed.
+    """Whether a turn that is not learnt may be a worse answer: blamed, or of a failed or low-rated session in which
+    nobody is blamed.
 
-    What followed a blamed step is not: nobody said that those answers were bad.
+    What came before or after a blamed step is not: nobody said that those answers were bad, whatever the session's
+    rating.
     """
     unread = turn["completeness"] not in ("whole", "reconstructed") or turn["prompt"] == "[]"
     if reason not in _JUDGED or unread or (turn["completeness"] == "reconstructed" and not options.reconstructed):
         return False
-    rating = turn["rating"]
-    if rating is not None and rating < options.min_rating:
-        return True
-    return turn["status"] == "failure" and (turn["blamed"] or reason == "failed_without_blame")
+    if reason == "failed_step":
+        rating = turn["rating"]
+        return turn["blamed"] or (rating is not None and rating < options.min_rating)
+    return turn["blamed"] or reason in {"low_rating", "failed_without_blame"}
 
 
 def worse_answers(
@@ -42,7 +44,7 @@ def worse_answers(
     """The worse answers that are learnt from, sorted by id; none that some session was praised for.
 
     For pairs `meta["better"]` names an example with the same prompt, or else one of the same task and step. One by one,
-    a failed session of several steps in which nobody is blamed says nothing of any single step.
+    a failed or low-rated session of several steps in which nobody is blamed says nothing of any single step.
     """
     learnt, distinct = {example.id for example in examples}, dict[str, "Example"]()
     for candidate in candidates:
@@ -60,10 +62,10 @@ def worse_answers(
         if options.learn_from == "preferences":
             of_task = by_step.get((meta["task_key"], meta["step"])) if meta["task_key"] else None
             better = by_prompt.get(duplicates.prompt_id(worse.prompt)) or of_task
-            if better is None:
-                continue
+            if better is None or duplicates.prompt_id(better.completion) == duplicates.prompt_id(worse.completion):
+                continue  # the same answer, to another prompt of the task, is no worse one
             meta["better"] = better.id
-        elif meta["rating"] is None and not meta["blamed"] and len(set(steps[meta["session_id"]])) > 1:
+        elif not meta["blamed"] and len(set(steps[meta["session_id"]])) > 1:
             continue
         per_session[meta["session_id"]] += 1
         if per_session[meta["session_id"]] <= options.max_per_session:

@@ -112,13 +112,15 @@ def refuse(
     if turn["step_failed"]:
         return "failed_step"
     rating = turn["rating"]
-    if rating is not None and rating < options.min_rating:
+    low = rating is not None and rating < options.min_rating
+    # A rating is of a whole session: where somebody is blamed for it, it says nothing against the steps before.
+    if low and (blame is None or options.learn_from == "successes"):
         return "low_rating"
     if turn["completeness"] not in ("whole", "reconstructed") or turn["prompt"] == "[]":
         return "incomplete_prompt"
     if turn["completeness"] == "reconstructed" and not options.reconstructed:
         return "reconstructed"
-    if turn["status"] == "failure":
+    if turn["status"] == "failure" or low:
         return _refuse_of_failure(turn, blame, options, last_step)
     if turn["status"] == "success" or rating is not None or options.unknown_outcome == "all":
         return None

@@ -64,6 +64,19 @@ class TreeLoss:
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.computed_tokens = 0
+        self._nlls: dict[tuple[int, ...], float] | None = None  # set while `nlls` collects
+
+    def nlls(self, rows: Sequence[Row]) -> list[float]:
+        """The nll in nats of each row's labelled tokens, without weights and gradient, in one run over their layout.
+
+        Rows share what is computed, so tokens are told apart by the ids up to them.
+        """
+        self._nlls = known = {}
+        try:
+            self.run(self.layout.of(rows))
+        finally:
+            self._nlls = None
+        return [sum(known[row.ids[: at + 1]] for at, weight in enumerate(row.weights) if weight) for row in rows]
 
     def run(self, root: Node, *, scale: float = 1.0, backward: bool = False, idle: int = 0) -> Tensor:
         """Sum over rows and labelled tokens of weight x nll, in nats: one number, left on the device.
@@ -117,6 +130,12 @@ class TreeLoss:
         caching = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
         hidden = self.decoder(input_ids=segments.ids, **caching).last_hidden_state
         states = hidden.flatten(0, 1)[segments.labelled]
+        if self._nlls is not None:
+            width, nlls = segments.ids.shape[1], self.head.nlls(states, segments.targets, self.layout.loss_chunk)
+            for at, nll in zip(segments.labelled.tolist(), nlls.tolist(), strict=True):
+                node = nodes[at // width]
+                self._nlls[node.ids[: node.start + at % width + 2]] = nll
+            return nlls.sum(), [], []
         loss, gradient = self.head.loss(states, segments.targets, segments.weights, self.layout.loss_chunk)
         return (loss, [], []) if gradient is None else (loss, [states], [gradient * scale])
 

@@ -86,3 +86,9 @@ class OutputHead:
             if needed and len(part):
                 gradients += torch.autograd.grad(loss, leaf)
         return total, torch.cat(gradients) if gradients else None
+
+    def nlls(self, states: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        """The nll in nats of each of N tokens, from hidden states [N, h] and targets [N]; no gradient is needed."""
+        size = chunk or max(1, len(states))
+        parts = zip(torch.split(states, size), torch.split(targets, size), strict=True)
+        return torch.cat([cross_entropy(self.logits(part).float(), ids, reduction="none") for part, ids in parts])

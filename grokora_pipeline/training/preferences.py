@@ -8,13 +8,14 @@ without its adapter.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from peft import PeftModel
-from torch import float64, no_grad, sigmoid, tensor
+from torch import float64, sigmoid, tensor
 from torch.nn.functional import softplus
 
 from grokora_pipeline.training.gradients import TreeLoss
-from grokora_pipeline.training.layout import Row, flat
+from grokora_pipeline.training.layout import Row
 from grokora_pipeline.training.plan import TrainingKnobs
 
 Slopes = list[float]  # d loss / d nll, an entry an answer
@@ -68,39 +69,45 @@ class Preferences:
         answers = [
             replace(row, weights=tuple(float(weight > 0) for weight in row.weights)) for row in (*better, *worse)
         ]
-        ours = [self._nll(row) for row in answers]
-        ratios = [self._nll_of_base(row) - nll for row, nll in zip(answers, ours, strict=True)]
-        first, second = ratios[: len(better)], ratios[len(better) :]
+        strangers = [] if pairs else mismatched(answers)
+        ours = self.losses.nlls([*answers, *strangers])
+        base = self._nlls_of_base([*answers, *strangers])
+        ratios = [of_base - nll for of_base, nll in zip(base, ours, strict=True)]
+        first, second, others = (
+            ratios[: len(better)],
+            ratios[len(better) : len(answers)],
+            ratios[len(answers) :],
+        )
         if pairs:
             loss, up, down = dpo(first, second, knobs.beta)
         else:
-            loss, up, down = kto(first, second, self._kl(answers), knobs.beta)
+            loss, up, down = kto(first, second, max(0.0, fmean(others or [0.0])), knobs.beta)
+        ours = ours[: len(answers)]
         slopes = [knobs.preference_weight * slope for slope in (*up, *down)]
         weighted += [_scaled(row, slope) for row, slope in zip(answers, slopes, strict=True)]
         return weighted, knobs.preference_weight * loss - sum(a * b for a, b in zip(slopes, ours, strict=True))
 
-    def _kl(self, answers: Sequence[Row]) -> float:
-        """Mean log ratio of answers to prompts they do not belong to, at least 0: each prompt with the next answer."""
-        if len(answers) < 2:
-            return 0.0
-        cuts = [next(index for index, weight in enumerate(row.weights) if weight) for row in answers]
-        following = zip([*answers[1:], answers[0]], [*cuts[1:], cuts[0]], strict=True)
-        mismatched = [
-            Row(row.ids[:cut] + other.ids[start:], row.weights[:cut] + other.weights[start:])
-            for row, cut, (other, start) in zip(answers, cuts, following, strict=True)
-        ]
-        return max(0.0, sum(self._nll_of_base(row) - self._nll(row) for row in mismatched) / len(mismatched))
-
-    def _nll(self, row: Row) -> float:
-        with no_grad():
-            return float(self.losses.run(flat([row])))
-
-    def _nll_of_base(self, row: Row) -> float:
-        """The nll under the base, which never changes: computed once a row."""
-        if row not in self._of_base:
+    def _nlls_of_base(self, rows: Sequence[Row]) -> list[float]:
+        """The nlls under the base, which never change: those of judged rows are computed once."""
+        new = [row for row in rows if row not in self._of_base]
+        if new:
             with self.model.disable_adapter():
-                self._of_base[row] = self._nll(row)
-        return self._of_base[row]
+                self._of_base |= zip(new, self.losses.nlls(new), strict=True)
+        values = [self._of_base[row] for row in rows]
+        self._of_base = {row: nll for row, nll in self._of_base.items() if row.judged}
+        return values
+
+
+def mismatched(answers: Sequence[Row]) -> list[Row]:
+    """Each prompt with the next row's answer: answers to prompts they do not belong to, as TRL makes them for KTO."""
+    if len(answers) < 2:
+        return []
+    cuts = [next(index for index, weight in enumerate(row.weights) if weight) for row in answers]
+    following = zip([*answers[1:], answers[0]], [*cuts[1:], cuts[0]], strict=True)
+    return [
+        Row(row.ids[:cut] + other.ids[start:], row.weights[:cut] + other.weights[start:])
+        for row, cut, (other, start) in zip(answers, cuts, following, strict=True)
+    ]
 
 
 def complete_pairs(rows: Sequence[Row]) -> list[Row]:

@@ -15,7 +15,7 @@ from grokora_pipeline.evaluation.plan import turn_ids
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import load_base
 from grokora_pipeline.training.gradients import TreeLoss
-from grokora_pipeline.training.layout import Layout, Row, step_batches
+from grokora_pipeline.training.layout import Layout, Row, flat, step_batches
 from grokora_pipeline.training.plan import resolve_knobs
 from grokora_pipeline.training.preferences import Preferences, complete_pairs, dpo, kto
 from grokora_pipeline.training.run import train
@@ -107,6 +107,17 @@ def test_loss_and_gradient_are_trls(kind: str, layout: Literal["tree", "padded"]
     loss = losses.run(losses.layout.of(weighted), backward=True) + constant
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert float((gradient(model) - wanted).norm() / wanted.norm()) < 1e-4
+
+
+def test_the_nll_of_each_answer_is_that_of_the_row_alone_whatever_rows_share(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    model = load_base(tiny_base(tmp_path / "base"), dtype=torch.float32, device=torch.device("cpu"))
+    rows = [answered(PROMPTS[n % 2], answer, "worse", weight=0.5) for n, answer in enumerate(ANSWERS)]
+    rows.append(answered([*rows[0].ids], ANSWERS[2], "better"))  # a later step of the first row's session
+    plain = TreeLoss(model, Layout("padded", 64, loss_chunk=3))
+    alone = [float(plain.run(flat([row]))) / max(row.weights) for row in rows]
+    assert plain.nlls(rows) == pytest.approx(alone, rel=1e-4)
+    assert TreeLoss(model, Layout("tree", 64, least_saving=1)).nlls(rows) == pytest.approx(alone, rel=1e-4)
 
 
 def test_the_losses_start_where_the_adapter_is_the_base_and_fall_towards_the_better_answers() -> None:

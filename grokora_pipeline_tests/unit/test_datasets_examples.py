@@ -114,7 +114,8 @@ FAILED: list[tuple[dict[str, Any], str | None]] = [
     ({"step": 2, "agent": "observer"}, "at_or_after_blamed_step"),
     ({"step": 3}, "at_or_after_blamed_step"),
     ({"step": 1, "step_failed": True}, "failed_step"),
-    ({"step": 1, "rating": 2}, "low_rating"),
+    ({"step": 1, "rating": 2}, None),  # the session's rating, for what is blamed
+    ({"step": 2, "rating": 2}, "at_or_after_blamed_step"),
 ]
 
 
@@ -125,6 +126,12 @@ def test_learning_from_failures_takes_the_steps_before_the_blamed_one(
     turn = cast(TurnRow, TURN | {"status": "failure"} | changes)
     blame = Blame(2, frozenset({"observer"}))
     assert refuse(turn, blame, DatasetOptions(learn_from="failures"), last_step=9) == reason
+
+
+def test_a_low_rating_refuses_a_whole_session_where_nobody_is_blamed_or_only_successes_are_learnt() -> None:
+    turn, blame = cast(TurnRow, TURN | {"status": "failure", "rating": 2, "step": 1}), Blame(2, frozenset({"observer"}))
+    assert refuse(turn, None, DatasetOptions(learn_from="failures"), last_step=9) == "low_rating"
+    assert refuse(turn, blame, DatasetOptions(), last_step=9) == "low_rating"
 
 
 def test_a_setting_says_what_is_learnt_of_a_failure_that_nobody_explains() -> None:
@@ -178,6 +185,29 @@ def test_answers_to_one_task_at_one_step_are_a_pair_and_only_the_blamed_step_is_
     answers = {one.id: one.completion[0]["content"] for one in examples}
     assert sorted(answers.values()) == ["right 0", "right 1", "right 2", "wrong 0"]
     assert [(answers[one.meta["better"]], one.completion[0]["content"]) for one in worse] == [("right 1", "wrong 1")]
+
+
+def test_a_low_rating_makes_only_the_blamed_step_a_worse_answer(tmp_path: Path) -> None:
+    def session(name: str, end: dict[str, Any]) -> list[dict[str, Any]]:
+        steps = [call(name, step, f"{name} prompt {step}", f"{name} {step}") for step in range(3)]
+        return [*steps, {"session_id": name, "outcome": {"status": "failure", "rating": 1, **end}}]
+
+    files = {"a.jsonl": session("blamed", {"blame": {"agent": "actor", "step": 1}}), "b.jsonl": session("low", {})}
+    examples, worse = learn_from(tmp_path, "ratings", files)
+    assert [one.completion[0]["content"] for one in worse] == ["blamed 1"]
+    assert [one.completion[0]["content"] for one in examples] == ["blamed 0"]
+
+
+def test_the_same_answer_to_another_prompt_of_the_task_is_no_worse_one(tmp_path: Path) -> None:
+    sessions = {
+        f"{name}.jsonl": [
+            call(name, 0, f"{name} prompt", tool_answer("bash", {"command": "ls"}), task="the task"),
+            {"session_id": name, "outcome": outcome},
+        ]
+        for name, outcome in {"good": {"status": "success"}, "bad": {"status": "failure"}}.items()
+    }
+    examples, worse = learn_from(tmp_path, "preferences", sessions)
+    assert (len(examples), worse) == (1, [])
 
 
 def test_rated_answers_are_better_or_worse_one_by_one(tmp_path: Path) -> None:
