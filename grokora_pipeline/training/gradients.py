@@ -71,7 +71,7 @@ class TreeLoss:
 
         Rows share what is computed, so tokens are told apart by the ids up to them.
         """
-        self._nlls = known = {}
+        known = self._nlls = dict[tuple[int, ...], float]()
         try:
             self.run(self.layout.of(rows))
         finally:
