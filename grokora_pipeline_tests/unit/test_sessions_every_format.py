@@ -61,6 +61,28 @@ def test_all_that_a_format_holds_of_the_conversation_arrives(stored: Path) -> No
     assert {name: parts for name, parts in missing.items() if parts} == {}
 
 
+@pytest.mark.slow
+def test_a_log_that_grows_and_is_renamed_says_in_every_format_what_it_says_whole(tmp_path: Path) -> None:
+    def rows(folder: Path) -> list[str]:
+        own = ({name: one for name, one in row.items() if not name.startswith("source")} for row in turns(folder))
+        return sorted(str({**one, "copies": []}) for one in own)
+
+    bodies = {
+        f"{name}/{file}": write(talk(number), name)
+        for number, (name, (_, file, _, write)) in enumerate(FORMATS.items())
+    }
+    for place, (folder, end) in enumerate((("whole", None), ("logs", 0.6), ("logs", None), ("renamed", None))):
+        for name, body in bodies.items():
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body[: int(len(body) * (end or 1))])
+        previous = tmp_path / f"out{place - 1}" if place > 1 else None
+        run(tmp_path / folder, tmp_path / f"out{place}", previous)
+    whole = rows(tmp_path / "out0")
+    assert rows(tmp_path / "out2") == whole
+    assert rows(tmp_path / "out3") == whole
+
+
 def test_no_planted_secret_survives_in_any_format(stored: Path) -> None:
     leaks = []
     for path in stored.rglob("*"):

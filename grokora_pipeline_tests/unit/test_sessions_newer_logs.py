@@ -9,6 +9,7 @@ import pytest
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers import Source
 from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
+from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
 from grokora_pipeline_tests.unit.session_logs import run, turns
 from grokora_pipeline_tests.unit.test_sessions_foreign_logs import (
     claude,
@@ -183,6 +184,16 @@ def test_what_a_person_named_for_continue_is_in_the_prompt_and_an_errored_call_f
 
 
 # --- sessions and calls stay what they are
+
+
+def test_an_answer_within_which_a_text_log_ends_is_no_example(tmp_path: Path) -> None:
+    for name in ("plan", "global_log"):
+        body = FORMATS[name][3](Talk("S", "Q", "The thought.", "ls", "out", "The answer."), "s")
+        for end in range(0, len(body), 5):
+            (tmp_path / "x.log").write_bytes(body[:end])
+            items = read(tmp_path / "x.log") if readers.detect(body[:end]) else []
+            answers = {one.completion["content"] for one in turns_of(items)}
+            assert answers <= {"The thought.", "The answer.", ""}, body[:end]
 
 
 def test_messages_of_several_sessions_in_one_file_are_several_conversations(tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ def _first_round(text: str, side: str, rounds: int) -> str:
 
 
 def _section(text: str, start: str, ends: tuple[str, ...]) -> str:
+    """The text between a heading and what follows it; "" without either: a file may end within an answer."""
     _, heading, rest = text.partition(f"{start}\n")
     if not heading:
         return ""
     stops = [stop for end in ends if end != start and (stop := rest.find(end)) >= 0]
-    return rest[: min(stops, default=len(rest))].strip()
+    return rest[: min(stops, default=0)].strip()

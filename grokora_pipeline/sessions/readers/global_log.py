@@ -96,7 +96,10 @@ def _entries(source: Source) -> Iterator["Entry | Problem"]:
         elif size < _MAX_ENTRY:
             pending.append(text)
             size += len(text)
-    yield from _entry(pending, start)
+    if pending and not pending[-1].endswith("\n") and "Grok response: " in pending[0]:
+        yield Problem("truncated", 0, f"line {start}: the log ends within an answer")
+    else:
+        yield from _entry(pending, start)
 
 
 def _entry(lines: list[str], number: int) -> Iterator[Entry]:
