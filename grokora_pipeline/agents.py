@@ -187,7 +187,7 @@ class Improve(_Strict):
     verify: Literal["schema", "command", "function", "sandbox"]
     command: tuple[str, ...] = ()
     function: str = ""
-    seconds: float = Field(default=30.0, gt=0)  # of one command
+    seconds: float = Field(default=30.0, gt=0)  # of one command, or of one call of the function
     tasks: int = Field(default=100, ge=1)  # training prompts (or sandbox tasks) that are asked
     samples: int = Field(default=4, ge=1)  # answers a task
     temperature: float = Field(default=0.8, gt=0)

@@ -7,9 +7,14 @@ prompts that they came from, trained on together with the logs, and judged by th
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
+import threading
+import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -97,13 +102,16 @@ def _of_examples(
     # a seed a sample; the engine mixes it with the prompt, so that prompts do not share their numbers
     seeds = [spec.seed * 1000 + sample for _, sample in asked]
     made = systems.answers(adapter, prompts, decoding, reporter.progress, seeds=seeds)
-    lines = list[dict[str, Any]]()
+    lines, whole = list[dict[str, Any]](), 0
     for (example, sample), (completion, _) in zip(asked, made, strict=True):
         message = chat.parse_answer(chat.decode(completion.tokens))
+        whole += completion.finish == "stop"
         if completion.finish == "stop" and verify(example["prompt"], example.get("tools"), message):
             session = f"improve-{plan.version}-{example['meta']['turn_id'][:12]}-{sample}"
             call = AgentCall(plan.agent, example["prompt"], example.get("tools"))
             lines.append(recording_line(plan, session, Exchange(call, message)) | {"outcome": {"status": "success"}})
+    if isinstance(verify, UserFunction):
+        verify.report(whole, reporter.log)
     return len(asked), lines
 
 
@@ -157,7 +165,7 @@ def recording_line(
 def verifier(spec: Improve, answer: AnswerSpec) -> Verify:
     """What says whether an answer is kept; GrokoraError if it cannot be made."""
     if spec.verify == "function":
-        return _user_function(spec.function)
+        return UserFunction(spec)
     if spec.verify == "command":
         return lambda prompt, tools, message: _command_accepts(spec, message)
     if answer.type == "json" and answer.schema_ is None:
@@ -214,17 +222,71 @@ def _command_accepts(spec: Improve, message: Message) -> bool:
     return done.returncode == 0
 
 
-def _user_function(name: str) -> Verify:
-    """The function `module:name` as a verifier: it gets the prompt's messages and the answer, and says yes or no."""
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # a module beside agents.yaml, where the run was started
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise GrokoraError(f"improve.function {name!r} cannot be imported ({error}); write module:function.") from error
-    finally:
-        sys.path.pop(0)
-    return lambda prompt, tools, message: function(prompt, message) is True
+class UserFunction:
+    """The function `module:name` as a verifier: it gets the prompt's messages and the answer, and says True or False.
+
+    It is the user's, and judges what a model made up: where it raises, takes longer than `seconds` or says neither, the
+    answer is not kept, and `failures` counts how (never what was said, which nobody has redacted).
+    """
+
+    def __init__(self, spec: Improve) -> None:
+        module, _, attribute = spec.function.partition(":")
+        sys.path.insert(0, str(Path.cwd()))  # a module beside agents.yaml, where the run was started
+        try:
+            self._function: Callable[[Sequence[Message], Message], object] = getattr(
+                importlib.import_module(module), attribute
+            )
+        except Exception as error:  # an import runs the user's module, which raises what it likes
+            raise GrokoraError(
+                f"improve.function {spec.function!r} cannot be imported ({type(error).__name__}: {error}); write "
+                "module:function."
+            ) from error
+        finally:
+            sys.path.pop(0)
+        if not callable(self._function):
+            raise GrokoraError(f"improve.function {spec.function!r} is no function; write module:function.")
+        self.name, self.seconds, self.failures = spec.function, spec.seconds, Counter[str]()
+
+    def __call__(self, prompt: Sequence[Message], tools: object, message: Message) -> bool:
+        """Whether the answer is kept."""
+        timed = threading.current_thread() is threading.main_thread()  # signals reach no other thread
+        before = signal.signal(signal.SIGALRM, self._stop) if timed else None
+        try:
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, self.seconds)
+            # a copy: a function that changes what it is given would change what is recorded
+            said = self._function(deepcopy(list(prompt)), deepcopy(message))
+        except (Exception, SystemExit, _TooLateError) as error:  # noqa: BLE001 - whatever the user's function raises says no
+            line = traceback.extract_tb(error.__traceback__)[-1].lineno
+            late = isinstance(error, _TooLateError)
+            self.failures["took too long" if late else f"raised {type(error).__name__} at line {line}"] += 1
+            return False
+        finally:
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+        if type(said).__name__ not in ("bool", "bool_"):  # bool_: numpy's
+            self.failures[f"returned {type(said).__name__}, neither True nor False"] += 1
+            return False
+        return bool(said)
+
+    def report(self, asked: int, log: Callable[[str], None]) -> None:
+        """Say how often the function failed; GrokoraError if it judged nothing at all."""
+        failed = self.failures.total()
+        if not failed:
+            return
+        how = ", ".join(f"{how} ({count})" for how, count in self.failures.most_common(3))
+        text = f"improve.function {self.name!r} judged {asked - failed} of {asked} answers; it {how}"
+        if failed == asked:
+            raise GrokoraError(f"{text}. Mend the function: it gets (messages, answer) and returns True or False.")
+        log(text)
+
+    def _stop(self, *_: object) -> None:
+        raise _TooLateError
+
+
+class _TooLateError(BaseException):
+    """The user's function was stopped; no `except Exception` of its own keeps it running."""
 
 
 if __name__ == "__main__":

@@ -107,6 +107,70 @@ def test_a_users_own_function_decides(tmp_path: Path, monkeypatch: pytest.Monkey
         accepted(Improve(verify="schema"), AnswerSpec(type="json"), text("x"))
 
 
+ODD = """
+def raises(prompt, answer):
+    return answer["content"]["no such key"]
+def leaves(prompt, answer):
+    raise SystemExit(3)
+def hangs(prompt, answer):
+    try:
+        while True: pass
+    except Exception: return True
+def forgets(prompt, answer):
+    answer["content"] == "x"
+def counts(prompt, answer):
+    return 1
+def numpys(prompt, answer):
+    import numpy
+    return numpy.bool_(answer.pop("content") == "x" and not prompt.clear())
+nothing = 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("raises", "raised TypeError at line 3"),
+        ("leaves", "raised SystemExit at line 5"),
+        ("hangs", "took too long"),
+        ("forgets", "returned NoneType"),
+        ("counts", "returned int"),
+    ],
+)
+def test_a_users_function_that_fails_keeps_no_answer_and_says_how(
+    name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_checks.py").write_text(ODD)
+    monkeypatch.chdir(tmp_path)
+    judge = improve.UserFunction(Improve(verify="function", function=f"odd_checks:{name}", seconds=0.2))
+    said = list[str]()
+    assert not judge([{"role": "user", "content": "q"}], None, text("secret"))
+    judge.report(2, said.append)
+    assert how in said[0]
+    assert "judged 1 of 2" in said[0]
+    assert "secret" not in said[0]
+    with pytest.raises(GrokoraError, match="judged 0 of 1"):
+        judge.report(1, said.append)
+
+
+def test_a_users_function_may_say_numpys_true_and_changes_nothing_that_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_checks.py").write_text(ODD)
+    (tmp_path / "broken_checks.py").write_text("def square(:\n")
+    monkeypatch.chdir(tmp_path)
+    judge, prompt, answer = (
+        improve.UserFunction(Improve(verify="function", function="odd_checks:numpys")),
+        [text("q")],
+        text("x"),
+    )
+    assert judge(prompt, None, answer)
+    assert (prompt, answer) == ([text("q")], text("x"))
+    for name, why in (("broken_checks:square", "SyntaxError"), ("odd_checks:nothing", "is no function")):
+        with pytest.raises(GrokoraError, match=why):
+            improve.UserFunction(Improve(verify="function", function=name))
+
+
 def answers_of(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, texts: Any) -> tuple[list[int], list[str]]:
     """The model says what `texts` (place of the prompt -> text) says; returns the seeds and prompts that it gets."""
     seeds, asked = list[int](), list[str]()
