@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -65,6 +66,21 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         """All steps of all epochs, in a seeded order that does not depend on where training began."""
         indices: Any = range(len(self.rows))
         return DataLoader(indices, batch_sampler=self.schedule, collate_fn=lambda batch: {"rows": batch})
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's optimiser, or PEFT's of LoRA+ where B has a rate of its own."""
+        if self.knobs.loraplus_lr_ratio == 1:
+            return super().create_optimizer(model)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer = create_loraplus_optimizer(
+            self.model,
+            kind,
+            loraplus_lr_ratio=self.knobs.loraplus_lr_ratio,
+            loraplus_lr_embedding=self.knobs.learning_rate,  # PEFT's own default is 1e-6, whatever the rate is
+            loraplus_weight_decay=self.knobs.weight_decay,
+            **options,
+        )
+        return self.optimizer
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one whole optimiser step; returns its mean loss in nats a weighted label token.

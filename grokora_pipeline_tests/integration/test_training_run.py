@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
@@ -87,7 +88,6 @@ def training(plan: Path) -> dict[str, Any]:
 
 def weights(plan: Path) -> Any:
     import torch
-    from safetensors.torch import load_file
 
     tensors = load_file(plan.parent / "adapter" / "adapter_model.safetensors")
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
@@ -151,6 +151,18 @@ def test_the_same_plan_makes_the_same_adapter(undisturbed: Path, base: Path, spl
     again = write_plan(tmp_path, base, split)
     assert run(again).returncode == 0
     assert distance(again, undisturbed) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [1, 8])
+def test_loraplus_gives_b_a_rate_of_its_own(base: Path, split: Path, tmp_path: Path, ratio: int) -> None:
+    knobs = {"learning_rate": 1e-3, "schedule": "constant", "warmup": 0, "max_grad_norm": 0, "max_steps": 1}
+    plan = write_plan(tmp_path, base, split, **knobs, loraplus_lr_ratio=ratio)
+    answer = run(plan)
+    assert answer.returncode == 0, answer.stderr
+    b = load_file(plan.parent / "adapter" / "adapter_model.safetensors")
+    steps = [abs(tensor).max() for name, tensor in b.items() if "lora_B" in name]
+    assert [float(step) for step in steps] == pytest.approx([1e-3 * ratio] * len(steps), rel=0.01)  # Adam's first step
 
 
 @pytest.mark.slow
