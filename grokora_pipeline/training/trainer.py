@@ -67,7 +67,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         indices: Any = range(len(self.rows))
         return DataLoader(indices, batch_sampler=self.schedule, collate_fn=lambda batch: {"rows": batch})
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> Any:
         """Trainer's optimiser, or PEFT's of LoRA+ where B has a rate of its own."""
         if self.knobs.loraplus_lr_ratio == 1:
             return super().create_optimizer(model)
