@@ -35,7 +35,7 @@ class TrainingKnobs(BaseModel):
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="Adapted layers.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
     learning_rate: float = Field(2e-4, gt=0, lt=1)
-    loraplus_lr_ratio: float = Field(1.0, ge=1, le=1000, description="Rate of B over that of A (LoRA+, arXiv 2402.12354).")
+    loraplus_lr_ratio: float = Field(1.0, ge=1, le=1000, description="B's rate over A's (LoRA+, arXiv 2402.12354).")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up.")
     weight_decay: float = Field(0.0, ge=0)
