@@ -247,6 +247,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
+    if not folder.is_dir():  # the checkout was moved, or the hub's cache emptied, since base_model was made
+        raise GrokoraError(f"{folder} is not there any more; materialize base_model again, or put the model back.")
     if not path.is_file():
         raise GrokoraError(
             f"{folder} has no tokenizer.json; save one with transformers' AutoTokenizer….save_pretrained(folder)."

@@ -9,6 +9,8 @@ import pytest
 
 from grokora_pipeline.assets.base_model import base_is_here, base_model_asset
 from grokora_pipeline.assets.common import Project, base_folder
+from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.settings import Settings
 
 
@@ -58,6 +60,8 @@ def test_a_base_whose_folder_is_gone_is_not_here_until_it_is_made_again(base: Pa
     assert base_is_here(project)
     shutil.move(base, tmp_path / "aside")
     assert not base_is_here(project)
+    with pytest.raises(GrokoraError, match=r"base is not there any more; materialize base_model again"):
+        ChatFormat.load(base)
     shutil.move(tmp_path / "aside", base)
     assert materialize(tmp_path, base)[1] == version
     assert base_is_here(project)
