@@ -42,15 +42,19 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings, cheap ones first; nothing is changed and nothing is downloaded."""
     store = Store(get_settings().store, get_settings().cache).root
-    disk = shutil.disk_usage(next(folder for folder in (store, *store.parents) if folder.exists())).free
+    folder = next(folder for folder in (store, *store.parents) if folder.exists())
     hint = "free some space or set GROKORA_STORE to another disk"
+    disk = _room("disk", shutil.disk_usage(folder).free, _MIN_FREE_GIB, f"free for the store at {store}", hint)
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        hint = "make the folder writable, or set GROKORA_STORE to one of yours"
+        disk = Finding("missing", "disk", f"nothing can be written below {folder}, where the store {store} is", hint)
     return [
         *_settings(),
         Finding("ok", "Python", platform.python_version()),  # of an older one, pip refuses the package
         _torch(),
         _gpu(),
         _room("memory", psutil.virtual_memory().available, _MIN_MEMORY_GIB, "available", "close other programs"),
-        _room("disk", disk, _MIN_FREE_GIB, f"free for the store at {store}", hint),
+        disk,
         _logs(),
         _agents(),
         _base_model(),

@@ -72,7 +72,7 @@ class LocalFiles:
         """The bytes of a small file; None if it is not there."""
         try:
             return (self.root / name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, payload: bytes) -> None:

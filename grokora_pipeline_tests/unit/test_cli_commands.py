@@ -113,7 +113,11 @@ def test_doctor_says_which_env_file_and_which_store_count_and_fails_while_someth
     assert "agent 'actor', key 'main_metric'" in out
     assert "nothing reads GROKORA_LOG  → did you mean GROKORA_LOGS?" in out
     (home / "agents.yaml").write_text("agents: {actor: {description: Acts., rnak: 8}}")
-    assert "agent 'actor': There is no training knob 'rnak'; did you mean 'rank'?" in grokora("doctor")[1]
+    (home / ".env").write_text("GROKORA_STORE=agents.yaml/store\n")  # below a file
+    get_settings.cache_clear()
+    out = grokora("doctor")[1]
+    assert "agent 'actor': There is no training knob 'rnak'; did you mean 'rank'?" in out
+    assert f"missing disk          nothing can be written below {home / 'agents.yaml'}" in out
 
 
 def test_a_command_ends_well_without_any_standard_stream(tmp_path: Path) -> None:
