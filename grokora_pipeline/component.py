@@ -16,7 +16,7 @@ from grokora_pipeline.agents import (
     validated,
 )
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.factory import build_defs
+from grokora_pipeline.factory import NAME, NAME_RULE, build_defs
 from grokora_pipeline.settings import Settings, from_folder
 
 STARTER_AGENTS = Path(__file__).parent / "execution" / "agents.yaml"
@@ -103,9 +103,8 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
         automation, file = self.automation, folder / "defs.yaml"
         if file.is_file():  # else the component is made in Python
             refuse_duplicate_keys(file)
-        if self.name and not (self.name.isascii() and self.name.isidentifier()):
-            why = "must be letters (a-z, A-Z), digits and _, such as night_shift"
-            raise GrokoraError(f"{locate(file, 'name')}: key 'name': {self.name!r} {why}.")
+        if self.name and not NAME.fullmatch(self.name):
+            raise GrokoraError(f"{locate(file, 'name')}: key 'name': {self.name!r} {NAME_RULE}.")
         if isinstance(self.agents, dict):
             agents_file, agents = file, parse_agents(self.agents, file)
         else:

@@ -1,5 +1,6 @@
 """`build_defs`: the definitions of one swarm, made from what it is given and nothing else."""
 
+import re
 import warnings
 
 import dagster as dg
@@ -10,7 +11,13 @@ from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation.jobs import jobs
 from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.automation.sensors import log_sensor
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import Settings
+
+# Of a group, whose letters are ASCII (Dagster's own rule), and of a resource, which a step reads as an attribute:
+# Dagster keeps resources in a namedtuple, so that a name such as `1st` or `_night` would fail in every step.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+NAME_RULE = "must be letters (a-z, A-Z), digits and _, the first a letter, such as night_shift"
 
 
 def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = "") -> dg.Definitions:
@@ -18,8 +25,11 @@ def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = ""
 
     `name` begins every asset key, job, schedule, sensor, pool, group and the resource, so that several swarms and
     other definitions stand side by side in one code location (`dg.Definitions.merge`). There is no executor in it: a
-    location has one for all, and `execution.executor.chosen_executor` is an offer.
+    location has one for all, and `execution.executor.chosen_executor` is an offer. GrokoraError if Dagster cannot use
+    the name.
     """
+    if name and not NAME.fullmatch(name):
+        raise GrokoraError(f"The name of a swarm {NAME_RULE}; {name!r} is not.")
     project = Project(settings, agents, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets and code references: pinned and tested

@@ -45,6 +45,7 @@ def build(text: str) -> tuple[Path, dg.Definitions]:
         (f"{AGENTS}  devices: gpu\n", ":6: key 'devices': give indices"),
         (f"{AGENTS}  name: my swarm\n", ":6: key 'name': 'my swarm' must be"),
         (f"{AGENTS}  name: größe\n", ":6: key 'name': 'größe' must be"),
+        (f"{AGENTS}  name: _night\n", ":6: key 'name': '_night' must be .* the first a letter"),
         (f"{AGENTS}  preset: bset\n", ":6: key 'preset': Input should be 'plan', 'best', 'sample' or ''"),
         ("  agents: {}\n", ":5 needs a mapping `agents:`"),
     ],

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.factory import build_defs
 from grokora_pipeline.settings import Settings
 
@@ -70,3 +72,9 @@ def test_building_reads_no_file_and_asks_no_network() -> None:
     assert [
         line for line in json.loads(done.stdout) if "grokora_pipeline/" not in line and "/lib/python" not in line
     ] == []
+
+
+@pytest.mark.parametrize("name", ["night-shift", "night.shift", "größe", "1st", "_night", "a b", "a/b"])
+def test_a_name_that_would_fail_in_a_group_or_in_every_step_is_refused_at_once(name: str) -> None:
+    with pytest.raises(GrokoraError, match="the first a letter"):
+        build_defs(Settings(), AGENTS, name)
