@@ -1,6 +1,7 @@
 """`Swarm`: a swarm's whole chain as a Dagster component, for a `defs.yaml` in anybody's code location."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,8 @@ class SwarmScaffolder(dg.Scaffolder[Any]):
 
     def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
         """Write both files; an agents.yaml that is there already is kept."""
-        name = request.target_path.name
+        # a folder may be called `night-shift`, and a swarm may not
+        name = re.sub(r"^(?![A-Za-z])", "swarm_", re.sub(r"[^A-Za-z0-9_]", "_", request.target_path.name))
         # measured, since projects with a folder `src` have one level more than others
         project, folder = (path.resolve() for path in (request.project_root or Path.cwd(), request.target_path))
         root = Path(os.path.relpath(project, folder)).as_posix()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from grokora_pipeline.component import Swarm
@@ -112,3 +113,13 @@ def test_a_single_device_needs_no_quotes() -> None:
     _, defs = build(f"{HEAD}{AGENTS}  devices: 0\n")
     gpu = (defs.resources or {})["grokora_gpu"]
     assert gpu.environment == {"GROKORA_DEVICES": "0"}
+
+
+@pytest.mark.parametrize(("folder", "name"), [("night-shift", "night_shift"), ("2.nd", "swarm_2_nd"), ("Day", "Day")])
+def test_whatever_its_folder_is_called_a_scaffolded_swarm_has_a_name_that_it_may_have(folder: str, name: str) -> None:
+    with create_defs_folder_sandbox() as sandbox:
+        made = sandbox.scaffold_component(component_cls=Swarm, defs_path=folder)
+        attributes = yaml.safe_load((made / "defs.yaml").read_text())["attributes"]
+        assert (attributes["name"], attributes["agents"]) == (name, "agents.yaml")
+        with sandbox.load_component_and_build_defs(defs_path=Path(folder)) as (_, defs):
+            assert dg.AssetKey([name, "assistant", "champion"]) in defs.resolve_asset_graph().get_all_asset_keys()
