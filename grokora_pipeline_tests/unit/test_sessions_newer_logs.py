@@ -22,7 +22,17 @@ from grokora_pipeline_tests.unit.test_sessions_foreign_logs import (
     tool_use,
     turns_of,
 )
-from grokora_pipeline_tests.unit.test_sessions_unseen_logs import ASKED, CALL, TALK, document, only, pairs, prompt_of
+from grokora_pipeline_tests.unit.test_sessions_unseen_logs import (
+    ASKED,
+    CALL,
+    TALK,
+    document,
+    only,
+    otlp,
+    pairs,
+    prompt_of,
+    span,
+)
 
 # --- Claude Code
 
@@ -254,6 +264,26 @@ def test_log_records_of_no_span_are_calls_of_their_own(tmp_path: Path) -> None:
     assert len({one.call for one in told}) == 2
 
 
+def test_a_call_that_two_instrumentations_recorded_is_one(tmp_path: Path) -> None:
+    said = {"gen_ai.operation.name": "chat", "gen_ai.input.messages": json.dumps([{"role": "user", "content": "Q"}])}
+    said["gen_ai.output.messages"] = json.dumps([{"role": "assistant", "content": "A"}])
+    items = otlp(tmp_path, span("b", said, "a"), span("a", said), span("c", {**said, "x": "y"}))
+    assert [one.call for one in turns_of(items)] == ["t:b", "t:c"]
+    assert Skipped("wraps_another_call") in items
+    chat = {"mlflow.spanType": "CHAT_MODEL", "mlflow.spanInputs": {"messages": ASKED}, "mlflow.spanOutputs": TALK[-1]}
+    spans = [{"span_id": own, "parent_span_id": parent, "attributes": chat} for own, parent in (("a", ""), ("b", "a"))]
+    assert only(document(tmp_path, {"info": {"trace_id": "t"}, "data": {"spans": spans}})).call == "b"
+
+
+def test_instructions_that_each_request_repeats_are_seen_once(tmp_path: Path) -> None:
+    def request(kind: str, text: str) -> dict[str, Any]:
+        return {"kind": "request", "instructions": "I", "parts": [{"part_kind": kind, "content": text}]}
+
+    said = [{"kind": "response", "parts": [{"part_kind": "text", "content": words}]} for words in ("A1", "A2")]
+    lines = [request("user-prompt", "Q1"), said[0], request("user-prompt", "Q2"), said[1]]
+    assert prompt_of(turns_of(document(tmp_path, lines))[-1]) == "s:I u:Q1 a:A1 u:Q2"
+
+
 def test_a_table_cut_within_a_row_is_read_up_to_there(tmp_path: Path) -> None:
     rows = 'prompt,completion\nQ1,A1\n"Q\n2",A2\n'
     path = tmp_path / "table.csv"
@@ -287,6 +317,32 @@ def test_the_last_answer_of_a_sample_that_reached_a_limit_is_no_example(tmp_path
 )
 def test_a_call_without_an_answer_is_counted_with_its_reason(tmp_path: Path, line: dict[str, Any], reason: str) -> None:
     assert read_lines(tmp_path, {**line, "response_status": 500}) == [Skipped(reason)]
+
+
+def test_a_failed_command_and_a_cut_reply_of_the_older_openhands_are_no_successes(tmp_path: Path) -> None:
+    def events(reason: str, code: int) -> list[dict[str, Any]]:
+        reply = {"choices": [{"finish_reason": reason, "message": {"role": "assistant", "tool_calls": [CALL]}}]}
+        facts = {
+            "timestamp": "2026-01-01T00:00:00",
+            "tool_call_metadata": {"tool_call_id": "c1", "model_response": reply},
+        }
+        return [
+            {
+                "id": 1,
+                "timestamp": "2026-01-01T00:00:00",
+                "source": "user",
+                "action": "message",
+                "args": {"content": "Q"},
+            },
+            {"id": 2, "source": "agent", "action": "run", **facts},
+            {"id": 3, "source": "agent", "observation": "run", "content": "out", **facts}
+            | {"extras": {"metadata": {"exit_code": code}}},
+        ]
+
+    failed = [
+        only(read_lines(tmp_path, *events(*end))).step_failed for end in (("stop", 0), ("stop", 1), ("length", 0))
+    ]
+    assert failed == [False, True, True]
 
 
 # --- sets of training data

@@ -143,7 +143,8 @@ def _messages(step: Json) -> list[Message]:
             continue
         text, call = result_text(result.get("content")), name_text(result.get("source_call_id"))
         if call:
-            messages.append({"role": "tool", "tool_call_id": call, "content": text})
+            failed = {"is_error": True} if result.get("is_error") is True else {}
+            messages.append({"role": "tool", "tool_call_id": call, "content": text, **failed})
         elif text:
             messages.append({"role": "user", "content": text})  # an observation that answers no call
     return messages

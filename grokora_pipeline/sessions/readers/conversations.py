@@ -699,7 +699,8 @@ def _pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
     messages: list[Any] = []
     for item in items:
         role = "assistant" if item.get("kind") == "response" else "user"
-        messages += [{"role": "system", "content": item["instructions"]}] if item.get("instructions") else []
+        if item.get("instructions") and not messages:  # each request repeats them, and the model sees them once
+            messages.append({"role": "system", "content": item["instructions"]})
         for part in _of(item.get("parts")):
             kind = part.get("part_kind")
             if kind in ("system-prompt", "user-prompt"):
@@ -715,12 +716,6 @@ def _ui_messages(items: Sequence[Json]) -> Iterator[Chat]:
     own = _of(first["messages"]) if "messages" in first else list(items)
     messages = [{**one, "content": one.get("parts") or one.get("content")} for one in own]
     yield Chat(messages, name_text(first.get("id")) if "messages" in first else "")
-
-
-def _assistants(items: Sequence[Json]) -> Iterator[Chat]:
-    """The messages of one thread of OpenAI's Assistants; Jan keeps its own in the same shape."""
-    own = sorted(items, key=lambda one: float(one.get("created_at") or 0))
-    yield Chat(own, name_text(own[0].get("thread_id")), name_text(own[-1].get("assistant_id")))
 
 
 def _inspect(value: Json) -> Iterator[Chat]:
@@ -1092,7 +1087,20 @@ SHAPES: tuple[Shape, ...] = (
         _langgraph,
     ),
     Shape("zed", _keys("version", "summary", "messages"), _zed),
-    Shape("openai_thread", lambda value: value.get("object") == "thread.message", _assistants, each=False),
+    Shape(
+        "openai_thread",
+        lambda value: value.get("object") == "thread.message",
+        # OpenAI's Assistants list the newest first; Jan keeps its own in the same shape
+        lambda items: iter(
+            [
+                Chat(
+                    sorted(items, key=lambda one: float(one.get("created_at") or 0)),
+                    agent=name_text(items[-1].get("assistant_id")),
+                )
+            ]
+        ),
+        each=False,
+    ),
     Shape(
         "inspect_ai",
         lambda value: (

@@ -57,7 +57,7 @@ _HIDDEN = re.compile(
 # How a reply says that it ended at a limit, or that a filter stopped it.
 _ENDED_EARLY = {"length", "content_filter", "max_tokens", "max_output_tokens", "safety", "refusal", "incomplete"}
 _ENDED_EARLY |= {"prohibited_content", "blocklist", "spii", "malformed_function_call", "unexpected_tool_call"}
-_ENDED_EARLY |= {"error", "failed", "cancelled", "canceled", "aborted"}
+_ENDED_EARLY |= {"pause_turn", "error", "failed", "cancelled", "canceled", "aborted"}
 _ENDED_EARLY |= {"guardrail_intervened", "content-filter", "recitation", "model_context_window_exceeded"}
 ROLES = {
     **dict.fromkeys(("user", "human", "input", "humanmessage", "prompter", "usermessage"), "user"),

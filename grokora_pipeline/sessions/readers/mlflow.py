@@ -75,7 +75,12 @@ def _trace(source: Source, trace: Json, number: int) -> Iterator[Item]:
     ]
     if not chats:
         yield from otel.calls(source, [otel.span_of(span, number) for span in spans])
+    # a framework's span wraps that of the provider's client
+    inner = {name_text(first_of(span, "parent_span_id", "parentSpanId", "parent_id")) for span, _ in chats}
     for step, (span, attributes) in enumerate(chats):
+        if name_text(first_of(span, "span_id", "spanId")) in inner:
+            yield Skipped("wraps_another_call")
+            continue
         yield from _call(source, span, attributes, session_id=session, step=step, line=number)
     yield from _assessments(session, as_list(info.get("assessments")))
 

@@ -215,7 +215,7 @@ def _result(value: Json) -> Message:
     text = result_text(
         first_of(inner, "content", "output", "error") or first_of(value, "error", "content", "rejection_reason")
     )
-    metadata = as_object(inner.get("metadata"))
+    metadata = as_object(inner.get("metadata") or as_object(value.get("extras")).get("metadata"))
     failed = inner.get("is_error") is True or value.get("kind") == "AgentErrorEvent" or observation == "error"
     code = metadata.get("exit_code", inner.get("exit_code"))
     failed = failed or (isinstance(code, int) and code > 0) or is_error(text)
@@ -241,7 +241,8 @@ def _answer(group: list[Json]) -> list[Message]:
         elif metadata and "action" in value:
             # the older runtime keeps the provider's own reply beside each action
             choices = as_list(as_object(metadata.get("model_response")).get("choices"))
-            reply = lower(as_object(choices[0]).get("message")) if choices else []
+            choice = as_object(choices[0]) if choices else {}
+            reply = lower({"finish_reason": choice.get("finish_reason"), **as_object(choice.get("message"))})
             return [one for one in reply if one["role"] == "assistant"][:1]
         elif value.get("action") == "message":
             texts.append(name_text(as_object(value.get("args")).get("content") or value.get("message")))

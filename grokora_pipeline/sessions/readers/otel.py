@@ -121,10 +121,14 @@ def calls(source: Source, spans: list[Span]) -> Iterator[Item]:
         yield Skipped("no_model_call")
     read_any = False
     contents = [(span, *_contents(source, span)) for span in llm]
+    # two instrumentations of one call nest: a framework's span wraps that of the provider's client
+    inner = {(span.trace, span.parent) for span, _, answer, *_ in contents if answer is not None}
     for message in (one for _, prompt, *_ in contents for one in prompt if one["role"] == "tool"):
         results.setdefault(message["tool_call_id"], (message["content"], is_error(message["content"])))
     for span, prompt, answer, tools, problem in contents:
-        if problem:
+        if answer is not None and (span.trace, span.own) in inner:
+            yield Skipped("wraps_another_call")
+        elif problem:
             yield Problem(problem, 0, f"line {span.line}: the uploaded contents are not beside the spans")
         elif answer is None:
             yield Skipped("no_contents" if not prompt else "no_answer")

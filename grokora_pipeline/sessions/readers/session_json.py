@@ -63,8 +63,12 @@ def read(source: Source) -> Iterator[Item]:
 
 
 def _iteration(entry: dict[str, Any], position: int) -> grokputer.Iteration:
-    results = entry.get("tool_results")
-    calls = [_call(result) for result in results if isinstance(result, dict)] if isinstance(results, list) else []
+    results, calls = entry.get("tool_results"), []
+    for one in results if isinstance(results, list) else ():
+        if isinstance(one, dict):
+            name, result = name_text(one.get("function_name")), one.get("result")
+            known = grokputer.arguments_from_result(name, result) if isinstance(result, dict) else None
+            calls.append(grokputer.ToolUse(name, known, result))
     number = whole_number(entry.get("iteration_number"))
     return grokputer.Iteration(
         number=position if number is None else number,
@@ -74,12 +78,6 @@ def _iteration(entry: dict[str, Any], position: int) -> grokputer.Iteration:
         line=position,
         failed_call=entry.get("api_call_success") is False,
     )
-
-
-def _call(entry: dict[str, Any]) -> grokputer.ToolUse:
-    name, result = name_text(entry.get("function_name")), entry.get("result")
-    known = grokputer.arguments_from_result(name, result) if isinstance(result, dict) else None
-    return grokputer.ToolUse(name, known, result)
 
 
 def looks_like_log(head: bytes) -> bool:

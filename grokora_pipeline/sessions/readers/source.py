@@ -109,8 +109,8 @@ class Source:
                 unpacked = lines and _JsonLines(lines)
             if unpacked is not None:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
-            if _is_table(stream.peek(1)):  # type: ignore[attr-defined]
-                stream = io.BufferedReader(_Limited(_JsonLines(_csv_lines(stream)), MAX_UNPACKED), _BLOCK)
+            if (rows := _csv_lines(stream)) is not None:
+                stream = io.BufferedReader(_Limited(_JsonLines(rows), MAX_UNPACKED), _BLOCK)
             yield stack.enter_context(stream)
 
     def head(self, size: int) -> bytes:
@@ -257,25 +257,30 @@ def _eval_lines(file: Any) -> Iterator[bytes] | None:
     return lines() if header and samples else None
 
 
-def _is_table(head: bytes) -> bool:
-    """Whether a text begins with the names of columns that hold calls or conversations, separated by commas."""
-    names = {name.strip(b'"').lower() for name in head[:4096].partition(b"\n")[0].strip(b"\xef\xbb\xbf\r").split(b",")}
-    return bool(_CSV.match(head)) and any(pair <= names for pair in _COLUMNS)
+def _csv_lines(stream: Any) -> Iterator[bytes] | None:
+    """The rows of a CSV file as JSON lines; a row without all its columns is a line that is no JSON.
 
-
-def _csv_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """The rows of a CSV file as JSON lines; a row without all its columns is a line that is no JSON."""
+    None for a text that does not begin with the names of columns that hold calls or conversations.
+    """
+    head = stream.peek(1)[:4096]
+    first = head.partition(b"\n")[0].strip(b"\xef\xbb\xbf\r").lower().split(b",")
+    if not _CSV.match(head) or not any(own <= {name.strip(b'"') for name in first} for own in _COLUMNS):
+        return None
     csv.field_size_limit(MAX_LINE)
     rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""), strict=True)
     names = next(rows)
-    try:
-        for row in rows:
-            whole = dict(zip(names, (value or None for value in row), strict=False))
-            yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE) if len(row) == len(names) else b"{\n"
-    except csv.Error as error:
-        if "end of data" not in str(error):
-            raise OSError(0, f"row {rows.line_num} is no CSV") from error
-        yield b"{"  # cut within a text
+
+    def lines() -> Iterator[bytes]:
+        try:
+            for row in rows:
+                whole = dict(zip(names, (value or None for value in row), strict=False))
+                yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE) if len(row) == len(names) else b"{\n"
+        except csv.Error as error:
+            if "end of data" not in str(error):
+                raise OSError(0, f"row {rows.line_num} is no CSV") from error
+            yield b"{"  # cut within a text
+
+    return lines()
 
 
 class _JsonLines:
