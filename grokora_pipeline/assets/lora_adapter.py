@@ -1,14 +1,10 @@
 """`A/lora_adapter`: one LoRA adapter, trained by a process of its own on the agent's tokenized split."""
 
 import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
@@ -25,8 +21,8 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import KnobOverrides, resolve
 from grokora_pipeline.assets.plots import training_curves
-from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import content_version
+from grokora_pipeline.workers.frame import run_alone
 
 MEMORY_TOLERANCE = 0.15  # of predicted against measured peak memory
 
@@ -107,13 +103,7 @@ def shrink_adapter(project: Project, agent: str, rank: int, output: Path) -> dic
     spec = next(spec for spec in project.agents if spec.name == agent)
     adapter = project.store.require(key_of(agent, "lora_adapter"))
     plan = {**training_plan(project, spec, {}), "adapter": str(adapter.path), "output": str(output), "rank": rank}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "plan.json"
-        file.write_bytes(orjson.dumps(plan))
-        done = subprocess.run([sys.executable, "-m", "grokora_pipeline.training.shrink", str(file)], check=False)
-        if done.returncode:
-            raise GrokoraError(f"{agent}'s adapter could not be shrunk; what is wrong stands above.")
-        return read_json(file.with_suffix(".result.json"))
+    return run_alone("grokora_pipeline.training.shrink", plan)
 
 
 def _learnt(training: dict[str, Any]) -> dg.AssetCheckResult:

@@ -1,12 +1,8 @@
 """What the champion still can of what earlier champions could: the main metric on the rows that each held out."""
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, key_of, read_json
@@ -16,6 +12,7 @@ from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline.workers.frame import run_alone
 
 
 def retention(project: Project, agent: AgentSpec, rows: int) -> list[dict[str, Any]]:
@@ -105,14 +102,8 @@ def _reduce(split: Path, known: set[str], output: Path) -> int:
 
 def _measure(agent: AgentSpec, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Let a process of its own answer the rows that an earlier champion held out, with it and with today's."""
-    output = Path(plan["output"])
-    file = output.with_suffix(".json")
-    file.write_bytes(orjson.dumps(plan))
-    # no Pipes and no GPU slot: this is a command of a person's terminal, outside of Dagster
-    done = subprocess.run([sys.executable, "-m", "grokora_pipeline.evaluation", str(file)], check=False)
-    if done.returncode:
-        raise GrokoraError(f"The rows of {agent.name}'s champion {output.name} could not be judged; see above.")
-    report = read_json(output / "report.json")
+    run_alone("grokora_pipeline.evaluation", plan)
+    report = read_json(Path(plan["output"]) / "report.json")
     change = report["comparisons"]["adapter_vs_champion"].get(agent.metric)
     if change is None:
         return None

@@ -1,19 +1,16 @@
 """`grokora export` and `grokora probe`: a champion for another engine, and the proof that it acts there."""
 
-import subprocess
-import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 
 from grokora_pipeline.agents import find_agent
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.workers.frame import result_file
+from grokora_pipeline.workers.frame import run_alone
 
 
 class Target(StrEnum):
@@ -36,7 +33,7 @@ def export(
     prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts as proof in llama.cpp, if it is here.")] = 12,
 ) -> None:
     """Write an agent's champion for another engine, with its template and the command to run it."""
-    from grokora_pipeline.assets.common import load_project, read_json
+    from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.assets.export import WORKER, ExportConfig, export_plan
 
     project = load_project()
@@ -48,12 +45,8 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     # beside the folder that it becomes, so that one rename ends the export; torch works in a process of its own
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".grokora-export-") as temporary:
-        file, staged = Path(temporary) / "plan.json", Path(temporary) / "export"
-        file.write_bytes(orjson.dumps({**plan, "output": str(staged)}))
-        done = subprocess.run([sys.executable, "-m", WORKER, str(file)], check=False, stderr=subprocess.PIPE, text=True)
-        outcome = read_json(result_file(file)) if result_file(file).is_file() else {}
-        if done.returncode:
-            raise GrokoraError(outcome.get("error") or f"The export broke off: {done.stderr.strip()[-300:]}")
+        staged = Path(temporary) / "export"
+        outcome = run_alone(WORKER, {**plan, "output": str(staged)})
         staged.rename(folder)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(f"{folder}: {outcome['bytes'] / 2**20:.1f} MiB. {outcome['proof']}", highlight=False, soft_wrap=True)

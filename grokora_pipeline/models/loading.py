@@ -71,6 +71,10 @@ def load_base(
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GrokoraError(f"The model in {path} cannot be loaded ({reason}); materialize base_model again.") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise GrokoraError(f"The weights in {path} are not of the shapes that its config.json says.") from error
     if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers and only warns
         raise GrokoraError(f"The model in {path} lacks {len(missing)} weights, such as {missing[0]}; fetch it again.")
     if quantisation == "none":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import read_json
@@ -76,11 +76,13 @@ def write_miniature(folder: Path, output: Path) -> None:
     try:
         parsed = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         auto_class(parsed)
+        if (folder / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(str(folder))
     except GrokoraError:
         raise
     except MODEL_ERRORS as error:
         version = transformers.__version__
-        raise GrokoraError(f"transformers {version} cannot read its config: {one_line(error)}.") from error
+        raise GrokoraError(f"transformers {version} cannot read its configs: {one_line(error)}.") from error
     text = parsed.get_text_config(decoder=True)
     # Left out is what a config class computes from other settings and still writes (Zamba2's widths of attention).
     if is_dataclass(kind := type(parsed)):

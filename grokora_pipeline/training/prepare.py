@@ -79,6 +79,12 @@ def prepare(
     processes = PartialState().num_processes if knobs.shard_base else 1
     model, fixed, parameters = _load(base, quantisation, knobs, device, processes)
     inner: PreTrainedModel = model.get_base_model()
+    known, largest = inner.get_input_embeddings().weight.shape[0], max(max(row.ids) for row in rows)
+    if largest >= known:  # the index would be out of range, on CUDA by an assert that names nothing
+        raise GrokoraError(
+            f"The split holds the token {largest}, but the base model knows {known}: its tokenizer has more tokens "
+            "than the model; give a base model whose embeddings were resized with it."
+        )
     kinds, notes = _layout_kinds(inner, knobs)
     notes += _expert_notes(inner, quantisation)
     if not stop_token_trained(rows, ChatFormat.load(base).stop_ids):

@@ -77,7 +77,8 @@ class Run:
             )
         overrides = dict(overrides)
         knobs = resolve_knobs(str(overrides.pop("preset", "best")), overrides)
-        sides = load_split(Path(plan["split"]))
+        # a row of one token, or of weight 0, teaches nothing
+        sides = [[row for row in side if any(row.weights)] for side in load_split(Path(plan["split"]))]
         train, validation = ([row for row in side if len(row.ids) <= knobs.max_length] for side in sides)
         if (knobs.dropout or knobs.neftune) and any(row.judged for row in train):
             raise GrokoraError(
@@ -88,8 +89,8 @@ class Run:
         if len(train) < LEAST_ROWS or not validation:
             raise GrokoraError(
                 f"{plan['split']} has {len(train)} training and {len(validation)} validation rows of at most "
-                f"{knobs.max_length} tokens; at least {LEAST_ROWS} and 1 are needed: record more sessions, or raise "
-                "max_length."
+                f"{knobs.max_length} tokens with an answer to learn; at least {LEAST_ROWS} and 1 are needed: record "
+                "more sessions, or raise max_length."
             )
         output, base = Path(plan["output"]), Path(plan["base"])
         work = Path(plan.get("work") or output.with_name(f"{output.name}.work"))

@@ -5,6 +5,7 @@ the layouts agree to 1e-6. As many layers are taken as show every kind that the 
 proof is made once a base (and longest row), and recorded.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,7 +78,12 @@ def self_test(base: Path, rows: Sequence[Row], knobs: TrainingKnobs, layouts: Se
     for name, parameter in trainable_parameters(model).items():
         if "lora_B" in name:  # of a fresh adapter B = 0, so that A's gradient would be 0 as well
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
-    expected, expected_gradient = _row_by_row(inner, rows), _gradient(model)
+    expected = _row_by_row(inner, rows)
+    if not math.isfinite(expected):
+        raise GrokoraError(
+            f"The loss of the base model in {base} is {expected:.4g}: its weights are damaged; fetch it again."
+        )
+    expected_gradient = _gradient(model)
     proofs = []
     for layout in layouts:
         use_attention(inner, layout.attention)

@@ -1,5 +1,7 @@
 """Examples → the tokenized split: an HF DatasetDict of train and validation, and a report on it. No torch."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,13 +156,26 @@ def _report(
 
 
 def load_split(folder: Path) -> tuple[list[Row], list[Row]]:
-    """(train rows, validation rows) of a tokenized split; GrokoraError where the folder holds none."""
+    """(train rows, validation rows) of a tokenized split; GrokoraError where the folder holds none, or damaged rows."""
     from datasets import load_from_disk
 
     try:
         sets = load_from_disk(str(folder))
+        for row in itertools.chain(*(sets[side] for side in SIDES)):
+            if wrong := _damage(row):
+                raise GrokoraError(f"A row of {folder} {wrong}; materialize tokenized_split again.")
         return tuple([Row.from_columns(row) for row in sets[side]] for side in SIDES)  # type: ignore[return-value]
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise GrokoraError(
             f"{folder} holds no tokenized split ({error}); materialize tokenized_split first."
         ) from error
+
+
+def _damage(row: Mapping[str, Any]) -> str:
+    """What makes a row useless for training, "" for nothing: torch would fail on it with a sentence about the model."""
+    ids = row["input_ids"]
+    if not ids or len(row["completion_mask"]) != len(ids):
+        return f"has {len(ids)} tokens and {len(row['completion_mask'])} marks of what is learnt"
+    if min(ids) < 0:
+        return f"has the token {min(ids)}, which no model knows"
+    return "" if math.isfinite(row["weight"]) else f"weighs {row['weight']}"

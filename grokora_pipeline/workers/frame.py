@@ -7,7 +7,9 @@ reader meets half a line if a message is longer than a pipe writes at once (8 Ki
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -106,6 +108,23 @@ def run(
 
     with open_dagster_pipes() as pipes:
         return _run(main, plan_file, Reporter(pipes))
+
+
+def run_alone(module: str, plan: Plan) -> Result:
+    """Let a worker work in a process of its own, for a command of a person's terminal, and return its result.
+
+    There are no Pipes and there is no lease of a GPU; it speaks to this process's standard output.
+    GrokoraError with the worker's own sentence if it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.json"
+        file.write_bytes(orjson.dumps(plan))
+        done = subprocess.run([sys.executable, "-m", module, str(file)], check=False, stderr=subprocess.PIPE, text=True)
+        left = result_file(file)
+        outcome: Result = orjson.loads(left.read_bytes()) if left.is_file() else {}
+        if done.returncode:
+            raise GrokoraError(outcome.get("error") or f"{module} broke off: {done.stderr.strip()[-300:]}")
+        return outcome
 
 
 def _run(main: Callable[[Plan, Reporter], Result], plan_file: Path, reporter: Reporter) -> int:

@@ -141,10 +141,16 @@ def test_what_cannot_be_trained_is_refused_in_a_true_sentence(kind: str, reason:
     assert "Not possible" not in str(caught.value)
 
 
-def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
-    tiny_tokenizer(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "nonesuch"}')
-    with pytest.raises(GrokoraError, match=r"cannot read its config: .*nonesuch"):
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [("config.json", "model_type", "nonesuch"), ("generation_config.json", "cache_implementation", "cache_impl")],
+)
+def test_configs_that_transformers_cannot_read_are_refused(
+    name: str, content: str, reason: str, tmp_path: Path
+) -> None:
+    config_of("llama", tmp_path)
+    (tmp_path / name).write_text(json.dumps({content: "nonesuch"}))
+    with pytest.raises(GrokoraError, match=rf"cannot be trained here: .* cannot read its configs: .*{reason}"):
         try_out(tmp_path, "x")
 
 

@@ -520,6 +520,62 @@ def test_a_runs_max_length_leaves_longer_rows_out(base: Path, split: Path, tmp_p
 
 
 @pytest.mark.slow
+def split_of(folder: Path, train: list[list[int]], validation: list[list[int]]) -> Path:
+    """A split of rows whose tokens after the first are all learnt."""
+    from datasets import Dataset, DatasetDict
+
+    facts = {"turn_id": "t", "group": "s", "weight": 1.0}
+    sides = {
+        side: Dataset.from_list([{"input_ids": ids, "completion_mask": [1] * len(ids), **facts} for ids in rows])
+        for side, rows in (("train", train), ("validation", validation))
+    }
+    DatasetDict(sides).save_to_disk(str(folder))
+    return folder
+
+
+def test_a_row_of_one_token_teaches_nothing_and_is_left_out(base: Path, tmp_path: Path) -> None:
+    from grokora_pipeline.training.run import Run
+
+    rows = [[3, 4, 5], [6], [7, 8]]
+    plan = json.loads(write_plan(tmp_path, base, split_of(tmp_path / "split", rows, [[9], [3, 9]])).read_text())
+    read = Run.of(plan)
+    assert [row.ids for row in read.train_rows] == [(3, 4, 5), (7, 8)]
+    assert [row.ids for row in read.validation_rows] == [(3, 9)]
+    with pytest.raises(GrokoraError, match=r"0 training and 0 validation rows .* an answer to learn"):
+        Run.of({**plan, "split": str(split_of(tmp_path / "other", [[3], [4]], [[5]]))})
+
+
+def damage(base: Path, kind: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    config, file = base / "config.json", base / "model.safetensors"
+    if kind == "shapes":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 64}))
+    if kind == "numbers":
+        weights = load_file(file)
+        weights["model.norm.weight"] *= float("nan")
+        save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "token", "reason"),
+    [
+        ("none", 512, "holds the token 512, but the base model knows 512"),
+        ("shapes", 9, "not of the shapes that its config.json says"),
+        ("numbers", 9, "its weights are damaged"),
+    ],
+)
+def test_what_is_wrong_with_a_base_is_said_of_it(tmp_path: Path, kind: str, token: int, reason: str) -> None:
+    from grokora_pipeline.training.run import train
+    from grokora_pipeline.workers.frame import Reporter
+
+    folder = tiny_base(tmp_path / "base")
+    damage(folder, kind)
+    rows = split_of(tmp_path / "split", [[3, 4, token], [7, 8]], [[5, 6]])
+    with pytest.raises(GrokoraError, match=reason):
+        train(json.loads(write_plan(tmp_path, folder, rows).read_text()), Reporter())
+
+
 def test_two_processes_train_what_one_trains(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, base, split, num_processes=2)
     answer = run(plan)

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, DatasetDict
 
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.training.tokenize import load_split, tokenize_split
 from grokora_pipeline_tests.tiny import tiny_base
@@ -19,6 +21,23 @@ def example(question: str, answer: str) -> dict[str, Any]:
     prompt = [{"role": "user", "content": question}]
     completion = [{"role": "assistant", "content": answer}]
     return {"prompt": prompt, "completion": completion, "meta": {"turn_id": question, "session_id": "s", "weight": 1}}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"input_ids": [], "completion_mask": []}, "has 0 tokens"),
+        ({"completion_mask": [1]}, "has 3 tokens and 1 marks"),
+        ({"input_ids": [5, -1, 6]}, "the token -1"),
+        ({"weight": float("nan")}, "weighs nan"),
+    ],
+)
+def test_a_damaged_row_is_said_to_be_the_splits(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    whole = {"input_ids": [5, 6, 7], "completion_mask": [0, 1, 1], "turn_id": "t", "group": "s", "weight": 1.0}
+    sides = {side: Dataset.from_list([whole, whole | row]) for side in ("train", "validation")}
+    DatasetDict(sides).save_to_disk(str(tmp_path))
+    with pytest.raises(GrokoraError, match=f"A row of .* {reason}"):
+        load_split(tmp_path)
 
 
 def learnt(chat: ChatFormat, folder: Path, question: str, answer: str) -> str:
