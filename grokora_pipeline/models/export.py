@@ -10,6 +10,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.base import BUNDLED_LICENCE
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, bundled_weights
 from grokora_pipeline.models.loading import auto_class, shown_layers
+from grokora_pipeline.models.miniature import MODEL_ERRORS, one_line
 
 CARD = """---
 license: {licence}
@@ -45,8 +46,6 @@ def check_architecture(folder: Path, model_id: str) -> None:
         with torch.device("meta"):
             auto_class(config).from_config(config, trust_remote_code=False)
         shown_layers(config.get_text_config(decoder=True))  # BLT has no one list of layers that could be adapted
-    except (GrokoraError, ValueError, KeyError, AttributeError, TypeError, ImportError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise GrokoraError(
-            f"GROKORA_BASE_MODEL={model_id} cannot be loaded as a causal language model ({reason}); give another model."
-        ) from error
+    except MODEL_ERRORS as error:
+        sentence = f"cannot be loaded as a causal language model ({one_line(error)}); give another model"
+        raise GrokoraError(f"GROKORA_BASE_MODEL={model_id} {sentence}.") from error

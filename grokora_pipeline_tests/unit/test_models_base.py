@@ -11,7 +11,7 @@ import pytest
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models import base, fingerprint
 from grokora_pipeline.models.__main__ import prepare
-from grokora_pipeline.workers.frame import Reporter
+from grokora_pipeline.workers.frame import Reporter, run_alone
 from grokora_pipeline_tests.tiny import tiny_base
 
 
@@ -27,6 +27,15 @@ def copy(model: Path, tmp_path: Path) -> Path:
 
 def edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_worker_of_a_terminal_returns_its_result_or_raises_its_sentence(model: Path, tmp_path: Path) -> None:
+    plan = {"model_id": str(model), "output": str(tmp_path / "out")}
+    assert run_alone("grokora_pipeline.models", plan)["architecture"] == "LlamaForCausalLM"
+    with pytest.raises(GrokoraError, match="has no config"):
+        run_alone("grokora_pipeline.models", {**plan, "model_id": str(tmp_path)})
+    with pytest.raises(GrokoraError, match=r"(?s)models broke off: .*KeyError"):
+        run_alone("grokora_pipeline.models", {"model_id": str(model)})
 
 
 def test_a_local_folder_is_described_and_stays_where_it_is(model: Path, tmp_path: Path) -> None:
@@ -172,6 +181,10 @@ def lacking_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def not_a_decoder(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "reformer"}')  # its class asserts that it is one
+
+
 REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (no_config, "no config.json"),
     (adapter_only, "LoRA adapter"),
@@ -184,6 +197,7 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (lacking_a_shard, "lacks model-00001"),
     (parts_without_a_pass, "write no text"),
     (without_one_list_of_layers, "cannot be loaded as a causal language model"),
+    (not_a_decoder, "AssertionError: If you want to use"),
 ]
 
 
