@@ -361,6 +361,7 @@ PATCHER = {"type": "custom", "name": "patch", "format": {"type": "grammar", "syn
     [
         ("chat/completions", {"messages": [NAMED_USER, REFUSAL, NAMED_USER]}, "messages.name, messages.refusal"),
         ("chat/completions", {"messages": [TASK, {"role": "function", "name": "f", "content": "x"}]}, None),
+        ("chat/completions", {"messages": [TASK | {"x" * 9000: 1, "a\nb": 1, "mood": "calm"}]}, "messages.mood"),
         ("responses", {"text": {"verbosity": "low"}, "tools": [PATCHER]}, "text.verbosity, tools.patch.format"),
         ("messages", {"output_config": {"effort": "low"}}, "output_config.effort"),
     ],

@@ -242,7 +242,8 @@ class Gateway:
                 raise problem
             room = self.champions.engine.context_length if self.champions.engine else 0
             asked = await asyncio.to_thread(ChatRequest.parse, without_unread(chat), OWN_NAMES.get(api.name))
-            ignored = ignored_members(api.name, body) + [f"tools.{kind}" for kind in optional_tools(body)]
+            ignored = await asyncio.to_thread(ignored_members, api.name, body)
+            ignored += [f"tools.{kind}" for kind in optional_tools(body)]
             body = without_unread(body)
             await asyncio.to_thread(refuse_by_length, asked, room)
         else:

@@ -227,12 +227,12 @@ _HONOURED: dict[str, frozenset[str]] = {
     ),
 }  # fmt: skip
 _UNION_MEMBER = re.compile(r"_[A-Z]|str$|list\[|literal\[|constrained-")
-_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)  # of a member; it becomes part of a header
+_NAME = re.compile(r"[\w.-]{1,150}", re.ASCII)  # of a member; it becomes part of a header
 
 
 def ignored_members(api: str, body: Json) -> list[str]:
     """What a request holds that is accepted without any effect, members of messages and tools too; 32 at most."""
-    present = [name for name, value in body.items() if value is not None and _NAME.fullmatch(name)]
+    present = [name for name, value in body.items() if value is not None]
     names = [name for name in present if name not in _HONOURED[api] and name not in NOT_HONOURED]
     for name, hint in (("text", "verbosity"), ("output_config", "effort")):
         members = body.get(name)
@@ -244,7 +244,7 @@ def ignored_members(api: str, body: Json) -> list[str]:
     for message in objects(body.get("messages") if api == "chat" else None):
         silent = _MESSAGE_MEMBERS | ({"name"} if message.get("role") in ("tool", "function") else set())
         names += [f"messages.{name}" for name, value in message.items() if value and name not in silent]
-    return list(dict.fromkeys(names))[:32]
+    return [name for name in dict.fromkeys(names) if _NAME.fullmatch(name)][:32]
 
 
 def objects(value: object) -> list[Json]:
