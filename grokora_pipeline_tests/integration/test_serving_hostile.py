@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline.serving.gateway.bodies import chat_request
+from grokora_pipeline.serving.gateway.server import without_message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline_tests.gateway import Running, Setup, serving, until
 from grokora_pipeline_tests.integration.test_serving_gateway import AGENTS, BASH, TASK
@@ -542,13 +543,18 @@ def test_a_body_in_chunks_is_read(running: Running) -> None:
     assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_a_request_that_offers_an_upgrade_to_http2_keeps_its_body(running: Running) -> None:
+def test_a_request_that_offers_an_upgrade_to_http2_keeps_its_body(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
     """As Java's HttpClient sends the first request of a connection."""
+    caplog.handler.addFilter(without_message)
     upgrade = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
     last = raw_request(ONE, f"content-length: {len(ONE)}", "connection: close")
     answer = exchange_raw(running, raw_request(ONE, f"content-length: {len(ONE)}", *upgrade) + last)
     assert answer.count(b"HTTP/1.1 200") == 2
     assert answer.count(b'"content":"fine"') == 2
+    assert "grade" not in caplog.text  # nobody can do anything about it
+    assert "WebSocket" not in caplog.text
 
 
 def test_a_stream_over_http_1_0_comes_without_chunks_and_ends_with_its_connection(running: Running) -> None:

@@ -33,6 +33,8 @@ CPU_HABITS = {  # read when torch is loaded
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # compiled kernels, one a shape; by default 1024, worth 0.5 GB
     "LRU_CACHE_CAPACITY": "64",  # the same, of torch's layer above
 }
+# How uvicorn's warnings begin, the second of which has advice that would not help.
+_UPGRADES = ("Unsupported upgrade request", "No supported WebSocket library")
 _SHUTDOWN_SECONDS = 30
 _ERROR_SECONDS = 5  # of these are left to tell the callers of streams that do not end by themselves
 
@@ -140,11 +142,16 @@ class Server(uvicorn.Server):
 
 
 def without_message(record: logging.LogRecord) -> bool:
-    """A logging filter: of an exception its type and place are told, but not its text, which may quote a prompt."""
+    """A logging filter: of an exception its type and place are told, but not its text, which may quote a prompt.
+
+    That an upgrade is not taken is not told at all: Java's clients offer one with every connection.
+    """
+    if str(record.msg).startswith(_UPGRADES):
+        return False
     if record.exc_info and record.exc_info[0]:
         kind, _, trace = record.exc_info
         record.msg, record.args = f"{record.getMessage()}{''.join(traceback.format_tb(trace))}{kind.__name__}", ()
-        record.exc_info = None
+        record.exc_info, record.exc_text = None, None  # the text as another handler may have formatted it
     return True
 
 
