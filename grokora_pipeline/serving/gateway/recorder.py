@@ -45,6 +45,7 @@ RECEIPT_LENGTH = 16  # hexadecimal digits; half of them say which session
 _MOST_RECEIPTS = 100_000
 _MOST_READ = 256 << 20
 _SMALLEST_ROOM = 1 << 16  # bytes that a disk must have free
+_LINE_ERRORS = (GrokoraError, orjson.JSONEncodeError, OSError)  # of one line: the others are written nevertheless
 _MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
 
 
@@ -192,27 +193,30 @@ class Recorder:
         return self._writer.submit(self._session, session).result().redactor
 
     def _commit(self, line: _Line) -> None:
-        """Write all that waits, then say how it went with this line, which may have been written by an earlier turn.
-
-        Two passes: what any of the waiting lines names as secret leaves all of them.
-        """
+        """Write all that waits, then say how it went with this line, which may have been written by an earlier turn."""
         batch: dict[str, list[_Line]] = {}
         while self._waiting:
             waiting = self._waiting.popleft()
             batch.setdefault(waiting.session, []).append(waiting)
         for name, lines in batch.items():
-            for step in (self._find, self._encode):
-                for one in lines:
-                    if one.error is None:
-                        try:
-                            step(one)
-                        except (GrokoraError, orjson.JSONEncodeError, OSError) as error:
-                            one.error = error
+            for one in lines:
+                try:
+                    self._find(one)
+                except _LINE_ERRORS as error:
+                    one.error = error
             self._write_lines(name, lines)
         if line.error:
             raise line.error
 
     def _write_lines(self, session: str, lines: Sequence[_Line]) -> None:
+        """Redact lines in a second pass, so that what one names as secret leaves all, and write them at once."""
+        for one in [one for one in lines if one.error is None]:
+            try:
+                redactor = self._session(session).redactor
+                redacts = is_suspicious(one.raw) or redactor.recognises(one.raw)
+                one.raw = (_redacted(one.content, redactor) if redacts else one.raw) + b"\n"
+            except _LINE_ERRORS as error:
+                one.error = error
         good = [one for one in lines if one.error is None]
         try:
             if good:
@@ -245,12 +249,6 @@ class Recorder:
         session.redactor.learn(found, everywhere=True)
         if is_suspicious(line.raw):
             session.redactor.find(line.content)
-
-    def _encode(self, line: _Line) -> None:
-        """Second pass: the line as it is stored."""
-        redactor = self._session(line.session).redactor
-        redacts = is_suspicious(line.raw) or redactor.recognises(line.raw)
-        line.raw = (_redacted(line.content, redactor) if redacts else line.raw) + b"\n"
 
     def _session(self, name: str) -> _Session:
         session = self._sessions.pop(name, None)
