@@ -196,6 +196,8 @@ def test_what_stands_in_logged_tools_breaks_no_score() -> None:
         assert (
             check_call(Call("f", {"x": 1}), Call("f", {"x": 1}), [{"type": "function", "function": function}]) is None
         )
+    no_tools: list[Any] = [5, None, "f", ["f"]]  # what a log may say instead of tools
+    assert check_call(Call("f", {"x": 1}), Call("f", {"x": 1}), no_tools) is None
     unreadable = _calling(("f", "not json"))
     assert METRICS["tool_call_match"].value([Answer(unreadable, unreadable)]) is None
 

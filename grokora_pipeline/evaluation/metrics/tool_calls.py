@@ -66,7 +66,7 @@ def check_call(call: Call, wanted: Call, tools: Sequence[dict[str, Any]] | None 
 
 def _parameters(tools: Sequence[dict[str, Any]] | None, name: str) -> dict[str, Any]:
     for tool in tools or ():
-        function = tool.get("function", tool)
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
         if isinstance(function, dict) and function.get("name") == name:
             parameters = function.get("parameters")
             return parameters if isinstance(parameters, dict) else {}
