@@ -286,6 +286,8 @@ def test_code_matches_by_its_syntax_tree() -> None:
     assert _value("code_match", same, expected, answer_type="code") == 1
     assert _value("code_match", "def f(x): return 1 + x", expected, answer_type="code") == 0
     assert _value("code_parses", "def f(x) return", expected, answer_type="code") == 0
+    assert _value("code_parses", " ", expected, answer_type="code") == 0
+    assert _value("code_parses", "ls", "cp notes.txt docs", answer_type="code") is None  # a shell's, no Python
     assert _value("code_match", same, expected) is None
 
 

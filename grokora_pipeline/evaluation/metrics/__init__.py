@@ -177,6 +177,14 @@ def no_call(answer: Answer) -> bool | None:
     return not calls_of(answer.prediction)
 
 
+def code_parses(answer: Answer) -> bool | None:
+    """Whether the answer is Python that parses; applies where the expected answer is."""
+    if answer.answer_type != "code" or code_tree(message_text(answer.reference).strip()) is None:
+        return None
+    text = message_text(answer.prediction).strip()
+    return bool(text) and code_tree(text) is not None  # nothing at all would parse
+
+
 def code_match(answer: Answer) -> bool | None:
     """Whether the Python answer has the expected syntax tree; the text decides where that does not parse."""
     if answer.answer_type != "code":
@@ -280,14 +288,7 @@ METRICS: dict[str, Metric] = {
         _fields("verdict", _verdict),
         Metric("tool_call_match", _mean(tool_call_match)),
         Metric("no_call", _mean(no_call)),
-        Metric(
-            "code_parses",
-            _mean(
-                lambda one: (
-                    code_tree(message_text(one.prediction).strip()) is not None if one.answer_type == "code" else None
-                )
-            ),
-        ),
+        Metric("code_parses", _mean(code_parses)),
         Metric("code_match", _mean(code_match)),
         Metric("code_runs", _mean(code_runs)),
         *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL")),
