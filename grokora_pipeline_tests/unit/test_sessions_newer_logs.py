@@ -193,6 +193,67 @@ def test_what_a_person_named_for_continue_is_in_the_prompt_and_an_errored_call_f
     assert (turn.completion["reasoning_content"], turn.step_failed) == ("hm", True)
 
 
+def half(shape: str) -> Any:
+    """A conversation whose answer was cut, as a program says so."""
+    asked, answer = {"role": "user", "content": "Q"}, {"role": "assistant", "content": text("half")}
+    part = {"part_kind": "text", "content": "half"}
+    nodes: dict[str, Any] = {
+        "1": {"message": {"author": {"role": "user"}, "content": {"parts": ["Q"]}}},
+        "2": {"parent": "1", "message": {"author": {"role": "assistant"}, "content": {"parts": ["half"]}}},
+    }
+    nodes["2"]["message"]["metadata"] = {"finish_details": {"type": "interrupted"}}
+    streaming = {"type": "text", "text": "half", "state": "streaming"}
+    pending = {"type": "tool-f", "toolCallId": "t", "state": "input-streaming"}
+    told = {"1": {**asked, "id": "1"}, "2": {**answer, "id": "2", "parentId": "1", "done": False}}
+    return {
+        "amp": {
+            "id": "T-1",
+            "messages": [asked, {**answer, "state": {"type": "complete", "stopReason": "max_tokens"}}],
+        },
+        "chatgpt": {"create_time": 1, "current_node": "2", "mapping": nodes},
+        "open_webui": {"id": "o", "chat": {"history": {"currentId": "2", "messages": told}}},
+        "pydantic_ai": [
+            {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "Q"}]},
+            {"kind": "response", "finish_reason": "length", "parts": [part]},
+        ],
+        "streaming": [{**asked, "id": "1", "parts": text("Q")}, {**answer, "id": "2", "parts": [streaming]}],
+        "pending": [{**asked, "id": "1", "parts": text("Q")}, {**answer, "id": "2", "parts": [pending]}],
+    }[shape]
+
+
+@pytest.mark.parametrize("shape", ["amp", "chatgpt", "open_webui", "pydantic_ai", "streaming", "pending"])
+def test_an_answer_that_a_program_saved_before_its_end_is_no_good_example(tmp_path: Path, shape: str) -> None:
+    items = document(tmp_path, half(shape))
+    assert all(one.step_failed for one in turns_of(items))
+    assert turns_of(items) or {Skipped("broken_off"), Skipped("part_of_unknown_kind")} & set(items)
+
+
+def test_droids_summary_kimis_prompt_and_librechats_results_are_read(tmp_path: Path) -> None:
+    def said(role: str, words: str) -> dict[str, Any]:
+        return {"type": "message", "message": {"role": role, "content": text(words)}}
+
+    lines = [{"type": "session_start", "id": "d"}, said("user", "Q"), said("assistant", "A")]
+    lines += [{"type": "compaction_state", "summaryText": "Sum"}, said("user", "Next"), said("assistant", "B")]
+    assert [(prompt_of(one), one.completeness) for one in turns_of(read_lines(tmp_path, *lines))] == [
+        ("u:Q", "reconstructed"),
+        ("u:Sum u:Next", "delta"),
+    ]
+    thought = [{"type": "think", "think": "hm"}, *text("A")]
+    kimi = [{"role": "_system_prompt", "content": "S"}, {"role": "user", "content": "Q"}]
+    turn = only(read_lines(tmp_path, *kimi, {"role": "assistant", "content": thought}))
+    assert (prompt_of(turn), turn.completion) == (
+        "s:S u:Q",
+        {"role": "assistant", "content": "A", "reasoning_content": "hm"},
+    )
+    call = {"type": "tool_call", "tool_call": {"id": "t", "name": "f", "args": '{"a": 1}', "output": "out"}}
+    messages = [
+        {"messageId": "1", "text": "Q", "isCreatedByUser": True},
+        {"messageId": "2", "parentMessageId": "1", "content": [thought[0], call, *text("Done")]},
+    ]
+    chat = document(tmp_path, {"conversationId": "l", "endpoint": "openAI", "messages": messages})
+    assert list(map(prompt_of, turns_of(chat))) == ["u:Q", "u:Q a:* t:out"]
+
+
 # --- sessions and calls stay what they are
 
 

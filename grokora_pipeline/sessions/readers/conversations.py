@@ -342,6 +342,7 @@ def _amp(value: Json) -> Iterator[Chat]:
             **one,
             "model": as_object(one.get("usage")).get("model"),
             "cut": as_object(one.get("state")).get("type", "complete") != "complete",
+            "stop_reason": as_object(one.get("state")).get("stopReason"),
         }
         for one in _of(value["messages"])
     ]
@@ -471,15 +472,22 @@ def _cursor_stream(lines: Sequence[Json]) -> Iterator[Chat]:
 
 def _message_lines(lines: Sequence[Json]) -> Iterator[Chat]:
     """A line a message: `{type: message, message: {…}}` behind a session's first line (droid), or role and message."""
-    messages = [as_object(one.get("message")) if one.get("type") == "message" else one for one in lines]
-    messages = [one for one in messages if not name_text(one.get("role")).startswith("_")]
     is_droid, is_kimi = lines[0].get("type") == "session_start", "_" in name_text(lines[0].get("role"))
-    yield Chat(
-        messages,
-        name_text(lines[0].get("id")) if is_droid else "",
-        "droid" if is_droid else "kimi" if is_kimi else "cursor",
-        started=next((one["timestamp"] for one in lines if one.get("timestamp")), None),
-    )
+    messages: list[Json] = []
+    completeness: Completeness = "reconstructed"
+    name = name_text(lines[0].get("id")) if is_droid else ""
+    agent = "droid" if is_droid else "kimi" if is_kimi else "cursor"
+    started, step = next((one["timestamp"] for one in lines if one.get("timestamp")), None), 0
+    for one in lines:
+        if one.get("type") == "compaction_state":  # droid says what it summed up, and not what it kept beside that
+            yield Chat(messages, name, agent, started=started, completeness=completeness, first_step=step)
+            completeness, step = "delta", step + len(messages)
+            messages = [{"role": "user", "content": one.get("summaryText")}]
+        elif one.get("role") == "_system_prompt":
+            messages.append({"role": "system", "content": one.get("content")})
+        elif not name_text(one.get("role")).startswith("_"):
+            messages.append(as_object(one.get("message")) if one.get("type") == "message" else one)
+    yield Chat(messages, name, agent, started=started, completeness=completeness, first_step=step)
 
 
 def _chatgpt(value: Json) -> Iterator[Chat]:
@@ -503,7 +511,8 @@ def _chatgpt(value: Json) -> Iterator[Chat]:
             continue  # a summary, as the page shows it
         elif kind not in ("user_editable_context", "model_editable_context"):
             parts = [as_part if isinstance(as_part, str) else {"type": "file"} for as_part in as_list(said) or [said]]
-            cut = one.get("status") not in (None, "finished_successfully")
+            end = as_object(metadata.get("finish_details")).get("type")
+            cut = one.get("status") not in (None, "finished_successfully") or end in ("max_tokens", "interrupted")
             messages.append(
                 {"role": role, "content": parts, "cut": cut, "model": model if role == "assistant" else None}
             )
@@ -579,7 +588,11 @@ def _open_webui(value: Json) -> Iterator[Chat]:
     history = as_object(chat.get("history"))
     nodes = {key: one for key, one in as_object(history.get("messages")).items() if isinstance(one, dict)}
     messages = _branch(nodes, name_text(history.get("currentId")), "parentId") or _of(chat.get("messages"))
-    plain = [{key: one[key] for key in ("role", "content", "model") if key in one} for one in messages]
+    system = as_object(chat.get("params")).get("system") or chat.get("system")
+    plain = [{"role": "system", "content": system}] if system else []
+    for one in messages:
+        own: Json = {key: one[key] for key in ("role", "content", "model") if key in one}
+        plain.append({**own, "cut": bool(one.get("error")) or one.get("done") is False})
     yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"))
 
 
@@ -706,7 +719,8 @@ def _pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
             if kind in ("system-prompt", "user-prompt"):
                 messages.append({"role": kind.split("-")[0], "content": part.get("content")})
             else:
-                messages.append({"role": role, "content": [part], "model": item.get("model_name")})
+                own = {"model": item.get("model_name"), "finish_reason": item.get("finish_reason")}
+                messages.append({"role": role, "content": [part], **own})
     yield Chat(messages, completeness="whole")
 
 
@@ -1045,7 +1059,7 @@ SHAPES: tuple[Shape, ...] = (
         each=False,
         within=64,  # all else is as Claude Code prints it
     ),
-    Shape("kimi", lambda value: value.get("role") == "_checkpoint", _message_lines, each=False),
+    Shape("kimi", lambda value: name_text(value.get("role")).startswith("_"), _message_lines, each=False),
     Shape("deepseek", _keys("mapping", "inserted_at"), _deepseek),
     Shape("mistral", lambda value: isinstance(value.get("entries"), list) and "conversation_id" in value, _mistral),
     Shape("chatgpt", lambda value: isinstance(value.get("mapping"), dict) and "create_time" in value, _chatgpt),

@@ -75,7 +75,7 @@ _CONTENTS = ("content", "contents", "parts", "segments", "blocks", "value", "tex
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
 _ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text"}
-_REASONING_PARTS = {"thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
+_REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
 _CALL_PARTS |= {"mcp_tool_use"}
 _RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult", "function_response"}
@@ -505,7 +505,7 @@ class _Parts:
             self._end_step(whatever=True)
         elif kind in _REASONING_PARTS or part.get("thought") is True:
             self._end_step()
-            texts = (part.get(key) for key in ("thinking", "reasoning", "content", "text", "value"))
+            texts = (part.get(key) for key in ("thinking", "think", "reasoning", "content", "text", "value"))
             self.thoughts.extend(text for text in texts if isinstance(text, str) and text)
         elif kind in _TEXT_PARTS or (not kind and isinstance(part.get("text"), str)):
             self._end_step()

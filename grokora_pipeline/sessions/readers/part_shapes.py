@@ -29,9 +29,14 @@ def known_parts(part: Part) -> Sequence[Part]:
 
     A call and its result in one part (opencode, the Vercel AI SDK's UI messages) become two; the call says `paired`.
     """
-    kind = next((str(part[key]) for key in ("type", "part_kind", "block_type", "$type") if part.get(key)), "")
+    kind = next((str(part[key]) for key in ("type", "part_kind", "block_type", "$type", "kind") if part.get(key)), "")
     if kind.lower() in _SILENT or kind.startswith("data-"):
         return ()
+    if part.get("state") in ("streaming", "input-streaming"):  # it was saved before its end
+        return ({"type": "unfinished"},)
+    call = _mapping(part.get("tool_call"))
+    if kind == "tool_call" and call.get("output") is not None:  # LibreChat
+        return _call_and_result({**call, "toolCallId": call.get("id")}, call.get("name"))
     if kind == "tool-invocation" and isinstance(part.get("toolInvocation"), Mapping):
         return _call_and_result(part["toolInvocation"], part["toolInvocation"].get("toolName"))
     if kind == "dynamic-tool":
