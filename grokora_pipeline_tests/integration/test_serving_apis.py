@@ -237,8 +237,8 @@ def test_replies_and_events_have_every_member_that_the_packages_types_require(
     bodies: list[tuple[str, dict[str, Any], Any, Any]] = [
         ("chat/completions", {"messages": [TASK], "max_tokens": tokens, "tools": [tool],
                               "stream_options": {"include_usage": True}}, ChatCompletion, ChatCompletionChunk),
-        ("responses", {"input": [TASK], "max_output_tokens": tokens, "tools": [FUNCTION]}, OpenAIResponse,
-         ResponseStreamEvent),
+        ("responses", {"input": [TASK], "max_output_tokens": tokens, "tools": [FUNCTION], "tool_choice": None},
+         OpenAIResponse, ResponseStreamEvent),
         ("messages", {"messages": [TASK], "max_tokens": tokens, "tools": [TOOL]}, Message, RawMessageStreamEvent),
     ]  # fmt: skip
     with Setup(tmp_path, AGENTS, lambda request: said).running() as running:

@@ -141,7 +141,7 @@ def _response_head(body: Json, head: Json) -> Json:
         "incomplete_details": None,
         "output": [],
         "parallel_tool_calls": body.get("parallel_tool_calls", True) is not False,
-        "tool_choice": body.get("tool_choice", "auto"),
+        "tool_choice": body.get("tool_choice") or "auto",
         "tools": body.get("tools") or [],
         "text": body.get("text") or {"format": {"type": "text"}},
         "truncation": "disabled",
