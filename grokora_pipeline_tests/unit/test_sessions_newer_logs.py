@@ -336,6 +336,30 @@ def test_a_call_that_two_instrumentations_recorded_is_one(tmp_path: Path) -> Non
     assert only(document(tmp_path, {"info": {"trace_id": "t"}, "data": {"spans": spans}})).call == "b"
 
 
+def test_bodies_under_any_name_are_calls_and_an_answer_at_its_limit_failed(tmp_path: Path) -> None:
+    def said(reason: str) -> list[tuple[dict[str, Any], ...]]:
+        chat = {"choices": [{"message": TALK[-1], "finish_reason": reason}]}
+        gemini = {"contents": [{"role": "user", "parts": [{"text": "Q"}]}], "config": {"system_instruction": "S"}}
+        google = {"content": {"role": "model", "parts": [{"text": "Done"}]}, "finish_reason": reason}
+        facts = {"gen_ai.operation.name": "chat"}
+        adk = {"gcp.vertex.agent.llm_request": gemini, "gcp.vertex.agent.llm_response": google}
+        value = {"input.value": {"messages": ASKED}, "output.value": chat, "openinference.span.kind": "LLM"}
+        own = {"langfuse.observation.input": ASKED, "langfuse.observation.output": chat}
+        return [(value,), (facts | adk,), (own | {"langfuse.observation.type": "generation"},)]
+
+    for reason in ("stop", "length"):
+        for (attributes,) in said(reason):
+            texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in attributes.items()}
+            turn = only(otlp(tmp_path, span("a", texts)))
+            assert (prompt_of(turn), turn.completion["content"]) == ("s:S u:Q", "Done")
+            assert turn.step_failed == (reason == "length")
+    texts = {"gen_ai.operation.name": "chat", "gen_ai.input.messages": json.dumps(ASKED)}
+    texts["gen_ai.output.messages"] = json.dumps([TALK[-1]])
+    row = {"timestamp": "2026-01-01T00:00:00Z", "operation_Id": "t", "id": "a", "customDimensions": texts}
+    tempo = {"trace": {"resourceSpans": [{"scopeSpans": [{"spans": [span("a", texts)]}]}]}}
+    assert [only(document(tmp_path, value)).call for value in ([row], tempo)] == ["t:a", "t:a"]
+
+
 def test_instructions_that_each_request_repeats_are_seen_once(tmp_path: Path) -> None:
     def request(kind: str, text: str) -> dict[str, Any]:
         return {"kind": "request", "instructions": "I", "parts": [{"part_kind": kind, "content": text}]}

@@ -90,7 +90,17 @@ def _has_blocks(request: Mapping[str, Any]) -> bool:
 
 
 def exchange(request: Mapping[str, Any], response: Any, named: object = None) -> Exchange:
-    """The chat exchange of a request and a reply; `named` is the API's name, if the log tells it."""
+    """The chat exchange of a request and a reply; `named` is the API's name, if the log tells it.
+
+    An answer that was cut says so itself, too (`ended_early`), for readers that hand the answer alone to `turn`.
+    """
+    call = _exchange(request, response, named)
+    if call.cut and call.answer is not None:
+        call.answer["ended_early"] = True
+    return call
+
+
+def _exchange(request: Mapping[str, Any], response: Any, named: object) -> Exchange:
     if isinstance(response, str):  # server-sent events, JSON, or the answer's text alone
         lines = [line.removeprefix("data:").strip() for line in response.splitlines() if line.startswith("data:")]
         chunks = [as_object(line) for line in lines if line != "[DONE]"]

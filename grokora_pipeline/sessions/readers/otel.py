@@ -49,11 +49,18 @@ NO_CONTENT = (
     "the spans hold no contents: content capture was off; switch it on "
     "(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true, or your SDK's own switch) or record at the gateway"
 )
+_MODEL = "langfuse.observation.model.name"
 _LLM = {"chat", "text_completion", "generate_content", "completion", "ai.generateText.doGenerate"}
 _LLM |= {"ai.streamText.doStream", "ai.generateObject.doGenerate", "ai.streamObject.doStream"}
 _AGENT_NAMES = ("gen_ai.agent.name", "agent.name", "ai.telemetry.functionId", "traceloop.entity.name", "graph.node.id")
 _RESOURCES = ("resourceSpans", "resource_spans", "batches", "resourceLogs", "resource_logs")
 _MESSAGES = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
+# Whole bodies of requests and replies: OpenInference (some instrumentations), Google's ADK, Langfuse's SDK.
+_BODIES = (
+    ("input.value", "output.value"),
+    ("gcp.vertex.agent.llm_request", "gcp.vertex.agent.llm_response"),
+    ("langfuse.observation.input", "langfuse.observation.output"),
+)
 _WHOLE_CALL = "gen_ai.client.inference.operation.details"  # since 1.37, the contents may be attributes of one event
 _REFERRED = (*_MESSAGES, "gen_ai.tool.definitions")
 _CONTENT = re.compile(r"content|messages?\b|prompt|completion|input|output|text|arguments")
@@ -69,7 +76,10 @@ _EVENT_ROLES = {
 def looks_like(head: bytes) -> bool:
     """Whether the first record is an OTLP export of spans, or a span as Phoenix exports it."""
     return any(
-        not value.keys().isdisjoint(_RESOURCES) or _is_phoenix(value) or _is_jaeger(value)
+        not (value.keys() | as_object(value.get("trace")).keys()).isdisjoint(_RESOURCES)
+        or any(name.startswith("gen_ai.") for name in as_object(value.get("customDimensions")))
+        or _is_phoenix(value)
+        or _is_jaeger(value)
         for value in peek_objects(head)[:4]
     )
 
@@ -178,7 +188,7 @@ def _turn(
         tools_known="recorded" if tools else "inferred" if inferred else "none",
         completeness="cut" if cut else "delta" if prompt and starts_midway(prompt) else "whole",
         model=name_text(
-            _first(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id")
+            _first(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id", _MODEL)
         ),
         call=f"{span.trace}:{span.own}",
         result_known=known,
@@ -206,6 +216,8 @@ def _length_limit(spans: list[Span]) -> int:
 def _is_call(span: Span) -> bool:
     attributes = span.attributes
     kind = _first(attributes, "gen_ai.operation.name", "ai.operationId", "llm.request.type", "operation.name")
+    if "langfuse.observation.type" in attributes:
+        return bool(attributes["langfuse.observation.type"] == "generation")
     if "openinference.span.kind" in attributes:
         return bool(attributes["openinference.span.kind"] == "LLM")
     if kind is not None:
@@ -248,10 +260,12 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
             )
             prompt = lower_all(map(_with_parts, _numbered(attributes, inputs)))
             return prompt, _answer([_with_parts(one) for one in _numbered(attributes, outputs)]), tools, ""
-    if "input.value" in attributes:  # OpenInference where an instrumentation records the bodies alone
-        request = as_json(attributes["input.value"])
-        call = exchange(request if isinstance(request, dict) else {}, as_json(attributes.get("output.value")))
-        return call.prompt, call.answer, tools or call.tools, ""
+    for asked, said in _BODIES:
+        if asked in attributes:
+            request = as_json(attributes[asked])
+            request = {"messages": request} if isinstance(request, list) else request
+            call = exchange(request if isinstance(request, dict) else {}, as_json(attributes.get(said)))
+            return call.prompt, call.answer, tools or call.tools, ""
     events = [(name_text(one.get("event.name")), one) for one in as_list(attributes.get("events"))]  # Pydantic AI
     prompt, answer = _events(events or span.events)
     return prompt, answer, tools, ""
@@ -337,6 +351,7 @@ def _session(span: Span, by_id: Mapping[tuple[str, str], Span]) -> str:
         "session.id",
         "traceloop.association.properties.session_id",
         "langfuse.session.id",
+        "gcp.vertex.agent.session_id",
         "ai.telemetry.metadata.sessionId",
         "thread.id",
     )
@@ -364,12 +379,16 @@ def _spans(record: Record) -> Iterator[Span]:
             parent = next((one.get("spanID") for one in _dicts(span, "references")), "")
             names = {"trace_id": span.get("traceID"), "span_id": span.get("spanID"), "parent_id": parent}
             yield span_of({**span, **names, "attributes": span.get("tags")}, record.number)
+    elif dimensions := as_object(record.value.get("customDimensions")):  # a row of Azure's Application Insights
+        names = {"trace_id": "operation_Id", "span_id": "id", "parent_id": "operation_ParentId", "name": "name"}
+        row = {own: record.value.get(name) for own, name in names.items()}
+        yield span_of({**row, "start_time": record.value.get("timestamp"), "attributes": dimensions}, record.number)
     elif _is_phoenix(span := record.value):
         columns = {key.removeprefix("attributes."): one for key, one in span.items() if key.startswith("attributes.")}
         ids = {key: span.get(f"context.{key}") for key in ("trace_id", "span_id") if f"context.{key}" in span}
         attributes = dict(_flat("", columns or as_object(span.get("attributes"))))
         yield span_of({**span, **ids, "attributes": attributes}, record.number)
-    for resource in _dicts(record.value, *_RESOURCES):
+    for resource in _dicts(as_object(record.value.get("trace")) or record.value, *_RESOURCES):
         shared = attributes_of(as_object(resource.get("resource")).get("attributes"))
         for scope in _dicts(resource, "scopeLogs", "scope_logs"):
             yield from _log_spans(_dicts(scope, "logRecords", "log_records"), record.number)
