@@ -59,14 +59,14 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
             before = project.store.find(KEY, version)
             if before and before.read_json(FACTS)["path"] != record["path"]:
                 # the same model in another folder: its version stays, and with it all that was made from it
-                (before.path / FACTS).unlink()
+                shutil.rmtree(before.path)
             return version
 
         with plain_errors():
             folder = model_id if Path(model_id).is_dir() else ""
             inputs = {"model": fingerprint(model_id), "folder": folder, "code": code_version(_TRIED)}
             if not base_is_here(project):
-                (project.store.require(KEY).path / FACTS).unlink()  # so that it is published again
+                shutil.rmtree(project.store.require(KEY).path)  # so that it is published again; it holds FACTS alone
             artifact = publish_once(project, context, KEY, inputs, build)
         return result(project, artifact, read_json(artifact.path / FACTS), [_gpu_steps_are_counted(project, context)])
 
