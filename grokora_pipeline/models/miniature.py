@@ -1,6 +1,7 @@
 """A small random copy of a model's architecture: the same classes and kinds of layers, few weights (torch)."""
 
 import json
+import re
 import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from grokora_pipeline.models.loading import auto_class, shown_layers
 
 WINDOW = 24  # tokens; a probe's rows are shorter and longer than that
 LARGEST = 400e6  # parameters of a copy that keeps the model's own widths
+_OTHER_INPUT = re.compile("pixel_values|image_embeds|input_features|input_values")
 _OWN_HEADS = "own heads"  # a limit that keeps the width of a head, and makes the model as wide as so many heads
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
 # A state-space mixer is `expand` times as wide as the model, in heads of a width.
 _MIXERS = (("expand", "num_heads", "head_dim"), ("mamba_expand", "mamba_n_heads", "mamba_d_head"))
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "layers")
 # What the code of an architecture may raise, which is written by many hands.
 MODEL_ERRORS = (
     *(RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, AssertionError),
@@ -29,7 +31,7 @@ MODEL_ERRORS = (
 )
 # Upper bounds of what a config may ask for, by the names that architectures use; what is smaller stays.
 _HEADS = {"num_attention_heads": 4, "n_head": 4, "num_heads": 4, "n_heads": 4, "num_key_value_heads": 2}
-_HEADS |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "linear_num_heads": 4}
+_HEADS |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "linear_num_heads": 4, "attention_heads": 4}
 _HEAD_WIDTHS = {"head_dim": 16, "query_pre_attn_scalar": 16, "global_head_dim": 16, "v_head_dim": 16} | {
     "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 16,
@@ -39,7 +41,7 @@ _HEAD_WIDTHS = {"head_dim": 16, "query_pre_attn_scalar": 16, "global_head_dim": 
 }
 _WIDTHS = (
     dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "out_hidden_size", "projection_dim"), 64)
-    | dict.fromkeys(("text_hidden_size", "adapter_in_dim", "embedding_dim"), 64)
+    | dict.fromkeys(("text_hidden_size", "adapter_in_dim", "embedding_dim", "embed_dim"), 64)
     | dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "block_ff_dim", "shared_intermediate_size"), 128)
     | dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "dense_intermediate_size"), 64)
     | {"ffn_hidden_size": 128, "expert_ffn_hidden_size": 64, "zero_expert_num": 4}
@@ -63,7 +65,7 @@ class UnprovenError(ValueError):
 def one_line(error: Exception) -> str:
     """What an error says, in one line, with the name of its class if it is not this project's own."""
     text = " ".join(str(error).split()).rstrip(".")[:240]
-    return text if isinstance(error, GrokoraError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, GrokoraError | UnprovenError) else f"{type(error).__name__}: {text}"
 
 
 def write_miniature(folder: Path, output: Path) -> None:
@@ -107,9 +109,11 @@ def write_miniature(folder: Path, output: Path) -> None:
         return
     if refusals := [error for error in failures if isinstance(error, GrokoraError)]:
         raise refusals[0]
-    if isinstance(failures[-1], UnprovenError):
+    # what asks for a picture or a sound does so at any width; else only the failure of the model as it is counts
+    decisive = next((error for error in failures if _OTHER_INPUT.search(str(error))), failures[-1])
+    if isinstance(decisive, UnprovenError):
         raise failures[0]
-    raise GrokoraError(f"transformers cannot run it on text alone: {one_line(failures[-1])}.") from failures[-1]
+    raise GrokoraError(f"transformers cannot run it on text alone: {one_line(decisive)}.") from decisive
 
 
 def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: int) -> dict[str, Any]:
@@ -124,10 +128,12 @@ def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: 
         elif isinstance(value, dict) and value and all(key.isdigit() and int(key) < total for key in value):
             # Settings of single layers; Aria's numbers of patches are none.
             copy[name] = {key: setting for key, setting in value.items() if int(key) < shown + shared}
-        elif name in _LAYERS:
+        elif name in _LAYERS and isinstance(value, int):
             copy[name] = min(value, shown + shared)
         elif name == "num_kv_shared_layers":
             copy[name] = shared
+        elif name == "vision_feature_layer" and isinstance(value, list):  # Molmo-2
+            copy[name] = [min(layer, 1) for layer in value]
         elif name == "attention_types":  # GPT-Neo: [[kinds of layers, how often they follow each other], …]
             kinds = [kind for pattern, times in value for kind in pattern * times]
             copy[name] = [[kinds[: shown + shared], 1]]

@@ -23,6 +23,7 @@ ATTENTION = (
     *("laguna", "modernbert-decoder", "mllama", "hrm_text", "voxtral", "qwen2_audio", "minimax_m2", "mistral4"),
     *("seed_oss", "apertus", "exaone4", "ernie4_5", "arcee", "olmoe", "phimoe", "internvl", "kimi_k25", "muse_spark"),
     *("aria", "afmoe", "mimo_v2_flash", "minicpm3", "glm4_moe", "qwen2_5_vl", "cohere2_moe", "gpt_neo", "git"),
+    *("molmo2", "kosmos-2.5"),
 )
 PADDED = (
     *("qwen3_5_text", "qwen3_next", "falcon_h1", "jamba", "mamba", "mamba2", "recurrent_gemma", "nemotron_h"),
@@ -132,6 +133,7 @@ def test_dropout_in_a_bases_config_is_no_obstacle(tmp_path: Path) -> None:
         ("shieldgemma2", "cannot read the weights that it writes"),
         ("blt", "no single stack of layers"),
         ("chameleon", "cannot run it on text alone: AttributeError"),  # without its vocabulary of pictures
+        ("kosmos-2", "cannot run it on text alone: .*pixel_values"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_true_sentence(kind: str, reason: str, tmp_path: Path) -> None:
