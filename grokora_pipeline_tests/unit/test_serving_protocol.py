@@ -147,6 +147,16 @@ def test_a_stream_is_put_together_wherever_its_bytes_are_cut(cuts: list[int]) ->
     assert message["tool_calls"][0]["function"] == {"name": "bash", "arguments": '{"command": "ls"}'}
 
 
+@pytest.mark.parametrize("names", [("reasoning",), ("reasoning_content",), ("reasoning", "reasoning_content")])
+def test_a_streams_thought_is_kept_once_whatever_the_server_calls_it(names: tuple[str, ...]) -> None:
+    streamed = StreamedReply()
+    for thought in ("Is it 4? ", "It is."):
+        streamed.feed({"choices": [{"index": 0, "delta": dict.fromkeys(names, thought)}]})
+    streamed.feed({"choices": [{"index": 0, "delta": {"content": "4"}, "finish_reason": "stop"}]})
+    message = streamed.reply()["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Is it 4? It is.", "4")
+
+
 def test_a_stream_that_broke_off_is_no_answer() -> None:
     streamed = StreamedReply()
     for one in EventSource(_stream(chunk(new_reply("grok"), {"content": "half an ans"}), [])).iter_sse():

@@ -11,6 +11,8 @@ from grokora_pipeline.sessions.readers.common import name_text
 from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object
 
 _LAST = ("message_stop", "response.completed", "response.incomplete", "response.failed")
+# OpenRouter and newer vLLM send the second, some servers both.
+_THOUGHTS = ("reasoning_content", "reasoning")
 _MESSAGE = -1  # where a chat reply's own texts are kept, beside those of its calls
 
 
@@ -58,7 +60,7 @@ class StreamedReply:
             blocks = [self._block(index) for index in sorted(self._parts)]
             return {**self._reply, "role": "assistant", "content": blocks}
         message: Json = {"role": "assistant", "content": self._text(_MESSAGE, "content")}
-        if thought := self._text(_MESSAGE, "reasoning_content"):
+        if thought := next(filter(None, (self._text(_MESSAGE, name) for name in _THOUGHTS)), ""):
             message["reasoning_content"] = thought
         if self._parts:
             names = ("name", "arguments")
@@ -101,7 +103,7 @@ class StreamedReply:
                 continue  # only the first of several answers is kept
             self._finish = choice.get("finish_reason") or self._finish
             delta = as_object(choice.get("delta"))
-            self._add(_MESSAGE, delta, "content", "reasoning_content")
+            self._add(_MESSAGE, delta, "content", *_THOUGHTS)
             for part in map(as_object, as_list(delta.get("tool_calls"))):
                 index = _index(part.get("index"), len(self._parts))  # Gemini sends whole calls, without an index
                 call = self._parts.setdefault(index, {"id": "", "type": "function"})
