@@ -39,7 +39,12 @@ class DatasetOptions(BaseModel):
     unknown_outcome: Literal["tool_calls", "all", "none"] = Field(
         default="tool_calls", description="Which turns of sessions with an unknown outcome are learnt."
     )
-    min_rating: int = Field(default=4, ge=1, le=5, description="Rated lower, a session is not learnt.")
+    min_rating: int = Field(
+        default=4,
+        ge=1,
+        le=5,
+        description="Rated lower, a session is not learnt; with learn_from, the steps before a blamed one are.",
+    )
     reconstructed: bool = Field(default=True, description="Learn prompts that were rebuilt from several log lines.")
     max_weight: int = Field(default=3, ge=1, description="Copies of one example count at most this often.")
     near_duplicate: float = Field(
