@@ -345,13 +345,18 @@ def validated(model: type[Model], values: Mapping[str, Any], file: Path, *above:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where, why = [str(part) for part in first["loc"]], first["msg"].removeprefix("Value error, ").rstrip(".")
-        why = why.replace("tuple", "list").replace("dictionary", "mapping")  # YAML's words instead of Python's
-        key = f"key {'.'.join((*above, *where))!r}"
-        if above[:1] == ("agents",):
-            key = f"agent {above[1]!r}, key {'.'.join(where)!r}"
-        raise GrokoraError(f"{locate(file, *above, *where)}: {key}: {why}.") from error
+        raise refusal(error, file, *above) from error
+
+
+def refusal(error: ValidationError, file: Path, *above: str) -> GrokoraError:
+    """The sentence of the first error of values that stand in a YAML file below the keys `above`."""
+    first = error.errors()[0]
+    where, why = [str(part) for part in first["loc"]], first["msg"].removeprefix("Value error, ").rstrip(".")
+    why = why.replace("tuple", "list").replace("dictionary", "mapping")  # YAML's words instead of Python's
+    key = f"key {'.'.join((*above, *where))!r}"
+    if above[:1] == ("agents",):
+        key = f"agent {above[1]!r}, key {'.'.join(where)!r}"
+    return GrokoraError(f"{locate(file, *above, *where)}: {key}: {why}.")
 
 
 def locate(file: Path, *keys: object) -> str:

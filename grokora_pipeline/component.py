@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from grokora_pipeline.agents import (
     RetrainPolicy,
     load_agents,
     locate,
     parse_agents,
+    refusal,
     refuse_duplicate_keys,
     validated,
 )
@@ -99,10 +100,18 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
         SwarmAutomation, _described(description="When things start by themselves, and the thresholds.")
     ] = Field(default_factory=SwarmAutomation)
 
+    @classmethod
+    def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> "Swarm":
+        """The component of a `defs.yaml`; GrokoraError names the key whose template variable has no value, too."""
+        try:
+            return super().load(attributes, context)
+        except ValidationError as error:
+            raise refusal(error, _file(context)) from error
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The swarm's definitions; GrokoraError names the file, the line and the key that is wrong."""
-        folder = context.path if context.path.is_dir() else context.path.parent
-        automation, file = self.automation, folder / "defs.yaml"
+        automation, file = self.automation, _file(context)
+        folder = file.parent
         if file.is_file():  # else the component is made in Python
             refuse_duplicate_keys(file)
         if self.name and not NAME.fullmatch(self.name):
@@ -124,3 +133,8 @@ class Swarm(dg.Component, dg.Model, dg.Resolvable):
         merged = [{"retrain": retrain.model_copy(update=policy)} for policy in own]
         agents = tuple(agent.model_copy(update=policy) for agent, policy in zip(agents, merged, strict=True))
         return build_defs(settings, agents, self.name)
+
+
+def _file(context: dg.ComponentLoadContext) -> Path:
+    """The `defs.yaml` of a component; it is not there if the component is made in Python."""
+    return (context.path if context.path.is_dir() else context.path.parent) / "defs.yaml"

@@ -49,10 +49,11 @@ def build(text: str) -> tuple[Path, dg.Definitions]:
         (f"{AGENTS}  name: _night\n", ":6: key 'name': '_night' must be .* the first a letter"),
         (f"{AGENTS}  preset: bset\n", ":6: key 'preset': Input should be 'plan', 'best', 'sample' or ''"),
         ("  agents: {}\n", ":5 needs a mapping `agents:`"),
+        (f'{AGENTS}  base_model: "{{{{ env.NOT_SET }}}}"\n', ":6: key 'base_model': Input should be a valid string"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_file_line_and_key(lines: str, complaint: str) -> None:
-    with pytest.raises(Exception, match="Error while building") as raised:
+    with pytest.raises(Exception, match="Error while") as raised:
         build(HEAD + lines)
     cause = raised.value.__cause__
     assert isinstance(cause, GrokoraError)
