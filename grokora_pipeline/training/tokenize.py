@@ -1,6 +1,5 @@
 """Examples → the tokenized split: an HF DatasetDict of train and validation, and a report on it. No torch."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,12 +158,15 @@ def load_split(folder: Path) -> tuple[list[Row], list[Row]]:
     """(train rows, validation rows) of a tokenized split; GrokoraError where the folder holds none, or damaged rows."""
     from datasets import load_from_disk
 
+    sides: dict[str, list[Row]] = {side: [] for side in SIDES}
     try:
         sets = load_from_disk(str(folder))
-        for row in itertools.chain(*(sets[side] for side in SIDES)):
-            if wrong := _damage(row):
-                raise GrokoraError(f"A row of {folder} {wrong}; materialize tokenized_split again.")
-        return tuple([Row.from_columns(row) for row in sets[side]] for side in SIDES)  # type: ignore[return-value]
+        for side, rows in sides.items():
+            for columns in sets[side]:
+                if damage := _damage(columns):
+                    raise GrokoraError(f"A row of {folder} {damage}; materialize tokenized_split again.")
+                rows.append(Row.from_columns(columns))
+        return sides["train"], sides["validation"]
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise GrokoraError(
             f"{folder} holds no tokenized split ({error}); materialize tokenized_split first."
