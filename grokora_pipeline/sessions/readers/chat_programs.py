@@ -1,0 +1,194 @@
+"""Conversations as chat programs save or export them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from grokora_pipeline.sessions.readers.chats import Chat, branch, objects_in
+from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
+from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, digest
+
+
+def chatgpt(value: Json) -> Iterator[Chat]:
+    """A conversation of ChatGPT's export: calls go to a `recipient`, whose message is their result."""
+    nodes = {key: one for key, one in as_object(value["mapping"]).items() if isinstance(one, dict)}
+    messages: list[Json] = []
+    for node in branch(nodes, name_text(value.get("current_node")), "parent"):
+        one = as_object(node.get("message"))
+        role = name_text(as_object(one.get("author")).get("role"))
+        content, metadata = as_object(one.get("content")), as_object(one.get("metadata"))
+        kind, recipient = content.get("content_type"), name_text(one.get("recipient")) or "all"
+        said = content.get("parts") if "parts" in content else first_of(content, "text", "result") or ""
+        model = first_of(metadata, "model_slug") or value.get("default_model_slug")
+        if role == "assistant" and recipient not in ("all", "user"):
+            text = "\n".join(part for part in said if isinstance(part, str)) if isinstance(said, list) else said
+            given = as_json(text)
+            given = given if isinstance(given, dict) else {"input": text}
+            messages.append({"role": role, "content": [{"type": "tool_use", "name": recipient, "input": given}]})
+            messages[-1]["model"] = model
+        elif kind in ("thoughts", "reasoning_recap"):
+            continue  # a summary, as the page shows it
+        elif kind not in ("user_editable_context", "model_editable_context"):
+            parts = [as_part if isinstance(as_part, str) else {"type": "file"} for as_part in as_list(said) or [said]]
+            end = as_object(metadata.get("finish_details")).get("type")
+            cut = one.get("status") not in (None, "finished_successfully") or end in ("max_tokens", "interrupted")
+            messages.append(
+                {"role": role, "content": parts, "cut": cut, "model": model if role == "assistant" else None}
+            )
+    name = name_text(first_of(value, "conversation_id", "id"))
+    yield Chat(messages, name, "chatgpt", started=value.get("create_time"))
+
+
+def deepseek(value: Json) -> Iterator[Chat]:
+    """A conversation of DeepSeek's export: the branch whose last message is the newest."""
+    nodes = {key: one for key, one in as_object(value["mapping"]).items() if isinstance(one, dict)}
+    parents = {name_text(child): key for key, one in nodes.items() for child in as_list(one.get("children"))}
+    nodes = {key: {"parent": parents.get(key), **one} for key, one in nodes.items()}
+    said = [key for key, one in nodes.items() if not as_list(one.get("children"))]
+    leaf = max(said, key=lambda key: to_utc(as_object(nodes[key].get("message")).get("inserted_at")), default="")
+    kinds = {"REQUEST": "text", "RESPONSE": "text", "THINK": "thinking"}
+    messages = []
+    for node in branch(nodes, leaf, "parent"):
+        message = as_object(node.get("message"))
+        parts = [
+            {**one, "type": kinds.get(one.get("type", ""), one.get("type"))}
+            for one in objects_in(message.get("fragments"))
+        ]
+        asked = any(one.get("type") == "REQUEST" for one in objects_in(message.get("fragments")))
+        messages.append({"role": "user" if asked else "assistant", "content": parts, "model": message.get("model")})
+    yield Chat(messages, name_text(value.get("id")), "deepseek", started=value.get("inserted_at"))
+
+
+def mistral(value: Json) -> Iterator[Chat]:
+    """The history of a conversation that Mistral keeps; its instructions are the agent's, and stand elsewhere."""
+    entries = objects_in(value["entries"])
+    messages: list[Json] = []
+    for one in entries:
+        kind = one.get("type")
+        if kind == "function.call":
+            call = {"type": "tool_use", "id": one.get("tool_call_id"), "name": one.get("name")}
+            content: Any = [{**call, "input": one.get("arguments")}]
+        elif kind == "function.result":
+            content = [{"type": "tool_result", "tool_use_id": one.get("tool_call_id"), "content": one.get("result")}]
+        else:  # a tool that Mistral itself ran says nothing of what the model saw
+            content = one.get("content") if name_text(kind).startswith("message.") else [{"type": "provider_tool"}]
+        role = "user" if kind == "message.input" else "tool" if kind == "function.result" else "assistant"
+        messages.append({"role": role, "content": content, "model": one.get("model")})
+    agent = next((name_text(one["agent_id"]) for one in entries if one.get("agent_id")), "")
+    started = next((one.get("created_at") for one in entries), None)
+    model = next((name_text(one["model"]) for one in entries if one.get("model")), "")
+    yield Chat(messages, name_text(value.get("conversation_id")), agent, model, started)
+
+
+def claude_ai(value: Json) -> Iterator[Chat]:
+    own = objects_in(value["chat_messages"])
+    leaf = name_text(value.get("current_leaf_message_uuid"))
+    path = branch({name_text(one.get("uuid")): one for one in own}, leaf, "parent_message_uuid") or own
+    messages = [
+        {
+            "role": one.get("sender"),
+            "content": [
+                *[
+                    {"type": "text", "text": name_text(file.get("extracted_content"))}
+                    for file in objects_in(one.get("attachments"))
+                ],
+                *[{"type": "file"} for _ in objects_in(one.get("files"))],
+                *(objects_in(one.get("content")) or [{"type": "text", "text": name_text(one.get("text"))}]),
+            ],
+            "cut": one.get("stop_reason") in ("user_canceled", "max_tokens"),
+        }
+        for one in path
+    ]
+    model = name_text(value.get("model"))
+    yield Chat(messages, name_text(value.get("uuid")), "claude.ai", model, value.get("created_at"))
+
+
+def open_webui(value: Json) -> Iterator[Chat]:
+    chat = as_object(value["chat"])
+    history = as_object(chat.get("history"))
+    nodes = {key: one for key, one in as_object(history.get("messages")).items() if isinstance(one, dict)}
+    messages = branch(nodes, name_text(history.get("currentId")), "parentId") or objects_in(chat.get("messages"))
+    system = as_object(chat.get("params")).get("system") or chat.get("system")
+    plain = [{"role": "system", "content": system}] if system else []
+    for one in messages:
+        own: Json = {key: one[key] for key in ("role", "content", "model") if key in one}
+        plain.append({**own, "cut": bool(one.get("error")) or one.get("done") is False})
+    yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"))
+
+
+def llm(rows: Sequence[Json]) -> Iterator[Chat]:
+    """The responses of one conversation that `llm logs --json` prints: they continue each other."""
+    messages: list[Any] = []
+    for one in sorted(rows, key=lambda one: to_utc(one.get("datetime_utc"))):
+        if one.get("system") and not messages:
+            messages.append({"role": "system", "content": one["system"]})
+        messages += [
+            {**result, "role": "tool", "content": result.get("output")}
+            for result in objects_in(one.get("tool_results"))
+        ]
+        messages += [{"role": "user", "content": one["prompt"]}] if one.get("prompt") else []
+        said = {"role": "assistant", "content": one.get("response"), "tool_calls": one.get("tool_calls")}
+        messages.append({**said, "model": one.get("model")})
+    tools = [{**tool, "parameters": tool.get("input_schema")} for row in rows for tool in objects_in(row.get("tools"))]
+    name = name_text(rows[0].get("conversation_id"))
+    yield Chat(messages, name, "llm", started=rows[0].get("datetime_utc"), tools=tools)
+
+
+def librechat(value: Json) -> Iterator[Chat]:
+    """A conversation of LibreChat's export, flat or as a tree: the branch whose last message is the newest."""
+    options = as_object(value.get("options"))
+    nodes: dict[str, Json] = {}
+    pending = objects_in(value["messages"])[::-1]
+    while pending:
+        one = pending.pop()
+        nodes[name_text(one.get("messageId"))] = one
+        pending += objects_in(one.get("children"))[::-1]
+    parents = {name_text(one.get("parentMessageId")) for one in nodes.values()}
+    leaves = [key for key in nodes if key not in parents] or list(nodes)
+    last = max(reversed(leaves), key=lambda key: to_utc(nodes[key].get("createdAt")))
+    messages = [
+        {
+            "role": "user" if one.get("isCreatedByUser") else "assistant",
+            "content": one.get("content") or one.get("text"),
+            "model": one.get("model"),
+            "cut": bool(one.get("unfinished") or one.get("error")),
+        }
+        for one in branch(nodes, last, "parentMessageId")
+    ]
+    system = [{"role": "system", "content": options["promptPrefix"]}] if options.get("promptPrefix") else []
+    name, model = name_text(value.get("conversationId")), name_text(options.get("model"))
+    yield Chat([*system, *messages], name, "librechat", model, next(iter(nodes.values())).get("createdAt"))
+
+
+def grok(value: Json) -> Iterator[Chat]:
+    """The conversations of Grok's export: of answers that were asked for again, the last one."""
+    for one in objects_in(value["conversations"]):
+        facts = as_object(one.get("conversation"))
+        own = [as_object(response.get("response")) for response in objects_in(one.get("responses"))]
+        nodes = {name_text(response.get("_id")): response for response in own}
+        path = branch(nodes, next(reversed(nodes), ""), "parent_response_id")
+        # older exports name no parents: their messages stand in order
+        path = path if len(path) > 1 or any(response.get("parent_response_id") for response in own) else own
+        messages = [
+            {
+                "role": name_text(response.get("sender")).lower(),
+                "content": response.get("message"),
+                "model": response.get("model"),
+                "cut": bool(response.get("partial")),
+            }
+            for response in path
+        ]
+        yield Chat(messages, name_text(facts.get("id")), "grok", started=facts.get("create_time"))
+
+
+def lm_studio(value: Json) -> Iterator[Chat]:
+    """A conversation of LM Studio: of each message the version that is selected."""
+    messages = [{"role": "system", "content": value.get("systemPrompt")}]
+    for one in objects_in(value["messages"]):
+        versions = objects_in(one.get("versions"))
+        chosen = one.get("currentlySelected")
+        own = versions[chosen] if isinstance(chosen, int) and 0 <= chosen < len(versions) else {}
+        said = [own, *objects_in(own.get("steps"))]
+        content = [part for step in said for part in objects_in(step.get("content"))]
+        model = as_object(own.get("senderInfo")).get("senderName")
+        messages.append({"role": own.get("role"), "content": content, "model": model})
+    yield Chat(messages, f"content-{digest([value.get('createdAt'), value.get('name')])}", "lm-studio")

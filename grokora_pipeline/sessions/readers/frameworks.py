@@ -1,0 +1,121 @@
+"""Conversations as agent frameworks and evaluation harnesses keep them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from grokora_pipeline.sessions.readers.chats import Chat, objects_in
+from grokora_pipeline.sessions.readers.common import first_of, name_text, outcome_status
+from grokora_pipeline.sessions.readers.lowering import Json, as_list, as_object, digest
+from grokora_pipeline.sessions.turns import Status
+
+
+def adk(value: Json) -> Iterator[Chat]:
+    """A session of Google's ADK. If several agents speak, each is told what the others said: no prompt."""
+    events = [
+        one for one in objects_in(value["events"]) if isinstance(one.get("content"), dict) and not one.get("partial")
+    ]
+    authors = dict.fromkeys(name_text(one.get("author")) for one in events if one.get("author") != "user")
+    yield Chat(
+        [{**one["content"], "model": first_of(one, "model_version", "modelVersion")} for one in events],
+        name_text(value.get("id")),
+        next(iter(authors), ""),
+        started=next((one.get("timestamp") for one in events), None),
+        completeness="reconstructed" if len(authors) == 1 else "cut",
+    )
+
+
+def langgraph(value: Json) -> Iterator[Chat]:
+    """A thread's state: the messages that its graph keeps. What a node adds to them for its model is not in there."""
+    holder = as_object(first_of(value, "values", "channel_values")) or value
+    thread = as_object(as_object(value.get("config")).get("configurable")).get("thread_id")
+    yield Chat(as_list(holder.get("messages")), name_text(thread), started=value.get("created_at"))
+
+
+def autogen(value: Json) -> Iterator[Chat]:
+    """The state of an AutoGen team: what each agent's model was given. Its system message is not part of the state."""
+    for name, agent in as_object(value["agent_states"]).items():
+        state = as_object(agent)
+        state = as_object(state.get("agent_state")) or state
+        if messages := as_list(as_object(state.get("llm_context")).get("messages")):
+            yield Chat(messages, f"team-{digest(value['agent_states'])}", name)
+
+
+def letta(value: Json) -> Iterator[Chat]:
+    """Letta's agent file; the prompt that it sends is made of its memory blocks and some of the messages."""
+    for agent in objects_in(value.get("agents")) or [value]:
+        model = name_text(as_object(agent.get("llm_config")).get("model"))
+        session = name_text(first_of(agent, "id", "name"))
+        tools = [as_object(tool.get("json_schema")) for tool in objects_in(value.get("tools"))]
+        yield Chat(objects_in(agent.get("messages")), session, name_text(agent.get("name")), model, tools=tools)
+
+
+def smolagents(steps: Sequence[Json]) -> Iterator[Chat]:
+    """The steps of a smolagents run: each holds what its model was given, and what it said."""
+    session = f"run-{digest([step.get('task') for step in steps if step.get('task')])}"
+    for step in steps:
+        if isinstance(step.get("model_input_messages"), list) and step.get("model_output_message"):
+            answer = {**as_object(step["model_output_message"]), "failed": bool(step.get("error"))}
+            messages = [*step["model_input_messages"], answer]
+            yield Chat(messages, session, "smolagents", completeness="whole", last_only=True)
+
+
+def pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
+    messages: list[Any] = []
+    for item in items:
+        role = "assistant" if item.get("kind") == "response" else "user"
+        if item.get("instructions") and not messages:  # each request repeats them, and the model sees them once
+            messages.append({"role": "system", "content": item["instructions"]})
+        for part in objects_in(item.get("parts")):
+            kind = part.get("part_kind")
+            if kind in ("system-prompt", "user-prompt"):
+                messages.append({"role": kind.split("-")[0], "content": part.get("content")})
+            else:
+                own = {"model": item.get("model_name"), "finish_reason": item.get("finish_reason")}
+                messages.append({"role": role, "content": [part], **own})
+    yield Chat(messages, completeness="whole")
+
+
+def ui_messages(items: Sequence[Json]) -> Iterator[Chat]:
+    """UI messages of the Vercel AI SDK, as its chat templates store them."""
+    first = items[0]
+    own = objects_in(first["messages"]) if "messages" in first else list(items)
+    messages = [{**one, "content": one.get("parts") or one.get("content")} for one in own]
+    yield Chat(messages, name_text(first.get("id")) if "messages" in first else "")
+
+
+def inspect(value: Json) -> Iterator[Chat]:
+    """A log of Inspect AI, or one sample of an unpacked one: a sample's messages are all that its model saw."""
+    facts = as_object(value.get("eval"))
+    for sample in objects_in(value["samples"]) if "samples" in value else [value]:
+        names = (first_of(facts, "run_id", "task") or sample.get("uuid"), sample.get("id"), sample.get("epoch"))
+        name = "-".join(filter(None, map(name_text, names)))
+        model = name_text(facts.get("model") or as_object(sample.get("output")).get("model"))
+        attachments = as_object(sample.get("attachments"))
+        scores = [score_status(as_object(score).get("value")) for score in as_object(sample.get("scores")).values()]
+        status: Status = "success" if scores and set(scores) == {"success"} else "unknown"
+        if "failure" in scores or sample.get("error") or sample.get("limit"):
+            status = "failure"
+        task = f"{name_text(facts.get('task'))} {name_text(sample.get('id'))}"
+        messages = _attached(objects_in(sample.get("messages")), attachments)
+        choice = next(iter(objects_in(as_object(sample.get("output")).get("choices"))), {})
+        if messages and messages[-1].get("role") == "assistant":
+            messages[-1]["finish_reason"] = choice.get("stop_reason")
+        yield Chat(messages, name, "", model, completeness="whole", status=status, task=task.strip())
+
+
+def _attached(value: Any, attachments: Json) -> Any:
+    """A value with the texts that Inspect keeps once, beside the messages, in their places."""
+    if isinstance(value, str) and value.startswith("attachment://"):
+        return attachments.get(value.removeprefix("attachment://"), "<truncated due to a missing attachment>")
+    if isinstance(value, dict):
+        return {key: _attached(one, attachments) for key, one in value.items()}
+    return [_attached(one, attachments) for one in value] if isinstance(value, list) else value
+
+
+def score_status(value: object) -> Status:
+    """What a scorer's value says: its letters C, I, P and N, a truth value, or a number from 0 to 1."""
+    if isinstance(value, str) and value in "CIPN":
+        return "success" if value == "C" else "failure"
+    if isinstance(value, bool | int | float) and 0 <= value <= 1:
+        return "success" if value == 1 else "failure"
+    return (outcome_status(value) if isinstance(value, str) else None) or "unknown"
