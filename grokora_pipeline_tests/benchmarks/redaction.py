@@ -5,8 +5,9 @@
 Every value is generated from a format, none is anybody's. Sources: `formats` (keys with a prefix of their own), `rules`
 (strings generated from the patterns of the kingfisher rules; those are also a detector, so this measures what is left
 of them in our texts), `named` (values without a form beside a telling name), `contexts` (the ways passwords stand in
-shells, files and sentences). Carriers hold the same values as arguments of a call, in nested JSON, Base64, a URL, and
-so on. A corpus file adds a source: a line is `{"source", "kind", "text", "secret"}`. `clean` counts texts of 200 kinds
+shells, files and sentences), `invented` (keys behind names that no service has). Carriers hold the same values as
+arguments of a call, in nested JSON, Base64, a URL, and so on. A corpus file adds a source: a line is
+`{"source", "kind", "text", "secret"}`. `clean` counts texts of 200 kinds
 that hold no secret and come out altered; `stdlib` chunks of 40 lines of Python's own library, but for their e-mails.
 """
 
@@ -86,6 +87,65 @@ def cases(rng: random.Random, each: int) -> Iterator[Case]:
             secret = filled(template, rng)
             yield Case("contexts", kind, context.replace("{}", secret), secret)
         yield from rule_cases(rng)
+        for form, secret in invented(rng, 150):
+            yield Case("invented", form, f"it shows {secret} there", secret)
+
+
+_SYLLABLES = (
+    "al an ar be bo ca co da de do el en fa fi ga go ha he in jo ka ko la li ma mi na no or pa pe qua ra ri sa so ta "
+    "ti to va ve wa xa ze zo"
+)
+_KINDS = (
+    "live prod test stage dev key api token tok secret sec pat sk at rt svc svcacct sa bot admin ci oauth refresh auth "
+    "agent deploy rw ro personal ws"
+)
+_BODIES = (
+    *(
+        "{a20}",
+        "{a32}",
+        "{a40}",
+        "{A20}",
+        "{A24}",
+        "{A32}",
+        "{A40}",
+        "{A64}",
+        "{h32}",
+        "{h40}",
+        "{h64}",
+        "{w32}",
+        "{w43}",
+    ),
+    *("{U24}", "{U32}", "{A16}", "{b43}="),
+)
+
+
+def invented(rng: random.Random, count: int) -> Iterator[tuple[str, str]]:
+    """(form, key) as services that do not exist might hand them out: a name, kinds, an environment, and a body."""
+    for _ in range(count):
+        name = "".join(rng.choices(_SYLLABLES.split(), k=rng.choice((1, 2, 2, 3))))
+        name += rng.choice(("", "", "x", "io", "base", "2"))
+        separator, body = rng.choice("___--."), rng.choice(_BODIES)
+        kind, second = rng.choices(_KINDS.split(), k=2)
+        form = rng.choice(
+            (
+                f"{name}{separator}{kind}{separator}{body}",
+                f"{name}{separator}{body}",
+                f"{name}{separator}{kind}{separator}{second}{separator}{body}",
+                f"{kind}_{name}_{body}",
+                f"{name}{separator}{kind}{separator}{body}_{{h8}}",
+                f"{name.upper()}-{kind.upper()}-{rng.choice(('{U24}', '{U32}'))}",
+                f"{name.upper()}_{body}",
+                f"{name[:2]}x1.{{w32}}.{{w43}}",
+                f"v{rng.choice('123')}.{rng.choice(('{w24}.{w43}', name + '.{w64}'))}",
+                f"{name}-{kind}-v1-{body}",
+                f"{name}_{{A8}}_{{A32}}",
+                f"{name}-{{d10}}-{{A24}}",
+                f"{name}_{kind}_{{d8}}_{{h32}}",
+                f"{name}_{kind}__{body}",
+                f"{name}{separator}{kind}{separator}{{a7}}-{{a7}}-{{a7}}-{{a7}}",
+            )
+        )
+        yield form, filled(form, rng)
 
 
 def rule_cases(rng: random.Random) -> Iterator[Case]:

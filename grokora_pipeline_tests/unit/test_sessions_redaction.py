@@ -325,6 +325,136 @@ def test_the_value_of_a_telling_name_is_found_however_it_is_assigned(name: str) 
     assert leaked == []
 
 
+def test_keys_behind_a_name_that_nobody_listed_are_found() -> None:
+    rng = random.Random(27)
+    secrets = [secret for _, secret in benchmark.invented(rng, 200)]
+    leaked = [secret for secret in secrets if benchmark.leaks(secret, benchmark.stored(f"it shows {secret} there"))]
+    assert len(leaked) <= 0.1 * len(secrets), leaked
+
+
+SAID = r"""
+spring.datasource.password=Madrid.Camino34
+let password = String::from("{}");
+props.put("mail.smtp.password", "{}");
+password: >-\n    {}
+ssh.connect('h', 22, 'bob', '{}')
+new PasswordAuthentication("bob", "{}".toCharArray())
+$pdo = new PDO('mysql:host=db', 'app', '{}');
+WiFi.begin("HomeNet", "{}");
+EXEC sp_addlinkedsrvlogin 's', 'false', NULL, 'sa', '{}';
+page.type('input[name="pass"]', '{}')
+browser_type(element="Password field", ref="e9", text="{}")
+$ printf '%s' '{}' | sudo -S ls
+$ kinit bob <<< '{}'
+$ rclone obscure {}
+$ bw unlock '{}' --raw
+$ aws secretsmanager create-secret --name x --secret-string '{}'
+$ az keyvault secret set --vault-name kv --name db --value '{}'
+$ keytool -genkey -alias a -keypass {} -v
+Key Content            : {}
+a1 LOGIN bob@example.com "{}"
+331 Please specify the password.\nPASS {}\n230 Login successful.
+auth-user-pass inline:\nbob\n{}
+user default on >{} ~* +@all
+pre-shared-key ascii-text "{}"
+<AutoLogon><Password><Value>{}</Value></Password></AutoLogon>
+<wsse:Password Type="x#PasswordText">{}</wsse:Password>
+INSERT INTO users (name, password) VALUES ('bob', '{}');
+INSERT INTO settings VALUES ('smtp_password', '{}');
+url,username,password\nhttps://x.example,anna,{}
+| host | user | password |\n|---|---|---|\n| nas | anna | {} |
+"user";"password"\n"anna";"{}"
+ name | password\n------+----------\n bob  | {}
+Using credentials deploy / {}
+The login for the test shop is anna / {}
+A temporary password is generated for root@localhost: {}
+pw for the zip: {}
+passphrase for key 'id_ed25519': {}
+Please use the following password to go on:\n\n{}\n
+password changed to {}
+olcRootPW: {}
+mdp: {}
+conn.setPassword("{}")
+keyring.set_password("svc", "bob", "{}")
+await auth.signInWithEmailAndPassword(a, 'bob@x.example', '{}')
+$ security unlock-keychain -p "{}" login.keychain
+$ rabbitmqctl add_user bob '{}'
+$ impdp system/{}@xe full=y
+The password of the "anna" account was set to "{}".
+I entered {} as password but the page says it is wrong.
+Ihr Passwort wurde auf {} gesetzt
+The credentials are anna and {}.
+<setting name="Password" serializeAs="String"><value>{}</value></setting>
+bob : EAP "{}"
+"bob" * "{}" *
+{"fields":[{"id":"username","value":"anna"},{"id":"password","value":"{}"}]}
+{"Parameters":[{"ParameterKey":"DBPassword","ParameterValue":"{}"}]}
+la clave del wifi es {}
+usuario: ana, clave: {}
+le code wifi c'est {}
+WLAN-Schl\u00fcssel: {}
+Kennwort f\u00fcr den Server: {}
+a senha do wifi \u00e9 {}
+has\u0142o to {}
+l\u00f6senord: {}
+\u53e3\u4ee4: {}
+\u30d1\u30b9\u30ef\u30fc\u30c9\u306f {} \u3067\u3059
+$ANSIBLE_VAULT;1.1;AES256\n  {}
+"""
+
+
+def test_passwords_are_found_as_tools_and_people_write_them() -> None:
+    leaked = []
+    for number, line in enumerate(SAID.strip("\n").split("\n")):
+        text = line.encode("latin-1", "backslashreplace").decode("unicode_escape").replace("\\n", "\n")
+        rng = random.Random(number)
+        secret = benchmark.filled(
+            "{h64}" if "VAULT" in line else rng.choice(("q{A9}7w", "Sommer-{d4}", "pepper{d4}")), rng
+        )
+        secret = "Madrid.Camino34" if "{}" not in text else secret
+        if benchmark.leaks(secret, benchmark.stored(text.replace("{}", secret))):
+            leaked.append(text)
+    assert leaked == []
+
+
+ORDINARY = st.one_of(
+    st.dates().map(str),
+    st.times().map(lambda time: time.isoformat("seconds")),
+    st.tuples(st.integers(1, 99), st.integers(10, 99), st.integers(0, 999)).map(
+        lambda parts: "{}.{}.{}".format(*parts)
+    ),
+    st.sampled_from(("localhost", "db.internal", "cache")).flatmap(
+        lambda host: st.integers(1000, 65535).map(lambda port: f"{host}:{port}")
+    ),
+    st.lists(st.sampled_from(("src", "main", "tests", "Users", "lib", "data2", "reports")), min_size=2, max_size=5).map(
+        "/".join
+    ),
+    st.sampled_from(("main", "app", "config", "report-final")).flatmap(
+        lambda stem: st.sampled_from(("py", "json", "yaml", "txt")).map(lambda end: f"{stem}.{end}")
+    ),
+    st.sampled_from(("user_name", "python", "step-two")).flatmap(
+        lambda name: st.integers(0, 9).map(lambda n: f"{name}_{n}")
+    ),
+    st.text("abcdefghijklmnopqrstuvwxyz_ -", min_size=6, max_size=24),
+    st.integers(0, 999_999_999).map(str),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ORDINARY)
+def test_what_stands_in_many_texts_is_taken_out_of_none_because_one_calls_it_a_password(value: str) -> None:
+    other = f"look at {value} again"
+    alone = Redactor().redact(other)[0]
+    assert Redactor().redact([{"password": value}, other])[0][1] == alone
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(("Sommer", "purple", "Falcon", "hunter")), st.integers(10, 9999), st.sampled_from("!?#$"))
+def test_a_password_leaves_every_text_of_its_session(word: str, number: int, mark: str) -> None:
+    value = f"{word}{number}{mark}"
+    assert value not in Redactor().redact([{"password": value}, f"I type {value} now"])[0][1]
+
+
 def test_what_a_call_returns_is_no_password_and_spreads_to_no_other_text() -> None:
     value = ['password=os.getenv("X")', 'host = os.getenv("HOST")', "token = get(", '{"password": "get("}']
     assert Redactor().redact(value)[0] == value
@@ -877,6 +1007,24 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "https://api.example/v1/3fa85f64-5717-4562-b3fc-2c963f66afa6/members",
         "$password = getenv(x); $token = null; password <- read_password(); tokens[] = split(line)",
         "heroku release v123 a1b2c3d; GRAFANA=10.4.2-security-01; vercel: my-app-9x8y7z6w5-acme.vercel.app",
+        "commit 3951cbdfb2e64721ab7bf9880d14fdaa14dd5ebc\nAuthor: Bob\nDate: Mon",  # no line that a terminal cut
+        "script-src 'nonce-D1eZnMSKlCuf3o0mQuZewC==' 'strict-dynamic'",
+        'If-None-Match: "MkYhS8uXL7Mcfj7WaOxikNf-3c8"',
+        "x-amz-id-2: D9mIsXA9SFlOyy6a9T2iu9au5qBizW0aUoNh+FaLRkrM16kysasgzEbXP0+xRgSsBH7VWnX/u2y=",
+        "|1|8WwIzo+Ey737hjIrSjw1qXQlPon=|zn0Wbd4ctWqGJtiYprUrkaffGFt= ssh-rsa",  # a known host
+        "src: url(data:font/woff2;base64,d09GMgABTCO5P05Z9faiQ9eeuNvHViStnOEEll+bVyCpZuNvvWRbWjMNK4lAFrHnqryhgOHS3)",
+        "OPENAI_API_KEY=sk-xxxxxxxxxxxxxxxx",  # of a manual
+        "postgres://user:password@localhost/db",
+        "mysql -u root -p shop",  # asks for the password; shop is the database
+        "a/__pycache__/patches.cpython-311.pyc,, a/x.py,sha256=sk_bJkC1VTNz9STPygp9WigFOc4yKFXbXJzz7vnNA7c,2346",
+        '"AWS::KMS::Key": "88e734780d711c68", "AWS::IAM::AccessKey": "bf29289b78d371e3"',
+        "docker run --rm -v `pwd`:/data cfn-lint:latest /data/template.yaml",
+        "python-mnemonic\n===============",
+        "ssh_private_key: ~/ray-bootstrap-key.pem",
+        'return b&&("text"===a.type||"password"===a.type)||"search"===c',
+        "e.crossOrigin===`anonymous`?t.credentials=`omit`:t.credentials=`same-origin`",
+        '{"buildId":"PgS8NoZQ7W56rS06Sgjvx","class":"OpsRoot_opListItem__WLck7"}',
+        "user_01h455vb4pex5vsknk084sn02q main.8f3b2c1d4e5f60718293.js",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

@@ -19,7 +19,14 @@ import orjson
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction import detectors, published
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, detector, is_random_token, looks_random
+from grokora_pipeline.sessions.redaction.detector import (
+    FILLER,
+    PLACEHOLDER,
+    Detector,
+    detector,
+    is_random_token,
+    looks_random,
+)
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning, undisguised
@@ -50,13 +57,14 @@ _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 # what describes the field that a tool types into, and what holds the text that it types
 _FIELD_NAMES = (
     *("element", "selector", "label", "field", "locator", "target", "name", "placeholder", "xpath", "type", "into"),
-    *("description", "step"),
+    *("description", "step", "id", "ref", "test_id", "testid", "key"),
 )
 _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
 _LONGEST_COMMAND = 200  # arguments
-_TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys"})
+_TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", "ParameterValue"})
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd|otp)(?![a-z])")
+_HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
@@ -200,7 +208,7 @@ class _Draft:
             value, (start, stop) = match.group(detector.group), match.span(detector.group)
             if match.start() < end or value is None or "<SECRET:" in value or "<PII:" in value:
                 continue
-            if detector.accept and not detector.accept(match):
+            if (detector.accept and not detector.accept(match)) or FILLER.fullmatch(value):
                 continue
             if public is None:
                 public = [one.span() for one in PUBLIC.finditer(text)]
@@ -286,8 +294,8 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     if _PASSWORD_FIELD.search(field) and not NO_FIELD.search(field):
         texts = {name: one for name in typed if isinstance(one := members[name], str)}
         return {name: "password" for name, one in texts.items() if " " not in one and not _PASSWORD_FIELD.search(one)}
-    entry = next((members[name] for name in ("name", "key", "Name", "Key") if name in members), None)
-    return {} if entry is None else {name: entry for name in typed if name in {"value", "Value"}}
+    entry = next((members[name] for name in ("name", "key", "Name", "Key", "ParameterKey") if name in members), None)
+    return {} if entry is None else {name: entry for name in typed if name.endswith("alue")}
 
 
 def _walk_member(name: object, value: Any, visit: Any, depth: int) -> Any:
@@ -311,7 +319,9 @@ def _number(value: int, name: str, visit: Any, depth: int) -> int:
 
 def _is_secret_member(name: str, value: str, means: Meaning) -> bool:
     """Whether the value of a member is a secret: judged as the same text between quotes."""
-    public = is_known_id(value) or is_publishable(value) or PLACEHOLDER.fullmatch(value)
+    public = is_known_id(value) or is_publishable(value) or PLACEHOLDER.fullmatch(value) or FILLER.fullmatch(value)
+    if name.lower().endswith("signature") and len(value) >= 200:  # of a model's thoughts
+        return False
     if name.lower() in {"key", "keys"}:  # of a table, an attribute, a picture in a bucket
         return is_random_token(value) and not public
     return not public and is_secret(means, value, quoted=True)
@@ -343,7 +353,11 @@ def _without_wraps(text: str) -> str:
         return text
     joined = [lines[0]]
     for before, line in pairwise(lines):
-        goes_on = len(before) == width and not before[-1].isspace() and line and not line[0].isspace()
+        goes_on = (
+            len(before) == width
+            and line
+            and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before))
+        )
         joined.append(line if goes_on else f"\n{line}")
     return "".join(joined)
 

@@ -11,13 +11,15 @@ from mnemonic import Mnemonic
 
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
-    r"passw(?:or)?d|passphrase|passcode|pwd|secret(?!ar)|credential|token|"
+    r"passw(?:or)?d|pass[ _-]?phrase|passcode|pwd|secret(?!ar)|credential|token|"
     r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|[a-z0-9][_-]auth\b|"
-    r"pass\b|\bpw\b|_pw\b|pswd|"
+    r"pass\b|\bpw\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail)pw\b|\bmdp\b|pswd|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
     r"crumb\b|[_-]private\b|[a-z_]api\b|\bapi\b|"
     r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|"
-    "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|"
+    "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|palavra-passe|adgangskode|passord\\b|"
+    "l\u00f6senord|salasana\\b|jelsz\u00f3|parol\u0103|m\u1eadt kh\u1ea9u|kata sandi|"
+    "(?:wlan|wi-?fi|netzwerk|sicherheits)[ -]?schl\u00fcssel|\u53e3\u4ee4|\uc554\ud638|"
     "contrase\u00f1a|[\u041f\u043f]\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|"  # Cyrillic, Chinese
     "\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638"  # Japanese, Korean
 )
@@ -26,10 +28,11 @@ TELLING_GATE = f"(?i:{TELLING_HINT})"
 NOT_A_SECRET = re.compile(
     r"(?:none|null|true|false|undefined|string|str|bytes|int|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
     r"\$\{.*|\$\(.*|\$[a-z_]+|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
-    r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|"
+    r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|same-origin|same-site|cross-origin|anonymous|[-=~_#+.]+|"
     r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|https?:.*)",  # also what an escaped sign begins with
     flags=re.IGNORECASE,
 )
+FILLER = re.compile(r".{0,20}?([xX*0.#\u2022])\1{7,}.{0,6}")  # sk-xxxxxxxxxxxx, of a manual
 _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
 _HEX = re.compile(r"[0-9a-fA-F-]+")
@@ -128,8 +131,13 @@ def is_shuffled(text: str) -> bool:
     return text.isalnum() and len(_RUNS.findall(text)) >= max(5, 0.26 * len(text))
 
 
+_MINIFIED = re.compile(r"return|function|=>|&&|\|\||;|\.\.\.|,\w|\w\.\w+[()]")
+
+
 def is_scrambled(text: str) -> bool:
     """Whether brackets are crossed or closed unopened three times, as in no program: a password of marks."""
+    if _MINIFIED.search(text):
+        return False
     opened: list[str] = []
     crossed = 0
     for mark in text if len(text) >= 12 and " " not in text else "":

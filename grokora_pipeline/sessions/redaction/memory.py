@@ -24,6 +24,11 @@ SHORTEST_SPREADING = 6  # characters; a shorter value is too often a part of som
 LONGEST_SPREADING = 4096
 _MOST_SPREADING = 1000  # values of a session that are looked for in its other texts
 _ALONE_BELOW = 8  # shorter values are replaced only between characters that are no letters and digits
+_ORDINARY = re.compile(  # words, numbers, dates and versions stand in many texts, even if one calls it a password
+    r"[A-Za-z_ -]+|\d{1,9}|(?=\d*[^\d])[\d.,:_/TZ+ -]{1,25}|v?\d+(?:\.\d+)+[\w.+-]{0,12}|"
+    r"[a-z][a-z-]*(?:\.[a-z-]+)*:\d{2,5}|[\w-]+(?:\.[\w-]+)*\.[a-z]{2,4}|"  # host:port, a file, a host
+    r"[a-z]+(?:[._-][a-z]+)*[._-]\d(?:\.\d{1,2})?"  # python-3, user_name_1
+)
 _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9]")
 
 
@@ -36,15 +41,22 @@ class Finding(NamedTuple):
 
     @property
     def spreads(self) -> bool:
-        """Whether the value is secret wherever it stands: no word, no plain number, no piece of a program."""
+        """Whether the value is secret wherever it stands: no word, number, date, path, or piece of a program."""
         value = self.value
         return (
             (self.family == "SECRET" or (self.kind == "user" and not re.search(r"\.\w{1,4}\Z", value)))
             and SHORTEST_SPREADING <= len(value) <= LONGEST_SPREADING
-            and not re.fullmatch(r"[A-Za-z_ -]+|[\d.,:_-]{1,9}", value)
             and not re.search(r"[(\[{]", value)
             and (self.kind == "user" or entropy(value) >= 2.2)
+            and not (_ORDINARY.fullmatch(value) or _is_path(value))
         )
+
+
+def _is_path(value: str) -> bool:
+    """Whether a value is a path or an address of names and short numbers: a key in Base64 has stranger parts."""
+    parts = [part for part in re.split(r"[/\\.:?&=_-]+", value) if part]
+    named = all(re.fullmatch(r"\w{1,4}|\d+|[A-Z]?[a-z]{1,20}\d{0,2}", part) for part in parts)
+    return bool(re.search(r"[/\\]", value)) and len(parts) > 1 and named and sum(map(str.isdigit, value)) <= 8
 
 
 class Trace(NamedTuple):

@@ -24,12 +24,14 @@ _SUFFIXES = word_set(  # words after the telling one that change nothing
 # any value of these is secret; the short ones only as whole words
 _PASSWORD_END = re.compile(
     r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|ps?wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
-    r"lozinka|heslo|senha|wachtwoord|contrasena|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
+    r"lozinka|heslo|senha|wachtwoord|contrasena|adgangskode|passord|salasana|palavrapasse|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery)key|"
     r"totpseed|pincode|secretstring|secretkeybase)\Z"
 )
-_SHORT_PASSWORDS = word_set("pw pwd psk pin puk cvv cvc otp totp")
+_SHORT_PASSWORDS = word_set(
+    "pw pwd psk pin puk cvv cvc otp totp mdp rootpw bindpw adminpw userpw dbpw ftppw smtppw mailpw"
+)
 _NOT_PASSWORDS = re.compile(  # they end like the above
     r"(?:by|com|tres|sur|under|over|im|sea|boarding|season|hall|forward|backward|first|second|low|high|band|test|all|num|n|"
     r"max|min|is|one|two|single|multi)pass|(?:country|area|zip|status|error|exit)codes?"
@@ -54,7 +56,10 @@ _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of w
 _PLAIN_ENDS = _SHORT_KEYS - {"apitoken", "sessionid"} | word_set("key token keys tokens auth signature cookie cookies")
 _PHONE_END = re.compile(r"(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?\Z")
 _BEYOND_ASCII = re.compile(
-    "(?i:has\u0142o|\u015fifre|contrase\u00f1a|\u043f\u0430\u0440\u043e\u043b\u044c)\\Z|"  # Latin, Cyrillic
+    "(?i:l\u00f6senord|jelsz\u00f3|parol\u0103|m\u1eadt kh\u1ea9u|"
+    "(?:wlan|wi-?fi|netzwerk|sicherheits)[ -]?schl\u00fcssel|"
+    "has\u0142o|\u015fifre|contrase\u00f1a|\u043f\u0430\u0440\u043e\u043b\u044c)\\Z|"  # Latin, Cyrillic
+    "\u53e3\u4ee4|\uc554\ud638|"
     "\u5bc6[\u7801\u78bc]|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638"  # Chinese, Japanese, Korean
 )
 

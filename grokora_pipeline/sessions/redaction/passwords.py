@@ -1,7 +1,7 @@
 """What is secret by what stands beside it: a telling name, a flag, a header, the word "password"."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
@@ -55,12 +55,14 @@ _SETS = {"=", ":", "\uff1a"}
 _CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
 _LINE_END = re.compile("[\n\r\\\\\"'`<]|[ \\t]*(?:\u2502|\\Z)")  # also within quotes, an element, a box
 _CODE = re.compile(  # a name or a call in a program, not a value
-    r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|convertto-\w+",
+    r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|"
+    r"convertto-\w+",
     re.IGNORECASE,
 )
 
 _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
-    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+){2,}\Z|"
+    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+){1,}\Z|"
+    r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
     r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}\Z|"
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
@@ -70,6 +72,7 @@ _EXPRESSION = re.compile(
     r"(?:void|new|await|typeof|yield|lambda|async|not)\b|[&*][A-Za-z_]\w*\Z|"
     r"(?P<path>[A-Za-z_]\w*(?:(?:\.|::?|->)[A-Za-z_]\w*)+)\Z|(?P<argument>[A-Za-z_]+\d{0,2})\Z"
 )
+_WORDS_AND_NUMBER = re.compile(r"[*&]?[A-Z][a-z]{2,}(?:\.[A-Z][a-z]{2,})*\d{2,4}")  # Spring.Garden24, as people choose
 
 
 def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
@@ -79,7 +82,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     """
     if means and is_scrambled(value):
         return True
-    if not means or len(value) < 4 or NOT_A_SECRET.fullmatch(value) or (not quoted and re.search(r"[(\[{]", value)):
+    if not means or len(value) < 4 or NOT_A_SECRET.fullmatch(value) or (not quoted and re.search(r"[(\[{)\]}]", value)):
         return False
     if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)):
         return False
@@ -104,12 +107,16 @@ def _is_assigned(match: re.Match[str]) -> bool:
     """Whether an assignment to a telling name holds a secret."""
     operator, quote, value = match.group("operator", "quote", "value")
     name = _whole_name(match)
+    if is_hash(value) and _is_of_a_type(match):
+        return False
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
     if "\n" in match.string[match.end("operator") : match.start("value")] and re.match(r"[\w.-]+ ?[=:]", value):
         return False  # the next of several assignments
     if not quote and _is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
-    if value.lower() == name.lower() or (not quote and (spaced or operator == "==") and _CODE.fullmatch(value)):
+    if value.lower() == name.lower() or (
+        not quote and (spaced or operator == "==") and _CODE.fullmatch(value) and not _WORDS_AND_NUMBER.fullmatch(value)
+    ):
         return False
     means = meaning(name)
     if not is_secret(means, value, quoted=bool(quote)):
@@ -129,6 +136,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
 def _is_expression(value: str, after: str) -> bool:
     """Whether a value without quotes is a piece of a program: an operator, a path of names, a name of several words."""
     match = _EXPRESSION.match(value)
+    if _WORDS_AND_NUMBER.fullmatch(value):
+        return False
     if not match or match.group("path"):
         return bool(match) and not any(is_random_token(part) for part in re.split(r"\W+", value))
     words = re.search(r"[A-Za-z]_[A-Za-z]|[a-z][A-Z]", value)
@@ -141,6 +150,12 @@ def _whole_name(match: re.Match[str]) -> str:
     return (before.group() if before else "") + match.group("name")
 
 
+def _is_of_a_type(match: re.Match[str]) -> bool:
+    """Whether the name is a type's of several parts, whose hash is no secret: `AWS::KMS::Key`."""
+    start = match.start() - len(_whole_name(match)) + len(match["name"])
+    return match.string[:start].endswith("::")
+
+
 def _is_named(match: re.Match[str]) -> bool:
     """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
     return is_secret(meaning(match.group("name")), match.group("value"), quoted=True)
@@ -149,6 +164,8 @@ def _is_named(match: re.Match[str]) -> bool:
 def _is_random_match(match: re.Match[str]) -> bool:
     """A random string near a telling word; a plain hash and a short one need the word right before them."""
     value, near = match.group("value"), _SEPARATOR.fullmatch(match.group("between"))
+    if is_hash(value) and _is_of_a_type(match):
+        return False
     if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value):
         return False
     if (near and match.string[match.end() : match.end() + 1] in {"(", "["}) or value.startswith("//"):
@@ -168,6 +185,8 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
     value = match.group("value")
     named = _SERVICE.search(match.string, max(0, match.start() - 80), match.start())
     if not named or not looks_random(value) or is_known_id(value) or is_publishable(value):
+        return False
+    if is_hash(value) and match.string[: named.start("name")].endswith("::"):
         return False
     if "-" in value and is_hash(value) and not re.search("[=:\"'`(]", named.group("between")):
         return False
@@ -203,13 +222,6 @@ def _is_flag_value(match: re.Match[str]) -> bool:
     return not NOT_A_SECRET.fullmatch(value) and not value.isdigit() and (_is_mixed_value(match) or bool(end))
 
 
-def _is_spoken(match: re.Match[str]) -> bool:
-    value = match.group("value")
-    if NOT_A_SECRET.fullmatch(value) or _CODE.fullmatch(value):
-        return False
-    return bool(match.group("quote")) or not value.strip("-'").isalpha() or _is_mixed_value(match)
-
-
 def _is_mixed_value(match: re.Match[str]) -> bool:
     value = match.group("value")
     mixed = is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)
@@ -230,7 +242,10 @@ def _is_chosen(match: re.Match[str]) -> bool:
 
 
 _SPOKEN = (
-    "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord|lozinka|heslo"
+    "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord|lozinka|heslo|"
+    "palavra-passe|adgangskode|passord|l\u00f6senord|salasana|jelsz\u00f3|has\u0142o|\u015fifre|"
+    "\u043f\u0430\u0440\u043e\u043b\u044c|"
+    "(?:wi-?fi|wlan)[ -](?:code|key|pass|schl\u00fcssel)|code (?:du )?wi-?fi"
 )
 _VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"
 _LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis-cli"
@@ -239,7 +254,11 @@ _ASSIGNED = detector(
     rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]|\[\]){{0,2}}"
     r"\s{0,12}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
-    r")(?:\s|\\n){0,6}(?:[bfru@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* )?"
+    # a block of YAML, a conversion of a literal
+    r")(?:[ \t]*[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|(?:\s|\\n){0,6})(?:[bfrunN@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
+    r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|Some|bytes|"
+    r"b64decode|"
+    r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"']))?"
     r"(?:(?P<quote>(?:\"\"|''|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote)))?"
     r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
     # of `token: secret_id: x` the value is the last word, not the second name
@@ -299,9 +318,10 @@ _KIND, _LINES = rf"kind: ?(?:{_QUOTE})?secret\b(?:{_QUOTE})?", r"(?:(?!---)[^\n]
 _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], ...] = (
     # (pattern, hint, who has the last word, gate)
     (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x'), {:password, "x"}
-        rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?{_QUOTE}|\{{:)(?P<name>\w*(?:{TELLING})\w*)(?:{_QUOTE})?\s?,\s?"
+        rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?{_QUOTE}|"
+        rf"\{{:)(?P<name>[\w.-]*(?:{TELLING})\w*)(?:{_QUOTE})?\s?,\s?"
         rf"{_QUOTE}(?P<value>{_VALUE})",
-        rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}|\{{:)\w*(?:{TELLING_HINT}))",
+        rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}|\{{:)[\w.-]*(?:{TELLING_HINT}))",
         _is_named,
         TELLING_GATE,
     ),
@@ -333,8 +353,10 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (  # <password>x</password>, <entry key="db.password">x</, <key>password</key><string>x</, <Password Value="x"
         rf"(?:<|<\w{{1,20}} (?:name|key|id)={_QUOTE}|<key>)(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)"
-        rf"(?:(?:{_QUOTE})?>|</key>\s{{0,20}}<string>|\s+value={_QUOTE})(?P<value>{_VALUE})(?:</|{_QUOTE}\s?/?>)",
-        rf"(?i:[<>\"'][\w:.-]*(?:{TELLING_HINT})[\w-]*(?:[\\\"'`]{{0,4}}>|</key>|\s+value=))",
+        rf"(?:(?:{_QUOTE}[^<>\n]{{0,60}}|{_QUOTE})?>(?:\s{{0,20}}<value>)?|"
+        rf"\s+\w{{1,16}}={_QUOTE}[^\"'<>\n]{{0,120}}{_QUOTE}>|"
+        rf"</key>\s{{0,20}}<string>|\s+value={_QUOTE})(?P<value>{_VALUE})(?:</|{_QUOTE}\s?/?>)",
+        rf"(?i:[<>\"'][\w:.-]*(?:{TELLING_HINT})[\w-]*(?:[\\\"'`]{{0,4}}(?:[^<>\n]*)>|</key>|\s+\w+=))",
         _is_named,
         TELLING_GATE,
     ),
@@ -347,16 +369,23 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         TELLING_GATE,
     ),
     (  # tool --password x
-        rf"--(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))(?:{_QUOTE},)?[ =]+(?:{_QUOTE})?"
-        rf"(?P<value>(?!-){_VALUE})",
-        r"(?i:--[\w-]*(?:pass|passwd|password|passphrase|pw|token|secret|key)[\\\"'`]{0,4},?[ =])",
-        lambda match: bool(meaning(match.group("name"))) and _is_flag_value(match),
+        rf"--?(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))(?:-string|-value|-text|-plain)?"
+        rf"(?:{_QUOTE},)?[ =]+(?:{_QUOTE})?"
+        rf"(?P<value>(?![-(]){_VALUE})",
+        r"(?i:-[\w-]*(?:pass|passwd|password|passphrase|pw|token|secret|key)[\w-]{0,8}[\\\"'`]{0,4},?[ =])",
+        # of one dash only those of a password: keytool -keypass x
+        lambda match: (
+            (meaning(match["name"]) == "password" if match[0][1] != "-" else bool(meaning(match["name"])))
+            and _is_flag_value(match)
+        ),
         TELLING_GATE,
     ),
     (  # mysql -px, sshpass -p x
-        rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)| +)(?:{_QUOTE})?(?P<value>(?!-){_VALUE})",
+        rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)|"
+        rf" +)(?:{_QUOTE})?(?P<value>(?![-(]){_VALUE})",
         rf"(?i:(?:{_LOGINS})\b[^\n|;]* -[pa])",
-        _is_flag_value,
+        # mysql's -p with a space before the next word asks for the password, and the word is a database
+        lambda match: _is_flag_value(match) and (match[0][:2].lower() not in {"my", "ma"} or _is_mixed_value(match)),
         r"(?i:sshpass|docker login|podman login|mongo|mysql|mariadb|redis-cli)",
     ),
     (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
@@ -365,20 +394,24 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         rf"\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
         rf"\s/rp |\s-(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =](?:{_QUOTE})?[\w.@\\]+[:,%]|\b(?:7z\w?|"
         rf"(?:un)?rar) [^\n|;]{{0,80}}?-h?p|"
-        rf"\s-[uo]pw |\bsnmp-server community |\b(?:password|secret|key) [05789] |\bconfig \S+ \w+:|"
-        rf"\bWIFI:[^\s]{{0,60}}?P:|\bsecretsdump\S* \S+/\S+:|\b(?:jdbc:oracle:thin:|sqlplus )\w+/|"
-        rf"\s-U [\w\\.]+%|\s/p:|\bpass(?:in|out)? pass:|\bopenssl\b[^\n|;]{{0,120}}?\s-k |"
+        rf"\s-[uo]pw |\bsnmp-server community |"
+        rf"\b(?:password|secret|key(?:-string)?) (?:[05-9]|ascii(?:-text)?|clear-?text|plain-?text|encrypted) |"
+        rf"\bconfig \S+ \w+:|"
+        rf"\bWIFI:[^\s]{{0,60}}?P:|\bsecretsdump\S* \S+/\S+:|\b(?:jdbc:oracle:thin:|(?:sqlplus|impdp|expdp|sqlldr|"
+        rf"rman target) )\w+/|"
+        rf"\s-U [\w\\.]+%|\s[\"']?/p:|\bpass(?:in|out)? pass:|\bopenssl\b[^\n|;]{{0,120}}?\s-k |"
         rf"\bx11vnc\b[^\n|;]{{0,80}}?-passwd )(?:{_QUOTE})?(?P<value>{_VALUE})",
         r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net use|/user:| -[uUlx] \S+ -[pPA]|"
         r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|7z|rar | -[uo]pw |community |"
-        r"(?i:password|secret|key) [05789] |config \S+ \w+:|"
-        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus |"
-        r"\s/p:|pass(?:in|out)? pass:|openssl\b[^\n|;]* -k |x11vnc\b[^\n|;]* -passwd",
+        r"(?i:password|secret|key(?:-string)?) (?:[05-9]|ascii|clear|plain|encrypted)|config \S+ \w+:|"
+        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus |impdp |expdp |sqlldr |rman target |"
+        r"\s[\"']?/p:|pass(?:in|out)? pass:|openssl\b[^\n|;]* -k |x11vnc\b[^\n|;]* -passwd",
         _is_mixed_value,
-        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net use|/user:| -[uUlx] \S+ -[pPA]|\s/p:|pass(?:in|"
-        r"out)? pass:|7z|rar | -[uo]pw |community |(?i:password|secret|key) [05789] |config \S+ \w+:|"
+        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net use|/user:| -[uUlx] \S+ -[pPA]|\s[\"']?/p:|pass(?:in|"
+        r"out)? pass:|7z|rar | -[uo]pw |community |(?i:password|secret|key(?:-string)?) (?:[05-9]|ascii|clear|plain|"
+        r"encrypted)|config \S+ \w+:|"
         r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|"
-        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus ",
+        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus |impdp |expdp |sqlldr |rman target ",
     ),
     (  # password_field.send_keys("x"), page.get_by_label("Password").fill("x")
         rf"{_FIELD}[^\n;]{{0,60}}?\.(?:(?:{_TYPES})\(|value ?= ?)"
@@ -388,15 +421,19 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         "",
     ),
     (  # {"element": "Password field", "text": "x"} within a text
-        rf"{_QUOTE}(?:element|selector|label|field|locator|target|placeholder){_QUOTE}\s?:\s?{_QUOTE}[^\"'`\n]{{0,80}}"
-        rf"(?:{_SPOKEN}|passwd|pwd|pass)[^\"'`\n]{{0,60}}{_QUOTE}[^{{}}\n]{{0,80}}?{_QUOTE}(?:text|value|input|content){_QUOTE}\s?:\s?{_QUOTE}"
+        rf"(?:{_QUOTE}|\b)(?:element|selector|label|field|locator|target|placeholder)(?:{_QUOTE}\s?:|"
+        rf"=)\s?{_QUOTE}[^\"'`\n]{{0,80}}"
+        rf"(?:{_SPOKEN}|passwd|pwd|pass)[^\"'`\n]{{0,60}}{_QUOTE}[^{{}}\n]{{0,80}}?(?:{_QUOTE}|\b)(?:text|value|"
+        rf"input|content)"
+        rf"(?:{_QUOTE}\s?:|=)\s?{_QUOTE}"
         rf"(?P<value>[^\"'`\\\s]{{4,80}}){_QUOTE}",
-        r"(?i:(?:element|selector|label|field|locator|target|placeholder)[\\\"'`]{1,4}\s?:)",
+        r"(?i:(?:element|selector|label|field|locator|target|placeholder)(?:[\\\"'`]{1,4}\s?:|=))",
         lambda match: _is_value(match) and not NO_FIELD.search(match.group()),
         TELLING_GATE,
     ),
     (  # page.fill("#password", "x")
-        rf"\b(?:{_TYPES})\(\s?{_QUOTE}[^\"'`\n]{{0,60}}{_FIELD}[^\"'`\n]{{0,40}}{_QUOTE}\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
+        rf"\b(?:{_TYPES})\(\s?(?P<open>{_QUOTE})(?:(?!(?P=open))[^\n]){{0,60}}{_FIELD}(?:(?!(?P=open))[^\n]){{0,40}}"
+        rf"(?P=open)\s?,\s?{_QUOTE}(?P<value>{_VALUE})",
         rf"(?i:(?:{_TYPES})\()",
         _is_value,
         "",
@@ -430,11 +467,13 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         "",
     ),
     (  # type "x" into the password field
-        rf"\b(?:type|typing|enter|write|typewrite|keystroke|text|fill|input|paste|use|using|and|with)"
-        rf"[sd]?[ (](?:in )?(?P<quote>{_QUOTE})?"
+        rf"\b(?:type|typing|typed|tried|try|entered|enter|write|typewrite|keystroke|text|fill|input|paste|use|using|"
+        rf"and|with)"
+        rf"[sd]?[ (](?:in |(?:--?\w[\w-]*(?: \d+)? ){{1,3}})?(?P<quote>{_QUOTE})?"
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{_QUOTE})?\)?"
         rf"(?: (?:in|as|for)(?:to)?|[^\n\"'`#]{{0,20}}(?:#|--|//)) [\w ]{{0,24}}(?:{_SPOKEN})",
-        r"(?i:(?:type|typing|enter|write|keystroke|text|fill|input|paste|use|using|and|with)[sd]?[ (])",
+        r"(?i:(?:type|typing|typed|tried|try|entered|enter|write|keystroke|text|fill|input|paste|use|using|and|"
+        r"with)[sd]?[ (])",
         lambda match: _is_value(match) if match.group("quote") else _is_mixed_value(match),
         TELLING_GATE,
     ),
@@ -450,14 +489,17 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         "",
     ),
     (  # echo x | sudo -S
-        rf"\becho (?:-n )?(?:{_QUOTE})?(?:[\w-]+:)?(?P<value>{_VALUE})(?:{_QUOTE})?\s*\|\s*"
+        rf"\b(?:echo (?:-n )?|"
+        rf"printf (?:{_QUOTE}[^\"'\n]{{1,12}}{_QUOTE} )?)"
+        rf"(?:{_QUOTE})?(?:[\w-]+:)?(?P<value>{_VALUE})(?:{_QUOTE})?\s*\|\s*"
         r"(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
         r"\| ?(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
         _is_value,
         r"\| ?(?:sudo -S|passwd|su\b)|chpasswd|--password-stdin",
     ),
     (  # auth=('bob', 'x'), login('bob', 'x'), ConvertTo-SecureString "x"
-        rf"(?:\bauth=\(|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|(?P<directory>DirectoryEntry))\()"
+        rf"(?:\bauth=\(|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|"
+        rf"(?P<directory>DirectoryEntry))\()"
         rf"\s?{_QUOTE}[^\"'`\n]{{0,80}}{_QUOTE},\s{{0,30}}"
         rf"(?(directory){_QUOTE}[^\"'`\n]{{0,80}}{_QUOTE},\s{{0,30}}){_QUOTE}(?P<value>{_VALUE})",
         r"(?i:auth=\(|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
@@ -465,17 +507,23 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         "",
     ),
     (
-        rf"(?:ConvertTo-SecureString (?:-String )?{_QUOTE}|\bpsexec\b[^\n]{{1,100}}? -p |\bpassword\({_QUOTE})"
+        rf"(?:ConvertTo-SecureString (?:-String )?{_QUOTE}|\bpsexec\b[^\n]{{1,100}}? -p |(?:\b|set_?|"
+        rf"with)password\({_QUOTE})"
         rf"(?P<value>{_VALUE})",
         r"(?i:ConvertTo-SecureString|psexec|password\([\\\"'`])",
         lambda match: _is_value(match) and not _CODE.fullmatch(match["value"]),
         "",
     ),
     (  # netrc; a cell of a table; "log in with password x1"
-        rf"\b(?:password|passphrase|passcode|requirepass|masterauth|rootpw|bindpw)"
-        rf"(?: to| should be| must be| of| for \S{{1,40}}:|\**\s?\|)? "
+        rf"(?:\b|_)(?:password|passphrase|passcode|passwd|requirepass|masterauth|rootpw|bindpw|kennwort|passwort|"
+        rf"contrase\u00f1a|mot de passe|senha|set-password \w{{1,32}})"
+        rf"(?: to| (?:was |is )?(?:now|(?:changed|set|reset|updated|rotated) to)| will be| wurde auf| should be|"
+        rf" must be| of|"
+        rf" for \S{{1,40}}:|\**\s?\|)? "
         rf"(?:{_QUOTE})?(?P<value>{_VALUE})",
-        r"(?i:(?:password|passphrase|passcode|requirepass|masterauth|rootpw|bindpw)[^\n]{0,46} )",
+        r"(?i:(?:password|passphrase|passcode|passwd|requirepass|masterauth|rootpw|bindpw|kennwort|passwort|"
+        r"contrase\x{f1}a|"
+        r"mot de passe|senha)[^\n]* )",
         _is_mixed_value,
         rf"{TELLING_GATE}|(?i:requirepass|masterauth|rootpw|bindpw)",
     ),
@@ -506,22 +554,127 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         lambda match: is_mixed(match.group("value")) and looks_random(match.group("value")),
         "",
     ),
+    (  # Spanish: a key as well as a password; la clave del wifi es x1
+        rf"\bclave(?: (?:del?|de la|de acceso|para)(?: [\w-]{{1,16}}){{0,3}})?(?:{_QUOTE})?(?:\s?:| es)\s?(?:{_QUOTE})?"
+        rf"(?P<value>{_VALUE})",
+        r"(?i:\bclave\b[^\n:]*(?::| es))",
+        lambda match: len(match["value"]) >= 6 and _is_mixed_value(match),
+        r"(?i:\bclave)",
+    ),
+    (  # rclone obscure x, bw unlock x, openssl passwd -6 x; kinit bob <<< x; Key Content : x
+        rf"(?:\b(?:rclone obscure|bw unlock|unlock-keychain -p|add-\w{{5,8}}-password [^\n]{{1,120}} -w|"
+        rf"setairportnetwork \S+ \S+|wpa_passphrase \S+|(?:add_user|change_password) \w{{1,40}}|http-basic\.\S+ \S+|"
+        rf"auth_pass|op signin|openssl passwd(?: -\w+){{0,3}}|"
+        rf"rclone config [^\n]{{1,120}} pass) |"
+        rf"\b(?:kinit|passwd|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|gpg|login|"
+        rf"vault)\b[^\n|;]{{0,80}}<<< ?|"
+        rf"\bKey Content\s*: )(?:{_QUOTE})?(?P<value>{_VALUE})",
+        r"(?i:unlock-keychain|-password [^\n]*-w|setairportnetwork|wpa_passphrase|add_user |change_password |"
+        r"http-basic\.|auth_pass |"
+        r"rclone obscure|bw unlock|op signin|openssl passwd|rclone config |<<<|Key Content)",
+        _is_mixed_value,
+        "",
+    ),
+    (  # a1 LOGIN bob@example.com "x"; OpenVPN's user and password in two lines
+        rf"(?:\bLOGIN \S+@\S+ (?:{_QUOTE})?|\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{_VALUE})",
+        r"LOGIN \S+@|auth-user-pass",
+        _is_mixed_value,
+        "",
+    ),
+    (  # the login for the shop is anna / x1; using credentials deploy / x1
+        rf"\b(?:cred(?:ential)?s|log-?in|account|accounts? data|zugangsdaten|identifiants?|credenciales|credenziali)\b"
+        rf"(?: [\w'-]{{1,16}}){{0,5}}?(?: ?[:=]| are| is| sind| sont| son| est| es|"
+        rf") [\w.@+-]{{2,40}} / (?P<value>{_VALUE})",
+        r"(?i:(?:cred(?:ential)?s|log-?in|account|zugangsdaten|identifiants?|credenciales|credenziali)[^\n/]* / )",
+        lambda match: len(match["value"]) >= 6 and _is_mixed_value(match),
+        r"(?i:credentials|creds|log-?in|account|zugangsdaten|identifiant|credenciales|credenziali)",
+    ),
+    (  # connect("host", 22, "bob", "x1"), new PDO(dsn, 'app', 'x1'), WiFi.begin("net", "x1")
+        rf"\b(?:(?:\w{{0,20}}connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|"
+        rf"createDriver|"
+        rf"dial\w{{0,8}})\b\(?(?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:WiFi\w{{0,8}}\.begin|"
+        rf"\w{{0,24}}PasswordAuthentication|"
+        rf"\w{{0,12}}BasicAuth(?:entication)?|basic_auth|UserPass\w{{0,12}}|UsernamePassword\w{{0,24}}|auth\.basic|"
+        rf"\w{{0,20}}set_?password|signIn\w{{0,30}}|sign_?in\w{{0,20}}|createUser\w{{0,30}})\()"
+        rf"[^;\n]{{0,160}}?,\s?N?{_QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)(?P<value>[^\s\"'`\\<>|,;:/(){{}}]{{6,64}}){_QUOTE}",
+        r"(?i:connect|PDO\(|FTP\(|ftp_login|linkedsrvlogin|SSHClient\(|createDriver|dial|\.begin\(|PasswordAuth|"
+        r"BasicAuth|"
+        r"basic_auth|UserPass|UsernamePass|auth\.basic|set_?password\(|sign_?in\w*\(|createUser\w*\()",
+        lambda match: _is_mixed_value(match) and not re.search(r"\.[a-z]{2,}\Z|^[\d.]+\Z", match["value"]),
+        r"(?i:(?:connect\w*|PDO|FTP|ftp_login|linkedsrvlogin|SSHClient|createDriver|dial\w*|\.begin|PasswordAuth\w*|"
+        r"BasicAuth\w*|"
+        r"basic_auth|UserPass\w*|UsernamePass\w*|auth\.basic|set_?password|sign_?in\w*|createUser\w*)[( ][^\n]*,)",
+    ),
+    (  # the password generated for root@localhost: x1; pw for the zip: x1; use the following password to go on:\n\nx1
+        rf"\b(?:{_SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:api|access|auth|bot|deploy) (?:token|key))"
+        rf"(?:\)?,? (?!(?:or|and|if|"
+        rf"but)\b)[(\"'`]?[\w\u00e0-\u00fc][\w\u00e0-\u00fc'\"`.@/-]{{0,30}}\)?){{1,8}} ?(?::|->|=>|=)"
+        rf"\s{{1,4}}(?P<quote>{_QUOTE})?(?P<value>{_VALUE})(?={_QUOTE}|[.,;)]?[ \t]*(?:\n|\Z|[(#,;]))",
+        rf"(?i:(?:{_SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:api|access|auth|bot|deploy) (?:token|"
+        rf"key)) [^\n]*(?::|->|=)\s)",
+        lambda match: (
+            len(match["value"]) >= 8
+            and _is_mixed_value(match)
+            and not _EXPRESSION.match(match["value"] + "\0")
+            and not re.search(r"://|^[\w.-]+@[\w.-]+\Z|^\d[\d:.,-]*\w?\Z|^[./~]", match["value"])
+        ),
+        "",
+    ),
+    (  # USER bob\nPASS x, of FTP and POP; Redis: user default on >x; activation code x
+        r"(?:(?:\A|\n|[>:] )PASS (?=\S+[ \t\r]*(?:\n|\Z))|\buser \w{1,32} on [^\n>]{0,40}>|"
+        r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is|"
+        r":)? (?=[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))"
+        r"(?P<value>[^\s\"'`\\<>|]{4,64})",
+        r"(?:PASS [^\n]|user \w+ on [^\n]*>|(?i:(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)))",
+        _is_mixed_value,
+        "",
+    ),
+    (  # bob : EAP "x", "bob" * "x" *
+        r"(?:\b(?:PSK|EAP|XAUTH|NTLM) \"|(?:\A|"
+        r"\n)\"?[\w.@-]{1,40}\"?[ \t]+\*[ \t]+\"?)(?P<value>[^\s\"]{6,64})\"?(?:[ \t]|\n|\Z)",
+        r"(?:(?:PSK|EAP|XAUTH|NTLM) \"|[ \t]\*[ \t])",
+        _is_mixed_value,
+        "",
+    ),
+    (  # VALUES ('smtp_password', 'x')
+        rf"\(\s?{_QUOTE}(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,16}}){_QUOTE},\s?N?{_QUOTE}(?P<value>{_VALUE}){_QUOTE}\s?[,)]",
+        rf"(?i:\(\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT})\w*[\\\"'`]{{1,4}},)",
+        lambda match: _is_named(match) and _is_mixed_value(match),
+        TELLING_GATE,
+    ),
+    (  # keyvault secret set --name db --value x
+        rf"\bsecrets? (?:set|create|put|add)\b[^\n|;]{{0,160}}? --(?:value|body|"
+        rf"data)[ =](?:{_QUOTE})?(?P<value>(?!-|@){_VALUE})",
+        r"(?i:secrets? (?:set|create|put|add)[^\n]* --(?:value|body|data))",
+        _is_flag_value,
+        TELLING_GATE,
+    ),
     (rf"\blogin \S+ password (?P<value>{_VALUE})", r"(?i:login \S+ password )", _is_value, r"(?i:login )"),
     (
         rf"(?:\b(?:{_SPOKEN}|pin|the pass|pwd?)(?: code)?"
         rf"(?: for (?:the )?(?:\w{{2,16}} )?{_QUOTE}[^\s\"'`]{{1,40}}{_QUOTE})?"
-        rf" (?:is|was|lautet|ist|je|est|es|\u00e8|\u00e9)\b|"
-        rf"(?:\u5bc6[\u7801\u78bc])(?:\u662f|\u4e3a)) ?(?P<quote>{_QUOTE})?"
+        rf" (?:(?:is|was)(?: now| still)?:?|lautet|ist|je|est|es|\u00e8|\u00e9|c'est|\u00e4r|er|on|to|jest|\u2014|"
+        rf"-)(?=[ :])|"
+        rf"(?:\u5bc6[\u7801\u78bc]|\u53e3\u4ee4|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638)"
+        rf" ?(?:\u662f|\u4e3a|\u70ba|\u306f|\ub294|\uc740|:|\uff1a)) ?(?P<quote>{_QUOTE})?"
         rf"(?P<value>{_VALUE})",
         rf"(?i:(?:{_SPOKEN}|pin|the pass|pwd?)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
-        rf" (?:is|was|lautet|je|est?|\x{{e8}}|\x{{e9}}))|"
-        rf"\x{{5bc6}}[\x{{7801}}\x{{78bc}}][\x{{662f}}\x{{4e3a}}]",
-        _is_spoken,
+        rf" (?:ist?|was|lautet|je|est?|\x{{e8}}|\x{{e9}}|c'est|\x{{e4}}r|er|on|to|\x{{2014}}|-)[ :])|"
+        rf"(?:\x{{5bc6}}[\x{{7801}}\x{{78bc}}]|\x{{53e3}}\x{{4ee4}}|"
+        rf"\x{{30d1}}\x{{30b9}}\x{{30ef}}\x{{30fc}}\x{{30c9}}|\x{{be44}}\x{{bc00}}\x{{bc88}}\x{{d638}})"
+        rf" ?[\x{{662f}}\x{{4e3a}}\x{{70ba}}\x{{306f}}\x{{b294}}\x{{c740}}:\x{{ff1a}}]",
+        lambda match: (
+            _is_value(match)
+            and not _CODE.fullmatch(match["value"])
+            and (bool(match["quote"]) or not match["value"].strip("-'").isalpha() or _is_mixed_value(match))
+        ),
         "",
     ),
     (  # the password for the staging box is x1
-        rf"\b(?:{_SPOKEN})(?: [\w'-]{{1,16}}){{1,6}} (?:is|was|lautet|ist) (?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
-        rf"(?i:(?:{_SPOKEN})(?: [\w'-]{{1,16}}){{1,6}} (?:is|was|lautet|ist) )",
+        rf"\b(?:{_SPOKEN})(?: [\w'\"-]{{1,16}}){{1,6}} (?:is|(?:was|is|has been) (?:re)?set to|was|lautet|ist|es|"
+        rf"est|c'est|\u00e9|"
+        rf"\u00e8) (?P<quote>{_QUOTE})?(?P<value>{_VALUE})",
+        rf"(?i:(?:{_SPOKEN})(?: [\w'\"-]{{1,16}}){{1,6}} (?:is|to|was|lautet|ist|es|est|c'est|\x{{e9}}|\x{{e8}}) )",
         lambda match: len(match["value"]) >= 8 and _is_mixed_value(match),
         "",
     ),
@@ -547,7 +700,8 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         TELLING_GATE,
     ),
     (  # a password of marks, which no other pattern reads to its end
-        rf"(?:{TELLING})\w{{0,24}}(?:{_QUOTE}|\]|\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?(?:{_QUOTE})?|{_QUOTE})"
+        rf"(?:{TELLING})\w{{0,24}}(?:{_QUOTE}|\]|"
+        rf"\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?(?:{_QUOTE})?|{_QUOTE})"
         rf"(?P<value>[^\s\"'`\\]{{12,98}})",
         rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[^\w\n][^\n]{{0,20}}?(?:[^\s\"'`\\]*[)\]}}]){{3}})",
         lambda match: is_scrambled(match["value"]),
@@ -562,7 +716,7 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
     ),
     (  # credentials: bob / x1
         rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is) ?(?:[\w.@+-]+|<[^>\s]+>)"
-        rf" ?[/:] ?(?P<value>{_VALUE})",
+        rf"(?: ?[/:] ?| and )(?P<value>{_VALUE})",
         r"(?i:(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is))",
         _is_mixed_value,
         "",
@@ -608,7 +762,8 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         r"curl[^\n]",
     ),
     (  # the query of a URL
-        r"[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
+        r"[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|"
+        r"Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
         r"(?i:[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|Security-Token))=)",
         _is_mixed_value,
         "",
@@ -641,6 +796,49 @@ _CONTEXTS: tuple[tuple[str, str, Callable[[re.Match[str]], bool] | None, str], .
         "",
     ),
 )
+_COLUMN = (
+    r"(?:\b|_)(?:passw(?:or)?d|passwort|kennwort|mot de passe|senha|pwd|pw|secret|token|api_?key|"
+    "contrase\u00f1a)"
+    r"(?:\b|_)"
+)
+_HEADER = re.compile(  # a line whose cells name what stands below them, or the columns of an INSERT
+    rf"(?:^|(?<=\())(?P<names>[^\n()]*{_COLUMN}[^\n()]*)(?:$|\) ?values\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CELL = re.compile(r"(?P<value>[^\s|,;\t\"'`]{6,98})")
+_MOST_ROWS = 200
+
+
+def column_cells(text: str) -> Iterator[re.Match[str]]:
+    """The cells below a column named password, in CSV, Markdown, the output of a database, the rows of an INSERT."""
+    for header in _HEADER.finditer(text):
+        names = header["names"]
+        separator = next((one for one in "|\t;," if names.strip("|").count(one)), "")
+        columns = [meaning(name.strip("\"'`* ")) for name in names.split(separator)] if separator else []
+        if not any(columns) or any(len(name.split()) > 3 or set(":={") & set(name) for name in names.split(separator)):
+            continue  # a sentence with commas
+        insert = header.end() > header.end("names")
+        rows = re.compile(r"\((?P<row>[^()\n]*)\)" if insert else r"^(?P<row>[^\n]*)$", re.MULTILINE)
+        for number, row in enumerate(rows.finditer(text, header.end() + 1)):
+            cells = row["row"].split(separator)
+            if len(cells) != len(columns) or number >= _MOST_ROWS:
+                break
+            at = row.start("row")
+            for means, cell in zip(columns, cells, strict=True):
+                value = _CELL.search(text, at, at + len(cell))
+                at += len(cell) + 1
+                alone = value and value["value"] in {cell.strip("\"'` \r"), cell.strip("\"'`* \r")}
+                if value and alone and is_secret(means, value["value"], quoted=True) and _is_mixed_value(value):
+                    yield value
+
+
+COLUMN = detector(
+    "password",
+    _CELL.pattern,
+    rf"(?i:{_COLUMN}[^\n]*[|,;\t]|[|,;\t][^\n]*{_COLUMN})",
+    "value",
+    gate=TELLING_GATE,
+)
 SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw the words
     "seed_phrase",
     r"(?<![\w-])(?:(?:\d{1,2}[.):] ?)?[a-z]{3,8}[\s,]{1,3}){11,23}(?:\d{1,2}[.):] ?)?[a-z]{3,8}(?![\w-])",
@@ -652,6 +850,7 @@ DETECTORS = (
         detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE, gate=gate)
         for pattern, hint, accept, gate in _CONTEXTS
     ),
+    COLUMN,
     _ASSIGNED,
     _NEAR_A_WORD,
     _NEAR_PASSWORD,

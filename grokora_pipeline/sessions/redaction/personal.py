@@ -43,32 +43,22 @@ def iban(text: str) -> bool:
     return 15 <= len(plain) <= 34 and moved.isalnum() and int("".join(str(int(char, 36)) for char in moved)) % 97 == 1
 
 
-def _is_card(match: re.Match[str]) -> bool:
-    digits = re.sub(r"[ -]", "", match.group())
-    return bool(_CARD.fullmatch(digits)) and luhn(digits) and len(set(digits)) > 1
-
-
 def _is_ip(match: re.Match[str]) -> bool:
+    text = match.group().lower()
+    if ":" in text:  # no time of the day, no parts of a name
+        known = text.startswith(("fe80:", "fd", "2001:", "2a0"))
+        long_enough = text.count(":") >= 3 and any(len(part) >= 3 for part in text.split(":"))
+        if not (known or long_enough) or not any(char.isdigit() for char in text):
+            return False
     try:
-        address = ipaddress.ip_address(match.group())
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    netmask = match.group().startswith("255.")
+    netmask = text.startswith("255.")
     before = match.string[max(0, match.start() - 40) : match.start()]
-    oid = (
-        match.group()[0] in "12"
-        and match.group()[1:2] == "."
-        and all(int(part) < 40 for part in match.group().split("."))
-    )
-    number = _VERSION.search(before) or _ROUND.fullmatch(match.group()) or (oid and "." in match.group())
+    oid = re.match(r"[12]\.", text) and all(int(part) < 40 for part in text.split("."))
+    number = _VERSION.search(before) or _ROUND.fullmatch(text) or oid
     return not bool(address.is_loopback or address.is_unspecified or address.is_multicast or netmask or number)
-
-
-def _is_ipv6(match: re.Match[str]) -> bool:
-    text = match.group()
-    long_enough = text.count(":") >= 3 and any(len(part) >= 3 for part in text.split(":"))
-    known = text.lower().startswith(("fe80:", "fd", "2001:", "2a0"))
-    return (long_enough or known) and any(char.isdigit() for char in text) and _is_ip(match)
 
 
 # numbers of people by their own form, with python-stdnum's module for their check digits (Britain's has none)
@@ -117,13 +107,6 @@ def _is_phone(match: re.Match[str]) -> bool:
     return 8 <= sum(char.isdigit() for char in text) <= 15
 
 
-def _is_email(match: re.Match[str]) -> bool:
-    text = match.group()
-    repository = text.startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
-    picture = re.search(r"@\dx\.", text) or _FILE_ENDING.search(text)
-    return not (repository or picture)
-
-
 def _is_name(match: re.Match[str]) -> bool:
     value, after = match.group("value"), match.string[match.end() : match.end() + 1]
     return value.lower() not in GENERIC_USERS and not (_FILE_ENDING.search(value) and after not in {"/", "\\"})
@@ -153,7 +136,13 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"(?<!%)(?<!%[0-9A-Fa-f])[^\s@\"'`<>()\[\]{},;:\\/=|&%]{1,64}(?:@|%40| ?[\[(]at[\])] ?)"
             rf"(?:{_PART}{{1,63}}\.){{1,9}}(?:xn--[\w-]{{2,59}}|[A-Za-z\u00a1-\uffff]{{2,24}})(?![A-Za-z])",
             r"[^\s@](?:@|%40| ?[\[(]at[\])] ?)[^\s@]+\.",
-            accept=_is_email,
+            accept=lambda match: (
+                not (  # the address of a repository, a picture, a file
+                    (match.group().startswith("git@") and match.string[match.end() : match.end() + 1] == ":")
+                    or re.search(r"@\dx\.", match.group())
+                    or _FILE_ENDING.search(match.group())
+                )
+            ),
             gate=r"[^\s@](?:@|%40| ?[\[(]at[\])])",
         ),
         detector(
@@ -173,7 +162,11 @@ DETECTORS: tuple[Detector, ...] = tuple(
             "credit_card",
             r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-])(?!\.\d)",
             r"[2-6][0-9]{3}(?:[ -]?[0-9]){8}",
-            accept=_is_card,
+            accept=lambda match: (
+                bool(_CARD.fullmatch(re.sub(r"[ -]", "", match.group())))
+                and luhn(re.sub(r"[ -]", "", match.group()))
+                and len(set(match.group()) - {" ", "-"}) > 1
+            ),
         ),
         detector(
             "national_id",
@@ -225,7 +218,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
             "ip",
             r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{6,39}(?![\w:])",
             r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]|(?i:fe80|fd[0-9a-f]{2}|2001|2a0[0-9a-f])::",
-            accept=_is_ipv6,
+            accept=_is_ip,
         ),
         detector(
             "phone",

@@ -9,13 +9,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from grokora_pipeline.sessions.redaction.detector import NOT_A_SECRET, PLACEHOLDER
+from grokora_pipeline.sessions.redaction.detector import FILLER, NOT_A_SECRET, PLACEHOLDER
 from grokora_pipeline.sessions.redaction.names import word_set
 
 _PUBLIC_RULE = re.compile(
     r"(?:-id|public-key)(?:\.\d+)?\Z"
 )  # names of what is no secret: DISCORD_CLIENT_ID and its kind
-_BESIDE_A_KEY = "x-oauth-basic"  # in the place of a password, where the key is the user
+# in the place of a password: where the key is the user, and in a manual
+_NO_PASSWORDS = frozenset({"x-oauth-basic", "password", "passwd", "pass", "pwd"})
 _KINDS = {  # by the first word of a rule's name
     "anthropic": "anthropic_key", "aws": "aws_key", "discord": "discord_token", "gcp": "google_key",
     "github": "github_token", "gitlab": "gitlab_token", "google": "google_key", "huggingface": "hf_token", "jwt": "jwt",
@@ -97,7 +98,8 @@ def published_findings(raw: bytes) -> list[tuple[int, int, str, bool]]:
     for start, negative_end, rule, encoded in hits:
         value = raw[start:-negative_end].decode("utf-8", "replace")
         overlaps = findings and start < findings[-1][1]
-        if not (overlaps or PLACEHOLDER.search(value) or NOT_A_SECRET.fullmatch(value) or value == _BESIDE_A_KEY):
+        stands_in = NOT_A_SECRET.fullmatch(value) or FILLER.fullmatch(value) or value in _NO_PASSWORDS
+        if not (overlaps or PLACEHOLDER.search(value) or stands_in):
             findings.append((start, -negative_end, rule, encoded))
     return findings
 

@@ -6,7 +6,7 @@ Keys that the published rules know at any length and in any context have no patt
 import base64
 import binascii
 import re
-from functools import reduce
+from functools import lru_cache, reduce
 from hashlib import sha256
 
 from grokora_pipeline.models.messages import MEDIA_DATA, MEDIA_HINT
@@ -21,27 +21,33 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_shuffled,
     is_wordlike,
 )
+from grokora_pipeline.sessions.redaction.names import word_set
 
 # beginnings that only keys have, and those that need a random rest to be sure
 _SURE = (
-    r"AQ\.[A-Z]|ek_|e2b_|dtn_|lin_oauth_|signkey-|snyk_uat\.|mlsn\.|hcaik_|hcxik_|rpa_|pnu_|shippo_|bb_live_|tgp_v1_|sk_car_|"
+    r"AQ\.[A-Z]|ek_|e2b_|dtn_|lin_oauth_|signkey-|snyk_uat\.|mlsn\.|hcaik_|hcxik_|rpa_|pnu_|shippo_|bb_live_|"
+    r"tgp_v1_|sk_car_|"
     r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|y0_|"
-    r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|NR[A-Z]{2}-|sb[ap]_|"
+    r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|"
+    r"NR[A-Z]{2}-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|ph[sx]_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
-    r"cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
+    r"cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|"
+    r"packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
-    r"pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
+    r"pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|"
+    r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
 )
 _LIKELY = (
-    r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|tk_|aio_|napi_|api-|live_|"
+    r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat[-_.]|pat\w{14}\.|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|"
+    r"tk_|aio_|napi_|api-|live_|"
     r"prod_|API-|ark-|ctx7sk-|nfk_"
 )
 _PASSED = r"[^\s/@\"'<>]{1,200}"  # the password of a URL
 
 
 def _is_not_placeholder(match: re.Match[str]) -> bool:
-    return not NOT_A_SECRET.fullmatch(match.group("value"))
+    return not NOT_A_SECRET.fullmatch(match["value"]) and match["value"] not in {"password", "passwd", "pass", "pwd"}
 
 
 def _is_random_body(text: str) -> bool:
@@ -62,18 +68,23 @@ def _is_prefixed(match: re.Match[str]) -> bool:
 
 
 _KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts of a cloud; and hashes with their name
-    r"(?:call|chatcmpl|toolu|tooluse|msg|req|run|thread|asst|file|resp|fc(?=_)|rs|step|cmpl|batch|item|evt|sha\d+|md5|gen|"
-    r"price|prod_[A-Za-z0-9]{14}\Z|cus|sub|si|pi|ch|in|txn|acct|pm|seti|src|inv|ord|order|doc|page|img|usr|user|org|proj|"
+    r"(?:call|chatcmpl|toolu|tooluse|msg|req|run|thread|asst|file|resp|fc(?=_)|rs|step|cmpl|batch|item|evt|sha\d+|"
+    r"md5|gen|"
+    r"price|prod_[A-Za-z0-9]{14}\Z|cus|sub|si|pi|ch|in|txn|acct|pm|seti|src|inv|ord|order|doc|page|img|usr|user|org|"
+    r"proj|"
     r"project|team|chat|conv|conversation|job|task|trace|span|session|sess|node|vol|vpc|subnet|ami|sg|snap|eni|rtb|igw|"
     r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|test|part)[_-]"
 )
+_STYLE = re.compile(r"[A-Za-z]+_[A-Za-z]+__[\w-]{5,8}")  # of a module of CSS
+_SUM_BEFORE = re.compile(r"sha\d+[=-]\Z")
 _PUBLISHABLE = re.compile(
     r"(?:pk|pub|public)[_-](?:live|test|prod|lf|sb|publishable)?[_-]?|sb_publishable_|FLWPUBK|phc_|pk\.eyJ"
 )
 _RUN = r"[A-Za-z0-9_-]{20,}|[A-Za-z0-9+/]{40,}={0,2}"
 _BODY = r"(?P<body>[a-f0-9]{32,}|[a-z0-9]{24,}(?:[-_][a-z0-9]{24,})*|[A-Z0-9]{24,})"
 _PREFIXED = re.compile(  # a short name, a separator, and a body of one alphabet
-    r"(?=[a-z0-9_]{0,10}[a-z])[A-Za-z][A-Za-z0-9]{1,9}(?:[_-](?:live|test|prod|production|dev|oauth|api|key|sk|at|rt|pat|v\d))*"
+    r"(?=[a-z0-9_]{0,10}[a-z])[A-Za-z][A-Za-z0-9]{1,9}(?:[_-](?:live|test|prod|production|dev|oauth|api|key|sk|at|"
+    r"rt|pat|v\d))*"
     rf"[_-]{_BODY}"
 )
 _INITIAL = re.compile(r"[a-z]_(?=[a-f0-9]{0,40}[g-z])(?P<body>[a-z0-9]{32,})")  # one letter, and no hash behind it
@@ -83,19 +94,32 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"-----BEGIN (?:[A-Z0-9 ]{0,30}PUBLIC KEY(?: BLOCK)?|CERTIFICATE[A-Z ]{0,20})-----[^-]{0,20000}(?:-----END|\Z)|"
     r"(?:ssh-(?:rsa|dss|ed25519)|ecdsa-sha2-[\w-]{1,20}|sk-(?:ssh|ecdsa)-[\w@.-]{1,40}) AAAA[\w+/=]{20,}|"
     r"AAAA[BCE]3NzaC1[\w+/=]{20,}|"
-    r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})[:=-][\w+/=-]{16,}|\bh1:[\w+/]{43}=|\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|"
-    r"(?i:sitekey|site_key|site-key|public_?key|pubkey|nonce|integrity|etag|fingerprint|checksum|boundary)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
-    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|(?:start|end|next|prev\w*)?_?cursor|page_?token|kid|x5t)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
+    r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})[:=-][\w+/=-]{16,}|\bh1:[\w+/]{43}=|"
+    r"\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|"
+    r"(?i:sitekey|site_key|site-key|public_?key|pubkey|nonce|integrity|etag|if-(?:none-)?match|fingerprint|checksum|"
+    r"boundary|"
+    r"x-amz-id-2|encrypted_content|(?:thought|"
+    r"thinking)_?signature)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
+    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|(?:start|end|next|prev\w*)?_?cursor|page_?token|kid|"
+    r"x5t)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
+    # any id by its name, but for those that let one in
+    r"(?:[a-z](?<!session)(?<!secret)(?<!access)(?<!token)(?<!auth)(?<!api)(?:Id|_id)|"
+    r"[A-Z](?<!SESSION)(?<!SECRET)(?<!ACCESS)(?<!TOKEN)_ID)"
+    r"\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b|"
     r"\b(?i:signing_?key) ?= ?[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|\b_Z[A-Z0-9]\w{8,}|"
     r""  # minisign, C++, Rust
+    # of a page's scripts, of ssh's known hosts; a font, a sound; the signature of a model's thoughts
+    r"\bnonce-[\w+/=-]{16,}|\|1\|[\w+/=]{20,}\|[\w+/=]{20,}|data:(?:font|audio|video)/[\w.+-]+;base64,[\w+/=]+|"
+    r"\bsignature\\{0,3}[\"']\s?:\s?\\{0,3}[\"'][\w+/-]{200,}={0,2}\\{0,3}[\"']|"
     r"\bpk\.eyJ[\w.-]+|\barn:aws[\w:/+=,.@*-]+|(?<![\w-])-[MNO][\w-]{18}(?![\w-])|[\"']n[\"']\s?:\s?[\"'][\w-]{170,}|"
-    r"gpg: key [0-9A-F]{8,40}|/(?:d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|ipfs://\w+"
+    r"gpg: key [0-9A-F]{8,40}|/(?:d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
+    r"ipfs://\w+"
 )
 
 
 def is_known_id(text: str) -> bool:
-    """Whether a string is the id of a call, a message or an object, as every recording has them."""
-    return bool(_KNOWN_ID.match(text))
+    """Whether a string is the id of a call, a message, an object or a style, as every recording has them."""
+    return bool(_KNOWN_ID.match(text) or _STYLE.fullmatch(text))
 
 
 def is_publishable(text: str) -> bool:
@@ -120,7 +144,9 @@ def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     if is_known_id(text) or is_publishable(text) or _is_bitcoin_address(text):
         return False
     # of one case: a hash is no key, and no id of time (ULID) is as long
-    one_case = len(text) >= 28 and (text.islower() or text.isupper()) and not (is_hash(text) or _BECH32.fullmatch(text))
+    shortest = 24 if text.isupper() and not _TIMED.fullmatch(text) else 28
+    one_case = text.islower() or text.isupper()
+    one_case = one_case and len(text) >= shortest and not (is_hash(text) or _BECH32.fullmatch(text))
     if is_random_token(text, limit) or (one_case and is_shuffled(text) and len(set(text)) >= 12):
         return True
     match = _PREFIXED.fullmatch(text) or _GLUED.fullmatch(text) or _INITIAL.fullmatch(text)
@@ -129,6 +155,79 @@ def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     body = match.group("body")
     random = is_hash(body) or (not is_wordlike(body) and chunk_length(body) <= 4)
     return random and is_mixed(body) and len(set(body)) >= 8
+
+
+# words in the names of keys; ids and hashes have none of them
+_KEY_WORDS = word_set(
+    "key apikey token tok secret sec sk rk pat live auth access refresh oauth priv private personal svcacct sa bot "
+    "machine admin rt at rw ro api prod production test staging stage sandbox dev deploy agent service srv svc ci ws"
+)
+# words in the names of what is no secret, whatever stands behind them
+_ID_WORDS = word_set(
+    "id ids uuid guid hash sha sha1 sha256 md5 digest checksum etag trace span session cache idempotency public pub "
+    "commit rev revision build image layer chunk bundle index vendor snapshot backup request req event sitekey version"
+)
+_LABEL = re.compile(r"[A-Za-z0-9]{1,14}[_.~-]{1,2}")
+_NAME = re.compile(r"[a-z]{1,14}\d?|[A-Z]{1,14}\d?|[A-Z]?[a-z]{1,10}[A-Z]?[a-z]{1,10}\d?")
+_TIMED = re.compile(r"c[a-z0-9]{24}|[01][0-9A-Za-z]{25}")  # CUID, ULID
+_GROUPS = re.compile(r"[a-z0-9]{6,}(?:-[a-z0-9]{6,}){2,5}")
+_PADDED = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_MOST_LABELS = 5
+
+
+@lru_cache(maxsize=8192)  # paths and names come again and again
+def is_labelled(text: str) -> bool:
+    """Whether a string is a key behind a name that nobody listed: `acme_live_...`, `zk-prod-...`, `vx1.....`.
+
+    What stands behind the name, its kind and its environment is looked at by itself, hence a long name hides no key.
+    """
+    if len(text) < 20 or is_publishable(text):
+        return False
+    labels: list[str] = []
+    rest = text
+    while len(labels) < _MOST_LABELS and (match := _LABEL.match(rest)) and len(rest) - match.end() >= 16:
+        labels.append(match.group().rstrip("_.~-"))
+        rest = rest[match.end() :]
+        words = [label.lower() for label in labels]
+        if not _ID_WORDS.isdisjoint(words):
+            return False
+        telling = not _KEY_WORDS.isdisjoint(words)
+        if is_known_id(text.lower()) and (len(labels) < 2 or not telling):
+            continue
+        if _is_labelled_body(rest, labels, telling):
+            return True
+    return False
+
+
+def _is_labelled_body(body: str, labels: list[str], telling: bool) -> bool:
+    """Whether the rest of a string behind its labels is a key; `telling`: a label is a word of the names of keys."""
+    named = all(_NAME.fullmatch(label) or label.isdigit() for label in labels) and labels[0][0].isalpha()
+    whole = re.sub(r"(?<=[A-Za-z0-9]{12})_[A-Za-z0-9]{4,10}\Z|(?<=[0-9a-f]{32})v\d\Z", "", body)  # without check digits
+    parts = whole.split(".") if "." in whole else whole.split("-")
+    if not whole.isalnum():
+        lengths = list(map(len, parts))
+        if named and is_hash(whole.replace(".", "")):
+            return (telling and lengths == [8, 4, 4, 4, 12]) or ("." in whole and min(lengths) >= 32)
+        if named and _GROUPS.fullmatch(whole) and len(set(lengths)) == 1:
+            joined = "".join(parts)
+            return is_mixed(joined) and is_shuffled(joined)
+        if "." in whole:
+            return min(lengths) >= 16 and all(is_random_token(part, 3.2) for part in parts)
+        padded = whole.rstrip("=")
+        long = 40 if "/" in padded or "+" in padded else 20 if telling else 32
+        return len(padded) >= long and bool(_PADDED.fullmatch(whole)) and is_random_token(whole, 3.2)
+    if not (named and is_mixed(whole)):
+        return len(whole) >= 32 and is_random_token(whole, 3.2)
+    if is_hash(whole):
+        names = [label for label in labels if not re.fullmatch(r"v?\d+", label)]
+        plain = len(names) == 1 and len(names[0]) > 1 and (names[0].islower() or names[0].isupper())  # no Page-...
+        return len(set(whole)) >= 8 and len(whole) >= (20 if telling else 32) and (telling or plain)
+    if whole.islower() or whole.isupper():
+        if (_TIMED.fullmatch(whole) and not telling) or len(whole) < (16 if telling else 20) or len(set(whole)) < 9:
+            return False
+        shuffled = is_shuffled(whole) and not (is_wordlike(whole) and chunk_length(whole) > 2)
+        return shuffled or (len(whole) >= 24 and len(set(whole)) >= 12 and not is_wordlike(whole))
+    return is_random_token(whole, 3.0)
 
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -203,33 +302,43 @@ _TOKENS = (
         "provider_key",
         rf"(?<![A-Za-z0-9_-])(?:{_LIKELY})(?P<rest>[\w.-]{{17,}}\w)",
         rf"(?:{_LIKELY})[\w.-]{{18}}",
-        accept=lambda match: _is_random_body(match["rest"]) and sum(map(str.isdigit, match["rest"])) >= 2,
+        accept=lambda match: (
+            _is_random_body(match["rest"])
+            and sum(map(str.isdigit, match["rest"])) >= 2
+            and not _SUM_BEFORE.search(match.string, max(0, match.start() - 8), match.start())
+        ),
     ),
     detector(
         "provider_key",  # Mailgun, Asana, Azure, Zhipu, Terraform, Salesforce, X, Yandex,
         # New Relic, Jenkins, Klaviyo, Dagster, PagerDuty, Bitwarden, fal
         r"(?<![\w-])(?:[0-9a-f]{36}FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]{1,40}):[0-9a-f]{32}|"
-        r"u\+[\w-]{18}|[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us\d{1,2}|0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
+        r"u\+[\w-]{18}|[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us\d{1,2}|"
+        r"0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
         r"00D\w{12,15}![\w.]{60,}|A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
-        r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us[0-9]|"
+        r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
+        r"[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us[0-9]|"
         r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
-        r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|A{15}|t1\.[\w-]{60}",
+        r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|"
+        r"A{15}|t1\.[\w-]{60}",
     ),
     detector(  # a name, an environment, and a UUID or parts of hexadecimal digits: access-production-..., st.x.x
         "provider_key",
         r"(?<![\w.-])[A-Za-z][A-Za-z_]{1,12}[-_]"
-        r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev|key|token|secret|pat|sk|api)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
-        r"(?<![\w.-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,}|"
+        r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev|key|token|secret|pat|sk|"
+        r"api)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
+        r"(?<![\w.-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|"
+        r"[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,}|"
         r"(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{18,40}\.[\w-]{18,60})(?![\w-])",
         r"[\w-]{18}\.[\w-]{18}|[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
         accept=_is_prefixed,
     ),
     detector(
         "webhook",
-        r"(?:discord(?:app)?\.com/api/webhooks/\d+|webhook\.office\.com/webhookb2|outlook\.office(?:365)?\.com/webhook|hooks\.zapier\.com/hooks/catch|"
+        r"(?:discord(?:app)?\.com/api/webhooks/\d+|webhook\.office\.com/webhookb2|"
+        r"outlook\.office(?:365)?\.com/webhook|hooks\.zapier\.com/hooks/catch|"
         r"hooks\.slack(?:-gov)?\.com/\w+)/"
         r"(?P<value>[\w@/-]{12,})",
         r"/api/webhooks/[0-9]|webhook\.office\.com|outlook\.office|hooks\.zapier\.com|hooks\.slack",
@@ -257,6 +366,12 @@ _TOKENS = (
         r"(?<=\{)(?:\w{1,40} )?AQAAABAAA[\w+/=. -]+(?=\})",
         r"AQAAABAAA",
     ),
+    detector(  # the lines of a file that Ansible encrypted
+        "encrypted_secret",
+        r"\$ANSIBLE_VAULT;[\w.;-]{3,60}\s{1,40}(?P<value>[0-9a-f]{16,}(?:\s{1,40}[0-9a-f]{16,})*)",
+        r"\$ANSIBLE_VAULT;",
+        "value",
+    ),
     detector("password", r"(?<![\d-])(?:\d{6}-){7}\d{6}(?![\d-])", r"(?:[0-9]{6}-){7}[0-9]{6}"),  # of BitLocker
     detector(
         "basic_auth",  # a key in the place of the user
@@ -267,7 +382,8 @@ _TOKENS = (
     ),
     detector(
         "basic_auth",  # a password that holds an @, which it should not
-        r"(?:postgres(?:ql)?|mysql|mongodb|redis|amqps?)(?:\+\w+)?://[^\s:/@\"'<>]{0,80}:(?P<value>[^\s/\"'<>]{1,200})@",
+        r"(?:postgres(?:ql)?|mysql|mongodb|redis|"
+        r"amqps?)(?:\+\w+)?://[^\s:/@\"'<>]{0,80}:(?P<value>[^\s/\"'<>]{1,200})@",
         r"(?:postgres|mysql|mongodb|redis|amqp)[\w+]*://",
         "value",
         accept=_is_not_placeholder,
@@ -290,10 +406,12 @@ _TOKENS = (
     ),
     detector(
         "password_hash",
-        r"\$(?:2[abxy]|[156789yPHS]|sha1|apr1|argon2[a-z]{1,2}|krb5\w{2,6}|md5,\w+|gy|7|scram\w*)\$[\w./$+,=:*@\\-]{20,}|"
+        r"\$(?:2[abxy]|[156789yPHS]|sha1|apr1|argon2[a-z]{1,2}|krb5\w{2,6}|md5,\w+|gy|7|"
+        r"scram\w*)\$[\w./$+,=:*@\\-]{20,}|"
         r"pbkdf2[_:]\w+[$:][\w./$+=:-]{20,}|scrypt:[\d:]+\$[\w./$+=-]{20,}|\{S?(?:SHA|MD5|CRYPT)\d*\}[\w./$+=]{16,}|"
         r"(?<![0-9A-F])\*[0-9A-F]{40}(?![0-9A-F])|(?<![0-9A-Fa-f])[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}(?![0-9A-Fa-f])|"
-        r"(?<=:)(?:[0-9A-Fa-f]{16}:[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32,}|[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}:[0-9A-Fa-f]{16})(?![0-9A-Fa-f])",
+        r"(?<=:)(?:[0-9A-Fa-f]{16}:[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32,}|"
+        r"[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}:[0-9A-Fa-f]{16})(?![0-9A-Fa-f])",
         r"\$(?:2[abxy]|[156789yPHS]|sha1|apr1|argon2[a-z]{1,2}|krb5\w{2,6}|md5,\w+|gy|scram\w*)\$|pbkdf2[_:]|scrypt:|"
         r"\{S?(?:SHA|MD5|CRYPT)|\*[0-9A-F]{40}|[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}",
     ),
@@ -303,6 +421,12 @@ HIGH_ENTROPY = detector(
     rf"(?<![A-Za-z0-9+/_.-])(?:{_RUN})",
     r"[A-Za-z0-9_-]{20}|[A-Za-z0-9+/]{40}",
     accept=lambda match: is_high_entropy(match.group()) and from_base64(match.group()) is None,
+)
+LABELLED = detector(
+    "token",
+    r"(?<![A-Za-z0-9+/_.~@-])[A-Za-z0-9]{1,14}+[_.~-][A-Za-z0-9+/_.~-]{14,}[A-Za-z0-9/+_-]={0,2}(?![A-Za-z0-9/=])",
+    r"[_.~-][A-Za-z0-9+/_.~-]{15}",
+    accept=lambda match: is_labelled(match.group()) and not re.search(r"\.[a-z]{2,6}\Z", match.group()),  # a file
 )
 BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a key before its first + or /
     "token",
