@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "best": {},  # the defaults of `TrainingKnobs`; alpha is 32 at every rank instead of rsLoRA ("LoRA without regret")
     "sample": {
-        # One rate for A and B (2e-3, its best) and a cosine need a quarter more steps for as many exact answers.
+        # In as many steps one rate for A and B (2e-3, its best) and a cosine learn fewer answers exactly.
         "learning_rate": 1e-3,
         "loraplus_lr_ratio": 4.0,
         "schedule": "linear",
