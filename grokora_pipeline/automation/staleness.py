@@ -11,6 +11,8 @@ from graphlib import TopologicalSorter
 import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.assets.base_model import KEY as BASE_MODEL
+from grokora_pipeline.assets.base_model import base_is_here
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.sources import FORGET_LIST, LOG_FILES, source_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
@@ -105,16 +107,17 @@ def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:
     """The version of an asset that is in the project's store now.
 
     The history of an instance outlives a store: with other logs, another `GROKORA_STORE` or a deleted folder it still
-    says that an asset was made.
+    says that an asset was made. So it does of a base model whose folder was moved, or the hub's cache emptied.
     """
 
     def version(key: dg.AssetKey) -> str | None:
         """The version in the store; of a champion, who is in service."""
-        agent, _, link = project.store_key(key).partition("/")
+        name = project.store_key(key)
+        agent, _, link = name.partition("/")
         if link == "champion":
             return Registry(project.store).version(agent)
-        artifact = project.store.current(project.store_key(key))
-        return artifact.version if artifact else None
+        artifact = project.store.current(name)
+        return artifact.version if artifact and (name != BASE_MODEL or base_is_here(project)) else None
 
     return version
 

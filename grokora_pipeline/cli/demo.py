@@ -20,8 +20,6 @@ from sqlalchemy.exc import DatabaseError
 from yaml import YAMLError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.base_model import KEY as BASE_MODEL
-from grokora_pipeline.assets.base_model import base_is_here
 from grokora_pipeline.assets.common import Project, key_of, load_project
 from grokora_pipeline.automation.jobs import ALL_JOB
 from grokora_pipeline.automation.staleness import (
@@ -129,9 +127,7 @@ def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg
         instance.report_runless_asset_event(observation(key, version))
     chain = whole_chain().asset_layer.executable_asset_keys
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
-    stored, base = stored_version(project), project.key(BASE_MODEL)
-    here = base_is_here(project)
-    stale = AssetStaleness(instance, specs, stored=lambda key: stored(key) if here or key != base else None).stale
+    stale = AssetStaleness(instance, specs, stored=stored_version(project)).stale
     left_out = blocked_assets(project, stale, project.agents)
     keys = [key for key in stale if key not in left_out]
     return keys, len(specs) - len(keys)

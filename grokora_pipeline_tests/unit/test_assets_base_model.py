@@ -9,6 +9,7 @@ import pytest
 
 from grokora_pipeline.assets.base_model import base_is_here, base_model_asset
 from grokora_pipeline.assets.common import Project, base_folder
+from grokora_pipeline.automation.staleness import stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.settings import Settings
@@ -59,8 +60,11 @@ def test_a_base_that_was_moved_or_copied_keeps_its_version_and_is_read_from_its_
 def test_a_base_whose_folder_is_gone_is_not_here_until_it_is_made_again(base: Path, tmp_path: Path) -> None:
     project, version = materialize(tmp_path, base)
     assert base_is_here(project)
+    stored = stored_version(project)  # by which the demo, the sensor and the schedules tell what is out of date
+    assert stored(project.key("base_model")) == version
     shutil.move(base, tmp_path / "aside")
     assert not base_is_here(project)
+    assert stored(project.key("base_model")) is None
     with pytest.raises(GrokoraError, match=r"base is not there any more; materialize base_model again"):
         ChatFormat.load(base)
     shutil.move(tmp_path / "aside", base)
