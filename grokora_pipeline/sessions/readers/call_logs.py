@@ -4,45 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.chats import Chat, objects_in
+from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text, outcome_status, whole_number
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, ended_early
+from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, ended_early, objects_in
 
 REPLIES = ("response", "output", "completion", "reply")  # `answer` is what graders expect, not what was said
-
-
-def call(value: Json) -> Iterator[Chat]:
-    """One call as a gateway or a platform exports it: a request and a reply under that platform's names."""
-    for request, reply, holder in _exchanges(value):
-        call = exchange(request, _reply(reply))
-        if call.answer is None:
-            yield Chat([], last_only=True)
-            continue
-        own = ("metadata", "requestMetadata", "request_properties")
-        status = holder.get("status")
-        failed = isinstance(status, str) and outcome_status(status) == "failure"
-        code = whole_number(first_of(holder, "response_status", "status_code", "$ai_http_status"))
-        failed = failed or (code or 0) >= 400 or holder.get("$ai_is_error") is True
-        failed = failed or ended_early({"finish_reason": holder.get("$ai_stop_reason")})
-        failed = failed or any(holder.get(key) for key in ("error", "error_info", "exception", "error_message"))
-        outcome = outcome_status(holder.get("outcome")) if isinstance(holder.get("outcome"), str) else "unknown"
-        facts = {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
-        yield Chat(
-            [*call.prompt, {**call.answer, "cut": "call_failed" if failed else call.cut, "model": call.model}],
-            name_text(first_of(facts, *_SESSION_IDS, *_CALL_IDS)),
-            name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
-            started=first_of(facts, *_TIMES),
-            tools=call.tools,
-            completeness="delta" if call.delta else "whole",
-            last_only=True,
-            status=outcome or "failure",
-        )
-
-
+EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
 # What exports call the session of a call, the call or the trace that it is a part of, and its time.
 _SESSION_IDS = ("session_id", "conversation_id", "thread_id", "threadId", "Helicone-Session-Id", "$ai_session_id")
-
-
 _CALL_IDS = (
     "$ai_trace_id",
     "trace_id",
@@ -54,17 +23,11 @@ _CALL_IDS = (
     "custom_id",
     "id",
 )
-
-
 _TIMES = (
     *("start_ns", "timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime"),
     *("request_created_at", "logging_time", "created", "time"),
 )
-
-
 BATCHES = (("body", "response"), ("params", "result"))  # the two halves of a batch, joined by `custom_id`
-
-
 # What they call a request and its reply.
 _SIDES = (
     ("request_body", "response_body"),  # Helicone
@@ -74,6 +37,37 @@ _SIDES = (
     ("inputs", "output"),  # Weave
     ("input", "output"),  # Opik, Lunary
 )
+
+
+def call(value: Json) -> Iterator[Chat]:
+    """One call as a gateway or a platform exports it: a request and a reply under that platform's names."""
+    for request, reply, holder in _exchanges(value):
+        said = exchange(request, _reply(reply))
+        if said.answer is None:
+            yield Chat([], last_only=True)
+            continue
+        own = ("metadata", "requestMetadata", "request_properties")
+        status = holder.get("status")
+        code = whole_number(first_of(holder, "response_status", "status_code", "$ai_http_status"))
+        failed = (
+            (isinstance(status, str) and outcome_status(status) == "failure")
+            or (code or 0) >= 400
+            or holder.get("$ai_is_error") is True
+            or ended_early({"finish_reason": holder.get("$ai_stop_reason")})
+            or any(holder.get(key) for key in ("error", "error_info", "exception", "error_message"))
+        )
+        outcome = outcome_status(holder.get("outcome")) if isinstance(holder.get("outcome"), str) else "unknown"
+        facts = {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
+        yield Chat(
+            [*said.prompt, {**said.answer, "cut": "call_failed" if failed else said.cut, "model": said.model}],
+            name_text(first_of(facts, *_SESSION_IDS, *_CALL_IDS)),
+            name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
+            started=first_of(facts, *_TIMES),
+            tools=said.tools,
+            completeness="delta" if said.delta else "whole",
+            last_only=True,
+            status=outcome or "failure",
+        )
 
 
 def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
@@ -99,9 +93,6 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
             yield {"input": data["input"]}, as_object(data.get("response")), value
     else:
         yield from _exchange_of(value)
-
-
-EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
 
 
 def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from grokora_pipeline.sessions.readers.chats import Chat, branch, objects_in
+from grokora_pipeline.sessions.readers.chats import Chat, branch
 from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, digest
+from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, digest, objects_in
 
 
 def chatgpt(value: Json) -> Iterator[Chat]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grokora_pipeline.sessions.readers.common import name_text
-from grokora_pipeline.sessions.readers.lowering import Json, as_list
+from grokora_pipeline.sessions.readers.lowering import Json
 from grokora_pipeline.sessions.turns import Completeness, Status
 
 
@@ -29,11 +29,6 @@ class Chat:
     status: Status = "unknown"
     task: str = ""
     first_step: int = 0  # of a session that a compaction cut
-
-
-def objects_in(value: object) -> list[Json]:
-    """The objects of a list."""
-    return [one for one in as_list(value) if isinstance(one, dict)]
 
 
 def branch(nodes: Mapping[str, Json], leaf: str, parent: str) -> list[Json]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import call_logs, chat_programs, coding_agents, frameworks
-from grokora_pipeline.sessions.readers.chats import Chat, objects_in
+from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     ROLES,
@@ -21,6 +21,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     join_calls,
     lower,
     lower_tools,
+    objects_in,
     pair_results,
     peek_objects,
     records,
@@ -30,8 +31,6 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 NO_AGENTS_CONTENT = (
     "traces of the OpenAI Agents SDK name a response and hold neither its input nor its output; record at the gateway"
 )
-
-
 MAX_RECORDS = 200_000  # lines of one session, which are held together
 
 

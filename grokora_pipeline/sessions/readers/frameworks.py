@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from grokora_pipeline.sessions.readers.chats import Chat, objects_in
+from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text, outcome_status
-from grokora_pipeline.sessions.readers.lowering import Json, as_list, as_object, digest
+from grokora_pipeline.sessions.readers.lowering import Json, as_list, as_object, digest, objects_in
 from grokora_pipeline.sessions.turns import Status
 
 

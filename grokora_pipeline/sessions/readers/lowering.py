@@ -274,6 +274,11 @@ def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def objects_in(value: object) -> list[Json]:
+    """The objects of a list, or of one written as JSON text; [] for anything else."""
+    return [one for one in as_list(value) if isinstance(one, dict)]
+
+
 def digest(value: object, size: int = 16) -> str:
     """A short hash of a JSON value; equal values have equal hashes."""
     try:

@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     infer_tools,
     lower_all,
     lower_tools,
+    objects_in,
     peek_objects,
     records,
     results_after,
@@ -38,7 +39,7 @@ def looks_like(head: bytes) -> bool:
 def _as_trace(value: Any) -> Json | None:
     """The trace that a value is: one with its `info`, or the spans alone, as an artifact of a run keeps them."""
     own = as_object(value)
-    spans = [one for one in as_list(own.get("spans")) if isinstance(one, dict)]
+    spans = objects_in(own.get("spans"))
     if "info" not in own and any("mlflow.spanType" in as_object(one.get("attributes")) for one in spans):
         return {"info": {"trace_id": first_of(spans[0], "trace_id", "traceId")}, "data": own}
     info = own.get("info")
@@ -62,7 +63,7 @@ def _trace(source: Source, trace: Json, number: int) -> Iterator[Item]:
     info = as_object(trace["info"])
     metadata = as_object(first_of(info, "trace_metadata", "request_metadata"))
     session = name_text(metadata.get("mlflow.trace.session") or first_of(info, "trace_id", "request_id"))
-    spans = [one for one in as_list(as_object(trace.get("data")).get("spans")) if isinstance(one, dict)]
+    spans = objects_in(as_object(trace.get("data")).get("spans"))
     spans.sort(key=lambda one: to_utc(first_of(one, "start_time_unix_nano", "start_time_ns", "start_time")))
     own = [
         (span, {key: as_json(value) for key, value in otel.attributes_of(span.get("attributes")).items()})

@@ -29,6 +29,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     lower,
     lower_tools,
     lower_unknown,
+    objects_in,
     pair_results,
     peek,
     peek_objects,
@@ -51,7 +52,7 @@ def read_swe_agent(source: Source) -> Iterator[Item]:
     document, problems = parse_object(source.read())
     yield from problems
     info = as_object(document.get("info"))
-    history = [one for one in as_list(document.get("history")) if isinstance(one, dict)]
+    history = objects_in(document.get("history"))
     if not history:
         raise UnreadableError("wrong_schema", 0, "a SWE-agent trajectory without `history`: the prompts are not in it")
     agents = dict.fromkeys(name_text(one.get("agent")) or "main" for one in history)
@@ -159,7 +160,7 @@ def read_tau(source: Source) -> Iterator[Item]:
             for number, simulation in enumerate(as_list(trial.get("simulations")), record.number):
                 yield from _simulation(source, as_object(trial["info"]), as_object(simulation), number)
             continue
-        raw = [one for one in as_list(trial.get("traj")) if isinstance(one, dict)]
+        raw = objects_in(trial.get("traj"))
         if "task_id" not in trial or not raw:
             yield Problem("wrong_schema", record.offset, f"element {record.number} has no `task_id` or no `traj`")
             continue
