@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -46,6 +46,7 @@ class Detector(NamedTuple):
     `hint` is a cheap RE2 pattern that matches wherever the detector could. An anchored pattern starts where its hint
     starts: it is tried there only, which is what makes slow ones fast. `gate` is a simpler pattern that matches
     wherever the hint could, without gaps, so that all gates together make a small automaton; empty: the hint itself.
+    `find` gives the matches where they are not simply all of the pattern's.
     """
 
     family: str
@@ -56,6 +57,7 @@ class Detector(NamedTuple):
     accept: Callable[[re.Match[str]], bool] | None = None
     anchored: bool = False
     gate: str = ""
+    find: Callable[[str], Iterator[re.Match[str]]] | None = None
 
 
 def detector(

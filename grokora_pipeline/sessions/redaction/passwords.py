@@ -809,7 +809,7 @@ _CELL = re.compile(r"(?P<value>[^\s|,;\t\"'`]{6,98})")
 _MOST_ROWS = 200
 
 
-def column_cells(text: str) -> Iterator[re.Match[str]]:
+def _column_cells(text: str) -> Iterator[re.Match[str]]:
     """The cells below a column named password, in CSV, Markdown, the output of a database, the rows of an INSERT."""
     for header in _HEADER.finditer(text):
         names = header["names"]
@@ -832,13 +832,13 @@ def column_cells(text: str) -> Iterator[re.Match[str]]:
                     yield value
 
 
-COLUMN = detector(
+_BELOW_A_NAME = detector(
     "password",
     _CELL.pattern,
     rf"(?i:{_COLUMN}[^\n]*[|,;\t]|[|,;\t][^\n]*{_COLUMN})",
     "value",
     gate=TELLING_GATE,
-)
+)._replace(find=_column_cells)
 SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw the words
     "seed_phrase",
     r"(?<![\w-])(?:(?:\d{1,2}[.):] ?)?[a-z]{3,8}[\s,]{1,3}){11,23}(?:\d{1,2}[.):] ?)?[a-z]{3,8}(?![\w-])",
@@ -850,7 +850,7 @@ DETECTORS = (
         detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE, gate=gate)
         for pattern, hint, accept, gate in _CONTEXTS
     ),
-    COLUMN,
+    _BELOW_A_NAME,
     _ASSIGNED,
     _NEAR_A_WORD,
     _NEAR_PASSWORD,

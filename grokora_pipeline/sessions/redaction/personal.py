@@ -43,6 +43,11 @@ def iban(text: str) -> bool:
     return 15 <= len(plain) <= 34 and moved.isalnum() and int("".join(str(int(char, 36)) for char in moved)) % 97 == 1
 
 
+def _is_card(match: re.Match[str]) -> bool:
+    digits = re.sub(r"[ -]", "", match.group())
+    return bool(_CARD.fullmatch(digits)) and luhn(digits) and len(set(digits)) > 1
+
+
 def _is_ip(match: re.Match[str]) -> bool:
     text = match.group().lower()
     if ":" in text:  # no time of the day, no parts of a name
@@ -107,6 +112,13 @@ def _is_phone(match: re.Match[str]) -> bool:
     return 8 <= sum(char.isdigit() for char in text) <= 15
 
 
+def _is_email(match: re.Match[str]) -> bool:
+    """Whether it is no address of a repository, no picture and no file."""
+    text = match.group()
+    repository = text.startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
+    return not (repository or re.search(r"@\dx\.", text) or _FILE_ENDING.search(text))
+
+
 def _is_name(match: re.Match[str]) -> bool:
     value, after = match.group("value"), match.string[match.end() : match.end() + 1]
     return value.lower() not in GENERIC_USERS and not (_FILE_ENDING.search(value) and after not in {"/", "\\"})
@@ -136,13 +148,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
             r"(?<!%)(?<!%[0-9A-Fa-f])[^\s@\"'`<>()\[\]{},;:\\/=|&%]{1,64}(?:@|%40| ?[\[(]at[\])] ?)"
             rf"(?:{_PART}{{1,63}}\.){{1,9}}(?:xn--[\w-]{{2,59}}|[A-Za-z\u00a1-\uffff]{{2,24}})(?![A-Za-z])",
             r"[^\s@](?:@|%40| ?[\[(]at[\])] ?)[^\s@]+\.",
-            accept=lambda match: (
-                not (  # the address of a repository, a picture, a file
-                    (match.group().startswith("git@") and match.string[match.end() : match.end() + 1] == ":")
-                    or re.search(r"@\dx\.", match.group())
-                    or _FILE_ENDING.search(match.group())
-                )
-            ),
+            accept=_is_email,
             gate=r"[^\s@](?:@|%40| ?[\[(]at[\])])",
         ),
         detector(
@@ -162,11 +168,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
             "credit_card",
             r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-])(?!\.\d)",
             r"[2-6][0-9]{3}(?:[ -]?[0-9]){8}",
-            accept=lambda match: (
-                bool(_CARD.fullmatch(re.sub(r"[ -]", "", match.group())))
-                and luhn(re.sub(r"[ -]", "", match.group()))
-                and len(set(match.group()) - {" ", "-"}) > 1
-            ),
+            accept=_is_card,
         ),
         detector(
             "national_id",
