@@ -233,23 +233,25 @@ class _Guard:
     refuse: Callable[[Request, Exception], Response]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers, error = Headers(scope=scope), None
-            host = re.sub(r":\d*$", "", headers.get("host", "localhost")).lower()  # HTTP/1.0 need not send it
-            scheme, _, key = headers.get("authorization", "").partition(" ")
-            sent = (key.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
-            if self.loopback and host not in LOOPBACK:
-                text = f"This gateway answers to {', '.join(LOOPBACK[:2])} only, not to the name in `Host`."
-                error = ApiError(400, text, code="unknown_host")
-            # a sum and not `any`, which would stop at the first match and so tell by its time which header was right
-            elif self.key is not None and scope["path"] != "/health" and not sum(
-                hmac.compare_digest(one.encode(), self.key.encode()) for one in sent
-            ):  # fmt: skip
-                error = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-            if error:
-                await self.refuse(Request(scope), error)(scope, receive, send)
-                return
+        if scope["type"] == "http" and (error := self._refusal(scope)):
+            await self.refuse(Request(scope), error)(scope, receive, send)
+            return
         await self.app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        headers = Headers(scope=scope)
+        host = re.sub(r":\d*$", "", headers.get("host", "localhost")).lower()  # HTTP/1.0 need not send it
+        if self.loopback and host not in LOOPBACK:
+            text = f"This gateway answers to {', '.join(LOOPBACK[:2])} only, not to the name in `Host`."
+            return ApiError(400, text, code="unknown_host")
+        if self.key is None or scope["path"] == "/health":
+            return None
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        sent = (key.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+        # a sum and not `any`, which would stop at the first match and so tell by its time which header was right
+        if sum(hmac.compare_digest(one.encode(), self.key.encode()) for one in sent):
+            return None
+        return ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,10 +235,9 @@ def ignored_members(api: str, body: Json) -> list[str]:
     present = [name for name, value in body.items() if value is not None]
     names = [name for name in present if name not in _HONOURED[api] and name not in NOT_HONOURED]
     for name, hint in (("text", "verbosity"), ("output_config", "effort")):
-        members = body.get(name)
-        names += (
-            [f"{name}.{hint}"] if isinstance(members, dict) and members.get(hint) and name in _HONOURED[api] else []
-        )
+        members = body.get(name) if name in _HONOURED[api] else None
+        if isinstance(members, dict) and members.get(hint):
+            names.append(f"{name}.{hint}")
     for tool in objects(body.get("tools")):
         names += [f"tools.{tool.get('name')}.{hint}" for hint in _TOOL_HINTS if tool.get(hint)]
     for message in objects(body.get("messages") if api == "chat" else None):

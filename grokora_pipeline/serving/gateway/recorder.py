@@ -370,7 +370,10 @@ def _rewrite(path: Path, redactor: Redactor) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file anew: after a crash it is the old file or the new one, and a full disk keeps no draft."""
+    """Write a file anew: after a crash it is the old file or the new one, and a full disk keeps no draft.
+
+    Not by `store.write_atomic`, whose files none but their owner may read: the pipeline may run as another user.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as stream:
