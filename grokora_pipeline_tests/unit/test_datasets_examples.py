@@ -403,7 +403,7 @@ def test_the_steps_of_a_badly_rated_or_failed_session_are_learnt_from_no_file(
 SIZES = st.lists(st.integers(1, 150), min_size=1, max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, st.integers(1, 60), st.integers(1, 80), st.integers(1, 200))
 def test_one_more_session_never_means_fewer_examples_below_the_minimum(
     sizes: list[int], more: int, minimum: int, per_session: int
@@ -471,7 +471,6 @@ def test_near_duplicates_share_a_cluster_and_others_do_not(tmp_path: Path) -> No
     assert (report.near_duplicate_clusters, report.in_near_duplicate_clusters) == (1, 2)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(alphabet="abc ", max_size=60), min_size=2, max_size=8))
 def test_similarity_of_two_of_a_few_texts_does_not_depend_on_the_others(texts: list[str]) -> None:
     together = duplicates.signatures(texts, str)
@@ -648,7 +647,6 @@ def test_a_forgotten_file_takes_its_copies_with_it(tmp_path: Path) -> None:
     assert build_examples(tmp_path / "turns", ACTOR, tmp_path, DatasetOptions(), forgotten=forgotten).rows == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(min_size=1).filter(lambda text: text.isprintable() or "\n" in text), min_size=1, max_size=5))
 def test_the_forget_list_keeps_every_name(names: list[str]) -> None:
     with TemporaryDirectory() as folder:

@@ -89,7 +89,7 @@ def from_rows(rows: list[tuple[int, int, int, str]]) -> list[Example]:
     ]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ROWS, ROWS, ROWS, st.booleans())
 def test_sides_never_change_and_nothing_straddles_while_logs_are_added(
     first: list[tuple[int, int, int, str]],
@@ -113,7 +113,7 @@ def test_sides_never_change_and_nothing_straddles_while_logs_are_added(
 CHANGES = st.sampled_from(["redact", "grow", "rename", "cap", "threshold"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ROWS, st.lists(CHANGES, min_size=1, max_size=4))
 def test_no_change_of_logs_or_options_moves_a_session_or_a_task(
     rows: list[tuple[int, int, int, str]], changes: list[str]
@@ -143,7 +143,6 @@ def test_no_change_of_logs_or_options_moves_a_session_or_a_task(
                 assert expected is None or split.sides[one.id] == expected
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(0, 3))
 def test_the_split_depends_on_the_examples_and_the_seed_alone(rows: list[tuple[int, int, int, str]], seed: int) -> None:
     examples = clustered(from_rows(rows))

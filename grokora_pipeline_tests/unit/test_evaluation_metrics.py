@@ -301,7 +301,7 @@ SENTENCES = [
 words = st.lists(st.sampled_from(["click", "the", "save", "button", "now", "."]), max_size=12).map(" ".join)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
 def test_bleu_from_summed_statistics_is_sacrebleus(pairs: list[tuple[str, str]]) -> None:
     from sacrebleu import corpus_bleu
@@ -311,7 +311,7 @@ def test_bleu_from_summed_statistics_is_sacrebleus(pairs: list[tuple[str, str]])
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(words, words)
 def test_rouge_of_any_two_texts_is_the_reference_implementations(ours: str, reference: str) -> None:
     from rouge_score.rouge_scorer import RougeScorer

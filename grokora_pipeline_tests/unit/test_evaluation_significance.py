@@ -62,7 +62,7 @@ def test_the_permutation_p_agrees_with_the_sign_test() -> None:
     assert difference(ours, theirs, ratio).p_value == pytest.approx(exact, abs=0.01)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=14), st.sampled_from([0.01, 0.05, 0.2])
 )
@@ -129,7 +129,7 @@ def test_pass_hat_k_never_rises_with_k(successes: list[int]) -> None:
     assert values == sorted(values, reverse=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=25))
 def test_swapping_the_systems_mirrors_the_difference(pairs: list[tuple[int, int]]) -> None:
     ours, theirs = _rows([float(a) for a, _ in pairs]), _rows([float(b) for _, b in pairs])

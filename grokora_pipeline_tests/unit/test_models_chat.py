@@ -200,7 +200,7 @@ messages = st.lists(
 )
 
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+relaxed = settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 
 @relaxed

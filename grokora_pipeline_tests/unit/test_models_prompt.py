@@ -83,7 +83,7 @@ def served_ids(body: dict[str, Any], chat: ChatFormat, agent: AgentSpec | None =
     return list(asyncio.run(prepare(ChatRequest.parse(body), agent, None, chat, 100_000)).prompt)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(messages=st.lists(message, min_size=1, max_size=5), choice=choices)
 def test_the_trained_prompt_is_the_served_prompt(
     chat: ChatFormat, messages: list[dict[str, Any]], choice: str | None

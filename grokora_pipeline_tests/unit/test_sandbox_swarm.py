@@ -159,7 +159,7 @@ _values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(_values, min_size=4, max_size=4), st.sampled_from(["bash", "computer", "scan_vault", "nothing"]))
 def test_no_answer_whatever_breaks_the_loop(values: list[object], tool: str) -> None:
     def answer(calls: Sequence[AgentCall]) -> list[Message]:

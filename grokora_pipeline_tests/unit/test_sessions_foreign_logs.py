@@ -147,7 +147,7 @@ def test_history_that_a_session_copies_is_learnt_once(tmp_path: Path, times: int
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.text("abc", min_size=1, max_size=6)), min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=3),

@@ -227,7 +227,7 @@ def _write(logs: Path, files: dict[str, list[tuple[str, int, str]]]) -> None:
             write_lines(logs / name, lines)  # a file with the same lines stays as it is
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LOGS, LOGS)
 def test_incremental_gives_the_same_bytes_as_from_scratch(
     before: dict[str, list[tuple[str, int, str]]], after: dict[str, list[tuple[str, int, str]]]

@@ -440,7 +440,7 @@ ORDINARY = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ORDINARY)
 def test_what_stands_in_many_texts_is_taken_out_of_none_because_one_calls_it_a_password(value: str) -> None:
     other = f"look at {value} again"
@@ -448,7 +448,7 @@ def test_what_stands_in_many_texts_is_taken_out_of_none_because_one_calls_it_a_p
     assert Redactor().redact([{"password": value}, other])[0][1] == alone
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(("Sommer", "purple", "Falcon", "hunter")), st.integers(10, 9999), st.sampled_from("!?#$"))
 def test_a_password_leaves_every_text_of_its_session(word: str, number: int, mark: str) -> None:
     value = f"{word}{number}{mark}"
@@ -705,7 +705,7 @@ def test_what_is_nested_too_deep_is_refused() -> None:
         Redactor().redact(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(planted(seed=9, each=2)), st.text(max_size=30), st.text(max_size=30))
 def test_what_a_detector_finds_the_prefilter_never_misses(case: tuple[str, str, str], before: str, after: str) -> None:
     text = f"{before}{case[2]}{after}"
