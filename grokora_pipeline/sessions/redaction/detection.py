@@ -30,7 +30,8 @@ from grokora_pipeline.sessions.redaction.detector import (
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning, undisguised
-from grokora_pipeline.sessions.redaction.passwords import NO_FIELD, is_secret
+from grokora_pipeline.sessions.redaction.notations import NO_FIELD
+from grokora_pipeline.sessions.redaction.passwords import is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
 from grokora_pipeline.sessions.redaction.tokens import (
     BASE64,

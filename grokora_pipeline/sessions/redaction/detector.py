@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ NOT_A_SECRET = re.compile(
     r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|https?:.*)",  # also what an escaped sign begins with
     flags=re.IGNORECASE,
 )
+QUOTE = r"(?:\\{0,3}[\"'`]|\"\"|''|'\\'')"  # doubled in CSV, SQL and YAML, interrupted in a shell
+VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"  # up to a space, a quote, or the end of a sentence
 FILLER = re.compile(r".{0,20}?([xX*0.#\u2022])\1{7,}.{0,6}")  # sk-xxxxxxxxxxxx, of a manual
 _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
@@ -78,6 +80,29 @@ def detector(
     """
     whole = pattern if anchored else f"{PLACEHOLDER.pattern}|{pattern}"
     return Detector(family, kind, re.compile(whole, flags | re.ASCII), hint, group, accept, anchored, gate)
+
+
+Context = tuple[str, str, Callable[[re.Match[str]], bool] | None, str]  # pattern, hint, who has the last word, gate
+
+
+def contexts(rows: Iterable[Context]) -> tuple[Detector, ...]:
+    """Detectors of passwords by what stands around them: the group `value` of a pattern."""
+    return tuple(
+        detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE, gate=gate)
+        for pattern, hint, accept, gate in rows
+    )
+
+
+def is_value(match: re.Match[str]) -> bool:
+    """Whether the value of a match stands in for none."""
+    return not NOT_A_SECRET.fullmatch(match["value"])
+
+
+def is_mixed_value(match: re.Match[str]) -> bool:
+    """The same for a value that is no plain word: it has letters and digits, or marks between short parts."""
+    value = match["value"]
+    mixed = is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)
+    return mixed and is_value(match) and not value.endswith("/")  # a folder
 
 
 def entropy(text: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import re2
 
-from grokora_pipeline.sessions.redaction import passwords, personal
+from grokora_pipeline.sessions.redaction import commands, notations, passwords, personal, sentences
 from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, wallet_words
 from grokora_pipeline.sessions.redaction.passwords import SEED_PHRASE
 from grokora_pipeline.sessions.redaction.published import published_findings
@@ -24,6 +24,7 @@ from grokora_pipeline.sessions.redaction.tokens import (
 __all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_suspicious", "matches"]
 
 PERSONAL = personal.DETECTORS
+_PASSWORDS = (*notations.DETECTORS, *commands.DETECTORS, *sentences.DETECTORS, *passwords.DETECTORS)
 ESCAPES = re.compile(
     r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|"
     r"%0[AD]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|"  # a letter beyond ASCII
@@ -59,7 +60,7 @@ _BY_LOOKS = (
 @cache
 def detectors() -> tuple[Detector, ...]:
     """All detectors: pictures, secrets with the most telling first, personal data, and what is told by looks."""
-    return (*tokens(), *passwords.DETECTORS, passwords.BESIDE_A_PROVIDER, *PERSONAL, *_BY_LOOKS)
+    return (*tokens(), *_PASSWORDS, passwords.BESIDE_A_PROVIDER, *PERSONAL, *_BY_LOOKS)
 
 
 def _options() -> Any:
@@ -87,7 +88,7 @@ def _groups() -> tuple[tuple[Any, tuple[tuple[Any, tuple[Detector, ...]], ...]],
     a text has. What lets many texts in is a group of its own.
     """
     groups = []
-    for group in (tokens(), passwords.DETECTORS, (passwords.BESIDE_A_PROVIDER,), PERSONAL):
+    for group in (tokens(), _PASSWORDS, (passwords.BESIDE_A_PROVIDER,), PERSONAL):
         sets = []
         for start in range(0, len(group), _HINTS_IN_A_SET):
             hints = re2.Set.SearchSet(_options())

@@ -14,6 +14,12 @@ def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
+SPOKEN = (
+    "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord|lozinka|heslo|"
+    "palavra-passe|adgangskode|passord|l\u00f6senord|salasana|jelsz\u00f3|has\u0142o|\u015fifre|"
+    "\u043f\u0430\u0440\u043e\u043b\u044c|"
+    "(?:wi-?fi|wlan)[ -](?:code|key|pass|schl\u00fcssel)|code (?:du )?wi-?fi"
+)
 Meaning = Literal["", "password", "key", "phone"]
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")

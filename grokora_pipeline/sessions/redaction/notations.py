@@ -1,0 +1,276 @@
+"""Passwords as programs, files and protocols note them."""
+
+import re
+
+from grokora_pipeline.sessions.redaction.detector import (
+    QUOTE,
+    TELLING,
+    TELLING_GATE,
+    TELLING_HINT,
+    VALUE,
+    Context,
+    chunk_length,
+    contexts,
+    is_hash,
+    is_mixed,
+    is_mixed_value,
+    is_scrambled,
+    is_value,
+    looks_random,
+)
+from grokora_pipeline.sessions.redaction.names import SPOKEN
+from grokora_pipeline.sessions.redaction.passwords import CODE, is_named
+
+NO_FIELD = re.compile("forgot|reset|show|hide|link|button", re.IGNORECASE)  # beside a field for a password
+_FIELD = rf"(?:{SPOKEN}|passwd|pwd|pass|pin|otp|(?<![a-z])pw(?![a-z]))"
+_TYPES = (
+    "send_keys|sendkeys|fill|type|keystroke|input text|press_sequentially|typewrite|write|set_value|setvalue|"
+    "set_text|input_text|enter_text|"
+    "type_text"
+)
+_KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
+_ROWS: tuple[Context, ...] = (
+    (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x'), {:password, "x"}
+        rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?{QUOTE}|"
+        rf"\{{:)(?P<name>[\w.-]*(?:{TELLING})\w*)(?:{QUOTE})?\s?,\s?"
+        rf"{QUOTE}(?P<value>{VALUE})",
+        rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}|\{{:)[\w.-]*(?:{TELLING_HINT}))",
+        is_named,
+        TELLING_GATE,
+    ),
+    (  # {"name": "DB_PASSWORD", "value": "x"}, <add key="Password" value="x"/>
+        rf"\b(?:name|key)(?:{QUOTE})?\s?[:=]\s?{QUOTE}(?P<name>[\w.-]*(?:{TELLING})\w*){QUOTE}"
+        rf"(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:{QUOTE})?value(?:{QUOTE})?\s?[:=]\s?{QUOTE}(?P<value>{VALUE})",
+        rf"(?i:(?:name|key)[\\\"'`]{{0,4}}\s?[:=]\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT}))",
+        is_named,
+        TELLING_GATE,
+    ),
+    (  # - name: DB_PASSWORD\n  value: x
+        rf"\bname: ?(?P<name>[\w.-]*(?:{TELLING})\w*)\s{{1,20}}value: ?(?:{QUOTE})?(?P<value>{VALUE})",
+        rf"(?i:name: ?[\w.-]*(?:{TELLING_HINT}))",
+        is_named,
+        TELLING_GATE,
+    ),
+    (  # | DB_PASSWORD | x |
+        rf"\|[ \t`*]{{0,4}}(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t`*]{{0,24}}\|"
+        r"[ \t`*]{0,24}(?P<value>[^\s|`*]{6,})[ \t`*]{0,24}\|",
+        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t`*]{{0,24}}\|)",
+        lambda match: is_named(match) and is_mixed_value(match),
+        TELLING_GATE,
+    ),
+    (  # <input type="password" value="x">
+        rf"type={QUOTE}password{QUOTE}[^<>\n]{{0,120}}?\bvalue={QUOTE}(?P<value>{VALUE})",
+        r"(?i:type=[\\\"'`]{1,4}password)",
+        is_value,
+        TELLING_GATE,
+    ),
+    (  # <password>x</password>, <entry key="db.password">x</, <key>password</key><string>x</, <Password Value="x"
+        rf"(?:<|<\w{{1,20}} (?:name|key|id)={QUOTE}|<key>)(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)"
+        rf"(?:(?:{QUOTE}[^<>\n]{{0,60}}|{QUOTE})?>(?:\s{{0,20}}<value>)?|"
+        rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>|"
+        rf"</key>\s{{0,20}}<string>|\s+value={QUOTE})(?P<value>{VALUE})(?:</|{QUOTE}\s?/?>)",
+        rf"(?i:[<>\"'][\w:.-]*(?:{TELLING_HINT})[\w-]*(?:[\\\"'`]{{0,4}}(?:[^<>\n]*)>|</key>|\s+\w+=))",
+        is_named,
+        TELLING_GATE,
+    ),
+    (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER y PASSWORD 'x'
+        rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x)|setq?|def\w*|with|user \S{{1,40}}|alter \S{{1,40}} \S{{1,40}})"
+        rf" (?P<name>\w*(?:{TELLING})\w*) (?(bare)(?:{QUOTE})?|{QUOTE})(?P<value>{VALUE})",
+        rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT})|"
+        rf"(?:setq?|def\w*|with|user \S+|alter \S+ \S+) \w*(?:{TELLING_HINT})\w* [\\\"'`])",
+        is_named,
+        TELLING_GATE,
+    ),
+    (  # password_field.send_keys("x"), page.get_by_label("Password").fill("x")
+        rf"{_FIELD}[^\n;]{{0,60}}?\.(?:(?:{_TYPES})\(|value ?= ?)"
+        rf"\s?{QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){QUOTE}(?:\s?[,;)]|\Z|\n)",
+        rf"(?i:\.(?:(?:{_TYPES})\(|value ?= ?[\\\"'`]))",
+        is_value,
+        "",
+    ),
+    (  # {"element": "Password field", "text": "x"} within a text
+        rf"(?:{QUOTE}|\b)(?:element|selector|label|field|locator|target|placeholder)(?:{QUOTE}\s?:|"
+        rf"=)\s?{QUOTE}[^\"'`\n]{{0,80}}"
+        rf"(?:{SPOKEN}|passwd|pwd|pass)[^\"'`\n]{{0,60}}{QUOTE}[^{{}}\n]{{0,80}}?(?:{QUOTE}|\b)(?:text|value|"
+        rf"input|content)"
+        rf"(?:{QUOTE}\s?:|=)\s?{QUOTE}"
+        rf"(?P<value>[^\"'`\\\s]{{4,80}}){QUOTE}",
+        r"(?i:(?:element|selector|label|field|locator|target|placeholder)(?:[\\\"'`]{1,4}\s?:|=))",
+        lambda match: is_value(match) and not NO_FIELD.search(match.group()),
+        TELLING_GATE,
+    ),
+    (  # page.fill("#password", "x")
+        rf"\b(?:{_TYPES})\(\s?(?P<open>{QUOTE})(?:(?!(?P=open))[^\n]){{0,60}}{_FIELD}(?:(?!(?P=open))[^\n]){{0,40}}"
+        rf"(?P=open)\s?,\s?{QUOTE}(?P<value>{VALUE})",
+        rf"(?i:(?:{_TYPES})\()",
+        is_value,
+        "",
+    ),
+    (  # db.example:5432:name:user:x
+        r"(?<![\w.:])[\w.*-]+:(?:\d{4,5}|\*):[\w*-]+:[\w*.-]+:(?P<value>[^\s\"'`\\:]{6,})",
+        r":(?:[0-9]{4,5}|\*):[\w*-]+:[\w*.-]+:[^\s:]",
+        is_mixed_value,
+        r":(?:[0-9]{4,5}|\*):[\w*-]",
+    ),
+    (  # IDENTIFIED BY 'x'
+        r"\bidentified (?:with \S+ )?by (?:password )?\\{0,3}[\"'](?P<value>[^\"'`\\\n]+)",
+        r"(?i:identified )",
+        is_value,
+        "",
+    ),
+    (  # smtp: {pass: "x"}, user: bob / pass: x
+        rf"(?:(?<![\w.-])(?:ssh|smtp|mail|root|user)?pass{QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{QUOTE})?"
+        rf"(?P<value>{VALUE})",
+        r"(?i:\b(?:ssh|smtp|mail|root|user)?pass[\\\"'`]{0,4}\s?[:=]|/ pw\s?[:=])",
+        lambda match: (
+            is_mixed_value(match)
+            and len(match["value"]) >= 6
+            and (bool(match["quote"]) or chunk_length(match["value"]) <= 3.2)
+        ),
+        "",
+    ),
+    (  # auth=('bob', 'x'), login('bob', 'x'), ConvertTo-SecureString "x"
+        rf"(?:\bauth=\(|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|"
+        rf"(?P<directory>DirectoryEntry))\()"
+        rf"\s?{QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}"
+        rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE})",
+        r"(?i:auth=\(|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
+        is_value,
+        "",
+    ),
+    (
+        rf"(?:ConvertTo-SecureString (?:-String )?{QUOTE}|\bpsexec\b[^\n]{{1,100}}? -p |(?:\b|set_?|"
+        rf"with)password\({QUOTE})"
+        rf"(?P<value>{VALUE})",
+        r"(?i:ConvertTo-SecureString|psexec|password\([\\\"'`])",
+        lambda match: is_value(match) and not CODE.fullmatch(match["value"]),
+        "",
+    ),
+    (  # variable "db_token" { default = "x" }
+        rf"\bvariable {QUOTE}(?P<name>\w+){QUOTE} ?\{{[^}}]{{0,300}}?\bdefault\s*= ?{QUOTE}(?P<value>{VALUE})",
+        r"variable [\\\"']{1,4}\w+",
+        is_named,
+        r"variable [\\\"']",
+    ),
+    (  # new ethers.Wallet("0x..."), Account.from_key("...")
+        rf"(?:wallet|from_?key|private_?key\w*|toaccount|signingkey)\(\s?{QUOTE}(?P<value>(?:0x)?[0-9a-f]{{64}})\b",
+        r"(?i:(?:wallet|key\w*|toaccount)\([^0-9a-f]{0,5}(?:0x)?[0-9a-f]{64})",
+        None,
+        r"\([\\\"']{0,4}(?:0x)?[0-9A-Fa-f]{64}",
+    ),
+    (  # https://eth-mainnet.example/v2/x: what follows a version as a name does not; a hash only at the end
+        r"://[^\s\"'<>@]{3,120}/(?:v\d(?:\.\d)?|rpc|ws)/(?P<value>[\w-]{20,})(?![\w.?-])(?P<more>/?)",
+        r"://[^\s\"'<>@]+/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
+        lambda match: (
+            is_mixed(match["value"])
+            and (not match["more"] if is_hash(match["value"]) else looks_random(match["value"]))
+        ),
+        r"/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
+    ),
+    (  # https://maker.example/trigger/x/with/key/x
+        r"://[^\s\"'<>@]{3,120}/(?:api_?)?(?:key|token|secret)s?/(?P<value>[\w-]{16,})(?![\w-])",
+        r"/(?:key|token|secret)s?/[\w-]{16}",
+        lambda match: is_mixed(match.group("value")) and looks_random(match.group("value")),
+        "",
+    ),
+    (  # a1 LOGIN bob@example.com "x"; OpenVPN's user and password in two lines
+        rf"(?:\bLOGIN \S+@\S+ (?:{QUOTE})?|\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{VALUE})",
+        r"LOGIN \S+@|auth-user-pass",
+        is_mixed_value,
+        "",
+    ),
+    (  # connect("host", 22, "bob", "x1"), new PDO(dsn, 'app', 'x1'), WiFi.begin("net", "x1")
+        rf"\b(?:(?:\w{{0,20}}connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|"
+        rf"createDriver|"
+        rf"dial\w{{0,8}})\b\(?(?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:WiFi\w{{0,8}}\.begin|"
+        rf"\w{{0,24}}PasswordAuthentication|"
+        rf"\w{{0,12}}BasicAuth(?:entication)?|basic_auth|UserPass\w{{0,12}}|UsernamePassword\w{{0,24}}|auth\.basic|"
+        rf"\w{{0,20}}set_?password|signIn\w{{0,30}}|sign_?in\w{{0,20}}|createUser\w{{0,30}})\()"
+        rf"[^;\n]{{0,160}}?,\s?N?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)(?P<value>[^\s\"'`\\<>|,;:/(){{}}]{{6,64}}){QUOTE}",
+        r"(?i:connect|PDO\(|FTP\(|ftp_login|linkedsrvlogin|SSHClient\(|createDriver|dial|\.begin\(|PasswordAuth|"
+        r"BasicAuth|"
+        r"basic_auth|UserPass|UsernamePass|auth\.basic|set_?password\(|sign_?in\w*\(|createUser\w*\()",
+        lambda match: is_mixed_value(match) and not re.search(r"\.[a-z]{2,}\Z|^[\d.]+\Z", match["value"]),
+        r"(?i:(?:connect\w*|PDO|FTP|ftp_login|linkedsrvlogin|SSHClient|createDriver|dial\w*|\.begin|PasswordAuth\w*|"
+        r"BasicAuth\w*|"
+        r"basic_auth|UserPass\w*|UsernamePass\w*|auth\.basic|set_?password|sign_?in\w*|createUser\w*)[( ][^\n]*,)",
+    ),
+    (  # USER bob\nPASS x, of FTP and POP; Redis: user default on >x; activation code x
+        r"(?:(?:\A|\n|[>:] )PASS (?=\S+[ \t\r]*(?:\n|\Z))|\buser \w{1,32} on [^\n>]{0,40}>|"
+        r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is|"
+        r":)? (?=[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))"
+        r"(?P<value>[^\s\"'`\\<>|]{4,64})",
+        r"(?:PASS [^\n]|user \w+ on [^\n]*>|(?i:(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)))",
+        is_mixed_value,
+        "",
+    ),
+    (  # bob : EAP "x", "bob" * "x" *
+        r"(?:\b(?:PSK|EAP|XAUTH|NTLM) \"|(?:\A|"
+        r"\n)\"?[\w.@-]{1,40}\"?[ \t]+\*[ \t]+\"?)(?P<value>[^\s\"]{6,64})\"?(?:[ \t]|\n|\Z)",
+        r"(?:(?:PSK|EAP|XAUTH|NTLM) \"|[ \t]\*[ \t])",
+        is_mixed_value,
+        "",
+    ),
+    (  # VALUES ('smtp_password', 'x')
+        rf"\(\s?{QUOTE}(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,16}}){QUOTE},\s?N?{QUOTE}(?P<value>{VALUE}){QUOTE}\s?[,)]",
+        rf"(?i:\(\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT})\w*[\\\"'`]{{1,4}},)",
+        lambda match: is_named(match) and is_mixed_value(match),
+        TELLING_GATE,
+    ),
+    (rf"\blogin \S+ password (?P<value>{VALUE})", r"(?i:login \S+ password )", is_value, r"(?i:login )"),
+    (  # if ("x1" == api_key)
+        rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote) ?(?:===?|!==?) ?"
+        rf"[$\w.]{{0,40}}?(?P<name>[a-z]{{0,20}}_?(?:{TELLING})\w{{0,24}})",
+        rf"(?i:[\"'] ?(?:===?|!==?) ?[$\w.]*(?:{TELLING_HINT}))",
+        lambda match: is_named(match) and is_mixed(match["value"]),
+        TELLING_GATE,
+    ),
+    (  # a password of marks, which no other pattern reads to its end
+        rf"(?:{TELLING})\w{{0,24}}(?:{QUOTE}|\]|"
+        rf"\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?(?:{QUOTE})?|{QUOTE})"
+        rf"(?P<value>[^\s\"'`\\]{{12,98}})",
+        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[^\w\n][^\n]{{0,20}}?(?:[^\s\"'`\\]*[)\]}}]){{3}})",
+        lambda match: is_scrambled(match["value"]),
+        TELLING_GATE,
+    ),
+    (  # storePassword "x"; api_key 'x'
+        rf"(?<![\w.-])(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t]?"
+        rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote)[ \t]*(?=;|\n|\Z|\}})",
+        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t]?[\"'][^\s\"'`]{{6}})",
+        lambda match: is_named(match) and is_mixed(match["value"]),
+        TELLING_GATE,
+    ),
+    (  # Authorization: Basic x, also in JSON
+        rf"\bauthorization(?:{QUOTE})?\s?[:=]\s?(?:{QUOTE})?"
+        r"(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) |digest [^\n]{0,200}?\bresponse=[\\\"']{0,4}|"
+        r"[a-z][\w-]{2,20} (?=[\w.~+/=-]*\d))?"
+        r"(?P<value>[\w.~+/=-]{8,})(?![\w.~+/=(\[-])",  # and no call
+        r"(?i:authorization[\\\"'`]{0,4}\s?[:=])",
+        lambda match: (
+            is_value(match) and ("=" in match["value"] or not match["value"].islower() or is_mixed(match["value"]))
+        ),
+        r"(?i:authorization)",
+    ),
+    (r"\bbearer\s+(?P<value>[\w.~+/=-]{8,})", r"(?i:bearer\s+[\w.~+/=-]{8})", is_mixed_value, r"(?i:bearer\s)"),
+    (  # Cookie: a=b; c=d
+        rf"\b(?:set-)?cookies?(?:{QUOTE})?\s?[:=]\s?(?:{QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",
+        r"(?i:cookies?[\\\"'`]{0,4}\s?[:=])",
+        is_value,
+        r"(?i:cookies?[^a-z])",
+    ),
+    (  # the query of a URL
+        r"[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|"
+        r"Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",
+        r"(?i:[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|Security-Token))=)",
+        is_mixed_value,
+        "",
+    ),
+    (  # the values of a Secret of Kubernetes, whose kind stands before or after them
+        rf"(?P<kind>\b{_KIND}[ \t]*\n{_LINES})?(?<![^\n])(?P<indent>[ \t]*)(?:stringdata|data):[ \t]*\n"
+        rf"(?P<value>(?:(?P=indent)[ \t]+[^\n]+(?:\n|\Z))+)(?(kind)|(?={_LINES}[ \t]*{_KIND}))",
+        r"(?i:kind: ?[\\\"'`]{0,4}secret\b)",
+        lambda match: "{{" not in match["value"] and bool(re.search(r"[\w+/]{8}", match["value"])),
+        "",
+    ),
+)
+DETECTORS = contexts(_ROWS)
