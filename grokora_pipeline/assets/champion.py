@@ -63,12 +63,13 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             registry, challenger = Registry(project.store), str(decision.versions["adapter"])
             if decision.promote and decision.system != "adapter":
                 challenger = _publish_prompt(project.store, agent.name, report, decision.system)
-            # after the decision: whoever is pinned or was rolled back is told what the figures said all the same
-            refusal = registry.refusal(agent.name, challenger)
-            reason = f"Not promoted: {refusal}." if refusal else decision.reason
-            # kept challengers are recorded, too: they count as looks at the held-out rows
-            act = registry.promote if decision.promote and not refusal else registry.keep
-            act(agent.name, challenger, reason, decision.model_dump())
+            with project.store.lock:  # who is pinned or rolled back while the gate decides stays so
+                # after the decision: whoever is pinned or was rolled back is told what the figures said all the same
+                refusal = registry.refusal(agent.name, challenger)
+                reason = f"Not promoted: {refusal}." if refusal else decision.reason
+                # kept challengers are recorded, too: they count as looks at the held-out rows
+                act = registry.promote if decision.promote and not refusal else registry.keep
+                act(agent.name, challenger, reason, decision.model_dump())
         version = registry.version(agent.name)
         context.log.info(reason)
         return dg.MaterializeResult(

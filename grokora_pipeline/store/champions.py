@@ -12,12 +12,6 @@ BESIDE_FILE = "adapter.json"  # of a prompt's folder: the version of the adapter
 _POINTER, _KEPT = "champion", "kept"
 
 
-def prompt_adapter(prompt: Artifact) -> str:
-    """The version of the adapter that a fixed prompt in the store stands before; `base` for the base model."""
-    beside = prompt.path / BESIDE_FILE
-    return str(prompt.read_json(BESIDE_FILE)["version"]) if beside.is_file() else BASE
-
-
 @dataclass(frozen=True, slots=True)
 class Registry:
     """The champions of a store."""
@@ -45,7 +39,9 @@ class Registry:
         if not version.startswith(PROMPT_PREFIX):
             return version  # content hashes are hexadecimal, so no adapter's begins like a prompt's
         prompt = self.store.find(f"{agent}/prompt", version)
-        return prompt_adapter(prompt) if prompt else BASE
+        if prompt is None or not (prompt.path / BESIDE_FILE).is_file():
+            return BASE
+        return str(prompt.read_json(BESIDE_FILE)["version"])
 
     def record(self, agent: str) -> dict[str, Any] | None:
         """The pointer's record, with the action that set it and why; None where there never was a champion."""
@@ -78,10 +74,10 @@ class Registry:
 
     def promote(self, agent: str, version: str, reason: str, decision: dict[str, Any]) -> None:
         """Put an adapter, or a published prompt, in service; promoting the one in service again changes nothing."""
-        record = self.record(agent)
-        if record and record["version"] == version:
-            return
-        self._point(agent, version, action="promote", reason=reason, decision=decision)
+        with self.store.lock:
+            record = self.record(agent)
+            if not record or record["version"] != version:
+                self._point(agent, version, action="promote", reason=reason, decision=decision)
 
     def keep(self, agent: str, challenger: str, reason: str, decision: dict[str, Any]) -> None:
         """Record that a challenger was not promoted, why, and on what evidence; who is in service stays so."""
@@ -95,23 +91,31 @@ class Registry:
         earlier = [past["version"] for past in self.history(agent) if past["version"] != now.get("version")]
         return next((version for version in reversed(earlier) if self.exists(agent, version)), BASE)
 
-    def rollback(self, agent: str, to: str | None = None, why: str = "") -> str:
-        """Go back to an earlier champion (the last other one, else the base); returns the version now in service."""
-        now = self.record(agent)
-        if now is None:
-            raise GrokoraError(f"{agent} never had a champion, so there is nothing to roll back.")
-        target = to or self.before(agent)
-        if not self.exists(agent, target):
-            raise GrokoraError(f"{agent} has no adapter {target!r}; grokora champion history {agent} lists them.")
-        reason = f"rolled back from {now['version']}{': ' if why else ''}{why}"
-        self._point(agent, target, action="rollback", reason=reason, replaced=now["version"])
-        return target
+    def rollback(self, agent: str, to: str | None = None, why: str = "", of: str = "") -> str:
+        """Go back to an earlier champion (the last other one, else the base); returns the version now in service.
+
+        With `of` only if that version is in service still: of two gateways that refuse one champion, one rolls it back.
+        GrokoraError if there never was a champion, or if `to` is none that can be served.
+        """
+        with self.store.lock:
+            now = self.record(agent)
+            if now is None:
+                raise GrokoraError(f"{agent} never had a champion, so there is nothing to roll back.")
+            if of and now["version"] != of:
+                return str(now["version"])
+            target = to or self.before(agent)
+            if not self.exists(agent, target):
+                raise GrokoraError(f"{agent} has no adapter {target!r}; grokora champion history {agent} lists them.")
+            reason = f"rolled back from {now['version']}{': ' if why else ''}{why}"
+            self._point(agent, target, action="rollback", reason=reason, replaced=now["version"])
+            return target
 
     def pin(self, agent: str, pinned: bool = True) -> None:
         """Keep the present champion whatever the gate says, or let the gate act again."""
-        now = self.record(agent)
-        version = now["version"] if now else BASE
-        self._point(agent, version, action="pin" if pinned else "unpin", reason="by hand", pinned=pinned)
+        with self.store.lock:
+            now = self.record(agent)
+            version = now["version"] if now else BASE
+            self._point(agent, version, action="pin" if pinned else "unpin", reason="by hand", pinned=pinned)
 
     def exists(self, agent: str, version: str) -> bool:
         """Whether a version can be served: neither its prompt nor its adapter was deleted."""

@@ -57,10 +57,10 @@ def store(tmp_path: Path) -> Store:
 
 def materialize(store: Store, name: str = "", **config: Any) -> dg.ExecuteInProcessResult:
     agent = AgentSpec(name="actor", description="acts", payload_format="toon")
-    project = Project(Settings(store=store.files.url), (agent,), name)
+    project = Project(Settings(store=store.url), (agent,), name)
     asset = export_asset(project, agent)
     given = {"ops": {asset.op.name: {"config": config}}} if config else {}
-    plans = str(Path(store.files.url).with_name("plans.jsonl"))
+    plans = str(Path(store.url).with_name("plans.jsonl"))
     resources = {**project.resources(), project.gpu_resource: FakeGpu(plans=plans)}
     return dg.materialize([asset], run_config=given, resources=resources, raise_on_error=False)
 
@@ -82,7 +82,7 @@ def test_an_export_is_an_artifact_with_its_card_and_is_not_written_twice(store: 
     metadata = event.materialization.metadata
     assert metadata["command"].value == "./serve.sh"
     assert metadata["card"].value == "# The champion of `actor` for vLLM\n"  # without the hub's YAML
-    plans = [orjson.loads(line) for line in Path(store.files.url).with_name("plans.jsonl").read_bytes().splitlines()]
+    plans = [orjson.loads(line) for line in Path(store.url).with_name("plans.jsonl").read_bytes().splitlines()]
     assert len(plans) == 1, "the second run found the first one's files"
     assert second.success
     assert plans[0]["toon"], "so that an engine that writes no TOON refuses it"

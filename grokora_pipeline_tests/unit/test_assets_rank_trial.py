@@ -45,7 +45,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def materialize(store: Store, **config: Any) -> dg.ExecuteInProcessResult:
-    project = Project(Settings(store=store.files.url), (AGENT,))
+    project = Project(Settings(store=store.url), (AGENT,))
     given = {"ops": {"actor__rank_trial": {"config": config}}} if config else {}
     resources = {**project.resources(), project.gpu_resource: FakeGpu()}
     made = [rank_trial.rank_trial_asset(project, AGENT), rank_trial.rank_report_asset(project, AGENT)]

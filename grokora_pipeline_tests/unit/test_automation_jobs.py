@@ -110,7 +110,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def run_rollback(instance: Instance, registry: Registry, agent: str, to: str = "") -> dg.ExecuteInProcessResult:
-    rollback = rollback_job(Project(Settings(store=registry.store.files.url), PROJECT.agents))
+    rollback = rollback_job(Project(Settings(store=registry.store.url), PROJECT.agents))
     config = {"ops": {"roll_back": {"config": {"agent": agent, "to": to}}}}
     return rollback.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
 

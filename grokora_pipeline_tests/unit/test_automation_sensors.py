@@ -270,7 +270,7 @@ def test_the_swarm_is_judged_when_a_champion_changed_and_none_is_being_made(
 ) -> None:
     champion = dg.AssetKey(["actor", "champion"])
     swarm = dg.AssetSpec("swarm_report", deps=[champion])
-    (schedule,) = schedules(Project(Settings(store=world.store.files.url), ()), [swarm])
+    (schedule,) = schedules(Project(Settings(store=world.store.url), ()), [swarm])
 
     def tick() -> Any:
         with patch.object(dg.ScheduleEvaluationContext, "instance", world.instance):

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def project(store: Store) -> Project:
-    return Project(Settings(store=store.files.url), (AGENT,))
+    return Project(Settings(store=store.url), (AGENT,))
 
 
 def _publish(store: Store, key: str, version: str, report: dict[str, Any]) -> None:

@@ -373,7 +373,7 @@ def _publish(store: Store, key: str, version: str, files: dict[str, Any]) -> Non
 
 
 def materialize(store: Store, link: str) -> dg.ExecuteInProcessResult:
-    project = Project(Settings(store=store.files.url), (AGENT,))
+    project = Project(Settings(store=store.url), (AGENT,))
     keys = [dg.AssetKey(["actor", link])]
     return dg.materialize(all_assets(project), selection=keys, resources=project.resources())
 

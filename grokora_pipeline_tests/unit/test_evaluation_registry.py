@@ -1,5 +1,6 @@
 """Promotion, rollback and pin: what moves the champion, and what may not."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,26 @@ def test_a_challenger_that_was_not_promoted_is_in_the_history_with_its_evidence(
     told = [(event["action"], event["version"], event["reason"]) for event in registry.events("actor")]
     assert told == [("promote", "v1", "better"), ("keep", "v2", "Not promoted: no better.")]
     assert registry.refusal("actor", "v2") == ""
+
+
+def test_two_gateways_that_refuse_one_champion_roll_it_back_once(registry: Registry) -> None:
+    for version in ("v1", "v2"):
+        registry.promote("actor", version, "better", {})
+    assert [Registry(Store(registry.store.url)).rollback("actor", of="v2") for _ in range(2)] == ["v1", "v1"]
+    assert in_service(registry) == "v1"
+    assert registry.refusal("actor", "v1") == ""
+
+
+def test_who_pins_while_the_gate_decides_waits_for_it_and_is_not_undone(registry: Registry) -> None:
+    registry.promote("actor", "v1", "better", {})
+    with registry.store.lock:
+        pinning = threading.Thread(target=Registry(Store(registry.store.url)).pin, args=("actor",))
+        pinning.start()
+        assert registry.refusal("actor", "v2") == ""
+        registry.promote("actor", "v2", "better still", {})
+    pinning.join()
+    assert [record["action"] for record in registry.history("actor")] == ["promote", "promote", "pin"]
+    assert (in_service(registry), "pinned" in registry.refusal("actor", "v3")) == ("v2", True)
 
 
 def test_rolling_back_to_what_is_not_there_is_one_sentence(registry: Registry) -> None:

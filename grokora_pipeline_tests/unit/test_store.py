@@ -1,11 +1,13 @@
 """What the store promises: whole versions or none, nothing in service overwritten, pointers with a history."""
 
+import random
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,25 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import COMPLETE, Store, content_version, folder_version, remote
+from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.outside import s3
 
 Machine = Callable[[str], Store]
 REMOTE = pytest.mark.parametrize("url", ["memory", "s3"], indirect=True)
 __all__ = ["s3"]
+
+WORKER = """
+import itertools, sys
+from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import Registry
+registry = Registry(Store(sys.argv[1]))
+for number in itertools.count(int(sys.argv[2])):
+    with registry.store.stage("a/lora_adapter") as staged:
+        (staged / "weights").write_text(f"v{number}" * 10_000)
+        registry.store.publish("a/lora_adapter", f"v{number}", staged)
+    registry.promote("a", f"v{number}", "better", {})
+    print(number, flush=True)
+"""
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
@@ -102,7 +118,7 @@ def test_a_concurrent_reader_always_sees_a_whole_pointer(store: Store) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for version in range(20 if store.remote else 200):
+    for version in range(10 if store.remote else 50):
         store.point("k", "champion", str(version))
     stop.set()
     reader.join()
@@ -200,13 +216,44 @@ def test_what_is_not_published_to_its_end_is_not_there(remote_on: Machine, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            vars(store.files)["_fs"], "pipe_file", killed
-        )  # which writes the record, when all files are there
+        patch.setattr(vars(store)["_fs"], "pipe_file", killed)  # which writes the record, when all files are there
         publish(store, "k", "v1", "half")
     assert remote_on("two").find("k", "v1") is None
     assert store.versions("k") == []
     assert (publish(store, "k", "v1", "whole") / "file").read_text() == "whole"
+
+
+@REMOTE
+def test_what_a_bucket_takes_and_loses_is_not_published(remote_on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = remote_on("one")
+    with monkeypatch.context() as patch, pytest.raises(GrokoraError, match="took k/v1/file and does not have it"):
+        patch.setattr(vars(store)["_fs"], "put", lambda files, names: None)
+        publish(store, "k", "v1", "weights")
+    assert remote_on("two").current("k") is None
+    publish(store, "k", "v1", "weights")
+    vars(store)["_fs"].rm_file(f"k/v1/{store.require('k').path.parent.name}/file")
+    with pytest.raises(GrokoraError, match=r"file is damaged or lost; delete k/v1\.complete"):
+        _ = remote_on("two").require("k").path
+
+
+@REMOTE
+def test_work_is_copied_again_after_the_bucket_was_away(
+    remote_on: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, tried = remote_on("one"), threading.Event()
+
+    def away(file: str, name: str) -> None:
+        tried.set()
+        raise ConnectionError("the bucket is away")
+
+    with store.work("k", "v") as folder, monkeypatch.context() as patch:  # which ends first
+        patch.setattr(vars(store)["_fs"], "put_file", away)
+        folder.mkdir()
+        (folder / "weights").write_text("1")
+        assert tried.wait(10)
+    assert "is behind, another machine would start from less: the bucket is away" in caplog.text
+    with remote_on("two").work("k", "v") as folder:
+        assert (folder / "weights").read_text() == "1"
 
 
 @REMOTE
@@ -215,7 +262,7 @@ def test_damaged_bytes_are_not_handed_out(remote_on: Machine) -> None:
     publish(store, "k", "v1", "weights")
     content = store.require("k").path.parent.name
     store.write(f"k/v1/{content}/file", b"weighty")
-    with pytest.raises(GrokoraError, match="file is damaged"):
+    with pytest.raises(GrokoraError, match="file is damaged or lost"):
         _ = remote_on("two").require("k").path
 
 
@@ -256,7 +303,7 @@ def test_a_torn_line_of_history_is_left_out_and_said_and_the_next_line_is_whole(
     assert [record["version"] for record in store.history("a/champion", "champion")] == ["v1", "v2"]
     assert "1 lines are torn" in caplog.text
     store.point("a/champion", "champion", "v3")
-    assert [record["version"] for record in store.history("a/champion", "champion")] == ["v1", "v3"]
+    assert [record["version"] for record in store.history("a/champion", "champion")] == ["v1", "v2", "v3"]
 
 
 def test_a_move_that_did_not_happen_is_in_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +313,100 @@ def test_a_move_that_did_not_happen_is_in_no_history(tmp_path: Path, monkeypatch
     def full(name: str, payload: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.files, "write", full)
+    monkeypatch.setattr(store, "write", full)
     with pytest.raises(OSError, match="No space"):
         store.point("k", "champion", "v2")
     assert [record["version"] for record in store.history("k", "champion")] == ["v1"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_killed_at_any_moment_versions_are_whole_and_every_move_is_told(tmp_path: Path, seed: int) -> None:
+    registry, moments = Registry(Store(str(tmp_path))), random.Random(seed)
+    for _ in range(2):
+        begun = len(registry.history("a"))
+        child = subprocess.Popen([sys.executable, "-c", WORKER, tmp_path, str(begun)], stdout=subprocess.PIPE)
+        assert child.stdout and child.stdout.readline() == f"{begun}\n".encode()
+        time.sleep(moments.uniform(0, 0.03))
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        moves = registry.history("a")
+        assert [record["version"] for record in moves] == [f"v{number}" for number in range(len(moves))]
+        assert registry.record("a") == moves[-1]
+        for artifact in registry.store.versions("a/lora_adapter"):
+            assert artifact.read("weights").decode() == artifact.version * 10_000
+    registry.store.point("a/champion", "champion", "last")  # and the next process adds to what is there
+    assert [record["version"] for record in registry.history("a")] == [*(one["version"] for one in moves), "last"]
+
+
+def test_what_two_processes_move_at_once_is_told_in_one_order(store: Store, on: Machine) -> None:
+    def move(machine: Store, name: str) -> None:
+        for number in range(3 if store.remote else 30):
+            machine.point("a/champion", "champion", f"{name}{number}")
+
+    movers = [threading.Thread(target=move, args=(on("here"), name)) for name in "xy"]
+    for mover in movers:
+        mover.start()
+    for mover in movers:
+        mover.join()
+    moves = [record["version"] for record in store.history("a/champion", "champion")]
+    for name in "xy":
+        assert [version for version in moves if version[0] == name] == [f"{name}{n}" for n in range(len(moves) // 2)]
+    assert (store.pointer("a/champion", "champion") or {})["version"] == moves[-1]
+
+
+def test_a_move_whose_line_did_not_reach_the_history_is_told_before_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str, line: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(store, "_append", full)
+        store.point("k", "champion", "v1")
+    store.point("k", "champion", "v2")
+    assert [record["version"] for record in store.history("k", "champion")] == ["v1", "v2"]
+
+
+def test_moves_are_told_in_their_order_when_the_clock_goes_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Backwards(datetime):
+        days = 0
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Backwards":
+            cls.days += 1
+            return cls.fromtimestamp(0, tz) + timedelta(days=99 - cls.days)
+
+    for module in ("grokora_pipeline.store", "grokora_pipeline.store.remote"):
+        monkeypatch.setattr(f"{module}.datetime", Backwards)
+    for version in ("v1", "v2", "v3"):
+        store.point("k", "champion", version)
+    moves = store.history("k", "champion")
+    assert [record["version"] for record in moves] == ["v1", "v2", "v3"]
+    assert sorted(moves, key=lambda record: str(record["at"])) == moves
+
+
+def test_of_a_store_that_was_moved_nothing_is_published(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(GrokoraError, match=r"is gone, so actor/k is not published: was the store moved"):  # noqa: SIM117
+        with store.stage("actor/k") as staged:
+            (tmp_path / "store").rename(tmp_path / "elsewhere")
+            store.publish("actor/k", "v1", staged)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_behind_a_link_is_the_store(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    publish(Store(str(tmp_path / "store")), "actor/k", "v1", "weights")
+    assert Store(str(tmp_path / "disk")).require("actor/k").read("file") == b"weights"
+    assert Store(str(tmp_path / "store")).sweep() == 0
+
+
+def test_who_only_reads_writes_nothing(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    asked = [store.current("k"), store.versions("k"), store.history("k", "current"), Registry(store).version("a")]
+    assert (asked, store.root.exists()) == ([None, [], [], "base"], False)
 
 
 def test_what_a_killed_process_staged_is_swept_and_what_a_living_one_stages_stays(tmp_path: Path) -> None:

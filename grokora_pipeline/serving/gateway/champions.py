@@ -24,7 +24,7 @@ from grokora_pipeline.serving.engine.request import Engine
 from grokora_pipeline.serving.gateway.protocol import ApiError
 from grokora_pipeline.serving.gateway.rollout import Decision, Rollout, Rule
 from grokora_pipeline.store import Artifact, Store
-from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry, prompt_adapter
+from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
 
 LOG = logging.getLogger("grokora.serving")
 _PROVED = "canary"  # the pointer to the last version that got through its rollout, as stores have named it ever since
@@ -200,7 +200,7 @@ class Champions:
             if promoted:
                 self.store.point(f"{agent}/champion", _PROVED, winner, evidence=evidence)
             else:
-                self.registry.rollback(agent, why=evidence)
+                self.registry.rollback(agent, why=evidence, of=service.version)
         except (OSError, GrokoraError) as error:  # full or read-only: in this process the decision holds nevertheless
             text = "ALERT the store does not record how the rollout of %s@%s ended: %s"
             LOG.error(text, agent, service.version, error)
@@ -221,7 +221,8 @@ class Champions:
         if artifact is None or self.engine is None:
             raise GrokoraError(f"{agent} has no adapter {version!r}; GET /v1/models lists those there are.")
         if version.startswith(PROMPT_PREFIX):  # a few texts: kept for as long as the gateway runs
-            prompt, beside = FixedPrompt.model_validate(artifact.read_json("prompt.json")), prompt_adapter(artifact)
+            prompt = FixedPrompt.model_validate(artifact.read_json("prompt.json"))
+            beside = self.registry.adapter_version(agent, version)
             if beside != BASE:
                 self._load(agent, beside)
             self._beside[agent, version] = beside
