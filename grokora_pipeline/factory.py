@@ -18,6 +18,7 @@ from grokora_pipeline.settings import Settings
 # Dagster keeps resources in a namedtuple, so that a name such as `1st` or `_night` would fail in every step.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 NAME_RULE = "must be letters (a-z, A-Z), digits and _, the first a letter, such as night_shift"
+_NAMES: dict[str, set[str]] = {}  # of the jobs, schedules, sensors and resources of each swarm built in this process
 
 
 def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = "") -> dg.Definitions:
@@ -26,7 +27,7 @@ def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = ""
     `name` begins every asset key, job, schedule, sensor, pool, group and the resource, so that several swarms and
     other definitions stand side by side in one code location (`dg.Definitions.merge`). There is no executor in it: a
     location has one for all, and `execution.executor.chosen_executor` is an offer. GrokoraError if Dagster cannot use
-    the name.
+    the name, or if it makes a schedule's name equal to one of another swarm of this process.
     """
     if name and not NAME.fullmatch(name):
         raise GrokoraError(f"The name of a swarm {NAME_RULE}; {name!r} is not.")
@@ -35,10 +36,21 @@ def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = ""
         warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets and code references: pinned and tested
         assets = dg.with_source_code_references(all_assets(project))
     specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
-    return dg.Definitions(
+    defs = dg.Definitions(
         assets=assets,
         jobs=jobs(project, specs),
         schedules=schedules(project, specs),
         sensors=[log_sensor(project, specs)],
         resources=project.resources(),
     )
+    named = [*(defs.jobs or ()), *(defs.schedules or ()), *(defs.sensors or ())]
+    names = {*(one.name for one in named), *(defs.resources or {})}
+    # Dagster would speak of the duplicate alone: that the swarm `a` has an agent `b_c`, and `a_b` an agent `c`, is hard
+    # to see from it
+    for other, theirs in _NAMES.items():
+        if other != name and (shared := sorted(names & theirs)):
+            raise GrokoraError(
+                f"The swarms {other!r} and {name!r} would both have a {shared[0]}: rename one of them, or an agent."
+            )
+    _NAMES[name] = names
+    return defs

@@ -67,6 +67,17 @@ def test_a_named_swarm_shares_no_group_and_no_concurrency_key_with_another() -> 
     assert tags("one").isdisjoint(tags("two"))
 
 
+def test_two_swarms_whose_names_run_together_are_refused_by_both_their_names() -> None:
+    def swarm(name: str, agent: str) -> dg.Definitions:
+        return build_defs(Settings(), (AgentSpec(name=agent, description="Acts."),), name)
+
+    swarm("shift", "late_actor")
+    with pytest.raises(GrokoraError, match="'shift' and 'shift_late' would both have a shift_late_actor_when_due"):
+        swarm("shift_late", "actor")
+    swarm("shift", "early_actor")  # renamed, and built again
+    dg.Definitions.validate_loadable(dg.Definitions.merge(swarm("shift", "early_actor"), swarm("shift_late", "actor")))
+
+
 def test_building_reads_no_file_and_asks_no_network() -> None:
     done = subprocess.run([sys.executable, "-c", PURE], capture_output=True, text=True, check=True)
     assert [
