@@ -19,7 +19,6 @@ from grokora_pipeline.assets.common import (
     key_of,
     plain_errors,
     publish_once,
-    read_json,
     result,
     write_json,
 )
@@ -82,7 +81,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             folders = ("base", "adapter", "split", "examples", "base_hash")  # paths differ from machine to machine
             facts = {name: value for name, value in plan.items() if name not in folders}
             artifact = publish_once(project, context, key, {"plan": facts, "code": code_version()}, build)
-        card = read_json(artifact.path / "export.json")
+        card = artifact.read_json("export.json")
         text = (artifact.path / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[-1]
         shown = {name: card[name] for name in ("target", "command", "proof", "bytes")}
         yield result(project, artifact, {**shown, "card": dg.MetadataValue.md(text)})

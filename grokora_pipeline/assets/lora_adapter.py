@@ -16,7 +16,6 @@ from grokora_pipeline.assets.common import (
     key_of,
     plain_errors,
     publish_once,
-    read_json,
     result,
 )
 from grokora_pipeline.assets.knobs import KnobOverrides, resolve
@@ -68,7 +67,7 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
 
             artifact = publish_once(project, context, key, inputs, build)
             forget_work(project, key, inputs)
-        training = read_json(artifact.path / "training.json")
+        training = artifact.read_json("training.json")
         checks = [_learnt(training), _memory(training)]
         numbers = {name: value for name, value in training.items() if isinstance(value, int | float)}
         metadata = {"curves": training_curves(training), **numbers}
@@ -90,7 +89,7 @@ def training_plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> 
     return {
         "agent": agent.name,
         "base": str(base_folder(base.path)),
-        "base_id": read_json(base.path / "base_model.json")["model_id"],
+        "base_id": base.read_json("base_model.json")["model_id"],
         "split": str(split.path),
         "knobs": resolve(project, agent, knobs).model_dump(),
         "versions": {source: split.version, "base_model": base.version},

@@ -16,7 +16,6 @@ from grokora_pipeline.assets.common import (
     key_of,
     plain_errors,
     publish_once,
-    read_json,
     result,
     write_json,
 )
@@ -71,7 +70,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
             except RefusedError as refused:
                 yield refused.check
                 raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
-        record = read_json(artifact.path / "merge.json")
+        record = artifact.read_json("merge.json")
         check = _same_logits(asset_key, record)
         if context.selected_asset_keys:
             checks = [check] if context.selected_asset_check_keys else []

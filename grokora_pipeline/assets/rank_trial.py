@@ -21,7 +21,6 @@ from grokora_pipeline.assets.common import (
     key_of,
     plain_errors,
     publish_once,
-    read_json,
     result,
     table,
     write_json,
@@ -149,7 +148,7 @@ def _versions(project: Project, agent: AgentSpec) -> dict[str, str]:
 
 
 def _trial_result(trials: dict[int, Artifact]) -> Made:
-    records = {rank: read_json(artifact.path / "trial.json")["records"] for rank, artifact in trials.items()}
+    records = {rank: artifact.read_json("trial.json")["records"] for rank, artifact in trials.items()}
     return dg.MaterializeResult(
         metadata={
             "ranks": table(summarise(records)),
@@ -182,7 +181,7 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
 
             def build(staged: Path) -> None:
                 """Write `report.json`."""
-                records = {rank: read_json(trial.path / "trial.json")["records"] for rank, trial in trials.items()}
+                records = {rank: trial.read_json("trial.json")["records"] for rank, trial in trials.items()}
                 rows = summarise(records)
                 write_json(
                     staged / "report.json", {"ranks": rows, "metric": agent.metric, "recommendation": recommend(rows)}
@@ -201,7 +200,7 @@ def _trials(project: Project, agent: AgentSpec) -> dict[int, Artifact]:
     trials = {
         rank: artifact
         for rank, artifact in current.items()
-        if artifact and read_json(artifact.path / "trial.json")["versions"] == versions
+        if artifact and artifact.read_json("trial.json")["versions"] == versions
     }
     if not trials:
         raise GrokoraError(f"{agent.name} has no rank trial on its present split; materialize rank_trial first.")
@@ -209,7 +208,7 @@ def _trials(project: Project, agent: AgentSpec) -> dict[int, Artifact]:
 
 
 def _report_result(project: Project, agent: AgentSpec, artifact: Artifact) -> Made:
-    report = read_json(artifact.path / "report.json")
+    report = artifact.read_json("report.json")
     rows, advice = report["ranks"], report["recommendation"]
     missing = sorted(set(RANKS) - {row["rank"] for row in rows})
     metadata = {

@@ -67,7 +67,7 @@ def _earlier(project: Project, agent: AgentSpec, today: str) -> dict[str, Artifa
             continue
         adapter = project.store.find(key_of(agent, "lora_adapter"), version)
         # a prompt was made of the split of the report that proved it, which the decision names
-        record = read_json(adapter.path / "training.json") if adapter else past.get("decision") or {}
+        record = adapter.read_json("training.json") if adapter else past.get("decision") or {}
         made_of = record.get("versions", {}).get(key)
         if made_of and (split := project.store.find(key, made_of)):
             splits[version] = split
