@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from grokora_pipeline.agents import find_agent, load_agents
+from grokora_pipeline.cli.console import console
 from grokora_pipeline.cli.export import export, probe
 from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.cli.publish import publish_dataset
@@ -34,8 +34,6 @@ app.command("import")(import_logs)
 app.command("publish")(publish_dataset)
 app.command()(export)
 app.command()(probe)
-# 120: without a terminal rich folds at 80 columns, and a folded path cannot be copied
-console = Console(width=None if sys.stdout and sys.stdout.isatty() else 120)
 
 
 class Backend(StrEnum):
@@ -62,8 +60,8 @@ def init(
     from grokora_pipeline.cli.init import make_project
 
     for path in make_project(folder.absolute(), sample):
-        console.print(str(path), highlight=False, soft_wrap=True)
-    console.print(f"Next: cd {folder} && grokora {'demo' if sample else 'doctor'}", highlight=False, soft_wrap=True)
+        print(path)
+    print(f"Next: cd {folder} && grokora {'demo' if sample else 'doctor'}")
 
 
 @app.command()
@@ -71,7 +69,7 @@ def demo() -> None:
     """Run the whole chain on the logs: session logs in, champions out."""
     from grokora_pipeline.cli.demo import run_demo
 
-    if not run_demo(console):
+    if not run_demo():
         raise typer.Exit(1)
 
 
@@ -87,7 +85,7 @@ def ui(
     from grokora_pipeline.cli.demo import open_instance, recover
 
     with open_instance() as instance:
-        recover(load_project(), instance, console)
+        recover(load_project(), instance)
     # this process becomes Dagster, so that signals and the exit status are Dagster's own
     dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(get_settings().home / "workspace.yaml")
     os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", host, "-p", str(port)])
@@ -153,7 +151,7 @@ def feedback(
     record = {"session_id": session, "rating": rating, "status": status and status.value, "blame": blamed}
     settings = get_settings()
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    console.print(give(Feedback.of(record), gateway, key, settings.recordings_folder), soft_wrap=True)
+    print(give(Feedback.of(record), gateway, key, settings.recordings_folder))
 
 
 @sandbox_app.command("record")
@@ -167,7 +165,7 @@ def sandbox_record(
 
     if output.is_dir() and any(output.iterdir()):
         raise GrokoraError(f"{output} is not empty; give a new folder, so that nothing of yours is overwritten.")
-    console.print(f"{record(output, seed=seed, sessions=sessions)} sessions written to {output}")
+    print(f"{record(output, seed=seed, sessions=sessions)} sessions written to {output}")
 
 
 @champion_app.command("show")
@@ -195,7 +193,7 @@ def champion_rollback(
     version = _registry().rollback(_known(agent), to)  # first, so that a broken history of Dagster keeps nobody waiting
     with open_instance() as instance:
         report_rollback(load_project(), instance, agent, version)
-    console.print(f"{agent} is served by {version} now.")
+    print(f"{agent} is served by {version} now.")
 
 
 @champion_app.command("pin")
@@ -226,7 +224,7 @@ def shrink(
     figures = shrink_adapter(load_project(), _known(agent), rank, output.absolute())
     for name, size in (("before", "bytes_before"), ("after", "bytes"), ("int8", "bytes_int8")):
         loss = figures[f"validation_loss_{name}"]
-        console.print(f"{name:>6}: {figures[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}", highlight=False)
+        print(f"{name:>6}: {figures[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}")
 
 
 @app.command()
@@ -242,10 +240,9 @@ def retention(
     table = measure(project, spec, rows)
     for row in table:
         kept = f"{row['kept']:.0%} kept" if row["kept"] is not None else "it scored 0 itself"
-        text = f"{row['champion'][:12]}: {row['then']:.3f} then, {row['now']:.3f} now on {row['rows']} rows, {kept}"
-        console.print(text, highlight=False)
+        print(f"{row['champion'][:12]}: {row['then']:.3f} then, {row['now']:.3f} now on {row['rows']} rows, {kept}")
     if not table:
-        console.print(f"{agent} has had no other champion that the store still holds.", highlight=False)
+        print(f"{agent} has had no other champion that the store still holds.")
 
 
 @app.command()
@@ -268,7 +265,7 @@ def fits(
     knobs = resolve_knobs("best", {"max_length": max_length, "rank": rank})
     figures = report(base, knobs, memory_gib=memory, tokens=tokens, rate=tokens_per_second, price=dollars_an_hour)
     for line in figures.pop("sentences"):
-        console.print(line, highlight=False)
+        print(line)
     if not figures["fits"]:
         raise typer.Exit(1)
 
@@ -290,11 +287,9 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
     # by content, too: a log that is copied under another name stays forgotten
     files = {turn["source_file"]: turn["source_sha256"] for turn in turns}
     if lineage.forget(_store(), name, [files[name]] if name in files else []):
-        console.print(
-            f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date."
-        )
+        print(f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date.")
     else:
-        console.print(f"{name} was forgotten before.")
+        print(f"{name} was forgotten before.")
 
 
 def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
@@ -304,12 +299,10 @@ def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
     name, turns, uses = lineage.trace(_store(), names, query, get_settings().logs)
     for turn in turns:
         where = f"{turn['source_file']}:{turn['line']}"
-        text = f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}"
-        console.print(text, highlight=False, soft_wrap=True)
+        print(f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}")
     for use in uses:
         served = "  (in service)" if use.in_service else ""
-        text = f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}"
-        console.print(text, highlight=False, soft_wrap=True)
+        print(f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}")
     return name, turns
 
 
@@ -338,9 +331,10 @@ def main() -> None:
         if getattr(sys, name) is None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-    for stream in (sys.stdout, sys.stderr):  # a terminal that has no arrow shows a question mark instead
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            # a terminal that has no arrow shows a question mark instead, and what reads a pipe sees each line at once
+            stream.reconfigure(errors="replace", line_buffering=True)
     try:
         app()
     except GrokoraError as error:

@@ -29,6 +29,7 @@ from grokora_pipeline.automation.staleness import (
     source_versions,
     stored_version,
 )
+from grokora_pipeline.cli.console import console
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
@@ -85,7 +86,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
         ) from error
 
 
-def run_demo(console: Console) -> bool:
+def run_demo() -> bool:
     """Materialize what is out of date, show progress, end with a table; True when nothing failed.
 
     The last line of a failure is its cause.
@@ -93,29 +94,27 @@ def run_demo(console: Console) -> bool:
     started = time.monotonic()
     with open_instance() as instance:
         project = load_project()
-        recover(project, instance, console)
+        recover(project, instance)
         stale, fresh = out_of_date(project, instance)
-        console.print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
-        cause = materialize(project, instance, stale, console) if stale else ""
+        print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
+        cause = materialize(project, instance, stale) if stale else ""
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     if cause == INTERRUPTED:
-        console.print(f"\n{cause}", soft_wrap=True)
+        print(f"\n{cause}")
         return False
     if cause:
-        console.print(f"\n[red]Failed[/red] in {minutes} min {seconds} s.\n{escape(cause)}", soft_wrap=True)
+        console.print(f"\n[red]Failed[/red] in {minutes} min {seconds} s.")
+        print(cause)
         return False
-    console.print(f"\nDone in {minutes} min {seconds} s.\n")
-    show_results(project, console)
+    print(f"\nDone in {minutes} min {seconds} s.\n")
+    show_results(project)
     return True
 
 
-def recover(project: Project, instance: dg.DagsterInstance, console: Console) -> None:
+def recover(project: Project, instance: dg.DagsterInstance) -> None:
     """Close what was cut off earlier, in one line, so that nothing waits for it."""
     for run_id in close_dead_runs(instance):
-        console.print(
-            f"Run {run_id[:8]} was cut off earlier; it is closed, and a training goes on from its checkpoint.",
-            soft_wrap=True,
-        )
+        print(f"Run {run_id[:8]} was cut off earlier; it is closed, and a training goes on from its checkpoint.")
     project.store.sweep()
 
 
@@ -133,13 +132,13 @@ def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg
     return keys, len(specs) - len(keys)
 
 
-def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.AssetKey], console: Console) -> str:
+def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> str:
     """Make these assets in one run of the real executor, printed line by line; the cause if it failed, else empty.
 
     SIGTERM and SIGHUP (a closed terminal) end it as Ctrl-C does: children write their checkpoints.
     """
     mark, log = uuid.uuid4().hex, project.store.root / "demo.log"
-    console.print(f"What the processes print themselves goes to {log}.", highlight=False, soft_wrap=True)
+    print(f"What the processes print themselves goes to {log}.")
     hung_up = threading.Event()  # an exit by SIGHUP is not the run's failure, whatever Dagster makes of it
 
     def hang_up(signum: int, frame: object) -> None:
@@ -248,7 +247,7 @@ class RunPrinter:
         elif event.event_type_value == "ASSET_CHECK_EVALUATION":
             check = event.event_specific_data
             if not check.passed:
-                self._print(f"[yellow]![/yellow] {step}, check {check.check_name}: {check.description}")
+                self._print(f"[yellow]![/yellow] {step}, check {check.check_name}: {escape(str(check.description))}")
 
     def _print_progress(self, step: str, entry: Any) -> None:
         important = entry.level >= 30
@@ -284,7 +283,7 @@ def _cause(event: Any) -> str:
     return lines[-1] if lines else str(event.message or "failed")
 
 
-def show_results(project: Project, console: Console) -> None:
+def show_results(project: Project) -> None:
     """A row an agent: examples, base and adapter on the main metric, perplexity, champion; then what to do next."""
     store, agents = project.store, project.agents
     table = Table(title="Base model against adapter, on held-out examples")
@@ -297,10 +296,10 @@ def show_results(project: Project, console: Console) -> None:
     if swarm:
         systems = swarm.read_json("swarm.json")["systems"]
         rates = ", ".join(f"{name} {run['success_rate']:.0%}" for name, run in systems.items())
-        console.print(f"Swarm on unseen tasks: {rates}.")
+        print(f"Swarm on unseen tasks: {rates}.")
     reports = [store.current(key_of(agent, "eval_report")) for agent in agents]
     for report in [*filter(None, reports), *([swarm] if swarm else [])]:
-        console.print(f"  {report.link('report.html')}", soft_wrap=True)
+        print(f"  {report.link('report.html')}")
     ui = "make ui" if (project.settings.home / "Makefile").is_file() else "grokora ui"  # a project has no Makefile
     console.print(f"\nNext: [bold]{ui}[/bold] shows the run, the lineage and the plots on http://127.0.0.1:3000")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from grokora_pipeline.agents import find_agent
 from grokora_pipeline.errors import GrokoraError
@@ -48,9 +47,8 @@ def export(
         staged = Path(temporary) / "export"
         outcome = run_alone(WORKER, {**plan, "output": str(staged)})
         staged.rename(folder)
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(f"{folder}: {outcome['bytes'] / 2**20:.1f} MiB. {outcome['proof']}", highlight=False, soft_wrap=True)
-    console.print(f"To run it, in that folder:\n{outcome['command']}", highlight=False, soft_wrap=True)
+    print(f"{folder}: {outcome['bytes'] / 2**20:.1f} MiB. {outcome['proof']}")
+    print(f"To run it, in that folder:\n{outcome['command']}")
 
 
 def probe(

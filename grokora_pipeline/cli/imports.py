@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from grokora_pipeline.agents import AgentSpec, load_agents
+from grokora_pipeline.cli.console import console
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.settings import get_settings
 
@@ -38,16 +39,15 @@ def import_logs(paths: Paths = None, *, agents: Agents = None) -> None:
     for path in paths or [get_settings().logs]:
         with _read(path, specs) as folder:
             for row in import_rows(folder, specs):
-                table.add_row(*(str(value) for value in row.values()))
+                table.add_row(*(escape(str(value)) for value in row.values()))
                 calls, learnt = calls + row["calls"], learnt + row["learnt"]
             quarantine = pq.read_table(folder / "quarantine.parquet").to_pylist()
             unread = [row for row in quarantine if row["reason"] in {"no_contents", "wrong_schema"}]
             notes += [f"{row['file']}: {row['detail']}" for row in unread]
-    console = Console(width=None if Console().is_terminal else 160)
     console.print(table, highlight=False)
     for note in dict.fromkeys(notes):
-        console.print(note, highlight=False, soft_wrap=True)
-    console.print(f"{learnt:,} of {calls:,} calls are learnt. To use them: GROKORA_LOGS=<folder>", highlight=False)
+        print(note)
+    print(f"{learnt:,} of {calls:,} calls are learnt. To use them: GROKORA_LOGS=<folder>")
 
 
 @agents_app.command("suggest")

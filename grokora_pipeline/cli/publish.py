@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from grokora_pipeline.agents import find_agent, load_agents
 from grokora_pipeline.settings import get_settings
@@ -26,7 +25,5 @@ def publish_dataset(
     publication = publish(store, spec, output or Path(f"{agent}-dataset"), licence=licence)
     rows = ", ".join(f"{count:,} rows for {side}" for side, count in publication.rows.items())
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in publication.left_out.items())
-    # without a terminal rich folds at 80 columns
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(f"{publication.folder}: {rows}" + (f" ({left_out} left out)" if left_out else ""), soft_wrap=True)
-    console.print("Read README.md there before you share it: whose terms the answers are under is your decision.")
+    print(f"{publication.folder}: {rows}" + (f" ({left_out} left out)" if left_out else ""))
+    print("Read README.md there before you share it: whose terms the answers are under is your decision.")

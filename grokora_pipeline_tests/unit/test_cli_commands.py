@@ -13,6 +13,7 @@ from grokora_pipeline.cli.commands import main
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
+from grokora_pipeline_tests.unit.session_logs import call, write_lines
 
 Grokora = Callable[..., tuple[int, str, str]]
 
@@ -118,6 +119,13 @@ def test_doctor_says_which_env_file_and_which_store_count_and_fails_while_someth
     out = grokora("doctor")[1]
     assert "agent 'actor': There is no training knob 'rnak'; did you mean 'rank'?" in out
     assert f"missing disk          nothing can be written below {home / 'agents.yaml'}" in out
+
+
+def test_brackets_in_the_name_of_a_log_are_shown_as_they_are(grokora: Grokora, home: Path) -> None:
+    (home / "logs").mkdir()
+    write_lines(home / "logs" / "a[bold]b.jsonl", [call("s1", 0, "Do it.", "Done.", "actor")])
+    status, out, _ = grokora("import", str(home / "logs"))
+    assert (status, "a[bold]b.jsonl" in out, "of 1 calls are learnt" in out) == (0, True, True)
 
 
 def test_a_command_ends_well_without_any_standard_stream(tmp_path: Path) -> None:
