@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.agents import AgentSpec, find_agent
 from grokora_pipeline.assets.common import (
     OWNERS,
     Made,
@@ -99,8 +99,7 @@ def training_plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> 
 
 def shrink_adapter(project: Project, agent: str, rank: int, output: Path) -> dict[str, Any]:
     """Write the agent's current adapter at a lower rank (see `training/shrink.py`); returns sizes and losses."""
-    spec = next(spec for spec in project.agents if spec.name == agent)
-    adapter = project.store.require(key_of(agent, "lora_adapter"))
+    spec, adapter = find_agent(project.agents, agent), project.store.require(key_of(agent, "lora_adapter"))
     plan = {**training_plan(project, spec, {}), "adapter": str(adapter.path), "output": str(output), "rank": rank}
     return run_alone("grokora_pipeline.training.shrink", plan)
 

@@ -221,7 +221,7 @@ def shrink(
 
     if output.exists():
         raise GrokoraError(f"{output} exists; give a new folder, so that nothing of yours is overwritten.")
-    figures = shrink_adapter(load_project(), _known(agent), rank, output.absolute())
+    figures = shrink_adapter(load_project(), agent, rank, output.absolute())
     for name, size in (("before", "bytes_before"), ("after", "bytes"), ("int8", "bytes_int8")):
         loss = figures[f"validation_loss_{name}"]
         print(f"{name:>6}: {figures[size] / 2**20:8.2f} MiB, validation loss {loss:.4f}")
@@ -236,8 +236,7 @@ def retention(
     from grokora_pipeline.assets.retention import retention as measure
 
     project = load_project()
-    spec = next(one for one in project.agents if one.name == _known(agent))
-    table = measure(project, spec, rows)
+    table = measure(project, find_agent(project.agents, agent), rows)
     for row in table:
         kept = f"{row['kept']:.0%} kept" if row["kept"] is not None else "it scored 0 itself"
         print(f"{row['champion'][:12]}: {row['then']:.3f} then, {row['now']:.3f} now on {row['rows']} rows, {kept}")

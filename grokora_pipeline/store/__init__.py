@@ -195,9 +195,12 @@ class Store:
 
         The pointer moves first: its history never tells of a move that did not happen.
         """
+        wanted = {"version": version, **facts}
+        if wanted.items() <= (self.pointer(key, pointer) or {}).items():  # nothing to write, also in a read-only store
+            return
         with self.lock:
             now = self.pointer(key, pointer)
-            if now and now["version"] == version and all(now.get(name) == value for name, value in facts.items()):
+            if now and wanted.items() <= now.items():  # another process has moved it meanwhile
                 return
             if now and now not in self._moves(key, pointer, newest=2)[0]:  # who moved it died before the line was there
                 self._append(f"{key}/{pointer}.history", orjson.dumps(now))

@@ -93,7 +93,9 @@ class RemoteStore(Store):
         """The bytes of all objects below a name, by their names, sorted."""
         # fsspec keeps listings for the life of the process, in which another machine's new objects are missing
         self._fs.fs.invalidate_cache()
-        return {path: facts["size"] for path, facts in sorted(self._fs.find(f"{name}/", detail=True).items())}
+        found = sorted(self._fs.find(f"{name}/", detail=True).items())
+        # s3fs tells of a folder itself if its first object comes between two of its questions
+        return {path: facts["size"] for path, facts in found if facts["type"] == "file"}
 
     def _keep(self, staged: Path, name: str) -> None:
         """Upload a staged folder, then the record that makes it a version; the first of two machines wins."""

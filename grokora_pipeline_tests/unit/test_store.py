@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
@@ -148,13 +149,8 @@ def test_what_one_machine_publishes_another_reads(on: Machine) -> None:
 
 def test_two_machines_that_publish_one_version_agree_on_it(on: Machine) -> None:
     stores = [on("one"), on("two")]
-    threads = [
-        threading.Thread(target=publish, args=(one, "k", "v", text)) for one, text in zip(stores, "ab", strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(publish, stores, "kk", "vv", "ab"))
     assert len({(one.require("k").path / "file").read_text() for one in (*stores, on("three"))}) == 1
 
 
@@ -256,6 +252,16 @@ def test_work_is_copied_again_after_the_bucket_was_away(
         assert (folder / "weights").read_text() == "1"
 
 
+def test_a_history_whose_first_line_comes_between_two_questions_is_read(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"{s3}/{uuid.uuid4().hex}", tmp_path)
+    folder = {"k/current.history": {"name": "k/current.history", "size": 0, "type": "directory"}}
+    monkeypatch.setattr(vars(store)["_fs"], "find", lambda name, detail: folder)
+    store.point("k", "current", "v1")
+    assert [record["version"] for record in store.history("k", "current")] == ["v1"]
+
+
 @REMOTE
 def test_damaged_bytes_are_not_handed_out(remote_on: Machine) -> None:
     store = remote_on("one")
@@ -344,11 +350,8 @@ def test_what_two_processes_move_at_once_is_told_in_one_order(store: Store, on: 
         for number in range(3 if store.remote else 30):
             machine.point("a/champion", "champion", f"{name}{number}")
 
-    movers = [threading.Thread(target=move, args=(on("here"), name)) for name in "xy"]
-    for mover in movers:
-        mover.start()
-    for mover in movers:
-        mover.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(move, [on("here"), on("here")], "xy"))
     moves = [record["version"] for record in store.history("a/champion", "champion")]
     for name in "xy":
         assert [version for version in moves if version[0] == name] == [f"{name}{n}" for n in range(len(moves) // 2)]
@@ -407,6 +410,10 @@ def test_who_only_reads_writes_nothing(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     asked = [store.current("k"), store.versions("k"), store.history("k", "current"), Registry(store).version("a")]
     assert (asked, store.root.exists()) == ([None, [], [], "base"], False)
+    store.point("k", "current", "v1", inputs="same")
+    (store.root / ".lock").unlink()  # as if nobody may write any more
+    store.point("k", "current", "v1", inputs="same")
+    assert not (store.root / ".lock").exists()
 
 
 def test_what_a_killed_process_staged_is_swept_and_what_a_living_one_stages_stays(tmp_path: Path) -> None:
