@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.chat import ChatFormat, read_json
+from grokora_pipeline.models.chat import ChatFormat, embedding_rows, read_json
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, model_files
 from grokora_pipeline.store import content_version, file_sha256
 
@@ -31,8 +31,10 @@ def check_folder(folder: Path, model_id: str) -> None:
         raise GrokoraError(f"{shown} has no config.json, so it is no transformers model; give another model.")
     if any("auto_map" in read_json(folder / name) for name in ("config.json", "tokenizer_config.json")):
         raise GrokoraError(f"{shown} brings code of its own (auto_map), which is never run; give a model without it.")
-    if config.get("quantization_config"):
-        raise GrokoraError(f"{shown} is quantised already; give the unquantised model, training quantises it itself.")
+    if how := _quantised_by(folder, config):
+        raise GrokoraError(
+            f"{shown} is quantised already ({how}); give the unquantised model, training quantises it itself."
+        )
     if not any(folder.glob("*.safetensors")):
         if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
             raise GrokoraError(f"{shown} has pickle weights only, which can run code; give one with .safetensors.")
@@ -40,6 +42,18 @@ def check_folder(folder: Path, model_id: str) -> None:
     shards = (read_json(folder / "model.safetensors.index.json").get("weight_map") or {}).values()
     if missing := sorted(set(shards) - {path.name for path in folder.glob("*.safetensors")}):
         raise GrokoraError(f"{shown} lacks {missing[0]}; fetch the model again.")
+
+
+def _quantised_by(folder: Path, config: dict[str, Any]) -> str:
+    """How the weights are quantised, "" if they are not: by any of the files in which tools say so."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(said := part.get(key), dict) and said:
+                return str(said.get("quant_method") or said.get("format") or key)
+    # AutoGPTQ, AutoAWQ and ModelOpt once wrote a file of their own and nothing into the config
+    names = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+    return next((name for name in names if (folder / name).is_file()), "")
 
 
 def tensor_facts(folder: Path) -> tuple[int, str]:
@@ -67,10 +81,24 @@ def licence_of(folder: Path) -> str:
 
 
 def facts(folder: Path, model_id: str, revision: str) -> dict[str, Any]:
-    """What a checked model folder is; the result of the base-model worker."""
+    """What a checked model folder is; the result of the base-model worker.
+
+    GrokoraError where its weights are quantised, or its tokenizer or chat template writes tokens without an embedding.
+    """
     chat = ChatFormat.load(folder)
-    parameters, dtype = tensor_facts(folder)
+    shown, (parameters, dtype) = f"GROKORA_BASE_MODEL={model_id or 'bundled'}", tensor_facts(folder)
+    if dtype not in ("BF16", "F16", "F32", "F64"):
+        raise GrokoraError(f"{shown} holds numbers of type {dtype}, so it is quantised; give the unquantised model.")
     config = read_json(folder / "config.json")
+    ask, answer = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}
+    text, rows = chat.render_prompt([ask]) + chat.render_completion([ask], [answer]), embedding_rows(config)
+    missing = sorted(token for token in chat.rowless if token in text)
+    if missing or (rows is not None and chat.tokenizer.get_vocab_size(with_added_tokens=False) > rows):
+        what = f"{missing[0]!r}, which its chat template writes" if missing else "every token of its tokenizer"
+        raise GrokoraError(
+            f"{shown} has {rows} embeddings, and so none of {what}; give the "
+            "tokenizer that the model was trained with, or resize its embeddings and train them."
+        )
     files = model_files(folder)
     return {
         "model_id": model_id or BUNDLED_ID,

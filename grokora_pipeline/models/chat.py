@@ -47,6 +47,7 @@ class ChatFormat:
     has_chat_template: bool  # False: `template` is this project's default
     native_tools: bool  # False: tools and calls are text, see `template.TEXT_TOOLS`
     form: AnswerForm
+    rowless: frozenset[str]  # added tokens without an embedding (Gemma-3's for pictures): a text's are broken up
     notes: tuple[str, ...]  # what differs from the model's own template, and why, a sentence each
 
     @classmethod
@@ -56,7 +57,8 @@ class ChatFormat:
         configs = {name: read_json(folder / name) for name in ("config.json", "tokenizer_config.json")}
         special = _special_tokens(folder, tokenizer, configs)
         own = _own_template(folder, configs["tokenizer_config.json"])
-        controls = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        added, rows = tokenizer.get_added_tokens_decoder(), embedding_rows(configs["config.json"])
+        controls = {token.content for token in added.values() if token.special}
         # The template of a model that brings none: ChatML where its tokens exist, else plain `### Role:` headings.
         chatml = all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
         fit = fit_template(own, CHATML if chatml else PLAIN, tuple(sorted(special.items())), frozenset(controls))
@@ -72,6 +74,7 @@ class ChatFormat:
             has_chat_template=own is not None and not fit.replaced,
             native_tools=fit.native_tools,
             form=fit.form,
+            rowless=frozenset(token.content for index, token in added.items() if rows is not None and index >= rows),
             notes=fit.notes,
         )
 
@@ -176,7 +179,7 @@ class ChatFormat:
     def _guard(self, turns: list[Any]) -> list[Any]:
         """The turns, or tools, with every control token in their texts broken up."""
         added = self.tokenizer.get_added_tokens_decoder().items()
-        controls = {self.stop_token, *self.special.values()}
+        controls = {self.stop_token, *self.special.values(), *self.rowless}
         controls |= {
             token.content
             for number, token in added
@@ -305,6 +308,13 @@ def _stop_ids(
 def _is_id(value: object) -> TypeGuard[int]:
     """Whether this can be a token's id: some configs say -1 for none, at which `id_to_token` overflows."""
     return isinstance(value, int) and 0 <= value < 1 << 32
+
+
+def embedding_rows(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model has embeddings of, as its config says; None where it does not."""
+    text = config.get("text_config")
+    rows = (text if isinstance(text, dict) else {}).get("vocab_size", config.get("vocab_size"))
+    return rows if isinstance(rows, int) else None
 
 
 def _context_length(configs: dict[str, dict[str, Any]]) -> int:

@@ -78,6 +78,8 @@ def vllm_words(
         if name := beyond_pairs(adapter.config):
             raise GrokoraError(f"vLLM serves no adapter that was trained with {name}; export --to peft, merge it.")
     words = ["vllm", "serve", *base, "--chat-template", template]
+    # Judged were greedy answers; a base's own generation_config.json may sample, or punish repetition.
+    words += ["--generation-config", "vllm", "--override-generation-config", '{"temperature": 0.0}']
     words += ["--enable-auto-tool-choice", "--tool-call-parser", tool_parser(chat)]
     if parser := reasoning_parser(chat.form, model_id):
         words += ["--reasoning-parser", parser]

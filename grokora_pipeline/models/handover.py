@@ -279,8 +279,10 @@ def _peft(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], ou
     _copy_adapter(plan, output, base, revision)
     named = f"{base!r}, revision={revision!r}" if revision else repr(base)
     code = (
-        "from transformers import AutoModelForCausalLM; from peft import PeftModel; "
-        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({named}), '.')"
+        "from transformers import AutoModelForCausalLM, GenerationConfig; from peft import PeftModel; "
+        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({named}), '.'); "
+        # without it, `generate` may sample or punish repetition, as the base's own settings say
+        f"model.generation_config = GenerationConfig(eos_token_id={list(chat.stop_ids)})"
     )
     return f"python -c {shlex.quote(code)}", "Render prompts with chat_template.jinja, not the base's own."
 

@@ -60,13 +60,21 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
 
 
 def write_merged(base_folder: Path, adapter: Path, output: Path, *, dtype: Any = None) -> None:
-    """Merge in fp32 on the CPU, write safetensors in `dtype` (bf16), and take the tokenizer's files from the base."""
+    """Merge in fp32 on the CPU, write safetensors in `dtype` (bf16), and take the tokenizer's files from the base.
+
+    The merged model's `generate` answers as the adapter was judged: greedily, up to the template's stop token. A base's
+    own settings may sample, or punish repetition.
+    """
     import torch
+    from transformers import GenerationConfig
 
     from grokora_pipeline.models.loading import load_adapter, load_base
 
     base = load_base(base_folder, dtype=torch.float32, device=torch.device("cpu"))
     merged = load_adapter(base, adapter).merge_and_unload().to(dtype or torch.bfloat16)
+    chat = ChatFormat.load(base_folder)
+    own = {name: getattr(merged.generation_config, name) for name in ("bos_token_id", "pad_token_id")}
+    merged.generation_config = GenerationConfig(eos_token_id=list(chat.stop_ids), **own)
     output.mkdir(parents=True, exist_ok=True)
     merged.save_pretrained(output)
     for pattern in ("*.json", "*.jinja", "*.model", "*.txt"):
@@ -74,7 +82,7 @@ def write_merged(base_folder: Path, adapter: Path, output: Path, *, dtype: Any =
             if path.name not in (*_WEIGHTS, "base_model.json", TEMPLATE_FILE):
                 shutil.copyfile(path, output / path.name)
     # What the adapter was trained with: any server then shows the model the same prompts.
-    (output / "chat_template.jinja").write_text(ChatFormat.load(base_folder).template, encoding="utf-8")
+    (output / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
 
 
 def compare(expected_logits: list[Any], actual_logits: list[Any]) -> dict[str, Any]:

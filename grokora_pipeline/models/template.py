@@ -130,9 +130,9 @@ class _Generation(Extension):
     tags = {"generation"}  # noqa: RUF012 - jinja's own attribute
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The statements between `generation` and `endgeneration`, as if the marks were not there."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        """The statements between `generation` and `endgeneration`; a name that they set is their own."""
+        line = next(parser.stream).lineno
+        return [nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)]
 
 
 @lru_cache(maxsize=1)

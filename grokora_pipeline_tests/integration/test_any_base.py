@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import GenerationConfig
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.base import prepare, try_out
 from grokora_pipeline.models.base import tensor_facts
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.loading import load_base
+from grokora_pipeline.models.merge import write_merged
 from grokora_pipeline.models.miniature import write_miniature
+from grokora_pipeline.training.adapter import add_adapter, save_adapter, trainable_parameters
+from grokora_pipeline.training.plan import TrainingKnobs
 from grokora_pipeline.workers.frame import Reporter
-from grokora_pipeline_tests.tiny import tiny_base, tiny_tokenizer
+from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base, tiny_tokenizer
 
 ATTENTION = (
     *("llama", "qwen2", "qwen3", "mistral", "ministral3", "gemma", "gemma2", "gemma3_text", "gemma3"),
@@ -105,6 +111,27 @@ def test_a_merge_that_leaves_out_a_layer_is_seen(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(loading, "load_adapter", first_without_a_layer)
     assert "answers differently" in try_out(tiny_base(tmp_path), "tiny")["merged"]
+
+
+def test_a_merged_model_generates_what_its_adapter_was_judged_by_whatever_its_base_samples(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base, adapter, merged = tiny_base(tmp_path / "base"), tmp_path / "adapter", tmp_path / "merged"
+    own = {"do_sample": True, "temperature": 0.7, "repetition_penalty": 9.0, "num_beams": 3, "eos_token_id": 0}
+    (base / "generation_config.json").write_text(json.dumps(own))
+    model = add_adapter(
+        load_base(base, dtype=torch.float32, device=torch.device("cpu")), TrainingKnobs.model_validate({})
+    )
+    for parameter in trainable_parameters(model).values():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    adapter.mkdir()
+    save_adapter(model, adapter, str(base))
+    write_merged(base, adapter, merged, dtype=torch.float32)
+    alone, prompt = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), [60, 70, 80]
+    answer = alone.generate(torch.tensor([prompt]), max_new_tokens=8)[0, 3:].tolist()
+    model.generation_config = GenerationConfig()
+    assert answer[: answer.index(STOP) if STOP in answer else None] == greedy(model.eval(), prompt, 8)
+    assert set(json.loads((merged / "generation_config.json").read_text())["eos_token_id"]) == {0, STOP}
 
 
 @pytest.mark.slow

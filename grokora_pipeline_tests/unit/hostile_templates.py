@@ -56,6 +56,7 @@ HOSTILE = {
     "has no generation prompt": _template(after=""),
     "always has a generation prompt": _template(after="<|im_start|>assistant\n"),
     "ignores tools": _template(before=""),
+    "shows calls beside tools alone": _template(_TURN.replace("m.tool_calls", "(m.tool_calls if tools)")),
     "escapes JSON": _function("{{ c.function | tojson(ensure_ascii=True) }}"),
     "sorts keys": _function("{{ c.function | tojson(sort_keys=True) }}"),
     "writes Python": _function("{{ c.function }}"),

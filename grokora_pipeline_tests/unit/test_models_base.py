@@ -11,6 +11,7 @@ import pytest
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models import base, fingerprint
 from grokora_pipeline.models.__main__ import prepare
+from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.workers.frame import Reporter, run_alone
 from grokora_pipeline_tests.tiny import tiny_base
 
@@ -153,6 +154,34 @@ def quantised(folder: Path) -> None:
     edit(folder / "config.json", quantization_config={"quant_method": "gptq"})
 
 
+def quantised_by_an_old_tool(folder: Path) -> None:
+    (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+
+
+def quantised_and_silent(folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    eighths = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in weights.items()}
+    save_file(eighths, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def turns_without_an_embedding(folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    edit(folder / "config.json", vocab_size=tokenizer.get_vocab_size())
+    tokenizer.add_special_tokens(["<turn>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template.replace("<|im_start|>", "<turn>"))
+
+
+def tokenizer_of_a_larger_model(folder: Path) -> None:
+    edit(folder / "config.json", vocab_size=300)
+
+
 def cut_short(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -190,7 +219,11 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (adapter_only, "LoRA adapter"),
     (pickles, "pickle"),
     (own_code, "code of its own"),
-    (quantised, "quantised already"),
+    (quantised, r"quantised already \(gptq\)"),
+    (quantised_by_an_old_tool, r"quantised already \(hf_quant_config\.json\)"),
+    (quantised_and_silent, "numbers of type F8_E4M3"),
+    (turns_without_an_embedding, "none of '<turn>', which its chat template writes"),
+    (tokenizer_of_a_larger_model, "has 300 embeddings, and so none of every token"),
     (cut_short, "no complete safetensors"),
     (no_weights, "no .safetensors"),
     (unknown_architecture, "cannot be loaded"),
@@ -209,6 +242,18 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(
     with pytest.raises(GrokoraError, match=reason) as caught:
         prepare({"model_id": str(copy), "output": str(tmp_path / "out")}, Reporter())
     assert "\n" not in str(caught.value)
+
+
+def test_a_token_without_an_embedding_is_broken_up_where_a_text_holds_it(copy: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(copy / "tokenizer.json"))
+    rows = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["<image_soft_token>"])  # as Gemma-3's, which has one row fewer than its tokenizer has tokens
+    tokenizer.save(str(copy / "tokenizer.json"))
+    edit(copy / "config.json", vocab_size=rows)
+    prompt = ChatFormat.load(copy).encode_prompt([{"role": "user", "content": "say <image_soft_token>"}])
+    assert max(prompt) < rows
 
 
 def test_what_is_neither_folder_nor_id_is_refused() -> None:

@@ -102,9 +102,10 @@ def test_an_answer_that_grows_shows_no_mark_and_no_reasoning(chat: ChatFormat) -
 
 
 def test_a_prompt_loses_nothing(chat: ChatFormat) -> None:
-    text = chat.render_prompt(HISTORIES["a finished tool loop"], [TOOL])
-    for word in ("system", "ask", "said", "tool", "key", "value", "result0", "answer", "next"):
-        assert f"zq7{word}" in text
+    for tools in ([TOOL], None):  # none are offered by `tool_choice: none`
+        text = chat.render_prompt(HISTORIES["a finished tool loop"], tools)
+        for word in ("system", "ask", "said", "tool", "key", "value", "result0", "answer", "next"):
+            assert f"zq7{word}" in text
 
 
 def test_two_calls_and_their_results_are_all_in_the_prompt(chat: ChatFormat) -> None:
@@ -174,6 +175,12 @@ def test_an_example_that_a_template_refuses_is_dropped_and_counted(tmp_path: Pat
     assert "chat template" in report.refusal
     with pytest.raises(GrokoraError, match="chat template"):
         chat.encode_prompt(examples[1]["prompt"])
+
+
+def test_a_name_that_is_set_between_generation_marks_is_unknown_after_them_as_in_transformers(tmp_path: Path) -> None:
+    mark = "{% generation %}{% set said = m.content %}{{ said }}{% endgeneration %}{{ 'leaked' if said is defined }}"
+    chat = chat_of(HOSTILE["ignores tools"].replace("{{ m.content }}", mark), tmp_path / "model")
+    assert "leaked" not in chat.render_prompt(HISTORIES["an earlier answer"])
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def test_the_command_serves_the_base_and_every_champion_under_its_agents_name(tm
     words = vllm_command(store, AGENTS, "127.0.0.1", 8000)
     assert words[:3] == ["vllm", "serve", str(tmp_path / "base_model" / "base1")]
     assert words[words.index("--served-model-name") + 1] == "base"
+    assert words[words.index("--generation-config") + 1] == "vllm"  # a base's own settings may sample
     assert words[words.index("--max-loras") + 1] == "1"
     assert words[words.index("--max-lora-rank") + 1] == "32"  # the adapter's rank is 20 in one layer
     module = orjson.loads(words[words.index("--lora-modules") + 1])
