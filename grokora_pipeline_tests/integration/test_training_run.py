@@ -82,6 +82,14 @@ def run(plan: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(plan), capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
 
+def train_here(plan: Path) -> dict[str, Any]:
+    """Train in this process: one of its own imports for six seconds, which only a test that is about it needs."""
+    from grokora_pipeline.training.run import train
+    from grokora_pipeline.workers.frame import Reporter
+
+    return train(json.loads(plan.read_text()), Reporter())
+
+
 def training(plan: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((plan.parent / "adapter" / "training.json").read_text())
     return document
@@ -150,17 +158,15 @@ def test_nothing_of_this_machine_and_no_pickle_is_left(undisturbed: Path) -> Non
 @pytest.mark.slow
 def test_the_same_plan_makes_the_same_adapter(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
     again = write_plan(tmp_path, base, split)
-    assert run(again).returncode == 0
+    train_here(again)
     assert distance(again, undisturbed) < 1e-6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1, 8])
 def test_loraplus_gives_b_a_rate_of_its_own(base: Path, split: Path, tmp_path: Path, ratio: int) -> None:
     knobs = {"learning_rate": 1e-3, "schedule": "constant", "warmup": 0, "max_grad_norm": 0, "max_steps": 1}
     plan = write_plan(tmp_path, base, split, **knobs, loraplus_lr_ratio=ratio)
-    answer = run(plan)
-    assert answer.returncode == 0, answer.stderr
+    train_here(plan)
     b = load_file(plan.parent / "adapter" / "adapter_model.safetensors")
     steps = [abs(tensor).max() for name, tensor in b.items() if "lora_B" in name]
     assert [float(step) for step in steps] == pytest.approx([1e-3 * ratio] * len(steps), rel=0.01)  # Adam's first step
@@ -168,14 +174,13 @@ def test_loraplus_gives_b_a_rate_of_its_own(base: Path, split: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_steps_ends_where_it_would_have(
-    undisturbed: Path, base: Path, split: Path, tmp_path: Path
+    undisturbed: Path, base: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = write_plan(tmp_path, base, split, checkpoint_steps=1)
     for wanted in sorted(random.Random(3).sample(range(1, 7), 2)):
         kill_after_checkpoint(plan, wanted, signal.SIGKILL)
-    answer = run(plan)
-    assert answer.returncode == 0, answer.stderr
-    assert "going on from checkpoint-" in answer.stdout
+    train_here(plan)
+    assert "going on from checkpoint-" in capsys.readouterr().out
     assert training(plan)["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-3)
     assert distance(plan, undisturbed) < 1e-3
     counts = ("real_tokens", "computed_tokens", "label_tokens_seen")
@@ -247,10 +252,9 @@ def test_a_finished_training_is_found_by_its_retry(base: Path, split: Path, tmp_
     plan = write_plan(tmp_path, base, split, max_steps=2)
     document = json.loads(plan.read_text())
     plan.write_text(json.dumps({**document, "work": str(tmp_path / "work")}))
-    assert run(plan).returncode == 0
+    train_here(plan)
     before = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir() if path.is_file()}
     shutil.rmtree(tmp_path / "adapter")  # the step was killed before it published, and its staging folder removed
-    plan.with_suffix(".result.json").unlink()
     answer = run(plan)
     assert answer.returncode == 0, answer.stderr
     assert "was finished before" in answer.stdout
@@ -271,15 +275,17 @@ def test_two_runs_of_one_training_do_not_work_in_one_folder(base: Path, split: P
     assert distance(*plans) == 0
 
 
-@pytest.mark.slow
-def test_a_kill_after_the_work_is_removed_does_not_train_again(base: Path, split: Path, tmp_path: Path) -> None:
+def test_a_kill_after_the_work_is_removed_does_not_train_again(
+    base: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = write_plan(tmp_path, base, split, max_steps=2)
-    assert run(plan).returncode == 0
+    train_here(plan)  # no result is written, as if it had been killed before it could
     assert not (tmp_path / "adapter.work").exists()
-    plan.with_suffix(".result.json").unlink()  # as if it had been killed before it could write its result
-    answer = run(plan)
-    assert "was finished before" in answer.stdout
-    assert run(write_plan(tmp_path, base, split, max_steps=3)).stdout.count("was finished before") == 0
+    capsys.readouterr()
+    train_here(plan)
+    assert "was finished before" in capsys.readouterr().out
+    train_here(write_plan(tmp_path, base, split, max_steps=3))
+    assert "was finished before" not in capsys.readouterr().out
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch, at_step: Callable[[int], None] = lambda _: None) -> list[float]:
@@ -303,7 +309,6 @@ def test_asking_to_stop_in_the_last_step_or_while_writing_loses_nothing(
     undisturbed: Path, base: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from grokora_pipeline.training import run as module
-    from grokora_pipeline.workers.frame import Reporter
 
     write = module._write_adapter
     steps = count_steps(monkeypatch, lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == 8 else None)
@@ -314,7 +319,7 @@ def test_asking_to_stop_in_the_last_step_or_while_writing_loses_nothing(
 
     monkeypatch.setattr(module, "_write_adapter", written)
     plan = write_plan(tmp_path, base, split, self_test=False)
-    record = module.train(json.loads(plan.read_text()), Reporter())
+    record = train_here(plan)
     assert record["steps"] == len(steps) == 8
     assert record["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-6)
     assert (tmp_path / "adapter" / "checksums.json").is_file()
@@ -398,7 +403,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(
     assert "cannot be used (" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert json.loads(plan.with_suffix(".result.json").read_text())["error"] in answer.stderr
-    assert run(plan).returncode == 0
+    train_here(plan)
     assert distance(plan, undisturbed) < 1e-6
 
 
@@ -493,33 +498,28 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(
         train(json.loads(plan.read_text()), Reporter())
 
 
-@pytest.mark.slow
-def test_an_adapter_worse_than_the_untrained_one_is_not_published(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_worse_than_the_untrained_one_is_not_published(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = examples(12)
     for row in rows[8:]:  # what is learnt from the others makes these less likely
         row["completion"] = [{"role": "assistant", "content": "~^`;!%@#?*|<>_+$&" * 2}]
     sides = ["validation" if index >= 8 else "train" for index in range(12)]
     tokenize_split(rows, sides, ChatFormat.load(base), tmp_path / "split", max_length=512, seed=7)
-    plan = write_plan(tmp_path, base, tmp_path / "split", epochs=4.0)
-    answer = run(plan)
-    assert answer.returncode == 0, answer.stderr
-    record = training(plan)
+    record = train_here(write_plan(tmp_path, base, tmp_path / "split", epochs=4.0))
     assert (record["best_step"], record["validation_loss"]) == (0, record["initial_validation_loss"])
-    assert "nothing better than the untrained adapter" in answer.stdout
+    assert "nothing better than the untrained adapter" in capsys.readouterr().out
     assert record["history"][-1]["eval_loss"] > record["initial_validation_loss"]
 
 
-@pytest.mark.slow
-def test_a_runs_max_length_leaves_longer_rows_out(base: Path, split: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, base, split, max_length=90, max_steps=1)
-    answer = run(plan)
-    assert answer.returncode == 0, answer.stderr
-    record = training(plan)
+def test_a_runs_max_length_leaves_longer_rows_out(
+    base: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = train_here(write_plan(tmp_path, base, split, max_length=90, max_steps=1))
     assert 0 < record["rows_too_long"] == 40 - record["train_rows"] - record["validation_rows"]
-    assert f"{record['rows_too_long']} rows over max_length 90 left out" in answer.stdout
+    assert f"{record['rows_too_long']} rows over max_length 90 left out" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def split_of(folder: Path, train: list[list[int]], validation: list[list[int]]) -> Path:
     """A split of rows whose tokens after the first are all learnt."""
     from datasets import Dataset, DatasetDict
@@ -576,6 +576,7 @@ def test_what_is_wrong_with_a_base_is_said_of_it(tmp_path: Path, kind: str, toke
         train(json.loads(write_plan(tmp_path, folder, rows).read_text()), Reporter())
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, base, split, num_processes=2)
     answer = run(plan)
@@ -606,9 +607,7 @@ def test_processes_that_hold_the_base_together_train_what_one_trains(base: Path,
 def test_every_layout_learns_the_same(
     undisturbed: Path, base: Path, split: Path, tmp_path: Path, *, packing: str, checkpointing: str
 ) -> None:
-    plan = write_plan(tmp_path, base, split, packing=packing, checkpointing=checkpointing)
-    assert run(plan).returncode == 0
-    record = training(plan)
+    record = train_here(write_plan(tmp_path, base, split, packing=packing, checkpointing=checkpointing))
     assert record["layout"] == packing
     assert record["budget"]["checkpointing"] is (checkpointing == "on")
     assert record["validation_loss"] == pytest.approx(training(undisturbed)["validation_loss"], rel=1e-2)
@@ -616,44 +615,39 @@ def test_every_layout_learns_the_same(
 
 @pytest.mark.slow
 def test_a_quantised_base_trains_and_merges_into_the_unquantised_one(base: Path, split: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, base, split, quantisation="nf4")
-    answer = run(plan)
-    assert answer.returncode == 0, answer.stderr
-    record = training(plan)
+    from grokora_pipeline.models.merge import merge
+    from grokora_pipeline.workers.frame import Reporter
+
+    record = train_here(write_plan(tmp_path, base, split, quantisation="nf4"))
     assert record["quantisation"] == "nf4"
     assert record["self_test"]["exact"]
     assert record["validation_loss"] < record["initial_validation_loss"]
-    merge = tmp_path / "merge.json"
     prompts = [{"prompt": [{"role": "user", "content": "Click the Save button at (1, 2)."}]}]
     folders = {"base": str(base), "adapter": str(tmp_path / "adapter"), "output": str(tmp_path / "merged")}
-    merge.write_text(json.dumps({**folders, "prompts": prompts}))
-    module = [sys.executable, "-m", "grokora_pipeline.models.merge", str(merge)]
-    subprocess.run(module, env=ENVIRONMENT, check=True, capture_output=True)
-    assert json.loads(merge.with_suffix(".result.json").read_text())["agrees"]
+    assert merge({**folders, "prompts": prompts}, Reporter())["agrees"]
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
 
 
-@pytest.mark.slow
 def test_an_unknown_layer_lists_the_models_own(base: Path, split: Path, tmp_path: Path) -> None:
-    answer = run(write_plan(tmp_path, base, split, target_modules=["query"]))
-    assert answer.returncode == 2
-    assert "no layer 'query'; it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in answer.stderr
+    own = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    with pytest.raises(GrokoraError, match=f"no layer 'query'; it has {own}"):
+        train_here(write_plan(tmp_path, base, split, target_modules=["query"]))
 
 
-@pytest.mark.slow
-def test_the_deadline_stops_with_the_best_adapter(base: Path, split: Path, tmp_path: Path) -> None:
+def test_the_deadline_stops_with_the_best_adapter(
+    base: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = write_plan(tmp_path, base, split, deadline_hours=1e-6)
     document = {**json.loads(plan.read_text()), "work": str(tmp_path / "work")}
     plan.write_text(json.dumps(document))
-    assert run(plan).returncode == 0
-    record = training(plan)
+    record = train_here(plan)
     assert record["deadline_hit"]
     assert record["steps"] < record["steps_planned"]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     document["knobs"]["deadline_hours"] = 1.0  # more hours for what was cut short
     plan.write_text(json.dumps(document))
-    assert f"going on from checkpoint-{record['steps']}" in run(plan).stdout
-    assert training(plan)["steps"] == record["steps_planned"]
+    assert train_here(plan)["steps"] == record["steps_planned"]
+    assert f"going on from checkpoint-{record['steps']}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -686,13 +680,12 @@ def test_out_of_memory_halves_the_batches_and_loses_nothing(
 
 @pytest.mark.slow
 def test_a_trained_adapter_can_be_shrunk(undisturbed: Path, base: Path, split: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.json"
+    from grokora_pipeline.training.shrink import shrink
+    from grokora_pipeline.workers.frame import Reporter
+
     adapter = undisturbed.parent / "adapter"
     folders = {"base": str(base), "adapter": str(adapter), "split": str(split), "output": str(tmp_path / "small")}
-    plan.write_text(json.dumps({**folders, "rank": 2}))
-    module = [sys.executable, "-m", "grokora_pipeline.training.shrink", str(plan)]
-    subprocess.run(module, env=ENVIRONMENT, check=True, capture_output=True)
-    result = json.loads(plan.with_suffix(".result.json").read_text())
+    result = shrink({**folders, "rank": 2}, Reporter())
     assert (result["rank_before"], result["rank"]) == (4, 2)
     assert result["bytes"] < 0.6 * result["bytes_before"]
     assert result["bytes_int8"] < result["bytes"]
