@@ -184,8 +184,6 @@ def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
             raise UnreadableError("empty", 0, "no bytes" if not head else "only white space")
         record.format = "empty"
         return
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UnreadableError("not_utf8", 0, "UTF-16; save it as UTF-8")
     known = readers.detect(head)
     if known is None and readers.is_companion(head):
         record.format = "companion"

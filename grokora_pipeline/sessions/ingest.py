@@ -27,7 +27,7 @@ from grokora_pipeline.sessions.table import base_session
 from grokora_pipeline.sessions.verdicts import COPIES_FILE, SESSIONS_FILE, Judgement, judge
 from grokora_pipeline.store import content_version
 
-CODE_VERSION = 9  # raise it when the same logs give other rows
+CODE_VERSION = 10  # raise it when the same logs give other rows
 CHUNK_BYTES = 10 << 20  # of logs a job: what a process holds grows with it, and each begins with cold caches
 POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000
@@ -62,6 +62,7 @@ class IngestReport:
     by_agent: dict[str, int] = field(default_factory=dict)  # "" for turns that no agent recognises
     by_recorded_agent: dict[str, int] = field(default_factory=dict)  # whose those are in the logs, "" for nobody's
     by_status: dict[str, int] = field(default_factory=dict)
+    unheard_verdicts: int = 0  # on sessions that stand in no log
     skipped: dict[str, int] = field(default_factory=dict)
     turns_per_day: dict[str, int] = field(default_factory=dict)
 
@@ -367,6 +368,7 @@ def _report(
         by_agent=judgement.by_agent,
         by_recorded_agent=judgement.by_recorded_agent,
         by_status=judgement.by_status,
+        unheard_verdicts=judgement.unheard,
         skipped=dict(skipped.most_common()),
         turns_per_day=judgement.per_day,
     )

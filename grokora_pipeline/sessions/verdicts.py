@@ -90,6 +90,7 @@ class Judgement:
     by_format: dict[str, int]
     per_day: dict[str, int]
     problems: list[tuple[str, Problem]]  # (file, problem)
+    unheard: int  # verdicts on sessions that stand in no log
 
 
 @dataclass(slots=True)
@@ -122,7 +123,7 @@ class _Cluster:
         asked = "" if row["completeness"] == "reconstructed" else row["prompt_id"]
         self.calls.add((agent, row["step"], row["answer_id"], asked))
         if row["call"]:
-            self.calls.add((row["call"],))
+            self.calls.add((row["call"], row["answer_id"]))  # two machines may both count from 1
         if at := row["started_at"]:
             self.start, self.end = min(self.start or at, at), max(self.end, at)
 
@@ -150,7 +151,7 @@ class _Cluster:
         if self.files & other.files:
             return False
         shared = self.calls & other.calls
-        if any(len(call) == 1 for call in shared):  # a receipt
+        if any(len(call) == 2 for call in shared):  # a receipt
             return True
         agreed = {call[:2] for call in shared}
         common = {
@@ -197,7 +198,7 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     receipts = rows["call"].ne("") & rows.duplicated(["call", "prompt_id", "answer_id"], keep=False)
     repeated |= receipts.to_numpy()
     copies, dropped = _copies(_dictionaries(rows[repeated]))
-    verdicts, problems = _verdicts(rows, names, records)
+    verdicts, problems, unheard = _verdicts(rows, names, records)
     table = _sessions_table(names, verdicts)
     pq.write_table(table, folder / SESSIONS_FILE, compression="zstd")
     pq.write_table(copies, folder / COPIES_FILE, compression="zstd")
@@ -214,6 +215,7 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
         by_format=_counts(kept["source_format"]),
         per_day=dict(sorted(_counts(kept["day"]).items())),
         problems=problems,
+        unheard=unheard,
     )
 
 
@@ -259,8 +261,12 @@ def _session_names(rows: "pd.DataFrame") -> dict[Segment, str]:
         used: set[str] = set()
         for cluster in sorted(_clusters(clusters), key=lambda one: (one.start, min(one.segments))):
             label = min(recorded for recorded, _ in cluster.segments)
-            if label in used:  # another machine's session with the same id: told apart by what it begins with
-                label = f"{label}~{min(firsts[segment] for segment in cluster.segments)[:8]}"
+            # Another machine's session with the same id is told apart by when it began: a hash of its texts would be
+            # another one after each change of the redaction, and the split would not know the session again.
+            marks = [hashlib.sha256(cluster.start.encode()).hexdigest()] if cluster.start else []
+            marks.append(min(firsts[segment] for segment in cluster.segments))
+            named = [label, *(f"{label}~{mark[:8]}" for mark in marks)]
+            label = next((one for one in named if one not in used), named[-1])
             used.add(label)
             names.update(dict.fromkeys(cluster.segments, label))
     return names
@@ -365,20 +371,26 @@ def _is_copy(row: TurnValues, other: TurnValues) -> bool:
 
 def _verdicts(
     rows: "pd.DataFrame", names: Mapping[Segment, str], records: Mapping[str, FileRecord]
-) -> tuple[dict[str, _Verdict], list[tuple[str, Problem]]]:
-    """The verdict of each session: the last that was stated, else the worst that a log's own end says."""
+) -> tuple[dict[str, _Verdict], list[tuple[str, Problem]], int]:
+    """The verdict of each session: the last that was stated, else the worst that a log's own end says.
+
+    Also what is wrong with verdicts, and how many are of no session that stands in a log.
+    """
     labels: dict[str, dict[str, set[Segment]]] = defaultdict(lambda: defaultdict(set))
     for segment, label in names.items():
         labels[base_session(segment[0])][label].add(segment)
     stated: dict[str, list[tuple[str, str, list[Any]]]] = defaultdict(list)
     inferred: dict[str, set[str]] = defaultdict(set)
     problems: list[tuple[str, Problem]] = []
+    unheard = 0
     for record in records.values():
         for session in {*record.stated, *record.inferred}:
             home = names.get((session, record.name)) or _nearest(session, record.name, labels[base_session(session)])
             if home is None:
                 problems.append((record.name, Problem("ambiguous_verdict", 0, "several sessions have this id")))
-            elif home:
+            elif not home:
+                unheard += 1
+            else:
                 if session in record.stated:
                     statement = cast("list[Any]", record.stated[session])
                     stated[home].append((statement[5] or "", record.name, statement[:5]))
@@ -399,7 +411,7 @@ def _verdicts(
                 known = call if (label, call) in receipts else None
                 verdict.agent, verdict.step, verdict.call = agent, step, known
         verdicts[label] = verdict
-    return verdicts, problems
+    return verdicts, problems, unheard
 
 
 def _nearest(session: str, file: str, labels: Mapping[str, set[Segment]]) -> str | None:

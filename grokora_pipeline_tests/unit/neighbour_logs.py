@@ -442,6 +442,19 @@ def _call_log(talk: "Talk", name: str) -> bytes:
     return _lines({**request, "session_id": name, "timestamp": AT, "response": response})
 
 
+def _wrapped_calls(talk: "Talk", name: str) -> bytes:
+    """As a gateway of Azure's keeps a call: the messages of both sides among what is known of the connection."""
+    request, response = _chat(talk)
+    facts = {
+        "modelName": "m",
+        "session_id": name,
+        "requestMessages": request["messages"],
+        "tools": request.get("tools"),
+    }
+    said = [response["choices"][0]["message"]]
+    return _lines({"time": AT, "category": "GatewayLlmLogs", "properties": {**facts, "responseMessages": said}})
+
+
 def _agent_traces(talk: "Talk", name: str) -> bytes:
     lines = [orjson.loads(line) for line in _droid(talk, name).splitlines()]
     return _lines({"harness": "droid", "session_id": name, "traces": lines})
@@ -677,6 +690,7 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("lm_studio", "x.conversation.json", ("system", "question", "answer"), _lm_studio),
     ("bedrock_batch", "out.jsonl", _HELD, _bedrock_batch),
     ("call_log", "calls.jsonl", _HELD, _call_log),
+    ("wrapped_calls", "gateway.jsonl", _HELD, _wrapped_calls),
     ("agent_traces", "rows.jsonl", _NO_SYSTEM, _agent_traces),
     ("copilot_cli", "events.jsonl", _NO_SYSTEM, _copilot_cli),
     ("droid", "s.jsonl", _NO_SYSTEM, _droid),

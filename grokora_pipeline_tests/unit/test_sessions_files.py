@@ -272,9 +272,12 @@ def test_a_missing_root_is_said_in_one_sentence(tmp_path: Path) -> None:
         scan.manifest(tmp_path / "nowhere")
 
 
+KNOWN = ("recording", "wrapped_calls")  # which know a recording
+
+
 def test_a_new_reader_looks_anew_at_files_that_no_reader_knew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "logs" / "a.jsonl", lines(1))
-    monkeypatch.setattr(readers, "FORMATS", tuple(known for known in readers.FORMATS if known.name != "recording"))
+    monkeypatch.setattr(readers, "FORMATS", tuple(known for known in readers.FORMATS if known.name not in KNOWN))
     first = run(tmp_path / "logs", tmp_path / "one")
     monkeypatch.undo()
     second = run(tmp_path / "logs", tmp_path / "two", tmp_path / "one")
@@ -299,6 +302,38 @@ def test_a_small_packed_file_with_large_turns_is_not_held_in_memory(
     monkeypatch.setattr(extract, "MAX_HELD", packed.stat().st_size + 100_000)
     assert run(tmp_path / "logs", tmp_path / "out").turns == 40
     assert held == [False]
+
+
+def rows_of(count: int) -> list[dict[str, Any]]:
+    """Rows of a training set, no two alike."""
+    return [
+        {"messages": [{"role": "user", "content": f"ü {n}"}, {"role": "assistant", "content": "a"}]}
+        for n in range(count)
+    ]
+
+
+LINES = b"".join(orjson.dumps(row) + b"\n" for row in rows_of(4))
+DAMAGED = {
+    "a first line that began in an older file": (b'tent": "x"}]}\n' + LINES, ["malformed_json"]),
+    "zeros that a crash left": (b"\0" * 4096 + LINES, ["damaged"]),
+    "zeros within": (LINES[: len(LINES) // 2] + b"\0" * 512 + LINES[len(LINES) // 2 :], ["damaged"]),
+    "UTF-16": (LINES.decode().encode("utf-16"), []),
+    "UTF-16, packed": (gzip.compress(b"\xfe\xff" + LINES.decode().encode("utf-16-be")), []),
+    "Windows-1252": (LINES.decode().encode("cp1252"), ["not_utf8"]),
+    "marks before records": (b"".join(b"\x1e" + line for line in LINES.splitlines(keepends=True)), []),
+    "the end of a file of DOS": (orjson.dumps(rows_of(4)) + b"\x1a", []),
+    "a list that ends early": (orjson.dumps(rows_of(5))[:-20], ["truncated"]),
+    "a page that ends early": (orjson.dumps({"data": rows_of(5)})[:-20], ["truncated"]),
+}
+
+
+@pytest.mark.parametrize(("content", "reasons"), DAMAGED.values(), ids=DAMAGED)
+def test_what_is_whole_of_a_damaged_or_oddly_written_file_is_read(
+    tmp_path: Path, content: bytes, reasons: list[str]
+) -> None:
+    write(tmp_path / "logs" / "a.jsonl", content)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, sorted({row["reason"] for row in report.quarantine})) == (4, reasons)
 
 
 def test_a_long_list_is_read_element_by_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grokora_pipeline.sessions.readers.common import outcome_status, rating_of, sound_answer, to_utc, whole_number
+from grokora_pipeline.sessions.readers.common import sound_answer, to_utc, whole_number
+from grokora_pipeline.sessions.readers.outcomes import outcome_status, rating_of, scored
 from grokora_pipeline.sessions.turns import Problem, Skipped
 from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
 from grokora_pipeline_tests.unit.test_sessions_readers import read, turns_of
@@ -26,8 +27,11 @@ needs_inputs = pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/
             ["timeout", "fail", "cancelled", "canceled", "aborted", "partial", "Timed out", "max-turns", False],
             "failure",
         ),
+        (["RESOLVED_FULL", "AgentState.FINISHED", "task completed", "tests passed", "✅"], "success"),
+        (["RESOLVED_NO", "exit_error", "agent_timeout", "user cancelled", "context_window_exceeded", "❌"], "failure"),
+        (["incorrect", "not resolved", "completed with errors", -1], "failure"),
         (["unknown", "", None, "pending", "in progress"], "unknown"),
-        (["purple", "sucess", {"a": 1}, 17], None),
+        (["purple", "sucess", {"a": 1}, 17, "half completed", "exit 0"], None),
     ],
 )
 def test_one_list_says_what_an_outcome_is(words: list[Any], status: str | None) -> None:
@@ -52,6 +56,11 @@ def test_an_unknown_word_for_an_outcome_is_reported_and_not_learnt_from(tmp_path
         ("4.5", 4),
         ("3/5", 3),
         ("5 stars", 5),
+        ("★★★★☆", 4),
+        ("8/10", 4),
+        ("2,0 out of 5", 2),
+        ("85 %", 4),
+        ("1/100", 1),
         (2.9, 2),
         (5, 5),
         (0, None),
@@ -62,6 +71,57 @@ def test_an_unknown_word_for_an_outcome_is_reported_and_not_learnt_from(tmp_path
 )
 def test_a_rating_may_be_text(value: object, rating: int | None) -> None:
     assert rating_of(value) == rating
+
+
+LIKED, DISLIKED = (
+    ["👍", "thumbs up", "+1", True, "like", "good"],
+    ["👎", "thumbs_down", "-1", -1, 0, "0/5", False, "bad"],
+)
+SAID: list[tuple[Any, str, int | None, list[str]]] = [
+    *((value, "success", None, []) for value in LIKED),
+    *((value, "failure", None, []) for value in DISLIKED),
+    *((value, "failure", None, ["unknown_rating"]) for value in (7, "four", {"stars": 2}, "9")),
+    *((value, "unknown", 1, []) for value in (1, "1 star", "2/10")),
+    (None, "unknown", None, []),
+]
+
+
+@pytest.mark.parametrize(("value", "status", "rating", "reasons"), SAID, ids=[str(one[0]) for one in SAID])
+def test_a_persons_opinion_is_understood_or_reported_and_never_passed_over(
+    tmp_path: Path, value: object, status: str, rating: int | None, reasons: list[str]
+) -> None:
+    lines = [call("s", 0, "p", "a"), {"session_id": "s", "outcome": {"rating": value}}]
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    (turn,) = turns(tmp_path / "out")
+    assert (turn["status"], turn["rating"], [row["reason"] for row in report.quarantine]) == (status, rating, reasons)
+
+
+def test_a_thumb_down_outweighs_the_success_beside_it(tmp_path: Path) -> None:
+    lines = [call("s", 0, "p", "a"), {"session_id": "s", "outcome": {"status": "success", "rating": "👎"}}]
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    assert run(tmp_path / "logs", tmp_path / "out").by_status == {"failure": 1}
+
+
+def test_a_verdict_on_a_session_that_stands_in_no_log_is_counted(tmp_path: Path) -> None:
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s", 0, "p", "a"), {"session_id": "S", "outcome": {"rating": 1}}])
+    assert run(tmp_path / "logs", tmp_path / "out").unheard_verdicts == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([("Factuality score", 1), ("quality", 0.8), ("toxicity", 0), ("tokens", 812)], (None, "success")),
+        ([("correctness", 1), ("helpfulness", 0.2)], (None, "failure")),
+        ([("hallucination", True), ("duration", 1), ("topic", "travel"), ("difficulty", 1)], (None, "unknown")),
+        ([("user_rating", 4), ("star rating", "2/5")], (2, "unknown")),
+        ([("user-feedback", "👎")], (None, "failure")),
+    ],
+)
+def test_named_scores_count_if_more_is_better(
+    scores: list[tuple[object, object]], said: tuple[int | None, str]
+) -> None:
+    assert scored(scores) == said
 
 
 def test_a_step_may_be_text() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.readers import Source
+from grokora_pipeline.sessions.readers import Source, lowering
 from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
+from grokora_pipeline_tests.unit.neighbour_logs import AT
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
 from grokora_pipeline_tests.unit.session_logs import run, turns
 from grokora_pipeline_tests.unit.test_sessions_foreign_logs import (
@@ -513,3 +514,128 @@ def test_a_fork_of_codex_beside_its_parent_is_learnt_once(tmp_path: Path) -> Non
     read_lines(tmp_path, fork, *later, *own, name="f.jsonl")
     run(tmp_path, tmp_path / "out")
     assert sorted(json.loads(row["completion"])["content"] for row in turns(tmp_path / "out")) == ["A", "A2"]
+
+
+# --- Calls and opinions wherever a platform keeps them
+
+QUESTION: list[Any] = [{"role": "user", "content": "Q"}]
+SAID: dict[str, Any] = {"role": "assistant", "content": "A"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"prompt_messages": QUESTION, "completion_message": SAID, "thread_identifier": "s"},
+        {"session_id": "s", "inputs": {"chat_history": QUESTION}, "outputs": SAID},
+        {
+            "session_id": "s",
+            "function_kwargs": {"messages": QUESTION},
+            "request_response": {"choices": [{"message": SAID}]},
+        },
+        {
+            "session_id": "s",
+            "ai": {"proxy": {"payload": {"request": json.dumps({"messages": QUESTION}), "response": "A"}}},
+        },
+        {"session_id": "s", "llm_interactions": [{"input_messages": QUESTION, "response": {"content": "A"}}]},
+    ],
+    ids=["names", "inputs", "arguments", "text", "interactions"],
+)
+def test_a_call_is_found_whatever_stands_around_it(tmp_path: Path, line: dict[str, Any]) -> None:
+    turn = only(document(tmp_path, line))
+    assert (prompt_of(turn), turn.completion["content"], turn.session_id) == ("u:Q", "A", "s")
+
+
+def test_calls_of_one_conversation_that_name_no_session_are_one_session_with_a_step_each(tmp_path: Path) -> None:
+    lines = [
+        {"type": "LLMCall", "messages": QUESTION, "response": {"choices": [{"message": SAID}]}},
+        {"type": "LLMCall", "messages": [*QUESTION, SAID, *ASKED], "response": {"choices": [{"message": SAID}]}},
+    ]
+    first, second = turns_of(read_lines(tmp_path, *lines))
+    assert (first.session_id, first.step, second.step) == (second.session_id, 0, 1)
+
+
+def braintrust(**scores: float) -> list[dict[str, Any]]:
+    """A trace of Braintrust: the scores stand at its root, the call in a span below it."""
+    root = {"root_span_id": "r", "span_id": "r", "span_attributes": {"type": "eval"}, "input": "Q", "scores": scores}
+    output = [{"message": SAID, "finish_reason": "stop"}]
+    call = {
+        "root_span_id": "r",
+        "span_id": "l",
+        "span_attributes": {"type": "llm"},
+        "input": QUESTION,
+        "output": output,
+    }
+    return [root, call]
+
+
+def phoenix(label: str) -> dict[str, Any]:
+    """A span of Phoenix with somebody's annotation."""
+    own: dict[str, Any] = {
+        "openinference": {"span": {"kind": "LLM"}},
+        "llm": {"input_messages": [{"message": QUESTION[0]}]},
+    }
+    own["llm"]["output_messages"] = [{"message": SAID}]
+    annotation = {"name": "correctness", "annotator_kind": "HUMAN", "result": {"label": label}}
+    return {"context": {"trace_id": "t", "span_id": "a"}, "attributes": own, "annotations": [annotation]}
+
+
+def vscode(vote: int) -> dict[str, Any]:
+    """A chat of GitHub Copilot with a person's vote on an answer."""
+    request = {"message": {"text": "Q"}, "response": [{"value": "A"}], "vote": vote}
+    return {"responderUsername": "GitHub Copilot", "sessionId": "s", "requests": [request]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "failed"),
+    [
+        (braintrust(Factuality=1), "success", False),
+        (braintrust(Factuality=1, ExactMatch=0), "failure", False),
+        (braintrust(Toxicity=0, LatencySeconds=0.2), "unknown", False),
+        ([phoenix("correct")], "success", False),
+        ([phoenix("incorrect")], "failure", False),
+        ([vscode(1)], "unknown", False),
+        ([vscode(0)], "unknown", True),
+    ],
+)
+def test_what_people_and_judges_said_reaches_the_session_or_the_answer(
+    tmp_path: Path, lines: list[dict[str, Any]], status: str, failed: bool
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run(tmp_path / "logs", tmp_path / "out")
+    (turn,) = turns(tmp_path / "out")
+    assert (turn["status"], turn["step_failed"]) == (status, failed)
+
+
+def test_scores_of_langfuse_may_be_words_or_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    generation = {"traceId": "t", "id": "g", "type": "GENERATION", "startTime": AT, "parentObservationId": None}
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.json").write_text(json.dumps([{**generation, "input": QUESTION, "output": SAID}]))
+    score = {"id": "x", "traceId": "t", "name": "user-feedback", "value": 0, "stringValue": "thumbs down"}
+    (tmp_path / "logs" / "scores.json").write_text(json.dumps([{**score, "dataType": "CATEGORICAL"}]))
+    assert run(tmp_path / "logs", tmp_path / "out").by_status == {"failure": 1}
+
+
+def test_documents_over_several_lines_one_behind_the_other_are_read_as_lines_are(tmp_path: Path) -> None:
+    for number, indent in enumerate((None, 2)):
+        lines = [
+            json.dumps({"messages": [*QUESTION, {**SAID, "content": f"A\n}}\n{{ {n}"}]}, indent=indent)
+            for n in range(3)
+        ]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(lines))
+    first, second = (turns_of(read(tmp_path / f"{number}.jsonl")) for number in range(2))
+    assert [turn.completion for turn in first] == [turn.completion for turn in second]
+    assert len(second) == 3
+
+
+def test_records_that_belong_together_are_refused_in_one_sentence_where_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lowering, "MAX_SHELF", 300)
+    (tmp_path / "logs").mkdir()
+    run_of = {"run_type": "llm", "trace_id": "t", "inputs": {"messages": QUESTION}, "outputs": {"message": SAID}}
+    lines = [json.dumps({**run_of, "id": f"r{number}"}) + "\n" for number in range(9)]
+    (tmp_path / "logs" / "a.jsonl").write_text("".join(lines))
+    (row,) = run(tmp_path / "logs", tmp_path / "out").quarantine
+    assert row["reason"] == "gigantic"
+    assert "several files" in row["detail"]

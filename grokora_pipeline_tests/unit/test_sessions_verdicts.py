@@ -134,6 +134,25 @@ def test_ids_of_different_machines_do_not_meet(tmp_path: Path) -> None:
     }
 
 
+def test_what_tells_two_machines_sessions_apart_outlives_a_change_of_their_texts(tmp_path: Path) -> None:
+    for number, words in enumerate(("with the key k-123", "with the key <SECRET:api_key:1>")):
+        for hour, machine in enumerate(("one", "two"), 1):
+            lines = [call("s", step, f"p{step}", f"{machine} {step} {words}") for step in (0, 1)]
+            lines = [{**line, "started_at": f"2026-01-01T0{hour}:00:0{line['step']}Z"} for line in lines]
+            write_lines(tmp_path / f"logs{number}" / machine / "a.jsonl", lines)
+        run(tmp_path / f"logs{number}", tmp_path / f"out{number}")
+    first, second = ({row["session_id"] for row in turns(tmp_path / f"out{number}")} for number in range(2))
+    assert first == second
+    assert len(first) == 2
+
+
+def test_machines_that_number_their_receipts_alike_have_two_sessions(tmp_path: Path) -> None:
+    for machine in ("one", "two"):
+        lines = [call("s", step, f"p{step}", f"{machine} {step}", call=f"c{step}") for step in (0, 1)]
+        write_lines(tmp_path / "logs" / machine / "a.jsonl", lines)
+    assert run(tmp_path / "logs", tmp_path / "out").sessions == 2
+
+
 def test_a_verdict_that_may_be_of_two_sessions_is_reported_and_given_to_neither(tmp_path: Path) -> None:
     for machine in ("one", "two"):
         write_lines(tmp_path / "logs" / machine / "a.jsonl", [call("s", 0, "p", machine)])

@@ -27,7 +27,7 @@ from grokora_pipeline.sessions.readers import (
     trajectories,
 )
 from grokora_pipeline.sessions.readers.common import json_text
-from grokora_pipeline.sessions.readers.lowering import as_list, as_object, peek_objects, records
+from grokora_pipeline.sessions.readers.lowering import as_list, as_object, peek_objects, plain, records
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError, is_archive
 from grokora_pipeline.sessions.turns import Item, Problem
 
@@ -61,6 +61,7 @@ _COMPANION_KEYS = (
     (b'"firstPrompt"', b'"messageCount"'),
     (b'"content"', b'"status"', b'"activeForm"'),
     (b'{"session_id"', b'"ts":', b'"text":'),  # history.jsonl of Codex
+    (b'"protocol_version"', b'"TurnBegin"'),  # wire.jsonl of Kimi's CLI, beside context.jsonl
 )
 # Known content that holds no calls, or not in a way that can be read: the members that tell it, and what to do.
 _REFUSED = (
@@ -117,6 +118,10 @@ class Format(NamedTuple):
     read: Callable[[Source], Iterator[Item]]
 
 
+def _conversation(shape: conversations.Shape) -> Format:
+    return Format(shape.name, conversations.detector(shape), conversations.reader(shape))
+
+
 def _read_traces(source: Source) -> Iterator[Item]:
     """Rows of the hub's agent traces: a session file each, its lines in a list; read as its own format."""
     for record in records(source):
@@ -135,7 +140,7 @@ def _read_traces(source: Source) -> Iterator[Item]:
 
 
 FORMATS: tuple[Format, ...] = (
-    *(Format(one.name, conversations.detector(one), conversations.reader(one)) for one in conversations.SHAPES),
+    *map(_conversation, conversations.SHAPES),
     Format("recording", recordings.looks_like, recordings.read),
     Format("instructions", instructions.looks_like, instructions.read),
     Format("swarm_v2", swarm.looks_like, swarm.read),
@@ -157,26 +162,26 @@ FORMATS: tuple[Format, ...] = (
     Format("openhands", openhands.looks_like, openhands.read),
     Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini),
     Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),
+    _conversation(conversations.WRAPPED),
     Format(
         "agent_traces",
         lambda head: any({"harness", "traces"} <= one.keys() for one in peek_objects(head)[:1]),
         _read_traces,
     ),
 )
-_LINES = ("recording", "instructions", "claude_code", "codex", "pi", "otel", "litellm", "langsmith", "chat_dataset")
 
 
 def detect(head: bytes) -> Format | None:
     """The format of a file from its first bytes; None if no reader knows it."""
-    return next((known for known in FORMATS if known.looks_like(head)), None)
+    start = plain(head)
+    return next((known for known in FORMATS if known.looks_like(start)), None)
 
 
 def detect_by_line(head: bytes) -> Format | None:
-    """The format of JSONL whose first line is damaged, from the lines after it."""
+    """The format of JSONL whose first line is damaged, from the lines after it: rotation may cut within a line."""
     rest = [line for line in head.split(b"\n")[1:] if line.startswith(b"{")]
-    text = b"\n".join(rest)
-    by_line = [known for known in FORMATS if known.name in _LINES]
-    return next((known for known in by_line if any(known.looks_like(one) for one in (text, *rest[:64]))), None)
+    texts = (b"\n".join(rest), *rest[:64])
+    return next((known for text in texts if text and (known := detect(text + b"\n"))), None)
 
 
 def refused(head: bytes) -> str:
@@ -205,7 +210,7 @@ def nearest(head: bytes) -> str:
 
 def is_companion(head: bytes) -> bool:
     """Whether a file only goes with a session that is told elsewhere: a session.log, metrics, a summary, an index."""
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    start = plain(head)
     if start.startswith(_COMPANION_STARTS) or _PROGRAM_LOG.match(start):
         return True
     known = any(all(key in head for key in keys) for keys in _COMPANION_KEYS)

@@ -1,17 +1,30 @@
 """Logs of single calls: a request with its reply beside it, as gateways, clouds and tracers write it."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.chats import Chat
-from grokora_pipeline.sessions.readers.common import first_of, name_text, outcome_status, whole_number
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, ended_early, objects_in
+from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
+from grokora_pipeline.sessions.readers.lowering import (
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    digest,
+    ended_early,
+    objects_in,
+)
+from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, scores_in
 
 REPLIES = ("response", "output", "completion", "reply")  # `answer` is what graders expect, not what was said
 EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
 # What exports call the session of a call, the call or the trace that it is a part of, and its time.
-_SESSION_IDS = ("session_id", "conversation_id", "thread_id", "threadId", "Helicone-Session-Id", "$ai_session_id")
+_SESSION_IDS = (
+    *("session_id", "sessionId", "conversation_id", "conversationId", "thread_id", "threadId", "thread_identifier"),
+    *("chat_id", "Helicone-Session-Id", "$ai_session_id"),
+)
 _CALL_IDS = (
     "$ai_trace_id",
     "trace_id",
@@ -27,6 +40,8 @@ _TIMES = (
     *("start_ns", "timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime"),
     *("request_created_at", "logging_time", "created", "time"),
 )
+# Members of a reply that is more than a message.
+_ENVELOPES = {"type", "choices", "candidates", "message", "generations", "object"}
 BATCHES = (("body", "response"), ("params", "result"))  # the two halves of a batch, joined by `custom_id`
 # What they call a request and its reply.
 _SIDES = (
@@ -40,13 +55,20 @@ _SIDES = (
 
 
 def call(value: Json) -> Iterator[Chat]:
-    """One call as a gateway or a platform exports it: a request and a reply under that platform's names."""
-    for request, reply, holder in _exchanges(value):
+    """One call as a gateway or a platform exports it: a request and a reply under that platform's names.
+
+    A record without a call may say how the session went, as the root of a trace does.
+    """
+    exchanges = list(_exchanges(value))
+    if not exchanges:
+        rating, opinion = scored(scores_in(value))
+        if opinion != "unknown" or rating is not None:
+            yield Chat([], _session(value), status=opinion, rating=rating)
+    for request, reply, holder in exchanges:
         said = exchange(request, _reply(reply))
         if said.answer is None:
             yield Chat([], last_only=True)
             continue
-        own = ("metadata", "requestMetadata", "request_properties")
         status = holder.get("status")
         code = whole_number(first_of(holder, "response_status", "status_code", "$ai_http_status"))
         failed = (
@@ -55,19 +77,34 @@ def call(value: Json) -> Iterator[Chat]:
             or holder.get("$ai_is_error") is True
             or ended_early({"finish_reason": holder.get("$ai_stop_reason")})
             or any(holder.get(key) for key in ("error", "error_info", "exception", "error_message"))
+            or holder.get("success") is False
         )
         outcome = outcome_status(holder.get("outcome")) if isinstance(holder.get("outcome"), str) else "unknown"
-        facts = {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
+        weave = as_object(as_object(holder.get("summary")).get("weave"))
+        rating, opinion = scored([*scores_in(holder), *scores_in(weave)])
+        facts = _facts(holder)
+        is_delta = said.delta or [one["role"] for one in said.prompt[:1]] == ["tool"]
         yield Chat(
             [*said.prompt, {**said.answer, "cut": "call_failed" if failed else said.cut, "model": said.model}],
-            name_text(first_of(facts, *_SESSION_IDS, *_CALL_IDS)),
+            _session(holder),
             name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
             started=first_of(facts, *_TIMES),
             tools=said.tools,
-            completeness="delta" if said.delta else "whole",
+            completeness="delta" if is_delta else "whole",
             last_only=True,
-            status=outcome or "failure",
+            status=opinion if outcome == "unknown" else outcome or "failure",
+            rating=rating,
         )
+
+
+def _facts(holder: Json) -> Json:
+    """What a record says of its call, in itself or in its metadata."""
+    own = ("metadata", "requestMetadata", "request_properties")
+    return {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
+
+
+def _session(holder: Json) -> str:
+    return name_text(first_of(_facts(holder), *_SESSION_IDS, *_CALL_IDS))
 
 
 def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
@@ -141,7 +178,50 @@ def _reply(reply: Any) -> Any:
         if any(as_object(one).get("type") in ("message", "reasoning", "function_call") for one in reply):
             return {"object": "response", "output": reply}  # items of the Responses API
         return {"message": last} if "role" in last else {"choices": reply} if "message" in last else reply
-    return {"message": reply} if isinstance(reply, dict) and "role" in reply and "type" not in reply else reply
+    if isinstance(reply, dict) and set(reply) & {"content", "tool_calls"} and not set(reply) & _ENVELOPES:
+        return {"message": {"role": "assistant", **reply}}
+    return reply
+
+
+# Names, without marks and capitals, under which gateways keep the messages of a request and what was answered.
+_ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
+_SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
+_SAID |= {"responsemessage", "responsemessages", "completionmessages", "requestresponse"}
+
+
+def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[Json]:
+    """The calls that an object holds, at most four members deep: each as a log of calls has it, with what stands above.
+
+    A call is a request, as messages or an object (or JSON text) with messages, and a reply beside it.
+    """
+    facts = (above or {}) | {key: one for key, one in value.items() if not isinstance(one, dict | list)}
+    requests = [value, *map(as_object, value.values())]
+    asked = next((as_list(own[key]) for own in requests for key in own if _is_one_of(key, _ASKED, own[key])), None)
+    said = next((one for key, one in value.items() if one and re.sub(r"[_-]", "", key).lower() in _SAID), None)
+    if asked and said:
+        tools = next((own["tools"] for own in requests if own.get("tools")), None)
+        model = first_of({key: own.get(key) for own in requests for key in own}, "model", "modelName", "ModelName")
+        yield {**facts, "model": model, "tools": tools, "messages": asked, "response": said}
+    elif depth < 4:
+        for member in value.values():
+            for one in objects_in(member) if isinstance(member, list) else [as_object(member)]:
+                yield from inside(one, facts, depth + 1)
+
+
+def _is_one_of(key: str, names: Collection[str], value: Any) -> bool:
+    messages = objects_in(value)
+    return re.sub(r"[_-]", "", key).lower() in names and bool(messages) and "role" in messages[-1]
+
+
+def calls_inside(value: Json) -> Iterator[Chat]:
+    """The calls that a document of a gateway or a program holds somewhere in it; all of them are of one session."""
+    found = list(inside(value))
+    name = _session(value) or (f"content-{digest(found[0]['messages'])}" if len(found) > 1 else "")
+    for number, one in enumerate(found):
+        for chat in call(one):
+            chat.session = chat.session or name
+            chat.first_step = number if chat.completeness == "delta" else 0
+            yield chat
 
 
 def is_datadog(value: Json) -> bool:

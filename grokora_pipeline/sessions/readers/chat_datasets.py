@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import (
     Source,
-    exit_status,
     first_of,
     name_text,
-    outcome_status,
     to_utc,
     user,
 )
@@ -40,6 +38,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
 )
+from grokora_pipeline.sessions.readers.outcomes import exit_status, outcome_status
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status
 
 _CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "contents", "turns", "chat", "trajectory")

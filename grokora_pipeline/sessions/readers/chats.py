@@ -27,6 +27,7 @@ class Chat:
     last_only: bool = False  # the messages are one call: a prompt and its answer
     parent: str = ""
     status: Status = "unknown"
+    rating: int | None = None
     task: str = ""
     first_step: int = 0  # of a session that a compaction cut
 

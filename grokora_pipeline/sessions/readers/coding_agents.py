@@ -198,7 +198,7 @@ def copilot_chat(value: Json) -> Iterator[Chat]:
         rounds = objects_in(metadata.get("toolCallRounds"))
         for one_round in rounds:
             said = {"role": "assistant", "content": one_round.get("response"), "tool_calls": one_round.get("toolCalls")}
-            messages.append({**said, "model": model, "cut": bool(one.get("isCanceled"))})
+            messages.append({**said, "model": model, "cut": bool(one.get("isCanceled")), "vote": one.get("vote")})
             for call in objects_in(one_round.get("toolCalls")):
                 content = objects_in(as_object(results.get(name_text(call.get("id")))).get("content"))
                 texts = [{"type": "text", "text": part.get("value", "")} for part in content]
@@ -210,7 +210,8 @@ def copilot_chat(value: Json) -> Iterator[Chat]:
                 part["value"] for part in shown if isinstance(part.get("value"), str) and not part.get("kind")
             ]
             cut = bool(one.get("isCanceled")) or tools  # calls without their arguments are no answer
-            messages.append({"role": "assistant", "content": "".join(shown_texts), "model": model, "cut": cut})
+            answer = {"role": "assistant", "content": "".join(shown_texts), "model": model, "cut": cut}
+            messages.append({**answer, "vote": one.get("vote")})
     started = next((one.get("timestamp") for one in objects_in(value["requests"])), None)
     yield Chat(messages, name_text(value.get("sessionId")), "copilot", started=started or value.get("creationDate"))
 

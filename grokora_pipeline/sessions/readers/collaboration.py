@@ -18,7 +18,7 @@ _SIDES = ("Claude", "Grok")
 
 def looks_like(head: bytes) -> bool:
     """Whether it starts as a collaboration plan."""
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"# Collaboration Plan") and b"**Correlation ID**" in head
+    return head.startswith(b"# Collaboration Plan") and b"**Correlation ID**" in head
 
 
 def read(source: Source) -> Iterator[Item]:

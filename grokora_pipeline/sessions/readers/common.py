@@ -12,7 +12,7 @@ import orjson
 
 from grokora_pipeline.models.messages import Message, call_arguments, plain_message
 from grokora_pipeline.sessions.readers.source import Line, Source, UnreadableError
-from grokora_pipeline.sessions.turns import Problem, Status
+from grokora_pipeline.sessions.turns import Problem
 
 __all__ = ["Line", "Source", "UnreadableError"]
 
@@ -23,21 +23,6 @@ _EPOCH = re.compile(r"[+-]?(?:\d{9,13}|\d{15,19})(?:\.\d+)?")  # 8 and 14 digits
 _SLASHES = re.compile(r"(\d{4})[/.-](\d{1,2})[/.-](\d{1,2})(?=[T \t]|$)")
 _ZONE = re.compile(r"\s*(?:(?:UTC|GMT)|([+-]\d\d:?\d\d))$")
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
-_RATING = re.compile(r"(\d{1,2}(?:\.\d+)?)\s*(?:/\s*5)?\s*(?:stars?)?", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[\s_-]+")
-_WORDS: dict[Status, str] = {
-    "success": "success successful succeeded completed complete done finished passed pass ok okay good solved resolved "
-    "achieved accepted true yes 1 1.0",
-    "failure": "failure failed fail failing error errored exception crash crashed timeout timed_out timedout expired "
-    "cancelled canceled cancel aborted abort interrupted killed terminated stopped partial partially_completed "
-    "partial_success incomplete unfinished unsuccessful unsolved unresolved gave_up given_up abandoned rejected "
-    "refused denied bad wrong max_iterations_reached max_iterations max_steps max_steps_reached max_turns "
-    "limit_reached budget_exceeded context_length_exceeded length content_filter false no 0 0.0",
-    "unknown": "unknown none null n/a na pending running in_progress queued open started unset undefined",
-}
-_OUTCOMES: dict[str, Status] = {word: status for status, words in _WORDS.items() for word in words.split()} | {
-    "": "unknown"
-}
 
 
 def decode(raw: bytes) -> tuple[str, Problem | None]:
@@ -127,36 +112,6 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else None
-
-
-def rating_of(value: object) -> int | None:
-    """A rating from 1 to 5, rounded down; "4", "4/5" and "4 stars" are 4; None for anything else."""
-    if isinstance(value, str) and (text := _RATING.fullmatch(value.strip())):
-        value = float(text.group(1))
-    number = math.floor(value) if isinstance(value, float) and math.isfinite(value) else whole_number(value)
-    return number if number is not None and 1 <= number <= 5 else None
-
-
-def outcome_status(word: object) -> Status | None:
-    """What a log's word for an outcome means, for every reader; None for a word that is not on the list.
-
-    "unknown" is for words that say that nobody knows yet. A word that is not on the list is reported, and its session
-    is not learnt from: `Problem("unknown_outcome")` and the status "failure".
-    """
-    if isinstance(word, bool):
-        return "success" if word else "failure"
-    if word is None:
-        return "unknown"
-    return _OUTCOMES.get(_SEPARATORS.sub("_", str(word).strip().lower()))
-
-
-def exit_status(word: object) -> Status:
-    """What the exit status of an agent on a repository's issue says: submitting is no success, any other end a failure.
-
-    SWE-agent writes "submitted (exit_context)" where a limit made it submit what there was.
-    """
-    text = name_text(word).lower()
-    return "unknown" if not text or (text.startswith("submit") and "(" not in text) else "failure"
 
 
 def first_of(mapping: Mapping[str, Any], *names: str) -> Any:

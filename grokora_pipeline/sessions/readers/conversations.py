@@ -5,6 +5,7 @@ A conversation that was edited or asked again is a tree, of which the branch tha
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
@@ -14,8 +15,8 @@ from grokora_pipeline.sessions.readers.common import Source, UnreadableError, fi
 from grokora_pipeline.sessions.readers.lowering import (
     ROLES,
     Json,
+    Shelf,
     as_object,
-    by_session,
     digest,
     explode,
     join_calls,
@@ -26,12 +27,12 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
 )
+from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
 NO_AGENTS_CONTENT = (
     "traces of the OpenAI Agents SDK name a response and hold neither its input nor its output; record at the gateway"
 )
-MAX_RECORDS = 200_000  # lines of one session, which are held together
 
 
 class Shape(NamedTuple):
@@ -58,7 +59,7 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
 
     def read(source: Source) -> Iterator[Item]:
         """The turns and problems of a file of the shape."""
-        held: list[Json] = []
+        held = Shelf()
         calls = 0
         for record in records(source):
             if isinstance(record, Problem):
@@ -69,11 +70,9 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
                 for chat in shape.chats(record.value):
                     calls += 1
                     yield from _turns(source, chat, record.number)
-            elif len(held) < MAX_RECORDS:
-                held.append(record.value)
             else:
-                raise UnreadableError("gigantic", record.offset, f"a session of more than {MAX_RECORDS:,} lines")
-        for name, lines in by_session(held).items():
+                held.add(record.value)
+        for name, lines in held.take():
             for chat in shape.chats(lines):
                 calls += 1
                 yield from _turns(source, chat, 0, name)
@@ -85,6 +84,8 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
 
 def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[Item]:
     """`named`: the session that the records name, if the chat has none of its own."""
+    said_of = Verdict(chat.session or named, status=chat.status, rating=chat.rating)
+    is_judged = chat.status != "unknown" or chat.rating is not None
     messages: list[Message] = []
     left_out = 0
     for raw in chat.messages:
@@ -92,7 +93,7 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
         model = name_text(first_of(marks, "model", "modelId", "model_name") or chat.model)
         trainable = not (marks.get("cut") or marks.get("earlier"))
         own = [{**one, "model": model, "trainable": trainable} for one in lower(raw)]
-        if marks.get("failed"):
+        if marks.get("failed") or scored(scores_in(marks))[1] == "failure":  # somebody did not like this answer
             own = [{**one, "ended_early": True} for one in own]
         if marks.get("cut") and any(one["role"] == "assistant" for one in own):
             left_out += 1
@@ -102,10 +103,13 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
     places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
     places = [place for place in places if place == len(messages) - 1] if chat.last_only else places
     if not places:
-        if not left_out:
+        if is_judged and said_of.session_id:
+            yield said_of
+        elif not left_out:
             yield Skipped("no_answer" if chat.last_only else "no_model_call")
         return
-    session = chat.session or named or f"content-{digest([one['content'] for one in messages[: places[0]]])}"
+    start = next(place for place, one in enumerate(messages) if one["role"] == "assistant")
+    session = chat.session or named or f"content-{digest([one['content'] for one in messages[:start]])}"
     for model in dict.fromkeys(name_text(messages[place].get("model")) for place in places):
         yield from explode(
             source,
@@ -123,8 +127,8 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
             task=chat.task,
             first_step=chat.first_step,
         )
-    if chat.status != "unknown":
-        yield Verdict(session, status=chat.status)
+    if is_judged:
+        yield replace(said_of, session_id=session)
 
 
 def _keys(*names: str) -> Callable[[Json], bool]:
@@ -357,6 +361,10 @@ SHAPES: tuple[Shape, ...] = (
     Shape("har", lambda value: "entries" in as_object(value.get("log")), call_logs.call),
     Shape("call_log", _is_call_log, call_logs.call),
 )
+
+
+# Told last of all formats: others hold calls somewhere in them, too.
+WRAPPED = Shape("wrapped_calls", lambda value: any(True for _ in call_logs.inside(value)), call_logs.calls_inside)
 
 
 def _is_content(value: Json) -> bool:

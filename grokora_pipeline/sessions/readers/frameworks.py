@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat
-from grokora_pipeline.sessions.readers.common import first_of, name_text, outcome_status
+from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.lowering import Json, as_list, as_object, digest, objects_in
-from grokora_pipeline.sessions.turns import Status
+from grokora_pipeline.sessions.readers.outcomes import scored
 
 
 def adk(value: Json) -> Iterator[Chat]:
@@ -91,9 +91,9 @@ def inspect(value: Json) -> Iterator[Chat]:
         name = "-".join(filter(None, map(name_text, names)))
         model = name_text(facts.get("model") or as_object(sample.get("output")).get("model"))
         attachments = as_object(sample.get("attachments"))
-        scores = [score_status(as_object(score).get("value")) for score in as_object(sample.get("scores")).values()]
-        status: Status = "success" if scores and set(scores) == {"success"} else "unknown"
-        if "failure" in scores or sample.get("error") or sample.get("limit"):
+        values = [as_object(one).get("value") for one in as_object(sample.get("scores")).values()]
+        _, status = scored((("score", value) for value in values), least=1)
+        if sample.get("error") or sample.get("limit"):
             status = "failure"
         task = f"{name_text(facts.get('task'))} {name_text(sample.get('id'))}"
         messages = _attached(objects_in(sample.get("messages")), attachments)
@@ -110,12 +110,3 @@ def _attached(value: Any, attachments: Json) -> Any:
     if isinstance(value, dict):
         return {key: _attached(one, attachments) for key, one in value.items()}
     return [_attached(one, attachments) for one in value] if isinstance(value, list) else value
-
-
-def score_status(value: object) -> Status:
-    """What a scorer's value says: its letters C, I, P and N, a truth value, or a number from 0 to 1."""
-    if isinstance(value, str) and value in "CIPN":
-        return "success" if value == "C" else "failure"
-    if isinstance(value, bool | int | float) and 0 <= value <= 1:
-        return "success" if value == 1 else "failure"
-    return (outcome_status(value) if isinstance(value, str) else None) or "unknown"

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from grokora_pipeline.sessions.readers import grokputer
-from grokora_pipeline.sessions.readers.common import Source, decode, leaves_folder, outcome_status, rating_of, to_utc
+from grokora_pipeline.sessions.readers.common import Source, decode, leaves_folder, to_utc
+from grokora_pipeline.sessions.readers.outcomes import outcome_status, verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 # Today's logger writes `time,ms - module - LEVEL - text`, a newer one `time [LEVEL] module (file.py:line): text`.
@@ -56,7 +57,7 @@ def looks_like(head: bytes) -> bool:
 
     Rotation may cut an entry of several lines, so that the file starts with the rest of it.
     """
-    lines = head.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n")
+    lines = head.split(b"\n")
     if lines[0].startswith((b"{", b"[", b"<", b"#")):
         return False
     return any(_HEAD.match(line) for line in lines[:50])
@@ -200,8 +201,9 @@ class _Parser:
                 # a summary that could not be written logs `completed` and then `error`: the first word counts
                 self._explicit = status or "failure"
                 yield from self.finish()
-        elif text.strip().startswith("Rating:") and (rating := rating_of(text.partition(":")[2])):
-            yield Verdict(self._run.session_id if self._run else self._last or self._name, rating=rating)
+        elif text.strip().startswith("Rating:"):
+            session = self._run.session_id if self._run else self._last or self._name
+            yield from verdict(session, "the session's rating", 0, rating=text.partition(":")[2])
 
     def _iteration(self, number: int, entry: Entry) -> Iterator[Item]:
         """A new iteration; one that falls back belongs to another session, whose start the log has lost."""

@@ -11,7 +11,7 @@ from grokora_pipeline.sessions.turns import Item, Problem, Turn
 
 def looks_like(head: bytes) -> bool:
     """Whether the first line has both keys."""
-    first = head.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)[0]
+    first = head.split(b"\n", 1)[0]
     return first.startswith(b"{") and b'"instruction"' in first and b'"response"' in first
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.common import Source, first_of, loads, name_text, rating_of, to_utc
+from grokora_pipeline.sessions.readers.common import Source, first_of, loads, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
+    Shelf,
     as_json,
     as_list,
     as_object,
@@ -27,7 +28,8 @@ from grokora_pipeline.sessions.readers.lowering import (
     starts_midway,
     turn,
 )
-from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Status, Verdict
+from grokora_pipeline.sessions.readers.outcomes import outcome_status, score
+from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Verdict
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-", re.IGNORECASE)
 _FLAT = re.compile(r"\s*(?:system|user|human|assistant|ai)\s*: ", re.IGNORECASE)
@@ -40,29 +42,37 @@ def looks_like(head: bytes) -> bool:
         or ("observations" in value and ("projectId" in value or "scores" in value))
         or ({"traceId", "type", "startTime"} <= value.keys() and "parentObservationId" in value)
         or {"trace_id", "type", "start_time", "parent_observation_id"} <= value.keys()  # exports to a bucket
+        or _is_score(value)
         for value in peek_objects(head)[:4]
     )
 
 
+def _is_score(value: Json) -> bool:
+    """Whether it is a score, as a table of scores exports it."""
+    return {"name", "value"} < value.keys() and not value.keys().isdisjoint(("dataType", "data_type"))
+
+
 def read(source: Source) -> Iterator[Item]:
     """A turn a generation, in order of time, and the trace's scores as its verdict."""
-    loose: dict[str, list[Json]] = {}
+    loose = Shelf()
     for record in records(source):
         if isinstance(record, Problem):
             yield record
             continue
         value = as_object(record.value)
-        if "parent_observation_id" in value:
+        if not value.keys().isdisjoint(("parent_observation_id", "data_type")):
             value = {re.sub(r"_([a-z])", lambda match: match[1].upper(), key): one for key, one in value.items()}
         observations = value.get("observations")
         if isinstance(observations, list):
             trace = as_object(value.get("trace")) or value
             yield from _trace(source, trace, [one for one in observations if isinstance(one, dict)])
+        elif _is_score(value):
+            yield from _scores(name_text(first_of(value, "sessionId", "traceId")), [value])
         elif "traceId" in value:
-            loose.setdefault(name_text(value["traceId"]), []).append(value)
+            loose.add(value, name_text(value["traceId"]))
         else:
             yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
-    for trace_id, observations in loose.items():
+    for trace_id, observations in loose.take():
         session = next((one["sessionId"] for one in observations if one.get("sessionId")), None)
         yield from _trace(source, {"id": trace_id, "sessionId": session}, observations)
 
@@ -254,17 +264,10 @@ def _agent(one: Json, by_id: Mapping[str, Json]) -> str:
 
 
 def _scores(session: str, scores: list[Any]) -> Iterator[Verdict]:
-    """A verdict for each score that says how the trace went: a boolean, 0 or 1, or a rating from 1 to 5."""
-    for score in scores:
-        if not isinstance(score, dict):
-            continue
-        value, kind = score.get("value"), score.get("dataType")
-        name = name_text(score.get("name")).lower()
-        status: Status = "unknown"
-        if kind == "BOOLEAN" or (
-            value in (0, 1) and re.search("success|correct|resolved|pass|accept|thumb|feedback", name)
-        ):
-            status = "success" if value in (1, True, "True", "true") else "failure"
-        rating = rating_of(value) if "rating" in name and kind != "BOOLEAN" else None
+    """A verdict for each score that says how the trace went: a truth value, a number, a word, or a rating."""
+    for one in map(as_object, scores):
+        value: Any = first_of(one, "stringValue", "value")
+        value = outcome_status(value) == "success" if one.get("dataType") == "BOOLEAN" else value
+        rating, status = score(one.get("name"), value)
         if status != "unknown" or rating is not None:
-            yield Verdict(session, status=status, rating=rating, at=to_utc(first_of(score, "timestamp", "createdAt")))
+            yield Verdict(session, status=status, rating=rating, at=to_utc(first_of(one, "timestamp", "createdAt")))

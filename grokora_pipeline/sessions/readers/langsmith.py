@@ -1,13 +1,15 @@
 """LangSmith runs: JSON or JSONL of `{id, run_type, inputs, outputs, trace_id, …}`, as its interface exports them."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, outcome_status, to_utc
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
+    Shelf,
     as_json,
     as_list,
     as_object,
@@ -19,7 +21,8 @@ from grokora_pipeline.sessions.readers.lowering import (
     records,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
+from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
 
 def looks_like(head: bytes) -> bool:
@@ -31,32 +34,43 @@ def looks_like(head: bytes) -> bool:
 
 def read(source: Source) -> Iterator[Item]:
     """A turn an LLM run, in order of time, and the root runs' feedback as verdicts."""
-    runs: list[tuple[int, Json]] = []
+    traces = Shelf()
+    begins: dict[str, tuple[str, str]] = {}  # when each trace begins
     for record in records(source):
         if isinstance(record, Problem):
             yield record
         elif isinstance(record.value, dict) and "run_type" in record.value:
-            runs += [(record.number, run) for run in _with_children(record.value)]
+            for run in _with_children(record.value):
+                trace = name_text(first_of(run, "trace_id", "id"))
+                begins[trace] = min(begins.get(trace, _order(run)), _order(run))
+                traces.add({**run, "line": record.number}, trace)
         else:
             yield Problem("wrong_schema", record.offset, f"record {record.number} is no run")
-    runs.sort(key=lambda one: (name_text(one[1].get("dotted_order")), to_utc(one[1].get("start_time"))))
-    by_id = {name_text(run.get("id")): run for _, run in runs}
+    steps: Counter[str] = Counter()
+    for _, runs in traces.take(sorted(begins, key=lambda trace: begins[trace])):
+        yield from _trace(source, sorted(runs, key=_order), steps)
+    if not steps:
+        yield Skipped("no_model_call")
+
+
+def _order(run: Json) -> tuple[str, str]:
+    return name_text(run.get("dotted_order")), to_utc(run.get("start_time"))
+
+
+def _trace(source: Source, runs: Sequence[Json], steps: Counter[str]) -> Iterator[Item]:
+    by_id = {name_text(run.get("id")): run for run in runs}
     results = {
         name_text(call): name_text(as_object(run.get("outputs")).get("output"))
-        for _, run in runs
+        for run in runs
         if run.get("run_type") == "tool" and (call := as_object(run.get("inputs")).get("tool_call_id"))
     }
-    steps: dict[str, int] = {}
-    llm = [(number, run) for number, run in runs if run.get("run_type") == "llm"]
-    if not llm:
-        yield Skipped("no_model_call")
-    for number, run in llm:
+    for run in runs:
         session = _session(run, by_id)
-        steps[session] = steps.get(session, -1) + 1
-        yield from _call(source, run, results, session_id=session, step=steps[session], line=number)
-    for _, run in runs:
+        if run.get("run_type") == "llm":
+            yield from _call(source, run, results, session_id=session, step=steps[session], line=run["line"])
+            steps[session] += 1
         if not run.get("parent_run_id"):
-            yield from _feedback(_session(run, by_id), as_object(run.get("feedback_stats")))
+            yield from _feedback(session, as_object(run.get("feedback_stats")))
 
 
 def _with_children(run: Json) -> Iterator[Json]:
@@ -119,9 +133,7 @@ def _generation(outputs: Json) -> Message | None:
 
 
 def _feedback(session: str, stats: Json) -> Iterator[Verdict]:
-    """A verdict where people's or programs' scores of a run are all good (1) or all bad (0)."""
-    averages = [as_object(one).get("avg") for one in stats.values()]
-    known = [value for value in averages if isinstance(value, int | float) and not isinstance(value, bool)]
-    status: Status = "success" if known and min(known) >= 1 else "failure" if known and max(known) <= 0 else "unknown"
-    if status != "unknown":
-        yield Verdict(session, status=status)
+    """A verdict where people's or programs' scores of a run say how it went; a key's average stands for its scores."""
+    rating, status = scored((key, as_object(one).get("avg")) for key, one in stats.items())
+    if status != "unknown" or rating is not None:
+        yield Verdict(session, status=status, rating=rating)

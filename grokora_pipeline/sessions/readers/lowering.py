@@ -8,17 +8,18 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import ijson
 import orjson
 import pydantic_core
+import zstandard
 
 from grokora_pipeline.models.messages import PICTURE, Message
 from grokora_pipeline.sessions.readers.common import (
     Source,
-    UnreadableError,
     assistant,
     decode,
     first_of,
@@ -27,11 +28,12 @@ from grokora_pipeline.sessions.readers.common import (
     leaves_folder,
     loads,
     name_text,
+    parse_object,
     sound_answer,
     tool_result,
 )
 from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts
-from grokora_pipeline.sessions.readers.source import DAMAGED, cause
+from grokora_pipeline.sessions.readers.source import DAMAGED, UnreadableError, cause
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
 Json = dict[str, Any]
@@ -46,6 +48,7 @@ STREAMED_FROM = 16 << 20
 # object that is as long as STREAMED_FROM each element is read by itself, with the members before the list.
 _PAGES = ("data", "items", "results", "rows", "traces", "runs")
 _RUNS = ("simulations", "samples", "resourceSpans")
+MAX_SHELF = 512 << 20  # bytes of packed records that are held until those that belong to them have come
 MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 # Marks of shortened texts: LiteLLM's (its wording changed between versions, this word did not) and Langfuse's.
@@ -126,32 +129,43 @@ def page_of(value: Any) -> list[Json] | None:
     return [one["row"] if isinstance(one.get("row"), dict) else one for one in elements]
 
 
+def plain(head: bytes) -> bytes:
+    """A file's first bytes without the mark of UTF-8 and the white space before its content."""
+    return head.lstrip(BOM + b" \t\r\n")
+
+
 def _records(source: Source) -> Iterator[Record | Problem]:
-    head = source.head(64 << 10).lstrip(BOM + b" \t\r\n")
-    first = head.split(b"\n", 1)[0]
-    # A first line of more than 64 KiB is as likely a document as the start of JSONL. Reading by line serves both,
+    head = plain(source.head(64 << 10))
+    lines = [line for line in head.split(b"\n")[:64] if line.startswith(b"{")]
+    is_lines = b"\n" in head and any(map(_is_json, lines))
+    # One first line of more than 64 KiB is as likely a document as the start of JSONL. Reading by line serves both,
     # unless it is very long.
     start = source.head(2 * STREAMED_FROM) if head.startswith(b"{") and b"\n" not in head else b""
     if len(start) == 2 * STREAMED_FROM and b"\n" not in start:
         yield from _streamed(source, "")
-        return
-    if head.startswith(b"{") and (b"\n" not in head or _is_json(first) or _is_json(head.split(b"\n", 2)[1])):
+    elif b"\n" in start or (start and source.growing) or (is_lines and not head.startswith(b"[")):
         yield from _lines(source)
-        return
-    if len(source.head(STREAMED_FROM)) == STREAMED_FROM:
+    elif len(source.head(STREAMED_FROM)) == STREAMED_FROM:
         yield from _streamed(source, "item" if head.startswith(b"[") else "")
-        return
-    text, problem = decode(source.read())
-    if problem:
-        yield problem
-    try:
-        value = loads(text)
-    except orjson.JSONDecodeError as error:
-        raise UnreadableError("truncated" if "end of data" in str(error) else "malformed_json", error.pos) from error
-    if isinstance(value, list):
-        yield from (Record(element, number, 0) for number, element in enumerate(value, 1))
     else:
-        yield Record(value, 1, 0)
+        raw = source.read()
+        text, problem = decode(raw)
+        try:
+            value = loads(text)
+        except orjson.JSONDecodeError as error:
+            # what is whole before the fault, or after a first line that began elsewhere
+            if is_lines or head.startswith(b"["):
+                yield from _lines(source) if is_lines else _streamed(source, "item")
+                return
+            value, problems = parse_object(raw)
+            if page_of(value) is None:  # what a document says at its end may be that all of it is wrong
+                cut = "end of data" in str(error)
+                raise UnreadableError("truncated" if cut else "malformed_json", error.pos) from error
+        else:
+            problems = [problem] if problem else []
+        yield from problems
+        values = value if isinstance(value, list) else [value]
+        yield from (Record(element, number, 0) for number, element in enumerate(values, 1))
 
 
 def _streamed(source: Source, prefix: str) -> Iterator[Record | Problem]:
@@ -193,7 +207,7 @@ def _pieces(stream: Any) -> Iterator[Json]:
 
 
 def _lines(source: Source) -> Iterator[Record | Problem]:
-    problems = 0
+    problems, is_foreign = 0, False
     for line in source.lines():
         raw = line.raw.removeprefix(BOM)
         if line.problem:
@@ -204,8 +218,12 @@ def _lines(source: Source) -> Iterator[Record | Problem]:
             yield Record(loads(raw), line.number, line.offset)
         except orjson.JSONDecodeError:
             problems += 1
+            text, foreign = decode(raw)
             try:
-                yield Record(loads(decode(raw)[0]), line.number, line.offset)
+                yield Record(loads(text), line.number, line.offset)
+                if foreign and not is_foreign:
+                    is_foreign = True
+                    yield replace(foreign, offset=line.offset + foreign.offset)
             except orjson.JSONDecodeError:
                 if problems <= MAX_PROBLEMS:
                     reason = "malformed_json" if raw.endswith(b"\n") else "truncated"
@@ -214,7 +232,7 @@ def _lines(source: Source) -> Iterator[Record | Problem]:
 
 def _is_json(text: bytes) -> bool:
     try:
-        orjson.loads(text)
+        orjson.loads(decode(text)[0])
     except orjson.JSONDecodeError:
         return False
     return True
@@ -300,14 +318,30 @@ _SESSIONS = (
 )
 
 
-def by_session(values: Iterable[Json]) -> dict[str, list[Json]]:
-    """The records of each session, by the session's id; one that names none goes with the record before it."""
-    sessions: dict[str, list[Json]] = {}
-    name = ""
-    for value in values:
-        name = name_text(first_of(value, *_SESSIONS)) or name
-        sessions.setdefault(name, []).append(value)
-    return sessions
+class Shelf:
+    """Records that are read together, by what joins them; packed, since parsed ones take several times their size."""
+
+    def __init__(self) -> None:
+        self._packed: dict[str, list[bytes]] = {}
+        self._size, self._last = 0, ""
+
+    def add(self, value: Json, name: str | None = None) -> None:
+        """Keep a record under a name: that of its session by default, or the one before if it names none.
+
+        Raises UnreadableError where all of them together become too many.
+        """
+        self._last = name if name is not None else name_text(first_of(value, *_SESSIONS)) or self._last
+        packed = zstandard.compress(orjson.dumps(value), 1)
+        self._packed.setdefault(self._last, []).append(packed)
+        self._size += len(packed)
+        if self._size > MAX_SHELF:
+            parts = "a file has too many records that only make sense together; export them in several files"
+            raise UnreadableError("gigantic", 0, f"{parts}, each session or trace whole in one")
+
+    def take(self, order: Iterable[str] = ()) -> Iterator[tuple[str, list[Json]]]:
+        """The records of each name, in the order in which the names came, or in another; they are let go."""
+        for name in list(order or self._packed):
+            yield name, [orjson.loads(zstandard.decompress(one)) for one in self._packed.pop(name)]
 
 
 def lower_all(messages: Iterable[Any]) -> list[Message]:

@@ -10,7 +10,7 @@ from typing import Any
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import otel
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, rating_of, to_utc
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
     as_json,
@@ -26,7 +26,8 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
+from grokora_pipeline.sessions.readers.outcomes import score
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
 _CHAT_SPANS = {"CHAT_MODEL", "LLM"}
 
@@ -129,12 +130,8 @@ def _langchain(outputs: Any) -> Message | None:
 
 
 def _assessments(session: str, assessments: list[Any]) -> Iterator[Verdict]:
-    """A verdict for each assessment that is a yes or no, or a rating from 1 to 5."""
-    for one in assessments:
-        value = as_object(as_object(one).get("feedback")).get("value")
-        status: Status = "unknown"
-        if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("yes", "no")):
-            status = "success" if value in (True, "yes", "Yes", "YES") else "failure"
-        rating = None if status != "unknown" else rating_of(value)
+    """A verdict for each assessment that says how the trace went: a yes or no, a number, or a rating from 1 to 5."""
+    for one in map(as_object, assessments):
+        rating, status = score(first_of(one, "assessment_name", "name"), as_object(one.get("feedback")).get("value"))
         if status != "unknown" or rating is not None:
-            yield Verdict(session, status=status, rating=rating, at=to_utc(as_object(one).get("create_time")))
+            yield Verdict(session, status=status, rating=rating, at=to_utc(one.get("create_time")))

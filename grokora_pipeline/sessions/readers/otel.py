@@ -43,7 +43,8 @@ from grokora_pipeline.sessions.readers.lowering import (
     starts_midway,
     turn,
 )
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped
+from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
 NO_CONTENT = (
     "the spans hold no contents: content capture was off; switch it on "
@@ -62,6 +63,7 @@ _BODIES = (
     ("langfuse.observation.input", "langfuse.observation.output"),
 )
 _WHOLE_CALL = "gen_ai.client.inference.operation.details"  # since 1.37, the contents may be attributes of one event
+_SCORES = ("gen_ai.evaluation.score.label", "gen_ai.evaluation.score.value")
 _REFERRED = (*_MESSAGES, "gen_ai.tool.definitions")
 _CONTENT = re.compile(r"content|messages?\b|prompt|completion|input|output|text|arguments")
 _SHORTEST_LIMIT = 64  # characters; below that an answer means nothing, and two names are of one length by chance
@@ -106,6 +108,7 @@ class Span(NamedTuple):
     events: list[tuple[str, Json]]
     failed: bool
     line: int
+    judged: Json | None = None  # what a platform exports beside the attributes: annotations
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -148,6 +151,12 @@ def calls(source: Source, spans: list[Span]) -> Iterator[Item]:
             yield from _turn(source, span, by_id, results, steps, contents=(prompt, answer, tools), cut=cut)
             continue
         read_any = read_any or bool(prompt) or bool(problem)
+    for span in spans:  # of the root, or of any other span of a session
+        judged = [one for event, one in span.events if event == "gen_ai.evaluation.result"]
+        named = [(one.get("gen_ai.evaluation.name"), _first(one, *_SCORES)) for one in judged]
+        rating, status = scored([*named, *scores_in(span.judged or {})])
+        if status != "unknown" or rating is not None:
+            yield Verdict(_session(span, by_id), status=status, rating=rating)
     if llm and not read_any:
         raise UnreadableError("no_contents", 0, NO_CONTENT)
 
@@ -439,6 +448,7 @@ def span_of(span: Json, line: int, shared: Json | None = None) -> Span:
         failed=status.get("code") in (2, "STATUS_CODE_ERROR", "ERROR")
         or "ERROR" in (span.get("status_code"), span.get("otel_status_code")),
         line=line,
+        judged={"annotations": span.get("annotations") or span.get("span_annotations")},
     )
 
 

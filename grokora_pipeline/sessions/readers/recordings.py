@@ -21,14 +21,13 @@ from grokora_pipeline.sessions.readers.common import (
     leaves_folder,
     loads,
     name_text,
-    outcome_status,
-    rating_of,
     sound_answer,
     to_utc,
     whole_number,
 )
 from grokora_pipeline.sessions.readers.lowering import as_json, as_list, as_object
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
+from grokora_pipeline.sessions.readers.outcomes import verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
 BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
@@ -40,7 +39,7 @@ _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 
 def looks_like(head: bytes) -> bool:
     """Whether the first line is a JSON object with a request, a response or a verdict."""
-    first = head.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)[0]
+    first = head.split(b"\n", 1)[0]
     if not first.startswith(b"{") or b'"' not in first:
         return False
     if first.rstrip().endswith(b"}") and b"\n" in head:  # a whole line: other logs have such a member deeper inside
@@ -265,16 +264,15 @@ class _Sessions:
         blame = outcome.get("blame")
         blame = blame if isinstance(blame, dict) else {}
         call = name_text(blame.get("call"))
-        status = outcome_status(outcome.get("status"))
-        if status is None:
-            yield Problem("unknown_outcome", offset, f"{where}: not a word for an outcome; the session is not learnt")
         known = self._known.get(session)
         if known is not None:
             known.ended = True
-        yield Verdict(
-            session_id=self._name(session, known.calls.get(call, 0) if known else 0),
-            status=status or "failure",
-            rating=rating_of(outcome.get("rating")),
+        yield from verdict(
+            self._name(session, known.calls.get(call, 0) if known else 0),
+            where,
+            offset,
+            outcome=outcome.get("status"),
+            rating=outcome.get("rating"),
             blamed_agent=name_text(blame.get("agent")) or None,
             blamed_step=whole_number(blame.get("step")),
             blamed_call=call,

@@ -12,12 +12,11 @@ from grokora_pipeline.sessions.readers.common import (
     first_of,
     leaves_folder,
     name_text,
-    outcome_status,
     parse_object,
-    rating_of,
     to_utc,
     whole_number,
 )
+from grokora_pipeline.sessions.readers.outcomes import opinion, outcome_status, verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Status, Verdict
 
 _EVENT = re.compile(r"SESSION (STARTED|ENDED): *(\S*)|^.{22,35} {2,}Rating: *(\S+)|Session logger initialized: *(\S+)")
@@ -27,9 +26,7 @@ _LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - [A-Z]+ - ")
 
 def looks_like(head: bytes) -> bool:
     """Whether it is an object with a session id, whose iterations are a list."""
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and (
-        b'"session_id"' in head and bool(_ITERATIONS.search(head))
-    )
+    return head.startswith(b"{") and (b'"session_id"' in head and bool(_ITERATIONS.search(head)))
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -48,7 +45,7 @@ def read(source: Source) -> Iterator[Item]:
     run = grokputer.AgentRun(
         session_id=session,
         task=name_text(metadata.get("task")),
-        rating=rating_of(metadata.get("user_rating")),
+        rating=opinion(metadata.get("user_rating"))[0],
         model=name_text(metadata.get("model")),
         iterations=[
             _iteration(entry, position) for position, entry in enumerate(iterations, 1) if isinstance(entry, dict)
@@ -58,8 +55,8 @@ def read(source: Source) -> Iterator[Item]:
         yield from grokputer.turns(source, run)
     elif run.iterations:
         raise UnreadableError("wrong_schema", 0, "the session does not name its task")
-    if run.rating is not None:
-        yield Verdict(session, rating=run.rating)
+    if (rating := metadata.get("user_rating")) is not None:
+        yield from verdict(session, "user_rating", 0, rating=rating)
 
 
 def _iteration(entry: dict[str, Any], position: int) -> grokputer.Iteration:
@@ -82,7 +79,7 @@ def _iteration(entry: dict[str, Any], position: int) -> grokputer.Iteration:
 
 def looks_like_log(head: bytes) -> bool:
     """Whether it is a v1 `session.log`: `time - LEVEL - text`, without milliseconds."""
-    return bool(_LOG_LINE.match(head.lstrip(b"\xef\xbb\xbf \t\r\n")))
+    return bool(_LOG_LINE.match(head))
 
 
 def read_log(source: Source) -> Iterator[Item]:
@@ -107,10 +104,10 @@ def read_log(source: Source) -> Iterator[Item]:
             # a summary that could not be written logs `completed` and then `error`: the first word counts
             status = status or outcome_status(word) or "failure"
         elif stars:
-            rating = rating_of(stars)
+            rating = stars
     if leaves_folder(session):
         raise UnreadableError("path_traversal", 0, "the session id is a path that leaves its folder")
     if status:
         yield Verdict(session, status, inferred=True)
     if rating is not None:
-        yield Verdict(session, rating=rating)
+        yield from verdict(session, "the session's rating", 0, rating=rating)

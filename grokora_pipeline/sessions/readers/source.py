@@ -1,6 +1,7 @@
 """A log file as readers see it: its bytes, unpacked, up to where they stood when the folder was scanned."""
 
 import bz2
+import codecs
 import csv
 import gzip
 import hashlib
@@ -27,6 +28,9 @@ MAX_DOCUMENT = 128 << 20  # of a file that is one JSON document, which is read w
 MAX_LINE = 64 << 20
 MAX_UNPACKED = 64 << 30  # what a packed file may unpack to: a bomb ends there
 _BLOCK = 1 << 20
+# What stands around records and is no part of them: holes of NUL that a crash leaves, the mark before each record of a
+# JSON text sequence (RFC 7464), and the end of a file of DOS.
+PADDING = b"\0\x1e\x1a"
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 # What rotation makes of `x.log`: x.log.1 (the newest), x.log.2.gz, x.log-20260131, x.log.2026-01-31_10
 _ROTATED = re.compile(
@@ -59,7 +63,8 @@ class UnreadableError(Exception):
 class Line(NamedTuple):
     """A line of a log: its number from 1, the offset of its first byte, its bytes with the line break.
 
-    `problem` says why a line has no bytes: it is too long, or the packed file is damaged from here on.
+    `problem` says why a line has no bytes, or not all: it is too long, the packed file is damaged from here on, or a
+    crash left zeros before it.
     """
 
     number: int
@@ -109,7 +114,9 @@ class Source:
                 unpacked = lines and _JsonLines(lines)
             if unpacked is not None:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
-            if (rows := _csv_lines(stream)) is not None:
+            if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # type: ignore[attr-defined]
+                stream = io.BufferedReader(_Limited(_Utf8(stream), MAX_UNPACKED), _BLOCK)
+            if (rows := _csv_lines(stream) or _document_lines(stream)) is not None:
                 stream = io.BufferedReader(_Limited(_JsonLines(rows), MAX_UNPACKED), _BLOCK)
             yield stack.enter_context(stream)
 
@@ -119,7 +126,7 @@ class Source:
         with self.open() as stream:
             try:
                 while len(head) < size and (block := stream.read1(size - len(head))):  # type: ignore[attr-defined]
-                    head += block
+                    head = (head + block).lstrip(PADDING)
             except DAMAGED as error:
                 cause(error)
         return head
@@ -133,7 +140,7 @@ class Source:
                 raise UnreadableError("damaged", 0, cause(error)) from error
         if len(raw) > limit:
             raise UnreadableError("gigantic", 0, f"one document of more than {limit >> 20} MiB")
-        return raw
+        return raw.strip(PADDING)
 
     def holding(self) -> "Source":
         """The same source with its bytes held in memory. Raises OSError."""
@@ -162,7 +169,8 @@ class Source:
                     longest = f"line {number} is longer than {MAX_LINE >> 20} MiB"
                     yield Line(number, offset, b"", Problem("line_too_long", offset, longest))
                 else:
-                    yield Line(number, offset, raw)
+                    hole = Problem("damaged", offset, f"line {number}: zeros") if raw.startswith(b"\0") else None
+                    yield Line(number, offset, raw.lstrip(PADDING), hole)
                 offset += size
 
     def digest(self) -> str:
@@ -281,6 +289,40 @@ def _csv_lines(stream: Any) -> Iterator[bytes] | None:
             yield b"{"  # cut within a text
 
     return lines()
+
+
+def _document_lines(stream: Any) -> Iterator[bytes] | None:
+    """JSON documents one behind the other, each over several lines (`jq .`, an SDK's console exporter), as JSON lines.
+
+    None for anything else: the first documents' ends are looked for in the first block.
+    """
+    if not re.match(rb"\s*\{\s*\n", start := stream.peek(1)[:_BLOCK]) or not re.search(rb"\n\}\r?\n\s*\{", start):
+        return None
+
+    def lines() -> Iterator[bytes]:
+        document: list[bytes] = []
+        for line in stream:
+            document.append(line.rstrip(b"\r\n"))
+            if line.startswith(b"}"):
+                yield b"".join(document) + b"\n"
+                document = []
+        yield b"".join(document)
+
+    return lines()
+
+
+class _Utf8:
+    """A UTF-16 stream with its mark (what PowerShell's `>` writes) as UTF-8."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._decoder = stream, codecs.getincrementaldecoder("utf-16")("replace")
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes of UTF-8: two bytes of UTF-16 give three at most."""
+        block = b""
+        while not block and (raw := self._stream.read(max(2, size // 2))):
+            block = self._decoder.decode(raw).encode()
+        return block
 
 
 class _JsonLines:

@@ -35,9 +35,7 @@ _CLICKS = {
 def looks_like(head: bytes) -> bool:
     """Whether it is an object with a session id and executed tools, whose iterations are a number."""
     listed = re.search(rb'"tool_executions"\s*:\s*\[', head)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and (
-        b'"session_id"' in head and bool(listed) and bool(_ITERATIONS.search(head))
-    )
+    return head.startswith(b"{") and (b'"session_id"' in head and bool(listed) and bool(_ITERATIONS.search(head)))
 
 
 def read(source: Source) -> Iterator[Item]:

@@ -4,13 +4,13 @@ The calls are taken from what was sent to the model (`history`, `messages`, `tra
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import (
     Source,
     UnreadableError,
-    exit_status,
     first_of,
     name_text,
     parse_object,
@@ -18,10 +18,10 @@ from grokora_pipeline.sessions.readers.common import (
 )
 from grokora_pipeline.sessions.readers.lowering import (
     Json,
+    Shelf,
     as_json,
     as_list,
     as_object,
-    by_session,
     content_session,
     digest,
     explode,
@@ -35,6 +35,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek_objects,
     records,
 )
+from grokora_pipeline.sessions.readers.outcomes import exit_status
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 
@@ -94,11 +95,18 @@ def looks_like_mini(head: bytes) -> bool:
 
 def read_mini(source: Source) -> Iterator[Item]:
     """A turn an answer; `exit_status` is the verdict. Messages a line may be those of several sessions."""
-    values = [as_object(one.value) for one in records(source) if not isinstance(one, Problem)]
-    document = values[0] if len(values) == 1 and "messages" in values[0] else {}
+    held = Shelf()
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+        else:
+            held.add(as_object(record.value))
+    sessions = held.take()
+    start, first = next(sessions, ("", []))
+    document = first[0] if len(first) == 1 and "messages" in first[0] else {}
     info = as_object(document.get("info"))
     model = as_object(as_object(info.get("config")).get("model"))
-    for name, raw in {"": as_list(document["messages"])}.items() if document else by_session(values).items():
+    for name, raw in [("", as_list(document["messages"]))] if document else chain([(start, first)], sessions):
         messages = pair_results(join_calls([one for message in raw for one in _mini_message(message)]))
         if not any(one["role"] == "assistant" for one in messages):
             yield Skipped("no_model_call")
