@@ -68,7 +68,7 @@ class Store:
 
     Keys are asset keys joined by `/`. `root` is the store's folder, or this machine's mirror of a remote store: for
     caches and logs that need not be shared. Whoever moves a pointer after looking at it does both under `lock`, which
-    the processes of this machine share, and which one thread may take again while it holds it.
+    the processes and threads of this machine wait for, and which a thread may take again while it holds it.
     """
 
     remote = False
@@ -85,7 +85,7 @@ class Store:
         """`cache` holds this machine's mirrors of remote stores; a local store needs none."""
         self.url = url.removeprefix("file://")
         self.root = Path(self.url)
-        self.lock = FileLock(self.root / ".lock")
+        self.lock = FileLock(self.root / ".lock", is_singleton=True)  # one for all stores of this folder
 
     def read(self, name: str) -> bytes | None:
         """A small file of the store, or None if there is none."""

@@ -48,7 +48,7 @@ class RemoteStore(Store):
         self.url = url.rstrip("/")
         parts = (part for part in self.url.replace("://", "/").split("/") if part not in {"", ".."})
         self.root = (cache or Path("~/.cache/grokora").expanduser()).joinpath(*parts)
-        self.lock = FileLock(self.root / ".lock")
+        self.lock = FileLock(self.root / ".lock", is_singleton=True)
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

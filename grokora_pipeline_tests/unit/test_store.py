@@ -389,6 +389,12 @@ def test_moves_are_told_in_their_order_when_the_clock_goes_back(store: Store, mo
     assert sorted(moves, key=lambda record: str(record["at"])) == moves
 
 
+def test_who_holds_the_lock_of_a_store_moves_its_pointers_by_any_other_object_of_it(on: Machine) -> None:
+    with on("here").lock:
+        on("here").point("k", "champion", "v1")
+    assert [record["version"] for record in on("here").history("k", "champion")] == ["v1"]
+
+
 def test_of_a_store_that_was_moved_nothing_is_published(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     with pytest.raises(GrokoraError, match=r"is gone, so actor/k is not published: was the store moved"):  # noqa: SIM117
