@@ -1,5 +1,11 @@
 """What the gateway reads out of requests, generated text and streams."""
 
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
 import httpx
 import orjson
 import pytest
@@ -9,7 +15,8 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.serving.gateway.answers import fault, read_answer
+from grokora_pipeline.serving.engine.request import Finish, GenerationRequest, TokenChunk
+from grokora_pipeline.serving.gateway.answers import LocalAnswer, fault, read_answer
 from grokora_pipeline.serving.gateway.protocol import (
     ApiError,
     ChatRequest,
@@ -77,6 +84,52 @@ def test_a_call_cut_short_is_never_completed_and_is_no_content(chat: ChatFormat)
     text = '<tool_call>{"name": "bash", "arguments": {"command": "rm -rf /tmp/x'
     message, repaired = read_answer(text, chat, [BASH], whole=False)
     assert (message, repaired) == ({"role": "assistant", "content": ""}, False)
+
+
+PIECES = ["hello", " ", "\n", "<", "<tool_call>", "</tool_call>", '{"name": "bash", "arguments": {"command": "ls"}}',
+          '{"a": 1}', "é", "😀", "<SECRET:password:1>", "<SEC", "END", "EN", "<think>", "</think>", "<tool", "\n\n"]  # fmt: skip
+ORIGINALS = {"<SECRET:password:1>": 'hun"ter\\2\nx'}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_streams_is_what_the_whole_answer_says_wherever_it_ends(seed: int, chat: ChatFormat) -> None:
+    rng = random.Random(seed)
+
+    class Scripted:
+        """An engine whose answers come in one to three tokens a chunk."""
+
+        def __init__(self, text: str, finish: Finish) -> None:
+            self.tokens, self.finish = chat.encode(text), finish
+
+        async def stream(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+            while self.tokens:
+                count = rng.randint(1, 3)
+                yield TokenChunk(tuple(self.tokens[:count]))
+                self.tokens = self.tokens[count:]
+            yield TokenChunk((), self.finish)
+
+    async def collect(answer: LocalAnswer) -> dict[str, Any]:
+        told: dict[str, Any] = {"reasoning_content": "", "content": "", "tool_calls": []}
+        async for delta in answer.deltas():
+            for name, value in delta.items():
+                told[name] += value
+        return told
+
+    for _ in range(300):
+        text = "".join(rng.choices(PIECES, k=rng.randint(0, 8)))
+        stops = rng.sample(["END", "EN", "END\n", "ND", "\n", "x", "<", "}", "ll"], rng.randint(0, 3))
+        members = {"stop": stops, "tools": [BASH] if rng.random() < 0.5 else None}
+        engine: Any = Scripted(text, rng.choice(["stop", "length"]))
+        originals = ORIGINALS if rng.random() < 0.5 else {}
+        answer = LocalAnswer(asked(**members), GenerationRequest((1,)), chat, engine, new_reply("m"), originals)
+        told = asyncio.run(collect(answer))
+        message = answer.reply["choices"][0]["message"]
+        whole = [message.get(name, empty) for name, empty in (("reasoning_content", ""), ("content", ""))]
+        assert [told["reasoning_content"], told["content"]] == whole, (text, members)
+        said = [call["function"] for call in message.get("tool_calls", [])]
+        assert [call["function"] for call in told["tool_calls"]] == said
+        assert all(json.loads(function["arguments"]) for function in said)
+        assert originals or not any(stop in message["content"] for stop in stops), (text, members)
 
 
 def test_without_tools_the_text_is_content_whatever_it_says(chat: ChatFormat) -> None:

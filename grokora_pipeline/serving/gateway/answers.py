@@ -146,13 +146,15 @@ class LocalAnswer:
                     # clients open an item or a block for each kind of text, so reasoning must end before content begins
                     if not shown and (reasoning := self.chat.visible_reasoning(text)):
                         thinking = thinking if visible_text else tokens
-                        held_back = max((begun(reasoning, mark) for mark in self.asked.stops), default=0)
-                        reasoning = reasoning[: len(reasoning) - held_back].rstrip("\ufffd")
-                        reasoning = restore_growing(reasoning, self.originals)
+                        reasoning = restore_growing(_before_marks(reasoning, self.asked.stops), self.originals)
                         if len(reasoning) > len(thought):
                             yield {"reasoning_content": reasoning[len(thought) :]}
                             thought = reasoning
-                    visible = restore_growing(_visible(visible_text, self.asked), self.originals)
+                    visible_text = visible_text.lstrip()
+                    if self.asked.offered_tools and visible_text[:1] in ("{", "["):
+                        visible_text = ""  # some models write a call without a mark
+                    marks = (*self.asked.stops, *(_CALL_MARKS if self.asked.offered_tools else ()))
+                    visible = restore_growing(_before_marks(visible_text, marks), self.originals)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}
                         shown = visible
@@ -162,7 +164,7 @@ class LocalAnswer:
         except GrokoraError as error:  # what a caller can do wrong was found before
             raise ApiError(500, str(error), code="engine_error") from error
         whole = finish == "stop" and not stop
-        message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole)
+        message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole, stop=stop)
         message = restore(message, self.originals)
         if rest := message.get("reasoning_content", "").removeprefix(thought):
             yield {"reasoning_content": rest}
@@ -177,22 +179,23 @@ class LocalAnswer:
         self.reply = completion(self.head, message, finish, usage, stop if finish == "stop" else "")
 
 
-def _visible(text: str, asked: ChatRequest) -> str:
-    """The part of a growing text that is certain to be content: no white space at its ends, no call, no stop."""
-    text = text.lstrip()
-    marks = (*asked.stops, *(_CALL_MARKS if asked.offered_tools else ()))
-    if asked.offered_tools and text[:1] in ("{", "["):
-        return ""  # some models write a call without a mark
+def _before_marks(text: str, marks: Sequence[str]) -> str:
+    """The part of a growing text that is certain to come before any of these marks: nothing of one that may have begun.
+
+    Without the white space and the half of a character at its end, which what follows may still change.
+    """
     ends = [start for mark in marks if (start := text.find(mark)) >= 0]
     ends += [len(text) - begun(text, mark) for mark in marks]
     return text[: min(ends, default=len(text))].rstrip("\ufffd").rstrip()
 
 
-def read_answer(text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, whole: bool) -> tuple[Json, bool]:
+def read_answer(
+    text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, whole: bool, stop: str = ""
+) -> tuple[Json, bool]:
     """(message, whether a call had to be repaired) from generated text. Calls have JSON arguments and ids of their own.
 
     Where no tools were offered the text is content, whatever it says. A call that was cut short is never completed:
-    what it would have said is anybody's guess.
+    what it would have said is anybody's guess. `stop` is the stop sequence that followed the text, if one ended it.
     """
     reasoning, text = chat.form.read(text)
     thought = {"reasoning_content": reasoning} if reasoning else {}
@@ -205,20 +208,15 @@ def read_answer(text: str, chat: ChatFormat, tools: Sequence[Json] | None, *, wh
         repaired = bool(fixed)
         message = {**message, "content": text[: broken.start()].strip(), "tool_calls": fixed} if fixed else message
     if not whole:  # the beginning of a call that was cut is no content: whoever learns from it would learn markup
-        text = _without_call(text)
-        message = {**message, "content": _without_call(message["content"])}
+        # with the stop sequence, before which `<` is no beginning of a call
+        text, content = (
+            _before_marks(one + stop, _CALL_MARKS)[: len(one)].strip() for one in (text, message["content"])
+        )
+        message = {**message, "content": content}
     if not _has_sound_calls(message):
         return {"role": "assistant", "content": text, **thought}, False
     calls = [{**call, "id": f"call_{uuid.uuid4().hex[:24]}"} for call in message["tool_calls"]]
     return {"role": "assistant", "content": message["content"], **thought, "tool_calls": calls}, repaired
-
-
-def _without_call(text: str) -> str:
-    """The text before the first mark of a call, which may itself be cut."""
-    for mark in _CALL_MARKS:
-        text = text.partition(mark)[0]
-        text = text[: len(text) - begun(text, mark)]
-    return text.strip()
 
 
 def _has_sound_calls(message: Json) -> bool:
