@@ -14,6 +14,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "look-ahead": ({"type": "string", "pattern": "^(?!x).*"}, "look-ahead"),
     "remote reference": ({"$ref": "https://example.org/schema"}, "not present"),
     "unsatisfiable": ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength"),
+    "a reference to itself": ({"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}}, "nothing satisfies it"),
+    "as many states as memory holds": ({"type": "integer", "multipleOf": 999_983}, "remainders"),
+    "many states together": ({"allOf": [{"multipleOf": 0.997}, {"type": "number", "multipleOf": 991}]}, "remainders"),
+    "a book": ({"const": "x" * 300_000}, "characters"),
 }
 
 
