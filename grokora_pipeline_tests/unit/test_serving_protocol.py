@@ -86,8 +86,25 @@ def test_a_call_cut_short_is_never_completed_and_is_no_content(chat: ChatFormat)
     assert (message, repaired) == ({"role": "assistant", "content": ""}, False)
 
 
-PIECES = ["hello", " ", "\n", "<", "<tool_call>", "</tool_call>", '{"name": "bash", "arguments": {"command": "ls"}}',
-          '{"a": 1}', "é", "😀", "<SECRET:password:1>", "<SEC", "END", "EN", "<think>", "</think>", "<tool", "\n\n"]  # fmt: skip
+PIECES = [
+    *(
+        "hello",
+        " ",
+        "\n",
+        "\n\n",
+        "é",
+        "😀",
+        "<",
+        "<tool",
+        "<tool_call>",
+        "</tool_call>",
+        "<think>",
+        "</think>",
+        "END",
+        "EN",
+    ),
+    *('{"name": "bash", "arguments": {"command": "ls"}}', '{"a": 1}', "<SECRET:password:1>", "<SEC"),
+]
 ORIGINALS = {"<SECRET:password:1>": 'hun"ter\\2\nx'}
 
 

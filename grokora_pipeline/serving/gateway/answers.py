@@ -129,6 +129,8 @@ class LocalAnswer:
         """The message as it grows, in OpenAI's delta shape, its reasoning first; ApiError where the engine refuses."""
         tokens, thinking, stream = 0, 0, TextStream(self.chat)
         thought, shown, text, finish, cached, stop = "", "", "", "stop", 0, ""
+        tools = self.asked.offered_tools
+        marks = (*self.asked.stops, *(_CALL_MARKS if tools else ()))
         pieces = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.ask))
         try:
             async with aclosing(pieces):
@@ -151,10 +153,9 @@ class LocalAnswer:
                             yield {"reasoning_content": reasoning[len(thought) :]}
                             thought = reasoning
                     visible_text = visible_text.lstrip()
-                    if self.asked.offered_tools and visible_text[:1] in ("{", "["):
-                        visible_text = ""  # some models write a call without a mark
-                    marks = (*self.asked.stops, *(_CALL_MARKS if self.asked.offered_tools else ()))
-                    visible = restore_growing(_before_marks(visible_text, marks), self.originals)
+                    is_call = tools and visible_text[:1] in ("{", "[")  # some models write a call without a mark
+                    before = "" if is_call else _before_marks(visible_text, marks)
+                    visible = restore_growing(before, self.originals)
                     if len(visible) > len(shown):
                         yield {"content": visible[len(shown) :]}
                         shown = visible
@@ -164,7 +165,7 @@ class LocalAnswer:
         except GrokoraError as error:  # what a caller can do wrong was found before
             raise ApiError(500, str(error), code="engine_error") from error
         whole = finish == "stop" and not stop
-        message, self.repaired = read_answer(text, self.chat, self.asked.offered_tools, whole=whole, stop=stop)
+        message, self.repaired = read_answer(text, self.chat, tools, whole=whole, stop=stop)
         message = restore(message, self.originals)
         if rest := message.get("reasoning_content", "").removeprefix(thought):
             yield {"reasoning_content": rest}
