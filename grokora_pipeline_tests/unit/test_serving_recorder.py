@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import orjson
@@ -18,6 +20,8 @@ from grokora_pipeline.serving.gateway.feedback import Feedback, give
 from grokora_pipeline.serving.gateway.recorder import Recorder, new_receipt
 from grokora_pipeline.serving.gateway.sessions import Sessions, session_name
 from grokora_pipeline.sessions.ingest import ingest
+from grokora_pipeline.sessions.redaction.memory import load_key
+from grokora_pipeline.sessions.redaction.redactor import Redactor
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.sessions.verdicts import read_turns
 
@@ -222,6 +226,55 @@ def test_calls_that_end_together_share_one_fsync(tmp_path: Path) -> None:
         one.result(10)
     assert len(lines(tmp_path)) == recorder.counts["written"] == 200
     assert recorder.counts["fsyncs"] < 200
+
+
+def test_a_session_that_takes_long_to_redact_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, find = Event(), Redactor.find
+
+    def slow(redactor: Redactor, value: Any) -> None:
+        if value["session_id"] == "slow":
+            assert go_on.wait(30)
+        find(redactor, value)
+
+    monkeypatch.setattr(Redactor, "find", slow)
+    recorder = Recorder(tmp_path)
+    secret = request("password: Sesame7open!")
+    late = [recorder.call("slow", None, NOW, secret, reply("fine")) for _ in range(20)]
+    recorder.call("quick", None, NOW, secret, reply("fine")).result(10)
+    recorder.redactor("quick")
+    assert not any(one.done() for one in late)
+    go_on.set()
+    for one in late:
+        one.result(10)
+    assert [line["step"] for line in lines(tmp_path) if line["session_id"] == "slow"] == list(range(20))
+
+
+def test_what_nobody_thought_of_in_one_line_loses_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    find = Redactor.find
+
+    def failing(redactor: Redactor, value: Any) -> None:
+        if "Sesame" in str(value):
+            raise RuntimeError("what a library raises for such a text: Sesame7open!")
+        find(redactor, value)
+
+    monkeypatch.setattr(Redactor, "find", failing)
+    recorder = Recorder(tmp_path)
+    told = [
+        recorder.call("s", None, NOW, request(text), reply("fine")) for text in ("a", "password: Sesame7open!", "b")
+    ]
+    assert [type(one.exception(10)) for one in told] == [type(None), RuntimeError, type(None)]
+    assert [line["step"] for line in lines(tmp_path)] == [0, 2]
+    assert (recorder.counts["written"], recorder.counts["failed"]) == (2, 1)
+    assert "RuntimeError" in caplog.text
+    assert "Sesame" not in caplog.text
+
+
+def test_sessions_that_begin_together_get_one_key(tmp_path: Path) -> None:
+    for turn in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(load_key, [tmp_path / str(turn) / "key"] * 8))) == 1
 
 
 _WRITER = """

@@ -2,8 +2,9 @@
 
 A line is written whole, by one `write`, and is on the disk (`fsync` of the file, and of the folder when the file is
 new) before the caller gets the end of the answer: a crash, even of the machine, loses at most the calls in flight.
-Calls that end at the same time share one fsync. A part of a line that a crash of the machine may have left is cut off
-before the next line is written. A file that has grown to 16 MiB is followed by `<session>.2.jsonl`, and so on.
+Calls of a session that end at the same time share one fsync, and no session waits for the lines of another. A part of
+a line that a crash of the machine may have left is cut off before the next line is written. A file that has grown to
+16 MiB is followed by `<session>.2.jsonl`, and so on.
 
 What a later call names as secret leaves the session's earlier lines too. The hidden folder `.redaction` holds the key
 of the hashes by which a session's secrets are recognised after a restart; it holds no secret.
@@ -16,7 +17,7 @@ import hashlib
 import logging
 import os
 import uuid
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from io import BytesIO
 from itertools import count, takewhile
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -45,15 +47,17 @@ RECEIPT_LENGTH = 16  # hexadecimal digits; half of them say which session
 _MOST_RECEIPTS = 100_000
 _MOST_READ = 256 << 20
 _SMALLEST_ROOM = 1 << 16  # bytes that a disk must have free
-_LINE_ERRORS = (GrokoraError, orjson.JSONEncodeError, OSError)  # of one line: the others are written nevertheless
+_TOLD = (GrokoraError, orjson.JSONEncodeError, OSError)  # errors whose text holds nothing of a line
 _MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
+# Redacting a few megabytes takes seconds: as many sessions may do so before another one waits for its own small line.
+_WRITERS = 8
 
 
 @dataclass(slots=True)
 class _Line:
-    session: str
     content: Json
-    secrets: Sequence[str] = ()
+    secrets: Sequence[str]
+    written: Future[None]
     raw: bytes = b""
     error: Exception | None = None
 
@@ -82,12 +86,15 @@ class Recorder:
     def __init__(self, folder: Path, rotate_bytes: int = ROTATE_BYTES) -> None:
         self.folder, self._rotate_bytes = folder, rotate_bytes
         self._key = cache(partial(load_key, folder / MEMORY / "key"))
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="recorder")
-        self._waiting: deque[_Line] = deque()
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="recorder")
+        self._guard = Lock()  # what follows; held for moments only
+        self._waiting: dict[str, list[_Line]] = {}  # by session; one that is here has a writer, and no second one
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._receipts: OrderedDict[str, str] = OrderedDict()  # of the latest calls, with their sessions
         self.counts: Counter[str] = Counter()  # written, failed, fsyncs
         self.trouble = ""  # why the latest lines are not on the disk, "" if they are
+        # who reads a session's files lets others of the same name wait, and hardly any of another
+        self._reading = [Lock() for _ in range(64)]
 
     def call(
         self,
@@ -117,9 +124,14 @@ class Recorder:
 
     def append(self, session: str, content: Json, secrets: Sequence[str] = ()) -> Future[None]:
         """Write a line of a session, redacted; done when it is on the disk, with the error where it cannot be."""
-        line = _Line(session, content, secrets)
-        self._waiting.append(line)
-        return self._writer.submit(self._commit, line)
+        line = _Line(content, secrets, Future())
+        line.written.set_running_or_notify_cancel()  # from now on nobody can take it back
+        with self._guard:
+            has_writer = session in self._waiting
+            self._waiting.setdefault(session, []).append(line)
+        if not has_writer:
+            self._writers.submit(self._write_waiting, session)
+        return line.written
 
     def session_of(self, receipt: str) -> str:
         """The session of a recorded call, "" if there is none. Blocks: of older calls the files' names are read.
@@ -186,73 +198,59 @@ class Recorder:
 
     async def close(self) -> None:
         """Wait until everything is written."""
-        await asyncio.to_thread(self._writer.shutdown)
+        await asyncio.to_thread(self._writers.shutdown)
 
     def redactor(self, session: str) -> Redactor:
         """The session's redactor, with what it remembers from before a restart. Blocks: it may read the disk."""
-        return self._writer.submit(self._session, session).result().redactor
+        return self._session(session).redactor
 
-    def _commit(self, line: _Line) -> None:
-        """Write all that waits, then say how it went with this line, which may have been written by an earlier turn."""
-        batch: dict[str, list[_Line]] = {}
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            batch.setdefault(waiting.session, []).append(waiting)
-        for name, lines in batch.items():
-            for one in lines:
+    def _write_waiting(self, session: str) -> None:
+        """Write a session's lines until none waits: those that came while others were written, all at once."""
+        while True:
+            with self._guard:
+                lines, self._waiting[session] = self._waiting[session], []
+                if not lines:
+                    del self._waiting[session]
+                    return
+            self._write_lines(session, lines)
+
+    def _write_lines(self, name: str, lines: Sequence[_Line]) -> None:
+        """Redact lines in two passes, so that what one names as secret leaves all, write them at once, and say how it
+        went with each. Whatever a line does to redaction, the others are written."""
+        for redact in (_find, _replace_found):
+            for line in (line for line in lines if line.error is None):
                 try:
-                    self._find(one)
-                except _LINE_ERRORS as error:
-                    one.error = error
-            self._write_lines(name, lines)
-        if line.error:
-            raise line.error
-
-    def _write_lines(self, session: str, lines: Sequence[_Line]) -> None:
-        """Redact lines in a second pass, so that what one names as secret leaves all, and write them at once."""
-        for one in [one for one in lines if one.error is None]:
-            try:
-                redactor = self._session(session).redactor
-                redacts = is_suspicious(one.raw) or redactor.recognises(one.raw)
-                one.raw = (_redacted(one.content, redactor) if redacts else one.raw) + b"\n"
-            except _LINE_ERRORS as error:
-                one.error = error
-        good = [one for one in lines if one.error is None]
+                    redact(self._session(name), line)
+                except Exception as error:  # noqa: BLE001 - a caller's text may do what nobody thought of
+                    line.error = error
+        good = [line for line in lines if line.error is None]
         try:
             if good:
-                self._keep_memory(session)
-                self._write(session, b"".join(one.raw for one in good))
-        except OSError as error:
-            for one in good:
-                one.error = error
-        disk_errors = [one.error for one in lines if isinstance(one.error, OSError)]
+                self._keep_memory(name)
+                self._write(name, b"".join(line.raw for line in good))
+        except Exception as error:  # noqa: BLE001 - whoever waits for a line must hear of it
+            for line in good:
+                line.error = error
+        disk_errors = [line.error for line in lines if isinstance(line.error, OSError)]
         self.trouble = disk_errors[0].strerror or type(disk_errors[0]).__name__ if disk_errors else ""
-        for one in lines:
-            if one.error:
-                LOG.error("ALERT a line of a session could not be recorded: %s", one.error)
-        failed = sum(one.error is not None for one in lines)
-        self.counts.update(failed=failed, written=len(lines) - failed)
-
-    def _find(self, line: _Line) -> None:
-        """First pass: number the step, and remember what the line holds that is secret."""
-        session = self._session(line.session)
-        if "request" in line.content:
-            line.content["step"] = session.next_step
-            session.next_step += 1
-        line.raw = orjson.dumps(line.content)
-        # clients of a local server send dummies such as "anything", which would leave every text that says so
-        keys = {key for key in line.secrets if len(key) >= 8 and not key.isalpha()}
-        keys = {key for key in keys if len(key) >= 12 or any(map(str.isdigit, key))}
-        found = [
-            Finding("SECRET", "api_key", key) for key in sorted(keys) if key.encode("utf-8", "replace") in line.raw
-        ]
-        session.redactor.learn(found, everywhere=True)
-        if is_suspicious(line.raw):
-            session.redactor.find(line.content)
+        failed = sum(line.error is not None for line in lines)
+        with self._guard:
+            self.counts.update(failed=failed, written=len(lines) - failed)
+        for line in lines:
+            if line.error:
+                # the text of an error that nobody thought of may quote the line
+                reason = line.error if isinstance(line.error, _TOLD) else type(line.error).__name__
+                LOG.error("ALERT a line of a session could not be recorded: %s", reason)
+                line.written.set_exception(line.error)
+            else:
+                line.written.set_result(None)
 
     def _session(self, name: str) -> _Session:
-        session = self._sessions.pop(name, None)
-        if session is None:
+        with self._reading[hash(name) % len(self._reading)]:
+            with self._guard:
+                if session := self._sessions.get(name):
+                    self._sessions.move_to_end(name)
+                    return session
             traces = list[Trace]()
             # a file that is missing or was damaged costs only the numbers of its secrets
             with suppress(FileNotFoundError, orjson.JSONDecodeError, TypeError):
@@ -263,10 +261,13 @@ class Recorder:
                 next_step = max(next_step, step + 1)
                 redactor.reserve(text)
             session = _Session(redactor, next_step, len(traces))
-        self._sessions[name] = session
-        if len(self._sessions) > _MOST_SESSIONS:
-            self._sessions.popitem(last=False)
-        return session
+            with self._guard:
+                self._sessions[name] = session
+                if (
+                    len(self._sessions) > _MOST_SESSIONS
+                ):  # one that is written now stays: its numbers are not stored yet
+                    self._sessions.pop(next((one for one in self._sessions if one not in self._waiting), name))
+            return session
 
     def _keep_memory(self, name: str) -> None:
         """Before a session's lines are written: store its new traces, and take its new secrets out of earlier lines."""
@@ -306,7 +307,30 @@ class Recorder:
                 raise
         if new:
             _sync_folder(path.parent)
-        self.counts["fsyncs"] += 1
+        with self._guard:
+            self.counts["fsyncs"] += 1
+
+
+def _find(session: _Session, line: _Line) -> None:
+    """First pass: number the step, and remember what the line holds that is secret."""
+    if "request" in line.content:
+        line.content["step"] = session.next_step
+        session.next_step += 1
+    line.raw = orjson.dumps(line.content)
+    # clients of a local server send dummies such as "anything", which would leave every text that says so
+    keys = {key for key in line.secrets if len(key) >= 8 and not key.isalpha()}
+    keys = {key for key in keys if len(key) >= 12 or any(map(str.isdigit, key))}
+    found = [Finding("SECRET", "api_key", key) for key in sorted(keys) if key.encode("utf-8", "replace") in line.raw]
+    session.redactor.learn(found, everywhere=True)
+    if is_suspicious(line.raw):
+        session.redactor.find(line.content)
+
+
+def _replace_found(session: _Session, line: _Line) -> None:
+    """Second pass: the line as it is stored."""
+    if is_suspicious(line.raw) or session.redactor.recognises(line.raw):
+        line.raw = _redacted(line.content, session.redactor)
+    line.raw += b"\n"
 
 
 def _parts(day: Path, session: str) -> Iterator[Path]:

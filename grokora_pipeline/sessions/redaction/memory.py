@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from threading import get_ident
 from typing import NamedTuple
 
 from grokora_pipeline.errors import GrokoraError
@@ -71,13 +72,13 @@ class Trace(NamedTuple):
 
 
 def load_key(path: Path) -> bytes:
-    """The key in a file, made with mode 0600 if there is none; several processes get the same one.
+    """The key in a file, made with mode 0600 if there is none; several processes and threads get the same one.
 
     Raises GrokoraError if the file holds something else.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft = path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}")
         draft.touch(0o600)
         draft.write_bytes(os.urandom(KEY_BYTES))
         try:
