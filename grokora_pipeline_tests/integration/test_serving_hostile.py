@@ -583,6 +583,27 @@ def test_a_caller_that_closes_its_half_or_sends_nonsense_holds_no_place(running:
     assert send(running, "chat/completions", BODIES["chat/completions"]).status_code == 200
 
 
+@pytest.mark.parametrize("raw", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx-a: "])
+def test_a_connection_whose_head_never_ends_is_closed_however_slowly_it_goes_on(
+    running: Running, raw: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grokora_pipeline.serving.gateway.server.HEAD_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])), timeout=0.05) as connection:
+        connection.sendall(raw)
+
+        def is_closed() -> bool:
+            try:
+                connection.sendall(b"a" if raw else b"")
+                return connection.recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        until(is_closed, "the connection is closed")
+    assert send(running, "chat/completions", BODIES["chat/completions"]).status_code == 200
+
+
 def test_methods_and_paths_that_are_not_there_are_said_in_the_apis_own_shape(running: Running) -> None:
     for method, path, status, allowed in (
         ("GET", "messages", 405, "POST"),

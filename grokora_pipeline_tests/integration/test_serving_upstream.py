@@ -170,6 +170,20 @@ def test_the_upstreams_errors_reach_the_caller_as_they_are(running: Running) -> 
     assert not any(b"wrong-key" in file.read_bytes() for file in running.recordings.glob("*/*"))
 
 
+def test_headers_of_any_bytes_pass_both_ways(tmp_path: Path) -> None:
+    async def answer(request: Request) -> Response:
+        head = {"content-type": "application/json", "x-request-id": request.headers["authorization"]}
+        return Response(b"{}", 401, headers=head)
+
+    routes = [Route("/v1/chat/completions", answer, methods=["POST"])]
+    with serving(Starlette(routes=routes)) as url, Setup(tmp_path, AGENTS, upstream=f"{url}/v1").running() as running:
+        for key in ("Bearer clé".encode("latin-1"), "Bearer ключ → 1".encode()):
+            head = {b"authorization": key, b"content-type": b"application/json"}
+            reply = httpx.post(f"{running.url}/v1/chat/completions", content=b'{"messages": []}', headers=head)
+            assert reply.status_code == 401
+            assert dict(reply.headers.raw)[b"x-request-id"] == key
+
+
 def test_what_only_the_upstream_understands_passes_through_both_ways(running: Running, grok: Grok) -> None:
     client = httpx.Client(base_url=running.url, headers={"authorization": f"Bearer {KEY}"})
     for more in ({"n": 2}, {"logprobs": True}, {"tools": [{"type": "live_search"}]}, {"messages": "x"}):

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from grokora_pipeline.serving.gateway.sessions import session_name
 from grokora_pipeline.store.champions import BASE
 
 ACCESS = logging.getLogger("grokora.access")
+_THREADS = 24
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -45,6 +47,8 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         """Follow the champions' pointers while the server runs; close the recordings at its end."""
+        # asyncio's own pool has six threads on two cores: six calls that wait for adapters to load would hold up all
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway"))
         app.state.following = asyncio.create_task(gateway.champions.follow())
         try:
             yield

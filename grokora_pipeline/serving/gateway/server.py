@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
@@ -36,6 +37,7 @@ CPU_HABITS = {  # read when torch is loaded
 # How uvicorn's warnings begin, the second of which has advice that would not help.
 _UPGRADES = ("Unsupported upgrade request", "No supported WebSocket library")
 _SHUTDOWN_SECONDS = 30
+HEAD_SECONDS = 30.0  # for the head of a connection's first request; the next ones have uvicorn's 5
 _ERROR_SECONDS = 5  # of these are left to tell the callers of streams that do not end by themselves
 
 
@@ -99,6 +101,29 @@ def serve(settings: Settings, options: Options) -> None:
     Server(app, gateway).run(sockets=[listening])
 
 
+class _TimedHeads(H11Protocol):
+    """uvicorn's HTTP, but a connection on which no whole request head arrives in time is closed, whatever comes on it.
+
+    uvicorn itself waits for ever: connections that send nothing, or a byte now and then, would in the end take all file
+    descriptors, and with them everybody's next connection. It keeps the timer that it has for idle connections, and is
+    only not let off by bytes that are no head yet. (As of uvicorn 0.54.)
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """A connection begins: the time for its first head runs."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes arrive: the time goes on until they are a whole head."""
+        timer, self.timeout_keep_alive_task, latest = self.timeout_keep_alive_task, None, self.cycle
+        super().data_received(data)
+        if self.cycle is latest and (latest is None or latest.response_complete):
+            self.timeout_keep_alive_task = timer
+        elif timer:
+            timer.cancel()
+
+
 class Server(uvicorn.Server):
     """uvicorn, but streams that still run so many seconds after SIGTERM end with an error event.
 
@@ -116,7 +141,7 @@ class Server(uvicorn.Server):
         # HttpClient does by default (LangChain4j, Spring AI), and which answers HTTP/1.0 in chunks.
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=_TimedHeads,
             ws="none",
             log_config=None,
             access_log=False,

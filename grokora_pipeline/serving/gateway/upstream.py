@@ -33,8 +33,10 @@ class Upstream:
 
         Raises ApiError 502 if nobody answers, or only by a redirect.
         """
-        headers = {"content-type": "application/json", **headers}
-        request = self._client.build_request("POST", f"{self._url}/{path}", content=body, headers=headers)
+        # in the encoding in which Starlette reads them: httpx would take ASCII alone
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        raw.append((b"content-type", b"application/json"))
+        request = self._client.build_request("POST", f"{self._url}/{path}", content=body, headers=raw)
         try:
             response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:
@@ -59,5 +61,6 @@ def unreachable(error: Exception) -> ApiError:
 
 
 def passed_back(response: httpx.Response) -> dict[str, Any]:
-    """The headers that the caller gets to see."""
+    """The headers that the caller gets to see; httpx decodes what Starlette can only encode as Latin-1."""
+    response.headers.encoding = "latin-1"
     return {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
