@@ -137,6 +137,8 @@ def test_whatever_stands_inside_of_a_message_it_is_answered_or_refused(running: 
         ("messages", {"messages": [{"role": "user", "content": [
             {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image"}]}]}]}, "reads text"),
         ("messages", {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "its models know"),
+        *(("messages", {"messages": [{"role": role, "content": [{"type": "compaction", "content": "so far"}]}, TASK]},
+           "unknown") for role in ("user", "assistant")),
         ("responses", {"input": []}, "input: "),
         ("responses", {"truncation": "middle"}, "'truncation'"),
         ("responses", {"max_output_tokens": 0}, "max_output_tokens: "),
@@ -299,6 +301,12 @@ def test_a_format_stands_beside_an_effort(running: Running) -> None:
     assert running.engine.asks[-1].grammar
 
 
+def test_a_schema_beside_a_json_object_is_followed(running: Running) -> None:
+    form = {"type": "json_object", "schema": {"type": "object", "properties": {"answer": {"type": "integer"}}}}
+    send(running, "chat/completions", BODIES["chat/completions"] | {"response_format": form})
+    assert '"answer"' in (running.engine.asks[-1].grammar or "")
+
+
 def test_of_tools_that_are_allowed_by_name_only_those_are_offered(running: Running) -> None:
     other = {"type": "function", "name": "rm"}
     function = {"type": "function", "name": "bash", "parameters": SCHEMA}
@@ -365,6 +373,7 @@ PATCHER = {"type": "custom", "name": "patch", "format": {"type": "grammar", "syn
         ("chat/completions", {"messages": [TASK | {"x" * 9000: 1, "a\nb": 1, "mood": "calm"}]}, "messages.mood"),
         ("responses", {"text": {"verbosity": "low"}, "tools": [PATCHER]}, "text.verbosity, tools.patch.format"),
         ("messages", {"output_config": {"effort": "low"}}, "output_config.effort"),
+        ("messages", {"output_config": {"task_budget": {"total": 9}, "effort": None}}, "output_config.task_budget"),
     ],
 )
 def test_what_has_no_effect_inside_of_a_member_is_named_too(

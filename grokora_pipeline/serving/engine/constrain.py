@@ -264,8 +264,9 @@ def _json_rule(schema: Json, options: Json | None = None) -> str:
 
 def _wanted_schema(response_format: Mapping[str, Any] | None) -> Json | None:
     kind = (response_format or {}).get("type")
-    if kind == "json_object":
-        return {"type": "object"}
+    if kind == "json_object":  # Together's, Fireworks' and llama-cpp-python's callers put a schema beside it
+        beside = (response_format or {}).get("schema")
+        return {"type": "object"} | (dict(beside) if isinstance(beside, Mapping) else {})
     wrapper = (response_format or {}).get("json_schema")
     schema = wrapper.get("schema") if kind == "json_schema" and isinstance(wrapper, Mapping) else None
     return dict(schema) if isinstance(schema, Mapping) else None

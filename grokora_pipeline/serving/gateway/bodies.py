@@ -11,6 +11,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED, OTHERS_MEMBERS, objects
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.lowering import clean, is_optional_tool, lower_tools
+from grokora_pipeline.sessions.readers.part_shapes import known_parts
 
 Json = dict[str, Any]
 _MEDIA = ("image", "audio", "video", "file", "document")
@@ -186,8 +187,11 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
 
 
 def _prompt(body: Mapping[str, Any], api: str) -> list[Json]:
+    said = [message.get("content") for message in objects(body.get("messages" if api == "messages" else "input"))]
+    # readers of logs pass over marks of programs (opencode's `compaction`), whose names are texts to an API
+    passed_over = any(not known_parts(part) for content in said for part in objects(content))
     prompt = exchange(body, None, api).prompt
-    if any(message.get("unread") for message in prompt):
+    if passed_over or any(message.get("unread") for message in prompt):
         raise GrokoraError(f"{'input' if api == 'responses' else 'messages'}: {_UNKNOWN_PART}")
     return [clean(message) for message in prompt]
 

@@ -234,10 +234,11 @@ def ignored_members(api: str, body: Json) -> list[str]:
     """What a request holds that is accepted without any effect, members of messages and tools too; 32 at most."""
     present = [name for name, value in body.items() if value is not None]
     names = [name for name in present if name not in _HONOURED[api] and name not in NOT_HONOURED]
-    for name, hint in (("text", "verbosity"), ("output_config", "effort")):
-        members = body.get(name) if name in _HONOURED[api] else None
-        if isinstance(members, dict) and members.get(hint):
-            names.append(f"{name}.{hint}")
+    for name in _HONOURED[api] & {"text", "output_config"}:
+        hints = body.get(name)
+        names += (
+            [f"{name}.{hint}" for hint in hints if hints[hint] and hint != "format"] if isinstance(hints, dict) else ()
+        )
     for tool in objects(body.get("tools")):
         names += [f"tools.{tool.get('name')}.{hint}" for hint in _TOOL_HINTS if tool.get(hint)]
     for message in objects(body.get("messages") if api == "chat" else None):

@@ -109,7 +109,7 @@ class _TimedHeads(H11Protocol):
     only not let off by bytes that are no head yet. (As of uvicorn 0.54.)
     """
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection begins: the time for its first head runs."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
