@@ -545,6 +545,13 @@ def test_a_call_is_found_whatever_stands_around_it(tmp_path: Path, line: dict[st
     assert (prompt_of(turn), turn.completion["content"], turn.session_id) == ("u:Q", "A", "s")
 
 
+def test_a_conversation_that_holds_its_answer_is_no_request_for_it(tmp_path: Path) -> None:
+    held = {"result": {"chat_history": [*QUESTION, SAID], "output": "A"}}
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.jsonl").write_text(json.dumps(held))
+    assert run(tmp_path / "logs", tmp_path / "out").turns == 0
+
+
 def test_calls_of_one_conversation_that_name_no_session_are_one_session_with_a_step_each(tmp_path: Path) -> None:
     lines = [
         {"type": "LLMCall", "messages": QUESTION, "response": {"choices": [{"message": SAID}]}},

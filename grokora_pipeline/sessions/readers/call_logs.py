@@ -1,13 +1,14 @@
 """Logs of single calls: a request with its reply beside it, as gateways, clouds and tracers write it."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
 from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
     Json,
     as_json,
     as_list,
@@ -184,6 +185,7 @@ def _reply(reply: Any) -> Any:
 
 
 # Names, without marks and capitals, under which gateways keep the messages of a request and what was answered.
+_MARKS = re.compile(r"[_-]")
 _ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
 _SAID |= {"responsemessage", "responsemessages", "completionmessages", "requestresponse"}
@@ -196,8 +198,9 @@ def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[J
     """
     facts = (above or {}) | {key: one for key, one in value.items() if not isinstance(one, dict | list)}
     requests = [value, *map(as_object, value.values())]
-    asked = next((as_list(own[key]) for own in requests for key in own if _is_one_of(key, _ASKED, own[key])), None)
-    said = next((one for key, one in value.items() if one and re.sub(r"[_-]", "", key).lower() in _SAID), None)
+    named = ((_MARKS.sub("", key).lower(), one) for own in requests for key, one in own.items())
+    asked = next((as_list(one) for name, one in named if name in _ASKED and is_asked(one)), None)
+    said = next((one for key, one in value.items() if one and _MARKS.sub("", key).lower() in _SAID), None)
     if asked and said:
         tools = next((own["tools"] for own in requests if own.get("tools")), None)
         model = first_of({key: own.get(key) for own in requests for key in own}, "model", "modelName", "ModelName")
@@ -208,9 +211,10 @@ def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[J
                 yield from inside(one, facts, depth + 1)
 
 
-def _is_one_of(key: str, names: Collection[str], value: Any) -> bool:
+def is_asked(value: Any) -> bool:
+    """Whether it is a list of messages that waits for an answer: a conversation with its last answer is no request."""
     messages = objects_in(value)
-    return re.sub(r"[_-]", "", key).lower() in names and bool(messages) and "role" in messages[-1]
+    return bool(messages) and ROLES.get(name_text(messages[-1].get("role")).lower()) in ("user", "tool")
 
 
 def calls_inside(value: Json) -> Iterator[Chat]:

@@ -13,7 +13,6 @@ from grokora_pipeline.sessions.readers import call_logs, chat_programs, coding_a
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
-    ROLES,
     Json,
     Shelf,
     as_object,
@@ -145,9 +144,8 @@ def _is_cline(value: Json) -> bool:
 
 def _is_call_log(value: Json) -> bool:
     """A request's messages with the reply beside them, as callbacks of many libraries write it."""
-    messages = objects_in(value.get("messages"))
-    asked = bool(messages) and ROLES.get(name_text(messages[-1].get("role")).lower()) in ("user", "tool")
-    return asked and "call_type" not in value and any(value.get(key) for key in call_logs.REPLIES)
+    is_asked = "call_type" not in value and call_logs.is_asked(value.get("messages"))
+    return is_asked and any(value.get(key) for key in call_logs.REPLIES)
 
 
 def _is_langchain(value: Json) -> bool:
