@@ -98,44 +98,53 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "agents.yaml").unlink()
 
 
-def train(home: Path) -> Terminal:
+@pytest.fixture(scope="module")
+def at_work(home: Path) -> Iterator[list[Terminal]]:
+    """The demo that the test before left at work, if there is one: a start takes twenty seconds of the processor."""
+    demos: list[Terminal] = []
+    yield demos
+    for terminal in demos:
+        with suppress(ProcessLookupError):
+            os.killpg(terminal.demo.pid, signal.SIGKILL)
+        terminal.demo.wait()
+
+
+def train(home: Path, at_work: list[Terminal]) -> Terminal:
     """A demo whose training has written a new checkpoint."""
-    before, terminal = last_checkpoint(home), Terminal(home)
+    before, terminal = last_checkpoint(home), at_work.pop() if at_work else Terminal(home)
     terminal.wait_until(lambda: last_checkpoint(home) > before)
     return terminal
 
 
-def see_it_go_on(home: Path) -> str:
-    """What the next demo says until its training goes on from the last checkpoint."""
+def see_it_go_on(home: Path, at_work: list[Terminal]) -> str:
+    """What the next demo says until its training goes on from the last checkpoint; it stays at work."""
     last = last_checkpoint(home)
     terminal = Terminal(home)
-    try:
-        terminal.wait_until(lambda: "going on from" in terminal.text)
-        (resumed,) = re.findall(r"going on from checkpoint-(\d+)", terminal.text)
-        assert int(resumed) >= last > 0
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(terminal.demo.pid, signal.SIGKILL)
-        terminal.demo.wait()
+    at_work.append(terminal)
+    terminal.wait_until(lambda: "going on from" in terminal.text)
+    (resumed,) = re.findall(r"going on from checkpoint-(\d+)", terminal.text)
+    assert int(resumed) >= last > 0
     return terminal.text
 
 
-def test_after_kill_9_the_next_demo_closes_the_run_and_goes_on_from_the_checkpoint(home: Path) -> None:
-    terminal = train(home)
+def test_after_kill_9_the_next_demo_closes_the_run_and_goes_on_from_the_checkpoint(
+    home: Path, at_work: list[Terminal]
+) -> None:
+    terminal = train(home, at_work)
     terminal.demo.kill()  # it alone: its steps must notice
     terminal.demo.wait()
-    shown = see_it_go_on(home)
+    shown = see_it_go_on(home, at_work)
     assert len(re.findall(r"^Run [0-9a-f]{8} was cut off earlier; .* goes on from its checkpoint\.$", shown, re.M)) == 1
 
 
-def test_ctrl_c_keeps_the_training_and_the_last_line_says_so(home: Path) -> None:
-    terminal = train(home)
+def test_ctrl_c_keeps_the_training_and_the_last_line_says_so(home: Path, at_work: list[Terminal]) -> None:
+    terminal = train(home, at_work)
     terminal.type(b"\x03")
     assert terminal.last_line() == INTERRUPTED
     assert terminal.demo.returncode == 1
     assert processes_of(home) == []
     assert "Traceback" not in terminal.text
-    see_it_go_on(home)
+    see_it_go_on(home, at_work)
 
 
 def wait_for_no(processes: Callable[[], list[str]]) -> None:
@@ -148,11 +157,13 @@ def wait_for_no(processes: Callable[[], list[str]]) -> None:
 @pytest.mark.parametrize(
     "reached", ["its first process", pytest.param("all its processes", marks=pytest.mark.exhaustive)]
 )
-def test_a_closed_terminal_keeps_the_training_and_leaves_no_process(home: Path, reached: str) -> None:
-    terminal = train(home)
+def test_a_closed_terminal_keeps_the_training_and_leaves_no_process(
+    home: Path, at_work: list[Terminal], reached: str
+) -> None:
+    terminal = train(home, at_work)
     terminal.close()  # the kernel tells the first process of the terminal; a shell would tell all of its job
     if reached == "all its processes":
         os.killpg(terminal.demo.pid, signal.SIGHUP)
     assert terminal.demo.wait(timeout=90) == 1
     wait_for_no(lambda: processes_of(home))
-    assert "cut off earlier" not in see_it_go_on(home)
+    assert "cut off earlier" not in see_it_go_on(home, at_work)
