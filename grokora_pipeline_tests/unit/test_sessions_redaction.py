@@ -400,6 +400,45 @@ l\u00f6senord: {}
 \u53e3\u4ee4: {}
 \u30d1\u30b9\u30ef\u30fc\u30c9\u306f {} \u3067\u3059
 $ANSIBLE_VAULT;1.1;AES256\n  {}
+$ signtool sign /f code.pfx /p {} /t http://ts.example app.exe
+$ certutil -f -user -p {} -importpfx my.pfx
+$ ldappasswd -s {} -D cn=admin uid=anna
+$ snmpwalk -v3 -u bob -l authPriv -A aaaa -X '{}' 10.0.0.1
+$ mysql -u root -p"{}" shop
+$ youtube-dl -u bob -p {} https://v.example/1
+$ veracrypt -t -p {} vol.hc /mnt
+$ swaks --to a@b.example -au bob -ap {}
+$ pdftk a.pdf input_pw {} output b.pdf
+$ virsh set-user-password vm1 root {}
+$ htpasswd -nb bob '{}'
+$ zfs load-key tank/x <<< {}
+$ echo {} | kinit bob
+$ lftp -u bob,{} sftp://files.example
+expect "assword:"\nsend "{}\\r"
+AUTH LOGIN\n334 UGFzc3dvcmQ6\n{}
+radius-server host 10.0.0.1 key {}
+basic_auth = ["bob", "{}"]
+new Sequelize('shop', 'root', '{}', {dialect: 'mysql'})
+[System.Net.NetworkCredential]::new("bob", "{}")
+jwt.sign(payload, "{}")
+KeyStore.load(file, "{}".toCharArray())
+ConvertTo-SecureString -AsPlainText '{}' -Force
+  password                   = "{}"
+**Password**: `{}`
+corp.local/bob:{}@10.0.0.5
+You can sign in as anna using {}.
+{} is the password
+it is {} (the database password)
+Utilise {} comme mot de passe
+usa {} como contrase\u00f1a
+Bitte gib als Passwort {} ein
+\u015eifre: {}
+\u043f\u0430\u0440\u043e\u043b\u044c \u043e\u0442 \u0441\u0435\u0440\u0432\u0435\u0440\u0430 {}
+\u039f \u03ba\u03c9\u03b4\u03b9\u03ba\u03cc\u03c2 \u03b5\u03af\u03bd\u03b1\u03b9 {}
+\u05d4\u05e1\u05d9\u05e1\u05de\u05d4 \u05d4\u05d9\u05d0 {}
+\u0e23\u0e2b\u0e31\u0e2a\u0e1c\u0e48\u0e32\u0e19\u0e04\u0e37\u0e2d {}
+M\u1eadt kh\u1ea9u l\u00e0 {}
+\u041b\u043e\u0437\u0438\u043d\u043a\u0430: {}
 """
 
 
@@ -415,6 +454,56 @@ def test_passwords_are_found_as_tools_and_people_write_them() -> None:
         if benchmark.leaks(secret, benchmark.stored(text.replace("{}", secret))):
             leaked.append(text)
     assert leaked == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "entered PIN {} on the keypad",
+        "Your PIN has been set to {}.",
+        "door code is {}",
+        "alarm disarmed with code {}",
+        "enter code {} from the SMS",
+        "authenticator shows {}, typing it in",
+        "{} is your Acme verification code.",
+        "Dein Best\u00e4tigungscode lautet {}",
+        "Votre code de v\u00e9rification est {}",
+        "Tu c\u00f3digo de verificaci\u00f3n es {}",
+        "\u041a\u043e\u0434 \u043f\u043e\u0434\u0442\u0432\u0435\u0440\u0436\u0434\u0435\u043d\u0438\u044f: {}",
+        "\u60a8\u7684\u9a8c\u8bc1\u7801\u662f{}",
+        "\u6697\u8a3c\u756a\u53f7\u306f{}\u3067\u3059",
+    ],
+)
+def test_codes_and_pins_are_found_beside_their_word_in_many_languages(text: str) -> None:
+    assert "4711902" not in Redactor().redact(text.format("4711902"))[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "error code 1045, exit code 1370, zip code 90210",
+        "the PIN connector has 2 rows; OTP was chosen in 2019 by 1200 people",
+        "mkdir -p build2024/x1 && ssh -p 2222 host1 && docker run -p 8080:80 node18",
+        "mysql -p shop2024 asks for the password",
+        "scp notes1.txt bob@host1:backup2024",
+        "Passwort mit 8-12 Zeichen, mindestens 1 Ziffer",
+        "use SHA256 as the password hash; argon2id is the password hasher",
+        "unzip data2024.zip -d out1 && 7z l archive2024.7z",
+        "rex_int:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b image_id:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b",
+    ],
+)
+def test_flags_codes_and_names_of_other_things_are_no_passwords(text: str) -> None:
+    assert Redactor().redact(text)[0] == text
+
+
+def test_a_key_behind_a_name_and_a_colon_is_found() -> None:
+    rng = random.Random(31)
+    secrets = [
+        f"{name}:{benchmark.filled(body, rng)}"
+        for name in ("acme_live", "bot-zeta")
+        for body in ("{h40}", "{a26}", "{A32}")
+    ]
+    assert [one for one in secrets if benchmark.leaks(one, benchmark.stored(f"it printed {one} then"))] == []
 
 
 ORDINARY = st.one_of(

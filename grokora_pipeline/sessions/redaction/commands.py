@@ -1,36 +1,184 @@
-"""Passwords in commands: behind the flags and the words that mean one to a tool."""
+"""Passwords in commands: tables of the flags and words behind which well-known tools read one."""
 
 import re
+from collections.abc import Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
-    NOT_A_SECRET,
     QUOTE,
     TELLING_GATE,
     VALUE,
     Context,
     contexts,
+    detector,
     is_mixed_value,
     is_value,
 )
 from grokora_pipeline.sessions.redaction.names import meaning
 
-_LOGINS = r"sshpass|docker login|podman login|mongo\w*|mysql\w*|mariadb\w*|redis-cli"
+_FLAGS = (  # flags, and the tools that read a password behind them
+    (
+        r"-p[ =]?",
+        r"sshpass|(?:docker|podman|buildah|nerdctl|oras|crane auth|regctl registry|helm registry|az|cf|oc|ibmcloud|"
+        r"argocd) login|mongo\w*|psexec|evil-winrm|crackmapexec|netexec|nxc|smbmap|hydra|rdesktop|cqlsh|snowsql|"
+        r"beeline|"
+        r"hdbsql|cypher-shell|rabbitmqadmin|racadm|ncftp\w+|certutil|veracrypt|steghide|elasticsearch-users|"
+        r"airflow users|"
+        r"twine|poetry publish|mutool|add-user\.sh|ipa-client-install|winexe|x11vnc|useradd|usermod",
+    ),
+    (
+        r"-h?p",
+        r"mysql\w*|mariadb\w*|mycli|7z\w*|(?:un)?rar",
+    ),  # with a space behind it, mysql's -p asks for the password
+    (r"-P ?", r"sqlcmd|bcp|[it]sql|ipmitool|mosquitto_\w+|(?:un)?zip|ssh-keygen|security import"),
+    (r"-N ?", r"ssh-keygen"),
+    (r"-w ?", r"ldap\w+|vsql|security [\w-]+-password|ipa-client-install"),
+    (r"-s ?", r"ldappasswd"),
+    (r"-[AXc] ?", r"snmp\w+"),
+    (r"-[kK] ?", r"openssl"),
+    (r"-a ?", r"redis-cli"),
+    (r"-b ?", r"gh secret set"),
+    (r"-t ", r"influx|doctl auth"),
+    (r"-(?:ap|xp) ", r"swaks|sendemail"),
+    (r"/p[ :]", r"signtool(?:\.exe)?|\w+freerdp"),
+    (r"-[uo]?pw |(?:input|user|owner)_pw ", r"pdf\w+|plink|pscp|psftp"),
+    (r"-passwd ", r"x11vnc|vncviewer"),
+)
+_WORDS = (  # the words of a command right before a password; \S+ is a user, a file or a name
+    r"rclone obscure",
+    r"rclone config [^\n]{1,120} pass",
+    r"bw unlock",
+    r"bw login \S+",
+    r"op signin(?: \S+){0,3}",
+    r"vault (?:login|operator unseal|token lookup)",
+    r"unlock-keychain -p",
+    r"openssl passwd(?: -\w+){0,3}",
+    r"mkpasswd(?: -\w+ [\w-]+)?",
+    r"htpasswd -\w*n\w* \S+",
+    r"htpasswd -\w*b\w* \S+ \S+",
+    r"net user \S+",
+    r"net use(?: \w:)? \S+",
+    r"/user:\S+",
+    r"/rp",
+    r"add_user \w{1,40}",
+    r"change_password \w{1,40}",
+    r"authenticate_user \w{1,40}",
+    r"samba-tool user \w+ \S+",
+    r"set-user-password \S+ \S+",
+    r"steamcmd \+login \S+",
+    r"user:password \S+",
+    r"glab variable set \S+",
+    r"user-secrets set \S+",
+    r"wpa_passphrase \S+",
+    r"networksetup -setairportnetwork \S+ \S+",
+    r"http-basic.\S+ \S+",
+    r"auth_pass",
+    r"set-initial-password",
+    r"reset-admin-password",
+    r"cf auth \S+",
+    r"isql \S+ \S+",
+    r"db2 connect to \S+ user \S+ using",
+    r"ansible-vault encrypt_string",
+    r"mvn --encrypt-(?:master-)?password",
+    r"authtoken",
+    r"pypi-token.\S+",
+    r"snmp-server community",
+    r"rootpw --plaintext",
+    r"username \S+ (?:privilege \d+ )?(?:secret|password)",
+    r"message-digest-key \d+ md5",
+    r"md5 key-string",
+    r"radius-server [^\n]{0,40}key",
+    r"tacacs-server [^\n]{0,40}key",
+    r"qpdf --encrypt",
+    r"wifi-sec.psk",
+    r"config set --secret \w+",
+    r"put-parameter [^\n|;]{0,120}SecureString --value",
+    r"configure set \w{0,40}secret\w{0,20}",
+    r"login \S+ password",
+    r"poll \S+ user \S+ password",
+)
+_INPUT = (  # what is handed a password by <<<
+    r"(?:kinit|passwd|smbpasswd|pdbedit|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|keepassxc-cli|gpg|login|"
+    r"realm|"
+    r"ipa|adcli|configure|\w+_config_editor|zfs|context|vault)\b[^\n|;]{0,80}<<<"
+)
+_PAIRS = (  # a user and a mark right before a password
+    r"\s--?(?:u|U|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[ =][\"'`\\]{0,4}[\w.@\\/]+[:,%]",
+    r"\s-[uUlx] \S+ -[pPA] ?",
+    r"\blftp [^\n|;]{0,80}-u [\"']?\w+,",
+    r"\bsecretsdump\S* \S+/\S+:|\b(?:impacket-\w+|\w+\.py) [\w.-]+/[\w.$-]+:",
+    r"\b(?:jdbc:oracle:thin:|(?:sqlplus|impdp|expdp|sqlldr|rman target) [\"']?)\w+/[\"']?",
+    r"\.logon \w+/\w+,",
+    r"\bconfig \S+ \w+:",
+    r"\bWIFI:[^\s]{0,60}P:",
+    r"\b(?:password|secret|key(?:-string)?) (?:[05-9]|ascii(?:-text)?|clear-?text|plain-?text|encrypted) ",
+    r"\bpass(?:in|out)?[ =][\"']?pass:",
+)
+_EXAMPLES = frozenset({"password", "passwd", "pass", "pwd", "secret", "mypassword", "yourpassword"})  # of manuals
+_VALUE = (
+    rf"(?P<quote>{QUOTE})?"
+    rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{4,120}}(?=(?P=quote))|(?![-(/~.]){VALUE}))"
+)
+_TOOLS = "|".join(tools for _, tools in _FLAGS)
+_OF_TOOLS = tuple(
+    (
+        re.compile(rf"(?<![\w.-])(?:{tools})(?![\w-])[^\n|;]{{0,300}}", re.IGNORECASE | re.ASCII),
+        re.compile(rf"(?<=[\s\"',])(?:{flags}){_VALUE}", re.ASCII),
+    )
+    for flags, tools in _FLAGS
+)
+_ANY_FLAG = "|".join(rf"(?:{tools})[^\n|;]*[\s\"',](?:{flags})" for flags, tools in _FLAGS)
+_ANY_WORDS, _ANY_PAIR = "|".join(_WORDS), "|".join(_PAIRS)
+_ANY_FIRST_WORD = "|".join(re.split(r"[\\(\[]", words)[0] for words in _WORDS)
+
+
+def _flag_values(text: str) -> Iterator[re.Match[str]]:
+    """What stands behind the flags of the table, in the order of the text."""
+    found = [
+        match
+        for tools, flags in _OF_TOOLS
+        for command in tools.finditer(text)
+        for match in flags.finditer(text, *command.span())
+    ]
+    yield from sorted(found, key=re.Match.start)
+
+
+def _is_argument(match: re.Match[str]) -> bool:
+    """Whether a quoted text, or a word that has more than letters, is a password: no file, and no example's."""
+    value = match["value"]
+    if not is_value(match) or re.search(r"^[~./]|\.\w{1,4}\Z", value) or value.lower() in _EXAMPLES:
+        return False
+    return bool(match["quote"]) or is_mixed_value(match)
 
 
 def _is_flag_value(match: re.Match[str]) -> bool:
-    """What follows a flag: no other flag, no file, and no word of a sentence."""
-    value = match.group("value")
-    if re.search(r"^[~./]|\.\w{1,4}\Z", value):
-        return False
+    """The same behind a flag, where a plain word is a password, too: at the end of a command, or behind other flags."""
+    if _is_argument(match):
+        return True
+    before = match.string[max(0, match.start() - 80) : match.start()]
     end = re.match(r"[\"'`\\]*\s*(?:\Z|[\n\"'|;&]|-|\\n)", match.string[match.end() :])
-    return not NOT_A_SECRET.fullmatch(value) and not value.isdigit() and (is_mixed_value(match) or bool(end))
+    word = match["value"].isalpha() and match["value"].lower() not in _EXAMPLES
+    return word and is_value(match) and bool(end or re.search(r"\s--?\w+[ =]\S+\s*\Z", before))
 
 
 _ROWS: tuple[Context, ...] = (
+    (
+        rf"(?:(?<![\w.-])(?:{_ANY_WORDS})[ =]|{_INPUT} ?(?:\$(?=[\"'\\]))?){_VALUE}",
+        rf"(?i:(?:{_ANY_WORDS})[ =]|<<<)",
+        _is_argument,
+        rf"(?i:{_ANY_FIRST_WORD}|<<<)",
+    ),
+    (
+        rf"(?:{_ANY_PAIR}){_VALUE}",
+        rf"(?i:{_ANY_PAIR})",
+        _is_argument,
+        r"(?i:\s--?(?:u|l|x|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[ =]|lftp |secretsdump|"
+        r"impacket-|\.py \w|oracle:thin|sqlplus|impdp|expdp|sqlldr|rman target|\.logon |config \S+ \w+:|WIFI:|pass:|"
+        r"(?:password|secret|key(?:-string)?) (?:[05-9]|ascii|clear|plain|encrypted))",
+    ),
     (  # tool --password x
-        rf"--?(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))(?:-string|-value|-text|-plain)?"
-        rf"(?:{QUOTE},)?[ =]+(?:{QUOTE})?"
-        rf"(?P<value>(?![-(]){VALUE})",
+        rf"--?(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))\d?(?:-string|-value|-text|"
+        rf"-plain)?"
+        rf"(?:{QUOTE},)?[ =]+{_VALUE}",
         r"(?i:-[\w-]*(?:pass|passwd|password|passphrase|pw|token|secret|key)[\w-]{0,8}[\\\"'`]{0,4},?[ =])",
         # of one dash only those of a password: keytool -keypass x
         lambda match: (
@@ -39,74 +187,35 @@ _ROWS: tuple[Context, ...] = (
         ),
         TELLING_GATE,
     ),
-    (  # mysql -px, sshpass -p x
-        rf"\b(?:{_LOGINS})\b[^\n|;]{{0,200}}?\s-[pa](?:(?<=l -p)|(?<=\w -p)|"
-        rf" +)(?:{QUOTE})?(?P<value>(?![-(]){VALUE})",
-        rf"(?i:(?:{_LOGINS})\b[^\n|;]* -[pa])",
-        # mysql's -p with a space before the next word asks for the password, and the word is a database
-        lambda match: _is_flag_value(match) and (match[0][:2].lower() not in {"my", "ma"} or is_mixed_value(match)),
-        r"(?i:sshpass|docker login|podman login|mongo|mysql|mariadb|redis-cli)",
-    ),
-    (  # unzip -P x, ldapsearch -w x, htpasswd -b f bob x, net user bob x, smbclient -U bob%x, xfreerdp /p:x
-        rf"(?:\b(?:unzip|zip)\b[^\n|;]{{0,80}}?\s-P ?|\bldap\w+\b[^\n|;]{{0,200}}?\s-w ?|\bhtpasswd -\w*b\w* \S+ \S+ |"
-        rf"\bnet (?:user|use(?: \w:)?) \S+ (?!/)|\s/user:\S+ |\s-[uUlx] \S+ -[pPA] ?|"
-        rf"\b(?:plink|pscp|psftp)\b[^\n|;]{{0,80}}?\s-pw |"
-        rf"\s/rp |\s-(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =](?:{QUOTE})?[\w.@\\]+[:,%]|\b(?:7z\w?|"
-        rf"(?:un)?rar) [^\n|;]{{0,80}}?-h?p|"
-        rf"\s-[uo]pw |\bsnmp-server community |"
-        rf"\b(?:password|secret|key(?:-string)?) (?:[05-9]|ascii(?:-text)?|clear-?text|plain-?text|encrypted) |"
-        rf"\bconfig \S+ \w+:|"
-        rf"\bWIFI:[^\s]{{0,60}}?P:|\bsecretsdump\S* \S+/\S+:|\b(?:jdbc:oracle:thin:|(?:sqlplus|impdp|expdp|sqlldr|"
-        rf"rman target) )\w+/|"
-        rf"\s-U [\w\\.]+%|\s[\"']?/p:|\bpass(?:in|out)? pass:|\bopenssl\b[^\n|;]{{0,120}}?\s-k |"
-        rf"\bx11vnc\b[^\n|;]{{0,80}}?-passwd )(?:{QUOTE})?(?P<value>{VALUE})",
-        r"zip\b[^\n|;]* -P|ldap\w+\b[^\n|;]* -w|htpasswd -|net use|/user:| -[uUlx] \S+ -[pPA]|"
-        r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|7z|rar | -[uo]pw |community |"
-        r"(?i:password|secret|key(?:-string)?) (?:[05-9]|ascii|clear|plain|encrypted)|config \S+ \w+:|"
-        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus |impdp |expdp |sqlldr |rman target |"
-        r"\s[\"']?/p:|pass(?:in|out)? pass:|openssl\b[^\n|;]* -k |x11vnc\b[^\n|;]* -passwd",
-        is_mixed_value,
-        r"openssl|x11vnc|zip -|zip [^ -]|ldap|htpasswd -|net use|/user:| -[uUlx] \S+ -[pPA]|\s[\"']?/p:|pass(?:in|"
-        r"out)? pass:|7z|rar | -[uo]pw |community |(?i:password|secret|key(?:-string)?) (?:[05-9]|ascii|clear|plain|"
-        r"encrypted)|config \S+ \w+:|"
-        r" -(?:u|U|a|auth|-user|-(?:src-|dest-)?creds)[ =][\"'`\\]{0,4}[\w.@\\]+[:,%]|"
-        r" -pw | /rp |WIFI:|secretsdump|oracle:thin:|sqlplus |impdp |expdp |sqlldr |rman target ",
-    ),
-    (  # echo x | sudo -S
-        rf"\b(?:echo (?:-n )?|"
-        rf"printf (?:{QUOTE}[^\"'\n]{{1,12}}{QUOTE} )?)"
-        rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE})(?:{QUOTE})?\s*\|\s*"
-        r"(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
-        r"\| ?(?:sudo -S|chpasswd|passwd|su\b|[^\n|;]{1,80}--password-stdin)",
+    (  # echo x | sudo -S, echo -e "x\nx" | passwd bob, --passwordeval "echo x"
+        rf"\b(?:echo (?:-\w+ )?|printf (?:{QUOTE}[^\"'\n]{{1,12}}{QUOTE} )?)"
+        rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE})(?:(?:\\n|\n)[^\n|]{{0,98}}?)?(?:{QUOTE})?\s*\|\s*"
+        r"(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
+        r"[^\n|;]{1,80}(?:--passw(?:or)?d-(?:on-)?stdin|--passphrase-fd))",
+        r"\| ?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
+        r"[^\n|;]{1,80}(?:-stdin|--passphrase-fd))",
         is_value,
-        r"\| ?(?:sudo -S|passwd|su\b)|chpasswd|--password-stdin",
+        r"\| ?(?:sudo -S|passwd|su\b|smbpasswd|pdbedit|kinit|cryptsetup)|chpasswd|-stdin|--passphrase-fd",
     ),
-    (  # rclone obscure x, bw unlock x, openssl passwd -6 x; kinit bob <<< x; Key Content : x
-        rf"(?:\b(?:rclone obscure|bw unlock|unlock-keychain -p|add-\w{{5,8}}-password [^\n]{{1,120}} -w|"
-        rf"setairportnetwork \S+ \S+|wpa_passphrase \S+|(?:add_user|change_password) \w{{1,40}}|http-basic\.\S+ \S+|"
-        rf"auth_pass|op signin|openssl passwd(?: -\w+){{0,3}}|"
-        rf"rclone config [^\n]{{1,120}} pass) |"
-        rf"\b(?:kinit|passwd|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|gpg|login|"
-        rf"vault)\b[^\n|;]{{0,80}}<<< ?|"
-        rf"\bKey Content\s*: )(?:{QUOTE})?(?P<value>{VALUE})",
-        r"(?i:unlock-keychain|-password [^\n]*-w|setairportnetwork|wpa_passphrase|add_user |change_password |"
-        r"http-basic\.|auth_pass |"
-        r"rclone obscure|bw unlock|op signin|openssl passwd|rclone config |<<<|Key Content)",
-        is_mixed_value,
-        "",
+    (
+        rf"passw(?:or)?d[-_]?(?:eval|cmd|command)[ =]+[\"']+echo (?:-n )?(?P<value>{VALUE})",
+        r"(?i:passw(?:or)?d[-_]?(?:eval|cmd|command)[ =])",
+        is_value,
+        TELLING_GATE,
+    ),
+    (  # expect "assword:" and then send "x\r"
+        rf"ass(?:word|phrase)[^\n]{{0,60}}(?:\n[^\n]{{0,40}}){{0,2}}?\bsend(?:line)?(?: --)? ?\\{{0,3}}[\"{{(]"
+        rf"(?P<value>{VALUE})\\+[rn]",
+        r"(?i:send(?:line)?(?: --)? ?\\{0,3}[\"{(])",
+        is_value,
+        r"(?i:send(?:line)? ?(?:--|\\|[\"{(]))",
     ),
     (  # keyvault secret set --name db --value x
         rf"\bsecrets? (?:set|create|put|add)\b[^\n|;]{{0,160}}? --(?:value|body|"
-        rf"data)[ =](?:{QUOTE})?(?P<value>(?!-|@){VALUE})",
+        rf"data)[ =](?!@){_VALUE}",
         r"(?i:secrets? (?:set|create|put|add)[^\n]* --(?:value|body|data))",
         _is_flag_value,
         TELLING_GATE,
-    ),
-    (  # ssh-keygen -t ed25519 -N "x"
-        rf"\bssh-keygen\b[^\n|;&]{{0,80}}? -[NP] ?(?P<quote>{QUOTE})(?P<value>{VALUE})(?P=quote)",
-        r"(?i:ssh-keygen)",
-        is_value,
-        r"(?i:ssh-keygen)",
     ),
     (
         rf"\bcurl\b[^\n|]{{0,300}}?\s(?:-b|--cookie)[ =](?:{QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",
@@ -121,4 +230,15 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
 )
-DETECTORS = contexts(_ROWS)
+DETECTORS = (
+    *contexts(_ROWS),
+    detector(
+        "password",
+        _VALUE,
+        rf"(?i:{_ANY_FLAG})",
+        "value",
+        accept=_is_flag_value,
+        find=_flag_values,
+        gate=rf"(?i:{_TOOLS})",
+    ),
+)

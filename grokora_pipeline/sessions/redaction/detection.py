@@ -47,6 +47,7 @@ TextOrFinding = str | Finding
 _FIRST_TOKEN = 10**15  # of a draft; no session has as many placeholders
 _TOKEN = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d{16}>")
 _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus holds at most some 100 MB
+_OFTEN_REPEATED = 200  # characters
 _LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
 _UNSURE = {"token", "high_entropy", "jwt"}  # kinds that are told by looks alone: what is public looks the same
 _FORM = re.compile(  # a field of a form that was sent, in which + is a space
@@ -87,6 +88,11 @@ def _cached(text: str, name: str) -> tuple[TextOrFinding, ...]:
 def _scan(text: str, name: str) -> tuple[TextOrFinding, ...]:
     draft = _Draft()
     return tuple(draft.pieces(draft.member(text, name, 0)))
+
+
+@lru_cache(maxsize=8192)  # names and short values of JSON come again and again
+def _is_clean(text: str) -> bool:
+    return not detectors.candidates(text) and not published.in_text(text)
 
 
 class _Draft:
@@ -172,6 +178,8 @@ class _Draft:
         return repr(walk(value, self.member, depth + 1))
 
     def _detect(self, text: str) -> str:
+        if len(text) <= _OFTEN_REPEATED and _is_clean(text):
+            return text
         possible = detectors.candidates(text)
         for one in possible:  # of the address of a hook the published rules know the beginning
             if one.kind == "webhook":

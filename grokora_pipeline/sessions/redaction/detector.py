@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from mnemonic import Mnemonic
 
+from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII
+
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
     r"passw(?:or)?d|pass[ _-]?phrase|passcode|pwd|secret(?!ar)|credential|token|"
@@ -16,12 +18,9 @@ TELLING = (
     r"pass\b|\bpw\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail)pw\b|\bmdp\b|pswd|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
     r"crumb\b|[_-]private\b|[a-z_]api\b|\bapi\b|"
-    r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|passwort|kennwort|geslo\b|mot de passe|"
-    "senha\\b|wachtwoord|lozinka|heslo\\b|has\u0142o|\u015fifre|parola d.ordine|palavra-passe|adgangskode|passord\\b|"
-    "l\u00f6senord|salasana\\b|jelsz\u00f3|parol\u0103|m\u1eadt kh\u1ea9u|kata sandi|"
-    "(?:wlan|wi-?fi|netzwerk|sicherheits)[ -]?schl\u00fcssel|\u53e3\u4ee4|\uc554\ud638|"
-    "contrase\u00f1a|[\u041f\u043f]\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|"  # Cyrillic, Chinese
-    "\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638"  # Japanese, Korean
+    r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|"
+    rf"passwort|kennwort|geslo\b|mot de passe|senha\b|wachtwoord|lozinka|heslo\b|parola|parool\b|contrasenya|pasahitza|"
+    rf"palavra-passe|adgangskode|passord\b|salasana\b|kata sandi|{BEYOND_ASCII}"
 )
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
 TELLING_GATE = f"(?i:{TELLING_HINT})"
@@ -73,13 +72,14 @@ def detector(
     anchored: bool = False,
     family: str = "SECRET",
     gate: str = "",
+    find: Callable[[str], Iterator[re.Match[str]]] | None = None,
 ) -> Detector:
     """A detector that steps over placeholders: what is redacted already is never looked into again.
 
     Classes such as `\\w` mean ASCII, as they do in the hints.
     """
     whole = pattern if anchored else f"{PLACEHOLDER.pattern}|{pattern}"
-    return Detector(family, kind, re.compile(whole, flags | re.ASCII), hint, group, accept, anchored, gate)
+    return Detector(family, kind, re.compile(whole, flags | re.ASCII), hint, group, accept, anchored, gate, find)
 
 
 Context = tuple[str, str, Callable[[re.Match[str]], bool] | None, str]  # pattern, hint, who has the last word, gate

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import re2
@@ -24,7 +24,7 @@ from grokora_pipeline.sessions.redaction.tokens import (
 __all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_suspicious", "matches"]
 
 PERSONAL = personal.DETECTORS
-_PASSWORDS = (*notations.DETECTORS, *commands.DETECTORS, *sentences.DETECTORS, *passwords.DETECTORS)
+_PASSWORDS = (notations.DETECTORS, commands.DETECTORS, sentences.DETECTORS, passwords.DETECTORS)
 ESCAPES = re.compile(
     r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|"
     r"%0[AD]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|"  # a letter beyond ASCII
@@ -60,7 +60,7 @@ _BY_LOOKS = (
 @cache
 def detectors() -> tuple[Detector, ...]:
     """All detectors: pictures, secrets with the most telling first, personal data, and what is told by looks."""
-    return (*tokens(), *_PASSWORDS, passwords.BESIDE_A_PROVIDER, *PERSONAL, *_BY_LOOKS)
+    return (*tokens(), *chain.from_iterable(_PASSWORDS), passwords.BESIDE_A_PROVIDER, *PERSONAL, *_BY_LOOKS)
 
 
 def _options() -> Any:
@@ -88,7 +88,7 @@ def _groups() -> tuple[tuple[Any, tuple[tuple[Any, tuple[Detector, ...]], ...]],
     a text has. What lets many texts in is a group of its own.
     """
     groups = []
-    for group in (tokens(), _PASSWORDS, (passwords.BESIDE_A_PROVIDER,), PERSONAL):
+    for group in (tokens(), *_PASSWORDS, (passwords.BESIDE_A_PROVIDER,), PERSONAL):
         sets = []
         for start in range(0, len(group), _HINTS_IN_A_SET):
             hints = re2.Set.SearchSet(_options())
@@ -171,7 +171,7 @@ def candidates(text: str) -> list[Detector]:
     raw = text.encode("utf-8", "replace")
     possible = [
         members[number]
-        for gate, sets in _groups()
+        for gate, sets in (_groups() if _gate().search(raw) is not None else ())
         if gate.search(raw) is not None
         for hints, members in sets
         for number in sorted(hints.Match(raw) or ())  # None for none

@@ -14,12 +14,27 @@ def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-SPOKEN = (
-    "password|passphrase|passcode|passwort|kennwort|geslo|mot de passe|contrase\u00f1a|senha|wachtwoord|lozinka|heslo|"
-    "palavra-passe|adgangskode|passord|l\u00f6senord|salasana|jelsz\u00f3|has\u0142o|\u015fifre|"
-    "\u043f\u0430\u0440\u043e\u043b\u044c|"
-    "(?:wi-?fi|wlan)[ -](?:code|key|pass|schl\u00fcssel)|code (?:du )?wi-?fi"
+def _in_any_case(words: str) -> str:
+    """A pattern whose letters beyond ASCII match in both cases: the patterns here fold those of ASCII only."""
+    return "".join(one if one.isascii() or one == one.upper() else f"[{one}{one.upper()}]" for one in words)
+
+
+BEYOND_ASCII = _in_any_case(  # "password" in other languages, as patterns
+    "l\u00f6senord|jelsz\u00f3|parol\u0103|m\u1eadt kh\u1ea9u|has\u0142o|\u015fifre|contrase\u00f1a|"
+    "slapta\u017eodis|fjal\u00ebkalim|(?:wlan|wi-?fi|netzwerk|sicherheits)[ -]?schl\u00fcssel|"
+    "\u043f\u0430\u0440\u043e\u043b\u044c|\u043f\u0430\u0440\u043e\u043b\u0430|"  # Russian, Bulgarian
+    "\u043b\u043e\u0437\u0438\u043d\u043a\u0430|\u03ba\u03c9\u03b4\u03b9\u03ba\u03cc\u03c2|"  # Serbian, Greek
+    "\u05e1\u05d9\u05e1\u05de\u05d4|"  # Hebrew, Arabic
+    "\u0643\u0644\u0645\u0629 (?:\u0627\u0644\u0645\u0631\u0648\u0631|\u0627\u0644\u0633\u0631)|"
+    "\u092a\u093e\u0938\u0935\u0930\u094d\u0921|\u0e23\u0e2b\u0e31\u0e2a\u0e1c\u0e48\u0e32\u0e19|"  # Hindi, Thai
+    "\u5bc6\u7801|\u5bc6\u78bc|\u53e3\u4ee4|"  # Chinese
+    "\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638|\uc554\ud638"  # Japanese, Korean
 )
+FOREIGN = (
+    "passwort|kennwort|geslo|lozinka|mot de passe|senha|wachtwoord|heslo|palavra-passe|adgangskode|passord|salasana|"
+    "parool|contrasenya|pasahitza|kata sandi|parola|" + BEYOND_ASCII
+)
+SPOKEN = f"password|passphrase|passcode|{FOREIGN}|(?:wi-?fi|wlan)[ -](?:code|key|pass)|code (?:du )?wi-?fi"
 Meaning = Literal["", "password", "key", "phone"]
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -30,7 +45,7 @@ _SUFFIXES = word_set(  # words after the telling one that change nothing
 # any value of these is secret; the short ones only as whole words
 _PASSWORD_END = re.compile(
     r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|ps?wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
-    r"lozinka|heslo|senha|wachtwoord|contrasena|adgangskode|passord|salasana|palavrapasse|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
+    r"lozinka|heslo|senha|wachtwoord|contrasen(?:a|ya)|parool|pasahitza|katasandi|parola|adgangskode|passord|salasana|palavrapasse|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery)key|"
     r"totpseed|pincode|secretstring|secretkeybase)\Z"
@@ -61,13 +76,7 @@ _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of w
 # ends that the word before them qualifies; `apitoken` says by itself what it is
 _PLAIN_ENDS = _SHORT_KEYS - {"apitoken", "sessionid"} | word_set("key token keys tokens auth signature cookie cookies")
 _PHONE_END = re.compile(r"(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?\Z")
-_BEYOND_ASCII = re.compile(
-    "(?i:l\u00f6senord|jelsz\u00f3|parol\u0103|m\u1eadt kh\u1ea9u|"
-    "(?:wlan|wi-?fi|netzwerk|sicherheits)[ -]?schl\u00fcssel|"
-    "has\u0142o|\u015fifre|contrase\u00f1a|\u043f\u0430\u0440\u043e\u043b\u044c)\\Z|"  # Latin, Cyrillic
-    "\u53e3\u4ee4|\uc554\ud638|"
-    "\u5bc6[\u7801\u78bc]|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638"  # Chinese, Japanese, Korean
-)
+_BEYOND_ASCII = re.compile(f"(?i:{BEYOND_ASCII})\\Z")
 
 
 # letters of other scripts that look like Latin ones, within a word that has Latin ones; and wide letters and digits

@@ -19,7 +19,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     looks_random,
 )
 from grokora_pipeline.sessions.redaction.names import SPOKEN
-from grokora_pipeline.sessions.redaction.passwords import CODE, is_named
+from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, is_chosen, is_named
 
 NO_FIELD = re.compile("forgot|reset|show|hide|link|button", re.IGNORECASE)  # beside a field for a password
 _FIELD = rf"(?:{SPOKEN}|passwd|pwd|pass|pin|otp|(?<![a-z])pw(?![a-z]))"
@@ -27,6 +27,16 @@ _TYPES = (
     "send_keys|sendkeys|fill|type|keystroke|input text|press_sequentially|typewrite|write|set_value|setvalue|"
     "set_text|input_text|enter_text|"
     "type_text"
+)
+_CONNECTING = (  # with three arguments or more
+    r"connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|createDriver|dial\w*|"
+    r"Sequelize"
+)
+_CALLS = (  # whose last argument in quotes is a password or a key
+    r"WiFi\w*\.begin|PasswordAuthentication|BasicAuth(?:entication)?|basic_auth|UserPass\w*|"
+    r"UsernamePassword\w*|auth\.basic|set_?password|sign_?in\w*|createUser\w*|"
+    r"NetworkCredential(?:\]::new)?|PSCredential(?:\]::new)?|Credentials::new|jwt\.(?:sign|verify|encode|decode)|"
+    r"createHmac|pgp_sym_\w+|AES\.(?:en|de)crypt|db\.auth"
 )
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
 _ROWS: tuple[Context, ...] = (
@@ -95,7 +105,8 @@ _ROWS: tuple[Context, ...] = (
         rf"input|content)"
         rf"(?:{QUOTE}\s?:|=)\s?{QUOTE}"
         rf"(?P<value>[^\"'`\\\s]{{4,80}}){QUOTE}",
-        r"(?i:(?:element|selector|label|field|locator|target|placeholder)(?:[\\\"'`]{1,4}\s?:|=))",
+        rf"(?i:(?:element|selector|label|field|locator|target|placeholder)(?:[\\\"'`]{{1,4}}\s?:|=)"
+        rf"[^\n]*(?:{SPOKEN}|passwd|pwd|pass)[^\n]*(?:text|value|input|content))",
         lambda match: is_value(match) and not NO_FIELD.search(match.group()),
         TELLING_GATE,
     ),
@@ -129,20 +140,20 @@ _ROWS: tuple[Context, ...] = (
         ),
         "",
     ),
-    (  # auth=('bob', 'x'), login('bob', 'x'), ConvertTo-SecureString "x"
-        rf"(?:\bauth=\(|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|"
+    (  # auth=('bob', 'x'), basic_auth = ["bob", "x"], login('bob', 'x')
+        rf"(?:\b(?:basic_?)?auth\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|"
         rf"(?P<directory>DirectoryEntry))\()"
         rf"\s?{QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}"
         rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE})",
-        r"(?i:auth=\(|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
+        r"(?i:auth\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
         is_value,
         "",
     ),
-    (
-        rf"(?:ConvertTo-SecureString (?:-String )?{QUOTE}|\bpsexec\b[^\n]{{1,100}}? -p |(?:\b|set_?|"
+    (  # ConvertTo-SecureString -AsPlainText "x", set_password("x")
+        rf"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){{0,3}}(?:{QUOTE})?(?!-)|(?:\b|set_?|"
         rf"with)password\({QUOTE})"
         rf"(?P<value>{VALUE})",
-        r"(?i:ConvertTo-SecureString|psexec|password\([\\\"'`])",
+        r"(?i:ConvertTo-SecureString|password\([\\\"'`])",
         lambda match: is_value(match) and not CODE.fullmatch(match["value"]),
         "",
     ),
@@ -168,39 +179,74 @@ _ROWS: tuple[Context, ...] = (
         r"/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
     ),
     (  # https://maker.example/trigger/x/with/key/x
-        r"://[^\s\"'<>@]{3,120}/(?:api_?)?(?:key|token|secret)s?/(?P<value>[\w-]{16,})(?![\w-])",
-        r"/(?:key|token|secret)s?/[\w-]{16}",
+        r"://[^\s\"'<>@]{3,120}/(?:api_?)?(?:key|token|secret|magic-?link|invite|reset|confirm|"
+        r"verify)s?/(?P<value>[\w-]{16,})(?![\w-])",
+        r"(?i:/(?:api_?)?(?:key|token|secret|magic-?link|invite|reset|confirm|verify)s?/[\w-]{16})",
         lambda match: is_mixed(match.group("value")) and looks_random(match.group("value")),
         "",
     ),
     (  # a1 LOGIN bob@example.com "x"; OpenVPN's user and password in two lines
-        rf"(?:\bLOGIN \S+@\S+ (?:{QUOTE})?|\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{VALUE})",
-        r"LOGIN \S+@|auth-user-pass",
+        rf"(?:(?:\bLOGIN \S+@\S+|(?-i:\b[A-Za-z]{{0,3}}\d+ LOGIN \S+)) (?:{QUOTE})?|\b334 UGFzc3dvcmQ6\s{{1,4}}|"
+        rf"(?<![^\n])user \S+ (?=\S{{8,}}[ \t]*(?:\n|\Z))|"
+        rf"\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{VALUE})",
+        r"LOGIN \S+@|[0-9] LOGIN|334 UGFz|auth-user-pass|(?i:user \S+ \S{8,}[ \t]*(?:\n|$))",
         is_mixed_value,
         "",
     ),
-    (  # connect("host", 22, "bob", "x1"), new PDO(dsn, 'app', 'x1'), WiFi.begin("net", "x1")
-        rf"\b(?:(?:\w{{0,20}}connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|"
-        rf"createDriver|"
-        rf"dial\w{{0,8}})\b\(?(?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:WiFi\w{{0,8}}\.begin|"
-        rf"\w{{0,24}}PasswordAuthentication|"
-        rf"\w{{0,12}}BasicAuth(?:entication)?|basic_auth|UserPass\w{{0,12}}|UsernamePassword\w{{0,24}}|auth\.basic|"
-        rf"\w{{0,20}}set_?password|signIn\w{{0,30}}|sign_?in\w{{0,20}}|createUser\w{{0,30}})\()"
-        rf"[^;\n]{{0,160}}?,\s?N?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)(?P<value>[^\s\"'`\\<>|,;:/(){{}}]{{6,64}}){QUOTE}",
-        r"(?i:connect|PDO\(|FTP\(|ftp_login|linkedsrvlogin|SSHClient\(|createDriver|dial|\.begin\(|PasswordAuth|"
-        r"BasicAuth|"
-        r"basic_auth|UserPass|UsernamePass|auth\.basic|set_?password\(|sign_?in\w*\(|createUser\w*\()",
+    (  # connect("host", 22, "bob", "x1"), new PDO(dsn, 'app', 'x1'), WiFi.begin("net", "x1"), jwt.sign(data, "x1")
+        rf"(?:(?:{_CONNECTING})\b\(?(?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:{_CALLS})\()"
+        rf"[^;\n]{{0,160}}?,\s?N?(?:Some\()?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)"
+        rf"(?P<value>[^\s\"'`\\<>|,;:/(){{}}]{{6,64}}){QUOTE}",
+        rf"(?i:(?:{_CONNECTING}|(?:{_CALLS})\())",
         lambda match: is_mixed_value(match) and not re.search(r"\.[a-z]{2,}\Z|^[\d.]+\Z", match["value"]),
-        r"(?i:(?:connect\w*|PDO|FTP|ftp_login|linkedsrvlogin|SSHClient|createDriver|dial\w*|\.begin|PasswordAuth\w*|"
-        r"BasicAuth\w*|"
-        r"basic_auth|UserPass\w*|UsernamePass\w*|auth\.basic|set_?password|sign_?in\w*|createUser\w*)[( ][^\n]*,)",
+        rf"(?i:(?:{_CONNECTING}|{_CALLS})[( ][^\n]*,)",
+    ),
+    (  # AES.new(b"x", mode), new SecretKeySpec("x".getBytes(), "AES"), "x".toCharArray()
+        rf"\b(?:AES\.new|SecretKeySpec|Fernet|hmac\.new)\(\s?b?{QUOTE}(?P<value>{VALUE})",
+        r"(?:AES\.new|SecretKeySpec|Fernet|hmac\.new)\(",
+        is_mixed_value,
+        "",
+    ),
+    (
+        rf"{QUOTE}(?P<value>{VALUE}){QUOTE}\.toCharArray\(",
+        r"[\"'`]\.toCharArray\(",
+        is_mixed_value,
+        "",
+    ),
+    (  # corp/bob:x1@host, bob:x1@host
+        r"(?<![\w/.:@-])(?P<domain>[\w.-]{2,40}[/\\]{1,2})?[\w.$-]{2,40}:(?P<value>[^\s:/@\"'<>\\]{8,64})"
+        r"@(?!sha\d)(?=[A-Za-z\d])[\w.-]{3,80}",
+        r"[\w$]:[^\s:/@]{8,64}@[\w]",
+        lambda match: (
+            is_mixed_value(match) and (bool(match["domain"] or CHOSEN.fullmatch(match["value"])) or is_chosen(match))
+        ),
+        "",
+    ),
+    (  # CORP\\bob:x1, bob@corp.example:x1, [smtp.example.org]:587 bob:x1
+        rf"(?:(?<!\w)[\w.-]{{2,20}}\\{{1,2}}[\w.$-]{{2,32}}|\b[\w.+-]{{1,40}}@[\w-]{{1,40}}(?:\.[\w-]{{2,20}}){{1,3}}|"
+        rf"\bstatic:\w{{1,32}}|\]:\d{{2,5}} \w{{1,32}}):(?P<value>{VALUE})",
+        r"(?:\\[\w.$-]{2,32}|@[\w-]+\.[\w.-]+|static:\w+|\]:[0-9]+ \w+):[^\s/]{8}",
+        lambda match: (
+            len(match["value"]) >= 8
+            and is_mixed_value(match)
+            and not re.search(r"/|\.\w{1,4}\Z", match["value"])
+            and (bool(CHOSEN.fullmatch(match["value"])) or is_chosen(match))
+        ),
+        "",
+    ),
+    (
+        rf"(?:\bu: \S+\s+p: |\b(?:create|alter) user \S+ identified by )(?P<value>{VALUE})",
+        r"(?i:\bu: \S+\s+p: |user \S+ identified by )",
+        is_mixed_value,
+        "",
     ),
     (  # USER bob\nPASS x, of FTP and POP; Redis: user default on >x; activation code x
-        r"(?:(?:\A|\n|[>:] )PASS (?=\S+[ \t\r]*(?:\n|\Z))|\buser \w{1,32} on [^\n>]{0,40}>|"
+        r"(?:(?:\A|\n|[>:] )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=\S+[ \t\r]*(?:\n|\Z))|\buser \w{1,32} on [^\n>]{0,40}>|"
         r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is|"
         r":)? (?=[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))"
         r"(?P<value>[^\s\"'`\\<>|]{4,64})",
-        r"(?:PASS [^\n]|user \w+ on [^\n]*>|(?i:(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)))",
+        r"(?:PASS [^\n]|AUTH [^\n]|user \w+ on [^\n]*>|(?i:(?:activation|licen[cs]e|product|serial|unlock) (?:code|"
+        r"key)))",
         is_mixed_value,
         "",
     ),

@@ -47,7 +47,7 @@ _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value|token|key|secret|hex)[\W_]+){
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
-_CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
+CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
 _LINE_END = re.compile("[\n\r\\\\\"'`<]|[ \\t]*(?:\u2502|\\Z)")  # also within quotes, an element, a box
 CODE = re.compile(  # a name or a call in a program, not a value
     r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|"
@@ -86,7 +86,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     if means == "key":
         known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
         return not (known or _LICENCE.search(value)) and (
-            bool(_CHOSEN.fullmatch(value))
+            bool(CHOSEN.fullmatch(value))
             or looks_random(value)
             or is_random(value)
             or (quoted and is_random_token(value, 3.2))
@@ -191,6 +191,8 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
         if len(joined) < 16 or ":" in named.group("between") or not (is_shuffled(joined) or is_random_token(joined)):
             return False
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d?", named.group("name"))]
+    if words[-1:] == ["client"] and named.group("between")[0] == "(":  # new AcmeClient("x")
+        return True
     if not _ID_WORDS.isdisjoint(words):
         return False
     known, joined = providers(), re.sub(r"\A(?:get|new|use|with)", "", "".join(words))
@@ -219,8 +221,8 @@ def is_chosen(match: re.Match[str]) -> bool:
 
 _ASSIGNED = detector(
     "password",
-    rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]|\[\]){{0,2}}"
-    r"\s{0,12}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]|\[\]|\*\*){{0,2}}"
+    r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     # a block of YAML, a conversion of a literal
     r")(?:[ \t]*[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|(?:\s|\\n){0,6})(?:[bfrunN@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
@@ -232,7 +234,7 @@ _ASSIGNED = detector(
     # of `token: secret_id: x` the value is the last word, not the second name
     rf"|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
     r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
-    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\[\]]{{0,6}}\s{{0,12}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->|<-))",
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\[\]*]{{0,6}}\s{{0,40}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->|<-))",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,
@@ -241,16 +243,16 @@ _ASSIGNED = detector(
 )
 _NEAR_A_WORD = detector(
     "high_entropy",
-    r"(?P<name>key|token|secret|credential|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
+    r"(?P<name>key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
     r"(?P<between>[^\w\n][^\n]{0,24}?(?<=[\s:=\"'(`>|,])|\W{0,3}\n[ \t]{0,16})"
     r"(?P<value>[A-Za-z0-9+/_-][A-Za-z0-9+/_!#%&*.@^~$?-]{8,}[A-Za-z0-9+/_!#-]={0,2})",
-    r"(?i:(?:key|token|secret|credential|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
+    r"(?i:(?:key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
     r"(?:[^\w\n][^\n]{0,25}?|\W{0,3}\n[ \t]{0,16})[A-Za-z0-9+/_-][A-Za-z0-9+/_!#%&*.@^~$?-]{9})",
     "value",
     accept=_is_random_match,
     flags=re.IGNORECASE,
     anchored=True,
-    gate=r"(?i:(?:key|token|secret|credential|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)\W)",
+    gate=r"(?i:(?:key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)\W)",
 )
 _NEAR_PASSWORD = detector(
     "password",
@@ -315,8 +317,9 @@ _BELOW_A_NAME = detector(
     _CELL.pattern,
     rf"(?i:{_COLUMN}[^\n]*[|,;\t]|[|,;\t][^\n]*{_COLUMN})",
     "value",
+    find=_column_cells,
     gate=TELLING_GATE,
-)._replace(find=_column_cells)
+)
 SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw the words
     "seed_phrase",
     r"(?<![\w-])(?:(?:\d{1,2}[.):] ?)?[a-z]{3,8}[\s,]{1,3}){11,23}(?:\d{1,2}[.):] ?)?[a-z]{3,8}(?![\w-])",

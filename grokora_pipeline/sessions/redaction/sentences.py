@@ -1,6 +1,7 @@
 """Passwords, codes and phrases in what people write to each other and tools write to people."""
 
 import re
+from collections.abc import Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
     QUOTE,
@@ -8,14 +9,15 @@ from grokora_pipeline.sessions.redaction.detector import (
     VALUE,
     Context,
     contexts,
+    detector,
     is_mixed,
     is_mixed_value,
     is_value,
     is_wordlike,
     looks_random,
 )
-from grokora_pipeline.sessions.redaction.names import SPOKEN, word_set
-from grokora_pipeline.sessions.redaction.passwords import CODE, EXPRESSION, is_chosen
+from grokora_pipeline.sessions.redaction.names import FOREIGN, SPOKEN, word_set
+from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, EXPRESSION, is_chosen
 
 _PROSE = word_set(  # no passphrase has them, and few sentences have none
     "the and for are must should has have was will can cannot not your you with from this that please enter type use "
@@ -23,6 +25,41 @@ _PROSE = word_set(  # no passphrase has them, and few sentences have none
     "user one"
 )
 _CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
+_CODE_GROUPS = r"[a-z0-9]{4}(?:[ -][a-z0-9]{4}){3,7}(?![ -]?[a-z0-9])"
+_CODES = (  # the words for a PIN and for a code that was sent
+    "(?:verification|one[- ]time|otp|2fa|mfa|security|confirmation|log-?in|authentication|sms|pin|puk|access|unlock|"
+    "door|gate|alarm|entry|safe|validation)[ -]code|otp|pin|puk|passcode|one[- ]time (?:password|pin)|"
+    "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|einmal|sms-|pin-)(?:code|passwort)|"
+    "code (?:de (?:v\u00e9rification|confirmation|s\u00e9curit\u00e9)|pin)|"
+    "c\u00f3digo (?:de (?:verificaci\u00f3n|confirmaci\u00f3n|seguridad|verifica\u00e7\u00e3o|confirma\u00e7\u00e3o|"
+    "acceso|acesso)|pin)|"
+    "codice (?:di (?:verifica|conferma|accesso|sicurezza)|pin)|(?:verificatie|bevestigings|pin)code|"
+    "kod (?:weryfikacyjny|potwierdzaj\u0105cy|pin)|pin[ -]?kod[ae]?|do\u011frulama kodu\\w{0,4}|"
+    "[\u041a\u043a]\u043e\u0434 (?:\u043f\u043e\u0434\u0442\u0432\u0435\u0440\u0436\u0434\u0435\u043d\u0438\u044f|"
+    "\u0434\u043e\u0441\u0442\u0443\u043f\u0430)|"  # Russian
+    "[\u041f\u043f][\u0418\u0438][\u041d\u043d](?:-\u043a\u043e\u0434)?|"
+    "\u9a8c\u8bc1\u7801|\u9a57\u8b49\u78bc|\u8a8d\u8a3c\u30b3\u30fc\u30c9|\u6697\u8a3c\u756a\u53f7|"
+    "\uc778\uc99d ?(?:\ubc88\ud638|\ucf54\ub4dc)"
+)
+_JOINS = (
+    "[ \u00a0:\uff1a=#\"'\u201c\u2014\u2013-]|is|was|has been|set to|for [a-z]{1,12}|now|lautet|ist|est|es|\u00e9|"
+    "\u00e8|je|jest|to|este|er|\u00e4r|on|\u662f|\u4e3a|\u306f|\ub294|\uc740"
+)
+_DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
+
+
+_ORDINARY = re.compile(  # an address, a path, a piece of a program, a measure, a file, an algorithm
+    r"(?i).*://|[./~$<{(]|\d[\d:.,-]*[a-z%]{0,3}\Z|\d+-?[a-z]{3,}\Z|.*\.\w{1,4}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
+    r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
+)
+
+
+def _is_strong(match: re.Match[str]) -> bool:
+    """Whether a word of a sentence can only be a password: letters and digits, and neither a name nor a measure."""
+    value = match["value"]
+    return len(value) >= 7 and is_mixed(value) and is_value(match) and not _ORDINARY.match(value)
+
+
 _ROWS: tuple[Context, ...] = (
     (  # app password: four groups of four letters, as Google shows them
         rf"\bapp(?:lication)?[ _-]?password\w*(?:{QUOTE})?(?:\s?[:=]| is)"
@@ -31,25 +68,46 @@ _ROWS: tuple[Context, ...] = (
         lambda match: not is_wordlike(match.group("value")),
         TELLING_GATE,
     ),
-    (  # recovery codes, one or a list of them
-        rf"\b(?:recovery|backup|rescue|scratch|one-time) (?:codes?|keys?)\b[^\n:\\]{{0,40}}(?::|\n|\\{{1,3}}n|"
-        rf" is| are)(?:\s|\\{{1,3}}n|[+>#|]|\d+\t)*"
-        rf"(?:[-*] |\d{{1,2}}[.)] )?(?P<value>{_CODE_WORD}"
+    (  # recovery codes, one or a list of them; the key to set up a second factor
+        rf"\b(?:(?:recovery|backup|rescue|scratch|one-time) (?:codes?|keys?)|(?:setup|manual entry|"
+        rf"authenticator) (?:key|code))\b"
+        rf"[^\n:\\]{{0,40}}?(?::|\n|\\{{1,3}}n| is| are)(?:\s|\\{{1,3}}n|[+>#|]|\d+\t)*(?:[-*] |\d{{1,2}}[.)] )?"
+        rf"(?P<value>(?:{_CODE_WORD}|{_CODE_GROUPS})"
         rf"(?:[\s,;]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
-        r"(?i:(?:recovery|backup|rescue|scratch|one-time) (?:code|key))",
-        lambda match: is_mixed(match.group("value")) or re.sub("[ -]", "", match.group("value")).isdigit(),
+        r"(?i:(?:recovery|backup|rescue|scratch|one-time) (?:code|key)|(?:setup|entry|authenticator) (?:key|code))",
+        lambda match: is_mixed(match["value"]) or re.sub("[ -]", "", match["value"]).isdigit(),
         "",
     ),
-    (  # type "x" into the password field
+    (  # type "x" into the password field, tmux send-keys -t 0 "x" Enter # password
         rf"\b(?:type|typing|typed|tried|try|entered|enter|write|typewrite|keystroke|text|fill|input|paste|use|using|"
-        rf"and|with)"
+        rf"and|with|send-keys|sendline)"
         rf"[sd]?[ (](?:in |(?:--?\w[\w-]*(?: \d+)? ){{1,3}})?(?P<quote>{QUOTE})?"
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{QUOTE})?\)?"
         rf"(?: (?:in|as|for)(?:to)?|[^\n\"'`#]{{0,20}}(?:#|--|//)) [\w ]{{0,24}}(?:{SPOKEN})",
-        r"(?i:(?:type|typing|typed|tried|try|entered|enter|write|keystroke|text|fill|input|paste|use|using|and|"
-        r"with)[sd]?[ (])",
-        lambda match: is_value(match) if match.group("quote") else is_mixed_value(match),
+        rf"(?i:(?:type|typing|typed|tried|try|entered|enter|write|keystroke|text|fill|input|paste|use|using|and|"
+        rf"with|send-keys|sendline)[sd]?[ (][^\n]*(?:{SPOKEN}))",
+        lambda match: (
+            is_value(match) if match["quote"] else is_mixed_value(match) and not _ORDINARY.match(match["value"])
+        ),
         TELLING_GATE,
+    ),
+    (  # Bitte gib als Passwort x1 ein; sign in as anna using x1
+        rf"(?:(?:als|comme|como|come|kot|jako) (?:{FOREIGN})|"
+        rf"\b(?:sign|log)(?:ged|ging|ned|ning)?[ -]?(?:in|on)(?: to [\w ]{{1,24}})? (?:as|"
+        rf"with) [\w.@-]{{1,40}} (?:using|and|with)|"
+        rf"\blogin:? [\w.@-]{{1,40}}, pass|(?<![\w./-])pw) (?P<value>{VALUE})",
+        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpw |"
+        r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass) )",
+        _is_strong,
+        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpw )",
+    ),
+    (  # in any other language the word, at most four more, and what can be no word: geslo za mail x1
+        rf"(?<!\w)(?:{FOREIGN})(?:[^\s!-~]|"
+        rf"[a-z]){{0,6}}(?:[ \u00a0][^\s!-/:-@]{{1,16}}){{0,4}}?[ \u00a0:\uff1a\u2014\u2013-]{{0,3}}"
+        rf"[\"'`\u201c\u201e\u00ab\u300c]?(?<![\w/.-])(?=[^\s\d]{{0,40}}\d)(?P<value>[!-~]{{7,64}})",
+        rf"(?i:(?:{FOREIGN})[^\n]*[0-9])",
+        _is_strong,
+        rf"(?i:{FOREIGN})",
     ),
     (  # netrc; a cell of a table; "log in with password x1"
         rf"(?:\b|_)(?:password|passphrase|passcode|passwd|requirepass|masterauth|rootpw|bindpw|kennwort|passwort|"
@@ -72,15 +130,17 @@ _ROWS: tuple[Context, ...] = (
         r"(?i:\bclave)",
     ),
     (  # the login for the shop is anna / x1; using credentials deploy / x1
-        rf"\b(?:cred(?:ential)?s|log-?in|account|accounts? data|zugangsdaten|identifiants?|credenciales|credenziali)\b"
+        rf"\b(?:cred(?:ential)?s|log-?in|wi-?fi|wlan|account|accounts? data|zugangsdaten|identifiants?|credenciales|"
+        rf"credenziali)\b"
         rf"(?: [\w'-]{{1,16}}){{0,5}}?(?: ?[:=]| are| is| sind| sont| son| est| es|"
         rf") [\w.@+-]{{2,40}} / (?P<value>{VALUE})",
-        r"(?i:(?:cred(?:ential)?s|log-?in|account|zugangsdaten|identifiants?|credenciales|credenziali)[^\n/]* / )",
+        r"(?i:(?:cred(?:ential)?s|log-?in|wi-?fi|wlan|account|zugangsdaten|identifiants?|credenciales|"
+        r"credenziali)[^\n/]* / )",
         lambda match: len(match["value"]) >= 6 and is_mixed_value(match),
-        r"(?i:credentials|creds|log-?in|account|zugangsdaten|identifiant|credenciales|credenziali)",
+        r"(?i:credentials|creds|log-?in|wi-?fi|wlan|account|zugangsdaten|identifiant|credenciales|credenziali)",
     ),
     (  # the password generated for root@localhost: x1; pw for the zip: x1; use the following password to go on:\n\nx1
-        rf"\b(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:api|access|auth|bot|deploy) (?:token|key))"
+        rf"(?<!\w)(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:api|access|auth|bot|deploy) (?:token|key))"
         rf"(?:\)?,? (?!(?:or|and|if|"
         rf"but)\b)[(\"'`]?[\w\u00e0-\u00fc][\w\u00e0-\u00fc'\"`.@/-]{{0,30}}\)?){{1,8}} ?(?::|->|=>|=)"
         rf"\s{{1,4}}(?P<quote>{QUOTE})?(?P<value>{VALUE})(?={QUOTE}|[.,;)]?[ \t]*(?:\n|\Z|[(#,;]))",
@@ -95,7 +155,7 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (
-        rf"(?:\b(?:{SPOKEN}|pin|the pass|pwd?)(?: code)?"
+        rf"(?:(?<!\w)(?:{SPOKEN}|pin|the pass|pwd?)(?: code)?"
         rf"(?: for (?:the )?(?:\w{{2,16}} )?{QUOTE}[^\s\"'`]{{1,40}}{QUOTE})?"
         rf" (?:(?:is|was)(?: now| still)?:?|lautet|ist|je|est|es|\u00e8|\u00e9|c'est|\u00e4r|er|on|to|jest|\u2014|"
         rf"-)(?=[ :])|"
@@ -115,20 +175,12 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # the password for the staging box is x1
-        rf"\b(?:{SPOKEN})(?: [\w'\"-]{{1,16}}){{1,6}} (?:is|(?:was|is|has been) (?:re)?set to|was|lautet|ist|es|"
+        rf"(?<!\w)(?:{SPOKEN})(?: [\w'\"-]{{1,16}}){{1,6}} (?:is|(?:was|is|has been) (?:re)?set to|was|lautet|ist|es|"
         rf"est|c'est|\u00e9|"
         rf"\u00e8) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
         rf"(?i:(?:{SPOKEN})(?: [\w'\"-]{{1,16}}){{1,6}} (?:is|to|was|lautet|ist|es|est|c'est|\x{{e9}}|\x{{e8}}) )",
         lambda match: len(match["value"]) >= 8 and is_mixed_value(match),
         "",
-    ),
-    (  # x1 is the password, // x1 is the API key
-        rf"(?<![^\s\"'`#;/*(])(?P<value>[^\s\"'`#;/*(<][^\s\"'`<>]{{8,98}}[^\s\"'`<>.,;:])"
-        rf" is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} "
-        rf"(?:{SPOKEN}|pin|token|secret|key)(?=\s*(?:[.,;:!)\n*\\\"'`]|\Z|(?:for|of|to|and)\b))",
-        rf"(?i: is (?:the|my|our|your|a)[ \w-]* (?:{SPOKEN}|pin|token|secret|key))",
-        lambda match: is_mixed(match["value"]) and looks_random(match["value"]),
-        TELLING_GATE,
     ),
     (  # credentials: bob / x1
         rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is) ?(?:[\w.@+-]+|<[^>\s]+>)"
@@ -138,20 +190,48 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # use admin:x1 to get in, admin/x1!
-        rf"\b(?:(?:use|with|as) [\w.-]{{2,32}}:|(?:admin|administrator|root|sa)[:/])(?P<value>{VALUE})",
-        r"(?i:(?:use|with|as) [\w.-]+:|(?:admin|administrator|root|sa)[:/])[^\s/.]{8}",
-        lambda match: is_chosen(match) and is_mixed(match.group("value")) and not is_wordlike(match.group("value")),
+        rf"\b(?:(?:use|with|as) [\w.-]{{2,32}}:|(?:admin|administrator|root|sa) ?[:/] ?)(?P<value>{VALUE})",
+        r"(?i:(?:use|with|as) [\w.-]+:|(?:admin|administrator|root|sa) ?[:/] ?)[^\s/.]{8}",
+        lambda match: (
+            bool(CHOSEN.fullmatch(match["value"]))
+            or (is_chosen(match) and is_mixed(match["value"]) and not is_wordlike(match["value"]))
+        ),
         "",
     ),
-    (  # a code that was sent, a PIN
-        r"(?:(?:\b(?:verification|one-time|otp|2fa|security|confirmation|log-?in|authentication|sms|pin|your)"
-        r" code|\bOTP|\bPIN)"
-        r"(?: is|:| =){1,2} ?|\bpasscode:? |\bpin code (?=\d{4,8}\b(?! [A-Z]))|\bG-(?=\d{6} is your)|"
-        r"\benter (?=\d{4,8} as (?:the|your) [\w -]{0,20}(?:code|pin)))"
-        r"(?P<value>\d{4,8})(?!\d)",
-        r"(?i:(?:(?:code|otp|pin)(?: is|:| =){1,2} ?|passcode:? |pin code |\bG-|enter )[0-9]{4})",
+    (  # a code that was sent, a PIN: the word, words that only join, a number
+        rf"(?:(?<!\w)(?:{_CODES})|\byour code(?= is|:))(?:{_JOINS}){{0,8}}(?P<value>{_DIGITS})(?!\d|[.:]\d| [a-z]+s\b)",
+        rf"(?i:(?:{_CODES}|your code)(?:{_JOINS})*[0-9]{{3}})",
         None,
         "",
+    ),
+    (  # 123456 is your login code, enter code 123456, the SMS says 123456
+        rf"(?:(?<![\w.:-])|\bG-)(?P<value>{_DIGITS}) (?:is|as|ist|est|es|\u00e9|\u00e8) "
+        rf"(?:the|your|my|dein|ihr|votre|ton|tu|su|seu|il tuo)(?: [\w-]{{1,16}}){{0,2}} (?:code|pin|otp|passcode|"
+        rf"c\u00f3digo|codice)",
+        r"(?i:[0-9]{4} (?:is|as|ist|est|es|\x{e9}|\x{e8}) \w+[^\n]* (?:code|pin|otp|passcode|c\x{f3}digo|codice))",
+        None,
+        r"(?i:[0-9]{4} (?:is|as|ist|est|es|\x{e9}|\x{e8}) )",
+    ),
+    (
+        rf"\b(?:enter(?:ed|ing)? (?:the )?(?:code|pin|otp)|(?:un|dis)\w{{0,3}}(?:lock|"
+        rf"arm)\w{{0,4}} with (?:the )?code|"
+        rf"authenticator(?: app)? (?:shows|says|displays)|(?:sms|text message) (?:says|shows|"
+        rf"reads)(?: the code is)?) (?P<value>{_DIGITS})(?!\d|[.:]\d)",
+        r"(?i:(?:code|pin|otp|shows|says|displays|reads|code is) [0-9]{4})",
+        None,
+        "",
+    ),
+    (  # a card's check number, the numbers of a safe
+        r"\b(?:cvv2?|cvc2?|card security code)(?:\W{1,3}|\W{1,3}is\W)(?P<value>\d{3,4})(?!\d)",
+        r"(?i:(?:cvv|cvc|security code)[^\n]{1,6}[0-9]{3})",
+        None,
+        r"(?i:cvv|cvc|card security)",
+    ),
+    (
+        r"\bcombination(?: is|:|=|) ?(?P<value>\d{1,2}-\d{1,2}-\d{1,2})(?![\w-])",
+        r"(?i:combination[^\n]{1,5}[0-9]-[0-9])",
+        None,
+        r"(?i:combination)",
     ),
     (  # passphrase: four or more words
         rf"\b(?:pass[ _]?phrase|password)(?:{QUOTE})?\s?[:=]\s?(?:{QUOTE})?"
@@ -168,4 +248,27 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
 )
-DETECTORS = contexts(_ROWS)
+_DASH = "[\u2014\u2013]"
+_TAILS = (  # what says of the word before it that it is a password
+    rf" (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your|my|la|le|il|das|het|tvoje))? (?:{SPOKEN})"
+    rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN})"
+    rf"| is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} (?:{SPOKEN}|pin|(?:token|secret|key))"
+)
+_TAIL = re.compile(rf"(?:{_TAILS})(?!\w|-\w| [a-z]*(?:ing|er|ed|s)\b)", re.IGNORECASE | re.ASCII)
+_WORD_BEFORE = re.compile(
+    rf"(?<![^\s\"'`#;/*(])(?P<value>[^\s\"'`#;/*(<][^\s\"'`<>]{{5,98}}[^\s\"'`<>.,;:])(?:{QUOTE})? *\Z"
+)
+
+
+def _words_before(text: str) -> Iterator[re.Match[str]]:
+    """x1 as the password; x1, the mail password; x1 is the password; of a key or a token what looks random."""
+    for tail in _TAIL.finditer(text):
+        match = _WORD_BEFORE.search(text, max(0, tail.start() - 104), tail.start())
+        if match and (looks_random(match["value"]) or not re.search("(?i)(?:token|secret|key)\\Z", tail.group())):
+            yield match
+
+
+DETECTORS = (
+    *contexts(_ROWS),
+    detector("password", _WORD_BEFORE.pattern, rf"(?i:{_TAILS})", "value", accept=_is_strong, find=_words_before),
+)

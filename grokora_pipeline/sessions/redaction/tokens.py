@@ -32,8 +32,8 @@ _SURE = (
     r"NR[A-Z]{2}-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|ph[sx]_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
-    r"cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP1\.|"
-    r"packagist_(?:ack|[uo][au]t)_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|FLWSECK-|"
+    r"cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP[01]\.|"
+    r"packagist_[a-z]{3}_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|amzn1\.oa2-cs\.v1\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
     r"pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|"
     r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
@@ -160,7 +160,8 @@ def is_high_entropy(text: str, limit: float = 2.75) -> bool:
 # words in the names of keys; ids and hashes have none of them
 _KEY_WORDS = word_set(
     "key apikey token tok secret sec sk rk pat live auth access refresh oauth priv private personal svcacct sa bot "
-    "machine admin rt at rw ro api prod production test staging stage sandbox dev deploy agent service srv svc ci ws"
+    "machine admin rt at rw ro api prod production test staging stage stg sandbox dev deploy agent service srv svc ci "
+    "ws wh hook webhook"
 )
 # words in the names of what is no secret, whatever stands behind them
 _ID_WORDS = word_set(
@@ -170,7 +171,7 @@ _ID_WORDS = word_set(
 _LABEL = re.compile(r"[A-Za-z0-9]{1,14}[_.~-]{1,2}")
 _NAME = re.compile(r"[a-z]{1,14}\d?|[A-Z]{1,14}\d?|[A-Z]?[a-z]{1,10}[A-Z]?[a-z]{1,10}\d?")
 _TIMED = re.compile(r"c[a-z0-9]{24}|[01][0-9A-Za-z]{25}")  # CUID, ULID
-_GROUPS = re.compile(r"[a-z0-9]{6,}(?:-[a-z0-9]{6,}){2,5}")
+_GROUPS = re.compile(r"[a-z0-9]{6,}(?:-[a-z0-9]{6,}){2,5}|[A-Z0-9]{5}(?:-[A-Z0-9]{5}){3,5}")
 _PADDED = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MOST_LABELS = 5
 
@@ -201,7 +202,11 @@ def is_labelled(text: str) -> bool:
 
 def _is_labelled_body(body: str, labels: list[str], telling: bool) -> bool:
     """Whether the rest of a string behind its labels is a key; `telling`: a label is a word of the names of keys."""
-    named = all(_NAME.fullmatch(label) or label.isdigit() for label in labels) and labels[0][0].isalpha()
+    # a label behind the first may be a part of the key
+    named = labels[0][0].isalpha() and all(
+        _NAME.fullmatch(label) or label.isdigit() or (at and len(label) >= 6 and is_mixed(label))
+        for at, label in enumerate(labels)
+    )
     whole = re.sub(r"(?<=[A-Za-z0-9]{12})_[A-Za-z0-9]{4,10}\Z|(?<=[0-9a-f]{32})v\d\Z", "", body)  # without check digits
     parts = whole.split(".") if "." in whole else whole.split("-")
     if not whole.isalnum():
@@ -317,11 +322,17 @@ _TOKENS = (
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
-        r"00D\w{12,15}![\w.]{60,}|A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
+        r"00D\w{12,15}![\w.]{60,}|K10[0-9a-f]{64}::\w+:[0-9a-f]{32}|EXO[0-9a-f]{24}|DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|"
+        r"akab-[a-z0-9]{16}-[a-z0-9]{16}|PRD-[0-9a-f]{12}(?:-[0-9a-f]{4}){4}|AstraCS:[A-Za-z0-9]{24}:[0-9a-f]{64}|"
+        r"_\|WARNING:-[^|\s]{20,200}\|_[0-9A-F]{100,}|sess-[A-Za-z0-9]{40}|"
+        r"[A-Za-z0-9]{52}JQQJ99[A-Za-z0-9]{20,40}|"
+        r"A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
         r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
         r"[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us[0-9]|"
         r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
-        r"[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|"
+        r"DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|akab-|PRD-[0-9a-f]{12}|AstraCS:|_\|WARNING:-|"
+        r"K10[0-9a-f]{64}|EXO[0-9a-f]{24}|sess-[A-Za-z0-9]{40}|JQQJ99|[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|"
+        r"[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|"
         r"A{15}|t1\.[\w-]{60}",
     ),
     detector(  # a name, an environment, and a UUID or parts of hexadecimal digits: access-production-..., st.x.x
@@ -334,6 +345,16 @@ _TOKENS = (
         r"(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{18,40}\.[\w-]{18,60})(?![\w-])",
         r"[\w-]{18}\.[\w-]{18}|[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
         accept=_is_prefixed,
+    ),
+    detector(  # acme_live:x, bot-acme:x
+        "provider_key",
+        r"(?<![\w/.:@-])(?P<name>[A-Za-z][A-Za-z0-9]{0,14}(?:[_-][A-Za-z0-9]{1,10}){1,3}):(?P<body>[\w-]{20,})(?![\w:/@.-])",
+        r"[_-][A-Za-z0-9]{1,10}:[\w-]{20}",
+        accept=lambda match: (
+            not _KEY_WORDS.isdisjoint(words := re.split("[_-]", match["name"].lower()))
+            and _ID_WORDS.isdisjoint(words)
+            and _is_labelled_body(match["body"], words, telling=True)
+        ),
     ),
     detector(
         "webhook",
