@@ -109,17 +109,36 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
         store.require(key_of(agent, name)) for name in ("eval_report", "lora_adapter", "tokenized_split")
     )
     registry = Registry(store)
-    served = registry.version(agent)
+    served, judged = registry.version(agent), _at(rule.alpha, report)
     decision = decide(
-        read_json(report.path / "report.json"),
+        judged,
         rule,
         adapter=adapter.version,
         champion=None if served in (BASE, adapter.version) else served,
         checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
         | blocking_checks(project, instance, agent),
-        look=registry.look(agent, adapter.version),
+        look=registry.look(agent, adapter.version, judged["versions"].get("rows")),
     )
     return decision.model_copy(update={"versions": {**decision.versions, "adapter": adapter.version}}), report
+
+
+def _at(alpha: float, report: Artifact) -> dict[str, Any]:
+    """What `report.json` holds, with its intervals at a rule's alpha if that is not the report's own."""
+    told = read_json(report.path / "report.json")
+    if alpha == told.get("alpha", alpha):
+        return told
+    # here, since the definitions load without what metrics need
+    from grokora_pipeline.evaluation.ladder import fresh_look, ladder
+    from grokora_pipeline.evaluation.scoring import read_rows, score
+
+    judged, fresh = (read_rows(report.path, fresh=part) for part in (False, True))
+    metric, level = told["main_metric"], {"alpha": alpha, "seed": told["seed"]}
+    return {
+        **told,
+        **score(judged, **level),
+        "ladder": ladder(judged, metric, few_shot=told["few_shot"], **level),
+        "fresh": fresh_look(fresh, metric, **level),
+    }
 
 
 def _publish_prompt(store: Store, agent: str, report: Artifact, system: str) -> str:

@@ -110,7 +110,9 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
                     "output": str(staged),
                     "history": _history(project, agent, key),
                     "ranks": _ranks(project, agent),
-                    "look": Registry(project.store).look(agent.name, str(plan["versions"]["adapter"])),
+                    "look": Registry(project.store).look(
+                        agent.name, str(plan["versions"]["adapter"]), plan["versions"]["rows"]
+                    ),
                 }
                 project.gpu(context).run(context, "grokora_pipeline.evaluation", {**plan, **told}, staged)
 
@@ -138,7 +140,9 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
         "logs": str(project.settings.logs),
         "fresh": "apart",
     }
-    plan = {**evaluation_plan(project, agent, adapter.path), **told, "versions": versions, **config}
+    # the split and how many of its rows are judged: by others it is another look at this adapter
+    rows = {"rows": f"{split.version}/{config['max_rows']}"}
+    plan = {**evaluation_plan(project, agent, adapter.path), **told, "versions": {**versions, **rows}, **config}
     inputs = {
         "versions": versions,
         "answer": plan["answer"],

@@ -167,8 +167,9 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     """Whether a system is better than the base or the champion on the main metric, beyond noise.
 
     The interval and the p-value of a comparison come from one method, so p <= alpha says what the interval at
-    1 - alpha says; if a prompt could be promoted as well, p counts that the luckier of them is looked at. A champion
-    gives way to a better one only: "not worse by much", thirty times in a row, is much worse.
+    1 - alpha says; if a prompt could be promoted as well, p counts that the luckier of them is looked at. Both take
+    differences for symmetric, so a mean's lead must also hold if they are not (`unseen_p_value`). A champion gives way
+    to a better one only: "not worse by much", thirty times in a row, is much worse.
     """
     metric, name = report["main_metric"], f"better_than_{other}"
     candidates = (report.get("ladder") or {}).get("candidates", {})
@@ -176,21 +177,25 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     if system == "adapter":
         shown = report["comparisons"][f"adapter_vs_{other}"].get(metric)
         # reports of before the ladder have no p that counts the other candidates
-        entry = {**shown, "p_family": (entry or {}).get("p_family", shown["p_value"])} if shown else None
+        entry = {"p_family": shown["p_value"], **(entry or {}), **shown} if shown else None
     if entry is None:
         return Evidence(name=name, passed=False, sentence=f"{metric} applies to none of the rows.")
     # A system that is no better is ahead on the fresh rows at most every second time, independently of these rows, so
     # the look spends no more of alpha if these rows are asked half as much.
-    allowed = spent_alpha(rule.alpha, look) * (2 if report.get("fresh") else 1)
+    spent = spent_alpha(rule.alpha, look)
+    allowed = spent * (2 if report.get("fresh") else 1)
     p_value = entry["p_family"]
-    needed, sessions = sessions_needed(allowed), report.get("sessions")
+    # those on whose rows the metric says something, where the report tells them
+    known = [count for count in (entry.get("sessions"), report.get("sessions")) if count is not None]
+    needed, sessions = sessions_needed(allowed), min(known, default=None)
     if sessions is not None and sessions < needed:
         text = f"it needs {needed} sessions with held-out rows to be told from the {other}, and there are {sessions}."
         return Evidence(name=name, passed=False, sentence=text)
     value, low, high = entry["value"], entry["low"], entry["high"]
     if not entry["higher_is_better"]:
         value, low, high = -value, -high, -low
-    passed = value > 0 and p_value <= allowed
+    proven = value > 0 and p_value <= allowed
+    passed = proven and entry.get("p_unseen", 0.0) <= spent  # reports of before have none
     ours, theirs = (report["systems"].get(one, {}).get("metrics", {}).get(metric) for one in (system, other))
     figures = f" {ours['value']:.3f} against the {other}'s {theirs['value']:.3f}" if ours and theirs else ""
     # the interval is that of the difference alone, so its own p stands beside it
@@ -201,6 +206,9 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
         f"interval {low:+z.3f} to {high:+z.3f}, p = {entry['p_value']:.2g}{family}, "
         f"allowed at look {look}: {allowed:.2g})"
     )
+    if proven and not passed:
+        unseen = f"p = {entry['p_unseen']:.2g}, allowed: {spent:.2g}"
+        text += f"; sessions that it ruins may be missing among these {sessions} by chance ({unseen})"
     tail = "." if passed else f"; differences under {entry['detectable']:.2g} cannot be seen with these rows."
     return Evidence(name=name, passed=passed, sentence=text + tail)
 

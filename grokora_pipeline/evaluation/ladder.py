@@ -16,7 +16,9 @@ from grokora_pipeline.evaluation.significance import (
     difference,
     estimate,
     family_p_values,
+    ratio,
     sessions_needed,
+    unseen_p_value,
 )
 
 # From cheap to dear: nothing, a few fixed tokens, fixed examples, a search at every call, a training, both.
@@ -101,7 +103,8 @@ def _sums(rows: Sequence[Prediction], metric: str) -> Sums:
 
 def _compared(ours: FloatArray, theirs: FloatArray, measure: Metric, alpha: float, seed: int) -> dict[str, Any]:
     apart = difference(ours, theirs, measure.combine, alpha=alpha, seed=seed)
-    return {**asdict(apart), "higher_is_better": measure.higher_is_better}
+    # sessions: those on whose rows the metric says something
+    return {**asdict(apart), "higher_is_better": measure.higher_is_better, "sessions": len(ours)}
 
 
 def _candidates(sums: Sums, measure: Metric, alpha: float, seed: int) -> dict[str, Any]:
@@ -114,6 +117,9 @@ def _candidates(sums: Sums, measure: Metric, alpha: float, seed: int) -> dict[st
             for name, p_value in zip(names, p_values, strict=True):
                 apart = _compared(sums[name], sums[other], measure, alpha, seed)
                 candidates[name][other] = {**apart, "p_family": p_value}
+                if measure.combine is ratio:
+                    pair = (sums[name], sums[other]) if measure.higher_is_better else (sums[other], sums[name])
+                    candidates[name][other]["p_unseen"] = unseen_p_value(*pair, seed=seed)
     for place, name in enumerate(names):
         for dearer in ("adapter", WITH_PROMPT):
             if dearer in names[place + 1 :]:

@@ -23,10 +23,10 @@ def as_answer(row: Prediction) -> Answer:
     return Answer(**{name: value for name, value in row.items() if name in _ANSWER_FIELDS})
 
 
-def read_rows(folder: Path) -> list[Prediction]:
-    """The rows of a report folder's predictions.jsonl that its figures rest on: all but the fresh ones."""
+def read_rows(folder: Path, *, fresh: bool = False) -> list[Prediction]:
+    """The rows of a report folder's predictions.jsonl that its figures rest on, or those of the final look."""
     rows = [orjson.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines() if line]
-    return [row for row in rows if not row.get("fresh")]
+    return [row for row in rows if bool(row.get("fresh")) is fresh]
 
 
 def by_system(rows: Sequence[Prediction]) -> dict[str, list[Prediction]]:

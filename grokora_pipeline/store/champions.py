@@ -56,12 +56,23 @@ class Registry:
         kept = [{**record, "action": "keep"} for record in self.store.history(f"{agent}/champion", _KEPT)]
         return sorted([*self.history(agent), *kept], key=lambda record: str(record["at"]))
 
-    def look(self, agent: str, challenger: str) -> int:
-        """The n-th adapter judged for this agent that a challenger is: 1 for the first, and the same at every try."""
-        decided = [(record, record["decision"]) for record in self.events(agent) if "decision" in record]
-        # where a prompt was promoted, the adapter that was judged beside it stands in the decision
-        judged = list(dict.fromkeys(made.get("versions", {}).get("adapter") or one["version"] for one, made in decided))
-        return judged.index(challenger) + 1 if challenger in judged else len(judged) + 1
+    def look(self, agent: str, challenger: str, rows: str | None = None) -> int:
+        """The n-th look at this agent's adapters that one at a challenger is: 1 for the first.
+
+        `rows` names the held-out rows. The same adapter by the same rows is the same look at every try; by other rows
+        it is another one, or whoever looks again as the logs grow would see luck sooner or later. Decisions of before
+        rows were named are of any rows, as None is.
+        """
+        judged = dict[tuple[str, str | None], None]()  # in order
+        for record in self.events(agent):
+            if "decision" in record:
+                versions = record["decision"].get("versions", {})
+                # where a prompt was promoted, the adapter that was judged beside it stands in the decision
+                judged[versions.get("adapter") or record["version"], versions.get("rows")] = None
+        for place, (adapter, known) in enumerate(judged, 1):
+            if adapter == challenger and (known == rows or None in (known, rows)):
+                return place
+        return len(judged) + 1
 
     def refusal(self, agent: str, version: str) -> str:
         """Why an adapter may not be promoted whatever its report says: the agent is pinned, or it was rolled back."""

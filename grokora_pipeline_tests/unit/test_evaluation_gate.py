@@ -1,5 +1,6 @@
 """The gate: what it promotes, what keeps an adapter out, and how seldom it is fooled."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 from grokora_pipeline.evaluation.gate import GateRule, _ahead, decide
 from grokora_pipeline.evaluation.plan import choose_parts, choose_rows
 from grokora_pipeline.evaluation.scoring import score
-from grokora_pipeline.evaluation.significance import by_cluster, difference, family_p_values, ratio, spent_alpha
+from grokora_pipeline.evaluation.significance import (
+    by_cluster,
+    difference,
+    family_p_values,
+    ratio,
+    spent_alpha,
+    unseen_p_value,
+)
 
 RUNS = {30: 200, 300: 60}  # simulated runs of thirty nights, by held-out rows
 
@@ -103,6 +111,22 @@ def test_the_p_that_stands_beside_an_interval_is_of_the_same_test() -> None:
     decision = decide(report)
     assert not decision.promote
     assert "interval +0.050 to +0.350, p = 0.02, 0.055 as one of 3 candidates, allowed" in decision.reason
+
+
+def test_sessions_of_which_none_is_ruined_by_chance_are_no_proof() -> None:
+    entry = {**_entry(0.05, 0.04, 0.06, 1e-4), "p_unseen": 0.3, "sessions": 14}
+    decision = decide(_report(comparisons={"adapter_vs_base": {"field_accuracy": entry}}))
+    assert not decision.promote
+    assert (
+        "; sessions that it ruins may be missing among these 14 by chance (p = 0.3, allowed: 0.033); differences"
+        in decision.reason
+    )
+
+
+def test_sessions_count_where_the_metric_says_something() -> None:
+    entry = {**_entry(0.8, 0.7, 0.9, 0.06), "sessions": 4}
+    decision = decide(_report(sessions=30, comparisons={"adapter_vs_base": {"field_accuracy": entry}}))
+    assert "it needs 6 sessions with held-out rows to be told from the base, and there are 4" in decision.reason
 
 
 def test_a_failed_blocking_check_keeps_the_adapter_out() -> None:
@@ -225,12 +249,21 @@ def test_of_a_thousand_adapters_that_are_no_better_at_most_alpha_are_promoted(se
     assert promoted / 1000 <= GateRule().alpha
 
 
+Scores = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+SCORES: dict[str, Scores] = {  # one system's on rows whose mean scores are given
+    "right or wrong": lambda draw, mean: draw.random(mean.size) < mean,
+    "fields": lambda draw, mean: draw.beta(4 * mean + 1e-6, 4 * (1 - mean) + 1e-6),
+    "mostly alike": lambda draw, mean: np.where(np.arange(mean.size) % 8, mean, draw.random(mean.size) < mean),
+    "a few ruined": lambda draw, mean: np.where(draw.random(mean.size) < 0.1, 0, mean / 0.9),
+}
+
+
 class _World:
     """Held-out rows of 150 sessions at most, in a judged and a fresh part; each row has its own chance to be right."""
 
-    def __init__(self, draw: np.random.Generator, rows: int) -> None:
-        self.draw, self.rows = draw, rows
-        self.judged, self.sessions = rows - rows // 3, min(rows, 150)
+    def __init__(self, draw: np.random.Generator, rows: int, turns: int = 1) -> None:
+        self.draw, self.rows, self.scores = draw, rows, SCORES["right or wrong"]
+        self.judged, self.sessions = rows - rows // 3, min(rows // turns, 150)
         self.ease = 0.5 * draw.beta(0.6, 0.6, size=rows)
         self.tables: list[tuple[np.ndarray, np.ndarray]] = []
         self.chances: list[np.ndarray] = []
@@ -238,7 +271,7 @@ class _World:
     def add(self, gain: float) -> int:
         """Let one more system answer all rows, with a chance that is so much higher; its number."""
         chance = np.clip(self.ease + gain, 0, 1)
-        right = np.stack([self.draw.random(self.rows) < chance, np.ones(self.rows)], 1)
+        right = np.stack([self.scores(self.draw, chance), np.ones(self.rows)], 1)
         clusters = [str(index * self.sessions // self.rows) for index in range(self.rows)]
         parts = (slice(0, self.judged), slice(self.judged, None))
         self.tables.append(tuple(by_cluster(right[part], clusters[part]) for part in parts))  # type: ignore[arg-type]
@@ -258,7 +291,7 @@ class _World:
         tables = self.tables[ours][False], self.tables[theirs][False]
         # of one candidate the family's p is the sign-flip test's own; the gate asks it only of who is ahead
         p_value = family_p_values([tables[0]], tables[1], ratio)[0] if value > 0 else 1.0
-        return _entry(value, value, value, p_value)
+        return {**_entry(value, value, value, p_value), "p_unseen": unseen_p_value(*tables) if value > 0 else 1.0}
 
     def promoted(self, ours: int, champion: int, look: int) -> bool:
         """Whether the gate promotes a system over the base, number 0, and the champion, if that is another."""
@@ -277,6 +310,21 @@ def test_thirty_nights_of_adapters_that_are_no_better_promote_one_in_at_most_fiv
     for _ in range(runs):
         world = _World(draw, rows)
         world.add(0.0)
+        fooled += any(world.promoted(world.add(0.0), 0, night) for night in range(1, 31))
+    assert fooled / runs <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize(("rows", "turns"), [(12, 1), (30, 1), (60, 4)])
+def test_thirty_nights_of_any_kind_of_score_promote_no_more(rows: int, turns: int, scores: str) -> None:
+    """Against a base that has each row's mean score, which the adapters have on average."""
+    draw, fooled, runs = np.random.default_rng(34), 0, 80
+    for _ in range(runs):
+        world = _World(draw, rows, turns)
+        world.scores = lambda draw, mean: mean
+        world.add(0.0)
+        world.scores = SCORES[scores]
         fooled += any(world.promoted(world.add(0.0), 0, night) for night in range(1, 31))
     assert fooled / runs <= 0.05
 

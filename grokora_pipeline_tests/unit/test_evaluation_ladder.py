@@ -13,6 +13,7 @@ import pytest
 
 from grokora_pipeline.agents import AgentSpec, AnswerSpec
 from grokora_pipeline.assets.chain import all_assets
+from grokora_pipeline.assets.champion import _at
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import _metadata
 from grokora_pipeline.evaluation import report as page
@@ -368,7 +369,7 @@ def store(tmp_path: Path) -> Store:
 def _publish(store: Store, key: str, version: str, files: dict[str, Any]) -> None:
     with store.stage(key) as staged:
         for name, content in files.items():
-            (staged / name).write_bytes(orjson.dumps(content))
+            (staged / name).write_bytes(content if isinstance(content, bytes) else orjson.dumps(content))
         store.publish(key, version, staged)
 
 
@@ -413,6 +414,18 @@ def test_the_champion_can_be_an_adapter_with_a_prompt(store: Store) -> None:
     assert registry.rollback("actor", to="prompt-2") == "prompt-2"
     shutil.rmtree(adapter.path)  # a prompt without its adapter is not served in both's place
     assert (registry.version("actor"), registry.in_service("actor")) == (BASE, None)
+
+
+def test_a_rule_with_another_alpha_is_told_intervals_at_it(store: Store) -> None:
+    answers = rows(base=NEVER, adapter=HALF)
+    found = {**report(answers), "alpha": 0.05, "seed": 0, "few_shot": 2, "fresh": None}
+    lines = b"\n".join(map(orjson.dumps, answers))
+    _publish(store, "actor/eval_report", "r1", {"report.json": found, "predictions.jsonl": lines})
+    artifact = store.require("actor/eval_report")
+    told, strict = (_at(alpha, artifact)["comparisons"]["adapter_vs_base"]["exact_match"] for alpha in (0.05, 0.001))
+    assert told == found["comparisons"]["adapter_vs_base"]["exact_match"]
+    assert (strict["value"], strict["p_value"]) == (told["value"], told["p_value"])
+    assert strict["low"] < told["low"] < told["high"] < strict["high"]
 
 
 def test_a_pointer_of_before_there_were_prompts_is_read_as_an_adapter(store: Store) -> None:

@@ -94,6 +94,20 @@ def test_who_pins_while_the_gate_decides_waits_for_it_and_is_not_undone(registry
     assert (in_service(registry), "pinned" in registry.refusal("actor", "v3")) == ("v2", True)
 
 
+def test_another_adapter_or_other_rows_are_another_look_and_the_same_again_is_none(registry: Registry) -> None:
+    for adapter, rows in (("v1", "s1/30"), ("v1", "s1/30"), ("v2", "s1/30"), ("v1", "s2/30")):
+        decision = {"promote": False, "versions": {"adapter": adapter, "rows": rows}}
+        registry.keep("actor", adapter, "Not promoted: no better.", decision)
+    looks = [registry.look("actor", *one) for one in (("v1", "s1/30"), ("v2", "s1/30"), ("v1", "s2/30"))]
+    assert looks == [1, 2, 3]
+    assert [registry.look("actor", *one) for one in (("v1", "s1/60"), ("v3", "s1/30"))] == [4, 4]
+
+
+def test_a_decision_that_names_no_rows_is_of_any(registry: Registry) -> None:
+    registry.keep("actor", "v1", "Not promoted: no better.", {"versions": {"adapter": "v1"}})
+    assert (registry.look("actor", "v1", "s1/30"), registry.look("actor", "v2", "s1/30")) == (1, 2)
+
+
 def test_rolling_back_to_what_is_not_there_is_one_sentence(registry: Registry) -> None:
     with pytest.raises(GrokoraError, match="never had a champion"):
         registry.rollback("actor")

@@ -16,6 +16,7 @@ from grokora_pipeline.evaluation.significance import (
     pass_hat_k,
     ratio,
     sessions_needed,
+    unseen_p_value,
 )
 
 
@@ -127,6 +128,27 @@ def test_pass_hat_k_counts_tasks_that_always_succeed() -> None:
 def test_pass_hat_k_never_rises_with_k(successes: list[int]) -> None:
     values = [pass_hat_k(successes, 4, k) for k in range(1, 5)]
     assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize(("wins", "losses", "ties"), [(6, 0, 0), (9, 2, 5), (5, 5, 3)])
+def test_where_sessions_are_won_or_lost_the_p_of_any_distribution_is_the_sign_tests(
+    wins: int, losses: int, ties: int
+) -> None:
+    ours, theirs = _rows([1] * wins + [0] * losses + [1] * ties), _rows([0] * wins + [1] * losses + [1] * ties)
+    exact = sum(comb(wins + losses, k) for k in range(losses + 1)) / 2 ** (wins + losses)
+    assert unseen_p_value(ours, theirs) == pytest.approx(exact, abs=0.005)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+def test_a_system_that_gains_a_little_and_ruins_a_few_is_no_better_by_any_distribution(share: float) -> None:
+    draw, flips, unseen = np.random.default_rng(4), 0, 0
+    for _ in range(200):
+        gain = np.where(draw.random(14) < share, -0.9, 0.9 * share / (1 - share))  # 0 on average
+        ours, theirs = _rows(list(0.9 + gain)), _rows([0.9] * 14)
+        flips += ours[:, 0].sum() > theirs[:, 0].sum() and difference(ours, theirs, ratio).p_value <= 0.05
+        unseen += unseen_p_value(ours, theirs) <= 0.025
+    assert unseen / 200 <= 0.05
+    assert flips / 200 > 0.1 or share > 0.2  # which is why sign flips alone do not decide
 
 
 @settings(max_examples=25)
