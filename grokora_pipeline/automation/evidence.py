@@ -154,7 +154,8 @@ def _perplexity_ratio(report: Path, dataset: Path, then: Path, system: str, leas
     ids = {example.meta["turn_id"]: example.id for example in read_examples(dataset)}
     known = _sides(then).keys()
     rows = [orjson.loads(line) for line in (report / "predictions.jsonl").read_bytes().splitlines()]
-    rows = [row for row in rows if row["system"] == system]
+    # in reports of before, a NaN of a broken adapter is null
+    rows = [row for row in rows if row["system"] == system and row["nll"] is not None]
     new = [row for row in rows if ids.get(row["turn_id"]) not in known]
     old = [row for row in rows if ids.get(row["turn_id"]) in known]
     # the mean negative log-likelihood (nats) a token of the reference answers; perplexity is its exp

@@ -12,7 +12,7 @@ import orjson
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.gate import WITH_PROMPT, decide
 from grokora_pipeline.evaluation.ladder import fresh_look, ladder
-from grokora_pipeline.evaluation.metrics import bleu_signature, get_metric
+from grokora_pipeline.evaluation.metrics import bleu_signature, bounded, get_metric
 from grokora_pipeline.evaluation.plan import (
     Canary,
     EvaluationPlan,
@@ -199,7 +199,7 @@ def _answers(job: _Run, system: _System) -> list[Prediction]:
             "system": system.name,
             "fresh": case.fresh,
             "question": case.example["prompt"][-1:],
-            "nll": nll,
+            "nll": bounded(nll, len(case.completion_ids)),  # a broken adapter's NaN would be null, and no number
             "reference_tokens": len(case.completion_ids),
             "prompt_tokens": len(prompt),
             "new_tokens": len(answer.tokens) + (answer.finish == "stop"),  # the stop token was written, too

@@ -20,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ConfigDict
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from grokora_pipeline.agents import AnswerSpec, Improve
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.evaluation.metrics import accepts, schema_valid
+from grokora_pipeline.evaluation.metrics.answers import Answer
 from grokora_pipeline.evaluation.plan import read_examples, read_plan, turn_ids
 from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
 from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import Message, calls_of, message_text, strict_json
+from grokora_pipeline.models.messages import Message, calls_of, message_text
 from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import Exchange, run_swarm
@@ -178,27 +177,14 @@ def verifier(spec: Improve, answer: AnswerSpec) -> Verify:
 def fits_schema(answer: AnswerSpec, tools: Sequence[dict[str, Any]] | None, message: Message) -> bool:
     """Whether a JSON answer is valid by the agent's schema, or every tool call by that of a tool that was offered."""
     if answer.type == "json":
-        text = message_text(message).strip()
-        value = strict_json(text)
-        said = value is not None or text == "null"
-        return said and not message.get("tool_calls") and _accepts(answer.schema_ or {}, value)
+        return not message.get("tool_calls") and bool(schema_valid(Answer(message, {}, schema=answer.schema_ or {})))
     offered = [tool.get("function") or tool for tool in tools or () if isinstance(tool, Mapping)]
     functions = {str(one.get("name")): one.get("parameters") or {} for one in offered if isinstance(one, Mapping)}
     calls = calls_of(message)
     return bool(calls) and all(
-        call.name in functions and call.arguments is not None and _accepts(functions[call.name], call.arguments)
+        call.name in functions and call.arguments is not None and accepts(functions[call.name], call.arguments)
         for call in calls
     )
-
-
-def _accepts(schema: Any, value: Any) -> bool:
-    """Whether a schema accepts a value; one that is no JSON Schema, as a log's tools may have, accepts nothing."""
-    try:
-        Draft202012Validator.check_schema(schema)
-        # without a registry jsonschema fetches what a log's schema refers to over the network
-        return bool(Draft202012Validator(schema, registry=Registry()).is_valid(value))
-    except (SchemaError, Unresolvable):
-        return False
 
 
 def _command_accepts(spec: Improve, message: Message) -> bool:

@@ -81,6 +81,10 @@ def test_schema_valid_asks_the_agents_schema() -> None:
     assert _value("schema_valid", '{"a": 1}', "{}", schema=schema) == 1
     assert _value("schema_valid", '{"a": "1"}', "{}", schema=schema) == 0
     assert _value("schema_valid", "no", "{}", schema=schema) == 0
+    assert _value("schema_valid", '{"a": 1.0}', "{}", schema=schema) == 1  # by value: 1.0 is an integer in JSON
+    assert [
+        _value("schema_valid", text, "{}", schema={"type": ["null", "integer"]}) for text in ("null", "3", "x")
+    ] == [*(1, 1, 0)]
     assert _value("schema_valid", '{"a": 1}', "{}") is None
 
 
@@ -210,6 +214,13 @@ def test_json_is_equal_by_value_and_other_text_by_its_letters() -> None:
     assert _value("exact_match", '{"a": 1} indeed', '{"a": 1}') == 0
 
 
+def test_calls_are_equal_by_value_too_and_text_that_looks_like_one_is_none() -> None:
+    ours, theirs = (_calling(("f", arguments)) for arguments in ('{"b": 2.0, "a": 1}', '{"a": 1, "b": 2}'))
+    assert METRICS["exact_match"].value([Answer(ours, theirs)]) == 1
+    assert METRICS["exact_match"].value([Answer(_calling(("f", {"a": 1, "b": 3})), theirs)]) == 0
+    assert METRICS["exact_match"].value([Answer(_text('{"arguments": {"a": 1, "b": 2}, "name": "f"}'), theirs)]) == 0
+
+
 def test_one_item_too_many_makes_only_itself_wrong() -> None:
     steps = [{"do": "open", "what": "door"}, {"do": "go", "what": "in"}, {"do": "close", "what": "door"}]
     more, fewer = [{"do": "look", "what": "up"}, *steps], steps[1:]
@@ -239,8 +250,11 @@ ODD_ANSWERS = [
     f'<tool_call>{{"name": "f", "arguments": {{"x": "{HALF}"}}}}</tool_call>',
     f'<tool_call>{{"name": "{HALF}", "arguments": {{}}}}</tool_call>',
     *('<tool_call>{"name": "f", "arguments": {"x": %s}}</tool_call>' % ("[" * n + "]" * n) for n in (90, 300)),
+    '{"a": 1e999}',
+    '{"a": %s}' % ("9" * 4000),
 ]
 TREE = {"$ref": "#/$defs/n", "$defs": {"n": {"anyOf": [{"items": {"$ref": "#/$defs/n"}}, {"type": "object"}]}}}
+TREE["properties"] = {"a": {"multipleOf": 0.01}}  # a number beyond all floats is a multiple of nothing
 
 
 @pytest.mark.parametrize("text", ODD_ANSWERS, ids=range(len(ODD_ANSWERS)))

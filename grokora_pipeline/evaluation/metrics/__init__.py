@@ -14,14 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics.answers import Answer, Leaf, code_tree, leaves
 from grokora_pipeline.evaluation.metrics.rouge import rouge
 from grokora_pipeline.evaluation.metrics.tool_calls import CallError, check_calls
 from grokora_pipeline.evaluation.significance import FloatArray, ratio
-from grokora_pipeline.models.messages import calls_of, canonical, json_value, lenient_json, message_text, strict_json
+from grokora_pipeline.models.messages import (
+    Message,
+    calls_of,
+    canonical,
+    json_value,
+    lenient_json,
+    message_text,
+    strict_json,
+)
 from grokora_pipeline.sandbox.coder import same_effect
 
 Stats = tuple[float, ...]
@@ -68,13 +78,14 @@ def _mean(score: Callable[[Answer], float | bool | None]) -> Callable[[Answer], 
 
 def exact_match(answer: Answer) -> bool:
     """Whether content (but for white space at its ends) and calls are the expected ones, JSON being read as values."""
-    pair = answer.prediction, answer.reference
-    given, expected = (strict_json(message_text(one).strip()) for one in pair)
-    if not isinstance(given, dict | list) or not isinstance(expected, dict | list):
-        return canonical(answer.prediction) == canonical(answer.reference)
-    return calls_of(answer.prediction) == calls_of(answer.reference) and Counter(leaves(given)) == Counter(
-        leaves(expected)
-    )
+
+    def fields(message: Message) -> Counter[Leaf]:
+        """What a message says, without regard to how its JSON is written."""
+        text = message_text(message).strip()
+        value, calls = strict_json(text), [[call.name, call.arguments] for call in calls_of(message)]
+        return Counter(leaves([value if isinstance(value, dict | list) else text, calls]))
+
+    return fields(answer.prediction) == fields(answer.reference)
 
 
 def valid_json(answer: Answer) -> bool | None:
@@ -94,8 +105,23 @@ def schema_valid(answer: Answer) -> bool | None:
     """Whether the answer is JSON that the agent's JSON Schema accepts; applies where the agent has a schema."""
     if answer.schema is None:
         return None
-    value = strict_json(message_text(answer.prediction).strip())
-    return isinstance(value, dict | list) and bool(Draft202012Validator(answer.schema).is_valid(value))
+    text = message_text(answer.prediction).strip()
+    value = strict_json(text)
+    return (value is not None or text == "null") and accepts(answer.schema, value)
+
+
+def accepts(schema: Any, value: Any) -> bool:
+    """Whether a JSON Schema accepts a value.
+
+    A schema that is none, as a log's tools may have, accepts nothing, nor does one that cannot say (`multipleOf` of a
+    number beyond all floats).
+    """
+    try:
+        Draft202012Validator.check_schema(schema)
+        # without a registry jsonschema fetches what a log's schema refers to over the network
+        return bool(Draft202012Validator(schema, registry=Registry()).is_valid(value))
+    except (SchemaError, Unresolvable, OverflowError):
+        return False
 
 
 def field_counts(answer: Answer, view: Callable[[Leaf], object] = lambda leaf: leaf) -> tuple[int, int, int] | None:

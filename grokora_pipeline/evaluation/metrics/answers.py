@@ -68,12 +68,12 @@ def matching(given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
     """
     if len(given) * len(expected) > MOST_PAIRS or given == expected:
         return list(range(len(given)))
-    ours, theirs = ([Counter(leaves(item)) for item in items] for items in (given, expected))
+    ours, theirs = (
+        [(Counter(fields), {path for path, _ in fields}) for fields in map(leaves, items)]
+        for items in (given, expected)
+    )
     # most of all equal leaves count, then equal names of fields, then that there is an item at all
-    alike = [
-        [1e-6 + (a & b).total() + 1e-3 * len({path for path, _ in a} & {path for path, _ in b}) for b in theirs]
-        for a in ours
-    ]
+    alike = [[1e-6 + (a & b).total() + 1e-3 * len(mine & other) for b, other in theirs] for a, mine in ours]
     # best[i][j]: of the first i given and the first j expected items
     best = [[0.0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
     for i, row in enumerate(alike, 1):
