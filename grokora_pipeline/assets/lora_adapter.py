@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec, find_agent
 from grokora_pipeline.assets.common import (
@@ -24,12 +25,18 @@ from grokora_pipeline.store import content_version
 from grokora_pipeline.workers.frame import run_alone
 
 MEMORY_TOLERANCE = 0.15  # of predicted against measured peak memory
+_SHOWN = (  # of the numbers of training.json, in this order; the GPU seconds are the twelfth
+    *("validation_loss", "initial_validation_loss", "train_rows", "validation_rows", "rows_too_long", "steps"),
+    *("steps_planned", "tokens_per_second", "train_seconds", "peak_memory_mib", "trainable_parameters"),
+)
 
 
 class TrainingConfig(dg.Config):
     """What can be set for one run alone."""
 
-    knobs: KnobOverrides = KnobOverrides()
+    knobs: KnobOverrides = Field(
+        default=KnobOverrides(), description="Training knobs for this run; they win over agents.yaml and the preset."
+    )
 
 
 def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
@@ -70,7 +77,8 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         training = artifact.read_json("training.json")
         checks = [_learnt(training), _memory(training)]
         numbers = {name: value for name, value in training.items() if isinstance(value, int | float)}
-        metadata = {"curves": training_curves(training), **numbers}
+        shown = {name: numbers.pop(name) for name in _SHOWN if name in numbers}
+        metadata = {"curves": training_curves(training), **shown, "more": dg.MetadataValue.json(numbers)}
         return result(project, artifact, metadata, checks, **{"grokora/trained_on": plan["versions"][source]})
 
     return lora_adapter

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from grokora_pipeline.agents import find_agent
 from grokora_pipeline.assets.champion import report_rollback
@@ -92,10 +93,10 @@ def _retrain(project: Project, agent: str, chain: Sequence[dg.AssetKey]) -> Any:
 
 
 class RollbackConfig(dg.Config):
-    """Whose champion goes, and which version comes back: one of its history, `base`, or empty for the one before."""
+    """Whose champion goes, and which version comes back."""
 
-    agent: str
-    to: str = ""
+    agent: str = Field(description="Whose champion goes.")
+    to: str = Field(default="", description="One of its history, `base`, or empty for the one before.")
 
 
 def rollback_job(project: Project) -> dg.JobDefinition:

@@ -34,13 +34,13 @@ class TrainingKnobs(BaseModel):
     dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="Adapted layers.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
-    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="The highest, after the warm-up.")
     loraplus_lr_ratio: float = Field(1.0, ge=1, le=1000, description="B's rate over A's (LoRA+, arXiv 2402.12354).")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up.")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW, on the adapter's weights.")
     max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off.")
-    epochs: float = Field(3.0, gt=0, le=1000)
+    epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows; may be a fraction.")
     max_steps: int = Field(0, ge=0, description="Stop after so many optimiser steps; 0: epochs decide.")
     batch_size: int = Field(16, ge=1, description="Rows a step; times accumulation: the effective batch.")
     accumulation: int = Field(1, ge=1, description="Kept for recipes that state batch x accumulation.")
@@ -55,9 +55,12 @@ class TrainingKnobs(BaseModel):
     loss_chunk: int = Field(256, ge=0, description="Tokens whose logits exist at once; 0: all of a pass.")
     compile: bool = Field(False, description="torch.compile of the decoder's layers.")
     quantisation: Literal["auto", "none", "nf4", "int8"] = Field("auto", description="auto: nf4 on CUDA, else none.")
-    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "auto", description="auto: the paged 8-bit one on CUDA, else adamw."
+    )
     checkpointing: Literal["auto", "on", "off"] = Field("auto", description="Gradient checkpointing.")
-    seed: int = Field(7, ge=0, lt=2**32)  # numpy's generator takes no larger one
+    # numpy's generator takes no larger seed
+    seed: int = Field(7, ge=0, lt=2**32, description="Of the adapter's first weights and the order of rows.")
     neftune: float = Field(0.0, ge=0, description="NEFTune noise alpha (arXiv 2310.05914); 0: off.")
     evaluations: int = Field(1, ge=1, description="Validations an epoch.")
     early_stopping: int = Field(0, ge=0, description="Stop after so many validations without progress; 0: off.")

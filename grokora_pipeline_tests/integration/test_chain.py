@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from grokora_pipeline.sandbox.record import record
@@ -47,6 +48,16 @@ def test_the_report_compares_base_and_adapter_on_the_same_rows(
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     by_system = {name: [row["turn_id"] for row in rows if row["system"] == name] for name in ("base", "adapter")}
     assert by_system["base"] == by_system["adapter"] != []
+
+
+def test_no_asset_shows_more_than_a_dozen_numbers(home: Path, run: subprocess.CompletedProcess[str]) -> None:
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        events = [instance.get_latest_materialization_event(key) for key in instance.get_asset_keys()]
+    made = [event.asset_materialization for event in events if event and event.asset_materialization]
+    assert len(made) >= 12
+    for one in made:
+        numbers = [name for name, value in one.metadata.items() if isinstance(value.value, int | float)]
+        assert len(numbers) <= 12, one.asset_key
 
 
 def test_an_agent_without_enough_examples_is_skipped_and_says_why(

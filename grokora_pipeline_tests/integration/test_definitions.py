@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -76,6 +78,20 @@ def test_gpu_work_carries_the_tag_and_the_pool() -> None:
         assert asset.op.tags[CUDA_TAG] == "cuda"
         assert asset.op.pool == CUDA_POOL
     assert CUDA_TAG not in defs.resolve_assets_def(["actor", "task_dataset"]).op.tags
+
+
+def test_the_launchpad_describes_every_field_of_every_step() -> None:
+    def fields(kind: Any, place: str) -> Iterator[tuple[str, str | None]]:
+        """(place, description) of all fields below a type of Dagster's config."""
+        for name, field in getattr(kind, "fields", {}).items():
+            yield f"{place}.{name}", field.description
+            yield from fields(field.config_type, f"{place}.{name}")
+
+    nodes = {node.name: node.definition for job in defs.resolve_all_job_defs() for node in job.nodes}
+    schemas = {name: node.config_schema for name, node in nodes.items() if isinstance(node, dg.OpDefinition)}
+    told = [one for name, schema in schemas.items() for one in fields(schema.config_type if schema else None, name)]
+    assert len(told) > 100
+    assert [place for place, text in told if not text] == []
 
 
 def test_every_asset_has_a_description_an_owner_and_a_code_version() -> None:
