@@ -138,20 +138,15 @@ def field_counts(answer: Answer, view: Callable[[Leaf], object] = lambda leaf: l
     return ((expected & given).total(), given.total(), expected.total()) if expected else None
 
 
+def _f1(right: int, given: int, expected: int) -> float:
+    return 2 * right / (given + expected)
+
+
 def _fields(
-    name: str, view: Callable[[Leaf], object] = lambda leaf: leaf, score: Callable[[int, int, int], float] | None = None
+    name: str, view: Callable[[Leaf], object] = lambda leaf: leaf, score: Callable[[int, int, int], float] = _f1
 ) -> Metric:
-    """A metric of (right, given, expected) fields; F1 unless another score is given."""
-
-    def value(answer: Answer) -> float | None:
-        """The metric's value of one answer; None if it does not apply."""
-        counts = field_counts(answer, view)
-        if counts is None:
-            return None
-        right, given, expected = counts
-        return score(*counts) if score else 2 * right / (given + expected)
-
-    return Metric(name, _mean(value))
+    """A metric of the (right, given, expected) fields of an answer, seen through `view`."""
+    return Metric(name, _mean(lambda answer: score(*counts) if (counts := field_counts(answer, view)) else None))
 
 
 def _field_name(leaf: Leaf) -> str:
@@ -228,13 +223,10 @@ def code_runs(answer: Answer) -> bool | None:
     return same_effect(message_text(answer.prediction), message_text(answer.reference))
 
 
-def _rouge_metric(name: str) -> Metric:
-    def value(answer: Answer) -> float:
-        """The metric's value of one answer; None if it does not apply."""
-        given, expected = canonical(answer.prediction), canonical(answer.reference)
-        return 1.0 if given == expected else rouge(given, expected)[name]  # equal texts need no word: "", "✓", "=="
-
-    return Metric(name, _mean(value))
+def rouge_score(answer: Answer, *, name: str) -> float:
+    """`rouge1`, `rouge2` or `rougeL` of the whole answers; equal ones need no word ("", "✓", "==") to score 1."""
+    given, expected = canonical(answer.prediction), canonical(answer.reference)
+    return 1.0 if given == expected else rouge(given, expected)[name]
 
 
 @lru_cache(maxsize=1)
@@ -317,7 +309,7 @@ METRICS: dict[str, Metric] = {
         Metric("code_parses", _mean(code_parses)),
         Metric("code_match", _mean(code_match)),
         Metric("code_runs", _mean(code_runs)),
-        *(_rouge_metric(name) for name in ("rouge1", "rouge2", "rougeL")),
+        *(Metric(name, _mean(partial(rouge_score, name=name))) for name in ("rouge1", "rouge2", "rougeL")),
         Metric("sacrebleu", _bleu_stats, bleu_of, full=100.0),
         Metric("finished", _mean(lambda answer: answer.finished)),
         Metric(
