@@ -202,11 +202,9 @@ class Decoder:
                 if row not in scheduler.rows:
                     scheduler.waiting.remove(row)
                     scheduler.rows.append(row)
-                    slots.open()
                     # the last token is run in any case: it yields the first logits
-                    if blocks := self.prefixes.find(row.adapter, row.tokens[:-1]):
-                        slots.write(len(scheduler.rows) - 1, blocks)
-                    row.computed = row.cached = BLOCK * len(blocks)
+                    slots.open(self.prefixes.find(row.adapter, row.tokens[:-1]))
+                    row.computed = row.cached = slots.lengths[-1]
                     self.counts["prompt_tokens"] += len(row.tokens)
                     self.counts["cached_tokens"] += row.cached
             start = scheduler.rows.index(rows[0])
@@ -442,13 +440,9 @@ class Decoder:
             return torch.cat([score_row(self.model, text, count) for text, count in zip(texts, keep, strict=True)])
         slots = self.runner.slots
         try:
-            cached = []
-            for slot, (text, count) in enumerate(zip(texts, keep, strict=True)):
-                slots.open()
-                if blocks := self.prefixes.find(owner, text[: len(text) - count]):
-                    slots.write(slot, blocks)
-                cached.append(slots.lengths[slot])
-            parts = [text[start:] for text, start in zip(texts, cached, strict=True)]
+            for text, count in zip(texts, keep, strict=True):
+                slots.open(self.prefixes.find(owner, text[: len(text) - count]))
+            parts = [text[length:] for text, length in zip(texts, slots.lengths, strict=True)]
             self._activate([owner] * len(texts), max(map(len, parts)))
             logits = self.runner.run(0, parts, keep)
             self.runner.commit(0, [len(part) for part in parts])

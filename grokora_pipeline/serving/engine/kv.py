@@ -52,10 +52,6 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         """Columns that were written before this pass: transformers makes position ids of it where none are given."""
         return self.seen - self.columns.shape[1]
 
-    def begin(self, start: int, columns: Tensor, seen: int, *, continues: bool) -> None:
-        """Set where the pass that comes writes, and how far it reads."""
-        self.start, self.columns, self.seen = start, columns, seen
-
     def buffers(self, length: int) -> list[Tensor]:
         """Views [slots, …] of what rows of so many tokens hold."""
         return [part[:, :, :length] for part in (self.keys, self.values) if part is not None]
@@ -93,12 +89,12 @@ class StateSlotLayer(LinearAttentionLayer):  # type: ignore[misc]
                     held[index] = state.new_zeros(self.slots, *state.shape[1:])
                     states[index] = held[index][self.start : self.start + self.rows]
 
-    def begin(self, start: int, columns: Tensor, seen: int, *, continues: bool) -> None:
+    def begin(self, start: int, rows: int, *, continues: bool) -> None:
         """Set whose states the pass that comes changes, and whether they have any yet."""
-        self.start, self.rows = start, len(columns)
+        self.start, self.rows = start, rows
         self.has_previous_state = dict.fromkeys(range(self.number_of_states), continues)
         for states, held in zip((self.conv_states, self.recurrent_states), self.held, strict=True):
-            states.update({index: buffer[start : start + self.rows] for index, buffer in held.items()})
+            states.update({index: buffer[start : start + rows] for index, buffer in held.items()})
 
     def buffers(self, length: int) -> list[Tensor]:
         """Views [slots, …] of what rows hold, whatever their length."""
@@ -140,9 +136,21 @@ class Slots:
         for layer in self.all:
             layer.resize(0, 0)
 
-    def open(self) -> None:
-        """One more row, still empty, behind the others."""
+    def open(self, blocks: Sequence[Tensor] = ()) -> None:
+        """One more row behind the others; it begins with kept keys and values, as `read` gave them."""
         self.lengths.append(0)
+        if not blocks:
+            return
+        values = torch.cat(list(blocks))
+        self.reserve(len(self.lengths), len(values))
+        offset = 0
+        for layer in self.layers:
+            for part in (layer.keys, layer.values):
+                heads, size = part.shape[1], part.shape[3]
+                cut = values[:, offset : offset + heads * size]
+                part[len(self.lengths) - 1, :, : len(values)] = cut.view(-1, heads, size).transpose(0, 1)
+                offset += heads * size
+        self.lengths[-1] = len(values)
 
     def prepare(self, start: int, counts: Sequence[int]) -> tuple[Tensor, int]:
         """The pass that comes appends `counts` tokens to the rows from `start` on, padded on the right to the most.
@@ -160,8 +168,10 @@ class Slots:
             min(counts) < most or any((n > 0) != continues for n in self.lengths[start:][: len(counts)])
         ):
             raise RuntimeError("rows of a model with running states are padded or begin at different times")
-        for layer in self.all:
-            layer.begin(start, columns, seen, continues=continues)
+        for layer in self.layers:
+            layer.start, layer.columns, layer.seen = start, columns, seen
+        for state in self.states:
+            state.begin(start, len(counts), continues=continues)
         return columns, seen
 
     @contextmanager
@@ -193,19 +203,6 @@ class Slots:
         """A row's keys and values of some columns: [columns, elements of all layers]."""
         parts = [part[slot, :, start:stop] for layer in self.layers for part in (layer.keys, layer.values)]
         return torch.cat([part.transpose(0, 1).flatten(1) for part in parts], 1)
-
-    def write(self, slot: int, blocks: Sequence[Tensor]) -> None:
-        """Put kept keys and values, as `read` gave them, at the beginning of a row."""
-        values = torch.cat(list(blocks))
-        stop, offset = len(values), 0
-        self.reserve(len(self.lengths), stop)
-        for layer in self.layers:
-            for part in (layer.keys, layer.values):
-                heads, size = part.shape[1], part.shape[3]
-                cut = values[:, offset : offset + heads * size]
-                part[slot, :, :stop] = cut.view(stop, heads, size).transpose(0, 1)
-                offset += heads * size
-        self.lengths[slot] = stop
 
     def token_bytes(self) -> int:
         """The bytes of one token's keys and values over all layers; 0 before the first pass."""
