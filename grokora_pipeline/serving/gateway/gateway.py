@@ -248,7 +248,7 @@ class Gateway:
             await asyncio.to_thread(refuse_by_length, asked, room)
         else:
             with suppress(ApiError):  # the upstream may know more; then its answer is judged by less
-                asked = ChatRequest.parse(chat)
+                asked = await asyncio.to_thread(ChatRequest.parse, chat)
         keys = [key for name in _KEY_HEADERS if (key := request.headers.get(name, "").rpartition(" ")[2])]
         return Exchange(session, route, api, body, asked, new_receipt(session), whole, keys=keys, ignored=ignored)
 
