@@ -18,7 +18,7 @@ from grokora_pipeline.models.loading import auto_class, shown_layers
 
 WINDOW = 24  # tokens; a probe's rows are shorter and longer than that
 LARGEST = 400e6  # parameters of a copy that keeps the model's own widths
-_OTHER_INPUT = re.compile("pixel_values|image_embeds|input_features|input_values")
+_OTHER_INPUT = re.compile("pixel_values|image_embeds|input_features|input_values|Bbox")
 _OWN_HEADS = "own heads"  # a limit that keeps the width of a head, and makes the model as wide as so many heads
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
 # A state-space mixer is `expand` times as wide as the model, in heads of a width.

@@ -161,6 +161,7 @@ def test_dropout_in_a_bases_config_is_no_obstacle(tmp_path: Path) -> None:
         ("blt", "no single stack of layers"),
         ("chameleon", "cannot run it on text alone: AttributeError"),  # without its vocabulary of pictures
         ("kosmos-2", "cannot run it on text alone: .*pixel_values"),
+        ("udop", "cannot run it on text alone: .*Bbox"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_true_sentence(kind: str, reason: str, tmp_path: Path) -> None:
