@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -30,11 +32,11 @@ _READ_BY_KERNELS = {"out_proj", "x_proj", "dt_proj"}
 def add_adapter(base: PreTrainedModel, knobs: TrainingKnobs) -> PeftModel:
     """The base with a LoRA adapter whose weights are fp32 and whose initial effect is none (B = 0).
 
-    GrokoraError if the knob `target_modules` names a layer that the model does not have.
+    GrokoraError if the knob `target_modules` names a layer that the model does not have, or not among `last_layers`.
     """
     silence_noise(base)
-    if knobs.target_modules == "all-linear":
-        targets = adapted_modules(base)
+    if isinstance(knobs.target_modules, str):
+        targets = adapted_modules(base, knobs.target_modules)
     else:
         targets = list(knobs.target_modules)
         known = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_linear(module)} - {"lm_head"}
@@ -44,6 +46,8 @@ def add_adapter(base: PreTrainedModel, knobs: TrainingKnobs) -> PeftModel:
                     f"Training knob target_modules: this model has no layer {target!r}; it has "
                     f"{', '.join(sorted(known))}."
                 )
+    if knobs.last_layers:
+        targets = _in_last_layers(base, targets, knobs.last_layers)
     config = LoraConfig(
         r=knobs.rank,
         lora_alpha=knobs.alpha,
@@ -79,10 +83,11 @@ def has_experts(base: PreTrainedModel) -> bool:
     return any(name.rpartition(".")[2] == "experts" for name, _ in base.named_modules())
 
 
-def adapted_modules(base: PreTrainedModel) -> list[str]:
-    """The linear layers of the text decoder that `all-linear` stands for, by the last part of their names.
+def adapted_modules(base: PreTrainedModel, kind: Literal["all-linear", "mlp"] = "all-linear") -> list[str]:
+    """The linear layers of the text decoder that `kind` stands for, by the last part of their names.
 
-    Left out are the experts of a mixture and their router (no server takes an adapter on them: vLLM, llama.cpp and this
+    `mlp` leaves out those of attention, where there are others (a mixture of experts may have none). Always left out
+    are the experts of a mixture and their router (no server takes an adapter on them: vLLM, llama.cpp and this
     project's engine alike), image encoders, and the layers that a recurrent mixer's fused kernel reads by itself. Full
     names are returned if a layer that is left out has the same last name.
     """
@@ -96,8 +101,8 @@ def adapted_modules(base: PreTrainedModel) -> list[str]:
     }
     routed = has_experts(base)
     # PEFT renames these to the fused experts of transformers 5, even if a shared expert's layer is meant
-    kind = _MODEL_TO_CONVERSION_PATTERN.get(base.config.get_text_config().model_type, "")
-    renamed = _MOE_TARGET_MODULE_MAPPING.get(kind, {}) if routed else {}
+    conversion = _MODEL_TO_CONVERSION_PATTERN.get(base.config.get_text_config().model_type, "")
+    renamed = _MOE_TARGET_MODULE_MAPPING.get(conversion, {}) if routed else {}
     chosen = {
         name
         for name in linear & inside.keys()
@@ -108,10 +113,35 @@ def adapted_modules(base: PreTrainedModel) -> list[str]:
         raise GrokoraError(
             f"{type(base).__name__} has no linear layer that an adapter can be put on; give another model."
         )
+    attention = tuple(
+        f"{prefix}.{index}.{name}."
+        for index, layer in enumerate(layers)
+        for name, module in layer.named_modules()
+        if name and "Attention" in type(module).__name__  # Jamba calls a whole layer that
+    )
+    if kind == "mlp":
+        chosen = {name for name in chosen if not name.startswith(attention)} or chosen
     last = {name.rpartition(".")[2] for name in chosen}
     others = {name for name, _ in base.named_modules()} - chosen  # a layer in a list is called "0", as the decoder's
     shadowed = any(name.rpartition(".")[2] in last for name in others)
     return sorted(chosen if shadowed else last)
+
+
+def _in_last_layers(base: PreTrainedModel, targets: Sequence[str], count: int) -> list[str]:
+    """The full names of the linear layers that `targets` name, in the decoder's last `count` layers only.
+
+    No gradient has to reach the layers below: their backward pass, a third of a step's work, is not made.
+    """
+    layers = decoder_layers(base)
+    prefix = next(name for name, module in base.named_modules() if module is layers)
+    kept = tuple(f"{prefix}.{index}." for index in range(len(layers))[-count:])
+    linear = (name for name, module in base.named_modules() if _is_linear(module) and name.startswith(kept))
+    chosen = [name for name in linear if any(f".{name}".endswith(f".{target}") for target in targets)]
+    if not chosen:
+        raise GrokoraError(
+            f"The last {count} of {len(layers)} layers have none of {', '.join(targets)}; raise the knob last_layers."
+        )
+    return chosen
 
 
 def keep_fp32(model: PeftModel) -> None:

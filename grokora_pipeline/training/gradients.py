@@ -109,7 +109,11 @@ class TreeLoss:
         cache = _cache(past, 1)
         loss, outputs, gradients = self._forward([node], cache, scale)
         computed = [(layer.keys, layer.values) for layer in cache.layers]
-        leaves = [(k.detach().requires_grad_(backward), v.detach().requires_grad_(backward)) for k, v in computed]
+        # layers below the first adapted one have nothing to learn, so their keys and values need no gradient
+        leaves = [
+            (k.detach().requires_grad_(k.requires_grad), v.detach().requires_grad_(v.requires_grad))
+            for k, v in computed
+        ]
         total = loss + self._below(node, leaves, scale, backward)
         if backward:
             for tensor, leaf in zip(chain(*computed), chain(*leaves), strict=True):

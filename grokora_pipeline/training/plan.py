@@ -19,7 +19,7 @@ from pydantic import (
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.training.presets import PRESETS
 
-_LATER = ("loraplus_lr_ratio", "beta", "preference_weight", "answer_weight")
+_LATER = ("last_layers", "loraplus_lr_ratio", "beta", "preference_weight", "answer_weight")
 
 
 class TrainingKnobs(BaseModel):
@@ -32,7 +32,10 @@ class TrainingKnobs(BaseModel):
     alpha: float = Field(32.0, gt=0, description="LoRA scale: alpha / r, with rslora alpha / sqrt(r).")
     rslora: bool = Field(False, description="Rank-stabilised scaling (arXiv 2312.03732).")
     dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="Adapted layers.")
+    target_modules: Literal["all-linear", "mlp"] | tuple[str, ...] = Field(
+        "all-linear", description="Adapted modules; mlp: all linear ones but those of attention."
+    )
+    last_layers: int = Field(0, ge=0, description="Adapt at most so many layers, the last ones; 0: all layers.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
     learning_rate: float = Field(2e-4, gt=0, lt=1, description="The highest, after the warm-up.")
     loraplus_lr_ratio: float = Field(1.0, ge=1, le=1000, description="B's rate over A's (LoRA+, arXiv 2402.12354).")
@@ -78,7 +81,7 @@ class TrainingKnobs(BaseModel):
     @classmethod
     def _named(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not value:
-            raise ValueError("name at least one module, or `all-linear`")
+            raise ValueError("name at least one module, or `all-linear` or `mlp`")
         return value
 
     @model_validator(mode="after")

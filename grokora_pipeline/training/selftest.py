@@ -71,7 +71,8 @@ def first_layers(base: Path) -> PreTrainedModel:
 
 def self_test(base: Path, rows: Sequence[Row], knobs: TrainingKnobs, layouts: Sequence[Layout]) -> list[SelfTest]:
     """Compare each layout's loss and adapter gradient with the model's own forward pass over `rows`, one by one."""
-    model = add_adapter(first_layers(base), knobs.model_copy(update={"dropout": 0.0, "target_modules": "all-linear"}))
+    every = {"dropout": 0.0, "target_modules": "all-linear", "last_layers": 0}
+    model = add_adapter(first_layers(base), knobs.model_copy(update=every))
     inner, loaded_with = model.get_base_model(), model.get_base_model().config._attn_implementation
     untouched = _starts_as_base(model, rows[-1])
     generator = torch.Generator().manual_seed(1)

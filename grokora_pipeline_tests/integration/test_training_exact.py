@@ -32,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def adapted(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+def adapted(folder: Path, dtype: torch.dtype = torch.float32, **knobs: Any) -> Any:
     base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
-    model = add_adapter(base, resolve_knobs("sample", {"rank": 4}))
+    model = add_adapter(base, resolve_knobs("sample", {"rank": 4, **knobs}))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # an untrained adapter has B = 0, whose gradient says less
@@ -109,6 +109,35 @@ def test_every_token_may_have_a_weight_of_its_own_and_of_either_sign(
     total = float(TreeLoss(model.get_base_model(), layout).run(layout.of(rows), backward=True))
     assert total == pytest.approx(wanted, 1e-5)
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
+
+
+MLP = {"gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected_modules"),
+    [("all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", *MLP}), ("mlp", MLP), (("down_proj",), {"down_proj"})],
+    ids=["all", "mlp", "named"],
+)
+def test_only_the_last_layers_are_adapted_and_those_below_keep_no_graph(
+    folder: Path, targets: Any, expected_modules: set[str]
+) -> None:
+    model, rows = adapted(folder, last_layers=1, target_modules=targets), awkward_rows()
+    places = {(parts[-6], parts[-4]) for parts in (name.split(".") for name in trainable_parameters(model))}
+    assert places == {("1", module) for module in expected_modules}  # layer 1 of 0 and 1
+    wanted, expected = row_by_row(model, rows)
+    first, graphs = model.get_base_model().model.layers[0], list[bool]()
+    first.register_forward_hook(lambda _, __, hidden: graphs.append(hidden.requires_grad))
+    layout = Layout("tree", 64)
+    total = float(TreeLoss(model.get_base_model(), layout).run(layout.of(rows), backward=True))
+    assert total == pytest.approx(wanted, rel=1e-6)
+    assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
+    assert graphs and not any(graphs)
+
+
+def test_last_layers_without_the_named_modules_are_refused(folder: Path) -> None:
+    with pytest.raises(GrokoraError, match=r"The last 1 of 2 layers have none of layers\.0\.mlp\.up_proj"):
+        adapted(folder, last_layers=1, target_modules=("layers.0.mlp.up_proj",))
 
 
 def test_the_tree_computes_a_fraction_of_the_tokens(folder: Path) -> None:
