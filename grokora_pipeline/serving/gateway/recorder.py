@@ -263,9 +263,8 @@ class Recorder:
             session = _Session(redactor, next_step, len(traces))
             with self._guard:
                 self._sessions[name] = session
-                if (
-                    len(self._sessions) > _MOST_SESSIONS
-                ):  # one that is written now stays: its numbers are not stored yet
+                if len(self._sessions) > _MOST_SESSIONS:
+                    # one that is written now stays: its numbers are not stored yet
                     self._sessions.pop(next((one for one in self._sessions if one not in self._waiting), name))
             return session
 
