@@ -88,7 +88,7 @@ def adapted(name: str, settings: dict[str, Any]) -> Any:
         for parameter in base.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape))
-    model = add_adapter(base, resolve_knobs("sample", {"rank": 4}))
+    model = add_adapter(base, resolve_knobs("best", {"rank": 4}))
     for parameter_name, parameter in trainable_parameters(model).items():
         if "lora_B" in parameter_name:
             parameter.data = 0.1 * torch.randn(parameter.shape)
@@ -195,6 +195,6 @@ def test_an_image_encoder_is_not_adapted() -> None:
     text = COMMON | TREES["Gemma3Text"]
     settings = {"text_config": text, "vision_config": {**vision, "image_size": 28, "patch_size": 14}}
     base = transformers.Gemma3ForConditionalGeneration(transformers.Gemma3Config(**settings, mm_tokens_per_image=4))
-    model = add_adapter(base.requires_grad_(False), resolve_knobs("sample", {"rank": 4}))
+    model = add_adapter(base.requires_grad_(False), resolve_knobs("best", {"rank": 4}))
     assert not [name for name in trainable_parameters(model) if "vision" in name]
     assert not why_not_tree(model.get_base_model())

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def adapted(folder: Path, dtype: torch.dtype = torch.float32, **knobs: Any) -> Any:
     base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
-    model = add_adapter(base, resolve_knobs("sample", {"rank": 4, **knobs}))
+    model = add_adapter(base, resolve_knobs("best", {"rank": 4, **knobs}))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # an untrained adapter has B = 0, whose gradient says less
@@ -284,7 +284,7 @@ def test_truncation_keeps_the_largest_singular_values(rank: int) -> None:
 
 def test_a_quantised_base_has_the_same_gradient_after_it_was_evaluated(folder: Path) -> None:
     base = load_base(folder, quantisation="nf4", device=torch.device("cpu"))
-    model = add_adapter(base, resolve_knobs("sample", {"rank": 4}))
+    model = add_adapter(base, resolve_knobs("best", {"rank": 4}))
     for name, parameter in trainable_parameters(model).items():
         parameter.data = torch.full_like(parameter, 0.01 if "lora_B" in name else 0.02)
     layout, gradients = Layout("padded", 64), list[torch.Tensor]()

@@ -25,7 +25,7 @@ from grokora_pipeline_tests.tiny import tiny_base
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 KNOBS: dict[str, Any] = {"preset": "sample", "rank": 4, "batch_size": 4, "max_steps": 8}
-KNOBS |= {"learning_rate": 0.01, "loraplus_lr_ratio": 1, "schedule": "cosine"}
+KNOBS |= {"target_modules": "all-linear", "learning_rate": 0.01, "loraplus_lr_ratio": 1, "schedule": "cosine"}
 
 
 def examples(count: int, seed: int = 1) -> list[dict[str, Any]]:

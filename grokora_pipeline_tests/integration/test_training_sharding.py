@@ -32,7 +32,7 @@ def one_of_two(rank: int, base: Path, quantisation: Quantisation, meeting: Path)
     """Process 0 has four rows, process 1 one; what each computes is what it would compute with a base of its own."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    cpu, knobs = torch.device("cpu"), resolve_knobs("sample", {"rank": 4})
+    cpu, knobs = torch.device("cpu"), resolve_knobs("best", {"rank": 4})
     whole, shared = (add_adapter(load_base(base, quantisation=quantisation, device=cpu), knobs) for _ in range(2))
     for model in (whole, shared):
         for name, parameter in trainable_parameters(model).items():
