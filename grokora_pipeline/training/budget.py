@@ -58,8 +58,11 @@ class ModelDimensions:
     norms: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, *, dtype_bytes: int) -> "ModelDimensions":
-        """From a model: its config's text part, and the norms of one of its layers."""
+    def of(cls, model: PreTrainedModel, *, dtype_bytes: int, last_layers: int = 0) -> "ModelDimensions":
+        """From a model: its config's text part, and the norms of one of its layers.
+
+        Where only the last layers are adapted, those below keep nothing for a backward pass and do not count.
+        """
         config = model.config
         text = config.get_text_config(decoder=True)
         heads = getattr(text, "num_attention_heads", None) or 1  # recurrent models have none
@@ -75,7 +78,7 @@ class ModelDimensions:
                 width *= heads if "q_" in name else getattr(text, "num_key_value_heads", None) or heads
             norms += width
         return cls(
-            layers=text.num_hidden_layers,
+            layers=min(text.num_hidden_layers, last_layers or text.num_hidden_layers),
             hidden=text.hidden_size,
             attention=heads * head,
             heads=heads,

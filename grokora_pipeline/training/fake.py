@@ -84,15 +84,18 @@ def step_memory(
     """
     text = config.get_text_config(decoder=True)
     period, total = int(shown_layers(text)), int(text.num_hidden_layers)
-    short = _measure(with_layers(config, period), rows, layout, knobs, nf4=nf4, checkpointing=checkpointing)
     if period == total:
-        return short
-    depth = min(total, 2 * period)
-    long = _measure(with_layers(config, depth), rows, layout, knobs, nf4=nf4, checkpointing=checkpointing)
-    # Each figure of the whole model lies on the line through those of two shallow ones.
-    further = (total - period) / (depth - period)
-    figures = zip(astuple(short), astuple(long), strict=True)
-    return StepMemory(*(round(first + (second - first) * further) for first, second in figures))
+        return _measure(config, rows, layout, knobs, nf4=nf4, checkpointing=checkpointing)
+    # Each figure lies on the line through those of two shallow models: weights over all layers, the others over those
+    # that are adapted, since the layers below them keep nothing.
+    adapted = min(total, knobs.last_layers or total)
+    every, depth = knobs.model_copy(update={"last_layers": 0}), min(total, 2 * period)
+    short, long = (
+        astuple(_measure(with_layers(config, count), rows, layout, every, nf4=nf4, checkpointing=checkpointing))
+        for count in (period, depth)
+    )
+    further = [(count - period) / (depth - period) for count in (total, adapted, adapted)]
+    return StepMemory(*(round(a + (b - a) * more) for a, b, more in zip(short, long, further, strict=True)))
 
 
 def _measure(

@@ -95,7 +95,8 @@ class TrainingKnobs(BaseModel):
         """Knobs that older adapters were trained without are written only if they were changed: an adapter is out of
         date if its knobs are others."""
         dumped: dict[str, Any] = handler(self)
-        unchanged = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        later = set(_LATER) - PRESETS[self.preset].keys()  # what a preset sets may be set back to the default
+        unchanged = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
         return {name: value for name, value in dumped.items() if name not in unchanged}
 
     @property

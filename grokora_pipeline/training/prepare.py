@@ -95,7 +95,9 @@ def prepare(
     choose = partial(
         budgets.choose,
         [[rows[index] for index in step] for step in steps],
-        dimensions=budgets.ModelDimensions.of(inner, dtype_bytes=torch.finfo(choose_dtype(device)).bits // 8),
+        dimensions=budgets.ModelDimensions.of(
+            inner, dtype_bytes=torch.finfo(choose_dtype(device)).bits // 8, last_layers=knobs.last_layers
+        ),
         fixed=fixed,
         attentions=attentions,
         cap_gib=knobs.memory_gib or budgets.DEFAULT_CAP_GIB[device.type],

@@ -8,8 +8,9 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
+from grokora_pipeline.training import fake
 from grokora_pipeline.training.budget import ActivationMemory, ModelDimensions
-from grokora_pipeline.training.fake import step_memory
+from grokora_pipeline.training.fake import StepMemory, step_memory
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import resolve_knobs
 
@@ -49,26 +50,41 @@ def config_of(name: str) -> Any:
     return getattr(transformers, f"{kind}Config")(**settings)
 
 
-def predicted(config: Any, layout: Layout, rows: list[Row], *, checkpointing: bool) -> int:
+def predicted(config: Any, layout: Layout, rows: list[Row], *, checkpointing: bool, last_layers: int) -> int:
     """What the budget says of these rows, from a model without memory."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    sizes = ModelDimensions.of(model, dtype_bytes=2)
+    sizes = ModelDimensions.of(model, dtype_bytes=2, last_layers=last_layers)
     return ActivationMemory(sizes, layout, "cuda", checkpointing).step(layout.of(rows))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BASES)
-def test_the_budget_is_within_ten_percent_of_the_trainers_own_step(name: str) -> None:
+@pytest.mark.parametrize(("name", "last_layers"), [*((name, 0) for name in BASES), ("llama-1b", 6)])
+def test_the_budget_is_within_ten_percent_of_the_trainers_own_step(name: str, last_layers: int) -> None:
     torch.set_num_threads(1)
-    config, knobs = config_of(name), resolve_knobs("best")
+    config, knobs = config_of(name), resolve_knobs("best", {"last_layers": last_layers})
     for checkpointing, count, length in ((False, 4, 512), (True, 1, 2048)):
         weights = (0.0,) * (length - 128) + (1.0,) * 128
         rows = [Row((number, *[5] * (length - 1)), weights) for number in range(count)]
         layout = Layout("padded", count * length, "sdpa", 256)
         measured = step_memory(config, rows, layout, knobs, nf4=True, checkpointing=checkpointing)
-        prediction = predicted(config, layout, rows, checkpointing=checkpointing)
+        prediction = predicted(config, layout, rows, checkpointing=checkpointing, last_layers=last_layers)
         assert prediction + measured.weights + measured.adapter == pytest.approx(sum(astuple(measured)), rel=0.1)
+
+
+def test_layers_below_the_adapted_ones_keep_their_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=1000, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4
+    )
+    rows, layout = [Row((3,) * 300, (0.0,) * 200 + (1.0,) * 100)] * 4, Layout("padded", 4096, "sdpa", 256)
+
+    def memory() -> StepMemory:
+        knobs = resolve_knobs("best", {"last_layers": 2})
+        return step_memory(config, rows, layout, knobs, nf4=True, checkpointing=False)
+
+    from_two_depths = memory()
+    monkeypatch.setattr(fake, "shown_layers", lambda _: 4)  # the whole model at once
+    assert astuple(from_two_depths) == pytest.approx(astuple(memory()), rel=0.02)
 
 
 def test_a_tree_keeps_its_path_and_one_batch() -> None:

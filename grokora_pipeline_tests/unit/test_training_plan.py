@@ -108,3 +108,10 @@ def test_dagsters_config_has_the_knobs_of_the_model_and_no_other() -> None:
         with pytest.raises(DagsterInvalidConfigError, match=next(iter(wrong))):
             run(wrong)
     assert len(seen) == 1
+
+
+def test_what_a_preset_sets_can_be_set_back_to_the_default_also_in_a_plan() -> None:
+    given = {"target_modules": "all-linear", "last_layers": 0, "loraplus_lr_ratio": 1.0, "schedule": "cosine"}
+    knobs = resolve_knobs("sample", given)
+    written = knobs.model_dump()
+    assert resolve_knobs(written.pop("preset"), written) == knobs
