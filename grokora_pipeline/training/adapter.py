@@ -83,6 +83,12 @@ def has_experts(base: PreTrainedModel) -> bool:
     return any(name.rpartition(".")[2] == "experts" for name, _ in base.named_modules())
 
 
+def _name_of(part: nn.Module, base: PreTrainedModel) -> str:
+    """The full name of a part of a model."""
+    names: dict[nn.Module, str] = {module: name for name, module in base.named_modules()}
+    return names[part]
+
+
 def adapted_modules(base: PreTrainedModel, kind: Literal["all-linear", "mlp"] = "all-linear") -> list[str]:
     """The linear layers of the text decoder that `kind` stands for, by the last part of their names.
 
@@ -93,7 +99,7 @@ def adapted_modules(base: PreTrainedModel, kind: Literal["all-linear", "mlp"] = 
     """
     linear = {name for name, module in base.named_modules() if _is_linear(module)}
     layers, inside = decoder_layers(base), dict[str, nn.Module]()
-    prefix = next(name for name, module in base.named_modules() if module is layers)
+    prefix = _name_of(layers, base)
     for name, module in layers.named_modules():
         inside[f"{prefix}.{name}"] = module
     mixers = {
@@ -133,7 +139,7 @@ def _in_last_layers(base: PreTrainedModel, targets: Sequence[str], count: int) -
     No gradient has to reach the layers below: their backward pass, a third of a step's work, is not made.
     """
     layers = decoder_layers(base)
-    prefix = next(name for name, module in base.named_modules() if module is layers)
+    prefix = _name_of(layers, base)
     kept = tuple(f"{prefix}.{index}." for index in range(len(layers))[-count:])
     linear = (name for name, module in base.named_modules() if _is_linear(module) and name.startswith(kept))
     chosen = [name for name in linear if any(f".{name}".endswith(f".{target}") for target in targets)]

@@ -20,15 +20,11 @@ _FLAGS = (  # flags, and the tools that read a password behind them
         r"-p[ =]?",
         r"sshpass|(?:docker|podman|buildah|nerdctl|oras|crane auth|regctl registry|helm registry|az|cf|oc|ibmcloud|"
         r"argocd) login|mongo\w*|psexec|evil-winrm|crackmapexec|netexec|nxc|smbmap|hydra|rdesktop|cqlsh|snowsql|"
-        r"beeline|"
-        r"hdbsql|cypher-shell|rabbitmqadmin|racadm|ncftp\w+|certutil|veracrypt|steghide|elasticsearch-users|"
-        r"airflow users|"
-        r"twine|poetry publish|mutool|add-user\.sh|ipa-client-install|winexe|x11vnc|useradd|usermod",
+        r"beeline|hdbsql|cypher-shell|rabbitmqadmin|racadm|ncftp\w+|certutil|veracrypt|steghide|elasticsearch-users|"
+        r"airflow users|twine|poetry publish|mutool|add-user\.sh|ipa-client-install|winexe|x11vnc|useradd|usermod",
     ),
-    (
-        r"-h?p",
-        r"mysql\w*|mariadb\w*|mycli|7z\w*|(?:un)?rar",
-    ),  # with a space behind it, mysql's -p asks for the password
+    # with a space behind it, mysql's -p asks for the password
+    (r"-h?p", r"mysql\w*|mariadb\w*|mycli|7z\w*|(?:un)?rar"),
     (r"-P ?", r"sqlcmd|bcp|[it]sql|ipmitool|mosquitto_\w+|(?:un)?zip|ssh-keygen|security import"),
     (r"-N ?", r"ssh-keygen"),
     (r"-w ?", r"ldap\w+|vsql|security [\w-]+-password|ipa-client-install"),
@@ -98,8 +94,7 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
 )
 _INPUT = (  # what is handed a password by <<<
     r"(?:kinit|passwd|smbpasswd|pdbedit|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|keepassxc-cli|gpg|login|"
-    r"realm|"
-    r"ipa|adcli|configure|\w+_config_editor|zfs|context|vault)\b[^\n|;]{0,80}<<<"
+    r"realm|ipa|adcli|configure|\w+_config_editor|zfs|context|vault)\b[^\n|;]{0,80}<<<"
 )
 _PAIRS = (  # a user and a mark right before a password
     r"\s--?(?:u|U|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[ =][\"'`\\]{0,4}[\w.@\\/]+[:,%]",
