@@ -13,7 +13,6 @@ from grokora_pipeline.assets.common import (
     code_version,
     plain_errors,
     publish_once,
-    read_json,
     result,
     write_json,
 )
@@ -68,7 +67,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
             if not base_is_here(project):
                 shutil.rmtree(project.store.require(KEY).path)  # so that it is published again; it holds FACTS alone
             artifact = publish_once(project, context, KEY, inputs, build)
-        return result(project, artifact, read_json(artifact.path / FACTS), [_gpu_steps_are_counted(project, context)])
+        return result(project, artifact, artifact.read_json(FACTS), [_gpu_steps_are_counted(project, context)])
 
     return base_model
 

@@ -13,7 +13,6 @@ from grokora_pipeline.assets.common import (
     code_version,
     key_of,
     plain_errors,
-    read_json,
     table,
     write_json,
 )
@@ -115,7 +114,7 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
         rule,
         adapter=adapter.version,
         champion=None if served in (BASE, adapter.version) else served,
-        checks={"leak_free_split": not read_json(split.path / "report.json")["straddling"]}
+        checks={"leak_free_split": not split.read_json("report.json")["straddling"]}
         | blocking_checks(project, instance, agent),
         look=registry.look(agent, adapter.version, judged["versions"].get("rows")),
     )
@@ -124,7 +123,7 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
 
 def _at(alpha: float, report: Artifact) -> dict[str, Any]:
     """What `report.json` holds, with its intervals at a rule's alpha if that is not the report's own."""
-    told = read_json(report.path / "report.json")
+    told = report.read_json("report.json")
     if alpha == told.get("alpha", alpha):
         return told
     # here, since the definitions load without what metrics need

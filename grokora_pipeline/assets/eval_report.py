@@ -16,7 +16,6 @@ from grokora_pipeline.assets.common import (
     key_of,
     plain_errors,
     publish_once,
-    read_json,
     result,
 )
 from grokora_pipeline.assets.knobs import resolve
@@ -200,7 +199,7 @@ def _ranks(project: Project, agent: AgentSpec) -> list[dict[str, Any]]:
 
 def _metadata(artifact: Artifact) -> dict[str, Any]:
     """Verdict and picture first, then a page to read, then at most a dozen numbers, the main metric's before others."""
-    report = read_json(artifact.path / "report.json")
+    report = artifact.read_json("report.json")
     metric, ladder = report["main_metric"], report.get("ladder") or {}
     scores = {
         f"{system}/{metric}": report["systems"][system]["metrics"][metric]["value"]

@@ -18,7 +18,6 @@ from grokora_pipeline.assets.common import (
     key_of,
     plain_errors,
     publish_once,
-    read_json,
     result,
     write_json,
 )
@@ -70,7 +69,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
                 write_json(staged / "improvement.json", counts)
 
             artifact = publish_once(project, context, key, inputs, build)
-            counts = read_json(artifact.path / "improvement.json")
+            counts = artifact.read_json("improvement.json")
             # named by the inputs: the same round again replaces its file instead of adding a second one
             recordings = project.settings.recordings_folder / "improve" / f"{agent.name}-{version}.jsonl"
             if counts["lines"]:

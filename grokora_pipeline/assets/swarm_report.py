@@ -14,7 +14,6 @@ from grokora_pipeline.assets.common import (
     code_version,
     plain_errors,
     publish_once,
-    read_json,
     result,
 )
 from grokora_pipeline.assets.eval_report import champion_of
@@ -102,7 +101,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
 
 
 def _metadata(artifact: Artifact) -> dict[str, Any]:
-    report = read_json(artifact.path / "swarm.json")
+    report = artifact.read_json("swarm.json")
     systems = report["systems"]
     return {
         "verdict": report["verdict"],

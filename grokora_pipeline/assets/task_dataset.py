@@ -119,7 +119,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
                 raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
         from grokora_pipeline.datasets.frames import examples  # pandas would slow down the loading of definitions
 
-        frame, report = examples(project.store, agent.name), read_json(artifact.path / "report.json")
+        frame, report = examples(project.store, agent.name), artifact.read_json("report.json")
         checks = [_schema(artifact.path), *_checks(report, frame["answer"])]
         yield result(project, artifact, _metadata(report, frame), checks)
 

@@ -18,7 +18,6 @@ from grokora_pipeline.assets.common import (
     key_of,
     plain_errors,
     publish_once,
-    read_json,
     result,
     write_json,
 )
@@ -93,7 +92,7 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
                     context.log.warning(f"{agent.name} is skipped: {refused.check.description}")
                     return
                 raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
-        report = read_json(artifact.path / "report.json")
+        report = artifact.read_json("report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
         selected = {check.name for check in context.selected_asset_check_keys}
         results = [check for check in _checks(asset_key, agent, report) if check.check_name in selected]
