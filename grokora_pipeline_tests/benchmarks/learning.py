@@ -49,6 +49,7 @@ from grokora_pipeline.store import write_atomic
 from grokora_pipeline.training.run import train
 from grokora_pipeline.training.tokenize import tokenize_split
 from grokora_pipeline.workers.frame import Reporter
+from grokora_pipeline_tests.benchmarks.pictures import solved_by_task
 
 WAYS = ("successes", "failures", "ratings", "preferences")
 STAGES = ("before", "after", "again")
@@ -252,11 +253,14 @@ def run_improve(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> R
 
 
 def improvement(results: Results) -> Iterator[dict[str, Any]]:
-    """A row a seed: the share of tasks solved at each stage, and how `after` differs from `before` over the tasks."""
-    for seed in sorted({one["seed"] for one in results}):
-        tasks = {one["stage"]: np.array(one["solved"], dtype=float) for one in results if one["seed"] == seed}
-        row = {"seed": seed, **{stage: float(solved.mean()) for stage, solved in tasks.items()}}
-        tables = {stage: np.stack([solved, np.ones(len(solved))], axis=1) for stage, solved in tasks.items()}
+    """A row a seed, and one of all seeds together if there are several: the share of tasks solved at each stage, and
+    how `after` and the control differ from `before` over the tasks."""
+    seeds = sorted({one["seed"] for one in results})
+    for chosen in [*([seed] for seed in seeds), *([seeds] if len(seeds) > 1 else [])]:
+        tables = {stage: solved_by_task(results, stage, chosen) for stage in STAGES}
+        tables = {stage: table for stage, table in tables.items() if len(table)}
+        row = {"seed": chosen[0] if len(chosen) == 1 else "all"}
+        row |= {stage: float(table[:, 0].sum() / table[:, 1].sum()) for stage, table in tables.items()}
         for stage in tables.keys() - {"before"}:
             apart = difference(tables[stage], tables["before"], ratio)
             row |= {f"{stage}_gain": [apart.low, apart.high], f"{stage}_p": apart.p_value}

@@ -9,6 +9,7 @@ written, and what not.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,18 @@ def generations(store: Store) -> list[Score]:
 
 
 def measured_round(improved: Path) -> list[Score]:
-    """{round, value, low, high} before and after the learning benchmark's round of improve, by its first seed."""
+    """{round, value, low, high} before and after the learning benchmark's round of improve, over all its seeds."""
     lines = [json.loads(line) for line in improved.read_text(encoding="utf-8").splitlines()]
-    solved = {one["stage"]: one["solved"] for one in reversed(lines) if one["seed"] == lines[0]["seed"]}
-    tables = [np.array([[float(task), 1.0] for task in solved[stage]]) for stage in ("before", "after")]
+    seeds = sorted({one["seed"] for one in lines if one["stage"] == "after"})
+    tables = [solved_by_task(lines, stage, seeds) for stage in ("before", "after")]
     return [{"round": number, **asdict(estimate(table, ratio))} for number, table in enumerate(tables)]
+
+
+def solved_by_task(results: Sequence[dict[str, Any]], stage: str, seeds: Sequence[int]) -> np.ndarray:
+    """[tasks, 2] how many of these seeds' swarms solved each task at a stage, and how many tried; empty without any."""
+    solved = [one["solved"] for one in results if one["stage"] == stage and one["seed"] in seeds]
+    times = np.sum(solved, axis=0, dtype=float)
+    return np.stack([times, np.full_like(times, len(solved))], axis=1) if solved else np.empty((0, 2))
 
 
 def ladder_figure(reports: dict[str, dict[str, Any]]) -> Figure:

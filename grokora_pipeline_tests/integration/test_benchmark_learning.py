@@ -36,10 +36,20 @@ def test_a_round_of_improve_is_measured_against_training_again(tmp_path: Path) -
     base = tiny_base(tmp_path / "base")
     arguments = ["--base", str(base), "--output", str(tmp_path / "out"), "--seeds", "1", "--tiny"]
     (row,) = learning.main([*arguments, "--question", "improve"])["table"]
-    assert (
-        row.items() >= {"seed": 1, "before": 0.0, "after": 0.0, "again": 0.0}.items()
-    )  # a random model solves nothing
+    # a random model solves nothing
+    assert row.items() >= {"seed": 1, "before": 0.0, "after": 0.0, "again": 0.0}.items()
     assert row["after_p"] == row["again_p"] == 1
+
+
+def test_rounds_of_several_seeds_are_judged_together_over_their_tasks() -> None:
+    solved = {(1, "before"): [1, 0, 0, 0], (1, "after"): [1, 1, 0, 0], (2, "before"): [0] * 4, (2, "after"): [1] * 4}
+    results = [{"seed": seed, "stage": stage, "solved": solved[seed, stage]} for seed, stage in solved]
+    table = list(learning.improvement(results))
+    assert [(row["seed"], row["before"], row["after"]) for row in table] == [
+        (1, 0.25, 0.5),
+        (2, 0, 1),
+        ("all", 0.125, 0.75),
+    ]
 
 
 @pytest.mark.exhaustive

@@ -44,9 +44,10 @@ def test_success_is_drawn_over_the_rounds_of_improve(tmp_path: Path, monkeypatch
 def test_a_round_that_the_benchmark_measured_is_drawn_with_its_intervals(tmp_path: Path) -> None:
     stages = {"before": [True, False, False, False], "after": [True, True, True, False], "again": [True] * 4}
     rows = [{"seed": 1, "stage": stage, "solved": solved} for stage, solved in stages.items()]
-    rows.append({"seed": 2, "stage": "before", "solved": [False] * 4})
+    rows += [{"seed": 2, "stage": stage, "solved": [stage == "after"] * 4} for stage in ("before", "after")]
+    rows.append({"seed": 3, "stage": "before", "solved": [True] * 4})  # its round was not finished yet
     (tmp_path / "improve.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     drawn = draw(Store(str(tmp_path / "store")), tmp_path / "pictures", tmp_path / "improve.jsonl")
-    assert [(one["round"], one["value"]) for one in drawn["generations"]] == [(0, 0.25), (1, 0.75)]
+    assert [(one["round"], one["value"]) for one in drawn["generations"]] == [(0, 0.125), (1, 0.875)]
     assert all(one["low"] < one["value"] < one["high"] for one in drawn["generations"])
     assert drawn["written"] == ["improve.png"]
