@@ -675,7 +675,123 @@ def _spoken_calls(talk: "Talk", _: str) -> bytes:
 
 _HELD: Sequence[str] = ("system", "question", "thought", "command", "result", "answer")
 _NO_SYSTEM = _HELD[1:]
+
+
 # as in `neutral_logs`; by the reader's name, which is the format's where nothing else is said
+def _kimi_code(talk: "Talk", _: str) -> bytes:
+    def event(kind: str, **more: Any) -> dict[str, Any]:
+        return {"type": "context.append_loop_event", "time": 1767225600000, "event": {"type": kind, **more}}
+
+    call = {"toolCallId": "Bash_0", "name": "bash", "args": {"command": talk.command}}
+    asked = {"role": "user", "content": [_text(talk.question)], "origin": {"kind": "user"}}
+    return _lines(
+        {"type": "metadata", "protocol_version": "1.5", "created_at": 1767225600000},
+        {"type": "config.update", "systemPrompt": talk.system, "modelAlias": "k"},
+        {"type": "context.append_message", "message": asked},
+        event("step.begin", uuid="1"),
+        event("content.part", part=_text(talk.thought)),
+        event("tool.call", **call),
+        event("tool.result", toolCallId="Bash_0", result={"output": talk.result}),
+        event("step.end", uuid="1", finishReason="tool_calls"),
+        event("step.begin", uuid="2"),
+        event("content.part", part=_text(talk.answer)),
+        event("step.end", uuid="2", finishReason="end_turn"),
+    )
+
+
+def _grok_cli(talk: "Talk", _: str) -> bytes:
+    call = {"id": "t1", "name": "bash", "arguments": json.dumps({"command": talk.command})}
+    return _lines(
+        {"type": "system", "content": talk.system},
+        {"type": "user", "content": [_text(talk.question)]},
+        {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "x"},
+        {"type": "assistant", "content": talk.thought, "tool_calls": [call], "model_id": "grok"},
+        {"type": "tool_result", "tool_call_id": "t1", "content": talk.result},
+        {"type": "assistant", "content": talk.answer, "model_id": "grok"},
+    )
+
+
+def _augment(talk: "Talk", name: str) -> bytes:
+    use = {"tool_use_id": "t1", "tool_name": "bash", "input_json": json.dumps({"command": talk.command})}
+    result = {"tool_use_id": "t1", "content": talk.result, "is_error": False}
+    first = {"request_message": talk.question, "response_text": talk.thought, "response_nodes": [{"tool_use": use}]}
+    second = {"request_nodes": [{"tool_result_node": result}], "response_text": talk.answer}
+    history = [{"exchange": one, "completed": True} for one in (first, second)]
+    return _document({"sessionId": name, "created": AT, "chatHistory": history})
+
+
+def _dify(talk: "Talk", name: str) -> bytes:
+    row = {"id": "1", "conversation_id": name, "query": talk.question, "answer": talk.answer, "created_at": 1767225600}
+    return _document({"data": [{**row, "agent_thoughts": []}], "has_more": False, "limit": 20})
+
+
+def _held_chats(talk: "Talk", name: str) -> bytes:
+    """TypingMind's export: conversations in a member of a member."""
+    messages = [*talk.messages, {**talk.reply, "model": "m"}]
+    return _document({"data": {"chats": [{"chatID": name, "createdAt": AT, "messages": messages}]}, "checksum": "x"})
+
+
+def _lobechat(talk: "Talk", name: str) -> bytes:
+    """LobeChat's export: the messages of all sessions in one list, calls under the name of tools."""
+    call = {"id": "t1", "identifier": "shell", "apiName": "bash", "arguments": json.dumps({"command": talk.command})}
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": talk.question},
+        {"role": "assistant", "content": talk.thought, "tools": [{**call, "type": "builtin"}]},
+        {"role": "tool", "content": talk.result, "tool_call_id": "t1"},
+        {"role": "assistant", "content": talk.answer, "extra": {"fromModel": "m"}},
+    ]
+    facts: dict[str, Any] = {"sessionId": name, "topicId": "topic", "createdAt": 1767225600000}
+    messages = [{**one, **facts, "id": str(number)} for number, one in enumerate(said)]
+    return _document({"exportType": "all", "state": {"sessions": [], "messages": messages}, "version": 7})
+
+
+def _genkit(talk: "Talk", name: str) -> bytes:
+    request: dict[str, Any] = {"toolRequest": {"name": "bash", "ref": "t1", "input": {"command": talk.command}}}
+    result = {"toolResponse": {"name": "bash", "ref": "t1", "output": {"out": talk.result}}}
+    start: list[tuple[str, list[Any]]] = [("system", [{"text": talk.system}]), ("user", [{"text": talk.question}])]
+    first: tuple[str, list[Any]] = ("model", [{"text": talk.thought}, request])
+    asked = (start, [*start, first, ("tool", [result])])
+    spans = {}
+    for number, (prompt, said) in enumerate(zip(asked, (first, ("model", [{"text": talk.answer}])), strict=True)):
+        messages = [{"role": role, "content": content} for role, content in (*prompt, said)]
+        attributes = {
+            "genkit:type": "action",
+            "genkit:metadata:subtype": "model",
+            "genkit:name": "googleai/gemini",
+            "genkit:input": json.dumps({"messages": messages[:-1]}),
+            "genkit:output": json.dumps({"message": messages[-1], "finishReason": "stop"}),
+        }
+        own = {"spanId": str(number), "traceId": name, "startTime": 1767225600000 + number, "attributes": attributes}
+        spans[str(number)] = own
+    return _document({"traceId": name, "displayName": "flow", "spans": spans})
+
+
+def _langchain4j(talk: "Talk", _: str) -> bytes:
+    call = {"id": "t1", "name": "bash", "arguments": json.dumps({"command": talk.command})}
+    return _document(
+        [
+            {"text": talk.system, "type": "SYSTEM"},
+            {"contents": [{"text": talk.question, "type": "TEXT"}], "type": "USER"},
+            {"text": talk.thought, "toolExecutionRequests": [call], "type": "AI"},
+            {"id": "t1", "toolName": "bash", "text": talk.result, "type": "TOOL_EXECUTION_RESULT"},
+            {"text": talk.answer, "type": "AI"},
+        ]
+    )
+
+
+def _open_interpreter(talk: "Talk", _: str) -> bytes:
+    said = {"role": "assistant", "type": "message"}
+    return _document(
+        [
+            {"role": "user", "type": "message", "content": talk.question},
+            {**said, "content": talk.thought},
+            {"role": "assistant", "type": "code", "format": "shell", "content": talk.command},
+            {"role": "computer", "type": "console", "format": "output", "content": talk.result},
+            {**said, "content": talk.answer},
+        ]
+    )
+
+
 _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("gemini_cli", "session.json", _NO_SYSTEM, _gemini_cli),
     ("qwen", "chat.jsonl", _NO_SYSTEM, _qwen),
@@ -730,6 +846,11 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("openai_response", "responses.jsonl", _HELD, _response),
     ("openai_eval", "items.jsonl", _HELD, _eval),
     ("har", "x.har", _HELD, _har),
+    ("kimi_code", "wire.jsonl", _HELD, _kimi_code),
+    ("grok_cli", "chat_history.jsonl", _HELD, _grok_cli),
+    ("augment", "session.json", _NO_SYSTEM, _augment),
+    ("dify", "messages.json", ("question", "answer"), _dify),
+    ("held_chats", "typingmind.json", _HELD, _held_chats),
 )
 NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for one in _OWN_READER} | {
     "inspect_eval": ("inspect_ai", "x.eval", _HELD, _inspect_eval),
@@ -740,5 +861,9 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "ollama": ("recording", "calls.jsonl", _HELD, _ollama),
     "converse": ("recording", "calls.jsonl", _HELD, _converse),
     "phoenix": ("otel", "spans.jsonl", _HELD, _phoenix),
+    "lobechat": ("held_chats", "lobechat.json", _NO_SYSTEM, _lobechat),
+    "genkit": ("otel", "trace.json", _HELD, _genkit),
+    "langchain4j": ("langchain", "memory.json", _HELD, _langchain4j),
+    "open_interpreter": ("mini_swe_agent", "messages.json", _NO_SYSTEM, _open_interpreter),
     "gemini_tuning": ("chat_dataset", "train.jsonl", _HELD, _tuning),
 }

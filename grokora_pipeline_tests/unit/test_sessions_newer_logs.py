@@ -549,7 +549,9 @@ def test_a_conversation_that_holds_its_answer_is_no_request_for_it(tmp_path: Pat
     held = {"result": {"chat_history": [*QUESTION, SAID], "output": "A"}}
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.jsonl").write_text(json.dumps(held))
-    assert run(tmp_path / "logs", tmp_path / "out").turns == 0
+    run(tmp_path / "logs", tmp_path / "out")
+    (row,) = turns(tmp_path / "out")  # its own answer is one, once
+    assert (json.loads(row["prompt"]), row["source_format"]) == (QUESTION, "held_chats")
 
 
 def test_calls_of_one_conversation_that_name_no_session_are_one_session_with_a_step_each(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ _COMPANION_KEYS = (
     (b'"firstPrompt"', b'"messageCount"'),
     (b'"content"', b'"status"', b'"activeForm"'),
     (b'{"session_id"', b'"ts":', b'"text":'),  # history.jsonl of Codex
+    (b'"tools_available"', b'"agent_profile"'),  # meta.json of Mistral's Vibe, beside messages.jsonl
     (b'"protocol_version"', b'"TurnBegin"'),  # wire.jsonl of Kimi's CLI, beside context.jsonl
 )
 # Known content that holds no calls, or not in a way that can be read: the members that tell it, and what to do.
@@ -93,6 +94,15 @@ _REFUSED = (
     ({"message_tree_id", "role"}, "a tree of OpenAssistant's; give its rows as conversations (`messages`)"),
     ({"message_tree_id", "prompt"}, "a tree of OpenAssistant's; give its rows as conversations (`messages`)"),
     ({"conversation_a", "conversation_b"}, "an arena's battle; give the winner as `chosen`, the loser as `rejected`"),
+    (
+        {"method", "params"},
+        "what an agent shows over the Agent Client Protocol, without its prompts; give its own session files",
+    ),
+    ({"rid", "obj"}, "SGLang's dump of requests, whose prompts are flat text or ids; record at the gateway"),
+    (
+        {"message", "message_id"},
+        "one message of a session that Strands' agents keep a file a message; trace them with OpenTelemetry",
+    ),
     ({"modelTitle", "prompt"}, "Continue's development data, whose prompts are flat text; give its sessions folder"),
 )
 # Field 1, a ResourceSpans of some length, that begins with a resource (1) or with spans of a scope (2).
@@ -163,6 +173,11 @@ FORMATS: tuple[Format, ...] = (
     Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini),
     Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),
     _conversation(conversations.WRAPPED),
+    Format(
+        conversations.HELD.name,
+        lambda head: not (refused(head) or is_companion(head)) and conversations.detector(conversations.HELD)(head),
+        conversations.reader(conversations.HELD),
+    ),
     Format(
         "agent_traces",
         lambda head: any({"harness", "traces"} <= one.keys() for one in peek_objects(head)[:1]),

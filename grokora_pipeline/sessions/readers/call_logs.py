@@ -9,6 +9,7 @@ from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
 from grokora_pipeline.sessions.readers.lowering import (
     ROLES,
+    SESSION_NAMES,
     Json,
     as_json,
     as_list,
@@ -22,10 +23,7 @@ from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, s
 REPLIES = ("response", "output", "completion", "reply")  # `answer` is what graders expect, not what was said
 EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
 # What exports call the session of a call, the call or the trace that it is a part of, and its time.
-_SESSION_IDS = (
-    *("session_id", "sessionId", "conversation_id", "conversationId", "thread_id", "threadId", "thread_identifier"),
-    *("chat_id", "Helicone-Session-Id", "$ai_session_id"),
-)
+_SESSION_IDS = (*SESSION_NAMES, "thread_identifier", "Helicone-Session-Id", "$ai_session_id")
 _CALL_IDS = (
     "$ai_trace_id",
     "trace_id",

@@ -21,6 +21,7 @@ from grokora_pipeline.sessions.readers.common import (
 )
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROBLEMS,
+    SESSION_NAMES,
     Json,
     Record,
     as_json,
@@ -115,7 +116,17 @@ def _status(row: Mapping[str, Any]) -> Status:
     with suppress(ValueError):  # a score in words says nothing
         failed = failed or any(0 <= float(reward) < 1 for reward in rewards)
     stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
-    return "failure" if failed or any(outcome_status(word) in ("failure", None) for word in stated) else "success"
+    if failed or any(outcome_status(word) in ("failure", None) for word in stated):
+        return "failure"
+    # rows that name their session are a log, which nobody chose to train on
+    is_log = bool(_session(row, "session_id", "sessionId")) and not rewards
+    return "unknown" if is_log and not any(outcome_status(one) == "success" for one in (*words, *stated)) else "success"
+
+
+def _session(row: Mapping[str, Any], *names: str) -> str:
+    """The session that a row names, itself or in its first message; "" for none."""
+    first = next((one for key in _CHAT for one in as_list(row.get(key))[:1] if isinstance(one, dict)), {})
+    return name_text(first_of(row, *names) or first_of(first, *names))
 
 
 class _Row(NamedTuple):
@@ -244,6 +255,7 @@ def _weighted(raw: Sequence[Json]) -> list[Message]:
     for message in raw:
         keys = ("weight", "loss_weight", "loss", "train", "trainable")
         weight = next((message[key] for key in keys if message.get(key) is not None), 1)
+        weight = weight and not message.get("from_history")  # Agno's, of an earlier run
         messages += [{**one, "trainable": bool(weight)} for one in lower(message) or lower_unknown(message)]
     return pair_results(join_calls(_with_calls(messages)))
 
@@ -376,11 +388,12 @@ def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
         yield Skipped("nothing_to_train_on")
         return
     metadata: Mapping[str, Any] = record.value
+    session = _session(metadata, *SESSION_NAMES)
     yield from explode(
         source,
         row.messages,
         row.trainable,
-        session_id=f"content-{digest(list(map(clean, row.messages[: start + 1])))}",
+        session_id=session or f"content-{digest(list(map(clean, row.messages[: start + 1])))}",
         agent=name_text(first_of(metadata, "agent", "workload_id")),
         started_at=to_utc(first_of(metadata, "timestamp", "created_at")),
         line=record.number,

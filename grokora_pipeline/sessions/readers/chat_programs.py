@@ -5,7 +5,16 @@ from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat, branch
 from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, digest, objects_in
+from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
+    SESSION_NAMES,
+    Json,
+    as_json,
+    as_list,
+    as_object,
+    digest,
+    objects_in,
+)
 
 
 def chatgpt(value: Json) -> Iterator[Chat]:
@@ -100,6 +109,67 @@ def claude_ai(value: Json) -> Iterator[Chat]:
     ]
     model = name_text(value.get("model"))
     yield Chat(messages, name_text(value.get("uuid")), "claude.ai", model, value.get("created_at"))
+
+
+def dify(rows: Sequence[Json]) -> Iterator[Chat]:
+    """The messages of one conversation with an app of Dify's; of the calls that an agent made it tells too little."""
+    messages: list[Json] = []
+    for one in sorted(rows, key=lambda row: to_utc(row.get("created_at"))):
+        called = any(thought.get("tool") for thought in objects_in(one.get("agent_thoughts")))
+        said = {"role": "assistant", "content": one["answer"], "feedback": one.get("feedback")}
+        messages += [{"role": "user", "content": one["query"]}, {**said, "cut": "calls_not_recorded" if called else ""}]
+    yield Chat(messages, agent="dify", started=rows[0].get("created_at"))
+
+
+def inside(value: Json, model: str = "", depth: int = 0) -> Iterator[Chat]:
+    """The conversations that a document holds, at most four members deep: lists of messages that end with an answer.
+
+    So TypingMind, LobeChat, Chatbox, LlamaIndex and many a program of its own keep them. Messages that name a session
+    (and LobeChat's topic) are one conversation for each.
+    """
+    model = name_text(first_of(value, "model", "model_name", "modelId")) or model
+    held = [objects_in(member) for member in value.values() if _is_chat(member)]
+    own = name_text(first_of(value, *SESSION_NAMES, "chatID", "id")) if len(held) == 1 else ""
+    for messages in held:
+        if _role(messages[-1]) == "user":  # a request without its reply
+            continue
+        sessions: dict[tuple[str, str], list[Json]] = {}
+        for one in messages:
+            key = name_text(first_of(one, *SESSION_NAMES)), name_text(one.get("topicId"))
+            sessions.setdefault(key, []).append(one)
+        for key, said in sessions.items():
+            started = first_of(value, "created_at", "createdAt", "created") or first_of(said[0], "createdAt")
+            yield Chat(said, "/".join(filter(None, key)) or own, model=model, started=started)
+    for member in value.values() if depth < 4 else ():
+        for one in [member] if isinstance(member, dict) else [] if _is_chat(member) else objects_in(member):
+            yield from inside(one, model, depth + 1)
+
+
+def holds_chats(value: Json, depth: int = 0) -> bool:
+    """Whether a document, or the beginning of one, holds a list of messages somewhere."""
+    return any(
+        _is_chat(member)
+        or (
+            depth < 4
+            and any(
+                holds_chats(one, depth + 1)
+                for one in ([member] if isinstance(member, dict) else objects_in(member)[:2])
+            )
+        )
+        for member in value.values()
+    )
+
+
+def _role(message: Json) -> str:
+    return ROLES.get(name_text(message.get("role")).lower(), "")
+
+
+def _is_chat(member: Any) -> bool:
+    """Whether it is a list whose first two elements are messages, and no answers to choose from."""
+    first = objects_in(member)[:2] if isinstance(member, list) else []
+    texts = ("content", "contentParts", "parts", "blocks", "text")
+    are_said = all(_role(one) and any(key in one for key in texts) for one in first)
+    return len(first) == 2 and are_said and _role(first[0]) in ("system", "user")
 
 
 def open_webui(value: Json) -> Iterator[Chat]:

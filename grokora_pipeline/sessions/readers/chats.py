@@ -1,11 +1,11 @@
 """A conversation on its way to turns, which the readers of many formats make."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grokora_pipeline.sessions.readers.common import name_text
-from grokora_pipeline.sessions.readers.lowering import Json
+from grokora_pipeline.sessions.readers.lowering import ROLES, Json
 from grokora_pipeline.sessions.turns import Completeness, Status
 
 
@@ -13,8 +13,9 @@ from grokora_pipeline.sessions.turns import Completeness, Status
 class Chat:
     """One conversation: its messages in any shape that the lowering knows, each with its `model` where it says so.
 
-    A message with `cut` true was broken off: it is context, and no example. So is one with `earlier`, which stands as
-    an example in another chat. Without a session id the content is one.
+    A message with `cut` was broken off, or is what `cut` says: it is context, and no example. So is one with `earlier`,
+    which stands as an example in another chat. One with `unsent` was never shown to the model again. Without a session
+    id the content is one.
     """
 
     messages: Iterable[Any]
@@ -30,6 +31,42 @@ class Chat:
     rating: int | None = None
     task: str = ""
     first_step: int = 0  # of a session that a compaction cut
+
+
+class Replay:
+    """A conversation along its log: what is said, and what a compaction or a person takes out of the prompt again.
+
+    That ends a stretch: its answers are examples with the prompt that they had, and what stays is context of the next.
+    """
+
+    def __init__(self, chat: Chat) -> None:
+        """`chat`: what all stretches have in common."""
+        self.chat = chat
+        self.messages: list[Json] = []  # what the model sees now
+        self._ended: list[Chat] = []
+        self._step = 0
+
+    def go_on_with(self, kept: Iterable[Json]) -> None:
+        """End the stretch: from here on the model sees `kept` and what is said next."""
+        self._end()
+        self.messages = [{**one, "earlier": True, "cut": None} for one in kept if not one.get("unsent")]
+
+    def take_back(self, place: int) -> None:
+        """A person takes back what stands from `place` on: no later prompt holds it, and its answers are no example."""
+        kept, gone = self.messages[:place], self.messages[place:]
+        self.messages = [*kept, *({**one, "cut": "taken_back"} for one in gone)]
+        self.go_on_with(kept)
+
+    def chats(self) -> Iterator[Chat]:
+        """The stretches, once all is said: those with answers of their own; one without, if there is none."""
+        self._end()
+        yield from self._ended or [replace(self.chat, messages=self.messages)]
+
+    def _end(self) -> None:
+        said = (name_text(one.get("role")).lower() for one in self.messages if not one.get("earlier"))
+        if any(ROLES.get(role) == "assistant" for role in said):
+            self._ended.append(replace(self.chat, messages=self.messages, first_step=self._step))
+        self._step += len(self.messages)
 
 
 def branch(nodes: Mapping[str, Json], leaf: str, parent: str) -> list[Json]:

@@ -5,114 +5,123 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from grokora_pipeline.sessions.readers.chats import Chat, branch
-from grokora_pipeline.sessions.readers.common import first_of, name_text
+from grokora_pipeline.sessions.readers.chats import Chat, Replay, branch
+from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
 from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, digest, objects_in
-from grokora_pipeline.sessions.turns import Completeness
 
 
 def gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
     """A session of Gemini CLI: one document, or in newer versions lines; a line of the same id replaces the earlier."""
     first = lines[0]
-    own = objects_in(first["messages"]) if isinstance(first.get("messages"), list) else lines[1:]
-    by_id: dict[str, Json] = {}
-    for place, one in enumerate(own):
-        if "$rewindTo" in one:  # a person went back to before that message
-            kept = list(by_id)
-            gone = kept[kept.index(one["$rewindTo"]) :] if one["$rewindTo"] in kept else []
-            by_id = {key: value for key, value in by_id.items() if key not in gone}
-        by_id[name_text(one.get("id")) or f"line {place}"] = one
-    messages: list[Json] = []
-    for one in by_id.values():
-        if one.get("type") not in ("user", "gemini"):  # notes of the program: info, error, warning
-            if "cancelled" in str(one.get("content")) and messages and messages[-1]["role"] == "gemini":
-                messages[-1]["cut"] = True
-            continue
-        calls = [{**call, "type": "tool_use"} for call in objects_in(one.get("toolCalls"))]
-        thoughts = [
-            {
-                "type": "thinking",
-                "text": ": ".join(filter(None, (name_text(t.get(k)) for k in ("subject", "description")))),
-            }
-            for t in objects_in(one.get("thoughts"))
-        ]
-        content = as_json(one.get("content"))
-        parts = content if isinstance(content, list) else [content] if content else []
-        messages.append({"role": one["type"], "content": [*thoughts, *parts, *calls], "model": one.get("model")})
-        for call in objects_in(one.get("toolCalls")):
-            results = objects_in(call.get("result")) or [{"functionResponse": {"response": call.get("resultDisplay")}}]
-            for part in results:
-                body = as_object(part.get("functionResponse"))
-                failed = call.get("status") in ("error", "cancelled")
-                answer = {"type": "tool_result", "tool_use_id": call.get("id"), "content": body.get("response", "")}
-                messages.append({"role": "tool", "content": [{**answer, "is_error": failed}]})
     agent = "gemini-cli/subagent" if first.get("kind") == "subagent" else "gemini-cli"
-    yield Chat(messages, name_text(first.get("sessionId")), agent, started=first.get("startTime"))
+    replay = Replay(Chat([], name_text(first.get("sessionId")), agent, started=first.get("startTime")))
+    for one in objects_in(first["messages"]) if isinstance(first.get("messages"), list) else lines[1:]:
+        names = [message["id"] for message in replay.messages]
+        if "$rewindTo" in one:  # a person went back to before that message, or to the start if there is none of that id
+            replay.take_back(names.index(one["$rewindTo"]) if one["$rewindTo"] in names else 0)
+        elif history := objects_in(as_object(one.get("$set")).get("messages")):  # what the model sees from here on
+            replay.go_on_with(message for told in history for message in _gemini_messages(told))
+        elif one.get("type") not in ("user", "gemini"):  # notes of the program: info, error, warning
+            if "cancelled" in str(one.get("content")) and replay.messages and replay.messages[-1]["role"] == "gemini":
+                replay.messages[-1]["cut"] = True
+        elif one.get("id") in names:
+            place, told = names.index(one["id"]), replay.messages
+            marks = {key: told[place][key] for key in ("earlier",) if key in told[place]}
+            replay.messages = [
+                *told[:place],
+                *({**message, **marks} for message in _gemini_messages(one)),
+                *(message for message in told[place:] if message["id"] != one["id"]),
+            ]
+        else:
+            replay.messages += _gemini_messages(one)
+    yield from replay.chats()
+
+
+def _gemini_messages(one: Json) -> list[Json]:
+    """What a record of Gemini CLI is: what was said, and the results of the calls, which stand in the answer's record.
+
+    A history that the program wrote anew holds calls and results as contents of Gemini's API, as they were sent.
+    """
+    content = as_json(one.get("content"))
+    parts = content if isinstance(content, list) else [content] if content else []
+    sent = any("functionCall" in part for part in parts if isinstance(part, dict))
+    calls = [] if sent else objects_in(one.get("toolCalls"))
+    thoughts = [
+        {"type": "thinking", "text": ": ".join(filter(None, (name_text(t.get(k)) for k in ("subject", "description"))))}
+        for t in objects_in(one.get("thoughts"))
+    ]
+    own = [*thoughts, *parts, *({**call, "type": "tool_use"} for call in calls)]
+    messages: list[Json] = [{"id": one.get("id"), "role": one.get("type"), "content": own, "model": one.get("model")}]
+    for call in calls:
+        results = objects_in(call.get("result")) or [{"functionResponse": {"response": call.get("resultDisplay")}}]
+        failed = call.get("status") in ("error", "cancelled")
+        for part in results:
+            answer = {"type": "tool_result", "tool_use_id": call.get("id"), "is_error": failed}
+            answer["content"] = as_object(part.get("functionResponse")).get("response", "")
+            messages.append({"id": one.get("id"), "role": "tool", "content": [answer]})
+    return messages
 
 
 def qwen(lines: Sequence[Json]) -> Iterator[Chat]:
     """A session of Qwen Code: a tree of lines whose messages are contents of Gemini's API."""
     nodes = {name_text(one.get("uuid")): one for one in lines}
-    path = branch(nodes, name_text(lines[-1].get("uuid")), "parentUuid")
-    parts: list[list[Json]] = [[]]
-    for one in path:
+    replay = Replay(Chat([], name_text(lines[0].get("sessionId")), "qwen-code", started=lines[0].get("timestamp")))
+    for one in branch(nodes, name_text(lines[-1].get("uuid")), "parentUuid"):
         history = as_object(one.get("systemPayload")).get("compressedHistory")
         if isinstance(history, list):  # what the model sees instead of all that stands before
-            parts.append([{**content, "earlier": True} for content in objects_in(history)])
+            replay.go_on_with(objects_in(history))
         elif isinstance(one.get("message"), dict):
             model = one.get("model") if one.get("type") == "assistant" else None
-            parts[-1].append({**one["message"], "model": model})
-    name, started, step = name_text(lines[0].get("sessionId")), lines[0].get("timestamp"), 0
-    for messages in parts:
-        yield Chat(messages, name, "qwen-code", started=started, first_step=step)
-        step += len(messages)
+            replay.messages.append({**one["message"], "model": model})
+    yield from replay.chats()
 
 
 def opencode(value: Json) -> Iterator[Chat]:
-    """A session that opencode exports. After a compaction the model sees the summary and what follows it."""
-    messages: list[Json] = []
-    steps, summary = 0, -1  # its place: what a compaction left behind is context of no later call
-    for one in objects_in(value.get("messages")):
-        own = as_object(one.get("info"))
-        if summary >= 0 and own.get("role") == "user":
-            yield from _opencode_chat(value, messages, steps)
-            steps += summary
-            messages, summary = [{**messages[summary], "earlier": True}], -1
-        if own.get("summary") is True and own.get("role") == "assistant":
-            summary = len(messages)
-        model = own.get("modelID") if own.get("role") == "assistant" else None
-        shown = [_pruned(part) for part in objects_in(one.get("parts")) if not part.get("ignored")]
-        messages.append(
-            {
-                "role": own.get("role"),
-                "content": shown,
-                "model": model,
-                "cut": bool(own.get("error")),
-                "finish_reason": own.get("finish"),
-            }
-        )
-    yield from _opencode_chat(value, messages, steps)
+    """A session that opencode exports. After a compaction the model sees its summary and what it kept."""
+    info, messages = as_object(value.get("info")), objects_in(value.get("messages"))
+    agent = next((name_text(as_object(one.get("info")).get("agent")) for one in messages), "")
+    started = as_object(info.get("time")).get("created")
+    name, parent = name_text(info.get("id")), name_text(info.get("parentID"))
+    replay = Replay(Chat([], name, "/".join(filter(None, ("opencode", agent))), started=started, parent=parent))
+    asked = summary = -1  # the places of a compaction's request and of its summary
+    tail = ""  # the first message that stays behind it
+    for one in messages:
+        own, parts = as_object(one.get("info")), objects_in(one.get("parts"))
+        role, error = own.get("role"), as_object(own.get("error"))
+        if summary >= 0 and role == "user":
+            told = replay.messages
+            asked = asked if 0 <= asked < summary else summary
+            kept = next((place for place, message in enumerate(told[:asked]) if tail and message["id"] == tail), asked)
+            replay.go_on_with([*told[asked : summary + 1], *told[kept:asked]])
+            asked = summary = -1
+        if compaction := next((part for part in parts if part.get("type") == "compaction"), None):
+            asked, tail = len(replay.messages), name_text(compaction.get("tail_start_id"))
+        if own.get("summary") is True and role == "assistant":
+            summary = len(replay.messages)
+        model = own.get("modelID") if role == "assistant" else None
+        aborted = error.get("name") == "MessageAbortedError" and any(part.get("type") in _SAID for part in parts)
+        # a text file stands in the prompt as a text beside it
+        shown = [_shown(one) for one in parts if not (one.get("ignored") or one.get("mime") in _TOLD_AS_TEXT)]
+        message = {"id": own.get("id"), "role": role, "content": shown, "model": model, "cut": bool(error)}
+        replay.messages.append({**message, "unsent": bool(error) and not aborted, "finish_reason": own.get("finish")})
+    yield from replay.chats()
 
 
-def _pruned(part: Json) -> Json:
-    """A part as the model saw it last: opencode takes results out of the prompt that are old."""
+_TOLD_AS_TEXT = ("text/plain", "application/x-directory")
+_SAID = ("text", "tool", "file")  # parts of an answer that opencode sends again although it was aborted
+# What stands in the prompt for a compaction's request, and for a command of the person's that started a sub-agent.
+_STAND_INS = {"compaction": "What did we do so far?", "subtask": "The following tool was executed by the user"}
+
+
+def _shown(part: Json) -> Json:
+    """A part as opencode sends it: without results that it cleared, an unfinished call as an interrupted one."""
     state = as_object(part.get("state"))
-    if not as_object(state.get("time")).get("compacted"):
-        return part
-    return {**part, "state": {**state, "output": "[Old tool result content cleared]"}}
-
-
-def _opencode_chat(value: Json, messages: list[Json], first_step: int) -> Iterator[Chat]:
-    info = as_object(value.get("info"))
-    agent = next((as_object(one.get("info")).get("agent") for one in objects_in(value.get("messages"))), "")
-    yield Chat(
-        messages,
-        name_text(info.get("id")),
-        "/".join(filter(None, ("opencode", name_text(agent)))),
-        started=as_object(info.get("time")).get("created"),
-        parent=name_text(info.get("parentID")),
-        first_step=first_step,
-    )
+    if as_object(state.get("time")).get("compacted"):
+        return {**part, "state": {**state, "output": "[Old tool result content cleared]"}}
+    if part.get("type") == "tool" and state.get("status") in ("pending", "running"):
+        return {**part, "state": {**state, "status": "error", "error": "[Tool execution was interrupted]"}}
+    text = _STAND_INS.get(name_text(part.get("type")))
+    return {"type": "text", "text": text} if text else part
 
 
 # What Cline writes behind an answer that a person interrupted, and in the place of one that did not come.
@@ -121,20 +130,24 @@ _NO_ANSWER = re.compile(r"\[Response interrupted by |Failure: I did not provide 
 
 def cline(messages: Sequence[Json]) -> Iterator[Chat]:
     """A task of Cline or Roo. What Roo condensed is not in the prompt any more; an interrupted answer says so."""
-    start = max((place for place, one in enumerate(messages) if one.get("isSummary")), default=0)
-    lowered = [
-        {
-            **one,
-            "model": as_object(one.get("modelInfo")).get("modelId"),
-            "cut": bool(_NO_ANSWER.search(str(as_list(one.get("content"))[-1:]))),
-        }
-        for one in messages
-    ]
-    started = messages[0].get("ts")
-    name = f"task-{digest(messages[0].get('content'))}"
-    if start:
-        yield Chat(lowered[:start], name, "cline", started=started)
-    yield Chat(lowered[start:], name, "cline", started=started, first_step=start)
+    replay = Replay(Chat([], f"task-{digest(messages[0].get('content'))}", "cline", started=messages[0].get("ts")))
+    unknown = 0  # of the messages before it that an older version's summary kept, nobody knows what they had seen
+    for one in messages:
+        told, gone = replay.messages, one.get("condenseId")
+        if one.get("isSummary") and one.get("role") == "assistant" and not gone:
+            replay.go_on_with(told[:1])
+            unknown = 4  # the summary and three more
+        elif one.get("isSummary"):
+            replay.go_on_with(message for message in told if gone and message.get("condenseParent") != gone)
+        elif one.get("isTruncationMarker"):  # it does not say which of the answers behind it saw what is hidden
+            gone = one.get("truncationId")
+            replay.go_on_with(message for message in told if message.get("truncationParent") != gone)
+            replay.chat = replace(replay.chat, completeness="delta")
+        cut = bool(_NO_ANSWER.search(str(as_list(one.get("content"))[-1:])))
+        model = as_object(one.get("modelInfo")).get("modelId")
+        replay.messages.append({**one, "model": model, "cut": cut, "earlier": unknown > 0})
+        unknown -= 1
+    yield from replay.chats()
 
 
 def continue_dev(value: Json) -> Iterator[Chat]:
@@ -155,9 +168,10 @@ def continue_dev(value: Json) -> Iterator[Chat]:
             message = {"role": "user", "content": [*shown, *(as_list(said) or [said])]}
         messages.append({**message, "model": model})
         for state in objects_in(item.get("toolCallStates")):
-            if state.get("output") and state.get("toolCallId") not in answered:
-                texts = [{"type": "text", "text": name_text(one.get("content"))} for one in objects_in(state["output"])]
-                failed = state.get("status") in ("errored", "canceled")
+            failed = state.get("status") in ("errored", "canceled")
+            if (state.get("output") or failed) and state.get("toolCallId") not in answered:
+                told = objects_in(state.get("output")) or [{"content": "The user cancelled this tool call."}]
+                texts = [{"type": "text", "text": name_text(one.get("content"))} for one in told]
                 result = {"role": "tool", "tool_call_id": state.get("toolCallId"), "content": texts}
                 messages.append({**result, "is_error": failed})
     yield Chat(messages, name_text(value.get("sessionId")), "continue")
@@ -167,15 +181,24 @@ def goose(lines: Sequence[Json]) -> Iterator[Chat]:
     head = lines[0]
     messages = objects_in(head.get("conversation")) or list(lines[1:])
     messages = [one for one in messages if as_object(one.get("metadata")).get("agentVisible") is not False]
+    for result in (as_object(part.get("toolResult")) for one in messages for part in objects_in(one.get("content"))):
+        holder, key = (result["value"], "content") if isinstance(result.get("value"), dict) else (result, "value")
+        if isinstance(holder.get(key), list):  # parts that an MCP server made for the person alone
+            holder[key] = [part for part in holder[key] if "assistant" in _audience(part)]
     started = first_of(head, "created_at") or next((one.get("created") for one in messages), None)
     model = name_text(as_object(head.get("model_config")).get("model_name"))
     yield Chat(messages, name_text(head.get("id")), "goose", model, started)
+
+
+def _audience(part: object) -> list[Any]:
+    return as_list(as_object(as_object(part).get("annotations")).get("audience")) or ["assistant"]
 
 
 def amp(value: Json) -> Iterator[Chat]:
     messages = [
         {
             **one,
+            "content": [_amp_part(part) for part in as_list(one.get("content"))] or one.get("content"),
             "model": as_object(one.get("usage")).get("model"),
             "cut": as_object(one.get("state")).get("type", "complete") != "complete",
             "stop_reason": as_object(one.get("state")).get("stopReason"),
@@ -183,6 +206,15 @@ def amp(value: Json) -> Iterator[Chat]:
         for one in objects_in(value["messages"])
     ]
     yield Chat(messages, name_text(value.get("id")), "amp", started=value.get("created"))
+
+
+def _amp_part(part: Any) -> Any:
+    """A part of a message; a command of the person's own is shown to the model, unless it is hidden, as text."""
+    if as_object(part).get("type") != "manual_bash_invocation":
+        return part
+    result = as_object(as_object(part.get("toolRun")).get("result"))
+    shown = f"$ {name_text(as_object(part.get('args')).get('cmd'))}\n{name_text(result.get('output'))}"
+    return {"type": "text", "text": "" if part.get("hidden") else shown}
 
 
 def copilot_chat(value: Json) -> Iterator[Chat]:
@@ -244,30 +276,35 @@ def copilot_cli(events: Sequence[Json]) -> Iterator[Chat]:
     """
     start = as_object(events[0].get("data"))
     model, name = name_text(start.get("selectedModel")), name_text(start.get("sessionId"))
-    chats = {"": Chat([], name, "copilot-cli", started=start.get("startTime"))}
-    compacted: list[Chat] = []
+    replays = {"": Replay(Chat([], name, "copilot-cli", started=start.get("startTime")))}
     prompts: dict[str, object] = {}  # of the calls that may start a sub-agent
+    places: dict[str, int] = {}  # event -> the messages of the main session before it
     for event in events[1:]:
-        kind, data = event.get("type"), as_object(event.get("data"))
+        kind, data = name_text(event.get("type")), as_object(event.get("data"))
         parent = name_text(data.get("toolCallId" if kind == "subagent.started" else "parentToolCallId"))
-        if parent not in chats:
-            chats[parent] = Chat([{"role": "user", "content": prompts.get(parent)}], f"{name}:{parent}", parent=name)
-        chat = chats[parent]
-        said = list(chat.messages)
+        if parent not in replays:
+            replays[parent] = Replay(Chat([], f"{name}:{parent}", parent=name))
+            replays[parent].messages.append({"role": "user", "content": prompts.get(parent)})
+        replay = replays[parent]
+        said = replay.messages
+        places[name_text(event.get("id"))] = len(replays[""].messages)
         if kind == "session.model_change":
             model = name_text(data.get("newModel")) or model
         elif kind == "subagent.started":
-            chat.agent = f"copilot-cli/{name_text(data.get('agentName'))}"
-        elif kind in ("system.message", "user.message"):
-            content = first_of(data, "transformedContent", "content")
-            said.append({"role": name_text(kind).partition(".")[0], "content": content})
+            replay.chat.agent = f"copilot-cli/{name_text(data.get('agentName'))}"
+        elif kind in ("system.message", "user.message", "skill.invoked"):  # a skill's text is put into the conversation
+            role = "system" if kind == "system.message" else "user"
+            said.append({"role": role, "content": first_of(data, "transformedContent", "content")})
         elif kind == "assistant.message":
             calls = [{**call, "type": "tool_use"} for call in objects_in(data.get("toolRequests"))]
             prompts |= {
                 name_text(one.get("toolCallId")): as_object(one.get("arguments")).get("prompt") for one in calls
             }
-            text = {"type": "text", "text": name_text(data.get("content"))}
-            said.append({"role": "assistant", "content": [text, *calls], "model": data.get("model") or model})
+            parts = [
+                {"type": "thinking", "text": data.get("reasoningText")},
+                {"type": "text", "text": data.get("content")},
+            ]
+            said.append({"role": "assistant", "content": [*parts, *calls], "model": data.get("model") or model})
         elif kind == "tool.execution_complete":
             result = as_object(data.get("result")) or as_object(data.get("error"))
             answer = {"type": "tool_result", "tool_use_id": data.get("toolCallId")}
@@ -278,11 +315,21 @@ def copilot_cli(events: Sequence[Json]) -> Iterator[Chat]:
             said.append({"role": "tool", "content": [answer]})
         elif kind == "abort" and said and said[-1]["role"] == "assistant":
             said[-1]["cut"] = True
-        elif kind == "session.compaction_complete" and data.get("success") is not False:
-            compacted.append(replace(chat))
-            chat.first_step, chat.completeness, said = chat.first_step + len(said), "delta", []
-        chat.messages = said
-    yield from (*compacted, *chats.values())
+        elif kind == "session.snapshot_rewind":
+            place = places.get(name_text(data.get("upToEventId")), 0)
+            replay.take_back(place)
+            places = {own: known for own, known in places.items() if known <= place}
+        elif kind == "session.context_cleared":
+            replay.go_on_with([])
+        elif kind in _SHORTENED and data.get("success") is not False:
+            kept = [] if kind == "session.compaction_complete" else replay.messages
+            replay.go_on_with(kept)
+            replay.chat, places = replace(replay.chat, completeness="delta"), {}
+    for replay in replays.values():
+        yield from replay.chats()
+
+
+_SHORTENED = ("session.compaction_complete", "session.truncation")
 
 
 def cursor_stream(lines: Sequence[Json]) -> Iterator[Chat]:
@@ -309,22 +356,121 @@ def cursor_stream(lines: Sequence[Json]) -> Iterator[Chat]:
 
 def message_lines(lines: Sequence[Json]) -> Iterator[Chat]:
     """A line a message: `{type: message, message: {…}}` behind a session's first line (droid), or role and message."""
-    is_droid, is_kimi = lines[0].get("type") == "session_start", "_" in name_text(lines[0].get("role"))
-    messages: list[Json] = []
-    completeness: Completeness = "reconstructed"
+    is_droid = lines[0].get("type") == "session_start"
+    is_kimi = any(name_text(one.get("role")).startswith("_") for one in lines)
     name = name_text(lines[0].get("id")) if is_droid else ""
-    agent = "droid" if is_droid else "kimi" if is_kimi else "cursor"
-    started, step = next((one["timestamp"] for one in lines if one.get("timestamp")), None), 0
+    started = next((one["timestamp"] for one in lines if one.get("timestamp")), None)
+    replay = Replay(Chat([], name, "droid" if is_droid else "kimi" if is_kimi else "cursor", started=started))
     for one in lines:
         if one.get("type") == "compaction_state":  # droid says what it summed up, and not what it kept beside that
-            yield Chat(messages, name, agent, started=started, completeness=completeness, first_step=step)
-            completeness, step = "delta", step + len(messages)
-            messages = [{"role": "user", "content": one.get("summaryText")}]
+            replay.go_on_with([{"role": "user", "content": one.get("summaryText")}])
+            replay.chat = replace(replay.chat, completeness="delta")
         elif one.get("role") == "_system_prompt":
-            messages.append({"role": "system", "content": one.get("content")})
+            replay.messages.append({"role": "system", "content": one.get("content")})
         elif not name_text(one.get("role")).startswith("_"):
-            messages.append(as_object(one.get("message")) if one.get("type") == "message" else one)
-    yield Chat(messages, name, agent, started=started, completeness=completeness, first_step=step)
+            replay.messages.append(as_object(one.get("message")) if one.get("type") == "message" else one)
+    yield from replay.chats()
+
+
+def kimi_code(lines: Sequence[Json]) -> Iterator[Chat]:
+    """The events of one of Kimi Code's agents (`wire.jsonl`): what it was told and offered, and what it said."""
+    started = next((one.get("created_at") for one in lines if one.get("created_at")), None)
+    replay = Replay(Chat([], f"kimi-{digest([started, *lines[:8]])}", "kimi-code", started=started))
+    answer: Json | None = None
+    model, floor = "", 0  # the messages before `floor` cannot be taken back any more
+    for line in lines:
+        kind, told = line.get("type"), replay.messages
+        if kind in ("config.update", "llm.request"):
+            model = name_text(first_of(line, "model", "modelAlias")) or model
+            if line.get("systemPrompt") and not told:
+                told.append({"role": "system", "content": line["systemPrompt"]})
+                replay.chat.completeness = "whole"
+        elif kind == "llm.tools_snapshot":
+            replay.chat.tools = line.get("tools")
+        elif kind == "context.append_message":
+            told.append(as_object(line.get("message")))
+        elif kind == "context.append_loop_event":
+            answer = _kimi_event(as_object(line.get("event")), told, answer, model)
+        elif kind == "context.undo":  # so many turns of the person's
+            turns = [place for place, one in enumerate(told) if place >= floor and _is_asked(one)]
+            if 0 < (count := whole_number(line.get("count")) or 0) <= len(turns):
+                replay.take_back(turns[-count])
+            answer = None
+        elif kind in ("context.clear", "context.apply_compaction"):
+            system = [one for one in told[:1] if one.get("role") == "system"]
+            summary = [{"role": "user", "content": line["summary"]}] if line.get("summary") else []
+            gone = whole_number(line.get("compactedCount"))
+            replay.go_on_with([*system, *summary, *([] if gone is None else told[len(system) + gone :])])
+            if summary:  # what Kimi put around it is not in the log
+                replay.chat = replace(replay.chat, completeness="delta" if gone is None else "reconstructed")
+            answer, floor = None, len(replay.messages)
+    yield from replay.chats()
+
+
+def _kimi_event(event: Json, told: list[Json], answer: Json | None, model: str) -> Json | None:
+    """Take in an event of a step, which is one answer and the results of its calls; the answer if it is not over."""
+    kind = event.get("type")
+    if kind == "step.begin" or (kind in ("content.part", "tool.call") and answer is None):
+        answer = {"role": "assistant", "content": [], "model": model, "cut": kind == "step.begin"}
+        told.append(answer)
+    if kind == "tool.result":
+        result = as_object(event.get("result"))
+        own = {"type": "tool_result", "tool_use_id": event.get("toolCallId"), "content": result.get("output")}
+        told.append({"role": "tool", "content": [{**own, "is_error": result.get("isError") is True}]})
+    if answer is None:
+        return None
+    if kind == "content.part":
+        answer["content"].append(event.get("part"))
+    elif kind == "tool.call":
+        call = {"type": "tool_use", "id": event.get("toolCallId"), "name": event.get("name")}
+        answer["content"].append({**call, "input": event.get("args")})
+    elif kind == "step.end":
+        answer |= {"cut": False, "finish_reason": event.get("finishReason")}
+        return None
+    return answer
+
+
+def _is_asked(message: Json) -> bool:
+    return message.get("role") == "user" and as_object(message.get("origin")).get("kind", "user") == "user"
+
+
+def grok_cli(lines: Sequence[Json]) -> Iterator[Chat]:
+    """The chat history of Grok's CLI: the type of a line is its role, and a question says what it interrupted."""
+    messages: list[Json] = []
+    for one in lines:
+        if one.get("prior_turn_interrupt") and messages and messages[-1]["role"] == "assistant":
+            messages[-1]["cut"] = True
+        if one.get("type") in ("system", "user", "assistant", "tool_result"):
+            messages.append({**one, "role": one["type"], "model": one.get("model_id")})
+    is_whole = bool(messages) and messages[0]["role"] == "system"
+    yield Chat(messages, agent="grok-cli", completeness="whole" if is_whole else "reconstructed")
+
+
+def augment(value: Json) -> Iterator[Chat]:
+    """A session of Augment's CLI: exchanges, of which the nodes hold the calls and the results of those before."""
+    messages: list[Json] = []
+    for one in objects_in(value["chatHistory"]):
+        exchange = as_object(one.get("exchange"))
+        asked, said = objects_in(exchange.get("request_nodes")), objects_in(exchange.get("response_nodes"))
+        results = [
+            {"type": "tool_result", **node}
+            for node in (as_object(one.get("tool_result_node")) for one in asked)
+            if node
+        ]
+        calls = [
+            {
+                "type": "tool_use",
+                "id": use.get("tool_use_id"),
+                "name": use.get("tool_name"),
+                "input": use.get("input_json"),
+            }
+            for use in (as_object(one.get("tool_use")) for one in said)
+            if use
+        ]
+        for role, key, others in (("user", "request_message", results), ("assistant", "response_text", calls)):
+            text = {"type": "text", "text": name_text(exchange.get(key))}
+            messages.append({"role": role, "content": [text, *others], "cut": one.get("completed") is False})
+    yield Chat(messages, name_text(value.get("sessionId")), "augment", started=value.get("created"))
 
 
 Q_ONLY = ("next_message", "valid_history_range", "transcript")

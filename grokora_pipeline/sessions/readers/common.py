@@ -278,7 +278,7 @@ def is_error(result: object) -> bool:
             return bool(_SAYS_ERROR.match(text))
     if not isinstance(result, dict):
         return False
-    codes = [result.get(name) for name in ("returncode", "return_code", "exit_code")]
+    codes = [result.get(name) for name in ("returncode", "return_code", "exit_code", "exitCode")]
     refused = any(result.get(name) is False for name in ("success", "ok")) or result.get("is_error") is True
-    failed = str(result.get("status", "")).lower() in _FAILED or bool(result.get("error"))
+    failed = str(result.get("status", "")).lower() in _FAILED or bool(result.get("error") or result.get("failure"))
     return failed or refused or any(code not in (None, 0, "0", "") for code in codes)

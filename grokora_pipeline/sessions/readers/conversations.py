@@ -94,10 +94,10 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
         own = [{**one, "model": model, "trainable": trainable} for one in lower(raw)]
         if marks.get("failed") or scored(scores_in(marks))[1] == "failure":  # somebody did not like this answer
             own = [{**one, "ended_early": True} for one in own]
-        if marks.get("cut") and any(one["role"] == "assistant" for one in own):
+        if (marks.get("cut") or marks.get("unsent")) and any(one["role"] == "assistant" for one in own):
             left_out += 1
-            yield Skipped("call_failed" if marks["cut"] == "call_failed" else "broken_off")
-        messages += own
+            yield Skipped(marks["cut"] if isinstance(marks.get("cut"), str) else "broken_off")
+        messages += own if not marks.get("unsent") else []
     messages = pair_results(join_calls(messages))
     places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
     places = [place for place in places if place == len(messages) - 1] if chat.last_only else places
@@ -150,8 +150,10 @@ def _is_call_log(value: Json) -> bool:
 
 def _is_langchain(value: Json) -> bool:
     kinds = {"human", "ai", "system", "tool"}
+    is_java = value.get("type") in ("SYSTEM", "USER", "AI") and ("text" in value or "contents" in value)  # LangChain4j
     return "role" not in value and (
-        (value.get("type") in kinds and ("data" in value or "content" in value))
+        is_java
+        or (value.get("type") in kinds and ("data" in value or "content" in value))
         or (value.get("type") == "constructor" and "messages" in str(value.get("id")))
     )
 
@@ -204,6 +206,11 @@ SHAPES: tuple[Shape, ...] = (
         each=False,
     ),
     Shape("amp", lambda value: name_text(value.get("id")).startswith("T-") and "messages" in value, coding_agents.amp),
+    Shape(
+        "augment",
+        lambda value: "exchange" in next(iter(objects_in(value.get("chatHistory"))), {}),
+        coding_agents.augment,
+    ),
     Shape("copilot_chat", _keys("responderUsername", "requests"), coding_agents.copilot_chat),
     Shape(
         "copilot_journal",
@@ -237,6 +244,20 @@ SHAPES: tuple[Shape, ...] = (
         within=64,  # all else is as Claude Code prints it
     ),
     Shape("kimi", lambda value: name_text(value.get("role")).startswith("_"), coding_agents.message_lines, each=False),
+    Shape(
+        "kimi_code",
+        lambda value: name_text(value.get("type")).startswith(("context.append_", "config.update", "turn.prompt")),
+        coding_agents.kimi_code,
+        each=False,
+        within=16,
+    ),
+    Shape(
+        "grok_cli",
+        lambda value: value.get("type") == "assistant" and ("model_id" in value or "model_fingerprint" in value),
+        coding_agents.grok_cli,
+        each=False,
+        within=16,
+    ),
     Shape("deepseek", _keys("mapping", "inserted_at"), chat_programs.deepseek),
     Shape(
         "mistral",
@@ -249,6 +270,7 @@ SHAPES: tuple[Shape, ...] = (
         chat_programs.chatgpt,
     ),
     Shape("claude_ai", _keys("chat_messages", "uuid"), chat_programs.claude_ai),
+    Shape("dify", _keys("conversation_id", "query", "answer"), chat_programs.dify, each=False),
     Shape(
         "open_webui",
         lambda value: isinstance(as_object(value.get("chat")).get("history"), dict),
@@ -263,7 +285,11 @@ SHAPES: tuple[Shape, ...] = (
     Shape("smolagents", lambda value: "system_prompt" in value and len(value) == 1, frameworks.smolagents, each=False),
     Shape(
         "pydantic_ai",
-        lambda value: value.get("kind") in ("request", "response") and "parts" in value,
+        # a list of messages, or a document that holds one, as Atlassian's Rovo Dev saves it
+        lambda value: any(
+            one.get("kind") in ("request", "response") and "parts" in one
+            for one in (value, *objects_in(value.get("message_history"))[:1])
+        ),
         frameworks.pydantic_ai,
         each=False,
     ),
@@ -363,6 +389,12 @@ SHAPES: tuple[Shape, ...] = (
 
 # Told last of all formats: others hold calls somewhere in them, too.
 WRAPPED = Shape("wrapped_calls", lambda value: any(True for _ in call_logs.inside(value)), call_logs.calls_inside)
+HELD = Shape(
+    "held_chats",
+    chat_programs.holds_chats,
+    chat_programs.inside,
+    empty="its lists of messages end with a question; give conversations, or requests with their replies",
+)
 
 
 def _is_content(value: Json) -> bool:

@@ -61,7 +61,8 @@ def smolagents(steps: Sequence[Json]) -> Iterator[Chat]:
 
 def pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
     messages: list[Any] = []
-    for item in items:
+    document = items[0] if "message_history" in items[0] else {}
+    for item in objects_in(document.get("message_history")) or items:
         role = "assistant" if item.get("kind") == "response" else "user"
         if item.get("instructions") and not messages:  # each request repeats them, and the model sees them once
             messages.append({"role": "system", "content": item["instructions"]})
@@ -72,7 +73,7 @@ def pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
             else:
                 own = {"model": item.get("model_name"), "finish_reason": item.get("finish_reason")}
                 messages.append({"role": role, "content": [part], **own})
-    yield Chat(messages, completeness="whole")
+    yield Chat(messages, name_text(document.get("id")), "rovo-dev" if document else "", completeness="whole")
 
 
 def ui_messages(items: Sequence[Json]) -> Iterator[Chat]:

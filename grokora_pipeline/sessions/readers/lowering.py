@@ -48,6 +48,17 @@ STREAMED_FROM = 16 << 20
 # object that is as long as STREAMED_FROM each element is read by itself, with the members before the list.
 _PAGES = ("data", "items", "results", "rows", "traces", "runs")
 _RUNS = ("simulations", "samples", "resourceSpans")
+# What logs call the session of a record.
+SESSION_NAMES = (
+    "session_id",
+    "sessionId",
+    "conversation_id",
+    "conversationId",
+    "thread_id",
+    "threadId",
+    "chat_id",
+    "chatId",
+)
 MAX_SHELF = 512 << 20  # bytes of packed records that are held until those that belong to them have come
 MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
@@ -71,19 +82,23 @@ ROLES = {
         ("tool", "function", "observation", "toolresult", "tool_result", "tool_response", "function_response"), "tool"
     ),
     **dict.fromkeys(("toolmessage", "functionmessage", "functionexecutionresultmessage", "ipython"), "tool"),
+    **dict.fromkeys(("tool_execution_result", "computer"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
 }
-_CONTENTS = ("content", "contents", "parts", "segments", "blocks", "value", "text", "message", "system_prompt")
+_CONTENTS = (
+    *("content", "contents", "parts", "segments", "blocks", "value", "text", "message", "system_prompt"),
+    *("items", "contentParts"),
+)
 # Members of a message that name tools and are no calls of them.
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
 _ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs")
-_TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text"}
+_TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text", "TEXT"}
 _REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
 _CALL_PARTS |= {"mcp_tool_use"}
 _RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult", "function_response"}
 _RESULT_PARTS |= {"functionResponse", "functionResult", "function_call_output", "tool_response", "tool-return"}
-_RESULT_PARTS |= {"retry-prompt"}
+_RESULT_PARTS |= {"retry-prompt", "function_result"}
 
 
 # Tools of the provider's own that Codex and Anthropic's SDKs offer beside those that the caller runs. A model need not
@@ -126,7 +141,8 @@ def page_of(value: Any) -> list[Json] | None:
     elements = value[lists[0]] if len(lists) == 1 and lists[0] in _PAGES else None
     if not elements or not all(isinstance(one, dict) for one in elements) or {"info", "sample"} & value.keys():
         return None
-    return [one["row"] if isinstance(one.get("row"), dict) else one for one in elements]
+    session = {key: value[key] for key in SESSION_NAMES if key in value}
+    return [one["row"] if isinstance(one.get("row"), dict) else {**session, **one} for one in elements]
 
 
 def plain(head: bytes) -> bytes:
@@ -306,18 +322,6 @@ def digest(value: object, size: int = 16) -> str:
     return hashlib.sha256(data).hexdigest()[:size]
 
 
-_SESSIONS = (
-    "session_id",
-    "sessionId",
-    "conversation_id",
-    "conversationId",
-    "thread_id",
-    "threadId",
-    "chat_id",
-    "chatId",
-)
-
-
 class Shelf:
     """Records that are read together, by what joins them; packed, since parsed ones take several times their size."""
 
@@ -330,7 +334,7 @@ class Shelf:
 
         Raises UnreadableError where all of them together become too many.
         """
-        self._last = name if name is not None else name_text(first_of(value, *_SESSIONS)) or self._last
+        self._last = name if name is not None else name_text(first_of(value, *SESSION_NAMES)) or self._last
         packed = zstandard.compress(orjson.dumps(value), 1)
         self._packed.setdefault(self._last, []).append(packed)
         self._size += len(packed)
@@ -421,6 +425,9 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
             return {"role": "assistant", "tool_calls": [{"name": to.removeprefix("functions."), "arguments": text}]}
         if kind == "analysis":
             return {"role": message["role"], "content": [{"type": "thinking", "text": text}]}
+        if message.get("type") == "code" and message["role"] == "assistant":  # Open Interpreter's one tool
+            arguments = {"language": message.get("format"), "code": text}
+            return {"role": "assistant", "tool_calls": [{"name": "execute", "arguments": arguments}]}
     inner = message.get("message")
     if "role" not in message and isinstance(inner, Mapping):  # OpenInference
         return inner
@@ -512,8 +519,10 @@ class _Parts:
         be learnt as another answer. Their results stand in them (the Vercel AI SDK), or in a list of their own (Zed).
         """
         for key, value in message.items():
-            if not isinstance(value, list) or not value or key in (*_CONTENTS, *_OFFERED, "tool_calls", "toolCalls"):
+            if not isinstance(value, list) or not value or key in (*_CONTENTS, "tool_calls", "toolCalls"):
                 continue
+            if key in _OFFERED and not all("apiName" in one for one in value if isinstance(one, Mapping)):
+                continue  # LobeChat's are calls
             if key == "invalid_tool_calls":  # LangChain's name for calls that the model wrote wrongly
                 self.unread = True
             elif key in ("tool_results", "toolResults"):
@@ -535,8 +544,7 @@ class _Parts:
                 self._end_step()
             value = part.get("value")  # LLaMA-Factory's parts hold the call as JSON text
             raw = part[nested] if nested else as_object(value) if isinstance(value, str) else part
-            if call := lower_call(raw):
-                self.calls.append(call)
+            self.call(raw)
         elif _is_result(part):
             nested = next((key for key in ("functionResponse", "function_response") if key in part), "")
             self.results.append(_part_result(part[nested] if nested else part))
@@ -575,7 +583,9 @@ class _Parts:
 
 def _is_call(value: object) -> bool:
     """Whether an object has a function's name and arguments, which are no schema."""
-    if not isinstance(value, Mapping) or not any(isinstance(value.get(key), str) for key in ("name", "toolName")):
+    if not isinstance(value, Mapping) or not any(
+        isinstance(value.get(key), str) for key in ("name", "toolName", "apiName")
+    ):
         return False
     arguments = next((as_json(value[key]) for key in _ARGUMENTS if value.get(key) is not None), None)
     return isinstance(arguments, dict) and "properties" not in arguments
@@ -590,7 +600,7 @@ def _is_result(part: object) -> bool:
 
 
 def _part_result(part: Mapping[str, Any]) -> Message:
-    ids = ("tool_use_id", "toolCallId", "call_id", "callId", "tool_call_id", "toolUseID", "id")
+    ids = ("tool_use_id", "toolCallId", "call_id", "callId", "tool_call_id", "toolUseID", "ref", "id")
     call_id = next((part[key] for key in ids if part.get(key)), "")
     keys = ("content", "response", "result", "output", "value")
     message = tool_result(name_text(call_id), result_text(next((part[k] for k in keys if part.get(k) is not None), "")))
@@ -623,7 +633,7 @@ def lower_call(raw: Any) -> Json | None:
     raw = as_object(raw.get("tool_call")) or raw
     body: Mapping[str, Any] = as_object(raw.get("function")) or raw
     # Inspect AI's `function` is the name itself
-    keys = ("name", "toolName", "function_name", "tool_name", "function")
+    keys = ("name", "toolName", "function_name", "tool_name", "function", "apiName")
     name = next((body[key] for key in keys if body.get(key)), "")
     if raw.get("type") == "local_shell_call":
         name, body = "local_shell", {"arguments": raw.get("action")}
@@ -633,7 +643,7 @@ def lower_call(raw: Any) -> Json | None:
     if raw.get("type") == "custom_tool_call":  # its input is a free text, such as a patch
         arguments = {"input": arguments}
     text = arguments if isinstance(arguments, str) else json_text(arguments)
-    ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "id")
+    ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "ref", "id")
     # results name an Anthropic block by its `id`, whatever other ids a program keeps in it
     call_id = next((raw[key] for key in (ids[::-1] if raw.get("type") == "tool_use" else ids) if raw.get(key)), "")
     return {"id": name_text(call_id), "type": "function", "function": {"name": name, "arguments": text or "{}"}}

@@ -6,30 +6,35 @@
 - OpenLLMetry (`gen_ai.prompt.N.…`), as Traceloop's packages recorded until 2026
 - the Vercel AI SDK (`ai.prompt.messages`, `ai.response.…`)
 
-They arrive as OTLP JSON, as Jaeger and Tempo give it out, as Phoenix exports spans, or as an SDK prints them.
+They arrive as OTLP JSON, as Jaeger, Tempo and Genkit keep it, as Phoenix exports spans, or as an SDK prints them.
 
 Contents are off by default in most of them. Spans come in any order, children first.
 """
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
+from sys import intern
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
 import orjson
+import zstandard
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, is_error, name_text, to_utc
 from grokora_pipeline.sessions.readers.lowering import (
+    MAX_SHELF,
     Json,
     Record,
     as_json,
     as_list,
     as_object,
     calls_in,
+    digest,
     ended_early,
     infer_tools,
     is_cut_json,
@@ -38,13 +43,12 @@ from grokora_pipeline.sessions.readers.lowering import (
     peek,
     peek_objects,
     records,
-    result_text,
     results_after,
     starts_midway,
     turn,
 )
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 NO_CONTENT = (
     "the spans hold no contents: content capture was off; switch it on "
@@ -54,6 +58,10 @@ _MODEL = "langfuse.observation.model.name"
 _LLM = {"chat", "text_completion", "generate_content", "completion", "ai.generateText.doGenerate"}
 _LLM |= {"ai.streamText.doStream", "ai.generateObject.doGenerate", "ai.streamObject.doStream"}
 _AGENT_NAMES = ("gen_ai.agent.name", "agent.name", "ai.telemetry.functionId", "traceloop.entity.name", "graph.node.id")
+_SESSION_NAMES = (
+    *("gen_ai.conversation.id", "session.id", "traceloop.association.properties.session_id", "langfuse.session.id"),
+    *("gcp.vertex.agent.session_id", "ai.telemetry.metadata.sessionId", "thread.id", "genkit:sessionId"),
+)
 _RESOURCES = ("resourceSpans", "resource_spans", "batches", "resourceLogs", "resource_logs")
 _MESSAGES = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
 # Whole bodies of requests and replies: OpenInference (some instrumentations), Google's ADK, Langfuse's SDK.
@@ -61,6 +69,7 @@ _BODIES = (
     ("input.value", "output.value"),
     ("gcp.vertex.agent.llm_request", "gcp.vertex.agent.llm_response"),
     ("langfuse.observation.input", "langfuse.observation.output"),
+    ("genkit:input", "genkit:output"),
 )
 _WHOLE_CALL = "gen_ai.client.inference.operation.details"  # since 1.37, the contents may be attributes of one event
 _SCORES = ("gen_ai.evaluation.score.label", "gen_ai.evaluation.score.value")
@@ -82,6 +91,7 @@ def looks_like(head: bytes) -> bool:
         or any(name.startswith("gen_ai.") for name in as_object(value.get("customDimensions")))
         or _is_phoenix(value)
         or _is_jaeger(value)
+        or _is_genkit(value)
         for value in peek_objects(head)[:4]
     )
 
@@ -94,6 +104,10 @@ def _is_phoenix(value: Json) -> bool:
 
 def _is_jaeger(value: Json) -> bool:
     return "traceID" in value and isinstance(value.get("spans"), list)
+
+
+def _is_genkit(value: Json) -> bool:
+    return "traceId" in value and isinstance(value.get("spans"), dict)
 
 
 class Span(NamedTuple):
@@ -111,115 +125,195 @@ class Span(NamedTuple):
     judged: Json | None = None  # what a platform exports beside the attributes: annotations
 
 
-def read(source: Source) -> Iterator[Item]:
-    """A turn a model call of the file, in order of time."""
-    spans: list[Span] = []
-    for record in records(source):
-        if isinstance(record, Problem):
-            yield record
-        elif isinstance(record.value, dict):
-            spans += _spans(record)
-    yield from calls(source, spans)
+Key = tuple[str, str]  # a span's trace and its own id
 
 
-def calls(source: Source, spans: list[Span]) -> Iterator[Item]:
-    """The turns of some spans. Raises UnreadableError where there are calls, and none has contents."""
-    by_id = {(span.trace, span.own): span for span in spans}
-    spans.sort(key=lambda span: (span.started, span.line))
-    limit = _length_limit(spans)
-    steps: Counter[str] = Counter()
-    results = _tool_results(spans)
-    llm = [span for span in spans if _is_call(span)]
-    if not llm:
-        yield Skipped("no_model_call")
-    read_any = False
-    contents = [(span, *_contents(source, span)) for span in llm]
-    # two instrumentations of one call nest: a framework's span wraps that of the provider's client
-    inner = {(span.trace, span.parent) for span, _, answer, *_ in contents if answer is not None}
-    for message in (one for _, prompt, *_ in contents for one in prompt if one["role"] == "tool"):
-        results.setdefault(message["tool_call_id"], (message["content"], is_error(message["content"])))
-    for span, prompt, answer, tools, problem in contents:
-        if answer is not None and (span.trace, span.own) in inner:
-            yield Skipped("wraps_another_call")
-        elif problem:
-            yield Problem(problem, 0, f"line {span.line}: the uploaded contents are not beside the spans")
-        elif answer is None:
-            yield Skipped("no_contents" if not prompt else "no_answer")
-        else:
-            read_any = True
-            cut = any(isinstance(one, str) and len(one) == limit for one in span.attributes.values())
-            yield from _turn(source, span, by_id, results, steps, contents=(prompt, answer, tools), cut=cut)
-            continue
-        read_any = read_any or bool(prompt) or bool(problem)
-    for span in spans:  # of the root, or of any other span of a session
+class _Above(NamedTuple):
+    """What spans below a span may inherit of it."""
+
+    parent: Key
+    session: str
+    agent: str
+
+
+class _Call(NamedTuple):
+    """A model call. Its messages are kept once and packed, however many prompts repeat them; these are their names."""
+
+    key: Key
+    started: str
+    line: int
+    number: int
+    problem: str
+    has_prompt: bool
+    has_answer: bool
+    failed: bool
+    lengths: frozenset[int]  # of its texts, one of which an SDK may have cut
+    prompt: list[bytes]
+    rest: bytes
+
+
+class _Calls:
+    """The calls of some spans, which come in any order, children first."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._above: dict[Key, _Above] = {}
+        self._calls: list[_Call] = []
+        self._judged: list[tuple[str, int, Key, int | None, Status]] = []
+        self._results: dict[str, bool] = {}  # of the calls of tools: whether they failed, as the tools' spans say
+        self._shown: dict[str, bool] = {}  # and as prompts show it
+        self._longest, self._texts = _SHORTEST_LIMIT, set[str]()
+        self._kept: dict[bytes, bytes] = {}
+        self._size = 0
+
+    def add(self, span: Span) -> None:
+        """Take in a span. Raises UnreadableError where the contents of all calls become too many."""
+        trace, attributes = intern(span.trace), span.attributes
+        key = (trace, intern(span.own))
+        session, agent = (name_text(_first(attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
+        self._above[key] = _Above((trace, intern(span.parent)), intern(session), intern(agent))
+        self._note_lengths(attributes)
+        if call := name_text(_first(attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id")):
+            self._results[call] = span.failed
         judged = [one for event, one in span.events if event == "gen_ai.evaluation.result"]
         named = [(one.get("gen_ai.evaluation.name"), _first(one, *_SCORES)) for one in judged]
         rating, status = scored([*named, *scores_in(span.judged or {})])
         if status != "unknown" or rating is not None:
-            yield Verdict(_session(span, by_id), status=status, rating=rating)
-    if llm and not read_any:
-        raise UnreadableError("no_contents", 0, NO_CONTENT)
+            self._judged.append((span.started, span.line, key, rating, status))
+        if not _is_call(span):
+            return
+        prompt, answer, tools, problem = _contents(self._source, span)
+        for message in prompt:
+            if message["role"] == "tool":
+                self._shown.setdefault(message["tool_call_id"], is_error(message["content"]))
+        lengths = frozenset(len(one) for one in attributes.values() if isinstance(one, str))
+        contents = [self._keep(message) for message in prompt], self._keep([answer, tools, _facts(span)])
+        flags = (problem, bool(prompt), answer is not None, span.failed)
+        self._calls.append(_Call(key, span.started, span.line, len(self._calls), *flags, lengths, *contents))
+
+    def _keep(self, value: Any) -> bytes:
+        """Pack a value that was not there before; its name."""
+        data = orjson.dumps(value)
+        name = hashlib.blake2b(data, digest_size=16).digest()
+        if name not in self._kept:
+            self._kept[name] = zstandard.compress(data, 1)
+            self._size += len(self._kept[name])
+            if self._size > MAX_SHELF:
+                parts = "a file has too many calls; export it in several, each trace whole in one"
+                raise UnreadableError("gigantic", 0, parts)
+        return name
+
+    def _note_lengths(self, attributes: Json) -> None:
+        """Remember how long the longest text is, and which texts have that length.
+
+        An SDK that cuts attributes (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT) says nothing of it. But two different contents
+        that are both the longest of a file, and no JSON, have been cut.
+        """
+        for name, text in attributes.items():
+            is_long = isinstance(text, str) and len(text) >= self._longest
+            if is_long and _CONTENT.search(name) and as_json(text) is text:
+                if len(text) > self._longest:
+                    self._longest, self._texts = len(text), set()
+                self._texts.add(digest(text))
+
+    def items(self) -> Iterator[Item]:
+        """The turns, in order of time. Raises UnreadableError where there are calls, and none has contents."""
+        if not self._calls:
+            yield Skipped("no_model_call")
+        limit = self._longest if len(self._texts) > 1 else -1
+        steps, read_any = Counter[str](), False
+        # two instrumentations of one call nest: a framework's span wraps that of the provider's client
+        inner = {self._above[call.key].parent for call in self._calls if call.has_answer}
+        self._results = self._shown | self._results
+        for call in sorted(self._calls, key=lambda one: (one.started, one.line, one.number)):
+            read_any = read_any or call.has_prompt or call.has_answer or bool(call.problem)
+            if call.has_answer and call.key in inner:
+                yield Skipped("wraps_another_call")
+            elif call.problem:
+                yield Problem(call.problem, 0, f"line {call.line}: the uploaded contents are not beside the spans")
+            elif not call.has_answer:
+                yield Skipped("no_contents" if not call.has_prompt else "no_answer")
+            else:
+                yield from self._turn(call, steps, limit in call.lengths)
+        for _, _, key, rating, status in sorted(self._judged, key=lambda one: one[:2]):  # of any span of a session
+            yield Verdict(self._inherited(key, "session") or key[0], status=status, rating=rating)
+        if self._calls and not read_any:
+            raise UnreadableError("no_contents", 0, NO_CONTENT)
+
+    def _turn(self, call: _Call, steps: Counter[str], is_cut: bool) -> Iterator[Item]:
+        *prompt, (answer, tools, facts) = (
+            orjson.loads(zstandard.decompress(self._kept[name])) for name in (*call.prompt, call.rest)
+        )
+        session = self._inherited(call.key, "session") or call.key[0]
+        known, failed = results_after(answer, ())
+        ids = [one["id"] for one in answer.get("tool_calls") or ()]
+        if ids and all(one in self._results for one in ids):
+            known, failed = True, any(self._results[one] for one in ids)
+        inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
+        yield from turn(
+            self._source,
+            prompt,
+            answer,
+            session_id=session,
+            parent_session_id="",
+            agent=self._inherited(call.key, "agent"),
+            step=steps[session],
+            started_at=call.started,
+            line=call.line,
+            tools=tools or inferred,
+            tools_known="recorded" if tools else "inferred" if inferred else "none",
+            completeness="cut" if is_cut or facts["cut"] else "delta" if prompt and starts_midway(prompt) else "whole",
+            model=facts["model"],
+            call=":".join(call.key),
+            result_known=known,
+            step_failed=call.failed or failed or facts["ended_early"],
+        )
+        steps[session] += 1
+
+    def _inherited(self, key: Key, name: str) -> str:
+        """What a span, or the nearest span above it that says so, says of its session or its agent."""
+        for _ in range(64):  # a chain of parents that leads in a circle ends here
+            if (above := self._above.get(key)) is None:
+                break
+            if value := getattr(above, name):
+                return str(value)
+            key = above.parent
+        return ""
 
 
-def _turn(
-    source: Source,
-    span: Span,
-    by_id: Mapping[tuple[str, str], Span],
-    results: Mapping[str, tuple[str, bool]],
-    steps: Counter[str],
-    *,
-    contents: tuple[list[Message], Message, list[Json] | None],
-    cut: bool,
-) -> Iterator[Item]:
-    prompt, answer, tools = contents
+def read(source: Source) -> Iterator[Item]:
+    """A turn a model call of the file, in order of time."""
+    found = _Calls(source)
+    for record in records(source):
+        if isinstance(record, Problem):
+            yield record
+        elif isinstance(record.value, dict):
+            for span in _spans(record):
+                found.add(span)
+    yield from found.items()
+
+
+def calls(source: Source, spans: Iterable[Span]) -> Iterator[Item]:
+    """The turns of some spans. Raises UnreadableError where there are calls, and none has contents."""
+    found = _Calls(source)
+    for span in spans:
+        found.add(span)
+    yield from found.items()
+
+
+def _facts(span: Span) -> Json:
+    """What a call's own attributes say of its answer: who gave it, and whether it, or what was recorded, is cut."""
     attributes = span.attributes
-    session = _session(span, by_id)
-    known, failed = results_after(answer, ())
-    ids = [call["id"] for call in answer.get("tool_calls") or ()]
-    if ids and all(call in results for call in ids):
-        known, failed = True, any(results[call][1] for call in ids)
-    inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
+    models = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id", _MODEL)
     names = ("gen_ai.response.finish_reasons", "gen_ai.completion.0.finish_reason", "ai.response.finishReason")
     reason = _first(attributes, *names, "llm.finish_reason")
     reasons = reason if isinstance(reason, list) else as_list(reason) or [reason]
-    cut = cut or any(is_cut_json(attributes.get(name)) for name in (*_MESSAGES, "ai.prompt.messages", "input.value"))
-    yield from turn(
-        source,
-        prompt,
-        answer,
-        session_id=session,
-        parent_session_id="",
-        agent=name_text(_inherited(span, by_id, *_AGENT_NAMES)),
-        step=steps[session],
-        started_at=span.started,
-        line=span.line,
-        tools=tools or inferred,
-        tools_known="recorded" if tools else "inferred" if inferred else "none",
-        completeness="cut" if cut else "delta" if prompt and starts_midway(prompt) else "whole",
-        model=name_text(
-            _first(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id", _MODEL)
-        ),
-        call=f"{span.trace}:{span.own}",
-        result_known=known,
-        step_failed=span.failed or failed or any(ended_early({"finish_reason": one}) for one in reasons),
-    )
-    steps[session] += 1
-
-
-def _length_limit(spans: list[Span]) -> int:
-    """The length that an SDK cut attributes to (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT); -1 if none seems to be set.
-
-    A cut text says nothing of it. But two different contents that are both the longest of a file, and no JSON, have
-    been cut.
-    """
-    texts = {
-        one
-        for span in spans
-        for name, one in span.attributes.items()
-        if isinstance(one, str) and len(one) >= _SHORTEST_LIMIT and _CONTENT.search(name) and as_json(one) is one
+    texts = (attributes.get(name) for name in (*_MESSAGES, "ai.prompt.messages", "input.value"))
+    return {
+        "model": name_text(_first(attributes, *models)),
+        "ended_early": any(ended_early({"finish_reason": one}) for one in reasons),
+        "cut": any(map(is_cut_json, texts)),
     }
-    longest = max(map(len, texts), default=-1)
-    return longest if sum(len(one) == longest for one in texts) > 1 else -1
 
 
 def _is_call(span: Span) -> bool:
@@ -227,6 +321,8 @@ def _is_call(span: Span) -> bool:
     kind = _first(attributes, "gen_ai.operation.name", "ai.operationId", "llm.request.type", "operation.name")
     if "langfuse.observation.type" in attributes:
         return bool(attributes["langfuse.observation.type"] == "generation")
+    if "genkit:type" in attributes:
+        return bool(attributes.get("genkit:metadata:subtype") == "model")
     if "openinference.span.kind" in attributes:
         return bool(attributes["openinference.span.kind"] == "LLM")
     if kind is not None:
@@ -343,41 +439,6 @@ def _plain(node: Any) -> Any:
     return plain
 
 
-def _tool_results(spans: list[Span]) -> dict[str, tuple[str, bool]]:
-    """What the tools' own spans say: the result of each call, and whether it failed."""
-    results = {}
-    for span in spans:
-        call = name_text(_first(span.attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id"))
-        if call:
-            result = _first(span.attributes, "gen_ai.tool.call.result", "output.value", "ai.toolCall.result")
-            results[call] = (result_text(result), span.failed)
-    return results
-
-
-def _session(span: Span, by_id: Mapping[tuple[str, str], Span]) -> str:
-    names = (
-        "gen_ai.conversation.id",
-        "session.id",
-        "traceloop.association.properties.session_id",
-        "langfuse.session.id",
-        "gcp.vertex.agent.session_id",
-        "ai.telemetry.metadata.sessionId",
-        "thread.id",
-    )
-    return name_text(_inherited(span, by_id, *names)) or span.trace
-
-
-def _inherited(span: Span | None, by_id: Mapping[tuple[str, str], Span], *names: str) -> Any:
-    """An attribute of a span or of the nearest span above it."""
-    for _ in range(64):  # a chain of parents that leads in a circle ends here
-        if span is None:
-            break
-        if (value := _first(span.attributes, *names)) is not None:
-            return value
-        span = by_id.get((span.trace, span.parent))
-    return None
-
-
 def _first(attributes: Mapping[str, Any], *names: str) -> Any:
     return next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
 
@@ -388,6 +449,11 @@ def _spans(record: Record) -> Iterator[Span]:
             parent = next((one.get("spanID") for one in _dicts(span, "references")), "")
             names = {"trace_id": span.get("traceID"), "span_id": span.get("spanID"), "parent_id": parent}
             yield span_of({**span, **names, "attributes": span.get("tags")}, record.number)
+    elif _is_genkit(record.value):
+        for span in map(as_object, record.value["spans"].values()):
+            name = name_text(as_object(span.get("attributes")).get("genkit:name"))
+            attributes = {"gen_ai.request.model": name.rpartition("/")[2], **as_object(span.get("attributes"))}
+            yield span_of({**span, "attributes": attributes}, record.number)
     elif dimensions := as_object(record.value.get("customDimensions")):  # a row of Azure's Application Insights
         names = {"trace_id": "operation_Id", "span_id": "id", "parent_id": "operation_ParentId", "name": "name"}
         row = {own: record.value.get(name) for own, name in names.items()}

@@ -29,7 +29,14 @@ def known_parts(part: Part) -> Sequence[Part]:
 
     A call and its result in one part (opencode, the Vercel AI SDK's UI messages) become two; the call says `paired`.
     """
-    kind = next((str(part[key]) for key in ("type", "part_kind", "block_type", "$type", "kind") if part.get(key)), "")
+    kind = next(
+        (
+            str(part[key])
+            for key in ("type", "part_kind", "block_type", "$type", "kind", "content_type")
+            if part.get(key)
+        ),
+        "",
+    )
     if kind.lower() in _SILENT or kind.startswith("data-"):
         return ()
     if part.get("state") in ("streaming", "input-streaming"):  # it was saved before its end
@@ -63,14 +70,14 @@ def known_parts(part: Part) -> Sequence[Part]:
 
 def _result(part: Part, kind: str) -> Part | None:
     """A tool's result in one of the shapes that wrap it; None for anything else."""
-    for key in ("toolResult", "tool_call_result"):
+    for key in ("toolResult", "tool_call_result", "toolResponse"):
         body = _mapping(part.get(key))
         if not body or kind not in ("", "toolResponse"):
             continue
-        value = body.get("value", body.get("content", body.get("result", body.get("error"))))
+        value = body.get("value", body.get("content", body.get("result", body.get("output", body.get("error")))))
         content = value.get("content", value) if isinstance(value, Mapping) else value
         failed = body.get("status") == "error" or body.get("error") is True or _mapping(value).get("isError") is True
-        call = body.get("toolUseId") or part.get("id") or _mapping(body.get("origin")).get("id")
+        call = body.get("toolUseId") or body.get("ref") or part.get("id") or _mapping(body.get("origin")).get("id")
         return {"type": "tool_result", "tool_use_id": call, "content": content, "is_error": failed}
     run = part.get("run")
     if kind == "tool_result" and isinstance(run, Mapping):  # Amp

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+import orjson
+
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import (
     Source,
@@ -103,6 +105,9 @@ def read_mini(source: Source) -> Iterator[Item]:
             held.add(as_object(record.value))
     sessions = held.take()
     start, first = next(sessions, ("", []))
+    beside = _beside(source)
+    start, system = name_text(beside.get("session_id")) or start, as_object(beside.get("system_prompt"))
+    first = [*([system] if system else []), *first]
     document = first[0] if len(first) == 1 and "messages" in first[0] else {}
     info = as_object(document.get("info"))
     model = as_object(as_object(info.get("config")).get("model"))
@@ -116,14 +121,26 @@ def read_mini(source: Source) -> Iterator[Item]:
             source,
             messages,
             session_id=session,
-            agent="mini-swe-agent" if document else "",
+            agent="mini-swe-agent" if document else "mistral-vibe" if beside else "",
             started_at=to_utc(first_of(said, *_TIMES)),
             model=name_text(model.get("model_name"))
             or next((name_text(one["model"]) for one in map(as_object, raw) if one.get("model")), ""),
-            tools=lower_tools(model.get("tools")),
+            tools=lower_tools(model.get("tools") or beside.get("tools_available")),
             status=_exit(info),
         )
         yield from _verdict(session, _exit(info))
+
+
+def _beside(source: Source) -> Json:
+    """What lies beside the messages of a session of Mistral's Vibe: its id, its system prompt and its tools."""
+    path = source.path.with_name("meta.json")
+    if source.path.name != "messages.jsonl" or path.is_symlink() or not path.is_file():
+        return {}
+    try:
+        known = as_object(orjson.loads(Source(path, path.name).read(1 << 20)))
+    except (OSError, ValueError, UnreadableError):
+        return {}
+    return known if "tools_available" in known else {}
 
 
 _TIMES = ("timestamp", "created_at", "createdAt")
