@@ -1,6 +1,5 @@
 """`A/improvement`: recordings of the champion's own answers that a verifier accepted, for agents with `improve`."""
 
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,17 @@ from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec, Improve
 from grokora_pipeline.assets.common import (
-    OWNERS,
     Made,
     Project,
     base_folder,
     code_version,
-    key_of,
     plain_errors,
     publish_once,
     result,
     write_json,
 )
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
-from grokora_pipeline.store import content_version
+from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.store.champions import Registry
 
 LINK = "improvement"
@@ -40,15 +37,12 @@ class ImproveConfig(dg.Config):
 
 def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> dg.AssetsDefinition:
     """The `improvement` asset of one agent."""
-    key = key_of(agent, LINK)
+    key = f"{agent.name}/{LINK}"
 
     @dg.asset(
-        key=project.key(key),
+        **project.place(key, "improvement"),  # a group apart from the agents', whose chains one click makes
         deps=[*(project.key(agent.name, link) for link in ("champion", *_SOURCES)), project.key("base_model")],
-        group_name=project.label("improvement"),  # apart from the agents' groups, whose chains one click makes
         kinds={"huggingface", "json"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=code_version(improve.model_dump()),
         **project.gpu_step(),
         description="The champion's own answers to training prompts that a verifier accepted, as recordings among the "
@@ -72,11 +66,8 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
             counts = artifact.read_json("improvement.json")
             # named by the inputs: the same round again replaces its file instead of adding a second one
             recordings = project.settings.recordings_folder / "improve" / f"{agent.name}-{version}.jsonl"
-            if counts["lines"]:
-                recordings.parent.mkdir(parents=True, exist_ok=True)
-                partial = recordings.with_suffix(".part")
-                shutil.copyfile(artifact.path / "recordings.jsonl", partial)
-                partial.replace(recordings)  # the log sensor never reads half a file
+            if counts["lines"]:  # atomic: the log sensor never reads half a file
+                write_atomic(recordings, artifact.read("recordings.jsonl"), permissions=0o666)
         return result(project, artifact, {**counts, "recordings": dg.MetadataValue.path(str(recordings))})
 
     return improvement
@@ -88,7 +79,7 @@ def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str
     base, names = store.require("base_model"), ROLES if spec.verify == "sandbox" else (agent.name,)
     adapters = {name: registry.in_service(name) for name in names}
     prompts = {name: prompt for name in names if (prompt := registry.prompt(name))}
-    dataset, split = (store.require(key_of(agent, link)) for link in _SOURCES)
+    dataset, split = (store.require(f"{agent.name}/{link}") for link in _SOURCES)
     served = {name: prompts.get(name) or adapters[name] for name in names}
     inputs = {
         "base": base.version,

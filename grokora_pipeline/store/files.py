@@ -1,9 +1,13 @@
 """Plain functions on files: versions from content, and a file that is replaced in one step."""
 
+import fcntl
 import hashlib
 import json
 import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import FileIO
 from pathlib import Path
 
 
@@ -29,16 +33,37 @@ def folder_version(folder: Path) -> str:
     return content_version([(name, file_sha256(path)) for name, path in listing(folder).items()])
 
 
-def write_atomic(path: Path, payload: bytes) -> None:
-    """Replace a file in one step, durably: a concurrent reader sees the old or the new bytes, never a part."""
+@contextmanager
+def locked(path: Path, mode: str, permissions: int = 0o666) -> Iterator[FileIO]:
+    """The file under a path, locked; another process may have put a new file there while this one waited."""
+    while True:
+        with FileIO(path, mode, opener=partial(os.open, mode=permissions)) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                yield stream
+                return
+
+
+def write_whole(stream: FileIO, payload: bytes) -> None:
+    """Write all of it and wait until it is on the disk: one `write` of a system may take a part."""
+    rest = memoryview(payload)
+    while rest:
+        rest = rest[stream.write(rest) :]
+    os.fsync(stream)
+
+
+def write_atomic(path: Path, payload: bytes, permissions: int = 0o600) -> None:
+    """Replace a file in one step, durably: a concurrent reader sees the old or the new bytes, never a part.
+
+    The draft has one name: what a writer that was killed left is written over by the next one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    draft = path.with_name(f".{path.name}.draft")
+    with locked(draft, "ab", permissions) as stream:
+        try:
+            stream.truncate(0)
+            write_whole(stream, payload)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise

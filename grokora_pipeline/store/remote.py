@@ -191,22 +191,18 @@ class RemoteStore(Store):
         while not last:
             last = done.wait(_SYNC_SECONDS)
             try:
-                known = self._copy(folder, name, known)
+                now = _signatures(folder)
+                changed = [part for part in now if now[part] != known.get(part)]
+                # oldest first, and a `complete` after what it vouches for: who reads meanwhile sees no half of a part
+                for part in sorted(changed, key=lambda part: (Path(part).name == COMPLETE, now[part])):
+                    with suppress(FileNotFoundError):  # it was removed meanwhile
+                        self._fs.put_file(str(folder / part), f"{name}/{part}")
+                for part in known.keys() - now.keys():
+                    with suppress(FileNotFoundError):
+                        self._fs.rm_file(f"{name}/{part}")
+                known = now
             except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
                 _LOG.warning("%s/%s is behind, another machine would start from less: %s", self.url, name, error)
-
-    def _copy(self, folder: Path, name: str, known: _Signatures) -> _Signatures:
-        """Upload what changed in a work folder since it looked like `known`, and remove what went; how it looks now."""
-        now = _signatures(folder)
-        changed = [part for part in now if now[part] != known.get(part)]
-        # oldest first, and a `complete` after what it vouches for: whoever reads meanwhile sees no half of a part
-        for part in sorted(changed, key=lambda part: (Path(part).name == COMPLETE, now[part])):
-            with suppress(FileNotFoundError):  # it was removed meanwhile
-                self._fs.put_file(str(folder / part), f"{name}/{part}")
-        for part in known.keys() - now.keys():
-            with suppress(FileNotFoundError):
-                self._fs.rm_file(f"{name}/{part}")
-        return now
 
 
 def _signatures(folder: Path) -> _Signatures:

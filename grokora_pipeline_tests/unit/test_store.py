@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.store import COMPLETE, Store, content_version, folder_version, remote
+from grokora_pipeline.store import COMPLETE, Store, content_version, folder_version, remote, write_atomic
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.outside import s3
 
@@ -92,6 +92,20 @@ def test_a_failed_build_leaves_nothing_behind(store: Store) -> None:
 def test_a_missing_asset_is_named_in_the_error(store: Store) -> None:
     with pytest.raises(GrokoraError, match=r"actor/eval_report .* materialize that asset first"):
         store.require("actor/eval_report")
+
+
+def test_a_killed_writer_leaves_nothing_that_the_next_writer_does_not_take_away(tmp_path: Path) -> None:
+    killed = (
+        "import os, signal, sys; from pathlib import Path; from grokora_pipeline.store import write_atomic; "
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); write_atomic(Path(sys.argv[1]), b'cut short')"
+    )
+    file = tmp_path / "current.json"
+    write_atomic(file, b"old")
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", killed, str(file)], check=False).returncode == -9
+    assert file.read_bytes() == b"old"
+    write_atomic(file, b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"current.json": b"new"}
 
 
 @pytest.mark.parametrize("key", ["../out", "a//b", "/etc", "a/..", "a\\b"])

@@ -12,7 +12,6 @@ of the hashes by which a session's secrets are recognised after a restart; it ho
 
 import asyncio
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -20,7 +19,7 @@ import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -38,6 +37,7 @@ from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding, Trace, load_key
 from grokora_pipeline.sessions.redaction.redactor import Redactor
+from grokora_pipeline.store.files import locked, write_atomic, write_whole
 
 LOG = logging.getLogger("grokora.serving")
 Json = dict[str, Any]
@@ -278,7 +278,12 @@ class Recorder:
         session.traces = len(traces)
         for file in self._files(name):
             if session.redactor.recognises(file.read_bytes()):
-                _rewrite(file, session.redactor)
+                with locked(file, "rb") as stream:
+                    lines = list[bytes]()
+                    for raw in BytesIO(stream.read()):
+                        content = _parsed(raw) if session.redactor.recognises(raw) else None
+                        lines.append(_redacted(content, session.redactor) + b"\n" if isinstance(content, dict) else raw)
+                    _replace(file, b"".join(lines))
 
     def _files(self, session: str) -> list[Path]:
         """All files of a session, oldest first.
@@ -293,14 +298,11 @@ class Recorder:
         path = next(one for one in today if not one.exists() or one.stat().st_size < self._rotate_bytes)
         new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path, "ab") as stream:
+        with locked(path, "ab") as stream:
             size = _whole_bytes(path)
             try:
                 stream.truncate(size)
-                rest = memoryview(lines)
-                while rest:
-                    rest = rest[stream.write(rest) :]
-                os.fsync(stream)
+                write_whole(stream, lines)
             except OSError:
                 stream.truncate(size)  # a full disk: complete lines only
                 raise
@@ -371,42 +373,9 @@ def _redacted(content: Json, redactor: Redactor) -> bytes:
     return orjson.dumps(redactor.redact(content)[0] | kept)
 
 
-@contextmanager
-def _locked(path: Path, mode: str) -> Iterator[Any]:
-    """The file under a path, locked; another process may have put a new file there while this one waited."""
-    while True:
-        with path.open(mode, buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
-                yield stream
-                return
-
-
-def _rewrite(path: Path, redactor: Redactor) -> None:
-    """Replace what is known now in a file that was written before."""
-    with _locked(path, "rb") as stream:
-        lines = list[bytes]()
-        for raw in BytesIO(stream.read()):
-            content = _parsed(raw) if redactor.recognises(raw) else None
-            lines.append(_redacted(content, redactor) + b"\n" if isinstance(content, dict) else raw)
-        _replace(path, b"".join(lines))
-
-
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file anew: after a crash it is the old file or the new one, and a full disk keeps no draft.
-
-    Not by `store.write_atomic`, whose files none but their owner may read: the pipeline may run as another user.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    """Write a file anew: after a crash it is the old file or the new one."""
+    write_atomic(path, content, permissions=0o666)  # the pipeline, which reads it, may run as another user
     _sync_folder(path.parent)
 
 
