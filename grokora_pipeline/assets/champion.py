@@ -6,16 +6,7 @@ import dagster as dg
 from pydantic import Field, ValidationError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import (
-    OWNERS,
-    Made,
-    Project,
-    code_version,
-    key_of,
-    plain_errors,
-    table,
-    write_json,
-)
+from grokora_pipeline.assets.common import Made, Project, code_version, plain_errors, table, warning, write_json
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.gate import WITH_PROMPT, Decision, GateRule, decide
 from grokora_pipeline.execution.process import NODE_RETRIES
@@ -41,15 +32,12 @@ class GateConfig(dg.Config):
 
 def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `champion` asset of one agent."""
-    key = key_of(agent, "champion")
+    key = f"{agent.name}/champion"
 
     @dg.asset(
-        key=project.key(key),
+        **project.place(key, agent.name),
         deps=[project.key(agent.name, "eval_report")],
-        group_name=project.label(agent.name),
         kinds={"python"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=code_version(),
         retry_policy=NODE_RETRIES,
         description="Who answers: an adapter, a prompt that is as good, or both. A challenger must be proven better.",
@@ -58,7 +46,14 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
         """Let the gate decide, and move the pointer if the challenger passes."""
         with plain_errors():
-            decision, report = _judge(project, agent.name, _rule(config.rule), context.instance)
+            try:
+                rule = GateRule(**config.rule)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise GrokoraError(
+                    f"The gate's rule, {first['loc'][0]}: {first['msg']}; correct the run's config."
+                ) from error
+            decision, report = _judge(project, agent.name, rule, context.instance)
             registry, challenger = Registry(project.store), str(decision.versions["adapter"])
             if decision.promote and decision.system != "adapter":
                 challenger = _publish_prompt(project.store, agent.name, report, decision.system)
@@ -71,41 +66,31 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
                 act(agent.name, challenger, reason, decision.model_dump())
         version = registry.version(agent.name)
         context.log.info(reason)
+        # the main metric of who is in service on rows by which it was not chosen, if the report has any
+        fresh = report.read_json("report.json").get("fresh") or {"systems": {}}
+        score = fresh["systems"].get(decision.system if version == challenger else "champion")
         return dg.MaterializeResult(
             metadata={
                 "decision": reason,
                 "champion": version,
                 "challenger": challenger,
                 "promoted": version == challenger,
-                **_score(report, decision.system if version == challenger else "champion"),
+                **({f"{fresh['metric']}, fresh rows": score["value"]} if score else {}),
                 "evidence": table([item.model_dump() for item in decision.evidence]),
                 "report": dg.MetadataValue.path(report.link("report.html")),
             },
             data_version=dg.DataVersion(version),  # what follows is stale only if who is in service changed
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="has_champion",
-                    passed=version != BASE,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=reason,
-                )
-            ],
+            check_results=[warning("has_champion", version != BASE, reason)],
         )
 
     return champion
-
-
-def _score(report: Artifact, system: str) -> dict[str, float]:
-    """The main metric of who is in service on rows by which it was not chosen; nothing if the report has none."""
-    fresh = report.read_json("report.json").get("fresh") or {"systems": {}}
-    return {f"{fresh['metric']}, fresh rows": fresh["systems"][system]["value"]} if system in fresh["systems"] else {}
 
 
 def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterInstance) -> tuple[Decision, Artifact]:
     """The decision about the current adapter of an agent, and the report that it rests on."""
     store = project.store
     report, adapter, split = (
-        store.require(key_of(agent, name)) for name in ("eval_report", "lora_adapter", "tokenized_split")
+        store.require(f"{agent}/{name}") for name in ("eval_report", "lora_adapter", "tokenized_split")
     )
     registry = Registry(store)
     served, judged = registry.version(agent), _at(rule.alpha, report)
@@ -163,14 +148,6 @@ def blocking_checks(project: Project, instance: dg.DagsterInstance, agent: str) 
         if record and record.evaluation:
             found[name] = record.evaluation.passed
     return found
-
-
-def _rule(fields: dict[str, Any]) -> GateRule:
-    try:
-        return GateRule(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise GrokoraError(f"The gate's rule, {first['loc'][0]}: {first['msg']}; correct the run's config.") from error
 
 
 def report_rollback(project: Project, instance: dg.DagsterInstance, agent: str, version: str) -> None:

@@ -26,6 +26,15 @@ OWNERS = ["team:grokora"]
 _CODE = 1  # raise it when an asset would make something else from the same inputs
 
 
+class Place(TypedDict):
+    """Arguments of `dg.asset`."""
+
+    key: dg.AssetKey
+    group_name: str
+    owners: list[str]
+    io_manager_key: str
+
+
 class GpuStep(TypedDict):
     """Arguments of `dg.asset`."""
 
@@ -86,6 +95,15 @@ class Project:
         reader = StoreReader(url=self.settings.store, cache=str(self.settings.cache), name=self.name)
         return {self.gpu_resource: GpuProcess(environment=environment), self.io_manager: reader}
 
+    def place(self, key: str, group: str) -> Place:
+        """The arguments of `dg.asset` that say where an asset stands: its store key, and the group that shows it."""
+        return {
+            "key": self.key(key),
+            "group_name": self.label(group),
+            "owners": OWNERS,
+            "io_manager_key": self.io_manager,
+        }
+
     def gpu_step(self, gpus: int = 1, tags: Mapping[str, str] | None = None) -> GpuStep:
         """The arguments of `dg.asset` by which a step asks for so many devices, and may use `gpu`."""
         return {
@@ -113,11 +131,6 @@ def code_version(*settings: object) -> str:
     A change of either marks the asset as out of date in the UI, and makes it anew.
     """
     return content_version(_CODE, *settings)
-
-
-def key_of(agent: AgentSpec | str, name: str) -> str:
-    """The store key of an agent's asset, such as `actor/lora_adapter`."""
-    return f"{agent if isinstance(agent, str) else agent.name}/{name}"
 
 
 @contextmanager
@@ -187,6 +200,14 @@ def result(
         data_version=dg.DataVersion(artifact.version),
         check_results=checks or [],
         tags=tags or None,
+    )
+
+
+def warning(name: str, passed: bool, description: str, /, **metadata: Any) -> dg.AssetCheckResult:
+    """The result of a check that warns and blocks nothing."""
+    severity = dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(
+        check_name=name, passed=passed, severity=severity, metadata=metadata, description=description
     )
 
 

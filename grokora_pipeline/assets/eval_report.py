@@ -7,19 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import (
-    OWNERS,
-    Made,
-    Project,
-    base_folder,
-    code_version,
-    key_of,
-    plain_errors,
-    publish_once,
-    result,
-)
+from grokora_pipeline.assets.common import Made, Project, base_folder, code_version, plain_errors, publish_once, result
 from grokora_pipeline.assets.knobs import resolve
-from grokora_pipeline.assets.plots import system_intervals
+from grokora_pipeline.assets.plots import intervals
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
@@ -69,28 +59,20 @@ class EvaluationConfig(dg.Config):
         return chosen
 
 
-def champion_of(project: Project, agent: str) -> Artifact | None:
-    """The adapter in service for an agent, or None."""
-    return Registry(project.store).in_service(agent)
-
-
 def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `eval_report` asset of one agent."""
-    key = key_of(agent, "eval_report")
+    key = f"{agent.name}/eval_report"
     # of the agent only what the figures rest on: a new description makes no report stale
     version = code_version(agent.answer.model_dump(), agent.metric)
 
     @dg.asset(
-        key=project.key(key),
+        **project.place(key, agent.name),
         deps=[
             project.key(agent.name, "lora_adapter"),
             project.key(agent.name, "tokenized_split"),
             project.key("base_model"),
         ],
-        group_name=project.label(agent.name),
         kinds={"huggingface", "html"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=version,
         **project.gpu_step(),
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
@@ -125,9 +107,9 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
     """What the report depends on (its fingerprint), and the plan for the process that makes it."""
     store = project.store
     names = ("task_dataset", "tokenized_split", "lora_adapter")
-    dataset, split, adapter = (store.require(key_of(agent, name)) for name in names)
-    base, champion = store.require("base_model"), champion_of(project, agent.name)
-    prompt = Registry(store).prompt(agent.name)
+    dataset, split, adapter = (store.require(f"{agent.name}/{name}") for name in names)
+    base, registry = store.require("base_model"), Registry(store)
+    champion, prompt = registry.in_service(agent.name), registry.prompt(agent.name)
     if champion and champion.version == adapter.version and not prompt:
         champion = None  # nothing to compare: this very adapter is in service
     served = prompt or champion
@@ -155,7 +137,7 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
 def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path | None) -> dict[str, Any]:
     """What the evaluation process has to know to judge an adapter on the agent's held-out rows."""
     store = project.store
-    dataset, split = (store.require(key_of(agent, name)) for name in ("task_dataset", "tokenized_split"))
+    dataset, split = (store.require(f"{agent.name}/{name}") for name in ("task_dataset", "tokenized_split"))
     base = store.require("base_model")
     return {
         "agent": agent.name,
@@ -188,7 +170,7 @@ def _history(project: Project, agent: AgentSpec, key: str) -> list[dict[str, Any
 
 def _ranks(project: Project, agent: AgentSpec) -> list[dict[str, Any]]:
     """The main metric of every rank that the latest rank report compares."""
-    report = project.store.current(key_of(agent, "rank_report"))
+    report = project.store.current(f"{agent.name}/rank_report")
     told = report.read_json("report.json") if report else {"metric": None, "ranks": []}
     rows = [row for row in told["ranks"] if told["metric"] == agent.metric and row["metric"] is not None]
     return [
@@ -201,31 +183,26 @@ def _metadata(artifact: Artifact) -> dict[str, Any]:
     """Verdict and picture first, then a page to read, then at most a dozen numbers, the main metric's before others."""
     report = artifact.read_json("report.json")
     metric, ladder = report["main_metric"], report.get("ladder") or {}
-    scores = {
-        f"{system}/{metric}": report["systems"][system]["metrics"][metric]["value"]
-        for system in ("adapter", *(name for name in report["systems"] if name != "adapter"))
-        if metric in report["systems"][system]["metrics"]
-    }
+    metrics = {system: run["metrics"] for system, run in report["systems"].items()}
+    scores = {system: found[metric] for system, found in metrics.items() if metric in found}
     change = report["comparisons"]["adapter_vs_base"].get(metric, {})
     page, fresh = artifact.link("report.html"), (report.get("fresh") or {}).get("systems", {})
+    # the report as Markdown, which the UI shows itself: browsers open no local file from a page
+    evidence = [
+        f"- {'yes' if item['passed'] else '**no**'}: {item['sentence']}" for item in report["decision"]["evidence"]
+    ]
+    lines = [f"**{report['decision']['reason']}**", ladder.get("verdict", ""), report["markdown"]]
+    lines += ["**What the gate looked at**", "\n".join(evidence), f"With answers and plots: `{page}`"]
     return {
         "verdict": report["decision"]["reason"],
         "worth_it": ladder.get("verdict", ""),
-        "systems": system_intervals(report),
-        "read": dg.MetadataValue.md(_page(report, page)),
+        "systems": intervals(scores, metric),
+        "read": dg.MetadataValue.md("\n\n".join(filter(None, lines))),
         "report": dg.MetadataValue.path(page),
-        **scores,
+        **{
+            f"{system}/{metric}": scores[system]["value"] for system in sorted(scores, key=lambda one: one != "adapter")
+        },
         **({f"adapter/{metric}, fresh rows": fresh["adapter"]["value"]} if fresh else {}),
         **{f"adapter_vs_base/{name}": change[name] for name in ("value", "p_value") if change},
         "dagster/row_count": report["rows"],
     }
-
-
-def _page(report: dict[str, Any], link: str) -> str:
-    """The report as Markdown, which the UI shows itself: browsers open no local file from a page."""
-    evidence = [
-        f"- {'yes' if item['passed'] else '**no**'}: {item['sentence']}" for item in report["decision"]["evidence"]
-    ]
-    lines = [f"**{report['decision']['reason']}**", (report.get("ladder") or {}).get("verdict", ""), report["markdown"]]
-    lines += ["**What the gate looked at**", "\n".join(evidence), f"With answers and plots: `{link}`"]
-    return "\n\n".join(filter(None, lines))

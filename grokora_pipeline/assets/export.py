@@ -11,18 +11,8 @@ import dagster as dg
 from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import (
-    OWNERS,
-    Made,
-    Project,
-    code_version,
-    key_of,
-    plain_errors,
-    publish_once,
-    result,
-    write_json,
-)
-from grokora_pipeline.assets.eval_report import champion_of, evaluation_plan
+from grokora_pipeline.assets.common import Made, Project, code_version, plain_errors, publish_once, result, write_json
+from grokora_pipeline.assets.eval_report import evaluation_plan
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
@@ -44,19 +34,16 @@ class ExportConfig(dg.Config):
 
 def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `export` asset of one agent."""
-    key = key_of(agent, LINK)
+    key = f"{agent.name}/{LINK}"
 
     @dg.asset(
-        key=project.key(key),
+        **project.place(key, GROUP),
         deps=[
             *(project.key(agent.name, link) for link in ("champion", "tokenized_split", "task_dataset")),
             project.key("base_model"),
         ],
         output_required=False,
-        group_name=project.label(GROUP),
         kinds={"huggingface"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=code_version(agent.payload_format),
         **project.gpu_step(),
         description="The champion for llama.cpp, Ollama, vLLM, MLX or PEFT, with its template and a card.",
@@ -66,7 +53,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         if not config.to:
             context.log.info("No engine is configured, so nothing is exported; the job export_champions does it.")
             return
-        champion = champion_of(project, agent.name)
+        champion = Registry(project.store).in_service(agent.name)
         if champion is None:
             context.log.warning(f"{agent.name} has no champion that is an adapter, so there is nothing to export.")
             return
@@ -96,7 +83,8 @@ def export_plan(
 
     GrokoraError if there is none.
     """
-    champion, registry = champion or champion_of(project, agent.name), Registry(project.store)
+    registry = Registry(project.store)
+    champion = champion or registry.in_service(agent.name)
     if champion is None:
         raise GrokoraError(
             f"{agent.name} has no champion that is an adapter; `grokora champion history {agent.name}` says why."
@@ -121,7 +109,7 @@ def export_plan(
 
 def _metrics(project: Project, agent: AgentSpec, adapter: str) -> str:
     """The main metric of an adapter and of the base in its latest report, in words."""
-    store, key = project.store, key_of(agent, "eval_report")
+    store, key = project.store, f"{agent.name}/eval_report"
     for record in reversed(store.history(key, "current")):
         artifact = store.find(key, record["version"])
         report = artifact.read_json("report.json") if artifact else {"versions": {}}

@@ -9,15 +9,14 @@ from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec, find_agent
 from grokora_pipeline.assets.common import (
-    OWNERS,
     Made,
     Project,
     base_folder,
     code_version,
-    key_of,
     plain_errors,
     publish_once,
     result,
+    warning,
 )
 from grokora_pipeline.assets.knobs import KnobOverrides, resolve
 from grokora_pipeline.assets.plots import training_curves
@@ -41,17 +40,14 @@ class TrainingConfig(dg.Config):
 
 def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `lora_adapter` asset of one agent."""
-    key, source = key_of(agent, "lora_adapter"), key_of(agent, "tokenized_split")
+    key, source = f"{agent.name}/lora_adapter", f"{agent.name}/tokenized_split"
     knobs = resolve(project, agent)
     version = code_version(knobs.model_dump())
 
     @dg.asset(
-        key=project.key(key),
+        **project.place(key, agent.name),
         deps=[project.key(source), project.key("base_model")],
-        group_name=project.label(agent.name),
         kinds={"pytorch", "huggingface"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=version,
         **project.gpu_step(1 if knobs.num_processes == "auto" else knobs.num_processes),
         description="LoRA weights (safetensors) and the record of their training.",
@@ -75,11 +71,12 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
             artifact = publish_once(project, context, key, inputs, build)
             forget_work(project, key, inputs)
         training = artifact.read_json("training.json")
-        checks = [_learnt(training), _memory(training)]
         numbers = {name: value for name, value in training.items() if isinstance(value, int | float)}
         shown = {name: numbers.pop(name) for name in _SHOWN if name in numbers}
         metadata = {"curves": training_curves(training), **shown, "more": dg.MetadataValue.json(numbers)}
-        return result(project, artifact, metadata, checks, **{"grokora/trained_on": plan["versions"][source]})
+        return result(
+            project, artifact, metadata, _checks(training), **{"grokora/trained_on": plan["versions"][source]}
+        )
 
     return lora_adapter
 
@@ -92,7 +89,7 @@ def forget_work(project: Project, key: str, inputs: dict[str, Any]) -> None:
 
 def training_plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
     """The plan of a training process without its folders; `knobs` win over the agent's and the preset's."""
-    store, source = project.store, key_of(agent, "tokenized_split")
+    store, source = project.store, f"{agent.name}/tokenized_split"
     split, base = store.require(source), store.require("base_model")
     return {
         "agent": agent.name,
@@ -107,29 +104,19 @@ def training_plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> 
 
 def shrink_adapter(project: Project, agent: str, rank: int, output: Path) -> dict[str, Any]:
     """Write the agent's current adapter at a lower rank (see `training/shrink.py`); returns sizes and losses."""
-    spec, adapter = find_agent(project.agents, agent), project.store.require(key_of(agent, "lora_adapter"))
+    spec, adapter = find_agent(project.agents, agent), project.store.require(f"{agent}/lora_adapter")
     plan = {**training_plan(project, spec, {}), "adapter": str(adapter.path), "output": str(output), "rank": rank}
     return run_alone("grokora_pipeline.training.shrink", plan)
 
 
-def _learnt(training: dict[str, Any]) -> dg.AssetCheckResult:
+def _checks(training: dict[str, Any]) -> list[dg.AssetCheckResult]:
     before, after = float(training["initial_validation_loss"]), float(training["validation_loss"])
-    return dg.AssetCheckResult(
-        check_name="learnt_something",
-        passed=after < before,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"before": before, "after": after},
-        description=f"Validation loss went from {before:.3f} to {after:.3f}.",
-    )
-
-
-def _memory(training: dict[str, Any]) -> dg.AssetCheckResult:
+    learnt = f"Validation loss went from {before:.3f} to {after:.3f}."
     predicted, measured = training["predicted_memory_mib"], training["peak_memory_mib"]
     off = predicted / measured - 1
-    return dg.AssetCheckResult(
-        check_name="memory_as_predicted",
-        passed=abs(off) <= MEMORY_TOLERANCE,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"predicted_mib": predicted, "measured_mib": measured, "off_percent": round(100 * off, 1)},
-        description=f"{predicted:.0f} MiB were predicted before the run, {measured:.0f} MiB measured ({off:+.0%}).",
-    )
+    memory = f"{predicted:.0f} MiB were predicted before the run, {measured:.0f} MiB measured ({off:+.0%})."
+    figures = {"predicted_mib": predicted, "measured_mib": measured, "off_percent": round(100 * off, 1)}
+    return [
+        warning("learnt_something", after < before, learnt, before=before, after=after),
+        warning("memory_as_predicted", abs(off) <= MEMORY_TOLERANCE, memory, **figures),
+    ]

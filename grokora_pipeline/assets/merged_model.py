@@ -13,13 +13,11 @@ from grokora_pipeline.assets.common import (
     Project,
     base_folder,
     code_version,
-    key_of,
     plain_errors,
     publish_once,
     result,
     write_json,
 )
-from grokora_pipeline.assets.eval_report import champion_of
 from grokora_pipeline.assets.task_dataset import RefusedError
 from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.errors import GrokoraError
@@ -56,8 +54,8 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     )
     def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:
         """The comparison comes before the publication; without a champion there is neither model nor check."""
-        adapter = champion_of(project, agent.name)
-        prompt = Registry(project.store).prompt(agent.name)
+        registry = Registry(project.store)
+        adapter, prompt = registry.in_service(agent.name), registry.prompt(agent.name)
         if prompt and adapter:
             context.log.warning(f"{agent.name} is served with the prompt {prompt.version}, which no weights hold.")
         if adapter is None:
@@ -71,7 +69,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
                 yield refused.check
                 raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
         record = artifact.read_json("merge.json")
-        check = _same_logits(asset_key, record)
+        check = _same_logits(record)
         if context.selected_asset_keys:
             checks = [check] if context.selected_asset_check_keys else []
             yield result(project, artifact, {**record, "adapter": adapter.version}, checks)
@@ -83,8 +81,8 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
 
 def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionContext, adapter: Artifact) -> Artifact:
     """The merged model. Raises RefusedError, and publishes nothing, if it answers differently."""
-    store, key = project.store, key_of(agent, "merged_model")
-    base, dataset = store.require("base_model"), store.require(key_of(agent, "task_dataset"))
+    store, key = project.store, f"{agent.name}/merged_model"
+    base, dataset = store.require("base_model"), store.require(f"{agent.name}/task_dataset")
 
     def build(staged: Path) -> None:
         """Write base and adapter as one model, with the answers that prove it."""
@@ -96,8 +94,7 @@ def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionConte
             "prompts": [{"prompt": example.prompt, "tools": example.tools} for example in examples],
         }
         record = project.gpu(context).run(context, "grokora_pipeline.models.merge", plan, staged)
-        check = _same_logits(project.key(key), record)
-        if not check.passed:
+        if not (check := _same_logits(record)).passed:
             raise RefusedError(check)
         write_json(staged / "merge.json", record)
 
@@ -105,10 +102,9 @@ def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionConte
     return publish_once(project, context, key, inputs, build)
 
 
-def _same_logits(asset_key: dg.AssetKey, record: dict[str, Any]) -> dg.AssetCheckResult:
+def _same_logits(record: dict[str, Any]) -> dg.AssetCheckResult:
     difference = record["relative_rms_difference"]
     return dg.AssetCheckResult(
-        asset_key=asset_key,
         check_name="same_logits",
         passed=bool(record["agrees"]),
         metadata={name: value for name, value in record.items() if isinstance(value, int | float)},

@@ -42,20 +42,8 @@ def _series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[f
     return [step for step, _ in rows], [value for _, value in rows]
 
 
-def system_intervals(report: dict[str, Any]) -> dg.MetadataValue[Any]:
-    """The main metric of every system of a `report.json`, with its interval."""
-    metric = report["main_metric"]
-    scores = {name: system["metrics"].get(metric) for name, system in report["systems"].items()}
-    return _intervals({name: score for name, score in scores.items() if score}, metric)
-
-
-def success_intervals(systems: dict[str, dict[str, Any]]) -> dg.MetadataValue[Any]:
-    """The share of tasks that every system of a `swarm.json` solves, with its interval."""
-    scores = {name: {**run, "value": run["success_rate"]} for name, run in systems.items()}
-    return _intervals(scores, "tasks solved")
-
-
-def _intervals(scores: dict[str, dict[str, Any]], title: str) -> dg.MetadataValue[Any]:
+def intervals(scores: dict[str, dict[str, Any]], title: str) -> dg.MetadataValue[Any]:
+    """A score of every system, its `value` with the interval from `low` to `high`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 0.6 + 0.4 * len(scores)), layout="constrained")

@@ -14,11 +14,9 @@ from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
-    OWNERS,
     Made,
     Project,
     code_version,
-    key_of,
     plain_errors,
     publish_once,
     result,
@@ -61,17 +59,14 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `rank_trial` asset of one agent."""
 
     @dg.asset(
-        key=project.key(agent.name, "rank_trial"),
+        **project.place(f"{agent.name}/rank_trial", GROUP),
         deps=[
             project.key(agent.name, "tokenized_split"),
             project.key(agent.name, "task_dataset"),
             project.key("base_model"),
         ],
         output_required=False,
-        group_name=project.label(GROUP),
         kinds={"pytorch", "huggingface"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=code_version(resolve(project, agent).model_dump()),
         **project.gpu_step(),
     )
@@ -84,7 +79,17 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             if unknown := sorted(set(config.ranks) - set(RANKS)):
                 raise GrokoraError(f"The rank {unknown[0]} cannot be tried; choose from {', '.join(map(str, RANKS))}.")
             trials = {rank: _trial(project, agent, context, config, rank) for rank in config.ranks}
-        yield _trial_result(trials)
+        records = {rank: artifact.read_json("trial.json")["records"] for rank, artifact in trials.items()}
+        apart = [{"rank": rank, **record} for rank, seeds in records.items() for record in seeds]
+        yield dg.MaterializeResult(
+            metadata={
+                "ranks": table(summarise(records)),
+                "seeds_apart": table(apart),
+                "folder": dg.MetadataValue.path("/".join([project.store.url, agent.name, "rank_trial"])),
+                GPU_SECONDS: sum(record["wall_seconds"] for record in apart),
+            },
+            data_version=dg.DataVersion(content_version({rank: one.version for rank, one in trials.items()})),
+        )
 
     return rank_trial
 
@@ -124,9 +129,9 @@ def _trial(
             records.append(record)
         write_json(staged / "trial.json", {"versions": _versions(project, agent), "records": records})
 
-    artifact = publish_once(project, context, f"{key_of(agent, 'rank_trial')}/{rank}", inputs, build)
+    artifact = publish_once(project, context, f"{agent.name}/rank_trial/{rank}", inputs, build)
     for plan in plans.values():  # kept until now: a retry trains no seed again
-        forget_work(project, key_of(agent, "rank_trial"), {"knobs": plan["knobs"], "versions": plan["versions"]})
+        forget_work(project, f"{agent.name}/rank_trial", {"knobs": plan["knobs"], "versions": plan["versions"]})
     return artifact
 
 
@@ -143,34 +148,18 @@ def _trained(project: Project, context: dg.AssetExecutionContext, plan: dict[str
 
 def _versions(project: Project, agent: AgentSpec) -> dict[str, str]:
     """Trials are compared if they saw the same data and base model: the versions of both."""
-    keys = (key_of(agent, "tokenized_split"), "base_model")
+    keys = (f"{agent.name}/tokenized_split", "base_model")
     return {key: project.store.require(key).version for key in keys}
-
-
-def _trial_result(trials: dict[int, Artifact]) -> Made:
-    records = {rank: artifact.read_json("trial.json")["records"] for rank, artifact in trials.items()}
-    return dg.MaterializeResult(
-        metadata={
-            "ranks": table(summarise(records)),
-            "seeds_apart": table([{"rank": rank, **record} for rank, seeds in records.items() for record in seeds]),
-            "folder": dg.MetadataValue.path(next(iter(trials.values())).link().rpartition("/")[0].rpartition("/")[0]),
-            GPU_SECONDS: sum(record["wall_seconds"] for seeds in records.values() for record in seeds),
-        },
-        data_version=dg.DataVersion(content_version({rank: artifact.version for rank, artifact in trials.items()})),
-    )
 
 
 def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `rank_report` asset of one agent."""
-    key = key_of(agent, "rank_report")
+    key = f"{agent.name}/rank_report"
 
     @dg.asset(
-        key=project.key(key),
+        **project.place(key, GROUP),
         deps=[project.key(agent.name, "rank_trial")],
-        group_name=project.label(GROUP),
         kinds={"json"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=code_version(agent.metric),
     )
     def rank_report(context: dg.AssetExecutionContext) -> Made:
@@ -187,8 +176,22 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
                     staged / "report.json", {"ranks": rows, "metric": agent.metric, "recommendation": recommend(rows)}
                 )
 
-            report = publish_once(project, context, key, inputs, build)
-        return _report_result(project, agent, report)
+            artifact = publish_once(project, context, key, inputs, build)
+        report = artifact.read_json("report.json")
+        rows, advice = report["ranks"], report["recommendation"]
+        missing = sorted(set(RANKS) - {row["rank"] for row in rows})
+        metadata = {
+            "recommendation": advice["reason"],
+            "table": table(rows),
+            "picture": rank_curves(rows, report["metric"]),
+            "ranks_not_tried": ", ".join(map(str, missing)) or "none",
+        }
+        if advice["rank"]:
+            own = resolve(project, agent)
+            knobs = trial_knobs(own, advice["rank"], own.seed)
+            lines = "\n".join(f"{name}: {value:g}" for name, value in knobs.items() if name in {"rank", "alpha"})
+            metadata["for_agents_yaml"] = dg.MetadataValue.md(f"```yaml\n{lines}\nrslora: true\n```")
+        return result(project, artifact, metadata)
 
     return rank_report
 
@@ -196,7 +199,7 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
 def _trials(project: Project, agent: AgentSpec) -> dict[int, Artifact]:
     """The trials of the present split and base model, by rank."""
     store, versions = project.store, _versions(project, agent)
-    current = {rank: store.current(f"{key_of(agent, 'rank_trial')}/{rank}") for rank in RANKS}
+    current = {rank: store.current(f"{agent.name}/rank_trial/{rank}") for rank in RANKS}
     trials = {
         rank: artifact
         for rank, artifact in current.items()
@@ -205,20 +208,3 @@ def _trials(project: Project, agent: AgentSpec) -> dict[int, Artifact]:
     if not trials:
         raise GrokoraError(f"{agent.name} has no rank trial on its present split; materialize rank_trial first.")
     return trials
-
-
-def _report_result(project: Project, agent: AgentSpec, artifact: Artifact) -> Made:
-    report = artifact.read_json("report.json")
-    rows, advice = report["ranks"], report["recommendation"]
-    missing = sorted(set(RANKS) - {row["rank"] for row in rows})
-    metadata = {
-        "recommendation": advice["reason"],
-        "table": table(rows),
-        "picture": rank_curves(rows, report["metric"]),
-        "ranks_not_tried": ", ".join(map(str, missing)) or "none",
-    }
-    if advice["rank"]:
-        knobs = trial_knobs(resolve(project, agent), advice["rank"], resolve(project, agent).seed)
-        lines = "\n".join(f"{name}: {value:g}" for name, value in knobs.items() if name in {"rank", "alpha"})
-        metadata["for_agents_yaml"] = dg.MetadataValue.md(f"```yaml\n{lines}\nrslora: true\n```")
-    return result(project, artifact, metadata)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import Project, key_of, read_json
+from grokora_pipeline.assets.common import Project, read_json
 from grokora_pipeline.assets.eval_report import evaluation_plan
 from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.datasets.lineage import forgotten
@@ -41,17 +41,24 @@ def retention(project: Project, agent: AgentSpec, rows: int) -> list[dict[str, A
         for version, split in _earlier(project, agent, today).items():
             reduced = Path(folder) / f"split-{version}"
             if _reduce(split.path, known, reduced):
-                earlier = _served(project, agent.name, version, "champion")
-                task = {**plan, **earlier, "split": str(reduced), "output": str(Path(folder) / version)}
-                if measured := _measure(agent, task):
-                    table.append({"champion": version, **measured})
+                earlier, output = _served(project, agent.name, version, "champion"), Path(folder) / version
+                run_alone(
+                    "grokora_pipeline.evaluation", {**plan, **earlier, "split": str(reduced), "output": str(output)}
+                )
+                report = read_json(output / "report.json")
+                if change := report["comparisons"]["adapter_vs_champion"].get(agent.metric):
+                    systems = (report["systems"][name]["metrics"] for name in ("adapter", "champion"))
+                    now, then = (metrics[agent.metric]["value"] for metrics in systems)
+                    more, less = (now, then) if change["higher_is_better"] else (then, now)
+                    kept = more / less if less else None
+                    table.append({"champion": version, "rows": report["rows"], "then": then, "now": now, "kept": kept})
         return table
 
 
 def _served(project: Project, agent: str, version: str, system: str) -> dict[str, Any]:
     """A version that was or is in service, as a system of the evaluation's plan."""
     registry, prompt = Registry(project.store), project.store.find(f"{agent}/prompt", version)
-    adapter = project.store.find(key_of(agent, "lora_adapter"), registry.adapter_version(agent, version))
+    adapter = project.store.find(f"{agent}/lora_adapter", registry.adapter_version(agent, version))
     return {
         system: str(adapter.path) if adapter else None,
         f"{system}_prompt": prompt.read_json("prompt.json") if prompt else None,
@@ -60,12 +67,12 @@ def _served(project: Project, agent: str, version: str, system: str) -> dict[str
 
 def _earlier(project: Project, agent: AgentSpec, today: str) -> dict[str, Artifact]:
     """Every other champion that the store still has, and the split that it was made of."""
-    registry, key, splits = Registry(project.store), key_of(agent, "tokenized_split"), dict[str, Artifact]()
+    registry, key, splits = Registry(project.store), f"{agent.name}/tokenized_split", dict[str, Artifact]()
     for past in registry.history(agent.name):
         version = past["version"]
         if past["action"] != "promote" or version == today or not registry.exists(agent.name, version):
             continue
-        adapter = project.store.find(key_of(agent, "lora_adapter"), version)
+        adapter = project.store.find(f"{agent.name}/lora_adapter", version)
         # a prompt was made of the split of the report that proved it, which the decision names
         record = adapter.read_json("training.json") if adapter else past.get("decision") or {}
         made_of = record.get("versions", {}).get(key)
@@ -78,7 +85,7 @@ def _write_examples(project: Project, agent: AgentSpec, path: Path) -> set[str]:
     """Write the examples of all datasets that the store has, each call once, as the newest says it; their turn ids."""
     # by turn: a later dataset says the same call with the redaction and the format of today
     left_out, lines = set(forgotten(project.store)), dict[str, bytes]()
-    for dataset in project.store.versions(key_of(agent, "task_dataset")):
+    for dataset in project.store.versions(f"{agent.name}/task_dataset"):
         for example in read_examples(dataset.path):
             meta = example.meta
             if left_out.isdisjoint({meta["session_id"], meta["source_file"], f"sha256:{meta['source_sha256']}"}):
@@ -98,16 +105,3 @@ def _reduce(split: Path, known: set[str], output: Path) -> int:
     }
     DatasetDict(kept).save_to_disk(str(output), num_shards=dict.fromkeys(kept, 1))
     return len(kept["validation"])
-
-
-def _measure(agent: AgentSpec, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Let a process of its own answer the rows that an earlier champion held out, with it and with today's."""
-    run_alone("grokora_pipeline.evaluation", plan)
-    report = read_json(Path(plan["output"]) / "report.json")
-    change = report["comparisons"]["adapter_vs_champion"].get(agent.metric)
-    if change is None:
-        return None
-    now, then = (report["systems"][name]["metrics"][agent.metric]["value"] for name in ("adapter", "champion"))
-    more, less = (now, then) if change["higher_is_better"] else (then, now)
-    kept = more / less if less else None
-    return {"rows": report["rows"], "then": then, "now": now, "kept": kept}

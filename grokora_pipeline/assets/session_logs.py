@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 
 from grokora_pipeline.assets.common import (
-    OWNERS,
     Made,
     Project,
     code_version,
@@ -19,6 +18,7 @@ from grokora_pipeline.assets.common import (
     read_json,
     result,
     table,
+    warning,
     write_json,
 )
 from grokora_pipeline.assets.sources import LOG_FILES
@@ -73,12 +73,9 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
     """The `session_logs` asset of a project."""
 
     @dg.asset(
-        key=project.key(KEY),
+        **project.place(KEY, "sources"),
         deps=[project.key(LOG_FILES)],
-        group_name=project.label("sources"),
         kinds={"python", "parquet"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         metadata=_COLUMNS,
         code_version=code_version([(agent.name, agent.match.model_dump()) for agent in project.agents]),
         retry_policy=NODE_RETRIES,
@@ -104,7 +101,7 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
             )
             secrets = audit(staged, previous.path if previous else None)
             if secrets:  # the check's verdict is recorded although nothing is materialized
-                yield _no_secret_survives(project, report, secrets)
+                yield _no_secret_survives(report, secrets)
                 first = secrets[0]
                 raise GrokoraError(
                     f"{len(secrets)} secrets survived the redaction, the first ({first['rule']}) in "
@@ -113,7 +110,7 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
                 )
             artifact = store.publish(KEY, report.version, staged)
         context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
-        checks = [*_checks(report), _no_secret_survives(project, report, secrets)]
+        checks = [*_checks(report), _no_secret_survives(report, secrets)]
         yield result(project, artifact, _metadata(report, artifact.path, project), checks)
 
     return session_logs
@@ -124,33 +121,16 @@ def audit(staged: Path, previous: Path | None) -> list[dict[str, Any]]:
 
     A day's verdict is kept beside its table (`audit.json`) and is taken over only for a file with the same bytes.
     """
-    known = _verdicts(previous)
-    hashes = {path.stem: file_sha256(path) for path in sorted((staged / "turns").glob("*.parquet"))}
-    days = list(hashes)
-    unseen = [day for day in days if known.get(day, {}).get("sha256") != hashes[day]]
+    earlier = read_json(previous / AUDIT) if previous and (previous / AUDIT).is_file() else {}
+    known = earlier["days"] if earlier.get("scanner") == SCANNER else {}
+    days = {path.stem: file_sha256(path) for path in sorted((staged / "turns").glob("*.parquet"))}
+    kept = {day: known[day]["secrets"] for day, sha256 in days.items() if known.get(day, {}).get("sha256") == sha256}
+    unseen = [day for day in days if day not in kept]
     secrets = list(surviving_secrets(staged, unseen)) if unseen else []
-    kept = [finding for day in days if day not in unseen for finding in known[day]["secrets"]]
     if not secrets:
-        write_json(
-            staged / AUDIT,
-            {
-                "scanner": SCANNER,
-                "days": {
-                    day: {"sha256": hashes[day], "secrets": [] if day in unseen else known[day]["secrets"]}
-                    for day in days
-                },
-            },
-        )
-    return kept + secrets
-
-
-def _verdicts(folder: Path | None) -> dict[str, dict[str, Any]]:
-    """What an earlier audit said about each day; nothing if there was none, or if the scanner has changed since."""
-    if folder is None or not (folder / AUDIT).is_file():
-        return {}
-    document = read_json(folder / AUDIT)
-    days: dict[str, dict[str, Any]] = document["days"] if document.get("scanner") == SCANNER else {}
-    return days
+        verdicts = {day: {"sha256": sha256, "secrets": kept.get(day, [])} for day, sha256 in days.items()}
+        write_json(staged / AUDIT, {"scanner": SCANNER, "days": verdicts})
+    return [finding for findings in kept.values() for finding in findings] + secrets
 
 
 def _metadata(report: IngestReport, folder: Path, project: Project) -> dict[str, Any]:
@@ -175,9 +155,8 @@ def _metadata(report: IngestReport, folder: Path, project: Project) -> dict[str,
     }
 
 
-def _no_secret_survives(project: Project, report: IngestReport, secrets: list[dict[str, Any]]) -> dg.AssetCheckResult:
+def _no_secret_survives(report: IngestReport, secrets: list[dict[str, Any]]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        asset_key=project.key(KEY),
         check_name="no_secret_survives",
         passed=not secrets,
         metadata={"days": len(report.turns_per_day), "found": table(secrets)},
@@ -187,7 +166,15 @@ def _no_secret_survives(project: Project, report: IngestReport, secrets: list[di
 
 
 def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
-    quarantined = report.quarantined
+    names, quarantined = report.by_recorded_agent, report.quarantined
+    without_agent = "Every call belongs to an agent of agents.yaml."
+    if names:
+        some = [f"{name or 'without a name'} ({count:,})" for name, count in list(names.items())[:5]]
+        rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        without_agent = (
+            f"{sum(names.values()):,} calls belong to no agent: {', '.join(some)}{rest}; the metadata `agents.yaml` "
+            "holds the lines to add."
+        )
     return [
         dg.AssetCheckResult(
             check_name="readable_logs",
@@ -195,35 +182,18 @@ def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
             metadata={"turns": report.turns},
             description=f"{report.turns} turns were read from {report.files} files.",
         ),
-        dg.AssetCheckResult(
-            check_name="nothing_quarantined",
-            passed=quarantined == 0,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{quarantined} places could not be read whole; the table `quarantine` names them.",
+        warning(
+            "nothing_quarantined",
+            quarantined == 0,
+            f"{quarantined} places could not be read whole; the table `quarantine` names them.",
         ),
-        dg.AssetCheckResult(
-            check_name="every_call_has_an_agent",
-            passed=not report.by_recorded_agent,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={
-                "calls": dict(report.by_recorded_agent),
-                "agents.yaml": dg.MetadataValue.md(_missing_agents(report)),
-            },
-            description=_without_agent(report),
+        warning(
+            "every_call_has_an_agent",
+            not names,
+            without_agent,
+            **{"calls": dict(names), "agents.yaml": dg.MetadataValue.md(_missing_agents(report))},
         ),
     ]
-
-
-def _without_agent(report: IngestReport) -> str:
-    names = report.by_recorded_agent
-    if not names:
-        return "Every call belongs to an agent of agents.yaml."
-    some = [f"{name or 'without a name'} ({count:,})" for name, count in list(names.items())[:5]]
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (
-        f"{sum(names.values()):,} calls belong to no agent: {', '.join(some)}{rest}; the metadata `agents.yaml` holds "
-        "the lines to add."
-    )
 
 
 def _missing_agents(report: IngestReport) -> str:

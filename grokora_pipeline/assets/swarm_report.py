@@ -6,19 +6,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from grokora_pipeline.assets.common import (
-    OWNERS,
-    Made,
-    Project,
-    base_folder,
-    code_version,
-    plain_errors,
-    publish_once,
-    result,
-)
-from grokora_pipeline.assets.eval_report import champion_of
+from grokora_pipeline.assets.common import Made, Project, base_folder, code_version, plain_errors, publish_once, result
 from grokora_pipeline.assets.knobs import resolve
-from grokora_pipeline.assets.plots import success_intervals
+from grokora_pipeline.assets.plots import intervals
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
@@ -51,12 +41,9 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         return None
 
     @dg.asset(
-        key=project.key("swarm_report"),
+        **project.place("swarm_report", "swarm"),
         deps=[*(project.key(role, "champion") for role in ROLES), project.key("base_model")],
-        group_name=project.label("swarm"),
         kinds={"huggingface", "html"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=code_version(),
         **project.gpu_step(),
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
@@ -67,7 +54,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
             chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))
             base = project.store.require("base_model")
             served = Registry(project.store)
-            champions = {role: champion_of(project, role) for role in ROLES}
+            champions = {role: served.in_service(role) for role in ROLES}
             prompts = {role: found for role in ROLES if (found := served.prompt(role))}
             datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
             # a role whose dataset was never made is asked without examples
@@ -105,7 +92,9 @@ def _metadata(artifact: Artifact) -> dict[str, Any]:
     systems = report["systems"]
     return {
         "verdict": report["verdict"],
-        "systems": success_intervals(systems),
+        "systems": intervals(
+            {name: {**run, "value": run["success_rate"]} for name, run in systems.items()}, "tasks solved"
+        ),
         "table": dg.MetadataValue.md(report["markdown"]),
         "report": dg.MetadataValue.path(artifact.link("report.html")),
         "champions/success_rate": systems["champions"]["success_rate"],

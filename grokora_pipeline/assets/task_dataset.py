@@ -11,18 +11,17 @@ from pydantic import Field, create_model
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
-    OWNERS,
     Made,
     Project,
     base_folder,
     code_version,
     columns,
-    key_of,
     plain_errors,
     publish_once,
     read_json,
     result,
     table,
+    warning,
     write_json,
 )
 from grokora_pipeline.assets.sources import FORGET_LIST
@@ -70,8 +69,7 @@ def selection_config(agent: AgentSpec) -> type[SelectionConfig]:
 
 def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `task_dataset` asset of one agent."""
-    key = key_of(agent, "task_dataset")
-    asset_key = project.key(key)
+    key = f"{agent.name}/task_dataset"
     # What changes an example. A description, a metric or a training knob is none of it and makes nothing stale.
     facts = agent.model_dump(include={"name", "payload_format", "unknown_outcome", "teachers"})
     later = agent.model_dump(include={"learn_from", "unknown_blame", "replay"}, exclude_defaults=True)
@@ -79,18 +77,15 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     version = code_version(facts | later, _SELECTION)  # what an older store did not know counts only if it is set
 
     @dg.asset(
-        key=asset_key,
+        **project.place(key, agent.name),
         deps=[project.key(name) for name in ("session_logs", FORGET_LIST, *_TOON_NEEDS.get(agent.payload_format, ()))],
-        group_name=project.label(agent.name),
         kinds={"python", "json"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         metadata=_COLUMNS,
         code_version=version,
         retry_policy=NODE_RETRIES,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
         check_specs=[
-            dg.AssetCheckSpec(name, asset=asset_key, description=says, blocking=name == "schema")
+            dg.AssetCheckSpec(name, asset=project.key(key), description=says, blocking=name == "schema")
             for name, says in _CHECKS.items()
         ],
     )
@@ -140,7 +135,7 @@ def _build(
         options,
         forgotten=left_out,
         count_tokens=(lambda text: len(tokenizer.encode(text))) if tokenizer else None,
-        earlier=[one.path for one in project.store.versions(key_of(agent, "task_dataset"))] if options.replay else [],
+        earlier=[one.path for one in project.store.versions(f"{agent.name}/task_dataset")] if options.replay else [],
     )
     replayed = set() if options.replay else {"replayed"}  # the report of older stores stays what it was
     write_json(staged / "report.json", {name: value for name, value in asdict(report).items() if name not in replayed})
@@ -192,35 +187,31 @@ def _checks(report: dict[str, Any], answers: "pd.Series[str]") -> list[dg.AssetC
     unknown, capped = int(report["by_status"].get("unknown", 0)), dict(report.get("capped", {}))
     unlearnt, turns = int(report["dropped"].get("unknown_outcome", 0)), int(report["turns"])
     lost = sum(capped.values())
-    warn = dg.AssetCheckSeverity.WARN
     return [
-        dg.AssetCheckResult(
-            check_name="varied_answers",
-            passed=commonest <= 0.5,
-            severity=warn,
-            metadata={"commonest_answer_share": commonest, "different_answers": len(shares)},
-            description=f"The commonest answer is {commonest:.0%} of all.",
+        warning(
+            "varied_answers",
+            commonest <= 0.5,
+            f"The commonest answer is {commonest:.0%} of all.",
+            commonest_answer_share=commonest,
+            different_answers=len(shares),
         ),
-        dg.AssetCheckResult(
-            check_name="few_reconstructed",
-            passed=share <= 0.5,
-            severity=warn,
-            description=f"{share:.0%} of the prompts were rebuilt from the log, not recorded.",
+        warning(
+            "few_reconstructed", share <= 0.5, f"{share:.0%} of the prompts were rebuilt from the log, not recorded."
         ),
-        dg.AssetCheckResult(
-            check_name="known_outcomes",
-            passed=unknown + unlearnt <= 0.5 * max(1, turns),
-            severity=warn,
-            metadata={"left_out": unlearnt, "learnt": unknown, "turns": turns},
-            description=f"Nobody said how the sessions of {unlearnt + unknown} of {turns} turns ended: {unlearnt} are "
-            f"left out, {unknown} examples are learnt all the same. `unknown_outcome` in agents.yaml says which.",
+        warning(
+            "known_outcomes",
+            unknown + unlearnt <= 0.5 * max(1, turns),
+            f"Nobody said how the sessions of {unlearnt + unknown} of {turns} turns ended: {unlearnt} are left out, "
+            f"{unknown} examples are learnt all the same. `unknown_outcome` in agents.yaml says which.",
+            left_out=unlearnt,
+            learnt=unknown,
+            turns=turns,
         ),
-        dg.AssetCheckResult(
-            check_name="caps",
-            passed=lost <= 0.2 * (rows + lost),
-            severity=warn,
-            metadata={name: int(count) for name, count in capped.items()},
-            description=f"The caps left out {lost} of {rows + lost} examples"
+        warning(
+            "caps",
+            lost <= 0.2 * (rows + lost),
+            f"The caps left out {lost} of {rows + lost} examples"
             + (f" ({', '.join(f'{name} {count}' for name, count in capped.items())})." if lost else "."),
+            **{name: int(count) for name, count in capped.items()},
         ),
     ]

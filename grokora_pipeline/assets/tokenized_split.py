@@ -15,10 +15,10 @@ from grokora_pipeline.assets.common import (
     base_folder,
     code_version,
     columns,
-    key_of,
     plain_errors,
     publish_once,
     result,
+    warning,
     write_json,
 )
 from grokora_pipeline.assets.knobs import resolve
@@ -95,7 +95,7 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
         report = artifact.read_json("report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
         selected = {check.name for check in context.selected_asset_check_keys}
-        results = [check for check in _checks(asset_key, agent, report) if check.check_name in selected]
+        results = [check for check in _checks(agent, report) if check.check_name in selected]
         if context.selected_asset_keys:
             yield result(project, artifact, {"lengths": lengths, **scalars(report)}, results)
         else:  # a run of the checks alone
@@ -110,20 +110,19 @@ def _version(project: Project, agent: AgentSpec) -> str:
 
 def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionContext, config: SplitConfig) -> Artifact:
     """The split of the present dataset. Raises RefusedError, and publishes nothing, if a check refuses it."""
-    store, key = project.store, key_of(agent, "tokenized_split")
-    dataset, base = store.require(key_of(agent, "task_dataset")), store.require("base_model")
-    asset_key, before = project.key(key), store.current(key)
+    store, key = project.store, f"{agent.name}/tokenized_split"
+    dataset, base = store.require(f"{agent.name}/task_dataset"), store.require("base_model")
+    before = store.current(key)
     rows = int(dataset.read_json("report.json")["rows"])
     if rows < agent.min_examples:
-        raise RefusedError(_enough_examples(asset_key, agent, rows, {}))
+        raise RefusedError(_enough_examples(agent, rows, {}))
     lengths = _length_inputs(project, agent, dataset, base)
 
     def build(staged: Path) -> str:
         """Write both sides and their report; RefusedError if a check refuses them."""
         report = _build_split(dataset, base, before, staged, config=config, max_length=lengths["max_length"])
         store.write(f"{key}/{TRAINABLE}", orjson.dumps({**lengths, **report}))
-        enough = _enough_examples(asset_key, agent, _trainable(report), report["fitting"])
-        for check in (enough, _no_straddling(asset_key, report)):
+        for check in (_enough_examples(agent, _trainable(report), report["fitting"]), _no_straddling(report)):
             if not check.passed:
                 raise RefusedError(check)
         return folder_version(staged)
@@ -195,19 +194,17 @@ def missing_examples(project: Project, agent: AgentSpec) -> int:
     Examples that are too long to be trained do not count, once the dataset was tokenized.
     """
     store = project.store
-    dataset, base = store.current(key_of(agent, "task_dataset")), store.current("base_model")
+    dataset, base = store.current(f"{agent.name}/task_dataset"), store.current("base_model")
     if dataset is None:
         return 0
     count = int(dataset.read_json("report.json")["rows"])
-    tokenized = orjson.loads(store.read(f"{key_of(agent, 'tokenized_split')}/{TRAINABLE}") or b"{}")
+    tokenized = orjson.loads(store.read(f"{agent.name}/tokenized_split/{TRAINABLE}") or b"{}")
     if tokenized and base and _length_inputs(project, agent, dataset, base).items() <= tokenized.items():
         count = _trainable(tokenized)
     return max(0, agent.min_examples - count)
 
 
-def _enough_examples(
-    key: dg.AssetKey, agent: AgentSpec, trainable: int, fitting: dict[str, int]
-) -> dg.AssetCheckResult:
+def _enough_examples(agent: AgentSpec, trainable: int, fitting: dict[str, int]) -> dg.AssetCheckResult:
     missing = max(0, agent.min_examples - trainable)
     text = f"{trainable} examples can be trained; {agent.min_examples} are needed."
     if missing:
@@ -215,24 +212,17 @@ def _enough_examples(
     more = {limit: count for limit, count in fitting.items() if count > trainable}
     if more:
         text += " Longer examples are left out: " + _would_keep(more)
-    return dg.AssetCheckResult(
-        asset_key=key,
-        check_name="enough_examples",
-        passed=not missing,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"needed": agent.min_examples, "trainable": trainable, "missing": missing},
-        description=text,
-    )
+    figures = {"needed": agent.min_examples, "trainable": trainable, "missing": missing}
+    return warning("enough_examples", not missing, text, **figures)
 
 
 def _would_keep(fitting: dict[str, int]) -> str:
     return "; ".join(f"max_length {limit} would keep {count}" for limit, count in fitting.items()) + "."
 
 
-def _no_straddling(key: dg.AssetKey, report: dict[str, Any]) -> dg.AssetCheckResult:
+def _no_straddling(report: dict[str, Any]) -> dg.AssetCheckResult:
     leaks = report["straddling"]
     return dg.AssetCheckResult(
-        asset_key=key,
         check_name="no_straddling_group",
         passed=not leaks,
         metadata={"straddling": leaks[:20], "a_split_by_rows_would_leak": report["naive_leaks"]},
@@ -242,32 +232,30 @@ def _no_straddling(key: dg.AssetKey, report: dict[str, Any]) -> dg.AssetCheckRes
     )
 
 
-def _checks(key: dg.AssetKey, agent: AgentSpec, report: dict[str, Any]) -> list[dg.AssetCheckResult]:
+def _checks(agent: AgentSpec, report: dict[str, Any]) -> list[dg.AssetCheckResult]:
     """The checks of a published split; `report` may be one of an older store."""
     dropped, refused = int(report["too_long"]), int(report.get("refused", 0))
     divided, fitting = report.get("divided", []), report.get("fitting", {})
     kept = _trainable(report)
     longer = {limit: count for limit, count in fitting.items() if count > kept}
     return [
-        _enough_examples(key, agent, kept, fitting),
-        _no_straddling(key, report),
-        dg.AssetCheckResult(
-            asset_key=key,
-            check_name="undivided_groups",
-            passed=not divided,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"divided": divided[:20]},
-            description=f"{len(divided)} clusters, tasks or sessions hold so many examples that validation would have "
-            "been empty; each was divided and is on both sides" + (f", the largest: {divided[0]}." if divided else "."),
+        _enough_examples(agent, kept, fitting),
+        _no_straddling(report),
+        warning(
+            "undivided_groups",
+            not divided,
+            f"{len(divided)} clusters, tasks or sessions hold so many examples that validation would have been empty; "
+            "each was divided and is on both sides" + (f", the largest: {divided[0]}." if divided else "."),
+            divided=divided[:20],
         ),
-        dg.AssetCheckResult(
-            asset_key=key,
-            check_name="fits_context",
-            passed=dropped + refused == 0,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"too_long": dropped, "fitting": fitting, "refused_by_the_template": refused},
-            description=f"{dropped} examples were longer than {report['max_length']} tokens and left out whole"
+        warning(
+            "fits_context",
+            dropped + refused == 0,
+            f"{dropped} examples were longer than {report['max_length']} tokens and left out whole"
             + (f"; {_would_keep(longer)}" if longer else ".")
             + (f" {refused} were refused by the model's chat template. {report['refusal']}" if refused else ""),
+            too_long=dropped,
+            fitting=fitting,
+            refused_by_the_template=refused,
         ),
     ]

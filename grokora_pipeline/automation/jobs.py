@@ -1,6 +1,6 @@
 """Jobs: what a person or a sensor starts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -79,17 +79,18 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     for key in improvements:
         name = improve_job(project, project.store_key(key).split("/")[0])
         definitions.append(dg.define_asset_job(name, dg.AssetSelection.assets(key), description=improve))
-    return [*definitions, *(_retrain(project, agent.name, chain) for agent in project.agents), rollback_job(project)]
-
-
-def _retrain(project: Project, agent: str, chain: Sequence[dg.AssetKey]) -> Any:
-    own = dg.AssetSelection.assets(*(key for key in chain if project.store_key(key).startswith(f"{agent}/")))
-    return dg.define_asset_job(
-        retrain_job(project, agent),
-        own.upstream() | own,
-        tags={AGENT_TAG: project.label(agent)},  # of which the run queue lets one go at a time, whoever started it
-        description=f"The whole chain for {agent} alone.",
-    )
+    for agent in project.agents:
+        own = dg.AssetSelection.assets(*(key for key in chain if project.store_key(key).startswith(f"{agent.name}/")))
+        definitions.append(
+            dg.define_asset_job(
+                retrain_job(project, agent.name),
+                own.upstream() | own,
+                # of which the run queue lets one go at a time, whoever started it
+                tags={AGENT_TAG: project.label(agent.name)},
+                description=f"The whole chain for {agent.name} alone.",
+            )
+        )
+    return [*definitions, rollback_job(project)]
 
 
 class RollbackConfig(dg.Config):

@@ -22,7 +22,6 @@ from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, b
 from grokora_pipeline.automation.jobs import SWARM_JOB, improve_job, retrain_job
 from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.store import content_version
 
 BACKOFF = timedelta(minutes=10)
 LATE = timedelta(minutes=5)  # Dagster makes up for ticks that it missed; then the window may be closed
@@ -105,7 +104,7 @@ def _schedule(
 ) -> dg.ScheduleDefinition:
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Request what is due for the agent at this moment, or say what it lacks."""
-        staleness = AssetStaleness(context.instance, specs, stored=stored_version(project))
+        staleness = AssetStaleness(context.instance, specs, stored=partial(stored_version, project))
         if history.clock() - context.scheduled_execution_time > LATE:
             return dg.SkipReason(f"The moment of {context.scheduled_execution_time:%Y-%m-%d %H:%M} was missed.")
         candidate = find(staleness)
@@ -113,7 +112,8 @@ def _schedule(
             _hindrances(project, context.instance, name, policy=policy, candidate=candidate, staleness=staleness), ""
         ):
             return dg.SkipReason(f"{name}: {refusal}.")
-        tags = {AGENT_TAG: project.label(name), WHY_TAG: candidate.why[:200], LEVEL_TAG: _level(candidate, staleness)}
+        level = staleness.level(candidate.keys)
+        tags = {AGENT_TAG: project.label(name), WHY_TAG: candidate.why[:200], LEVEL_TAG: level}
         return dg.RunRequest(asset_selection=candidate.keys, tags=tags)
 
     on = project.settings.automation == "on"
@@ -145,7 +145,7 @@ def _hindrances(
         yield candidate.why
     if busy := running(instance, [*candidate.keys, *candidate.waits_for]):
         yield busy
-    if waiting := backoff(instance, _level(candidate, staleness), policy.attempts, BACKOFF, now):
+    if waiting := backoff(instance, staleness.level(candidate.keys), policy.attempts, BACKOFF, now):
         yield waiting
     hours = (now - candidate.trained_at).total_seconds() / 3600 if candidate.trained_at else policy.gap_hours
     if 0 <= hours < policy.gap_hours:  # negative if the clock was set back since then
@@ -154,11 +154,6 @@ def _hindrances(
     spent = gpu_hours(instance, project.label(name), own, now)
     if spent >= policy.gpu_hours:
         yield f"{candidate.why}, but {spent:.2f} of {policy.gpu_hours:g} GPU hours are spent in the last 24"
-
-
-def _level(candidate: Candidate, staleness: AssetStaleness) -> str:
-    """Equal as long as trying again would be trying the same."""
-    return content_version(staleness.inputs(candidate.keys))
 
 
 def agent_candidate(project: Project, agent: AgentSpec, staleness: AssetStaleness) -> Candidate:

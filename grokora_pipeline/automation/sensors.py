@@ -5,6 +5,7 @@ What there is now is compared with what things were last made from; no event is 
 
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -24,7 +25,6 @@ from grokora_pipeline.automation.staleness import (
     stored_version,
 )
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.store import content_version
 
 TICK_SECONDS = 3  # at least; Dagster itself looks every five seconds
 MAX_UNSETTLED_TICKS = 24  # ticks; a file that never rests is then set aside by the ingest, and the others are read
@@ -44,56 +44,49 @@ def log_sensor(project: Project, specs: Iterable[dg.AssetSpec]) -> dg.SensorDefi
         description="Logs that changed become turns, datasets and splits.",
     )
     def new_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        """Request what is out of date between the logs and the splits."""
-        return follow_logs(context, project, ingested)
+        """Request what is out of date between the logs and the splits, and made from something that is not.
+
+        The cursor holds the manifest's hash and for how many ticks it has been changing: no clock is asked whether a
+        file is still being written.
+        """
+        try:
+            sources = source_versions(project)
+        except GrokoraError as error:
+            return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+        logs, files = project.key(LOGS_KEY), sources[project.key(LOG_FILES)]
+        before = _read_cursor(context.cursor)
+        unsettled_ticks = 0 if files == before.get("files") else before.get("unsettled_ticks", 0) + 1
+        cursor = orjson.dumps({"files": files, "unsettled_ticks": unsettled_ticks}).decode()
+        staleness = AssetStaleness(context.instance, ingested, sources, partial(stored_version, project))
+        keys = staleness.ready(staleness.specs)
+        for key in blocked_assets(project, staleness.stale, project.agents):
+            keys.pop(key, None)
+        if logs in keys and 0 < unsettled_ticks < MAX_UNSETTLED_TICKS:
+            keys.pop(logs)
+            if not keys:
+                return dg.SensorResult(
+                    skip_reason=f"The logs are changing (tick {unsettled_ticks}); they may rest.", cursor=cursor
+                )
+        if not keys:
+            return dg.SensorResult(skip_reason=f"Nothing new: everything is made from the logs {files}.", cursor=cursor)
+        level = staleness.level(keys)
+        waiting = running(context.instance, staleness.specs) or backoff(
+            context.instance, level, ATTEMPTS, BACKOFF, history.clock()
+        )
+        if waiting:
+            names = ", ".join(key.to_user_string() for key in keys)
+            return dg.SensorResult(skip_reason=f"{names} can wait: {waiting}.", cursor=cursor)
+        context.log.info("; ".join(f"{key.to_user_string()}: {reason}" for key, reason in keys.items()))
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(job_name=project.label(INGEST_JOB), asset_selection=list(keys), tags={LEVEL_TAG: level})
+            ],
+            # what a dataset was made from is what was observed last, so both are noted with every request
+            asset_events=[observation(key, version) for key, version in sources.items()],
+            cursor=cursor,
+        )
 
     return new_logs
-
-
-def follow_logs(
-    context: dg.SensorEvaluationContext, project: Project, specs: Iterable[dg.AssetSpec]
-) -> dg.SensorResult:
-    """Request what is out of date between the logs and the splits, and made from something that is not.
-
-    The cursor holds the manifest's hash and for how many ticks it has been changing: no clock is asked whether a file
-    is still being written.
-    """
-    try:
-        sources = source_versions(project)
-    except GrokoraError as error:
-        return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-    logs, files = project.key(LOGS_KEY), sources[project.key(LOG_FILES)]
-    before = _read_cursor(context.cursor)
-    unsettled_ticks = 0 if files == before.get("files") else before.get("unsettled_ticks", 0) + 1
-    cursor = orjson.dumps({"files": files, "unsettled_ticks": unsettled_ticks}).decode()
-    staleness = AssetStaleness(context.instance, specs, sources, stored_version(project))
-    keys = staleness.ready(staleness.specs)
-    for key in blocked_assets(project, staleness.stale, project.agents):
-        keys.pop(key, None)
-    if logs in keys and 0 < unsettled_ticks < MAX_UNSETTLED_TICKS:
-        keys.pop(logs)
-        if not keys:
-            return dg.SensorResult(
-                skip_reason=f"The logs are changing (tick {unsettled_ticks}); they may rest.", cursor=cursor
-            )
-    if not keys:
-        return dg.SensorResult(skip_reason=f"Nothing new: everything is made from the logs {files}.", cursor=cursor)
-    level = content_version(staleness.inputs(keys))
-    waiting = running(context.instance, staleness.specs) or backoff(
-        context.instance, level, ATTEMPTS, BACKOFF, history.clock()
-    )
-    if waiting:
-        names = ", ".join(key.to_user_string() for key in keys)
-        return dg.SensorResult(skip_reason=f"{names} can wait: {waiting}.", cursor=cursor)
-    context.log.info("; ".join(f"{key.to_user_string()}: {reason}" for key, reason in keys.items()))
-    return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(job_name=project.label(INGEST_JOB), asset_selection=list(keys), tags={LEVEL_TAG: level})
-        ],
-        # what a dataset was made from is what was observed last, so both are noted with every request
-        asset_events=[observation(key, version) for key, version in sources.items()],
-        cursor=cursor,
-    )
 
 
 def _read_cursor(text: str | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from grokora_pipeline.assets.base_model import base_is_here
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.sources import FORGET_LIST, LOG_FILES, source_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
+from grokora_pipeline.store import content_version
 from grokora_pipeline.store.champions import Registry
 
 _DATA_VERSION = "dagster/data_version"
@@ -56,35 +57,33 @@ class AssetStaleness:
         # cached: it is asked for each dependency of each asset, and every answer is a query to the event log
         self.version = cache(lambda key: known.get(key) or data_version(instance, key))
         self.changed = {key: reason for key, spec in self.specs.items() if (reason := self._changed(spec))}
-        self.stale = self._propagated()
+        self._parents = {
+            key: {dep.asset_key for dep in spec.deps} & self.specs.keys() for key, spec in self.specs.items()
+        }
+        self.stale: dict[dg.AssetKey, str] = {}
+        # parents come first, so the verdict on each of them is known
+        for key in TopologicalSorter(self._parents).static_order():
+            above = sorted(parent.to_user_string() for parent in self._parents[key] if parent in self.stale)
+            if reason := self.changed.get(key) or (f"{above[0]} is out of date" if above else ""):
+                self.stale[key] = reason
 
     def ready(self, keys: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, str]:
         """Those of `keys` that are out of date themselves while everything they are made from is up to date."""
         return {
             key: self.changed[key]
             for key in keys
-            if key in self.changed and not any(parent in self.stale for parent in self._parents(key))
+            if key in self.changed and not any(parent in self.stale for parent in self._parents[key])
         }
 
-    def inputs(self, keys: Iterable[dg.AssetKey]) -> list[object]:
-        """What making these assets would depend on: equal if trying again would be trying the same."""
+    def level(self, keys: Iterable[dg.AssetKey]) -> str:
+        """The hash of what making these assets would depend on: equal if trying again would be trying the same."""
         specs = [self.specs[key] for key in sorted(keys)]
-        return [
-            (spec.key.to_user_string(), spec.code_version, [self.version(dep.asset_key) for dep in spec.deps])
-            for spec in specs
-        ]
-
-    def _parents(self, key: dg.AssetKey) -> set[dg.AssetKey]:
-        return {dependency.asset_key for dependency in self.specs[key].deps} & self.specs.keys()
-
-    def _propagated(self) -> dict[dg.AssetKey, str]:
-        stale: dict[dg.AssetKey, str] = {}
-        # parents come first, so the verdict on each of them is known
-        for key in TopologicalSorter({key: self._parents(key) for key in self.specs}).static_order():
-            above = sorted(parent.to_user_string() for parent in self._parents(key) if parent in stale)
-            if reason := self.changed.get(key) or (f"{above[0]} is out of date" if above else ""):
-                stale[key] = reason
-        return stale
+        return content_version(
+            [
+                (spec.key.to_user_string(), spec.code_version, [self.version(dep.asset_key) for dep in spec.deps])
+                for spec in specs
+            ]
+        )
 
     def _changed(self, spec: dg.AssetSpec) -> str:
         event = self._instance.get_latest_materialization_event(spec.key)
@@ -103,23 +102,18 @@ class AssetStaleness:
         return ""
 
 
-def stored_version(project: Project) -> Callable[[dg.AssetKey], str | None]:
-    """The version of an asset that is in the project's store now.
+def stored_version(project: Project, key: dg.AssetKey) -> str | None:
+    """The version of an asset that is in the project's store now; of a champion, who is in service.
 
     The history of an instance outlives a store: with other logs, another `GROKORA_STORE` or a deleted folder it still
     says that an asset was made. So it does of a base model whose folder was moved, or the hub's cache emptied.
     """
-
-    def version(key: dg.AssetKey) -> str | None:
-        """The version in the store; of a champion, who is in service."""
-        name = project.store_key(key)
-        agent, _, link = name.partition("/")
-        if link == "champion":
-            return Registry(project.store).version(agent)
-        artifact = project.store.current(name)
-        return artifact.version if artifact and (name != BASE_MODEL or base_is_here(project)) else None
-
-    return version
+    name = project.store_key(key)
+    agent, _, link = name.partition("/")
+    if link == "champion":
+        return Registry(project.store).version(agent)
+    artifact = project.store.current(name)
+    return artifact.version if artifact and (name != BASE_MODEL or base_is_here(project)) else None
 
 
 def blocked_assets(project: Project, stale: Mapping[dg.AssetKey, str], agents: Iterable[AgentSpec]) -> set[dg.AssetKey]:

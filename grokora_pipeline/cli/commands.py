@@ -171,13 +171,13 @@ def sandbox_record(
 @champion_app.command("show")
 def champion_show(agent: str) -> None:
     """The adapter in service for an agent, since when and why."""
-    console.print_json(data=_registry().record(_known(agent)) or {"version": "base"})
+    console.print_json(data=_registry(agent).record(agent) or {"version": "base"})
 
 
 @champion_app.command("history")
 def champion_history(agent: str) -> None:
     """Every promotion, rollback, pin and refused challenger of an agent, oldest first, with the evidence."""
-    for record in _registry().events(_known(agent)):
+    for record in _registry(agent).events(agent):
         console.print_json(data=record, indent=None)
 
 
@@ -190,7 +190,7 @@ def champion_rollback(
     from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.cli.demo import open_instance
 
-    version = _registry().rollback(_known(agent), to)  # first, so that a broken history of Dagster keeps nobody waiting
+    version = _registry(agent).rollback(agent, to)  # first, so that a broken history of Dagster keeps nobody waiting
     with open_instance() as instance:
         report_rollback(load_project(), instance, agent, version)
     print(f"{agent} is served by {version} now.")
@@ -199,13 +199,13 @@ def champion_rollback(
 @champion_app.command("pin")
 def champion_pin(agent: str) -> None:
     """Keep the present champion whatever the gate says."""
-    _registry().pin(_known(agent))
+    _registry(agent).pin(agent)
 
 
 @champion_app.command("unpin")
 def champion_unpin(agent: str) -> None:
     """Let the gate act again."""
-    _registry().pin(_known(agent), pinned=False)
+    _registry(agent).pin(agent, pinned=False)
 
 
 @app.command()
@@ -305,9 +305,11 @@ def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
     return name, turns
 
 
-def _registry() -> "Registry":
+def _registry(agent: str) -> "Registry":
+    """The champions of the store; GrokoraError if agents.yaml has no such agent."""
     from grokora_pipeline.store.champions import Registry
 
+    find_agent(load_agents(get_settings().agents), agent)
     return Registry(_store())
 
 
@@ -315,11 +317,6 @@ def _store() -> "Store":
     from grokora_pipeline.store import Store
 
     return Store(get_settings().store, get_settings().cache)
-
-
-def _known(agent: str) -> str:
-    find_agent(load_agents(get_settings().agents), agent)
-    return agent
 
 
 def main() -> None:

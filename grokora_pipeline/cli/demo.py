@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,8 +20,7 @@ from rich.table import Table
 from sqlalchemy.exc import DatabaseError
 from yaml import YAMLError
 
-from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import Project, key_of, load_project
+from grokora_pipeline.assets.common import Project, load_project
 from grokora_pipeline.automation.jobs import ALL_JOB
 from grokora_pipeline.automation.staleness import (
     AssetStaleness,
@@ -126,7 +126,7 @@ def out_of_date(project: Project, instance: dg.DagsterInstance) -> tuple[list[dg
         instance.report_runless_asset_event(observation(key, version))
     chain = whole_chain().asset_layer.executable_asset_keys
     specs = [spec for spec in defs.resolve_all_asset_specs() if spec.key in chain]
-    stale = AssetStaleness(instance, specs, stored=stored_version(project)).stale
+    stale = AssetStaleness(instance, specs, stored=partial(stored_version, project)).stale
     left_out = blocked_assets(project, stale, project.agents)
     keys = [key for key in stale if key not in left_out]
     return keys, len(specs) - len(keys)
@@ -227,8 +227,12 @@ class RunPrinter:
     def _print_event(self, entry: Any) -> None:
         step = (entry.step_key or "").replace("__", "/")
         event = entry.dagster_event
-        if event is None:
-            self._print_progress(step, entry)
+        if event is None:  # a line of progress
+            important = entry.level >= 30
+            too_soon = not important and entry.timestamp - self._last_line.get(step, 0.0) < _QUIET_SECONDS
+            if step and not too_soon and not entry.user_message.startswith(_DAGSTERS_OWN):
+                self._last_line[step] = entry.timestamp
+                self._print(f"  [dim]{step}:[/dim] {escape(entry.user_message)}")
         elif event.event_type_value == "STEP_START":
             self._started[step] = entry.timestamp
             self._print(f"[bold]▶ {step}[/bold]")
@@ -248,14 +252,6 @@ class RunPrinter:
             check = event.event_specific_data
             if not check.passed:
                 self._print(f"[yellow]![/yellow] {step}, check {check.check_name}: {escape(str(check.description))}")
-
-    def _print_progress(self, step: str, entry: Any) -> None:
-        important = entry.level >= 30
-        too_soon = not important and entry.timestamp - self._last_line.get(step, 0.0) < _QUIET_SECONDS
-        if not step or too_soon or entry.user_message.startswith(_DAGSTERS_OWN):
-            return
-        self._last_line[step] = entry.timestamp
-        self._print(f"  [dim]{step}:[/dim] {escape(entry.user_message)}")
 
     def _fail(self, step: str, cause: str) -> None:
         """A run's own failure only repeats that a step failed, if one did."""
@@ -289,37 +285,30 @@ def show_results(project: Project) -> None:
     table = Table(title="Base model against adapter, on held-out examples")
     for column in ("agent", "examples", "metric", "base", "adapter (95 % interval)", "perplexity", "champion"):
         table.add_column(column)
-    for agent in agents:
-        table.add_row(*_row(project, agent))
+    reports = [store.current(f"{agent.name}/eval_report") for agent in agents]
+    for agent, report in zip(agents, reports, strict=True):
+        metric, dataset = agent.metric, store.current(f"{agent.name}/task_dataset")
+        row = [agent.name, str(dataset.read_json("report.json")["rows"]) if dataset else "0", metric]
+        if report is None:
+            table.add_row(*row, "", f"needs {agent.min_examples} examples", "", "no")
+            continue
+        systems = report.read_json("report.json")["systems"]
+        base, adapter = (systems[name]["metrics"] for name in ("base", "adapter"))
+        champion = Registry(store).version(agent.name)
+        table.add_row(
+            *row,
+            f"{base[metric]['value']:.2f}",
+            "{value:.2f} ({low:.2f} to {high:.2f})".format(**adapter[metric]),
+            f"{base['perplexity']['value']:.2f} → {adapter['perplexity']['value']:.2f}",
+            "no" if champion == BASE else "a prompt" if champion.startswith(PROMPT_PREFIX) else f"yes ({champion[:8]})",
+        )
     console.print(table)
     swarm = store.current("swarm_report")
     if swarm:
         systems = swarm.read_json("swarm.json")["systems"]
         rates = ", ".join(f"{name} {run['success_rate']:.0%}" for name, run in systems.items())
         print(f"Swarm on unseen tasks: {rates}.")
-    reports = [store.current(key_of(agent, "eval_report")) for agent in agents]
     for report in [*filter(None, reports), *([swarm] if swarm else [])]:
         print(f"  {report.link('report.html')}")
     ui = "make ui" if (project.settings.home / "Makefile").is_file() else "grokora ui"  # a project has no Makefile
     console.print(f"\nNext: [bold]{ui}[/bold] shows the run, the lineage and the plots on http://127.0.0.1:3000")
-
-
-def _row(project: Project, agent: AgentSpec) -> list[str]:
-    store = project.store
-    dataset, report = store.current(key_of(agent, "task_dataset")), store.current(key_of(agent, "eval_report"))
-    examples = str(dataset.read_json("report.json")["rows"]) if dataset else "0"
-    if report is None:
-        return [agent.name, examples, agent.metric, "", f"needs {agent.min_examples} examples", "", "no"]
-    systems = report.read_json("report.json")["systems"]
-    base, adapter = (systems[name]["metrics"] for name in ("base", "adapter"))
-    main = adapter[agent.metric]
-    champion = Registry(store).version(agent.name)
-    return [
-        agent.name,
-        examples,
-        agent.metric,
-        f"{base[agent.metric]['value']:.2f}",
-        f"{main['value']:.2f} ({main['low']:.2f} to {main['high']:.2f})",
-        f"{base['perplexity']['value']:.2f} → {adapter['perplexity']['value']:.2f}",
-        "no" if champion == BASE else "a prompt" if champion.startswith(PROMPT_PREFIX) else f"yes ({champion[:8]})",
-    ]

