@@ -18,7 +18,8 @@ from grokora_pipeline.settings import Settings
 # Dagster keeps resources in a namedtuple, so that a name such as `1st` or `_night` would fail in every step.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 NAME_RULE = "must be letters (a-z, A-Z), digits and _, the first a letter, such as night_shift"
-_NAMES: dict[str, set[str]] = {}  # of the jobs, schedules, sensors and resources of each swarm built in this process
+# Of each swarm built in this process, by its store: its name, and those of its jobs, schedules, sensors and resources.
+_BUILT: dict[str, tuple[str, set[str]]] = {}
 
 
 def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = "") -> dg.Definitions:
@@ -47,10 +48,12 @@ def build_defs(settings: Settings, agents: tuple[AgentSpec, ...], name: str = ""
     names = {*(one.name for one in named), *(defs.resources or {})}
     # Dagster would speak of the duplicate alone: that the swarm `a` has an agent `b_c`, and `a_b` an agent `c`, is hard
     # to see from it
-    for other, theirs in _NAMES.items():
-        if other != name and (shared := sorted(names & theirs)):
+    for store, (other, theirs) in list(_BUILT.items()):
+        if other == name or store == settings.store:  # this one, before it was moved or renamed and loaded again
+            del _BUILT[store]
+        elif shared := sorted(names & theirs):
             raise GrokoraError(
                 f"The swarms {other!r} and {name!r} would both have a {shared[0]}: rename one of them, or an agent."
             )
-    _NAMES[name] = names
+    _BUILT[settings.store] = name, names
     return defs

@@ -62,15 +62,12 @@ class Settings(BaseModel):
     )
     api_key: SecretStr | None = Field(default=None, description="The bearer key of the gateway.")
 
-    @field_validator("home", *_PATHS)
+    @field_validator("home", "store", *_PATHS)
     @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
+    def _absolute(cls, value: Path | str | None) -> Path | str | None:
+        if isinstance(value, str):
+            return value if "://" in value else str(_expanded(Path(value)).absolute())
         return value and _expanded(value).absolute()
-
-    @field_validator("store")
-    @classmethod
-    def _absolute_store(cls, value: str) -> str:
-        return value if "://" in value else str(_expanded(Path(value)).absolute())
 
     @field_validator("devices")
     @classmethod

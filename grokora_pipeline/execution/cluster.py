@@ -5,6 +5,8 @@ Dagster's database and to the store in their own environment, and the logs, agen
 folder at the same paths.
 """
 
+from typing import Any
+
 import dagster as dg
 
 from grokora_pipeline.errors import GrokoraError
@@ -13,37 +15,25 @@ from grokora_pipeline.settings import Settings
 _SHARED = ("logs", "store", "agents", "base_model", "preset", "settle_seconds")  # no secrets: clusters show them
 
 
-def ray_executor(settings: Settings) -> dg.ExecutorDefinition:
-    """dagster-ray's executor on the cluster of RAY_ADDRESS: a step takes a CPU anywhere, and the GPUs of its tags."""
+def cluster_executor(settings: Settings) -> dg.ExecutorDefinition:
+    """The executor that the setting names, with what was set here: devices and cache are each node's own.
+
+    `ray`: dagster-ray's, on the cluster of RAY_ADDRESS: a step takes a CPU anywhere, and the GPUs of its tags. `k8s`:
+    dagster-k8s's, with the image and the namespace of the instance's K8sRunLauncher: a pod a step.
+    """
+    extra = settings.executor
     try:
-        from dagster_ray import ray_executor as executor
+        if extra == "ray":
+            from dagster_ray import ray_executor as executor
+        else:
+            from dagster_k8s import k8s_job_executor as executor
     except ImportError as error:
-        raise _missing("ray") from error
-    ray = {
-        "num_cpus": 1,
-        "runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},  # of steps that do not bring their own
-        "env_vars": _shared(settings),
-    }
-    return executor.configured({"ray": ray}, name="ray")
-
-
-def k8s_executor(settings: Settings) -> dg.ExecutorDefinition:
-    """dagster-k8s's executor, with the image and the namespace of the instance's K8sRunLauncher: a pod a step."""
-    try:
-        from dagster_k8s import k8s_job_executor as executor
-    except ImportError as error:
-        raise _missing("k8s") from error
-    return executor.configured({"env_vars": _shared(settings)}, name="k8s")
-
-
-def _missing(extra: str) -> GrokoraError:
-    return GrokoraError(
-        f"GROKORA_EXECUTOR={extra} needs the extra of that name; run `pip install 'grokora_pipeline[{extra}]'`."
-    )
-
-
-def _shared(settings: Settings) -> list[str]:
-    """What was set here and holds on every node; devices and cache are each node's own."""
-    return [
-        f"GROKORA_{name.upper()}={getattr(settings, name)}" for name in _SHARED if name in settings.model_fields_set
-    ]
+        raise GrokoraError(
+            f"GROKORA_EXECUTOR={extra} needs the extra of that name; run `pip install 'grokora_pipeline[{extra}]'`."
+        ) from error
+    set_here = [name for name in _SHARED if name in settings.model_fields_set]
+    shared: dict[str, Any] = {"env_vars": [f"GROKORA_{name.upper()}={getattr(settings, name)}" for name in set_here]}
+    if extra == "ray":
+        # of steps that do not bring their own
+        shared = {"ray": {"num_cpus": 1, "runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}, **shared}}
+    return executor.configured(shared, name=extra)

@@ -19,9 +19,9 @@ def chosen_executor(settings: Settings) -> dg.ExecutorDefinition:
     """The executor that GROKORA_EXECUTOR names."""
     if settings.executor == "local":
         return cuda_executor(settings.devices)
-    from grokora_pipeline.execution import cluster
+    from grokora_pipeline.execution.cluster import cluster_executor
 
-    return cluster.ray_executor(settings) if settings.executor == "ray" else cluster.k8s_executor(settings)
+    return cluster_executor(settings)
 
 
 def cuda_executor(configured: str) -> dg.ExecutorDefinition:

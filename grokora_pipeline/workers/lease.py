@@ -50,17 +50,7 @@ def lease_folder() -> Path:
 
 
 def acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
-    """Wait until `count` devices are free and take them, all or none; they stay locked until this process ends."""
-    if count > len(devices):
-        raise GrokoraError(f"{count} GPUs are asked for, but this machine offers {len(devices)}; lower grokora/gpus.")
-    while True:
-        taken = _try_acquire(devices, count, folder)
-        if taken:
-            return taken
-        time.sleep(_POLL_SECONDS)
-
-
-def _try_acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
+    """Take `count` free devices, all or none ([]); they stay locked until this process ends."""
     held: dict[str, int] = {}
     for device in devices:
         descriptor = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -106,7 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # not the settings: whoever starts this has them, and the folder of somebody's own Dagster is no project of ours
         devices = discover_devices(os.environ.get("GROKORA_DEVICES", ""))
         on_cpu = devices[0].startswith("cpu")
-        leased = acquire(devices, 1 if on_cpu else arguments.count, lease_folder())
+        count, folder = 1 if on_cpu else arguments.count, lease_folder()
+        if count > len(devices):
+            raise GrokoraError(
+                f"{count} GPUs are asked for, but this machine offers {len(devices)}; lower grokora/gpus."
+            )
+        while not (leased := acquire(devices, count, folder)):
+            time.sleep(_POLL_SECONDS)
     except (GrokoraError, OSError) as error:  # such as a disk that takes no lock file
         print(f"error: {disk_refusal(error) or error}", file=sys.stderr)
         return 2

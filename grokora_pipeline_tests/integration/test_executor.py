@@ -16,7 +16,7 @@ import yaml
 
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.settings import PROJECT_ROOT, get_settings
-from grokora_pipeline.workers.lease import _try_acquire, die_with_parent
+from grokora_pipeline.workers.lease import acquire, die_with_parent
 from grokora_pipeline_tests.chain import script
 from grokora_pipeline_tests.devices import FOLDER, SECONDS
 
@@ -98,8 +98,8 @@ def test_a_step_that_is_killed_frees_its_device(place: Path, monkeypatch: pytest
         first, second = records(place)
         os.kill(first["step"], signal.SIGKILL)
         folder = place / f"grokora-leases-{os.getuid()}"
-        until(lambda: _try_acquire(first["devices"], 1, folder) == first["devices"], 20)
-        assert _try_acquire(second["devices"], 1, folder) == []
+        until(lambda: acquire(first["devices"], 1, folder) == first["devices"], 20)
+        assert acquire(second["devices"], 1, folder) == []
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()

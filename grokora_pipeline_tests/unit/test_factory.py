@@ -68,14 +68,17 @@ def test_a_named_swarm_shares_no_group_and_no_concurrency_key_with_another() -> 
 
 
 def test_two_swarms_whose_names_run_together_are_refused_by_both_their_names() -> None:
-    def swarm(name: str, agent: str) -> dg.Definitions:
-        return build_defs(Settings(), (AgentSpec(name=agent, description="Acts."),), name)
+    def swarm(name: str, agent: str, store: str = "") -> dg.Definitions:
+        settings = Settings(store=f"/stores/{store or name}")
+        return build_defs(settings, (AgentSpec(name=agent, description="Acts."),), name)
 
     swarm("shift", "late_actor")
     with pytest.raises(GrokoraError, match="'shift' and 'shift_late' would both have a shift_late_actor_when_due"):
         swarm("shift_late", "actor")
     swarm("shift", "early_actor")  # renamed, and built again
     dg.Definitions.validate_loadable(dg.Definitions.merge(swarm("shift", "early_actor"), swarm("shift_late", "actor")))
+    swarm("early", "late_actor")
+    swarm("early_late", "actor", store="early")  # a swarm is not compared with what it was called before
 
 
 def test_building_reads_no_file_and_asks_no_network() -> None:
