@@ -26,11 +26,11 @@ from grokora_pipeline.evaluation.plan import (
 )
 from grokora_pipeline.evaluation.probes import general_perplexity, memorisation, pace
 from grokora_pipeline.evaluation.prompts import (
+    EXAMPLE_TOKENS,
     SEARCH_ROWS,
     choose_shots,
     encode_behind,
     instruction_candidates,
-    prompt_budget,
     retrieved_prompts,
     search_instruction,
 )
@@ -74,7 +74,14 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     """Evaluate, write report.json, report.html and predictions.jsonl, and give the headline numbers."""
     checked = read_plan(EvaluationPlan, plan)
     get_metric(checked.main_metric)
-    job = _prepare(checked, reporter)
+    chat = ChatFormat.load(checked.base)
+    held_out_rows = held_out(checked, chat)
+    reporter.log(f"{checked.agent}: {len(held_out_rows.cases)} held-out rows, loading {checked.base.name}")
+    models = Systems(
+        checked.base, checked.base_hash, checked.folders, cache=checked.cache, quantisation=checked.quantisation
+    )
+    decoding = Decoding(token_budget(checked, held_out_rows.cases, chat))
+    job = _Run(checked, chat, held_out_rows, models, decoding, reporter)
     shots, systems = _systems(job)
     prompts = {system.name: system.fixed for system in systems if system.fixed}
     answered = [row for system in systems for row in _answers(job, system)]
@@ -116,20 +123,13 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     return {name: report[name] for name in _HEADLINES}
 
 
-def _prepare(plan: EvaluationPlan, reporter: Reporter) -> _Run:
-    chat = ChatFormat.load(plan.base)
-    rows = held_out(plan, chat)
-    reporter.log(f"{plan.agent}: {len(rows.cases)} held-out rows, loading {plan.base.name}")
-    systems = Systems(plan.base, plan.base_hash, plan.folders, cache=plan.cache, quantisation=plan.quantisation)
-    decoding = Decoding(token_budget(plan, rows.cases, chat))
-    return _Run(plan, chat, rows, systems, decoding, reporter)
-
-
 def _systems(job: _Run) -> tuple[int, list[_System]]:
     """How many few-shot examples fitted, and the systems of the table, from cheap to dear."""
     plan, cases = job.plan, job.rows.cases
     plain = [case.prompt_ids for case in cases]
-    budget = prompt_budget(cases, job.chat, job.decoding.max_new_tokens)
+    # so that every held-out row and its answer still fit into the context
+    longest = max(map(len, plain))
+    budget = min(EXAMPLE_TOKENS, job.chat.context_length - longest - job.decoding.max_new_tokens)
     shots = choose_shots(job.rows.train, job.chat, plan.few_shot, budget, plan.seed)
     few_shot = FixedPrompt(messages=example_turns(shots))
     systems = [_System("base", None, plain)]

@@ -17,28 +17,24 @@ def tokens_key(*parts: Sequence[int]) -> str:
     return hashlib.sha256(orjson.dumps([list(part) for part in parts])).hexdigest()
 
 
-class AnswerCache:
-    """What the system of this identity gave. Without a folder it is remembered by this object alone."""
+class AnswerCache(dict[str, Any]):
+    """What the system of this identity gave, by key. Without a folder it is remembered by this object alone."""
 
     def __init__(self, folder: Path | None, identity: str) -> None:
+        super().__init__()
         self._path = folder / f"{identity}.jsonl" if folder else None
-        self._known: dict[str, Any] = {}
         if self._path and self._path.exists():
             for line in self._path.read_bytes().splitlines():
                 try:
                     entry = orjson.loads(line)
                 except orjson.JSONDecodeError:  # a write that was cut short
                     continue
-                self._known[entry["key"]] = entry["value"]
-
-    def get(self, key: str) -> Any:
-        """The remembered value, or None."""
-        return self._known.get(key)
+                self[entry["key"]] = entry["value"]
 
     def add(self, entries: Iterable[tuple[str, Any]]) -> None:
         """Remember values, on disk too."""
         fresh = dict(entries)
-        self._known.update(fresh)
+        self.update(fresh)
         if not self._path or not fresh:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)

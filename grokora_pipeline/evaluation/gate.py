@@ -89,7 +89,17 @@ def decide(
     for place, system in enumerate(proven):
         leads = {other: candidates.get(system, {}).get(f"{other}_lead") for other in proven[place + 1 :]}
         if all(as_good(lead, rule.alpha) for lead in leads.values()):
-            beside = [_as_good_as(other, lead) for other, lead in leads.items() if lead]
+            beside = [
+                Evidence(
+                    name=f"as_good_as_{other}",
+                    passed=True,
+                    sentence=f"the {other.replace('_', '-')} is {lead['value']:+z.3f} from it (interval "
+                    f"{lead['low']:+z.3f} to {lead['high']:+z.3f}, p = {lead['p_value']:.2g}; differences under "
+                    f"{lead['detectable']:.2g} cannot be seen).",
+                )
+                for other, lead in leads.items()
+                if lead
+            ]
             reason = _reason(system, proofs[system], beside)
             evidence = [*proofs[system], *beside]
             return Decision(promote=True, system=system, reason=reason, evidence=evidence, rule=rule, versions=versions)
@@ -110,13 +120,6 @@ def _reason(system: str, evidence: Sequence[Evidence], beside: Sequence[Evidence
         return f"Promoted, the adapter with a prompt before it ({label}): {figures}"
     also = f" The prompt takes no training, and {beside[0].sentence}" if beside else ""
     return f"Promoted, a prompt instead of an adapter ({label}): {figures}{also}"
-
-
-def _as_good_as(other: str, lead: Mapping[str, Any]) -> Evidence:
-    label = "adapter" if other == "adapter" else other.replace("_", "-")
-    text = f"the {label} is {lead['value']:+z.3f} from it (interval {lead['low']:+z.3f} to {lead['high']:+z.3f}, "
-    text += f"p = {lead['p_value']:.2g}; differences under {lead['detectable']:.2g} cannot be seen)."
-    return Evidence(name=f"as_good_as_{other}", passed=True, sentence=text)
 
 
 def _evidence(
@@ -146,7 +149,9 @@ def _evidence(
         yield from _of_weights(report, rule)
     yield from _margins(report, rule, system)
     if trained and (memory := report.get("memorisation")):
-        yield _memorised(memory, rule)
+        worst, leaked, allowed = memory["max_exposure_bits"], memory["leaked_in_answers"], rule.exposure_bits
+        text = f"canaries: exposure at most {worst:.1f} bits (allowed: {allowed:g}), {leaked} came out in answers."
+        yield Evidence(name="memorisation", passed=worst <= allowed and not leaked, sentence=text)
 
 
 def _current(report: Report, adapter: str | None, champion: str | None) -> Iterator[Evidence]:
@@ -168,8 +173,9 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
 
     The interval and the p-value of a comparison come from one method, so p <= alpha says what the interval at
     1 - alpha says; if a prompt could be promoted as well, p counts that the luckier of them is looked at. Both take
-    differences for symmetric, so a mean's lead must also hold if they are not (`unseen_p_value`). A champion gives way
-    to a better one only: "not worse by much", thirty times in a row, is much worse.
+    differences for symmetric, so a mean's lead must also hold if they are not (`unseen_p_value`); of a metric that is
+    no mean, such as BLEU, the sentence says that this is not tested. A champion gives way to a better one only: "not
+    worse by much", thirty times in a row, is much worse.
     """
     metric, name = report["main_metric"], f"better_than_{other}"
     candidates = (report.get("ladder") or {}).get("candidates", {})
@@ -194,21 +200,24 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     value, low, high = entry["value"], entry["low"], entry["high"]
     if not entry["higher_is_better"]:
         value, low, high = -value, -high, -low
+    tried = max(1, sum(other in against for against in candidates.values()))
+    # Bonferroni: any of the candidates may be promoted. Being ahead on the fresh rows as well, which halves the chance
+    # of each, pays for two of them.
+    p_unseen, allowed_unseen = entry.get("p_unseen"), min(spent, allowed / tried)
     proven = value > 0 and p_value <= allowed
-    passed = proven and entry.get("p_unseen", 0.0) <= spent  # reports of before have none
+    passed = proven and (p_unseen is None or p_unseen <= allowed_unseen)
     ours, theirs = (report["systems"].get(one, {}).get("metrics", {}).get(metric) for one in (system, other))
     figures = f" {ours['value']:.3f} against the {other}'s {theirs['value']:.3f}" if ours and theirs else ""
     # the interval is that of the difference alone, so its own p stands beside it
-    tried = sum(other in against for against in candidates.values())
     family = f", {p_value:.2g} as one of {tried} candidates" if f"{p_value:.2g}" != f"{entry['p_value']:.2g}" else ""
     text = (
         f"{metric} is{figures} on {report['rows']} rows (better than the {other} by {value:+z.3f}, "
         f"interval {low:+z.3f} to {high:+z.3f}, p = {entry['p_value']:.2g}{family}, "
         f"allowed at look {look}: {allowed:.2g})"
     )
-    if proven and not passed:
-        unseen = f"p = {entry['p_unseen']:.2g}, allowed: {spent:.2g}"
-        text += f"; sessions that it ruins may be missing among these {sessions} by chance ({unseen})"
+    if proven and "p_unseen" in entry and (p_unseen is None or not passed):  # reports of before have none
+        figures = "not tested" if p_unseen is None else f"p = {p_unseen:.2g}, allowed: {allowed_unseen:.2g}"
+        text += f"; sessions that it ruins may be missing among these {sessions} by chance ({figures})"
     tail = "." if passed else f"; differences under {entry['detectable']:.2g} cannot be seen with these rows."
     return Evidence(name=name, passed=passed, sentence=text + tail)
 
@@ -255,15 +264,6 @@ def _margins(report: Report, rule: GateRule, system: str) -> Iterator[Evidence]:
             share, bases = (1 - metrics[name]["value"] for metrics in (ours, base))
             text = f"it {does} in {share:.0%} of the rows, the base in {bases:.0%} (allowed: {margin:.0%} more)."
             yield Evidence(name=name, passed=share - bases <= margin, sentence=text)
-
-
-def _memorised(memory: Mapping[str, Any], rule: GateRule) -> Evidence:
-    worst = memory["max_exposure_bits"]
-    leaked = memory["leaked_in_answers"]
-    text = (
-        f"canaries: exposure at most {worst:.1f} bits (allowed: {rule.exposure_bits:g}), {leaked} came out in answers."
-    )
-    return Evidence(name="memorisation", passed=worst <= rule.exposure_bits and not leaked, sentence=text)
 
 
 def as_good(behind: Mapping[str, Any] | None, alpha: float) -> bool:

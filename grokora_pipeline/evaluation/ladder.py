@@ -16,7 +16,6 @@ from grokora_pipeline.evaluation.significance import (
     difference,
     estimate,
     family_p_values,
-    ratio,
     sessions_needed,
     unseen_p_value,
 )
@@ -116,10 +115,11 @@ def _candidates(sums: Sums, measure: Metric, alpha: float, seed: int) -> dict[st
             p_values = family_p_values([sums[name] for name in names], sums[other], measure.combine, seed=seed)
             for name, p_value in zip(names, p_values, strict=True):
                 apart = _compared(sums[name], sums[other], measure, alpha, seed)
-                candidates[name][other] = {**apart, "p_family": p_value}
-                if measure.combine is ratio:
+                unseen = None  # BLEU is neither a mean nor, as perplexity, the exponential of one
+                if sums[name].shape[1] == 2:
                     pair = (sums[name], sums[other]) if measure.higher_is_better else (sums[other], sums[name])
-                    candidates[name][other]["p_unseen"] = unseen_p_value(*pair, seed=seed)
+                    unseen = unseen_p_value(*pair, seed=seed)
+                candidates[name][other] = {**apart, "p_family": p_value, "p_unseen": unseen}
     for place, name in enumerate(names):
         for dearer in ("adapter", WITH_PROMPT):
             if dearer in names[place + 1 :]:

@@ -100,12 +100,6 @@ class Case:
     completion_ids: list[int]
     fresh: bool = False  # of the part that only the gate's final look may use
 
-    @property
-    def reference(self) -> dict[str, Any]:
-        """The expected assistant message."""
-        message: dict[str, Any] = self.example["completion"][-1]
-        return message
-
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:

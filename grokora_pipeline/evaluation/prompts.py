@@ -24,12 +24,6 @@ SEARCH_ROWS = 12  # training rows that an instruction is tried on
 Score = Callable[[FixedPrompt, Sequence[Example]], float]
 
 
-def prompt_budget(cases: Sequence[Case], chat: ChatFormat, new_tokens: int) -> int:
-    """How many tokens examples may take, so that every held-out row and its answer still fit into the context."""
-    longest = max(len(case.prompt_ids) for case in cases)
-    return min(EXAMPLE_TOKENS, chat.context_length - longest - new_tokens)
-
-
 def choose_shots(pool: Sequence[Example], chat: ChatFormat, count: int, budget: int, seed: int) -> list[Example]:
     """At most `count` examples, drawn by the seed, that together take no more than `budget` tokens."""
     drawn = list(pool)

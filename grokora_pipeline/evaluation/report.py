@@ -91,10 +91,18 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
 
 def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Prediction]) -> None:
     """Write the page."""
-    metric = report["main_metric"]
+    metric, systems = report["main_metric"], report["systems"]
     worst, changed = _pairs(rows, metric)
-    past = _past(report)
-    seen = {kind for system in report["systems"].values() for kind in system["errors"]}
+    # the main metric of every system, in the ladder's order, with what an answer costs
+    costs = {rung["system"]: rung for rung in (report.get("ladder") or {}).get("rungs", [])}
+    scores = _chart([(name, run["metrics"].get(metric)) for name, run in systems.items()])
+    ladder = [{**entry, "label": LABELS[entry["label"]], "cost": costs.get(entry["label"])} for entry in scores]
+    # the main metric of earlier reports and of this one, oldest first
+    past = [entry for entry in report.get("history", []) if entry.get("value") is not None]
+    if now := systems["adapter"]["metrics"].get(metric):
+        rank = report.get("training", {}).get("knobs", {}).get("rank")
+        past.append({**now, "label": "this report", "rank": rank})
+    seen = {kind for system in systems.values() for kind in system["errors"]}
     named = [{**entry, "label": f"rank {entry['rank']}"} for entry in past if entry.get("rank")]
     ranks = {entry["rank"]: entry for entry in [*named, *report.get("ranks", [])]}
     page = environment().get_template("report.html.jinja")
@@ -102,7 +110,7 @@ def write_html(path: Path, report: Mapping[str, Any], rows: Sequence[Prediction]
         page.render(
             report=report,
             labels=LABELS,
-            main_chart=_ladder_chart(report),
+            main_chart=ladder,
             wrong=wrong_kinds(rows, metric),
             cut=_CUT,
             figures=[_figure(report, name) for name in metric_names(report)],
@@ -127,14 +135,6 @@ def _chart(entries: Sequence[tuple[str, Mapping[str, Any] | None]]) -> list[dict
     """Entries to be drawn below each other on one scale, from 0 to 1 or to the highest of them."""
     top = max([_UNIT_RANGE] + [entry.get("high", entry["value"]) for _, entry in entries if entry])
     return [{**entry, "label": label, "bar": _bar(entry, top)} for label, entry in entries if entry]
-
-
-def _ladder_chart(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The main metric of every system, in the ladder's order, with what an answer costs."""
-    metric = report["main_metric"]
-    costs = {rung["system"]: rung for rung in (report.get("ladder") or {}).get("rungs", [])}
-    entries = _chart([(name, run["metrics"].get(metric)) for name, run in report["systems"].items()])
-    return [{**entry, "label": LABELS[entry["label"]], "cost": costs.get(entry["label"])} for entry in entries]
 
 
 def wrong_kinds(rows: Sequence[Prediction], metric: str) -> list[tuple[str, int]]:
@@ -190,14 +190,6 @@ def _figure(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
     bars = {name: _bar(entry, top) for name, entry in entries.items() if entry}
     change = report["comparisons"].get("adapter_vs_base", {}).get(metric)
     return {"metric": metric, "entries": entries, "bars": bars, "change": change}
-
-
-def _past(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The main metric of earlier reports and of this one, oldest first."""
-    now = report["systems"]["adapter"]["metrics"].get(report["main_metric"])
-    rank = report.get("training", {}).get("knobs", {}).get("rank")
-    earlier = [entry for entry in report.get("history", []) if entry.get("value") is not None]
-    return [*earlier, {**now, "label": "this report", "rank": rank}] if now else earlier
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -216,7 +216,8 @@ def unseen_p_value(ours: FloatArray, theirs: FloatArray, *, seed: int = 0) -> fl
     Sign flips take them for symmetric. A system that is a little better in most sessions and ruins a few may be no
     better, though none of fourteen sessions shows it. So one session more is imagined, the largest and as bad as one
     can be, and all are weighted at random (Gaffke 2005; Phan, Thomas & Learned-Miller, ICML 2021). Where every session
-    shows all of the scale or nothing this is the sign test. Raises ValueError where the rows are not the same.
+    shows all of the scale or nothing this is the sign test. Of a scale without an end, such as nats a token, the worst
+    is 1, or what a session shows if that is more. Raises ValueError where the rows are not the same.
     """
     if not np.array_equal(ours[:, 1], theirs[:, 1]):
         raise ValueError("the systems have other rows")
@@ -242,14 +243,14 @@ def spent_alpha(alpha: float, look: int) -> float:
     return alpha * (0.65 if look <= 1 else 0.35 / ((look - 1) * look))
 
 
-def detectable(standard_error: float, clusters: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The minimum detectable effect (z at 1 - alpha/2 + z at power) x standard error (Bloom 1995).
+def detectable(standard_error: float, clusters: int, *, alpha: float = 0.05) -> float:
+    """The minimum detectable effect at 80 % power, (z at 1 - alpha/2 + z at 0.8) x standard error (Bloom 1995).
 
     If no cluster differs, the standard error says nothing; then the rule of three's 3 / clusters stands in.
     """
     if standard_error == 0:
         return 3 / clusters
-    return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * standard_error
+    return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(0.8)) * standard_error
 
 
 def pass_hat_k(successes: Sequence[int], trials: int, k: int) -> float:

@@ -7,7 +7,7 @@ agent and adapter, and what two systems ask alike is answered once. One model se
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +94,12 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     tried = {name: trials[place * len(seeds) :][: len(seeds)] for place, name in enumerate(asked)}
     report = _report(checked, champions, tried, responder.seconds)
     report["wall_seconds"] = time.perf_counter() - started
-    _write(checked.output, report, tried["champions"][0])
+    folder = checked.output
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "swarm.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    failed = [result for result in tried["champions"][0] if not result.success][:SHOWN_FAILURES]
+    page = environment().get_template("swarm.html.jinja").render(report=report, failed=failed, labels=LABELS)
+    (folder / "report.html").write_text(writable(page), encoding="utf-8")
     reporter.log(report["verdict"])
     return report
 
@@ -116,6 +121,12 @@ def _report(
     )
     if not champions:
         verdict = f"No role has a champion: the base model solves {base:.0%} of {plan.tasks} unseen tasks."
+    names = ("success_rate", "steps", "invalid_actions", "seconds")
+    table = [
+        "| system | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+        *(f"| {name} | " + " | ".join(number(run[key]) for key in names) + " |" for name, run in systems.items()),
+    ]
     return {
         "verdict": verdict,
         "p": gain.p_value,
@@ -127,7 +138,7 @@ def _report(
         "systems": systems,
         "comparison": asdict(gain),
         "comparisons": {f"{name}_vs_base": asdict(entry) for name, entry in gains.items()},
-        "markdown": _markdown(systems),
+        "markdown": "\n".join(table),
     }
 
 
@@ -165,24 +176,6 @@ def _numbers(trials: Trials, seconds: float, alpha: float) -> dict[str, Any]:
 def writable(text: str) -> str:
     """A text without halves of surrogate pairs, which an answer's JSON may escape and no file can hold."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _markdown(systems: Mapping[str, Mapping[str, Any]]) -> str:
-    names = ("success_rate", "steps", "invalid_actions", "seconds")
-    lines = [
-        "| system | " + " | ".join(name.replace("_", " ") for name in names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
-    lines += [f"| {name} | " + " | ".join(number(run[key]) for key in names) + " |" for name, run in systems.items()]
-    return "\n".join(lines)
-
-
-def _write(folder: Path, report: Mapping[str, Any], results: Sequence[TaskResult]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "swarm.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    failed = [result for result in results if not result.success][:SHOWN_FAILURES]
-    page = environment().get_template("swarm.html.jinja").render(report=report, failed=failed, labels=LABELS)
-    (folder / "report.html").write_text(writable(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

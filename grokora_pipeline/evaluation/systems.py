@@ -80,7 +80,7 @@ class Systems:
         entries = {index: completions.get(index, Completion([], "length", 0.0)) for index in fresh}
         cache.add((keys[index], [one.tokens, one.finish, one.seconds]) for index, one in entries.items())
         new = set(fresh)
-        return [(Completion(*cache.get(key)), index not in new) for index, key in enumerate(keys)]
+        return [(Completion(*cache[key]), index not in new) for index, key in enumerate(keys)]
 
     def likelihoods(self, adapter: str | None, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[float]:
         """Each completion's summed negative log-likelihood in nats, given its prompt."""
@@ -91,7 +91,7 @@ class Systems:
             asked = [prompts[index] for index in fresh], [completions[index] for index in fresh]
             nlls = self.decoder.score(adapter, *asked)
             cache.add((keys[index], nll) for index, nll in zip(fresh, nlls, strict=True))
-        return [float(cache.get(key)) for key in keys]
+        return [float(cache[key]) for key in keys]
 
     def forget(self) -> None:
         """Remove from the cache folder what this object's systems answered: a secret is among it."""

@@ -123,6 +123,24 @@ def test_sessions_of_which_none_is_ruined_by_chance_are_no_proof() -> None:
     )
 
 
+@pytest.mark.parametrize(("candidates", "promoted"), [(1, True), (2, False)])
+def test_each_candidate_spends_its_part_of_alpha_on_what_chance_may_have_hidden(
+    candidates: int, promoted: bool
+) -> None:
+    entry = {**_entry(0.2, 0.1, 0.3, 1e-4), "p_unseen": 0.02, "p_family": 1e-4}
+    ladder = {"candidates": {name: {"base": entry} for name in ("adapter", "few_shot")[:candidates]}}
+    decision = decide(_report(ladder=ladder, comparisons={"adapter_vs_base": {"field_accuracy": entry}}))
+    assert decision.promote is promoted
+    assert promoted or "by chance (p = 0.02, allowed: 0.016)" in decision.reason
+
+
+def test_a_lead_that_could_not_be_tested_against_hidden_sessions_says_so() -> None:
+    entry = {**_entry(0.8, 0.7, 0.9), "p_unseen": None, "sessions": 14}
+    decision = decide(_report(comparisons={"adapter_vs_base": {"field_accuracy": entry}}))
+    assert decision.promote
+    assert "sessions that it ruins may be missing among these 14 by chance (not tested)." in decision.reason
+
+
 def test_sessions_count_where_the_metric_says_something() -> None:
     entry = {**_entry(0.8, 0.7, 0.9, 0.06), "sessions": 4}
     decision = decide(_report(sessions=30, comparisons={"adapter_vs_base": {"field_accuracy": entry}}))

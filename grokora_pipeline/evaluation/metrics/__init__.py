@@ -43,15 +43,20 @@ _PLACE = re.compile(r"coord|position|point|^(x|y|width|height)$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`stats` gives a row's k sufficient statistics, or None where the metric does not apply to the row;
-    `combine` maps summed statistics [..., k] to values [...]. `full` is the value of an answer that is all right; None
-    where no value says so."""
+    """`score` gives a row's k sufficient statistics or, for a mean, its value; None where the metric does not apply to
+    the row. `combine` maps summed statistics [..., k] to values [...]. `full` is the value of an answer that is all
+    right; None where no value says so."""
 
     name: str
-    stats: Callable[[Answer], Stats | None]
+    score: Callable[[Answer], Stats | float | None]
     combine: Callable[[FloatArray], FloatArray] = ratio
     higher_is_better: bool = True
     full: float | None = 1.0
+
+    def stats(self, answer: Answer) -> Stats | None:
+        """A row's k sufficient statistics, those of a mean being (value, 1); None where the metric does not apply."""
+        score = self.score(answer)
+        return score if score is None or isinstance(score, tuple) else (float(score), 1.0)
 
     def table(self, answers: Sequence[Answer]) -> FloatArray | None:
         """[rows, k] statistics, zeros where the metric does not apply; None where it applies to no row."""
@@ -65,15 +70,6 @@ class Metric:
         """The metric over all rows; None where it applies to none."""
         table = self.table(answers)
         return None if table is None else float(self.combine(table.sum(axis=0)))
-
-
-def _mean(score: Callable[[Answer], float | bool | None]) -> Callable[[Answer], Stats | None]:
-    def stats(answer: Answer) -> Stats | None:
-        """(sum, count) of one answer; None if the metric does not apply to it."""
-        value = score(answer)
-        return None if value is None else (float(value), 1.0)
-
-    return stats
 
 
 def exact_match(answer: Answer) -> bool:
@@ -124,55 +120,42 @@ def accepts(schema: Any, value: Any) -> bool:
         return False
 
 
-def field_counts(answer: Answer, view: Callable[[Leaf], object] = lambda leaf: leaf) -> tuple[int, int, int] | None:
-    """(right, given, expected) leaf fields of JSON answers and tool calls, each seen through `view`, which may leave
-    fields out by giving None; None where no such field is expected."""
+def field_score(answer: Answer, *, metric: str) -> float | None:
+    """F1 of the leaf fields of JSON answers and tool calls that a metric looks at, or `field_precision` or
+    `field_recall` of all; None where no such field is expected."""
     reference, prediction = json_value(answer.reference), json_value(answer.prediction)
     expected, given = (
-        Counter(seen for leaf in fields if (seen := view(leaf)) is not None)
+        Counter(part for leaf in fields if (part := _part(leaf, metric)) is not None)
         for fields in (
             [] if reference is None else leaves(reference),
             [] if prediction is None else leaves(prediction, beside=reference),
         )
     )
-    return ((expected & given).total(), given.total(), expected.total()) if expected else None
+    if not expected:
+        return None
+    right = (expected & given).total()
+    if metric == "field_precision":
+        return right / max(1, given.total())
+    return right / expected.total() if metric == "field_recall" else 2 * right / (given.total() + expected.total())
 
 
-def _f1(right: int, given: int, expected: int) -> float:
-    return 2 * right / (given + expected)
-
-
-def _fields(
-    name: str, view: Callable[[Leaf], object] = lambda leaf: leaf, score: Callable[[int, int, int], float] = _f1
-) -> Metric:
-    """A metric of the (right, given, expected) fields of an answer, seen through `view`."""
-    return Metric(name, _mean(lambda answer: score(*counts) if (counts := field_counts(answer, view)) else None))
-
-
-def _field_name(leaf: Leaf) -> str:
-    return str(leaf[0][-1]) if leaf[0] else ""
-
-
-def _action_type(leaf: Leaf) -> Leaf | None:
-    return leaf if _field_name(leaf) in {"action", "name"} or _field_name(leaf).endswith("type") else None
-
-
-def _verdict(leaf: Leaf) -> Leaf | None:
-    """The decision, wherever in the answer it stands."""
-    names = {"valid", "approved", "situation", "verdict"}
-    return (leaf[0][-1:], leaf[1]) if _field_name(leaf) in names else None
-
-
-def _typed_text(leaf: Leaf) -> Leaf | None:
-    """What goes through the keyboard: text and keys, by the names that recorders give these fields."""
-    typed = leaf[1].startswith('"') and _TYPED.search(_field_name(leaf))
-    return leaf if typed and _action_type(leaf) is None else None
-
-
-def _coordinates(leaf: Leaf) -> Leaf | None:
-    """Numbers of a place on the screen; a waiting time or a count of scrolls is none."""
-    number = leaf[1].lstrip("-")[:1].isdigit()
-    return leaf if number and any(_PLACE.search(str(part)) for part in leaf[0]) else None
+def _part(leaf: Leaf, metric: str) -> Leaf | tuple[str | int, ...] | None:
+    """What a metric compares of a leaf field; None if it does not look at this one."""
+    path, value = leaf
+    name = str(path[-1]) if path else ""
+    is_action = name in {"action", "name"} or name.endswith("type")
+    if metric == "argument_keys":
+        return path
+    if metric == "verdict":  # the decision, wherever in the answer it stands
+        return (path[-1:], value) if name in {"valid", "approved", "situation", "verdict"} else None
+    looked_at = {
+        "action_type": is_action,
+        # what goes through the keyboard: text and keys, by the names that recorders give these fields
+        "typed_text": value.startswith('"') and _TYPED.search(name) and not is_action,
+        # numbers of a place on the screen; a waiting time or a count of scrolls is none
+        "coordinates": value.lstrip("-")[:1].isdigit() and any(_PLACE.search(str(part)) for part in path),
+    }
+    return leaf if looked_at.get(metric, True) else None
 
 
 def call_error(answer: Answer) -> CallError | None:
@@ -292,30 +275,27 @@ METRICS: dict[str, Metric] = {
             full=None,
         ),
         Metric("bits_per_byte", partial(_nats, of_bytes=True), higher_is_better=False, full=None),
-        Metric("exact_match", _mean(exact_match)),
-        Metric("valid_json", _mean(valid_json)),
-        Metric("schema_valid", _mean(schema_valid)),
-        _fields("field_accuracy"),
-        _fields("field_precision", score=lambda right, given, expected: right / max(1, given)),
-        _fields("field_recall", score=lambda right, given, expected: right / expected),
-        # the parts of an action, apart: a text model cannot see where on a screenshot to click
-        _fields("action_type", _action_type),
-        _fields("argument_keys", lambda leaf: leaf[0]),
-        _fields("typed_text", _typed_text),
-        _fields("coordinates", _coordinates),
-        _fields("verdict", _verdict),
-        Metric("tool_call_match", _mean(tool_call_match)),
-        Metric("no_call", _mean(no_call)),
-        Metric("code_parses", _mean(code_parses)),
-        Metric("code_match", _mean(code_match)),
-        Metric("code_runs", _mean(code_runs)),
-        *(Metric(name, _mean(partial(rouge_score, name=name))) for name in ("rouge1", "rouge2", "rougeL")),
-        Metric("sacrebleu", _bleu_stats, bleu_of, full=100.0),
-        Metric("finished", _mean(lambda answer: answer.finished)),
-        Metric(
-            "answer_chars", _mean(lambda answer: len(canonical(answer.prediction))), higher_is_better=False, full=None
+        Metric("exact_match", exact_match),
+        Metric("valid_json", valid_json),
+        Metric("schema_valid", schema_valid),
+        *(
+            Metric(name, partial(field_score, metric=name))
+            for name in (
+                *("field_accuracy", "field_precision", "field_recall"),
+                # the parts of an action, apart: a text model cannot see where on a screenshot to click
+                *("action_type", "argument_keys", "typed_text", "coordinates", "verdict"),
+            )
         ),
-        Metric("answer_tokens", _mean(lambda answer: answer.new_tokens), higher_is_better=False, full=None),
+        Metric("tool_call_match", tool_call_match),
+        Metric("no_call", no_call),
+        Metric("code_parses", code_parses),
+        Metric("code_match", code_match),
+        Metric("code_runs", code_runs),
+        *(Metric(name, partial(rouge_score, name=name)) for name in ("rouge1", "rouge2", "rougeL")),
+        Metric("sacrebleu", _bleu_stats, bleu_of, full=100.0),
+        Metric("finished", lambda answer: answer.finished),
+        Metric("answer_chars", lambda answer: len(canonical(answer.prediction)), higher_is_better=False, full=None),
+        Metric("answer_tokens", lambda answer: answer.new_tokens, higher_is_better=False, full=None),
     )
 }
 

@@ -31,7 +31,6 @@ class Answer:
     reference_tokens: int = 0
     new_tokens: int | None = None
     finished: bool | None = None
-    seconds: float | None = None
 
 
 MOST_PAIRS = 10_000  # of items of two lists that are compared with each other; longer lists match by index

@@ -41,16 +41,10 @@ class GrokoraMetric(evaluate.Metric):  # type: ignore[misc]
     ) -> dict[str, Any]:
         answers = []
         for prediction, reference in zip(predictions, references, strict=True):
-            nll, tokens = evaluate_json(prediction) if self.config_name in _LIKELIHOOD else (None, 0)
+            nll, tokens = json.loads(prediction) if self.config_name in _LIKELIHOOD else (None, 0)
             message = as_message(prediction)
             answers.append(
                 Answer(message, as_message(reference), tools, schema, answer_type, nll=nll, reference_tokens=tokens)
             )
         result: dict[str, Any] = {self.config_name: get_metric(self.config_name).value(answers)}
         return {**result, "signature": bleu_signature()} if self.config_name == "sacrebleu" else result
-
-
-def evaluate_json(text: str) -> tuple[float, int]:
-    """[nll, tokens] of a row, as `perplexity` takes it."""
-    nll, tokens = json.loads(text)
-    return float(nll), int(tokens)
