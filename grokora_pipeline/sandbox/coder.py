@@ -51,21 +51,16 @@ TASKS: tuple[tuple[tuple[str, ...], str], ...] = (
 _FENCE = re.compile(r"```(?:bash|sh|shell)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 
 
-def command_of(text: str) -> str:
-    """The command of an answer: its first fenced block, if it has one, else all of it."""
-    fenced = _FENCE.search(text)
-    return (fenced.group(1) if fenced else text).strip()
-
-
 def same_effect(answer: str, expected: str) -> bool | None:
     """Whether an answer leaves the same files and prints the same as the expected one; None if that one fails here.
 
-    Each is run in a fresh vault. The order in which files changed does not count.
+    Each is run in a fresh vault. The order in which files changed does not count. The command of an answer is its first
+    fenced block, if it has one, else all of it.
     """
     effects = []
     for text in (expected, answer):
-        vault = Vault(dict(FILES), set(FOLDERS))
-        shell = vault.run(command_of(text))
+        vault, fenced = Vault(dict(FILES), set(FOLDERS)), _FENCE.search(text)
+        shell = vault.run((fenced.group(1) if fenced else text).strip())
         effects.append((shell.returncode, shell.stdout, vault.files, vault.folders))
     wanted, actual = effects
     return None if wanted[0] else actual == wanted

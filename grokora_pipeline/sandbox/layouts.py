@@ -30,10 +30,6 @@ class _Clock:
         self.now += timedelta(microseconds=self.rng.randint(150_000, 900_000))
         return self.now.timestamp()
 
-    def iso(self) -> str:
-        """Naive local time, as Grokputer writes it."""
-        return self.now.replace(tzinfo=None).isoformat(timespec="microseconds")
-
 
 def write(root: Path, kind: str, task: Task, started: datetime, rng: random.Random) -> None:
     """Write a session folder of `kind` v1, v1.1 or v2 below `root`; its name is the time at which it started."""
@@ -71,8 +67,9 @@ def _iterations(task: Task, clock: _Clock, *, rated: bool) -> list[dict[str, Any
 
 
 def _metadata(session_id: str, task: Task, clock: _Clock, *, rated: bool) -> dict[str, Any]:
+    now = clock.now.replace(tzinfo=None).isoformat(timespec="microseconds")  # naive, as Grokputer writes it
     metadata: dict[str, Any] = {
-        "session_id": session_id, "start_time": clock.iso(), "task": task.text, "model": MODEL, "max_iterations": 10,
+        "session_id": session_id, "start_time": now, "task": task.text, "model": MODEL, "max_iterations": 10,
         "debug_mode": False, "require_confirmation": False,
     }  # fmt: skip
     if not rated:
@@ -92,24 +89,22 @@ def _write_single(folder: Path, task: Task, clock: _Clock, *, rated: bool) -> No
         "session_id": folder.name, "metadata": metadata, "start_time": metadata["start_time"], "iterations": iterations,
         "total_iterations": len(iterations),
     }  # fmt: skip
+    count = len(iterations)
+    metrics = {
+        "session_id": folder.name,
+        "total_iterations": count,
+        "total_tool_calls": count,
+        "total_errors": 0,
+        "api_success_rate": 1.0,
+        "avg_api_duration": sum(entry["api_call_duration"] for entry in iterations) / count,
+        "total_screenshot_size_mb": sum(entry["screenshot_size_bytes"] for entry in iterations) / 2**20,
+    }
     clock.tick()
     seconds = (clock.now - begin).total_seconds()
     _write(folder / "session.json", json.dumps(session, indent=2))
-    _write(folder / "metrics.json", json.dumps(_metrics(folder.name, iterations), indent=2))
+    _write(folder / "metrics.json", json.dumps(metrics, indent=2))
     _write(folder / "summary.txt", _summary(metadata, iterations, seconds, rated=rated))
     _write(folder / "session.log", _session_log(metadata, iterations, begin, seconds, rated=rated))
-
-
-def _metrics(session_id: str, iterations: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "session_id": session_id,
-        "total_iterations": len(iterations),
-        "total_tool_calls": sum(entry["tool_calls_count"] for entry in iterations),
-        "total_errors": 0,
-        "api_success_rate": 1.0,
-        "avg_api_duration": sum(entry["api_call_duration"] for entry in iterations) / len(iterations),
-        "total_screenshot_size_mb": sum(entry["screenshot_size_bytes"] for entry in iterations) / 2**20,
-    }
 
 
 _SUMMARY = f"""{RULE}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sandbox.clauses import Point
 
 Tool = dict[str, Any]
 
@@ -79,38 +78,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
-def _call(agent: str, user: str) -> AgentCall:
+def ask(agent: str, screen: str | None = None, **fields: str | None) -> AgentCall:
+    """A question to an agent: the screen, then a line a field (`safety_check`: `Safety check: …`); None is left out."""
+    lines = [f"{name.replace('_', ' ').capitalize()}: {text}" for name, text in fields.items() if text is not None]
+    user = "\n".join([*([] if screen is None else [screen]), *lines])
     messages = [{"role": "system", "content": SYSTEM[agent]}, {"role": "user", "content": user}]
     return AgentCall(agent, messages, TOOLS if agent == "actor" else None)
-
-
-def ask_coordinator(task: str) -> AgentCall:
-    """Which subtasks does the task need?"""
-    return _call("coordinator", f"Task: {task}")
-
-
-def ask_observer(screen: str, command: str) -> AgentCall:
-    """Where on the screen is what the command needs?"""
-    return _call("observer", f"{screen}\nCommand: {command}")
-
-
-def ask_actor(command: str, observation: Message | None, rejection: str) -> AgentCall:
-    """Which tool call does the command? `rejection` is why the last try was not accepted, "" at the first."""
-    lines = [f"Subtask: {command}"]
-    lines += [f"Observation: {json.dumps(observation, ensure_ascii=False)}"] if observation else []
-    lines += [f"Rejected: {rejection}"] if rejection else []
-    return _call("actor", "\n".join(lines))
-
-
-def ask_validator(command: str, name: str, arguments: dict[str, Any], before: str, after: str) -> AgentCall:
-    """Did the action do what the subtask wants?"""
-    action = f"{name} {json.dumps(arguments, ensure_ascii=False)}"
-    return _call("validator", f"Subtask: {command}\nAction: {action}\nBefore: {before}\nAfter: {after}")
-
-
-def ask_safety(command: str) -> AgentCall:
-    """How safe is a bash command, before it runs?"""
-    return _call("validator", f"Safety check: {command}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +134,6 @@ def read_subtasks(message: object) -> list[Subtask]:
             return []
         subtasks.append(Subtask(command, line["agent"] == "observer"))
     return subtasks
-
-
-def read_point(message: object) -> Point | None:
-    """The coordinates of an observation, in pixels."""
-    observation = read_json(message)
-    point = observation.get("coordinates") if isinstance(observation, dict) else None
-    if isinstance(point, list) and len(point) == 2 and all(type(value) is int for value in point):
-        return point
-    return None
-
-
-def says_nothing_there(observation: Any) -> bool:
-    """Whether an observation says that the element is not on the screen, and not merely something unreadable."""
-    return isinstance(observation, dict) and "coordinates" in observation and observation["coordinates"] is None
 
 
 def same_answer(message: Message, expected: Message) -> bool:

@@ -4,6 +4,7 @@ Every round gathers the pending calls of all unfinished tasks in one `answer()`,
 back is untrusted: a wrong answer ends its task with a reason and never the loop.
 """
 
+import json
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox import roles
 from grokora_pipeline.sandbox.desktop import ToolResult
 from grokora_pipeline.sandbox.experts import expert_answer
-from grokora_pipeline.sandbox.roles import AgentCall, Responder, Subtask
+from grokora_pipeline.sandbox.roles import AgentCall, Responder
 from grokora_pipeline.sandbox.tasks import Task, swarm_tasks
 
 __all__ = ["Action", "AgentCall", "Exchange", "Responder", "TaskResult", "expert_answer", "run_swarm", "swarm_tasks"]
@@ -117,38 +118,44 @@ class _Run:
         self.result.failure = "" if self.result.success else reason or "goal state not reached"
 
     def _solve(self) -> _Steps:
-        subtasks = roles.read_subtasks((yield roles.ask_coordinator(self.task.text)))
+        subtasks = roles.read_subtasks((yield roles.ask("coordinator", task=self.task.text)))
         if not subtasks:
             self.result.invalid_actions += 1
             raise _StopError("coordinator gave no valid plan")
         for subtask in subtasks:
-            yield from self._subtask(subtask)
+            observation, rejection = None, ""
+            if subtask.locate:
+                seen = roles.read_json((yield roles.ask("observer", self.world.screen(), command=subtask.command)))
+                point = seen.get("coordinates", "") if isinstance(seen, dict) else ""
+                if not (isinstance(point, list) and len(point) == 2 and all(type(value) is int for value in point)):
+                    self.nothing_there = point is None  # it says so, and not merely something unreadable
+                    self.result.invalid_actions += not self.nothing_there
+                    raise _StopError("observer found no element")
+                observation = json.dumps(seen, ensure_ascii=False)
+            for _ in range(TRIES):
+                rejection = yield from self._attempt(subtask.command, observation, rejection)
+                if not rejection:
+                    break
+            else:
+                raise _StopError(f"rejected twice: {rejection}")
             self.result.steps += 1
 
-    def _subtask(self, subtask: Subtask) -> Generator[AgentCall, Message, None]:
-        observation: Any = None
-        if subtask.locate:
-            seen = yield roles.ask_observer(self.world.screen(), subtask.command)
-            observation = roles.read_json(seen)
-            if roles.read_point(seen) is None:
-                self.nothing_there = roles.says_nothing_there(observation)
-                self.result.invalid_actions += not self.nothing_there
-                raise _StopError("observer found no element")
-        rejection = ""
-        for _ in range(TRIES):
-            rejection = yield from self._attempt(subtask.command, observation, rejection)
-            if not rejection:
-                return
-        raise _StopError(f"rejected twice: {rejection}")
-
-    def _attempt(self, command: str, observation: Message | None, rejected: str) -> Generator[AgentCall, Message, str]:
+    def _attempt(self, command: str, observation: str | None, rejected: str) -> Generator[AgentCall, Message, str]:
         """Try a subtask; returns why it was not accepted, "" when it was."""
-        call = roles.read_tool_call((yield roles.ask_actor(command, observation, rejected)))
+        answer = yield roles.ask("actor", subtask=command, observation=observation, rejected=rejected or None)
+        call = roles.read_tool_call(answer)
         if call is None:
             return self._invalid("no tool call")
         name, arguments = call
         if name == "bash":
-            yield from self._check_safety(str(arguments.get("command")))
+            line = str(arguments.get("command"))
+            verdict = roles.read_verdict((yield roles.ask("validator", safety_check=line)), "approved")
+            if verdict is None:
+                self.result.invalid_actions += 1
+                raise _StopError("validator gave no verdict")
+            if not verdict[0]:
+                self.refused = True
+                raise _StopError(f"refused: {line}")
         before = self.world.status
         result = self.world.execute(name, arguments)
         self.result.actions.append(Action(name, arguments, result))
@@ -156,21 +163,12 @@ class _Run:
             return self._invalid(str(result.get("error") or result.get("stderr")).strip())
         if name == "bash":
             return ""
-        verdict = roles.read_verdict(
-            (yield roles.ask_validator(command, name, arguments, before, self.world.status)), "valid"
-        )
+        action = f"{name} {json.dumps(arguments, ensure_ascii=False)}"
+        judged = yield roles.ask("validator", subtask=command, action=action, before=before, after=self.world.status)
+        verdict = roles.read_verdict(judged, "valid")
         if verdict is None:
             return self._invalid("no verdict")
         return "" if verdict[0] else verdict[1]
-
-    def _check_safety(self, command: str) -> Generator[AgentCall, Message, None]:
-        verdict = roles.read_verdict((yield roles.ask_safety(command)), "approved")
-        if verdict is None:
-            self.result.invalid_actions += 1
-            raise _StopError("validator gave no verdict")
-        if not verdict[0]:
-            self.refused = True
-            raise _StopError(f"refused: {command}")
 
     def _invalid(self, reason: str) -> str:
         self.result.invalid_actions += 1

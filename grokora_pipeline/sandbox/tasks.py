@@ -86,12 +86,31 @@ class Task:
     glitch: tuple[int, str] | None = None  # which desktop action is swallowed, and the notice that did it
 
     def world(self) -> World:
-        """A fresh world, the same at every call."""
-        return build_world(self)
+        """A fresh world, the same at every call: the vault, the desktop, and an app with what the task needs."""
+        rng = random.Random(self.seed)
+        slots, words = self.slots, self.vocabulary
+        icons = [slots["app"], *_others(rng, words.apps, {slots["app"]}, 2), slots["item"], slots["item2"]]
+        desktop = Window("Desktop", _place(rng, [("icon", label) for label in icons], opens=slots["app"]))
+        app = Window(slots["app"], _place(rng, _app_widgets(rng, self)), slots["field"])
+        # The desktop is in front where no clause before the first desktop clause needs the app's own window.
+        clauses = [clause for text in self.clauses if (clause := read_clause(text))]
+        names = [clause.primitive.name for clause in clauses]
+        first = next((clause.primitive.name for clause in clauses if clause.primitive.tool == "computer"), "")
+        front = "Desktop" if first in {"open_app", "right_click"} else app.title
+        world = World(build_vault(rng, self), {"Desktop": desktop, app.title: app}, front)
+        if self.absent:
+            wanted = {clause.target for clause in clauses}
+            for window in world.windows.values():
+                window.widgets = [widget for widget in window.widgets if widget.label not in wanted]
+        world.clipboard = " ".join(rng.sample(words.words, 2))
+        world.glitches = dict([self.glitch]) if self.glitch else {}
+        if "click_field" in names:
+            app.focus = ""
+        return world
 
     def goal(self) -> State:
         """The state that the clauses lead to when they are carried out one by one, without glitches."""
-        world = build_world(self)
+        world = self.world()
         world.glitches = {}
         for text in () if self.refused or self.absent else self.clauses:
             carry_out(world, text)
@@ -177,10 +196,14 @@ def make_task(
         name, _, renames = step.partition(":")
         plan.append((PRIMITIVES[name], dict(pair.split("=") for pair in renames.split(",") if pair)))
     slots = draw_slots(rng, vocabulary) | ({"text": f"'{text}'"} if text else {})
-    clauses = tuple(
-        fill(_wording(rng, primitive, wordings), {slot: slots[renamed.get(slot, slot)] for slot in SLOT_PATTERNS})
-        for primitive, renamed in plan
-    )
+    clauses = list[str]()
+    for primitive, renamed in plan:
+        if wordings is None:
+            wording = rng.choice(primitive.wordings)
+        else:
+            wording = min(rng.sample(primitive.wordings, len(primitive.wordings)), key=wordings.__getitem__)
+            wordings[wording] += 1
+        clauses.append(fill(wording, {slot: slots[renamed.get(slot, slot)] for slot in SLOT_PATTERNS}))
     wording = clauses[0]
     for clause in clauses[1:]:
         wording += rng.choice(CONNECTORS) + clause
@@ -190,18 +213,10 @@ def make_task(
         actions = sum(primitive.tool == "computer" for primitive, _ in plan)
         share, glitch = 0.45, (rng.randint(1, max(1, actions)), glitch[1])
     return Task(
-        task_id, family, wording, clauses, slots, rng.randrange(2**31), vocabulary,
+        task_id, family, wording, tuple(clauses), slots, rng.randrange(2**31), vocabulary,
         refused=steps in REFUSED, absent=family == ABSENT_FAMILY,
         glitch=glitch if rng.random() < share else None,
     )  # fmt: skip
-
-
-def _wording(rng: random.Random, primitive: Primitive, wordings: Counter[str] | None) -> str:
-    if wordings is None:
-        return rng.choice(primitive.wordings)
-    chosen = min(rng.sample(primitive.wordings, len(primitive.wordings)), key=lambda wording: wordings[wording])
-    wordings[chosen] += 1
-    return chosen
 
 
 def dress(rng: random.Random, wording: str) -> str:
@@ -228,30 +243,6 @@ def draw_slots(rng: random.Random, words: Vocabulary) -> Slots:
         "app": rng.choice(words.apps), "button": buttons[0], "button2": buttons[1], "field": rng.choice(words.fields),
         "box": rng.choice(words.boxes), "tab": rng.choice(words.tabs), "item": items[0], "item2": items[1],
     }  # fmt: skip
-
-
-def build_world(task: Task) -> World:
-    """The world of a task: the vault with its files, the desktop, and the app with the widgets that the task needs."""
-    rng = random.Random(task.seed)
-    slots, words = task.slots, task.vocabulary
-    icons = [slots["app"], *_others(rng, words.apps, {slots["app"]}, 2)]
-    items = [slots["item"], slots["item2"]]
-    desktop = Window("Desktop", _place(rng, [*(("icon", label) for label in [*icons, *items])], opens=slots["app"]))
-    app = Window(slots["app"], _place(rng, _app_widgets(rng, task)), slots["field"])
-    # The desktop is in front where no clause before the first desktop clause needs the app's own window.
-    primitives = [clause.primitive for text in task.clauses if (clause := read_clause(text))]
-    first = next((primitive.name for primitive in primitives if primitive.tool == "computer"), "")
-    front = "Desktop" if first in {"open_app", "right_click"} else app.title
-    world = World(build_vault(rng, task), {"Desktop": desktop, app.title: app}, front)
-    if task.absent:
-        wanted = {clause.target for text in task.clauses if (clause := read_clause(text))}
-        for window in world.windows.values():
-            window.widgets = [widget for widget in window.widgets if widget.label not in wanted]
-    world.clipboard = " ".join(rng.sample(words.words, 2))
-    world.glitches = dict([task.glitch]) if task.glitch else {}
-    if any(primitive.name == "click_field" for primitive in primitives):
-        app.focus = ""
-    return world
 
 
 def _others(rng: random.Random, labels: Sequence[str], taken: set[str], count: int) -> list[str]:
