@@ -112,3 +112,13 @@ def test_what_is_no_export_is_refused_and_leaves_nothing(
     refused = send(running, content, kind, **headers)
     assert (refused.status_code, "error" in refused.json()) == (status, True)
     assert not list(running.recordings.rglob("*.jsonl"))
+
+
+def test_an_export_of_more_traces_than_a_collector_sends_makes_no_file(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grokora_pipeline.serving.gateway.traces.MOST_TRACES", 2)
+    many = {"resourceSpans": [one for trace in "abc" for one in span(trace * 32)["resourceSpans"]]}
+    refused = send(running, orjson.dumps(many))
+    assert (refused.status_code, "3 traces, more than 2" in refused.text) == (413, True)
+    assert not list(running.recordings.rglob("*.jsonl"))

@@ -18,6 +18,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "as many states as memory holds": ({"type": "integer", "multipleOf": 999_983}, "remainders"),
     "many states together": ({"allOf": [{"multipleOf": 0.997}, {"type": "number", "multipleOf": 991}]}, "remainders"),
     "a book": ({"const": "x" * 300_000}, "characters"),
+    "repeated repetitions": ({"type": "string", "pattern": "^((a{100}){100}){100}$"}, "repeats what is repeated"),
+    "repeated text": ({"items": {"type": "string", "pattern": "(ab\\}{9}[(]){999,}{20}"}}, "repeats what is repeated"),
 }
 
 
@@ -157,3 +159,10 @@ def test_a_check_of_a_small_grammar_is_kept_and_one_of_megabytes_is_not(chat: Ch
     after = _check.cache_info()
     assert after.currsize == 2  # the schema by itself, and the answer's grammar
     assert after.hits > 0
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^[a-z]{100000}$", "^([a-z0-9]{1,40} ){0,500}$", r"(?:[a-z]{1,63}\.){1,8}", "a)b{2}"]
+)
+def test_a_pattern_that_costs_little_is_enforced(pattern: str) -> None:
+    assert "repeats" not in refused_schema({"type": "string", "pattern": pattern})

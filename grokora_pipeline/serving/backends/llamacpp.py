@@ -39,19 +39,24 @@ from grokora_pipeline.models.chat import ChatFormat, read_json
 from grokora_pipeline.models.fingerprint import fingerprint
 from grokora_pipeline.serving.backends.slots import SlotQueue, Turn
 from grokora_pipeline.serving.engine.constrain import Grammars
-from grokora_pipeline.serving.engine.request import EngineStats, Finish, GenerationRequest, TokenChunk
+from grokora_pipeline.serving.engine.request import (
+    CUT,
+    ENDED,
+    GREEDY_BELOW,
+    EngineStats,
+    Finish,
+    GenerationRequest,
+    TokenChunk,
+)
 
 LOG = logging.getLogger("grokora.serving")
 SLOTS = 16  # answers at the same time
 KV_BYTES = 256 << 20  # for all of them together, which llama.cpp takes at once; more if one context needs it,
 MOST_KV_BYTES = 2 << 30  # up to this: a longer context is cut
 TURN_TOKENS = 64  # of a long answer, before another adapter may have its turn: some seconds on two cores
-GREEDY_BELOW = 1e-5  # of the temperature, as in `engine.rows`
 WAIT_SECONDS = 600  # for a large model to be read from a slow disk, or a long prompt to be run
 KEPT_SECONDS = 30 * 86400  # a converted file that nobody used
 _TLS = httpx.create_ssl_context()  # unused, but a client that is not given one reads all certificates (20 ms)
-_CUT = "The engine has ended before the answer was whole; ask again."
-_ENDED = "The engine has ended; restart the server."
 
 
 @dataclass(eq=False, slots=True)
@@ -241,7 +246,11 @@ class LlamaCppEngine:
             raise GrokoraError(f"llama.cpp does not start: {server.last_words}.") from error
         finally:
             watch.cancel()
-        self.context_length = min(self.context_length, _slot_context(server))
+        # the most tokens that llama.cpp gives one answer and its prompt
+        with httpx.Client(timeout=WAIT_SECONDS, trust_env=False, verify=_TLS) as client:
+            headers = {"authorization": f"Bearer {server.key}"}
+            props = client.get(f"{server.url}/props", headers=headers).raise_for_status().json()
+        self.context_length = min(self.context_length, int(props["default_generation_settings"]["n_ctx"]))
         with self._guard:
             old, self._server, self.adapters = self._server, server, files
             closed = self._closed
@@ -272,7 +281,7 @@ class LlamaCppEngine:
                 self._start(self.adapters)
         with self._guard:
             if self._closed or self._server is None:
-                raise GrokoraError(_ENDED)
+                raise GrokoraError(ENDED)
             if request.adapter is not None and request.adapter not in self.adapters:
                 raise GrokoraError(f"There is no adapter {request.adapter!r} on this engine.")
             row = _Row(request, self._server, limit, matcher, list(request.prompt))
@@ -354,7 +363,7 @@ class LlamaCppEngine:
                 raise httpx.ReadError("the stream has no end")
         except (httpx.HTTPError, SSEError) as error:
             reason = "" if self._closed else await asyncio.to_thread(_why_ended, server)
-            raise GrokoraError(f"llama.cpp broke off ({reason}); ask again." if reason else _CUT) from error
+            raise GrokoraError(f"llama.cpp broke off ({reason}); ask again." if reason else CUT) from error
 
     def _ends(self, row: _Row, token: int) -> bool:
         """Whether the answer ends before or with this token; sets `row.finish`."""
@@ -407,14 +416,6 @@ def _token_bytes(config: dict[str, Any]) -> int:
         return 2 * 2 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * size
     except KeyError:
         return 128 << 10
-
-
-def _slot_context(server: _Server) -> int:
-    """The most tokens that llama.cpp gives one answer and its prompt."""
-    headers = {"authorization": f"Bearer {server.key}"}
-    with httpx.Client(timeout=WAIT_SECONDS, trust_env=False, verify=_TLS) as client:
-        props = client.get(f"{server.url}/props", headers=headers).raise_for_status().json()
-    return int(props["default_generation_settings"]["n_ctx"])
 
 
 def _end(server: _Server) -> None:

@@ -46,7 +46,7 @@ class _Stack:
     owner: "AdapterStack"
     down: Tensor  # [ranks, in]
     up: Tensor  # [ranks, out]
-    ranks: tuple[tuple[Adapter, int], ...] = ()
+    owners: tuple[Adapter, ...] = ()  # of each rank
     scales: dict[Adapter, Tensor] = field(default_factory=dict)  # of DoRA adapters, [out]
     scale: Tensor | None = None  # of this pass, [rows, 1, out]
     chosen: tuple[Tensor, Tensor, Tensor | None] | None = None  # A, B, [rows, 1, ranks] True where not a row's own
@@ -96,7 +96,7 @@ class AdapterStack:
                 self.model.get_submodule(name).register_forward_hook(self._stacks[name])
             stack = self._stacks[name]
             stack.down, stack.up = torch.cat([stack.down, down]), torch.cat([stack.up, up])
-            stack.ranks = (*stack.ranks, (adapter, len(down)))
+            stack.owners += (adapter,) * len(down)
             if name in adapter.scales:
                 stack.scales[adapter] = adapter.scales[name]
         adapter.weights.clear()  # they live in the stacks
@@ -105,9 +105,9 @@ class AdapterStack:
         """Take an adapter's matrices out of the stacks."""
         self.adapters.remove(adapter)
         for stack in self._stacks.values():
-            kept = [index for index, owner in enumerate(_owners(stack.ranks)) if owner is not adapter]
+            kept = [index for index, owner in enumerate(stack.owners) if owner is not adapter]
             stack.down, stack.up = stack.down[kept], stack.up[kept]
-            stack.ranks = tuple(entry for entry in stack.ranks if entry[0] is not adapter)
+            stack.owners = tuple(stack.owners[index] for index in kept)
             stack.scales.pop(adapter, None)
             stack.chosen = None
 
@@ -116,9 +116,9 @@ class AdapterStack:
         self.tokens = tokens
         plans: dict[Any, tuple[slice, Tensor | None] | None] = {}
         for stack in self._stacks.values():
-            if stack.ranks not in plans:
-                plans[stack.ranks] = _plan(stack.ranks, rows, stack.down)
-            plan = plans[stack.ranks]
+            if stack.owners not in plans:
+                plans[stack.owners] = _plan(stack.owners, rows, stack.down)
+            plan = plans[stack.owners]
             stack.chosen = plan and (stack.down[plan[0]], stack.up[plan[0]], plan[1])
             stack.scale = None
             if any(row in stack.scales for row in rows):
@@ -129,16 +129,11 @@ class AdapterStack:
                 stack.scale = torch.stack(of_rows)[:, None]
 
 
-def _owners(ranks: tuple[tuple[Adapter, int], ...]) -> list[Adapter]:
-    return [adapter for adapter, rank in ranks for _ in range(rank)]
-
-
 def _plan(
-    ranks: tuple[tuple[Adapter, int], ...], rows: Sequence[Adapter | None], like: Tensor
+    owners: tuple[Adapter, ...], rows: Sequence[Adapter | None], like: Tensor
 ) -> tuple[slice, Tensor | None] | None:
     """The part of a stack from the first to the last adapter in use, and the rows' mask on it; no mask where all
     rows have the same adapter."""
-    owners = _owners(ranks)
     used = [index for index, owner in enumerate(owners) if owner in rows]
     if not used:
         return None

@@ -27,6 +27,10 @@ _CACHED_CHARS = 1 << 16  # of a grammar that is checked once for all calls
 _MOST_SCHEMA_CHARS = 1 << 18  # OpenAI takes half of that
 # An automaton that counts remainders has a state for each: 999,983 of them took 7 seconds and 370 MB, which are kept.
 _MOST_REMAINDERS = 10_000
+# A repetition of repetitions is written out where one text alone fits it: the million letters of ((a{100}){100}){100}
+# hold up the engine for a second. A single repetition is never written out.
+_MOST_COPIES = 50_000
+_PATTERN_PART = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<least>\d+)(?:,\d*)?\}|.", re.DOTALL)
 _BYTES = LLTokenizer("byte")  # knows no model: enough to see whether a schema has any first token
 # llguidance's own limit of 2,000 ends an answer in its middle if a schema has 500 optional properties. What it adds to
 # an error when it is verbose is the answer's text, which must not reach a log.
@@ -120,7 +124,7 @@ def grammar_for(
     any_object = {"parameters": {"type": "object"}}
     grammar = grammar_of([each | any_object if refused_schema(_parameters(each)) else each for each in offered])
     if reason := _checked(grammar)[0]:
-        raise GrokoraError(f"The tools cannot be offered as they are: {_first_line(reason)}.")
+        raise GrokoraError(f"The tools cannot be offered as they are: {reason}.")
     return grammar
 
 
@@ -154,7 +158,9 @@ def _checked(grammar: str, *, begins: bool = False) -> tuple[str, tuple[str, ...
 def _check(grammar: str, begins: bool) -> tuple[str, tuple[str, ...]]:
     is_refused, notes = LLMatcher.validate_grammar_with_warnings(grammar, None)
     if is_refused:
-        return "\n".join(notes), ()
+        # what follows repeats the grammar; a regex error has its text in later lines
+        lines = [line.strip() for line in "\n".join(notes).split("\n   1 |", maxsplit=1)[0].splitlines()]
+        return " ".join(line for line in lines if line).partition("schema: ")[2] or lines[0], ()
     if begins:
         matcher = LLMatcher(_BYTES, grammar, limits=_LIMITS)
         matcher.compute_bitmask()
@@ -174,19 +180,37 @@ def refused_schema(schema: Json) -> str:
         if isinstance(one, dict) and type(one.get("multipleOf")) in (int, float):
             _, digits, exponent = Decimal(str(one["multipleOf"])).as_tuple()
             remainders = lcm(remainders, int("".join(map(str, digits))) * 10 ** max(0, int(exponent)))
+        if isinstance(one, dict) and isinstance(pattern := one.get("pattern"), str) and _copies(pattern) > _MOST_COPIES:
+            return f"its pattern {pattern[:40]!r} repeats what is repeated, more than {_MOST_COPIES:,} parts in all"
     if remainders > _MOST_REMAINDERS:
         return f"its 'multipleOf' have more than {_MOST_REMAINDERS:,} remainders to tell apart"
     rule = _json_rule(schema)
     if len(rule) > _MOST_SCHEMA_CHARS:
         return f"it has {len(rule):,} characters, more than {_MOST_SCHEMA_CHARS:,}"
-    reason = _checked(f"%llguidance {{}}\nstart: %json {rule}", begins=True)[0]
-    return _first_line(reason) if reason else ""
+    return _checked(f"%llguidance {{}}\nstart: %json {rule}", begins=True)[0]
 
 
-def _first_line(reason: str) -> str:
-    # the rest repeats the grammar; a regex error has its text in later lines
-    lines = [line.strip() for line in reason.split("\n   1 |", maxsplit=1)[0].splitlines()]
-    return " ".join(line for line in lines if line).partition("schema: ")[2] or lines[0]
+def _copies(pattern: str) -> int:
+    """How many letters, classes and the like a regular expression has where its largest repetition of repetitions is
+    written out; 0 if it has none."""
+    most, last = 0, (0, False)  # the part before: its size, and whether it holds a repetition
+    groups = [last]
+    for part in _PATTERN_PART.finditer(pattern):
+        (size, repeats), text = groups[-1], part[0]
+        if text == "(":
+            groups.append((0, False))
+        elif text == ")" and len(groups) > 1:
+            last = groups.pop()
+            groups[-1] = groups[-1][0] + last[0], groups[-1][1] or last[1]
+        elif part["least"]:
+            count = max(1, int(part["least"]))
+            most = max(most, last[0] * count) if last[1] else most
+            groups[-1] = size + last[0] * (count - 1), True
+            last = last[0] * count, True
+        elif text not in "*+?|^$":
+            last = 1, False
+            groups[-1] = size + 1, repeats
+    return most
 
 
 def _call_rules(

@@ -17,14 +17,12 @@ from grokora_pipeline.models.loading import Quantisation
 from grokora_pipeline.serving.engine.adapters import read_adapter
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.kv import release_memory
-from grokora_pipeline.serving.engine.request import EngineStats, GenerationRequest, TokenChunk
+from grokora_pipeline.serving.engine.request import CUT, ENDED, EngineStats, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.runner import PASS_ERRORS
 
 PREFILL_TOKENS = 256  # of waiting prompts between two tokens of the running rows
 IDLE_SECONDS = 1.0  # of quiet, after which the memory of rows that have left goes back to the system
-_CUT = "The engine has ended before the answer was whole; ask again."
-_ENDED = "The engine has ended; restart the server."
 
 
 class TorchEngine:
@@ -85,7 +83,7 @@ class TorchEngine:
         row = await asyncio.to_thread(self.decoder.row, request, deliver)
         with self._wake:
             if self._closed:
-                raise GrokoraError(_ENDED)
+                raise GrokoraError(ENDED)
             self._submitted.append(row)
             self._wake.notify()
         try:
@@ -115,7 +113,7 @@ class TorchEngine:
             self._closed = True
             self._wake.notify()
         if alone := self.decoder.alone:  # the thread is inside `generate` until this row is done
-            alone.finish(GrokoraError(_CUT))
+            alone.finish(GrokoraError(CUT))
         self._thread.join()
         self.decoder.model = None
 
@@ -133,7 +131,7 @@ class TorchEngine:
 
         with self._wake:
             if self._closed:
-                raise GrokoraError(_ENDED)
+                raise GrokoraError(ENDED)
             self._commands.append(do)
             self._wake.notify()
         result.result()
@@ -151,7 +149,7 @@ class TorchEngine:
                 rows = [*scheduler.rows, *scheduler.waiting, *self._submitted]
                 commands = list(self._commands)
             for row in rows:
-                row.finish(GrokoraError(_CUT))
+                row.finish(GrokoraError(CUT))
             for command in commands:
                 command()
             if self.decoder.runner:

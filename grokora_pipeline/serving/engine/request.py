@@ -10,6 +10,9 @@ from typing import Literal, Protocol
 from grokora_pipeline.errors import GrokoraError
 
 Finish = Literal["stop", "length"]
+GREEDY_BELOW = 1e-5  # of the temperature: logits divided by less overflow to inf, and inf - inf is nan
+CUT = "The engine has ended before the answer was whole; ask again."
+ENDED = "The engine has ended; restart the server."
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,7 @@ from llguidance import LLMatcher
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.adapters import Adapter
 from grokora_pipeline.serving.engine.drafts import TokenText
-from grokora_pipeline.serving.engine.request import GenerationRequest, TokenChunk
-
-GREEDY_BELOW = 1e-5  # of the temperature: logits divided by less overflow to inf, and inf - inf is nan
+from grokora_pipeline.serving.engine.request import GREEDY_BELOW, GenerationRequest, TokenChunk
 
 
 @dataclass(eq=False, slots=True)

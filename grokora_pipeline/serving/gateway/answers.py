@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import json_repair
 import orjson
@@ -21,10 +21,9 @@ from grokora_pipeline.models.messages import calls_of, message_text, parse_calls
 from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
-from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, completion, usage_of
+from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, Json, completion, usage_of
 from grokora_pipeline.sessions.redaction.redactor import restore, restore_growing
 
-Json = dict[str, Any]
 DEFAULT_NEW_TOKENS = 1024  # where the request does not say
 # A prompt of more characters for each token of the context cannot fit: prose has 3 to 5 in a token, indented code 8.
 _MOST_CHARACTERS_PER_TOKEN = 16

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED, OTHERS_MEMBERS, objects
+from grokora_pipeline.serving.gateway.protocol import NOT_HONOURED, OTHERS_MEMBERS, Json, objects
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.lowering import clean, is_optional_tool, lower_tools
 from grokora_pipeline.sessions.readers.part_shapes import known_parts
 
-Json = dict[str, Any]
 _MEDIA = ("image", "audio", "video", "file", "document")
 _ITEMS = {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output",
           "reasoning", "local_shell_call", "local_shell_call_output", "web_search_call"}  # fmt: skip

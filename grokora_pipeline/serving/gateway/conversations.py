@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from grokora_pipeline.serving.gateway.protocol import ApiError
+from grokora_pipeline.serving.gateway.protocol import ApiError, Json
 from grokora_pipeline.serving.gateway.recorder import RECEIPT_LENGTH, Recorder
 from grokora_pipeline.sessions.readers.bodies import is_reference
 
-Json = dict[str, Any]
 _Scans = dict[str, Iterator[Json]]
 _OURS = re.compile(rf"[a-z]+_[0-9a-f]{{{RECEIPT_LENGTH}}}(?:[0-9a-f]{{8}})?")  # others' ids are longer
 _MOST_RESPONSES = 1024  # in memory

@@ -23,6 +23,7 @@ from grokora_pipeline.sessions.readers.otel import attributes_of
 
 _JSON, _PROTOBUF = "application/json", "application/x-protobuf"
 _IDS = ("traceId", "spanId", "parentSpanId")
+MOST_TRACES = 8192  # of an export, a file each: as many spans as an OpenTelemetry collector sends at once
 
 
 async def receive(gateway: Gateway, request: Request) -> Response:
@@ -31,9 +32,12 @@ async def receive(gateway: Gateway, request: Request) -> Response:
     kind = content_type(request)
     export = await asyncio.to_thread(_from_protobuf if kind == _PROTOBUF else read_object, raw)
     try:
-        traces = by_trace(export)
+        traces = await asyncio.to_thread(by_trace, export)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ApiError(400, "The body is no OTLP export of spans.", code="invalid_value") from error
+    if len(traces) > MOST_TRACES:
+        text = f"The body holds spans of {len(traces)} traces, more than {MOST_TRACES}; export fewer at once."
+        raise ApiError(413, text, code="request_too_large")
     written = [gateway.traces.append(session_name(trace), line) for trace, line in traces.items()]
     try:
         await asyncio.gather(*map(asyncio.wrap_future, written))
