@@ -27,6 +27,7 @@ from grokora_pipeline.serving.gateway.rollout import Rule
 from grokora_pipeline.serving.gateway.server import Server
 from grokora_pipeline.serving.gateway.upstream import Upstream
 from grokora_pipeline.store import Store
+from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
 Script = Callable[[GenerationRequest], str]
@@ -98,11 +99,8 @@ def make_store(folder: Path) -> Store:
 
 def add_adapter(store: Store, agent: str, version: str, *, broken: bool = False) -> None:
     """Publish an adapter's folder under a version."""
-    with store.stage(f"{agent}/lora_adapter") as staged:
-        (staged / "adapter_config.json").write_text('{"r": 12, "rank_pattern": {"q_proj": 20}}')
-        if broken:
-            (staged / "broken").touch()
-        store.publish(f"{agent}/lora_adapter", version, staged)
+    files = {"adapter_config.json": {"r": 12, "rank_pattern": {"q_proj": 20}}}
+    publish_files(store, f"{agent}/lora_adapter", version, files | ({"broken": {}} if broken else {}))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline.training.tokenize import tokenize_split
+from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.tiny import tiny_base
 
 AGENT = AgentSpec(name="actor", description="acts", answer=AnswerSpec(type="json"), main_metric="field_accuracy")
@@ -38,9 +39,12 @@ def publish(store: Store, base: Path, generation: str) -> None:
     from transformers import AutoModelForCausalLM
 
     rows = [example(generation, number) for number in range(8)]
-    with store.stage("actor/task_dataset") as staged:
-        (staged / "examples.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        store.publish("actor/task_dataset", f"dataset-{generation}", staged)
+    publish_files(
+        store,
+        "actor/task_dataset",
+        f"dataset-{generation}",
+        {"examples.jsonl": b"".join(orjson.dumps(row) + b"\n" for row in rows)},
+    )
     with store.stage("actor/tokenized_split") as staged:
         sides = ["train"] * 4 + ["validation"] * 4
         tokenize_split(rows, sides, ChatFormat.load(base), staged, max_length=256, seed=7)
@@ -89,9 +93,7 @@ def sharp_base(folder: Path) -> Path:
 def test_prompts_in_service_are_judged_with_their_prompt(tmp_path: Path) -> None:
     base, store, agent = sharp_base(tmp_path / "base"), Store(str(tmp_path / "store")), AGENT
     agent = agent.model_copy(update={"main_metric": "bits_per_byte"})
-    with store.stage("base_model") as staged:
-        (staged / "base_model.json").write_bytes(orjson.dumps({"model_id": "tiny", "path": str(base)}))
-        store.publish("base_model", "base1", staged)
+    publish_files(store, "base_model", "base1", {"base_model.json": {"model_id": "tiny", "path": str(base)}})
     project = Project(Settings(home=tmp_path, store=str(tmp_path / "store")), (agent,))
     publish(store, base, "a")
     shots = [example("a", 0)["prompt"][0], example("a", 0)["completion"][0]]
@@ -116,9 +118,7 @@ def test_prompts_in_service_are_judged_with_their_prompt(tmp_path: Path) -> None
 def test_every_earlier_champion_is_a_row_and_what_was_forgotten_is_not_asked(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     store = Store(str(tmp_path / "store"))
-    with store.stage("base_model") as staged:
-        (staged / "base_model.json").write_bytes(orjson.dumps({"model_id": "tiny", "path": str(base)}))
-        store.publish("base_model", "base1", staged)
+    publish_files(store, "base_model", "base1", {"base_model.json": {"model_id": "tiny", "path": str(base)}})
     project = Project(Settings(home=tmp_path, store=str(tmp_path / "store")), (AGENT,))
     with pytest.raises(GrokoraError, match="in service"):
         retention(project, AGENT, 0)

@@ -28,6 +28,7 @@ from grokora_pipeline.serving.gateway.server import Options, api_key, serve, wit
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store.champions import BASE, Registry
 from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, until
+from grokora_pipeline_tests.stores import publish_files
 
 pytestmark = pytest.mark.xdist_group("serving")
 AGENTS = [
@@ -587,9 +588,7 @@ def test_a_fixed_prompt_in_service_stands_before_every_request_and_leaves_where_
 ) -> None:
     store = make_store(tmp_path / "store")
     prompt = {"instruction": "Say it backwards.", "messages": [TASK, {"role": "assistant", "content": "tluav eht"}]}
-    with store.stage("actor/prompt") as staged:
-        (staged / "prompt.json").write_bytes(orjson.dumps(prompt))
-        store.publish("actor/prompt", "prompt-1", staged)
+    publish_files(store, "actor/prompt", "prompt-1", {"prompt.json": prompt})
     Registry(store).promote("actor", "prompt-1", "two examples are as good", {})
     with Setup(tmp_path, AGENTS, by_adapter, store=store).running() as running:
         reply = post(running, {"model": "auto", "messages": [ACTOR, {"role": "user", "content": "open the door"}]})
@@ -618,10 +617,12 @@ def test_a_fixed_prompt_in_service_stands_before_every_request_and_leaves_where_
 def test_a_champion_can_be_an_adapter_with_a_prompt_before_the_question(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     add_adapter(store, "actor", "v1")
-    with store.stage("actor/prompt") as staged:
-        (staged / "prompt.json").write_bytes(orjson.dumps({"instruction": "Say it backwards.", "messages": []}))
-        (staged / "adapter.json").write_bytes(orjson.dumps({"version": "v1"}))
-        store.publish("actor/prompt", "prompt-2", staged)
+    publish_files(
+        store,
+        "actor/prompt",
+        "prompt-2",
+        {"prompt.json": {"instruction": "Say it backwards.", "messages": []}, "adapter.json": {"version": "v1"}},
+    )
     Registry(store).promote("actor", "prompt-2", "better than either alone", {})
     with Setup(tmp_path, AGENTS, by_adapter, store=store).running() as running:
         reply = post(running, {"model": "actor", "messages": [TASK]})

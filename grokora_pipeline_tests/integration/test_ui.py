@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from grokora_pipeline_tests.chain import environment, script
+from grokora_pipeline_tests.outside import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,12 +30,6 @@ pytestmark = [
     pytest.mark.xdist_group("chain"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from grokora_pipeline.assets.export import WORKER, export_asset
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
+from grokora_pipeline_tests.stores import publish_files
 
 CARD = {"target": "vllm", "command": "./serve.sh", "proof": "not run", "bytes": 7}
 
@@ -49,9 +50,7 @@ def store(tmp_path: Path) -> Store:
         "actor/eval_report": ("report.json", report),
     }
     for key, (name, document) in files.items():
-        with store.stage(key) as staged:
-            (staged / name).write_bytes(orjson.dumps(document))
-            store.publish(key, "1", staged)
+        publish_files(store, key, "1", {name: document})
     return store
 
 

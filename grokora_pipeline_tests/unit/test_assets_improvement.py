@@ -13,6 +13,7 @@ from grokora_pipeline.evaluation.plan import read_plan
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import add_adapter, make_store
+from grokora_pipeline_tests.stores import publish_files
 
 IMPROVE = Improve(verify="command", command=("true",))
 AGENT = AgentSpec(name="actor", description="acts", improve=IMPROVE, answer=AnswerSpec(type="tool_call"))
@@ -47,16 +48,12 @@ def test_a_round_is_one_file_of_recordings_and_another_seed_another(tmp_path: Pa
     add_adapter(store, "actor", "v1")
     Registry(store).promote("actor", "v1", "better", {})
     for link in ("task_dataset", "tokenized_split"):
-        with store.stage(f"actor/{link}") as staged:
-            (staged / "data").write_text("x")
-            store.publish(f"actor/{link}", "d1", staged)
+        publish_files(store, f"actor/{link}", "d1", {"data": b"x"})
     assert materialize(tmp_path, 0, seed=1) == {}
     first = materialize(tmp_path, 2)
     assert list(first.values()) == ["7\n7\n"]
     assert materialize(tmp_path, 2) == first
     assert sorted(materialize(tmp_path, 1, seed=9).values()) == ["7\n7\n", "9\n"]
-    with store.stage("actor/prompt") as staged:
-        (staged / "prompt.json").write_text('{"instruction": "Be brief."}')
-        store.publish("actor/prompt", "prompt-1", staged)
+    publish_files(store, "actor/prompt", "prompt-1", {"prompt.json": {"instruction": "Be brief."}})
     Registry(store).promote("actor", "prompt-1", "better", {})
     assert len(materialize(tmp_path, 3)) == 3  # another champion, another round

@@ -14,6 +14,7 @@ from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import add_adapter, make_store
+from grokora_pipeline_tests.stores import publish_files
 
 AGENT = AgentSpec(name="actor", description="acts")
 RECORD = {"relative_rms_difference": 0.01, "agrees": True, "prompts": 1}
@@ -39,9 +40,7 @@ def materialize(tmp_path: Path, record: dict[str, Any]) -> dg.ExecuteInProcessRe
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = make_store(tmp_path)
-    with store.stage("actor/task_dataset") as staged:
-        (staged / FILE).write_bytes(b"")
-        store.publish("actor/task_dataset", "d1", staged)
+    publish_files(store, "actor/task_dataset", "d1", {FILE: b""})
     return store
 
 

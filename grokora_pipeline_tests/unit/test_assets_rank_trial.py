@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import orjson
 import pytest
 
 from grokora_pipeline.agents import AgentSpec
@@ -12,6 +11,7 @@ from grokora_pipeline.assets import rank_trial
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
+from grokora_pipeline_tests.stores import publish_files
 
 AGENT = AgentSpec(name="actor", description="acts", main_metric="exact_match")
 
@@ -33,9 +33,7 @@ class FakeGpu(dg.ConfigurableResource[Any]):
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store(str(tmp_path))
     for key in ("base_model", "actor/tokenized_split", "actor/task_dataset"):
-        with store.stage(key) as staged:
-            (staged / "base_model.json").write_bytes(orjson.dumps({"path": "."}))
-            store.publish(key, "1", staged)
+        publish_files(store, key, "1", {"base_model.json": {"path": "."}})
 
     def plan(project: Project, agent: AgentSpec, knobs: dict[str, Any]) -> dict[str, Any]:
         return {"agent": agent.name, "knobs": knobs, "versions": {"base_model": "1"}}

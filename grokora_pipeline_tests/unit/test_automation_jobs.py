@@ -17,6 +17,7 @@ from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.settings import PROJECT_ROOT, Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
+from grokora_pipeline_tests.stores import publish_files
 
 PROJECT = Project(Settings(), (AgentSpec(name="actor", description="Acts."),))
 LINKS = ("task_dataset", "tokenized_split", "lora_adapter", "eval_report", "champion", "merged_model")
@@ -103,8 +104,7 @@ def test_the_queue_lets_one_training_of_an_agent_go_at_a_time_whoever_starts_it(
 def registry(tmp_path: Path) -> Registry:
     made = Registry(Store(str(tmp_path / "store")))
     for version in ("first", "second"):
-        with made.store.stage("actor/lora_adapter") as staged:
-            made.store.publish("actor/lora_adapter", version, staged)
+        publish_files(made.store, "actor/lora_adapter", version)
         made.promote("actor", version, "better", {})
     return made
 

@@ -18,6 +18,7 @@ from grokora_pipeline.automation import history, sensors
 from grokora_pipeline.automation.history import AGENT_TAG, gpu_hours
 from grokora_pipeline.automation.schedules import schedules
 from grokora_pipeline.settings import Settings, get_settings
+from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.tiny import tiny_base
 from grokora_pipeline_tests.unit.automation_world import CHAIN, GpuStandIn, World
 
@@ -283,8 +284,7 @@ def test_the_swarm_is_judged_when_a_champion_changed_and_none_is_being_made(
     world.start(dg.RunRequest(job_name="retrain_actor", asset_selection=[champion]))
     assert "of retrain_actor is started" in tick().skip_message
     made = {"dagster/input_data_version/actor/champion": "one", "dagster/data_version": "two"}
-    with world.store.stage("swarm_report") as staged:
-        world.store.publish("swarm_report", "two", staged)
+    publish_files(world.store, "swarm_report", "two")
     world.instance.report_runless_asset_event(dg.AssetMaterialization("swarm_report", tags=made))
     assert tick().skip_message == "swarm: up to date."
 

@@ -7,12 +7,7 @@ import pytest
 
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.benchmarks.pictures import draw, generations
-
-
-def publish(store: Store, key: str, version: str, file: str, content: object) -> None:
-    with store.stage(key) as staged:
-        (staged / file).write_bytes(orjson.dumps(content))
-        store.publish(key, version, staged)
+from grokora_pipeline_tests.stores import publish_files
 
 
 def test_success_is_drawn_over_the_rounds_of_improve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,9 +15,9 @@ def test_success_is_drawn_over_the_rounds_of_improve(tmp_path: Path, monkeypatch
     assert draw(store, tmp_path)["written"] == []
     for version, rate in (("v1", 0.1), ("v2", 0.2), ("v5", 0.5)):
         champions = {"success_rate": rate, "low": rate - 0.1, "high": rate + 0.1}
-        publish(store, "swarm_report", version, "swarm.json", {"systems": {"champions": champions}})
+        publish_files(store, "swarm_report", version, {"swarm.json": {"systems": {"champions": champions}}})
     for version in ("v3", "v4"):
-        publish(store, "actor/improvement", version, "improvement.json", {})
+        publish_files(store, "actor/improvement", version, {"improvement.json": {}})
     history = store.history  # all was published within one second, so the days are given here
     days = {"swarm_report": ["2026-01-01", "2026-01-02", "2026-01-05"]}
     days |= {"actor/improvement": ["2026-01-03", "2026-01-04"]}
@@ -35,7 +30,7 @@ def test_success_is_drawn_over_the_rounds_of_improve(tmp_path: Path, monkeypatch
     metrics = {"metrics": {"exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}}}
     systems = {"base": metrics, "adapter": metrics}
     report = {"main_metric": "exact_match", "systems": systems, "ladder": {"cheapest": "base"}}
-    publish(store, "actor/eval_report", "r1", "report.json", report)
+    publish_files(store, "actor/eval_report", "r1", {"report.json": report})
     drawn = draw(store, tmp_path / "pictures")
     assert drawn["written"] == ["ladder.png", "improve.png"]
     assert all((tmp_path / "pictures" / name).read_bytes().startswith(b"\x89PNG") for name in drawn["written"])

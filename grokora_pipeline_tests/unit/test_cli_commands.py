@@ -13,6 +13,7 @@ from grokora_pipeline.cli.commands import main
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
+from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.unit.session_logs import call, write_lines
 
 Grokora = Callable[..., tuple[int, str, str]]
@@ -30,8 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     get_settings.cache_clear()
     registry = Registry(Store(str(tmp_path / "my store")))
     for version in ("first", "second"):
-        with registry.store.stage("actor/lora_adapter") as staged:
-            registry.store.publish("actor/lora_adapter", version, staged)
+        publish_files(registry.store, "actor/lora_adapter", version)
         registry.promote("actor", version, "better", {})
     yield tmp_path
     get_settings.cache_clear()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import orjson
 import pytest
 
 from grokora_pipeline.datasets import frames
@@ -10,6 +9,7 @@ from grokora_pipeline.datasets.examples import build_examples
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Store
+from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, write_lines
 
 
@@ -43,9 +43,7 @@ def test_examples_are_a_frame_with_their_side(store: Store) -> None:
     assert frame["side"].isna().all()
     assert sorted(frame["question"]) == ["p0", "p1", "p2"]
     assert "bash" in str(frame.set_index("session_id").loc["s2", "answer"])
-    with store.stage("actor/tokenized_split") as staged:
-        (staged / "examples.json").write_bytes(orjson.dumps({frame["example_id"][0]: "validation"}))
-        store.publish("actor/tokenized_split", "v1", staged)
+    publish_files(store, "actor/tokenized_split", "v1", {"examples.json": {frame["example_id"][0]: "validation"}})
     assert frames.examples(store, "actor")["side"].fillna("none").tolist() == ["validation", "none", "none"]
 
 
@@ -55,8 +53,6 @@ def test_what_was_not_made_yet_is_one_sentence(store: Store) -> None:
 
 
 def test_a_dataset_without_examples_is_an_empty_frame(store: Store, tmp_path: Path) -> None:
-    with store.stage("actor/task_dataset") as staged:
-        (staged / "examples.jsonl").write_bytes(b"")
-        store.publish("actor/task_dataset", "v2", staged)
+    publish_files(store, "actor/task_dataset", "v2", {"examples.jsonl": b""})
     frame = frames.examples(store, "actor")
     assert (len(frame), frame["answer"].value_counts().size) == (0, 0)

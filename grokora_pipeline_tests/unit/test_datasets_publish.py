@@ -17,6 +17,7 @@ from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction import measured, redactor
 from grokora_pipeline.store import Store
+from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.unit.session_logs import call, run, tool_answer, turns, write_lines
 
 AGENT = AgentSpec(name="actor", description="Acts on the desktop.", min_examples=1)
@@ -61,9 +62,7 @@ def publish_rows(store: Store, version: str, rows: list[Example] | None = None) 
 
 def give_sides(store: Store, sides: dict[str, str]) -> None:
     """A split that says which example is on which side."""
-    with store.stage("actor/tokenized_split") as staged:
-        (staged / "examples.json").write_bytes(orjson.dumps(sides))
-        store.publish("actor/tokenized_split", f"p{len(sides)}", staged)
+    publish_files(store, "actor/tokenized_split", f"p{len(sides)}", {"examples.json": sides})
 
 
 def dataset(store: Store) -> list[Example]:

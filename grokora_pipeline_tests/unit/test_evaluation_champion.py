@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import orjson
 import pytest
 
 from grokora_pipeline.agents import AgentSpec
@@ -16,6 +15,7 @@ from grokora_pipeline.assets.swarm_report import SwarmConfig
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
+from grokora_pipeline_tests.stores import publish_files
 
 AGENT = AgentSpec(name="actor", description="Acts.", main_metric="exact_match")
 KEY = dg.AssetKey(["actor", "champion"])
@@ -25,19 +25,13 @@ KEY = dg.AssetKey(["actor", "champion"])
 def store(tmp_path: Path) -> Store:
     """A store in which the adapter v1 is proven better than the base."""
     made = Store(str(tmp_path))
-    _publish(made, "actor/tokenized_split", "s1", {"straddling": 0})
+    publish_files(made, "actor/tokenized_split", "s1", {"report.json": {"straddling": 0}})
     _evaluated(made, "v1")
     return made
 
 
 def project(store: Store) -> Project:
     return Project(Settings(store=store.url), (AGENT,))
-
-
-def _publish(store: Store, key: str, version: str, report: dict[str, Any]) -> None:
-    with store.stage(key) as staged:
-        (staged / "report.json").write_bytes(orjson.dumps(report))
-        store.publish(key, version, staged)
 
 
 def _evaluated(store: Store, adapter: str, champion: str | None = None, value: float = 0.9) -> None:
@@ -54,8 +48,8 @@ def _evaluated(store: Store, adapter: str, champion: str | None = None, value: f
         "training": {"knobs": {"rank": 16}},
         "versions": {"adapter": adapter, "champion": champion},
     }
-    _publish(store, "actor/lora_adapter", adapter, {})
-    _publish(store, "actor/eval_report", f"report-{adapter}", report)
+    publish_files(store, "actor/lora_adapter", adapter, {"report.json": {}})
+    publish_files(store, "actor/eval_report", f"report-{adapter}", {"report.json": report})
 
 
 def _decide(store: Store, instance: dg.DagsterInstance) -> dict[str, Any]:
@@ -154,7 +148,7 @@ def test_earlier_reports_are_told_oldest_first(store: Store) -> None:
 def test_the_ranks_that_were_tried_are_told_where_the_main_metric_is_still_the_same(store: Store) -> None:
     rows = [{"rank": 8, "seeds": 2, "metric": 0.4}, {"rank": 64, "seeds": 2, "metric": None}]
     assert _ranks(project(store), AGENT) == []
-    _publish(store, "actor/rank_report", "r1", {"metric": "exact_match", "ranks": rows})
+    publish_files(store, "actor/rank_report", "r1", {"report.json": {"metric": "exact_match", "ranks": rows}})
     assert _ranks(project(store), AGENT) == [{"label": "rank 8, 2 seeds", "rank": 8, "value": 0.4}]
     assert _ranks(project(store), AGENT.model_copy(update={"main_metric": "rougeL"})) == []
 

@@ -36,6 +36,7 @@ from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
 AGENT = AgentSpec(name="actor", description="Names the opposite.", main_metric="exact_match")
@@ -99,6 +100,19 @@ NEVER, ALWAYS = [False] * SESSIONS, [True] * SESSIONS
 HALF = [place % 2 == 0 for place in range(SESSIONS)]
 PROMPT_SUFFICES = rows(base=NEVER, few_shot=[*ALWAYS[1:], False], adapter=ALWAYS)
 PROMPT_CANNOT = rows(base=NEVER, few_shot=HALF, adapter=ALWAYS)
+
+
+def test_a_lead_in_perplexity_is_tested_against_hidden_sessions_and_one_in_bleu_is_not() -> None:
+    predictions = [
+        {**row, "nll": 1.0 if row["system"] == "adapter" else 2.0, "reference_tokens": 1}
+        for row in rows(base=HALF, adapter=ALWAYS)
+    ]
+    perplexity, bleu = (
+        ladder(predictions, metric, few_shot=0)["candidates"]["adapter"]["base"]["p_unseen"]
+        for metric in ("perplexity", "sacrebleu")
+    )
+    assert 0 < perplexity < 0.001
+    assert bleu is None
 
 
 def test_the_verdict_names_the_cheapest_rung_that_is_as_good_as_the_best() -> None:
@@ -349,7 +363,7 @@ def test_an_asset_shows_verdict_and_picture_first_and_a_dozen_numbers_at_most(tm
     names = ("base", "instructed", "few_shot", "retrieved", "adapter", "adapter_few_shot", "champion")
     found = report(rows(**dict.fromkeys(names, HALF)))
     found |= {"decision": decide(found).model_dump(), "markdown": "| table |"}
-    _publish(store, "actor/eval_report", "r1", {"report.json": found})
+    publish_files(store, "actor/eval_report", "r1", {"report.json": found})
     shown = _metadata(store.require("actor/eval_report"))
     assert list(shown)[:3] == ["verdict", "worth_it", "systems"]
     numbers = [name for name, value in shown.items() if isinstance(value, int | float)]
@@ -362,15 +376,8 @@ def test_an_asset_shows_verdict_and_picture_first_and_a_dozen_numbers_at_most(tm
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path))
     for key, version in (("actor/tokenized_split", "s1"), ("actor/lora_adapter", "v1")):
-        _publish(made, key, version, {"report.json": {"straddling": 0}})
+        publish_files(made, key, version, {"report.json": {"straddling": 0}})
     return made
-
-
-def _publish(store: Store, key: str, version: str, files: dict[str, Any]) -> None:
-    with store.stage(key) as staged:
-        for name, content in files.items():
-            (staged / name).write_bytes(content if isinstance(content, bytes) else orjson.dumps(content))
-        store.publish(key, version, staged)
 
 
 def materialize(store: Store, link: str) -> dg.ExecuteInProcessResult:
@@ -382,7 +389,7 @@ def materialize(store: Store, link: str) -> dg.ExecuteInProcessResult:
 def test_the_champion_can_be_a_prompt_and_then_nothing_is_merged(store: Store) -> None:
     prompt = {"instruction": "", "messages": [{"role": "user", "content": "hot"}]}
     files = {"report.json": report(PROMPT_SUFFICES, few_shot="prompt-1"), "prompts.json": {"few_shot": prompt}}
-    _publish(store, "actor/eval_report", "r1", files)
+    publish_files(store, "actor/eval_report", "r1", files)
     (event,) = materialize(store, "champion").get_asset_materialization_events()
     assert event.materialization.metadata["champion"].value == "prompt-1"
     registry = Registry(store)
@@ -402,7 +409,9 @@ def test_the_champion_can_be_a_prompt_and_then_nothing_is_merged(store: Store) -
 def test_the_champion_can_be_an_adapter_with_a_prompt(store: Store) -> None:
     prompt = {"instruction": "", "messages": [{"role": "user", "content": "hot"}]}
     found = report(rows(base=NEVER, adapter=HALF, adapter_few_shot=ALWAYS), adapter_few_shot="prompt-2")
-    _publish(store, "actor/eval_report", "r1", {"report.json": found, "prompts.json": {"adapter_few_shot": prompt}})
+    publish_files(
+        store, "actor/eval_report", "r1", {"report.json": found, "prompts.json": {"adapter_few_shot": prompt}}
+    )
     (event,) = materialize(store, "champion").get_asset_materialization_events()
     assert event.materialization.metadata["champion"].value == "prompt-2"
     registry = Registry(store)
@@ -420,7 +429,7 @@ def test_a_rule_with_another_alpha_is_told_intervals_at_it(store: Store) -> None
     answers = rows(base=NEVER, adapter=HALF)
     found = {**report(answers), "alpha": 0.05, "seed": 0, "few_shot": 2, "fresh": None}
     lines = b"\n".join(map(orjson.dumps, answers))
-    _publish(store, "actor/eval_report", "r1", {"report.json": found, "predictions.jsonl": lines})
+    publish_files(store, "actor/eval_report", "r1", {"report.json": found, "predictions.jsonl": lines})
     artifact = store.require("actor/eval_report")
     told, strict = (_at(alpha, artifact)["comparisons"]["adapter_vs_base"]["exact_match"] for alpha in (0.05, 0.001))
     assert told == found["comparisons"]["adapter_vs_base"]["exact_match"]

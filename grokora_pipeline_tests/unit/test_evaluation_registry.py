@@ -8,15 +8,14 @@ import pytest
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline_tests.stores import publish_files
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     store = Store(str(tmp_path))
     for version in ("v1", "v2"):
-        with store.stage("actor/lora_adapter") as staged:
-            (staged / "adapter_model.safetensors").write_text(version)
-            store.publish("actor/lora_adapter", version, staged)
+        publish_files(store, "actor/lora_adapter", version, {"adapter_model.safetensors": version.encode()})
     return Registry(store)
 
 

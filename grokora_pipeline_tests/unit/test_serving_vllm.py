@@ -18,6 +18,7 @@ from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import add_adapter, make_store
+from grokora_pipeline_tests.stores import publish_files
 
 AGENTS = [AgentSpec(name=name, description="") for name in ("actor", "observer")]
 
@@ -104,9 +105,9 @@ def test_a_champion_that_reads_toon_is_refused(tmp_path: Path) -> None:
 
 def test_a_fixed_prompt_in_service_is_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    with store.stage("actor/prompt") as staged:
-        (staged / "prompt.json").write_bytes(b'{"instruction": "Say it backwards.", "messages": []}')
-        store.publish("actor/prompt", "prompt-1", staged)
+    publish_files(
+        store, "actor/prompt", "prompt-1", {"prompt.json": b'{"instruction": "Say it backwards.", "messages": []}'}
+    )
     Registry(store).promote("actor", "prompt-1", "as good", {})
     with pytest.raises(GrokoraError, match="actor has a fixed prompt"):
         vllm_command(store, AGENTS, "127.0.0.1", 8000)
