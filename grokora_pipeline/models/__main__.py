@@ -1,7 +1,7 @@
 """`python -m grokora_pipeline.models plan.json`: make the base model ready and say what it is.
 
-Plan: {model_id, output}. Result: `base.facts`; `path` is relative to `output` (".") for the bundled model,
-which is written there, and absolute for a folder or a hub model, which stay where they are.
+Plan: {model_id, output}. Result: `base.facts`; `path` is relative to `output` (".") for the bundled model and for one
+whose quantisation is undone, which are written there, and absolute for another folder or hub model, which stays.
 """
 
 import sys
@@ -14,13 +14,18 @@ from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 def prepare(plan: Plan, reporter: Reporter) -> Result:
     """Resolve the model id to a checked folder of safetensors."""
     model_id = str(plan.get("model_id") or "")
-    folder, revision = _resolve(model_id, Path(plan["output"]), reporter)
-    base.check_folder(folder, model_id)
-    from grokora_pipeline.models.export import check_architecture
+    output = Path(plan["output"])
+    folder, revision = _resolve(model_id, output, reporter)
+    quantised = base.check_folder(folder, model_id)
+    from grokora_pipeline.models.export import check_architecture, export_unquantised
 
     check_architecture(folder, model_id or fingerprint.BUNDLED_ID)
+    if quantised:
+        reporter.log(f"Writing {model_id}, whose weights are {quantised}, in bf16")
+        export_unquantised(folder, output, model_id)
+        folder = output
     result = base.facts(folder, model_id, revision)
-    result["path"] = str(folder) if model_id else "."
+    result["path"] = "." if folder == output else str(folder)
     reporter.log(f"{result['model_id']}: {result['parameters'] / 1e6:.1f} M parameters, {result['architecture']}")
     return result
 

@@ -18,11 +18,15 @@ from grokora_pipeline.models.fingerprint import BUNDLED_ID, model_files
 from grokora_pipeline.store import content_version, file_sha256
 
 BUNDLED_LICENCE = "apache-2.0"
+UNDONE = ("fp8", "mxfp4")  # quantisations that transformers undoes while it loads, without another library
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def check_folder(folder: Path, model_id: str) -> None:
-    """GrokoraError, in one sentence, where the folder holds no model that can be trained safely."""
+def check_folder(folder: Path, model_id: str) -> str:
+    """How the model's weights are quantised, by one of UNDONE; "" if they are not.
+
+    GrokoraError, in one sentence, where the folder holds no model that can be trained safely.
+    """
     shown = f"GROKORA_BASE_MODEL={model_id or 'bundled'}"
     config = read_json(folder / "config.json")
     if (folder / "adapter_config.json").is_file() and not config:
@@ -31,7 +35,8 @@ def check_folder(folder: Path, model_id: str) -> None:
         raise GrokoraError(f"{shown} has no config.json, so it is no transformers model; give another model.")
     if any("auto_map" in read_json(folder / name) for name in ("config.json", "tokenizer_config.json")):
         raise GrokoraError(f"{shown} brings code of its own (auto_map), which is never run; give a model without it.")
-    if how := _quantised_by(folder, config):
+    how = _quantised_by(folder, config)
+    if how and how not in UNDONE:
         raise GrokoraError(
             f"{shown} is quantised already ({how}); give the unquantised model, training quantises it itself."
         )
@@ -42,6 +47,7 @@ def check_folder(folder: Path, model_id: str) -> None:
     shards = (read_json(folder / "model.safetensors.index.json").get("weight_map") or {}).values()
     if missing := sorted(set(shards) - {path.name for path in folder.glob("*.safetensors")}):
         raise GrokoraError(f"{shown} lacks {missing[0]}; fetch the model again.")
+    return how
 
 
 def _quantised_by(folder: Path, config: dict[str, Any]) -> str:

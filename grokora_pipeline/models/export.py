@@ -1,14 +1,17 @@
-"""The bundled GGUF weights as a safetensors folder, and the proof that a model's architecture can be built (torch)."""
+"""Quantised weights as a bf16 safetensors folder, and the proof that a model's architecture can be built (torch)."""
 
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.base import BUNDLED_LICENCE
-from grokora_pipeline.models.fingerprint import BUNDLED_ID, bundled_weights
+from grokora_pipeline.models.fingerprint import BUNDLED_ID, bundled_weights, model_files
 from grokora_pipeline.models.loading import auto_class, shown_layers
 from grokora_pipeline.models.miniature import MODEL_ERRORS, one_line
 
@@ -27,16 +30,52 @@ def export_bundled(output: Path) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     folder, name = str(weights.parent), weights.name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
-    for state in ("hf_quantizer", "is_quantized", "quantization_method"):  # else save_pretrained refuses to write
+    _save_plain(model, output)
+    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(output)
+    card = CARD.format(licence=BUNDLED_LICENCE, model=BUNDLED_ID, file=name)
+    (output / "README.md").write_text(card, encoding="utf-8")
+
+
+def export_unquantised(folder: Path, output: Path, model_id: str) -> None:
+    """Write a model whose quantisation is one of `base.UNDONE` in bf16, with its other files.
+
+    GrokoraError where the memory does not hold it, or its weights are not those of its config.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    kind = auto_class(config)
+    with torch.device("meta"):
+        size = 2 * sum(weights.numel() for weights in kind.from_config(config).parameters())
+    shown, free = f"GROKORA_BASE_MODEL={model_id}", psutil.virtual_memory().available
+    if size > free:
+        raise GrokoraError(
+            f"{shown} is quantised, and takes {size >> 30} GiB of memory in bf16, of which {free >> 30} GiB are free; "
+            "give the unquantised model."
+        )
+    config.quantization_config["dequantize"] = True
+    options: dict[str, Any] = {"config": config, "dtype": torch.bfloat16, "use_safetensors": True}
+    try:
+        model, info = kind.from_pretrained(folder, output_loading_info=True, trust_remote_code=False, **options)
+    except MODEL_ERRORS as error:
+        raise GrokoraError(
+            f"The quantisation of {shown} cannot be undone ({one_line(error)}); give the unquantised model."
+        ) from error
+    if odd := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
+        raise GrokoraError(f"{shown} holds other weights than its config says, such as {odd[0]}; fetch it again.")
+    _save_plain(model, output)
+    for path in (*model_files(folder), folder / "README.md"):
+        if path.is_file() and path.name != "config.json" and ".safetensors" not in path.name:
+            shutil.copyfile(path, output / path.name)
+
+
+def _save_plain(model: Any, output: Path) -> None:
+    """Write a model that was loaded from quantised weights as one that never was; save_pretrained would not."""
+    for state in ("hf_quantizer", "is_quantized", "quantization_method", "_weight_conversions"):
         if hasattr(model, state):
             delattr(model, state)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
-    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(output)
-    card = CARD.format(licence=BUNDLED_LICENCE, model=BUNDLED_ID, file=name)
-    (output / "README.md").write_text(card, encoding="utf-8")
 
 
 def check_architecture(folder: Path, model_id: str) -> None:

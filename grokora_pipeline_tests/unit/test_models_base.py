@@ -48,6 +48,63 @@ def test_a_local_folder_is_described_and_stays_where_it_is(model: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_in_fp8_become_the_bf16_that_their_scales_say(model: Path, copy: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights, expected = load_file(copy / "model.safetensors"), dict[str, torch.Tensor]()
+    for name, whole in list(weights.items()):
+        if "proj" in name:
+            blocks = whole.float().reshape(whole.shape[0] // 32, 32, whole.shape[1] // 32, 32)
+            scales = blocks.abs().amax((1, 3)) / 448
+            eighths = (blocks / scales[:, None, :, None]).to(torch.float8_e4m3fn)
+            expected[name] = (eighths.float() * scales[:, None, :, None]).reshape(whole.shape).bfloat16()
+            weights |= {name: eighths.reshape(whole.shape), f"{name}_scale_inv": scales}
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    said = {"quant_method": "fp8", "weight_block_size": [32, 32], "activation_scheme": "dynamic"}
+    edit(copy / "config.json", quantization_config=said)
+    record = prepare({"model_id": str(copy), "output": str(tmp_path / "out")}, Reporter())
+    assert (record["path"], record["dtype"], record["parameters"]) == (".", "BF16", 106_816)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(
+        torch.equal(written[name], expected.get(name, whole))
+        for name, whole in load_file(model / "model.safetensors").items()
+    )
+    assert ChatFormat.load(tmp_path / "out").template == ChatFormat.load(model).template
+    edit(copy / "config.json", quantization_config={**said, "quant_method": "mxfp4"})
+    with pytest.raises(GrokoraError, match="other weights than its config says"):
+        prepare({"model_id": str(copy), "output": str(tmp_path / "other")}, Reporter())
+
+
+def test_experts_in_mxfp4_become_the_bf16_that_their_nibbles_and_exponents_say(copy: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16, "vocab_size": 512}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    GptOssForCausalLM(GptOssConfig(**sizes, **heads, eos_token_id=2, pad_token_id=2)).bfloat16().save_pretrained(copy)
+    weights, expected = load_file(copy / "model.safetensors"), dict[str, torch.Tensor]()
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    for name, whole in list(weights.items()):
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, read, written = whole.shape
+            nibbles = torch.randint(16, (experts, written, read // 32, 32))
+            exponents = torch.randint(118, 126, (experts, written, read // 32))
+            numbers = values[nibbles % 8] * torch.where(nibbles < 8, 1, -1) * 2.0 ** (exponents[..., None] - 127)
+            expected[name] = numbers.flatten(2).transpose(1, 2).bfloat16()
+            del weights[name]
+            weights[f"{name}_blocks"] = (nibbles[..., ::2] + 16 * nibbles[..., 1::2]).byte()
+            weights[f"{name}_scales"] = exponents.byte()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    edit(copy / "config.json", quantization_config={"quant_method": "mxfp4"})
+    record = prepare({"model_id": str(copy), "output": str(tmp_path / "out")}, Reporter())
+    assert (record["path"], record["dtype"]) == (".", "BF16")
+    made = load_file(tmp_path / "out" / "model.safetensors")
+    assert len(expected) == 4
+    assert all(torch.equal(made[name], whole) for name, whole in expected.items())
+
+
 def test_the_content_hash_follows_the_weights_and_not_the_place(model: Path, copy: Path) -> None:
     before = base.facts(model, "m", "local")
     assert base.facts(copy, "m", "local") == before
