@@ -23,7 +23,7 @@ from grokora_pipeline.workers.lease import discover_devices
 
 KEY = "base_model"
 FACTS = "base_model.json"
-_TRIED = 3  # raise it if more is tried on a base, so that it is tried anew
+_TRIED = 4  # raise it if more is tried on a base, so that it is tried anew
 
 
 def base_model_asset(project: Project) -> dg.AssetsDefinition:

@@ -83,7 +83,7 @@ def _train(copy: Path) -> str:
     """Write two random adapters, and compare the layouts' loss and gradient with row-by-row training."""
     import torch
 
-    from grokora_pipeline.models.loading import load_base
+    from grokora_pipeline.models.loading import load_base, prompt_marks
     from grokora_pipeline.training.adapter import add_adapter, save_adapter, trainable_parameters
     from grokora_pipeline.training.attention import why_not_tree
     from grokora_pipeline.training.layout import Layout, Row
@@ -106,11 +106,12 @@ def _train(copy: Path) -> str:
     ids = _tokens(_LONG, 1)
     two = torch.tensor([ids, (*ids[:-1], ids[0])])
     with torch.inference_mode():
-        first, second = model(input_ids=two, use_cache=False).logits[:, : _LONG - 1]
+        marks = prompt_marks(model.get_base_model(), two, [_SHARED] * 2)
+        first, second = model(input_ids=two, use_cache=False, **marks).logits[:, : _LONG - 1]
     if not torch.allclose(first, second, atol=1e-3 * float(first.std())):
         raise GrokoraError(
-            "its answer to a text changes with what follows (an encoder, or a model of prefixes like PaliGemma), so it "
-            "cannot learn one token after the other; give a causal language model"
+            "its answer to a text changes with what follows (as an encoder's does), so it cannot learn one token after "
+            "the other; give a causal language model"
         )
     reason = why_not_tree(model.get_base_model())
     weights = tuple([0.0] * (_SHARED + 4) + [1.0] * (_LONG - _SHARED - 4))
@@ -192,12 +193,15 @@ def _greedy(model: Any, prompt: tuple[int, ...], stop_ids: tuple[int, ...]) -> l
     import torch
     from transformers import GenerationConfig
 
+    from grokora_pipeline.models.loading import prompt_marks
+
     ids = torch.tensor([prompt])
+    marks = prompt_marks(model.get_base_model(), ids, [len(prompt)])
     settings = GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0]
     )
     with torch.inference_mode():
-        answer = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        answer = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, **marks)
     tokens: list[int] = answer[0, len(prompt) :].tolist()
     return next((tokens[:index] for index, token in enumerate(tokens) if token in stop_ids), tokens)
 

@@ -1,8 +1,9 @@
 """Base models and adapters in memory: device, dtype, quantisation (torch)."""
 
+import inspect
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,12 +112,15 @@ def auto_class(config: PreTrainedConfig) -> Any:
 def shown_layers(text: PreTrainedConfig) -> int:
     """How many of the first layers of a text config show every kind of layer that it has; two at least.
 
-    GrokoraError if it has no number of layers (BLT: several models, one after the other).
+    GrokoraError if it has no number of layers (BLT: several models, one after the other), or none of them has keys of
+    its own (Gemma-4's assistants, which draft for another model and read its keys).
     """
     total = getattr(text, "num_hidden_layers", None)
     if not isinstance(total, int):
         raise GrokoraError(f"Models of type {text.model_type!r} are no single stack of layers; give another model.")
     own = total - (getattr(text, "num_kv_shared_layers", 0) or 0)  # Gemma 3n: the last ones use the keys of others
+    if own <= 0:
+        raise GrokoraError(f"Models of type {text.model_type!r} read the keys of another model; give that one.")
     mlps = getattr(text, "mlp_layer_types", None) or [""] * total  # DeepSeek: the first ones are dense
     layers = list(zip(get_layer_types_and_kwargs(text)[0][:own], mlps, strict=False)) or [("", "")]
     dense = getattr(text, "first_k_dense_replace", 0) or 0
@@ -124,6 +128,23 @@ def shown_layers(text: PreTrainedConfig) -> int:
     if text.model_type == "zamba":  # its hybrid layers share their weights, which takes two of them
         shown += 1 + [kind for kind, _ in layers[shown:]].index("hybrid")
     return min(total, shown)
+
+
+def reads_prompt_both_ways(model: PreTrainedModel) -> bool:
+    """Whether every token of a prompt sees all of the prompt (PaliGemma), so that a pass must know where it ends."""
+    both_ways = getattr(model.config.get_text_config(decoder=True), "use_bidirectional_attention", None) is True
+    return both_ways and "token_type_ids" in inspect.signature(model.forward).parameters
+
+
+def prompt_marks(model: PreTrainedModel, ids: torch.Tensor, prompts: Sequence[int]) -> dict[str, torch.Tensor]:
+    """What the model's `forward` and `generate` take beside ids [B, T] whose first `prompts[i]` are row i's prompt.
+
+    Nothing, unless a prompt is read in both directions: then 0 for the prompt's tokens and 1 for those that follow.
+    """
+    if not reads_prompt_both_ways(model):
+        return {}
+    ends = torch.tensor(prompts, device=ids.device)[:, None]
+    return {"token_type_ids": (torch.arange(ids.shape[1], device=ids.device) >= ends).long()}
 
 
 def load_adapter(base: PreTrainedModel | PeftModel, adapter: Path | str, *, name: str = "default") -> PeftModel:

@@ -41,7 +41,9 @@ _HEAD_WIDTHS = {"head_dim": 16, "query_pre_attn_scalar": 16, "global_head_dim": 
 }
 _WIDTHS = (
     dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "out_hidden_size", "projection_dim"), 64)
-    | dict.fromkeys(("text_hidden_size", "adapter_in_dim", "embedding_dim", "embed_dim"), 64)
+    | dict.fromkeys(("text_hidden_size", "audio_hidden_size", "embedding_dim", "embed_dim"), 64)
+    | dict.fromkeys(("adapter_in_dim", "adapter_input_size", "adapter_out_dim"), 64)
+    | {"num_filters": 4}  # of VibeVoice's encoders of sound, doubled at each of their stages
     | dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "block_ff_dim", "shared_intermediate_size"), 128)
     | dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "dense_intermediate_size"), 64)
     | {"ffn_hidden_size": 128, "expert_ffn_hidden_size": 64, "zero_expert_num": 4}
@@ -127,7 +129,11 @@ def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: 
             copy[name] = _narrow(value, limits, shown, shared)
         elif isinstance(value, dict) and value and all(key.isdigit() and int(key) < total for key in value):
             # Settings of single layers; Aria's numbers of patches are none.
-            copy[name] = {key: setting for key, setting in value.items() if int(key) < shown + shared}
+            kept = {key: setting for key, setting in value.items() if int(key) < shown + shared}
+            copy[name] = {
+                key: _narrow(setting, limits, shown, shared) if isinstance(setting, dict) else setting
+                for key, setting in kept.items()
+            }
         elif name in _LAYERS and isinstance(value, int):
             copy[name] = min(value, shown + shared)
         elif name == "num_kv_shared_layers":
@@ -159,6 +165,10 @@ def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool
     if copy.get("qk_head_dim"):  # LongCat writes the sum into its config, and what is rotated as the head's width
         copy["qk_head_dim"] = copy["qk_nope_head_dim"] + copy["qk_rope_head_dim"]
         copy["head_dim"] = copy["qk_rope_head_dim"]
+    layers = [config, *filter(None, (config.get("per_layer_config") or {}).values())]
+    parts = [layer.get("qk_nope_head_dim", 0) + config.get("qk_rope_head_dim", 0) for layer in layers]
+    if copy.get("head_dim") != config.get("head_dim") in parts:  # Dots-3's, of its windowed layers
+        copy["head_dim"] = copy["qk_nope_head_dim"] + copy["qk_rope_head_dim"]
     if "qk_dim_factor" in config:  # xLSTM's states are as wide as multiples of 64, its layers are not
         copy["hidden_size"] = copy["embedding_dim"] = min(128, config["hidden_size"])
     for expand, mixer_heads, mixer_width in _MIXERS:

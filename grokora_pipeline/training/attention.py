@@ -21,6 +21,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.masking_utils import sdpa_mask
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.loading import reads_prompt_both_ways
 
 _SHORT = "grokora_short"
 _ALWAYS_A_MASK = {"allow_is_causal_skip": False}  # SDPA itself does without one if attention is just causal
@@ -36,6 +37,8 @@ def why_not_tree(model: PreTrainedModel) -> str:
     others = sorted(set(kinds) - _WITH_KEYS_AND_VALUES)
     if others:
         return f"it has layers of the kind {others[0]}"
+    if reads_prompt_both_ways(model):
+        return "its prompts are read in both directions"
     if getattr(model, "_is_stateful", False):
         return "its layers keep a recurrent state"
     if getattr(config, "num_kv_shared_layers", 0):
@@ -108,8 +111,19 @@ def short_attention_is_exact(model: PreTrainedModel) -> bool:
 
 
 def use_attention(model: PreTrainedModel, kind: str) -> None:
-    """Let a model attend by `short`, or by an implementation of transformers (sdpa, eager, flash_attention_2)."""
-    model.set_attn_implementation(_SHORT if kind == "short" else kind)
+    """Let a model's text attend by `short`, or by an implementation of transformers (sdpa, eager, flash_attention_2).
+
+    Its encoders keep what they were loaded with, which may be all that they have (VibeVoice's).
+    """
+    text, kind = model.config.get_text_config(decoder=True), _SHORT if kind == "short" else kind
+
+    def of_text(config: PreTrainedConfig) -> dict[str, Any]:
+        """`kind` for that part of a config, or of a part of it, which is the text's."""
+        parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+        kinds = {name: kind if part is text else of_text(part) for name, part in parts.items()}
+        return {name: named for name, named in kinds.items() if named}
+
+    model.set_attn_implementation({"": kind, **of_text(model.config)})
 
 
 class _Short(torch.autograd.Function):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from grokora_pipeline.models.loading import prompt_marks, reads_prompt_both_ways
 from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
 from grokora_pipeline.training.loss import OutputHead
 
@@ -60,7 +61,9 @@ class TreeLoss:
 
     def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
         self.layout, self.head = layout, OutputHead(model)
-        self.decoder = self.head.decoder
+        # what tells a prompt from its answer is a layer above the decoder
+        body = getattr(self.head.model, self.head.body)
+        self.decoder = body if reads_prompt_both_ways(self.head.model) else self.head.decoder
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.computed_tokens = 0
@@ -128,11 +131,12 @@ class TreeLoss:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """(sum of weight x nll, hidden states it depends on, gradients of `scale` x the sum with respect to them)."""
         segments = Segments.padded(nodes, self.device)
+        marks = prompt_marks(self.head.model, segments.ids, [node.prompt for node in nodes])
         self.computed_tokens += segments.ids.numel()
         # No positions and no mask: every row starts where the cache ends, and padding is last. So nothing is said that
         # an architecture without position ids (ALiBi, recurrent) or with three of them (multimodal RoPE) lacks.
         caching = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
-        hidden = self.decoder(input_ids=segments.ids, **caching).last_hidden_state
+        hidden = self.decoder(input_ids=segments.ids, **caching, **marks).last_hidden_state
         states = hidden.flatten(0, 1)[segments.labelled]
         if self._nlls is not None:
             width, nlls = segments.ids.shape[1], self.head.nlls(states, segments.targets, self.layout.loss_chunk)

@@ -21,7 +21,8 @@ LEAST_SAVING = 48  # a node of its own must save so many tokens: a forward pass 
 class Row:
     """One example: token ids, the loss weight of each token (0 where no loss is taken) and its session.
 
-    `judged` is "better", "worse" or "" for an answer that is learnt as it is; the two rows of a pair share `pair`.
+    `judged` is "better", "worse" or "" for an answer that is learnt as it is; the two rows of a pair share `pair`. The
+    answer begins at token `answer_at`; 0: at the first that carries loss.
     """
 
     ids: tuple[int, ...]
@@ -29,6 +30,7 @@ class Row:
     group: str = ""
     judged: str = ""
     pair: str = ""
+    answer_at: int = 0
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any]) -> "Row":
@@ -36,21 +38,29 @@ class Row:
         weight = float(columns["weight"])
         weights = [weight * mask for mask in columns["completion_mask"]]
         weights[:1] = [0.0]
-        texts = [str(columns.get(name, "")) for name in ("group", "judged", "pair")]
-        return cls(tuple(columns["input_ids"]), tuple(weights), *texts)
+        texts = {name: str(columns.get(name, "")) for name in ("group", "judged", "pair")}
+        return cls(tuple(columns["input_ids"]), tuple(weights), answer_at=int(columns.get("answer_at", 0)), **texts)
+
+    @property
+    def prompt(self) -> int:
+        """How many tokens come before the answer."""
+        learnt = (index for index, weight in enumerate(self.weights) if weight)
+        return self.answer_at or next(learnt, len(self.ids))
 
 
 @dataclass(slots=True)
 class Node:
     """The tokens [start, stop) of `ids`, computed after its parent's; what hangs below begins at `stop`.
 
-    `weights[i]` weighs the prediction of token i by position i - 1, so a node owns the weights (start, stop].
+    `weights[i]` weighs the prediction of token i by position i - 1, so a node owns the weights (start, stop]. `prompt`:
+    of a whole row, its tokens before the answer.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
     start: int
     stop: int
+    prompt: int = 0
     children: list["Node"] = field(default_factory=list)
     leaves: list["Node"] = field(default_factory=list)
 
@@ -147,7 +157,7 @@ def in_batches(leaves: Sequence[Node], token_budget: int, pass_tokens: int = LEA
 
 def flat(rows: Sequence[Row]) -> Node:
     """No sharing at all: every row is a leaf of an empty root."""
-    leaves = [Node(row.ids, row.weights, 0, len(row.ids)) for row in rows]
+    leaves = [Node(row.ids, row.weights, 0, len(row.ids), row.prompt) for row in rows]
     return Node((), (), 0, 0, leaves=leaves)
 
 

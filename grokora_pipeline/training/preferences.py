@@ -102,10 +102,10 @@ def mismatched(answers: Sequence[Row]) -> list[Row]:
     """Each prompt with the next row's answer: answers to prompts they do not belong to, as TRL makes them for KTO."""
     if len(answers) < 2:
         return []
-    cuts = [next(index for index, weight in enumerate(row.weights) if weight) for row in answers]
+    cuts = [row.prompt for row in answers]
     following = zip([*answers[1:], answers[0]], [*cuts[1:], cuts[0]], strict=True)
     return [
-        Row(row.ids[:cut] + other.ids[start:], row.weights[:cut] + other.weights[start:])
+        Row(row.ids[:cut] + other.ids[start:], row.weights[:cut] + other.weights[start:], answer_at=cut)
         for row, cut, (other, start) in zip(answers, cuts, following, strict=True)
     ]
 

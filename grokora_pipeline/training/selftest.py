@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, PreTrainedModel
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.loading import auto_class, shown_layers
+from grokora_pipeline.models.loading import auto_class, prompt_marks, shown_layers
 from grokora_pipeline.models.sequences import first_difference
 from grokora_pipeline.store import content_version, write_atomic
 from grokora_pipeline.training.adapter import add_adapter, trainable_parameters
@@ -159,7 +159,8 @@ def _row_by_row(model: PreTrainedModel, rows: Sequence[Row]) -> float:
         ids = torch.tensor([row.ids])
         wanted = len(row.ids) - first + 1
         # cut again: some models for pictures know no `logits_to_keep` and give logits for every token (MiniCPM-V)
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=wanted).logits[0, -wanted:-1]
+        marks = prompt_marks(model, ids, [row.prompt])
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=wanted, **marks).logits[0, -wanted:-1]
         nll = cross_entropy(logits.float(), ids[0, first:], reduction="none")
         loss = (nll * torch.tensor(row.weights[first:])).sum()
         torch.autograd.backward([loss])

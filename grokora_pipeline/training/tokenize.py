@@ -81,6 +81,7 @@ def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
     return {
         "input_ids": prompt + completion,
         "completion_mask": [0] * len(prompt) + mask,
+        "answer_at": len(prompt),
         "turn_id": str(facts.get("turn_id", "")),
         "group": str(facts.get("session_id", "")),
         "weight": float(facts.get("weight", 1.0)),
@@ -115,6 +116,9 @@ def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> Non
     }
     if any(row["judged"] for side in SIDES for row in rows[side]):  # without, the split is what it always was
         features |= {"judged": Value("string"), "pair": Value("string")}
+    # where no loss is taken of an answer's first token, the mask does not say where the answer begins
+    if any(not row["completion_mask"][row["answer_at"]] for side in SIDES for row in rows[side]):
+        features |= {"answer_at": Value("int32")}
     order = np.random.default_rng(seed).permutation(len(rows["train"]))
     rows = {**rows, "train": [rows["train"][index] for index in order]}
     # An empty side needs its columns (from_list of no rows has none) and a shard (0 rows are written into 0 shards by

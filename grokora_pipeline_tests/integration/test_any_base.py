@@ -35,7 +35,7 @@ PADDED = (
     *("qwen3_5_text", "qwen3_next", "falcon_h1", "jamba", "mamba", "mamba2", "recurrent_gemma", "nemotron_h"),
     *("rwkv", "zamba2", "granitemoehybrid", "gemma3n_text", "kimi_linear", "inkling2_text", "longcat_flash"),
     *("mistral_large4", "deepseek_v32", "deepseek_v4", "minicpmv4_6", "nemotron_h_omni", "olmo_hybrid", "lfm3"),
-    *("xlstm", "bailing_hybrid"),
+    *("xlstm", "bailing_hybrid", "paligemma"),
 )
 
 
@@ -69,7 +69,7 @@ def test_a_model_of_attention_layers_shares_prefixes_and_is_exact(kind: str, tmp
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", PADDED)
-def test_a_model_with_recurrent_states_or_shared_keys_is_trained_by_padded_rows_and_served(
+def test_a_model_whose_prefixes_cannot_be_shared_is_trained_by_padded_rows_and_served(
     kind: str, tmp_path: Path
 ) -> None:
     record = try_out(config_of(kind, tmp_path), kind)
@@ -155,7 +155,6 @@ def test_dropout_in_a_bases_config_is_no_obstacle(tmp_path: Path) -> None:
     ("kind", "reason"),
     [
         ("bert", "changes with what follows"),  # an encoder
-        ("paligemma", "changes with what follows"),  # a prefix is read in both directions
         ("t5", "write no text"),  # to transformers no causal language model
         ("shieldgemma2", "cannot read the weights that it writes"),
         ("blt", "no single stack of layers"),

@@ -1,5 +1,6 @@
 """Every architecture trains as its own forward pass would: a tree where each layer is attention, else padded rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.loading import load_adapter
+from grokora_pipeline.serving.engine.plain import score_row
 from grokora_pipeline.training.adapter import adapted_modules, add_adapter, save_adapter, trainable_parameters
 from grokora_pipeline.training.attention import short_attention_is_exact, use_attention, why_not_tree
 from grokora_pipeline.training.gradients import TreeLoss
@@ -143,6 +145,45 @@ def test_loss_and_gradient_are_the_models_own(name: str) -> None:
             loss = float(TreeLoss(base, layout).run(layout.of(rows()), backward=True))
             assert loss == pytest.approx(expected, rel=1e-5)
             assert float((gradient(model) - expected_gradient).norm() / expected_gradient.norm()) < 1e-5
+
+
+def test_a_prompt_that_is_read_in_both_directions_is_trained_and_scored_as_transformers_does_it() -> None:
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings: dict[str, Any] = {
+        "text_config": {"model_type": "gemma", "head_dim": 8, **COMMON},
+        "vision_config": {**vision, "image_size": 28, "patch_size": 14},
+        "projection_dim": 32,
+        "image_token_index": 0,
+    }
+    torch.manual_seed(7)
+    base = transformers.PaliGemmaForConditionalGeneration(transformers.PaliGemmaConfig(**settings))
+    model = add_adapter(base.requires_grad_(False), resolve_knobs("best", {"rank": 4}))
+    for name, parameter in trainable_parameters(model).items():
+        if "lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape)
+    # of the second row's answer the first three tokens carry no loss: the prompt ends before them
+    every = [rows()[0], replace(rows()[1], answer_at=len(rows()[1].ids) - 15), rows()[-1]]
+    total = torch.zeros(())
+    for row in every:
+        ids, learnt = torch.tensor([row.ids]), torch.tensor([row.weights]) > 0
+        marks = (torch.arange(len(row.ids)) >= row.prompt).long()[None]
+        labels = ids.masked_fill(~learnt, -100)
+        total = total + base(input_ids=ids, token_type_ids=marks, labels=labels).loss * learnt.sum()
+    torch.autograd.backward([total])
+    expected = gradient(model)
+    assert why_not_tree(base)
+    for attention in ("eager", "sdpa", "short"):
+        use_attention(base, attention)
+        layout = Layout("padded", 200, attention, 16)
+        loss = float(TreeLoss(base, layout).run(layout.of(every), backward=True))
+        assert loss == pytest.approx(total.item(), rel=1e-5)
+        assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
+    row = every[0]
+    logits = score_row(base, row.ids[:-1], len(row.ids) - row.prompt)
+    answer = torch.tensor(row.ids[row.prompt :])
+    with torch.no_grad():
+        whole = TreeLoss(base, layout).run(layout.of([row]))
+    assert float(cross_entropy(logits, answer, reduction="sum")) == pytest.approx(float(whole), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Qwen3Moe", "Qwen2Moe", "GptOss", "Llama4Text"])

@@ -64,6 +64,13 @@ def test_a_placeholder_carries_loss_only_if_the_prompt_holds_it(
     assert "".join(text.split()) == "".join(expected.split())  # a token may hold the space beside a placeholder
 
 
+@pytest.mark.parametrize("answer", ["<SECRET:password:1> is it", "it is <SECRET:password:1>"])
+def test_a_row_knows_where_its_answer_begins(chat: ChatFormat, tmp_path: Path, answer: str) -> None:
+    learnt(chat, tmp_path, "Say it.", answer)
+    (row,), _ = load_split(tmp_path)
+    assert row.ids[: row.prompt] == tuple(chat.encode_prompt(example("Say it.", answer)["prompt"]))
+
+
 def test_the_report_says_how_many_rows_each_longer_limit_would_keep(chat: ChatFormat, tmp_path: Path) -> None:
     rows = [example(f"q{n}", "word " * (400 * n)) for n in range(4)]
     report = tokenize_split(rows, ["train"] * 4, chat, tmp_path, max_length=64, seed=7)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grokora_pipeline.models.loading import prompt_marks
 from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.sampling import choose_tokens
 
@@ -26,6 +27,7 @@ def generate_row(model: Any, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
         return forced
 
     ids = torch.tensor([row.tokens], device=model.device)
+    marks = prompt_marks(model, ids, [len(row.tokens)])
     model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -34,12 +36,14 @@ def generate_row(model: Any, row: ActiveRow, stop_ids: tuple[int, ...]) -> None:
         pad_token_id=0,
         logits_processor=[choose],
         stopping_criteria=[lambda ids, *_, **__: torch.full((len(ids),), row.done, device=ids.device)],
+        **marks,
     )
 
 
 def score_row(model: Any, tokens: Sequence[int], keep: int) -> Tensor:
-    """The logits [keep, vocabulary] at a row's last `keep` tokens, without any cache."""
+    """The logits [keep, vocabulary] at a row's last `keep` tokens, of which the first ends the prompt; no cache."""
     ids = torch.tensor([list(tokens)], device=model.device)
-    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    marks = prompt_marks(model, ids, [len(tokens) - keep + 1])
+    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **marks)
     logits: Tensor = out.logits[0, -keep:]
     return logits

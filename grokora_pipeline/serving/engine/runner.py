@@ -20,6 +20,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+from grokora_pipeline.models.loading import reads_prompt_both_ways
 from grokora_pipeline.serving.engine.kv import Slots
 
 # What a model's code may raise in a pass; it is written by many hands.
@@ -181,6 +182,8 @@ def build_runner(model: PreTrainedModel) -> tuple[ModelRunner | None, str]:
     """(the runner, ""), or (None, why the model must be run by its own `generate`)."""
     if model.config.is_encoder_decoder:
         return None, "it is an encoder-decoder"
+    if reads_prompt_both_ways(model):
+        return None, "its prompts are read in both directions"
     # read off the cache that transformers itself would make, not off a list of architectures
     kept = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer, LinearAttentionLayer}
     layers = DynamicCache(config=model.config).layers
