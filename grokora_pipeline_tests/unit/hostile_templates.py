@@ -53,6 +53,9 @@ HOSTILE = {
     + "{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}",
     "drops an empty answer": _template("{% if m.content or m.role != 'assistant' %}" + _TURN + "{% endif %}"),
     "begins with BOS": _template(before="{{ bos_token }}{{ tools | tojson if tools }}"),
+    "ends its last answer with nothing": _template(
+        _TURN.replace("<|im_end|>", "{{ '<|im_end|>' if m.role != 'assistant' or not loop.last }}")
+    ),
     "has no generation prompt": _template(after=""),
     "always has a generation prompt": _template(after="<|im_start|>assistant\n"),
     "ignores tools": _template(before=""),
