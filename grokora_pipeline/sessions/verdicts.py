@@ -385,17 +385,19 @@ def _verdicts(
     unheard = 0
     for record in records.values():
         for session in {*record.stated, *record.inferred}:
-            home = names.get((session, record.name)) or _nearest(session, record.name, labels[base_session(session)])
-            if home is None:
+            own, statement = names.get((session, record.name)), cast("list[Any]", record.stated.get(session))
+            homes = [own] if own else _nearest(session, record.name, labels[base_session(session)])
+            if len(homes) > 1 and statement:
+                homes = _possible(statement, rows[rows["session"].isin(homes)])
+            if len(homes) > 1:
                 problems.append((record.name, Problem("ambiguous_verdict", 0, "several sessions have this id")))
-            elif not home:
+            elif not homes:
                 unheard += 1
             else:
-                if session in record.stated:
-                    statement = cast("list[Any]", record.stated[session])
-                    stated[home].append((statement[5] or "", record.name, statement[:5]))
+                if statement:
+                    stated[homes[0]].append((statement[5] or "", record.name, statement[:5]))
                 if session in record.inferred:
-                    inferred[home].add(record.inferred[session])
+                    inferred[homes[0]].add(record.inferred[session])
     blamed = {statement[4] for statements in stated.values() for _, _, statement in statements if statement[4]}
     known_calls = rows[rows["call"].isin(blamed)]
     receipts = set(zip(known_calls["session"], known_calls["call"], strict=True))
@@ -414,19 +416,35 @@ def _verdicts(
     return verdicts, problems, unheard
 
 
-def _nearest(session: str, file: str, labels: Mapping[str, set[Segment]]) -> str | None:
-    """The session that a file without its calls speaks of; "" if there is none, None if it may be several.
+def _possible(statement: Sequence[Any], rows: "pd.DataFrame") -> list[str]:
+    """Which of some sessions with one id a statement can be of, by the calls of all of them.
+
+    It names a call that only one of them holds, or was made when only one of them had begun.
+    """
+    _, _, agent, step, call, at = statement
+    named = rows
+    if call:
+        named = rows[rows["call"].eq(call)]
+    elif agent is not None or step is not None:
+        of_agent = rows["agent"].eq(agent) | rows["recorded_agent"].eq(agent) | (agent is None)
+        named = rows[of_agent & (rows["step"].eq(step) | (step is None))]
+    begun = (named if len(named) else rows).groupby("session")["started_at"].min()
+    before = begun[begun.le(at)] if at else begun
+    return sorted(map(str, before.index if len(before) else begun.index))
+
+
+def _nearest(session: str, file: str, labels: Mapping[str, set[Segment]]) -> list[str]:
+    """The sessions that a file without its calls may speak of.
 
     Of several with the id, the one whose log lies nearest; of those, the one with exactly this recorded id.
     """
     if len(labels) < 2:
-        return next(iter(labels), "")
+        return list(labels)
     closeness = {
         label: (_nearness((name for _, name in segments), [file]), any(recorded == session for recorded, _ in segments))
         for label, segments in labels.items()
     }
-    nearest = [label for label, close in closeness.items() if close == max(closeness.values())]
-    return nearest[0] if len(nearest) == 1 else None
+    return [label for label, close in closeness.items() if close == max(closeness.values())]
 
 
 def _sessions_table(names: Mapping[Segment, str], verdicts: Mapping[str, _Verdict]) -> pa.Table:

@@ -9,10 +9,18 @@ import pytest
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers import otel
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 from grokora_pipeline_tests.unit.session_logs import run, turns
-from grokora_pipeline_tests.unit.test_sessions_foreign_logs import read_lines, turns_of, write
-from grokora_pipeline_tests.unit.test_sessions_unseen_logs import document, only, otlp, prompt_of, span
+from grokora_pipeline_tests.unit.test_sessions_foreign_logs import (
+    event,
+    item,
+    meta,
+    read_lines,
+    spoken,
+    turns_of,
+    write,
+)
+from grokora_pipeline_tests.unit.test_sessions_unseen_logs import document, only, otlp, pairs, prompt_of, span
 
 
 def told(items: list[Item]) -> list[str]:
@@ -229,6 +237,22 @@ def test_kimi_codes_undone_turns_and_compactions_leave_its_prompts(tmp_path: Pat
     assert skipped(items) == ["taken_back", "broken_off"]
 
 
+# --- Codex
+
+
+def test_a_turn_that_codex_rolled_back_leaves_with_what_codex_said_in_it(tmp_path: Path) -> None:
+    call = item("function_call", name="shell", arguments="{}", call_id="c")
+    lines = [meta(), spoken("user", "Q1"), spoken("assistant", "A1"), event("token_count")]
+    lines += [spoken("user", "Q2"), call, item("function_call_output", call_id="c", output="aborted")]
+    lines += [spoken("user", "<turn_aborted>"), event("turn_aborted"), event("thread_rolled_back", num_turns=1)]
+    items = read_lines(tmp_path, *lines, spoken("user", "Q3"), spoken("assistant", "A3"))
+    assert told(items) == [
+        "s:You are Codex. u:Q1 -> A1 (reconstructed)",
+        "s:You are Codex. u:Q1 a:A1 u:Q3 -> A3 (reconstructed)",
+    ]
+    assert skipped(items) == ["taken_back"]
+
+
 # --- other programs
 
 
@@ -376,6 +400,37 @@ def test_results_and_names_reach_a_call_whatever_the_order_of_the_spans(tmp_path
     for order in (spans, spans[::-1]):
         turn = only(otlp(tmp_path, *order))
         assert (turn.session_id, turn.agent, turn.result_known, turn.step_failed) == ("s", "coder", True, True)
+
+
+def test_azures_messages_are_read_from_the_content_of_its_events(tmp_path: Path) -> None:
+    def said(name: str, **content: Any) -> dict[str, Any]:
+        return {"name": name, "attributes": pairs({"gen_ai.event.content": json.dumps(content)})}
+
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    events = [
+        said("gen_ai.system.message", role="system", content="S"),
+        said("gen_ai.user.message", role="user", content="Q"),
+        said("gen_ai.assistant.message", tool_calls=[call]),
+        said("gen_ai.tool.message", id="c", content="r"),
+        said("gen_ai.choice", index=0, finish_reason="stop", message={"content": "A"}),
+    ]
+    turn = only(otlp(tmp_path, span("1", {"gen_ai.operation.name": "chat"}, events=events)))
+    assert (prompt_of(turn), turn.completion["content"]) == ("s:S u:Q a:* t:r", "A")
+
+
+def test_traces_of_one_session_of_langfuse_have_steps_of_their_own_and_a_traces_score_reaches_it(
+    tmp_path: Path,
+) -> None:
+    def observed(own: str, trace: str, **more: Any) -> dict[str, Any]:
+        facts = {"parentObservationId": None, "type": "GENERATION", "startTime": "2026-01-01", "sessionId": "s"}
+        return {"id": own, "traceId": trace, **facts, "input": json.dumps(TALK[:1]), "output": f"A{own}", **more}
+
+    score = {"name": "correctness", "value": 0, "dataType": "NUMERIC", "traceId": "t2"}
+    lines = [score, observed("1", "t1"), observed("2", "t2"), observed("3", "t2", startTime="2026-01-02")]
+    items = read_lines(tmp_path, *lines, {**score, "traceId": "t1", "observationId": "1"})
+    assert [(one.session_id, one.step) for one in turns_of(items)] == [("s", 0), ("s", 1), ("s", 2)]
+    judged = [(one.session_id, one.status, one.blamed_call) for one in items if isinstance(one, Verdict)]
+    assert judged == [("s", "failure", ""), ("s", "failure", "1")]
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,27 @@ def test_a_verdict_that_may_be_of_two_sessions_is_reported_and_given_to_neither(
     assert report.by_status == {"unknown": 2}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"blame": {"call": "c-two-1"}},
+        {"blame": {"agent": "actor", "step": 2}},
+        {"at": "2026-01-03T00:00:00Z"},
+        {"at": "2026-01-03T00:00:00Z", "blame": {"agent": "actor", "step": 1}},
+    ],
+    ids=["receipt", "step", "time", "time and step"],
+)
+def test_a_verdict_is_of_the_one_of_two_sessions_that_it_can_be_of(tmp_path: Path, said: dict[str, Any]) -> None:
+    for machine, began, length in (("two", "2026-01-02", 3), ("one", "2026-01-09", 2)):
+        lines = [call("s", step, f"p{step}", f"{machine} {step}", call=f"c-{machine}-{step}") for step in range(length)]
+        lines = [{**line, "started_at": f"{began}T10:00:0{line['step']}Z"} for line in lines]
+        write_lines(tmp_path / "logs" / machine / "a.jsonl", lines)
+    write_lines(tmp_path / "logs" / "feedback.jsonl", [outcome("s", "failure", **said)])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.quarantine, report.by_status) == ([], {"failure": 3, "unknown": 2})
+    assert {answer(row)[:3] for row in turns(tmp_path / "out") if row["status"] == "failure"} == {"two"}
+
+
 def test_a_session_that_goes_on_in_another_days_folder_is_one(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     write_lines(logs / "2026-01-01" / "s.jsonl", [call("s", step, f"p{step}", f"a{step}") for step in (0, 1)])

@@ -33,6 +33,10 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped
 
 AGENT = "codex"
 _TYPES = {"session_meta", "response_item", "event_msg", "turn_context", "compacted"}
+# What Codex itself says as the person: a turn of the person's does not begin with it.
+_FRAGMENTS = re.compile(
+    r"\s*(?:<(?:turn_aborted|environment_context|user_instructions|user_shell_command|skill)\b|# AGENTS)"
+)
 _EXIT_CODE = re.compile(r"(?:.{0,200}\n)??(?:Exit code:|Process exited with code) *(\d+)", re.DOTALL)
 
 
@@ -70,6 +74,8 @@ class _Response:
     searched: bool = False  # the provider searched the web for it: what it found is not in the file
     copied: bool = False  # the parent's, copied into a sub-agent's file or a fork
     aborted: bool = False
+    taken_back: bool = False
+    place: tuple[int, int] = (0, 0)  # the compactions before it, and the messages since
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -99,6 +105,7 @@ class _Rollout:
         self._results: dict[str, Message] = {}
         self._size = 0
         self._lost = self._searched = False
+        self._compactions = 0
 
     def add(self, record: Record) -> None:
         """Take in a line of either shape."""
@@ -145,14 +152,25 @@ class _Rollout:
                 response.aborted = True
             self._open = None
         elif kind == "thread_rolled_back":
-            for _ in range(min(whole_number(payload.get("num_turns")) or 0, len(self._history))):
-                while self._history and self._history.pop()["role"] != "user":
-                    pass
-            self._open, self._size = None, sum(map(chars, self._history))
+            self._roll_back(whole_number(payload.get("num_turns")) or 0)
+
+    def _roll_back(self, count: int) -> None:
+        """A person took back the last turns; what Codex itself said in their name is a part of the turn before it."""
+        asked = [
+            place
+            for place, one in enumerate(self._history)
+            if one["role"] == "user" and not _FRAGMENTS.match(one["content"])
+        ]
+        place = asked[-min(count, len(asked))] if count > 0 and asked else len(self._history)
+        self._history = self._history[:place]
+        self._open, self._size = None, sum(map(chars, self._history))
+        for response in self._responses:
+            response.taken_back = response.taken_back or response.place >= (self._compactions, place)
 
     def _compact(self, payload: Mapping[str, Any]) -> None:
         """After a compaction the model sees the summary, and of the history what is listed beside it."""
         self._open = None
+        self._compactions += 1
         kept = payload.get("replacement_history")
         items = kept if isinstance(kept, list) else []
         self._lost = any(as_object(item).get("encrypted_content") for item in items)
@@ -185,6 +203,7 @@ class _Rollout:
                 at = to_utc(line.get("timestamp"))
                 prompt = [] if self._size > MAX_PROMPT_CHARS else [*self._system, *self._history]
                 self._open = _Response(prompt, self._size, record.number, at, self._model, self._tools, self._owner())
+                self._open.place = (self._compactions, len(self._history))
                 self._open.copied, self._open.lost = self._is_copied(line, record.number, at), self._lost
                 self._responses.append(self._open)
             self._open.searched, self._searched = self._open.searched or self._searched, False
@@ -247,8 +266,8 @@ class _Rollout:
             seen.add(receipt)
             step = steps[session]
             steps[session] += 1
-            if response.searched:
-                yield Skipped("tool_of_the_provider")
+            if response.searched or response.taken_back:
+                yield Skipped("taken_back" if response.taken_back else "tool_of_the_provider")
                 continue
             if response.size > MAX_PROMPT_CHARS:
                 yield Skipped("prompt_too_long")

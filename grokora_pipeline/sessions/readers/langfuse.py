@@ -5,6 +5,7 @@ with the roles flattened into it, or nothing. Each is told apart, and only whole
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,7 +55,8 @@ def _is_score(value: Json) -> bool:
 
 def read(source: Source) -> Iterator[Item]:
     """A turn a generation, in order of time, and the trace's scores as its verdict."""
-    loose = Shelf()
+    loose, sessions, scores = Shelf(), dict[str, str](), list[Json]()
+    steps: Counter[str] = Counter()
     for record in records(source):
         if isinstance(record, Problem):
             yield record
@@ -65,19 +67,23 @@ def read(source: Source) -> Iterator[Item]:
         observations = value.get("observations")
         if isinstance(observations, list):
             trace = as_object(value.get("trace")) or value
-            yield from _trace(source, trace, [one for one in observations if isinstance(one, dict)])
+            yield from _trace(source, trace, [one for one in observations if isinstance(one, dict)], steps)
         elif _is_score(value):
-            yield from _scores(name_text(first_of(value, "sessionId", "traceId")), [value])
+            scores.append(value)
         elif "traceId" in value:
             loose.add(value, name_text(value["traceId"]))
         else:
             yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
     for trace_id, observations in loose.take():
-        session = next((one["sessionId"] for one in observations if one.get("sessionId")), None)
-        yield from _trace(source, {"id": trace_id, "sessionId": session}, observations)
+        session = name_text(next((one["sessionId"] for one in observations if one.get("sessionId")), trace_id))
+        sessions[trace_id] = session
+        yield from _trace(source, {"id": session}, observations, steps)
+    for one in scores:
+        trace_id = name_text(one.get("traceId"))
+        yield from _scores(name_text(one.get("sessionId")) or sessions.get(trace_id, trace_id), [one])
 
 
-def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[Item]:
+def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter[str]) -> Iterator[Item]:
     session = name_text(first_of(trace, "sessionId", "id")) or source.name
     by_id = {name_text(one.get("id")): one for one in observations}
     observations.sort(key=lambda one: (to_utc(one.get("startTime")), name_text(one.get("id"))))
@@ -89,7 +95,6 @@ def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[It
         yield Skipped("no_model_call")
     readings = [read_generation(one) for one in generations]
     results = {one["tool_call_id"]: one for prompt, *_ in readings for one in prompt if one["role"] == "tool"}
-    step = 0
     for one, reading in zip(generations, readings, strict=True):
         prompt, answer, tools, state = reading
         if state == "whole" and (given := _agents_input(one, by_id)) and given[1:] == prompt:
@@ -111,7 +116,7 @@ def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[It
             answer,
             session_id=session,
             agent=_agent(one, by_id),
-            step=step,
+            step=steps[session],
             started_at=to_utc(one.get("startTime")),
             tools=tools or inferred,
             tools_known="recorded" if tools else "inferred" if inferred else "none",
@@ -121,7 +126,7 @@ def _trace(source: Source, trace: Json, observations: list[Json]) -> Iterator[It
             result_known=known,
             step_failed=failed or one.get("level") == "ERROR",
         )
-        step += 1
+        steps[session] += 1
     yield from _scores(session, as_list(trace.get("scores")))
 
 
@@ -270,4 +275,7 @@ def _scores(session: str, scores: list[Any]) -> Iterator[Verdict]:
         value = outcome_status(value) == "success" if one.get("dataType") == "BOOLEAN" else value
         rating, status = score(one.get("name"), value)
         if status != "unknown" or rating is not None:
-            yield Verdict(session, status=status, rating=rating, at=to_utc(first_of(one, "timestamp", "createdAt")))
+            # a bad score of one generation leaves the others what they are
+            blamed = name_text(one.get("observationId")) if status == "failure" else ""
+            at = to_utc(first_of(one, "timestamp", "createdAt"))
+            yield Verdict(session, status=status, rating=rating, blamed_call=blamed, at=at)

@@ -386,7 +386,8 @@ def _events(events: list[tuple[str, Json]]) -> tuple[list[Message], Message | No
     prompt: list[Any] = []
     answer: Message | None = None
     for name, attributes in events:
-        body = as_object(attributes.get("body")) or as_object(attributes.get("event_body")) or attributes
+        bodies = (as_object(attributes.get(key)) for key in ("body", "event_body", "gen_ai.event.content"))
+        body = next(filter(None, bodies), attributes)
         body = {key: as_json(value) if key in ("tool_calls", "content") else value for key, value in body.items()}
         if name == "gen_ai.choice":
             message = as_json(body.get("message")) or body
