@@ -178,8 +178,10 @@ class RowMaker:
         """A message or a text as JSON without secrets; what was replaced is added to `counts`."""
         text = orjson.dumps(value)
         key = session, _digest(text)
+        redactor, suspicious = self._redactors.get(session), self._suspicious.get(key, True)
+        if redactor is None and not suspicious:  # of a session that holds nothing, which most are
+            return text
         if key not in self._cleaned:
-            redactor, suspicious = self._redactors.get(session), self._suspicious.get(key, True)
             clean, replaced = None, Counter[str]()
             if suspicious or (redactor is not None and redactor.recognises(text)):
                 redacted, replaced = (redactor or self._redactors.setdefault(session, Redactor())).redact(value)

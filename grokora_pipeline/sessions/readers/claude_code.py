@@ -333,8 +333,7 @@ class _Session:
             whole[0],
             started_at=node.at,
             line=node.line,
-            tools=tools,
-            tools_known="inferred" if tools else "none",
+            inferred=tools,
             # a printed stream may lack the question
             completeness="reconstructed"
             if before.complete and any(one["role"] == "user" for one in before.messages)

@@ -274,7 +274,6 @@ class _Rollout:
                 continue
             results = [self._results[call["id"]] for call in calls_in([answer]) if call["id"] in self._results]
             known, failed = results_after(answer, results)
-            tools = response.tools or inferred
             yield from turn(
                 self._source,
                 response.prompt,
@@ -285,8 +284,8 @@ class _Rollout:
                 step=step,
                 started_at=response.at,
                 line=response.line,
-                tools=tools,
-                tools_known="recorded" if response.tools else "inferred" if tools else "none",
+                tools=response.tools,
+                inferred=inferred,
                 # the reasoning between the calls is encrypted, and the built-in tools are not in the file
                 completeness="delta" if response.lost else "reconstructed",
                 model=response.model,

@@ -18,8 +18,6 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_json,
     as_list,
     as_object,
-    calls_in,
-    infer_tools,
     is_cut_json,
     lower_all,
     lower_tools,
@@ -109,7 +107,6 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
         ids = [call["id"] for call in answer.get("tool_calls") or ()]
         found = [results[call] for call in ids if call in results]
         known, failed = results_after(answer, found)
-        inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
         yield from turn(
             source,
             prompt,
@@ -118,8 +115,7 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
             agent=_agent(one, by_id),
             step=steps[session],
             started_at=to_utc(one.get("startTime")),
-            tools=tools or inferred,
-            tools_known="recorded" if tools else "inferred" if inferred else "none",
+            tools=tools,
             completeness=state,
             model=name_text(first_of(one, "model", "internalModel", "providedModelName")),
             call=name_text(one.get("id")),

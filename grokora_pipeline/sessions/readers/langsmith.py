@@ -13,8 +13,6 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_json,
     as_list,
     as_object,
-    calls_in,
-    infer_tools,
     lower_all,
     lower_tools,
     peek_objects,
@@ -100,7 +98,6 @@ def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> 
         yield Skipped("call_failed" if run.get("error") else "no_contents" if not prompt else "no_answer")
         return
     tools = call.tools or lower_tools(parameters.get("tools") or parameters.get("functions") or inputs.get("tools"))
-    inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
     ids = {one["id"] for one in answer.get("tool_calls") or ()}
     yield from turn(
         source,
@@ -108,8 +105,7 @@ def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> 
         answer,
         agent=name_text(first_of(metadata, "agent_name", "lc_agent_name", "langgraph_node")),
         started_at=to_utc(run.get("start_time")),
-        tools=tools or inferred,
-        tools_known="recorded" if tools else "inferred" if inferred else "none",
+        tools=tools,
         completeness="whole" if prompt else "lost",
         model=name_text(first_of(parameters, "model", "model_name") or metadata.get("ls_model_name")) or call.model,
         call=name_text(run.get("id")),

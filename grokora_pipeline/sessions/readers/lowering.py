@@ -822,6 +822,8 @@ def clean(message: Message) -> Message:
 def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: Any) -> Iterator[Item]:
     """A turn, or the reason why a call cannot be one. `fields` are those of `Turn`; sizes and cut texts are seen to.
 
+    Without `tools` those are taken that were `inferred` from the calls of a session, by default of this prompt.
+
     A prompt or an answer that a logger shortened is reported and kept with completeness "cut", so it is never learnt.
     """
     session = fields["session_id"]
@@ -850,8 +852,9 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         if any(map(_is_cut, texts)):
             fields["completeness"] = "cut"
             yield Problem("cut", 0, f"line {fields.get('line', 0)}: the gateway shortened this call's texts")
-    tools = fields.pop("tools", None)
-    known = fields.pop("tools_known", "recorded" if tools else "none")
+    tools, inferred = fields.pop("tools", None), fields.pop("inferred", None)
+    if not tools and inferred is None:
+        inferred = infer_tools(calls_in((*prompt, answer)))
     yield Turn(
         agent=fields.pop("agent", None) or None,
         step=fields.pop("step", 0),
@@ -861,8 +864,8 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         source_format=source.format,
         prompt=[clean(message) for message in prompt],
         completion={"role": "assistant"} | {key: completion[key] for key in _KEPT if completion.get(key) is not None},
-        tools=tools,
-        tools_known=known,
+        tools=tools or inferred or None,
+        tools_known="recorded" if tools else "inferred" if inferred else "none",
         **fields,
     )
 
@@ -912,8 +915,7 @@ def explode(
     places = [place for place, one in enumerate(messages) if one["role"] == "assistant"]
     wanted = set(places if trainable is None else trainable)
     if not fields.get("tools"):
-        fields["tools"] = infer_tools(calls_in(messages))
-        fields["tools_known"] = "inferred" if fields["tools"] else "none"
+        fields["inferred"] = infer_tools(calls_in(messages)) or []
     fields.setdefault("line", 0)
     size, last = 0, 0
     for step, place in enumerate(places, first_step):

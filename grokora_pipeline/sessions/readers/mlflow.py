@@ -16,8 +16,6 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_json,
     as_list,
     as_object,
-    calls_in,
-    infer_tools,
     lower_all,
     lower_tools,
     objects_in,
@@ -100,7 +98,6 @@ def _call(source: Source, span: Json, attributes: Json, **fields: Any) -> Iterat
         yield Skipped("no_contents" if not prompt else "no_answer")
         return
     tools = call.tools or lower_tools(attributes.get("mlflow.chat.tools"))
-    inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
     status = as_object(span.get("status"))
     yield from turn(
         source,
@@ -108,8 +105,7 @@ def _call(source: Source, span: Json, attributes: Json, **fields: Any) -> Iterat
         answer,
         agent=name_text(first_of(attributes, "gen_ai.agent.name", "agent.name", "agent")),
         started_at=to_utc(first_of(span, "start_time_unix_nano", "start_time_ns", "start_time")),
-        tools=tools or inferred,
-        tools_known="recorded" if tools else "inferred" if inferred else "none",
+        tools=tools,
         completeness="whole" if prompt else "lost",
         model=call.model or name_text(first_of(attributes, "mlflow.llm.model", "ai.model.name")),
         call=name_text(first_of(span, "span_id", "spanId")),

@@ -131,7 +131,7 @@ class _Log:
             if answer := _answer(group):
                 self._skip |= {name_text(one.get("id")) for one in group}
                 found = [results[call["id"]] for call in calls_in(answer) if call["id"] in results]
-                yield from self._turn(record, answer[0], found, tools=inferred, model=model)
+                yield from self._turn(record, answer[0], found, inferred=inferred, model=model)
                 self._context += [(own, answer[0]), *((own, result) for result in found)]
                 self._step += 1
             else:
@@ -172,9 +172,8 @@ class _Log:
         self._context, self._changed = kept, True
 
     def _turn(
-        self, record: Record, answer: Message, results: list[Message], *, tools: list[Json] | None, model: str
+        self, record: Record, answer: Message, results: list[Message], *, inferred: list[Json] | None, model: str
     ) -> Iterator[Item]:
-        """`tools`: those inferred from the calls; offered ones come first."""
         value = as_object(record.value)
         prompt = [*self._system, *(message for _, message in self._context)]
         if sum(map(chars, prompt)) > MAX_PROMPT_CHARS:
@@ -195,8 +194,8 @@ class _Log:
             step=self._step,
             started_at=to_utc(value.get("timestamp")),
             line=record.number,
-            tools=self._tools or tools,
-            tools_known="recorded" if self._tools else "inferred" if tools else "none",
+            tools=self._tools,
+            inferred=inferred,
             completeness=completeness,
             model=name_text(as_object(metadata.get("model_response")).get("model")) or model,
             call=name_text(value.get("llm_response_id") or value.get("id")),

@@ -33,10 +33,8 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_json,
     as_list,
     as_object,
-    calls_in,
     digest,
     ended_early,
-    infer_tools,
     is_cut_json,
     lower_all,
     lower_tools,
@@ -249,7 +247,6 @@ class _Calls:
         ids = [one["id"] for one in answer.get("tool_calls") or ()]
         if ids and all(one in self._results for one in ids):
             known, failed = True, any(self._results[one] for one in ids)
-        inferred = None if tools else infer_tools(calls_in([*prompt, answer]))
         yield from turn(
             self._source,
             prompt,
@@ -260,8 +257,7 @@ class _Calls:
             step=steps[session],
             started_at=call.started,
             line=call.line,
-            tools=tools or inferred,
-            tools_known="recorded" if tools else "inferred" if inferred else "none",
+            tools=tools,
             completeness="cut" if is_cut or facts["cut"] else "delta" if prompt and starts_midway(prompt) else "whole",
             model=facts["model"],
             call=":".join(call.key),
