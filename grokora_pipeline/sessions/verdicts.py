@@ -6,6 +6,7 @@ call of another row once more; `read_turns` leaves them out.
 """
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,9 @@ _COLUMNS = [
     "prompt_id",
     "answer_id",
 ]
+# A session that no log names is called by what it begins with, so equal calls of two such files are one.
+_BY_CONTENT = re.compile(r"[a-z-]+-[0-9a-f]{16}")
+_BEGINNING = ["session_id", "agent", "step", "prompt_id", "answer_id"]
 _WORST: tuple[Status, ...] = ("failure", "success", "unknown")
 TurnValues = dict[str, Any]
 Segment = tuple[str, str]  # recorded session id, file
@@ -197,6 +201,8 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     # forks copy calls of another session, receipt and all
     receipts = rows["call"].ne("") & rows.duplicated(["call", "prompt_id", "answer_id"], keep=False)
     repeated |= receipts.to_numpy()
+    begins = rows["session_id"].str.fullmatch(_BY_CONTENT) & rows.duplicated(_BEGINNING, keep=False)
+    repeated |= begins.to_numpy(dtype=bool)
     copies, dropped = _copies(_dictionaries(rows[repeated]))
     verdicts, problems, unheard = _verdicts(rows, names, records)
     table = _sessions_table(names, verdicts)
@@ -318,6 +324,8 @@ def _copies(rows: Sequence[TurnValues]) -> tuple[pa.Table, list[int]]:
         groups["same", row["session"], row["turn_id"]].append(row)
         if row["call"]:  # forks and sub-agents' logs copy calls of another session, receipt and all
             groups["receipt", row["call"], row["prompt_id"], row["answer_id"]].append(row)
+        if _BY_CONTENT.fullmatch(row["session_id"]):  # two files of one conversation that went on in two ways
+            groups["beginning", *(row[name] for name in _BEGINNING)].append(row)
         groups["call", row["session"], row["agent"], row["step"], row["answer_id"]].append(row)
         groups["file", row["source_sha256"], row["session_id"], row["line"], row["step"], row["answer_id"]].append(row)
     kept: dict[int, TurnValues] = {}  # by the copy's index

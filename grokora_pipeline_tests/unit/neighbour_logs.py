@@ -779,6 +779,23 @@ def _langchain4j(talk: "Talk", _: str) -> bytes:
     )
 
 
+def _crush(talk: "Talk", name: str) -> bytes:
+    """Parts whose members stand in their `data`."""
+
+    def said(role: str, **parts: Any) -> dict[str, Any]:
+        return {"id": role, "role": role, "parts": [{"type": kind, "data": data} for kind, data in parts.items()]}
+
+    call = {"id": "t1", "name": "bash", "input": json.dumps({"command": talk.command}), "finished": True}
+    result = {"tool_call_id": "t1", "content": talk.result, "is_error": False}
+    messages = [
+        said("user", text={"text": talk.question}),
+        said("assistant", text={"text": talk.thought}, tool_call=call, finish={"reason": "tool_use"}),
+        said("tool", tool_result=result),
+        said("assistant", text={"text": talk.answer}, finish={"reason": "end_turn"}),
+    ]
+    return _document({"id": name, "title": "x", "messages": messages})
+
+
 def _open_interpreter(talk: "Talk", _: str) -> bytes:
     said = {"role": "assistant", "type": "message"}
     return _document(
@@ -864,6 +881,7 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "lobechat": ("held_chats", "lobechat.json", _NO_SYSTEM, _lobechat),
     "genkit": ("otel", "trace.json", _HELD, _genkit),
     "langchain4j": ("langchain", "memory.json", _HELD, _langchain4j),
+    "crush": ("ui_messages", "session.json", _NO_SYSTEM, _crush),
     "open_interpreter": ("mini_swe_agent", "messages.json", _NO_SYSTEM, _open_interpreter),
     "gemini_tuning": ("chat_dataset", "train.jsonl", _HELD, _tuning),
 }

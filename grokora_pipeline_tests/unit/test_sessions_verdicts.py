@@ -183,6 +183,18 @@ def test_a_verdict_is_of_the_one_of_two_sessions_that_it_can_be_of(tmp_path: Pat
     assert {answer(row)[:3] for row in turns(tmp_path / "out") if row["status"] == "failure"} == {"two"}
 
 
+def test_the_beginning_that_two_files_of_a_conversation_share_is_learnt_once(tmp_path: Path) -> None:
+    def said(role: str, words: str) -> dict[str, Any]:
+        return {"role": role, "content": words}
+
+    start = [{"role": "_checkpoint", "id": 0}, said("user", "Q1"), said("assistant", "A1"), said("user", "Q2")]
+    for name in ("context_1", "context"):  # Kimi's CLI goes on from a checkpoint in a new file
+        write_lines(tmp_path / "logs" / f"{name}.jsonl", [*start, said("assistant", name)])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.copies == 1
+    assert sorted(map(answer, turns(tmp_path / "out"))) == ["A1", "context", "context_1"]
+
+
 def test_a_session_that_goes_on_in_another_days_folder_is_one(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     write_lines(logs / "2026-01-01" / "s.jsonl", [call("s", step, f"p{step}", f"a{step}") for step in (0, 1)])

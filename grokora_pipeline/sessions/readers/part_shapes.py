@@ -10,9 +10,22 @@ from typing import Any
 Part = Mapping[str, Any]
 # Parts that hold something other than text, which is replaced by a placeholder. `Image`, `image_url`, `input_audio`,
 # Gemini's `inlineData`, OTel's `blob` and `uri` …
-MEDIA = re.compile(r"image|picture|photo|screenshot|audio|sound|video|file|document|pdf|blob|uri|media|inline_?data")
+MEDIA = re.compile(
+    r"image|picture|photo|screenshot|audio|sound|video|file|document|pdf|binary|blob|uri|media|inline_?data"
+)
 # Book-keeping of a chat program that the model never saw as a part of the message.
-_SILENT = {"step-finish", "snapshot", "patch", "compaction", "agent", "retry", "subtask", "citation", "cache_point"}
+_SILENT = {
+    "step-finish",
+    "finish",
+    "snapshot",
+    "patch",
+    "compaction",
+    "agent",
+    "retry",
+    "subtask",
+    "citation",
+    "cache_point",
+}
 _SILENT |= {"source-url", "source-document", "cachepoint", "token_count", "inlinereference", "undostop"}
 STEP = {"type": "step-start"}
 
@@ -39,6 +52,8 @@ def known_parts(part: Part) -> Sequence[Part]:
     )
     if kind.lower() in _SILENT or kind.startswith("data-"):
         return ()
+    if part.keys() == {"type", "data"} and isinstance(part["data"], Mapping):  # Crush
+        return known_parts({"type": kind, **part["data"]})
     if part.get("state") in ("streaming", "input-streaming"):  # it was saved before its end
         return ({"type": "unfinished"},)
     call = _mapping(part.get("tool_call"))
@@ -46,10 +61,8 @@ def known_parts(part: Part) -> Sequence[Part]:
         return _call_and_result({**call, "toolCallId": call.get("id")}, call.get("name"))
     if kind == "tool-invocation" and isinstance(part.get("toolInvocation"), Mapping):
         return _call_and_result(part["toolInvocation"], part["toolInvocation"].get("toolName"))
-    if kind == "dynamic-tool":
-        return _call_and_result(part, part.get("toolName"))
-    if kind.startswith("tool-") and "state" in part:
-        return _call_and_result(part, kind.removeprefix("tool-"))
+    if kind == "dynamic-tool" or (kind.startswith("tool-") and "state" in part):
+        return _call_and_result(part, part.get("toolName") or kind.removeprefix("tool-"))
     if kind == "tool" and isinstance(part.get("state"), Mapping):  # opencode
         state = {**part["state"], "toolCallId": part.get("callID")}
         return _call_and_result({**state, "state": state.get("status")}, part.get("tool"))
