@@ -16,7 +16,7 @@ import zstandard
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions import readers, scan
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
-from grokora_pipeline.sessions.readers import chat_datasets, lowering, source
+from grokora_pipeline.sessions.readers import chat_datasets, documents, source
 from grokora_pipeline.sessions.turns import Item, Problem
 from grokora_pipeline_tests.unit.session_logs import AGENTS, SHARED, call, contents, run, turns, write_lines
 
@@ -342,7 +342,7 @@ def test_a_long_list_is_read_element_by_element(tmp_path: Path, monkeypatch: pyt
     path = write(tmp_path / "data.json", orjson.dumps(rows, option=orjson.OPT_INDENT_2))
     log = source.Source(path, path.name)
     whole = list(chat_datasets.read(log))
-    monkeypatch.setattr(lowering, "STREAMED_FROM", 1000)
+    monkeypatch.setattr(documents, "STREAMED_FROM", 1000)
     monkeypatch.setattr(source.Source, "read", None)  # what reads the whole document
     assert list(chat_datasets.read(log)) == whole
     packed = write(tmp_path / "data.json.gz", gzip.compress(path.read_bytes()))

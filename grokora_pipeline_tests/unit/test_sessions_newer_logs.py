@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.readers import Source, lowering
+from grokora_pipeline.sessions.readers import Source, documents
 from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
 from grokora_pipeline_tests.unit.neighbour_logs import AT
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
@@ -640,7 +640,7 @@ def test_documents_over_several_lines_one_behind_the_other_are_read_as_lines_are
 def test_records_that_belong_together_are_refused_in_one_sentence_where_there_are_too_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lowering, "MAX_SHELF", 300)
+    monkeypatch.setattr(documents, "MAX_SHELF", 300)
     (tmp_path / "logs").mkdir()
     run_of = {"run_type": "llm", "trace_id": "t", "inputs": {"messages": QUESTION}, "outputs": {"message": SAID}}
     lines = [json.dumps({**run_of, "id": f"r{number}"}) + "\n" for number in range(9)]

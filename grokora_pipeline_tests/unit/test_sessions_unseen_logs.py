@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.readers import lowering, source
+from grokora_pipeline.sessions.readers import documents, source
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn, Verdict
 from grokora_pipeline_tests.unit import neighbour_logs
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
@@ -296,10 +296,10 @@ def test_the_elements_of_a_page_are_records(tmp_path: Path) -> None:
 
 def test_a_long_object_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = document(tmp_path, SIMULATIONS)
-    monkeypatch.setattr(lowering, "STREAMED_FROM", 64)
+    monkeypatch.setattr(documents, "STREAMED_FROM", 64)
     assert document(tmp_path, SIMULATIONS) == whole
     assert len(turns_of(whole)) == 4
-    pieces = list(lowering._pieces((tmp_path / "log.json").open("rb")))
+    pieces = list(documents._pieces((tmp_path / "log.json").open("rb")))
     assert [len(piece["simulations"]) for piece in pieces] == [1, 1]
     raw = (tmp_path / "log.json").read_bytes()
     (tmp_path / "log.json").write_bytes(raw[: len(raw) * 3 // 4])
@@ -630,7 +630,7 @@ def test_contents_that_an_sdk_cut_to_one_length_are_no_whole_prompts(tmp_path: P
 def test_a_document_on_one_line_that_is_longer_than_a_line_may_be_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lowering, "STREAMED_FROM", 40_000)
+    monkeypatch.setattr(documents, "STREAMED_FROM", 40_000)
     monkeypatch.setattr(source, "MAX_LINE", 100_000)
     long = {**SIMULATIONS, "simulations": [{**one, "note": "x" * 70_000} for one in SIMULATIONS["simulations"]]}
     (tmp_path / "log.json").write_bytes(orjson.dumps(long))

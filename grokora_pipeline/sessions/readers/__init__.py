@@ -27,7 +27,7 @@ from grokora_pipeline.sessions.readers import (
     trajectories,
 )
 from grokora_pipeline.sessions.readers.common import json_text
-from grokora_pipeline.sessions.readers.lowering import as_list, as_object, peek_objects, plain, records
+from grokora_pipeline.sessions.readers.documents import as_list, as_object, peek_objects, plain, records
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError, is_archive
 from grokora_pipeline.sessions.turns import Item, Problem
 

@@ -8,19 +8,21 @@ import orjson
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object, to_utc
-from grokora_pipeline.sessions.readers.lowering import (
-    MAX_PROMPT_CHARS,
+from grokora_pipeline.sessions.readers.documents import (
     Json,
     as_list,
     as_object,
+    peek_objects,
+    records,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    MAX_PROMPT_CHARS,
     calls_in,
     chars,
     content_session,
     infer_tools,
     lower,
     lower_tools,
-    peek_objects,
-    records,
     result_text,
     results_after,
     turn,

@@ -9,17 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from grokora_pipeline.models.messages import Message, offered_tools
 from grokora_pipeline.sessions.readers.common import name_text
-from grokora_pipeline.sessions.readers.lowering import (
-    Json,
-    as_json,
-    as_list,
-    as_object,
-    ended_early,
-    lower,
-    lower_all,
-    lower_tools,
-    merged,
-)
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object
+from grokora_pipeline.sessions.readers.lowering import ended_early, lower, lower_all, lower_tools, merged
 from grokora_pipeline.sessions.readers.streams import StreamedReply
 
 Api = Literal["chat", "messages", "responses", "gemini", "converse", "cohere"]

@@ -7,16 +7,18 @@ from typing import Any
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
-from grokora_pipeline.sessions.readers.lowering import (
-    ROLES,
+from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
     Json,
     as_json,
     as_list,
     as_object,
     digest,
-    ended_early,
     objects_in,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
+    ended_early,
 )
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, scores_in
 

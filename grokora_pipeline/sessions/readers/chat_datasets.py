@@ -19,15 +19,19 @@ from grokora_pipeline.sessions.readers.common import (
     to_utc,
     user,
 )
-from grokora_pipeline.sessions.readers.lowering import (
+from grokora_pipeline.sessions.readers.documents import (
     MAX_PROBLEMS,
     SESSION_NAMES,
     Json,
     Record,
     as_json,
     as_list,
-    clean,
     digest,
+    peek_objects,
+    records,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    clean,
     explode,
     join_calls,
     lower,
@@ -36,8 +40,6 @@ from grokora_pipeline.sessions.readers.lowering import (
     lower_tools,
     lower_unknown,
     pair_results,
-    peek_objects,
-    records,
 )
 from grokora_pipeline.sessions.readers.outcomes import exit_status, outcome_status
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status

@@ -5,8 +5,7 @@ from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat, branch
 from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import (
-    ROLES,
+from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
     Json,
     as_json,
@@ -14,6 +13,9 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_object,
     digest,
     objects_in,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
 )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grokora_pipeline.sessions.readers.common import name_text
-from grokora_pipeline.sessions.readers.lowering import ROLES, Json
+from grokora_pipeline.sessions.readers.documents import Json
+from grokora_pipeline.sessions.readers.lowering import ROLES
 from grokora_pipeline.sessions.turns import Completeness, Status
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat, Replay, branch
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, digest, objects_in
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, digest, objects_in
 
 
 def gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:

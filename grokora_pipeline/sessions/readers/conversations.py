@@ -12,20 +12,16 @@ from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import call_logs, chat_programs, coding_agents, frameworks
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import (
+from grokora_pipeline.sessions.readers.documents import (
     Json,
     Shelf,
     as_object,
     digest,
-    explode,
-    join_calls,
-    lower,
-    lower_tools,
     objects_in,
-    pair_results,
     peek_objects,
     records,
 )
+from grokora_pipeline.sessions.readers.lowering import explode, join_calls, lower, lower_tools, pair_results
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 

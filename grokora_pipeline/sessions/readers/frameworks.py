@@ -5,7 +5,7 @@ from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text
-from grokora_pipeline.sessions.readers.lowering import Json, as_list, as_object, digest, objects_in
+from grokora_pipeline.sessions.readers.documents import Json, as_list, as_object, digest, objects_in
 from grokora_pipeline.sessions.readers.outcomes import scored
 
 

@@ -12,17 +12,19 @@ from typing import Any
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, first_of, loads, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import (
+from grokora_pipeline.sessions.readers.documents import (
     Json,
     Shelf,
     as_json,
     as_list,
     as_object,
     is_cut_json,
-    lower_all,
-    lower_tools,
     peek_objects,
     records,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    lower_all,
+    lower_tools,
     results_after,
     starts_midway,
     turn,

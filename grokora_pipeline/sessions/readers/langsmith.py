@@ -7,18 +7,8 @@ from typing import Any
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import (
-    Json,
-    Shelf,
-    as_json,
-    as_list,
-    as_object,
-    lower_all,
-    lower_tools,
-    peek_objects,
-    records,
-    turn,
-)
+from grokora_pipeline.sessions.readers.documents import Json, Shelf, as_json, as_list, as_object, peek_objects, records
+from grokora_pipeline.sessions.readers.lowering import lower_all, lower_tools, turn
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object, peek_objects, records, turn
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, peek_objects, records
+from grokora_pipeline.sessions.readers.lowering import turn
 from grokora_pipeline.sessions.readers.recordings import results_of
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 

@@ -1,66 +1,33 @@
-"""The common lowering of foreign logs: records, chat messages, tool calls, tool results, reasoning, tool schemas.
+"""The common lowering of foreign logs: chat messages, tool calls, tool results, reasoning, tool schemas.
 
 Every provider and framework writes the same four things in its own shape. A reader of one format finds the calls and
 hands the shapes to this module, so that a part that one platform invented is understood in every format.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import Any, NamedTuple
-
-import ijson
-import orjson
-import pydantic_core
-import zstandard
+from typing import Any
 
 from grokora_pipeline.models.messages import PICTURE, Message
 from grokora_pipeline.sessions.readers.common import (
     Source,
     assistant,
-    decode,
     first_of,
     is_error,
     json_text,
     leaves_folder,
-    loads,
     name_text,
-    parse_object,
     sound_answer,
     tool_result,
 )
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_object, digest
 from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts
-from grokora_pipeline.sessions.readers.source import DAMAGED, UnreadableError, cause
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
-Json = dict[str, Any]
-BOM = b"\xef\xbb\xbf"
 # A prompt of more text than this (about 64,000 tokens) fits no training length; a session's later calls repeat all of
 # it, so that storing them would cost the square of the session's size.
 MAX_PROMPT_CHARS = 192_000
-# Bytes from which a list is parsed element by element (ijson, a tenth of orjson's speed): read whole, an export of a
-# gigabyte would take several of memory.
-STREAMED_FROM = 16 << 20
-# Lists of an object whose elements stand alone: pages of platforms' interfaces, and the runs of a benchmark. Of an
-# object that is as long as STREAMED_FROM each element is read by itself, with the members before the list.
-_PAGES = ("data", "items", "results", "rows", "traces", "runs")
-_RUNS = ("simulations", "samples", "resourceSpans")
-# What logs call the session of a record.
-SESSION_NAMES = (
-    "session_id",
-    "sessionId",
-    "conversation_id",
-    "conversationId",
-    "thread_id",
-    "threadId",
-    "chat_id",
-    "chatId",
-)
-MAX_SHELF = 512 << 20  # bytes of packed records that are held until those that belong to them have come
-MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 # Marks of shortened texts: LiteLLM's (its wording changed between versions, this word did not) and Langfuse's.
 _CUT = re.compile(r"litellm_truncated|<truncated due to size|<fully masked due to", re.IGNORECASE)
@@ -105,247 +72,6 @@ _RESULT_PARTS |= {"retry-prompt", "function_result"}
 # call what it is offered, so an answer without them is a right one.
 _OPTIONAL_TOOLS = {"web_search", "web_search_preview", "web_fetch", "image_generation", "tool_search"}
 _VERSION = re.compile(r"_\d{8}$|_\d{4}_\d{2}_\d{2}$")  # Anthropic's and OpenAI's tools may end in a date
-
-
-class Record(NamedTuple):
-    """One JSON value of a log: a line of JSONL, an element of a JSON list, or the whole document."""
-
-    value: Any
-    number: int  # 1-based line or element
-    offset: int
-
-
-def records(source: Source) -> Iterator[Record | Problem]:
-    """The values of a file that is JSONL, a JSON list or one JSON document; JSONL and long documents are streamed.
-
-    The elements of a page (`{"data": […], "meta": …}`) are values of their own. A line that cannot be read is a
-    problem, and the next one is tried. Raises UnreadableError for a document that is no JSON.
-    """
-    for record in _records(source):
-        elements = page_of(record.value) if isinstance(record, Record) else None
-        if elements is None:
-            yield record
-        else:
-            yield from (Record(one, number, 0) for number, one in enumerate(elements, 1))
-
-
-def page_of(value: Any) -> list[Json] | None:
-    """The records of a page of a platform's interface, None for anything else.
-
-    A page is an object whose only list holds objects, beside numbers and names. The data sets of the Hugging Face hub
-    wrap each row once more.
-    """
-    if not isinstance(value, dict) or "harness" in value:
-        return None
-    lists = [key for key, member in value.items() if isinstance(member, list)]
-    elements = value[lists[0]] if len(lists) == 1 and lists[0] in _PAGES else None
-    if not elements or not all(isinstance(one, dict) for one in elements) or {"info", "sample"} & value.keys():
-        return None
-    session = {key: value[key] for key in SESSION_NAMES if key in value}
-    return [one["row"] if isinstance(one.get("row"), dict) else {**session, **one} for one in elements]
-
-
-def plain(head: bytes) -> bytes:
-    """A file's first bytes without the mark of UTF-8 and the white space before its content."""
-    return head.lstrip(BOM + b" \t\r\n")
-
-
-def _records(source: Source) -> Iterator[Record | Problem]:
-    head = plain(source.head(64 << 10))
-    lines = [line for line in head.split(b"\n")[:64] if line.startswith(b"{")]
-    is_lines = b"\n" in head and any(map(_is_json, lines))
-    # One first line of more than 64 KiB is as likely a document as the start of JSONL. Reading by line serves both,
-    # unless it is very long.
-    start = source.head(2 * STREAMED_FROM) if head.startswith(b"{") and b"\n" not in head else b""
-    if len(start) == 2 * STREAMED_FROM and b"\n" not in start:
-        yield from _streamed(source, "")
-    elif b"\n" in start or (start and source.growing) or (is_lines and not head.startswith(b"[")):
-        yield from _lines(source)
-    elif len(source.head(STREAMED_FROM)) == STREAMED_FROM:
-        yield from _streamed(source, "item" if head.startswith(b"[") else "")
-    else:
-        raw = source.read()
-        text, problem = decode(raw)
-        try:
-            value = loads(text)
-        except orjson.JSONDecodeError as error:
-            # what is whole before the fault, or after a first line that began elsewhere
-            if is_lines or head.startswith(b"["):
-                yield from _lines(source) if is_lines else _streamed(source, "item")
-                return
-            value, problems = parse_object(raw)
-            if page_of(value) is None:  # what a document says at its end may be that all of it is wrong
-                cut = "end of data" in str(error)
-                raise UnreadableError("truncated" if cut else "malformed_json", error.pos) from error
-        else:
-            problems = [problem] if problem else []
-        yield from problems
-        values = value if isinstance(value, list) else [value]
-        yield from (Record(element, number, 0) for number, element in enumerate(values, 1))
-
-
-def _streamed(source: Source, prefix: str) -> Iterator[Record | Problem]:
-    """The elements of one long list, or an object in pieces, each parsed by itself; those before a fault are kept."""
-    number = 0
-    with source.open() as stream:
-        try:
-            values = ijson.items(stream, prefix, use_float=True) if prefix else _pieces(stream)
-            for number, value in enumerate(values, 1):
-                yield Record(value, number, 0)
-        except ijson.JSONError as error:
-            cut = isinstance(error, ijson.IncompleteJSONError) and "premature EOF" in str(error)
-            yield Problem("truncated" if cut else "malformed_json", 0, f"after element {number}")
-        except DAMAGED as error:
-            yield Problem("damaged", 0, f"after element {number}: {cause(error)}")
-
-
-def _pieces(stream: Any) -> Iterator[Json]:
-    """An object once for each element of a list whose elements stand alone, with that element and what came before."""
-    members: Json = {}
-    key, builder = "", ijson.ObjectBuilder()
-    divided = in_list = False
-    for prefix, event, value in ijson.parse(stream, use_float=True):
-        if not prefix:
-            key, in_list = (value if event == "map_key" else key), False
-        elif prefix == key and event == "start_array" and key in (*_PAGES, *_RUNS):
-            divided = in_list = True
-            builder = ijson.ObjectBuilder()
-        elif prefix != key or not in_list:
-            builder.event(event, value)
-            # the last event of the member or the element: a scalar, or the end of a map or a list
-            if prefix == (f"{key}.item" if in_list else key) and not event.startswith(("start", "map")):
-                members[key] = [builder.value] if in_list else builder.value
-                builder = ijson.ObjectBuilder()
-                if in_list:
-                    yield dict(members)
-    if not divided:
-        yield members
-
-
-def _lines(source: Source) -> Iterator[Record | Problem]:
-    problems, is_foreign = 0, False
-    for line in source.lines():
-        raw = line.raw.removeprefix(BOM)
-        if line.problem:
-            yield line.problem
-        if not raw.strip():
-            continue
-        try:
-            yield Record(loads(raw), line.number, line.offset)
-        except orjson.JSONDecodeError:
-            problems += 1
-            text, foreign = decode(raw)
-            try:
-                yield Record(loads(text), line.number, line.offset)
-                if foreign and not is_foreign:
-                    is_foreign = True
-                    yield replace(foreign, offset=line.offset + foreign.offset)
-            except orjson.JSONDecodeError:
-                if problems <= MAX_PROBLEMS:
-                    reason = "malformed_json" if raw.endswith(b"\n") else "truncated"
-                    yield Problem(reason, line.offset, f"line {line.number}")
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        orjson.loads(decode(text)[0])
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-@lru_cache(maxsize=4)
-def peek(head: bytes) -> tuple[Any, ...]:
-    """The first records that a file's first bytes show: lines of JSONL, elements of a list, or a document cut there."""
-    text = head.removeprefix(BOM).strip()
-    if not text.startswith((b"{", b"[")):
-        return ()
-    values = []
-    for line in text.split(b"\n")[:64]:
-        try:
-            values.append(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            if not values:
-                break
-    if values and not (len(values) == 1 and isinstance(values[0], list)):
-        return tuple(element for value in values for element in page_of(value) or (value,))
-    try:
-        value = pydantic_core.from_json(text.decode("utf-8", "ignore"), allow_partial="trailing-strings")
-    except ValueError:
-        return ()
-    return tuple(value[:64]) if isinstance(value, list) else tuple(page_of(value) or (value,))
-
-
-def peek_objects(head: bytes) -> list[Json]:
-    """Those of the first records that are objects."""
-    return [value for value in peek(head) if isinstance(value, dict)]
-
-
-def as_json(value: object) -> Any:
-    """The value of a text that is a JSON object or list; anything else as it is. Platforms store JSON as text."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            return loads(value)
-        except orjson.JSONDecodeError:
-            return value
-    return value
-
-
-def is_cut_json(value: object) -> bool:
-    """Whether a text begins as JSON and is none: an exporter or a database shortened it."""
-    return isinstance(value, str) and value.lstrip()[:2] in ("[{", '["', '{"') and as_json(value) is value
-
-
-def as_object(value: object) -> Json:
-    """A mapping, or one written as JSON text; {} for anything else."""
-    value = as_json(value)
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[Any]:
-    """A list, or one written as JSON text; [] for anything else."""
-    value = as_json(value)
-    return value if isinstance(value, list) else []
-
-
-def objects_in(value: object) -> list[Json]:
-    """The objects of a list, or of one written as JSON text; [] for anything else."""
-    return [one for one in as_list(value) if isinstance(one, dict)]
-
-
-def digest(value: object, size: int = 16) -> str:
-    """A short hash of a JSON value; equal values have equal hashes."""
-    try:
-        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS, default=str)
-    except (orjson.JSONEncodeError, TypeError):
-        data = repr(type(value)).encode()
-    return hashlib.sha256(data).hexdigest()[:size]
-
-
-class Shelf:
-    """Records that are read together, by what joins them; packed, since parsed ones take several times their size."""
-
-    def __init__(self) -> None:
-        self._packed: dict[str, list[bytes]] = {}
-        self._size, self._last = 0, ""
-
-    def add(self, value: Json, name: str | None = None) -> None:
-        """Keep a record under a name: that of its session by default, or the one before if it names none.
-
-        Raises UnreadableError where all of them together become too many.
-        """
-        self._last = name if name is not None else name_text(first_of(value, *SESSION_NAMES)) or self._last
-        packed = zstandard.compress(orjson.dumps(value), 1)
-        self._packed.setdefault(self._last, []).append(packed)
-        self._size += len(packed)
-        if self._size > MAX_SHELF:
-            parts = "a file has too many records that only make sense together; export them in several files"
-            raise UnreadableError("gigantic", 0, f"{parts}, each session or trace whole in one")
-
-    def take(self, order: Iterable[str] = ()) -> Iterator[tuple[str, list[Json]]]:
-        """The records of each name, in the order in which the names came, or in another; they are let go."""
-        for name in list(order or self._packed):
-            yield name, [orjson.loads(zstandard.decompress(one)) for one in self._packed.pop(name)]
 
 
 def lower_all(messages: Iterable[Any]) -> list[Message]:

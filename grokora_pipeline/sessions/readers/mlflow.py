@@ -11,16 +11,18 @@ from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import otel
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import (
+from grokora_pipeline.sessions.readers.documents import (
     Json,
     as_json,
     as_list,
     as_object,
-    lower_all,
-    lower_tools,
     objects_in,
     peek_objects,
     records,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    lower_all,
+    lower_tools,
     results_after,
     turn,
 )

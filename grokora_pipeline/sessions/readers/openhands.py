@@ -5,21 +5,23 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, first_of, is_error, name_text, to_utc, user
-from grokora_pipeline.sessions.readers.lowering import (
-    MAX_PROMPT_CHARS,
+from grokora_pipeline.sessions.readers.documents import (
     Json,
     Record,
     as_list,
     as_object,
+    digest,
+    peek_objects,
+    records,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    MAX_PROMPT_CHARS,
     calls_in,
     chars,
-    digest,
     infer_tools,
     lower,
     lower_call,
     lower_tools,
-    peek_objects,
-    records,
     result_text,
     results_after,
     turn,

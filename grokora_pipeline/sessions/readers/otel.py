@@ -26,7 +26,7 @@ import zstandard
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, is_error, name_text, to_utc
-from grokora_pipeline.sessions.readers.lowering import (
+from grokora_pipeline.sessions.readers.documents import (
     MAX_SHELF,
     Json,
     Record,
@@ -34,13 +34,15 @@ from grokora_pipeline.sessions.readers.lowering import (
     as_list,
     as_object,
     digest,
-    ended_early,
     is_cut_json,
-    lower_all,
-    lower_tools,
     peek,
     peek_objects,
     records,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    ended_early,
+    lower_all,
+    lower_tools,
     results_after,
     starts_midway,
     turn,

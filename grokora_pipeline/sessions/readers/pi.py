@@ -5,17 +5,19 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, user
+from grokora_pipeline.sessions.readers.documents import (
+    as_object,
+    digest,
+    peek_objects,
+    records,
+)
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
-    as_object,
     calls_in,
     chars,
-    digest,
     infer_tools,
     lower,
     pair_results,
-    peek_objects,
-    records,
     results_after,
     turn,
 )

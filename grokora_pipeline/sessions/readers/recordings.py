@@ -25,7 +25,7 @@ from grokora_pipeline.sessions.readers.common import (
     to_utc,
     whole_number,
 )
-from grokora_pipeline.sessions.readers.lowering import as_json, as_list, as_object
+from grokora_pipeline.sessions.readers.documents import as_json, as_list, as_object
 from grokora_pipeline.sessions.readers.outcomes import verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 from grokora_pipeline.sessions.readers.common import name_text
-from grokora_pipeline.sessions.readers.lowering import Json, as_json, as_list, as_object
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object
 
 _LAST = ("message_stop", "response.completed", "response.incomplete", "response.failed")
 # OpenRouter and newer vLLM send the second, some servers both.

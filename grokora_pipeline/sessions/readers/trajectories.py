@@ -18,24 +18,26 @@ from grokora_pipeline.sessions.readers.common import (
     parse_object,
     to_utc,
 )
-from grokora_pipeline.sessions.readers.lowering import (
+from grokora_pipeline.sessions.readers.documents import (
     Json,
     Shelf,
     as_json,
     as_list,
     as_object,
-    content_session,
     digest,
+    objects_in,
+    peek,
+    peek_objects,
+    records,
+)
+from grokora_pipeline.sessions.readers.lowering import (
+    content_session,
     explode,
     join_calls,
     lower,
     lower_tools,
     lower_unknown,
-    objects_in,
     pair_results,
-    peek,
-    peek_objects,
-    records,
 )
 from grokora_pipeline.sessions.readers.outcomes import exit_status
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
