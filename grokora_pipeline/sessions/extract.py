@@ -41,7 +41,8 @@ class FileRecord:
     days: dict[str, int] = field(default_factory=dict)  # day -> turns
     sessions: list[str] = field(default_factory=list)
     secretive: list[str] = field(default_factory=list)  # the sessions of which something was replaced
-    stated: dict[str, list[object]] = field(default_factory=dict)  # session -> status, rating, agent, step, call, time
+    # session -> what was stated of it, in order: status, rating, agent, step, call, time
+    stated: dict[str, list[list[object]]] = field(default_factory=dict)
     inferred: dict[str, str] = field(default_factory=dict)  # session -> status
     skipped: dict[str, int] = field(default_factory=dict)
     redactions: dict[str, int] = field(default_factory=dict)
@@ -250,7 +251,7 @@ def _take(
 
 
 def _state(record: FileRecord, session: str, verdict: Verdict, agents: Sequence[AgentSpec]) -> None:
-    """The last verdict of a file counts, but what it does not say stays as an earlier one said it."""
+    """Note a verdict. The last one of a file counts, whatever its time: an id may be that of several sessions."""
     if verdict.inferred:
         record.inferred[session] = verdict.status
         return
@@ -258,8 +259,8 @@ def _state(record: FileRecord, session: str, verdict: Verdict, agents: Sequence[
     agent = recognise(agents, [], name) or public_name(name) if name else None
     status = None if verdict.status == "unknown" else verdict.status
     call = public_name(verdict.blamed_call) if verdict.blamed_call else None
-    new = [status, verdict.rating, agent, verdict.blamed_step, call, verdict.at or None]
-    old = record.stated.get(session, [None] * len(new))
-    if agent or verdict.blamed_step is not None or call:  # a new blame replaces the old one whole
-        old = [*old[:2], None, None, None, old[5]]
-    record.stated[session] = [then if now is None else now for now, then in zip(new, old, strict=True)]
+    known = record.stated.setdefault(session, [])
+    at = max(verdict.at, str(known[-1][-1] or "") if known else "")
+    said = [status, verdict.rating, agent, verdict.blamed_step, call, at or None]
+    if said not in known[-1:]:
+        known.append(said)

@@ -393,19 +393,19 @@ def _verdicts(
     unheard = 0
     for record in records.values():
         for session in {*record.stated, *record.inferred}:
-            own, statement = names.get((session, record.name)), cast("list[Any]", record.stated.get(session))
-            homes = [own] if own else _nearest(session, record.name, labels[base_session(session)])
-            if len(homes) > 1 and statement:
-                homes = _possible(statement, rows[rows["session"].isin(homes)])
-            if len(homes) > 1:
+            own = names.get((session, record.name))
+            near = [own] if own else _nearest(session, record.name, labels[base_session(session)])
+            is_ambiguous = len(near) > 1 and session in record.inferred
+            for statement in record.stated.get(session, ()):
+                homes = near if len(near) < 2 else _possible(statement, rows[rows["session"].isin(near)])
+                is_ambiguous = is_ambiguous or len(homes) > 1
+                for home in homes if len(homes) == 1 else ():
+                    stated[home].append((cast("str", statement[5]) or "", record.name, statement[:5]))
+            if session in record.inferred and len(near) == 1:
+                inferred[near[0]].add(record.inferred[session])
+            if is_ambiguous:
                 problems.append((record.name, Problem("ambiguous_verdict", 0, "several sessions have this id")))
-            elif not homes:
-                unheard += 1
-            else:
-                if statement:
-                    stated[homes[0]].append((statement[5] or "", record.name, statement[:5]))
-                if session in record.inferred:
-                    inferred[homes[0]].add(record.inferred[session])
+            unheard += not near
     blamed = {statement[4] for statements in stated.values() for _, _, statement in statements if statement[4]}
     known_calls = rows[rows["call"].isin(blamed)]
     receipts = set(zip(known_calls["session"], known_calls["call"], strict=True))

@@ -81,7 +81,9 @@ def test_a_result_that_gemini_cli_masked_is_in_later_prompts_as_it_was_sent_and_
         gemini("r", masked["toolCalls"][0]["result"], "user"),
     ]
     lines = [HEAD, gemini("1", "Q", "user"), gemini("2", "Look"), gemini("2", "Look", **ran("long"))]
-    items = read_lines(tmp_path, *lines, {"$set": {"messages": history}}, gemini("3", "Done"))
+    lines.append({"$set": {"messages": history}})
+    assert skipped(read_lines(tmp_path, *lines, {"$rewindTo": "2"}, gemini("4", "No"))) == ["taken_back"]
+    items = read_lines(tmp_path, *lines, gemini("3", "Done"))
     assert [prompt_of(one) for one in turns_of(items)] == ["u:Q", 'u:Q a:Look* t:{"output":"masked"}']
     assert turns_of(items)[0].result_known
 
@@ -95,6 +97,10 @@ def test_an_answer_that_a_person_took_back_is_counted_and_no_example(tmp_path: P
     assert [one.completion["content"] for one in turns_of(items)] == ["A1", "A5", "A7"]
     assert prompt_of(turns_of(items)[-1]) == "u:Q1 a:A1 u:Q5 a:A5 u:Q7"
     assert skipped(items) == ["taken_back"]
+    # an answer of an earlier stretch is none either, once it is taken back
+    further = read_lines(tmp_path, *lines, {"$rewindTo": "5"}, gemini("9", "Q9", "user"), gemini("10", "A9"))
+    assert told(further) == ["u:Q1 -> A1 (reconstructed)", "u:Q1 a:A1 u:Q9 -> A9 (reconstructed)"]
+    assert skipped(further) == ["taken_back"] * 3
     # there is no such message any more: Gemini CLI starts anew
     anew = read_lines(tmp_path, *lines, {"$rewindTo": "gone"}, gemini("9", "Q9", "user"), gemini("10", "A9"))
     assert prompt_of(turns_of(anew)[-1]) == "u:Q9"

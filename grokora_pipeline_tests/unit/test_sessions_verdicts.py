@@ -183,6 +183,18 @@ def test_a_verdict_is_of_the_one_of_two_sessions_that_it_can_be_of(tmp_path: Pat
     assert {answer(row)[:3] for row in turns(tmp_path / "out") if row["status"] == "failure"} == {"two"}
 
 
+def test_one_file_may_judge_the_sessions_of_two_machines_that_have_one_id(tmp_path: Path) -> None:
+    for machine in ("one", "two"):
+        lines = [call("s", step, f"p{step}", f"{machine} {step}", call=f"c-{machine}-{step}") for step in (0, 1)]
+        write_lines(tmp_path / "logs" / machine / "a.jsonl", lines)
+    said = [outcome("s", "failure", blame={"call": "c-one-1"}), outcome("s", "success", blame={"call": "c-two-0"})]
+    write_lines(tmp_path / "logs" / "feedback.jsonl", said)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.quarantine == []
+    assert {answer(row)[:3]: row["status"] for row in turns(tmp_path / "out")} == {"one": "failure", "two": "success"}
+    assert {answer(row) for row in turns(tmp_path / "out") if row["blamed"]} == {"one 1", "two 0"}
+
+
 def test_the_beginning_that_two_files_of_a_conversation_share_is_learnt_once(tmp_path: Path) -> None:
     def said(role: str, words: str) -> dict[str, Any]:
         return {"role": role, "content": words}

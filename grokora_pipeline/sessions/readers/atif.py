@@ -8,13 +8,7 @@ import orjson
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object, to_utc
-from grokora_pipeline.sessions.readers.documents import (
-    Json,
-    as_list,
-    as_object,
-    peek_objects,
-    records,
-)
+from grokora_pipeline.sessions.readers.documents import Json, as_list, as_object, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     calls_in,

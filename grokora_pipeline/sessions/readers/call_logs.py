@@ -16,10 +16,7 @@ from grokora_pipeline.sessions.readers.documents import (
     digest,
     objects_in,
 )
-from grokora_pipeline.sessions.readers.lowering import (
-    ROLES,
-    ended_early,
-)
+from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, scores_in
 
 REPLIES = ("response", "output", "completion", "reply")  # `answer` is what graders expect, not what was said

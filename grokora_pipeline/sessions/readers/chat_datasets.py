@@ -12,13 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import (
-    Source,
-    first_of,
-    name_text,
-    to_utc,
-    user,
-)
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc, user
 from grokora_pipeline.sessions.readers.documents import (
     MAX_PROBLEMS,
     SESSION_NAMES,

@@ -14,9 +14,7 @@ from grokora_pipeline.sessions.readers.documents import (
     digest,
     objects_in,
 )
-from grokora_pipeline.sessions.readers.lowering import (
-    ROLES,
-)
+from grokora_pipeline.sessions.readers.lowering import ROLES
 
 
 def chatgpt(value: Json) -> Iterator[Chat]:

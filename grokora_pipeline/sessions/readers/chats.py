@@ -50,13 +50,14 @@ class Replay:
     def go_on_with(self, kept: Iterable[Json]) -> None:
         """End the stretch: from here on the model sees `kept` and what is said next."""
         self._end()
-        self.messages = [{**one, "earlier": True, "cut": None} for one in kept if not one.get("unsent")]
+        marks = {"earlier": True, "cut": None}
+        self.messages = [{"told": one, **one, **marks} for one in kept if not one.get("unsent")]
 
     def take_back(self, place: int) -> None:
         """A person takes back what stands from `place` on: no later prompt holds it, and its answers are no example."""
-        kept, gone = self.messages[:place], self.messages[place:]
-        self.messages = [*kept, *({**one, "cut": "taken_back"} for one in gone)]
-        self.go_on_with(kept)
+        for one in self.messages[place:]:
+            one.get("told", one)["cut"] = "taken_back"  # as it was told first, in whichever stretch
+        self.go_on_with(self.messages[:place])
 
     def chats(self) -> Iterator[Chat]:
         """The stretches, once all is said: those with answers of their own; one without, if there is none."""

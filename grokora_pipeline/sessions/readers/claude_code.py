@@ -15,15 +15,7 @@ import orjson
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc, user
-from grokora_pipeline.sessions.readers.documents import (
-    Json,
-    Record,
-    as_list,
-    as_object,
-    digest,
-    peek_objects,
-    records,
-)
+from grokora_pipeline.sessions.readers.documents import Json, Record, as_list, as_object, digest, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     calls_in,

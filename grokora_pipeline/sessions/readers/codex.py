@@ -12,13 +12,7 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, user, whole_number
-from grokora_pipeline.sessions.readers.documents import (
-    Record,
-    as_object,
-    digest,
-    peek_objects,
-    records,
-)
+from grokora_pipeline.sessions.readers.documents import Record, as_object, digest, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     calls_in,

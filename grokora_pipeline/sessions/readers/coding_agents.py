@@ -18,15 +18,17 @@ def gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
     for one in objects_in(first["messages"]) if isinstance(first.get("messages"), list) else lines[1:]:
         names = [message["id"] for message in replay.messages]
         if "$rewindTo" in one:  # a person went back to before that message, or to the start if there is none of that id
-            replay.take_back(names.index(one["$rewindTo"]) if one["$rewindTo"] in names else 0)
+            replay.take_back(names.index(one["$rewindTo"])) if one["$rewindTo"] in names else replay.go_on_with([])
         elif history := objects_in(as_object(one.get("$set")).get("messages")):  # what the model sees from here on
-            replay.go_on_with(message for told in history for message in _gemini_messages(told))
+            known = {message["id"]: message.get("told", message) for message in reversed(replay.messages)}
+            sent = (message for record in history for message in _gemini_messages(record))
+            replay.go_on_with({"told": known.get(message["id"], message), **message} for message in sent)
         elif one.get("type") not in ("user", "gemini"):  # notes of the program: info, error, warning
             if "cancelled" in str(one.get("content")) and replay.messages and replay.messages[-1]["role"] == "gemini":
                 replay.messages[-1]["cut"] = True
         elif one.get("id") in names:
             place, told = names.index(one["id"]), replay.messages
-            marks = {key: told[place][key] for key in ("earlier",) if key in told[place]}
+            marks = {key: told[place][key] for key in ("earlier", "told") if key in told[place]}
             replay.messages = [
                 *told[:place],
                 *({**message, **marks} for message in _gemini_messages(one)),

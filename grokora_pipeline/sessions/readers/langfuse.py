@@ -22,13 +22,7 @@ from grokora_pipeline.sessions.readers.documents import (
     peek_objects,
     records,
 )
-from grokora_pipeline.sessions.readers.lowering import (
-    lower_all,
-    lower_tools,
-    results_after,
-    starts_midway,
-    turn,
-)
+from grokora_pipeline.sessions.readers.lowering import lower_all, lower_tools, results_after, starts_midway, turn
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, score
 from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Verdict
 

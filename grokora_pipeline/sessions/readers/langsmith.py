@@ -83,7 +83,7 @@ def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> 
         messages = messages[0]  # a batch of one
     call = exchange({**inputs, "messages": messages}, outputs) if "input" not in inputs else exchange(inputs, outputs)
     prompt = call.prompt or lower_all(as_list(inputs.get("prompts"))[:1])
-    answer = call.answer or _generation(outputs)
+    answer = call.answer or generation(outputs)
     if answer is None:
         yield Skipped("call_failed" if run.get("error") else "no_contents" if not prompt else "no_answer")
         return
@@ -105,13 +105,13 @@ def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> 
     )
 
 
-def _generation(outputs: Json) -> Message | None:
-    """The answer of `{generations: [[{message}]]}`, `{message}`, `{output}` or `{messages: […]}`."""
-    value: Any = next(
-        (outputs[key] for key in ("generations", "message", "output", "messages") if outputs.get(key)), outputs
-    )
+def generation(outputs: Any) -> Message | None:
+    """The answer of LangChain's `{generations: [[{message}]]}`, `{message}`, `{output}` or `{messages: […]}`."""
+    holder = as_object(outputs)
+    names = ("generations", "message", "output", "messages")
+    value: Any = next((holder[key] for key in names if holder.get(key)), outputs)
     while isinstance(value, list) and value:
-        value = value[-1] if "messages" in outputs else value[0]
+        value = value[-1] if "messages" in holder else value[0]
     if isinstance(value, dict) and isinstance(message := value.get("message"), dict):
         value = {"generation_info": value.get("generation_info"), **message}
     lowered = lower_all([value] if isinstance(value, dict) else [])

@@ -4,10 +4,10 @@ A span keeps inputs and outputs under `mlflow.spanInputs` and `mlflow.spanOutput
 `mlflow.chat.messages` and `mlflow.chat.tools`; spans that came over OTLP keep the attributes of their own dialect.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import otel
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc
@@ -20,12 +20,8 @@ from grokora_pipeline.sessions.readers.documents import (
     peek_objects,
     records,
 )
-from grokora_pipeline.sessions.readers.lowering import (
-    lower_all,
-    lower_tools,
-    results_after,
-    turn,
-)
+from grokora_pipeline.sessions.readers.langsmith import generation
+from grokora_pipeline.sessions.readers.lowering import lower_all, lower_tools, turn
 from grokora_pipeline.sessions.readers.outcomes import score
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
@@ -50,17 +46,18 @@ def _as_trace(value: Any) -> Json | None:
 
 def read(source: Source) -> Iterator[Item]:
     """A turn a chat span, and the trace's assessments as its verdict."""
+    steps: Counter[str] = Counter()
     for record in records(source):
         if isinstance(record, Problem):
             yield record
             continue
         if trace := _as_trace(record.value):
-            yield from _trace(source, trace, record.number)
+            yield from _trace(source, trace, record.number, steps)
         else:
             yield Problem("wrong_schema", record.offset, f"record {record.number} is no trace")
 
 
-def _trace(source: Source, trace: Json, number: int) -> Iterator[Item]:
+def _trace(source: Source, trace: Json, number: int, steps: Counter[str]) -> Iterator[Item]:
     info = as_object(trace["info"])
     metadata = as_object(first_of(info, "trace_metadata", "request_metadata"))
     session = name_text(metadata.get("mlflow.trace.session") or first_of(info, "trace_id", "request_id"))
@@ -79,11 +76,12 @@ def _trace(source: Source, trace: Json, number: int) -> Iterator[Item]:
         yield from otel.calls(source, [otel.span_of(span, number) for span in spans])
     # a framework's span wraps that of the provider's client
     inner = {name_text(first_of(span, "parent_span_id", "parentSpanId", "parent_id")) for span, _ in chats}
-    for step, (span, attributes) in enumerate(chats):
+    for span, attributes in chats:
         if name_text(first_of(span, "span_id", "spanId")) in inner:
             yield Skipped("wraps_another_call")
             continue
-        yield from _call(source, span, attributes, session_id=session, step=step, line=number)
+        yield from _call(source, span, attributes, session_id=session, step=steps[session], line=number)
+        steps[session] += 1
     yield from _assessments(session, as_list(info.get("assessments")))
 
 
@@ -95,7 +93,7 @@ def _call(source: Source, span: Json, attributes: Json, **fields: Any) -> Iterat
     chat = lower_all(as_list(attributes.get("mlflow.chat.messages")))
     if (not prompt or answer is None) and chat and chat[-1]["role"] == "assistant":
         prompt, answer = chat[:-1], chat[-1]
-    answer = answer or _langchain(outputs)
+    answer = answer or generation(outputs)
     if answer is None:
         yield Skipped("no_contents" if not prompt else "no_answer")
         return
@@ -111,20 +109,9 @@ def _call(source: Source, span: Json, attributes: Json, **fields: Any) -> Iterat
         completeness="whole" if prompt else "lost",
         model=call.model or name_text(first_of(attributes, "mlflow.llm.model", "ai.model.name")),
         call=name_text(first_of(span, "span_id", "spanId")),
-        result_known=results_after(answer, ())[0],
         step_failed=call.cut or "ERROR" in (span.get("status_code"), status.get("code")) or status.get("code") == 2,
         **fields,
     )
-
-
-def _langchain(outputs: Any) -> Message | None:
-    """The answer of a LangChain result, `{generations: [[{message}]]}`, or of a bare message."""
-    generations = as_object(outputs).get("generations")
-    while isinstance(generations, list) and generations:
-        generations = generations[0]
-    message = as_object(generations).get("message", generations) if generations else outputs
-    lowered = lower_all([message] if isinstance(message, dict) else [])
-    return next((one for one in lowered if one["role"] == "assistant"), None)
 
 
 def _assessments(session: str, assessments: list[Any]) -> Iterator[Verdict]:

@@ -10,14 +10,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import (
-    Source,
-    UnreadableError,
-    first_of,
-    name_text,
-    parse_object,
-    to_utc,
-)
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, parse_object, to_utc
 from grokora_pipeline.sessions.readers.documents import (
     Json,
     Shelf,
