@@ -261,6 +261,6 @@ def _state(record: FileRecord, session: str, verdict: Verdict, agents: Sequence[
     call = public_name(verdict.blamed_call) if verdict.blamed_call else None
     known = record.stated.setdefault(session, [])
     at = max(verdict.at, str(known[-1][-1] or "") if known else "")
-    said = [status, verdict.rating, agent, verdict.blamed_step, call, at or None]
+    said: list[object] = [status, verdict.rating, agent, verdict.blamed_step, call, at or None]
     if said not in known[-1:]:
         known.append(said)
