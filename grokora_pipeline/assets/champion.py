@@ -35,7 +35,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     key = f"{agent.name}/champion"
 
     @dg.asset(
-        **project.place(key, agent.name),
+        **project.identity(key, agent.name),
         deps=[project.key(agent.name, "eval_report")],
         kinds={"python"},
         code_version=code_version(),
@@ -108,19 +108,19 @@ def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterIns
 
 def _at(alpha: float, report: Artifact) -> dict[str, Any]:
     """What `report.json` holds, with its intervals at a rule's alpha if that is not the report's own."""
-    told = report.read_json("report.json")
-    if alpha == told.get("alpha", alpha):
-        return told
+    document = report.read_json("report.json")
+    if alpha == document.get("alpha", alpha):
+        return document
     # here, since the definitions load without what metrics need
     from grokora_pipeline.evaluation.ladder import fresh_look, ladder
     from grokora_pipeline.evaluation.scoring import read_rows, score
 
     judged, fresh = (read_rows(report.path, fresh=part) for part in (False, True))
-    metric, level = told["main_metric"], {"alpha": alpha, "seed": told["seed"]}
+    metric, level = document["main_metric"], {"alpha": alpha, "seed": document["seed"]}
     return {
-        **told,
+        **document,
         **score(judged, **level),
-        "ladder": ladder(judged, metric, few_shot=told["few_shot"], **level),
+        "ladder": ladder(judged, metric, few_shot=document["few_shot"], **level),
         "fresh": fresh_look(fresh, metric, **level),
     }
 
@@ -141,13 +141,13 @@ def blocking_checks(project: Project, instance: dg.DagsterInstance, agent: str) 
 
     Dagster stops only the run in which such a check fails; a later run of the champion alone would go on.
     """
-    found: dict[str, bool] = {}
+    verdicts: dict[str, bool] = {}
     for asset, name in BLOCKING:
         key = dg.AssetCheckKey(project.key(asset.format(agent=agent)), name)
         record = instance.get_latest_asset_check_evaluation_record(key)
         if record and record.evaluation:
-            found[name] = record.evaluation.passed
-    return found
+            verdicts[name] = record.evaluation.passed
+    return verdicts
 
 
 def report_rollback(project: Project, instance: dg.DagsterInstance, agent: str, version: str) -> None:

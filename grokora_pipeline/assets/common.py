@@ -26,7 +26,7 @@ OWNERS = ["team:grokora"]
 _CODE = 1  # raise it when an asset would make something else from the same inputs
 
 
-class Place(TypedDict):
+class Identity(TypedDict):
     """Arguments of `dg.asset`."""
 
     key: dg.AssetKey
@@ -95,14 +95,21 @@ class Project:
         reader = StoreReader(url=self.settings.store, cache=str(self.settings.cache), name=self.name)
         return {self.gpu_resource: GpuProcess(environment=environment), self.io_manager: reader}
 
-    def place(self, key: str, group: str) -> Place:
-        """The arguments of `dg.asset` that say where an asset stands: its store key, and the group that shows it."""
+    def identity(self, key: str, group: str) -> Identity:
+        """The arguments of `dg.asset` that say which asset it is, by its store key, and which group shows it."""
         return {
             "key": self.key(key),
             "group_name": self.label(group),
             "owners": OWNERS,
             "io_manager_key": self.io_manager,
         }
+
+    def check_specs(self, key: str, checks: Mapping[str, str], blocking: str = "") -> list[dg.AssetCheckSpec]:
+        """The checks of an asset, by name with what each says; one may be blocking: it stops what follows."""
+        return [
+            dg.AssetCheckSpec(name, asset=self.key(key), description=says, blocking=name == blocking)
+            for name, says in checks.items()
+        ]
 
     def gpu_step(self, gpus: int = 1, tags: Mapping[str, str] | None = None) -> GpuStep:
         """The arguments of `dg.asset` by which a step asks for so many devices, and may use `gpu`."""

@@ -50,7 +50,7 @@ class EvaluationConfig(dg.Config):
     )
 
     def resolved(self, sample: bool) -> dict[str, Any]:
-        """The values, with the preset's where none is given; `measure_again` is no part of them."""
+        """The values, with the preset's if none is given; `measure_again` is no part of them."""
         chosen = self.model_dump(exclude={"measure_again"})
         chosen["max_rows"] = self.max_rows or (30 if sample else 300)
         for name, few in (("few_shot", 2), ("retrieved", 0), ("redacted_canaries", 1)):
@@ -66,7 +66,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
     version = code_version(agent.answer.model_dump(), agent.metric)
 
     @dg.asset(
-        **project.place(key, agent.name),
+        **project.identity(key, agent.name),
         deps=[
             project.key(agent.name, "lora_adapter"),
             project.key(agent.name, "tokenized_split"),
@@ -87,7 +87,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
             def build(staged: Path) -> None:
                 """Write the report's folder in a process that has the device."""
                 # no part of the inputs: they change with every report, and the figures do not
-                told = {
+                shown = {
                     "output": str(staged),
                     "history": _history(project, agent, key),
                     "ranks": _ranks(project, agent),
@@ -95,7 +95,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
                         agent.name, str(plan["versions"]["adapter"]), plan["versions"]["rows"]
                     ),
                 }
-                project.gpu(context).run(context, "grokora_pipeline.evaluation", {**plan, **told}, staged)
+                project.gpu(context).run(context, "grokora_pipeline.evaluation", {**plan, **shown}, staged)
 
             artifact = publish_once(project, context, key, inputs, build)
         return result(project, artifact, _metadata(artifact))
@@ -115,7 +115,7 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
     served = prompt or champion
     versions: dict[str, str | None] = {artifact.key: artifact.version for artifact in (base, dataset, split, adapter)}
     versions |= {"adapter": adapter.version, "champion": served.version if served else None}
-    told = {
+    comparison = {
         "champion": str(champion.path) if champion else None,
         "champion_prompt": prompt.read_json("prompt.json") if prompt else None,
         "logs": str(project.settings.logs),
@@ -123,7 +123,7 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
     }
     # the split and how many of its rows are judged: by others it is another look at this adapter
     rows = {"rows": f"{split.version}/{config['max_rows']}"}
-    plan = {**evaluation_plan(project, agent, adapter.path), **told, "versions": {**versions, **rows}, **config}
+    plan = {**evaluation_plan(project, agent, adapter.path), **comparison, "versions": {**versions, **rows}, **config}
     inputs = {
         "versions": versions,
         "answer": plan["answer"],
@@ -156,7 +156,7 @@ def evaluation_plan(project: Project, agent: AgentSpec, adapter: Path | None) ->
 
 def _history(project: Project, agent: AgentSpec, key: str) -> list[dict[str, Any]]:
     """Earlier reports with the same main metric, oldest first."""
-    store, found = project.store, dict[str, dict[str, Any]]()
+    store, reports = project.store, dict[str, dict[str, Any]]()
     for record in store.history(key, "current")[-_SHOWN_HISTORY:]:  # by version: one that came back counts once
         if artifact := store.find(key, record["version"]):
             report = artifact.read_json("report.json")
@@ -164,15 +164,15 @@ def _history(project: Project, agent: AgentSpec, key: str) -> list[dict[str, Any
             if report["main_metric"] == agent.metric and score:
                 label = f"{record['at'][:16].replace('T', ' ')}, adapter {report['versions']['adapter'][:8]}"
                 rank = report["training"].get("knobs", {}).get("rank")
-                found[record["version"]] = {"label": label, "rank": rank, **score}
-    return list(found.values())
+                reports[record["version"]] = {"label": label, "rank": rank, **score}
+    return list(reports.values())
 
 
 def _ranks(project: Project, agent: AgentSpec) -> list[dict[str, Any]]:
     """The main metric of every rank that the latest rank report compares."""
     report = project.store.current(f"{agent.name}/rank_report")
-    told = report.read_json("report.json") if report else {"metric": None, "ranks": []}
-    rows = [row for row in told["ranks"] if told["metric"] == agent.metric and row["metric"] is not None]
+    document = report.read_json("report.json") if report else {"metric": None, "ranks": []}
+    rows = [row for row in document["ranks"] if document["metric"] == agent.metric and row["metric"] is not None]
     return [
         {"label": f"rank {row['rank']}, {row['seeds']} seeds", "rank": row["rank"], "value": row["metric"]}
         for row in rows
@@ -184,7 +184,7 @@ def _metadata(artifact: Artifact) -> dict[str, Any]:
     report = artifact.read_json("report.json")
     metric, ladder = report["main_metric"], report.get("ladder") or {}
     metrics = {system: run["metrics"] for system, run in report["systems"].items()}
-    scores = {system: found[metric] for system, found in metrics.items() if metric in found}
+    scores = {system: values[metric] for system, values in metrics.items() if metric in values}
     change = report["comparisons"]["adapter_vs_base"].get(metric, {})
     page, fresh = artifact.link("report.html"), (report.get("fresh") or {}).get("systems", {})
     # the report as Markdown, which the UI shows itself: browsers open no local file from a page

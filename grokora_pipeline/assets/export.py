@@ -37,7 +37,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     key = f"{agent.name}/{LINK}"
 
     @dg.asset(
-        **project.place(key, GROUP),
+        **project.identity(key, GROUP),
         deps=[
             *(project.key(agent.name, link) for link in ("champion", "tokenized_split", "task_dataset")),
             project.key("base_model"),

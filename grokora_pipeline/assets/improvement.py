@@ -40,7 +40,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
     key = f"{agent.name}/{LINK}"
 
     @dg.asset(
-        **project.place(key, "improvement"),  # a group apart from the agents', whose chains one click makes
+        **project.identity(key, "improvement"),  # a group apart from the agents', whose chains one click makes
         deps=[*(project.key(agent.name, link) for link in ("champion", *_SOURCES)), project.key("base_model")],
         kinds={"huggingface", "json"},
         code_version=code_version(improve.model_dump()),
@@ -83,7 +83,7 @@ def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str
     served = {name: prompts.get(name) or adapters[name] for name in names}
     inputs = {
         "base": base.version,
-        "champions": {name: found.version if found else None for name, found in served.items()},
+        "champions": {name: artifact.version if artifact else None for name, artifact in served.items()},
         # the sandbox makes its own tasks, whatever the logs hold
         "sources": {}
         if spec.verify == "sandbox"
@@ -94,7 +94,7 @@ def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str
     plan = {
         "agent": agent.name,
         "base": str(base_folder(base.path)),
-        "adapters": {name: str(found.path) if found else None for name, found in adapters.items()},
+        "adapters": {name: str(artifact.path) if artifact else None for name, artifact in adapters.items()},
         "prompts": {name: prompt.read_json("prompt.json") for name, prompt in prompts.items()},
         "improve": spec.model_dump(),
         "answer": agent.answer.model_dump(by_alias=True),

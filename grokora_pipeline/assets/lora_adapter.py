@@ -45,16 +45,15 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     version = code_version(knobs.model_dump())
 
     @dg.asset(
-        **project.place(key, agent.name),
+        **project.identity(key, agent.name),
         deps=[project.key(source), project.key("base_model")],
         kinds={"pytorch", "huggingface"},
         code_version=version,
         **project.gpu_step(1 if knobs.num_processes == "auto" else knobs.num_processes),
         description="LoRA weights (safetensors) and the record of their training.",
-        check_specs=[
-            dg.AssetCheckSpec("learnt_something", asset=project.key(key), description="Validation loss went down."),
-            dg.AssetCheckSpec("memory_as_predicted", asset=project.key(key), description="Within 15 %."),
-        ],
+        check_specs=project.check_specs(
+            key, {"learnt_something": "Validation loss went down.", "memory_as_predicted": "Within 15 %."}
+        ),
     )
     def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig) -> Made:
         """Train the adapter of the present split, dataset and knobs."""

@@ -41,15 +41,14 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         skippable=True,
         description="Merged in bf16 from the unquantised base, and compared with base + adapter.",
     )
-    same_logits = dg.AssetCheckSpec(
-        "same_logits", asset=asset_key, blocking=True, description="Merging changed no answer."
-    )
 
     @dg.multi_asset(
         name="__".join(asset_key.path),
         specs=[spec],
         can_subset=True,  # else a result of the check is demanded even if it was not made
-        check_specs=[same_logits],
+        check_specs=project.check_specs(
+            f"{agent.name}/merged_model", {"same_logits": "Merging changed no answer."}, blocking="same_logits"
+        ),
         **project.gpu_step(tags={"dagster/priority": "-1"}),  # nobody waits for it; others wait for a device
     )
     def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:

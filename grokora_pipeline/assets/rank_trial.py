@@ -59,7 +59,7 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `rank_trial` asset of one agent."""
 
     @dg.asset(
-        **project.place(f"{agent.name}/rank_trial", GROUP),
+        **project.identity(f"{agent.name}/rank_trial", GROUP),
         deps=[
             project.key(agent.name, "tokenized_split"),
             project.key(agent.name, "task_dataset"),
@@ -157,7 +157,7 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
     key = f"{agent.name}/rank_report"
 
     @dg.asset(
-        **project.place(key, GROUP),
+        **project.identity(key, GROUP),
         deps=[project.key(agent.name, "rank_trial")],
         kinds={"json"},
         code_version=code_version(agent.metric),

@@ -73,16 +73,13 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
     """The `session_logs` asset of a project."""
 
     @dg.asset(
-        **project.place(KEY, "sources"),
+        **project.identity(KEY, "sources"),
         deps=[project.key(LOG_FILES)],
         kinds={"python", "parquet"},
         metadata=_COLUMNS,
         code_version=code_version([(agent.name, agent.match.model_dump()) for agent in project.agents]),
         retry_policy=NODE_RETRIES,
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=project.key(KEY), description=says, blocking=name == "no_secret_survives")
-            for name, says in _CHECKS.items()
-        ],
+        check_specs=project.check_specs(KEY, _CHECKS, blocking="no_secret_survives"),
     )
     def session_logs(context: dg.AssetExecutionContext) -> Iterator[Made | dg.AssetCheckResult]:
         """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from.

@@ -19,7 +19,7 @@ _SAMPLE = {"tasks": 30, "seeds": [7], "ablation": False, "few_shot": 0}
 
 
 class SwarmConfig(dg.Config):
-    """How the swarm is tested; what is not given is the full test, or a short one where all roles use `sample`."""
+    """How the swarm is tested; what is not given is the full test, or a short one if all roles use `sample`."""
 
     tasks: int | None = Field(default=None, description="Unseen tasks; unset: 50, or 30 with `sample`.")
     seeds: list[int] | None = Field(default=None, description="A trial each; a single one is greedy.")
@@ -28,20 +28,19 @@ class SwarmConfig(dg.Config):
     measure_again: bool = Field(default=False, description="Run the tasks anew although nothing has changed.")
 
     def resolved(self, sample: bool) -> dict[str, Any]:
-        """The values, with the defaults where none is given."""
-        given = {name: value for name, value in self.model_dump(exclude={"measure_again"}).items() if value is not None}
-        return {**(_SAMPLE if sample else _FULL), **given}
+        """The values, with the defaults if none is given."""
+        return {**(_SAMPLE if sample else _FULL), **self.model_dump(exclude={"measure_again"}, exclude_none=True)}
 
 
 def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
-    """The `swarm_report` asset, or None where agents.yaml lacks one of the swarm's roles."""
+    """The `swarm_report` asset, or None if agents.yaml lacks one of the swarm's roles."""
     # the sandbox plays with all four or not at all
     roles = [agent for agent in project.agents if agent.name in ROLES]
     if len(roles) < len(ROLES):
         return None
 
     @dg.asset(
-        **project.place("swarm_report", "swarm"),
+        **project.identity("swarm_report", "swarm"),
         deps=[*(project.key(role, "champion") for role in ROLES), project.key("base_model")],
         kinds={"huggingface", "html"},
         code_version=code_version(),
@@ -55,18 +54,18 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
             base = project.store.require("base_model")
             served = Registry(project.store)
             champions = {role: served.in_service(role) for role in ROLES}
-            prompts = {role: found for role in ROLES if (found := served.prompt(role))}
+            prompts = {role: prompt for role in ROLES if (prompt := served.prompt(role))}
             datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
             # a role whose dataset was never made is asked without examples
-            examples = {role: found for role, found in datasets.items() if found}
+            examples = {role: dataset for role, dataset in datasets.items() if dataset}
 
             def build(staged: Path) -> None:
                 """Write the report's folder in a process that has the device."""
                 plan = {
                     "base": str(base_folder(base.path)),
-                    "adapters": {role: str(found.path) if found else None for role, found in champions.items()},
-                    "prompts": {role: found.read_json("prompt.json") for role, found in prompts.items()},
-                    "examples": {role: str(found.path / "examples.jsonl") for role, found in examples.items()},
+                    "adapters": {role: str(adapter.path) if adapter else None for role, adapter in champions.items()},
+                    "prompts": {role: prompt.read_json("prompt.json") for role, prompt in prompts.items()},
+                    "examples": {role: str(dataset.path / "examples.jsonl") for role, dataset in examples.items()},
                     "output": str(staged),
                     **chosen,
                 }
@@ -75,7 +74,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
             inputs = {
                 "base": base.version,
                 "champions": {role: served.version(role) for role in ROLES},
-                "examples": {role: found.version for role, found in examples.items()},
+                "examples": {role: dataset.version for role, dataset in examples.items()},
                 "config": chosen,
                 "code": code_version(),
             }

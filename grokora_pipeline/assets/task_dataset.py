@@ -77,17 +77,14 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     version = code_version(facts | later, _SELECTION)  # what an older store did not know counts only if it is set
 
     @dg.asset(
-        **project.place(key, agent.name),
+        **project.identity(key, agent.name),
         deps=[project.key(name) for name in ("session_logs", FORGET_LIST, *_TOON_NEEDS.get(agent.payload_format, ()))],
         kinds={"python", "json"},
         metadata=_COLUMNS,
         code_version=version,
         retry_policy=NODE_RETRIES,
         description=f"{agent.description} Learnable calls only: every dropped turn is counted by reason.",
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=project.key(key), description=says, blocking=name == "schema")
-            for name, says in _CHECKS.items()
-        ],
+        check_specs=project.check_specs(key, _CHECKS, blocking="schema"),
     )
     def task_dataset(context: dg.AssetExecutionContext, config: selection_config(agent)) -> Result:  # type: ignore[valid-type]
         """Select the learnable calls of the agent; a dataset that is no dataset is not published."""

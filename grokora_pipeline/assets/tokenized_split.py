@@ -40,8 +40,12 @@ _COLUMNS = columns(
     group="string: its session",
     weight="float32: how often the example was logged, capped",
 )
-
-
+_CHECKS = {  # `no_straddling_group` is blocking: it is asked before the publication
+    "enough_examples": "Fewer are not worth a training.",
+    "no_straddling_group": "Validation stays unseen.",
+    "undivided_groups": "No task or cluster is too large.",
+    "fits_context": "No example is longer than the limit.",
+}
 _SPLIT = 2  # raise it when the same dataset and options would give another split
 TRAINABLE = "trainable.json"  # beside `current`: how many examples of which dataset fit the length limit
 
@@ -72,14 +76,7 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
         specs=[spec],
         can_subset=True,
         retry_policy=NODE_RETRIES,
-        check_specs=[
-            dg.AssetCheckSpec("enough_examples", asset=asset_key, description="Fewer are not worth a training."),
-            dg.AssetCheckSpec(
-                "no_straddling_group", asset=asset_key, blocking=True, description="Validation stays unseen."
-            ),
-            dg.AssetCheckSpec("undivided_groups", asset=asset_key, description="No task or cluster is too large."),
-            dg.AssetCheckSpec("fits_context", asset=asset_key, description="No example is longer than the limit."),
-        ],
+        check_specs=project.check_specs(f"{agent.name}/tokenized_split", _CHECKS, blocking="no_straddling_group"),
     )
     def tokenized_split(context: dg.AssetExecutionContext, config: SplitConfig) -> Iterator[Any]:
         """Checks come before the publication; a check that was not made yields no result."""

@@ -187,7 +187,7 @@ def _answers(job: _Run, system: _System) -> list[Prediction]:
     """One system's answers and likelihoods as rows of predictions.jsonl."""
 
     progress = partial(job.reporter.progress, system=system.name)
-    made = job.systems.answers(system.adapter, system.prompts, job.decoding, progress)
+    answers = job.systems.answers(system.adapter, system.prompts, job.decoding, progress)
     completions = [case.completion_ids for case in job.rows.cases]
     # behind the same prompt as the answers, so that perplexity compares what is compared by them
     nlls = job.systems.likelihoods(system.adapter, system.prompts, completions)
@@ -207,7 +207,7 @@ def _answers(job: _Run, system: _System) -> list[Prediction]:
             "seconds": answer.seconds,
             "cached": cached,
         }
-        for case, prompt, (answer, cached), nll in zip(job.rows.cases, system.prompts, made, nlls, strict=True)
+        for case, prompt, (answer, cached), nll in zip(job.rows.cases, system.prompts, answers, nlls, strict=True)
     ]
 
 
@@ -272,27 +272,27 @@ def _leaked(job: _Run, adapter: Path) -> int:
 
 
 def _probes(job: _Run, rows: Sequence[Prediction], canaries: Sequence[Canary]) -> dict[str, Any]:
-    plan, found = job.plan, dict[str, Any]()
+    plan, figures = job.plan, dict[str, Any]()
     if plan.probe:
         names = [None, *plan.folders]  # a prompt changes no weight
-        found["probe"] = general_perplexity(job.systems, names, job.chat, plan.alpha)
-        found["pace"] = pace(job.systems, names, [case.prompt_ids for case in job.rows.cases])
+        figures["probe"] = general_perplexity(job.systems, names, job.chat, plan.alpha)
+        figures["pace"] = pace(job.systems, names, [case.prompt_ids for case in job.rows.cases])
     if canaries:
         texts = [row["text"] for row in rows if row["system"] == "adapter"]
-        found["memorisation"] = memorisation(job.systems, canaries, texts, job.chat, plan.seed)
-    return found
+        figures["memorisation"] = memorisation(job.systems, canaries, texts, job.chat, plan.seed)
+    return figures
 
 
 def _reliability(job: _Run, system: _System) -> dict[str, float]:
-    """pass^k of sampled answers: a try succeeds where the main metric gives its full score."""
+    """pass^k of sampled answers: a try succeeds if the main metric gives its full score."""
     plan, wins = job.plan, [0] * len(system.prompts)
     drawn = Decoding(job.decoding.max_new_tokens, plan.temperature)
     for trial in range(plan.trials):
         seeds = [plan.seed + trial] * len(system.prompts)
-        made = job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)
-        for place, (case, (answer, _)) in enumerate(zip(job.rows.cases, made, strict=True)):
+        answers = job.systems.answers(system.adapter, system.prompts, drawn, seeds=seeds)
+        for index, (case, (answer, _)) in enumerate(zip(job.rows.cases, answers, strict=True)):
             row = _scored(job, case.example, job.chat.decode(answer.tokens))
-            wins[place] += all_right(main_score(row, plan.main_metric), plan.main_metric)
+            wins[index] += all_right(main_score(row, plan.main_metric), plan.main_metric)
     return {f"pass^{k}": pass_hat_k(wins, plan.trials, k) for k in range(1, plan.trials + 1)}
 
 

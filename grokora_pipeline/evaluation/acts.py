@@ -57,17 +57,11 @@ class Judge:
         """The metric of both; None if it applies to fewer than LEAST_ROWS rows, or needs more than the answers."""
         if self.metric not in METRICS or not all(entry.example.get("completion") for entry in prompts):
             return None
-        metric = get_metric(self.metric)
+        metric, spec = get_metric(self.metric), self.answer
         rows = {
             name: [
-                Answer(
-                    prediction=message,
-                    reference=entry.example["completion"][-1],
-                    tools=entry.example.get("tools"),
-                    schema=self.answer.schema_,
-                    answer_type=self.answer.type,
-                )
-                for entry, message in zip(prompts, messages, strict=True)
+                Answer(message, one["completion"][-1], one.get("tools"), spec.schema_, spec.type)
+                for one, message in zip((entry.example for entry in prompts), messages, strict=True)
             ]
             for name, messages in (("there", theirs), ("here", ours))
         }
@@ -213,8 +207,8 @@ class Server:
         if not reply.is_success or not choices:
             raise GrokoraError(f"The server at {self.url} answers with status {reply.status_code}: {reply.text[:200]}")
         message: Message = choices[0]["message"]
-        told = (choices[0].get("logprobs") or {}).get("content") or []
-        return message, [float(token["logprob"]) for token in told if isinstance(token.get("logprob"), int | float)]
+        logprobs = (choices[0].get("logprobs") or {}).get("content") or []
+        return message, [float(token["logprob"]) for token in logprobs if isinstance(token.get("logprob"), int | float)]
 
 
 def _json(reply: httpx.Response) -> Any:
@@ -293,14 +287,14 @@ def probe(
     interval = binomtest(equal, total).proportion_ci(method="wilson")
     share = f"{equal} of {total} answers are the same as ours ({interval.low:.0%} to {interval.high:.0%})"
     share += _logprob_difference(prompts, [logprobs for _, logprobs in replies], same)
-    difference, told = _first_difference(server, chat, prompts)
+    difference, tells_prompts = _first_difference(server, chat, prompts)
     if quantised is None:
         quantised = server.bits is not None and server.bits < UNQUANTISED_BITS
     scores = judge.compare(prompts, theirs, ours) if judge else None
     identical = equal / total >= ENOUGH
-    explained = quantised and told and scores is not None and scores.holds
+    explained = quantised and tells_prompts and scores is not None and scores.holds
     agrees = acts and not difference and (identical or explained)
-    known = "the prompts are the same token for token" if told else "the server does not tell its prompts"
+    known = "the prompts are the same token for token" if tells_prompts else "the server does not tell its prompts"
     metric = f"; {scores}" if scores and not identical else ""
     if not acts:
         sentence = f"does not act: {len(changed)} answers are as without it, ours differ"
@@ -310,7 +304,7 @@ def probe(
         sentence = f"acts and agrees: {share}; {known}"
     elif explained:
         sentence = f"acts and agrees but for its quantised weights: {share}{metric}, no worse than that; {known}"
-    elif told:
+    elif tells_prompts:
         sentence = f"acts, and {known}, but only {share}{metric}: its weights may be quantised"
     else:
         sentence = f"acts, but only {share}{metric}; its prompts are unknown: compare its template and quantisation"
@@ -341,11 +335,13 @@ def _acts(
     return on > off
 
 
-def _logprob_difference(prompts: Sequence[Answers], told: Sequence[Sequence[float]], same: Sequence[bool]) -> str:
+def _logprob_difference(
+    prompts: Sequence[Answers], logprobs_there: Sequence[Sequence[float]], same: Sequence[bool]
+) -> str:
     """How far the log-probabilities of equal answers are from ours, in nats a token; "" if the server tells none."""
     distances = [
         abs(sum(logprobs[: entry.tokens]) / entry.tokens - entry.logprob)
-        for entry, logprobs, equal in zip(prompts, told, same, strict=True)
+        for entry, logprobs, equal in zip(prompts, logprobs_there, same, strict=True)
         if equal and entry.logprob is not None and len(logprobs) >= entry.tokens
     ]
     return f", their tokens' log-probabilities within {max(distances):.3f}" if distances else ""
@@ -353,18 +349,18 @@ def _logprob_difference(prompts: Sequence[Answers], told: Sequence[Sequence[floa
 
 def _first_difference(server: Server, chat: ChatFormat, prompts: Sequence[Answers]) -> tuple[str, bool]:
     """(where the server's prompts leave ours first, "" if nowhere; whether the server tells them)."""
-    told = False
+    tells_prompts = False
     for number, entry in enumerate(prompts, 1):
         theirs, example = server.prompt_ids(entry), entry.example
         ours = chat.encode_prompt(example["prompt"], example.get("tools"))
-        told |= theirs is not None
+        tells_prompts |= theirs is not None
         if theirs is not None and theirs != ours:
             at = first_difference(theirs, ours)
             their_text, our_text = (
                 chat.tokenizer.decode(ids[at : at + 8], skip_special_tokens=False) for ids in (theirs, ours)
             )
             return f"first difference at token {at} of prompt {number}: {their_text!r} instead of {our_text!r}", True
-    return "", told
+    return "", tells_prompts
 
 
 def _understood(chat: ChatFormat, message: Message) -> Message:

@@ -21,22 +21,22 @@ _PERSONAL = {detector.kind for detector in detectors.PERSONAL}
 
 def redacted_canaries(logs: Path, examples: Sequence[Example], count: int, seed: int) -> list[Canary]:
     """At most `count` secrets that the training examples' log files hold and the examples do not, drawn by the seed;
-    personal data, which is less random, only where secrets are too few."""
+    personal data, which is less random, only if secrets are too few."""
     texts: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         text = "\n".join(canonical(message) for message in [*example["completion"], *example["prompt"]])
         if detectors.PLACEHOLDER.search(text):
             texts[str(example["meta"].get("source_file", ""))].append(text)
-    found: dict[str, Canary] = {}
+    by_secret: dict[str, Canary] = {}
     for name in sorted(texts)[:MOST_FILES] if count else ():
         for canary in _in_file(logs, name, "\n".join(texts[name])):
-            found.setdefault(canary.secret, canary)
+            by_secret.setdefault(canary.secret, canary)
 
-    def place(canary: Canary) -> tuple[bool, bytes]:
+    def order(canary: Canary) -> tuple[bool, bytes]:
         """The order in which secrets are planted: personal data last, the others as the seed shuffles them."""
         return canary.kind in _PERSONAL, hashlib.sha256(f"{seed}:{canary.secret}".encode()).digest()
 
-    return sorted(found.values(), key=place)[:count]
+    return sorted(by_secret.values(), key=order)[:count]
 
 
 def _in_file(logs: Path, name: str, redacted: str) -> Iterator[Canary]:
@@ -46,13 +46,13 @@ def _in_file(logs: Path, name: str, redacted: str) -> Iterator[Canary]:
         return
     raw = path.read_text(encoding="utf-8", errors="replace")
     for detector in detectors.candidates(raw):
-        place = redacted.find(f"<{detector.family}:{detector.kind}:")
-        for match in detectors.matches(detector, raw) if place >= 0 else ():
+        start = redacted.find(f"<{detector.family}:{detector.kind}:")
+        for match in detectors.matches(detector, raw) if start >= 0 else ():
             secret = match.group(detector.group)
             # a secret with a backslash is cut by JSON's escapes; one that is still there was not redacted
             rankable = len(secret or "") in LENGTHS and "\\" not in secret and secret not in redacted
             if rankable and (not detector.accept or detector.accept(match)):
-                yield Canary(prefix=redacted[max(0, place - PREFIX_CHARS) : place], secret=secret, kind=detector.kind)
+                yield Canary(prefix=redacted[max(0, start - PREFIX_CHARS) : start], secret=secret, kind=detector.kind)
 
 
 def scrubbed(rows: Sequence[dict[str, Any]], canaries: Sequence[Canary]) -> list[dict[str, Any]]:

@@ -86,8 +86,8 @@ def decide(
         if system == "adapter" or (system in candidates and prompts.get(system) not in (None, champion))
     }
     proven = [system for system, evidence in proofs.items() if all(item.passed for item in evidence)]
-    for place, system in enumerate(proven):
-        leads = {other: candidates.get(system, {}).get(f"{other}_lead") for other in proven[place + 1 :]}
+    for index, system in enumerate(proven):
+        leads = {other: candidates.get(system, {}).get(f"{other}_lead") for other in proven[index + 1 :]}
         if all(as_good(lead, rule.alpha) for lead in leads.values()):
             beside = [
                 Evidence(
@@ -191,7 +191,7 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     spent = spent_alpha(rule.alpha, look)
     allowed = spent * (2 if report.get("fresh") else 1)
     p_value = entry["p_family"]
-    # those on whose rows the metric says something, where the report tells them
+    # those on whose rows the metric says something, if the report tells them
     known = [count for count in (entry.get("sessions"), report.get("sessions")) if count is not None]
     needed, sessions = sessions_needed(allowed), min(known, default=None)
     if sessions is not None and sessions < needed:

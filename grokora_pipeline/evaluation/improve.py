@@ -100,9 +100,9 @@ def _of_examples(
     decoding = Decoding(spec.max_new_tokens, spec.temperature)
     # a seed a sample; the engine mixes it with the prompt, so that prompts do not share their numbers
     seeds = [spec.seed * 1000 + sample for _, sample in asked]
-    made = systems.answers(adapter, prompts, decoding, reporter.progress, seeds=seeds)
+    completions = systems.answers(adapter, prompts, decoding, reporter.progress, seeds=seeds)
     lines, whole = list[dict[str, Any]](), 0
-    for (example, sample), (completion, _) in zip(asked, made, strict=True):
+    for (example, sample), (completion, _) in zip(asked, completions, strict=True):
         message = chat.parse_answer(chat.decode(completion.tokens))
         whole += completion.finish == "stop"
         if completion.finish == "stop" and verify(example["prompt"], example.get("tools"), message):
@@ -123,8 +123,8 @@ def _of_sandbox(
     adapters = {role: role for role, folder in plan.adapters.items() if folder}
     decoding = Decoding(spec.max_new_tokens, spec.temperature)
     policies = [
-        Policy("champions", adapters, plan.prompts, spec.seed * 1000 + place % spec.samples)
-        for place in range(len(tasks))
+        Policy("champions", adapters, plan.prompts, spec.seed * 1000 + index % spec.samples)
+        for index in range(len(tasks))
     ]
     responder = PolicyResponder(systems, chat, policies, lambda _: decoding, reporter)
     lines = list[dict[str, Any]]()
@@ -211,7 +211,7 @@ def _command_accepts(spec: Improve, message: Message) -> bool:
 class UserFunction:
     """The function `module:name` as a verifier: it gets the prompt's messages and the answer, and says True or False.
 
-    It is the user's, and judges what a model made up: where it raises, takes longer than `seconds` or says neither, the
+    It is the user's, and judges what a model made up: if it raises, takes longer than `seconds` or says neither, the
     answer is not kept, and `failures` counts how (never what was said, which nobody has redacted).
     """
 

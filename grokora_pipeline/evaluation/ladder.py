@@ -120,9 +120,9 @@ def _candidates(sums: Sums, measure: Metric, alpha: float, seed: int) -> dict[st
                     pair = (sums[name], sums[other]) if measure.higher_is_better else (sums[other], sums[name])
                     unseen = unseen_p_value(*pair, seed=seed)
                 candidates[name][other] = {**apart, "p_family": p_value, "p_unseen": unseen}
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         for dearer in ("adapter", WITH_PROMPT):
-            if dearer in names[place + 1 :]:
+            if dearer in names[index + 1 :]:
                 candidates[name][f"{dearer}_lead"] = _compared(sums[dearer], sums[name], measure, alpha, seed)
     return candidates
 

@@ -38,7 +38,7 @@ class EvaluationPlan(BaseModel):
     main_metric: str
     base: Path
     base_hash: str
-    adapter: Path | None = Field(default=None, description="None where a prompt alone is judged in an adapter's place.")
+    adapter: Path | None = Field(default=None, description="None if a prompt alone is judged in an adapter's place.")
     adapter_prompt: FixedPrompt | None = Field(default=None, description="Before that adapter, or in its place.")
     champion: Path | None = Field(default=None, description="The folder of the adapter in service.")
     champion_prompt: FixedPrompt | None = Field(default=None, description="Before it, or in its place.")
@@ -46,7 +46,7 @@ class EvaluationPlan(BaseModel):
     examples: Path
     output: Path
     cache: Path | None = None
-    few_shot: int = Field(default=0, ge=0, description="Examples at most; fewer where the context is short; 0 is off.")
+    few_shot: int = Field(default=0, ge=0, description="Examples at most; fewer if the context is short; 0 is off.")
     retrieved: int = Field(default=0, ge=0, description="Nearest training rows before each question, at most.")
     instructions: int = Field(default=0, ge=0, description="Answers that the search for an instruction may cost.")
     adapter_few_shot: bool = Field(default=False, description="Also the adapter with the few-shot examples.")
@@ -111,7 +111,7 @@ class HeldOut:
 
 
 def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
-    """Read the split and its examples; GrokoraError where there is nothing to evaluate on."""
+    """Read the split and its examples; GrokoraError if there is nothing to evaluate on."""
     examples = {example["meta"]["turn_id"]: example for example in read_examples(plan.examples)}
     train_ids, validation_ids = (turn_ids(plan.split, side) for side in ("train", "validation"))
     missing = [turn_id for turn_id in validation_ids if turn_id not in examples]

@@ -15,7 +15,7 @@ from grokora_pipeline.workers.frame import Reporter
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who answers in one task: the adapter of each role (where it has none, the base model), and the fixed prompts that
+    """Who answers in one task: the adapter of each role (if it has none, the base model), and the fixed prompts that
     stand before a role's questions. `system` is what the policy's seconds are booked under."""
 
     system: str

@@ -21,7 +21,7 @@ from grokora_pipeline.serving.engine.request import GenerationRequest
 PACE_ROWS, PACE_PROMPT, PACE_TOKENS, PACE_ROUNDS = 2, 64, 8, 2
 STAGES = (64, 256, 1024)  # candidates; a later stage is for what leads the one before; the last gives at most 10 bits
 RANKED_CHARS = 24  # of a secret's end: the beginning of many keys is no secret, and so many random ones tell enough
-LEARNT_BITS = 2.0  # a canary counts where the adapter exposes it by so much more than the base does
+LEARNT_BITS = 2.0  # a canary counts if the adapter exposes it by so much more than the base does
 _CLASSES = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
 
 
@@ -29,12 +29,12 @@ def general_perplexity(systems: Systems, names: Sequence[str | None], chat: Chat
     """Token-weighted perplexity on the package's frozen general text, by system, with intervals over passages."""
     passages = [chat.encode(text) for text in orjson.loads(Path(__file__).with_name("probe.json").read_bytes())]
     heads, tails = [ids[:1] for ids in passages], [ids[1:] for ids in passages]
-    found: dict[str, Any] = {}
+    perplexities: dict[str, Any] = {}
     for name in names:
         nlls = systems.likelihoods(name, heads, tails)
         table = np.array([(bounded(nll, len(tail)), len(tail)) for nll, tail in zip(nlls, tails, strict=True)])
-        found[name or "base"] = asdict(estimate(table, METRICS["perplexity"].combine, alpha=alpha))
-    return found
+        perplexities[name or "base"] = asdict(estimate(table, METRICS["perplexity"].combine, alpha=alpha))
+    return perplexities
 
 
 def pace(systems: Systems, names: Sequence[str | None], prompts: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -55,7 +55,7 @@ def pace(systems: Systems, names: Sequence[str | None], prompts: Sequence[Sequen
 
 def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFormat, *, seed: int) -> float:
     """A canary's exposure in bits: log2(candidates) - log2(its rank by likelihood among random strings of its shape)
-    (Carlini et al., The Secret Sharer, 2019). About 0-1 where nothing was memorised, log2(candidates) where all was.
+    (Carlini et al., The Secret Sharer, 2019). About 0-1 if nothing was memorised, log2(candidates) if all was.
 
     Its last characters are ranked, behind all that comes before them. Where a few candidates already beat it, more of
     them would only say the same, so they are not asked for.
@@ -81,18 +81,18 @@ def memorisation(
 ) -> dict[str, Any]:
     """Exposure of every canary in the adapter, and how many of its answers hold one.
 
-    `max_exposure_bits` counts what was learnt: a canary that the base finds as likely was not. The base is asked where
+    `max_exposure_bits` counts what was learnt: a canary that the base finds as likely was not. The base is asked if
     that could matter. The result holds no canary's text.
     """
-    found: list[dict[str, Any]] = []
+    exposures: list[dict[str, Any]] = []
     for canary in canaries:
         bits: dict[str, Any] = {"kind": canary.kind, "adapter": exposure(systems, "adapter", canary, chat, seed=seed)}
         suspicious = bits["adapter"] >= math.log2(STAGES[0])
-        found.append(bits | ({"base": exposure(systems, None, canary, chat, seed=seed)} if suspicious else {}))
-    learnt = [bits["adapter"] for bits in found if bits["adapter"] >= bits.get("base", 0.0) + LEARNT_BITS]
+        exposures.append(bits | ({"base": exposure(systems, None, canary, chat, seed=seed)} if suspicious else {}))
+    learnt = [bits["adapter"] for bits in exposures if bits["adapter"] >= bits.get("base", 0.0) + LEARNT_BITS]
     return {
         "canaries": len(canaries),
-        "exposure_bits": found,
+        "exposure_bits": exposures,
         "max_exposure_bits": max(learnt, default=0.0),
         "candidates": STAGES[-1],
         "leaked_in_answers": sum(any(canary.secret in text for canary in canaries) for text in texts),

@@ -51,7 +51,7 @@ def retrieved_prompts(
 ) -> list[FixedPrompt]:
     """For each case the nearest examples of the pool by BM25 (Robertson & Zaragoza 2009), the nearest one last.
 
-    Empty where no example has a word. The nearest stands last, since models weigh what is near the question most.
+    Empty if no example has a word. The nearest stands last, since models weigh what is near the question most.
     """
     import bm25s
 
@@ -75,7 +75,7 @@ def retrieved_prompts(
 def encode_behind(
     prompt: FixedPrompt | None, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, chat: ChatFormat
 ) -> list[int]:
-    """The tokens of messages behind a fixed prompt; without it where the context has no room, as the gateway serves."""
+    """The tokens of messages behind a fixed prompt; without it if the context has no room, as the gateway serves."""
     if prompt and len(tokens := chat.encode_prompt(prompt.applied_to(messages), tools)) < chat.context_length:
         return tokens
     return chat.encode_prompt(messages, tools)

@@ -43,13 +43,13 @@ _UNIT_RANGE = 1.0
 def environment() -> jinja2.Environment:
     """The package's page templates, escaping everything they are given."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "pages")
-    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    made.filters["number"] = number
-    return made
+    pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["number"] = number
+    return pages
 
 
 def number(value: float | None) -> str:
-    """A figure with three significant digits, at most three of them behind the point where that says enough."""
+    """A figure with three significant digits, at most three of them behind the point if that says enough."""
     if value is None:
         return "–"
     if abs(value) >= 1000:
@@ -154,14 +154,14 @@ def _mistakes(row: Prediction) -> list[str]:
     if tool_call_match(answer) is not None:
         called = ", ".join(call.name for call in calls_of(answer.reference)) or "no call"
         return [f"{(call_error(answer) or 'right call, other text').replace('_', ' ')} where {called} is due"]
-    expected, given = json_value(answer.reference), json_value(answer.prediction)
+    expected, actual = json_value(answer.reference), json_value(answer.prediction)
     if not isinstance(expected, dict):
         return ["nothing of it is right" if not main_score(row, "rougeL") else "other words"]
-    if not isinstance(given, dict):
+    if not isinstance(actual, dict):
         return ["is no JSON object"]
-    missing = [f"lacks {name}" for name in expected if name not in given]
-    added = [f"adds {name}"[:80] for name in given if name not in expected]
-    other = [f"another {name}" for name in expected if name in given and given[name] != expected[name]]
+    missing = [f"lacks {name}" for name in expected if name not in actual]
+    added = [f"adds {name}"[:80] for name in actual if name not in expected]
+    other = [f"another {name}" for name in expected if name in actual and actual[name] != expected[name]]
     return [*missing, *added, *other]
 
 

@@ -65,11 +65,11 @@ def score(rows: Sequence[Prediction], *, alpha: float = 0.05, seed: int = 0) -> 
             )
         for ours, theirs in PAIRS:
             if ours in sums and theirs in sums:
-                found = asdict(
+                change = asdict(
                     significance.difference(sums[ours], sums[theirs], metric.combine, alpha=alpha, seed=seed)
                 )
                 comparisons[f"{ours}_vs_{theirs}"][metric.name] = {
-                    **found,
+                    **change,
                     "higher_is_better": metric.higher_is_better,
                 }
     return {"rows": len(clusters), "sessions": len(set(clusters)), "systems": scored, "comparisons": comparisons}
@@ -100,7 +100,7 @@ def _work(rows: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def main_score(row: Prediction, metric: str) -> float:
-    """One row's score on a metric; 0 where the metric does not apply."""
+    """One row's score on a metric; 0 if the metric does not apply."""
     value = METRICS[metric].value([as_answer(row)])
     return 0.0 if value is None else value
 

@@ -23,7 +23,7 @@ _NORMAL = NormalDist()
 
 
 def ratio(sums: FloatArray) -> FloatArray:
-    """[..., 2] sums of (numerator, weight) → [...] their quotient; 0 where the weight is 0."""
+    """[..., 2] sums of (numerator, weight) → [...] their quotient; 0 if the weight is 0."""
     weight = sums[..., 1]
     quotient: FloatArray = np.divide(sums[..., 0], weight, out=np.zeros_like(weight), where=weight > 0)
     return quotient
@@ -188,7 +188,7 @@ def _flipped(differences: FloatArray, weights: FloatArray, alpha: float, seed: i
 
 def family_p_values(ours: Sequence[FloatArray], theirs: FloatArray, combine: Combine, *, seed: int = 0) -> list[float]:
     """p-values of several systems against one other, of which any may be chosen: the chance that the luckiest of them
-    looks so good where none is better.
+    looks so good if none is better.
 
     For means the max-T procedure of Westfall & Young (1993) over the sign flips of `difference`: all systems are
     flipped together, so that it costs a system that leads the others next to nothing. For other metrics Bonferroni.
@@ -217,7 +217,7 @@ def unseen_p_value(ours: FloatArray, theirs: FloatArray, *, seed: int = 0) -> fl
     better, though none of fourteen sessions shows it. So one session more is imagined, the largest and as bad as one
     can be, and all are weighted at random (Gaffke 2005; Phan, Thomas & Learned-Miller, ICML 2021). Where every session
     shows all of the scale or nothing this is the sign test. Of a scale without an end, such as nats a token, the worst
-    is 1, or what a session shows if that is more. Raises ValueError where the rows are not the same.
+    is 1, or what a session shows if that is more. Raises ValueError if the rows are not the same.
     """
     if not np.array_equal(ours[:, 1], theirs[:, 1]):
         raise ValueError("the systems have other rows")
@@ -255,7 +255,7 @@ def detectable(standard_error: float, clusters: int, *, alpha: float = 0.05) -> 
 
 def pass_hat_k(successes: Sequence[int], trials: int, k: int) -> float:
     """pass^k: the chance that all of k tries at a task succeed, C(c, k) / C(n, k) averaged over tasks with c of n
-    successes (tau-bench, Yao et al. 2024). Raises ValueError where k > trials."""
+    successes (tau-bench, Yao et al. 2024). Raises ValueError if k > trials."""
     if not 0 < k <= trials:
         raise ValueError(f"pass^{k} needs at least {k} trials, there are {trials}")
     return sum(comb(count, k) / comb(trials, k) for count in successes) / max(1, len(successes))

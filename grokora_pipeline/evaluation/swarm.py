@@ -33,7 +33,7 @@ SHOWN_FAILURES = 6
 
 
 class SwarmPlan(BaseModel):
-    """`plan.json` of the swarm test. `adapters` names each role's champion folder, null where it has none."""
+    """`plan.json` of the swarm test. `adapters` names each role's champion folder, null if it has none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -91,7 +91,7 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     # all trials have the first seed's tasks: systems are compared in pairs, and pass^k needs equal ones
     results = run_swarm(swarm_tasks(seeds[0], checked.tasks) * (len(asked) * len(seeds)), responder)
     trials = [results[start : start + checked.tasks] for start in range(0, len(results), checked.tasks)]
-    tried = {name: trials[place * len(seeds) :][: len(seeds)] for place, name in enumerate(asked)}
+    tried = {name: trials[index * len(seeds) :][: len(seeds)] for index, name in enumerate(asked)}
     report = _report(checked, champions, tried, responder.seconds)
     report["wall_seconds"] = time.perf_counter() - started
     folder = checked.output
@@ -154,7 +154,7 @@ def _numbers(trials: Trials, seconds: float, alpha: float) -> dict[str, Any]:
     families: dict[str, list[bool]] = {}
     for result in results:
         families.setdefault(result.family, []).append(result.success)
-    wins = [sum(trial[place].success for trial in trials) for place in range(len(trials[0]))]
+    wins = [sum(trial[index].success for trial in trials) for index in range(len(trials[0]))]
     return {
         "success_rate": interval.value,
         "low": interval.low,

@@ -192,7 +192,7 @@ class Clause:
 
     @property
     def target(self) -> str:
-        """The label that the observer must find, "" where nothing must be found."""
+        """The label that the observer must find, "" if nothing must be found."""
         return self.slots[self.primitive.target] if self.primitive.target else ""
 
 
@@ -209,7 +209,7 @@ def _readers() -> list[tuple[Primitive, re.Pattern[str]]]:
 
 
 def read_clause(text: str) -> Clause | None:
-    """What a clause asks for; None where no wording fits it whole."""
+    """What a clause asks for; None if no wording fits it whole."""
     for primitive, pattern in _readers():
         match = pattern.fullmatch(text)
         if match:

@@ -37,7 +37,7 @@ class Session:
     task: Task
     started: datetime
     kind: str  # recording, v1, v1.1 or v2
-    slip: str = ""  # the role that goes wrong, "" where none does
+    slip: str = ""  # the role that goes wrong, "" if none does
 
 
 def record(root: Path, seed: int = 7, sessions: int = 480) -> int:
@@ -140,7 +140,7 @@ def _run(session: Session, rng: random.Random) -> tuple[TaskResult, str, int]:
 
 
 def _outcome(result: TaskResult, agent: str, step: int, rng: random.Random) -> dict[str, Any] | None:
-    """What a person said about the session: a status, often a rating, and the blame where it failed; None: nothing."""
+    """What a person said about the session: a status, often a rating, and the blame if it failed; None: nothing."""
     chance = rng.random()
     if result.success:
         rating = None if chance < 0.3 else rng.choice([2, 3]) if chance > 0.97 else rng.choice([4, 5, 5])

@@ -110,7 +110,7 @@ def tool_message(name: str, arguments: dict[str, Any], call_id: str) -> Message:
 
 
 def read_json(message: object) -> Any:
-    """The JSON of an answer, with or without a code fence around it; None where there is none."""
+    """The JSON of an answer, with or without a code fence around it; None if there is none."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
         return None
@@ -145,7 +145,7 @@ def same_answer(message: Message, expected: Message) -> bool:
 
 
 def read_tool_call(message: object) -> tuple[str, dict[str, Any]] | None:
-    """Name and arguments of the one tool call of an answer; None where there is none or more than one."""
+    """Name and arguments of the one tool call of an answer; None if there is none or more than one."""
     calls = message.get("tool_calls") if isinstance(message, dict) else None
     if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
         return None
@@ -158,7 +158,7 @@ def read_tool_call(message: object) -> tuple[str, dict[str, Any]] | None:
 
 
 def read_verdict(message: object, key: str) -> tuple[bool, str] | None:
-    """The boolean `valid` or `approved` of a verdict with its reason; None where it is not one."""
+    """The boolean `valid` or `approved` of a verdict with its reason; None if it is not one."""
     verdict = read_json(message)
     decision = verdict.get(key) if isinstance(verdict, dict) else None
     if not isinstance(verdict, dict) or not isinstance(decision, bool):

@@ -7,7 +7,7 @@ import string
 
 
 def steps(secret: str) -> tuple[str, ...]:
-    """Where a secret is typed or written in a task; a long one only where it is not repeated too often."""
+    """Where a secret is typed or written in a task; a long one only if it is not repeated too often."""
     short = ("click_field type_text", "open_app type_text") if len(secret) < 36 else ()
     return ("write_file", "append_file", *short)
 

@@ -66,10 +66,10 @@ _Steps = Generator[AgentCall, Message, None]
 def run_swarm(tasks: Sequence[Task], answer: Responder, *, max_steps: int = 40) -> list[TaskResult]:
     """Run tasks side by side; one that needs more than `max_steps` calls fails. Results are in the order of the tasks.
 
-    Raises GrokoraError where `answer` does not return exactly one message a call.
+    Raises GrokoraError if `answer` does not return exactly one message a call.
     """
     runs = [_Run(task, max_steps) for task in tasks]
-    while calls := [replace(run.call, task=place) for place, run in enumerate(runs) if run.call is not None]:
+    while calls := [replace(run.call, task=index) for index, run in enumerate(runs) if run.call is not None]:
         messages = answer(calls)
         if len(messages) != len(calls):
             raise GrokoraError(

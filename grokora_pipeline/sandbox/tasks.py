@@ -92,7 +92,7 @@ class Task:
         icons = [slots["app"], *_others(rng, words.apps, {slots["app"]}, 2), slots["item"], slots["item2"]]
         desktop = Window("Desktop", _place(rng, [("icon", label) for label in icons], opens=slots["app"]))
         app = Window(slots["app"], _place(rng, _app_widgets(rng, self)), slots["field"])
-        # The desktop is in front where no clause before the first desktop clause needs the app's own window.
+        # The desktop is in front if no clause before the first desktop clause needs the app's own window.
         clauses = [clause for text in self.clauses if (clause := read_clause(text))]
         names = [clause.primitive.name for clause in clauses]
         first = next((clause.primitive.name for clause in clauses if clause.primitive.tool == "computer"), "")

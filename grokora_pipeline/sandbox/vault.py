@@ -96,7 +96,7 @@ class Vault:
         return ""
 
     def paths(self, arguments: list[str]) -> list[str]:
-        """Arguments as paths, with shell patterns expanded where something matches."""
+        """Arguments as paths, with shell patterns expanded if something matches."""
         paths = list[str]()
         for argument in arguments:
             hits = sorted(path for path in self.files if fnmatch.fnmatchcase(path, argument)) if "*" in argument else []

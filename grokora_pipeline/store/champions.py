@@ -19,18 +19,18 @@ class Registry:
     store: Store
 
     def in_service(self, agent: str) -> Artifact | None:
-        """The adapter that answers for an agent, alone or with a fixed prompt; None where the base model answers."""
+        """The adapter that answers for an agent, alone or with a fixed prompt; None if the base model answers."""
         record = self.record(agent)
         version = self.adapter_version(agent, record["version"]) if record else BASE
         return None if version == BASE else self.store.find(f"{agent}/lora_adapter", version)
 
     def prompt(self, agent: str) -> Artifact | None:
-        """The fixed prompt in service for an agent, whose `prompt.json` says it; None where there is none."""
+        """The fixed prompt in service for an agent, whose `prompt.json` says it; None if there is none."""
         record = self.record(agent)
         return self.store.find(f"{agent}/prompt", record["version"]) if record else None
 
     def version(self, agent: str) -> str:
-        """The version in service, an adapter's or a prompt's; `base` where there is none, or it was deleted."""
+        """The version in service, an adapter's or a prompt's; `base` if there is none, or it was deleted."""
         record = self.record(agent)
         return str(record["version"]) if record and self.exists(agent, record["version"]) else BASE
 
@@ -44,7 +44,7 @@ class Registry:
         return str(prompt.read_json(BESIDE_FILE)["version"])
 
     def record(self, agent: str) -> dict[str, Any] | None:
-        """The pointer's record, with the action that set it and why; None where there never was a champion."""
+        """The pointer's record, with the action that set it and why; None if there never was a champion."""
         return self.store.pointer(f"{agent}/champion", _POINTER)
 
     def history(self, agent: str) -> list[dict[str, Any]]:
@@ -67,11 +67,11 @@ class Registry:
         for record in self.events(agent):
             if "decision" in record:
                 versions = record["decision"].get("versions", {})
-                # where a prompt was promoted, the adapter that was judged beside it stands in the decision
+                # if a prompt was promoted, the adapter that was judged beside it stands in the decision
                 judged[versions.get("adapter") or record["version"], versions.get("rows")] = None
-        for place, (adapter, known) in enumerate(judged, 1):
+        for look, (adapter, known) in enumerate(judged, 1):
             if adapter == challenger and (known == rows or None in (known, rows)):
-                return place
+                return look
         return len(judged) + 1
 
     def refusal(self, agent: str, version: str) -> str:

@@ -56,7 +56,7 @@ class RemoteStore(Store):
         try:
             yield
         except Exception as error:
-            # botocore's NoCredentialsError and its like, which cannot be named where that client is not installed
+            # botocore's NoCredentialsError and its like, which cannot be named if that client is not installed
             if not isinstance(error, PermissionError | FileNotFoundError) and "Credentials" not in type(error).__name__:
                 raise
             raise GrokoraError(f"GROKORA_STORE={self.url}: {error}; check the bucket and your credentials.") from error
@@ -78,7 +78,7 @@ class RemoteStore(Store):
     def _append(self, name: str, line: bytes) -> None:
         """Add a line to the journal `name`: an object a line, since objects cannot be appended to."""
         last, stamp = next(reversed(self._sizes(name)), ""), datetime.now(UTC).replace(tzinfo=None)
-        if last:  # the names are the order, also where this machine's clock is behind another's, or was set back
+        if last:  # the names are the order, also if this machine's clock is behind another's, or was set back
             before = datetime.strptime(last.rpartition("/")[2][:21], _STAMP)
             stamp = max(stamp, before + timedelta(microseconds=1))
         self.write(f"{name}/{stamp.strftime(_STAMP)}-{uuid.uuid4().hex[:8]}.json", line)
@@ -93,9 +93,9 @@ class RemoteStore(Store):
         """The bytes of all objects below a name, by their names, sorted."""
         # fsspec keeps listings for the life of the process, in which another machine's new objects are missing
         self._fs.fs.invalidate_cache()
-        found = sorted(self._fs.find(f"{name}/", detail=True).items())
+        objects = sorted(self._fs.find(f"{name}/", detail=True).items())
         # s3fs tells of a folder itself if its first object comes between two of its questions
-        return {path: facts["size"] for path, facts in found if facts["type"] == "file"}
+        return {path: facts["size"] for path, facts in objects if facts["type"] == "file"}
 
     def _keep(self, staged: Path, name: str) -> None:
         """Upload a staged folder, then the record that makes it a version; the first of two machines wins."""

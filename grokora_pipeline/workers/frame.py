@@ -63,7 +63,7 @@ def _first_process() -> bool:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """The signals that ask to stop; a closed terminal's is none of them where it is ignored, as `nohup` does.
+    """The signals that ask to stop; a closed terminal's is none of them if it is ignored, as `nohup` does.
 
     Ctrl-C and a closed terminal reach every process of the terminal, not only the one that a person started.
     """

@@ -13,7 +13,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.serving.gateway.server import Options, serve_vllm
-from grokora_pipeline.serving.gateway.vllm import run_vllm, vllm_command
+from grokora_pipeline.serving.gateway.vllm import vllm_command
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
@@ -130,6 +130,9 @@ def test_the_printed_line_can_be_pasted_into_a_shell_and_holds_no_key(tmp_path: 
 def test_what_is_missing_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GrokoraError, match="materialize it first"):
         vllm_command(Store(str(tmp_path)), AGENTS, "127.0.0.1", 8000)
+    agents = tmp_path / "agents.yaml"
+    agents.write_text("agents: {actor: {description: acts}}")
+    settings = Settings(store=make_store(tmp_path / "store").url, agents=agents)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(GrokoraError, match="pip install vllm"):
-        run_vllm(["vllm", "serve"], None)
+        serve_vllm(settings, Options(), only_print=False)

@@ -43,9 +43,9 @@ _PLACE = re.compile(r"coord|position|point|^(x|y|width|height)$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`score` gives a row's k sufficient statistics or, for a mean, its value; None where the metric does not apply to
+    """`score` gives a row's k sufficient statistics or, for a mean, its value; None if the metric does not apply to
     the row. `combine` maps summed statistics [..., k] to values [...]. `full` is the value of an answer that is all
-    right; None where no value says so."""
+    right; None if no value says so."""
 
     name: str
     score: Callable[[Answer], Stats | float | None]
@@ -54,12 +54,12 @@ class Metric:
     full: float | None = 1.0
 
     def stats(self, answer: Answer) -> Stats | None:
-        """A row's k sufficient statistics, those of a mean being (value, 1); None where the metric does not apply."""
+        """A row's k sufficient statistics, those of a mean being (value, 1); None if the metric does not apply."""
         score = self.score(answer)
         return score if score is None or isinstance(score, tuple) else (float(score), 1.0)
 
     def table(self, answers: Sequence[Answer]) -> FloatArray | None:
-        """[rows, k] statistics, zeros where the metric does not apply; None where it applies to no row."""
+        """[rows, k] statistics, zeros if the metric does not apply; None if it applies to no row."""
         rows = [self.stats(answer) for answer in answers]
         width = next((len(row) for row in rows if row is not None), 0)
         if not width:
@@ -67,7 +67,7 @@ class Metric:
         return np.array([(0.0,) * width if row is None else row for row in rows], dtype=np.float64)
 
     def value(self, answers: Sequence[Answer]) -> float | None:
-        """The metric over all rows; None where it applies to none."""
+        """The metric over all rows; None if it applies to none."""
         table = self.table(answers)
         return None if table is None else float(self.combine(table.sum(axis=0)))
 
@@ -85,7 +85,7 @@ def exact_match(answer: Answer) -> bool:
 
 
 def valid_json(answer: Answer) -> bool | None:
-    """Whether the answer is a JSON object or array and nothing else; applies where the expected answer is JSON.
+    """Whether the answer is a JSON object or array and nothing else; applies if the expected answer is JSON.
 
     Where the expected answer itself wraps its JSON in a fence, so may the answer.
     """
@@ -98,7 +98,7 @@ def valid_json(answer: Answer) -> bool | None:
 
 
 def schema_valid(answer: Answer) -> bool | None:
-    """Whether the answer is JSON that the agent's JSON Schema accepts; applies where the agent has a schema."""
+    """Whether the answer is JSON that the agent's JSON Schema accepts; applies if the agent has a schema."""
     if answer.schema is None:
         return None
     text = message_text(answer.prediction).strip()
@@ -122,9 +122,9 @@ def accepts(schema: Any, value: Any) -> bool:
 
 def field_score(answer: Answer, *, metric: str) -> float | None:
     """F1 of the leaf fields of JSON answers and tool calls that a metric looks at, or `field_precision` or
-    `field_recall` of all; None where no such field is expected."""
+    `field_recall` of all; None if no such field is expected."""
     reference, prediction = json_value(answer.reference), json_value(answer.prediction)
-    expected, given = (
+    expected, predicted = (
         Counter(part for leaf in fields if (part := _part(leaf, metric)) is not None)
         for fields in (
             [] if reference is None else leaves(reference),
@@ -133,10 +133,10 @@ def field_score(answer: Answer, *, metric: str) -> float | None:
     )
     if not expected:
         return None
-    right = (expected & given).total()
+    right = (expected & predicted).total()
     if metric == "field_precision":
-        return right / max(1, given.total())
-    return right / expected.total() if metric == "field_recall" else 2 * right / (given.total() + expected.total())
+        return right / max(1, predicted.total())
+    return right / expected.total() if metric == "field_recall" else 2 * right / (predicted.total() + expected.total())
 
 
 def _part(leaf: Leaf, metric: str) -> Leaf | tuple[str | int, ...] | None:
@@ -164,7 +164,7 @@ def call_error(answer: Answer) -> CallError | None:
 
 
 def tool_call_match(answer: Answer) -> bool | None:
-    """Whether the calls are the expected ones (none, where none is due); applies where a call was possible.
+    """Whether the calls are the expected ones (none, if none is due); applies if a call was possible.
 
     It says nothing of an expected call whose arguments cannot be read.
     """
@@ -175,14 +175,14 @@ def tool_call_match(answer: Answer) -> bool | None:
 
 
 def no_call(answer: Answer) -> bool | None:
-    """Whether no call is made; applies where tools were offered and none was due."""
+    """Whether no call is made; applies if tools were offered and none was due."""
     if not answer.tools or calls_of(answer.reference):
         return None
     return not calls_of(answer.prediction)
 
 
 def code_parses(answer: Answer) -> bool | None:
-    """Whether the answer is Python that parses; applies where the expected answer is."""
+    """Whether the answer is Python that parses; applies if the expected answer is."""
     if answer.answer_type != "code" or code_tree(message_text(answer.reference).strip()) is None:
         return None
     text = message_text(answer.prediction).strip()
@@ -190,7 +190,7 @@ def code_parses(answer: Answer) -> bool | None:
 
 
 def code_match(answer: Answer) -> bool | None:
-    """Whether the Python answer has the expected syntax tree; the text decides where that does not parse."""
+    """Whether the Python answer has the expected syntax tree; the text decides if that does not parse."""
     if answer.answer_type != "code":
         return None
     expected = code_tree(message_text(answer.reference).strip())
@@ -208,8 +208,8 @@ def code_runs(answer: Answer) -> bool | None:
 
 def rouge_score(answer: Answer, *, name: str) -> float:
     """`rouge1`, `rouge2` or `rougeL` of the whole answers; equal ones need no word ("", "✓", "==") to score 1."""
-    given, expected = canonical(answer.prediction), canonical(answer.reference)
-    return 1.0 if given == expected else rouge(given, expected)[name]
+    predicted, expected = canonical(answer.prediction), canonical(answer.reference)
+    return 1.0 if predicted == expected else rouge(predicted, expected)[name]
 
 
 @lru_cache(maxsize=1)
@@ -227,8 +227,8 @@ def bleu_signature() -> str:
 
 
 def _bleu_stats(answer: Answer) -> Stats:
-    found = _bleu_scorer().corpus_score([canonical(answer.prediction)], [[canonical(answer.reference)]])
-    return (float(found.sys_len), float(found.ref_len), *map(float, found.counts), *map(float, found.totals))
+    bleu = _bleu_scorer().corpus_score([canonical(answer.prediction)], [[canonical(answer.reference)]])
+    return (float(bleu.sys_len), float(bleu.ref_len), *map(float, bleu.counts), *map(float, bleu.totals))
 
 
 def bleu_of(sums: FloatArray) -> FloatArray:
@@ -243,7 +243,7 @@ def bleu_of(sums: FloatArray) -> FloatArray:
         brevity = np.minimum(
             0.0, 1.0 - np.divide(reference, system, out=np.full_like(system, np.inf), where=system > 0)
         )
-    # sacreBLEU gives 0 where not one n-gram of any length matches, whatever the smoothing would say
+    # sacreBLEU gives 0 if not one n-gram of any length matches, whatever the smoothing would say
     nothing_right = right.sum(axis=-1) == 0
     scores: FloatArray = np.where(nothing_right, 0.0, 100.0 * np.exp(brevity + log_mean))
     return scores

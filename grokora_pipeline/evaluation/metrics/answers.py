@@ -60,16 +60,16 @@ def leaves(value: Any, path: Path = (), beside: Any = None) -> list[Leaf]:
     return [(path, json.dumps(value, sort_keys=True))]
 
 
-def matching(given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
-    """For each given item the index of the expected one that it stands for; of others, an index behind all of these.
+def matching(predicted: Sequence[Any], expected: Sequence[Any]) -> list[int]:
+    """For each predicted item the index of the expected one it stands for; of others, an index behind all of these.
 
     Both keep their order, as in an edit distance (Needleman & Wunsch 1970): a click at [20, 10] is not one at [10, 20].
     """
-    if len(given) * len(expected) > MOST_PAIRS or given == expected:
-        return list(range(len(given)))
+    if len(predicted) * len(expected) > MOST_PAIRS or predicted == expected:
+        return list(range(len(predicted)))
     ours, theirs = (
         [(Counter(fields), {path for path, _ in fields}) for fields in map(leaves, items)]
-        for items in (given, expected)
+        for items in (predicted, expected)
     )
     # most of all equal leaves count, then equal names of fields, then that there is an item at all
     alike = [[1e-6 + (a & b).total() + 1e-3 * len(mine & other) for b, other in theirs] for a, mine in ours]
@@ -78,7 +78,7 @@ def matching(given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
     for i, row in enumerate(alike, 1):
         for j, pair in enumerate(row, 1):
             best[i][j] = max(best[i - 1][j - 1] + pair, best[i - 1][j], best[i][j - 1])
-    indices, i, j = [len(theirs) + place for place in range(len(ours))], len(ours), len(theirs)
+    indices, i, j = [len(theirs) + index for index in range(len(ours))], len(ours), len(theirs)
     while i and j:
         if best[i][j] == best[i - 1][j - 1] + alike[i - 1][j - 1]:
             i, j = i - 1, j - 1
@@ -91,7 +91,7 @@ def matching(given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
 
 
 def code_tree(text: str) -> str | None:
-    """The syntax tree of a Python answer (of its first fenced block, where it has one), without positions; None when
+    """The syntax tree of a Python answer (of its first fenced block, if it has one), without positions; None when
     it does not parse."""
     fenced = _FENCE.search(text)
     try:

@@ -17,7 +17,7 @@ _LIKELIHOOD = ("perplexity", "bits_per_byte")
 
 
 class GrokoraMetric(evaluate.Metric):  # type: ignore[misc]
-    """Answers and expected answers are texts, or JSON of assistant messages where tool calls matter.
+    """Answers and expected answers are texts, or JSON of assistant messages if tool calls matter.
 
     `perplexity` and `bits_per_byte` take as predictions one JSON `[nll in nats, tokens]` a row.
     """

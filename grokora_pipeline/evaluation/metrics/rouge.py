@@ -23,19 +23,19 @@ def rouge(prediction: str, reference: str) -> dict[str, float]:
     return scores
 
 
-def _f_measure(shared: int, given: int, expected: int) -> float:
-    return 2 * shared / (given + expected) if shared else 0.0
+def _f_measure(shared: int, predicted: int, expected: int) -> float:
+    return 2 * shared / (predicted + expected) if shared else 0.0
 
 
 def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
     """The length of the longest common subsequence, a row of the table being the bits of one integer (Hyyrö 2004)."""
     # Python's integers have any number of bits, so that a megabyte's row is one addition instead of a table
-    places: dict[str, int] = {}
-    for place, word in enumerate(left):
-        places[word] = places.get(word, 0) | 1 << place
+    positions: dict[str, int] = {}
+    for position, word in enumerate(left):
+        positions[word] = positions.get(word, 0) | 1 << position
     whole = (1 << len(left)) - 1
     row = whole
     for word in right:
-        match = row & places.get(word, 0)
+        match = row & positions.get(word, 0)
         row = (row + match | row - match) & whole
     return len(left) - row.bit_count()

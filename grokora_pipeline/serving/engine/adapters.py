@@ -132,7 +132,7 @@ class AdapterStack:
 def _plan(
     owners: tuple[Adapter, ...], rows: Sequence[Adapter | None], like: Tensor
 ) -> tuple[slice, Tensor | None] | None:
-    """The part of a stack from the first to the last adapter in use, and the rows' mask on it; no mask where all
+    """The part of a stack from the first to the last adapter in use, and the rows' mask on it; no mask if all
     rows have the same adapter."""
     used = [index for index, owner in enumerate(owners) if owner in rows]
     if not used:
@@ -143,7 +143,7 @@ def _plan(
 
 
 def read_adapter(name: str, folder: Path, model: PreTrainedModel) -> Adapter:
-    """An adapter folder's matrices in the model's dtype and on its device; GrokoraError where it does not fit."""
+    """An adapter folder's matrices in the model's dtype and on its device; GrokoraError if it does not fit."""
 
     def refuse(reason: str) -> GrokoraError:
         """The error that says why the adapter cannot be served."""

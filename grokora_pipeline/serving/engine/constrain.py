@@ -27,7 +27,7 @@ _CACHED_CHARS = 1 << 16  # of a grammar that is checked once for all calls
 _MOST_SCHEMA_CHARS = 1 << 18  # OpenAI takes half of that
 # An automaton that counts remainders has a state for each: 999,983 of them took 7 seconds and 370 MB, which are kept.
 _MOST_REMAINDERS = 10_000
-# A repetition of repetitions is written out where one text alone fits it: the million letters of ((a{100}){100}){100}
+# A repetition of repetitions is written out if one text alone fits it: the million letters of ((a{100}){100}){100}
 # hold up the engine for a second. A single repetition is never written out.
 _MOST_COPIES = 50_000
 _PATTERN_PART = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<least>\d+)(?:,\d*)?\}|.", re.DOTALL)
@@ -50,7 +50,7 @@ class CallFormat:
 
     @classmethod
     def of(cls, chat: ChatFormat) -> "CallFormat | None":
-        """How this model writes calls; None where its template shows nothing that can be read back."""
+        """How this model writes calls; None if its template shows nothing that can be read back."""
         one = _rendered(chat, 1)
         arguments = _ARGUMENTS.search(one)
         if arguments is None:
@@ -72,7 +72,7 @@ class CallFormat:
 
 
 def _rendered(chat: ChatFormat, count: int) -> str:
-    """The template's text for so many made-up calls, "" where it refuses."""
+    """The template's text for so many made-up calls, "" if it refuses."""
     function = {"name": _NAME, "arguments": {"zq7a": 1, "zq7b": 2}}
     calls = [{"id": _ID, "type": "function", "function": function}] * count
     tool = {"type": "function", "function": {"name": _NAME, "description": "", "parameters": {"type": "object"}}}
@@ -191,7 +191,7 @@ def refused_schema(schema: Json) -> str:
 
 
 def _copies(pattern: str) -> int:
-    """How many letters, classes and the like a regular expression has where its largest repetition of repetitions is
+    """How many letters, classes and the like a regular expression has if its largest repetition of repetitions is
     written out; 0 if it has none."""
     most, last = 0, (0, False)  # the part before: its size, and whether it holds a repetition
     groups = [last]
@@ -216,7 +216,7 @@ def _copies(pattern: str) -> int:
 def _call_rules(
     form: CallFormat, functions: Sequence[Json], free: str | None, several: bool, chat: ChatFormat
 ) -> list[str]:
-    """`start`: one or more calls or, where `free` names a rule, that instead, or text before the calls."""
+    """`start`: one or more calls or, if `free` names a rule, that instead, or text before the calls."""
     options = {"item_separator": form.separators[0], "key_separator": form.separators[1], "whitespace_flexible": False}
     bodies = " | ".join(f"call_{index}" for index in range(len(functions)))
     more = f"({_literal(form.between, chat)} body)*" if several and form.between else ""
@@ -271,7 +271,7 @@ def _function(tool: Tool) -> Json:
 
 
 def _parameters(function: Json) -> Json:
-    """A tool's schema; where it lists properties, even none, and does not say otherwise, there are no others."""
+    """A tool's schema; if it lists properties, even none, and does not say otherwise, there are no others."""
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(schema, Mapping):
         return {"type": "object"}

@@ -245,14 +245,14 @@ class Decoder:
             self.scheduler.pace.record_step(time.perf_counter() - began)
 
     def _draft(self, rows: Sequence[ActiveRow]) -> list[list[int]]:
-        """How each row probably goes on, without stop tokens; nothing where that is not worth a longer pass."""
+        """How each row probably goes on, without stop tokens; nothing if that is not worth a longer pass."""
         if not self.scheduler.pads:  # a running state cannot go back to before a wrong token
             return [[] for _ in rows]
         drafts, histories = list[list[int]](), [self._answers[row.adapter] for row in rows]
         for row, history in zip(rows, histories, strict=True):
             count = min(LONGEST, row.limit - len(row.tokens) - 1) if row.decoding and not row.done else 0
             tokens = history.draft(row.text, row.tokens[-max(MATCHED) :], count) if count > 0 else []
-            stop = next((place for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
+            stop = next((index for index, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
             drafts.append(tokens[:stop])
         known = [(len(tokens), history.right) for tokens, history in zip(drafts, histories, strict=True)]
         even = EVEN_TOKENS.get(self.model.device.type, EVEN_TOKENS["cuda"])

@@ -70,7 +70,7 @@ def draft_length(drafts: Sequence[tuple[int, float]], rows: int, even: float) ->
 
     def rate(length: int) -> float:
         """Tokens in the time that reading the weights takes, if drafts are at most so long."""
-        gained = sum(right ** (place + 1) for tokens, right in drafts for place in range(min(tokens, length)))
+        gained = sum(right ** (index + 1) for tokens, right in drafts for index in range(min(tokens, length)))
         return (rows + gained) / (1 + rows * (length + 1) / even)
 
     return max(range(max((tokens for tokens, _ in drafts), default=0) + 1), key=rate)

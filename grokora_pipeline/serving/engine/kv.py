@@ -49,7 +49,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys[rows, :, : self.seen], self.values[rows, :, : self.seen]
 
     def get_seq_length(self) -> int:
-        """Columns that were written before this pass: transformers makes position ids of it where none are given."""
+        """Columns that were written before this pass: transformers makes position ids of it if none are given."""
         return self.seen - self.columns.shape[1]
 
     def buffers(self, length: int) -> list[Tensor]:

@@ -24,7 +24,7 @@ from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, T
 from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, Json, completion, usage_of
 from grokora_pipeline.sessions.redaction.redactor import restore, restore_growing
 
-DEFAULT_NEW_TOKENS = 1024  # where the request does not say
+DEFAULT_NEW_TOKENS = 1024  # if the request does not say
 # A prompt of more characters for each token of the context cannot fit: prose has 3 to 5 in a token, indented code 8.
 _MOST_CHARACTERS_PER_TOKEN = 16
 _CHEAP_CHARACTERS = 1 << 16  # so many are counted exactly whatever the context is
@@ -34,7 +34,7 @@ _CALL_MARKS = ("<tool_call>",)
 
 
 def refuse_by_length(asked: ChatRequest, room: int) -> None:
-    """ApiError 400 where a prompt's text is so long that it cannot fit into `room` tokens.
+    """ApiError 400 if a prompt's text is so long that it cannot fit into `room` tokens.
 
     Tokenizing 15 MiB takes a minute and a gigabyte, so the length is looked at before anything is done with the text.
     """
@@ -79,7 +79,7 @@ async def prepare(
     messages: list[Json] | None = None,
     prompt: FixedPrompt | None = None,
 ) -> GenerationRequest:
-    """What to ask the engine, whose context holds `room` tokens; ApiError 400 where the prompt does not fit.
+    """What to ask the engine, whose context holds `room` tokens; ApiError 400 if the prompt does not fit.
 
     `messages`: the request's messages, redacted; None: as they came. `prompt`: the fixed prompt in service.
     """
@@ -125,7 +125,7 @@ class LocalAnswer:
         return str(self.reply["choices"][0]["finish_reason"])
 
     async def deltas(self) -> AsyncGenerator[Json, None]:
-        """The message as it grows, in OpenAI's delta shape, its reasoning first; ApiError where the engine refuses."""
+        """The message as it grows, in OpenAI's delta shape, its reasoning first; ApiError if the engine refuses."""
         tokens, thinking, stream = 0, 0, TextStream(self.chat)
         thought, shown, text, finish, cached, stop = "", "", "", "stop", 0, ""
         tools = self.asked.offered_tools

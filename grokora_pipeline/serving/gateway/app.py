@@ -207,24 +207,27 @@ class _Endpoints:
     def _cards(self) -> list[Json]:
         """The base, each agent (whatever answers for it now) and each version; parent and root are as vLLM has them."""
         base = self.gateway.champions.base
-        cards = [_card(BASE, base.model_id if base else BASE, None, 0)]
+        models: list[tuple[str, str, str | None, int]] = [(BASE, base.model_id if base else BASE, None, 0)]
         for agent, service in self.gateway.champions.table.items():
             history = self.gateway.champions.registry.history(agent)
             since = {past["version"]: int(datetime.fromisoformat(past["at"]).timestamp()) for past in history}
             served = BASE if service.version == BASE else f"{agent}@{service.version}"
-            cards.append(_card(agent, served, BASE, since.get(service.version, 0)))
-            cards += [
-                _card(f"{agent}@{adapter.version}", adapter.name, BASE, since.get(adapter.version, 0))
+            models.append((agent, served, BASE, since.get(service.version, 0)))
+            models += [
+                (f"{agent}@{adapter.version}", adapter.name, BASE, since.get(adapter.version, 0))
                 for adapter in self.gateway.champions.versions(agent)
             ]
-        return cards
-
-
-def _card(name: str, root: str, parent: str | None, created: int) -> Json:
-    """A model as OpenAI's and as Anthropic's packages read one."""
-    openai = {"id": name, "object": "model", "created": created, "owned_by": "grokora", "root": root, "parent": parent}
-    at = datetime.fromtimestamp(created, UTC).isoformat()
-    return openai | {"type": "model", "display_name": name, "created_at": at, "lifecycle": "active"}
+        return [
+            {
+                # as OpenAI's package reads a model
+                **{"id": name, "object": "model", "created": created, "owned_by": "grokora"},
+                **{"root": root, "parent": parent},
+                # as Anthropic's does
+                **{"type": "model", "display_name": name, "lifecycle": "active"},
+                "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
+            }
+            for name, root, parent, created in models
+        ]
 
 
 @dataclass(frozen=True, slots=True)

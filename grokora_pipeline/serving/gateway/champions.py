@@ -57,7 +57,7 @@ class Base:
 
 
 def find_base(store: Store) -> tuple[str, Path] | None:
-    """(model id, folder) of the base model in the store; None where it was not materialized yet."""
+    """(model id, folder) of the base model in the store; None if it was not materialized yet."""
     artifact = store.current("base_model")
     if artifact is None:
         return None

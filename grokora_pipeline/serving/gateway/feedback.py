@@ -1,4 +1,4 @@
-"""How a session went, told to the gateway (`POST /v1/feedback`) or, where none runs, straight to the recordings."""
+"""How a session went, told to the gateway (`POST /v1/feedback`) or, if none runs, straight to the recordings."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -47,7 +47,7 @@ class Feedback(BaseModel):
 
     @classmethod
     def of(cls, told: dict[str, Any]) -> Self:
-        """What a person told; GrokoraError where it cannot be right."""
+        """What a person told; GrokoraError if it cannot be right."""
         try:
             return cls.model_validate(told)
         except ValidationError as error:
@@ -71,7 +71,7 @@ class Feedback(BaseModel):
 def give(feedback: Feedback, gateway: str, key: str | None, folder: Path) -> str:
     """Hand feedback in and say where it went. `session_id` may be `last`: the session that was recorded last.
 
-    A running gateway also counts it for the rollout of a new champion. Raises GrokoraError where no call of the session
+    A running gateway also counts it for the rollout of a new champion. Raises GrokoraError if no call of the session
     was recorded.
     """
     recorder = Recorder(folder)

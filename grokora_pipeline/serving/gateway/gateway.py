@@ -131,7 +131,7 @@ class Gateway:
 
     @asynccontextmanager
     async def call(self, request: Request, api: Api, keys: Mapping[str, str]) -> AsyncIterator[Response]:
-        """The response to a call, to be sent inside the context; ApiError where there is none.
+        """The response to a call, to be sent inside the context; ApiError if there is none.
 
         `keys` are the headers that carry the caller's own key to an upstream.
         """
@@ -255,7 +255,7 @@ class Gateway:
     def _send(
         self, path: str, body: Json, exchange: Exchange, request: Request, keys: Mapping[str, str]
     ) -> AbstractAsyncContextManager[httpx.Response]:
-        """The upstream's response to a body, whose model is the upstream's where only we know its name."""
+        """The upstream's response to a body, whose model is the upstream's if only we know its name."""
         assert self.upstream is not None
         if self.upstream.model and not exchange.route.unknown_model:
             body = {**body, "model": self.upstream.model}

@@ -188,7 +188,7 @@ class ChatRequest(BaseModel):
 
     @property
     def offered_tools(self) -> list[Json] | None:
-        """The tools the model may call, as sent; None where there are none or `tool_choice` is `none`."""
+        """The tools the model may call, as sent; None if there are none or `tool_choice` is `none`."""
         return offered_tools(self.body) if self.tools else None
 
     @classmethod
@@ -253,7 +253,7 @@ def objects(value: object) -> list[Json]:
 
 
 def read_object(raw: bytes, most_values: int | None = None) -> Json:
-    """A body that must be a JSON object of sane depth, and of so many values at most; ApiError 400 where it is none."""
+    """A body that must be a JSON object of sane depth, and of so many values at most; ApiError 400 if it is none."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

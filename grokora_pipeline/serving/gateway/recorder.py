@@ -108,7 +108,7 @@ class Recorder:
         api: str = "chat",
         secrets: Sequence[str] = (),
     ) -> Future[None]:
-        """Record an exchange that began `at`; done when it is on the disk, with the error where it cannot be.
+        """Record an exchange that began `at`; done when it is on the disk, with the error if it cannot be.
 
         `request` and `response` are bodies of `api`; `receipt` is the id by which feedback may name the call.
         `secrets` are values known to be secret wherever they stand, such as the caller's own key.
@@ -123,7 +123,7 @@ class Recorder:
         return self.append(session, {**line, "request": request, "response": response}, secrets)
 
     def append(self, session: str, content: Json, secrets: Sequence[str] = ()) -> Future[None]:
-        """Write a line of a session, redacted; done when it is on the disk, with the error where it cannot be."""
+        """Write a line of a session, redacted; done when it is on the disk, with the error if it cannot be."""
         line = _Line(content, secrets, Future())
         line.written.set_running_or_notify_cancel()  # from now on nobody can take it back
         with self._guard:
@@ -190,7 +190,7 @@ class Recorder:
         return session in self._sessions or bool(self._files(session))
 
     def latest(self) -> str:
-        """The session that was written to last; GrokoraError where there is none."""
+        """The session that was written to last; GrokoraError if there is none."""
         files = sorted(self.folder.glob("*/*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
         if not files:
             raise GrokoraError(f"{self.folder} holds no recording yet; run `grokora serve` and send it a request.")
@@ -321,8 +321,8 @@ def _find(session: _Session, line: _Line) -> None:
     # clients of a local server send dummies such as "anything", which would leave every text that says so
     keys = {key for key in line.secrets if len(key) >= 8 and not key.isalpha()}
     keys = {key for key in keys if len(key) >= 12 or any(map(str.isdigit, key))}
-    found = [Finding("SECRET", "api_key", key) for key in sorted(keys) if key.encode("utf-8", "replace") in line.raw]
-    session.redactor.learn(found, everywhere=True)
+    findings = [Finding("SECRET", "api_key", key) for key in sorted(keys) if key.encode("utf-8", "replace") in line.raw]
+    session.redactor.learn(findings, everywhere=True)
     if is_suspicious(line.raw):
         session.redactor.find(line.content)
 
@@ -354,7 +354,7 @@ def _whole_bytes(path: Path) -> int:
 
 
 def _last_step(path: Path) -> tuple[int, str]:
-    """The highest step in a file, -1 where there is none, and all placeholders in it."""
+    """The highest step in a file, -1 if there is none, and all placeholders in it."""
     last, placeholders = -1, set[str]()
     with path.open("rb") as stream:
         for raw in stream:

@@ -75,12 +75,12 @@ class Rollout:
             self._calls.append(Seen(self._clock(), rating >= self._rule.good_rating, 0.0))
 
     def health(self) -> float:
-        """The share of healthy calls in the window; 1 where there were none."""
+        """The share of healthy calls in the window; 1 if there were none."""
         self._forget()
         return sum(call.healthy for call in self._calls) / len(self._calls) if self._calls else 1.0
 
     def decision(self) -> Decision | None:
-        """After a whole window its health decides; before, a rollback where chance cannot explain the bad health."""
+        """After a whole window its health decides; before, a rollback if chance cannot explain the bad health."""
         health = self.health()
         calls = len(self._calls)
         if calls < self._rule.min_requests:

@@ -41,7 +41,7 @@ class Router:
         session: str,
         tools: Sequence[dict[str, Any]] | None = None,
     ) -> Route:
-        """The route of a request; ApiError 503 where nothing can answer it.
+        """The route of a request; ApiError 503 if nothing can answer it.
 
         A request that names no agent is recognised as ingest recognises its recording: by its texts, then its `tools`.
         Names are compared without case and without a provider's prefix: `Coordinator` and `openai/coordinator` mean
@@ -65,7 +65,7 @@ class Router:
         return route
 
     def observe(self, route: Route, session: str, healthy: bool, seconds: float) -> None:
-        """Tell the agent's rollout, where one is on, how a call went; one that named its version does not count."""
+        """Tell the agent's rollout, if one is on, how a call went; one that named its version does not count."""
         service = self.champions.table.get(route.agent.name) if route.agent else None
         if service and service.rollout and route.version in {service.version, service.before}:
             service.rollout.observe(session, route.version, healthy, seconds)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import shlex
+import shutil
 import socket
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.gateway import Gateway, Limits
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.upstream import Upstream
-from grokora_pipeline.serving.gateway.vllm import run_vllm, vllm_command
+from grokora_pipeline.serving.gateway.vllm import vllm_command
 from grokora_pipeline.settings import Settings, get_settings
 from grokora_pipeline.store import Store
 
@@ -43,7 +44,7 @@ _ERROR_SECONDS = 5  # of these are left to tell the callers of streams that do n
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where the gateway listens, and what answers where no champion does."""
+    """Where the gateway listens, and what answers if no champion does."""
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -54,7 +55,7 @@ class Options:
 
 
 def api_key(settings: Settings, host: str) -> str | None:
-    """The bearer key; GrokoraError where the gateway would stand open, or behind a key that is easily guessed."""
+    """The bearer key; GrokoraError if the gateway would stand open, or behind a key that is easily guessed."""
     key = settings.api_key.get_secret_value() if settings.api_key else None
     if key is not None and len(key) < _SHORTEST_KEY:
         raise GrokoraError(
@@ -66,7 +67,7 @@ def api_key(settings: Settings, host: str) -> str | None:
 
 
 def serve(settings: Settings, options: Options) -> None:
-    """Serve until interrupted. Raises GrokoraError where nothing could answer, or the address is taken."""
+    """Serve until interrupted. Raises GrokoraError if nothing could answer, or the address is taken."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(without_message)
@@ -192,11 +193,16 @@ def start_engine(folder: Path) -> Engine:
 
 
 def serve_vllm(settings: Settings, options: Options, *, only_print: bool) -> str:
-    """Become the equivalent `vllm serve`, or return the command as a line of shell."""
+    """Become the equivalent `vllm serve`, or return the command as a line of shell.
+
+    The bearer key travels in the environment. GrokoraError if vLLM is not installed.
+    """
     key = api_key(settings, options.host)
     words = vllm_command(
         Store(settings.store, settings.cache), load_agents(settings.agents), options.host, options.port
     )
-    if not only_print:
-        run_vllm(words, key)
-    return shlex.join(words)
+    if only_print:
+        return shlex.join(words)
+    if shutil.which("vllm") is None:
+        raise GrokoraError("vllm is not installed here; `pip install vllm` on a CUDA machine, or see it with --print.")
+    return os.execvpe("vllm", words, {**os.environ, **({"VLLM_API_KEY": key} if key else {})})

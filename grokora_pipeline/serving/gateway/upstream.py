@@ -56,7 +56,7 @@ class Upstream:
 
 
 def unreachable(error: Exception) -> ApiError:
-    """What the caller is told where the upstream fails."""
+    """What the caller is told if the upstream fails."""
     return ApiError(502, f"The upstream did not answer ({type(error).__name__}).", code="upstream_unreachable")
 
 

@@ -4,8 +4,6 @@ It serves each champion under its agent's name. What is the gateway's own (`auto
 needs the gateway in front of it: `grokora serve --upstream http://…/v1`.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 
 import orjson
@@ -21,7 +19,7 @@ from grokora_pipeline.store.champions import BASE, Registry
 
 
 def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int) -> list[str]:
-    """The command's words. Raises GrokoraError where vLLM would not prompt or read the models as they were trained."""
+    """The command's words. Raises GrokoraError if vLLM would not prompt or read the models as they were trained."""
     located, base = find_base(store), store.current("base_model")
     if located is None or base is None:
         raise GrokoraError("base_model is not in the store; materialize it first (`make demo`, or in the UI).")
@@ -45,10 +43,3 @@ def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int
         for name, champion in champions.items()
     ]
     return vllm_words(ChatFormat.load(folder), named, str(template.resolve()), adapters, model_id)
-
-
-def run_vllm(words: Sequence[str], key: str | None) -> None:
-    """Become `vllm serve`; the bearer key travels in the environment. GrokoraError where vLLM is not installed."""
-    if shutil.which("vllm") is None:
-        raise GrokoraError("vllm is not installed here; `pip install vllm` on a CUDA machine, or see it with --print.")
-    os.execvpe("vllm", list(words), {**os.environ, **({"VLLM_API_KEY": key} if key else {})})
