@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
 from grokora_pipeline.assets.base_model import base_is_here, base_model_asset
@@ -14,18 +13,7 @@ from grokora_pipeline.automation.staleness import stored_version
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.settings import Settings
-
-
-class Worker(dg.ConfigurableResource[Any]):
-    """Says of a model what `evaluation.base` would, and counts how often it is asked."""
-
-    calls: str  # the file that it counts in
-
-    def run(self, context: Any, module: str, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
-        model = plan["model_id"]
-        with Path(self.calls).open("a") as stream:
-            stream.write(f"{model}\n")
-        return {"path": model, "model_id": model, "content_hash": "c", "chat_template_sha256": "t"}
+from grokora_pipeline_tests.workers import materialize
 
 
 @pytest.fixture
@@ -36,11 +24,17 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-def materialize(tmp_path: Path, base: Path) -> tuple[Project, str]:
+def make(tmp_path: Path, base: Path) -> tuple[Project, str]:
+    """The project and the version of the base, by a worker that counts in a file how often it is asked."""
+
+    def work(module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
+        model = plan["model_id"]
+        with (tmp_path / "calls").open("a") as stream:
+            stream.write(f"{model}\n")
+        return {"path": model, "model_id": model, "content_hash": "c", "chat_template_sha256": "t"}
+
     project = Project(Settings(store=str(tmp_path / "store"), base_model=str(base)), ())
-    worker = Worker(calls=str(tmp_path / "calls"))
-    result = dg.materialize([base_model_asset(project)], resources={**project.resources(), "grokora_gpu": worker})
-    assert result.success
+    assert materialize(project, [base_model_asset(project)], work).success
     return project, project.store.require("base_model").version
 
 
@@ -48,18 +42,18 @@ def materialize(tmp_path: Path, base: Path) -> tuple[Project, str]:
 def test_a_base_that_was_moved_or_copied_keeps_its_version_and_is_read_from_its_new_folder(
     base: Path, tmp_path: Path, move: Any
 ) -> None:
-    _, version = materialize(tmp_path, base)
+    _, version = make(tmp_path, base)
     (tmp_path / "store" / "base_model" / f"{version}.sizes.json").unlink()  # there is none in older stores
     move(str(base.parent), str(tmp_path / "elsewhere"))
-    project, again = materialize(tmp_path, tmp_path / "elsewhere" / "base")
+    project, again = make(tmp_path, tmp_path / "elsewhere" / "base")
     assert again == version
     assert base_folder(project.store.require("base_model").path) == tmp_path / "elsewhere" / "base"
-    materialize(tmp_path, tmp_path / "elsewhere" / "base")
+    make(tmp_path, tmp_path / "elsewhere" / "base")
     assert (tmp_path / "calls").read_text().count("\n") == 2  # what is published is not tried again
 
 
 def test_a_base_whose_folder_is_gone_is_not_here_until_it_is_made_again(base: Path, tmp_path: Path) -> None:
-    project, version = materialize(tmp_path, base)
+    project, version = make(tmp_path, base)
     assert base_is_here(project)
     stored = partial(
         stored_version, project
@@ -71,5 +65,5 @@ def test_a_base_whose_folder_is_gone_is_not_here_until_it_is_made_again(base: Pa
     with pytest.raises(GrokoraError, match=r"base is not there any more; materialize base_model again"):
         ChatFormat.load(base)
     shutil.move(tmp_path / "aside", base)
-    assert materialize(tmp_path, base)[1] == version
+    assert make(tmp_path, base)[1] == version
     assert base_is_here(project)

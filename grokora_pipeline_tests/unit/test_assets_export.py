@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import orjson
 import pytest
 
 from grokora_pipeline.agents import AgentSpec
@@ -14,22 +13,9 @@ from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.stores import publish_files
+from grokora_pipeline_tests.workers import materialize
 
 CARD = {"target": "vllm", "command": "./serve.sh", "proof": "not run", "bytes": 7}
-
-
-class FakeGpu(dg.ConfigurableResource[Any]):
-    """A worker that writes a card and no model; it keeps its plans in a file beside the store."""
-
-    plans: str
-
-    def run(self, context: Any, module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
-        assert module == WORKER
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "README.md").write_text("---\nlicense: mit\n---\n# The champion of `actor` for vLLM\n")
-        with Path(self.plans).open("ab") as file:
-            file.write(orjson.dumps(plan) + b"\n")
-        return CARD
 
 
 @pytest.fixture
@@ -54,19 +40,24 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def materialize(store: Store, name: str = "", **config: Any) -> dg.ExecuteInProcessResult:
+def export(store: Store, plans: list[dict[str, Any]], name: str = "", **config: Any) -> dg.ExecuteInProcessResult:
+    """Make the asset by a worker that writes a card and no model, and keeps its plans."""
+
+    def work(module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
+        assert module == WORKER
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "README.md").write_text("---\nlicense: mit\n---\n# The champion of `actor` for vLLM\n")
+        plans.append(plan)
+        return CARD
+
     agent = AgentSpec(name="actor", description="acts", payload_format="toon")
     project = Project(Settings(store=store.url), (agent,), name)
-    asset = export_asset(project, agent)
-    given = {"ops": {asset.op.name: {"config": config}}} if config else {}
-    plans = str(Path(store.url).with_name("plans.jsonl"))
-    resources = {**project.resources(), project.gpu_resource: FakeGpu(plans=plans)}
-    return dg.materialize([asset], run_config=given, resources=resources, raise_on_error=False)
+    return materialize(project, [export_asset(project, agent)], work, **config)
 
 
 def test_without_an_engine_or_a_champion_nothing_is_made_and_nothing_fails(store: Store) -> None:
     for config in ({}, {"to": "vllm"}):
-        result = materialize(store, **config)
+        result = export(store, [], **config)
         assert result.success
         assert result.get_asset_materialization_events() == []
 
@@ -74,19 +65,19 @@ def test_without_an_engine_or_a_champion_nothing_is_made_and_nothing_fails(store
 @pytest.mark.parametrize("name", ["", "night"])
 def test_an_export_is_an_artifact_with_its_card_and_is_not_written_twice(store: Store, name: str) -> None:
     Registry(store).promote("actor", "1", "better than the base", {})
-    first, second = (materialize(store, name, to="vllm", prompts=0) for _ in range(2))
+    plans = list[dict[str, Any]]()
+    first, second = (export(store, plans, name, to="vllm", prompts=0) for _ in range(2))
     (event,) = first.get_asset_materialization_events()
     assert event.asset_key is not None
     assert event.asset_key.path == [*filter(None, [name]), "actor", "export"]
     metadata = event.materialization.metadata
     assert metadata["command"].value == "./serve.sh"
     assert metadata["card"].value == "# The champion of `actor` for vLLM\n"  # without the hub's YAML
-    plans = [orjson.loads(line) for line in Path(store.url).with_name("plans.jsonl").read_bytes().splitlines()]
     assert len(plans) == 1, "the second run found the first one's files"
     assert second.success
     assert plans[0]["toon"], "so that an engine that writes no TOON refuses it"
     assert plans[0]["metrics"] == "rougeL 0.800 (0.700 to 0.900) on 24 held-out rows, the base's 0.200 (0.100 to 0.300)"
     assert plans[0]["evidence"] == "better than the base"
     assert store.require("actor/export").read_json("export.json") == CARD
-    changed = materialize(store, name, to="vllm", prompts=0, kind="q8_0")
+    changed = export(store, plans, name, to="vllm", prompts=0, kind="q8_0")
     assert changed.get_asset_materialization_events()[0].materialization.tags != event.materialization.tags

@@ -15,26 +15,16 @@ from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.gateway import add_adapter, make_store
 from grokora_pipeline_tests.stores import publish_files
+from grokora_pipeline_tests.workers import materialize
 
 AGENT = AgentSpec(name="actor", description="acts")
 RECORD = {"relative_rms_difference": 0.01, "agrees": True, "prompts": 1}
 
 
-class FakeGpu(dg.ConfigurableResource[Any]):
-    """A worker whose merge has this result."""
-
-    record: dict[str, Any]
-
-    def run(self, context: Any, module: str, plan: dict[str, Any], output: Path) -> dict[str, Any]:
-        return self.record
-
-
-def materialize(tmp_path: Path, record: dict[str, Any]) -> dg.ExecuteInProcessResult:
-    project = Project(Settings(store=str(tmp_path)), (AGENT,))
-    asset = merged_model_asset(project, AGENT)
-    return dg.materialize(
-        [asset], resources={**project.resources(), project.gpu_resource: FakeGpu(record=record)}, raise_on_error=False
-    )
+def merge(store: Store, record: dict[str, Any]) -> dg.ExecuteInProcessResult:
+    """Make the asset by a worker whose merge has this result."""
+    project = Project(Settings(store=store.url), (AGENT,))
+    return materialize(project, [merged_model_asset(project, AGENT)], lambda module, plan, output: record)
 
 
 @pytest.fixture
@@ -50,7 +40,7 @@ def promote(store: Store) -> None:
 
 
 def test_without_a_champion_there_is_no_model_and_no_verdict(store: Store, tmp_path: Path) -> None:
-    result = materialize(tmp_path, RECORD)
+    result = merge(store, RECORD)
     assert result.success
     assert not result.get_asset_check_evaluations()
     assert store.current("actor/merged_model") is None
@@ -58,7 +48,7 @@ def test_without_a_champion_there_is_no_model_and_no_verdict(store: Store, tmp_p
 
 def test_a_merged_model_that_answers_differently_is_not_published(store: Store, tmp_path: Path) -> None:
     promote(store)
-    result = materialize(tmp_path, {**RECORD, "relative_rms_difference": 0.4, "agrees": False})
+    result = merge(store, {**RECORD, "relative_rms_difference": 0.4, "agrees": False})
     assert not result.success
     assert [check.passed for check in result.get_asset_check_evaluations()] == [False]
     assert store.current("actor/merged_model") is None
@@ -66,7 +56,7 @@ def test_a_merged_model_that_answers_differently_is_not_published(store: Store, 
 
 def test_one_that_agrees_is_published_with_its_check(store: Store, tmp_path: Path) -> None:
     promote(store)
-    result = materialize(tmp_path, RECORD)
+    result = merge(store, RECORD)
     assert result.success
     assert [check.passed for check in result.get_asset_check_evaluations()] == [True]
     assert store.current("actor/merged_model") is not None

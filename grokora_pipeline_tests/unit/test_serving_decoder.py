@@ -19,7 +19,7 @@ from grokora_pipeline.serving.engine.request import Completion, GenerationReques
 from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.sampling import sample
 from grokora_pipeline.serving.engine.scheduler import LEAST_CHUNK, LONG_SHARE, MAX_OVERTAKEN, PrefillPace
-from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base
+from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base, wandering_model
 
 Make = Callable[..., Decoder]
 
@@ -33,17 +33,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(base: Path) -> Any:
     """The tiny model in fp32 with a head of its own, so that its answers wander and do not hang on rounding."""
-    from transformers import AutoModelForCausalLM
-
     torch.set_num_threads(1)
-    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        loaded.lm_head.weight = torch.nn.Parameter(torch.randn(512, 64))
-        for layer in loaded.model.layers:
-            for weight in layer.parameters():
-                weight.data += 0.1 * torch.randn_like(weight)
-    return loaded.eval()
+    return wandering_model(base).eval()
 
 
 @pytest.fixture
