@@ -796,6 +796,25 @@ def _crush(talk: "Talk", name: str) -> bytes:
     return _document({"id": name, "title": "x", "messages": messages})
 
 
+def _gemini_stream(talk: "Talk", name: str) -> bytes:
+    """What Gemini CLI prints: texts come in pieces."""
+
+    def said(words: str) -> list[dict[str, Any]]:
+        half = len(words) // 2
+        pieces = (words[:half], words[half:])
+        return [{"type": "message", "role": "assistant", "content": one, "delta": True} for one in pieces]
+
+    return _lines(
+        {"type": "init", "session_id": name, "model": "g", "timestamp": AT},
+        {"type": "message", "role": "user", "content": talk.question},
+        *said(talk.thought),
+        {"type": "tool_use", "tool_name": "bash", "tool_id": "t1", "parameters": {"command": talk.command}},
+        {"type": "tool_result", "tool_id": "t1", "status": "success", "output": talk.result},
+        *said(talk.answer),
+        {"type": "result", "status": "success"},
+    )
+
+
 def _open_interpreter(talk: "Talk", _: str) -> bytes:
     said = {"role": "assistant", "type": "message"}
     return _document(
@@ -866,6 +885,7 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("kimi_code", "wire.jsonl", _HELD, _kimi_code),
     ("grok_cli", "chat_history.jsonl", _HELD, _grok_cli),
     ("augment", "session.json", _NO_SYSTEM, _augment),
+    ("gemini_stream", "out.jsonl", _NO_SYSTEM, _gemini_stream),
     ("dify", "messages.json", ("question", "answer"), _dify),
     ("held_chats", "typingmind.json", _HELD, _held_chats),
 )

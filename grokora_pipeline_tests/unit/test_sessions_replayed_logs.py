@@ -283,6 +283,43 @@ def test_roos_condensed_messages_are_hidden_and_behind_a_truncation_no_prompt_is
     assert told(document(tmp_path, old)) == [f"{prompt} -> A2 (reconstructed)"]
 
 
+def test_answers_that_a_program_printed_in_pieces_are_one_answer_each(tmp_path: Path) -> None:
+    def line(words: str, **more: Any) -> dict[str, Any]:
+        message = {"role": "assistant", "content": [text(words)]}
+        return {"type": "assistant", "message": message, "session_id": "c", **more}
+
+    question = {"type": "user", "message": {"role": "user", "content": [text("Q")]}, "session_id": "c"}
+    pieces = [line("Lo", timestamp_ms=1), line("ok", timestamp_ms=2), line("Look", timestamp_ms=3, model_call_id="m")]
+    call = {"type": "tool_call", "call_id": "t", "session_id": "c", "tool_call": {"shellToolCall": {"args": {}}}}
+    lines = [{"type": "system", "session_id": "c", "model": "m"}, question, *pieces, {**call, "subtype": "started"}]
+    items = read_lines(tmp_path, *lines, line("Do", timestamp_ms=4), line("ne", timestamp_ms=5), line("Done"))
+    assert [one.completion["content"] for one in turns_of(items)] == ["Look", "Done"]
+
+
+def test_what_copilots_chat_sent_is_the_question_and_a_rounds_thoughts_are_kept(tmp_path: Path) -> None:
+    rounds = [{"response": "A", "toolCalls": [], "thinking": {"text": ["H", "m"]}}]
+    metadata = {"toolCallRounds": rounds, "renderedUserMessage": [{"type": 1, "text": "context Q"}]}
+    request = {"message": {"text": "Q"}, "response": [], "result": {"metadata": metadata}}
+    turn = only(document(tmp_path, {"responderUsername": "Copilot", "sessionId": "s", "requests": [request]}))
+    assert (prompt_of(turn), turn.completion["reasoning_content"]) == ("u:context Q", "Hm")
+
+
+def test_what_openclaw_said_in_its_models_place_is_no_example(tmp_path: Path) -> None:
+    def entry(own: str, parent: str | None, role: str, words: str, **more: Any) -> dict[str, Any]:
+        message = {"role": role, "content": [text(words)], **more}
+        return {"type": "message", "id": own, "parentId": parent, "message": message}
+
+    lines = [
+        {"type": "session", "id": "o"},
+        entry("1", None, "user", "Q"),
+        entry("2", "1", "assistant", "A", model="m"),
+    ]
+    items = read_lines(
+        tmp_path, *lines, entry("3", "2", "assistant", "A", provider="openclaw", model="delivery-mirror")
+    )
+    assert ([one.model for one in turns_of(items)], skipped(items)) == (["m"], ["no_model_call"])
+
+
 def test_what_was_made_for_a_person_alone_and_a_call_that_cannot_be_read_are_not_guessed_at(tmp_path: Path) -> None:
     shown = [text("for the model"), {**text("for the person"), "annotations": {"audience": ["user"]}}]
     value = {"name": "shell", "arguments": {}}
@@ -444,6 +481,7 @@ def test_traces_of_one_session_of_langfuse_have_steps_of_their_own_and_a_traces_
     [
         ({"rid": "r", "obj": {"text": "x"}, "out": {}}, "SGLang"),
         ({"message": {"role": "user"}, "message_id": 0}, "Strands"),
+        ({"type": "text", "sessionID": "s", "part": {"type": "text"}}, "opencode run"),
         ({"jsonrpc": "2.0", "method": "session/update", "params": {}}, "Agent Client Protocol"),
     ],
 )

@@ -68,6 +68,7 @@ _COMPANION_KEYS = (
 _REFUSED = (
     ({"sessionID", "messageID"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
     ({"sessionID", "role"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
+    ({"sessionID", "part"}, "what `opencode run --format json` prints, without the question; use `opencode export`"),
     ({"custom_id"}, "one half of a batch: requests and replies are two files; join them by custom_id"),
     ({"type", "thread_id"}, "what `codex exec --json` prints; give the rollout file in ~/.codex/sessions"),
     ({"choices", "object"}, "replies without their requests"),

@@ -226,12 +226,14 @@ def copilot_chat(value: Json) -> Iterator[Chat]:
         message, metadata = one.get("message"), as_object(as_object(one.get("result")).get("metadata"))
         model = name_text(one.get("modelId")).removeprefix("copilot/")
         results = as_object(metadata.get("toolCallResults"))
-        messages.append(
-            {"role": "user", "content": message if isinstance(message, str) else as_object(message).get("text")}
-        )
+        sent = "\n".join(name_text(part.get("text")) for part in objects_in(metadata.get("renderedUserMessage")))
+        asked = sent or (message if isinstance(message, str) else as_object(message).get("text"))
+        messages.append({"role": "user", "content": asked})
         rounds = objects_in(metadata.get("toolCallRounds"))
         for one_round in rounds:
+            thought = as_object(one_round.get("thinking")).get("text")
             said = {"role": "assistant", "content": one_round.get("response"), "tool_calls": one_round.get("toolCalls")}
+            said["reasoning"] = thought if isinstance(thought, str) else "".join(map(name_text, as_list(thought)))
             messages.append({**said, "model": model, "cut": bool(one.get("isCanceled")), "vote": one.get("vote")})
             for call in objects_in(one_round.get("toolCalls")):
                 content = objects_in(as_object(results.get(name_text(call.get("id")))).get("content"))
@@ -338,8 +340,12 @@ def cursor_stream(lines: Sequence[Json]) -> Iterator[Chat]:
     """What Cursor's agent prints (`--output-format stream-json`): a call is two lines of a type of their own."""
     messages: list[Any] = []
     model = name_text(lines[0].get("model"))
+    # with --stream-partial-output an answer comes in pieces, and then as a whole once more
+    answers = [line for line in lines if line.get("type") == "assistant"]
+    is_told_again = any("timestamp_ms" not in line or "model_call_id" in line for line in answers)
     for line in lines:
-        if isinstance(line.get("message"), dict):
+        is_piece = line.get("type") == "assistant" and "timestamp_ms" in line and "model_call_id" not in line
+        if isinstance(line.get("message"), dict) and not (is_told_again and is_piece):
             messages.append({"model": model, **line["message"]})
         for key, one in as_object(line.get("tool_call")).items():
             body, call = as_object(one), {"id": line.get("call_id"), "type": "tool_use"}
@@ -354,6 +360,29 @@ def cursor_stream(lines: Sequence[Json]) -> Iterator[Chat]:
                 messages.append({"role": "tool", "content": [{"type": "tool_result", **answer, "is_error": failed}]})
     failed = any(line.get("type") == "result" and line.get("is_error") is True for line in lines)
     yield Chat(messages, name_text(lines[0].get("session_id")), "cursor", status="failure" if failed else "unknown")
+
+
+def gemini_stream(lines: Sequence[Json]) -> Iterator[Chat]:
+    """What Gemini CLI prints (`--output-format stream-json`): texts in pieces, calls and results."""
+    messages: list[Json] = []
+    model = name_text(lines[0].get("model"))
+    for line in lines:
+        kind, last = line.get("type"), messages[-1] if messages else {}
+        if kind == "message" and line.get("delta") and isinstance(last.get("content"), str) and "model" in last:
+            last["content"] += name_text(line.get("content"))
+        elif kind == "message":
+            said = {"model": model} if line.get("role") == "assistant" else {}
+            messages.append({"role": line.get("role"), "content": name_text(line.get("content")), **said})
+        elif kind == "tool_use":
+            call = {"type": "tool_use", "id": line.get("tool_id"), "name": line.get("tool_name")}
+            part = {**call, "input": line.get("parameters")}
+            messages.append({"role": "assistant", "content": [part], "model": model})
+        elif kind == "tool_result":
+            part = {"type": "tool_result", "tool_use_id": line.get("tool_id"), "content": line.get("output")}
+            messages.append({"role": "tool", "content": [{**part, "is_error": line.get("status") == "error"}]})
+    failed = any(line.get("type") == "result" and line.get("status") == "error" for line in lines)
+    name, status = name_text(lines[0].get("session_id")), "failure" if failed else "unknown"
+    yield Chat(messages, name, "gemini-cli", started=lines[0].get("timestamp"), status=status)
 
 
 def message_lines(lines: Sequence[Json]) -> Iterator[Chat]:

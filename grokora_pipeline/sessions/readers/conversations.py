@@ -239,6 +239,12 @@ SHAPES: tuple[Shape, ...] = (
         each=False,
         within=64,  # all else is as Claude Code prints it
     ),
+    Shape(
+        "gemini_stream",
+        lambda value: value.get("type") == "init" and {"session_id", "model"} <= value.keys(),
+        coding_agents.gemini_stream,
+        each=False,
+    ),
     Shape("kimi", lambda value: name_text(value.get("role")).startswith("_"), coding_agents.message_lines, each=False),
     Shape(
         "kimi_code",

@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped
 
 AGENT = "pi"
 _STOPPED = {"aborted", "error"}  # no whole answer of the model
+_NO_MODEL = {"delivery-mirror", "gateway-injected"}  # what OpenClaw itself puts in as the model
 
 
 def looks_like(head: bytes) -> bool:
@@ -80,8 +81,8 @@ def _turns(source: Source, header: Mapping[str, Any], entries: list[tuple[int, d
         elif message.get("stopReason") not in _STOPPED:
             for lowered in _messages(entry):
                 if lowered["role"] == "assistant":
-                    if size > MAX_PROMPT_CHARS:
-                        yield Skipped("prompt_too_long")
+                    if message.get("model") in _NO_MODEL or size > MAX_PROMPT_CHARS:
+                        yield Skipped("prompt_too_long" if size > MAX_PROMPT_CHARS else "no_model_call")
                     else:
                         found = [results[call["id"]] for call in calls_in([lowered]) if call["id"] in results]
                         whole, failed = results_after(lowered, found)
