@@ -241,6 +241,8 @@ def test_kimi_codes_undone_turns_and_compactions_leave_its_prompts(tmp_path: Pat
         *[(False, "recorded", "k3")] * 3,
     ]
     assert skipped(items) == ["taken_back", "broken_off"]
+    # it is one session while its log grows
+    assert {one.session_id for one in turns_of(items)} == {only(read_lines(tmp_path, *lines[:13])).session_id}
 
 
 # --- Codex
@@ -290,8 +292,10 @@ def test_answers_that_a_program_printed_in_pieces_are_one_answer_each(tmp_path: 
 
     question = {"type": "user", "message": {"role": "user", "content": [text("Q")]}, "session_id": "c"}
     pieces = [line("Lo", timestamp_ms=1), line("ok", timestamp_ms=2), line("Look", timestamp_ms=3, model_call_id="m")]
-    call = {"type": "tool_call", "call_id": "t", "session_id": "c", "tool_call": {"shellToolCall": {"args": {}}}}
-    lines = [{"type": "system", "session_id": "c", "model": "m"}, question, *pieces, {**call, "subtype": "started"}]
+    tool = {"shellToolCall": {"args": {}, "result": {"success": "a"}}}
+    call = {"type": "tool_call", "call_id": "t", "session_id": "c", "tool_call": tool}
+    lines = [{"type": "system", "session_id": "c", "model": "m"}, question, *pieces]
+    lines += [{**call, "subtype": "started"}, {**call, "subtype": "completed"}]
     items = read_lines(tmp_path, *lines, line("Do", timestamp_ms=4), line("ne", timestamp_ms=5), line("Done"))
     assert [one.completion["content"] for one in turns_of(items)] == ["Look", "Done"]
 

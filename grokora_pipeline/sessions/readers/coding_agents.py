@@ -406,7 +406,8 @@ def message_lines(lines: Sequence[Json]) -> Iterator[Chat]:
 def kimi_code(lines: Sequence[Json]) -> Iterator[Chat]:
     """The events of one of Kimi Code's agents (`wire.jsonl`): what it was told and offered, and what it said."""
     started = next((one.get("created_at") for one in lines if one.get("created_at")), None)
-    replay = Replay(Chat([], f"kimi-{digest([started, *lines[:8]])}", "kimi-code", started=started))
+    first = next((one for one in lines if one.get("type") == "context.append_message"), None)
+    replay = Replay(Chat([], f"kimi-{digest([started, first])}", "kimi-code", started=started))
     answer: Json | None = None
     model, floor = "", 0  # the messages before `floor` cannot be taken back any more
     for line in lines:
