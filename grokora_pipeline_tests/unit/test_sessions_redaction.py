@@ -1036,6 +1036,42 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
             "or 'd4k2w9ztq7m1x8c5vb3n6rj0hysfa82gl5pe1u7o'",
             "b3n6rj0hysfa82gl5pe1u7o",
         ),
+        # a name and a value that no operator joins: members below a name, defaults, constants, directives, changes
+        ('"db_password":{"value":"Kelp798!","type":"string"}', "Kelp798!"),
+        ("API_TOKEN=${API_TOKEN:-q7m2x9v4k8t3z6}", "q7m2x9v4k8t3z6"),
+        ('env.put(Context.SECURITY_CREDENTIALS, "kelp99delta");', "kelp99delta"),
+        ("set :password, 'Kelp437*'", "Kelp437*"),
+        ("define('AUTH_KEY',         'sB7Kl|ldn&;Vh.k2U9aY~6r|:x(WN_wB^Cy)Ys(-Q.AE_7-xF4lF');", "wB^Cy)Ys"),
+        ('var tfToken string = "9mw3o0hk_1ubwjmg"', "9mw3o0hk_1ubwjmg"),
+        ("LDAPBindPassword Kelp!8330", "Kelp!8330"),
+        ('  ~ password = "q7kelp3" -> "x9orbit5"', "x9orbit5"),
+        ("db_password = <<EOT\nq3utbkdert4\nEOT", "q3utbkdert4"),
+        ("$ENV{DB_PASS} = 'Kelp1837#';", "Kelp1837#"),
+        ('password = """kelporbit"""', "kelporbit"),
+        # names that only the list of JSON's members had
+        (f"WALLET_SEED={REST}{REST}", REST),
+        ("SIM_PIN=5936", "5936"),
+        ("ACTIVATION_CODE=NNQ4-QDXP-BSDL-PTAP", "NNQ4-QDXP"),
+        (f"SecretID:         {uuid.UUID(REST)}", REST[-12:]),
+        ('{"cookies":[{"name":"app","value":"cub3ey4viqowsp9a1b1hql8i6d","httpOnly":true}]}', "cub3ey4viqowsp9a"),
+        ('{"tokens":{"access":"BE1eebb1kkHiplsav1LafSIuA36DCLBxruizcgfn"}}', "BE1eebb1kkHiplsav1La"),
+        # the name below a telling name is no value, and hides none
+        ("secrets:\n  db_password: Kelp3island_5", "Kelp3island_5"),
+        ('sed -i "s|password: .*|password: kelp68copper|" c.yml', "kelp68copper"),
+        # a user and a password as arguments, in Base64, in front of a host
+        ('["curl","-u","bob:Kelp#4417","https://x"] and more', "Kelp#4417"),
+        ('mysqli_connect("h", "bob", "kelporbit", "shop")', "kelporbit"),
+        ('proxy_set_header X "Basic Ym9iOmtlbHAxOTk5IQ=="', "Ym9iOmtlbHAxOTk5IQ"),
+        (f"https://{REST}:@api.example/v1/x", REST),
+        ("log in with bob@example.com / kelp36flower", "kelp36flower"),
+        ("changed password from q7kelp3! to Basil330?", "Basil330?"),
+        ("backup codes: 61785184, 63478042", "63478042"),
+        ('Action: type("kelp40otter", into="password")', "kelp40otter"),
+        # keys whose names look like ids' or public ones
+        ("use pk_prod_7H2K9QX4M1V8T3Z6W5B0N2C7D4FG now", "7H2K9QX4M1V8T3Z6"),
+        ("rev_vVJFa6xAxvXKgE7Jxr3mT4irnr7g0kEfTeFiSaJu", "vVJFa6xAxvXKgE7J"),
+        ("columnapi('test_wBF544LnlMKFglHqvdRi4QqRPeO')", "wBF544LnlMKFglHq"),
+        ("TOKEN  TTL\npynsm9.lu1mtk3mpya1vbza  23h", "lu1mtk3mpya1vbza"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1114,6 +1150,10 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "e.crossOrigin===`anonymous`?t.credentials=`omit`:t.credentials=`same-origin`",
         '{"buildId":"PgS8NoZQ7W56rS06Sgjvx","class":"OpsRoot_opListItem__WLck7"}',
         "user_01h455vb4pex5vsknk084sn02q main.8f3b2c1d4e5f60718293.js",
+        "nrefs:1|bs:1000|seed:12345|case:mixed|eff:no; outer.update(password.translate(_trans_5C))",
+        '<label for="password">Password</label> <li>[`2fa8170e51`] repl</li> token[:-1]',
+        "secrets:\n  db_password:\n    from: vault\nkey=pk_live_TYooMQauvdEDq54NiTphI7jx; ${DB_PASSWORD:-}",
+        "Passwords are kept in step2\nPASS src/app_2.test.js\nsalt = make_salt(); pin: 17; otp = totp.now()",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

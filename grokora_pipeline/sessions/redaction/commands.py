@@ -66,7 +66,7 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"user-secrets set \S+",
     r"wpa_passphrase \S+",
     r"networksetup -setairportnetwork \S+ \S+",
-    r"http-basic.\S+ \S+",
+    r"(?:http-basic.\S+|(?:github|gitlab|bitbucket)-(?:oauth|token).\S*)(?: \S+)?",
     r"auth_pass",
     r"set-initial-password",
     r"reset-admin-password",
@@ -78,16 +78,18 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"authtoken",
     r"pypi-token.\S+",
     r"snmp-server community",
+    r"(?:isakmp|ikev\d|pre-shared) key",
     r"rootpw --plaintext",
     r"username \S+ (?:privilege \d+ )?(?:secret|password)",
     r"message-digest-key \d+ md5",
     r"md5 key-string",
+    r"auth (?:sha|md5)[\w-]*",
+    r"priv (?:3?des|aes)(?: \d+)?",
     r"radius-server [^\n]{0,40}key",
     r"tacacs-server [^\n]{0,40}key",
     r"qpdf --encrypt",
     r"wifi-sec.psk",
     r"config set --secret \w+",
-    r"put-parameter [^\n|;]{0,120}SecureString --value",
     r"configure set \w{0,40}secret\w{0,20}",
     r"login \S+ password",
     r"poll \S+ user \S+ password",
@@ -97,7 +99,8 @@ _INPUT = (  # what is handed a password by <<<
     r"realm|ipa|adcli|configure|\w+_config_editor|zfs|context|vault)\b[^\n|;]{0,80}<<<"
 )
 _PAIRS = (  # a user and a mark right before a password
-    r"\s--?(?:u|U|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[ =][\"'`\\]{0,4}[\w.@\\/]+[:,%]",
+    r"(?:^|[^\w.-])--?(?:u|U|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)"
+    r"[\"'`\\, =]{1,6}[\w.@\\/]+[:,%]",
     r"\s-[uUlx] \S+ -[pPA] ?",
     r"\blftp [^\n|;]{0,80}-u [\"']?\w+,",
     r"\bsecretsdump\S* \S+/\S+:|\b(?:impacket-\w+|\w+\.py) [\w.-]+/[\w.$-]+:",
@@ -105,7 +108,8 @@ _PAIRS = (  # a user and a mark right before a password
     r"\.logon \w+/\w+,",
     r"\bconfig \S+ \w+:",
     r"\bWIFI:[^\s]{0,60}P:",
-    r"\b(?:password|secret|key(?:-string)?) (?:[05-9]|ascii(?:-text)?|clear-?text|plain-?text|encrypted) ",
+    r"\b(?:password|secret|psk|key(?:-string)?)"
+    r"(?: (?:[05-9]|ascii(?:-text)?|hex|clear-?text|plain-?text|encrypted)){1,2} ",
     r"\bpass(?:in|out)?[ =][\"']?pass:",
 )
 _EXAMPLES = frozenset({"password", "passwd", "pass", "pwd", "secret", "mypassword", "yourpassword"})  # of manuals
@@ -140,7 +144,7 @@ def _flag_values(text: str) -> Iterator[re.Match[str]]:
 def _is_argument(match: re.Match[str]) -> bool:
     """Whether a quoted text, or a word that has more than letters, is a password: no file, and no example's."""
     value = match["value"]
-    if not is_value(match) or re.search(r"^[~./]|\.\w{1,4}\Z", value) or value.lower() in _EXAMPLES:
+    if not is_value(match) or re.search(r"^[~./]|\.(?:[A-Za-z]\w{0,3}|\d\d+)\Z", value) or value.lower() in _EXAMPLES:
         return False
     return bool(match["quote"]) or is_mixed_value(match)
 
@@ -151,7 +155,7 @@ def _is_flag_value(match: re.Match[str]) -> bool:
         return True
     before = match.string[max(0, match.start() - 80) : match.start()]
     end = re.match(r"[\"'`\\]*\s*(?:\Z|[\n\"'|;&]|-|\\n)", match.string[match.end() :])
-    word = match["value"].isalpha() and match["value"].lower() not in _EXAMPLES
+    word = match["value"].replace("-", "").isalpha() and match["value"].lower() not in _EXAMPLES
     return word and is_value(match) and bool(end or re.search(r"\s--?\w+[ =]\S+\s*\Z", before))
 
 
@@ -166,9 +170,9 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:{_ANY_PAIR}){_VALUE}",
         rf"(?i:{_ANY_PAIR})",
         _is_argument,
-        r"(?i:\s--?(?:u|l|x|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[ =]|lftp |secretsdump|"
-        r"impacket-|\.py \w|oracle:thin|sqlplus|impdp|expdp|sqlldr|rman target|\.logon |config \S+ \w+:|WIFI:|pass:|"
-        r"(?:password|secret|key(?:-string)?) (?:[05-9]|ascii|clear|plain|encrypted))",
+        r"(?i:-(?:u|l|x|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[\"'`\\, =]|lftp |"
+        r"secretsdump|impacket-|\.py \w|oracle:thin|sqlplus|impdp|expdp|sqlldr|rman target|\.logon |config \S+ \w+:|"
+        r"WIFI:|pass:|(?:password|secret|psk|key(?:-string)?) (?:[05-9]|ascii|hex|clear|plain|encrypted))",
     ),
     (  # tool --password x
         rf"--?(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))\d?(?:-string|-value|-text|"
@@ -192,6 +196,13 @@ _ROWS: tuple[Context, ...] = (
         is_value,
         r"\| ?(?:sudo -S|passwd|su\b|smbpasswd|pdbedit|kinit|cryptsetup)|chpasswd|-stdin|--passphrase-fd",
     ),
+    (  # echo x > ~/.vault_pass
+        rf"\becho (?:-n )?{_VALUE}(?:{QUOTE})? ?>{{1,2}} ?"
+        r"[^\s|;&]{0,80}(?:pass|pwd?|token|secret|api_?key)[\w.-]{0,16}",
+        r"(?i:>{1,2} ?[^\s|;&]*(?:pass|pwd?|token|secret|api_?key))",
+        _is_argument,
+        r"> ?[^\s|;&]*(?i:pass|pw|token|secret|key)",
+    ),
     (
         rf"passw(?:or)?d[-_]?(?:eval|cmd|command)[ =]+[\"']+echo (?:-n )?(?P<value>{VALUE})",
         r"(?i:passw(?:or)?d[-_]?(?:eval|cmd|command)[ =])",
@@ -206,11 +217,12 @@ _ROWS: tuple[Context, ...] = (
         r"(?i:send(?:line)? ?(?:--|\\|[\"{(]))",
     ),
     (  # keyvault secret set --name db --value x
-        rf"\bsecrets? (?:set|create|put|add)\b[^\n|;]{{0,160}}? --(?:value|body|"
+        rf"(?:\bsecrets? (?:set|create|put|add)\b|\bput-parameter\b(?=[^\n|;]{{0,300}}SecureString))[^\n|"
+        rf";]{{0,160}}? --(?:value|body|"
         rf"data)[ =](?!@){_VALUE}",
-        r"(?i:secrets? (?:set|create|put|add)[^\n]* --(?:value|body|data))",
+        r"(?i:(?:secrets? (?:set|create|put|add)|put-parameter)[^\n]* --(?:value|body|data))",
         _is_flag_value,
-        TELLING_GATE,
+        rf"{TELLING_GATE}|put-parameter",
     ),
     (
         rf"\bcurl\b[^\n|]{{0,300}}?\s(?:-b|--cookie)[ =](?:{QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",

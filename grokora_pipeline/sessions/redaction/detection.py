@@ -54,7 +54,7 @@ _FORM = re.compile(  # a field of a form that was sent, in which + is a space
     r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
 )
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
-_KEY_PART = re.compile(r"\.[A-Za-z0-9_-]{16,}")  # of several that dots join
+_KEY_PART = re.compile(r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|:[0-9a-f]{32,}")  # of several that marks join
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 # what describes the field that a tool types into, and what holds the text that it types
 _FIELD_NAMES = (
@@ -65,6 +65,7 @@ _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|typ
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
 _LONGEST_COMMAND = 200  # arguments
 _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", "ParameterValue"})
+_OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd|otp)(?![a-z])")
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
@@ -290,7 +291,8 @@ def _qualified(parent: str, name: object) -> object:
         return name
     if name.lower() == "value" or (name.lower() == "key" and _KEY_OF.search(parent)):
         return f"{parent}_{name}"
-    plural = parent[-1:].lower() == "s" and meaning(parent) and not _DESCRIBES.search(name)
+    several = parent[-1:].lower() == "s" and (meaning(parent) or parent.lower().endswith("tokens"))
+    plural = several and not _DESCRIBES.search(name)
     return f"{name}_token" if plural else name
 
 
@@ -303,6 +305,8 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     if _PASSWORD_FIELD.search(field) and not NO_FIELD.search(field):
         texts = {name: one for name in typed if isinstance(one := members[name], str)}
         return {name: "password" for name, one in texts.items() if " " not in one and not _PASSWORD_FIELD.search(one)}
+    if _OF_A_COOKIE.intersection(members):
+        return {"value": "cookie"}
     entry = next((members[name] for name in ("name", "key", "Name", "Key", "ParameterKey") if name in members), None)
     return {} if entry is None else {name: entry for name in typed if name.endswith("alue")}
 
@@ -340,7 +344,7 @@ def _key_end(text: str, end: int) -> int:
     """Where a key ends that is longer than its rule knows: a rule's end within a word is not the key's."""
     rest = _KEY_REST.match(text, end)
     end = rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
-    while (part := _KEY_PART.match(text, end)) and is_random_token(part.group(), 3.0):
+    while (part := _KEY_PART.match(text, end)) and (part[0][0] == ":" or is_random_token(part[0], 3.0)):
         end = part.end()
     return end
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mnemonic import Mnemonic
 
-from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII
+from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII, SHORT
 
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
@@ -18,7 +18,7 @@ TELLING = (
     r"pass\b|\bpw\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail)pw\b|\bmdp\b|pswd|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
     r"crumb\b|[_-]private\b|[a-z_]api\b|\bapi\b|"
-    r"subscription-key|\bpsk\b|appid|app(?:lication)?-key|"
+    rf"subscription-key|appid|(?:wpa[23]?|wi-?fi|wlan) (?:key|code)|(?:\b|_)(?:{SHORT})\b|app(?:lication)?-key|"
     rf"passwort|kennwort|geslo\b|mot de passe|senha\b|wachtwoord|lozinka|heslo\b|parola|parool\b|contrasenya|pasahitza|"
     rf"palavra-passe|adgangskode|passord\b|salasana\b|kata sandi|{BEYOND_ASCII}"
 )
@@ -33,6 +33,7 @@ NOT_A_SECRET = re.compile(
 )
 QUOTE = r"(?:\\{0,3}[\"'`]|\"\"|''|'\\'')"  # doubled in CSV, SQL and YAML, interrupted in a shell
 VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"  # up to a space, a quote, or the end of a sentence
+QUOTED = rf"(?P<quote>{QUOTE})(?P<value>(?:(?!(?P=quote))[^\n]){{1,200}})(?=(?P=quote))"
 FILLER = re.compile(r".{0,20}?([xX*0.#\u2022])\1{7,}.{0,6}")  # sk-xxxxxxxxxxxx, of a manual
 _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
@@ -192,7 +193,8 @@ def looks_random(text: str) -> bool:
         return len(text) >= 16 and not is_wordlike(text) and entropy(text) >= 3.0
     if not any(map(str.isdigit, text)):
         return not is_wordlike(text) and chunk_length(text) <= 3 and len(text) >= 10
-    return (not is_wordlike(text) or chunk_length(text) <= 2.4 or is_shuffled(text)) and entropy(text) >= 2.5
+    shuffled = is_shuffled("".join(parts))
+    return (not is_wordlike(text) or chunk_length(text) <= 2.4 or shuffled) and entropy(text) >= 2.5
 
 
 def is_random(text: str) -> bool:

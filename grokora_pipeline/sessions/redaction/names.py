@@ -34,7 +34,7 @@ FOREIGN = (
     "passwort|kennwort|geslo|lozinka|mot de passe|senha|wachtwoord|heslo|palavra-passe|adgangskode|passord|salasana|"
     "parool|contrasenya|pasahitza|kata sandi|parola|" + BEYOND_ASCII
 )
-SPOKEN = f"password|passphrase|passcode|{FOREIGN}|(?:wi-?fi|wlan)[ -](?:code|key|pass)|code (?:du )?wi-?fi"
+SPOKEN = f"password|passphrase|passcode|{FOREIGN}|(?:wi-?fi|wlan|wpa[23]?)[ -](?:code|key|pass)|code (?:du )?wi-?fi"
 Meaning = Literal["", "password", "key", "phone"]
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -53,6 +53,11 @@ _PASSWORD_END = re.compile(
 _SHORT_PASSWORDS = word_set(
     "pw pwd psk pin puk cvv cvc otp totp mdp rootpw bindpw adminpw userpw dbpw ftppw smtppw mailpw"
 )
+SHORT = (  # names that say something by themselves or as the last word of one, as a pattern
+    "psk|pin|puk|cvv2?|cvc2?|t?otp|seed|salt|sas|pat|sid|sig|[cx]srf|psw|pword|privkey|pin_?code|kennung|mot_?de_?passe|"
+    "phpsessid|j?sessionid|(?:security|secret)_?answer|secret_?string|(?:seed|recovery|secret|backup)_?(?:phrase|words?)|"
+    "(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)_?codes?"
+)
 _NOT_PASSWORDS = re.compile(  # they end like the above
     r"(?:by|com|tres|sur|under|over|im|sea|boarding|season|hall|forward|backward|first|second|low|high|band|test|all|num|n|"
     r"max|min|is|one|two|single|multi)pass|(?:country|area|zip|status|error|exit)codes?"
@@ -60,7 +65,7 @@ _NOT_PASSWORDS = re.compile(  # they end like the above
 _KEY_END = re.compile(  # of these, values that look random
     r"(?:key|token|crumb|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"
     r"(?:api|access|private|auth|signing|account|app|secret|ssh|encryption|webhook|licen[cs]e|host)keys\Z|secretid\Z|"
-    r"(?:api|access|auth|refresh|bearer|session|bot|deploy|personal)tokens\Z"
+    r"(?:api|access|auth|refresh|bearer|session|bot|deploy|personal)tokens\Z|(?:php|asp)sess(?:ion)?id\Z|(?:j|net)sessionid\Z"
 )
 _SHORT_KEYS = word_set("api sessionid sig sas pat sid salt seed apitoken csrf xsrf webhook private")
 _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of what is public

@@ -4,12 +4,12 @@ import re
 
 from grokora_pipeline.sessions.redaction.detector import (
     QUOTE,
+    QUOTED,
     TELLING,
     TELLING_GATE,
     TELLING_HINT,
     VALUE,
     Context,
-    chunk_length,
     contexts,
     is_hash,
     is_mixed,
@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.redaction.detector import (
 )
 from grokora_pipeline.sessions.redaction.names import SPOKEN
 from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, is_chosen, is_named
+from grokora_pipeline.sessions.redaction.tokens import from_base64
 
 NO_FIELD = re.compile("forgot|reset|show|hide|link|button", re.IGNORECASE)  # beside a field for a password
 _FIELD = rf"(?:{SPOKEN}|passwd|pwd|pass|pin|otp|(?<![a-z])pw(?![a-z]))"
@@ -34,53 +35,23 @@ _CONNECTING = (  # with three arguments or more
 )
 _CALLS = (  # whose last argument in quotes is a password or a key
     r"WiFi\w*\.begin|PasswordAuthentication|BasicAuth(?:entication)?|basic_auth|UserPass\w*|"
-    r"UsernamePassword\w*|auth\.basic|set_?password|sign_?in\w*|createUser\w*|"
+    r"UsernamePassword\w*|\.basic|set_?password|sign_?in\w*|createUser\w*|"
     r"NetworkCredential(?:\]::new)?|PSCredential(?:\]::new)?|Credentials::new|jwt\.(?:sign|verify|encode|decode)|"
     r"createHmac|pgp_sym_\w+|AES\.(?:en|de)crypt|db\.auth"
 )
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
 _ROWS: tuple[Context, ...] = (
-    (  # os.environ.setdefault('API_KEY', 'x'), define('API_KEY', 'x'), {:password, "x"}
-        rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?{QUOTE}|"
-        rf"\{{:)(?P<name>[\w.-]*(?:{TELLING})\w*)(?:{QUOTE})?\s?,\s?"
-        rf"{QUOTE}(?P<value>{VALUE})",
-        rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{1,4}}|\{{:)[\w.-]*(?:{TELLING_HINT}))",
+    (  # os.environ.setdefault('API_KEY', 'x'), put(Context.API_KEY, "x"), {:password, "x"}
+        rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?(?:{QUOTE})?|"
+        rf"(?<![\w:]):)(?P<name>[\w.-]*(?:{TELLING})\w*)(?:{QUOTE})?\s?,\s{{0,12}}{QUOTED}",
+        rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{0,4}}|:)[\w.-]*(?:{TELLING_HINT}))",
         is_named,
-        TELLING_GATE,
-    ),
-    (  # {"name": "DB_PASSWORD", "value": "x"}, <add key="Password" value="x"/>
-        rf"\b(?:name|key)(?:{QUOTE})?\s?[:=]\s?{QUOTE}(?P<name>[\w.-]*(?:{TELLING})\w*){QUOTE}"
-        rf"(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:{QUOTE})?value(?:{QUOTE})?\s?[:=]\s?{QUOTE}(?P<value>{VALUE})",
-        rf"(?i:(?:name|key)[\\\"'`]{{0,4}}\s?[:=]\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT}))",
-        is_named,
-        TELLING_GATE,
-    ),
-    (  # - name: DB_PASSWORD\n  value: x
-        rf"\bname: ?(?P<name>[\w.-]*(?:{TELLING})\w*)\s{{1,20}}value: ?(?:{QUOTE})?(?P<value>{VALUE})",
-        rf"(?i:name: ?[\w.-]*(?:{TELLING_HINT}))",
-        is_named,
-        TELLING_GATE,
-    ),
-    (  # | DB_PASSWORD | x |
-        rf"\|[ \t`*]{{0,4}}(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t`*]{{0,24}}\|"
-        r"[ \t`*]{0,24}(?P<value>[^\s|`*]{6,})[ \t`*]{0,24}\|",
-        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t`*]{{0,24}}\|)",
-        lambda match: is_named(match) and is_mixed_value(match),
         TELLING_GATE,
     ),
     (  # <input type="password" value="x">
         rf"type={QUOTE}password{QUOTE}[^<>\n]{{0,120}}?\bvalue={QUOTE}(?P<value>{VALUE})",
         r"(?i:type=[\\\"'`]{1,4}password)",
         is_value,
-        TELLING_GATE,
-    ),
-    (  # <password>x</password>, <entry key="db.password">x</, <key>password</key><string>x</, <Password Value="x"
-        rf"(?:<|<\w{{1,20}} (?:name|key|id)={QUOTE}|<key>)(?P<name>[\w:.-]*(?:{TELLING})[\w-]*)"
-        rf"(?:(?:{QUOTE}[^<>\n]{{0,60}}|{QUOTE})?>(?:\s{{0,20}}<value>)?|"
-        rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>|"
-        rf"</key>\s{{0,20}}<string>|\s+value={QUOTE})(?P<value>{VALUE})(?:</|{QUOTE}\s?/?>)",
-        rf"(?i:[<>\"'][\w:.-]*(?:{TELLING_HINT})[\w-]*(?:[\\\"'`]{{0,4}}(?:[^<>\n]*)>|</key>|\s+\w+=))",
-        is_named,
         TELLING_GATE,
     ),
     (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER y PASSWORD 'x'
@@ -129,39 +100,22 @@ _ROWS: tuple[Context, ...] = (
         is_value,
         "",
     ),
-    (  # smtp: {pass: "x"}, user: bob / pass: x
-        rf"(?:(?<![\w.-])(?:ssh|smtp|mail|root|user)?pass{QUOTE}?|(?<=/ )pw)\s?[:=]\s?(?P<quote>{QUOTE})?"
-        rf"(?P<value>{VALUE})",
-        r"(?i:\b(?:ssh|smtp|mail|root|user)?pass[\\\"'`]{0,4}\s?[:=]|/ pw\s?[:=])",
-        lambda match: (
-            is_mixed_value(match)
-            and len(match["value"]) >= 6
-            and (bool(match["quote"]) or chunk_length(match["value"]) <= 3.2)
-        ),
-        "",
-    ),
     (  # auth=('bob', 'x'), basic_auth = ["bob", "x"], login('bob', 'x')
-        rf"(?:\b(?:basic_?)?auth\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|"
+        rf"(?:\b(?:(?:basic_?)?auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|"
         rf"(?P<directory>DirectoryEntry))\()"
         rf"\s?{QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}"
         rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE})",
-        r"(?i:auth\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
+        r"(?i:(?:auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
         is_value,
         "",
     ),
     (  # ConvertTo-SecureString -AsPlainText "x", set_password("x")
         rf"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){{0,3}}(?:{QUOTE})?(?!-)|(?:\b|set_?|"
-        rf"with)password\({QUOTE})"
+        rf"with)password\({QUOTE}(?:\{{\w{{2,12}}\}})?)"
         rf"(?P<value>{VALUE})",
         r"(?i:ConvertTo-SecureString|password\([\\\"'`])",
         lambda match: is_value(match) and not CODE.fullmatch(match["value"]),
         "",
-    ),
-    (  # variable "db_token" { default = "x" }
-        rf"\bvariable {QUOTE}(?P<name>\w+){QUOTE} ?\{{[^}}]{{0,300}}?\bdefault\s*= ?{QUOTE}(?P<value>{VALUE})",
-        r"variable [\\\"']{1,4}\w+",
-        is_named,
-        r"variable [\\\"']",
     ),
     (  # new ethers.Wallet("0x..."), Account.from_key("...")
         rf"(?:wallet|from_?key|private_?key\w*|toaccount|signingkey)\(\s?{QUOTE}(?P<value>(?:0x)?[0-9a-f]{{64}})\b",
@@ -170,18 +124,23 @@ _ROWS: tuple[Context, ...] = (
         r"\([\\\"']{0,4}(?:0x)?[0-9A-Fa-f]{64}",
     ),
     (  # https://eth-mainnet.example/v2/x: what follows a version as a name does not; a hash only at the end
-        r"://[^\s\"'<>@]{3,120}/(?:v\d(?:\.\d)?|rpc|ws)/(?P<value>[\w-]{20,})(?![\w.?-])(?P<more>/?)",
-        r"://[^\s\"'<>@]+/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
+        r"://(?:[^\s\"'<>@]{3,120}/(?:v\d(?:\.\d)?|rpc|ws)|(?P<node>[\w.-]*(?:rpc|node|mainnet|testnet)[\w.-]*))/"
+        r"(?P<value>[\w-]{20,})(?![\w.?-])(?P<more>/?)",
+        r"://[^\s\"'<>@]+/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}|://[\w.-]*(?:rpc|node|mainnet|testnet)[\w.-]*/[\w-]{20}",
         lambda match: (
             is_mixed(match["value"])
-            and (not match["more"] if is_hash(match["value"]) else looks_random(match["value"]))
+            and (
+                not match["more"] or match["node"] is not None
+                if is_hash(match["value"])
+                else looks_random(match["value"])
+            )
         ),
-        r"/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}",
+        r"/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}|(?:rpc|node|mainnet|testnet)[\w.-]*/[\w-]{20}",
     ),
     (  # https://maker.example/trigger/x/with/key/x
-        r"://[^\s\"'<>@]{3,120}/(?:api_?)?(?:key|token|secret|magic-?link|invite|reset|confirm|"
-        r"verify)s?/(?P<value>[\w-]{16,})(?![\w-])",
-        r"(?i:/(?:api_?)?(?:key|token|secret|magic-?link|invite|reset|confirm|verify)s?/[\w-]{16})",
+        r"://[^\s\"'<>@]{1,120}/[\w-]{0,20}(?:key|token|secret|magic-?link|invite|reset|confirm|verify)[\w-]{0,12}/"
+        r"(?P<value>[\w-]{16,})(?![\w-])",
+        r"(?i:(?:key|token|secret|magic-?link|invite|reset|confirm|verify)[\w-]*/[\w-]{16})",
         lambda match: is_mixed(match.group("value")) and looks_random(match.group("value")),
         "",
     ),
@@ -200,6 +159,12 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:(?:{_CONNECTING}|(?:{_CALLS})\())",
         lambda match: is_mixed_value(match) and not re.search(r"\.[a-z]{2,}\Z|^[\d.]+\Z", match["value"]),
         rf"(?i:(?:{_CONNECTING}|{_CALLS})[( ][^\n]*,)",
+    ),
+    (  # mysqli_connect("host", "bob", "x", "shop"), DBI->connect($dsn, "bob", "x")
+        rf"(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO)\(\s?(?:[^,()\n]{{1,120}},\s?){{2}}{QUOTED}",
+        r"(?i:(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO)\()",
+        is_value,
+        "",
     ),
     (  # AES.new(b"x", mode), new SecretKeySpec("x".getBytes(), "AES"), "x".toCharArray()
         rf"\b(?:AES\.new|SecretKeySpec|Fernet|hmac\.new)\(\s?b?{QUOTE}(?P<value>{VALUE})",
@@ -241,7 +206,8 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # USER bob\nPASS x, of FTP and POP; Redis: user default on >x; activation code x
-        r"(?:(?:\A|\n|[>:] )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=\S+[ \t\r]*(?:\n|\Z))|\buser \w{1,32} on [^\n>]{0,40}>|"
+        r"(?:(?:\A|\n|[>:] )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=[^\s/]+(?<!\.[jt]s)[ \t\r]*(?:\n|\Z))|"
+        r"\buser \w{1,32} on [^\n>]{0,40}>|"
         r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is|"
         r":)? (?=[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))"
         r"(?P<value>[^\s\"'`\\<>|]{4,64})",
@@ -256,12 +222,6 @@ _ROWS: tuple[Context, ...] = (
         r"(?:(?:PSK|EAP|XAUTH|NTLM) \"|[ \t]\*[ \t])",
         is_mixed_value,
         "",
-    ),
-    (  # VALUES ('smtp_password', 'x')
-        rf"\(\s?{QUOTE}(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,16}}){QUOTE},\s?N?{QUOTE}(?P<value>{VALUE}){QUOTE}\s?[,)]",
-        rf"(?i:\(\s?[\\\"'`]{{1,4}}[\w.-]*(?:{TELLING_HINT})\w*[\\\"'`]{{1,4}},)",
-        lambda match: is_named(match) and is_mixed_value(match),
-        TELLING_GATE,
     ),
     (rf"\blogin \S+ password (?P<value>{VALUE})", r"(?i:login \S+ password )", is_value, r"(?i:login )"),
     (  # if ("x1" == api_key)
@@ -279,23 +239,22 @@ _ROWS: tuple[Context, ...] = (
         lambda match: is_scrambled(match["value"]),
         TELLING_GATE,
     ),
-    (  # storePassword "x"; api_key 'x'
-        rf"(?<![\w.-])(?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})[ \t]?"
-        rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote)[ \t]*(?=;|\n|\Z|\}})",
-        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[ \t]?[\"'][^\s\"'`]{{6}})",
-        lambda match: is_named(match) and is_mixed(match["value"]),
-        TELLING_GATE,
-    ),
     (  # Authorization: Basic x, also in JSON
-        rf"\bauthorization(?:{QUOTE})?\s?[:=]\s?(?:{QUOTE})?"
+        rf"\bauthorization(?:{QUOTE})?(?:\s?[:=]\s?(?:{QUOTE})?|[\s,]{{1,3}}{QUOTE}(?=(?:basic|bearer|token|apikey) ))"
         r"(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) |digest [^\n]{0,200}?\bresponse=[\\\"']{0,4}|"
         r"[a-z][\w-]{2,20} (?=[\w.~+/=-]*\d))?"
         r"(?P<value>[\w.~+/=-]{8,})(?![\w.~+/=(\[-])",  # and no call
-        r"(?i:authorization[\\\"'`]{0,4}\s?[:=])",
+        r"(?i:authorization[\\\"'`]{0,4}[\s:=,])",
         lambda match: (
             is_value(match) and ("=" in match["value"] or not match["value"].islower() or is_mixed(match["value"]))
         ),
         r"(?i:authorization)",
+    ),
+    (  # Basic, and a user and a password in Base64
+        r"\bbasic\s+(?P<value>[A-Za-z0-9+/]{8,}={0,2})(?![\w+/=])",
+        r"(?i:basic\s+[A-Za-z0-9+/]{8})",
+        lambda match: ":" in (from_base64(match["value"]) or ""),
+        r"(?i:basic\s)",
     ),
     (r"\bbearer\s+(?P<value>[\w.~+/=-]{8,})", r"(?i:bearer\s+[\w.~+/=-]{8})", is_mixed_value, r"(?i:bearer\s)"),
     (  # Cookie: a=b; c=d

@@ -1,13 +1,16 @@
 """Passwords by the name that they stand beside: `password = x`, columns named so, a service's name; wallets' words."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
+    QUOTE,
     TELLING,
     TELLING_GATE,
     TELLING_HINT,
+    VALUE,
+    Detector,
     chunk_length,
     detector,
     entropy,
@@ -31,7 +34,7 @@ _PUBLIC_NAME = re.compile(
 )
 _SERVICE = re.compile(  # a name, and at most one quoted argument between it and the end
     r"(?<![\w@/.])(?P<name>[A-Za-z][\w.-]{1,40}?(?: (?:api|app|client|account|admin|rest|live|private))?)"
-    r"(?P<between>[^\w\n]{1,8}(?:[\w-]{1,40}[\"'`], ?[\"'`])?)\Z",
+    r"(?P<between>(?:[^\w\n]{1,8}|:?\s?\n[ \t]{0,8})(?:[\w-]{1,40}[\"'`], ?[\"'`])?)\Z",
     re.ASCII,
 )
 _ID_WORDS = word_set(
@@ -40,11 +43,12 @@ _ID_WORDS = word_set(
     "name title voice track playlist page board zone file model record "
     "wallet mint contract block tx"
 )
-_APP_PASSWORD = re.compile(r"(?:[a-z]{4} ){3}[a-z]{4}")  # of Google, for programs
+_APP_PASSWORD = re.compile(r"(?:[a-z]{4}[ -]){3}[a-z]{4}")  # of Google and Apple, for programs
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
 _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value|token|key|secret|hex)[\W_]+){0,3}", re.IGNORECASE)
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
+_ARN = re.compile(r"\b[au]rn:[\w:/.-]*:\Z")
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
@@ -77,7 +81,13 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     """
     if means and is_scrambled(value):
         return True
-    if not means or len(value) < 4 or NOT_A_SECRET.fullmatch(value) or (not quoted and re.search(r"[(\[{)\]}]", value)):
+    code = quoted and means == "password" and re.fullmatch(r"\d{3}", value)  # of a card
+    if (
+        not means
+        or (len(value) < 4 and not code)
+        or NOT_A_SECRET.fullmatch(value)
+        or (not quoted and re.search(r"[(\[{)\]}]", value))
+    ):
         return False
     if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)):
         return False
@@ -87,6 +97,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
         return not (known or _LICENCE.search(value)) and (
             bool(CHOSEN.fullmatch(value))
+            or (quoted and len(value) >= 12 and value.isalpha() and value.islower() and not is_wordlike(value))
             or looks_random(value)
             or is_random(value)
             or (quoted and is_random_token(value, 3.2))
@@ -102,11 +113,15 @@ def _is_assigned(match: re.Match[str]) -> bool:
     """Whether an assignment to a telling name holds a secret."""
     operator, quote, value = match.group("operator", "quote", "value")
     name = _whole_name(match)
-    if is_hash(value) and _is_of_a_type(match):
+    if _is_of_a_type(match) and (is_hash(value) or operator == ":"):
         return False
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
-    if "\n" in match.string[match.end("operator") : match.start("value")] and re.match(r"[\w.-]+ ?[=:]", value):
-        return False  # the next of several assignments
+    below = "\n" in match.string[match.end("operator") : match.start("value")]
+    if not quote and (
+        re.match(r" ?[=:](?:\s|\Z)", match.string[match.end() :])
+        or re.match(r"[\w.-]+=" if below else r"\w+\|\w+:", value)
+    ):
+        return False  # the name of the next of several assignments
     if not quote and _is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
     if value.lower() == name.lower() or (
@@ -121,7 +136,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
     if means == "key":
         return True
     alone = bool(_LINE_END.match(match.string, match.end()))
-    if name.lower() in _SHORT_NAMES and not re.search(r"[\W\d_]|[a-z][A-Z]", value):
+    long = quote and len(value) >= 8
+    if name.lower() in _SHORT_NAMES and not (long or re.search(r"[\W\d_]|[a-z][A-Z]", value)):
         return False  # "pass: all", "pin: left"
     # an unquoted word after `$password =` is none of the names that other languages have in its place
     alone = alone or match.string[: match.start("name")].endswith("$")
@@ -141,19 +157,79 @@ def _is_expression(value: str, after: str) -> bool:
 
 def _whole_name(match: re.Match[str]) -> str:
     """The name of an assignment, with what stands before the telling part of it."""
-    before = _NAME_START.search(match.string, max(0, match.start() - 60), match.start())
+    before = _NAME_START.search(match.string, max(0, match.start("name") - 60), match.start("name"))
     return (before.group() if before else "") + match.group("name")
 
 
 def _is_of_a_type(match: re.Match[str]) -> bool:
-    """Whether the name is a type's of several parts, whose hash is no secret: `AWS::KMS::Key`."""
+    """Whether the name is a type's of several parts, whose hash is no secret: `AWS::KMS::Key`, `arn:...:secret:x`."""
     start = match.start() - len(_whole_name(match)) + len(match["name"])
-    return match.string[:start].endswith("::")
+    return match.string[:start].endswith("::") or bool(_ARN.search(match.string, max(0, start - 99), start))
 
 
 def is_named(match: re.Match[str]) -> bool:
     """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
-    return is_secret(meaning(match.group("name")), match.group("value"), quoted=True)
+    name = _whole_name(match)
+    return match["value"].lower() != name.lower() and is_secret(meaning(name), match["value"], quoted=True)
+
+
+def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) -> Detector:
+    """A detector of what follows a telling name without an operator: `between` parts them, `hint` is its beginning."""
+    return detector(
+        "password",
+        rf"(?P<name>(?:{TELLING})[\w-]{{0,24}})(?:{between})(?P<quote>{QUOTE})?"
+        rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{1,200}}?(?=(?P=quote))|{VALUE}))",
+        rf"(?i:(?:{TELLING_HINT})[\w-]{{0,24}}(?:{hint}))",
+        "value",
+        accept=accept,
+        flags=re.IGNORECASE,
+        anchored=True,
+        gate=TELLING_GATE,
+    )
+
+
+_IN_XML = (  # <password>x</password>, <entry key="db.password">x</entry>, <key>password</key><string>x
+    rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<value>)?(?=[^<>\s]+\s{{0,20}}</)|</key>\s{{0,20}}<string>|"
+    rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>"
+)
+_NAMED = (  # names and values of a list or a map, of a default: what stands between them says that they are a pair
+    rf"{QUOTE}(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:{QUOTE})?value(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})|\s{{1,20}}value: ?|"
+    rf"(?:{QUOTE})?\s+value=(?={QUOTE})|"
+    rf"(?:{QUOTE})?\s?[:=]\s?\{{\s{{0,20}}(?:{QUOTE})?(?:[a-z]{{0,9}}value|S)(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})|"
+    rf"{QUOTE} ?\{{[^}}]{{0,300}}?\bdefault\s{{0,20}}= ?(?={QUOTE})|"
+    rf"(?:{QUOTE})?\s{{0,8}}[:=]\s?\S{{1,80}} -> (?={QUOTE})|:[-=](?=[^\s}}]{{4,80}}\}})"
+)
+_LOOSELY = (  # a table's cells, arguments, statements such as storePassword "x"; var token string = "x"
+    rf"[ \t`*]{{0,24}}\|[ \t`*]{{0,24}}(?=[^\s|`*]{{6,}}[ \t`*]{{0,24}}\|)|"
+    rf"(?:{QUOTE}|(?-i:(?<=[A-Z]))),\s?N?(?={QUOTE})|"
+    rf" (?:string|&?str|text|\[\]byte) ?= ?(?={QUOTE})|"
+    r"[ \t]?(?=(?P<line>[\"'])[^\s\"'`\\]{6,98}(?P=line)[ \t]*(?:;|\n|\Z|\}))"
+)
+_NOT_ALONE = _SHORT_NAMES | {"key", "token", "auth", "signature"}  # too short to say something before a space
+
+
+def _is_directive(match: re.Match[str]) -> bool:
+    """Whether a line is a name and a value: LDAPBindPassword x1."""
+    name, value = _whole_name(match), match["value"]
+    start = match.string.rfind("\n", 0, match.start("name")) + 1
+    alone = match.string[start : match.start("name")].strip() + match["name"] == name
+    return alone and name.lower() not in _NOT_ALONE and is_named(match) and is_mixed_value(match) and len(value) >= 6
+
+
+_BESIDE = (
+    _beside(r"[ \t]{1,16}(?=[^\s\"'`<>|=:]{6,98}[ \t]*(?:\n|\Z))", r"[ \t]{1,16}[^\s\"'`<>|=:]{6}", _is_directive),
+    _beside(
+        rf"{_IN_XML}|{_NAMED}",
+        r"[\\\"'`]{0,4}(?:[\s,/]{0,20}(?:[\\\"'`<]{0,4}value|>)|</key>|\s+\w+=|\s?[:=]?\s?\{|:[-=]|"
+        r"\s{0,8}[:=]\s?\S+ ->|[^<>\n]{1,60}>)",
+        is_named,
+    ),
+    _beside(
+        _LOOSELY,
+        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{6}|[ \t`*]{0,24}\||[ \t][\"']| (?:string|&?str|text|\[\]byte) ?=",
+        lambda match: is_named(match) and is_mixed_value(match),
+    ),
+)
 
 
 def _is_random_match(match: re.Match[str]) -> bool:
@@ -168,6 +244,9 @@ def _is_random_match(match: re.Match[str]) -> bool:
     if near:
         means = meaning(_whole_name(match))
         if means or match.group("name").lower() == "key":
+            quoted = match["between"][-1:] in {'"', "'"}
+            if quoted and len(value) >= 12 and value.isalpha() and value.islower() and not is_wordlike(value):
+                return bool(means)
             return looks_random(value) and (len(value) >= 10 or is_mixed(value)) and bool(means)
         return len(value) >= 24 and not is_hash(value) and is_random_token(value)
     if is_hash(value) or len(value) < 24:
@@ -188,7 +267,11 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
     parts = re.split("[-_.]", value)
     if len(parts[0]) < 16 and not is_hash(value):  # of several short parts; a pod's name follows a colon
         joined = "".join(parts)
-        if len(joined) < 16 or ":" in named.group("between") or not (is_shuffled(joined) or is_random_token(joined)):
+        if (
+            len(joined) < 16
+            or (":" in named["between"] and value.islower())
+            or not (is_shuffled(joined) or is_random_token(joined))
+        ):
             return False
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d?", named.group("name"))]
     if words[-1:] == ["client"] and named.group("between")[0] == "(":  # new AcmeClient("x")
@@ -215,26 +298,31 @@ def _seed_words(text: str) -> bool:
 def is_chosen(match: re.Match[str]) -> bool:
     """Whether a string with all kinds of characters is a password: no identifier, no address."""
     value = match.group("value")
+    argument = re.fullmatch(r"[A-Za-z_]\w*", value) and match.string[match.start("value") - 1] == "("
+    if argument and match.string[match.end("value") :][:1] == ")":
+        return False
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
-    return random and not is_hash(value) and "/" not in value
+    return random and not is_hash(value) and "/" not in value and not is_publishable(value)
 
 
 _ASSIGNED = detector(
     "password",
-    rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:\\{{0,3}}[\"'`\]]|\[\]|\*\*){{0,2}}"
+    rf"(?P<name>(?:{TELLING})\w{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,2}}"
     r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     # a block of YAML, a conversion of a literal
-    r")(?:[ \t]*[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|(?:\s|\\n){0,6})(?:[bfrunN@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
+    r")(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
+    r"\\n){0,6})(?:[bfrunN@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
     r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|Some|bytes|"
     r"b64decode|"
     r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"']))?"
-    r"(?:(?P<quote>(?:\"\"|''|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote)))?"
+    r"(?:(?P<quote>(?:\"{2,3}|'{2,3}|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote)))?"
     r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
     # of `token: secret_id: x` the value is the last word, not the second name
-    rf"|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
-    r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))",
-    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`\[\]*]{{0,6}}\s{{0,40}}(?:[=:\x{{ff1a}}\x{{ff1d}}]|[.?+|]{{1,2}}=|->|<-))",
+    rf"|(?:(?:[a-z]{{4}} ){{3}}[a-z]{{4}}(?![\w ])|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
+    r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))))",
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}(?: id)?"
+    r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}]|[.?+|]{1,2}=|->|<-))",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,
@@ -271,7 +359,7 @@ BESIDE_A_PROVIDER = detector(  # twilio: x, algoliasearch("id", "x"); hashes and
     r"(?<![\w/+.-])(?P<value>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|"
     r"[A-Za-z0-9]{16,}(?:[-_.][A-Za-z0-9]{8,})*=?|[A-Za-z0-9]{3,}(?:[-_.][A-Za-z0-9]{3,}){1,5})(?![\w/+.-])",
     # of 16 letters and digits, seven stand before or after a place where the one follows the other
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-|(?:[A-Za-z][0-9]|[0-9][A-Za-z])[A-Za-z0-9]{7}|"
+    r"(?:[0-9a-f]{4,8}-){3}|(?:[0-9A-Z]{3,8}-){3}|(?:[A-Za-z][0-9]|[0-9][A-Za-z])[A-Za-z0-9]{7}|"
     r"[A-Za-z0-9]{7}(?:[A-Za-z][0-9]|[0-9][A-Za-z])",
     "value",
     accept=_is_beside_a_provider,
@@ -326,4 +414,4 @@ SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw t
     r"(?:[a-z]{3,8}[\s,]{1,3}(?:[0-9]{1,2}[.):] ?)?){11}[a-z]{3,8}",
     accept=lambda match: _seed_words(match.group()),
 )
-DETECTORS = (_BELOW_A_NAME, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)
+DETECTORS = (_BELOW_A_NAME, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)

@@ -24,11 +24,12 @@ _PROSE = word_set(  # no passphrase has them, and few sentences have none
     "set its than then when wrong invalid incorrect required missing does did been new old our their via only same "
     "user one"
 )
+_JOINING = word_set("the and for with from this that via our their")
 _CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
 _CODE_GROUPS = r"[a-z0-9]{4}(?:[ -][a-z0-9]{4}){3,7}(?![ -]?[a-z0-9])"
 _CODES = (  # the words for a PIN and for a code that was sent
     "(?:verification|one[- ]time|otp|2fa|mfa|security|confirmation|log-?in|authentication|sms|pin|puk|access|unlock|"
-    "door|gate|alarm|entry|safe|validation)[ -]code|otp|pin|puk|passcode|one[- ]time (?:password|pin)|"
+    "door|gate|alarm|entry|safe|validation)[ -]code|2fa\\b|otp|pin|puk|passcode|one[- ]time (?:password|pin)|"
     "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|einmal|sms-|pin-)(?:code|passwort)|"
     "code (?:de (?:v\u00e9rification|confirmation|s\u00e9curit\u00e9)|pin)|"
     "c\u00f3digo (?:de (?:verificaci\u00f3n|confirmaci\u00f3n|seguridad|verifica\u00e7\u00e3o|confirma\u00e7\u00e3o|"
@@ -49,7 +50,7 @@ _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
 _ORDINARY = re.compile(  # an address, a path, a piece of a program, a measure, a file, an algorithm
-    r"(?i).*://|[./~$<{(]|\d[\d:.,-]*[a-z%]{0,3}\Z|\d+-?[a-z]{3,}\Z|.*\.\w{1,4}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
+    r"(?i).*://|[./~$<{(]|\d[\d:.,-]*[a-z%]{0,3}\Z|\d+-?[a-z]{3,}\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
     r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
 )
 
@@ -69,13 +70,14 @@ _ROWS: tuple[Context, ...] = (
         TELLING_GATE,
     ),
     (  # recovery codes, one or a list of them; the key to set up a second factor
-        rf"\b(?:(?:recovery|backup|rescue|scratch|one-time) (?:codes?|keys?)|(?:setup|manual entry|"
+        rf"\b(?:(?:recovery|backup|rescue|scratch|emergency|one-time) (?:codes?|keys?)|(?:setup|manual entry|"
         rf"authenticator) (?:key|code))\b"
         rf"[^\n:\\]{{0,40}}?(?::|\n|\\{{1,3}}n| is| are)(?:\s|\\{{1,3}}n|[+>#|]|\d+\t)*(?:[-*] |\d{{1,2}}[.)] )?"
         rf"(?P<value>(?:{_CODE_WORD}|{_CODE_GROUPS})"
         rf"(?:[\s,;]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
-        r"(?i:(?:recovery|backup|rescue|scratch|one-time) (?:code|key)|(?:setup|entry|authenticator) (?:key|code))",
-        lambda match: is_mixed(match["value"]) or re.sub("[ -]", "", match["value"]).isdigit(),
+        r"(?i:(?:recovery|backup|rescue|scratch|emergency|one-time) (?:code|key)|(?:setup|entry|"
+        r"authenticator) (?:key|code))",
+        lambda match: is_mixed(match["value"]) or re.sub(r"[\s,;-]", "", match["value"]).isdigit(),
         "",
     ),
     (  # type "x" into the password field, tmux send-keys -t 0 "x" Enter # password
@@ -83,7 +85,8 @@ _ROWS: tuple[Context, ...] = (
         rf"and|with|send-keys|sendline)"
         rf"[sd]?[ (](?:in |(?:--?\w[\w-]*(?: \d+)? ){{1,3}})?(?P<quote>{QUOTE})?"
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{QUOTE})?\)?"
-        rf"(?: (?:in|as|for)(?:to)?|[^\n\"'`#]{{0,20}}(?:#|--|//)) [\w ]{{0,24}}(?:{SPOKEN})",
+        rf"(?:(?: (?:in|as|for)(?:to)?|[^\n\"'`#]{{0,20}}(?:#|--|//)) |, ?(?:into|in|field)={QUOTE})"
+        rf"[\w /]{{0,24}}(?:{SPOKEN})",
         rf"(?i:(?:type|typing|typed|tried|try|entered|enter|write|keystroke|text|fill|input|paste|use|using|and|"
         rf"with|send-keys|sendline)[sd]?[ (][^\n]*(?:{SPOKEN}))",
         lambda match: (
@@ -94,12 +97,13 @@ _ROWS: tuple[Context, ...] = (
     (  # Bitte gib als Passwort x1 ein; sign in as anna using x1
         rf"(?:(?:als|comme|como|come|kot|jako) (?:{FOREIGN})|"
         rf"\b(?:sign|log)(?:ged|ging|ned|ning)?[ -]?(?:in|on)(?: to [\w ]{{1,24}})? (?:as|"
-        rf"with) [\w.@-]{{1,40}} (?:using|and|with)|"
-        rf"\blogin:? [\w.@-]{{1,40}}, pass|(?<![\w./-])pw) (?P<value>{VALUE})",
+        rf"with) [\w.@-]{{1,40}} (?:using|and|with|/)|"
+        rf"\b(?:login|user(?:name)?):? [\w.@-]{{1,40}},? pass(?:word)?|(?<![\w./-])pw) (?P<value>{VALUE})",
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpw |"
-        r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass) )",
+        r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |user\w*:? [\w.@-]+,? pass)",
         _is_strong,
-        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpw )",
+        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpw |"
+        rf"user\w*:? [\w.@-]+,? pass)",
     ),
     (  # in any other language the word, at most four more, and what can be no word: geslo za mail x1
         rf"(?<!\w)(?:{FOREIGN})(?:[^\s!-~]|"
@@ -157,35 +161,38 @@ _ROWS: tuple[Context, ...] = (
     (
         rf"(?:(?<!\w)(?:{SPOKEN}|pin|the pass|pwd?)(?: code)?"
         rf"(?: for (?:the )?(?:\w{{2,16}} )?{QUOTE}[^\s\"'`]{{1,40}}{QUOTE})?"
-        rf" (?:(?:is|was)(?: now| still)?:?|lautet|ist|je|est|es|\u00e8|\u00e9|c'est|\u00e4r|er|on|to|jest|\u2014|"
+        rf"(?: from \S{{1,64}})? (?:(?:is|was)(?: now| still)?:?|lautet|ist|je|est|es|\u00e8|\u00e9|c'est|\u00e4r|er|"
+        rf"on|to|jest|\u2014|"
         rf"-)(?=[ :])|"
         rf"(?:\u5bc6[\u7801\u78bc]|\u53e3\u4ee4|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638)"
         rf" ?(?:\u662f|\u4e3a|\u70ba|\u306f|\ub294|\uc740|:|\uff1a)) ?(?P<quote>{QUOTE})?"
         rf"(?P<value>{VALUE})",
         rf"(?i:(?:{SPOKEN}|pin|the pass|pwd?)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
-        rf" (?:ist?|was|lautet|je|est?|\x{{e8}}|\x{{e9}}|c'est|\x{{e4}}r|er|on|to|\x{{2014}}|-)[ :])|"
+        rf"(?: from \S{{1,64}})? (?:ist?|was|lautet|je|est?|\x{{e8}}|\x{{e9}}|c'est|\x{{e4}}r|er|on|to|\x{{2014}}|"
+        rf"-)[ :])|"
         rf"(?:\x{{5bc6}}[\x{{7801}}\x{{78bc}}]|\x{{53e3}}\x{{4ee4}}|"
         rf"\x{{30d1}}\x{{30b9}}\x{{30ef}}\x{{30fc}}\x{{30c9}}|\x{{be44}}\x{{bc00}}\x{{bc88}}\x{{d638}})"
         rf" ?[\x{{662f}}\x{{4e3a}}\x{{70ba}}\x{{306f}}\x{{b294}}\x{{c740}}:\x{{ff1a}}]",
         lambda match: (
             is_value(match)
-            and not CODE.fullmatch(match["value"])
+            and (match["quote"] or not CODE.fullmatch(match["value"]))
             and (bool(match["quote"]) or not match["value"].strip("-'").isalpha() or is_mixed_value(match))
         ),
         "",
     ),
     (  # the password for the staging box is x1
-        rf"(?<!\w)(?:{SPOKEN})(?: [\w'\"-]{{1,16}}){{1,6}} (?:is|(?:was|is|has been) (?:re)?set to|was|lautet|ist|es|"
+        rf"(?<!\w)(?:{SPOKEN})(?: [\w'\"-]{{1,16}}| [\w.+-]{{1,40}}@[\w.-]{{1,40}}){{1,6}} (?:is|(?:was|is|"
+        rf"has been) (?:re)?set to|was|lautet|ist|es|"
         rf"est|c'est|\u00e9|"
         rf"\u00e8) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
-        rf"(?i:(?:{SPOKEN})(?: [\w'\"-]{{1,16}}){{1,6}} (?:is|to|was|lautet|ist|es|est|c'est|\x{{e9}}|\x{{e8}}) )",
+        rf"(?i:(?:{SPOKEN})(?: [\w'\"@.+-]{{1,60}}){{1,6}} (?:is|to|was|lautet|ist|es|est|c'est|\x{{e9}}|\x{{e8}}) )",
         lambda match: len(match["value"]) >= 8 and is_mixed_value(match),
         "",
     ),
     (  # credentials: bob / x1
-        rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is) ?(?:[\w.@+-]+|<[^>\s]+>)"
-        rf"(?: ?[/:] ?| and )(?P<value>{VALUE})",
-        r"(?i:(?:cred(?:ential)?s?|log-?in|user(?:name)?/pass(?:word)?)(?: ?[:=]| are| is))",
+        rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is|(?= \w+[/:])) ?"
+        rf"(?:[\w.+-]+@[\w.-]+[ ,]{{1,3}}(?![/:])|(?:[\w.@+-]+|<[^>\s]+>)(?: ?[/:] ?| and ))(?P<value>{VALUE})",
+        r"(?i:(?:cred(?:ential)?s?|log-?in|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is| \w+[/:]))",
         is_mixed_value,
         "",
     ),
@@ -234,10 +241,16 @@ _ROWS: tuple[Context, ...] = (
         r"(?i:combination)",
     ),
     (  # passphrase: four or more words
-        rf"\b(?:pass[ _]?phrase|password)(?:{QUOTE})?\s?[:=]\s?(?:{QUOTE})?"
+        rf"\b(?:pass[ _]?phrase|password)(?:{QUOTE})?\s?[:=]\s?(?P<quote>{QUOTE})?"
         rf"(?P<value>(?:[a-z]{{3,12}}[ -]){{3,9}}[a-z]{{3,12}})(?={QUOTE}|[,;]?\s*(?:\n|\Z))",
         r"(?i:(?:pass[ _]?phrase|password)[\\\"'`]{0,4}\s?[:=]\s?[\\\"'`]{0,4}(?:[a-z]{3,12}[ -]){3})",
-        lambda match: match["value"].islower() and _PROSE.isdisjoint(re.split("[ -]", match["value"])),
+        # between quotes a line of a song has articles, too
+        lambda match: (
+            match["value"].islower()
+            and (_PROSE - _JOINING if "phrase" in match[0].lower() and match["quote"] else _PROSE).isdisjoint(
+                re.split("[ -]", match["value"])
+            )
+        ),
         TELLING_GATE,
     ),
     (  # the words that restore a wallet
@@ -252,6 +265,7 @@ _DASH = "[\u2014\u2013]"
 _TAILS = (  # what says of the word before it that it is a password
     rf" (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your|my|la|le|il|das|het|tvoje))? (?:{SPOKEN})"
     rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN})"
+    rf"|{QUOTE}[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN})"
     rf"| is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} (?:{SPOKEN}|pin|(?:token|secret|key))"
 )
 _TAIL = re.compile(rf"(?:{_TAILS})(?!\w|-\w| [a-z]*(?:ing|er|ed|s)\b)", re.IGNORECASE | re.ASCII)

@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_random_token,
     is_shuffled,
     is_wordlike,
+    looks_random,
 )
 from grokora_pipeline.sessions.redaction.names import word_set
 
@@ -36,7 +37,7 @@ _SURE = (
     r"packagist_[a-z]{3}_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|amzn1\.oa2-cs\.v1\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
     r"pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|"
-    r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-"
+    r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|pco_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-|fmu1-|AVNS_"
 )
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat[-_.]|pat\w{14}\.|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|"
@@ -73,12 +74,12 @@ _KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts 
     r"price|prod_[A-Za-z0-9]{14}\Z|cus|sub|si|pi|ch|in|txn|acct|pm|seti|src|inv|ord|order|doc|page|img|usr|user|org|"
     r"proj|"
     r"project|team|chat|conv|conversation|job|task|trace|span|session|sess|node|vol|vpc|subnet|ami|sg|snap|eni|rtb|igw|"
-    r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|test|part)[_-]"
+    r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|part)[_-]"
 )
 _STYLE = re.compile(r"[A-Za-z]+_[A-Za-z]+__[\w-]{5,8}")  # of a module of CSS
 _SUM_BEFORE = re.compile(r"sha\d+[=-]\Z")
 _PUBLISHABLE = re.compile(
-    r"(?:pk|pub|public)[_-](?:live|test|prod|lf|sb|publishable)?[_-]?|sb_publishable_|FLWPUBK|phc_|pk\.eyJ"
+    r"pk[_-](?:live|test|lf)[_-]|(?:pub|public|publishable)[_-]|sb_publishable_|FLWPUBK|phc_|pk\.eyJ"
 )
 _RUN = r"[A-Za-z0-9_-]{20,}|[A-Za-z0-9+/]{40,}={0,2}"
 _BODY = r"(?P<body>[a-f0-9]{32,}|[a-z0-9]{24,}(?:[-_][a-z0-9]{24,})*|[A-Z0-9]{24,})"
@@ -118,8 +119,13 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
 
 
 def is_known_id(text: str) -> bool:
-    """Whether a string is the id of a call, a message, an object or a style, as every recording has them."""
-    return bool(_KNOWN_ID.match(text) or _STYLE.fullmatch(text))
+    """Whether a string is the id of a call, a message, an object or a style, as every recording has them.
+
+    No such id has a random part of forty characters in both cases.
+    """
+    named = _KNOWN_ID.match(text)
+    body = text[named.end() :] if named else ""
+    return bool(_STYLE.fullmatch(text)) or (bool(named) and not (len(body) >= 40 and is_random_token(body)))
 
 
 def is_publishable(text: str) -> bool:
@@ -252,10 +258,10 @@ def from_base64(text: str) -> str | None:
 SCREENSHOT = detector("screenshot", MEDIA_DATA, MEDIA_HINT, family="")
 PRIVATE_KEY = detector(
     "private_key",
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
-    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)|"
+    r"-----BEGIN (?:[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)-----.*?"
+    r"(?:-----END (?:[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)-----|\Z)|"
     r"PuTTY-User-Key-File-\d.*",
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE|PuTTY-User-Key",
+    r"-----BEGIN (?:[A-Z0-9 ]*PRIVATE|OpenVPN)|PuTTY-User-Key",
     flags=re.DOTALL,
 )
 _KEY_END = detector(  # the last lines of a key whose beginning is not in the text
@@ -283,7 +289,7 @@ _TWILIO_PAIR = detector(
 )
 _TOKENS = (
     # bounded: to look from each "eyJ" to the end of the run takes quadratic time
-    detector("jwt", r"(?<![A-Za-z0-9=])eyJ[\w=-]{4,2000}\.[\w=-]+\.?[\w.+/=-]*", r"eyJ[\w=-]{4}"),
+    detector("jwt", r"(?<![A-Za-z0-9])eyJ[\w=-]{4,2000}\.[\w=-]+\.?[\w.+/=-]*", r"eyJ[\w=-]{4}"),
     detector("aws_key", rf"\b{_AWS_ID}\b", _AWS_ID),
     # also behind the %3D of an address, where a published rule sees no beginning
     detector("discord_token", r"[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,38}(?![\w-])", r"\.[\w-]{6}\.[\w-]{27}"),
@@ -319,20 +325,25 @@ _TOKENS = (
         r"(?<![\w-])(?:[0-9a-f]{36}FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]{1,40}):[0-9a-f]{32}|"
         r"u\+[\w-]{18}|[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us\d{1,2}|"
         r"0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
-        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
+        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+        r"(?::(?:[0-9a-f]{32}|fx\b|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})|<__>\w{16,64})|"
+        r"1000(?:\.[0-9a-f]{32}){2}|private_[A-Za-z0-9+/]{27}=|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
-        r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.[A-Za-z0-9]{16}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
+        r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{16,32}|"
+        r"xx[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
         r"00D\w{12,15}![\w.]{60,}|K10[0-9a-f]{64}::\w+:[0-9a-f]{32}|EXO[0-9a-f]{24}|DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|"
         r"akab-[a-z0-9]{16}-[a-z0-9]{16}|PRD-[0-9a-f]{12}(?:-[0-9a-f]{4}){4}|AstraCS:[A-Za-z0-9]{24}:[0-9a-f]{64}|"
-        r"_\|WARNING:-[^|\s]{20,200}\|_[0-9A-F]{100,}|sess-[A-Za-z0-9]{40}|"
+        r"brd-customer-\w+-zone-\w+:\w{8,}|"
+        r"_\|WARNING:-[^|\s]{20,200}\|_[0-9A-F]{100,}|sess-[A-Za-z0-9]{40}|app-(?=[A-Za-z]{0,20}\d)(?=[a-z0-9]{0,20}[A-Z])[A-Za-z0-9]{24}|"
         r"[A-Za-z0-9]{52}JQQJ99[A-Za-z0-9]{20,40}|"
         r"A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
         r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
         r"[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us[0-9]|"
-        r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}:(?:[0-9a-f]{32}|fx\b)|"
-        r"DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|akab-|PRD-[0-9a-f]{12}|AstraCS:|_\|WARNING:-|"
-        r"K10[0-9a-f]{64}|EXO[0-9a-f]{24}|sess-[A-Za-z0-9]{40}|JQQJ99|[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|"
-        r"[0-9]Q~|[0-9a-f]{32}\.[A-Za-z0-9]{16}|\.atlasv1\.|00D\w{12,15}!|"
+        r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}(?::(?:[0-9a-f]{32}|fx\b|[0-9a-f]{8}-)|<__>)|"
+        r"1000\.[0-9a-f]{32}|private_[A-Za-z0-9+/]{27}=|"
+        r"DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|akab-|PRD-[0-9a-f]{12}|AstraCS:|brd-customer-|_\|WARNING:-|"
+        r"K10[0-9a-f]{64}|EXO[0-9a-f]{24}|sess-[A-Za-z0-9]{40}|app-[A-Za-z0-9]{24}|JQQJ99|[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|"
+        r"[0-9]Q~|[0-9a-f]{32}\.[\w-]{16}|xx[0-9a-f]{8}-|\.atlasv1\.|00D\w{12,15}!|"
         r"A{15}|t1\.[\w-]{60}",
     ),
     detector(  # a name, an environment, and a UUID or parts of hexadecimal digits: access-production-..., st.x.x
@@ -345,6 +356,12 @@ _TOKENS = (
         r"(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{18,40}\.[\w-]{18,60})(?![\w-])",
         r"[\w-]{18}\.[\w-]{18}|[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
         accept=_is_prefixed,
+    ),
+    detector(  # of kubeadm
+        "provider_key",
+        r"(?<![\w.-])[a-z0-9]{6}\.(?P<rest>[a-z0-9]{16})(?![\w.-])",
+        r"[a-z0-9]{6}\.[a-z0-9]{16}",
+        accept=lambda match: is_mixed(match["rest"]) and is_shuffled(match["rest"]) and not is_hash(match[0][:6]),
     ),
     detector(  # acme_live:x, bot-acme:x
         "provider_key",
@@ -396,10 +413,10 @@ _TOKENS = (
     detector("password", r"(?<![\d-])(?:\d{6}-){7}\d{6}(?![\d-])", r"(?:[0-9]{6}-){7}[0-9]{6}"),  # of BitLocker
     detector(
         "basic_auth",  # a key in the place of the user
-        r"://(?P<value>[^\s:/@]{20,}):x-oauth-basic@",
-        r"://[^\s:/@]+:x-oauth-basic@",
+        r"://(?P<value>[^\s:/@]{20,200})(?::(?:x-oauth-basic)?)?@",
+        r"://[^\s:/@]{20,}(?::(?:x-oauth-basic)?)?@",
         "value",
-        gate=r":x-oauth-basic@",
+        accept=lambda match: looks_random(match["value"]),
     ),
     detector(
         "basic_auth",  # a password that holds an @, which it should not
