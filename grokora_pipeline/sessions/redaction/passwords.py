@@ -74,6 +74,11 @@ EXPRESSION = re.compile(
 _WORDS_AND_NUMBER = re.compile(r"[*&]?[A-Z][a-z]{2,}(?:\.[A-Z][a-z]{2,})*\d{2,4}")  # Spring.Garden24, as people choose
 
 
+def _is_scribbled(value: str) -> bool:
+    """Whether twelve small letters or more, in quotes, are no word."""
+    return len(value) >= 12 and value.isalpha() and value.islower() and not is_wordlike(value)
+
+
 def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     """Whether the value of a name is a secret: any of a password, a random one of a key; never a piece of a program.
 
@@ -97,7 +102,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
         return not (known or _LICENCE.search(value)) and (
             bool(CHOSEN.fullmatch(value))
-            or (quoted and len(value) >= 12 and value.isalpha() and value.islower() and not is_wordlike(value))
+            or (quoted and _is_scribbled(value))
             or looks_random(value)
             or is_random(value)
             or (quoted and is_random_token(value, 3.2))
@@ -188,22 +193,25 @@ def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) ->
     )
 
 
-_IN_XML = (  # <password>x</password>, <entry key="db.password">x</entry>, <key>password</key><string>x
-    rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<value>)?(?=[^<>\s]+\s{{0,20}}</)|</key>\s{{0,20}}<string>|"
-    rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>"
+_PAIRED = (  # what says by itself that a name and a value are a pair
+    rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<value>)?(?=[^<>\s]+\s{{0,20}}</)",  # <a key="password">x</a>
+    r"</key>\s{0,20}<string>",
+    rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>",  # <password type="plain">x
+    rf"(?:{QUOTE})?\s+value=(?={QUOTE})",  # <password value="x"
+    # {"name": "API_KEY", "value": "x"}, <name="API_KEY"/> <value="x"/>
+    rf"{QUOTE}(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:{QUOTE})?value(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})",
+    r"\s{1,20}value: ?",  # - name: API_KEY, and below it its value
+    # {"db_password": {"value": "x"}}
+    rf"(?:{QUOTE})?\s?[:=]\s?\{{\s{{0,20}}(?:{QUOTE})?(?:[a-z]{{0,9}}value|S)(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})",
+    rf"{QUOTE} ?\{{[^}}]{{0,300}}?\bdefault\s{{0,20}}= ?(?={QUOTE})",  # variable "db_token" { default = "x" }
+    rf"(?:{QUOTE})?\s{{0,8}}[:=]\s?\S{{1,80}} -> (?={QUOTE})",  # password = "old" -> "x"
+    r":[-=](?=[^\s}]{4,80}\})",  # ${API_KEY:-x}
 )
-_NAMED = (  # names and values of a list or a map, of a default: what stands between them says that they are a pair
-    rf"{QUOTE}(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:{QUOTE})?value(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})|\s{{1,20}}value: ?|"
-    rf"(?:{QUOTE})?\s+value=(?={QUOTE})|"
-    rf"(?:{QUOTE})?\s?[:=]\s?\{{\s{{0,20}}(?:{QUOTE})?(?:[a-z]{{0,9}}value|S)(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})|"
-    rf"{QUOTE} ?\{{[^}}]{{0,300}}?\bdefault\s{{0,20}}= ?(?={QUOTE})|"
-    rf"(?:{QUOTE})?\s{{0,8}}[:=]\s?\S{{1,80}} -> (?={QUOTE})|:[-=](?=[^\s}}]{{4,80}}\}})"
-)
-_LOOSELY = (  # a table's cells, arguments, statements such as storePassword "x"; var token string = "x"
-    rf"[ \t`*]{{0,24}}\|[ \t`*]{{0,24}}(?=[^\s|`*]{{6,}}[ \t`*]{{0,24}}\|)|"
-    rf"(?:{QUOTE}|(?-i:(?<=[A-Z]))),\s?N?(?={QUOTE})|"
-    rf" (?:string|&?str|text|\[\]byte) ?= ?(?={QUOTE})|"
-    r"[ \t]?(?=(?P<line>[\"'])[^\s\"'`\\]{6,98}(?P=line)[ \t]*(?:;|\n|\Z|\}))"
+_LOOSELY = (  # what stands between other words, too
+    r"[ \t`*]{0,24}\|[ \t`*]{0,24}(?=[^\s|`*]{6,}[ \t`*]{0,24}\|)",  # | API_KEY | x |
+    rf"(?:{QUOTE}|(?-i:(?<=[A-Z]))),\s?N?(?={QUOTE})",  # ("smtp_password", "x"), setopt(USERPWD, "x")
+    rf" (?:string|&?str|text|\[\]byte) ?= ?(?={QUOTE})",  # var token string = "x"
+    r"[ \t]?(?=(?P<line>[\"'])[^\s\"'`\\]{6,98}(?P=line)[ \t]*(?:;|\n|\Z|\}))",  # storePassword "x"
 )
 _NOT_ALONE = _SHORT_NAMES | {"key", "token", "auth", "signature"}  # too short to say something before a space
 
@@ -219,13 +227,13 @@ def _is_directive(match: re.Match[str]) -> bool:
 _BESIDE = (
     _beside(r"[ \t]{1,16}(?=[^\s\"'`<>|=:]{6,98}[ \t]*(?:\n|\Z))", r"[ \t]{1,16}[^\s\"'`<>|=:]{6}", _is_directive),
     _beside(
-        rf"{_IN_XML}|{_NAMED}",
+        "|".join(_PAIRED),
         r"[\\\"'`]{0,4}(?:[\s,/]{0,20}(?:[\\\"'`<]{0,4}value|>)|</key>|\s+\w+=|\s?[:=]?\s?\{|:[-=]|"
         r"\s{0,8}[:=]\s?\S+ ->|[^<>\n]{1,60}>)",
         is_named,
     ),
     _beside(
-        _LOOSELY,
+        "|".join(_LOOSELY),
         r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{6}|[ \t`*]{0,24}\||[ \t][\"']| (?:string|&?str|text|\[\]byte) ?=",
         lambda match: is_named(match) and is_mixed_value(match),
     ),
@@ -245,9 +253,8 @@ def _is_random_match(match: re.Match[str]) -> bool:
         means = meaning(_whole_name(match))
         if means or match.group("name").lower() == "key":
             quoted = match["between"][-1:] in {'"', "'"}
-            if quoted and len(value) >= 12 and value.isalpha() and value.islower() and not is_wordlike(value):
-                return bool(means)
-            return looks_random(value) and (len(value) >= 10 or is_mixed(value)) and bool(means)
+            random = looks_random(value) and (len(value) >= 10 or is_mixed(value))
+            return bool(means) and (random or (quoted and _is_scribbled(value)))
         return len(value) >= 24 and not is_hash(value) and is_random_token(value)
     if is_hash(value) or len(value) < 24:
         return is_random_token(value, 2.2) and entropy(value) >= 3.0
