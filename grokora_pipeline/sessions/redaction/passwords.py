@@ -314,7 +314,7 @@ def is_chosen(match: re.Match[str]) -> bool:
 
 _ASSIGNED = detector(
     "password",
-    rf"(?P<name>(?:{TELLING})\w{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,2}}"
+    rf"(?P<name>(?:{TELLING})\w{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
     r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d]"
     # a block of YAML, a conversion of a literal
