@@ -381,8 +381,8 @@ def gemini_stream(lines: Sequence[Json]) -> Iterator[Chat]:
             part = {"type": "tool_result", "tool_use_id": line.get("tool_id"), "content": line.get("output")}
             messages.append({"role": "tool", "content": [{**part, "is_error": line.get("status") == "error"}]})
     failed = any(line.get("type") == "result" and line.get("status") == "error" for line in lines)
-    name, status = name_text(lines[0].get("session_id")), "failure" if failed else "unknown"
-    yield Chat(messages, name, "gemini-cli", started=lines[0].get("timestamp"), status=status)
+    chat = Chat(messages, name_text(lines[0].get("session_id")), "gemini-cli", started=lines[0].get("timestamp"))
+    yield replace(chat, status="failure" if failed else "unknown")
 
 
 def message_lines(lines: Sequence[Json]) -> Iterator[Chat]:
