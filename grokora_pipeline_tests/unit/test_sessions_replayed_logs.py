@@ -346,7 +346,7 @@ def test_the_tools_and_the_system_prompt_beside_vibes_messages_are_those_of_its_
     call = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
     messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
     tools = [{"type": "function", "function": {"name": "bash", "description": "d", "parameters": {}}}]
-    facts = {"session_id": "v", "tools_available": tools, "agent_profile": {}}
+    facts = {"session_id": "v", "total_messages": 2, "tools_available": tools}
     path = write(tmp_path / "logs" / "messages.jsonl", *messages)
     write(path.with_name("meta.json"), {**facts, "system_prompt": {"role": "system", "content": "S"}})
     report = run(tmp_path / "logs", tmp_path / "out")
@@ -463,6 +463,16 @@ def test_azures_messages_are_read_from_the_content_of_its_events(tmp_path: Path)
     ]
     turn = only(otlp(tmp_path, span("1", {"gen_ai.operation.name": "chat"}, events=events)))
     assert (prompt_of(turn), turn.completion["content"]) == ("s:S u:Q a:* t:r", "A")
+
+
+def test_prompts_in_one_attribute_are_messages_or_are_said_to_be_lost(tmp_path: Path) -> None:
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.prompt": json.dumps(TALK[:1]), "gen_ai.completion": "A"}
+    turn = only(otlp(tmp_path, span("1", attributes)))
+    assert (prompt_of(turn), turn.completion["content"]) == ("u:Q", "A")
+    assert skipped(otlp(tmp_path, span("1", {**attributes, "gen_ai.prompt": '["user: Q"]'}))) == ["no_prompt"]
+    parts = json.dumps([{"text": "A"}, {"toolUse": {"toolUseId": "t", "name": "f", "input": {}}}])
+    answer = only(otlp(tmp_path, span("1", {**attributes, "gen_ai.completion": parts}))).completion
+    assert (answer["content"], len(answer["tool_calls"])) == ("A", 1)
 
 
 def test_traces_of_one_session_of_langfuse_have_steps_of_their_own_and_a_traces_score_reaches_it(

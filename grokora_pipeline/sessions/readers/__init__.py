@@ -61,7 +61,7 @@ _COMPANION_KEYS = (
     (b'"firstPrompt"', b'"messageCount"'),
     (b'"content"', b'"status"', b'"activeForm"'),
     (b'{"session_id"', b'"ts":', b'"text":'),  # history.jsonl of Codex
-    (b'"tools_available"', b'"agent_profile"'),  # meta.json of Mistral's Vibe, beside messages.jsonl
+    (b'"total_messages"', b'"tools_available"'),  # meta.json of Mistral's Vibe, beside messages.jsonl
     (b'"protocol_version"', b'"TurnBegin"'),  # wire.jsonl of Kimi's CLI, beside context.jsonl
 )
 # Known content that holds no calls, or not in a way that can be read: the members that tell it, and what to do.

@@ -35,6 +35,7 @@ from grokora_pipeline.sessions.readers.documents import (
     as_object,
     digest,
     is_cut_json,
+    objects_in,
     peek,
     peek_objects,
     records,
@@ -363,6 +364,11 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
             )
             prompt = lower_all(map(_with_parts, _numbered(attributes, inputs)))
             return prompt, _answer([_with_parts(one) for one in _numbered(attributes, outputs)]), tools, ""
+    if "gen_ai.prompt" in attributes:  # messages, or (Spring AI) texts alone, whose roles nobody knows
+        prompt = lower_all(objects_in(attributes["gen_ai.prompt"]))
+        said = as_json(attributes.get("gen_ai.completion"))
+        message = next((one for one in objects_in(said) if "role" in one or "content" in one), {"content": said})
+        return prompt, _answer([{**message, "role": "assistant"}]), tools, ""
     for asked, said in _BODIES:
         if asked in attributes:
             request = as_json(attributes[asked])
