@@ -176,12 +176,19 @@ def _fit_widths(copy: dict[str, Any], config: dict[str, Any], *, own_heads: bool
             copy[mixer_heads] = copy[expand] * copy[width] // copy[mixer_width]
             copy |= {"mamba_d_ssm": copy[expand] * copy[width]} if copy.get("mamba_d_ssm") else {}
     rope = copy.get("rope_parameters")
-    if isinstance(rope, dict) and "mrope_section" in rope and width and heads:
-        before = config.get("head_dim") or config[width] // config[heads]
-        after = copy.get("head_dim") or copy[width] // copy[heads]
-        # The sections make up half of what is rotated, which may be a part of a head (GLM-4V).
-        parts, half = ([part * after // before for part in rope["mrope_section"]], sum(rope["mrope_section"]))
-        copy["rope_parameters"] = {**rope, "mrope_section": [half * after // before - sum(parts[1:]), *parts[1:]]}
+    if isinstance(rope, dict) and width and heads:
+        before, after = (part.get("head_dim") or part[width] // part[heads] for part in (config, copy))
+
+        def fitted(rope: dict[str, Any]) -> dict[str, Any]:
+            """The settings of all layers, or of each kind of layers (Cohere-Compass), with sections of the copy's."""
+            parts = {name: fitted(part) if isinstance(part, dict) else part for name, part in rope.items()}
+            if sections := rope.get("mrope_section"):
+                # They make up half of what is rotated, which may be a part of a head (GLM-4V).
+                rest = [part * after // before for part in sections[1:]]
+                parts["mrope_section"] = [sum(sections) * after // before - sum(rest), *rest]
+            return parts
+
+        copy["rope_parameters"] = fitted(rope)
 
 
 def _build(config: dict[str, Any], output: Path) -> None:

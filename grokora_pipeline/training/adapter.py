@@ -10,11 +10,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
-from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
+from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 from transformers.pytorch_utils import Conv1D
 
 from grokora_pipeline.errors import GrokoraError
@@ -107,7 +106,7 @@ def adapted_modules(base: PreTrainedModel, kind: Literal["all-linear", "mlp"] = 
     }
     routed = has_experts(base)
     # PEFT renames these to the fused experts of transformers 5, even if a shared expert's layer is meant
-    conversion = _MODEL_TO_CONVERSION_PATTERN.get(base.config.get_text_config().model_type, "")
+    conversion = _MODEL_TO_CONVERSION_PATTERN.get(base.config.model_type, "")
     renamed = _MOE_TARGET_MODULE_MAPPING.get(conversion, {}) if routed else {}
     chosen = {
         name

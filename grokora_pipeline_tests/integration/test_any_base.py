@@ -89,9 +89,22 @@ def test_layers_that_share_their_weights_are_trained_and_not_merged(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_a_small_copy_keeps_how_much_of_a_head_is_rotated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["glm4v", "glm4v_moe"])
+def test_a_small_copy_keeps_how_much_of_a_head_is_rotated(kind: str, tmp_path: Path) -> None:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12]}
-    record = try_out(config_of("glm4v", tmp_path, rope_parameters=rope), "glm4v")
+    record = try_out(config_of(kind, tmp_path, rope_parameters=rope, head_dim=128), kind)
+    assert record["trained"].startswith("Trained here")
+    assert record["served"].startswith("Served here")
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_a_small_copy_keeps_the_rotation_of_each_kind_of_layers(tmp_path: Path) -> None:
+    windowed = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [24, 20, 20]}
+    rope = {"sliding_attention": windowed, "full_attention": None}
+    kinds = (["sliding_attention"] * 3 + ["full_attention"]) * 10
+    folder = config_of("cohere_compass_text", tmp_path, rope_parameters=rope, layer_types=kinds)
+    record = try_out(folder, "cohere_compass_text")
     assert record["trained"].startswith("Trained here")
 
 
