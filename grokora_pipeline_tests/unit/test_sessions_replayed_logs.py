@@ -375,6 +375,16 @@ def test_rows_that_name_their_session_are_a_log_of_unknown_outcome_and_its_histo
     ]
 
 
+def test_no_call_of_an_answer_is_lost_whatever_its_arguments_are_called(tmp_path: Path) -> None:
+    called = [{"name": "f", "input_parameters": {"a": 1}, "output": "r"}]
+    row = {"turns": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "tools_called": called}]}
+    assert only(read_lines(tmp_path, row)).completion["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+    choice = {"finish_reason": "stop", "index": 0, "message": {"role": "assistant", "content": "A"}}
+    trajectory = {"messages_and_choices": [{"role": "user", "content": "Q"}, choice], "reward": 0.0}
+    turn = only(read_lines(tmp_path, trajectory))
+    assert (prompt_of(turn), turn.completion["content"], turn.status) == ("u:Q", "A", "failure")
+
+
 # --- conversations somewhere in a document
 
 TALK = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
@@ -394,10 +404,11 @@ def test_conversations_that_a_document_holds_are_told_apart(tmp_path: Path) -> N
         {"prompt": {"text": "Q", "role": "prompter", "replies": [TALK[1], TALK[1]]}, "message_tree_id": "t"},
         {"candidates": {"replies": [TALK[1], TALK[1]]}},
         {"conversation_a": TALK, "conversation_b": TALK, "winner": "a"},
+        {"agent": {"name": "bot", "few_shot": TALK}},
     ],
-    ids=["tree", "alternatives", "battle"],
+    ids=["tree", "alternatives", "battle", "examples"],
 )
-def test_answers_to_choose_from_are_no_conversation(value: dict[str, Any]) -> None:
+def test_answers_to_choose_from_and_examples_are_no_conversation(value: dict[str, Any]) -> None:
     assert readers.detect(json.dumps(value).encode()) is None
 
 

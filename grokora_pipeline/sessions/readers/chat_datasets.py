@@ -38,7 +38,18 @@ from grokora_pipeline.sessions.readers.lowering import (
 from grokora_pipeline.sessions.readers.outcomes import exit_status, outcome_status
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status
 
-_CHAT = ("messages", "conversations", "conversation", "dialog", "dialogue", "contents", "turns", "chat", "trajectory")
+_CHAT = (
+    "messages",
+    "messages_and_choices",
+    "conversations",
+    "conversation",
+    "dialog",
+    "dialogue",
+    "contents",
+    "turns",
+    "chat",
+    "trajectory",
+)
 _PROMPT, _COMPLETION = ("prompt", "question", "query"), ("completion", "response")
 _SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs

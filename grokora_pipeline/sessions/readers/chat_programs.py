@@ -1,5 +1,6 @@
 """Conversations as chat programs save or export them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -121,6 +122,10 @@ def dify(rows: Sequence[Json]) -> Iterator[Chat]:
     yield Chat(messages, agent="dify", started=rows[0].get("created_at"))
 
 
+# Members that show how a conversation might go, and are no log of one.
+_NO_LOG = re.compile(r"example|shot|demo|template|expected|reference|fixture", re.IGNORECASE)
+
+
 def inside(value: Json, model: str = "", depth: int = 0) -> Iterator[Chat]:
     """The conversations that a document holds, at most four members deep: lists of messages that end with an answer.
 
@@ -128,7 +133,8 @@ def inside(value: Json, model: str = "", depth: int = 0) -> Iterator[Chat]:
     (and LobeChat's topic) are one conversation for each.
     """
     model = name_text(first_of(value, "model", "model_name", "modelId")) or model
-    held = [objects_in(member) for member in value.values() if _is_chat(member)]
+    members = {key: member for key, member in value.items() if not _NO_LOG.search(key)}
+    held = [objects_in(member) for member in members.values() if _is_chat(member)]
     own = name_text(first_of(value, *SESSION_NAMES, "chatID", "id")) if len(held) == 1 else ""
     for messages in held:
         if _role(messages[-1]) == "user":  # a request without its reply
@@ -140,7 +146,7 @@ def inside(value: Json, model: str = "", depth: int = 0) -> Iterator[Chat]:
         for key, said in sessions.items():
             started = first_of(value, "created_at", "createdAt", "created") or first_of(said[0], "createdAt")
             yield Chat(said, "/".join(filter(None, key)) or own, model=model, started=started)
-    for member in value.values() if depth < 4 else ():
+    for member in members.values() if depth < 4 else ():
         for one in [member] if isinstance(member, dict) else [] if _is_chat(member) else objects_in(member):
             yield from inside(one, model, depth + 1)
 
@@ -156,7 +162,8 @@ def holds_chats(value: Json, depth: int = 0) -> bool:
                 for one in ([member] if isinstance(member, dict) else objects_in(member)[:2])
             )
         )
-        for member in value.values()
+        for key, member in value.items()
+        if not _NO_LOG.search(key)
     )
 
 

@@ -58,7 +58,7 @@ _CONTENTS = (
 )
 # Members of a message that name tools and are no calls of them.
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
-_ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs")
+_ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text", "TEXT"}
 _REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
