@@ -794,6 +794,10 @@ def test_what_is_nested_too_deep_is_refused() -> None:
         Redactor().redact(value)
 
 
+def test_prose_does_not_pass_the_prefilter() -> None:
+    assert not is_suspicious(b"The quick brown fox jumps over the lazy dog, and then it sleeps (for an hour).")
+
+
 @settings(max_examples=300)
 @given(st.sampled_from(planted(seed=9, each=2)), st.text(max_size=30), st.text(max_size=30))
 def test_what_a_detector_finds_the_prefilter_never_misses(case: tuple[str, str, str], before: str, after: str) -> None:

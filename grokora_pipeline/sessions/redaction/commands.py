@@ -66,7 +66,8 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"user-secrets set \S+",
     r"wpa_passphrase \S+",
     r"networksetup -setairportnetwork \S+ \S+",
-    r"(?:http-basic.\S+|(?:github|gitlab|bitbucket)-(?:oauth|token).\S*)(?: \S+)?",
+    r"http-basic.\S+ \S+",
+    r"github-oauth.\S+",
     r"auth_pass",
     r"set-initial-password",
     r"reset-admin-password",
@@ -78,7 +79,7 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"authtoken",
     r"pypi-token.\S+",
     r"snmp-server community",
-    r"(?:isakmp|ikev\d|pre-shared) key",
+    r"isakmp key",
     r"rootpw --plaintext",
     r"username \S+ (?:privilege \d+ )?(?:secret|password)",
     r"message-digest-key \d+ md5",
@@ -127,6 +128,7 @@ _OF_TOOLS = tuple(
 )
 _ANY_FLAG = "|".join(rf"(?:{tools})[^\n|;]*[\s\"',](?:{flags})" for flags, tools in _FLAGS)
 _ANY_WORDS, _ANY_PAIR = "|".join(_WORDS), "|".join(_PAIRS)
+# no word begins with a group: the gate would let every text in
 _ANY_FIRST_WORD = "|".join(re.split(r"[\\(\[]", words)[0] for words in _WORDS)
 
 

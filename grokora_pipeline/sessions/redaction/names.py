@@ -47,7 +47,7 @@ _PASSWORD_END = re.compile(
     r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|ps?wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
     r"lozinka|heslo|senha|wachtwoord|contrasen(?:a|ya)|parool|pasahitza|katasandi|parola|adgangskode|passord|salasana|palavrapasse|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
-    r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery)key|"
+    r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery|preshared)key|"
     r"totpseed|pincode|secretstring|secretkeybase)\Z"
 )
 _SHORT_PASSWORDS = word_set(
@@ -55,7 +55,7 @@ _SHORT_PASSWORDS = word_set(
 )
 SHORT = (  # names that say something by themselves or as the last word of one, as a pattern
     "psk|pin|puk|cvv2?|cvc2?|t?otp|seed|salt|sas|pat|sid|sig|[cx]srf|psw|pword|privkey|pin_?code|kennung|mot_?de_?passe|"
-    "phpsessid|j?sessionid|(?:security|secret)_?answer|secret_?string|(?:seed|recovery|secret|backup)_?(?:phrase|words?)|"
+    "phpsessid|jsessionid|(?:security|secret)_?answer|secret_?string|(?:seed|recovery|secret|backup)_?(?:phrase|words?)|"
     "(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)_?codes?"
 )
 _NOT_PASSWORDS = re.compile(  # they end like the above

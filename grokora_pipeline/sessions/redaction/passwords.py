@@ -316,11 +316,12 @@ _ASSIGNED = detector(
     "password",
     rf"(?P<name>(?:{TELLING})\w{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
     r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
-    "[\uff1a\uff1d]"
+    "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
     r")(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
     r"\\n){0,6})(?:[bfrunN@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
-    r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|Some|bytes|"
+    r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|Some|bytes|MD5|"
+    r"SHA\d*|crypt|"
     r"b64decode|"
     r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"']))?"
     r"(?:(?P<quote>(?:\"{2,3}|'{2,3}|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote)))?"
@@ -329,7 +330,7 @@ _ASSIGNED = detector(
     rf"|(?:(?:[a-z]{{4}} ){{3}}[a-z]{{4}}(?![\w ])|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
     r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))))",
     rf"(?i:(?:{TELLING_HINT})\w{{0,24}}(?: id)?"
-    r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}]|[.?+|]{1,2}=|->|<-))",
+    r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}\x{2192}]|[.?+|]{1,2}=|->|<-))",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,

@@ -50,7 +50,7 @@ _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
 _ORDINARY = re.compile(  # an address, a path, a piece of a program, a measure, a file, an algorithm
-    r"(?i).*://|[./~$<{(]|\d[\d:.,-]*[a-z%]{0,3}\Z|\d+-?[a-z]{3,}\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
+    r"(?i).*://|[./~$<{(]|\d[\d:.,-]*[a-z%]{0,3}\Z|\d+-?(?-i:[a-z]{3,}|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
     r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
 )
 

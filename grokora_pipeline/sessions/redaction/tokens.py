@@ -368,9 +368,8 @@ _TOKENS = (
         r"(?<![\w/.:@-])(?P<name>[A-Za-z][A-Za-z0-9]{0,14}(?:[_-][A-Za-z0-9]{1,10}){1,3}):(?P<body>[\w-]{20,})(?![\w:/@.-])",
         r"[_-][A-Za-z0-9]{1,10}:[\w-]{20}",
         accept=lambda match: (
-            not _KEY_WORDS.isdisjoint(words := re.split("[_-]", match["name"].lower()))
-            and _ID_WORDS.isdisjoint(words)
-            and _is_labelled_body(match["body"], words, telling=True)
+            _ID_WORDS.isdisjoint(words := re.split("[_-]", match["name"].lower()))
+            and _is_labelled_body(match["body"], words, telling=not _KEY_WORDS.isdisjoint(words))
         ),
     ),
     detector(
