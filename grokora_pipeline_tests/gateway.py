@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from grokora_pipeline.serving.gateway.rollout import Rule
 from grokora_pipeline.serving.gateway.server import Server
 from grokora_pipeline.serving.gateway.upstream import Upstream
 from grokora_pipeline.store import Store
+from grokora_pipeline_tests.processes import until
 from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.tiny import tiny_tokenizer
 
@@ -176,11 +176,3 @@ def serving(app: Starlette, server: uvicorn.Server | None = None) -> Iterator[st
         server.should_exit = True
         thread.join(10)
         listening.close()
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    """Wait until something holds; fail by name if it does not."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {seconds:g} s"
-        time.sleep(0.01)

@@ -4,7 +4,6 @@ import logging
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,14 +15,9 @@ import fsspec
 import httpx
 import pytest
 
+from grokora_pipeline_tests.processes import free_port
+
 BUCKET = "s3://grokora"
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

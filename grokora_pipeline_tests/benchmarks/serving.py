@@ -26,7 +26,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -50,6 +49,8 @@ from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.benchmarks.soak import LONGEST, server, swarm_calls
+from grokora_pipeline_tests.chain import script
+from grokora_pipeline_tests.processes import served
 
 EXACT = 8  # requests answered in float32 too: bf16 rounds a row's logits by who shares its batch
 SIDES: dict[str, tuple[str, ...]] = {
@@ -182,23 +183,9 @@ def _bodies(side: str, bodies: Sequence[Json], lengths: Sequence[int]) -> list[J
 @contextmanager
 def transformers_serve(home: Path, base: Path) -> Iterator[tuple[str, psutil.Process]]:
     """`transformers serve` of the base alone, with continuous batching."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(base), "--continuous-batching"]
-    with (home / "transformers.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], cwd=home, stdout=log, stderr=log)
-    try:
-        for _ in range(1500):
-            assert process.poll() is None, (home / "transformers.log").read_text()
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
+    command = [script("transformers"), "serve", str(base), "--continuous-batching"]
+    with served(command, home / "transformers.log", os.environ) as (url, process):
+        yield url, psutil.Process(process.pid)
 
 
 def base_served(store: Store, bodies: Sequence[Json]) -> float:

@@ -13,9 +13,6 @@ import asyncio
 import os
 import random
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -35,6 +32,8 @@ from grokora_pipeline.sandbox.roles import AGENTS, AgentCall
 from grokora_pipeline.sandbox.swarm import run_swarm, swarm_tasks
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
+from grokora_pipeline_tests.chain import script
+from grokora_pipeline_tests.processes import served
 from grokora_pipeline_tests.tiny import tiny_base
 
 LONGEST = {"coordinator": 144}
@@ -108,26 +107,10 @@ def swarm_calls(tasks: int) -> list[AgentCall]:
 @contextmanager
 def server(home: Path, store: Store, *arguments: str) -> Iterator[tuple[str, psutil.Process]]:
     """`grokora serve` with these arguments and logs of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     (home / "logs").mkdir()
-    where = {"GROKORA_LOGS": str(home / "logs"), "GROKORA_STORE": str(store.root)}
-    command = [str(Path(sys.executable).with_name("grokora")), "serve", "--port", str(port), *arguments]
-    with (home / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **where}, cwd=home, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(1500):
-            assert process.poll() is None, (home / "serve.log").read_text()
-            try:
-                httpx.get(f"{url}/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.2)
+    variables = {**os.environ, "GROKORA_LOGS": str(home / "logs"), "GROKORA_STORE": str(store.root)}
+    with served([script("grokora"), "serve", *arguments], home / "serve.log", variables) as (url, process):
         yield url, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 async def client(number: int, url: str, calls: list[AgentCall], seen: Seen) -> None:

@@ -1,12 +1,10 @@
 """New logs in front of a real `dagster dev`: what should run runs, and nothing else does."""
 
-import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -16,9 +14,8 @@ import yaml
 from grokora_pipeline.sandbox.record import record
 from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline.store import Store
-from grokora_pipeline.workers.lease import die_with_parent
 from grokora_pipeline_tests.chain import AGENTS, environment, script
-from grokora_pipeline_tests.outside import free_port
+from grokora_pipeline_tests.processes import free_port, started, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
 
@@ -54,32 +51,9 @@ def place(home: Path, run: subprocess.CompletedProcess[str], tmp_path_factory: p
 def dagster_dev(place: Path, base_model: Path) -> Iterator[None]:
     """`grokora ui` with the automation on: web server, daemon and code server."""
     variables = {**environment(place), "GROKORA_BASE_MODEL": str(base_model), "GROKORA_AUTOMATION": "on"}
-    with (place / "dev.log").open("wb") as log:
-        server = subprocess.Popen(
-            [script("grokora"), "ui", "--port", str(free_port())],
-            env=variables,
-            cwd=place,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509
-        )
-        try:
-            yield
-        finally:
-            server.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(timeout=15)
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, f"{what} took more than {seconds} s"
-        time.sleep(0.5)
+    command = [script("grokora"), "ui", "--port", str(free_port())]
+    with started(command, place / "dev.log", variables, signal.SIGINT):
+        yield
 
 
 class Watch:
@@ -137,20 +111,20 @@ def test_new_logs_are_learnt_also_those_that_land_during_a_training_and_the_same
         record(tmp_path / str(seed), seed=seed, sessions=12)
     with dg.DagsterInstance.get() as instance, dagster_dev(place, home / "base"):
         watch, before = Watch(instance), Watch(instance).adapters()
-        wait(lambda: watch.idle_ticks() > 0, 90, "the first look at logs that are learnt already")
+        until(lambda: watch.idle_ticks() > 0, "the first look at logs that are learnt already", 90, every=0.5)
         assert watch.requested() == set()
         shutil.copytree(tmp_path / "12", place / "logs", dirs_exist_ok=True)
-        wait(lambda: "session_logs" in watch.requested(), 60, "the look at new logs")
-        wait(lambda: watch.requested() >= INGESTED, 120, "what follows new logs at once")
-        wait(watch.training, 180, "the start of the training")
+        until(lambda: "session_logs" in watch.requested(), "the look at new logs", 60, every=0.5)
+        until(lambda: watch.requested() >= INGESTED, "what follows new logs at once", 120, every=0.5)
+        until(watch.training, "the start of the training", 180, every=0.5)
         shutil.copytree(tmp_path / "13", place / "logs", dirs_exist_ok=True)
         assert watch.training(), "the training ended before more logs could land"
-        wait(lambda: watch.adapters() > before + 1, 300, "the training on what landed during the first")
+        until(lambda: watch.adapters() > before + 1, "the training on what landed during the first", 300, every=0.5)
         assert learnt(Store(str(place / "store")))
         for seed in (12, 13):
             shutil.copytree(tmp_path / str(seed), place / "logs", dirs_exist_ok=True)
         idle, runs = watch.idle_ticks(), watch.runs("ingest")
-        wait(lambda: watch.idle_ticks() > idle + 1, 60, "the look at the same logs")
+        until(lambda: watch.idle_ticks() > idle + 1, "the look at the same logs", 60, every=0.5)
         assert watch.requested() == INGESTED | TRAINED
         assert watch.runs("ingest") == runs
         assert watch.adapters() == before + 2

@@ -18,6 +18,7 @@ import pytest
 
 from grokora_pipeline.cli.demo import INTERRUPTED
 from grokora_pipeline_tests.chain import environment, make_home, script
+from grokora_pipeline_tests.processes import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
 
@@ -147,13 +148,6 @@ def test_ctrl_c_keeps_the_training_and_the_last_line_says_so(home: Path, at_work
     see_it_go_on(home, at_work)
 
 
-def wait_for_no(processes: Callable[[], list[str]]) -> None:
-    deadline = time.monotonic() + 90
-    while processes():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize(
     "reached", ["its first process", pytest.param("all its processes", marks=pytest.mark.exhaustive)]
 )
@@ -165,5 +159,5 @@ def test_a_closed_terminal_keeps_the_training_and_leaves_no_process(
     if reached == "all its processes":
         os.killpg(terminal.demo.pid, signal.SIGHUP)
     assert terminal.demo.wait(timeout=90) == 1
-    wait_for_no(lambda: processes_of(home))
+    until(lambda: not processes_of(home), "the end of its processes", 90, every=0.1)
     assert "cut off earlier" not in see_it_go_on(home, at_work)

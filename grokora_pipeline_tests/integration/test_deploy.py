@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +18,9 @@ from dagster_graphql import DagsterGraphQLClient, ReloadRepositoryLocationStatus
 from grokora_pipeline.automation.jobs import INGEST_JOB
 from grokora_pipeline.settings import PROJECT_ROOT
 from grokora_pipeline.store import Store
-from grokora_pipeline.workers.lease import die_with_parent
 from grokora_pipeline_tests.chain import environment, make_home, script
-from grokora_pipeline_tests.outside import free_port, postgres
+from grokora_pipeline_tests.outside import postgres
+from grokora_pipeline_tests.processes import free_port, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.xdist_group("deploy")]
 __all__ = ["postgres"]
@@ -61,21 +60,8 @@ def service(name: str, home: Path, ports: dict[str, str]) -> Iterator[None]:
     """One of the composed services, on ports of this machine, with its own words in `<name>.log`."""
     command = [script(Path(COMPOSED[name]["command"][0]).name), *COMPOSED[name]["command"][1:]]
     command = [ports.get(word, word) for word in command]
-    with (home / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env=os.environ,
-            cwd=home,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509
-        )
-        try:
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with started(command, home / f"{name}.log", os.environ, signal.SIGKILL):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +18,7 @@ from grokora_pipeline.settings import PROJECT_ROOT, get_settings
 from grokora_pipeline.workers.lease import acquire, die_with_parent
 from grokora_pipeline_tests.chain import script
 from grokora_pipeline_tests.devices import FOLDER, SECONDS
+from grokora_pipeline_tests.processes import until
 
 pytestmark = pytest.mark.slow
 
@@ -94,19 +94,12 @@ def test_a_step_that_is_killed_frees_its_device(place: Path, monkeypatch: pytest
     monkeypatch.setenv(SECONDS, "300")
     run = start(place, "coordinator,observer")
     try:
-        until(lambda: len(records(place)) == 2, 60)
+        until(lambda: len(records(place)) == 2, "both steps' work", 60)
         first, second = records(place)
         os.kill(first["step"], signal.SIGKILL)
         folder = place / f"grokora-leases-{os.getuid()}"
-        until(lambda: acquire(first["devices"], 1, folder) == first["devices"], 20)
+        until(lambda: acquire(first["devices"], 1, folder) == first["devices"], "the end of the lease", 20)
         assert acquire(second["devices"], 1, folder) == []
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-
-
-def until(holds: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

@@ -509,21 +509,11 @@ def test_a_call_finds_its_agent_whatever_stands_around_its_prompt(tmp_path: Path
         assert [line["agent"] for line in running.lines()] == ["actor"] * 3 + ["observer", None]
 
 
-def test_what_is_not_spoken_here_is_said(running: Running) -> None:
-    reply = httpx.post(f"{running.url}/v1/embeddings", json={"input": "x"})
-    assert reply.status_code == 404
-    assert "/v1/responses" in reply.json()["error"]["message"]
-
-
 def test_a_key_is_accepted_as_anthropics_packages_send_it(tmp_path: Path) -> None:
     key = "k" * 24
     with Setup(tmp_path, AGENTS, script, key=key).running() as running:
         given: Any = anthropic.Anthropic(base_url=running.url, api_key=key, max_retries=0)
         assert given.messages.create(**MESSAGES).content
-        lower = {"authorization": f"bearer {key}"}
-        assert httpx.get(f"{running.url}/v1/models", headers=lower).status_code == 200
-        wrong = httpx.get(f"{running.url}/v1/models", headers={"x-api-key": "wrong"})
-        assert wrong.status_code == 401
 
 
 class Elsewhere:

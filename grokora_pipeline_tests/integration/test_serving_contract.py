@@ -16,7 +16,7 @@ from grokora_pipeline.sandbox.roles import SYSTEM
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.benchmarks.soak import make_store, server
 from grokora_pipeline_tests.chain import script
-from grokora_pipeline_tests.gateway import until
+from grokora_pipeline_tests.processes import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serving")]
 ACTOR = {"role": "system", "content": SYSTEM["actor"]}

@@ -27,7 +27,8 @@ from grokora_pipeline.serving.gateway.rollout import Rule
 from grokora_pipeline.serving.gateway.server import Options, api_key, serve, without_message
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store.champions import BASE, Registry
-from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, until
+from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store
+from grokora_pipeline_tests.processes import until
 from grokora_pipeline_tests.stores import publish_files
 
 pytestmark = pytest.mark.xdist_group("serving")

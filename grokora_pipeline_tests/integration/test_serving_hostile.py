@@ -21,8 +21,9 @@ from grokora_pipeline.serving.engine.request import GenerationRequest
 from grokora_pipeline.serving.gateway.bodies import chat_request
 from grokora_pipeline.serving.gateway.server import without_message
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline_tests.gateway import Running, Setup, serving, until
+from grokora_pipeline_tests.gateway import Running, Setup, serving
 from grokora_pipeline_tests.integration.test_serving_gateway import AGENTS, BASH, TASK
+from grokora_pipeline_tests.processes import until
 
 pytestmark = pytest.mark.xdist_group("serving")
 CALL = '<tool_call>{"name": "apply_patch", "arguments": {"input": "*** Begin Patch"}}</tool_call>'

@@ -1,11 +1,9 @@
 """The loop closes: the swarm's calls through the gateway become a dataset and an adapter, which then answers them."""
 
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,8 @@ from grokora_pipeline.serving.gateway.protocol import completion, new_reply, usa
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 from grokora_pipeline_tests.chain import environment, script
-from grokora_pipeline_tests.gateway import serving, until
+from grokora_pipeline_tests.gateway import serving
+from grokora_pipeline_tests.processes import served, until
 from grokora_pipeline_tests.tiny import tiny_base
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serving")]
@@ -92,30 +91,6 @@ async def _grok(request: Request) -> Response:
     return JSONResponse(completion(new_reply(body["model"]), message, "stop", usage_of(1, 1, 0)))
 
 
-@contextmanager
-def gateway(home: Path, upstream: str) -> Iterator[str]:
-    """`grokora serve` as a person starts it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [script("grokora"), "serve", "--port", str(port), "--upstream", upstream]
-    with (home / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment(home), cwd=home, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: _answers(url), "the gateway starts", 60)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 class Swarm:
     """The sandbox's swarm, which talks to its models over HTTP."""
 
@@ -139,7 +114,12 @@ class Swarm:
 
 def test_what_the_swarm_did_through_the_gateway_trains_the_adapter_that_answers_next(home: Path) -> None:
     api = Starlette(routes=[Route("/v1/chat/completions", _grok, methods=["POST"])])
-    with serving(api) as grok, gateway(home, f"{grok}/v1") as url, ThreadPoolExecutor(4) as pool:
+    serve = [script("grokora"), "serve", "--upstream"]
+    with (
+        serving(api) as grok,
+        served([*serve, f"{grok}/v1"], home / "serve.log", environment(home)) as (url, _),
+        ThreadPoolExecutor(4) as pool,
+    ):
         before = Swarm(url, pool)
         results = run_swarm(swarm_tasks(3, 16), before.answer)
         assert set().union(*before.served_by.values()) == {"upstream"}

@@ -21,7 +21,8 @@ from grokora_pipeline.serving.gateway.gateway import Limits
 from grokora_pipeline.serving.gateway.protocol import DONE, chunk, completion, new_reply, usage_of
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
-from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, serving, until
+from grokora_pipeline_tests.gateway import Running, Setup, add_adapter, make_store, serving
+from grokora_pipeline_tests.processes import until
 
 pytestmark = pytest.mark.xdist_group("serving")
 AGENTS = [AgentSpec(name="actor", description="acts"), AgentSpec(name="observer", description="sees")]

@@ -5,17 +5,16 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from grokora_pipeline_tests.chain import environment, script
-from grokora_pipeline_tests.outside import free_port
+from grokora_pipeline_tests.processes import free_port, started, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -36,39 +35,19 @@ pytestmark = [
 def address(home: Path, run: subprocess.CompletedProcess[str]) -> Iterator[str]:
     """`grokora ui`, started in another folder than the checkout."""
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
-    port = free_port()
+    url = f"http://127.0.0.1:{(port := free_port())}"
     command = [script("grokora"), "ui", "--port", str(port)]
-    with (home / "ui.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, env=environment(home), cwd=home, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/server_info", server)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            stop(server)
 
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the UI and all that it started; its web server waits for open web sockets, so it is not asked twice."""
-    server.send_signal(signal.SIGINT)
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(timeout=10)
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait(timeout=10)
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
+    def answers() -> bool:
         assert server.poll() is None, "grokora ui ended"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"{url} does not answer")
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{url}/server_info").is_success
+        return False
+
+    # its web server waits for open web sockets, and is killed if it waits long
+    with started(command, home / "ui.log", environment(home), signal.SIGINT) as server:
+        until(answers, f"an answer of {url}", 240, every=0.5)  # it took 89 on a busy machine
+        yield url
 
 
 @pytest.fixture(scope="module")
