@@ -375,6 +375,11 @@ def test_rows_that_name_their_session_are_a_log_of_unknown_outcome_and_its_histo
     ]
 
 
+def test_a_response_deep_inside_a_row_makes_it_no_instruction_with_its_response() -> None:
+    rated = {"instruction": "Q", "completions": [{"response": "A", "overall_score": 5.0}]}
+    assert readers.detect(json.dumps(rated).encode() + b"\n") is None
+
+
 def test_no_call_of_an_answer_is_lost_whatever_its_arguments_are_called(tmp_path: Path) -> None:
     called = [{"name": "f", "input_parameters": {"a": 1}, "output": "r"}]
     row = {"turns": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "tools_called": called}]}

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import orjson
 
 from grokora_pipeline.sessions.readers.common import Line, Source, assistant, decode, loads, name_text, user
+from grokora_pipeline.sessions.readers.documents import peek_objects
 from grokora_pipeline.sessions.turns import Item, Problem, Turn
 
 
 def looks_like(head: bytes) -> bool:
     """Whether the first line has both keys."""
-    first = head.split(b"\n", 1)[0]
-    return first.startswith(b"{") and b'"instruction"' in first and b'"response"' in first
+    return head.startswith(b"{") and any({"instruction", "response"} <= one.keys() for one in peek_objects(head)[:1])
 
 
 def read(source: Source) -> Iterator[Item]:
