@@ -37,7 +37,7 @@ def main() -> None:
 def draw(store: Store, output: Path, improved: Path | None = None) -> dict[str, Any]:
     """Write the pictures for which the store has figures; their names, and the figures that are in them."""
     output.mkdir(parents=True, exist_ok=True)
-    reports, rounds = _reports(store), measured_round(improved) if improved else generations(store)
+    reports, rounds = _reports(store), measured_rounds(improved) if improved else generations(store)
     written = list[str]()
     if reports:
         _save(ladder_figure(reports), output / "ladder.png", written)
@@ -70,12 +70,14 @@ def generations(store: Store) -> list[Score]:
     return [found[number] for number in sorted(found)]
 
 
-def measured_round(improved: Path) -> list[Score]:
-    """{round, value, low, high} before and after the learning benchmark's round of improve, over all its seeds."""
+def measured_rounds(improved: Path) -> list[Score]:
+    """{seed, round, value, low, high} before and after the learning benchmark's round of improve, for each seed."""
     lines = [json.loads(line) for line in improved.read_text(encoding="utf-8").splitlines()]
-    seeds = sorted({one["seed"] for one in lines if one["stage"] == "after"})
-    tables = [solved_by_task(lines, stage, seeds) for stage in ("before", "after")]
-    return [{"round": number, **asdict(estimate(table, ratio))} for number, table in enumerate(tables)]
+    return [
+        {"seed": seed, "round": number, **asdict(estimate(solved_by_task(lines, stage, [seed]), ratio))}
+        for seed in sorted({one["seed"] for one in lines if one["stage"] == "after"})
+        for number, stage in enumerate(("before", "after"))
+    ]
 
 
 def solved_by_task(results: Sequence[dict[str, Any]], stage: str, seeds: Sequence[int]) -> np.ndarray:
@@ -108,17 +110,24 @@ def _point(axes: Any, score: Score, place: int, *, filled: bool) -> None:
 
 
 def improvement_figure(rounds: list[Score]) -> Figure:
-    """The swarm's success over rounds of `improve`, with intervals."""
+    """The swarm's success over rounds of `improve`, with intervals; a line a seed where there are several."""
     figure = Figure(figsize=(4.5, 2.8), layout="constrained")
     axes = figure.subplots()
-    values = [one["value"] for one in rounds]
-    errors = [
-        [max(0.0, one["value"] - one["low"]) for one in rounds],
-        [max(0.0, one["high"] - one["value"]) for one in rounds],
-    ]
-    axes.errorbar([one["round"] for one in rounds], values, yerr=errors, fmt="o-", capsize=4, color="#3566c4")
-    axes.set_xticks([int(one["round"]) for one in rounds])
+    seeds = sorted({one.get("seed", 0) for one in rounds})
+    for place, seed in enumerate(seeds):
+        line = [one for one in rounds if one.get("seed", 0) == seed]
+        shift = 0.03 * (place - (len(seeds) - 1) / 2)  # so that no interval hides another
+        errors = [
+            [max(0.0, one["value"] - one["low"]) for one in line],
+            [max(0.0, one["high"] - one["value"]) for one in line],
+        ]
+        rights = [one["value"] for one in line]
+        name = f"seed {seed:g} of training"
+        axes.errorbar([one["round"] + shift for one in line], rights, yerr=errors, fmt="o-", capsize=4, label=name)
+    axes.set_xticks(sorted({int(one["round"]) for one in rounds}))
     axes.set(xlabel="rounds of improve", ylabel="tasks solved", ylim=(0, 1))
+    if len(seeds) > 1:
+        axes.legend()
     return figure
 
 
