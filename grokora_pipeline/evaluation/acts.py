@@ -18,7 +18,7 @@ from grokora_pipeline.agents import AnswerSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics import METRICS, get_metric
 from grokora_pipeline.evaluation.metrics.answers import Answer
-from grokora_pipeline.evaluation.plan import Example, choose_rows, read_examples, turn_ids
+from grokora_pipeline.evaluation.plan import Example, choose_rows, read_examples, turn_ids, with_room
 from grokora_pipeline.evaluation.scoring import cluster_sums
 from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.models.chat import ChatFormat
@@ -256,7 +256,7 @@ def own_answers(
 def answer_budget(chat: ChatFormat, examples: Sequence[Example]) -> int:
     """How many tokens an answer may have, as evaluation gives them: 1.25 x the longest expected one + 16."""
     lengths = [len(chat.encode_example(one, exact=False)[1]) for one in examples if one.get("completion")]
-    return int(1.25 * max(lengths, default=64)) + 16
+    return with_room(max(lengths, default=64))
 
 
 def probe(

@@ -180,6 +180,11 @@ def _case(example: Example, chat: ChatFormat, fresh: bool = False) -> Case:
 
 def token_budget(plan: EvaluationPlan, cases: Sequence[Case], chat: ChatFormat) -> int:
     """How many tokens an answer may have: 1.25 x the longest expected one + 16, within what the context leaves."""
-    wanted = plan.max_new_tokens or int(1.25 * max(len(case.completion_ids) for case in cases)) + 16
+    wanted = plan.max_new_tokens or with_room(max(len(case.completion_ids) for case in cases))
     left = chat.context_length - max(len(case.prompt_ids) for case in cases)
     return max(1, min(wanted, left))
+
+
+def with_room(longest: int) -> int:
+    """The tokens that an answer may have where the longest expected one has so many."""
+    return int(1.25 * longest) + 16

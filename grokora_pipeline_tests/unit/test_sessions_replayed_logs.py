@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.readers import otel
+from grokora_pipeline.sessions.readers import documents
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 from grokora_pipeline_tests.unit.session_logs import run, turns
@@ -437,10 +437,10 @@ def test_a_message_that_many_spans_repeat_is_held_once(tmp_path: Path, monkeypat
         span(str(number), {**attributes, "gen_ai.output.messages": json.dumps([one])})
         for number, one in enumerate(said)
     ]
-    monkeypatch.setattr(otel, "MAX_SHELF", 4 * len(words))
+    monkeypatch.setattr(documents, "MAX_SHELF", 4 * len(words))
     answers = [one.completion["content"] for one in turns_of(otlp(tmp_path, *spans))]
     assert answers == [f"A{number}" for number in range(50)]
-    monkeypatch.setattr(otel, "MAX_SHELF", len(words) // 8)
+    monkeypatch.setattr(documents, "MAX_SHELF", len(words) // 8)
     with pytest.raises(UnreadableError, match="gigantic"):
         otlp(tmp_path, *spans)
 

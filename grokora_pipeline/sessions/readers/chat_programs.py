@@ -126,45 +126,47 @@ def dify(rows: Sequence[Json]) -> Iterator[Chat]:
 _NO_LOG = re.compile(r"example|shot|demo|template|expected|reference|fixture", re.IGNORECASE)
 
 
-def inside(value: Json, model: str = "", depth: int = 0) -> Iterator[Chat]:
-    """The conversations that a document holds, at most four members deep: lists of messages that end with an answer.
+def inside(value: Json) -> Iterator[Chat]:
+    """The conversations that a document holds: its lists of messages that end with an answer.
 
     So TypingMind, LobeChat, Chatbox, LlamaIndex and many a program of its own keep them. Messages that name a session
     (and LobeChat's topic) are one conversation for each.
     """
+    for holder, model, chats in _holders(value):
+        own = name_text(first_of(holder, *SESSION_NAMES, "chatID", "id")) if len(chats) == 1 else ""
+        for messages in chats:
+            if _role(messages[-1]) == "user":  # a request without its reply
+                continue
+            sessions: dict[tuple[str, str], list[Json]] = {}
+            for one in messages:
+                key = name_text(first_of(one, *SESSION_NAMES)), name_text(one.get("topicId"))
+                sessions.setdefault(key, []).append(one)
+            for key, said in sessions.items():
+                started = first_of(holder, "created_at", "createdAt", "created") or first_of(said[0], "createdAt")
+                yield Chat(said, "/".join(filter(None, key)) or own, model=model, started=started)
+
+
+def holds_chats(value: Json) -> bool:
+    """Whether a document, or the beginning of one, holds a list of messages somewhere."""
+    return any(True for _ in _holders(value, width=2))
+
+
+def _holders(
+    value: Json, width: int | None = None, model: str = "", depth: int = 0
+) -> Iterator[tuple[Json, str, list[list[Json]]]]:
+    """The objects of a document that hold lists of messages, with the model that is known there, and these lists.
+
+    At most four members deep; of a list of other objects the first `width` are looked into.
+    """
     model = name_text(first_of(value, "model", "model_name", "modelId")) or model
     members = {key: member for key, member in value.items() if not _NO_LOG.search(key)}
-    held = [objects_in(member) for member in members.values() if _is_chat(member)]
-    own = name_text(first_of(value, *SESSION_NAMES, "chatID", "id")) if len(held) == 1 else ""
-    for messages in held:
-        if _role(messages[-1]) == "user":  # a request without its reply
-            continue
-        sessions: dict[tuple[str, str], list[Json]] = {}
-        for one in messages:
-            key = name_text(first_of(one, *SESSION_NAMES)), name_text(one.get("topicId"))
-            sessions.setdefault(key, []).append(one)
-        for key, said in sessions.items():
-            started = first_of(value, "created_at", "createdAt", "created") or first_of(said[0], "createdAt")
-            yield Chat(said, "/".join(filter(None, key)) or own, model=model, started=started)
-    for member in members.values() if depth < 4 else ():
-        for one in [member] if isinstance(member, dict) else [] if _is_chat(member) else objects_in(member):
-            yield from inside(one, model, depth + 1)
-
-
-def holds_chats(value: Json, depth: int = 0) -> bool:
-    """Whether a document, or the beginning of one, holds a list of messages somewhere."""
-    return any(
-        _is_chat(member)
-        or (
-            depth < 4
-            and any(
-                holds_chats(one, depth + 1)
-                for one in ([member] if isinstance(member, dict) else objects_in(member)[:2])
-            )
-        )
-        for key, member in value.items()
-        if not _NO_LOG.search(key)
-    )
+    chats = {key: objects_in(member) for key, member in members.items() if _is_chat(member)}
+    if chats:
+        yield value, model, list(chats.values())
+    for key, member in members.items() if depth < 4 else ():
+        if key not in chats:
+            for one in [member] if isinstance(member, dict) else objects_in(member)[:width]:
+                yield from _holders(one, width, model, depth + 1)
 
 
 def _role(message: Json) -> str:

@@ -254,12 +254,34 @@ def digest(value: object, size: int = 16) -> str:
     return hashlib.sha256(data).hexdigest()[:size]
 
 
+class Packer:
+    """Packs JSON that is held until the end of a file, since parsed it takes several times its size; not too much."""
+
+    def __init__(self, refusal: str) -> None:
+        """`refusal`: what to say of more than MAX_SHELF packed bytes."""
+        self._size, self._refusal = 0, refusal
+
+    def pack(self, data: bytes) -> bytes:
+        """JSON packed. Raises UnreadableError where all of it together becomes too much."""
+        packed = zstandard.compress(data, 1)
+        self._size += len(packed)
+        if self._size > MAX_SHELF:
+            raise UnreadableError("gigantic", 0, self._refusal)
+        return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """The value of packed JSON."""
+    return orjson.loads(zstandard.decompress(packed))
+
+
 class Shelf:
-    """Records that are read together, by what joins them; packed, since parsed ones take several times their size."""
+    """Records that are read together, by what joins them."""
 
     def __init__(self) -> None:
         self._packed: dict[str, list[bytes]] = {}
-        self._size, self._last = 0, ""
+        parts = "a file has too many records that only make sense together; export them in several files"
+        self._packer, self._last = Packer(f"{parts}, each session or trace whole in one"), ""
 
     def add(self, value: Json, name: str | None = None) -> None:
         """Keep a record under a name: that of its session by default, or the one before if it names none.
@@ -267,14 +289,9 @@ class Shelf:
         Raises UnreadableError where all of them together become too many.
         """
         self._last = name if name is not None else name_text(first_of(value, *SESSION_NAMES)) or self._last
-        packed = zstandard.compress(orjson.dumps(value), 1)
-        self._packed.setdefault(self._last, []).append(packed)
-        self._size += len(packed)
-        if self._size > MAX_SHELF:
-            parts = "a file has too many records that only make sense together; export them in several files"
-            raise UnreadableError("gigantic", 0, f"{parts}, each session or trace whole in one")
+        self._packed.setdefault(self._last, []).append(self._packer.pack(orjson.dumps(value)))
 
     def take(self, order: Iterable[str] = ()) -> Iterator[tuple[str, list[Json]]]:
         """The records of each name, in the order in which the names came, or in another; they are let go."""
         for name in list(order or self._packed):
-            yield name, [orjson.loads(zstandard.decompress(one)) for one in self._packed.pop(name)]
+            yield name, list(map(unpack, self._packed.pop(name)))

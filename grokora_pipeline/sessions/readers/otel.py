@@ -21,14 +21,13 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
 import orjson
-import zstandard
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, is_error, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import (
-    MAX_SHELF,
     Json,
+    Packer,
     Record,
     as_json,
     as_list,
@@ -39,6 +38,7 @@ from grokora_pipeline.sessions.readers.documents import (
     peek,
     peek_objects,
     records,
+    unpack,
 )
 from grokora_pipeline.sessions.readers.lowering import (
     ended_early,
@@ -165,7 +165,7 @@ class _Calls:
         self._shown: dict[str, bool] = {}  # and as prompts show it
         self._longest, self._texts = _SHORTEST_LIMIT, set[str]()
         self._kept: dict[bytes, bytes] = {}
-        self._size = 0
+        self._packer = Packer("a file has too many calls; export it in several, each trace whole in one")
 
     def add(self, span: Span) -> None:
         """Take in a span. Raises UnreadableError where the contents of all calls become too many."""
@@ -197,11 +197,7 @@ class _Calls:
         data = orjson.dumps(value)
         name = hashlib.blake2b(data, digest_size=16).digest()
         if name not in self._kept:
-            self._kept[name] = zstandard.compress(data, 1)
-            self._size += len(self._kept[name])
-            if self._size > MAX_SHELF:
-                parts = "a file has too many calls; export it in several, each trace whole in one"
-                raise UnreadableError("gigantic", 0, parts)
+            self._kept[name] = self._packer.pack(data)
         return name
 
     def _note_lengths(self, attributes: Json) -> None:
@@ -242,9 +238,7 @@ class _Calls:
             raise UnreadableError("no_contents", 0, NO_CONTENT)
 
     def _turn(self, call: _Call, steps: Counter[str], is_cut: bool) -> Iterator[Item]:
-        *prompt, (answer, tools, facts) = (
-            orjson.loads(zstandard.decompress(self._kept[name])) for name in (*call.prompt, call.rest)
-        )
+        *prompt, (answer, tools, facts) = (unpack(self._kept[name]) for name in (*call.prompt, call.rest))
         session = self._inherited(call.key, "session") or call.key[0]
         known, failed = results_after(answer, ())
         ids = [one["id"] for one in answer.get("tool_calls") or ()]
