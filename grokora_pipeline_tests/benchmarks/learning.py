@@ -224,12 +224,13 @@ def improved_turns(options: argparse.Namespace, agents: tuple[AgentSpec, ...], a
     read_logs(logs, agents)
 
 
-def solved(options: argparse.Namespace, adapters: Folders) -> list[bool]:
-    """Which of the unseen tasks the swarm of these adapters solves, greedily."""
+def solved(options: argparse.Namespace, adapters: Folders, known: list[bool]) -> list[bool]:
+    """Which of the unseen tasks the swarm of these adapters solves, greedily; of the first ones it is known."""
+    tasks = swarm_tasks(UNSEEN, options.unseen or options.tasks)[len(known) :]
     chat, systems = ChatFormat.load(options.base), Systems(options.base, "", {k: Path(v) for k, v in adapters.items()})
-    policies = [Policy("swarm", {role: role for role in adapters}, {})] * options.tasks
+    policies = [Policy("swarm", {role: role for role in adapters}, {})] * len(tasks)
     responder = PolicyResponder(systems, chat, policies, lambda _: Decoding(144), Quiet())
-    return [result.success for result in run_swarm(swarm_tasks(UNSEEN, options.tasks), responder)]
+    return [*known, *(result.success for result in run_swarm(tasks, responder))]
 
 
 def run_improve(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> Results:
@@ -238,18 +239,19 @@ def run_improve(options: argparse.Namespace, agents: tuple[AgentSpec, ...]) -> R
         write_logs(options.output / "logs", 7, options.sessions, failing=True)
     read_logs(options.output / "logs", agents)
     file = options.output / "improve.jsonl"
-    results = stored(file)
+    results = {(one["seed"], one["stage"]): one for one in stored(file)}
     for seed in options.seeds:
         before = teach(options, agents, "before", seed)
         for stage in options.stages:
-            if any((one["stage"], one["seed"]) == (stage, seed) for one in results):
+            known = results[seed, stage]["solved"] if (seed, stage) in results else []
+            if len(known) >= (options.unseen or options.tasks):
                 continue
             if stage == "after":
                 improved_turns(options, agents, before, seed)
             adapters = before if stage == "before" else teach(options, agents, stage, seed)
-            results.append({"seed": seed, "stage": stage, "solved": solved(options, adapters)})
-            write_lines(file, results)
-    return results
+            results[seed, stage] = {"seed": seed, "stage": stage, "solved": solved(options, adapters, known)}
+            write_lines(file, list(results.values()))
+    return list(results.values())
 
 
 def improvement(results: Results) -> Iterator[dict[str, Any]]:
@@ -375,6 +377,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--output", type=Path, required=True, help="kept between runs")
     parser.add_argument("--question", choices=["learn_from", "improve", "forgetting"], default="learn_from")
     parser.add_argument("--tasks", type=int, default=50, help="of the sandbox, for improve and for the swarm's test")
+    parser.add_argument("--unseen", type=int, default=0, help="tasks of the swarm's test, if not as many as --tasks")
     parser.add_argument("--samples", type=int, default=4, help="sessions a task that improve samples")
     parser.add_argument("--keep", nargs="+", default=[], metavar="ROLE=ADAPTER", help="roles that improve trains not")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="of improve")
