@@ -151,6 +151,22 @@ def test_a_system_that_gains_a_little_and_ruins_a_few_is_no_better_by_any_distri
     assert flips / 200 > 0.1 or share > 0.2  # which is why sign flips alone do not decide
 
 
+def test_a_system_that_ruins_only_the_longest_sessions_is_no_better_though_none_of_them_is_seen() -> None:
+    """So the imagined session is as large as the largest: one of their mean size lets pass all that are ahead."""
+    draw, passed, ahead = np.random.default_rng(6), 0, 0
+    population = draw.geometric(0.35, 20_000)
+    longest = population >= np.quantile(population, 0.95)
+    gain = 0.9 * population[longest].sum() / population[~longest].sum()  # 0 on average over turns
+    for _ in range(200):
+        turns = draw.geometric(0.35, 20)
+        apart = np.where(turns >= population[longest].min(), -0.9, gain) * turns
+        ours, theirs = np.stack([apart, turns], 1), np.stack([0.0 * turns, turns], 1)
+        ahead += apart.sum() > 0 and difference(ours, theirs, ratio).p_value <= 0.05
+        passed += unseen_p_value(ours, theirs) <= 0.025
+    assert ahead / 200 > 0.2
+    assert passed / 200 <= 0.05
+
+
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=25))
 def test_swapping_the_systems_mirrors_the_difference(pairs: list[tuple[int, int]]) -> None:
