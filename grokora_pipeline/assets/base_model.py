@@ -6,7 +6,6 @@ from pathlib import Path
 import dagster as dg
 
 from grokora_pipeline.assets.common import (
-    OWNERS,
     Made,
     Project,
     base_folder,
@@ -30,11 +29,8 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
     """The `base_model` asset of a project."""
 
     @dg.asset(
-        key=project.key(KEY),
-        group_name=project.label("sources"),
+        **project.identity(KEY, "sources"),
         kinds={"huggingface"},
-        owners=OWNERS,
-        io_manager_key=project.io_manager,
         code_version=code_version(project.settings.base_model),
         **project.gpu_step(),  # trying the architecture trains and answers, as the later GPU steps do
         check_specs=[dg.AssetCheckSpec("gpu_steps_are_counted", asset=project.key(KEY))],
@@ -46,8 +42,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
 
         def build(staged: Path) -> str:
             """Write `base_model.json`, and the model's files if the store is remote; the version of its content."""
-            plan = {"model_id": model_id, "output": str(staged)}
-            record = project.gpu(context).run(context, "grokora_pipeline.evaluation.base", plan, staged)
+            record = project.run_gpu(context, "grokora_pipeline.evaluation.base", {"model_id": model_id}, staged)
             folder = Path(record["path"])
             if folder.is_absolute() and project.store.remote:  # other machines do not have this folder
                 for path in model_files(folder):

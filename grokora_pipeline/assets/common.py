@@ -1,6 +1,6 @@
 """What every link of the chain does alike: find its inputs, reuse what is published, report errors as one sentence."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from grokora_pipeline.errors import GrokoraError, disk_refusal
 from grokora_pipeline.execution.process import CUDA_POOL, DEVICE_RETRIES, GpuProcess, cuda_tags
 from grokora_pipeline.settings import Settings, get_settings
 from grokora_pipeline.store import Artifact, Store, content_version
+from grokora_pipeline.store.champions import Registry
 
 if TYPE_CHECKING:
     Made = dg.MaterializeResult[Any]
@@ -112,7 +113,7 @@ class Project:
         ]
 
     def gpu_step(self, gpus: int = 1, tags: Mapping[str, str] | None = None) -> GpuStep:
-        """The arguments of `dg.asset` by which a step asks for so many devices, and may use `gpu`."""
+        """The arguments of `dg.asset` by which a step asks for so many devices, and may use `run_gpu`."""
         return {
             "op_tags": {**cuda_tags(gpus), **(tags or {})},
             "pool": self.pool,
@@ -120,10 +121,12 @@ class Project:
             "retry_policy": DEVICE_RETRIES,
         }
 
-    def gpu(self, context: dg.AssetExecutionContext) -> GpuProcess:
-        """The resource that runs GPU work, for the steps that are made with `gpu_step`."""
+    def run_gpu(
+        self, context: dg.AssetExecutionContext, module: str, plan: dict[str, Any], output: Path
+    ) -> dict[str, Any]:
+        """The result of a worker, which writes into `output`, on the devices of a step that is made with `gpu_step`."""
         process: GpuProcess = getattr(context.resources, self.gpu_resource)
-        return process
+        return process.run(context, module, {**plan, "output": str(output)}, output)
 
 
 def load_project() -> Project:
@@ -138,6 +141,14 @@ def code_version(*settings: object) -> str:
     A change of either marks the asset as out of date in the UI, and makes it anew.
     """
     return content_version(_CODE, *settings)
+
+
+class RefusedError(GrokoraError):
+    """A check refuses what was built: the staged folder is dropped, `current` stays where it was."""
+
+    def __init__(self, check: dg.AssetCheckResult) -> None:
+        super().__init__(f"{check.description} Nothing was published.")
+        self.check = check
 
 
 @contextmanager
@@ -193,6 +204,16 @@ def base_folder(artifact: Path) -> Path:
     return artifact / str(read_json(artifact / "base_model.json")["path"])
 
 
+def champions_plan(store: Store, agents: Iterable[str]) -> dict[str, Any]:
+    """Who is in service for each agent, for the plan of a worker: adapters' folders (None: the base), fixed prompts."""
+    registry = Registry(store)
+    adapters, prompts = ({name: look(name) for name in agents} for look in (registry.in_service, registry.prompt))
+    return {
+        "adapters": {name: str(adapter.path) if adapter else None for name, adapter in adapters.items()},
+        "prompts": {name: prompt.read_json("prompt.json") for name, prompt in prompts.items() if prompt},
+    }
+
+
 def result(
     project: Project,
     artifact: Artifact,
@@ -208,6 +229,23 @@ def result(
         check_results=checks or [],
         tags=tags or None,
     )
+
+
+def selected(context: dg.AssetExecutionContext, made: Made) -> Iterator[Made | dg.AssetCheckResult]:
+    """What a run asks of an asset with `can_subset`: the asset with those checks that are selected, or checks alone."""
+    names = {check.name for check in context.selected_asset_check_keys}
+    checks = [check for check in made.check_results or () if check.check_name in names]
+    if context.selected_asset_keys:
+        yield made._replace(check_results=checks)
+    else:
+        yield from checks
+
+
+def scalars(report: dict[str, Any]) -> dict[str, Any]:
+    """The numbers and small mappings of a report, ready to be metadata."""
+    return {
+        name: value for name, value in report.items() if isinstance(value, int | float | str | dict) and name != "rows"
+    }
 
 
 def warning(name: str, passed: bool, description: str, /, **metadata: Any) -> dg.AssetCheckResult:

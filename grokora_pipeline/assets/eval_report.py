@@ -88,14 +88,13 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
                 """Write the report's folder in a process that has the device."""
                 # no part of the inputs: they change with every report, and the figures do not
                 shown = {
-                    "output": str(staged),
                     "history": _history(project, agent, key),
                     "ranks": _ranks(project, agent),
                     "look": Registry(project.store).look(
                         agent.name, str(plan["versions"]["adapter"]), plan["versions"]["rows"]
                     ),
                 }
-                project.gpu(context).run(context, "grokora_pipeline.evaluation", {**plan, **shown}, staged)
+                project.run_gpu(context, "grokora_pipeline.evaluation", {**plan, **shown}, staged)
 
             artifact = publish_once(project, context, key, inputs, build)
         return result(project, artifact, _metadata(artifact))

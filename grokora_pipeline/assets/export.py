@@ -62,8 +62,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
 
             def build(staged: Path) -> None:
                 """Write the export's folder and `export.json`."""
-                card = project.gpu(context).run(context, WORKER, {**plan, "output": str(staged)}, staged)
-                write_json(staged / "export.json", card)
+                write_json(staged / "export.json", project.run_gpu(context, WORKER, plan, staged))
 
             folders = ("base", "adapter", "split", "examples", "base_hash")  # paths differ from machine to machine
             facts = {name: value for name, value in plan.items() if name not in folders}

@@ -12,6 +12,7 @@ from grokora_pipeline.assets.common import (
     Made,
     Project,
     base_folder,
+    champions_plan,
     code_version,
     plain_errors,
     publish_once,
@@ -58,8 +59,8 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
             def build(staged: Path) -> None:
                 """Write the recordings in a process that has the device."""
                 started = datetime.now(UTC).isoformat(timespec="seconds")
-                task = {**plan, "version": version, "output": str(staged), "started_at": started}
-                counts = project.gpu(context).run(context, "grokora_pipeline.evaluation.improve", task, staged)
+                task = {**plan, "version": version, "started_at": started}
+                counts = project.run_gpu(context, "grokora_pipeline.evaluation.improve", task, staged)
                 write_json(staged / "improvement.json", counts)
 
             artifact = publish_once(project, context, key, inputs, build)
@@ -77,10 +78,8 @@ def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str
     """What the recordings depend on (their fingerprint), and the plan for the process that makes them."""
     store, registry = project.store, Registry(project.store)
     base, names = store.require("base_model"), ROLES if spec.verify == "sandbox" else (agent.name,)
-    adapters = {name: registry.in_service(name) for name in names}
-    prompts = {name: prompt for name in names if (prompt := registry.prompt(name))}
     dataset, split = (store.require(f"{agent.name}/{link}") for link in _SOURCES)
-    served = {name: prompts.get(name) or adapters[name] for name in names}
+    served = {name: registry.prompt(name) or registry.in_service(name) for name in names}
     inputs = {
         "base": base.version,
         "champions": {name: artifact.version if artifact else None for name, artifact in served.items()},
@@ -94,8 +93,7 @@ def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str
     plan = {
         "agent": agent.name,
         "base": str(base_folder(base.path)),
-        "adapters": {name: str(artifact.path) if artifact else None for name, artifact in adapters.items()},
-        "prompts": {name: prompt.read_json("prompt.json") for name, prompt in prompts.items()},
+        **champions_plan(store, names),
         "improve": spec.model_dump(),
         "answer": agent.answer.model_dump(by_alias=True),
         "examples": str(dataset.path / "examples.jsonl"),

@@ -64,8 +64,7 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
             def build(staged: Path) -> None:
                 """Write the adapter's folder in a process that has the device."""
                 with project.store.work(key, content_version(inputs)) as work:  # a retry of a killed run goes on there
-                    folders = {"output": str(staged), "work": str(work)}
-                    project.gpu(context).run(context, "grokora_pipeline.training", {**plan, **folders}, staged)
+                    project.run_gpu(context, "grokora_pipeline.training", {**plan, "work": str(work)}, staged)
 
             artifact = publish_once(project, context, key, inputs, build)
             forget_work(project, key, inputs)

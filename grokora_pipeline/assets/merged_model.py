@@ -11,16 +11,16 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Project,
+    RefusedError,
     base_folder,
     code_version,
     plain_errors,
     publish_once,
     result,
+    selected,
     write_json,
 )
-from grokora_pipeline.assets.task_dataset import RefusedError
 from grokora_pipeline.datasets.examples import read_examples
-from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact
 from grokora_pipeline.store.champions import Registry
 
@@ -29,9 +29,9 @@ _PROMPTS = 8
 
 def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `merged_model` asset of one agent."""
-    asset_key = project.key(agent.name, "merged_model")
+    key = f"{agent.name}/merged_model"
     spec = dg.AssetSpec(
-        asset_key,
+        project.key(key),
         deps=[project.key(agent.name, "champion"), project.key(agent.name, "task_dataset"), project.key("base_model")],
         group_name=project.label(agent.name),
         kinds={"huggingface"},
@@ -43,12 +43,10 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     )
 
     @dg.multi_asset(
-        name="__".join(asset_key.path),
+        name="__".join(spec.key.path),
         specs=[spec],
         can_subset=True,  # else a result of the check is demanded even if it was not made
-        check_specs=project.check_specs(
-            f"{agent.name}/merged_model", {"same_logits": "Merging changed no answer."}, blocking="same_logits"
-        ),
+        check_specs=project.check_specs(key, {"same_logits": "Merging changed no answer."}, blocking="same_logits"),
         **project.gpu_step(tags={"dagster/priority": "-1"}),  # nobody waits for it; others wait for a device
     )
     def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -66,14 +64,10 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
                 artifact = _publish(project, agent, context, adapter)
             except RefusedError as refused:
                 yield refused.check
-                raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
+                raise
         record = artifact.read_json("merge.json")
-        check = _same_logits(record)
-        if context.selected_asset_keys:
-            checks = [check] if context.selected_asset_check_keys else []
-            yield result(project, artifact, {**record, "adapter": adapter.version}, checks)
-        else:  # a run of the check alone
-            yield check
+        shown = {**record, "adapter": adapter.version}
+        yield from selected(context, result(project, artifact, shown, [_same_logits(record)]))
 
     return merged_model
 
@@ -89,10 +83,9 @@ def _publish(project: Project, agent: AgentSpec, context: dg.AssetExecutionConte
         plan = {
             "base": str(base_folder(base.path)),
             "adapter": str(adapter.path),
-            "output": str(staged),
             "prompts": [{"prompt": example.prompt, "tools": example.tools} for example in examples],
         }
-        record = project.gpu(context).run(context, "grokora_pipeline.models.merge", plan, staged)
+        record = project.run_gpu(context, "grokora_pipeline.models.merge", plan, staged)
         if not (check := _same_logits(record)).passed:
             raise RefusedError(check)
         write_json(staged / "merge.json", record)

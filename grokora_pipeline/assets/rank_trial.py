@@ -122,9 +122,8 @@ def _trial(
                     **evaluation_plan(project, agent, folder),
                     **judged,
                     "fresh": "unseen",  # a rank is chosen by these rows, so the gate's final look must be at others
-                    "output": str(evaluation),
                 }
-                report = project.gpu(context).run(context, "grokora_pipeline.evaluation", task, evaluation)
+                report = project.run_gpu(context, "grokora_pipeline.evaluation", task, evaluation)
                 record["metric"] = report["systems"]["adapter"]["metrics"][agent.metric]["value"]
             records.append(record)
         write_json(staged / "trial.json", {"versions": _versions(project, agent), "records": records})
@@ -139,8 +138,7 @@ def _trained(project: Project, context: dg.AssetExecutionContext, plan: dict[str
     """Train with one seed into a folder; what `training/ranks.py` wants to know of it."""
     inputs = {"knobs": plan["knobs"], "versions": plan["versions"]}
     with project.store.work(f"{plan['agent']}/rank_trial", content_version(inputs)) as work:
-        task = {**plan, "output": str(folder), "work": str(work)}
-        training = project.gpu(context).run(context, "grokora_pipeline.training", task, folder)
+        training = project.run_gpu(context, "grokora_pipeline.training", {**plan, "work": str(work)}, folder)
     size = (folder / "adapter_model.safetensors").stat().st_size / 2**20
     figures = {name: training[name] for name in _FIGURES}
     return {"seed": training["knobs"]["seed"], **figures, "adapter_mib": round(size, 3), "metric": None}

@@ -6,7 +6,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from grokora_pipeline.assets.common import Made, Project, base_folder, code_version, plain_errors, publish_once, result
+from grokora_pipeline.assets.common import (
+    Made,
+    Project,
+    base_folder,
+    champions_plan,
+    code_version,
+    plain_errors,
+    publish_once,
+    result,
+)
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import intervals
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
@@ -51,10 +60,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         """Let the swarm of bases and the swarm of champions do the same unseen tasks."""
         with plain_errors():
             chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))
-            base = project.store.require("base_model")
-            served = Registry(project.store)
-            champions = {role: served.in_service(role) for role in ROLES}
-            prompts = {role: prompt for role in ROLES if (prompt := served.prompt(role))}
+            base, served = project.store.require("base_model"), Registry(project.store)
             datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
             # a role whose dataset was never made is asked without examples
             examples = {role: dataset for role, dataset in datasets.items() if dataset}
@@ -63,13 +69,11 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
                 """Write the report's folder in a process that has the device."""
                 plan = {
                     "base": str(base_folder(base.path)),
-                    "adapters": {role: str(adapter.path) if adapter else None for role, adapter in champions.items()},
-                    "prompts": {role: prompt.read_json("prompt.json") for role, prompt in prompts.items()},
+                    **champions_plan(project.store, ROLES),
                     "examples": {role: str(dataset.path / "examples.jsonl") for role, dataset in examples.items()},
-                    "output": str(staged),
                     **chosen,
                 }
-                project.gpu(context).run(context, "grokora_pipeline.evaluation.swarm", plan, staged)
+                project.run_gpu(context, "grokora_pipeline.evaluation.swarm", plan, staged)
 
             inputs = {
                 "base": base.version,

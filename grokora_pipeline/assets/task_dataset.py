@@ -13,6 +13,7 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     Made,
     Project,
+    RefusedError,
     base_folder,
     code_version,
     columns,
@@ -20,6 +21,7 @@ from grokora_pipeline.assets.common import (
     publish_once,
     read_json,
     result,
+    scalars,
     table,
     warning,
     write_json,
@@ -28,7 +30,6 @@ from grokora_pipeline.assets.sources import FORGET_LIST
 from grokora_pipeline.datasets.examples import build_examples, read_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.datasets.selection import DatasetOptions
-from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.store import folder_version
@@ -108,7 +109,7 @@ def task_dataset_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
                 artifact = publish_once(project, context, key, inputs, build)
             except RefusedError as refused:
                 yield refused.check
-                raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
+                raise
         from grokora_pipeline.datasets.frames import examples  # pandas would slow down the loading of definitions
 
         frame, report = examples(project.store, agent.name), artifact.read_json("report.json")
@@ -141,14 +142,6 @@ def _build(
     return folder_version(staged)
 
 
-class RefusedError(Exception):
-    """A check refuses what was built: the staged folder is dropped, `current` stays where it was."""
-
-    def __init__(self, check: dg.AssetCheckResult) -> None:
-        super().__init__(check.description)
-        self.check = check
-
-
 def _metadata(report: dict[str, Any], frame: "pd.DataFrame") -> dict[str, Any]:
     preview = frame.head(10)[["question", "answer"]].astype(str)
     return {
@@ -157,13 +150,6 @@ def _metadata(report: dict[str, Any], frame: "pd.DataFrame") -> dict[str, Any]:
         "contradictions": table(report["contradiction_examples"]),
         **{name: value for name, value in scalars(report).items() if name != "contradictions"},
         "contradictions_count": report["contradictions"],
-    }
-
-
-def scalars(report: dict[str, Any]) -> dict[str, Any]:
-    """The numbers and small mappings of a report, ready to be metadata."""
-    return {
-        name: value for name, value in report.items() if isinstance(value, int | float | str | dict) and name != "rows"
     }
 
 

@@ -12,22 +12,23 @@ from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     OWNERS,
     Project,
+    RefusedError,
     base_folder,
     code_version,
     columns,
     plain_errors,
     publish_once,
     result,
+    scalars,
+    selected,
     warning,
     write_json,
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import length_histogram
-from grokora_pipeline.assets.task_dataset import RefusedError, scalars
 from grokora_pipeline.datasets.examples import near_places, read_examples, read_near_pairs, read_worse
 from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.split import SplitOptions, read_assignment, split_examples, straddling
-from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.store import Artifact, folder_version
@@ -56,9 +57,9 @@ class SplitConfig(SplitOptions, dg.Config):
 
 def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
     """The `tokenized_split` asset of one agent."""
-    asset_key = project.key(agent.name, "tokenized_split")
+    key = f"{agent.name}/tokenized_split"
     spec = dg.AssetSpec(
-        asset_key,
+        project.key(key),
         deps=[project.key(agent.name, "task_dataset"), project.key("base_model")],
         group_name=project.label(agent.name),
         kinds={"huggingface"},
@@ -72,11 +73,11 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
     # With `can_subset` the outputs of checks are optional: `@asset` demands a result of every check of the asset, of
     # those too that were not made.
     @dg.multi_asset(
-        name="__".join(asset_key.path),
+        name="__".join(spec.key.path),
         specs=[spec],
         can_subset=True,
         retry_policy=NODE_RETRIES,
-        check_specs=project.check_specs(f"{agent.name}/tokenized_split", _CHECKS, blocking="no_straddling_group"),
+        check_specs=project.check_specs(key, _CHECKS, blocking="no_straddling_group"),
     )
     def tokenized_split(context: dg.AssetExecutionContext, config: SplitConfig) -> Iterator[Any]:
         """Checks come before the publication; a check that was not made yields no result."""
@@ -88,15 +89,11 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
                 if refused.check.check_name == "enough_examples":  # nothing is wrong, there is only too little
                     context.log.warning(f"{agent.name} is skipped: {refused.check.description}")
                     return
-                raise GrokoraError(f"{refused.check.description} Nothing was published.") from None
+                raise
         report = artifact.read_json("report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
-        selected = {check.name for check in context.selected_asset_check_keys}
-        results = [check for check in _checks(agent, report) if check.check_name in selected]
-        if context.selected_asset_keys:
-            yield result(project, artifact, {"lengths": lengths, **scalars(report)}, results)
-        else:  # a run of the checks alone
-            yield from results
+        made = result(project, artifact, {"lengths": lengths, **scalars(report)}, _checks(agent, report))
+        yield from selected(context, made)
 
     return tokenized_split
 
