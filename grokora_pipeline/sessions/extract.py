@@ -41,6 +41,7 @@ class FileRecord:
     days: dict[str, int] = field(default_factory=dict)  # day -> turns
     sessions: list[str] = field(default_factory=list)
     secretive: list[str] = field(default_factory=list)  # the sessions of which something was replaced
+    traces: dict[str, str] = field(default_factory=dict)  # what else their calls name -> session
     # session -> what was stated of it, in order: status, rating, agent, step, call, time
     stated: dict[str, list[list[object]]] = field(default_factory=dict)
     inferred: dict[str, str] = field(default_factory=dict)  # session -> status
@@ -237,6 +238,8 @@ def _take(
                 parts.add(day, row)
                 record.days[day] = record.days.get(day, 0) + 1
                 sessions.add(str(row[1]))
+                if item.trace not in ("", item.session_id):
+                    record.traces[maker.public(item.trace)] = str(row[1])
                 redactions.update(counts)
                 if counts:
                     secretive.add(base_session(str(row[1])))

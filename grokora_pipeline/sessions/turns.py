@@ -43,6 +43,7 @@ class Turn:
     line: int = 0  # 1-based line (or iteration) in the source, 0 where it has none
     task: str = ""  # the goal as the session states it, "" where the log does not say
     step_failed: bool = False  # this very step's tool result was an error, or its command returned non-zero
+    trace: str = ""  # what a platform calls the run that the call is a part of; a verdict may name it for the session
 
 
 class TurnRow(TypedDict):

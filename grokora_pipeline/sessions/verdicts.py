@@ -387,14 +387,16 @@ def _verdicts(
     labels: dict[str, dict[str, set[Segment]]] = defaultdict(lambda: defaultdict(set))
     for segment, label in names.items():
         labels[base_session(segment[0])][label].add(segment)
+    traces = {trace: session for record in records.values() for trace, session in record.traces.items()}
     stated: dict[str, list[tuple[str, str, list[Any]]]] = defaultdict(list)
     inferred: dict[str, set[str]] = defaultdict(set)
     problems: list[tuple[str, Problem]] = []
     unheard = 0
     for record in records.values():
         for session in {*record.stated, *record.inferred}:
-            own = names.get((session, record.name))
-            near = [own] if own else _nearest(session, record.name, labels[base_session(session)])
+            named = session if base_session(session) in labels else traces.get(session, session)
+            own = names.get((named, record.name))
+            near = [own] if own else _nearest(named, record.name, labels[base_session(named)])
             is_ambiguous = len(near) > 1 and session in record.inferred
             for statement in record.stated.get(session, ()):
                 homes = near if len(near) < 2 else _possible(statement, rows[rows["session"].isin(near)])

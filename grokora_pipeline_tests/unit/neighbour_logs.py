@@ -513,6 +513,70 @@ def _zed(talk: "Talk", _: str) -> bytes:
     return _document({"version": "0.2.0", "summary": "s", "updated_at": AT, "messages": messages})
 
 
+def _zed_thread(talk: "Talk", name: str) -> bytes:
+    use = {"id": "t1", "name": "bash", "input": {"command": talk.command}, "is_input_complete": True}
+    result = {"tool_use_id": "t1", "is_error": False, "content": [{"Text": talk.result}]}
+    first = {"content": [{"Text": talk.thought}, {"ToolUse": use}], "tool_results": {"t1": result}}
+    messages = [
+        {"User": {"id": name, "content": [{"Text": talk.question}]}},
+        {"Agent": first},
+        {"Agent": {"content": [{"Text": talk.answer}], "tool_results": {}}},
+    ]
+    return _document({"title": "s", "updated_at": AT, "messages": messages, "version": "0.3.0"})
+
+
+def _big_agi(talk: "Talk", name: str) -> bytes:
+    call = {"type": "function_call", "name": "bash", "args": json.dumps({"command": talk.command})}
+    reply = {"type": "function_call", "name": "bash", "result": talk.result}
+    said = [
+        {"pt": "text", "text": talk.thought},
+        {"pt": "tool_invocation", "id": "t1", "invocation": call},
+        {"pt": "tool_response", "id": "t1", "error": False, "response": reply},
+        {"pt": "text", "text": talk.answer},
+    ]
+    messages = [
+        {"role": role, "fragments": [{"ft": "content", "part": part} for part in parts]}
+        for role, parts in (("user", [{"pt": "text", "text": talk.question}]), ("assistant", said))
+    ]
+    chat = {"id": name, "systemPurposeId": "Generic", "created": 1767225600000, "messages": messages}
+    return _document({"conversations": [chat], "models": {"sources": []}})
+
+
+def _items(talk: "Talk") -> list[dict[str, Any]]:
+    """What is answered, as items of the Responses API."""
+    said = {"type": "message", "role": "assistant"}
+    call = {"type": "function_call", "call_id": "t1", "name": "bash"}
+    return [
+        {**said, "content": [{"type": "output_text", "text": talk.thought}]},
+        {**call, "arguments": json.dumps({"command": talk.command})},
+        {"type": "function_call_output", "call_id": "t1", "output": talk.result},
+        {**said, "content": [{"type": "output_text", "text": talk.answer}]},
+    ]
+
+
+def _nemo_gym(talk: "Talk", name: str) -> bytes:
+    request = {"input": talk.messages[:2]}
+    return _lines({"responses_create_params": request, "response": {"id": name, "output": _items(talk)}, "reward": 1})
+
+
+def _openai_items(talk: "Talk", _: str) -> bytes:
+    asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": talk.question}]}
+    return _document({"object": "list", "data": [asked, *_items(talk)][::-1], "has_more": False})
+
+
+def _semantic_kernel(talk: "Talk", _: str) -> bytes:
+    call = {"$type": "FunctionCallContent", "Id": "t1", "PluginName": "sh", "FunctionName": "bash"}
+    result = {"$type": "FunctionResultContent", "CallId": "t1", "FunctionName": "bash", "Result": talk.result}
+    told = [
+        ("system", [{"$type": "TextContent", "Text": talk.system}]),
+        ("user", [{"$type": "TextContent", "Text": talk.question}]),
+        ("assistant", [{"$type": "TextContent", "Text": talk.thought}, {**call, "Arguments": {"c": talk.command}}]),
+        ("tool", [result]),
+        ("assistant", [{"$type": "TextContent", "Text": talk.answer}]),
+    ]
+    return _document([{"Role": {"Label": role}, "Items": items} for role, items in told])
+
+
 def _vertex(talk: "Talk", name: str) -> bytes:
     *asked, said = _contents(talk)
     request = {"systemInstruction": {"parts": [{"text": talk.system}]}, "contents": asked}
@@ -866,6 +930,10 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("llm", "logs.json", _HELD, _llm),
     ("adk", "session.json", _NO_SYSTEM, _adk),
     ("zed", "thread.json", _NO_SYSTEM, _zed),
+    ("big_agi", "chats.json", _NO_SYSTEM, _big_agi),
+    ("nemo_gym", "rollouts.jsonl", _HELD, _nemo_gym),
+    ("openai_items", "items.json", _NO_SYSTEM, _openai_items),
+    ("semantic_kernel", "history.json", _HELD, _semantic_kernel),
     ("vertex_log", "rows.jsonl", _HELD, _vertex),
     ("openai_batch", "joined.jsonl", _HELD, _openai_batch),
     ("llm_span", "spans.jsonl", _HELD, _llm_span),
@@ -897,6 +965,7 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "portkey": ("recording", "logs.jsonl", _HELD, _portkey),
     "ollama": ("recording", "calls.jsonl", _HELD, _ollama),
     "converse": ("recording", "calls.jsonl", _HELD, _converse),
+    "zed_thread": ("zed", "thread.json", _NO_SYSTEM, _zed_thread),
     "phoenix": ("otel", "spans.jsonl", _HELD, _phoenix),
     "lobechat": ("held_chats", "lobechat.json", _NO_SYSTEM, _lobechat),
     "genkit": ("otel", "trace.json", _HELD, _genkit),

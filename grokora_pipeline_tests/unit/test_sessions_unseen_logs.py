@@ -59,6 +59,66 @@ def test_a_text_that_a_platform_masked_or_shortened_is_no_whole_prompt(tmp_path:
     assert only(read(write(tmp_path / "x.jsonl", row))).completeness == "cut"
 
 
+@pytest.mark.parametrize(
+    ("contexts", "known"), [(["Berlin is a city."], "cut"), (["Capital?"], "whole"), ([], "whole")]
+)
+def test_a_prompt_whose_retrieved_texts_stand_beside_it_is_not_whole(
+    tmp_path: Path, contexts: list[str], known: str
+) -> None:
+    row = {"user_input": "Capital?", "retrieved_contexts": contexts, "response": "Berlin"}
+    assert (only(read(write(tmp_path / "x.jsonl", row))).completeness) == known
+
+
+def test_a_conversation_of_ragas_is_its_messages_and_nobody_said_that_it_went_well(tmp_path: Path) -> None:
+    said = {"type": "ai", "content": "I look.", "tool_calls": [{"name": "bash", "args": {"cmd": "ls"}}]}
+    result = {"type": "tool", "content": "out"}
+    row = {"user_input": [{"type": "human", "content": "Q"}, said, result, {"type": "ai", "content": "Done"}]}
+    told = turns_of(read(write(tmp_path / "x.jsonl", {**row, "reference": "Done"})))
+    assert [(prompt_of(turn), turn.status) for turn in told] == [
+        ("u:Q", "unknown"),
+        ("u:Q a:I look.* t:out", "unknown"),
+    ]
+
+
+def test_a_row_without_messages_stops_no_file(tmp_path: Path) -> None:
+    empty = {"messages": [{"role": "user", "content": ""}]}
+    assert [type(item) for item in read(write(tmp_path / "x.jsonl", empty, {"messages": TALK}))] == [
+        Skipped,
+        Turn,
+        Turn,
+    ]
+
+
+def test_parallel_results_of_semantic_kernel_go_to_their_calls(tmp_path: Path) -> None:
+    calls = [{"$type": "FunctionCallContent", "Id": one, "FunctionName": "f", "Arguments": {}} for one in "ab"]
+    results = [{"$type": "FunctionResultContent", "CallId": one, "Result": f"of {one}"} for one in "ba"]
+    told = [("user", [{"$type": "TextContent", "Text": "Q"}]), ("assistant", calls), ("tool", results)]
+    told.append(("assistant", [{"$type": "TextContent", "Text": "A"}]))
+    items = document(tmp_path, [{"Role": {"Label": role}, "Items": own} for role, own in told])
+    seen = {one["tool_call_id"]: one["content"] for one in turns_of(items)[1].prompt if one["role"] == "tool"}
+    assert seen == {"a": "of a", "b": "of b"}
+
+
+def test_a_call_of_zed_that_was_not_complete_is_no_example(tmp_path: Path) -> None:
+    use = {"id": "t1", "name": "bash", "input": {}, "is_input_complete": False}
+    cut = {"Agent": {"content": [{"Text": "I"}, {"ToolUse": use}], "tool_results": {}}}
+    asked = {"User": {"id": "u", "content": [{"Text": "Q"}]}}
+    answer = {"Agent": {"content": [{"RedactedThinking": "x"}, {"Text": "A"}], "tool_results": {}}}
+    items = document(tmp_path, {"title": "t", "version": "0.3.0", "messages": [asked, answer, "Resume", cut]})
+    assert [item for item in items if isinstance(item, Skipped)] == [Skipped("broken_off")]
+    assert (prompt_of(only(items)), only(items).completion["content"]) == ("u:Q", "A")
+
+
+@pytest.mark.parametrize(("more", "known"), [(True, "delta"), (False, "reconstructed")])
+def test_of_items_that_are_listed_backwards_the_oldest_may_be_on_another_page(
+    tmp_path: Path, more: bool, known: str
+) -> None:
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "A"}]}
+    asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Q"}]}
+    turn = only(document(tmp_path, {"object": "list", "data": [said, asked], "has_more": more}))
+    assert (prompt_of(turn), turn.completion["content"], turn.completeness) == ("u:Q", "A", known)
+
+
 def test_words_about_hiding_do_not_make_a_prompt_cut(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Is this text redacted or truncated?"}, TALK[-1]]}
     assert only(read(write(tmp_path / "x.jsonl", row))).completeness == "whole"
@@ -270,6 +330,20 @@ def test_a_row_of_parquet_says_what_the_same_row_of_jsonl_says(tmp_path: Path) -
     assert len(told[0]) > 0
 
 
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+def test_arguments_that_a_table_gave_the_members_of_other_calls_lose_them_again(tmp_path: Path, name: str) -> None:
+    """Arrow gives each object of a column all members of the others, and `datasets` writes them as null."""
+    calls = [{"name": "get", "arguments": {"city": "P"}}, {"name": "look", "arguments": {"deep": True}}]
+    said = {"role": "assistant", "tool_calls": [{"function": one} for one in calls]}
+    table = pa.Table.from_pylist([{"messages": [{"role": "user", "content": "Q"}, said]}])
+    if name.endswith(".parquet"):
+        pq.write_table(table, tmp_path / name)
+    else:
+        write(tmp_path / name, *table.to_pylist())
+    made = only(read(tmp_path / name)).completion["tool_calls"]
+    assert [json.loads(one["function"]["arguments"]) for one in made] == [one["arguments"] for one in calls]
+
+
 def test_a_parquet_file_that_is_not_whole_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     pq.write_table(pa.Table.from_pylist([{"messages": TALK}]), tmp_path / "logs" / "x.parquet")
@@ -292,6 +366,25 @@ def test_the_elements_of_a_page_are_records(tmp_path: Path) -> None:
     assert only(document(tmp_path, {"data": [payload], "total": 1})).completion["content"] == "Done"
     rows = {"rows": [{"row_idx": 0, "row": {"messages": [*ASKED, TALK[-1]]}}], "num_rows_total": 1}
     assert only(document(tmp_path, rows)).completion["content"] == "Done"
+
+
+def test_spans_of_one_long_resource_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = [span(f"{n}", {"gen_ai.operation.name": "chat", **SEMCONV}) for n in range(40)]
+    scopes = [{"scope": {"name": "a"}, "spans": spans[:30]}, {"scope": {"name": "b"}, "spans": spans[30:]}]
+    resource = {"attributes": pairs({"session.id": "S"})}
+    value = {"resourceSpans": [{"resource": resource, "scopeSpans": scopes}]}
+    told = document(tmp_path, value)
+    monkeypatch.setattr(documents, "STREAMED_FROM", 4_000)
+    held = [
+        len(scope["spans"])
+        for record in documents.records(source.Source(tmp_path / "log.json", "log.json"))
+        if isinstance(record, documents.Record)
+        for one in record.value["resourceSpans"]
+        for scope in one["scopeSpans"]
+    ]
+    assert max(held) == 1
+    assert [turn.session_id for turn in turns_of(told)] == ["S"] * 40
+    assert [one.completion for one in turns_of(document(tmp_path, value))] == [one.completion for one in turns_of(told)]
 
 
 def test_a_long_object_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

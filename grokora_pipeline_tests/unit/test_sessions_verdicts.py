@@ -231,6 +231,17 @@ def test_blame_names_a_call_and_no_other_agents_step_of_the_same_number(tmp_path
     assert {row["agent"]: row["blamed"] for row in turns(tmp_path / "out")} == {"actor": True, "observer": False}
 
 
+def test_a_score_in_another_file_that_names_only_the_trace_is_of_its_session(tmp_path: Path) -> None:
+    told = {"type": "GENERATION", "parentObservationId": None, "startTime": "2026-01-01T00:00:00Z", "output": "A"}
+    seen = [{**told, "id": f"o{n}", "traceId": f"t{n}", "sessionId": f"s{n}", "input": f"Q{n}"} for n in range(2)]
+    write_lines(tmp_path / "logs" / "observations.jsonl", seen)
+    score = {"id": "x", "traceId": "t1", "name": "correctness", "value": 0, "dataType": "NUMERIC"}
+    write_lines(tmp_path / "logs" / "scores.jsonl", [score])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert {row["session_id"]: row["status"] for row in turns(tmp_path / "out")} == {"s0": "unknown", "s1": "failure"}
+    assert report.unheard_verdicts == 0
+
+
 def test_blame_by_receipt_tells_a_call_from_its_retry(tmp_path: Path) -> None:
     lines = [call("s", 0, "p", text, call=receipt) for text, receipt in (("bad", "r1"), ("good", "r2"))]
     write_lines(tmp_path / "logs" / "a.jsonl", [*lines, outcome("s", "failure", blame={"call": "r1", "step": 0})])

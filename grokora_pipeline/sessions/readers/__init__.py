@@ -173,6 +173,7 @@ FORMATS: tuple[Format, ...] = (
     Format("openhands", openhands.looks_like, openhands.read),
     Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini),
     Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),
+    _conversation(conversations.ITEMS),
     _conversation(conversations.WRAPPED),
     Format(
         conversations.HELD.name,

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
@@ -36,6 +37,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     pair_results,
 )
 from grokora_pipeline.sessions.readers.outcomes import exit_status, outcome_status
+from grokora_pipeline.sessions.readers.source import without_nulls
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status
 
 _CHAT = (
@@ -49,8 +51,10 @@ _CHAT = (
     "turns",
     "chat",
     "trajectory",
+    "user_input",  # RAGAS
 )
-_PROMPT, _COMPLETION = ("prompt", "question", "query"), ("completion", "response")
+_PROMPT, _COMPLETION = ("prompt", "question", "query", "user_input"), ("completion", "response")
+_CONTEXTS = ("retrieved_contexts", "contexts", "retrieved_documents")  # stood in the prompt, in whatever words
 _SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs
 _TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
@@ -100,10 +104,12 @@ def _calls(value: Any) -> list[Json]:
 
 
 def _has_turns(value: Any) -> bool:
-    """Whether it is a list of messages with a role (or ShareGPT's `from`) and a content."""
+    """Whether it is a list of messages with a role (ShareGPT's `from`, LangChain's `type`) and a content."""
     value = as_json(value)
     first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, dict) and ("role" in first or "from" in first) and not {"kind", "step_id"} & first.keys()
+    if not isinstance(first, dict) or {"kind", "step_id"} & first.keys():
+        return False
+    return "role" in first or "from" in first or (first.get("type") in ("human", "system") and "content" in first)
 
 
 def _status(row: Mapping[str, Any]) -> Status:
@@ -125,8 +131,8 @@ def _status(row: Mapping[str, Any]) -> Status:
     stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
     if failed or any(outcome_status(word) in ("failure", None) for word in stated):
         return "failure"
-    # rows that name their session are a log, which nobody chose to train on
-    is_log = bool(_session(row, "session_id", "sessionId")) and not rewards
+    # rows that name their session, and RAGAS' samples, are a log, which nobody chose to train on
+    is_log = bool(_session(row, "session_id", "sessionId") or row.get("user_input")) and not rewards
     return "unknown" if is_log and not any(outcome_status(one) == "success" for one in (*words, *stated)) else "success"
 
 
@@ -218,6 +224,8 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
     elif kind == "chat":
         raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
         raw = [message for message in raw if isinstance(message, dict)]
+        if any(one.get("tool_calls", ()) is None and one.get("role") in ("user", "system") for one in raw):
+            raw, tools = without_nulls(raw), without_nulls(tools)  # it was a table
         if raw[0].get("role", raw[0].get("from")) != "system":
             raw = [*_system(row), *raw]
         messages, label = _weighted(raw), row.get("label")
@@ -278,7 +286,8 @@ def _with_calls(messages: Sequence[Message]) -> list[Message]:
     """
     spoken: list[Message] = []
     called = False
-    for message, after in zip(messages, [*messages[1:], {}], strict=True):
+    nothing: Message = {}
+    for message, after in zip_longest(messages, messages[1:], fillvalue=nothing):
         text, results = message.get("content") or "", list[str]()
         if message["role"] == "assistant":
             spelled = [one or other for one, other in _CALL_TEXT.findall(text)] if "<" in text else []
@@ -395,6 +404,8 @@ def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
         yield Skipped("nothing_to_train_on")
         return
     metadata: Mapping[str, Any] = record.value
+    shown = "".join(name_text(one.get("content")) for one in row.messages)
+    hidden = any(name_text(one) not in shown for key in _CONTEXTS for one in as_list(metadata.get(key)))
     session = _session(metadata, *SESSION_NAMES)
     yield from explode(
         source,
@@ -406,6 +417,7 @@ def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
         line=record.number,
         task=name_text(first_of(metadata, *_TASKS)),
         tools=row.tools,
+        completeness="cut" if hidden else "whole",
         status=row.status,
         model=row.model or name_text(first_of(metadata, "model", "model_name", "generator", "teacher")),
     )

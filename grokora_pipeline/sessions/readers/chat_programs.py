@@ -15,7 +15,7 @@ from grokora_pipeline.sessions.readers.documents import (
     digest,
     objects_in,
 )
-from grokora_pipeline.sessions.readers.lowering import ROLES
+from grokora_pipeline.sessions.readers.lowering import role_of
 
 
 def chatgpt(value: Json) -> Iterator[Chat]:
@@ -112,6 +112,36 @@ def claude_ai(value: Json) -> Iterator[Chat]:
     yield Chat(messages, name_text(value.get("uuid")), "claude.ai", model, value.get("created_at"))
 
 
+def big_agi(value: Json) -> Iterator[Chat]:
+    """A conversation of Big-AGI's, or all of a backup. Messages are texts, or fragments with a part each."""
+    for chat in objects_in(value.get("conversations")) or [value]:
+        messages = []
+        for one in objects_in(chat.get("messages")):
+            parts = [as_object(fragment.get("part")) for fragment in objects_in(one.get("fragments"))]
+            by = as_object(one.get("generator"))
+            said = {"role": one.get("role"), "content": list(map(_fragment, parts)) or one.get("text")}
+            model = first_of(as_object(by.get("aix")), "mId") or first_of(by, "name") or one.get("originLLM")
+            cut = bool(by.get("tokenStopReason")) or any(part.get("pt") == "error" for part in parts)
+            messages.append({**said, "model": model if one.get("role") == "assistant" else None, "cut": cut})
+        yield Chat(messages, name_text(chat.get("id")), "big-agi", started=chat.get("created"))
+
+
+def _fragment(part: Json) -> Json:
+    """The part of a fragment of Big-AGI's, under the names of others."""
+    kind, call, reply = part.get("pt"), as_object(part.get("invocation")), as_object(part.get("response"))
+    if kind == "tool_invocation" and call.get("type") == "function_call":
+        return {"type": "tool_use", "id": part.get("id"), "name": call.get("name"), "input": call.get("args")}
+    if kind == "tool_response" and reply.get("type") == "function_call":
+        result = {"type": "tool_result", "tool_use_id": part.get("id"), "content": reply.get("result")}
+        return {**result, "is_error": bool(part.get("error"))}
+    if kind == "ma":
+        return {"type": "thinking", "text": part.get("aText")}
+    if kind == "doc":
+        return {"type": "text", "text": name_text(as_object(part.get("data")).get("text"))}
+    silent = {"annotations": "citation", "ph": "citation", "error": "citation", "reference": "file"}
+    return {"text": part.get("text"), "type": silent.get(name_text(kind), kind)}
+
+
 def dify(rows: Sequence[Json]) -> Iterator[Chat]:
     """The messages of one conversation with an app of Dify's; of the calls that an agent made it tells too little."""
     messages: list[Json] = []
@@ -170,13 +200,13 @@ def _holders(
 
 
 def _role(message: Json) -> str:
-    return ROLES.get(name_text(message.get("role")).lower(), "")
+    return role_of(message) if "role" in message or "Role" in message else ""
 
 
 def _is_chat(member: Any) -> bool:
     """Whether it is a list whose first two elements are messages, and no answers to choose from."""
     first = objects_in(member)[:2] if isinstance(member, list) else []
-    texts = ("content", "contentParts", "parts", "blocks", "text")
+    texts = ("content", "contentParts", "contents", "items", "Items", "parts", "blocks", "text")
     are_said = all(_role(one) and any(key in one for key in texts) for one in first)
     return len(first) == 2 and are_said and _role(first[0]) in ("system", "user")
 

@@ -15,27 +15,30 @@ def gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
     first = lines[0]
     agent = "gemini-cli/subagent" if first.get("kind") == "subagent" else "gemini-cli"
     replay = Replay(Chat([], name_text(first.get("sessionId")), agent, started=first.get("startTime")))
+    seen = set[str]()
     for one in objects_in(first["messages"]) if isinstance(first.get("messages"), list) else lines[1:]:
-        names = [message["id"] for message in replay.messages]
+        told, name = replay.messages, name_text(one.get("$rewindTo", one.get("id")))
+        end = len(told) if name in seen else 0  # mostly the last is replaced or taken back: looked for from the end
+        seen.add(name)
+        while end and told[end - 1]["id"] != name:
+            end -= 1
+        place = end
+        while place and told[place - 1]["id"] == name:
+            place -= 1
         if "$rewindTo" in one:  # a person went back to before that message, or to the start if there is none of that id
-            replay.take_back(names.index(one["$rewindTo"])) if one["$rewindTo"] in names else replay.go_on_with([])
+            replay.take_back(place) if end else replay.go_on_with([])
         elif history := objects_in(as_object(one.get("$set")).get("messages")):  # what the model sees from here on
             known = {message["id"]: message.get("told", message) for message in reversed(replay.messages)}
             sent = (message for record in history for message in _gemini_messages(record))
             replay.go_on_with({"told": known.get(message["id"], message), **message} for message in sent)
+            seen.update(name_text(message["id"]) for message in replay.messages)
         elif one.get("type") not in ("user", "gemini"):  # notes of the program: info, error, warning
             if "cancelled" in str(one.get("content")) and replay.messages and replay.messages[-1]["role"] == "gemini":
                 replay.messages[-1]["cut"] = True
-        elif one.get("id") in names:
-            place, told = names.index(one["id"]), replay.messages
-            marks = {key: told[place][key] for key in ("earlier", "told") if key in told[place]}
-            replay.messages = [
-                *told[:place],
-                *({**message, **marks} for message in _gemini_messages(one)),
-                *(message for message in told[place:] if message["id"] != one["id"]),
-            ]
         else:
-            replay.messages += _gemini_messages(one)
+            marks: Json = {key: told[place][key] for key in ("earlier", "told") if end and key in told[place]}
+            place, end = (place, end) if end else (len(told), len(told))
+            told[place:end] = [{**message, **marks} for message in _gemini_messages(one)]
     yield from replay.chats()
 
 
@@ -53,14 +56,15 @@ def _gemini_messages(one: Json) -> list[Json]:
         for t in objects_in(one.get("thoughts"))
     ]
     own = [*thoughts, *parts, *({**call, "type": "tool_use"} for call in calls)]
-    messages: list[Json] = [{"id": one.get("id"), "role": one.get("type"), "content": own, "model": one.get("model")}]
+    name = name_text(one.get("id"))
+    messages: list[Json] = [{"id": name, "role": one.get("type"), "content": own, "model": one.get("model")}]
     for call in calls:
         results = objects_in(call.get("result")) or [{"functionResponse": {"response": call.get("resultDisplay")}}]
         failed = call.get("status") in ("error", "cancelled")
         for part in results:
             answer = {"type": "tool_result", "tool_use_id": call.get("id"), "is_error": failed}
             answer["content"] = as_object(part.get("functionResponse")).get("response", "")
-            messages.append({"id": one.get("id"), "role": "tool", "content": [answer]})
+            messages.append({"id": name, "role": "tool", "content": [answer]})
     return messages
 
 
@@ -525,12 +529,7 @@ def amazon_q(value: Json) -> Iterator[Chat]:
             {
                 "type": "tool_result",
                 "tool_use_id": one.get("tool_use_id"),
-                "content": [
-                    {"type": "text", "text": part["Text"]}
-                    if isinstance(part.get("Text"), str)
-                    else part.get("Json", part)
-                    for part in objects_in(one.get("content"))
-                ],
+                "content": one.get("content"),
                 "is_error": name_text(one.get("status")).lower() == "error",
             }
             for kind in ("ToolUseResults", "CancelledToolUses")
@@ -548,7 +547,21 @@ def amazon_q(value: Json) -> Iterator[Chat]:
 
 
 def zed(value: Json) -> Iterator[Chat]:
-    """A thread of Zed's agent; results stand beside the calls."""
-    messages, model = objects_in(value["messages"]), name_text(as_object(value.get("model")).get("model"))
-    name = f"thread-{digest([value.get('summary'), messages[:1]])}"
-    yield Chat(messages, name, "zed", model, value.get("updated_at"))
+    """A thread of Zed's agent; results stand beside the calls. A call whose input was not complete was broken off."""
+    messages: list[Json] = []
+    for one in as_list(value["messages"]):
+        said = as_object(as_object(one).get("Agent"))
+        if one == "Resume":
+            messages.append({"role": "user", "content": "Continue where you left off"})
+        elif said:
+            calls = [as_object(part.get("ToolUse")) for part in objects_in(said.get("content"))]
+            cut = any(call.get("is_input_complete") is False for call in calls)
+            results = list(as_object(said.get("tool_results")).values())
+            messages.append({**said, "role": "assistant", "tool_results": results, "cut": cut})
+        elif isinstance(one, dict):
+            messages.append({"role": "user", **as_object(one.get("User"))} if "User" in one else one)
+    name = f"thread-{digest([value.get('summary'), as_list(value['messages'])[:1]])}"
+    parent = name_text(as_object(value.get("subagent_context")).get("parent_thread_id"))
+    model = name_text(as_object(value.get("model")).get("model"))
+    agent = "zed/subagent" if parent else "zed"
+    yield Chat(messages, name, agent, model, value.get("updated_at"), parent=parent)

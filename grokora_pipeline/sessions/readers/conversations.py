@@ -85,7 +85,7 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
     left_out = 0
     for raw in chat.messages:
         marks = raw if isinstance(raw, Mapping) else {}
-        model = name_text(first_of(marks, "model", "modelId", "model_name") or chat.model)
+        model = name_text(first_of(marks, "model", "modelId", "model_name", "ModelId") or chat.model)
         trainable = not (marks.get("cut") or marks.get("earlier"))
         own = [{**one, "model": model, "trainable": trainable} for one in lower(raw)]
         if marks.get("failed") or scored(scores_in(marks))[1] == "failure":  # somebody did not like this answer
@@ -321,7 +321,29 @@ SHAPES: tuple[Shape, ...] = (
         ),
         frameworks.langgraph,
     ),
-    Shape("zed", _keys("version", "summary", "messages"), coding_agents.zed),
+    Shape(
+        "zed",
+        lambda value: (
+            {"version", "summary", "messages"} <= value.keys()
+            or any(one.keys() in ({"User"}, {"Agent"}) for one in objects_in(value.get("messages"))[:1])
+        ),
+        coding_agents.zed,
+    ),
+    Shape(
+        "big_agi",
+        lambda value: any("systemPurposeId" in one for one in (value, *objects_in(value.get("conversations"))[:1])),
+        chat_programs.big_agi,
+    ),
+    Shape("nemo_gym", _keys("responses_create_params", "response"), frameworks.nemo_gym),
+    Shape(
+        "semantic_kernel",
+        lambda value: any(
+            isinstance(first_of(one, "Role", "role"), dict) and not one.keys().isdisjoint(frameworks.KERNEL_CONTENTS)
+            for one in (value, *objects_in(value.get("messages"))[:1])
+        ),
+        frameworks.semantic_kernel,
+        each=False,
+    ),
     Shape(
         "openai_thread",
         lambda value: value.get("object") == "thread.message",
@@ -391,6 +413,7 @@ SHAPES: tuple[Shape, ...] = (
 
 # Told last of all formats: others hold calls somewhere in them, too.
 WRAPPED = Shape("wrapped_calls", lambda value: any(True for _ in call_logs.inside(value)), call_logs.calls_inside)
+ITEMS = Shape("openai_items", frameworks.is_item, frameworks.openai_items, each=False, within=64)
 HELD = Shape(
     "held_chats",
     chat_programs.holds_chats,

@@ -23,7 +23,7 @@ STREAMED_FROM = 16 << 20
 # Lists of an object whose elements stand alone: pages of platforms' interfaces, and the runs of a benchmark. Of an
 # object that is as long as STREAMED_FROM each element is read by itself, with the members before the list.
 _PAGES = ("data", "items", "results", "rows", "traces", "runs")
-_RUNS = ("simulations", "samples", "resourceSpans")
+_RUNS = ("simulations", "samples", "resourceSpans", "resource_spans", "batches", "resourceLogs", "resource_logs")
 # What logs call the session of a record.
 SESSION_NAMES = (
     "session_id",
@@ -67,13 +67,14 @@ def page_of(value: Any) -> list[Json] | None:
     A page is an object whose only list holds objects, beside numbers and names. The data sets of the Hugging Face hub
     wrap each row once more.
     """
-    if not isinstance(value, dict) or "harness" in value:
+    if not isinstance(value, dict) or "harness" in value or "role" in value:
         return None
     lists = [key for key, member in value.items() if isinstance(member, list)]
-    elements = value[lists[0]] if len(lists) == 1 and lists[0] in _PAGES else None
+    pages = (*_PAGES, "events") if "cursor" in value else _PAGES  # Braintrust's; an agent's session holds events, too
+    elements = value[lists[0]] if len(lists) == 1 and lists[0] in pages else None
     if not elements or not all(isinstance(one, dict) for one in elements) or {"info", "sample"} & value.keys():
         return None
-    session = {key: value[key] for key in SESSION_NAMES if key in value}
+    session = {key: value[key] for key in (*SESSION_NAMES, "has_more") if key in value}
     return [one["row"] if isinstance(one.get("row"), dict) else {**session, **one} for one in elements]
 
 
@@ -144,6 +145,11 @@ def _pieces(stream: Any) -> Iterator[Json]:
             builder = ijson.ObjectBuilder()
         elif prefix != key or not in_list:
             builder.event(event, value)
+            # an element of OTLP may be all of the file: its spans stand alone, too
+            if event == "end_map" and in_list and prefix.count(".") == 5 and prefix.endswith(".spans.item"):
+                scopes = next(one for name, one in builder.value.items() if name == prefix.split(".")[2])
+                yield {**members, key: [builder.value]}
+                scopes[-1][prefix.split(".")[4]].clear()
             # the last event of the member or the element: a scalar, or the end of a map or a list
             if prefix == (f"{key}.item" if in_list else key) and not event.startswith(("start", "map")):
                 members[key] = [builder.value] if in_list else builder.value

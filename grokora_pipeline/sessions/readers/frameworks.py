@@ -6,7 +6,9 @@ from typing import Any
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.documents import Json, as_list, as_object, digest, objects_in
+from grokora_pipeline.sessions.readers.lowering import role_of
 from grokora_pipeline.sessions.readers.outcomes import scored
+from grokora_pipeline.sessions.turns import Status
 
 
 def adk(value: Json) -> Iterator[Chat]:
@@ -102,6 +104,54 @@ def inspect(value: Json) -> Iterator[Chat]:
         if messages and messages[-1].get("role") == "assistant":
             messages[-1]["finish_reason"] = choice.get("stop_reason")
         yield Chat(messages, name, "", model, completeness="whole", status=status, task=task.strip())
+
+
+KERNEL_CONTENTS = ("Items", "Content", "items", "content")
+
+
+def semantic_kernel(items: Sequence[Json]) -> Iterator[Chat]:
+    """A chat history of Semantic Kernel (.NET); if several agents speak, each has instructions of its own."""
+    messages = objects_in(items[0].get("messages")) or list(items)
+    said = (first_of(one, "AuthorName", "authorName") for one in messages if role_of(one) == "assistant")
+    agents = list(dict.fromkeys(filter(None, map(name_text, said))))
+    yield Chat(messages, agent="".join(agents[:1]), completeness="cut" if len(agents) > 1 else "reconstructed")
+
+
+def nemo_gym(value: Json) -> Iterator[Chat]:
+    """A rollout of NeMo Gym: what the agent was given, all that its model said and was told, and the reward."""
+    request, reply = as_object(value["responses_create_params"]), as_object(value["response"])
+    given = request.get("input")
+    said = [{**one, "earlier": True} for one in objects_in(given)] or [{"role": "user", "content": given}]
+    if request.get("instructions"):
+        said = [{"role": "system", "content": request["instructions"]}, *said]
+    for one in objects_in(reply.get("output")):  # its servers write all of an open model's reasoning as the summary
+        thoughts = [{"type": "thinking", "text": part.get("text")} for part in objects_in(one.get("summary"))]
+        said.append({**one, "content": thoughts} if one.get("type") == "reasoning" else one)
+    reward = value.get("reward")
+    status: Status = "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
+    agent, model = name_text(as_object(value.get("agent_ref")).get("name")), name_text(reply.get("model"))
+    name, started, tools = name_text(reply.get("id")), reply.get("created_at"), request.get("tools")
+    yield Chat(said, name, agent, model, started, tools, completeness="whole", status=status)
+
+
+def is_item(value: Json) -> bool:
+    """Whether it is an item of a conversation of the Responses API, which no message of another API looks like."""
+    parts = {part.get("type") for part in objects_in(value.get("content"))}
+    is_call = value.get("type") in ("function_call", "function_call_output") and "call_id" in value
+    return is_call or (value.get("type") == "message" and bool(parts & {"input_text", "output_text"}))
+
+
+def openai_items(items: Sequence[Json]) -> Iterator[Chat]:
+    """The items of one conversation, as the API lists them (the newest first by default) or in their order."""
+    kinds = [(name_text(one.get("type")).endswith("_call_output"), one.get("call_id")) for one in items]
+    answered = next((call for is_result, call in kinds if is_result), None)
+    if answered is None:
+        backwards = items[0].get("role") == "assistant" and items[-1].get("role") == "user"
+    else:
+        backwards = (False, answered) not in kinds[: kinds.index((True, answered))]
+    # of a list that goes on, the oldest are on another page; before a compaction the model saw what is encrypted
+    partly = (backwards and items[0].get("has_more") is True) or any(one.get("type") == "compaction" for one in items)
+    yield Chat(items[::-1] if backwards else items, completeness="delta" if partly else "reconstructed")
 
 
 def _attached(value: Any, attachments: Json) -> Any:

@@ -71,7 +71,7 @@ def read(source: Source) -> Iterator[Item]:
     for trace_id, observations in loose.take():
         session = name_text(next((one["sessionId"] for one in observations if one.get("sessionId")), trace_id))
         sessions[trace_id] = session
-        yield from _trace(source, {"id": session}, observations, steps)
+        yield from _trace(source, {"id": trace_id, "sessionId": session}, observations, steps)
     for one in scores:
         trace_id = name_text(one.get("traceId"))
         yield from _scores(name_text(one.get("sessionId")) or sessions.get(trace_id, trace_id), [one])
@@ -115,6 +115,7 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
             completeness=state,
             model=name_text(first_of(one, "model", "internalModel", "providedModelName")),
             call=name_text(one.get("id")),
+            trace=name_text(trace.get("id")),
             result_known=known,
             step_failed=failed or one.get("level") == "ERROR",
         )

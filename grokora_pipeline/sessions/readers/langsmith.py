@@ -69,9 +69,14 @@ def _with_children(run: Json) -> Iterator[Json]:
 
 
 def _session(run: Json, by_id: dict[str, Json]) -> str:
-    metadata = as_object(as_object(run.get("extra")).get("metadata"))
-    named = first_of(metadata, "session_id", "thread_id", "conversation_id")
-    return name_text(named or first_of(run, "trace_id", "id"))
+    """The session that a run, or the nearest run above it that names one, is a part of; else its trace."""
+    above: Json | None = run
+    for _ in range(64):
+        metadata = as_object(as_object(above.get("extra")).get("metadata")) if above else {}
+        if above is None or (named := name_text(first_of(metadata, "session_id", "thread_id", "conversation_id"))):
+            break
+        above = by_id.get(name_text(above.get("parent_run_id")))
+    return named or name_text(first_of(run, "trace_id", "id"))
 
 
 def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> Iterator[Item]:
@@ -99,6 +104,7 @@ def _call(source: Source, run: Json, results: dict[str, str], **fields: Any) -> 
         completeness="whole" if prompt else "lost",
         model=name_text(first_of(parameters, "model", "model_name") or metadata.get("ls_model_name")) or call.model,
         call=name_text(run.get("id")),
+        trace=name_text(run.get("trace_id")),
         result_known=bool(ids) and ids <= results.keys(),
         step_failed=call.cut or bool(run.get("error")) or outcome_status(run.get("status")) in ("failure", None),
         **fields,

@@ -22,7 +22,7 @@ from grokora_pipeline.sessions.readers.common import (
     tool_result,
 )
 from grokora_pipeline.sessions.readers.documents import Json, as_json, as_object, digest
-from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts
+from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts, lower_names
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
 # A prompt of more text than this (about 64,000 tokens) fits no training length; a session's later calls repeat all of
@@ -60,7 +60,7 @@ _CONTENTS = (
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
 _ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text", "TEXT"}
-_REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
+_REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
 _CALL_PARTS |= {"mcp_tool_use"}
 _RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult", "function_response"}
@@ -95,7 +95,7 @@ def lower(message: Any) -> list[Message]:
     kind = message.get("type")
     if "role" not in message and (item := _responses_item(message, str(kind))):
         return item
-    role = ROLES.get(str(message.get("role") or message.get("from") or kind or "").lower(), "")
+    role = role_of(message)
     if not role:
         return []
     content = next((message[key] for key in _CONTENTS if message.get(key) is not None), None)
@@ -126,6 +126,13 @@ def lower(message: Any) -> list[Message]:
     return lowered
 
 
+def role_of(message: Mapping[str, Any]) -> str:
+    """Who says a message, as one of four roles or a call; "" for nobody who is known. Microsoft wraps the role."""
+    said = next((message[key] for key in ("role", "Role", "from", "type") if message.get(key)), "")
+    said = first_of(said, "Label", "label", "value") if isinstance(said, Mapping) else said
+    return ROLES.get(str(said).lower(), "")
+
+
 def lower_unknown(message: Mapping[str, Any]) -> list[Message]:
     """A mark for a message that `lower` gives nothing for, if somebody of an unknown role says something in it."""
     said = name_text(message.get("role") or message.get("from")).lower()
@@ -143,6 +150,7 @@ def ended_early(holder: object) -> bool:
 
 def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message itself, where a platform put it into another object."""
+    message = lower_names(message) if "Role" in message else message
     if isinstance(message.get("kwargs"), Mapping) and "lc" in message:  # LangChain's serialised messages
         return {"role": str((message.get("id") or [""])[-1]), **message["kwargs"]}
     if "role" in message and isinstance(text := message.get("content"), str):  # Harmony, the channels of gpt-oss
@@ -166,7 +174,7 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
     parts = _Parts("tool")
-    if isinstance(content, list) and any(_is_result(part) for part in content):
+    if any(_is_result(one) for part in _listed(content) if isinstance(part, Mapping) for one in known_parts(part)):
         parts.take(content)
         return parts.results
     ids = message.get("tool_call_ids")  # SWE-agent
@@ -349,6 +357,8 @@ def result_text(content: Any) -> str:
         return "\n".join([*parts.texts, *(str(one["content"]) for one in parts.results)])
     if isinstance(content, Mapping) and content.get("type") in ("text", "json", "content") and "value" in content:
         return result_text(content["value"])  # Vercel's {type, value}
+    if isinstance(content, Mapping) and content.keys() in ({"Text"}, {"Image"}):  # Zed
+        return result_text([content])
     return "" if content is None else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -80,7 +80,9 @@ def _trace(source: Source, trace: Json, number: int, steps: Counter[str]) -> Ite
         if name_text(first_of(span, "span_id", "spanId")) in inner:
             yield Skipped("wraps_another_call")
             continue
-        yield from _call(source, span, attributes, session_id=session, step=steps[session], line=number)
+        trace_id = name_text(first_of(info, "trace_id", "request_id"))
+        fields = {"session_id": session, "step": steps[session], "line": number, "trace": trace_id}
+        yield from _call(source, span, attributes, **fields)
         steps[session] += 1
     yield from _assessments(session, as_list(info.get("assessments")))
 

@@ -258,6 +258,7 @@ class _Calls:
             completeness="cut" if is_cut or facts["cut"] else "delta" if prompt and starts_midway(prompt) else "whole",
             model=facts["model"],
             call=":".join(call.key),
+            trace=call.key[0],
             result_known=known,
             step_failed=call.failed or failed or facts["ended_early"],
         )

@@ -27,7 +27,10 @@ _SILENT = {
     "cache_point",
 }
 _SILENT |= {"source-url", "source-document", "cachepoint", "token_count", "inlinereference", "undostop"}
-STEP = {"type": "step-start"}
+_SILENT |= {"redacted_thinking", "usage"}
+# How Rust's programs (Zed, Amazon Q) write a part: as the one member of an object, whose name is its kind.
+_TAGS = {"Text": "text", "Mention": "text", "Image": "image", "Thinking": "thinking", "ToolUse": "tool_use"}
+_TAGS |= {"ToolResult": "tool_result", "RedactedThinking": "redacted_thinking"}
 
 
 def is_media(part: Part) -> bool:
@@ -37,11 +40,17 @@ def is_media(part: Part) -> bool:
     return any(MEDIA.search(str(name).lower()) for name in names)
 
 
+def lower_names(value: Part) -> dict[str, Any]:
+    """An object whose members have names as .NET writes them (`FunctionName`), as others do (`functionName`)."""
+    return {name[:1].lower() + name[1:]: one for name, one in value.items()}
+
+
 def known_parts(part: Part) -> Sequence[Part]:
     """The parts that a part stands for, in known names; itself if it is none of the shapes below.
 
     A call and its result in one part (opencode, the Vercel AI SDK's UI messages) become two; the call says `paired`.
     """
+    part = _untagged(part)
     kind = next(
         (
             str(part[key])
@@ -79,6 +88,21 @@ def known_parts(part: Part) -> Sequence[Part]:
     if not kind and isinstance(part.get("name"), str) and isinstance(part.get("arguments"), str | Mapping):  # AutoGen
         return ({"type": "tool_use", **part},)
     return ({**part, "type": kind},) if kind and "type" not in part else (part,)  # Pydantic AI's `part_kind` …
+
+
+def _untagged(part: Part) -> Part:
+    """A part as Rust's and .NET's programs write it, with its kind in `type`; any other part as it is."""
+    tag = str(next(iter(part))) if len(part) == 1 else ""
+    if tag in _TAGS:
+        return {**(body if isinstance(body := part[tag], Mapping) else {"text": body}), "type": _TAGS[tag]}
+    if tag == "Json":
+        return {"json": part[tag]}
+    if "$type" not in part:
+        return part
+    own = lower_names(part)  # Semantic Kernel's `FunctionCallContent`, `functionCall` of the newer libraries
+    name = "-".join(filter(None, (own.get("pluginName"), own.get("functionName")))) or own.get("name")
+    kind = str(part["$type"]).removesuffix("Content")
+    return {**own, "name": name, "type": kind[:1].lower() + kind[1:]}
 
 
 def _result(part: Part, kind: str) -> Part | None:

@@ -223,6 +223,13 @@ class _Limited(io.RawIOBase):
         return len(block)
 
 
+def without_nulls(value: Any) -> Any:
+    """A value without members that are null. A table gives each object the members of all others in its column."""
+    if isinstance(value, dict):
+        return {key: without_nulls(member) for key, member in value.items() if member is not None}
+    return list(map(without_nulls, value)) if isinstance(value, list) else value
+
+
 def _parquet_lines(file: Any) -> Iterator[bytes]:
     """The rows of a Parquet file as JSON lines, a few of them in memory at a time."""
     try:
@@ -232,7 +239,8 @@ def _parquet_lines(file: Any) -> Iterator[bytes]:
     for batch in batches:
         # pictures and sounds are bytes, which JSON does not have
         for row in batch.to_pylist():
-            yield orjson.dumps(row, default=lambda value: None, option=orjson.OPT_APPEND_NEWLINE)
+            plain = {name: without_nulls(value) for name, value in row.items()}
+            yield orjson.dumps(plain, default=lambda value: None, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _eval_lines(file: Any) -> Iterator[bytes] | None:
