@@ -113,6 +113,8 @@ def _reason(system: str, evidence: Sequence[Evidence], beside: Sequence[Evidence
     figures = sentences["better_than_base"]
     if fresh := sentences.get("ahead_of_base_on_fresh_rows"):
         figures = f"{figures[:-1]}; {fresh}"
+    if constant := sentences.get("one_answer"):
+        figures += f" Mind that {constant}"
     if system == "adapter":
         return f"Promoted: {figures}"
     label = system.replace("_", "-")
@@ -148,6 +150,9 @@ def _evidence(
     if trained:
         yield from _of_weights(report, rule)
     yield from _margins(report, rule, system)
+    if report["systems"][system].get("one_answer"):  # its score is what it is: said, and never a reason
+        text = f"it gives one and the same answer to all {report['rows']} rows."
+        yield Evidence(name="one_answer", passed=True, sentence=text)
     if trained and (memory := report.get("memorisation")):
         worst, leaked, allowed = memory["max_exposure_bits"], memory["leaked_in_answers"], rule.exposure_bits
         text = f"canaries: exposure at most {worst:.1f} bits (allowed: {allowed:g}), {leaked} came out in answers."

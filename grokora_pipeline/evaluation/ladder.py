@@ -10,7 +10,7 @@ from typing import Any
 from grokora_pipeline.evaluation.gate import CANDIDATES, WITH_PROMPT, as_good
 from grokora_pipeline.evaluation.metrics import METRICS, Metric
 from grokora_pipeline.evaluation.plan import FRESH_SESSIONS
-from grokora_pipeline.evaluation.scoring import Prediction, as_answer, by_system, cluster_sums
+from grokora_pipeline.evaluation.scoring import Prediction, as_answer, by_system, cluster_sums, one_answer
 from grokora_pipeline.evaluation.significance import (
     FloatArray,
     difference,
@@ -64,6 +64,8 @@ def ladder(
     if sessions < needed:  # no test could find a rung worse, and "do not train" would be said for want of rows
         verdict = f"Nothing can be told apart on {sessions} sessions: it needs {needed} with held-out rows."
     systems = by_system(rows)
+    if one_answer(systems[cheapest]):
+        verdict += f" Mind that it gives one and the same answer to all {len(systems[cheapest])} rows."
     return {
         "metric": metric,
         "verdict": verdict,

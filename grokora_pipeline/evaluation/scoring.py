@@ -12,6 +12,7 @@ import orjson
 from grokora_pipeline.evaluation import significance
 from grokora_pipeline.evaluation.metrics import METRICS, Metric, call_error, tool_call_match
 from grokora_pipeline.evaluation.metrics.answers import Answer
+from grokora_pipeline.models.messages import canonical
 
 Prediction = dict[str, Any]  # one line of predictions.jsonl
 _ANSWER_FIELDS = {field.name for field in fields(Answer)}
@@ -96,7 +97,15 @@ def _work(rows: Sequence[Prediction]) -> dict[str, Any]:
         "new_tokens": tokens,
         "tokens_per_second": tokens / seconds if seconds else 0.0,
         "cached_rows": sum(bool(row.get("cached")) for row in rows),
+        "one_answer": one_answer(rows),
     }
+
+
+def one_answer(rows: Sequence[Prediction]) -> bool:
+    """Whether a system says the same to every row though different answers are expected: it may have a good score by
+    the commonest answer, and has not learnt to read the question."""
+    said, expected = ({canonical(row[side]) for row in rows} for side in ("prediction", "reference"))
+    return len(said) == 1 < len(expected)
 
 
 def main_score(row: Prediction, metric: str) -> float:

@@ -166,6 +166,20 @@ def test_with_few_sessions_the_ladder_gives_no_advice() -> None:
     assert found["verdict"] == "Nothing can be told apart on 5 sessions: it needs 6 with held-out rows."
 
 
+def test_a_system_that_says_the_same_to_all_rows_is_shown_as_such() -> None:
+    """An agent that always says "yes" where three of four expect it: better than nothing, and blind."""
+    blind = rows(base=NEVER, adapter=ALWAYS)
+    for row in blind:
+        row["reference"] = {"role": "assistant", "content": "maybe" if int(row["turn_id"]) % 4 == 0 else "yes"}
+    told = "it gives one and the same answer to all 16 rows."
+    assert report(blind)["ladder"]["verdict"].endswith(f"Mind that {told}")
+    decision = decide(report(blind), adapter="v1")
+    assert decision.promote
+    assert decision.reason.endswith(f"Mind that {told}")
+    # where one answer is all that is expected, it is no fault
+    assert "Mind that" not in decide(report(rows(base=NEVER, adapter=ALWAYS)), adapter="v1").reason
+
+
 def test_a_lead_that_is_not_quite_proven_is_no_advice_against_training() -> None:
     lucky = ladder(rows(base=NEVER, adapter=[place < 4 for place in range(SESSIONS)]), "exact_match", few_shot=2)
     assert lucky["cheapest"] == "base"
