@@ -3,6 +3,7 @@
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from pydantic import Field, ValidationError
 
 from grokora_pipeline.agents import AgentSpec
@@ -18,6 +19,7 @@ BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into
     ("{agent}/task_dataset", "schema"),
     ("{agent}/tokenized_split", "no_straddling_group"),
 )
+_JUDGED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 
 class GateConfig(dg.Config):
@@ -144,9 +146,10 @@ def blocking_checks(project: Project, instance: dg.DagsterInstance, agent: str) 
     verdicts: dict[str, bool] = {}
     for asset, name in BLOCKING:
         key = dg.AssetCheckKey(project.key(asset.format(agent=agent)), name)
-        record = instance.get_latest_asset_check_evaluation_record(key)
-        if record and record.evaluation:
-            verdicts[name] = record.evaluation.passed
+        # the latest record may be another run's plan: queued, under way, or cut off before the check was made
+        history = instance.event_log_storage.get_asset_check_execution_history
+        for record in history(key, limit=1, status=_JUDGED):
+            verdicts[name] = record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
     return verdicts
 
 

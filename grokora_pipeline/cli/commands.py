@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -61,7 +62,7 @@ def init(
 
     for path in make_project(folder.absolute(), sample):
         print(path)
-    print(f"Next: cd {folder} && grokora {'demo' if sample else 'doctor'}")
+    print(f"Next: cd {shlex.quote(str(folder))} && grokora {'demo' if sample else 'doctor'}")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -57,10 +57,10 @@ def suggest_agents(paths: Paths = None, *, agents: Agents = None) -> None:
 
     file = agents or get_settings().agents
     specs = load_agents(file) if file.is_file() else ()
-    for path in paths or [get_settings().logs]:
-        with _read(path, specs) as folder:
-            proposed = suggest(folder, specs)
-        print(proposed or f"# every call in {path} belongs to an agent", end="" if proposed else "\n")
+    with ExitStack() as stack:
+        folders = [stack.enter_context(_read(path, specs)) for path in paths or [get_settings().logs]]
+        proposed = suggest(folders, specs)
+    print(proposed or "# every call whose agent can be told belongs to one\n", end="")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,16 @@ def _reason(turn: TurnRow, specs: dict[str, AgentSpec], blame: Any, last_step: i
     return refuse(turn, blame, options, teachers=agent.teachers, last_step=last_step) or ""
 
 
-def suggest(folder: Path, agents: Sequence[AgentSpec]) -> str:
+def suggest(folders: Sequence[Path], agents: Sequence[AgentSpec]) -> str:
     """The lines of agents.yaml for calls that no agent owns, with how many calls each would get; "" if there are none.
+
+    `folders` are `session_logs` folders; calls of one kind are one agent, whichever folder they stand in.
 
     A name in the log comes first, then the first line of the system prompt, then the set of tools.
     """
     rules: dict[str, tuple[str, dict[str, Any]]] = {}
     counts = Counter[str]()
-    for key, name, match in _unowned(folder):
+    for key, name, match in chain.from_iterable(map(_unowned, folders)):
         rules.setdefault(key, (name, match))
         counts[key] += 1
     taken = {agent.name for agent in agents}
@@ -91,7 +94,7 @@ def suggest(folder: Path, agents: Sequence[AgentSpec]) -> str:
         taken.add(plain)
         entry = {plain: {"description": "what it does", "match": match}}
         body = yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=110)
-        lines.append(f"  # {count:,} calls\n" + "".join(f"  {line}\n" for line in body.splitlines()))
+        lines.append(f"  # {count:,} call{'s' * (count > 1)}\n" + "".join(f"  {line}\n" for line in body.splitlines()))
     return "agents:\n" + "".join(lines) if lines else ""
 
 
@@ -103,7 +106,9 @@ def _unowned(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if name := turn["recorded_agent"]:
             yield f"name {name}", name, {"names": [name]}
             continue
-        system = first_text(orjson.loads(turn["prompt"]), "system").strip()
+        if not (prompt := orjson.loads(turn["prompt"])):
+            continue  # no rule recognises a call of which the log holds neither a name nor the prompt
+        system = first_text(prompt, "system").strip()
         tools = sorted({(tool.get("function") or tool)["name"] for tool in orjson.loads(turn["tools"] or "[]")})
         first = system.split("\n", 1)[0][:60].rstrip()
         if first:

@@ -209,9 +209,12 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     pq.write_table(table, folder / SESSIONS_FILE, compression="zstd")
     pq.write_table(copies, folder / COPIES_FILE, compression="zstd")
     kept = rows.drop(index=dropped)
+    listed = copies.to_pylist()
+    # until version 12, both rows of a call that stands twice in one line were left out
+    read_anew = sum(_places(copy)[0] == _places(copy)[1] for copy in listed)
     statuses = {session: verdict.status for session, verdict in verdicts.items() if verdict.status}
     return Judgement(
-        version=content_version(table.to_pylist(), copies.to_pylist()),
+        version=content_version(table.to_pylist(), listed, *([read_anew] if read_anew else [])),
         turns=len(kept),
         copies=len(dropped),
         sessions=kept["session"].nunique(),
@@ -472,26 +475,39 @@ def _sessions_table(names: Mapping[Segment, str], verdicts: Mapping[str, _Verdic
     return pa.Table.from_pylist(rows, schema=SESSIONS)
 
 
+def _places(copy: TurnValues) -> tuple[tuple[str, str, int], tuple[str, str, int]]:
+    """Where a copy's row is, and where the row is that stays for it: turn, file and line each."""
+    return (
+        (copy["turn_id"], copy["source_file"], copy["line"]),
+        (copy["kept_turn_id"], copy["kept_file"], copy["kept_line"]),
+    )
+
+
 class _Join:
     """The session tables of one folder, to look up a row's session and its copies."""
 
     def __init__(self, folder: Path) -> None:
         self._sessions: dict[str, list[TurnValues]] = defaultdict(list)
         self._dropped: set[tuple[str, str, int]] = set()
+        self._repeated: set[tuple[str, str, int]] = set()  # a call twice in one line, of which the first row stays
         self._copies: dict[tuple[str, str, int], list[TurnValues]] = defaultdict(list)
         self.known = (folder / SESSIONS_FILE).is_file()  # an older store has its verdicts in the rows
         if self.known:
             for session in pq.read_table(folder / SESSIONS_FILE).to_pylist():
                 self._sessions[session["recorded_id"]].append(session)
             for copy in pq.read_table(folder / COPIES_FILE).to_pylist():
-                self._dropped.add((copy["turn_id"], copy["source_file"], copy["line"]))
-                self._copies[copy["kept_turn_id"], copy["kept_file"], copy["kept_line"]].append(copy)
+                place, kept = _places(copy)
+                (self._repeated if place == kept else self._dropped).add(place)
+                self._copies[kept].append(copy)
 
     def judged(self, row: TurnValues) -> TurnValues | None:
         """The row with its session's verdict; None for a copy of another row."""
         key = (row["turn_id"], row["source_file"], row["line"])
         if key in self._dropped:
             return None
+        if key in self._repeated:
+            self._repeated.remove(key)
+            self._dropped.add(key)
         copies = self._copies.get(key, ())
         row["copies"] = sorted({copy["source_file"] for copy in copies} - {row["source_file"]})
         row["step_failed"] = row["step_failed"] or any(copy["step_failed"] for copy in copies)

@@ -100,6 +100,16 @@ def test_a_blocking_check_that_failed_in_another_run_keeps_the_adapter_out(
         assert _decide(store, instance)["promoted"] is True
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_a_check_that_a_run_beside_only_plans_leaves_its_last_verdict(store: Store, held: bool) -> None:
+    """A run that is queued, under way or cut off has planned its checks already."""
+    every = dg.Definitions(all_assets(project(store)), resources=project(store).resources())
+    with dg.DagsterInstance.ephemeral() as instance:
+        _checked(instance, ["session_logs"], "no_secret_survives", passed=held)
+        instance.create_run_for_job(every.resolve_implicit_global_asset_job_def())
+        assert _decide(store, instance)["promoted"] is held
+
+
 def test_no_blocking_check_before_the_champion_is_forgotten() -> None:
     chain = [asset for asset in all_assets(Project(Settings(), (AGENT,))) if isinstance(asset, dg.AssetsDefinition)]
     specs = [spec for asset in chain for spec in asset.check_specs if spec.blocking]

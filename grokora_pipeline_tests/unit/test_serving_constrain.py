@@ -15,6 +15,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "remote reference": ({"$ref": "https://example.org/schema"}, "not present"),
     "unsatisfiable": ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength"),
     "a reference to itself": ({"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}}, "nothing satisfies it"),
+    "a member that refers to itself": (
+        {"type": "object", "properties": {"a": {"allOf": [{"$ref": "#/properties/a"}]}}},
+        "leads back to itself",
+    ),
     "as many states as memory holds": ({"type": "integer", "multipleOf": 999_983}, "remainders"),
     "many states together": ({"allOf": [{"multipleOf": 0.997}, {"type": "number", "multipleOf": 991}]}, "remainders"),
     "a book": ({"const": "x" * 300_000}, "characters"),
@@ -70,6 +74,8 @@ def test_an_answers_own_schema_that_is_refused_is_an_error_that_says_why(kind: s
         grammar_for(None, None, asked, chat)
     assert reason in refused_schema(schema)
     assert refused_schema({"type": "object"}) == ""
+    tree = {"type": "object", "properties": {"parts": {"type": "array", "items": {"$ref": "#"}}}}
+    assert refused_schema(tree) == ""
 
 
 # As families whose calls have an id: the call before it, or behind it and with its keys sorted.

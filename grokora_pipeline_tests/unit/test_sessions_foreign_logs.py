@@ -722,10 +722,19 @@ def test_the_import_table_says_why_calls_are_left_out_and_agents_are_suggested(t
     assert claude_row["left_out"] == "failed_step 1, unknown_outcome 1"
     assert (dataset_row["calls"], dataset_row["left_out"]) == (1, "no_agent 1")
     proposed = tmp_path / "agents.yaml"
-    proposed.write_text(suggest(tmp_path / "out", (coder,)))
+    proposed.write_text(suggest([tmp_path / "out"], (coder,)))
     (clerk,) = load_agents(proposed)
     assert clerk.recognises(chat)
-    assert "# 1 calls" in proposed.read_text()
+    assert "# 1 call\n" in proposed.read_text()
+    # of two folders one agent is suggested, and none for calls of which nothing is known
+    write(tmp_path / "more" / "rows.jsonl", {"messages": [*chat, {"role": "assistant", "content": "c"}]})
+    run = {"id": "r", "trace_id": "r", "run_type": "llm", "inputs": {"messages": []}}
+    write(tmp_path / "more" / "runs.jsonl", run | {"outputs": {"message": {"role": "assistant", "content": "d"}}})
+    (tmp_path / "out_2").mkdir()
+    assert ingest(tmp_path / "more", (coder,), None, tmp_path / "out_2", settle_seconds=0).turns == 2
+    proposed.write_text(suggest([tmp_path / "out", tmp_path / "out_2"], (coder,)))
+    assert [one.name for one in load_agents(proposed)] == [clerk.name]
+    assert "# 2 calls\n" in proposed.read_text()
 
 
 def test_an_inferred_schema_is_never_offered_to_a_model(tmp_path: Path) -> None:

@@ -100,6 +100,16 @@ def test_a_call_in_two_logs_is_one_call_and_both_logs_have_the_sessions_rating(t
     assert len(list(read_rows(tmp_path / "out", ["turn_id"]))) == 4
 
 
+def test_a_call_that_stands_twice_in_one_line_is_read_once(tmp_path: Path) -> None:
+    """The two rows are equal in turn, file and line, so that neither can be left out by its name."""
+    chat = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "chats.json").write_bytes(orjson.dumps({"one": {"chat": chat}, "two": {"chat": chat}}))
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.copies) == (1, 1)
+    assert [answer(row) for row in turns(tmp_path / "out")] == ["x"]
+
+
 def test_a_session_that_one_log_calls_failed_is_failed(tmp_path: Path) -> None:
     grokputer_session(tmp_path / "logs", rating=None, ended="max_iterations_reached")
     report = run(tmp_path / "logs", tmp_path / "out")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from math import lcm
-from typing import Any
+from typing import Any, cast
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
@@ -173,10 +173,12 @@ def _check(grammar: str, begins: bool) -> tuple[str, tuple[str, ...]]:
 
 def refused_schema(schema: Json) -> str:
     """Why no answer can be held to a JSON Schema here, "" if one can."""
-    remainders, waiting = 1, list[Any]([schema])
+    remainders, waiting, pointers = 1, list[Any]([schema]), list[str]()
     while waiting:
         one = waiting.pop()
         waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        if isinstance(one, dict) and isinstance(pointer := one.get("$ref"), str):
+            pointers.append(pointer)
         if isinstance(one, dict) and type(one.get("multipleOf")) in (int, float):
             _, digits, exponent = Decimal(str(one["multipleOf"])).as_tuple()
             remainders = lcm(remainders, int("".join(map(str, digits))) * 10 ** max(0, int(exponent)))
@@ -187,7 +189,39 @@ def refused_schema(schema: Json) -> str:
     rule = _json_rule(schema)
     if len(rule) > _MOST_SCHEMA_CHARS:
         return f"it has {len(rule):,} characters, more than {_MOST_SCHEMA_CHARS:,}"
+    if circle := _circle(schema, pointers):
+        return f"nothing satisfies its reference {circle[:40]!r}, which leads back to itself"
     return _checked(f"%llguidance {{}}\nstart: %json {rule}", begins=True)[0]
+
+
+def _circle(schema: Json, pointers: Sequence[str]) -> str:
+    """One of a schema's references that leads, by references alone, back to itself; "" if none does.
+
+    llguidance would find out in the middle of an answer: its validation follows no reference below the root.
+    """
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    ended = set[str]()  # references behind which something else comes
+    for start in pointers:
+        passed, one = set[str](), cast("Any", {"$ref": start})
+        while isinstance(one, dict):
+            for name in ("allOf", "anyOf", "oneOf"):
+                if isinstance(parts := one.get(name), list) and len(parts) == 1 and isinstance(parts[0], dict):
+                    one = {**one, **parts[0]}
+            if not isinstance(pointer := one.get("$ref"), str) or pointer in ended:
+                break
+            if pointer in passed:
+                return pointer
+            passed.add(pointer)
+            try:
+                one = resolver.lookup(pointer).contents
+            except Unresolvable:  # llguidance says so, too
+                break
+        ended |= passed
+    return ""
 
 
 def _copies(pattern: str) -> int:
