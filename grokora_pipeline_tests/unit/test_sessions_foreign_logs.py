@@ -296,6 +296,23 @@ def test_codex_sees_only_the_summary_after_a_compaction(tmp_path: Path) -> None:
     assert [message["content"] for message in last.prompt] == ["You are Codex.", "We listed files.", "Go on."]
 
 
+def test_what_codex_is_told_by_another_agent_is_in_its_prompt(tmp_path: Path) -> None:
+    told = {"author": "/root/w", "recipient": "/root", "content": "It is done.", "trigger_turn": False}
+    sealed = {**told, "content": "", "encrypted_content": "x"}
+    call = {"kind": "function_call", "name": "find", "namespace": "mcp__gh__", "arguments": "{}", "call_id": "c"}
+    asked = item("message", role="user", content=[{"type": "input_text", "text": "Q"}])
+    lines = [meta(), asked, {"timestamp": "t", "type": "inter_agent_communication", "payload": told}]
+    lines += [
+        item(**call),
+        {"timestamp": "t", "type": "inter_agent_communication", "payload": sealed},
+        spoken("assistant", "B"),
+    ]
+    first, second = turns_of(read_lines(tmp_path, *lines))
+    assert [one["content"] for one in first.prompt][-2:] == ["Q", "It is done."]
+    assert first.completion["tool_calls"][0]["function"]["name"] == "mcp__gh__find"
+    assert (first.completeness, second.completeness) == ("reconstructed", "delta")
+
+
 # --- training sets
 
 

@@ -36,6 +36,50 @@ def text(words: str) -> dict[str, Any]:
     return {"type": "text", "text": words}
 
 
+def test_a_round_that_vs_code_summed_up_is_in_no_later_prompt(tmp_path: Path) -> None:
+    call = {"id": "c1", "name": "read", "arguments": "{}"}
+    leaves = [{"type": 2, "text": text, "lineBreakBefore": True} for text in ("a", "b")]
+    shown = {"content": [{"value": {"node": {"type": 1, "children": [{"type": 1, "children": leaves}]}}}]}
+    rounds = [{"id": "1", "response": "I look.", "toolCalls": [call]}, {"id": "2", "response": "A", "hookContext": "H"}]
+    asked = {"renderedGlobalContext": [{"type": 1, "text": "E"}], "renderedUserMessage": [{"type": 1, "text": "Q"}]}
+    first = {**asked, "toolCallRounds": rounds, "toolCallResults": {"c1": shown}}
+    later = {"toolCallRounds": [{"id": "3", "response": "B"}], "summaries": [{"toolCallRoundId": "2", "text": "S"}]}
+    requests = [
+        {"message": {"text": text}, "result": {"metadata": metadata}, **more}
+        for text, metadata, more in (
+            ("Q", first, {}),
+            ("Q2", later, {}),
+            ("Q3", {"toolCallRounds": [{"id": "4", "response": "C"}]}, {"isHidden": True}),
+        )
+    ]
+    value = {"responderUsername": "GitHub Copilot", "sessionId": "s", "requests": requests}
+    items = document(tmp_path, value)
+    assert [prompt_of(turn) for turn in turns_of(items)] == [
+        "u:E u:Q",
+        "u:E u:Q a:I look.* t:a\nb",
+        "u:<conversation-summary>\nS\n</conversation-summary> u:Q2",
+    ]
+    assert [item for item in items if isinstance(item, Skipped)] == [Skipped("taken_back")]
+
+
+def test_where_openhands_puts_a_summary_is_counted_in_events(tmp_path: Path) -> None:
+    """Parallel calls are events of their own, and one message; no summary parts a call from its result."""
+    asked = {"kind": "MessageEvent", "source": "user", "llm_message": {"role": "user", "content": [text("Q")]}}
+    lines: list[dict[str, Any]] = [{"kind": "SystemPromptEvent", "source": "agent", "system_prompt": text("S")}, asked]
+    for name in "ab":
+        call = {"name": "sh", "arguments": "{}", "id": name}
+        action = {"kind": "ActionEvent", "source": "agent", "llm_response_id": "r", "tool_name": "sh"}
+        lines.append({**action, "tool_call_id": name, "tool_call": call, "thought": []})
+    for name in "ab":
+        seen = {"kind": "ObservationEvent", "source": "environment", "tool_call_id": name}
+        lines.append({**seen, "observation": {"content": [text(f"of {name}")]}})
+    lines.append({"kind": "Condensation", "source": "environment", "forgotten_event_ids": ["e1"], "summary": "C"})
+    lines[-1]["summary_offset"] = 1
+    lines.append({**asked, "source": "agent", "llm_message": {"role": "assistant", "content": [text("A")]}})
+    items = read_lines(tmp_path, *({"id": f"e{number}", **line} for number, line in enumerate(lines)))
+    assert prompt_of(turns_of(items)[-1]) == "s:S u:C a:* t:of a t:of b"
+
+
 # --- Gemini CLI
 
 

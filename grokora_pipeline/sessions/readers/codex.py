@@ -12,7 +12,7 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, user, whole_number
-from grokora_pipeline.sessions.readers.documents import Record, as_object, digest, peek_objects, records
+from grokora_pipeline.sessions.readers.documents import Record, as_object, digest, objects_in, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     calls_in,
@@ -120,6 +120,8 @@ class _Rollout:
             self._model = name_text(payload.get("model")) or self._model
         elif kind == "response_item":
             self._item(payload, record, value)
+        elif kind == "inter_agent_communication":
+            self._item({**payload, "type": "agent_message"}, record, value)
         elif kind == "compacted":
             self._compact(payload)
         elif kind == "event_msg":
@@ -176,6 +178,9 @@ class _Rollout:
         self._size = sum(map(chars, self._history))
 
     def _lower(self, item: Any) -> list[Message]:
+        if isinstance(item, Mapping) and item.get("type") == "agent_message":  # what another agent says to this one
+            said = item.get("content")
+            return lower({"role": "user", "content": [one for one in objects_in(said) if "text" in one] or said})
         if isinstance(item, Mapping) and item.get("type") == "local_shell_call":
             return lower({**item, "call_id": item.get("call_id") or item.get("id")})
         if isinstance(item, Mapping) and item.get("execution") == "client" and "call_id" in item:
@@ -206,9 +211,10 @@ class _Rollout:
             self._open.items += messages
             self._extend(messages)
             return
-        messages = self._lower(item)
-        for message in messages:
-            self._open = None
+        # of a compaction, or of what another agent said, the model saw what nobody can read here
+        self._lost = self._lost or any(one.get("encrypted_content") for one in (item, *objects_in(item.get("content"))))
+        self._open = None
+        for message in self._lower(item):
             result = _result(message) if message["role"] == "tool" else message
             if message["role"] == "tool":
                 self._results.setdefault(result["tool_call_id"], result)

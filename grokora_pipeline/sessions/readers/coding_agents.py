@@ -224,36 +224,72 @@ def _amp_part(part: Any) -> Any:
 
 
 def copilot_chat(value: Json) -> Iterator[Chat]:
-    """GitHub Copilot's chat: a request's rounds of calls, else what its response shows."""
-    messages: list[Any] = []
-    for one in objects_in(value["requests"]):
-        message, metadata = one.get("message"), as_object(as_object(one.get("result")).get("metadata"))
-        model = name_text(one.get("modelId")).removeprefix("copilot/")
-        results = as_object(metadata.get("toolCallResults"))
-        sent = "\n".join(name_text(part.get("text")) for part in objects_in(metadata.get("renderedUserMessage")))
-        asked = sent or (message if isinstance(message, str) else as_object(message).get("text"))
-        messages.append({"role": "user", "content": asked})
-        rounds = objects_in(metadata.get("toolCallRounds"))
+    """GitHub Copilot's chat: a request's rounds of calls, else what its response shows.
+
+    A round that was summed up is not in later prompts, and what stands before it neither: the summary is.
+    """
+    requests = objects_in(value["requests"])
+    started = next((one.get("timestamp") for one in requests), None) or value.get("creationDate")
+    replay = Replay(Chat([], name_text(value.get("sessionId")), "copilot", started=started))
+    held = [as_object(as_object(one.get("result")).get("metadata")) for one in requests]
+    told = [one for own in held for one in (as_object(own.get("summary")), *objects_in(own.get("summaries")))]
+    summaries = {name_text(one.get("toolCallRoundId")): one.get("text") for one in told}
+    for one, metadata in zip(requests, held, strict=True):
+        gone = one.get("isHidden") is True or one.get("shouldBeRemovedOnSend") is not None
+        mark = {"model": name_text(one.get("modelId")).removeprefix("copilot/"), "vote": one.get("vote")}
+        mark |= {"cut": "taken_back" if gone else bool(one.get("isCanceled"))}
+        for name in ("renderedGlobalContext", "renderedUserMessage"):
+            parts = [
+                {"type": "text" if "text" in part else "image", "text": part.get("text", "")}
+                for part in objects_in(metadata.get(name))
+            ]
+            said = (
+                one.get("message") if isinstance(one.get("message"), str) else as_object(one.get("message")).get("text")
+            )
+            replay.messages.append(
+                {"role": "user", "content": parts or (said if name == "renderedUserMessage" else "")}
+            )
+        results, rounds = as_object(metadata.get("toolCallResults")), objects_in(metadata.get("toolCallRounds"))
         for one_round in rounds:
             thought = as_object(one_round.get("thinking")).get("text")
             said = {"role": "assistant", "content": one_round.get("response"), "tool_calls": one_round.get("toolCalls")}
             said["reasoning"] = thought if isinstance(thought, str) else "".join(map(name_text, as_list(thought)))
-            messages.append({**said, "model": model, "cut": bool(one.get("isCanceled")), "vote": one.get("vote")})
+            replay.messages.append({**said, **mark})
             for call in objects_in(one_round.get("toolCalls")):
                 content = objects_in(as_object(results.get(name_text(call.get("id")))).get("content"))
-                texts = [{"type": "text", "text": part.get("value", "")} for part in content]
-                messages.append({"role": "tool", "tool_call_id": call.get("id"), "content": texts})
+                texts = [{"type": "text", "text": _rendered(part.get("value", ""))} for part in content]
+                replay.messages.append({"role": "tool", "tool_call_id": call.get("id"), "content": texts})
+            if one_round.get("hookContext"):
+                replay.messages.append({"role": "user", "content": one_round["hookContext"]})
+            if summary := one_round.get("summary") or summaries.get(name_text(one_round.get("id"))):
+                text = f"<conversation-summary>\n{summary}\n</conversation-summary>"
+                replay.go_on_with([{"role": "user", "content": text}])
+            if as_object(one_round.get("compaction")).get("encrypted_content"):
+                replay.go_on_with(replay.messages)
+                replay.chat = replace(replay.chat, completeness="delta")
         if not rounds:
             shown = objects_in(one.get("response"))
             tools = any(part.get("kind") == "toolInvocationSerialized" for part in shown)
-            shown_texts = [
+            said_texts = [
                 part["value"] for part in shown if isinstance(part.get("value"), str) and not part.get("kind")
             ]
-            cut = bool(one.get("isCanceled")) or tools  # calls without their arguments are no answer
-            answer = {"role": "assistant", "content": "".join(shown_texts), "model": model, "cut": cut}
-            messages.append({**answer, "vote": one.get("vote")})
-    started = next((one.get("timestamp") for one in objects_in(value["requests"])), None)
-    yield Chat(messages, name_text(value.get("sessionId")), "copilot", started=started or value.get("creationDate"))
+            answer = {"role": "assistant", "content": "".join(said_texts), **mark}
+            replay.messages.append(
+                {**answer, "cut": mark["cut"] or tools}
+            )  # calls without their arguments are no answer
+    yield from replay.chats()
+
+
+def _rendered(value: Any) -> Any:
+    """The text of a result that VS Code keeps as the tree of elements which it was rendered from."""
+    node = as_object(value).get("node", value)
+    if not isinstance(node, dict) or ("children" not in node and "text" not in node):
+        return value
+    pieces = [name_text(node.get("text"))]
+    for child in objects_in(node.get("children")):
+        text = _rendered(child)
+        pieces += ["\n" if child.get("lineBreakBefore") and any(pieces) else "", text if isinstance(text, str) else ""]
+    return "".join(pieces)
 
 
 def copilot_journal(lines: Sequence[Json]) -> Iterator[Chat]:

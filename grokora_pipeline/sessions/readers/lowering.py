@@ -136,8 +136,9 @@ def role_of(message: Mapping[str, Any]) -> str:
 def lower_unknown(message: Mapping[str, Any]) -> list[Message]:
     """A mark for a message that `lower` gives nothing for, if somebody of an unknown role says something in it."""
     said = name_text(message.get("role") or message.get("from")).lower()
+    known = said in ROLES or said == "session_meta"  # Hermes' own notes
     says = any(message.get(key) for key in _CONTENTS)
-    return [{"role": "user", "content": "", "unread": True}] if said and said not in ROLES and says else []
+    return [{"role": "user", "content": "", "unread": True}] if said and says and not known else []
 
 
 def ended_early(holder: object) -> bool:
@@ -375,6 +376,8 @@ def lower_call(raw: Any) -> Json | None:
         name, body = "local_shell", {"arguments": raw.get("action")}
     if not isinstance(name, str) or not name:
         return None
+    if isinstance(raw.get("namespace"), str):  # of OpenAI's tools, in front of the name: `mcp__github__` + `search`
+        name = name if name.startswith(raw["namespace"]) else raw["namespace"] + name
     arguments: Any = next((body[key] for key in _ARGUMENTS if body.get(key) is not None), {})
     if raw.get("type") == "custom_tool_call":  # its input is a free text, such as a patch
         arguments = {"input": arguments}

@@ -161,8 +161,10 @@ class _Log:
         kept = [entry for entry in self._context if entry[0] not in gone]
         if summary := name_text(args.get("summary")):
             offset = args.get("summary_offset")
-            place = min(offset if isinstance(offset, int) else place, len(kept))
-            kept.insert(place, ("", user(summary)))
+            if isinstance(offset, int):  # counts the events before it: the system prompt, and each of parallel calls
+                events = [1 if self._system else 0, *(len(one.get("tool_calls") or ()) or 1 for _, one in kept)]
+                place = next((at for at in range(len(kept)) if sum(events[: at + 1]) >= offset), len(kept))
+            kept.insert(min(place, len(kept)), ("", user(summary)))
         self._context, self._changed = kept, True
 
     def _turn(
