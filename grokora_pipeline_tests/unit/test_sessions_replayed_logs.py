@@ -80,6 +80,32 @@ def test_where_openhands_puts_a_summary_is_counted_in_events(tmp_path: Path) -> 
     assert prompt_of(turns_of(items)[-1]) == "s:S u:C a:* t:of a t:of b"
 
 
+def test_after_a_summary_continue_sends_it_alone(tmp_path: Path) -> None:
+    said = [
+        ("user", "Q", {}),
+        ("assistant", "A", {"conversationSummary": "C"}),
+        ("user", "Q2", {}),
+        ("assistant", "B", {}),
+    ]
+    history = [{"message": {"role": role, "content": words}, **more} for role, words, more in said]
+    items = document(tmp_path, {"sessionId": "s", "history": history})
+    assert told(items) == [
+        "u:Q -> A (reconstructed)",
+        "s:Previous conversation summary:\n\n C u:Q2 -> B (reconstructed)",
+    ]
+
+
+def test_after_a_summary_of_amps_no_prompt_is_whole(tmp_path: Path) -> None:
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": [text("Q")]},
+        {"role": "assistant", "content": [text("A")]},
+    ]
+    summary = {"role": "info", "content": [{"type": "summary", "summary": {"type": "message", "summary": "C"}}]}
+    more = [{"role": "user", "content": [text("Q2")]}, {"role": "assistant", "content": [text("B")]}]
+    items = document(tmp_path, {"id": "T-1", "messages": [*said, summary, *more]})
+    assert told(items) == ["u:Q -> A (reconstructed)", "u:C u:Q2 -> B (delta)"]
+
+
 # --- Gemini CLI
 
 

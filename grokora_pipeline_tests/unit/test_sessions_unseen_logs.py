@@ -119,6 +119,24 @@ def test_of_items_that_are_listed_backwards_the_oldest_may_be_on_another_page(
     assert (prompt_of(turn), turn.completion["content"], turn.completeness) == ("u:Q", "A", known)
 
 
+def test_a_session_of_clines_newer_programs_names_itself_and_its_agent(tmp_path: Path) -> None:
+    said = {"role": "assistant", "content": [{"type": "text", "text": "A"}], "modelInfo": {"id": "m"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Q"}], "ts": 1767225600000}, said]
+    turn = only(document(tmp_path, {"version": 1, "agent": "lead", "sessionId": "s", "messages": messages}))
+    assert (turn.session_id, turn.agent, turn.model, turn.completeness) == ("s", "cline", "m", "reconstructed")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": ASKED, "object": "chat.completion", **REPLY},
+        {"type": "llm", "input": {"messages": ASKED}, "output": {"output": "Done"}},
+    ],
+)
+def test_a_reply_may_stand_in_its_request_or_be_one_text(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert only(read(write(tmp_path / "x.jsonl", row))).completion["content"] == "Done"
+
+
 def test_words_about_hiding_do_not_make_a_prompt_cut(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Is this text redacted or truncated?"}, TALK[-1]]}
     assert only(read(write(tmp_path / "x.jsonl", row))).completeness == "whole"

@@ -153,7 +153,8 @@ def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         reply = {"finish_reason": sample.get("finish_reason"), "message": said}
         yield request, reply, {**value, "status": None, "outcome": value.get("status")}
     elif "messages" in value:
-        yield {**as_object(value.get("kwargs")), **value}, first_of(value, *REPLIES), value
+        said = first_of(value, *REPLIES) or {"choices": value.get("choices"), "model": value.get("model")}
+        yield {**as_object(value.get("kwargs")), **value}, said, value
     else:
         asked, said = next(((value[one], value.get(two)) for one, two in _SIDES if one in value), ({}, None))
         asked = as_json(asked)
@@ -178,6 +179,8 @@ def _reply(reply: Any) -> Any:
         return {"message": last} if "role" in last else {"choices": reply} if "message" in last else reply
     if isinstance(reply, dict) and set(reply) & {"content", "tool_calls"} and not set(reply) & _ENVELOPES:
         return {"message": {"role": "assistant", **reply}}
+    if isinstance(reply, dict) and len(reply) == 1 and isinstance(text := first_of(reply, *REPLIES, "text"), str):
+        return text
     return reply
 
 

@@ -136,7 +136,12 @@ _NO_ANSWER = re.compile(r"\[Response interrupted by |Failure: I did not provide 
 
 def cline(messages: Sequence[Json]) -> Iterator[Chat]:
     """A task of Cline or Roo. What Roo condensed is not in the prompt any more; an interrupted answer says so."""
-    replay = Replay(Chat([], f"task-{digest(messages[0].get('content'))}", "cline", started=messages[0].get("ts")))
+    document: Json = messages[0] if "messages" in messages[0] else {}
+    messages = objects_in(document.get("messages")) or messages
+    name = name_text(document.get("sessionId")) or f"task-{digest(messages[0].get('content'))}"
+    own = name_text(document.get("agent"))
+    agent = "cline" if own in ("", "lead") else f"cline/{own}"
+    replay = Replay(Chat([], name, agent, started=messages[0].get("ts")))
     unknown = 0  # of the messages before it that an older version's summary kept, nobody knows what they had seen
     for one in messages:
         told, gone = replay.messages, one.get("condenseId")
@@ -150,17 +155,20 @@ def cline(messages: Sequence[Json]) -> Iterator[Chat]:
             replay.go_on_with(message for message in told if message.get("truncationParent") != gone)
             replay.chat = replace(replay.chat, completeness="delta")
         cut = bool(_NO_ANSWER.search(str(as_list(one.get("content"))[-1:])))
-        model = as_object(one.get("modelInfo")).get("modelId")
+        model = first_of(as_object(one.get("modelInfo")), "modelId", "id")
         replay.messages.append({**one, "model": model, "cut": cut, "earlier": unknown > 0})
         unknown -= 1
     yield from replay.chats()
 
 
 def continue_dev(value: Json) -> Iterator[Chat]:
-    """A session of Continue; calls of a message whose result is kept beside it get that result."""
+    """A session of Continue; calls of a message whose result is kept beside it get that result.
+
+    An item with a summary of the conversation is not in later prompts, and what stands before it neither.
+    """
     items = objects_in(value["history"])
     answered = {as_object(one.get("message")).get("toolCallId") for one in items}
-    messages: list[Any] = []
+    replay = Replay(Chat([], name_text(value.get("sessionId")), "continue"))
     for item in items:
         prompt, message = objects_in(item.get("promptLogs")), as_object(item.get("message"))
         model = next((name_text(log.get("modelTitle")) for log in prompt), "")
@@ -172,15 +180,17 @@ def continue_dev(value: Json) -> Iterator[Chat]:
         elif message.get("role") == "user" and shown:  # files and pages that the person named
             said = message.get("content")
             message = {"role": "user", "content": [*shown, *(as_list(said) or [said])]}
-        messages.append({**message, "model": model})
+        replay.messages.append({**message, "model": model})
         for state in objects_in(item.get("toolCallStates")):
             failed = state.get("status") in ("errored", "canceled")
             if (state.get("output") or failed) and state.get("toolCallId") not in answered:
                 told = objects_in(state.get("output")) or [{"content": "The user cancelled this tool call."}]
                 texts = [{"type": "text", "text": name_text(one.get("content"))} for one in told]
                 result = {"role": "tool", "tool_call_id": state.get("toolCallId"), "content": texts}
-                messages.append({**result, "is_error": failed})
-    yield Chat(messages, name_text(value.get("sessionId")), "continue")
+                replay.messages.append({**result, "is_error": failed})
+        if summary := name_text(item.get("conversationSummary")):
+            replay.go_on_with([{"role": "system", "content": f"Previous conversation summary:\n\n {summary}"}])
+    yield from replay.chats()
 
 
 def goose(lines: Sequence[Json]) -> Iterator[Chat]:
@@ -201,17 +211,22 @@ def _audience(part: object) -> list[Any]:
 
 
 def amp(value: Json) -> Iterator[Chat]:
-    messages = [
-        {
+    """A thread of Amp. What it put around a summary, with which it goes on, is not in the file."""
+    replay = Replay(Chat([], name_text(value.get("id")), "amp", started=value.get("created")))
+    for one in objects_in(value["messages"]):
+        parts, state = as_list(one.get("content")), as_object(one.get("state"))
+        if summary := next((as_object(part)["summary"] for part in parts if as_object(part).get("summary")), None):
+            replay.go_on_with([{"role": "user", "content": as_object(summary).get("summary") or summary}])
+            replay.chat = replace(replay.chat, completeness="delta")
+            continue
+        said = {
             **one,
-            "content": [_amp_part(part) for part in as_list(one.get("content"))] or one.get("content"),
-            "model": as_object(one.get("usage")).get("model"),
-            "cut": as_object(one.get("state")).get("type", "complete") != "complete",
-            "stop_reason": as_object(one.get("state")).get("stopReason"),
+            "content": list(map(_amp_part, parts)) or one.get("content"),
+            "stop_reason": state.get("stopReason"),
         }
-        for one in objects_in(value["messages"])
-    ]
-    yield Chat(messages, name_text(value.get("id")), "amp", started=value.get("created"))
+        said["model"] = as_object(one.get("usage")).get("model")
+        replay.messages.append({**said, "cut": state.get("type", "complete") != "complete"})
+    yield from replay.chats()
 
 
 def _amp_part(part: Any) -> Any:

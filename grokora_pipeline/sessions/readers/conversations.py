@@ -131,7 +131,9 @@ def _keys(*names: str) -> Callable[[Json], bool]:
 
 
 def _is_cline(value: Json) -> bool:
-    """The first message of a task of Cline or Roo: parts, and a time, a task or the editor's state."""
+    """The first message of a task of Cline or Roo: parts, and a time, a task or the editor's state. Or a document."""
+    if {"version", "agent", "sessionId", "messages"} <= value.keys():
+        return True
     said = str(value["content"][:2]) if isinstance(value.get("content"), list) else ""
     return (
         value.get("role") == "user" and bool(said) and ("ts" in value or "<task>" in said or "<environment_det" in said)
@@ -141,7 +143,7 @@ def _is_cline(value: Json) -> bool:
 def _is_call_log(value: Json) -> bool:
     """A request's messages with the reply beside them, as callbacks of many libraries write it."""
     is_asked = "call_type" not in value and call_logs.is_asked(value.get("messages"))
-    return is_asked and any(value.get(key) for key in call_logs.REPLIES)
+    return is_asked and any(value.get(key) for key in (*call_logs.REPLIES, "choices"))
 
 
 def _is_langchain(value: Json) -> bool:
