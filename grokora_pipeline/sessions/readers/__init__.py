@@ -170,7 +170,7 @@ FORMATS: tuple[Format, ...] = (
     Format("langsmith", langsmith.looks_like, langsmith.read),
     Format("atif", atif.looks_like, atif.read),
     Format("swe_agent", trajectories.looks_like_swe_agent, trajectories.read_swe_agent),
-    Format("tau_bench", trajectories.looks_like_tau, trajectories.read_tau),
+    _conversation(conversations.TAU),
     Format("openhands", openhands.looks_like, openhands.read),
     Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini),
     Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),

@@ -139,8 +139,7 @@ def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         request = {"messages": asked if isinstance(asked, list) else [{"role": "user", "content": asked}]}
         request |= {"model": facts.get("$ai_model"), "tools": as_json(facts.get("$ai_tools"))}
         yield request, facts.get("$ai_output_choices"), {**facts, "timestamp": value.get("timestamp")}
-    elif is_datadog(value):
-        meta = as_object(value["meta"])
+    elif "messages" in as_object((meta := as_object(value.get("meta"))).get("input")):  # Datadog
         if "llm" in (meta.get("span.kind"), as_object(meta.get("span")).get("kind")):
             asked, said = (as_list(as_object(meta.get(key)).get("messages")) for key in ("input", "output"))
             yield {"model": meta.get("model_name"), "messages": asked}, said, value
@@ -226,8 +225,3 @@ def calls_inside(value: Json) -> Iterator[Chat]:
             chat.session = chat.session or name
             chat.first_step = number if chat.completeness == "delta" else 0
             yield chat
-
-
-def is_datadog(value: Json) -> bool:
-    """A span of Datadog's, with its contents in `meta`."""
-    return "messages" in as_object(as_object(value.get("meta")).get("input"))

@@ -32,6 +32,7 @@ class Chat:
     rating: int | None = None
     task: str = ""
     first_step: int = 0  # of a session that a compaction cut
+    place: int = 0  # among those of its record, where each counts as a line of its own
 
 
 class Replay:

@@ -113,7 +113,7 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
             session_id=session,
             agent=chat.agent,
             started_at=to_utc(chat.started),
-            line=line,
+            line=line + chat.place,
             tools=lower_tools(chat.tools),
             completeness=chat.completeness,
             model=model,
@@ -126,8 +126,16 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
         yield replace(said_of, session_id=session)
 
 
-def _keys(*names: str) -> Callable[[Json], bool]:
-    return lambda value: all(name in value for name in names)
+def _has(*paths: str, **members: Any) -> Callable[[Json], bool]:
+    """A test of whether an object has members, also within its objects (`info.directory`), and others of a value."""
+
+    def is_there(value: Json, path: str) -> bool:
+        name, _, rest = path.partition(".")
+        return is_there(as_object(value.get(name)), rest) if rest else name in value
+
+    return lambda value: (
+        all(is_there(value, path) for path in paths) and all(value.get(name) == one for name, one in members.items())
+    )
 
 
 def _is_cline(value: Json) -> bool:
@@ -157,18 +165,9 @@ def _is_langchain(value: Json) -> bool:
 
 
 SHAPES: tuple[Shape, ...] = (
-    Shape("gemini_cli", _keys("sessionId", "projectHash"), coding_agents.gemini_cli, each=False),
-    Shape(
-        "qwen",
-        lambda value: "uuid" in value and "parts" in as_object(value.get("message")),
-        coding_agents.qwen,
-        each=False,
-    ),
-    Shape(
-        "opencode",
-        lambda value: "sessionID" not in value and "info" in value and "directory" in as_object(value["info"]),
-        coding_agents.opencode,
-    ),
+    Shape("gemini_cli", _has("sessionId", "projectHash"), coding_agents.gemini_cli, each=False),
+    Shape("qwen", _has("uuid", "message.parts"), coding_agents.qwen, each=False),
+    Shape("opencode", _has("info.directory"), coding_agents.opencode),
     Shape(
         "continue",
         # Kiro's sessions look alike, and say "On it." where the answer was: it lies in the `executionId`'s own file
@@ -186,12 +185,7 @@ SHAPES: tuple[Shape, ...] = (
         ),
         coding_agents.amazon_q,
     ),
-    Shape(
-        "llm",
-        lambda value: {"conversation_id", "prompt", "response", "datetime_utc"} <= value.keys(),
-        chat_programs.llm,
-        each=False,
-    ),
+    Shape("llm", _has("conversation_id", "prompt", "response", "datetime_utc"), chat_programs.llm, each=False),
     Shape(
         "adk",
         lambda value: any({"author", "content"} <= one.keys() for one in objects_in(value.get("events"))[:2]),
@@ -209,44 +203,14 @@ SHAPES: tuple[Shape, ...] = (
         lambda value: "exchange" in next(iter(objects_in(value.get("chatHistory"))), {}),
         coding_agents.augment,
     ),
-    Shape("copilot_chat", _keys("responderUsername", "requests"), coding_agents.copilot_chat),
-    Shape(
-        "copilot_journal",
-        lambda value: value.get("kind") == 0 and "requests" in as_object(value.get("v")),
-        coding_agents.copilot_journal,
-        each=False,
-    ),
-    Shape(
-        "copilot_cli",
-        lambda value: value.get("type") == "session.start" and "data" in value,
-        coding_agents.copilot_cli,
-        each=False,
-    ),
-    Shape(
-        "droid",
-        lambda value: value.get("type") == "session_start" and "id" in value,
-        coding_agents.message_lines,
-        each=False,
-    ),
-    Shape(
-        "cursor",
-        lambda value: "role" in value and "content" in as_object(value.get("message")),
-        coding_agents.message_lines,
-        each=False,
-    ),
-    Shape(
-        "cursor_stream",
-        lambda value: {"call_id", "tool_call"} <= value.keys() and value.get("type") == "tool_call",
-        coding_agents.cursor_stream,
-        each=False,
-        within=64,  # all else is as Claude Code prints it
-    ),
-    Shape(
-        "gemini_stream",
-        lambda value: value.get("type") == "init" and {"session_id", "model"} <= value.keys(),
-        coding_agents.gemini_stream,
-        each=False,
-    ),
+    Shape("copilot_chat", _has("responderUsername", "requests"), coding_agents.copilot_chat),
+    Shape("copilot_journal", _has("v.requests", kind=0), coding_agents.copilot_journal, each=False),
+    Shape("copilot_cli", _has("data", type="session.start"), coding_agents.copilot_cli, each=False),
+    Shape("droid", _has("id", type="session_start"), coding_agents.message_lines, each=False),
+    Shape("cursor", _has("role", "message.content"), coding_agents.message_lines, each=False),
+    # all but its calls is as Claude Code prints it
+    Shape("cursor_stream", _has("call_id", "tool_call", type="tool_call"), coding_agents.cursor_stream, False, 64),
+    Shape("gemini_stream", _has("session_id", "model", type="init"), coding_agents.gemini_stream, each=False),
     Shape("kimi", lambda value: name_text(value.get("role")).startswith("_"), coding_agents.message_lines, each=False),
     Shape(
         "kimi_code",
@@ -262,25 +226,13 @@ SHAPES: tuple[Shape, ...] = (
         each=False,
         within=16,
     ),
-    Shape("deepseek", _keys("mapping", "inserted_at"), chat_programs.deepseek),
-    Shape(
-        "mistral",
-        lambda value: isinstance(value.get("entries"), list) and "conversation_id" in value,
-        chat_programs.mistral,
-    ),
-    Shape(
-        "chatgpt",
-        lambda value: isinstance(value.get("mapping"), dict) and "create_time" in value,
-        chat_programs.chatgpt,
-    ),
-    Shape("claude_ai", _keys("chat_messages", "uuid"), chat_programs.claude_ai),
-    Shape("dify", _keys("conversation_id", "query", "answer"), chat_programs.dify, each=False),
-    Shape(
-        "open_webui",
-        lambda value: isinstance(as_object(value.get("chat")).get("history"), dict),
-        chat_programs.open_webui,
-    ),
-    Shape("autogen", lambda value: isinstance(value.get("agent_states"), dict), frameworks.autogen),
+    Shape("deepseek", _has("mapping", "inserted_at"), chat_programs.deepseek),
+    Shape("mistral", _has("entries", "conversation_id"), chat_programs.mistral),
+    Shape("chatgpt", _has("mapping", "create_time"), chat_programs.chatgpt),
+    Shape("claude_ai", _has("chat_messages", "uuid"), chat_programs.claude_ai),
+    Shape("dify", _has("conversation_id", "query", "answer"), chat_programs.dify, each=False),
+    Shape("open_webui", _has("chat.history"), chat_programs.open_webui),
+    Shape("autogen", _has("agent_states"), frameworks.autogen),
     Shape(
         "letta",
         lambda value: any("llm_config" in one for one in (value, *objects_in(value.get("agents"))[:1])),
@@ -336,7 +288,7 @@ SHAPES: tuple[Shape, ...] = (
         lambda value: any("systemPurposeId" in one for one in (value, *objects_in(value.get("conversations"))[:1])),
         chat_programs.big_agi,
     ),
-    Shape("nemo_gym", _keys("responses_create_params", "response"), frameworks.nemo_gym),
+    Shape("nemo_gym", _has("responses_create_params", "response"), frameworks.nemo_gym),
     Shape(
         "semantic_kernel",
         lambda value: any(
@@ -348,7 +300,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape(
         "openai_thread",
-        lambda value: value.get("object") == "thread.message",
+        _has(object="thread.message"),
         # OpenAI's Assistants list the newest first; Jan keeps its own in the same shape
         lambda items: iter(
             [
@@ -360,15 +312,9 @@ SHAPES: tuple[Shape, ...] = (
         ),
         each=False,
     ),
-    Shape(
-        "inspect_ai",
-        lambda value: (
-            {"task", "model"} <= as_object(value.get("eval")).keys()
-            or {"epoch", "input", "target", "messages"} <= value.keys()
-        ),
-        frameworks.inspect,
-    ),
-    Shape("librechat", _keys("conversationId", "endpoint", "messages"), chat_programs.librechat),
+    Shape("inspect_ai", _has("eval.task", "eval.model"), frameworks.inspect),
+    Shape("inspect_ai", _has("epoch", "input", "target", "messages"), frameworks.inspect),
+    Shape("librechat", _has("conversationId", "endpoint", "messages"), chat_programs.librechat),
     Shape(
         "grok",
         lambda value: any(
@@ -382,21 +328,21 @@ SHAPES: tuple[Shape, ...] = (
         chat_programs.lm_studio,
     ),
     Shape("cline", _is_cline, coding_agents.cline, each=False),
-    Shape("helicone", _keys("request_body", "response_body"), call_logs.call),
-    Shape("bedrock_log", lambda value: value.get("schemaType") == "ModelInvocationLog", call_logs.call),
-    Shape("bedrock_batch", _keys("modelInput", "modelOutput"), call_logs.call),
-    Shape("vertex_log", _keys("full_request", "full_response"), call_logs.call),
+    Shape("helicone", _has("request_body", "response_body"), call_logs.call),
+    Shape("bedrock_log", _has(schemaType="ModelInvocationLog"), call_logs.call),
+    Shape("bedrock_batch", _has("modelInput", "modelOutput"), call_logs.call),
+    Shape("vertex_log", _has("full_request", "full_response"), call_logs.call),
     Shape(
         "openai_batch",
         lambda value: "custom_id" in value and any({asked, said} <= value.keys() for asked, said in call_logs.BATCHES),
         call_logs.call,
     ),
-    Shape("datadog", call_logs.is_datadog, call_logs.call),
-    Shape("llm_span", lambda value: value.get("type") == "llm" and {"input", "output"} <= value.keys(), call_logs.call),
-    Shape("posthog", lambda value: "$ai_input" in as_object(value.get("properties")), call_logs.call),
-    Shape("openai_response", lambda value: value.get("object") == "response" and "input" in value, call_logs.call),
-    Shape("openai_eval", lambda value: value.get("object") == call_logs.EVAL_ITEM, call_logs.call),
-    Shape("weave", _keys("op_name", "inputs"), call_logs.call),
+    Shape("datadog", _has("meta.input.messages"), call_logs.call),
+    Shape("llm_span", _has("input", "output", type="llm"), call_logs.call),
+    Shape("posthog", _has("properties.$ai_input"), call_logs.call),
+    Shape("openai_response", _has("input", object="response"), call_logs.call),
+    Shape("openai_eval", _has(object=call_logs.EVAL_ITEM), call_logs.call),
+    Shape("weave", _has("op_name", "inputs"), call_logs.call),
     Shape(
         "braintrust",
         lambda value: "root_span_id" in value and bool(value.keys() & {"span_attributes", "input"}),
@@ -408,7 +354,7 @@ SHAPES: tuple[Shape, ...] = (
         call_logs.call,
         empty=NO_AGENTS_CONTENT,
     ),
-    Shape("har", lambda value: "entries" in as_object(value.get("log")), call_logs.call),
+    Shape("har", _has("log.entries"), call_logs.call),
     Shape("call_log", _is_call_log, call_logs.call),
 )
 
@@ -416,6 +362,11 @@ SHAPES: tuple[Shape, ...] = (
 # Told last of all formats: others hold calls somewhere in them, too.
 WRAPPED = Shape("wrapped_calls", lambda value: any(True for _ in call_logs.inside(value)), call_logs.calls_inside)
 ITEMS = Shape("openai_items", frameworks.is_item, frameworks.openai_items, each=False, within=64)
+TAU = Shape(
+    "tau_bench",
+    lambda value: {"traj", "task_id"} <= value.keys() or _has("info.environment_info")(value),
+    frameworks.tau,
+)
 HELD = Shape(
     "held_chats",
     chat_programs.holds_chats,

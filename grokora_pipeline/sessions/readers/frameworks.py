@@ -1,12 +1,13 @@
 """Conversations as agent frameworks and evaluation harnesses keep them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.documents import Json, as_list, as_object, digest, objects_in
-from grokora_pipeline.sessions.readers.lowering import role_of
+from grokora_pipeline.sessions.readers.lowering import lower_all, role_of
 from grokora_pipeline.sessions.readers.outcomes import scored
 from grokora_pipeline.sessions.turns import Status
 
@@ -127,11 +128,56 @@ def nemo_gym(value: Json) -> Iterator[Chat]:
     for one in objects_in(reply.get("output")):  # its servers write all of an open model's reasoning as the summary
         thoughts = [{"type": "thinking", "text": part.get("text")} for part in objects_in(one.get("summary"))]
         said.append({**one, "content": thoughts} if one.get("type") == "reasoning" else one)
-    reward = value.get("reward")
-    status: Status = "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
+    status = _rewarded(value.get("reward"))
     agent, model = name_text(as_object(value.get("agent_ref")).get("name")), name_text(reply.get("model"))
     name, started, tools = name_text(reply.get("id")), reply.get("created_at"), request.get("tools")
     yield Chat(said, name, agent, model, started, tools, completeness="whole", status=status)
+
+
+def tau(value: Json) -> Iterator[Chat]:
+    """A trial of τ-bench, or the simulations of τ²-bench. Trials of a task are one task, on one side of the split."""
+    if "environment_info" in (info := as_object(value.get("info"))):
+        for place, one in enumerate(objects_in(value.get("simulations"))):
+            yield replace(_simulation(info, one), place=place)
+        return
+    messages, task = objects_in(value["traj"]), name_text(value["task_id"])
+    session = f"task-{task}:trial-{name_text(value.get('trial'))}-{digest(lower_all(messages))}"
+    asked = f"task {task}: {name_text(as_object(info.get('task')).get('instruction'))}"
+    started, status = value.get("timestamp"), _rewarded(value.get("reward"))
+    yield Chat(messages, session, started=started, completeness="whole", status=status, task=asked)
+
+
+def _simulation(info: Json, simulation: Json) -> Chat:
+    """One simulation of τ²-bench, as its agent sees it: without the calls that the simulated person makes.
+
+    The system prompt is made of the policy. The first greeting is the benchmark's own.
+    """
+    environment, agent = as_object(info["environment_info"]), as_object(info.get("agent_info"))
+    seen: list[Json] = [{"role": "system", "content": environment.get("policy")}]
+    for one in objects_in(simulation.get("messages")):
+        if one.get("role") == "user":
+            seen.append({**one, "tool_calls": None})
+        elif one.get("role") != "tool" or one.get("requestor") != "user":
+            seen.append({**one, "earlier": len(seen) == 1})
+    task = name_text(simulation.get("task_id"))
+    status = _rewarded(as_object(simulation.get("reward_info")).get("reward"))
+    if name_text(simulation.get("termination_reason")).rpartition(".")[2] not in ("", "agent_stop", "user_stop"):
+        status = "failure"  # such a run is not always given a reward
+    return Chat(
+        seen,
+        name_text(simulation.get("id")) or f"task-{task}:trial-{digest(lower_all(seen))}",
+        name_text(agent.get("implementation")),
+        name_text(agent.get("llm")),
+        first_of(simulation, "start_time", "timestamp"),
+        environment.get("tool_defs"),
+        status=status,
+        task=f"{name_text(environment.get('domain_name'))} task {task}",
+    )
+
+
+def _rewarded(reward: object) -> Status:
+    """What a reward from 0 to 1 says of a run: less than all of it is no success."""
+    return "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
 
 
 def is_item(value: Json) -> bool:

@@ -1,6 +1,6 @@
-"""Trajectories of benchmark runs: SWE-agent (`.traj`), mini-swe-agent and τ-bench results.
+"""Trajectories of benchmark runs: SWE-agent (`.traj`) and mini-swe-agent.
 
-The calls are taken from what was sent to the model (`history`, `messages`, `traj`), never from a summary of the steps.
+The calls are taken from what was sent to the model (`history`, `messages`), never from a summary of the steps.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ from grokora_pipeline.sessions.readers.documents import (
     as_json,
     as_list,
     as_object,
-    digest,
     objects_in,
     peek,
     peek_objects,
@@ -159,87 +158,3 @@ def _exit(info: Json) -> Status:
 def _verdict(session: str, status: Status) -> Iterator[Verdict]:
     if status != "unknown":
         yield Verdict(session, status=status, inferred=True)
-
-
-def looks_like_tau(head: bytes) -> bool:
-    """Whether the first records are results of τ-bench, or it is a document of τ²-bench."""
-    return any(
-        ("traj" in value and "task_id" in value) or "environment_info" in as_object(value.get("info"))
-        for value in peek_objects(head)[:2]
-    )
-
-
-def read_tau(source: Source) -> Iterator[Item]:
-    """A turn an answer of each trial. Trials of a task are one task, so that they stay on one side of the split."""
-    for record in records(source):
-        if isinstance(record, Problem):
-            yield record
-            continue
-        trial = as_object(record.value)
-        if "environment_info" in as_object(trial.get("info")):
-            for number, simulation in enumerate(as_list(trial.get("simulations")), record.number):
-                yield from _simulation(source, as_object(trial["info"]), as_object(simulation), number)
-            continue
-        raw = objects_in(trial.get("traj"))
-        if "task_id" not in trial or not raw:
-            yield Problem("wrong_schema", record.offset, f"element {record.number} has no `task_id` or no `traj`")
-            continue
-        messages = pair_results(join_calls([one for message in raw for one in lower(message)]))
-        task = name_text(trial["task_id"])
-        session = f"task-{task}:trial-{name_text(trial.get('trial'))}-{digest(messages)}"
-        reward = trial.get("reward")
-        known = isinstance(reward, int | float)
-        asked = as_object(as_object(trial.get("info")).get("task"))
-        status: Status = "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
-        yield from explode(
-            source,
-            messages,
-            session_id=session,
-            agent="",
-            line=record.number,
-            started_at=to_utc(trial.get("timestamp")),
-            task=f"task {task}: {name_text(asked.get('instruction'))}",
-            status=status,
-        )
-        if known:
-            yield Verdict(session, status=status)
-
-
-def _simulation(source: Source, info: Json, simulation: Json, number: int) -> Iterator[Item]:
-    """A turn an answer of the agent in one simulation of τ²-bench.
-
-    The agent does not see the calls that the simulated person makes, nor their results. Its system prompt is made of
-    the policy. The first greeting is the benchmark's own.
-    """
-    environment, agent = as_object(info["environment_info"]), as_object(info.get("agent_info"))
-    seen = [{"role": "system", "content": environment.get("policy")}]
-    seen += [
-        {**one, "tool_calls": None} if one.get("role") == "user" else one
-        for one in as_list(simulation.get("messages"))
-        if isinstance(one, dict) and not (one.get("role") == "tool" and one.get("requestor") == "user")
-    ]
-    messages = pair_results(join_calls([one for message in seen for one in lower(message)]))
-    answers = [place for place, one in enumerate(messages) if one["role"] == "assistant"]
-    greets = bool(answers) and all(one["role"] == "system" for one in messages[: answers[0]])
-    task = name_text(simulation.get("task_id"))
-    session = name_text(simulation.get("id")) or f"task-{task}:trial-{digest(messages)}"
-    reward = as_object(simulation.get("reward_info")).get("reward")
-    status: Status = "unknown" if not isinstance(reward, int | float) else "success" if reward >= 1 else "failure"
-    if name_text(simulation.get("termination_reason")).rpartition(".")[2] not in ("", "agent_stop", "user_stop"):
-        status = "failure"  # such a run is not always given a reward
-    yield from explode(
-        source,
-        messages,
-        answers[greets:],
-        session_id=session,
-        agent=name_text(agent.get("implementation")),
-        line=number,
-        started_at=to_utc(first_of(simulation, "start_time", "timestamp")),
-        task=f"{name_text(environment.get('domain_name'))} task {task}",
-        tools=lower_tools(environment.get("tool_defs")),
-        completeness="reconstructed",
-        model=name_text(agent.get("llm")),
-        status=status,
-    )
-    if status != "unknown":
-        yield Verdict(session, status=status)
