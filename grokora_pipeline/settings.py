@@ -17,6 +17,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent  # the checkout, if this i
 _DEVICE = re.compile(r"-1|\d+|(?i:cpu)\d*|(GPU|MIG)-[\w/-]+")
 _PATHS = ("logs", "cache", "agents", "recordings")
 _PREFIX = "GROKORA_"
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 class Settings(BaseModel):
@@ -199,6 +200,31 @@ def _expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise GrokoraError(f"{path}: there is no home folder for {path.parts[0]}; write the path out.") from error
+
+
+def http_options(url: str) -> dict[str, Any]:
+    """How httpx asks an address: this machine's own without the environment's proxy, others by it if there is one.
+
+    Raises GrokoraError if the address, or that proxy, cannot be used.
+    """
+    import httpx
+
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise GrokoraError(f"{url} is no address ({error}); give one such as http://127.0.0.1:8080.") from error
+    if parts.scheme not in {"http", "https"} or not parts.host:
+        raise GrokoraError(f"{url} is no http(s) address; give one such as http://127.0.0.1:8080.")
+    if parts.host in LOOPBACK:
+        return {"trust_env": False}
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        reason = str(error).split(". ")[0]
+        raise GrokoraError(
+            f"The proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names cannot be used ({reason}); correct or unset it."
+        ) from error
+    return {}
 
 
 def local_timezone(environ: Mapping[str, str], localtime: Path = Path("/etc/localtime")) -> str:

@@ -17,7 +17,7 @@ from grokora_pipeline.cli.export import export, probe
 from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.cli.publish import publish_dataset
 from grokora_pipeline.errors import GrokoraError, disk_refusal
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.settings import find_env_file, find_home, get_settings, misspelt
 
 if TYPE_CHECKING:
     from grokora_pipeline.sessions.turns import TurnRow
@@ -37,6 +37,9 @@ app.command()(export)
 app.command()(probe)
 
 
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+
+
 class Backend(StrEnum):
     """What `grokora serve` runs."""
 
@@ -50,6 +53,15 @@ class Status(StrEnum):
 
     success = "success"
     failure = "failure"
+
+
+@app.callback()
+def say_what_is_misspelt(context: typer.Context) -> None:
+    """Before any command, name the GROKORA_ variables that mean nothing: what they were to change stays as it is."""
+    home = find_home(Path.cwd(), os.environ)
+    unread = misspelt(os.environ, find_env_file(Path.cwd(), home, os.environ))
+    if unread and context.invoked_subcommand != "doctor":  # which says more
+        print(f"warning: nothing reads {', '.join(unread)}; `grokora doctor` says what was meant.", file=sys.stderr)
 
 
 @app.command()
@@ -76,7 +88,7 @@ def demo() -> None:
 
 @app.command()
 def ui(
-    port: int = 3000,
+    port: Port = 3000,
     host: Annotated[
         str, typer.Option(help="Dagster asks nobody for a password: keep it, or put a proxy before it.")
     ] = ("127.0.0.1"),
@@ -108,7 +120,7 @@ def doctor() -> None:
 def serve(
     *,
     host: Annotated[str, typer.Option(help="An address that others reach needs GROKORA_API_KEY.")] = "127.0.0.1",
-    port: int = 8080,
+    port: Port = 8080,
     upstream: Annotated[str, typer.Option(help="An OpenAI-compatible API for what no champion answers.")] = "",
     upstream_model: Annotated[str, typer.Option(help="Its model, if a call names one of ours.")] = "",
     backend: Annotated[

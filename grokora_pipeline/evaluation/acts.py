@@ -24,6 +24,7 @@ from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.messages import Message, calls_of
 from grokora_pipeline.models.sequences import first_difference
+from grokora_pipeline.settings import http_options
 
 ENOUGH = 0.95  # of the answers, so that the server is said to agree
 LEAST_ROWS = 10  # with fewer, a metric's interval holds almost everything and explains nothing
@@ -119,7 +120,8 @@ class Server:
         self.url = url.rstrip("/").removesuffix("/v1")
         # A connection a request: llama.cpp leaves a kept one without an answer, now and then.
         alone = httpx.Limits(max_keepalive_connections=0)
-        self.client = httpx.Client(base_url=self.url, timeout=300, headers=headers, limits=alone)
+        options = http_options(self.url)
+        self.client = httpx.Client(base_url=self.url, timeout=300, headers=headers, limits=alone, **options)
         loaded = self._get("/lora-adapters")
         listed = self._get("/v1/models")
         entries = [one for one in listed.get("data") or [] if isinstance(one, dict)] if isinstance(listed, dict) else []

@@ -56,6 +56,13 @@ def test_the_command_line_starts_without_dagster_pyarrow_and_torch() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_a_setting_that_nothing_reads_is_named_before_any_command(grokora: Grokora, home: Path) -> None:
+    (home / ".env").write_text("GROKORA_STORE=my store\nGROKORA_BASEMODEL=org/name\n")
+    status, out, err = grokora("champion", "show", "actor")
+    assert (status, json.loads(out)["version"]) == (0, "second")
+    assert err == "warning: nothing reads GROKORA_BASEMODEL; `grokora doctor` says what was meant.\n"
+
+
 def test_a_mistake_is_one_sentence_on_stderr_and_status_2(grokora: Grokora) -> None:
     status, out, err = grokora("champion", "show", "actro")
     assert (status, out) == (2, "")

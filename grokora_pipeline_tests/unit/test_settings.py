@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import PROJECT_ROOT, Settings, find_env_file, local_timezone, read_settings
+from grokora_pipeline.settings import (
+    PROJECT_ROOT,
+    Settings,
+    find_env_file,
+    http_options,
+    local_timezone,
+    read_settings,
+)
 
 ZONES = Path("/usr/share/zoneinfo")
 
@@ -110,6 +117,24 @@ def test_settings_that_are_given_read_no_environment(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(not (ZONES / "Europe" / "Berlin").is_file(), reason="the system has no zone files")
+def test_this_machine_is_asked_without_the_proxy_and_others_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert http_options("https://api.x.ai/v1") == {}
+    monkeypatch.setenv("ALL_PROXY", "gopher://127.0.0.1:9")
+    for url in ("http://127.0.0.1:8080", "http://localhost:1/v1", "http://[::1]:1"):
+        assert http_options(url) == {"trust_env": False}
+    with pytest.raises(GrokoraError, match=r"The proxy that .* names cannot be used .*; correct or unset it"):
+        http_options("https://api.x.ai/v1")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "localhost:8080", "ftp://host/x", "http://", "http://host:port", ""])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(GrokoraError, match=r"is no .*address.*; give one such as http://127.0.0.1:8080"):
+        http_options(url)
+
+
 def test_every_form_of_a_time_zone_is_understood(tmp_path: Path) -> None:
     mounted, linked, none = tmp_path / "mounted", tmp_path / "linked", tmp_path / "none"
     mounted.write_bytes((ZONES / "Europe" / "Berlin").read_bytes())

@@ -30,11 +30,11 @@ from grokora_pipeline.serving.gateway.feedback import Feedback
 from grokora_pipeline.serving.gateway.gateway import Gateway
 from grokora_pipeline.serving.gateway.protocol import ApiError, Json
 from grokora_pipeline.serving.gateway.sessions import session_name
+from grokora_pipeline.settings import LOOPBACK
 from grokora_pipeline.store.champions import BASE
 
 ACCESS = logging.getLogger("grokora.access")
 _THREADS = 24
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> Starlette:

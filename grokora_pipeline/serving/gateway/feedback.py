@@ -10,6 +10,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway.protocol import plain
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.sessions import session_name
+from grokora_pipeline.settings import http_options
 
 
 class Blame(BaseModel):
@@ -80,9 +81,10 @@ def give(feedback: Feedback, gateway: str, key: str | None, folder: Path) -> str
         raise GrokoraError(f"No call {feedback.call!r} was recorded in {folder}.")
     session = recorder.latest() if named == "last" else session_name(named)
     body = {"session_id": session, **feedback.outcome()}
+    options = http_options(gateway)
     try:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        response = httpx.post(f"{gateway.rstrip('/')}/v1/feedback", json=body, headers=headers, timeout=10)
+        response = httpx.post(f"{gateway.rstrip('/')}/v1/feedback", json=body, headers=headers, timeout=10, **options)
     except httpx.TransportError:
         try:
             recorder.outcome(session, feedback.outcome()).result()

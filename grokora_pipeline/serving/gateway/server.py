@@ -19,13 +19,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.request import Engine
-from grokora_pipeline.serving.gateway.app import LOOPBACK, build_app
+from grokora_pipeline.serving.gateway.app import build_app
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.gateway import Gateway, Limits
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.upstream import Upstream
 from grokora_pipeline.serving.gateway.vllm import vllm_command
-from grokora_pipeline.settings import Settings, get_settings
+from grokora_pipeline.settings import LOOPBACK, Settings, get_settings
 from grokora_pipeline.store import Store
 
 LOG = logging.getLogger("grokora.serving")

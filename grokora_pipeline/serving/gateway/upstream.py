@@ -11,6 +11,7 @@ import httpx
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway.protocol import ApiError
+from grokora_pipeline.settings import http_options
 
 # what SDKs read: their own request ids, and when to try again
 _PASSED_BACK = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id")
@@ -25,7 +26,7 @@ class Upstream:
             raise GrokoraError(f"--upstream {url} is no http(s) address; give one such as https://api.x.ai/v1.")
         self._url, self.model = url.rstrip("/"), model
         # one client for all: its pool keeps connections, and a TLS handshake costs more than a short answer's overhead
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT)
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT, **http_options(url))
 
     @asynccontextmanager
     async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
