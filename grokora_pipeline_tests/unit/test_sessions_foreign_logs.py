@@ -723,6 +723,18 @@ def test_agents_sdk_traces_that_hold_no_contents_are_refused_with_that_sentence(
     assert "neither its input nor its output" in caught.value.problem.detail
 
 
+def test_answers_on_branches_that_a_program_shows_no_longer_are_counted(tmp_path: Path) -> None:
+    def node(own: str, parent: str | None, role: str, text: str) -> dict[str, Any]:
+        message = {"author": {"role": role}, "content": {"content_type": "text", "parts": [text]}}
+        return {own: {"id": own, "parent": parent, "message": {**message, "status": "finished_successfully"}}}
+
+    mapping = node("1", None, "user", "Q") | node("2", "1", "assistant", "A") | node("3", "1", "assistant", "B")
+    chat = {"mapping": mapping, "current_node": "3", "create_time": 1767225600, "conversation_id": "c"}
+    items = read_lines(tmp_path, chat)
+    assert [turn.completion["content"] for turn in turns_of(items)] == ["B"]
+    assert [item for item in items if isinstance(item, Skipped)] == [Skipped("another_branch")]
+
+
 # --- what would be learnt
 
 

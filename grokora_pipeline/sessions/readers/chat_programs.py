@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from grokora_pipeline.sessions.readers.chats import Chat, branch
+from grokora_pipeline.sessions.readers.chats import Chat, branch, unshown
 from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
@@ -22,9 +22,10 @@ def chatgpt(value: Json) -> Iterator[Chat]:
     """A conversation of ChatGPT's export: calls go to a `recipient`, whose message is their result."""
     nodes = {key: one for key, one in as_object(value["mapping"]).items() if isinstance(one, dict)}
     messages: list[Json] = []
-    for node in branch(nodes, name_text(value.get("current_node")), "parent"):
-        one = as_object(node.get("message"))
-        role = name_text(as_object(one.get("author")).get("role"))
+    path = branch(nodes, name_text(value.get("current_node")), "parent")
+    hidden = unshown(nodes.values(), path, _chatgpt_role)
+    for node in path:
+        one, role = as_object(node.get("message")), _chatgpt_role(node)
         content, metadata = as_object(one.get("content")), as_object(one.get("metadata"))
         kind, recipient = content.get("content_type"), name_text(one.get("recipient")) or "all"
         said = content.get("parts") if "parts" in content else first_of(content, "text", "result") or ""
@@ -45,7 +46,11 @@ def chatgpt(value: Json) -> Iterator[Chat]:
                 {"role": role, "content": parts, "cut": cut, "model": model if role == "assistant" else None}
             )
     name = name_text(first_of(value, "conversation_id", "id"))
-    yield Chat(messages, name, "chatgpt", started=value.get("create_time"))
+    yield Chat(messages, name, "chatgpt", started=value.get("create_time"), unshown=hidden)
+
+
+def _chatgpt_role(node: Json) -> str:
+    return name_text(as_object(as_object(node.get("message")).get("author")).get("role"))
 
 
 def deepseek(value: Json) -> Iterator[Chat]:
@@ -63,9 +68,14 @@ def deepseek(value: Json) -> Iterator[Chat]:
             {**one, "type": kinds.get(one.get("type", ""), one.get("type"))}
             for one in objects_in(message.get("fragments"))
         ]
-        asked = any(one.get("type") == "REQUEST" for one in objects_in(message.get("fragments")))
-        messages.append({"role": "user" if asked else "assistant", "content": parts, "model": message.get("model")})
-    yield Chat(messages, name_text(value.get("id")), "deepseek", started=value.get("inserted_at"))
+        messages.append({"role": _deepseek_role(node), "content": parts, "model": message.get("model")})
+    hidden = unshown(nodes.values(), branch(nodes, leaf, "parent"), _deepseek_role)
+    yield Chat(messages, name_text(value.get("id")), "deepseek", started=value.get("inserted_at"), unshown=hidden)
+
+
+def _deepseek_role(node: Json) -> str:
+    kinds = {one.get("type") for one in objects_in(as_object(node.get("message")).get("fragments"))}
+    return "user" if "REQUEST" in kinds else "assistant" if kinds else ""
 
 
 def mistral(value: Json) -> Iterator[Chat]:
@@ -109,7 +119,8 @@ def claude_ai(value: Json) -> Iterator[Chat]:
         for one in path
     ]
     model = name_text(value.get("model"))
-    yield Chat(messages, name_text(value.get("uuid")), "claude.ai", model, value.get("created_at"))
+    hidden = unshown(own, path, lambda one: one.get("sender"))
+    yield Chat(messages, name_text(value.get("uuid")), "claude.ai", model, value.get("created_at"), unshown=hidden)
 
 
 def big_agi(value: Json) -> Iterator[Chat]:
@@ -221,7 +232,8 @@ def open_webui(value: Json) -> Iterator[Chat]:
     for one in messages:
         own: Json = {key: one[key] for key in ("role", "content", "model") if key in one}
         plain.append({**own, "cut": bool(one.get("error")) or one.get("done") is False})
-    yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"))
+    hidden = unshown(nodes.values(), messages, lambda one: one.get("role")) if nodes else 0
+    yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"), unshown=hidden)
 
 
 def llm(rows: Sequence[Json]) -> Iterator[Chat]:
@@ -254,6 +266,7 @@ def librechat(value: Json) -> Iterator[Chat]:
     parents = {name_text(one.get("parentMessageId")) for one in nodes.values()}
     leaves = [key for key in nodes if key not in parents] or list(nodes)
     last = max(reversed(leaves), key=lambda key: to_utc(nodes[key].get("createdAt")))
+    path = branch(nodes, last, "parentMessageId")
     messages = [
         {
             "role": "user" if one.get("isCreatedByUser") else "assistant",
@@ -261,11 +274,13 @@ def librechat(value: Json) -> Iterator[Chat]:
             "model": one.get("model"),
             "cut": bool(one.get("unfinished") or one.get("error")),
         }
-        for one in branch(nodes, last, "parentMessageId")
+        for one in path
     ]
+    hidden = unshown(nodes.values(), path, lambda one: "user" if one.get("isCreatedByUser") else "assistant")
     system = [{"role": "system", "content": options["promptPrefix"]}] if options.get("promptPrefix") else []
     name, model = name_text(value.get("conversationId")), name_text(options.get("model"))
-    yield Chat([*system, *messages], name, "librechat", model, next(iter(nodes.values())).get("createdAt"))
+    started = next(iter(nodes.values())).get("createdAt")
+    yield Chat([*system, *messages], name, "librechat", model, started, unshown=hidden)
 
 
 def grok(value: Json) -> Iterator[Chat]:
@@ -286,7 +301,8 @@ def grok(value: Json) -> Iterator[Chat]:
             }
             for response in path
         ]
-        yield Chat(messages, name_text(facts.get("id")), "grok", started=facts.get("create_time"))
+        hidden = unshown(own, path, lambda one: one.get("sender"))
+        yield Chat(messages, name_text(facts.get("id")), "grok", started=facts.get("create_time"), unshown=hidden)
 
 
 def lm_studio(value: Json) -> Iterator[Chat]:

@@ -1,6 +1,6 @@
 """A conversation on its way to turns, which the readers of many formats make."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class Chat:
     rating: int | None = None
     task: str = ""
     first_step: int = 0  # of a session that a compaction cut
+    unshown: int = 0  # answers on other branches of its tree: a person asked again, and was shown another
     place: int = 0  # among those of its record, where each counts as a line of its own
 
 
@@ -81,3 +82,9 @@ def branch(nodes: Mapping[str, Json], leaf: str, parent: str) -> list[Json]:
         path.append(nodes[leaf])
         leaf = name_text(nodes[leaf].get(parent))
     return path[::-1]
+
+
+def unshown(nodes: Iterable[Json], path: Iterable[Json], role: Callable[[Json], object]) -> int:
+    """How many answers among nodes are not on the path of their tree; `role` says who speaks in a node."""
+    said = (sum(ROLES.get(name_text(role(one)).lower()) == "assistant" for one in own) for own in (nodes, path))
+    return next(said) - next(said)

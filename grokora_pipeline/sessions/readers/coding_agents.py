@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from grokora_pipeline.sessions.readers.chats import Chat, Replay, branch
+from grokora_pipeline.sessions.readers.chats import Chat, Replay, branch, unshown
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
 from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, digest, objects_in
 
@@ -71,15 +71,18 @@ def _gemini_messages(one: Json) -> list[Json]:
 def qwen(lines: Sequence[Json]) -> Iterator[Chat]:
     """A session of Qwen Code: a tree of lines whose messages are contents of Gemini's API."""
     nodes = {name_text(one.get("uuid")): one for one in lines}
+    path = branch(nodes, name_text(lines[-1].get("uuid")), "parentUuid")
     replay = Replay(Chat([], name_text(lines[0].get("sessionId")), "qwen-code", started=lines[0].get("timestamp")))
-    for one in branch(nodes, name_text(lines[-1].get("uuid")), "parentUuid"):
+    hidden = unshown(nodes.values(), path, lambda one: one.get("type"))
+    for one in path:
         history = as_object(one.get("systemPayload")).get("compressedHistory")
         if isinstance(history, list):  # what the model sees instead of all that stands before
             replay.go_on_with(objects_in(history))
         elif isinstance(one.get("message"), dict):
             model = one.get("model") if one.get("type") == "assistant" else None
             replay.messages.append({**one["message"], "model": model})
-    yield from replay.chats()
+    for place, chat in enumerate(replay.chats()):
+        yield replace(chat, unshown=0 if place else hidden)
 
 
 def opencode(value: Json) -> Iterator[Chat]:

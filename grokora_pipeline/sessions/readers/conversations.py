@@ -79,6 +79,7 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
 
 def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[Item]:
     """`named`: the session that the records name, if the chat has none of its own."""
+    yield from (Skipped("another_branch") for _ in range(chat.unshown))
     said_of = Verdict(chat.session or named, status=chat.status, rating=chat.rating)
     is_judged = chat.status != "unknown" or chat.rating is not None
     messages: list[Message] = []
