@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, first_mistake, one_line
 from grokora_pipeline.models.messages import first_text, message_role, message_text
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -312,7 +312,7 @@ def load_agents(path: Path, hint: str = "point GROKORA_AGENTS at an agents.yaml"
     except OSError as error:
         raise GrokoraError(f"{path} cannot be read ({error}); {hint}.") from error
     except yaml.YAMLError as error:
-        raise GrokoraError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        raise GrokoraError(f"{path} is not valid YAML: {one_line(error, 1000)}.") from error
     except RecursionError:
         raise GrokoraError(f"{path}: a value is hundreds of levels deep.") from None
     return parse_agents(document.get("agents") if isinstance(document, dict) else None, path)
@@ -350,8 +350,7 @@ def validated(model: type[Model], values: Mapping[str, Any], file: Path, *above:
 
 def refusal(error: ValidationError, file: Path, *above: str) -> GrokoraError:
     """The sentence of the first error of values that stand in a YAML file below the keys `above`."""
-    first = error.errors()[0]
-    where, why = [str(part) for part in first["loc"]], first["msg"].removeprefix("Value error, ").rstrip(".")
+    where, why, _ = first_mistake(error)
     why = why.replace("tuple", "list").replace("dictionary", "mapping")  # YAML's words instead of Python's
     key = f"key {'.'.join((*above, *where))!r}"
     if above[:1] == ("agents",):

@@ -3,6 +3,10 @@
 import errno
 import os
 import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # A disk that takes no more (full, a quota, `ulimit -f`), and files and folders that are read-only or somebody else's.
 _REFUSALS = {
@@ -20,6 +24,18 @@ _REFUSALS = {
 
 class GrokoraError(Exception):
     """A mistake the user can mend. Commands print its text alone, without a stack trace, and exit with 2."""
+
+
+def one_line(error: Exception, most: int = 200) -> str:
+    """What an error says, in one line of so many characters at most, without a full stop."""
+    return " ".join(str(error).split()).rstrip(".")[:most]
+
+
+def first_mistake(error: "ValidationError") -> tuple[list[str], str, Any]:
+    """(the keys above it, the reason, the value) of the first mistake that pydantic found."""
+    first = error.errors()[0]
+    keys = [str(key) for key in first["loc"]]
+    return keys, first["msg"].removeprefix("Value error, ").rstrip("."), first.get("input")
 
 
 def disk_refusal(error: Exception) -> str:

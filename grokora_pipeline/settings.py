@@ -11,7 +11,7 @@ from zoneinfo import TZPATH, ZoneInfo, ZoneInfoNotFoundError, available_timezone
 from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, first_mistake
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent  # the checkout, if this is one
 _DEVICE = re.compile(r"-1|\d+|(?i:cpu)\d*|(GPU|MIG)-[\w/-]+")
@@ -130,10 +130,10 @@ def find_env_file(cwd: Path, home: Path | None, environ: Mapping[str, str]) -> P
     if "GROKORA_ENV_FILE" in environ:
         return Path(environ["GROKORA_ENV_FILE"]) if environ["GROKORA_ENV_FILE"] else None
     candidates = [folder / ".env" for folder in (cwd, *cwd.parents, *([home] if home else []))]
-    return next((path for path in candidates if path.is_file() and _ours(path)), None)
+    return next((path for path in candidates if path.is_file() and _own_variables(path)), None)
 
 
-def _ours(path: Path) -> dict[str, str]:
+def _own_variables(path: Path) -> dict[str, str]:
     """The GROKORA_ variables of a `.env` that have a value; GrokoraError if the file or such a line cannot be read."""
     try:
         # -sig: Notepad begins a file with a byte order mark, which would become a part of the first name
@@ -152,7 +152,7 @@ def misspelt(environ: Mapping[str, str], env_file: Path | None) -> list[str]:
     """The GROKORA_ variables, sorted, that are no settings: nothing reads them."""
     known = {_PREFIX + name.upper() for name in (*Settings.model_fields, "env_file")}
     names = {name.upper() for name in environ if name.upper().startswith(_PREFIX)}
-    return sorted((names | (_ours(env_file).keys() if env_file else set())) - known)
+    return sorted((names | (_own_variables(env_file).keys() if env_file else set())) - known)
 
 
 def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
@@ -165,7 +165,7 @@ def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
     values: dict[str, Any] = {}
     sources = [({k.upper(): v.strip() for k, v in environ.items()}, cwd)]
     if env_file:
-        sources.insert(0, (_ours(env_file), env_file.parent))
+        sources.insert(0, (_own_variables(env_file), env_file.parent))
     for source, base in sources:
         for name in Settings.model_fields:
             if value := source.get(_PREFIX + name.upper()):
@@ -178,11 +178,10 @@ def read_settings(environ: Mapping[str, str], cwd: Path) -> Settings:
     try:
         return Settings(**{"home": home or cwd, **values})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = _PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        why, where = first["msg"].removeprefix("Value error, "), env_file or ".env"
+        keys, why, value = first_mistake(error)
         raise GrokoraError(
-            f"{name}={first.get('input')!r} is not usable: {why}; correct it in the environment or {where}."
+            f"{_PREFIX}{'_'.join(keys).upper()}={value!r} is not usable: {why}; correct it in the environment or "
+            f"{env_file or '.env'}."
         ) from error
 
 

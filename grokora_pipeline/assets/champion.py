@@ -8,11 +8,11 @@ from pydantic import Field, ValidationError
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Made, Project, code_version, plain_errors, table, warning, write_json
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, first_mistake
 from grokora_pipeline.evaluation.gate import WITH_PROMPT, Decision, GateRule, decide
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.store import Artifact, Store
-from grokora_pipeline.store.champions import BASE, BESIDE_FILE, Registry
+from grokora_pipeline.store.champions import BASE, BESIDE_FILE
 
 BLOCKING = (  # (asset, check) of all that must hold before an adapter goes into service
     ("session_logs", "no_secret_survives"),
@@ -51,12 +51,10 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             try:
                 rule = GateRule(**config.rule)
             except ValidationError as error:
-                first = error.errors()[0]
-                raise GrokoraError(
-                    f"The gate's rule, {first['loc'][0]}: {first['msg']}; correct the run's config."
-                ) from error
+                keys, why, _ = first_mistake(error)
+                raise GrokoraError(f"The gate's rule, {'.'.join(keys)}: {why}; correct the run's config.") from error
             decision, report = _judge(project, agent.name, rule, context.instance)
-            registry, challenger = Registry(project.store), str(decision.versions["adapter"])
+            registry, challenger = project.registry, str(decision.versions["adapter"])
             if decision.promote and decision.system != "adapter":
                 challenger = _publish_prompt(project.store, agent.name, report, decision.system)
             with project.store.lock:  # who is pinned or rolled back while the gate decides stays so
@@ -90,11 +88,10 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
 
 def _judge(project: Project, agent: str, rule: GateRule, instance: dg.DagsterInstance) -> tuple[Decision, Artifact]:
     """The decision about the current adapter of an agent, and the report that it rests on."""
-    store = project.store
+    store, registry = project.store, project.registry
     report, adapter, split = (
         store.require(f"{agent}/{name}") for name in ("eval_report", "lora_adapter", "tokenized_split")
     )
-    registry = Registry(store)
     served, judged = registry.version(agent), _at(rule.alpha, report)
     decision = decide(
         judged,

@@ -61,7 +61,12 @@ class Project:
     @cached_property
     def store(self) -> Store:
         """The artifact store, opened when it is first asked for."""
-        return Store(self.settings.store, self.settings.cache)
+        return Store.of(self.settings)
+
+    @property
+    def registry(self) -> Registry:
+        """Who is in service."""
+        return Registry(self.store)
 
     def key(self, *parts: str) -> dg.AssetKey:
         """The Dagster key of a store key, given whole (`actor/champion`) or in parts (`actor`, `champion`)."""
@@ -124,7 +129,7 @@ class Project:
     def run_gpu(
         self, context: dg.AssetExecutionContext, module: str, plan: dict[str, Any], output: Path
     ) -> dict[str, Any]:
-        """The result of a worker, which writes into `output`, on the devices of a step that is made with `gpu_step`."""
+        """Run a worker, which writes into `output`, on the devices of a `gpu_step`; gives its result."""
         process: GpuProcess = getattr(context.resources, self.gpu_resource)
         return process.run(context, module, {**plan, "output": str(output)}, output)
 
@@ -204,10 +209,10 @@ def base_folder(artifact: Path) -> Path:
     return artifact / str(read_json(artifact / "base_model.json")["path"])
 
 
-def champions_plan(store: Store, agents: Iterable[str]) -> dict[str, Any]:
+def champions_plan(project: Project, agents: Iterable[str]) -> dict[str, Any]:
     """Who is in service for each agent, for the plan of a worker: adapters' folders (None: the base), fixed prompts."""
-    registry = Registry(store)
-    adapters, prompts = ({name: look(name) for name in agents} for look in (registry.in_service, registry.prompt))
+    adapters = {name: project.registry.in_service(name) for name in agents}
+    prompts = {name: project.registry.prompt(name) for name in agents}
     return {
         "adapters": {name: str(adapter.path) if adapter else None for name, adapter in adapters.items()},
         "prompts": {name: prompt.read_json("prompt.json") for name, prompt in prompts.items() if prompt},

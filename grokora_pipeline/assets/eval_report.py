@@ -11,7 +11,6 @@ from grokora_pipeline.assets.common import Made, Project, base_folder, code_vers
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import intervals
 from grokora_pipeline.store import Artifact
-from grokora_pipeline.store.champions import Registry
 
 _SHOWN_HISTORY = 20
 
@@ -90,7 +89,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
                 shown = {
                     "history": _history(project, agent, key),
                     "ranks": _ranks(project, agent),
-                    "look": Registry(project.store).look(
+                    "look": project.registry.look(
                         agent.name, str(plan["versions"]["adapter"]), plan["versions"]["rows"]
                     ),
                 }
@@ -107,7 +106,7 @@ def _inputs(project: Project, agent: AgentSpec, config: dict[str, Any]) -> tuple
     store = project.store
     names = ("task_dataset", "tokenized_split", "lora_adapter")
     dataset, split, adapter = (store.require(f"{agent.name}/{name}") for name in names)
-    base, registry = store.require("base_model"), Registry(store)
+    base, registry = store.require("base_model"), project.registry
     champion, prompt = registry.in_service(agent.name), registry.prompt(agent.name)
     if champion and champion.version == adapter.version and not prompt:
         champion = None  # nothing to compare: this very adapter is in service

@@ -15,7 +15,6 @@ from grokora_pipeline.assets.common import Made, Project, code_version, plain_er
 from grokora_pipeline.assets.eval_report import evaluation_plan
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact
-from grokora_pipeline.store.champions import Registry
 
 LINK, GROUP = "export", "exports"  # a group apart from the agents', whose chains one click makes
 WORKER = "grokora_pipeline.evaluation.export"
@@ -53,7 +52,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         if not config.to:
             context.log.info("No engine is configured, so nothing is exported; the job export_champions does it.")
             return
-        champion = Registry(project.store).in_service(agent.name)
+        champion = project.registry.in_service(agent.name)
         if champion is None:
             context.log.warning(f"{agent.name} has no champion that is an adapter, so there is nothing to export.")
             return
@@ -82,7 +81,7 @@ def export_plan(
 
     GrokoraError if there is none.
     """
-    registry = Registry(project.store)
+    registry = project.registry
     champion = champion or registry.in_service(agent.name)
     if champion is None:
         raise GrokoraError(

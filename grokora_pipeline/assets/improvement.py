@@ -21,7 +21,6 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import content_version, write_atomic
-from grokora_pipeline.store.champions import Registry
 
 LINK = "improvement"
 _SOURCES = ("task_dataset", "tokenized_split")  # of the prompts that are asked again
@@ -76,7 +75,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
 
 def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the recordings depend on (their fingerprint), and the plan for the process that makes them."""
-    store, registry = project.store, Registry(project.store)
+    store, registry = project.store, project.registry
     base, names = store.require("base_model"), ROLES if spec.verify == "sandbox" else (agent.name,)
     dataset, split = (store.require(f"{agent.name}/{link}") for link in _SOURCES)
     served = {name: registry.prompt(name) or registry.in_service(name) for name in names}
@@ -93,7 +92,7 @@ def _inputs(project: Project, agent: AgentSpec, spec: Improve) -> tuple[dict[str
     plan = {
         "agent": agent.name,
         "base": str(base_folder(base.path)),
-        **champions_plan(store, names),
+        **champions_plan(project, names),
         "improve": spec.model_dump(),
         "answer": agent.answer.model_dump(by_alias=True),
         "examples": str(dataset.path / "examples.jsonl"),

@@ -22,7 +22,6 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.store import Artifact
-from grokora_pipeline.store.champions import Registry
 
 _PROMPTS = 8
 
@@ -51,8 +50,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     )
     def merged_model(context: dg.AssetExecutionContext) -> Iterator[Any]:
         """The comparison comes before the publication; without a champion there is neither model nor check."""
-        registry = Registry(project.store)
-        adapter, prompt = registry.in_service(agent.name), registry.prompt(agent.name)
+        adapter, prompt = project.registry.in_service(agent.name), project.registry.prompt(agent.name)
         if prompt and adapter:
             context.log.warning(f"{agent.name} is served with the prompt {prompt.version}, which no weights hold.")
         if adapter is None:

@@ -11,7 +11,7 @@ from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact
-from grokora_pipeline.store.champions import BASE, Registry
+from grokora_pipeline.store.champions import BASE
 from grokora_pipeline.workers.frame import run_alone
 
 
@@ -24,7 +24,7 @@ def retention(project: Project, agent: AgentSpec, rows: int) -> list[dict[str, A
     that the store still has, without what was forgotten since. GrokoraError if neither an adapter nor a prompt is in
     service, or if an evaluation fails.
     """
-    today = Registry(project.store).version(agent.name)
+    today = project.registry.version(agent.name)
     if today == BASE:
         raise GrokoraError(f"No champion of {agent.name} is in service, so there is nothing to compare; promote one.")
     with tempfile.TemporaryDirectory() as folder:  # answers of a champion to rows of another's split are no artifact
@@ -57,8 +57,8 @@ def retention(project: Project, agent: AgentSpec, rows: int) -> list[dict[str, A
 
 def _served(project: Project, agent: str, version: str, system: str) -> dict[str, Any]:
     """A version that was or is in service, as a system of the evaluation's plan."""
-    registry, prompt = Registry(project.store), project.store.find(f"{agent}/prompt", version)
-    adapter = project.store.find(f"{agent}/lora_adapter", registry.adapter_version(agent, version))
+    prompt = project.store.find(f"{agent}/prompt", version)
+    adapter = project.store.find(f"{agent}/lora_adapter", project.registry.adapter_version(agent, version))
     return {
         system: str(adapter.path) if adapter else None,
         f"{system}_prompt": prompt.read_json("prompt.json") if prompt else None,
@@ -67,7 +67,7 @@ def _served(project: Project, agent: str, version: str, system: str) -> dict[str
 
 def _earlier(project: Project, agent: AgentSpec, today: str) -> dict[str, Artifact]:
     """Every other champion that the store still has, and the split that it was made of."""
-    registry, key, splits = Registry(project.store), f"{agent.name}/tokenized_split", dict[str, Artifact]()
+    registry, key, splits = project.registry, f"{agent.name}/tokenized_split", dict[str, Artifact]()
     for past in registry.history(agent.name):
         version = past["version"]
         if past["action"] != "promote" or version == today or not registry.exists(agent.name, version):

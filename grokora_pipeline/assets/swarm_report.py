@@ -20,7 +20,6 @@ from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import intervals
 from grokora_pipeline.sandbox.roles import AGENTS as ROLES
 from grokora_pipeline.store import Artifact
-from grokora_pipeline.store.champions import Registry
 
 # The full test takes a quarter of an hour on two cores, too long for a demo.
 _FULL = {"tasks": 50, "seeds": [7, 8, 9], "ablation": True, "few_shot": 4}
@@ -60,7 +59,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         """Let the swarm of bases and the swarm of champions do the same unseen tasks."""
         with plain_errors():
             chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))
-            base, served = project.store.require("base_model"), Registry(project.store)
+            base = project.store.require("base_model")
             datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
             # a role whose dataset was never made is asked without examples
             examples = {role: dataset for role, dataset in datasets.items() if dataset}
@@ -69,7 +68,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
                 """Write the report's folder in a process that has the device."""
                 plan = {
                     "base": str(base_folder(base.path)),
-                    **champions_plan(project.store, ROLES),
+                    **champions_plan(project, ROLES),
                     "examples": {role: str(dataset.path / "examples.jsonl") for role, dataset in examples.items()},
                     **chosen,
                 }
@@ -77,7 +76,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
 
             inputs = {
                 "base": base.version,
-                "champions": {role: served.version(role) for role in ROLES},
+                "champions": {role: project.registry.version(role) for role in ROLES},
                 "examples": {role: dataset.version for role, dataset in examples.items()},
                 "config": chosen,
                 "code": code_version(),

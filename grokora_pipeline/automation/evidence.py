@@ -10,6 +10,7 @@ from statistics import fmean
 import orjson
 
 from grokora_pipeline.agents import AgentSpec, RetrainPolicy
+from grokora_pipeline.assets.common import read_json
 from grokora_pipeline.datasets.examples import read_examples
 from grokora_pipeline.sessions.verdicts import read_turns
 from grokora_pipeline.store import Artifact, Store
@@ -107,8 +108,7 @@ def _folder(store: Store, key: str, version: str | None) -> Path | None:
 
 def _sides(split: Path | None) -> dict[str, str]:
     """Side by example id of a published split."""
-    sides: dict[str, str] = orjson.loads((split / "examples.json").read_bytes()) if split else {}
-    return sides
+    return read_json(split / "examples.json") if split else {}
 
 
 @lru_cache(maxsize=1024)  # published folders never change, so their paths say all

@@ -12,7 +12,6 @@ from grokora_pipeline.assets.common import Project, plain_errors
 from grokora_pipeline.assets.export import LINK as EXPORT
 from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation.history import AGENT_TAG
-from grokora_pipeline.store.champions import Registry
 from grokora_pipeline.training.ranks import RANKS
 
 ALL_JOB, INGEST_JOB, SWARM_JOB = "retrain_all", "ingest", "evaluate_swarm"
@@ -108,7 +107,7 @@ def rollback_job(project: Project) -> dg.JobDefinition:
         """Move the champion pointer back, and show it as a materialization."""
         with plain_errors():
             find_agent(project.agents, config.agent)
-            version = Registry(project.store).rollback(config.agent, config.to or None)
+            version = project.registry.rollback(config.agent, config.to or None)
         report_rollback(project, context.instance, config.agent, version)
         context.log.info(f"{config.agent} is served by {version} now.")
 

@@ -109,7 +109,7 @@ def _schedule(
             return dg.SkipReason(f"The moment of {context.scheduled_execution_time:%Y-%m-%d %H:%M} was missed.")
         candidate = find(staleness)
         if refusal := next(
-            _hindrances(project, context.instance, name, policy=policy, candidate=candidate, staleness=staleness), ""
+            _skip_reasons(project, context.instance, name, policy=policy, candidate=candidate, staleness=staleness), ""
         ):
             return dg.SkipReason(f"{name}: {refusal}.")
         level = staleness.level(candidate.keys)
@@ -130,7 +130,7 @@ def _schedule(
     )
 
 
-def _hindrances(
+def _skip_reasons(
     project: Project,
     instance: dg.DagsterInstance,
     name: str,

@@ -17,7 +17,6 @@ from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.sources import FORGET_LIST, LOG_FILES, source_version
 from grokora_pipeline.assets.tokenized_split import missing_examples
 from grokora_pipeline.store import content_version
-from grokora_pipeline.store.champions import Registry
 
 _DATA_VERSION = "dagster/data_version"
 _INPUT_VERSION = "dagster/input_data_version/"
@@ -111,7 +110,7 @@ def stored_version(project: Project, key: dg.AssetKey) -> str | None:
     name = project.store_key(key)
     agent, _, link = name.partition("/")
     if link == "champion":
-        return Registry(project.store).version(agent)
+        return project.registry.version(agent)
     artifact = project.store.current(name)
     return artifact.version if artifact and (name != BASE_MODEL or base_is_here(project)) else None
 
@@ -126,7 +125,7 @@ def blocked_assets(project: Project, stale: Mapping[dg.AssetKey, str], agents: I
         dataset, champion = (project.key(agent.name, link) for link in ("task_dataset", "champion"))
         if dataset not in stale and missing_examples(project, agent):
             blocked |= {key for key in stale if project.store_key(key).startswith(f"{agent.name}/")}
-        if champion not in stale and Registry(project.store).in_service(agent.name) is None:
+        if champion not in stale and project.registry.in_service(agent.name) is None:
             blocked.add(project.key(agent.name, "merged_model"))
     return blocked
 

@@ -5,9 +5,8 @@ import io
 import os
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,11 +17,11 @@ from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.cli.publish import publish_dataset
 from grokora_pipeline.errors import GrokoraError, disk_refusal
 from grokora_pipeline.settings import find_env_file, find_home, get_settings, misspelt
+from grokora_pipeline.store import Store
+from grokora_pipeline.store.champions import BASE, Registry
 
 if TYPE_CHECKING:
     from grokora_pipeline.sessions.turns import TurnRow
-    from grokora_pipeline.store import Store
-    from grokora_pipeline.store.champions import Registry
 
 # A command imports its room itself: Dagster, torch and pyarrow take seconds that the others need not wait for.
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -38,21 +37,6 @@ app.command()(probe)
 
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
-
-
-class Backend(StrEnum):
-    """What `grokora serve` runs."""
-
-    grokora = "grokora"
-    llamacpp = "llamacpp"
-    vllm = "vllm"
-
-
-class Status(StrEnum):
-    """How a session ended."""
-
-    success = "success"
-    failure = "failure"
 
 
 @app.callback()
@@ -124,8 +108,9 @@ def serve(
     upstream: Annotated[str, typer.Option(help="An OpenAI-compatible API for what no champion answers.")] = "",
     upstream_model: Annotated[str, typer.Option(help="Its model, if a call names one of ours.")] = "",
     backend: Annotated[
-        Backend, typer.Option(help="The engine; vllm: become the equivalent `vllm serve`.")
-    ] = Backend.grokora,
+        Literal["grokora", "llamacpp", "vllm"],
+        typer.Option(help="The engine; vllm: become the equivalent `vllm serve`."),
+    ] = "grokora",
     print_: Annotated[bool, typer.Option("--print", help="Only show that command.")] = False,
     weights: Annotated[str, typer.Option(help="Of llamacpp: f32, bf16, q8_0 or q4_0.")] = "bf16",
     max_body: Annotated[int, typer.Option(min=1, help="MiB of a request; four times as much may pass upstream.")] = 16,
@@ -136,9 +121,9 @@ def serve(
     from grokora_pipeline.serving.gateway.gateway import Limits
 
     limits = Limits(body_bytes=max_body << 20, requests=max_requests)
-    llamacpp = weights if backend == Backend.llamacpp else ""
+    llamacpp = weights if backend == "llamacpp" else ""
     options = server.Options(host, port, upstream, upstream_model, limits, llamacpp)
-    if backend != Backend.vllm:
+    if backend != "vllm":
         server.serve(get_settings(), options)
     else:  # vLLM takes the place of this process; only a command that is to be shown comes back
         print(server.serve_vllm(get_settings(), options, only_print=print_))
@@ -149,7 +134,7 @@ def feedback(
     session: Annotated[str, typer.Argument(help="A session id, or `last` for the one recorded last.")],
     *,
     rating: Annotated[int | None, typer.Option(min=1, max=5)] = None,
-    status: Annotated[Status | None, typer.Option()] = None,
+    status: Annotated[Literal["success", "failure"] | None, typer.Option()] = None,
     blame: Annotated[str, typer.Option(help="Who went wrong, as `agent` or `agent:step`.")] = "",
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     gateway: str = "http://127.0.0.1:8080",
@@ -161,7 +146,7 @@ def feedback(
     if (step and not step.isdigit()) or not (rating or status or blame):
         raise GrokoraError("Give at least one of --rating 1-5, --status success|failure, --blame agent[:step].")
     blamed = {"agent": agent, "step": int(step) if step else None, "reason": reason or None} if blame else None
-    record = {"session_id": session, "rating": rating, "status": status and status.value, "blame": blamed}
+    record = {"session_id": session, "rating": rating, "status": status, "blame": blamed}
     settings = get_settings()
     key = settings.api_key.get_secret_value() if settings.api_key else None
     print(give(Feedback.of(record), gateway, key, settings.recordings_folder))
@@ -184,7 +169,7 @@ def sandbox_record(
 @champion_app.command("show")
 def champion_show(agent: str) -> None:
     """The adapter in service for an agent, since when and why."""
-    console.print_json(data=_registry(agent).record(agent) or {"version": "base"})
+    console.print_json(data=_registry(agent).record(agent) or {"version": BASE})
 
 
 @champion_app.command("history")
@@ -298,7 +283,7 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
         raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
     # by content, too: a log that is copied under another name stays forgotten
     files = {turn["source_file"]: turn["source_sha256"] for turn in turns}
-    if lineage.forget(_store(), name, [files[name]] if name in files else []):
+    if lineage.forget(Store.of(get_settings()), name, [files[name]] if name in files else []):
         print(f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date.")
     else:
         print(f"{name} was forgotten before.")
@@ -307,8 +292,9 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
 def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
     from grokora_pipeline.datasets import lineage
 
-    names = [spec.name for spec in load_agents(get_settings().agents)]
-    name, turns, uses = lineage.trace(_store(), names, query, get_settings().logs)
+    settings = get_settings()
+    names = [spec.name for spec in load_agents(settings.agents)]
+    name, turns, uses = lineage.trace(Store.of(settings), names, query, settings.logs)
     for turn in turns:
         where = f"{turn['source_file']}:{turn['line']}"
         print(f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}")
@@ -318,18 +304,10 @@ def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
     return name, turns
 
 
-def _registry(agent: str) -> "Registry":
+def _registry(agent: str) -> Registry:
     """The champions of the store; GrokoraError if agents.yaml has no such agent."""
-    from grokora_pipeline.store.champions import Registry
-
     find_agent(load_agents(get_settings().agents), agent)
-    return Registry(_store())
-
-
-def _store() -> "Store":
-    from grokora_pipeline.store import Store
-
-    return Store(get_settings().store, get_settings().cache)
+    return Registry(Store.of(get_settings()))
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
 from grokora_pipeline.settings import get_settings
-from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
+from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX
 from grokora_pipeline.workers.frame import stop_signals
 
 _RUN_TAG = "grokora/demo"
@@ -294,7 +294,7 @@ def show_results(project: Project) -> None:
             continue
         systems = report.read_json("report.json")["systems"]
         base, adapter = (systems[name]["metrics"] for name in ("base", "adapter"))
-        champion = Registry(store).version(agent.name)
+        champion = project.registry.version(agent.name)
         table.add_row(
             *row,
             f"{base[metric]['value']:.2f}",

@@ -41,7 +41,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, cheap ones first; nothing is changed and nothing is downloaded."""
-    store = Store(get_settings().store, get_settings().cache).root
+    store = Store.of(get_settings()).root
     folder = next(folder for folder in (store, *store.parents) if folder.exists())
     hint = "free some space or set GROKORA_STORE to another disk"
     disk = _room("disk", shutil.disk_usage(folder).free, _MIN_FREE_GIB, f"free for the store at {store}", hint)
@@ -146,7 +146,7 @@ def _base_model() -> Finding:
             str(error),
             "set GROKORA_BASE_MODEL; the bundled one: make demo in a checkout, or grokora init --sample",
         )
-    base = Store(get_settings().store, get_settings().cache).current("base_model")
+    base = Store.of(get_settings()).current("base_model")
     record = base.read_json("base_model.json") if base else {}
     if record.get("model_id") != (model or BUNDLED_ID):
         record = {}  # another base was made ready, or none

@@ -1,9 +1,8 @@
 """`grokora export` and `grokora probe`: a champion for another engine, and the proof that it acts there."""
 
 import tempfile
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,20 +11,10 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.workers.frame import run_alone
 
 
-class Target(StrEnum):
-    """Engines that a champion can be exported to."""
-
-    gguf = "gguf"
-    ollama = "ollama"
-    vllm = "vllm"
-    mlx = "mlx"
-    peft = "peft"
-
-
 def export(
     agent: str,
     *,
-    to: Annotated[Target, typer.Option(help="The engine.")],
+    to: Annotated[Literal["gguf", "ollama", "vllm", "mlx", "peft"], typer.Option(help="The engine.")],
     output: Annotated[Path | None, typer.Option(help="A new folder; <agent>-<engine> here by default.")] = None,
     kind: Annotated[str, typer.Option(help="Of weights in a GGUF file: f32, bf16, q8_0 or q4_0.")] = "bf16",
     merged: Annotated[bool, typer.Option("--merged", help="One GGUF file of base and adapter.")] = False,
@@ -36,7 +25,7 @@ def export(
     from grokora_pipeline.assets.export import WORKER, ExportConfig, export_plan
 
     project = load_project()
-    config = ExportConfig(to=to.value, kind=kind, merged=merged, prompts=prompts)
+    config = ExportConfig(to=to, kind=kind, merged=merged, prompts=prompts)
     plan = export_plan(project, find_agent(project.agents, agent), config)
     folder = (output or Path(f"{agent}-{to}")).absolute()
     if folder.exists():

@@ -21,8 +21,7 @@ def publish_dataset(
 
     settings = get_settings()
     spec = find_agent(load_agents(settings.agents), agent)
-    store = Store(settings.store, settings.cache)
-    publication = publish(store, spec, output or Path(f"{agent}-dataset"), licence=licence)
+    publication = publish(Store.of(settings), spec, output or Path(f"{agent}-dataset"), licence=licence)
     rows = ", ".join(f"{count:,} rows for {side}" for side, count in publication.rows.items())
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in publication.left_out.items())
     print(f"{publication.folder}: {rows}" + (f" ({left_out} left out)" if left_out else ""))

@@ -41,7 +41,7 @@ def try_out(folder: Path, model_id: str) -> dict[str, str]:
     """
     import transformers
 
-    from grokora_pipeline.models.miniature import MODEL_ERRORS, one_line, write_miniature
+    from grokora_pipeline.models.miniature import MODEL_ERRORS, named_line, write_miniature
 
     # a random copy sets off every warning that there is about untrained weights
     verbosity = transformers.logging.get_verbosity()
@@ -58,7 +58,7 @@ def try_out(folder: Path, model_id: str) -> dict[str, str]:
             except GrokoraError as error:
                 raise GrokoraError(f"GROKORA_BASE_MODEL={model_id} cannot be trained here: {error}") from error
             except MODEL_ERRORS as error:
-                untried = f"Not tried, because no small copy of the architecture can be built: {one_line(error)}."
+                untried = f"Not tried, because no small copy of the architecture can be built: {named_line(error)}."
                 return {"trained": untried, "merged": untried, "served": untried, "templates": notes}
             merged = _tried(lambda: _merge(copy), "its adapters are used as they are")
             served = _tried(lambda: _serve(copy), "serve the merged model by vLLM or another server that knows it")
@@ -71,12 +71,12 @@ _CANNOT = "Not possible: "
 
 
 def _tried(attempt: Callable[[], str], instead: str) -> str:
-    from grokora_pipeline.models.miniature import MODEL_ERRORS, one_line
+    from grokora_pipeline.models.miniature import MODEL_ERRORS, named_line
 
     try:
         return attempt()
     except MODEL_ERRORS as error:
-        return f"{_CANNOT}{one_line(error)}{'; ' if instead else ''}{instead}."
+        return f"{_CANNOT}{named_line(error)}{'; ' if instead else ''}{instead}."
 
 
 def _train(copy: Path) -> str:

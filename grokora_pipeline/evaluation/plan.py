@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grokora_pipeline.agents import AnswerSpec
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, first_mistake
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt
 
@@ -84,9 +84,8 @@ def read_plan(kind: type[PlanT], plan: dict[str, Any]) -> PlanT:
     try:
         return kind.model_validate(plan)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise GrokoraError(f"The plan's {where} is not usable: {first['msg']}.") from error
+        keys, why, _ = first_mistake(error)
+        raise GrokoraError(f"The plan's {'.'.join(keys)} is not usable: {why}.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import orjson
 
-from grokora_pipeline.workers.frame import NO_COMPILER, result_file
+from grokora_pipeline.workers.frame import NO_COMPILER, read_result, result_file
 
 CUDA_POOL = "cuda"
 CUDA_TAG = "grokora/accelerator"
@@ -54,8 +54,7 @@ class GpuProcess(dg.ConfigurableResource[Any]):
             environment = {} if compiles else NO_COMPILER
             status = self._run(context, [sys.executable, "-m", module, str(plan_file)], stamp, environment)
             spent = {GPU_SECONDS: max(0.0, time.time() - stamp.stat().st_mtime) if stamp.exists() else 0.0}
-            left = result_file(plan_file)
-            outcome: dict[str, Any] = orjson.loads(left.read_bytes()) if left.is_file() else {}
+            outcome = read_result(plan_file)
         finally:
             for file in (plan_file, result_file(plan_file), stamp):
                 file.unlink(missing_ok=True)

@@ -310,17 +310,20 @@ def _is_id(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and 0 <= value < 1 << 32
 
 
+def text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json with the settings of the text model on top, which models that read pictures keep apart."""
+    text = config.get("text_config")
+    return {**config, **(text if isinstance(text, dict) else {})}
+
+
 def embedding_rows(config: Mapping[str, Any]) -> int | None:
     """How many tokens a model has embeddings of, as its config says; None where it does not."""
-    text = config.get("text_config")
-    rows = (text if isinstance(text, dict) else {}).get("vocab_size", config.get("vocab_size"))
+    rows = text_settings(config).get("vocab_size")
     return rows if isinstance(rows, int) else None
 
 
 def _context_length(configs: dict[str, dict[str, Any]]) -> int:
-    config = configs["config.json"]
-    text = config.get("text_config")
-    config = {**config, **(text if isinstance(text, dict) else {})}
+    config = text_settings(configs["config.json"])
     stated = [config.get("max_position_embeddings"), config.get("n_positions")]
     stated.append(configs["tokenizer_config.json"].get("model_max_length"))
     lengths = [int(value) for value in stated if isinstance(value, int | float) and 0 < value < 10_000_000]

@@ -5,6 +5,7 @@ champion was trained with is refused in one sentence, since it would answer flue
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.answers import AnswerForm
-from grokora_pipeline.models.chat import ChatFormat, read_json
+from grokora_pipeline.models.chat import ChatFormat, read_json, text_settings
 from grokora_pipeline.models.messages import Message
 
 NAMES = {"gguf": "llama.cpp", "ollama": "Ollama", "vllm": "vLLM", "mlx": "mlx-lm", "peft": "PEFT"}
@@ -136,11 +137,22 @@ def reasoning_parser(form: AnswerForm, model_id: str) -> str:
 
 def state_layers(base: Path) -> list[str]:
     """The kinds of a base's layers that keep a state instead of keys and values, such as `mamba`; [] if none."""
-    config = read_json(base / "config.json")
-    config |= config.get("text_config") or {}
+    config = text_settings(read_json(base / "config.json"))
     kinds = {*map(str, config.get("layer_types") or config.get("layers_block_type") or ())}
     kinds |= {str(config.get("model_type"))} & {"mamba", "mamba2", "falcon_mamba", "rwkv"}
     return sorted(kinds - {"full_attention", "sliding_attention", "chunked_attention", "attention"})
+
+
+def lora_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """PEFT's scale of a module: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023).
+
+    A pattern of `alpha_pattern` is a regex for the end of a module's name.
+    """
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("alpha_pattern") or {}
+    alpha = float(patterns.get(get_pattern_key(patterns.keys(), module), config["lora_alpha"]))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def adapter_rank(config: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.base import BUNDLED_LICENCE
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, bundled_weights, model_files
 from grokora_pipeline.models.loading import auto_class, shown_layers
-from grokora_pipeline.models.miniature import MODEL_ERRORS, one_line
+from grokora_pipeline.models.miniature import MODEL_ERRORS, named_line
 
 CARD = """---
 license: {licence}
@@ -57,7 +57,7 @@ def export_unquantised(folder: Path, output: Path, model_id: str) -> None:
         model, info = kind.from_pretrained(folder, output_loading_info=True, trust_remote_code=False, **options)
     except MODEL_ERRORS as error:
         raise GrokoraError(
-            f"The quantisation of {shown} cannot be undone ({one_line(error)}); give the unquantised model."
+            f"The quantisation of {shown} cannot be undone ({named_line(error)}); give the unquantised model."
         ) from error
     if odd := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
         raise GrokoraError(f"{shown} holds other weights than its config says, such as {odd[0]}; fetch it again.")
@@ -86,5 +86,5 @@ def check_architecture(folder: Path, model_id: str) -> None:
             auto_class(config).from_config(config, trust_remote_code=False)
         shown_layers(config.get_text_config(decoder=True))  # BLT has no one list of layers that could be adapted
     except MODEL_ERRORS as error:
-        sentence = f"cannot be loaded as a causal language model ({one_line(error)}); give another model"
+        sentence = f"cannot be loaded as a causal language model ({named_line(error)}); give another model"
         raise GrokoraError(f"GROKORA_BASE_MODEL={model_id} {sentence}.") from error

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, one_line
 from grokora_pipeline.models.answers import TEXT, AnswerForm
 from grokora_pipeline.models.messages import Message, Tool, answer_text, calls_of, normalise, parse_calls
 from grokora_pipeline.models.template import compile_template, text_form, with_fixed_date
@@ -98,8 +98,7 @@ def render(
             messages=list(turns), tools=list(tools) if tools else None, add_generation_prompt=generation, **special
         )
     except Exception as error:  # a TypeError or an UndefinedError as well as a TemplateError
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise GrokoraError(f"The model's chat template cannot render this conversation: {reason}.") from error
+        raise GrokoraError(f"The model's chat template cannot render this conversation: {one_line(error)}.") from error
 
 
 def read_message(text: str, form: AnswerForm, stop_token: str) -> Message:

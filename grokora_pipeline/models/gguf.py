@@ -13,7 +13,7 @@ import numpy as np
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import read_json
-from grokora_pipeline.models.engines import beyond_pairs
+from grokora_pipeline.models.engines import beyond_pairs, lora_scale
 from grokora_pipeline.models.gguf_model import Array, Model
 from grokora_pipeline.models.gguf_tokenizer import add_tokenizer
 
@@ -108,12 +108,3 @@ def refuse_adapter(config: dict[str, Any], adapter: Path) -> None:
     """GrokoraError for an adapter that is more than pairs of A and B."""
     if setting := beyond_pairs(config):
         raise GrokoraError(f"{adapter} was trained with {setting}, which only PEFT applies; merge it first.")
-
-
-def lora_scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """PEFT's scale of a module: alpha / r, or alpha / sqrt(r) with rsLoRA; a pattern is a regex for a name's end."""
-    from peft.utils.other import get_pattern_key
-
-    patterns: dict[str, float] = config.get("alpha_pattern") or {}
-    alpha = float(patterns.get(get_pattern_key(patterns.keys(), module), config["lora_alpha"]))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

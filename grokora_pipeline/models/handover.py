@@ -18,7 +18,15 @@ from typing import Any
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat, read_json
-from grokora_pipeline.models.engines import NAMES, Adapter, adapter_rank, refuse_agents, state_layers, vllm_words
+from grokora_pipeline.models.engines import (
+    NAMES,
+    Adapter,
+    adapter_rank,
+    lora_scale,
+    refuse_agents,
+    state_layers,
+    vllm_words,
+)
 from grokora_pipeline.models.fingerprint import BUNDLED_ID, model_files, split_revision
 from grokora_pipeline.models.sequences import first_difference
 from grokora_pipeline.workers.frame import Plan
@@ -48,7 +56,7 @@ NOT_PROVEN = "{engine} was not run: prove it with `grokora probe <base-url> {age
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class Export:
     """What was written: its command, run in the folder, what its user has to know, and the facts of its card."""
 
     command: str
@@ -56,7 +64,7 @@ class Handed:
     facts: dict[str, Any]
 
 
-def hand_over(plan: Plan, prompts: Sequence[Mapping[str, Any]]) -> Handed:
+def hand_over(plan: Plan, prompts: Sequence[Mapping[str, Any]]) -> Export:
     """Write the files into `output`. GrokoraError if the engine cannot do the same as this project.
 
     `prompts` are held-out ones, {prompt, tools}: all that a Go template has to render as training did.
@@ -77,15 +85,15 @@ def hand_over(plan: Plan, prompts: Sequence[Mapping[str, Any]]) -> Handed:
         **{"version": Path(plan["adapter"]).name, "rank": adapter_rank(config), "template": chat.template_sha256},
         **{"target": target, "engine": NAMES[target]},
     }
-    return Handed(command, "\n\n".join(filter(None, [*notes, note])), facts)
+    return Export(command, "\n\n".join(filter(None, [*notes, note])), facts)
 
 
-def write_card(output: Path, handed: Handed, proof: str = "") -> dict[str, Any]:
+def write_card(output: Path, export: Export, proof: str = "") -> dict[str, Any]:
     """Write the folder's README.md; returns what it says, with the folder's size in `bytes`.
 
     `proof`: what the probe found; "" says that it was not run.
     """
-    facts = {**handed.facts, "command": handed.command, "notes": handed.notes}
+    facts = {**export.facts, "command": export.command, "notes": export.notes}
     facts["proof"] = proof or NOT_PROVEN.format(**facts)
     (output / "README.md").write_text(_CARD.format(**facts), encoding="utf-8")
     return {**facts, "bytes": sum(path.stat().st_size for path in output.rglob("*") if path.is_file())}
@@ -229,8 +237,8 @@ def _role_marks(chat: ChatFormat, tools: Any) -> dict[str, tuple[str, str]]:
 
     gaps, rest = list[tuple[str, str]](), chat.render_prompt(turns, tools)
     for text in texts:
-        before, found, rest = rest.partition(text)
-        if not found:
+        before, separator, rest = rest.partition(text)
+        if not separator:
             raise GrokoraError("Ollama's Go template cannot render what training used; use --to gguf instead.")
         gaps.append(split(before) if gaps else ("", before))
     alone = chat.render_prompt(turns[1:2], tools).partition(texts[1])[0]
@@ -291,7 +299,7 @@ def _mlx(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], out
     """mlx-lm's layout: A and B transposed, one rank and one scale for all; shorter ranks are filled with zeros."""
     from safetensors.torch import load_file, save_file
 
-    from grokora_pipeline.models.gguf import lora_scale, refuse_adapter
+    from grokora_pipeline.models.gguf import refuse_adapter
 
     config = read_json(Path(plan["adapter"]) / "adapter_config.json")
     refuse_adapter(config, Path(plan["adapter"]))

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, one_line
 
 Quantisation = Literal["none", "nf4", "int8"]
 
@@ -70,8 +70,9 @@ def load_base(
         kind = auto_class(AutoConfig.from_pretrained(str(path), trust_remote_code=False))
         model, info = kind.from_pretrained(str(path), output_loading_info=True, **options)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise GrokoraError(f"The model in {path} cannot be loaded ({reason}); materialize base_model again.") from error
+        raise GrokoraError(
+            f"The model in {path} cannot be loaded ({one_line(error)}); materialize base_model again."
+        ) from error
     except RuntimeError as error:
         if "mismatched" not in str(error):
             raise

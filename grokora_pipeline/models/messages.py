@@ -305,10 +305,8 @@ def call_arguments(arguments: object) -> dict[str, Any] | None:
     return {} if arguments is None else arguments if isinstance(arguments, dict) else None
 
 
-def strict_json(text: str, default: Any = None) -> Any:
-    """The value of a text that is JSON and nothing else (NaN is not JSON), else None; `default` for an empty text."""
-    if not text.strip():
-        return default
+def strict_json(text: str) -> Any:
+    """The value of a text that is JSON and nothing else (NaN is not JSON), else None."""
     try:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -12,7 +12,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, one_line
 from grokora_pipeline.models.chat import read_json
 from grokora_pipeline.models.loading import auto_class, shown_layers
 
@@ -64,10 +64,10 @@ class UnprovenError(ValueError):
     """A copy says nothing about its model: it would be too large, or its random weights give no finite logits."""
 
 
-def one_line(error: Exception) -> str:
+def named_line(error: Exception) -> str:
     """What an error says, in one line, with the name of its class if it is not this project's own."""
-    text = " ".join(str(error).split()).rstrip(".")[:240]
-    return text if isinstance(error, GrokoraError | UnprovenError) else f"{type(error).__name__}: {text}"
+    own = isinstance(error, GrokoraError | UnprovenError)
+    return f"{'' if own else type(error).__name__ + ': '}{one_line(error, 240)}"
 
 
 def write_miniature(folder: Path, output: Path) -> None:
@@ -86,7 +86,7 @@ def write_miniature(folder: Path, output: Path) -> None:
         raise
     except MODEL_ERRORS as error:
         version = transformers.__version__
-        raise GrokoraError(f"transformers {version} cannot read its configs: {one_line(error)}.") from error
+        raise GrokoraError(f"transformers {version} cannot read its configs: {named_line(error)}.") from error
     text = parsed.get_text_config(decoder=True)
     # Left out is what a config class computes from other settings and still writes (Zamba2's widths of attention).
     if is_dataclass(kind := type(parsed)):
@@ -115,7 +115,7 @@ def write_miniature(folder: Path, output: Path) -> None:
     decisive = next((error for error in failures if _OTHER_INPUT.search(str(error))), failures[-1])
     if isinstance(decisive, UnprovenError):
         raise failures[0]
-    raise GrokoraError(f"transformers cannot run it on text alone: {one_line(decisive)}.") from decisive
+    raise GrokoraError(f"transformers cannot run it on text alone: {named_line(decisive)}.") from decisive
 
 
 def _narrow(config: dict[str, Any], limits: dict[str, int], shown: int, shared: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class FixedPrompt(BaseModel):
 
         There is one system message at most: templates turn a second one into a user's words.
         """
-        first = next((place for place, one in enumerate(messages) if message_role(one) != "system"), len(messages))
+        first = next((index for index, one in enumerate(messages) if message_role(one) != "system"), len(messages))
         system, rest = messages[:first], [dict(message) for message in messages[first:]]
         text = "\n\n".join(filter(None, [*map(message_text, system), self.instruction]))
         opening: list[Message] = [{"role": "system", "content": text}] if text else []

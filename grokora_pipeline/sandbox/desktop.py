@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from grokora_pipeline.sandbox.vault import CommandError, Shell, Vault
+from grokora_pipeline.sandbox.vault import CommandError, Vault
 
 REACH = 12  # pixels around a widget's centre that a click still hits
 ToolResult = dict[str, Any]
@@ -95,33 +95,23 @@ class World:
         """Run a tool call; the result has Grokputer's shape (`status` success or error). Bad arguments never raise."""
         try:
             if name == "bash":
-                return self._bash(str(arguments["command"]))
+                command = str(arguments["command"])
+                shell = self.vault.run(command)
+                self.outputs |= {shell.stdout} - {""}
+                return {"status": "success", "command": command, **asdict(shell)}
             if name == "scan_vault":
-                return self._scan(str(arguments["pattern"]))
+                pattern, folder = str(arguments["pattern"]), "/home/user/grokputer/vault"
+                files = self.vault.matching(pattern)
+                self.status = f"{len(files)} files match {pattern}"
+                self.outputs.add(f"{pattern}: {len(files)}\n")
+                paths = [f"{folder}/{path}" for path in files]
+                matches = {"pattern": pattern, "count": len(files), "files": paths, "vault_path": folder}
+                return {"status": "success", **matches}
             if name == "computer":
                 return self._computer(arguments)
         except (KeyError, TypeError, ValueError, OverflowError, CommandError) as error:
             return {"status": "error", "error": f"{type(error).__name__}: {error}"}
         return {"status": "error", "error": f"Unknown tool: {name}"}
-
-    def _bash(self, command: str) -> ToolResult:
-        shell: Shell = self.vault.run(command)
-        self.outputs |= {shell.stdout} - {""}
-        return {
-            "status": "success",
-            "command": command,
-            "stdout": shell.stdout,
-            "stderr": shell.stderr,
-            "returncode": shell.returncode,
-        }
-
-    def _scan(self, pattern: str) -> ToolResult:
-        files = self.vault.matching(pattern)
-        self.status = f"{len(files)} files match {pattern}"
-        self.outputs.add(f"{pattern}: {len(files)}\n")
-        paths = [f"/home/user/grokputer/vault/{path}" for path in files]
-        vault_path = "/home/user/grokputer/vault"
-        return {"status": "success", "pattern": pattern, "count": len(files), "files": paths, "vault_path": vault_path}
 
     def _computer(self, arguments: dict[str, Any]) -> ToolResult:
         action, text = str(arguments["action"]), arguments.get("text")

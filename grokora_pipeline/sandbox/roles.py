@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grokora_pipeline.models.messages import Message
+from grokora_pipeline.models.messages import Message, calls_of
 
 Tool = dict[str, Any]
 
@@ -146,15 +146,10 @@ def same_answer(message: Message, expected: Message) -> bool:
 
 def read_tool_call(message: object) -> tuple[str, dict[str, Any]] | None:
     """Name and arguments of the one tool call of an answer; None if there is none or more than one."""
-    calls = message.get("tool_calls") if isinstance(message, dict) else None
-    if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
+    calls = calls_of(message) if isinstance(message, dict) else []
+    if len(calls) != 1 or not calls[0].name or calls[0].arguments is None:
         return None
-    function = calls[0].get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    if isinstance(arguments, str):
-        arguments = read_json({"content": arguments})
-    return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+    return calls[0].name, calls[0].arguments
 
 
 def read_verdict(message: object, key: str) -> tuple[bool, str] | None:

@@ -23,6 +23,7 @@ import psutil
 from filelock import FileLock
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.settings import Settings
 from grokora_pipeline.store.files import content_version, file_sha256, folder_version, listing, write_atomic
 
 _LOG = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ class Store:
         self.root = Path(self.url)
         self.lock = FileLock(self.root / ".lock", is_singleton=True)  # one for all stores of this folder
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Store":
+        """The store that the settings name."""
+        return cls(settings.store, settings.cache)
+
     def read(self, name: str) -> bytes | None:
         """A small file of the store, or None if there is none."""
         try:
@@ -118,8 +124,8 @@ class Store:
         for path in (self.root / ".staging").glob("*"):
             match = re.search(r"\.(?P<pid>\d+)\.[^.]+(\.plan.*)?$", path.name)
             # a dead process's number may be another one's by now: then the folder stays until that one ends, too
-            here = match and path.name[: match.start()].endswith(f".{socket.gethostname()}")
-            if match and here and not psutil.pid_exists(int(match["pid"])):
+            is_ours = match and path.name[: match.start()].endswith(f".{socket.gethostname()}")
+            if match and is_ours and not psutil.pid_exists(int(match["pid"])):
                 swept += path.is_dir()
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return swept

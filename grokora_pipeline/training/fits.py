@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, one_line
 from grokora_pipeline.training.budget import TEMPORARIES
 from grokora_pipeline.training.fake import StepMemory, step_memory
 from grokora_pipeline.training.layout import Layout, Row
@@ -39,7 +39,7 @@ def read_config(base: str) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise GrokoraError(f"{base} has no config that transformers can read ({reason}).") from error
 
 

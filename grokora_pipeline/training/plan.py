@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, first_mistake
 from grokora_pipeline.training.presets import PRESETS
 
 _LATER = ("last_layers", "loraplus_lr_ratio", "beta", "preference_weight", "answer_weight")
@@ -120,6 +120,6 @@ def resolve_knobs(
     try:
         return TrainingKnobs.model_validate({**PRESETS[preset], **given, "preset": preset})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = f" {first['loc'][0]}={first.get('input')!r} is not usable" if first["loc"] else "s do not go together"
-        raise GrokoraError(f"Training knob{where}: {first['msg'].removeprefix('Value error, ')}.") from error
+        keys, why, value = first_mistake(error)
+        where = f" {keys[0]}={value!r} is not usable" if keys else "s do not go together"
+        raise GrokoraError(f"Training knob{where}: {why}.") from error

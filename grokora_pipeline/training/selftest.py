@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, PreTrainedModel
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, one_line
 from grokora_pipeline.models.loading import auto_class, prompt_marks, shown_layers
 from grokora_pipeline.models.sequences import first_difference
 from grokora_pipeline.store import content_version, write_atomic
@@ -138,7 +138,7 @@ def recorded_self_test(
         LookupError,
         AttributeError,
     ) as error:  # of the architecture's own code
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise GrokoraError(f"The base model in {base} cannot be trained on text ({reason}); give another.") from error
     if record:
         record.parent.mkdir(parents=True, exist_ok=True)

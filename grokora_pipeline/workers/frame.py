@@ -22,7 +22,7 @@ from grokora_pipeline.errors import GrokoraError, disk_refusal
 
 # libgomp, which torch's wheels bring, lets threads spin while they wait. On a machine with other work they wait for a
 # thread that has no core, and training falls from 500 to 15 tokens/s. Read when torch is imported, not later.
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 # bitsandbytes, which PEFT imports, wraps functions in torch.compile that an NF4 base on a CPU alone calls: 1.2 s of
 # every start of a worker. With this torch leaves them as they are, and does not import its compiler.
 NO_COMPILER = {"TORCHDYNAMO_DISABLE": "1"}
@@ -76,6 +76,13 @@ def result_file(plan_file: Path) -> Path:
     return plan_file.with_suffix(".result.json")
 
 
+def read_result(plan_file: Path) -> Result:
+    """What a worker left; {} if it was stopped before it could."""
+    file = result_file(plan_file)
+    result: Result = orjson.loads(file.read_bytes()) if file.is_file() else {}
+    return result
+
+
 def run(
     main: Callable[[Plan, Reporter], Result],
     argv: list[str] | None = None,
@@ -91,8 +98,8 @@ def run(
     if len(arguments) != 1:
         print("usage: python -m grokora_pipeline.<room> plan.json", file=sys.stderr)
         return 2
-    unset = PATIENT_THREADS.keys() - os.environ.keys()
-    os.environ.update({name: PATIENT_THREADS[name] for name in unset})
+    unset = PASSIVE_THREADS.keys() - os.environ.keys()
+    os.environ.update({name: PASSIVE_THREADS[name] for name in unset})
     if unset and argv is None and "torch" in sys.modules:  # imported too early for them to count: begin again
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     plan_file = Path(arguments[0])
@@ -120,8 +127,7 @@ def run_alone(module: str, plan: Plan) -> Result:
         file = Path(folder) / "plan.json"
         file.write_bytes(orjson.dumps(plan))
         done = subprocess.run([sys.executable, "-m", module, str(file)], check=False, stderr=subprocess.PIPE, text=True)
-        left = result_file(file)
-        outcome: Result = orjson.loads(left.read_bytes()) if left.is_file() else {}
+        outcome = read_result(file)
         if done.returncode:
             raise GrokoraError(outcome.get("error") or f"{module} broke off: {done.stderr.strip()[-300:]}")
         return outcome

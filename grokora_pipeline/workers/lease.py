@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grokora_pipeline.errors import GrokoraError, disk_refusal
-from grokora_pipeline.workers.frame import PATIENT_THREADS
+from grokora_pipeline.workers.frame import PASSIVE_THREADS
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
@@ -109,8 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.stamp:
         arguments.stamp.touch()
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if on_cpu else ",".join(leased)
-    for name, value in PATIENT_THREADS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({**PASSIVE_THREADS, **os.environ})
     return os.execvp(command[0], command)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.training.tokenize import tokenize_split
-from grokora_pipeline.workers.frame import PATIENT_THREADS
+from grokora_pipeline.workers.frame import PASSIVE_THREADS
 from grokora_pipeline_tests.benchmarks.training import ours, sample_rows
 
 
@@ -68,7 +68,7 @@ def evaluation_speed(base: Path, rows: int, threads: int) -> float:
 
 def environment() -> dict[str, str]:
     """This process's variables and those that every worker sets before torch is imported."""
-    return {**PATIENT_THREADS, **os.environ}
+    return {**PASSIVE_THREADS, **os.environ}
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

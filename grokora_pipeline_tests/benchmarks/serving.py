@@ -44,7 +44,7 @@ import psutil
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sandbox.roles import AGENTS
 from grokora_pipeline.serving.gateway.champions import find_base
-from grokora_pipeline.serving.gateway.server import CPU_HABITS
+from grokora_pipeline.serving.gateway.server import CPU_ENVIRONMENT
 from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
@@ -73,7 +73,7 @@ def main() -> None:
     if given.phase:
         {"swapped": swapped, "mixed": mixed, "merged": merged, "beside": beside}[given.phase](json.load(sys.stdin))
     else:
-        os.environ.update(CPU_HABITS)  # the same for both sides
+        os.environ.update(CPU_ENVIRONMENT)  # the same for both sides
         print(json.dumps(measure(Store(given.store), given.requests, engines_only=given.engines)))
 
 
@@ -90,10 +90,10 @@ def measure(store: Store, count: int, *, engines_only: bool = False) -> Json:
     for clients, size in sizes.items():
         shares[clients], start = calls[start : start + size], start + size
     folders = {agent: str(found.path.resolve()) for agent, found in champions.items()}
-    task: Json = {"base": str(base[1].resolve()), "adapters": folders, "requests": shares[8]}
+    task: Json = {"base": str(base.folder.resolve()), "adapters": folders, "requests": shares[8]}
     names = {agent: f"{agent}@{found.version}" for agent, found in champions.items()}
     alone = 0.0 if engines_only else base_served(store, shares[WARM])
-    sides = serve(store, shares, names, base[1])
+    sides = serve(store, shares, names, base.folder)
     answers: list[Json] = sides["ours"]["answers"]
     for name, side in sides.items():
         replies = side.pop("answers")

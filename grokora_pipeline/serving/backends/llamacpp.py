@@ -35,7 +35,7 @@ from llguidance import LLMatcher
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models import gguf
-from grokora_pipeline.models.chat import ChatFormat, read_json
+from grokora_pipeline.models.chat import ChatFormat, read_json, text_settings
 from grokora_pipeline.models.fingerprint import fingerprint
 from grokora_pipeline.serving.backends.slots import SlotQueue, Turn
 from grokora_pipeline.serving.engine.constrain import Grammars
@@ -214,7 +214,7 @@ class LlamaCppEngine:
             with suppress(OSError):  # it is missing: llama.cpp says so
                 os.utime(file)
         exact = self.weights == "f32"
-        token_bytes = _token_bytes(read_json(self.base / "config.json")) * (2 if exact else 1)
+        token_bytes = _token_bytes(text_settings(read_json(self.base / "config.json"))) * (2 if exact else 1)
         cells = max(self.context_length, min(self.slots * self.context_length, KV_BYTES // token_bytes))
         cells = min(cells, MOST_KV_BYTES // token_bytes)
         key = secrets.token_hex(16)

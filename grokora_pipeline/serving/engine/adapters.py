@@ -8,21 +8,20 @@ PEFT's own mixed batches (`adapter_names=`) index, convert and scatter for each 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
 from peft.utils.integrations import dequantize_module_weight
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, one_line
+from grokora_pipeline.models.engines import lora_scale
 
 _PREFIX = "base_model.model."
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight")
@@ -155,7 +154,7 @@ def read_adapter(name: str, folder: Path, model: PreTrainedModel) -> Adapter:
         config = PeftConfig.from_pretrained(str(folder))
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise refuse(f"it cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+        raise refuse(f"it cannot be read ({type(error).__name__}: {one_line(error)})") from error
     if not isinstance(config, LoraConfig) or config.modules_to_save or config.bias != "none":
         raise refuse("only LoRA and DoRA are served (no trained biases or whole modules); serve its merged model")
     suffixes = (*_SUFFIXES, _MAGNITUDE) if config.use_dora else _SUFFIXES
@@ -172,9 +171,7 @@ def read_adapter(name: str, folder: Path, model: PreTrainedModel) -> Adapter:
         shape = tuple(getattr(module, size, None) for size in names_of_shape)
         if down.dim() != 2 or up.dim() != 2 or len(down) != up.shape[1] or shape != (down.shape[1], up.shape[0]):
             raise refuse(f"its layer {layer} maps {down.shape[-1]} to {up.shape[0]} values, the base model's {shape}")
-        # alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA (Kalajdzievski 2023)
-        alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), layer), config.lora_alpha)
-        up = up * (float(alpha) / (sqrt(len(down)) if config.use_rslora else len(down)))
+        up = up * lora_scale(vars(config), layer, len(down))
         if config.use_dora:
             # y = m / |W + BA| * (W x + BA x), norms by output (arXiv 2402.09353, section 4.3)
             weight = dequantize_module_weight(module).float().cpu()

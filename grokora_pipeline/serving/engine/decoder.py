@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, one_line
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.loading import Quantisation, load_base
 from grokora_pipeline.serving.engine.adapters import Adapter, AdapterStack, read_adapter
@@ -351,7 +351,7 @@ class Decoder:
         try:
             yield
         except PASS_ERRORS as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = f"{type(error).__name__}: {one_line(error, 300)}"
             for row in [row for row in rows if not row.done]:
                 self.counts["failed"] += 1
                 row.finish(GrokoraError(f"The model failed on this answer ({reason})."))

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.loading import Quantisation
 from grokora_pipeline.serving.engine.adapters import read_adapter
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.kv import release_memory
@@ -32,22 +31,19 @@ class TorchEngine:
         self,
         base: Path,
         *,
-        quantisation: Quantisation = "none",
         max_rows: int = 32,
         row_bytes: int = 2 << 30,
         cache_bytes: int = 512 << 20,
         dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
     ) -> None:
-        limits = {"max_rows": max_rows, "row_bytes": row_bytes, "cache_bytes": cache_bytes}
         self.decoder = Decoder.load(
             base,
-            quantisation=quantisation,
             dtype=dtype,
-            device=device,
+            max_rows=max_rows,
+            row_bytes=row_bytes,
+            cache_bytes=cache_bytes,
             prefill_tokens=PREFILL_TOKENS,
             paced=True,
-            **limits,
         )
         self.chat = self.decoder.chat
         self.context_length, self.slow_reason = self.chat.context_length, self.decoder.slow_reason

@@ -20,6 +20,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+from grokora_pipeline.errors import one_line
 from grokora_pipeline.models.loading import reads_prompt_both_ways
 from grokora_pipeline.serving.engine.kv import Slots
 
@@ -135,7 +136,7 @@ class ModelRunner:
                     before = torch.cat(each)
                 together = torch.stack([before, self.run(0, [row[-1:] for row in rows])], 1).flatten(0, 1)
             except PASS_ERRORS as error:
-                return f"a pass over slots fails ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+                return f"a pass over slots fails ({type(error).__name__}: {one_line(error)})"
             finally:
                 self.slots.clear()
         alone, together = alone.float(), together.float()

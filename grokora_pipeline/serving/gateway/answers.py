@@ -111,7 +111,7 @@ class LocalAnswer:
     """An answer on its way. Go through `deltas`, then read `reply` and `repaired`."""
 
     asked: ChatRequest
-    ask: GenerationRequest
+    generation: GenerationRequest
     chat: ChatFormat
     engine: Engine
     head: Json  # what all of the reply's JSON shares
@@ -130,14 +130,14 @@ class LocalAnswer:
         thought, shown, text, finish, cached, stop = "", "", "", "stop", 0, ""
         tools = self.asked.offered_tools
         marks = (*self.asked.stops, *(_CALL_MARKS if tools else ()))
-        pieces = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.ask))
+        chunks = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.generation))
         try:
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    tokens += len(piece.tokens)
-                    finish, cached = piece.finish or finish, piece.cached_tokens
-                    stream.add(piece.tokens)
-                    if piece.finish:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    tokens += len(chunk.tokens)
+                    finish, cached = chunk.finish or finish, chunk.cached_tokens
+                    stream.add(chunk.tokens)
+                    if chunk.finish:
                         stream.end()
                     text, stop = stream.text, ""
                     if starts := [(start, each) for each in self.asked.stops if (start := text.find(each)) >= 0]:
@@ -175,7 +175,7 @@ class LocalAnswer:
                 message["tool_calls"] = calls = calls[:1]
             finish = finish if finish == "length" else "tool_calls"
             yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
-        usage = usage_of(len(self.ask.prompt), tokens, cached, thinking)
+        usage = usage_of(len(self.generation.prompt), tokens, cached, thinking)
         self.reply = completion(self.head, message, finish, usage, stop if finish == "stop" else "")
 
 

@@ -96,7 +96,7 @@ async def _message_events(body: Json, answer: LocalAnswer, deltas: Deltas) -> As
             yield typed_event("content_block_stop", index=index)
 
     # Clients such as LangChain's read the prompt's tokens here only; how many were cached is known at the end.
-    empty = _message(body, {**answer.head, "usage": usage_of(len(answer.ask.prompt), 0, 0)})
+    empty = _message(body, {**answer.head, "usage": usage_of(len(answer.generation.prompt), 0, 0)})
     yield typed_event("message_start", message=empty)
     async for message in deltas:
         for kind, block, delta, _ in _blocks(message):

@@ -56,13 +56,14 @@ class Base:
     chat: ChatFormat
 
 
-def find_base(store: Store) -> tuple[str, Path] | None:
-    """(model id, folder) of the base model in the store; None if it was not materialized yet."""
+def find_base(store: Store) -> Base | None:
+    """The base model in the store; None if it was not materialized yet."""
     artifact = store.current("base_model")
     if artifact is None:
         return None
     record = artifact.read_json("base_model.json")
-    return record["model_id"], artifact.path / record["path"]
+    folder = artifact.path / record["path"]
+    return Base(record["model_id"], folder, ChatFormat.load(folder))
 
 
 class Champions:
@@ -105,9 +106,7 @@ class Champions:
         """Bring the table in line with the registry. Call in a thread: loading takes its time."""
         with self._changing:
             if self.engine is None and (base := find_base(self.store)):
-                model_id, folder = base
-                self.base = Base(model_id, folder, ChatFormat.load(folder))
-                self.engine = self._start_engine(folder)
+                self.base, self.engine = base, self._start_engine(base.folder)
             for agent in self.agents:
                 self._follow(agent)
             self._unload()

@@ -7,7 +7,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.serving.gateway.protocol import plain
+from grokora_pipeline.serving.gateway.protocol import api_error
 from grokora_pipeline.serving.gateway.recorder import Recorder
 from grokora_pipeline.serving.gateway.sessions import session_name
 from grokora_pipeline.settings import http_options
@@ -52,7 +52,7 @@ class Feedback(BaseModel):
         try:
             return cls.model_validate(told)
         except ValidationError as error:
-            raise GrokoraError(plain(error).message) from None
+            raise GrokoraError(api_error(error).message) from None
 
     def outcome(self) -> dict[str, Any]:
         """The `outcome` of a recording's line."""
@@ -66,7 +66,7 @@ class Feedback(BaseModel):
         try:
             return cls.model_validate_json(raw)
         except ValidationError as error:
-            raise plain(error) from None
+            raise api_error(error) from None
 
 
 def give(feedback: Feedback, gateway: str, key: str | None, folder: Path) -> str:

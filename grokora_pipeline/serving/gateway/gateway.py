@@ -38,6 +38,7 @@ from grokora_pipeline.serving.gateway.protocol import (
     new_reply,
     objects,
     read_object,
+    too_large,
     without_unread,
 )
 from grokora_pipeline.serving.gateway.recorder import Recorder, new_receipt
@@ -188,7 +189,7 @@ class Gateway:
                     size += len(part)
                     self._unfinished_bytes += len(part)
                     if size > limit:
-                        raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
+                        raise too_large(limit)
                     if self._unfinished_bytes > _UNFINISHED_BODIES * self.limits.body_bytes:
                         raise ApiError(429, "Too many large bodies are arriving; try again in a second.", code="busy")
         except TimeoutError:
@@ -236,8 +237,7 @@ class Gateway:
         route = self.router.route(asked.model, objects(chat.get("messages")), session, tools)
         if not route.upstream:
             if len(raw) > self.limits.body_bytes:  # it was let in because it might have been the upstream's
-                text = f"The body is larger than {self.limits.body_bytes} bytes."
-                raise ApiError(413, text, code="request_too_large")
+                raise too_large(self.limits.body_bytes)
             if problem:
                 raise problem
             room = self.champions.engine.context_length if self.champions.engine else 0
@@ -313,11 +313,13 @@ class Gateway:
             messages, originals = await asyncio.to_thread(self._redacted, exchange.session, asked)
             prompt = await self.champions.prompt(name, route.version)
             room = engine.context_length
-            ask = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
+            generation = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
             choice, form = asked.body.get("tool_choice"), asked.body.get("response_format")
-            exchange.ignored += await asyncio.to_thread(unenforced, ask.grammar, asked.offered_tools, choice, form)
+            exchange.ignored += await asyncio.to_thread(
+                unenforced, generation.grammar, asked.offered_tools, choice, form
+            )
             head = new_reply(route.served_by, exchange.receipt)
-            answer = LocalAnswer(asked, ask, base.chat, engine, head, originals)
+            answer = LocalAnswer(asked, generation, base.chat, engine, head, originals)
             async with aclosing(self._recorded(exchange, answer)) as deltas:
                 if asked.stream:
                     async with aclosing(self._events(exchange, answer, deltas)) as events:
@@ -490,7 +492,7 @@ def _unzipped(raw: bytes, limit: int) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise ApiError(400, "The body is no gzip, as content-encoding says it is.", code="invalid_value") from error
     if len(unpacked) > limit:
-        raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
+        raise too_large(limit)
     return unpacked
 
 

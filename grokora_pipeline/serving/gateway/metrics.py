@@ -22,22 +22,22 @@ class Metrics(Collector):
 
     def __init__(self, champions: Champions, recorder: Recorder) -> None:
         self._champions, self._recorder = champions, recorder
-        self.registry = here = CollectorRegistry()
-        here.register(self)
+        self.registry = registry = CollectorRegistry()
+        registry.register(self)
         who = ("agent", "served_by")
-        self.requests = Counter("grokora_requests", "Chat completions answered.", (*who, "status"), registry=here)
+        self.requests = Counter("grokora_requests", "Chat completions answered.", (*who, "status"), registry=registry)
         self.seconds = Histogram(
-            "grokora_request_seconds", "Time to the whole answer.", who, buckets=_SECONDS, registry=here
+            "grokora_request_seconds", "Time to the whole answer.", who, buckets=_SECONDS, registry=registry
         )
         self.faults = Counter(
-            "grokora_invalid_answers", "Answers of no use to the caller.", (*who, "fault"), registry=here
+            "grokora_invalid_answers", "Answers of no use to the caller.", (*who, "fault"), registry=registry
         )
-        self.tokens = Counter("grokora_tokens", "Tokens that replies counted.", (*who, "kind"), registry=here)
+        self.tokens = Counter("grokora_tokens", "Tokens that replies counted.", (*who, "kind"), registry=registry)
         self.repaired = Counter(
-            "grokora_repaired_tool_calls", "Tool calls that were no valid JSON.", who, registry=here
+            "grokora_repaired_tool_calls", "Tool calls that were no valid JSON.", who, registry=registry
         )
         self.refused = Counter(
-            "grokora_refused_requests", "Requests refused before an answer.", ("status",), registry=here
+            "grokora_refused_requests", "Requests refused before an answer.", ("status",), registry=registry
         )
 
     def collect(self) -> Iterator[Metric]:

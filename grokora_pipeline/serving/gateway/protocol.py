@@ -70,10 +70,14 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+def too_large(limit: int) -> ApiError:
+    """What the sender of a longer body is told."""
+    return ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="allow", strict=True
-    )  # strict: "64" for 64 is a client's bug that OpenAI refuses too
+    # strict: "64" for 64 is a client's bug that OpenAI refuses too
+    model_config = ConfigDict(extra="allow", strict=True)
 
 
 class _ChatMessage(_Part):
@@ -206,7 +210,7 @@ class ChatRequest(BaseModel):
         try:
             return cls.model_validate({**body, "body": body})
         except ValidationError as error:
-            raise plain(error, own_names) from None
+            raise api_error(error, own_names) from None
 
     @classmethod
     def unchecked(cls, body: Json) -> Self:
@@ -287,7 +291,7 @@ def _lean(members: Json, read: frozenset[str]) -> Json:
     return lean
 
 
-def plain(error: ValidationError, own_names: Mapping[str, str] | None = None) -> ApiError:
+def api_error(error: ValidationError, own_names: Mapping[str, str] | None = None) -> ApiError:
     """The first thing that is wrong, in OpenAI's error shape. `own_names`: what the caller calls a member."""
     first = error.errors(include_input=False, include_url=False)[0]
     # pydantic also names the member of a union that it tried: `literal[...]`, `str`, `_Choice`

@@ -47,7 +47,7 @@ RECEIPT_LENGTH = 16  # hexadecimal digits; half of them say which session
 _MOST_RECEIPTS = 100_000
 _MOST_READ = 256 << 20
 _SMALLEST_ROOM = 1 << 16  # bytes that a disk must have free
-_TOLD = (GrokoraError, orjson.JSONEncodeError, OSError)  # errors whose text holds nothing of a line
+_SAFE_ERRORS = (GrokoraError, orjson.JSONEncodeError, OSError)  # errors whose text holds nothing of a line
 _MOST_SESSIONS = 512  # whose redactors and steps are held at once; the others' traces are read again
 # Redacting a few megabytes takes seconds: as many sessions may do so before another one waits for its own small line.
 _WRITERS = 8
@@ -73,10 +73,10 @@ class _Session:
 
 def new_receipt(session: str) -> str:
     """An id for a call of a session, by which its recording is found."""
-    return _mark(session) + uuid.uuid4().hex[: RECEIPT_LENGTH // 2]
+    return _session_hash(session) + uuid.uuid4().hex[: RECEIPT_LENGTH // 2]
 
 
-def _mark(session: str) -> str:
+def _session_hash(session: str) -> str:
     return hashlib.sha256(session.encode()).hexdigest()[: RECEIPT_LENGTH // 2]
 
 
@@ -142,7 +142,7 @@ class Recorder:
             return self._receipts[receipt]
         names = {path.name.partition(".")[0] for path in self.folder.glob("*/*.jsonl")}
         wanted = orjson.dumps({"call": receipt})[1:-1]
-        named = (name for name in names if receipt.startswith(_mark(name)))
+        named = (name for name in names if receipt.startswith(_session_hash(name)))
         return next((name for name in named if any(self.calls_of(name, wanted))), "")
 
     def calls_of(self, session: str, wanted: bytes) -> Iterator[Json]:
@@ -217,7 +217,7 @@ class Recorder:
     def _write_lines(self, name: str, lines: Sequence[_Line]) -> None:
         """Redact lines in two passes, so that what one names as secret leaves all, write them at once, and say how it
         went with each. Whatever a line does to redaction, the others are written."""
-        for redact in (_find, _replace_found):
+        for redact in (_find_secrets, _replace_secrets):
             for line in (line for line in lines if line.error is None):
                 try:
                     redact(self._session(name), line)
@@ -239,7 +239,7 @@ class Recorder:
         for line in lines:
             if line.error:
                 # the text of an error that nobody thought of may quote the line
-                reason = line.error if isinstance(line.error, _TOLD) else type(line.error).__name__
+                reason = line.error if isinstance(line.error, _SAFE_ERRORS) else type(line.error).__name__
                 LOG.error("ALERT a line of a session could not be recorded: %s", reason)
                 line.written.set_exception(line.error)
             else:
@@ -312,7 +312,7 @@ class Recorder:
             self.counts["fsyncs"] += 1
 
 
-def _find(session: _Session, line: _Line) -> None:
+def _find_secrets(session: _Session, line: _Line) -> None:
     """First pass: number the step, and remember what the line holds that is secret."""
     if "request" in line.content:
         line.content["step"] = session.next_step
@@ -327,7 +327,7 @@ def _find(session: _Session, line: _Line) -> None:
         session.redactor.find(line.content)
 
 
-def _replace_found(session: _Session, line: _Line) -> None:
+def _replace_secrets(session: _Session, line: _Line) -> None:
     """Second pass: the line as it is stored."""
     if is_suspicious(line.raw) or session.redactor.recognises(line.raw):
         line.raw = _redacted(line.content, session.redactor)

@@ -29,7 +29,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedCall:
     """A call as the rollout sees it."""
 
     at: float
@@ -45,8 +45,8 @@ class Rollout:
     ) -> None:
         self.version, self.share, self._rule, self._clock = version, share, rule or Rule(), clock
         self._started = clock()
-        self._calls: deque[Seen] = deque()
-        self._before: deque[Seen] = deque()
+        self._calls: deque[ObservedCall] = deque()
+        self._before: deque[ObservedCall] = deque()
         self._sessions: OrderedDict[str, bool] = OrderedDict()  # that the new version answered, and whether rated
 
     def takes(self, session: str) -> bool:
@@ -58,12 +58,12 @@ class Rollout:
     def observe(self, session: str, version: str, healthy: bool, seconds: float) -> None:
         """A call of the agent was answered, by the version in rollout or by what served before."""
         if version != self.version:
-            self._before.append(Seen(self._clock(), healthy, seconds))
+            self._before.append(ObservedCall(self._clock(), healthy, seconds))
             return
         self._forget()
         usual = [call.seconds for call in self._before]
         slow = len(usual) >= self._rule.min_requests and seconds > self._rule.slower * statistics.median(usual)
-        self._calls.append(Seen(self._clock(), healthy and not slow, seconds))
+        self._calls.append(ObservedCall(self._clock(), healthy and not slow, seconds))
         self._sessions.setdefault(session, False)
         if len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
@@ -72,7 +72,7 @@ class Rollout:
         """A session was rated; its first rating counts as a call, if the version in rollout answered in it."""
         if self._sessions.get(session) is False:
             self._sessions[session] = True
-            self._calls.append(Seen(self._clock(), rating >= self._rule.good_rating, 0.0))
+            self._calls.append(ObservedCall(self._clock(), rating >= self._rule.good_rating, 0.0))
 
     def health(self) -> float:
         """The share of healthy calls in the window; 1 if there were none."""

@@ -27,11 +27,12 @@ from grokora_pipeline.serving.gateway.upstream import Upstream
 from grokora_pipeline.serving.gateway.vllm import vllm_command
 from grokora_pipeline.settings import LOOPBACK, Settings, get_settings
 from grokora_pipeline.store import Store
+from grokora_pipeline.workers.frame import PASSIVE_THREADS
 
 LOG = logging.getLogger("grokora.serving")
 _SHORTEST_KEY = 16
-CPU_HABITS = {  # read when torch is loaded
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait would spin on whatever shares the cores
+CPU_ENVIRONMENT = {  # read when torch is loaded
+    **PASSIVE_THREADS,
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # compiled kernels, one a shape; by default 1024, worth 0.5 GB
     "LRU_CACHE_CAPACITY": "64",  # the same, of torch's layer above
 }
@@ -88,7 +89,7 @@ def serve(settings: Settings, options: Options) -> None:
         llamacpp.check_installed()
         gpu = not settings.devices.startswith("cpu")  # Metal, if llama.cpp finds one
         start = partial(llamacpp.LlamaCppEngine, cache=settings.cache, weights=options.llamacpp, gpu=gpu)
-    champions = Champions(Store(settings.store, settings.cache), load_agents(settings.agents), start)
+    champions = Champions(Store.of(settings), load_agents(settings.agents), start)
     champions.refresh()
     if champions.engine is None and upstream is None:
         raise GrokoraError(
@@ -185,8 +186,7 @@ def start_engine(folder: Path) -> Engine:
     """The engine of this project, on the device that GROKORA_DEVICES leaves; torch is loaded here and not before."""
     if devices := get_settings().devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = "" if devices.startswith("cpu") else devices
-    for name, value in CPU_HABITS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({**CPU_ENVIRONMENT, **os.environ})
     from grokora_pipeline.serving.engine.engine import TorchEngine
 
     return TorchEngine(folder)
@@ -198,9 +198,7 @@ def serve_vllm(settings: Settings, options: Options, *, only_print: bool) -> str
     The bearer key travels in the environment. GrokoraError if vLLM is not installed.
     """
     key = api_key(settings, options.host)
-    words = vllm_command(
-        Store(settings.store, settings.cache), load_agents(settings.agents), options.host, options.port
-    )
+    words = vllm_command(Store.of(settings), load_agents(settings.agents), options.host, options.port)
     if only_print:
         return shlex.join(words)
     if shutil.which("vllm") is None:

@@ -10,7 +10,6 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.engines import Adapter, refuse_agents, vllm_words
 from grokora_pipeline.models.template import TEMPLATE_FILE
 from grokora_pipeline.serving.gateway.champions import find_base
@@ -20,15 +19,14 @@ from grokora_pipeline.store.champions import BASE, Registry
 
 def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int) -> list[str]:
     """The command's words. Raises GrokoraError if vLLM would not prompt or read the models as they were trained."""
-    located, base = find_base(store), store.current("base_model")
-    if located is None or base is None:
+    base, artifact = find_base(store), store.current("base_model")
+    if base is None or artifact is None:
         raise GrokoraError("base_model is not in the store; materialize it first (`make demo`, or in the UI).")
-    model_id, folder = located
-    template = base.path / TEMPLATE_FILE
+    template = artifact.path / TEMPLATE_FILE
     if not template.is_file():
         raise GrokoraError(
-            f"{base.path} has no {TEMPLATE_FILE}, without which vLLM would prompt {model_id} otherwise than it was "
-            "trained; materialize base_model again."
+            f"{artifact.path} has no {TEMPLATE_FILE}, without which vLLM would prompt {base.model_id} otherwise than "
+            "it was trained; materialize base_model again."
         )
     registry = Registry(store)
     champions = {agent.name: champion for agent in agents if (champion := registry.in_service(agent.name))}
@@ -37,9 +35,9 @@ def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int
         toon=[agent.name for agent in agents if agent.payload_format == "toon" and agent.name in champions],
         prompted=[agent.name for agent in agents if registry.prompt(agent.name)],
     )
-    named = [str(folder.resolve()), "--served-model-name", BASE, "--host", host, "--port", str(port)]
+    named = [str(base.folder.resolve()), "--served-model-name", BASE, "--host", host, "--port", str(port)]
     adapters = [
         Adapter(name, str(champion.path.resolve()), orjson.loads(champion.read("adapter_config.json")))
         for name, champion in champions.items()
     ]
-    return vllm_words(ChatFormat.load(folder), named, str(template.resolve()), adapters, model_id)
+    return vllm_words(base.chat, named, str(template.resolve()), adapters, base.model_id)
