@@ -18,6 +18,7 @@ from grokora_pipeline.training.attention import short_attention_is_exact, use_at
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import resolve_knobs
+from grokora_pipeline_tests.row_by_row import gradient, row_by_row
 
 WINDOW = 16  # rows are longer
 COMMON: dict[str, Any] = {
@@ -113,28 +114,11 @@ def rows() -> list[Row]:
     return [*made, row(system + second, 3, 2.0), chain, row([*chain.ids, *some(30)], 10, 0.5), row(some(8), 6)]
 
 
-def row_by_row(model: Any) -> tuple[float, torch.Tensor]:
-    """Sum of weight x nll and its gradient, by the model's own forward pass; dropout off, as training has it."""
-    total = torch.zeros(())
-    for each in rows():
-        logits = model(input_ids=torch.tensor([each.ids]), use_cache=False).logits[0, :-1]
-        losses = cross_entropy(logits.float(), torch.tensor(each.ids[1:]), reduction="none")
-        total = total + (losses * torch.tensor(each.weights[1:])).sum()
-    torch.autograd.backward([total])
-    return total.item(), gradient(model)
-
-
-def gradient(model: Any) -> torch.Tensor:
-    parts = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
-    model.zero_grad()
-    return torch.cat(parts)
-
-
 @pytest.mark.parametrize("name", [*TREES, *PADDED])
 def test_loss_and_gradient_are_the_models_own(name: str) -> None:
     model = adapted(name, {**TREES, **PADDED}[name])
     base, loaded_with = model.get_base_model(), model.get_base_model().config._attn_implementation
-    expected, expected_gradient = row_by_row(model.eval())
+    expected, expected_gradient = row_by_row(model.eval(), rows())  # dropout off, as training has it
     model.train()
     assert bool(why_not_tree(base)) is (name in PADDED)
     kinds: list[Literal["tree", "padded"]] = ["padded"] if name in PADDED else ["tree", "padded"]

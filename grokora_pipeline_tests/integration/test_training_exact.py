@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from grokora_pipeline.errors import GrokoraError
@@ -21,25 +20,15 @@ from grokora_pipeline.training.layout import Layout, Row
 from grokora_pipeline.training.plan import resolve_knobs
 from grokora_pipeline.training.selftest import SelfTest, probe_rows, recorded_self_test, self_test, stop_token_trained
 from grokora_pipeline.training.shrink import truncate
-from grokora_pipeline_tests.tiny import STOP, tiny_base
+from grokora_pipeline_tests.row_by_row import gradient, row_by_row, wake_adapter
+from grokora_pipeline_tests.tiny import STOP
 
 KINDS: tuple[Literal["tree", "padded"], ...] = ("tree", "padded")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-def adapted(folder: Path, dtype: torch.dtype = torch.float32, **knobs: Any) -> Any:
-    base = load_base(folder, dtype=dtype, device=torch.device("cpu"))
-    model = add_adapter(base, resolve_knobs("best", {"rank": 4, **knobs}))
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # an untrained adapter has B = 0, whose gradient says less
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
-    return model
+def adapted(base: Path, **knobs: Any) -> Any:
+    model = load_base(base, dtype=torch.float32, device=torch.device("cpu"))
+    return wake_adapter(add_adapter(model, resolve_knobs("best", {"rank": 4, **knobs})))
 
 
 def row(ids: list[int], labelled: int, weight: float = 1.0) -> Row:
@@ -62,30 +51,13 @@ def awkward_rows() -> list[Row]:
     return [*rows, row(some(20), 19)]
 
 
-def row_by_row(model: Any, rows: list[Row]) -> tuple[float, torch.Tensor]:
-    """Sum of weight x nll and its gradient, by the model's own forward pass."""
-    total = torch.zeros(())
-    for each in rows:
-        logits = model(input_ids=torch.tensor([each.ids]), use_cache=False).logits[0, :-1].float()
-        losses = cross_entropy(logits, torch.tensor(each.ids[1:]), reduction="none")
-        total = total + (losses * torch.tensor(each.weights[1:])).sum()
-    total.backward()  # type: ignore[no-untyped-call]
-    return total.item(), gradient(model)
-
-
-def gradient(model: Any) -> torch.Tensor:
-    parts = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
-    model.zero_grad()
-    return torch.cat(parts)
-
-
 @pytest.mark.parametrize("attention", ["short", "sdpa"])
 @pytest.mark.parametrize("kind", ["tree", "padded"])
 @pytest.mark.parametrize(("token_budget", "loss_chunk"), [(40, 0), (4096, 7)])
 def test_loss_and_gradient_are_those_of_row_by_row_training(
-    folder: Path, attention: str, kind: Literal["tree", "padded"], token_budget: int, loss_chunk: int
+    base: Path, attention: str, kind: Literal["tree", "padded"], token_budget: int, loss_chunk: int
 ) -> None:
-    model, rows = adapted(folder), awkward_rows()
+    model, rows = adapted(base), awkward_rows()
     wanted, expected = row_by_row(model, rows)
     use_attention(model.get_base_model(), attention)
     layout = Layout(kind, token_budget, attention, loss_chunk)
@@ -96,14 +68,14 @@ def test_loss_and_gradient_are_those_of_row_by_row_training(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_token_may_have_a_weight_of_its_own_and_of_either_sign(
-    folder: Path, kind: Literal["tree", "padded"]
+    base: Path, kind: Literal["tree", "padded"]
 ) -> None:
     chooser = random.Random(3)
     rows = [
         Row(each.ids, tuple(weight and chooser.uniform(-1, 1) for weight in each.weights), each.group)
         for each in awkward_rows()
     ]
-    model = adapted(folder)
+    model = adapted(base)
     wanted, expected = row_by_row(model, rows)
     layout = Layout(kind, 64, loss_chunk=5)
     total = float(TreeLoss(model.get_base_model(), layout).run(layout.of(rows), backward=True))
@@ -120,9 +92,9 @@ MLP = {"gate_proj", "up_proj", "down_proj"}
     ids=["all", "mlp", "named"],
 )
 def test_only_the_last_layers_are_adapted_and_those_below_keep_no_graph(
-    folder: Path, targets: Any, expected_modules: set[str]
+    base: Path, targets: Any, expected_modules: set[str]
 ) -> None:
-    model, rows = adapted(folder, last_layers=1, target_modules=targets), awkward_rows()
+    model, rows = adapted(base, last_layers=1, target_modules=targets), awkward_rows()
     places = {(parts[-6], parts[-4]) for parts in (name.split(".") for name in trainable_parameters(model))}
     assert places == {("1", module) for module in expected_modules}  # layer 1 of 0 and 1
     wanted, expected = row_by_row(model, rows)
@@ -135,29 +107,27 @@ def test_only_the_last_layers_are_adapted_and_those_below_keep_no_graph(
     assert graphs and not any(graphs)
 
 
-def test_last_layers_without_the_named_modules_are_refused(folder: Path) -> None:
+def test_last_layers_without_the_named_modules_are_refused(base: Path) -> None:
     with pytest.raises(GrokoraError, match=r"The last 1 of 2 layers have none of layers\.0\.mlp\.up_proj"):
-        adapted(folder, last_layers=1, target_modules=("layers.0.mlp.up_proj",))
+        adapted(base, last_layers=1, target_modules=("layers.0.mlp.up_proj",))
 
 
-def test_the_tree_computes_a_fraction_of_the_tokens(folder: Path) -> None:
-    model, rows = adapted(folder), awkward_rows()
+def test_the_tree_computes_a_fraction_of_the_tokens(base: Path) -> None:
+    model, rows = adapted(base), awkward_rows()
     layout = Layout("tree", 40)
     losses = TreeLoss(model.get_base_model(), layout)
     losses.run(layout.of(rows))
     assert losses.computed_tokens < 0.5 * sum(len(each.ids) for each in rows)
 
 
-def test_the_self_test_passes_what_is_exact(folder: Path) -> None:
+def test_the_self_test_passes_what_is_exact(base: Path) -> None:
     layouts = [Layout(kind, 64, attention, 16) for kind in KINDS for attention in ("short", "sdpa")]
-    proofs = self_test(folder, probe_rows(awkward_rows()), resolve_knobs("sample"), layouts)
+    proofs = self_test(base, probe_rows(awkward_rows()), resolve_knobs("sample"), layouts)
     assert [(proof.layout, proof.attention) for proof in proofs] == [(each.kind, each.attention) for each in layouts]
     assert all(proof.exact and proof.adapter_starts_as_base for proof in proofs)
 
 
-def test_the_self_test_catches_a_row_that_sees_another_rows_tokens(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_self_test_catches_a_row_that_sees_another_rows_tokens(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from grokora_pipeline.training import gradients
 
     def with_a_token_too_many(past: Any, rows: int) -> Any:
@@ -166,7 +136,7 @@ def test_the_self_test_catches_a_row_that_sees_another_rows_tokens(
 
     cache = gradients._cache
     monkeypatch.setattr(gradients, "_cache", with_a_token_too_many)
-    (proof,) = self_test(folder, awkward_rows(), resolve_knobs("sample"), [Layout("tree", 4096)])
+    (proof,) = self_test(base, awkward_rows(), resolve_knobs("sample"), [Layout("tree", 4096)])
     assert not proof.exact
 
 
@@ -175,30 +145,30 @@ def test_the_self_test_looks_at_the_longest_and_the_shortest_rows() -> None:
     assert sorted(len(each.ids) for each in probe_rows(rows)) == [10, 12, 90, 300]
 
 
-def test_the_self_test_is_made_once_a_base(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_self_test_is_made_once_a_base(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     knobs, layouts = resolve_knobs("sample"), [Layout("tree", 64)]
-    first = recorded_self_test(folder, awkward_rows(), knobs, layouts, tmp_path)
+    first = recorded_self_test(base, awkward_rows(), knobs, layouts, tmp_path)
     monkeypatch.setattr(selftest, "self_test", lambda *_: pytest.fail("made again"))
-    assert recorded_self_test(folder, awkward_rows()[:3], knobs, layouts, tmp_path) == first
+    assert recorded_self_test(base, awkward_rows()[:3], knobs, layouts, tmp_path) == first
     longer = [*awkward_rows(), row([*range(3, 203)], 5)]
     with pytest.raises(pytest.fail.Exception, match="made again"):
-        recorded_self_test(folder, longer, knobs, layouts, tmp_path)
+        recorded_self_test(base, longer, knobs, layouts, tmp_path)
 
 
 def test_a_base_whose_own_code_wants_more_than_text_is_refused_in_a_sentence(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forward(*_: object, **__: object) -> None:
         raise TypeError("forward() missing 1 required\npositional argument: 'pixel_values'.")
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     with pytest.raises(GrokoraError, match=r"cannot be trained on text .*'pixel_values'") as caught:
-        recorded_self_test(folder, awkward_rows(), resolve_knobs("sample"), [Layout("tree", 64)], None)
+        recorded_self_test(base, awkward_rows(), resolve_knobs("sample"), [Layout("tree", 64)], None)
     assert "\n" not in str(caught.value)
 
 
 def test_a_layout_that_is_not_exact_gives_way_to_padded_rows_or_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong, told = {"tree"}, list[str]()
 
@@ -209,7 +179,7 @@ def test_a_layout_that_is_not_exact_gives_way_to_padded_rows_or_is_refused(
         ]
 
     monkeypatch.setattr(prepare, "recorded_self_test", proven)
-    ready = partial(prepare.prepare, folder, rows=awkward_rows(), steps=[[0, 1]], knobs=resolve_knobs("sample"))
+    ready = partial(prepare.prepare, base, rows=awkward_rows(), steps=[[0, 1]], knobs=resolve_knobs("sample"))
     prepared = ready(device=torch.device("cpu"), tell=told.append)
     assert prepared.proof is not None
     assert (prepared.layout.kind, prepared.proof.layout, prepared.proof.attention) == ("padded", "padded", "short")
@@ -282,9 +252,9 @@ def test_truncation_keeps_the_largest_singular_values(rank: int) -> None:
     assert kept == pytest.approx(float(values[:rank].pow(2).sum() / values.pow(2).sum()), rel=1e-4)
 
 
-def test_a_quantised_base_has_the_same_gradient_after_it_was_evaluated(folder: Path) -> None:
-    base = load_base(folder, quantisation="nf4", device=torch.device("cpu"))
-    model = add_adapter(base, resolve_knobs("best", {"rank": 4}))
+def test_a_quantised_base_has_the_same_gradient_after_it_was_evaluated(base: Path) -> None:
+    frozen = load_base(base, quantisation="nf4", device=torch.device("cpu"))
+    model = add_adapter(frozen, resolve_knobs("best", {"rank": 4}))
     for name, parameter in trainable_parameters(model).items():
         parameter.data = torch.full_like(parameter, 0.01 if "lora_B" in name else 0.02)
     layout, gradients = Layout("padded", 64), list[torch.Tensor]()
@@ -292,9 +262,7 @@ def test_a_quantised_base_has_the_same_gradient_after_it_was_evaluated(folder: P
     for _ in range(2):
         model.train()
         losses.run(layout.of(awkward_rows()), backward=True)
-        parts = [part.grad for part in trainable_parameters(model).values() if part.grad is not None]
-        gradients.append(torch.cat([part.flatten() for part in parts]))
-        model.zero_grad()
+        gradients.append(gradient(model))
         model.eval()
         losses.run(layout.of(awkward_rows()))
     assert torch.equal(*gradients)

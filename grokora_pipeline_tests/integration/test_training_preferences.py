@@ -21,6 +21,7 @@ from grokora_pipeline.training.preferences import Preferences, complete_pairs, d
 from grokora_pipeline.training.run import train
 from grokora_pipeline.training.tokenize import tokenize_split
 from grokora_pipeline.workers.frame import Reporter
+from grokora_pipeline_tests.row_by_row import gradient, wake_adapter
 from grokora_pipeline_tests.tiny import tiny_base
 
 PROMPTS = [list(range(10, 50)), list(range(10, 45))]  # they begin alike, so the tree has something to share
@@ -51,10 +52,7 @@ def trl_trainer(kind: str, folder: Path, output: Path) -> Any:
         trainer = KTOTrainer(
             base, None, KTOConfig(**options), train_dataset=rated, processing_class=tokenizer, peft_config=lora
         )
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in trainer.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    wake_adapter(trainer.model)
     return trainer
 
 
@@ -67,12 +65,6 @@ def tensors(rows: list[Row], prefix: str = "") -> dict[str, torch.Tensor]:
         columns["attention_mask"].append([1] * len(row.ids) + rest)
         columns["completion_mask"].append([int(weight > 0) for weight in row.weights] + rest)
     return {prefix + name: torch.tensor(values) for name, values in columns.items()}
-
-
-def gradient(model: Any) -> torch.Tensor:
-    parts = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
-    model.zero_grad()
-    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("layout", ["tree", "padded"])

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import dagster as dg
 import orjson
 
-from grokora_pipeline.assets.common import load_project
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation.history import AGENT_TAG
 from grokora_pipeline.execution.process import GPU_SECONDS
 from grokora_pipeline.factory import build_defs
@@ -98,23 +98,22 @@ class World:
     So a split holds the former out as soon as it has both.
     """
 
-    home: Path
+    project: Project
     now: datetime
     gpu: GpuStandIn
     instance: dg.DagsterInstance = field(default_factory=dg.DagsterInstance.ephemeral)
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        project = load_project()
-        self.logs, self.store = project.settings.logs, project.store
+        self.logs, self.store = self.project.settings.logs, self.project.store
         self.logs.mkdir(exist_ok=True)
-        swarm = build_defs(project.settings, project.agents)
+        swarm = build_defs(self.project.settings, self.project.agents)
         self.defs = dg.Definitions(
             assets=swarm.assets,
             jobs=swarm.jobs,
             schedules=swarm.schedules,
             sensors=swarm.sensors,
-            resources={**(swarm.resources or {}), project.gpu_resource: self.gpu},
+            resources={**(swarm.resources or {}), self.project.gpu_resource: self.gpu},
         )
         self.specs = list(self.defs.resolve_all_asset_specs())
 

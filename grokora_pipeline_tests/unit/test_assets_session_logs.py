@@ -1,38 +1,31 @@
 """The asset `session_logs`: it audits before it publishes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from grokora_pipeline.agents import load_agents
+from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.assets import session_logs as link
-from grokora_pipeline.assets.common import load_project
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.sources import source_assets
 from grokora_pipeline.sessions.table import SCHEMA
-from grokora_pipeline.settings import get_settings
-from grokora_pipeline.store import Store
+from grokora_pipeline.settings import Settings
 from grokora_pipeline_tests.unit.session_logs import call, write_lines
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Logs of two days, agents and an empty store, for this process."""
+def project(tmp_path: Path) -> Project:
+    """Logs of two days, an agent and an empty store."""
     write_lines(tmp_path / "logs" / "a.jsonl", [call("s", step, f"p{step}", "a") for step in (0, 1)])
-    (tmp_path / "agents.yaml").write_text("agents: {actor: {description: acts}}\n", encoding="utf-8")
-    for name, value in {"LOGS": "logs", "STORE": "store", "AGENTS": "agents.yaml"}.items():
-        monkeypatch.setenv(f"GROKORA_{name}", str(tmp_path / value))
-    monkeypatch.setenv("GROKORA_SETTLE_SECONDS", "0")
-    get_settings.cache_clear()
-    yield tmp_path
-    get_settings.cache_clear()
+    settings = Settings(home=tmp_path, logs=tmp_path / "logs", store=str(tmp_path / "store"), settle_seconds=0)
+    return Project(settings, (AgentSpec(name="actor", description="acts"),))
 
 
-def materialize(instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
+def materialize(project: Project, instance: dg.DagsterInstance) -> tuple[bool, list[bool]]:
     """Whether the asset was made, and what `no_secret_survives` said, if it was asked."""
-    project = load_project()
     assets: list[dg.AssetsDefinition | dg.SourceAsset] = [*source_assets(project), link.session_logs_asset(project)]
     run = dg.materialize(assets, instance=instance, resources=project.resources(), raise_on_error=False)
     checks = [event for event in run.get_asset_check_evaluations() if event.check_name == "no_secret_survives"]
@@ -53,46 +46,45 @@ def scanned(monkeypatch: pytest.MonkeyPatch, days_with_a_secret: set[str]) -> li
 
 
 def test_a_secret_that_the_audit_finds_is_never_published_however_often_it_is_tried(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = scanned(monkeypatch, {"2026-01-02"})
     with dg.DagsterInstance.ephemeral() as instance:
-        assert [materialize(instance) for _ in range(2)] == [(False, [False])] * 2
+        assert [materialize(project, instance) for _ in range(2)] == [(False, [False])] * 2
     assert asked == [["2026-01-01", "2026-01-02"]] * 2
-    assert Store(str(home / "store")).current("session_logs") is None
+    assert project.store.current("session_logs") is None
 
 
 def test_current_stays_at_the_clean_version_while_a_later_day_holds_a_secret(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = scanned(monkeypatch, {"2026-01-03"})
     with dg.DagsterInstance.ephemeral() as instance:
-        assert materialize(instance) == (True, [True])
-        clean = Store(str(home / "store")).require("session_logs").version
-        write_lines(home / "logs" / "b.jsonl", [call("t", 2, "p", "a")])
-        assert [materialize(instance) for _ in range(2)] == [(False, [False])] * 2
-        assert Store(str(home / "store")).require("session_logs").version == clean
-        (home / "logs" / "b.jsonl").unlink()
-        assert materialize(instance) == (True, [True])
+        assert materialize(project, instance) == (True, [True])
+        clean = project.store.require("session_logs").version
+        write_lines(project.settings.logs / "b.jsonl", [call("t", 2, "p", "a")])
+        assert [materialize(project, instance) for _ in range(2)] == [(False, [False])] * 2
+        assert project.store.require("session_logs").version == clean
+        (project.settings.logs / "b.jsonl").unlink()
+        assert materialize(project, instance) == (True, [True])
     assert asked == [["2026-01-01", "2026-01-02"], ["2026-01-03"], ["2026-01-03"]]  # a clean day is scanned once
 
 
 def test_days_that_nobody_audited_are_audited_even_if_they_did_not_change(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scanned(monkeypatch, set())
     with dg.DagsterInstance.ephemeral() as instance:
-        assert materialize(instance) == (True, [True])
-        (Store(str(home / "store")).require("session_logs").path / link.AUDIT).unlink()
+        assert materialize(project, instance) == (True, [True])
+        (project.store.require("session_logs").path / link.AUDIT).unlink()
         scanned(monkeypatch, {"2026-01-01"})
-        assert materialize(instance) == (False, [False])
+        assert materialize(project, instance) == (False, [False])
 
 
-def test_calls_of_an_agent_that_agents_yaml_does_not_know_are_named_with_the_lines_to_add(home: Path) -> None:
+def test_calls_of_an_agent_that_agents_yaml_does_not_know_are_named_with_the_lines_to_add(project: Project) -> None:
     lines = [call("t", step, f"p{step}", "a", agent="Airline Bot") for step in range(3)]
-    write_lines(home / "logs" / "b.jsonl", [*lines, call("u", 0, "q", "a", agent=None)])
+    write_lines(project.settings.logs / "b.jsonl", [*lines, call("u", 0, "q", "a", agent=None)])
     with dg.DagsterInstance.ephemeral() as instance:
-        project = load_project()
         run = dg.materialize([link.session_logs_asset(project)], instance=instance, resources=project.resources())
     (check,) = [one for one in run.get_asset_check_evaluations() if one.check_name == "every_call_has_an_agent"]
     assert not check.passed
@@ -101,18 +93,18 @@ def test_calls_of_an_agent_that_agents_yaml_does_not_know_are_named_with_the_lin
         "the lines to add."
     )
     block = str(check.metadata["agents.yaml"].value)
-    agents = home / "suggested.yaml"
+    agents = project.settings.home / "suggested.yaml"
     agents.write_text(block.removeprefix("```yaml\n").removesuffix("\n```"), encoding="utf-8")
     assert [agent.name for agent in load_agents(agents)] == ["airline_bot", "agent"]
     assert load_agents(agents)[0].is_named("Airline Bot")
 
 
-def test_a_day_that_holds_nothing_but_copies_is_audited_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_day_that_holds_nothing_but_copies_is_audited_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = call("s", 0, "p0", "a") | {"started_at": "2026-02-02T00:00:00Z"}
-    write_lines(home / "logs" / "z.jsonl", [copied])
+    write_lines(project.settings.logs / "z.jsonl", [copied])
     asked = scanned(monkeypatch, {"2026-02-02"})
     with dg.DagsterInstance.ephemeral() as instance:
-        assert materialize(instance) == (False, [False])
+        assert materialize(project, instance) == (False, [False])
     assert asked == [["2026-01-01", "2026-01-02", "2026-02-02"]]
 
 

@@ -4,22 +4,22 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import dagster as dg
 import pytest
 
-from grokora_pipeline.assets.common import Project, load_project
+from grokora_pipeline.agents import load_agents
+from grokora_pipeline.assets.common import Project
 from grokora_pipeline.automation import history, sensors
 from grokora_pipeline.automation.history import AGENT_TAG, gpu_hours
 from grokora_pipeline.automation.schedules import schedules
-from grokora_pipeline.settings import Settings, get_settings
+from grokora_pipeline.factory import build_defs
+from grokora_pipeline.settings import Settings
 from grokora_pipeline_tests.stores import publish_files
-from grokora_pipeline_tests.tiny import tiny_base
 from grokora_pipeline_tests.unit.automation_world import CHAIN, GpuStandIn, World
 
 AGENTS = """
@@ -32,23 +32,14 @@ agents:
 NIGHT = datetime.fromisoformat("2026-03-03T02:30:00+00:00")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
-def world(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     (tmp_path / "agents.yaml").write_text(AGENTS)
-    for name, value in {"logs": "logs", "store": "store", "agents": "agents.yaml"}.items():
-        monkeypatch.setenv(f"GROKORA_{name.upper()}", str(tmp_path / value))
-    monkeypatch.setenv("GROKORA_BASE_MODEL", str(base))
-    monkeypatch.setenv("GROKORA_SETTLE_SECONDS", "0")
-    get_settings.cache_clear()
-    made = World(tmp_path, NIGHT, GpuStandIn(base))
-    monkeypatch.setattr(history, "clock", lambda: made.now)
-    yield made
-    get_settings.cache_clear()
+    places = Settings(home=tmp_path, logs=tmp_path / "logs", store=str(tmp_path / "store"))
+    settings = places.model_copy(update={"base_model": str(base), "settle_seconds": 0})
+    world = World(Project(settings, load_agents(settings.agents)), NIGHT, GpuStandIn(base))
+    monkeypatch.setattr(history, "clock", lambda: world.now)
+    return world
 
 
 def asked(result: Any) -> list[set[str]]:
@@ -337,21 +328,17 @@ def test_what_failed_trainings_cost_counts_too() -> None:
 
 @pytest.mark.parametrize(("setting", "status"), [("on", "RUNNING"), ("off", "STOPPED")])
 def test_sensor_and_schedules_run_from_the_start_only_where_the_setting_says_so(
-    world: World, monkeypatch: pytest.MonkeyPatch, setting: str, status: str
+    world: World, setting: Literal["on", "off"], status: str
 ) -> None:
-    monkeypatch.setenv("GROKORA_AUTOMATION", setting)
-    get_settings.cache_clear()
-    made = World(world.home, NIGHT, world.gpu).defs
+    settings = world.project.settings.model_copy(update={"automation": setting})
+    made = build_defs(settings, world.project.agents)
     states = {one.name: one.default_status.value for one in [*(made.sensors or []), *(made.schedules or [])]}
     assert states == dict.fromkeys(["new_logs", "actor_when_due", "observer_when_due"], status)
 
 
-def test_an_agent_may_be_trained_when_its_window_says_in_local_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    get_settings.cache_clear()
-    made = schedules(load_project(), world.specs)
+def test_an_agent_may_be_trained_when_its_window_says_in_local_time(world: World) -> None:
+    settings = world.project.settings.model_copy(update={"timezone": "Europe/Berlin"})
+    made = schedules(Project(settings, world.project.agents), world.specs)
     windows = {one.name: one.cron_schedule for one in made}
     assert windows["actor_when_due"] == "*/10 2-5 * * *"
     assert windows["observer_when_due"] == "* * * * *"

@@ -19,21 +19,14 @@ from grokora_pipeline.serving.engine.request import Completion, GenerationReques
 from grokora_pipeline.serving.engine.rows import ActiveRow
 from grokora_pipeline.serving.engine.sampling import sample
 from grokora_pipeline.serving.engine.scheduler import LEAST_CHUNK, LONG_SHARE, MAX_OVERTAKEN, PrefillPace
-from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base, wandering_model
+from grokora_pipeline_tests.tiny import STOP, greedy, wandering_model
 
 Make = Callable[..., Decoder]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's folder."""
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def model(base: Path) -> Any:
     """The tiny model in fp32 with a head of its own, so that its answers wander and do not hang on rounding."""
-    torch.set_num_threads(1)
     return wandering_model(base).eval()
 
 

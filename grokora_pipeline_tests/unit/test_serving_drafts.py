@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,17 +15,11 @@ from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.drafts import WORST_GUESS, AnswerHistory, TokenText, draft_length
 from grokora_pipeline.serving.engine.request import GenerationRequest
-from grokora_pipeline_tests.tiny import STOP, greedy, tiny_base, wandering_model
+from grokora_pipeline_tests.tiny import STOP, greedy, wandering_model
 
 Make = Callable[..., Decoder]
 # Of such tokens the bytes of neighbours look like a token between them.
 TOKENS = st.lists(st.sampled_from([0, 1, 256, 257, 65536, 16777216, 16777217]), min_size=1, max_size=40)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ from datasets import Dataset, DatasetDict
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.training.tokenize import load_split, tokenize_split
-from grokora_pipeline_tests.tiny import tiny_base
 
 
 @pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatFormat:
-    return ChatFormat.load(tiny_base(tmp_path_factory.mktemp("tiny")))
+def chat(base: Path) -> ChatFormat:
+    return ChatFormat.load(base)
 
 
 def example(question: str, answer: str) -> dict[str, Any]:
