@@ -3,8 +3,8 @@
 `ladder.png` has a panel an agent: the main metric of every rung of its latest report, with its interval. `improve.png`
 has the share of tasks that the swarm solves over the rounds of `improve`, each judged by the last swarm report before
 the next round; it needs two reports with a round between them. With --improved it is drawn from the `improve.jsonl` of
-`benchmarks.learning --question improve` instead, before and after one round. Prints one JSON line: what was
-written, and what not.
+`benchmarks.learning --question improve` instead: before and after one round, and beside it, hollow, what training
+again on the logs alone gives. Prints one JSON line: what was written, and what not.
 """
 
 import argparse
@@ -71,12 +71,14 @@ def generations(store: Store) -> list[Score]:
 
 
 def measured_rounds(improved: Path) -> list[Score]:
-    """{seed, round, value, low, high} before and after the learning benchmark's round of improve, for each seed."""
+    """{seed, round, value, low, high, control} before and after the learning benchmark's round of improve, for each
+    seed. `control`: trained as long as after the round, but on the logs alone."""
     lines = [json.loads(line) for line in improved.read_text(encoding="utf-8").splitlines()]
     return [
-        {"seed": seed, "round": number, **asdict(estimate(solved_by_task(lines, stage, [seed]), ratio))}
+        {"seed": seed, "round": number, **asdict(estimate(table, ratio)), "control": stage == "again"}
         for seed in sorted({one["seed"] for one in lines if one["stage"] == "after"})
-        for number, stage in enumerate(("before", "after"))
+        for stage, number in (("before", 0), ("after", 1), ("again", 1))
+        if len(table := solved_by_task(lines, stage, [seed]))
     ]
 
 
@@ -110,22 +112,33 @@ def _point(axes: Any, score: Score, place: int, *, filled: bool) -> None:
 
 
 def improvement_figure(rounds: list[Score]) -> Figure:
-    """The swarm's success over rounds of `improve`, with intervals; a line a seed where there are several."""
+    """The swarm's success over rounds of `improve`, with intervals; a line a seed where there are several, and hollow
+    beside its end what the seed's control has."""
     figure = Figure(figsize=(4.5, 2.8), layout="constrained")
     axes = figure.subplots()
     seeds = sorted({one.get("seed", 0) for one in rounds})
     for place, seed in enumerate(seeds):
-        line = [one for one in rounds if one.get("seed", 0) == seed]
         shift = 0.03 * (place - (len(seeds) - 1) / 2)  # so that no interval hides another
-        errors = [
-            [max(0.0, one["value"] - one["low"]) for one in line],
-            [max(0.0, one["high"] - one["value"]) for one in line],
-        ]
-        rights = [one["value"] for one in line]
-        name = f"seed {seed:g} of training"
-        axes.errorbar([one["round"] + shift for one in line], rights, yerr=errors, fmt="o-", capsize=4, label=name)
+        for control, style in ((False, "o-"), (True, "o")):
+            line = [one for one in rounds if one.get("seed", 0) == seed and one.get("control", False) == control]
+            errors = [
+                [max(0.0, one["value"] - one["low"]) for one in line],
+                [max(0.0, one["high"] - one["value"]) for one in line],
+            ]
+            axes.errorbar(
+                [one["round"] + shift + 0.15 * control for one in line],
+                [one["value"] for one in line],
+                yerr=errors,
+                fmt=style,
+                color=f"C{place}",
+                fillstyle="none" if control else "full",
+                capsize=4,
+                label="" if control else f"seed {seed:g} of training",
+            )
     axes.set_xticks(sorted({int(one["round"]) for one in rounds}))
     axes.set(xlabel="rounds of improve", ylabel="tasks solved", ylim=(0, 1))
+    if any(one.get("control") for one in rounds):
+        axes.plot([], [], "o", color="grey", fillstyle="none", label="trained again, logs alone")
     if len(seeds) > 1:
         axes.legend()
     return figure

@@ -43,7 +43,8 @@ def test_a_round_that_the_benchmark_measured_is_drawn_with_its_intervals(tmp_pat
     rows.append({"seed": 3, "stage": "before", "solved": [True] * 4})  # its round was not finished yet
     (tmp_path / "improve.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     drawn = draw(Store(str(tmp_path / "store")), tmp_path / "pictures", tmp_path / "improve.jsonl")
-    rounds = [(one["seed"], one["round"], one["value"]) for one in drawn["generations"]]
-    assert rounds == [(1, 0, 0.25), (1, 1, 0.75), (2, 0, 0), (2, 1, 1)]
+    rounds = [(one["seed"], one["round"], one["value"], one["control"]) for one in drawn["generations"]]
+    alone = (1, 1, 1, True)  # as good without the round
+    assert rounds == [(1, 0, 0.25, False), (1, 1, 0.75, False), alone, (2, 0, 0, False), (2, 1, 1, False)]
     assert all(one["low"] < one["value"] < one["high"] for one in drawn["generations"][:2])
     assert drawn["written"] == ["improve.png"]
