@@ -106,6 +106,21 @@ def test_after_a_summary_of_amps_no_prompt_is_whole(tmp_path: Path) -> None:
     assert told(items) == ["u:Q -> A (reconstructed)", "u:C u:Q2 -> B (delta)"]
 
 
+def test_compactions_and_rewinds_of_adk_change_later_prompts(tmp_path: Path) -> None:
+    def said(role: str, words: str, at: int) -> dict[str, Any]:
+        content = {"role": role, "parts": [{"text": words}]}
+        return {"author": role, "content": content, "timestamp": at, "invocationId": f"i{at}"}
+
+    compaction = {"endTimestamp": 2, "compactedContent": said("model", "C", 2)["content"]}
+    events = [said("user", "Q", 1), said("model", "A", 2), {"author": "user", "actions": {"compaction": compaction}}]
+    back = {"author": "user", "actions": {"rewindBeforeInvocationId": "i3"}}
+    events += [said("user", "Q2", 3), said("model", "B", 4), back]
+    events += [said("user", "Q3", 5), said("model", "D", 6)]
+    items = document(tmp_path, {"id": "s", "appName": "x", "events": events})
+    assert told(items) == ["u:Q -> A (reconstructed)", "a:C u:Q3 -> D (reconstructed)"]
+    assert skipped(items) == ["taken_back"]
+
+
 # --- Gemini CLI
 
 

@@ -137,6 +137,18 @@ def test_a_reply_may_stand_in_its_request_or_be_one_text(tmp_path: Path, row: di
     assert only(read(write(tmp_path / "x.jsonl", row))).completion["content"] == "Done"
 
 
+def test_a_recorded_call_may_name_its_session_and_task_in_metadata_that_is_text(tmp_path: Path) -> None:
+    metadata = json.dumps({"sessionId": "s", "task_id": "t", "time": "x"})
+    line = {
+        "request": {"messages": ASKED},
+        "response": REPLY,
+        "metadata": metadata,
+        "created_at": "2026-01-01T00:00:00Z",
+    }
+    turn = only(read(write(tmp_path / "x.jsonl", line)))
+    assert (turn.session_id, turn.task, turn.started_at) == ("s", "t", "2026-01-01T00:00:00+00:00")
+
+
 def test_words_about_hiding_do_not_make_a_prompt_cut(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Is this text redacted or truncated?"}, TALK[-1]]}
     assert only(read(write(tmp_path / "x.jsonl", row))).completeness == "whole"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from grokora_pipeline.sessions.readers.chats import Chat
+from grokora_pipeline.sessions.readers.chats import Chat, Replay
 from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.documents import Json, as_list, as_object, digest, objects_in
 from grokora_pipeline.sessions.readers.lowering import lower_all, role_of
@@ -13,18 +13,32 @@ from grokora_pipeline.sessions.turns import Status
 
 
 def adk(value: Json) -> Iterator[Chat]:
-    """A session of Google's ADK. If several agents speak, each is told what the others said: no prompt."""
-    events = [
-        one for one in objects_in(value["events"]) if isinstance(one.get("content"), dict) and not one.get("partial")
-    ]
-    authors = dict.fromkeys(name_text(one.get("author")) for one in events if one.get("author") != "user")
-    yield Chat(
-        [{**one["content"], "model": first_of(one, "model_version", "modelVersion")} for one in events],
-        name_text(value.get("id")),
-        next(iter(authors), ""),
-        started=next((one.get("timestamp") for one in events), None),
-        completeness="reconstructed" if len(authors) == 1 else "cut",
-    )
+    """A session of Google's ADK. If several agents speak, each is told what the others said: no prompt.
+
+    A compaction stands for the events of its time; a rewind takes back those of an invocation and all behind them.
+    """
+    events = [one for one in objects_in(value["events"]) if not one.get("partial")]
+    said = (one.get("author") for one in events if as_object(one.get("content")).get("role") == "model")
+    authors = dict.fromkeys(map(name_text, said))
+    agent, started = next(iter(authors), ""), next((one.get("timestamp") for one in events), None)
+    replay = Replay(Chat([], name_text(value.get("id")), agent, started=started))
+    replay.chat.completeness = "reconstructed" if len(authors) == 1 else "cut"
+    for one in events:
+        actions = as_object(one.get("actions"))
+        compaction = as_object(actions.get("compaction"))
+        back = name_text(first_of(actions, "rewind_before_invocation_id", "rewindBeforeInvocationId"))
+        if summary := first_of(compaction, "compacted_content", "compactedContent"):
+            end = float(first_of(compaction, "end_timestamp", "endTimestamp") or 0)
+            kept = [message for message in replay.messages if float(message.get("timestamp") or 0) > end]
+            replay.go_on_with([as_object(summary), *kept])
+        elif back:
+            places = [place for place, message in enumerate(replay.messages) if message.get("invocation") == back]
+            replay.take_back(places[0]) if places else None
+        elif isinstance(one.get("content"), dict):
+            model = first_of(one, "model_version", "modelVersion")
+            facts = {"timestamp": one.get("timestamp"), "invocation": first_of(one, "invocation_id", "invocationId")}
+            replay.messages.append({**one["content"], "model": model, **facts})
+    yield from replay.chats()
 
 
 def langgraph(value: Json) -> Iterator[Chat]:

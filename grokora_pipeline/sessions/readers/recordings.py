@@ -25,7 +25,7 @@ from grokora_pipeline.sessions.readers.common import (
     to_utc,
     whole_number,
 )
-from grokora_pipeline.sessions.readers.documents import as_json, as_list, as_object
+from grokora_pipeline.sessions.readers.documents import SESSION_NAMES, as_json, as_list, as_object
 from grokora_pipeline.sessions.readers.outcomes import verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
@@ -120,10 +120,12 @@ def stated_task(line: Mapping[str, Any]) -> str:
     line, in its `metadata` or in its request's `metadata`.
     """
     request = line.get("request")
-    holders = [line, line.get("metadata"), request.get("metadata") if isinstance(request, dict) else None]
-    facts = [holder for holder in holders if isinstance(holder, dict)]
-    names = (name_text(holder.get(key)) for key in ("task_id", "task") for holder in facts)
+    holders = [line, as_object(line.get("metadata")), as_object(as_object(request).get("metadata"))]
+    names = (name_text(holder.get(key)) for key in ("task_id", "task") for holder in holders)
     return next((name for name in names if name), "")
+
+
+_TIMES = ("started_at", "timestamp", "created_at", "createdAt", "time")
 
 
 class _Conversations:
@@ -166,7 +168,8 @@ class _Sessions:
         line = _as_chat(self._conversations.whole(line))
         request, outcome = line.get("request"), line.get("outcome")
         messages = request.get("messages") if isinstance(request, dict) else None
-        session = name_text(first_of(line, "session_id", "conversation_id")) or _conversation(line, messages)
+        named = {key: one for key, one in as_object(line.get("metadata")).items() if key in SESSION_NAMES} | line
+        session = name_text(first_of(named, *SESSION_NAMES)) or _conversation(line, messages)
         if leaves_folder(session):
             yield Problem("path_traversal", offset, f"line {number}: the session id is a path that leaves its folder")
             return
@@ -188,7 +191,7 @@ class _Sessions:
         step = whole_number(line.get("step"))
         step = number - 1 if step is None else step
         agent = name_text(first_of(line, "agent", "workload_id"))
-        started_at, call = to_utc(first_of(line, "started_at", "timestamp")), name_text(line.get("call"))
+        started_at, call = to_utc(first_of(line, *_TIMES)), name_text(line.get("call"))
         question = _digest(request["messages"])
         known = self._tell_apart(session, agent, step, started_at, question)
         if call:
