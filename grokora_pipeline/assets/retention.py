@@ -70,7 +70,7 @@ def _earlier(project: Project, agent: AgentSpec, today: str) -> dict[str, Artifa
     registry, key, splits = project.registry, f"{agent.name}/tokenized_split", dict[str, Artifact]()
     for past in registry.history(agent.name):
         version = past["version"]
-        if past["action"] != "promote" or version == today or not registry.exists(agent.name, version):
+        if past["action"] != "promote" or version == today or not registry.serves(agent.name, version):
             continue
         adapter = project.store.find(f"{agent.name}/lora_adapter", version)
         # a prompt was made of the split of the report that proved it, which the decision names

@@ -20,19 +20,20 @@ class Registry:
 
     def in_service(self, agent: str) -> Artifact | None:
         """The adapter that answers for an agent, alone or with a fixed prompt; None if the base model answers."""
-        record = self.record(agent)
-        version = self.adapter_version(agent, record["version"]) if record else BASE
+        version = self.adapter_version(agent, self.version(agent))
         return None if version == BASE else self.store.find(f"{agent}/lora_adapter", version)
 
     def prompt(self, agent: str) -> Artifact | None:
         """The fixed prompt in service for an agent, whose `prompt.json` says it; None if there is none."""
-        record = self.record(agent)
-        return self.store.find(f"{agent}/prompt", record["version"]) if record else None
+        return self.store.find(f"{agent}/prompt", self.version(agent))
 
     def version(self, agent: str) -> str:
-        """The version in service, an adapter's or a prompt's; `base` if there is none, or it was deleted."""
+        """The version in service, an adapter's or a prompt's.
+
+        `base` if there is none, if it was deleted, or if it was trained on another model than the present base.
+        """
         record = self.record(agent)
-        return str(record["version"]) if record and self.exists(agent, record["version"]) else BASE
+        return str(record["version"]) if record and self.serves(agent, record["version"]) else BASE
 
     def adapter_version(self, agent: str, version: str) -> str:
         """The adapter that answers if a version is in service: a prompt's names one, or `base`."""
@@ -100,7 +101,7 @@ class Registry:
         """The version that a rollback goes back to: the last other one that there still is, else the base."""
         now = self.record(agent) or {}
         earlier = [past["version"] for past in self.history(agent) if past["version"] != now.get("version")]
-        return next((version for version in reversed(earlier) if self.exists(agent, version)), BASE)
+        return next((version for version in reversed(earlier) if self.serves(agent, version)), BASE)
 
     def rollback(self, agent: str, to: str | None = None, why: str = "", of: str = "") -> str:
         """Go back to an earlier champion (the last other one, else the base); returns the version now in service.
@@ -115,8 +116,9 @@ class Registry:
             if of and now["version"] != of:
                 return str(now["version"])
             target = to or self.before(agent)
-            if not self.exists(agent, target):
-                raise GrokoraError(f"{agent} has no adapter {target!r}; grokora champion history {agent} lists them.")
+            if not self.serves(agent, target):
+                what = f"no adapter {target!r} of the present base model"
+                raise GrokoraError(f"{agent} has {what}; grokora champion history {agent} lists them.")
             reason = f"rolled back from {now['version']}{': ' if why else ''}{why}"
             self._point(agent, target, action="rollback", reason=reason, replaced=now["version"])
             return target
@@ -129,11 +131,33 @@ class Registry:
             self._point(agent, version, action="pin" if pinned else "unpin", reason="by hand", pinned=pinned)
 
     def exists(self, agent: str, version: str) -> bool:
-        """Whether a version can be served: neither its prompt nor its adapter was deleted."""
+        """Whether a version is in the store: neither its prompt nor its adapter was deleted."""
         if version.startswith(PROMPT_PREFIX) and not self.store.find(f"{agent}/prompt", version):
             return False
         adapter = self.adapter_version(agent, version)
         return adapter == BASE or self.store.find(f"{agent}/lora_adapter", adapter) is not None
+
+    def serves(self, agent: str, version: str) -> bool:
+        """Whether a version can be served on the present base model: it is in the store, and fits."""
+        adapter = self.store.find(f"{agent}/lora_adapter", self.adapter_version(agent, version))
+        return self.exists(agent, version) and (adapter is None or self.fits(adapter))
+
+    def fits(self, adapter: Artifact, base: str | None = None) -> bool:
+        """Whether an adapter was trained on the weights of this version of `base_model`; None: of the present one.
+
+        On other weights of the same shape it would answer, and wrongly. True where the store does not say.
+        """
+        try:
+            trained = adapter.read_json("training.json").get("versions", {}).get("base_model")
+        except FileNotFoundError:
+            trained = None
+        base = base or (self.store.pointer("base_model", "current") or {}).get("version")
+        if trained is None or base is None or trained == base:
+            return True
+        # a version is of the chat template, too, which another release may write otherwise
+        found = [self.store.find("base_model", version) for version in (trained, base)]
+        hashes = [one.read_json("base_model.json").get("content_hash") if one else None for one in found]
+        return None not in hashes and hashes[0] == hashes[1]
 
     def _point(self, agent: str, version: str, **facts: Any) -> None:
         self.store.point(f"{agent}/champion", _POINTER, version, **{"replaced": None, "pinned": False, **facts})

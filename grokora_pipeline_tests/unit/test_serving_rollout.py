@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from grokora_pipeline.agents import AgentSpec
+from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.rollout import Rollout, Rule
 from grokora_pipeline.store.champions import BASE, Registry
 from grokora_pipeline_tests.gateway import ScriptedEngine, add_adapter, make_store
+from grokora_pipeline_tests.stores import publish_files
 
 
 class Clock:
@@ -194,3 +196,43 @@ def test_without_a_canary_share_a_promotion_takes_effect_at_once(tmp_path: Path)
     champions = Champions(store, [agent], lambda folder: ScriptedEngine(folder, lambda ask: "fine"))
     champions.refresh()
     assert (champions.table["actor"].version, champions.table["actor"].rollout) == ("v1", None)
+
+
+def test_an_adapter_answers_only_on_the_base_model_that_it_was_trained_on(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    registry, agent = Registry(store), AgentSpec(name="actor", description="acts")
+    tokenizer = store.require("base_model").read("tokenizer.json")
+
+    def gateway() -> Champions:
+        made = Champions(store, [agent], lambda folder: ScriptedEngine(folder, lambda ask: "fine"))
+        made.refresh()
+        return made
+
+    def change_base(version: str, weights: str) -> None:
+        facts = {"model_id": version, "path": ".", "content_hash": weights}
+        files = {"base_model.json": facts, "config.json": {}, "tokenizer.json": tokenizer}
+        publish_files(store, "base_model", version, files)
+
+    def promote(version: str, base: str) -> None:
+        facts = {"adapter_config.json": {"r": 12}, "training.json": {"versions": {"base_model": base}}}
+        publish_files(store, "actor/lora_adapter", version, facts)
+        registry.promote("actor", version, "better", {})
+
+    promote("v1", "base1")
+    running = gateway()
+    change_base("base2", "other weights")
+    running.refresh()
+    assert (registry.version("actor"), registry.in_service("actor")) == (BASE, None)
+    assert (running.table["actor"].version, running.refused) == ("v1", {})  # it runs on the base that it knows
+    later = gateway()
+    assert (later.table["actor"].version, later.refused) == (BASE, {"actor": "v1"})
+    promote("v2", "base2")
+    running.refresh()
+    later.refresh()
+    assert (running.table["actor"].version, running.refused) == ("v1", {"actor": "v2"})
+    assert (later.table["actor"].version, later.refused) == ("v2", {})
+    change_base("base3", "other weights")  # the same ones, whose chat template is written otherwise
+    assert gateway().table["actor"].version == registry.version("actor") == "v2"
+    with pytest.raises(GrokoraError, match="actor has no adapter 'v1' of the present base model"):
+        registry.rollback("actor", to="v1")
+    assert registry.rollback("actor") == BASE

@@ -54,6 +54,7 @@ class Base:
     model_id: str
     folder: Path
     chat: ChatFormat
+    version: str
 
 
 def find_base(store: Store) -> Base | None:
@@ -63,7 +64,7 @@ def find_base(store: Store) -> Base | None:
         return None
     record = artifact.read_json("base_model.json")
     folder = artifact.path / record["path"]
-    return Base(record["model_id"], folder, ChatFormat.load(folder))
+    return Base(record["model_id"], folder, ChatFormat.load(folder), artifact.version)
 
 
 class Champions:
@@ -159,7 +160,9 @@ class Champions:
         if self.engine is None or record is None or record == self._seen.get(agent.name):
             return
         self._seen[agent.name] = record  # what cannot be served is not tried again every second
-        version, now = self.registry.version(agent.name), self.table[agent.name]
+        # not the registry's: whether an adapter fits is a question of the base that runs here
+        known = self.registry.exists(agent.name, record["version"])
+        version, now = str(record["version"]) if known else BASE, self.table[agent.name]
         rolling_out = bool(agent.rollout and version != BASE) and record["action"] == "promote"
         proved = self.store.pointer(f"{agent.name}/champion", _PROVED)
         rolling_out = rolling_out and not (proved and proved["version"] == version)
@@ -228,6 +231,11 @@ class Champions:
             self._prompts[agent, version] = prompt
             return
         name = f"{agent}@{version}"
+        if self.base and not self.registry.fits(artifact, self.base.version):
+            raise GrokoraError(
+                f"{name} was trained on another base model than {self.base.model_id}, which answers here; train the "
+                "agent on this one, or start the gateway again if the base model was changed since."
+            )
         if name not in self._used:
             self.engine.add_adapter(name, artifact.path)
         with self._guard:
