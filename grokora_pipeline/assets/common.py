@@ -72,6 +72,10 @@ class Project:
         """The Dagster key of a store key, given whole (`actor/champion`) or in parts (`actor`, `champion`)."""
         return dg.AssetKey([*filter(None, [self.name]), *"/".join(parts).split("/")])
 
+    def links_and_base(self, agent: str, *links: str) -> list[dg.AssetKey]:
+        """The Dagster keys of some links of an agent's chain, and of the base model."""
+        return [*(self.key(agent, link) for link in links), self.key("base_model")]
+
     def store_key(self, key: dg.AssetKey) -> str:
         """The store key of a Dagster key of this project."""
         return "/".join(key.path[1:] if self.name else key.path)

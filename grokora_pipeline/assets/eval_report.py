@@ -66,11 +66,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
 
     @dg.asset(
         **project.identity(key, agent.name),
-        deps=[
-            project.key(agent.name, "lora_adapter"),
-            project.key(agent.name, "tokenized_split"),
-            project.key("base_model"),
-        ],
+        deps=project.links_and_base(agent.name, "lora_adapter", "tokenized_split"),
         kinds={"huggingface", "html"},
         code_version=version,
         **project.gpu_step(),

@@ -37,10 +37,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         **project.identity(key, GROUP),
-        deps=[
-            *(project.key(agent.name, link) for link in ("champion", "tokenized_split", "task_dataset")),
-            project.key("base_model"),
-        ],
+        deps=project.links_and_base(agent.name, "champion", "tokenized_split", "task_dataset"),
         output_required=False,
         kinds={"huggingface"},
         code_version=code_version(agent.payload_format),

@@ -41,7 +41,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
 
     @dg.asset(
         **project.identity(key, "improvement"),  # a group apart from the agents', whose chains one click makes
-        deps=[*(project.key(agent.name, link) for link in ("champion", *_SOURCES)), project.key("base_model")],
+        deps=project.links_and_base(agent.name, "champion", *_SOURCES),
         kinds={"huggingface", "json"},
         code_version=code_version(improve.model_dump()),
         **project.gpu_step(),

@@ -46,7 +46,7 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
 
     @dg.asset(
         **project.identity(key, agent.name),
-        deps=[project.key(source), project.key("base_model")],
+        deps=project.links_and_base(agent.name, "tokenized_split"),
         kinds={"pytorch", "huggingface"},
         code_version=version,
         **project.gpu_step(1 if knobs.num_processes == "auto" else knobs.num_processes),

@@ -31,7 +31,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
     key = f"{agent.name}/merged_model"
     spec = dg.AssetSpec(
         project.key(key),
-        deps=[project.key(agent.name, "champion"), project.key(agent.name, "task_dataset"), project.key("base_model")],
+        deps=project.links_and_base(agent.name, "champion", "task_dataset"),
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,

@@ -60,11 +60,7 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         **project.identity(f"{agent.name}/rank_trial", GROUP),
-        deps=[
-            project.key(agent.name, "tokenized_split"),
-            project.key(agent.name, "task_dataset"),
-            project.key("base_model"),
-        ],
+        deps=project.links_and_base(agent.name, "tokenized_split", "task_dataset"),
         output_required=False,
         kinds={"pytorch", "huggingface"},
         code_version=code_version(resolve(project, agent).model_dump()),

@@ -60,7 +60,7 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
     key = f"{agent.name}/tokenized_split"
     spec = dg.AssetSpec(
         project.key(key),
-        deps=[project.key(agent.name, "task_dataset"), project.key("base_model")],
+        deps=project.links_and_base(agent.name, "task_dataset"),
         group_name=project.label(agent.name),
         kinds={"huggingface"},
         owners=OWNERS,

@@ -1,5 +1,7 @@
 """Whose turn it is in llama.cpp: adapter after adapter, nobody for ever."""
 
+from grokora_pipeline.models.chat import text_settings
+from grokora_pipeline.serving.backends.llamacpp import _token_bytes
 from grokora_pipeline.serving.backends.slots import MAX_OVERTAKEN, SlotQueue, Turn
 
 
@@ -72,3 +74,9 @@ def test_whoever_leaves_while_waiting_is_never_admitted() -> None:
     assert next_one.slot.done()
     queue.leave(gone)
     assert (queue.running, queue.waiting) == (1, 0)
+
+
+def test_the_cache_of_a_base_that_reads_pictures_is_measured_by_its_text_model() -> None:
+    text = {"num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64, "num_hidden_layers": 3}
+    keys_and_values = 2 * 2 * 8  # of two heads that are eight numbers wide
+    assert _token_bytes(text_settings({"hidden_size": 9, "text_config": text})) == 2 * 3 * keys_and_values
