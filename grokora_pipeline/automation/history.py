@@ -8,7 +8,9 @@ import dagster as dg
 
 from grokora_pipeline.execution.process import GPU_SECONDS
 
-LEVEL_TAG, AGENT_TAG, WHY_TAG = "grokora/level", "grokora/agent", "grokora/why"
+# of a run: the hash of the inputs that it was requested for, by the name that the runs of a history have it under
+INPUTS_TAG = "grokora/level"
+AGENT_TAG, WHY_TAG = "grokora/agent", "grokora/why"
 _STATUS = dg.DagsterRunStatus
 _FAILED = [_STATUS.FAILURE, _STATUS.CANCELED]
 _FINISHED = [*_FAILED, _STATUS.SUCCESS]
@@ -33,13 +35,13 @@ def running(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> str:
     return ""
 
 
-def backoff(instance: dg.DagsterInstance, level: str, attempts: int, first_wait: timedelta, now: datetime) -> str:
-    """Why the same inputs should not be tried again yet, as a sentence; empty if they may.
+def backoff(instance: dg.DagsterInstance, inputs: str, attempts: int, first_wait: timedelta, now: datetime) -> str:
+    """Why the inputs of this hash should not be tried again yet, as a sentence; empty if they may.
 
     Every failure doubles the wait, and after `attempts` of them it is left to a person, or to a change of its inputs.
     A run that succeeded and changed nothing counts as a reason to wait, too.
     """
-    records = instance.get_run_records(dg.RunsFilter(tags={LEVEL_TAG: level}, statuses=_FINISHED))
+    records = instance.get_run_records(dg.RunsFilter(tags={INPUTS_TAG: inputs}, statuses=_FINISHED))
     if not records:
         return ""
     failed = [record for record in records if record.dagster_run.status in _FAILED]

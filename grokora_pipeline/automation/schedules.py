@@ -18,7 +18,7 @@ from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import gather, lacking, reason_to_train
-from grokora_pipeline.automation.history import AGENT_TAG, LEVEL_TAG, WHY_TAG, backoff, gpu_hours, running
+from grokora_pipeline.automation.history import AGENT_TAG, INPUTS_TAG, WHY_TAG, backoff, gpu_hours, running
 from grokora_pipeline.automation.jobs import SWARM_JOB, improve_job, retrain_job
 from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
@@ -112,8 +112,8 @@ def _schedule(
             _skip_reasons(project, context.instance, name, policy=policy, candidate=candidate, staleness=staleness), ""
         ):
             return dg.SkipReason(f"{name}: {refusal}.")
-        level = staleness.level(candidate.keys)
-        tags = {AGENT_TAG: project.label(name), WHY_TAG: candidate.why[:200], LEVEL_TAG: level}
+        inputs = staleness.inputs_hash(candidate.keys)
+        tags = {AGENT_TAG: project.label(name), WHY_TAG: candidate.why[:200], INPUTS_TAG: inputs}
         return dg.RunRequest(asset_selection=candidate.keys, tags=tags)
 
     on = project.settings.automation == "on"
@@ -145,7 +145,7 @@ def _skip_reasons(
         yield candidate.why
     if busy := running(instance, [*candidate.keys, *candidate.waits_for]):
         yield busy
-    if waiting := backoff(instance, staleness.level(candidate.keys), policy.attempts, BACKOFF, now):
+    if waiting := backoff(instance, staleness.inputs_hash(candidate.keys), policy.attempts, BACKOFF, now):
         yield waiting
     hours = (now - candidate.trained_at).total_seconds() / 3600 if candidate.trained_at else policy.gap_hours
     if 0 <= hours < policy.gap_hours:  # negative if the clock was set back since then

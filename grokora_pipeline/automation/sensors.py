@@ -15,7 +15,7 @@ from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.session_logs import KEY as LOGS_KEY
 from grokora_pipeline.assets.sources import LOG_FILES
 from grokora_pipeline.automation import history
-from grokora_pipeline.automation.history import LEVEL_TAG, backoff, running
+from grokora_pipeline.automation.history import INPUTS_TAG, backoff, running
 from grokora_pipeline.automation.jobs import INGEST_JOB, ingest_keys
 from grokora_pipeline.automation.staleness import (
     AssetStaleness,
@@ -69,9 +69,9 @@ def log_sensor(project: Project, specs: Iterable[dg.AssetSpec]) -> dg.SensorDefi
                 )
         if not keys:
             return dg.SensorResult(skip_reason=f"Nothing new: everything is made from the logs {files}.", cursor=cursor)
-        level = staleness.level(keys)
+        inputs = staleness.inputs_hash(keys)
         waiting = running(context.instance, staleness.specs) or backoff(
-            context.instance, level, ATTEMPTS, BACKOFF, history.clock()
+            context.instance, inputs, ATTEMPTS, BACKOFF, history.clock()
         )
         if waiting:
             names = ", ".join(key.to_user_string() for key in keys)
@@ -79,7 +79,7 @@ def log_sensor(project: Project, specs: Iterable[dg.AssetSpec]) -> dg.SensorDefi
         context.log.info("; ".join(f"{key.to_user_string()}: {reason}" for key, reason in keys.items()))
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(job_name=project.label(INGEST_JOB), asset_selection=list(keys), tags={LEVEL_TAG: level})
+                dg.RunRequest(job_name=project.label(INGEST_JOB), asset_selection=list(keys), tags={INPUTS_TAG: inputs})
             ],
             # what a dataset was made from is what was observed last, so both are noted with every request
             asset_events=[observation(key, version) for key, version in sources.items()],

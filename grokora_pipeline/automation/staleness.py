@@ -74,7 +74,7 @@ class AssetStaleness:
             if key in self.changed and not any(parent in self.stale for parent in self._parents[key])
         }
 
-    def level(self, keys: Iterable[dg.AssetKey]) -> str:
+    def inputs_hash(self, keys: Iterable[dg.AssetKey]) -> str:
         """The hash of what making these assets would depend on: equal if trying again would be trying the same."""
         specs = [self.specs[key] for key in sorted(keys)]
         return content_version(
