@@ -50,7 +50,7 @@ _CHECKS = {  # `schema` is blocking: what is no example is not published
     "known_outcomes": "Most sessions say how they ended.",
     "caps": "What the caps by session and task cost.",
 }
-_SELECTION = 2  # raise it when the same turns and options would give other examples
+_SELECTION = 3  # raise it when the same turns and options would give other examples
 _TOON_NEEDS = {"toon": ("base_model",)}  # its tokenizer counts what TOON saves
 Result = Iterator[Made | dg.AssetCheckResult]
 

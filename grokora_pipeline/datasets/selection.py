@@ -1,5 +1,6 @@
 """Which turns may be learnt. Selection is a view: every turn stays in `session_logs`, and every refusal is counted."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ Reason = Literal[
     "reconstructed",
     "incomplete_prompt",
 ]
+_OWN = re.compile(r"base|[a-z][a-z0-9_]*@(prompt-)?[0-9a-f]{16}")  # as the gateway calls who answered, in recordings
 
 
 class DatasetOptions(BaseModel):
@@ -130,7 +132,8 @@ def refuse(
     if turn["status"] == "success" or rating is not None or options.unknown_outcome == "all":
         return None
     called_a_tool = options.unknown_outcome == "tool_calls" and '"tool_calls":[{' in turn["completion"]
-    return None if called_a_tool else "unknown_outcome"
+    # From an answer of its own that nobody praised a model learns nothing; held out, its writer would always be right.
+    return None if called_a_tool and not _OWN.fullmatch(turn["model"] or "") else "unknown_outcome"
 
 
 def _refuse_of_failure(turn: TurnRow, blame: Blame | None, options: DatasetOptions, last_step: int) -> Reason | None:
