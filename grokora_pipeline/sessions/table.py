@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.models.messages import Message
+from grokora_pipeline.sessions.redaction.detection import answers
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
 from grokora_pipeline.sessions.turns import Turn, turn_id
@@ -108,7 +109,8 @@ class RowMaker:
         """
         session = base_session(turn.session_id)
         with suppress(TooDeepError, orjson.JSONEncodeError):  # nested too deep: the second pass says so
-            for value in (*turn.prompt, turn.completion, turn.task):
+            messages = (*turn.prompt, turn.completion)
+            for value in (*messages, turn.task, *answers(messages)):
                 text = orjson.dumps(value)
                 key = session, _digest(text)
                 if key in self._suspicious:

@@ -439,6 +439,26 @@ Bitte gib als Passwort {} ein
 \u0e23\u0e2b\u0e31\u0e2a\u0e1c\u0e48\u0e32\u0e19\u0e04\u0e37\u0e2d {}
 M\u1eadt kh\u1ea9u l\u00e0 {}
 \u041b\u043e\u0437\u0438\u043d\u043a\u0430: {}
+$ cat ~/.db_password\n{}
+>>> cfg["db_password"]\n'{}'
+$ pass show web/shop\n{}\nuser: bob
+resource "random_password" "db" {\n    result = "{}"
+type(text="{}", field="password")
+def get_password():\n    return "{}"
+Dim strPassword As String = "{}"
+child.expect('assword:'); child.sendline('{}')
+Driver=SQL;UID=sa;PWD={{}};
+the pw for the vpn is {}
+Initial password for bob (also in /var/lib/x): {}
+$ caddy hash-password --plaintext '{}'
+$ mc alias set m http://m:9000 admin {}
+spring.security.user.password={noop}{}
+##vso[task.setvariable variable=x;issecret=true]{}
+if pw != "{}": raise
+client.auth("bob", "{}")
+The password field now contains "{}".
+File: password.txt\n---\n{}
+KEY FOUND! [ {} ]
 """
 
 
@@ -465,6 +485,9 @@ def test_passwords_are_found_as_tools_and_people_write_them() -> None:
         "alarm disarmed with code {}",
         "enter code {} from the SMS",
         "authenticator shows {}, typing it in",
+        "The PIN for the door is {}",
+        "Your Acme code: {}",
+        "Dein Code lautet {}",
         "{} is your Acme verification code.",
         "Dein Best\u00e4tigungscode lautet {}",
         "Votre code de v\u00e9rification est {}",
@@ -489,6 +512,8 @@ def test_codes_and_pins_are_found_beside_their_word_in_many_languages(text: str)
         "Passwort mit 8-12 Zeichen, mindestens 1 Ziffer",
         "use SHA256 as the password hash; argon2id is the password hasher",
         "unzip data2024.zip -d out1 && 7z l archive2024.7z",
+        "Your order code: 123456; the password policy is NIST-800-63B",
+        "cache key: 51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b",
         "rex_int:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b image_id:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b",
     ],
 )
@@ -679,6 +704,8 @@ def test_a_caller_gets_its_own_values_back_and_no_others() -> None:
         ({"securityAnswer": "onlyletters"}, "onlyletters"),
         ({"code": "document.getElementById('pw').value='tNl0JSpAQv'"}, "tNl0JSpAQv"),
         ({"fields": [{"name": "Password", "type": "textbox", "value": "onlyletters"}]}, "onlyletters"),
+        ({"type": "random_password", "attributes": {"length": 11, "result": "onlyletters", "special": True}}, "only"),
+        ([tool_answer("bash", {"cmd": "cat password.txt"}), {"role": "tool", "content": "pepper1987"}], "pepper1987"),
     ],
 )
 def test_the_name_of_a_member_tells_what_its_value_is(value: object, secret: str) -> None:
@@ -738,6 +765,7 @@ def test_half_of_a_surrogate_pair_stops_nothing(text: str) -> None:
         {"cmd": ["docker", "run", "-p", "8080:80", "-u", "1000:1000", "nginx:1.27"]},
         {"cmd": ["grep", "-rn", "password", "src2/"], "args": ["#password-field", "#submit-button2"]},
         {"action": "click", "element": "Show password button", "text": "x1y2z3ab"},
+        {"password": "Passwort vergessen?", "text": "yes2025", "label": "Remember my password"},
     ],
 )
 def test_members_that_say_nothing_stay(value: object) -> None:
@@ -760,6 +788,20 @@ def test_a_secret_named_by_a_later_turn_is_gone_from_the_earlier_ones_too(tmp_pa
     assert "<SECRET:password:1>" in first["completion"]
     assert "<SECRET:password:1>" in later["prompt"]
     assert report.redactions == {"password": 2}
+
+
+def test_a_result_of_one_word_is_secret_where_its_call_says_so(tmp_path: Path) -> None:
+    line = call("s", 0, "read both", "done")
+    calls = tool_answer("bash", {"cmd": "pass show web/shop"}, "a")
+    calls["tool_calls"] += tool_answer("bash", {"cmd": "git rev-parse HEAD"}, "b")["tool_calls"]
+    commit = "9c1185a5c5e9fc54612808977ee8f548b2258d31"
+    results = [{"role": "tool", "tool_call_id": "b", "content": commit}]
+    results.append({"role": "tool", "tool_call_id": "a", "content": "Walrus-Paris-42\n"})
+    line["request"]["messages"] += [calls, *results]
+    write_lines(tmp_path / "logs" / "a.jsonl", [line])
+    run(tmp_path / "logs", tmp_path / "out")
+    (turn,) = turns(tmp_path / "out")
+    assert [one["content"] for one in orjson.loads(turn["prompt"])[-2:]] == [commit, "<SECRET:password:1>\n"]
 
 
 def test_who_is_blamed_is_stored_without_personal_data(tmp_path: Path) -> None:
@@ -1075,6 +1117,20 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("use pk_prod_7H2K9QX4M1V8T3Z6W5B0N2C7D4FG now", "7H2K9QX4M1V8T3Z6"),
         ("rev_vVJFa6xAxvXKgE7Jxr3mT4irnr7g0kEfTeFiSaJu", "vVJFa6xAxvXKgE7J"),
         ("columnapi('test_wBF544LnlMKFglHqvdRi4QqRPeO')", "wBF544LnlMKFglHq"),
+        ("nsec1aktvlns5da3h0vq2xllsws0upxwejlcr965ayk5uhqw9ylqatmddz3wajc", "nsec1aktvlns5da3h0vq2"),
+        ("pyotp.TOTP('ZZY4UWQGXN4HX2SW')", "ZZY4UWQGXN4HX2SW"),
+        ('server.login(EMAIL, "afbd wlfu hvmx ljfc")', "afbd wlfu"),
+        (
+            "Save this private key, it is shown once: " + "9b93197333fcad573aa3177c5880fcce67c1e9204e0e8c3c",
+            "9b93197333fc",
+        ),
+        # alone in the line below what prints it; hashes of any scheme
+        ("$ openssl rand -hex 16\n8f3b2c1d4e5f60718293a4b5c6d7e8f9", "8f3b2c1d4e5f6071"),
+        ("Access token created.\n\n8f3b2c1d4e5f60718293a4b5c6d7e8f9", "8f3b2c1d4e5f6071"),
+        (
+            "h = $bcrypt-sha256$v=2,t=2b,r=12$n79VH.0Q2TMWmt3Oqt9uku$Kq4Noyk3094Y2QlB8NdRT8SvGiI4ft2",
+            "Kq4Noyk3094Y2QlB8",
+        ),
         ("TOKEN  TTL\npynsm9.lu1mtk3mpya1vbza  23h", "lu1mtk3mpya1vbza"),
     ],
 )
@@ -1157,6 +1213,11 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "nrefs:1|bs:1000|seed:12345|case:mixed|eff:no; outer.update(password.translate(_trans_5C))",
         '<label for="password">Password</label> <li>[`2fa8170e51`] repl</li> token[:-1]',
         "secrets:\n  db_password:\n    from: vault\nkey=pk_live_TYooMQauvdEDq54NiTphI7jx; ${DB_PASSWORD:-}",
+        "$ git log -1 --format=%H -- src/token.py\n9c1185a5c5e9fc54612808977ee8f548b2258d31",
+        "$ grep -rl password .\n./app/models/user2.py\n$ ls secrets/\nprod_v2.yaml\n>>> len(tokens)\n32768",
+        "$ kubectl get secret -o name\nsecret/db-x7f2k\n$ aws iam list-access-keys\n2025-01-03T10:11:12Z",
+        "xdotool key ctrl+alt+F2; POST /users/12/reset_password HTTP/1.1; password varchar(255) NOT NULL",
+        "Cache restored from key: node-cache-Linux-x64-npm-056385d198433a3c525e82a55e31d8b11bc40166",
         "Passwords are kept in step2\nPASS src/app_2.test.js\nsalt = make_salt(); pin: 17; otp = totp.now()",
     ],
 )

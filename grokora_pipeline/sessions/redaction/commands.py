@@ -5,15 +5,22 @@ from collections.abc import Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
     QUOTE,
+    TELLING,
     TELLING_GATE,
+    TELLING_HINT,
     VALUE,
     Context,
     contexts,
     detector,
+    is_hash,
     is_mixed_value,
+    is_random_token,
     is_value,
+    looks_random,
 )
 from grokora_pipeline.sessions.redaction.names import meaning
+from grokora_pipeline.sessions.redaction.passwords import EXPRESSION
+from grokora_pipeline.sessions.redaction.sentences import is_strong
 
 _FLAGS = (  # flags, and the tools that read a password behind them
     (
@@ -32,7 +39,7 @@ _FLAGS = (  # flags, and the tools that read a password behind them
     (r"-[AXc] ?", r"snmp\w+"),
     (r"-[kK] ?", r"openssl"),
     (r"-a ?", r"redis-cli"),
-    (r"-b ?", r"gh secret set"),
+    (r"-b ?", r"gh secret set|oathtool"),
     (r"-t ", r"influx|doctl auth"),
     (r"-(?:ap|xp) ", r"swaks|sendemail"),
     (r"/p[ :]", r"signtool(?:\.exe)?|\w+freerdp"),
@@ -93,7 +100,14 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"config set --secret \w+",
     r"configure set \w{0,40}secret\w{0,20}",
     r"login \S+ password",
+    r"hash-password --plaintext",
+    r"mc alias set \S+ \S+ \S+",
+    r"sp_addlogin \S+",
     r"poll \S+ user \S+ password",
+)
+_PRINTING = (  # what prints a secret and says so in no word of the names of secrets
+    r"openssl rand|/dev/u?random|randombytes|securerandom|generatepassword|generate_?key|wg gen\w+|\bpwgen|\bpass show|"
+    r"\bop read|\bgopass|\bbw get|keyring get|vault (?:read|kv get)|--with-decryption|config[: ]get\b"
 )
 _INPUT = (  # what is handed a password by <<<
     r"(?:kinit|passwd|smbpasswd|pdbedit|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|keepassxc-cli|gpg|login|"
@@ -157,7 +171,7 @@ def _is_flag_value(match: re.Match[str]) -> bool:
         return True
     before = match.string[max(0, match.start() - 80) : match.start()]
     end = re.match(r"[\"'`\\]*\s*(?:\Z|[\n\"'|;&]|-|\\n)", match.string[match.end() :])
-    word = match["value"].replace("-", "").isalpha() and match["value"].lower() not in _EXAMPLES
+    word = re.sub("[-_]", "", match["value"]).isalpha() and match["value"].lower() not in _EXAMPLES
     return word and is_value(match) and bool(end or re.search(r"\s--?\w+[ =]\S+\s*\Z", before))
 
 
@@ -212,8 +226,8 @@ _ROWS: tuple[Context, ...] = (
         TELLING_GATE,
     ),
     (  # expect "assword:" and then send "x\r"
-        rf"ass(?:word|phrase)[^\n]{{0,60}}(?:\n[^\n]{{0,40}}){{0,2}}?\bsend(?:line)?(?: --)? ?\\{{0,3}}[\"{{(]"
-        rf"(?P<value>{VALUE})\\+[rn]",
+        rf"ass(?:word|phrase)[^\n]{{0,60}}(?:\n[^\n]{{0,40}}){{0,2}}?\bsend(?P<line>line)?(?: --)? ?\\{{0,3}}"
+        rf"[\"{{(]{{1,2}}'?(?P<value>{VALUE})(?(line)|\\+[rn])",
         r"(?i:send(?:line)?(?: --)? ?\\{0,3}[\"{(])",
         is_value,
         r"(?i:send(?:line)? ?(?:--|\\|[\"{(]))",
@@ -239,8 +253,44 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
 )
+# between a line and what it prints: a rule or a fence; what an interpreter or a debugger shows before a value
+_RULE = r"(?:\s{0,4}[=`~-]{3,}\w{0,8}\n)?"
+_PROMPT = r"(?:Out\[\d+\]: |\w+: String = |=> |\$\d+ = (?:0x\w+ )?|\[\d+\] )?"
+_ABOUT_HASHES = re.compile(
+    r"\bgit\b(?! config)|docker (?!exec)|sha\d|md5|hash|commit|public|fingerprint|checksum|digest|\bids?\b|[-_]id\b",
+    re.IGNORECASE,
+)
+_PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|secret|geslo", re.IGNORECASE)
+
+
+def _is_printed(match: re.Match[str]) -> bool:
+    """Whether what stands alone in the line below a command or an announcement is the secret that it prints."""
+    start, value = match.string.rfind("\n", 0, match.start()) + 1, match["value"]
+    asked = match.string[start : match.start("value")]
+    code = EXPRESSION.match(value) or re.search(r"\A[\w.-]*[(\[{,]|:\Z|\A[A-Za-z_][\w.-]*[=:][^=]", value)
+    if code or not is_value(match) or _ABOUT_HASHES.search(asked):
+        return False
+    if "/" in value:
+        return len(value) >= 20 and is_random_token(value, 3.2)
+    if is_hash(value):
+        return len(value) >= 20 and looks_random(value)
+    return looks_random(value) or bool(_PRINTED_PASSWORD.search(asked) and is_strong(match))
+
+
 DETECTORS = (
     *contexts(_ROWS),
+    detector(  # $ openssl rand -hex 32, $ cat password.txt, >>> api_key, Token created. and below it only the value
+        "password",
+        rf"(?:{TELLING}|{_PRINTING})[^\n]{{0,160}}\n{_RULE}\s{{0,8}}{_PROMPT}(?:b?{QUOTE})?"
+        rf"(?P<value>[^\s\"'`]{{6,256}})(?:{QUOTE})?[ \t]*(?=\n|\Z)",
+        rf"(?i:(?:{TELLING_HINT}|{_PRINTING})[^\n]*\n{_RULE}\s{{0,8}}{_PROMPT}"
+        rf"b?[\\\"'`]{{0,4}}[^\s\"'`]{{6}}[^\s\"'`]*[\\\"'`]{{0,4}}[ \t]*(?:\n|$))",
+        "value",
+        accept=_is_printed,
+        flags=re.IGNORECASE,
+        anchored=True,
+        gate=rf"(?i:{TELLING_HINT}|{_PRINTING})",
+    ),
     detector(
         "password",
         _VALUE,

@@ -64,7 +64,10 @@ _FIELD_NAMES = (
 _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
 _LONGEST_COMMAND = 200  # arguments
+_LAST_ASKED = 400  # characters of a call
+_ONE_WORD = re.compile(r"\s{0,9}\S{6,256}\s{0,9}")
 _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", "ParameterValue"})
+_OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terraform's state
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd|otp)(?![a-z])")
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
@@ -258,11 +261,30 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
     return value
 
 
+def answers(messages: Sequence[Any]) -> Iterator[str]:
+    """Results of one word, each below the call that it answers: only the call tells that the word is a secret."""
+    calls: dict[str, Any] = {}
+    for message in messages:
+        if not isinstance(message, dict) or "role" not in message:
+            return
+        content = message.get("content")
+        if message["role"] == "assistant":
+            called = message.get("tool_calls")
+            entries = [one for one in called if isinstance(one, dict)] if isinstance(called, list) else []
+            calls = {str(one.get("id")): one.get("function") for one in entries}
+            calls["None"] = next(reversed(calls.values()), content)  # for a result that names no call
+        elif isinstance(content, str) and _ONE_WORD.fullmatch(content):
+            asked = str(calls.get(str(message.get("tool_call_id")), ""))[-_LAST_ASKED:].rstrip("`\n ")
+            yield f"{asked.rpartition(chr(10))[2]}\n{content.strip()}"
+
+
 def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
     """What follows a flag such as `--api-key` or a selector such as `#password` is the secret, whatever it looks like.
 
     A list with flags is also read as the command that it is, since `-p` says something beside `mysql` only.
     """
+    for answer in answers(value) if value and isinstance(value[0], dict) else ():
+        visit(answer, "", depth)  # what is found in it is known in the message itself, too
     flags = [False]
     for one in value:
         flag = isinstance(one, str) and one.startswith("-") and meaning(one) in {"key", "password"}
@@ -298,6 +320,8 @@ def _qualified(parent: str, name: object) -> object:
 
 def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     """The names by which members are judged that have another one: of an entry of a list, of a field typed into."""
+    if "result" in members and members.keys() >= _OF_A_RANDOM_PASSWORD:
+        return {"result": "password"}
     typed = _TYPED_NAMES.intersection(members)
     if not typed:
         return {}
@@ -369,7 +393,7 @@ def _without_wraps(text: str) -> str:
         goes_on = (
             len(before) == width
             and line
-            and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before))
+            and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before) or _HASH_END.match(line))
         )
         joined.append(line if goes_on else f"\n{line}")
     return "".join(joined)

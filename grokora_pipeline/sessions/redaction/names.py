@@ -34,7 +34,9 @@ FOREIGN = (
     "passwort|kennwort|geslo|lozinka|mot de passe|senha|wachtwoord|heslo|palavra-passe|adgangskode|passord|salasana|"
     "parool|contrasenya|pasahitza|kata sandi|parola|" + BEYOND_ASCII
 )
-SPOKEN = f"password|passphrase|passcode|{FOREIGN}|(?:wi-?fi|wlan|wpa[23]?)[ -](?:code|key|pass)|code (?:du )?wi-?fi"
+SPOKEN = (
+    f"password|passphrase|passcode|passkey|{FOREIGN}|(?:wi-?fi|wlan|wpa[23]?)[ -](?:code|key|pass)|code (?:du )?wi-?fi"
+)
 Meaning = Literal["", "password", "key", "phone"]
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -48,19 +50,19 @@ _PASSWORD_END = re.compile(
     r"lozinka|heslo|senha|wachtwoord|contrasen(?:a|ya)|parool|pasahitza|katasandi|parola|adgangskode|passord|salasana|palavrapasse|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery|preshared)key|"
-    r"totpseed|pincode|secretstring|secretkeybase)\Z"
+    r"totpseed|keymaterial|pincode|secretstring|secretkeybase)\Z"
 )
 _SHORT_PASSWORDS = word_set(
     "pw pwd psk pin puk cvv cvc otp totp mdp rootpw bindpw adminpw userpw dbpw ftppw smtppw mailpw"
 )
 SHORT = (  # names that say something by themselves or as the last word of one, as a pattern
-    "psk|pin|puk|cvv2?|cvc2?|t?otp|seed|salt|sas|pat|sid|sig|[cx]srf|psw|pword|privkey|pin_?code|kennung|mot_?de_?passe|"
+    "psk|pin|puk|cvv2?|cvc2?|t?otp|seed|salt|sas|pat|sid|sig|[cx]srf|psw|pword|privkey|key_?material|pin_?code|kennung|mot_?de_?passe|"
     "phpsessid|jsessionid|(?:security|secret)_?answer|secret_?string|(?:seed|recovery|secret|backup)_?(?:phrase|words?)|"
     "(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)_?codes?"
 )
 _NOT_PASSWORDS = re.compile(  # they end like the above
     r"(?:by|com|tres|sur|under|over|im|sea|boarding|season|hall|forward|backward|first|second|low|high|band|test|all|num|n|"
-    r"max|min|is|one|two|single|multi)pass|(?:country|area|zip|status|error|exit)codes?"
+    r"max|min|is|one|two|single|multi)pass|existingsecrets?|(?:country|area|zip|status|error|exit)codes?"
 )
 _KEY_END = re.compile(  # of these, values that look random
     r"(?:key|token|crumb|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"

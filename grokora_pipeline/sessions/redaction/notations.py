@@ -22,7 +22,9 @@ from grokora_pipeline.sessions.redaction.names import SPOKEN
 from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, is_chosen, is_named
 from grokora_pipeline.sessions.redaction.tokens import from_base64
 
-NO_FIELD = re.compile("forgot|reset|show|hide|link|button", re.IGNORECASE)  # beside a field for a password
+NO_FIELD = re.compile(
+    "forgot|reset|show|hide|link|button|remember|save|hint", re.IGNORECASE
+)  # beside a field for a password
 _FIELD = rf"(?:{SPOKEN}|passwd|pwd|pass|pin|otp|(?<![a-z])pw(?![a-z]))"
 _TYPES = (
     "send_keys|sendkeys|fill|type|keystroke|input text|press_sequentially|typewrite|write|set_value|setvalue|"
@@ -30,15 +32,22 @@ _TYPES = (
     "type_text"
 )
 _CONNECTING = (  # with three arguments or more
-    r"connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|createDriver|dial\w*|"
+    r"Minio|connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|createDriver|dial\w*|"
     r"Sequelize"
 )
 _CALLS = (  # whose last argument in quotes is a password or a key
     r"WiFi\w*\.begin|PasswordAuthentication|BasicAuth(?:entication)?|basic_auth|UserPass\w*|"
-    r"UsernamePassword\w*|\.basic|set_?password|sign_?in\w*|createUser\w*|"
+    r"UsernamePassword\w*|\.basic|set_?password|sign_?in\w*|create_?user\w*|"
     r"NetworkCredential(?:\]::new)?|PSCredential(?:\]::new)?|Credentials::new|jwt\.(?:sign|verify|encode|decode)|"
     r"createHmac|pgp_sym_\w+|AES\.(?:en|de)crypt|db\.auth"
 )
+_ELEMENTS = "element|selector|label|field|locator|target|placeholder"
+_IN_FIELD = (
+    rf"(?:{QUOTE}|\b)(?:{_ELEMENTS})(?:{QUOTE}\s?:|=)\s?{QUOTE}[^\"'`\n]{{0,80}}"
+    rf"(?:{SPOKEN}|passwd|pwd|pass)[^\"'`\n]{{0,60}}{QUOTE}"
+)
+_TYPED = rf"(?:{QUOTE}|\b)(?:text|value|input|content)(?:{QUOTE}\s?:|=)\s?{QUOTE}(?P<value>[^\"'`\\\s]{{4,80}}){QUOTE}"
+_FROM_HEX = r"(?:Buffer\.from|\w{0,9}\.?fromhex|\w{0,8}\.?unhexlify|hex\.decode\w{0,6})"
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
 _ROWS: tuple[Context, ...] = (
     (  # os.environ.setdefault('API_KEY', 'x'), put(Context.API_KEY, "x"), {:password, "x"}
@@ -69,17 +78,32 @@ _ROWS: tuple[Context, ...] = (
         is_value,
         "",
     ),
-    (  # {"element": "Password field", "text": "x"} within a text
-        rf"(?:{QUOTE}|\b)(?:element|selector|label|field|locator|target|placeholder)(?:{QUOTE}\s?:|"
-        rf"=)\s?{QUOTE}[^\"'`\n]{{0,80}}"
-        rf"(?:{SPOKEN}|passwd|pwd|pass)[^\"'`\n]{{0,60}}{QUOTE}[^{{}}\n]{{0,80}}?(?:{QUOTE}|\b)(?:text|value|"
-        rf"input|content)"
-        rf"(?:{QUOTE}\s?:|=)\s?{QUOTE}"
-        rf"(?P<value>[^\"'`\\\s]{{4,80}}){QUOTE}",
-        rf"(?i:(?:element|selector|label|field|locator|target|placeholder)(?:[\\\"'`]{{1,4}}\s?:|=)"
-        rf"[^\n]*(?:{SPOKEN}|passwd|pwd|pass)[^\n]*(?:text|value|input|content))",
-        lambda match: is_value(match) and not NO_FIELD.search(match.group()),
-        TELLING_GATE,
+    *(  # {"element": "Password field", "text": "x"} within a text, in either order
+        (
+            rf"{first}[^{{}}\n]{{0,80}}?{second}",
+            rf"(?i:(?:{_ELEMENTS})(?:[\\\"'`]{{1,4}}\s?:|=)[^\n]*(?:{SPOKEN}|passwd|pwd|pass))",
+            lambda match: is_value(match) and not NO_FIELD.search(match.group()),
+            TELLING_GATE,
+        )
+        for first, second in ((_IN_FIELD, _TYPED), (_TYPED, _IN_FIELD))
+    ),
+    (  # by what says how it is kept, or that it is not shown: {noop}x of Spring, ##vso[...] of Azure's pipelines
+        rf"(?:\{{(?:noop|cipher|clear|plain)(?:text)?\}}|\bissecret=true\])(?P<value>{VALUE})",
+        r"(?i:\{(?:noop|cipher|clear|plain)(?:text)?\}|issecret=true\])",
+        is_mixed_value,
+        "",
+    ),
+    (  # as crackers of passwords print them
+        r"(?:\bNTLM\s{1,12}: |KEY FOUND! \[ |(?:\A|\n)[0-9a-f]{32}:)(?P<value>[^\s:]{6,64})",
+        r"NTLM\s+: |KEY FOUND!|[0-9a-f]{32}:[^\s:]{6}",
+        is_mixed_value,
+        "",
+    ),
+    (  # of Terraform's state
+        rf"\brandom_password\b[^}}]{{0,600}}?\bresult(?:{QUOTE})?\s{{0,12}}[:=]\s?{QUOTED}",
+        r"random_password[^}]*result",
+        None,
+        r"random_password",
     ),
     (  # page.fill("#password", "x")
         rf"\b(?:{_TYPES})\(\s?(?P<open>{QUOTE})(?:(?!(?P=open))[^\n]){{0,60}}{_FIELD}(?:(?!(?P=open))[^\n]){{0,40}}"
@@ -101,11 +125,11 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # auth=('bob', 'x'), basic_auth = ["bob", "x"], login('bob', 'x')
-        rf"(?:\b(?:(?:basic_?)?auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|authenticate|\w{{3}}Credentials?|"
+        rf"(?:\b(?:(?:basic_?)?auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|\.auth(?:enticate)?|\w{{3}}Credentials?|"
         rf"(?P<directory>DirectoryEntry))\()"
         rf"\s?{QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}"
         rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE})",
-        r"(?i:(?:auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|authenticate|credentials?|DirectoryEntry)\()",
+        r"(?i:(?:auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|\.auth(?:enticate)?|credentials?|DirectoryEntry)\()",
         is_value,
         "",
     ),
@@ -166,9 +190,10 @@ _ROWS: tuple[Context, ...] = (
         is_value,
         "",
     ),
-    (  # AES.new(b"x", mode), new SecretKeySpec("x".getBytes(), "AES"), "x".toCharArray()
-        rf"\b(?:AES\.new|SecretKeySpec|Fernet|hmac\.new)\(\s?b?{QUOTE}(?P<value>{VALUE})",
-        r"(?:AES\.new|SecretKeySpec|Fernet|hmac\.new)\(",
+    (  # AES.new(b"x", mode), new SecretKeySpec("x".getBytes(), "AES"), key = bytes.fromhex("x"), "x".toCharArray()
+        rf"\b(?:AES\.new|SecretKeySpec|Fernet|hmac\.new|[HT]OTP|(?:key|seed) ?:?= ?(?:{_FROM_HEX}))\("
+        rf"\s?b?{QUOTE}(?P<value>{VALUE})",
+        rf"(?i:(?:AES\.new|SecretKeySpec|Fernet|hmac\.new|[HT]OTP|{_FROM_HEX})\()",
         is_mixed_value,
         "",
     ),

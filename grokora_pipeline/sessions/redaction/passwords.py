@@ -47,6 +47,7 @@ _APP_PASSWORD = re.compile(r"(?:[a-z]{4}[ -]){3}[a-z]{4}")  # of Google and Appl
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
 _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value|token|key|secret|hex)[\W_]+){0,3}", re.IGNORECASE)
+_WORD_BEFORE = re.compile(r"[A-Za-z]+ \Z")
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _ARN = re.compile(r"\b[au]rn:[\w:/.-]*:\Z")
 _SETS = {"=", ":", "\uff1a"}
@@ -110,6 +111,8 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     words = value.split()
     if _APP_PASSWORD.fullmatch(value):
         return not is_wordlike(value)
+    if len(words) > 1 and any(meaning(word) == "password" for word in words):
+        return False  # Passwort vergessen?
     prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     return not prose or _seed_words(value)
 
@@ -127,7 +130,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
         or re.match(r"[\w.-]+=" if below else r"\w+\|\w+:", value)
     ):
         return False  # the name of the next of several assignments
-    if not quote and _is_expression(value, match.string[match.end() : match.end() + 1]):
+    dumped = operator == "=" and name.isupper() and not spaced  # of an environment
+    if not (quote or dumped) and _is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
     if value.lower() == name.lower() or (
         not quote and (spaced or operator == "==") and CODE.fullmatch(value) and not _WORDS_AND_NUMBER.fullmatch(value)
@@ -135,9 +139,11 @@ def _is_assigned(match: re.Match[str]) -> bool:
         return False
     means = meaning(name)
     if not is_secret(means, value, quoted=bool(quote)):
-        dumped = operator == "=" and name.isupper() and len(value) >= 8 and not spaced
         known = not (NOT_A_SECRET.fullmatch(value) or re.search(r"[(\[{]", value) or _PUBLIC_NAME.search(name))
-        return known and ((means == "key" and dumped) or (not means and len(value) >= 20 and is_random_token(value)))
+        return known and (
+            (means == "key" and dumped and len(value) >= 8)
+            or (not means and len(value) >= 20 and is_random_token(value))
+        )
     if means == "key":
         return True
     alone = bool(_LINE_END.match(match.string, match.end()))
@@ -175,7 +181,8 @@ def _is_of_a_type(match: re.Match[str]) -> bool:
 def is_named(match: re.Match[str]) -> bool:
     """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
     name = _whole_name(match)
-    return match["value"].lower() != name.lower() and is_secret(meaning(name), match["value"], quoted=True)
+    label = match["value"].strip(":* ").lower() in name.lower()  # of the field that is called so
+    return not label and is_secret(meaning(name), match["value"], quoted=True)
 
 
 def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) -> Detector:
@@ -210,7 +217,11 @@ _PAIRED = (  # what says by itself that a name and a value are a pair
 _LOOSELY = (  # what stands between other words, too
     r"[ \t`*]{0,24}\|[ \t`*]{0,24}(?=[^\s|`*]{6,}[ \t`*]{0,24}\|)",  # | API_KEY | x |
     rf"(?:{QUOTE}|(?-i:(?<=[A-Z]))),\s?N?(?={QUOTE})",  # ("smtp_password", "x"), setopt(USERPWD, "x")
-    rf" (?:string|&?str|text|\[\]byte) ?= ?(?={QUOTE})",  # var token string = "x"
+    # var token string = "x", Dim token As String = "x", declare @token nvarchar(50) = N'x'
+    rf" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar2?\(\w+\)) ?= ?N?(?={QUOTE})",
+    r"=\{(?=[^\s{}\\]{8,98}\})",  # PWD={x} of ODBC
+    # get_password(): return "x", password: String { "x" }
+    rf"(?:\([^()\n]{{0,40}}\))?[^\n\"'=;,]{{0,24}}[:{{]\s{{0,24}}(?:return )?(?={QUOTE})",
     r"[ \t]?(?=(?P<line>[\"'])[^\s\"'`\\]{6,98}(?P=line)[ \t]*(?:;|\n|\Z|\}))",  # storePassword "x"
 )
 _NOT_ALONE = _SHORT_NAMES | {"key", "token", "auth", "signature"}  # too short to say something before a space
@@ -234,7 +245,9 @@ _BESIDE = (
     ),
     _beside(
         "|".join(_LOOSELY),
-        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{6}|[ \t`*]{0,24}\||[ \t][\"']| (?:string|&?str|text|\[\]byte) ?=",
+        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{6}|[ \t`*]{0,24}\||[ \t][\"']|"
+        r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
+        r"(?:\([^()\n]*\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?[\\\"'`]",
         lambda match: is_named(match) and is_mixed_value(match),
     ),
 )
@@ -250,7 +263,8 @@ def _is_random_match(match: re.Match[str]) -> bool:
     if (near and match.string[match.end() : match.end() + 1] in {"(", "["}) or value.startswith("//"):
         return False
     if near:
-        means = meaning(_whole_name(match))
+        before = _WORD_BEFORE.search(match.string, max(0, match.start() - 40), match.start())
+        means = meaning((before[0] if before else "") + _whole_name(match))  # of a cache key, the primary key
         if means or match.group("name").lower() == "key":
             quoted = match["between"][-1:] in {'"', "'"}
             random = looks_random(value) and (len(value) >= 10 or is_mixed(value))
@@ -315,7 +329,7 @@ def is_chosen(match: re.Match[str]) -> bool:
 _ASSIGNED = detector(
     "password",
     rf"(?P<name>(?:{TELLING})\w{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
-    r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|!={1,2}(?=\s?[\"'])|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
     r")(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
@@ -330,7 +344,7 @@ _ASSIGNED = detector(
     rf"|(?:(?:[a-z]{{4}} ){{3}}[a-z]{{4}}(?![\w ])|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
     r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))))",
     rf"(?i:(?:{TELLING_HINT})\w{{0,24}}(?: id)?"
-    r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}\x{2192}]|[.?+|]{1,2}=|->|<-))",
+    r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}\x{2192}]|[.?+|!]{1,2}=|->|<-))",
     "value",
     accept=_is_assigned,
     flags=re.IGNORECASE,

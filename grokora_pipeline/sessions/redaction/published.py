@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from grokora_pipeline.sessions.redaction.detector import FILLER, NOT_A_SECRET, PLACEHOLDER
 from grokora_pipeline.sessions.redaction.names import word_set
+from grokora_pipeline.sessions.redaction.tokens import is_publishable
 
 _PUBLIC_RULE = re.compile(
     r"(?:-id|public-key)(?:\.\d+)?\Z"
@@ -99,7 +100,7 @@ def published_findings(raw: bytes) -> list[tuple[int, int, str, bool]]:
         value = raw[start:-negative_end].decode("utf-8", "replace")
         overlaps = findings and start < findings[-1][1]
         stands_in = NOT_A_SECRET.fullmatch(value) or FILLER.fullmatch(value) or value in _NO_PASSWORDS
-        if not (overlaps or PLACEHOLDER.search(value) or stands_in):
+        if not (overlaps or PLACEHOLDER.search(value) or stands_in or is_publishable(value)):
             findings.append((start, -negative_end, rule, encoded))
     return findings
 

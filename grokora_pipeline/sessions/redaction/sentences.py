@@ -25,11 +25,13 @@ _PROSE = word_set(  # no passphrase has them, and few sentences have none
     "user one"
 )
 _JOINING = word_set("the and for with from this that via our their")
-_CODE_WORD = r"(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}"
+_CODE_WORD = r"(?:(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}|[a-z]{4,6}-[a-z]{4,6})"
 _CODE_GROUPS = r"[a-z0-9]{4}(?:[ -][a-z0-9]{4}){3,7}(?![ -]?[a-z0-9])"
 _CODES = (  # the words for a PIN and for a code that was sent
     "(?:verification|one[- ]time|otp|2fa|mfa|security|confirmation|log-?in|authentication|sms|pin|puk|access|unlock|"
-    "door|gate|alarm|entry|safe|validation)[ -]code|2fa\\b|otp|pin|puk|passcode|one[- ]time (?:password|pin)|"
+    "door|gate|alarm|entry|safe|validation)[ -]code|"
+    "code (?:for|to) (?:the |my |our )?(?:safe|alarm|door|gate|garage|vault|lock)|"
+    "2fa\\b|otp|pin|puk|passcode|one[- ]time (?:password|pin)|"
     "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|einmal|sms-|pin-)(?:code|passwort)|"
     "code (?:de (?:v\u00e9rification|confirmation|s\u00e9curit\u00e9)|pin)|"
     "c\u00f3digo (?:de (?:verificaci\u00f3n|confirmaci\u00f3n|seguridad|verifica\u00e7\u00e3o|confirma\u00e7\u00e3o|"
@@ -43,9 +45,12 @@ _CODES = (  # the words for a PIN and for a code that was sent
     "\uc778\uc99d ?(?:\ubc88\ud638|\ucf54\ub4dc)"
 )
 _JOINS = (
-    "[ \u00a0:\uff1a=#\"'\u201c\u2014\u2013-]|is|was|has been|set to|for [a-z]{1,12}|now|lautet|ist|est|es|\u00e9|"
+    "[ \u00a0:\uff1a=#\"'\u201c\u2014\u2013-]|is|was|has been|set to|"
+    "for (?:(?:the|my|our|your) )?[a-z]{1,12}|now|lautet|ist|est|es|\u00e9|"
     "\u00e8|je|jest|to|este|er|\u00e4r|on|\u662f|\u4e3a|\u306f|\ub294|\uc740"
 )
+_YOUR = "your|dein|ihr|votre|ton|tu|su|seu|tuo"
+_OF_KEYS = "api|access|auth|bot|deploy|private|secret|signing|encryption"
 _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
@@ -55,7 +60,7 @@ _ORDINARY = re.compile(  # an address, a path, a piece of a program, a measure, 
 )
 
 
-def _is_strong(match: re.Match[str]) -> bool:
+def is_strong(match: re.Match[str]) -> bool:
     """Whether a word of a sentence can only be a password: letters and digits, and neither a name nor a measure."""
     value = match["value"]
     return len(value) >= 7 and is_mixed(value) and is_value(match) and not _ORDINARY.match(value)
@@ -63,11 +68,11 @@ def _is_strong(match: re.Match[str]) -> bool:
 
 _ROWS: tuple[Context, ...] = (
     (  # app password: four groups of four letters, as Google shows them
-        rf"\bapp(?:lication)?[ _-]?password\w*(?:{QUOTE})?(?:\s?[:=]| is)"
-        rf"\s?(?:{QUOTE})?(?P<value>(?:[a-z]{{4}} ){{3}}[a-z]{{4}})\b",
-        r"(?i:app(?:lication)?[ _-]?password)",
+        rf"(?:\bapp(?:lication)?[ _-]?password\w*(?:{QUOTE})?(?:\s?[:=]| is)\s?(?:{QUOTE})?|(?P<quote>{QUOTE}))"
+        rf"(?P<value>(?:[a-z]{{4}} ){{3}}[a-z]{{4}})(?(quote)(?P=quote)|\b)",
+        r"(?i:app(?:lication)?[ _-]?password|[\"'`](?:[a-z]{4} ){3}[a-z]{4}\\{0,3}[\"'`])",
         lambda match: not is_wordlike(match.group("value")),
-        TELLING_GATE,
+        "",
     ),
     (  # recovery codes, one or a list of them; the key to set up a second factor
         rf"\b(?:(?:recovery|backup|rescue|scratch|emergency|one-time) (?:codes?|keys?)|(?:setup|manual entry|"
@@ -98,19 +103,20 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:(?:als|comme|como|come|kot|jako) (?:{FOREIGN})|"
         rf"\b(?:sign|log)(?:ged|ging|ned|ning)?[ -]?(?:in|on)(?: to [\w ]{{1,24}})? (?:as|"
         rf"with) [\w.@-]{{1,40}} (?:using|and|with|/)|"
-        rf"\b(?:login|user(?:name)?):? [\w.@-]{{1,40}},? pass(?:word)?|(?<![\w./-])pw) (?P<value>{VALUE})",
+        rf"\b(?:login|user(?:name)?):? [\w.@-]{{1,40}},? pass(?:word)?|(?<![\w./-])pw|"
+        rf"\b(?:vpn|wi-?fi|wlan|db|ssh|root|admin|ftp|e?mail|router|server|login) pass) (?P<value>{VALUE})",
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpw |"
-        r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |user\w*:? [\w.@-]+,? pass)",
-        _is_strong,
+        r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |user\w*:? [\w.@-]+,? pass|\w pass )",
+        is_strong,
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpw |"
-        rf"user\w*:? [\w.@-]+,? pass)",
+        rf"user\w*:? [\w.@-]+,? pass|\w pass )",
     ),
     (  # in any other language the word, at most four more, and what can be no word: geslo za mail x1
         rf"(?<!\w)(?:{FOREIGN})(?:[^\s!-~]|"
         rf"[a-z]){{0,6}}(?:[ \u00a0][^\s!-/:-@]{{1,16}}){{0,4}}?[ \u00a0:\uff1a\u2014\u2013-]{{0,3}}"
         rf"[\"'`\u201c\u201e\u00ab\u300c]?(?<![\w/.-])(?=[^\s\d]{{0,40}}\d)(?P<value>[!-~]{{7,64}})",
         rf"(?i:(?:{FOREIGN})[^\n]*[0-9])",
-        _is_strong,
+        is_strong,
         rf"(?i:{FOREIGN})",
     ),
     (  # netrc; a cell of a table; "log in with password x1"
@@ -144,17 +150,16 @@ _ROWS: tuple[Context, ...] = (
         r"(?i:credentials|creds|log-?in|wi-?fi|wlan|account|zugangsdaten|identifiant|credenciales|credenziali)",
     ),
     (  # the password generated for root@localhost: x1; pw for the zip: x1; use the following password to go on:\n\nx1
-        rf"(?<!\w)(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:api|access|auth|bot|deploy) (?:token|key))"
+        rf"(?<!\w)(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:{_OF_KEYS}) (?:token|key))"
         rf"(?:\)?,? (?!(?:or|and|if|"
-        rf"but)\b)[(\"'`]?[\w\u00e0-\u00fc][\w\u00e0-\u00fc'\"`.@/-]{{0,30}}\)?){{1,8}} ?(?::|->|=>|=)"
+        rf"but)\b)[(\"'`]?[\w\u00e0-\u00fc/~][\w\u00e0-\u00fc'\"`.@/-]{{0,30}}\)?){{1,8}} ?(?::|->|=>|=)"
         rf"\s{{1,4}}(?P<quote>{QUOTE})?(?P<value>{VALUE})(?={QUOTE}|[.,;)]?[ \t]*(?:\n|\Z|[(#,;]))",
-        rf"(?i:(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:api|access|auth|bot|deploy) (?:token|"
-        rf"key)) [^\n]*(?::|->|=)\s)",
+        rf"(?i:(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:{_OF_KEYS}) (?:token|key)),? [^\n]*(?::|->|=)\s)",
         lambda match: (
             len(match["value"]) >= 8
             and is_mixed_value(match)
             and not EXPRESSION.match(match["value"] + "\0")
-            and not re.search(r"://|^[\w.-]+@[\w.-]+\Z|^\d[\d:.,-]*\w?\Z|^[./~]", match["value"])
+            and not re.search(r"://|^[\w.-]+@[\w-]+\.[\w.-]+\Z|^\d[\d:.,-]*\w?\Z|^[./~]", match["value"])
         ),
         "",
     ),
@@ -181,13 +186,18 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # the password for the staging box is x1
-        rf"(?<!\w)(?:{SPOKEN})(?: [\w'\"-]{{1,16}}| [\w.+-]{{1,40}}@[\w.-]{{1,40}}){{1,6}} (?:is|(?:was|is|"
+        rf"(?<!\w)(?:(?:{SPOKEN}|pwd?)(?! (?:polic|format|hash|type|length|strength|manager))|"
+        rf"(?P<key>secret|token|(?:access|api) key)(?= (?:you|we|I|for|to|of|in|that) ))"
+        rf"(?: [\w'\"-]{{1,16}}| [\w.+-]{{1,40}}@[\w.-]{{1,40}}){{1,6}} (?:is|(?:was|is|"
         rf"has been) (?:re)?set to|was|lautet|ist|es|"
-        rf"est|c'est|\u00e9|"
+        rf"est|c'est|contains|\u00e9|"
         rf"\u00e8) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
-        rf"(?i:(?:{SPOKEN})(?: [\w'\"@.+-]{{1,60}}){{1,6}} (?:is|to|was|lautet|ist|es|est|c'est|\x{{e9}}|\x{{e8}}) )",
-        lambda match: len(match["value"]) >= 8 and is_mixed_value(match),
-        "",
+        rf"(?i:(?:{SPOKEN}|pwd?|secret|token|(?:access|api) key)(?: [\w'\"@.+-]{{1,60}}){{1,6}} "
+        r"(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8}) )",
+        lambda match: (
+            is_mixed_value(match) and (looks_random(match["value"]) if match["key"] else len(match["value"]) >= 8)
+        ),
+        rf"{TELLING_GATE}|(?i:{FOREIGN})",
     ),
     (  # credentials: bob / x1
         rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is|(?= \w+[/:])) ?"
@@ -197,8 +207,8 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # use admin:x1 to get in, admin/x1!
-        rf"\b(?:(?:use|with|as) [\w.-]{{2,32}}:|(?:admin|administrator|root|sa) ?[:/] ?)(?P<value>{VALUE})",
-        r"(?i:(?:use|with|as) [\w.-]+:|(?:admin|administrator|root|sa) ?[:/] ?)[^\s/.]{8}",
+        rf"\b(?:(?:use|with|as) [\w.-]{{2,32}}(?::| / )|(?:admin|administrator|root|sa) ?[:/,] ?)(?P<value>{VALUE})",
+        r"(?i:(?:use|with|as) [\w.-]+(?::| / )|(?:admin|administrator|root|sa) ?[:/,] ?)[^\s/.]{8}",
         lambda match: (
             bool(CHOSEN.fullmatch(match["value"]))
             or (is_chosen(match) and is_mixed(match["value"]) and not is_wordlike(match["value"]))
@@ -206,25 +216,26 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # a code that was sent, a PIN: the word, words that only join, a number
-        rf"(?:(?<!\w)(?:{_CODES})|\byour code(?= is|:))(?:{_JOINS}){{0,8}}(?P<value>{_DIGITS})(?!\d|[.:]\d| [a-z]+s\b)",
-        rf"(?i:(?:{_CODES}|your code)(?:{_JOINS})*[0-9]{{3}})",
+        rf"(?:(?<!\w)(?:{_CODES})|\b(?:{_YOUR}) (?-i:[A-Z][\w-]{{1,16}} )?code(?= is| lautet| ist| est| es|:))"
+        rf"(?:{_JOINS}){{0,8}}(?P<value>{_DIGITS})(?!\d|[.:]\d| [a-z]+s\b)",
+        rf"(?i:(?:{_CODES}|(?:{_YOUR}) (?:[\w-]+ )?code)(?:{_JOINS})*[0-9]{{3}})",
         None,
         "",
     ),
     (  # 123456 is your login code, enter code 123456, the SMS says 123456
         rf"(?:(?<![\w.:-])|\bG-)(?P<value>{_DIGITS}) (?:is|as|ist|est|es|\u00e9|\u00e8) "
-        rf"(?:the|your|my|dein|ihr|votre|ton|tu|su|seu|il tuo)(?: [\w-]{{1,16}}){{0,2}} (?:code|pin|otp|passcode|"
+        rf"(?:the|my|il tuo|{_YOUR})(?: [\w-]{{1,16}}){{0,2}} (?:code|pin|otp|passcode|"
         rf"c\u00f3digo|codice)",
         r"(?i:[0-9]{4} (?:is|as|ist|est|es|\x{e9}|\x{e8}) \w+[^\n]* (?:code|pin|otp|passcode|c\x{f3}digo|codice))",
         None,
         r"(?i:[0-9]{4} (?:is|as|ist|est|es|\x{e9}|\x{e8}) )",
     ),
     (
-        rf"\b(?:enter(?:ed|ing)? (?:the )?(?:code|pin|otp)|(?:un|dis)\w{{0,3}}(?:lock|"
+        rf"\b(?:enter(?:ed|ing)? (?:th(?:e|is) )?(?:code|pin|otp):?|(?:un|dis)\w{{0,3}}(?:lock|"
         rf"arm)\w{{0,4}} with (?:the )?code|"
         rf"authenticator(?: app)? (?:shows|says|displays)|(?:sms|text message) (?:says|shows|"
         rf"reads)(?: the code is)?) (?P<value>{_DIGITS})(?!\d|[.:]\d)",
-        r"(?i:(?:code|pin|otp|shows|says|displays|reads|code is) [0-9]{4})",
+        r"(?i:(?:code|pin|otp|shows|says|displays|reads|code is):? [0-9]{3}[0-9 -])",
         None,
         "",
     ),
@@ -284,5 +295,5 @@ def _words_before(text: str) -> Iterator[re.Match[str]]:
 
 DETECTORS = (
     *contexts(_ROWS),
-    detector("password", _WORD_BEFORE.pattern, rf"(?i:{_TAILS})", "value", accept=_is_strong, find=_words_before),
+    detector("password", _WORD_BEFORE.pattern, rf"(?i:{_TAILS})", "value", accept=is_strong, find=_words_before),
 )

@@ -37,7 +37,7 @@ _SURE = (
     r"packagist_[a-z]{3}_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|amzn1\.oa2-cs\.v1\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
     r"pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|"
-    r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|pco_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-|fmu1-|AVNS_"
+    r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|pco_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-|fmu1-|AVNS_|nsec1"
 )
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat[-_.]|pat\w{14}\.|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|"
@@ -121,8 +121,10 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
 def is_known_id(text: str) -> bool:
     """Whether a string is the id of a call, a message, an object or a style, as every recording has them.
 
-    No such id has a random part of forty characters in both cases.
+    No such id has a random part of forty characters in both cases. Nor is the key of a cache one, which ends in a hash.
     """
+    if "-" in text and not _ID_WORDS.isdisjoint(text.lower().split("-")) and is_hash(text.rpartition("-")[2]):
+        return True
     named = _KNOWN_ID.match(text)
     body = text[named.end() :] if named else ""
     return bool(_STYLE.fullmatch(text)) or (bool(named) and not (len(body) >= 40 and is_random_token(body)))
@@ -443,14 +445,15 @@ _TOKENS = (
     ),
     detector(
         "password_hash",
-        r"\$(?:2[abxy]|[156789yPHS]|sha1|apr1|argon2[a-z]{1,2}|krb5\w{2,6}|md5,\w+|gy|7|"
-        r"scram\w*)\$[\w./$+,=:*@\\-]{20,}|"
+        r"\$[A-Za-z0-9][\w,-]{0,24}\$(?:[\w=,.:*@+/\\-]{1,60}\$){0,6}(?P<sum>[\w./+=*:-]{16,})|"
+        r"SCRAM-SHA-\d+\$[\w./$+=:]{20,}|"
         r"pbkdf2[_:]\w+[$:][\w./$+=:-]{20,}|scrypt:[\d:]+\$[\w./$+=-]{20,}|\{S?(?:SHA|MD5|CRYPT)\d*\}[\w./$+=]{16,}|"
         r"(?<![0-9A-F])\*[0-9A-F]{40}(?![0-9A-F])|(?<![0-9A-Fa-f])[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}(?![0-9A-Fa-f])|"
         r"(?<=:)(?:[0-9A-Fa-f]{16}:[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32,}|"
         r"[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}:[0-9A-Fa-f]{16})(?![0-9A-Fa-f])",
-        r"\$(?:2[abxy]|[156789yPHS]|sha1|apr1|argon2[a-z]{1,2}|krb5\w{2,6}|md5,\w+|gy|scram\w*)\$|pbkdf2[_:]|scrypt:|"
-        r"\{S?(?:SHA|MD5|CRYPT)|\*[0-9A-F]{40}|[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}",
+        r"\$[A-Za-z0-9][\w,-]*\$[^\s]|pbkdf2[_:]|scrypt:|"
+        r"\{S?(?:SHA|MD5|CRYPT)|SCRAM-SHA|\*[0-9A-F]{40}|[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{48}:[0-9A-Fa-f]{48}",
+        accept=lambda match: not match["sum"] or _is_random_body(match["sum"]),
     ),
 )
 HIGH_ENTROPY = detector(
