@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, decode
+from grokora_pipeline.sessions.readers.common import UNFORESEEN, Source, UnreadableError, decode
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
 from grokora_pipeline.sessions.scan import LogFile
@@ -23,7 +23,6 @@ FLUSH_BYTES = 4 << 20  # of prompts: one of a coding session may have 192,000 ch
 _PROMPT = SCHEMA.names.index("prompt")
 MAX_HELD = 24 << 20  # bytes of files and texts that are held between the two passes; larger ones are read twice
 MAX_DATA = 16 << 20  # bytes of a file that are held while it is read, so that it is opened once
-UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)  # of odd content
 LOG_SUFFIXES = {".json", ".jsonl", ".ndjson", ".log"}
 _UNSETTLED = {"truncated", "malformed_json", "damaged", "empty", "unreadable"}  # what a write that goes on looks like
 

@@ -1,15 +1,21 @@
 """One conversation in every format: everything that it says arrives, and no secret that is planted in it does."""
 
+import copy
 import random
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pyarrow.parquet as pq
 import pytest
 
 from grokora_pipeline.sandbox import secrets
 from grokora_pipeline.sessions import readers
+from grokora_pipeline.sessions.readers.source import Source, UnreadableError
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
 from grokora_pipeline_tests.unit.session_logs import run, turns
 
@@ -81,6 +87,36 @@ def test_a_log_that_grows_and_is_renamed_says_in_every_format_what_it_says_whole
     whole = rows(tmp_path / "out0")
     assert rows(tmp_path / "out2") == whole
     assert rows(tmp_path / "out3") == whole
+
+
+ODD: tuple[Any, ...] = (None, "", -1, 1.5, True, [], {}, "x", [None], {"a": 1}, [[{}]], '["x"]')
+
+
+def test_a_member_of_an_unforeseen_kind_stops_no_reader(tmp_path: Path) -> None:
+    """In each format a member, or two, of another kind than its writer gives it: at worst the file is refused."""
+    draw = random.Random(7)
+
+    def places(value: Any) -> Iterator[tuple[Any, Any]]:
+        for key, member in value.items() if isinstance(value, dict) else enumerate(value):
+            yield value, key
+            if isinstance(member, dict | list):
+                yield from places(member)
+
+    for name, (reader, file, _, write) in FORMATS.items():
+        data = write(talk(0), name)
+        known = next(one for one in readers.FORMATS if one.name == reader)
+        for _ in range(4 if data.lstrip()[:1] in (b"{", b"[") else 0):
+            try:
+                values = [orjson.loads(data)]
+            except orjson.JSONDecodeError:
+                values = [orjson.loads(line) for line in data.splitlines()]
+            for holder, key in draw.sample([*places(values)][1:], 2):
+                holder[key] = copy.deepcopy(draw.choice(ODD))
+            (tmp_path / file).write_bytes(b"\n".join(orjson.dumps(value) for value in values) + b"\n")
+            source = Source(tmp_path / file, file, "sha", reader)
+            readers.detect(source.head(readers.HEAD_BYTES))
+            with suppress(UnreadableError):
+                assert list(known.read(source)) is not None, name
 
 
 def test_no_planted_secret_survives_in_any_format(stored: Path) -> None:

@@ -149,6 +149,23 @@ def test_a_recorded_call_may_name_its_session_and_task_in_metadata_that_is_text(
     assert (turn.session_id, turn.task, turn.started_at) == ("s", "t", "2026-01-01T00:00:00+00:00")
 
 
+def test_an_odd_record_costs_no_other_its_calls(tmp_path: Path) -> None:
+    said = [
+        {"messageId": "1", "isCreatedByUser": True, "text": "Q"},
+        {"messageId": "2", "parentMessageId": "1", "text": "A"},
+    ]
+    good = {"conversationId": "c", "endpoint": "x", "messages": said}
+    items = read(write(tmp_path / "x.jsonl", good, {**good, "messages": []}, {**good, "conversationId": "d"}))
+    assert [turn.session_id for turn in turns_of(items)] == ["c", "d"]
+    assert [item.reason for item in items if isinstance(item, Problem)] == ["malformed"]
+
+
+def test_a_kind_that_is_no_word_hides_no_format(tmp_path: Path) -> None:
+    odd = {"type": {"a": 1}, "kind": [1], "content": [{"type": {}}]}
+    items = read(write(tmp_path / "x.jsonl", meta(), odd, spoken("user", "Q"), spoken("assistant", "A")))
+    assert only(items).source_format == "codex"
+
+
 def test_words_about_hiding_do_not_make_a_prompt_cut(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Is this text redacted or truncated?"}, TALK[-1]]}
     assert only(read(write(tmp_path / "x.jsonl", row))).completeness == "whole"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from grokora_pipeline.sessions.readers import (
     swarm,
     trajectories,
 )
-from grokora_pipeline.sessions.readers.common import json_text
+from grokora_pipeline.sessions.readers.common import UNFORESEEN, json_text
 from grokora_pipeline.sessions.readers.documents import as_list, as_object, peek_objects, plain, records
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError, is_archive
 from grokora_pipeline.sessions.turns import Item, Problem
@@ -192,7 +193,11 @@ FORMATS: tuple[Format, ...] = (
 def detect(head: bytes) -> Format | None:
     """The format of a file from its first bytes; None if no reader knows it."""
     start = plain(head)
-    return next((known for known in FORMATS if known.looks_like(start)), None)
+    for known in FORMATS:
+        with suppress(*UNFORESEEN):  # of odd content, which is some other format's
+            if known.looks_like(start):
+                return known
+    return None
 
 
 def detect_by_line(head: bytes) -> Format | None:

@@ -16,7 +16,7 @@ from grokora_pipeline.sessions.readers.documents import (
     digest,
     objects_in,
 )
-from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early
+from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early, starts_midway
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, scores_in
 
 REPLIES = ("response", "output", "completion", "reply")  # `answer` is what graders expect, not what was said
@@ -81,7 +81,7 @@ def call(value: Json) -> Iterator[Chat]:
         weave = as_object(as_object(holder.get("summary")).get("weave"))
         rating, opinion = scored([*scores_in(holder), *scores_in(weave)])
         facts = _facts(holder)
-        is_delta = said.delta or [one["role"] for one in said.prompt[:1]] == ["tool"]
+        is_delta = said.delta or (bool(said.prompt) and starts_midway(said.prompt))
         yield Chat(
             [*said.prompt, {**said.answer, "cut": "call_failed" if failed else said.cut, "model": said.model}],
             _session(holder),

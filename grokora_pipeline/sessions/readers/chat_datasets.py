@@ -24,6 +24,7 @@ from grokora_pipeline.sessions.readers.documents import (
     digest,
     peek_objects,
     records,
+    unbroken,
 )
 from grokora_pipeline.sessions.readers.lowering import (
     clean,
@@ -159,8 +160,8 @@ def read(source: Source) -> Iterator[Item]:
         if isinstance(record, Problem):
             yield record
         elif isinstance(record.value, dict) and (kind := _kind(record.value)):
-            for row in _rows(record.value, kind):
-                yield from _turns(source, record, row)
+            told = (item for row in _rows(record.value, kind) for item in _turns(source, record, row))
+            yield from unbroken(told, f"row {record.number}")
         else:
             problems += 1
             if problems <= MAX_PROBLEMS:

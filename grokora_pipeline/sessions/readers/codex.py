@@ -39,7 +39,7 @@ _EXIT_CODE = re.compile(r"(?:.{0,200}\n)??(?:Exit code:|Process exited with code
 def looks_like(head: bytes) -> bool:
     """Whether the first lines are those of a rollout, in either shape."""
     values = peek_objects(head)
-    if any(value.get("type") in _TYPES and isinstance(value.get("payload"), dict) for value in values):
+    if any(name_text(value.get("type")) in _TYPES and isinstance(value.get("payload"), dict) for value in values):
         return True
     flat = values[1:]  # the older shape: a header without a type, then the items themselves
     return (

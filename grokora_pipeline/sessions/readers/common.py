@@ -16,6 +16,7 @@ from grokora_pipeline.sessions.turns import Problem
 
 __all__ = ["Line", "Source", "UnreadableError"]
 
+UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)  # of odd content
 _DECODER = json.JSONDecoder()
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(r"[\s,]*")

@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.readers.documents import (
     objects_in,
     peek_objects,
     records,
+    unbroken,
 )
 from grokora_pipeline.sessions.readers.lowering import explode, join_calls, lower, lower_tools, pair_results
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
@@ -54,6 +55,11 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
 
     def read(source: Source) -> Iterator[Item]:
         """The turns and problems of a file of the shape."""
+
+        def turns(value: Any, number: int, name: str) -> Iterator[Item]:
+            for chat in shape.chats(value):
+                yield from _turns(source, chat, number, name)
+
         held = Shelf()
         calls = 0
         for record in records(source):
@@ -62,15 +68,13 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
             elif not isinstance(record.value, dict):
                 yield Problem("wrong_schema", record.offset, f"record {record.number} is no object")
             elif shape.each:
-                for chat in shape.chats(record.value):
-                    calls += 1
-                    yield from _turns(source, chat, record.number)
+                told = list(unbroken(turns(record.value, record.number, ""), f"record {record.number}"))
+                calls += len(told)
+                yield from told
             else:
                 held.add(record.value)
         for name, lines in held.take():
-            for chat in shape.chats(lines):
-                calls += 1
-                yield from _turns(source, chat, 0, name)
+            yield from unbroken(turns(lines, 0, name), "a session")
         if not calls and shape.empty:
             raise UnreadableError("no_contents", 0, shape.empty)
 
@@ -157,10 +161,11 @@ def _is_call_log(value: Json) -> bool:
 
 def _is_langchain(value: Json) -> bool:
     kinds = {"human", "ai", "system", "tool"}
-    is_java = value.get("type") in ("SYSTEM", "USER", "AI") and ("text" in value or "contents" in value)  # LangChain4j
+    kind = name_text(value.get("type"))
+    is_java = kind in ("SYSTEM", "USER", "AI") and ("text" in value or "contents" in value)  # LangChain4j
     return "role" not in value and (
         is_java
-        or (value.get("type") in kinds and ("data" in value or "content" in value))
+        or (kind in kinds and ("data" in value or "content" in value))
         or (value.get("type") == "constructor" and "messages" in str(value.get("id")))
     )
 

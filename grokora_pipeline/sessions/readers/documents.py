@@ -11,9 +11,17 @@ import orjson
 import pydantic_core
 import zstandard
 
-from grokora_pipeline.sessions.readers.common import Source, decode, first_of, loads, name_text, parse_object
+from grokora_pipeline.sessions.readers.common import (
+    UNFORESEEN,
+    Source,
+    decode,
+    first_of,
+    loads,
+    name_text,
+    parse_object,
+)
 from grokora_pipeline.sessions.readers.source import DAMAGED, UnreadableError, cause
-from grokora_pipeline.sessions.turns import Problem
+from grokora_pipeline.sessions.turns import Item, Problem
 
 Json = dict[str, Any]
 BOM = b"\xef\xbb\xbf"
@@ -76,6 +84,14 @@ def page_of(value: Any) -> list[Json] | None:
         return None
     session = {key: value[key] for key in (*SESSION_NAMES, "has_more") if key in value}
     return [one["row"] if isinstance(one.get("row"), dict) else {**session, **one} for one in elements]
+
+
+def unbroken(items: Iterable[Item], where: str) -> Iterator[Item]:
+    """Items of one record up to something unforeseen in odd content, which is a problem of that record alone."""
+    try:
+        yield from items
+    except UNFORESEEN as error:
+        yield Problem("malformed", 0, f"{where}: the reader stopped at something unforeseen ({type(error).__name__})")
 
 
 def plain(head: bytes) -> bytes:

@@ -196,7 +196,7 @@ def _rewarded(reward: object) -> Status:
 
 def is_item(value: Json) -> bool:
     """Whether it is an item of a conversation of the Responses API, which no message of another API looks like."""
-    parts = {part.get("type") for part in objects_in(value.get("content"))}
+    parts = {name_text(part.get("type")) for part in objects_in(value.get("content"))}
     is_call = value.get("type") in ("function_call", "function_call_output") and "call_id" in value
     return is_call or (value.get("type") == "message" and bool(parts & {"input_text", "output_text"}))
 

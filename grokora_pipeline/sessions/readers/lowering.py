@@ -21,7 +21,7 @@ from grokora_pipeline.sessions.readers.common import (
     sound_answer,
     tool_result,
 )
-from grokora_pipeline.sessions.readers.documents import Json, as_json, as_object, digest
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, digest
 from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts, lower_names
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
@@ -153,7 +153,7 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message itself, where a platform put it into another object."""
     message = lower_names(message) if "Role" in message else message
     if isinstance(message.get("kwargs"), Mapping) and "lc" in message:  # LangChain's serialised messages
-        return {"role": str((message.get("id") or [""])[-1]), **message["kwargs"]}
+        return {"role": name_text(next(reversed(as_list(message.get("id"))), "")), **message["kwargs"]}
     if "role" in message and isinstance(text := message.get("content"), str):  # Harmony, the channels of gpt-oss
         to, kind = name_text(message.get("recipient")), message.get("channel")
         if to.startswith("functions.") and message["role"] == "assistant":
@@ -282,7 +282,7 @@ class _Parts:
             self.call(raw)
         elif _is_result(part):
             nested = next((key for key in ("functionResponse", "function_response") if key in part), "")
-            self.results.append(_part_result(part[nested] if nested else part))
+            self.results.append(_part_result(as_object(part[nested]) if nested else part))
         elif kind == "step-start":
             self._end_step(whatever=True)
         elif kind in _REASONING_PARTS or part.get("thought") is True:
@@ -328,7 +328,7 @@ def _is_call(value: object) -> bool:
 
 def _is_result(part: object) -> bool:
     return isinstance(part, Mapping) and (
-        part.get("type") in _RESULT_PARTS
+        name_text(part.get("type")) in _RESULT_PARTS
         or "functionResponse" in part
         or isinstance(part.get("function_response"), dict)
     )

@@ -30,10 +30,10 @@ _RESULTS = {"ObservationEvent", "AgentErrorEvent", "UserRejectObservation"}
 def looks_like(head: bytes) -> bool:
     """Whether the first events are OpenHands'."""
     return any(
-        value.get("kind") in _KINDS
+        name_text(value.get("kind")) in _KINDS
         or (
             "instance_id" in value
-            and any(as_object(one).get("kind") in _KINDS for one in as_list(value.get("history"))[:8])
+            and any(name_text(as_object(one).get("kind")) in _KINDS for one in as_list(value.get("history"))[:8])
         )
         or ({"id", "source", "timestamp"} <= value.keys() and ("action" in value or "observation" in value))
         for value in peek_objects(head)[:8]
@@ -99,7 +99,7 @@ class _Log:
         results = {
             name_text(_call_id(one)): _result(one)
             for one in values
-            if one.get("kind") in _RESULTS or ("observation" in one and "kind" not in one and _call_id(one))
+            if name_text(one.get("kind")) in _RESULTS or ("observation" in one and "kind" not in one and _call_id(one))
         }
         answers = [message for one in values for message in _answer([one])]
         # tools that name an action instead of a schema are classes of the SDK: their parameters are not in the log

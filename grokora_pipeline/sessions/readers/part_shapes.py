@@ -100,7 +100,7 @@ def _untagged(part: Part) -> Part:
     if "$type" not in part:
         return part
     own = lower_names(part)  # Semantic Kernel's `FunctionCallContent`, `functionCall` of the newer libraries
-    name = "-".join(filter(None, (own.get("pluginName"), own.get("functionName")))) or own.get("name")
+    name = "-".join(str(own[key]) for key in ("pluginName", "functionName") if own.get(key)) or own.get("name")
     kind = str(part["$type"]).removesuffix("Content")
     return {**own, "name": name, "type": kind[:1].lower() + kind[1:]}
 

@@ -78,7 +78,7 @@ def _turns(source: Source, header: Mapping[str, Any], entries: list[tuple[int, d
             size, owners = sum(map(chars, context)), [own, *owners[start:]]
         elif entry.get("type") == "model_change":
             model = name_text(entry.get("modelId")) or model
-        elif message.get("stopReason") not in _STOPPED:
+        elif name_text(message.get("stopReason")) not in _STOPPED:
             for lowered in _messages(entry):
                 if lowered["role"] == "assistant":
                     if message.get("model") in _NO_MODEL or size > MAX_PROMPT_CHARS:
