@@ -543,20 +543,11 @@ def augment(value: Json) -> Iterator[Chat]:
         exchange = as_object(one.get("exchange"))
         asked, said = objects_in(exchange.get("request_nodes")), objects_in(exchange.get("response_nodes"))
         results = [
-            {"type": "tool_result", **node}
-            for node in (as_object(one.get("tool_result_node")) for one in asked)
-            if node
+            {"type": "tool_result", **as_object(one["tool_result_node"])}
+            for one in asked
+            if one.get("tool_result_node")
         ]
-        calls = [
-            {
-                "type": "tool_use",
-                "id": use.get("tool_use_id"),
-                "name": use.get("tool_name"),
-                "input": use.get("input_json"),
-            }
-            for use in (as_object(one.get("tool_use")) for one in said)
-            if use
-        ]
+        calls = [{"type": "tool_use", **as_object(one["tool_use"])} for one in said if one.get("tool_use")]
         for role, key, others in (("user", "request_message", results), ("assistant", "response_text", calls)):
             text = {"type": "text", "text": name_text(exchange.get(key))}
             messages.append({"role": role, "content": [text, *others], "cut": one.get("completed") is False})
@@ -580,12 +571,7 @@ def amazon_q(value: Json) -> Iterator[Chat]:
         )
         content = as_object(as_object(asked).get("content"))
         results = [
-            {
-                "type": "tool_result",
-                "tool_use_id": one.get("tool_use_id"),
-                "content": one.get("content"),
-                "is_error": name_text(one.get("status")).lower() == "error",
-            }
+            {**one, "type": "tool_result"}
             for kind in ("ToolUseResults", "CancelledToolUses")
             for one in objects_in(as_object(content.get(kind)).get("tool_use_results"))
         ]

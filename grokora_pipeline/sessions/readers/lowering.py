@@ -58,7 +58,7 @@ _CONTENTS = (
 )
 # Members of a message that name tools and are no calls of them.
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
-_ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters")
+_ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters", "input_json")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text", "TEXT"}
 _REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
@@ -339,7 +339,7 @@ def _part_result(part: Mapping[str, Any]) -> Message:
     call_id = next((part[key] for key in ids if part.get(key)), "")
     keys = ("content", "response", "result", "output", "value")
     message = tool_result(name_text(call_id), result_text(next((part[k] for k in keys if part.get(k) is not None), "")))
-    if part.get("is_error") is True or part.get("isError") is True or part.get("status") == "error":
+    if part.get("is_error") is True or part.get("isError") is True or part.get("status") in ("error", "Error"):
         message["is_error"] = True
     return message
 
@@ -382,7 +382,7 @@ def lower_call(raw: Any) -> Json | None:
     if raw.get("type") == "custom_tool_call":  # its input is a free text, such as a patch
         arguments = {"input": arguments}
     text = arguments if isinstance(arguments, str) else json_text(arguments)
-    ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "ref", "id")
+    ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "tool_use_id", "ref", "id")
     # results name an Anthropic block by its `id`, whatever other ids a program keeps in it
     call_id = next((raw[key] for key in (ids[::-1] if raw.get("type") == "tool_use" else ids) if raw.get(key)), "")
     return {"id": name_text(call_id), "type": "function", "function": {"name": name, "arguments": text or "{}"}}
