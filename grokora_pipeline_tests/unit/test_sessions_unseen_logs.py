@@ -66,7 +66,10 @@ def test_a_prompt_whose_retrieved_texts_stand_beside_it_is_not_whole(
     tmp_path: Path, contexts: list[str], known: str
 ) -> None:
     row = {"user_input": "Capital?", "retrieved_contexts": contexts, "response": "Berlin"}
-    assert (only(read(write(tmp_path / "x.jsonl", row))).completeness) == known
+    assert only(read(write(tmp_path / "x.jsonl", row))).completeness == known
+    if contexts != ["Capital?"]:
+        (tmp_path / "x.csv").write_text(f'{",".join(row)}\nCapital?,"{contexts or ""}",Berlin\n')
+        assert only(read(tmp_path / "x.csv")).completeness == known
 
 
 def test_a_conversation_of_ragas_is_its_messages_and_nobody_said_that_it_went_well(tmp_path: Path) -> None:

@@ -406,7 +406,8 @@ def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
         return
     metadata: Mapping[str, Any] = record.value
     shown = "".join(name_text(one.get("content")) for one in row.messages)
-    hidden = any(name_text(one) not in shown for key in _CONTEXTS for one in as_list(metadata.get(key)))
+    beside = (as_json(metadata.get(key)) or [] for key in _CONTEXTS)  # in a CSV file as Python writes a list
+    hidden = any(name_text(one) not in shown for own in beside for one in (own if isinstance(own, list) else [own]))
     session = _session(metadata, *SESSION_NAMES)
     yield from explode(
         source,

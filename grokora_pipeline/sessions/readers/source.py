@@ -47,7 +47,7 @@ _COLUMNS: tuple[set[bytes], ...] = (
     *({b"instruction", name} for name in (b"output", b"response")),
     *({b"question", name} for name in (b"answer", b"response")),
     *({b"inputs", b"outputs"}, {b"chosen", b"rejected"}, {b"event", b"properties"}),
-    *({b"request_body", b"response_body"}, {b"request", b"response"}),
+    *({b"request_body", b"response_body"}, {b"request", b"response"}, {b"user_input", b"response"}),
 )
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"ustar")
 
