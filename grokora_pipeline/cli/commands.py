@@ -80,9 +80,11 @@ def ui(
     """The Dagster UI with the history of this project, from any directory."""
     from grokora_pipeline.assets.common import load_project
     from grokora_pipeline.cli.demo import open_instance, recover
+    from grokora_pipeline.serving.gateway.server import listen
 
     with open_instance() as instance:
         recover(load_project(), instance)
+    listen(host, port).close()  # Dagster would say that the port is taken half a minute later, amid its log
     # this process becomes Dagster, so that signals and the exit status are Dagster's own
     dagster, workspace = str(Path(sys.executable).with_name("dagster")), str(get_settings().home / "workspace.yaml")
     os.execv(dagster, [dagster, "dev", "-w", workspace, "-h", host, "-p", str(port)])

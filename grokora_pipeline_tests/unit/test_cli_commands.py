@@ -1,6 +1,7 @@
 """The command line: what a person sees and which status a script gets."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,6 +62,13 @@ def test_a_setting_that_nothing_reads_is_named_before_any_command(grokora: Groko
     status, out, err = grokora("champion", "show", "actor")
     assert (status, json.loads(out)["version"]) == (0, "second")
     assert err == "warning: nothing reads GROKORA_BASEMODEL; `grokora doctor` says what was meant.\n"
+
+
+def test_the_ui_says_at_once_that_its_port_is_taken(grokora: Grokora) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, _, err = grokora("ui", "--port", str(taken.getsockname()[1]))
+    assert status == 2
+    assert "cannot be listened on (Address already in use" in err
 
 
 def test_a_mistake_is_one_sentence_on_stderr_and_status_2(grokora: Grokora) -> None:

@@ -67,6 +67,15 @@ def api_key(settings: Settings, host: str) -> str | None:
     return key
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """The socket that listens there; GrokoraError if another program does, or the host is none of this machine's."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host.strip("[]"), port), family=family)
+    except OSError as error:
+        raise GrokoraError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.") from error
+
+
 def serve(settings: Settings, options: Options) -> None:
     """Serve until interrupted. Raises GrokoraError if nothing could answer, or the address is taken."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -75,11 +84,7 @@ def serve(settings: Settings, options: Options) -> None:
     key = api_key(settings, options.host)
     upstream = Upstream(options.upstream, options.upstream_model or None) if options.upstream else None
     host, port = options.host, options.port
-    try:  # bound before the model is loaded: a taken port is told at once
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host.strip("[]"), port), family=family)
-    except OSError as error:
-        raise GrokoraError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port.") from error
+    listening = listen(host, port)  # before the model is loaded: a taken port is told at once
     recorder = Recorder(settings.recordings_folder)
     recorder.check_writable()
     start: Callable[[Path], Engine] = start_engine
