@@ -1,14 +1,14 @@
 """`session_logs`: every log below the root, as redacted turns in Parquet, one file a day."""
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
     Made,
     Project,
@@ -22,7 +22,7 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.sources import LOG_FILES
-from grokora_pipeline.datasets.imports import import_rows
+from grokora_pipeline.datasets.imports import free_name, import_rows
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
@@ -107,7 +107,7 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
                 )
             artifact = store.publish(KEY, report.version, staged)
         context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
-        checks = [*_checks(report), _no_secret_survives(report, secrets)]
+        checks = [*_checks(report, project.agents), _no_secret_survives(report, secrets)]
         yield result(project, artifact, _metadata(report, artifact.path, project), checks)
 
     return session_logs
@@ -162,7 +162,7 @@ def _no_secret_survives(report: IngestReport, secrets: list[dict[str, Any]]) -> 
     )
 
 
-def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
+def _checks(report: IngestReport, agents: Iterable[AgentSpec]) -> list[dg.AssetCheckResult]:
     names, quarantined = report.by_recorded_agent, report.quarantined
     without_agent = "Every call belongs to an agent of agents.yaml."
     if names:
@@ -188,17 +188,17 @@ def _checks(report: IngestReport) -> list[dg.AssetCheckResult]:
             "every_call_has_an_agent",
             not names,
             without_agent,
-            **{"calls": dict(names), "agents.yaml": dg.MetadataValue.md(_missing_agents(report))},
+            **{"calls": dict(names), "agents.yaml": dg.MetadataValue.md(_missing_agents(report, agents))},
         ),
     ]
 
 
-def _missing_agents(report: IngestReport) -> str:
+def _missing_agents(report: IngestReport, agents: Iterable[AgentSpec]) -> str:
     """The lines of agents.yaml that would give the calls their agents, as a code block."""
-    lines = []
+    lines, taken = [], {agent.name for agent in agents}
     for name in report.by_recorded_agent:
-        plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "agent"
-        plain = plain if plain[0].isalpha() else f"agent_{plain}"
+        plain = free_name(name, taken)
+        taken.add(plain)
         match = "{system: [a pattern of its system prompt]}" if not name else f"{{names: [{json.dumps(name)}]}}"
         lines.append(f"  {plain}: {{description: what it does, match: {match}}}")
     return "```yaml\nagents:\n" + "\n".join(lines) + "\n```"

@@ -90,7 +90,7 @@ def suggest(folders: Sequence[Path], agents: Sequence[AgentSpec]) -> str:
     lines = []
     for key, count in counts.most_common():
         name, match = rules[key]
-        plain = _free_name(name, taken)
+        plain = free_name(name, taken)
         taken.add(plain)
         entry = {plain: {"description": "what it does", "match": match}}
         body = yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=110)
@@ -121,7 +121,7 @@ def _unowned(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield "any", "agent", {"any": True}
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """A name that agents.yaml accepts and nobody has."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:56] or "agent"
     plain = plain if plain[0].isalpha() else f"agent_{plain}"[:60]

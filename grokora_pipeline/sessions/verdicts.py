@@ -89,7 +89,7 @@ class Judgement:
     copies: int
     sessions: int
     by_agent: dict[str, int]
-    by_recorded_agent: dict[str, int]  # of turns that are no agent's
+    by_recorded_agent: dict[str, int]  # of turns that are no agent's, but could be
     by_status: dict[str, int]
     by_format: dict[str, int]
     per_day: dict[str, int]
@@ -209,6 +209,8 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     pq.write_table(table, folder / SESSIONS_FILE, compression="zstd")
     pq.write_table(copies, folder / COPIES_FILE, compression="zstd")
     kept = rows.drop(index=dropped)
+    # of a call without a name or a prompt no rule can say whose it is
+    unowned = kept["agent"].isna() & (kept["recorded_agent"].notna() | kept["completeness"].ne("lost"))
     listed = copies.to_pylist()
     # until version 12, both rows of a call that stands twice in one line were left out
     read_anew = sum(_places(copy)[0] == _places(copy)[1] for copy in listed)
@@ -219,7 +221,7 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
         copies=len(dropped),
         sessions=kept["session"].nunique(),
         by_agent=_counts(kept["agent"].fillna("")),
-        by_recorded_agent=_counts(kept["recorded_agent"][kept["agent"].isna()].fillna("")),
+        by_recorded_agent=_counts(kept["recorded_agent"][unowned].fillna("")),
         by_status=_counts(kept["session"].map(statuses).fillna(kept["status"])),
         by_format=_counts(kept["source_format"]),
         per_day=dict(sorted(_counts(kept["day"]).items())),

@@ -83,19 +83,23 @@ def test_days_that_nobody_audited_are_audited_even_if_they_did_not_change(
 
 def test_calls_of_an_agent_that_agents_yaml_does_not_know_are_named_with_the_lines_to_add(project: Project) -> None:
     lines = [call("t", step, f"p{step}", "a", agent="Airline Bot") for step in range(3)]
+    lines += [call("v", 0, "r", "a", agent="airline-bot"), call("w", 0, "s", "a", agent="base")]
     write_lines(project.settings.logs / "b.jsonl", [*lines, call("u", 0, "q", "a", agent=None)])
+    lost = {"id": "r", "trace_id": "r", "run_type": "llm", "inputs": {"messages": []}}  # nobody's, and nobody's to be
+    answer = {"message": {"role": "assistant", "content": "d"}}
+    write_lines(project.settings.logs / "c.jsonl", [lost | {"outputs": answer}])
     with dg.DagsterInstance.ephemeral() as instance:
         run = dg.materialize([link.session_logs_asset(project)], instance=instance, resources=project.resources())
     (check,) = [one for one in run.get_asset_check_evaluations() if one.check_name == "every_call_has_an_agent"]
     assert not check.passed
     assert check.description == (
-        "4 calls belong to no agent: Airline Bot (3), without a name (1); the metadata `agents.yaml` holds "
-        "the lines to add."
+        "6 calls belong to no agent: Airline Bot (3), without a name (1), airline-bot (1), base (1); the metadata "
+        "`agents.yaml` holds the lines to add."
     )
     block = str(check.metadata["agents.yaml"].value)
     agents = project.settings.home / "suggested.yaml"
     agents.write_text(block.removeprefix("```yaml\n").removesuffix("\n```"), encoding="utf-8")
-    assert [agent.name for agent in load_agents(agents)] == ["airline_bot", "agent"]
+    assert [agent.name for agent in load_agents(agents)] == ["airline_bot", "agent", "airline_bot_2", "base_agent"]
     assert load_agents(agents)[0].is_named("Airline Bot")
 
 
