@@ -121,6 +121,18 @@ def test_compactions_and_rewinds_of_adk_change_later_prompts(tmp_path: Path) -> 
     assert skipped(items) == ["taken_back"]
 
 
+def test_an_answer_of_pis_that_was_stopped_is_counted_and_in_no_prompt(tmp_path: Path) -> None:
+    def line(own: str, parent: str, role: str, words: str, **more: Any) -> dict[str, Any]:
+        message = {"role": role, "content": [text(words)], **more}
+        return {"type": "message", "id": own, "parentId": parent, "message": message}
+
+    head = {"type": "session", "version": 3, "id": "s", "timestamp": "2026-01-01T00:00:00Z"}
+    lines = [head, line("1", "", "user", "Q"), line("2", "1", "assistant", "ha", stopReason="aborted")]
+    lines += [line("3", "2", "user", "Go on."), line("4", "3", "assistant", "A", stopReason="stop")]
+    items = read_lines(tmp_path, *lines)
+    assert (told(items), skipped(items)) == (["u:Q u:Go on. -> A (reconstructed)"], ["broken_off"])
+
+
 # --- Gemini CLI
 
 

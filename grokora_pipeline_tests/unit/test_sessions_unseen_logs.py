@@ -169,6 +169,13 @@ def test_a_kind_that_is_no_word_hides_no_format(tmp_path: Path) -> None:
     assert only(items).source_format == "codex"
 
 
+@pytest.mark.parametrize(("code", "failed"), [(0, False), (1, True), (-1, True)])
+def test_a_step_of_mini_swe_agent_failed_if_its_command_did(tmp_path: Path, code: int, failed: bool) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": f"<returncode>{code}</returncode>\n<output>\nx</output>"}
+    first = turns_of(document(tmp_path, [*TALK[:3], result, TALK[4]]))[0]
+    assert first.step_failed is failed
+
+
 def test_words_about_hiding_do_not_make_a_prompt_cut(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Is this text redacted or truncated?"}, TALK[-1]]}
     assert only(read(write(tmp_path / "x.jsonl", row))).completeness == "whole"

@@ -264,7 +264,9 @@ def json_text(value: object) -> str:
 
 _FAILED = {"error", "failed", "failure", "fail", "cancelled", "canceled", "aborted", "timeout", "timed_out"}
 _FAILED |= {"timedout", "denied", "rejected"}
-_SAYS_ERROR = re.compile(r"\s*(?:\[?error\b|traceback \(most recent|exception\b|fatal\b)", re.IGNORECASE)
+_SAYS_ERROR = re.compile(
+    r"\s*(?:\[?error\b|traceback \(most recent|exception\b|fatal\b|<returncode>\s*-?[1-9])", re.IGNORECASE
+)
 
 
 def is_error(result: object) -> bool:

@@ -78,7 +78,9 @@ def _turns(source: Source, header: Mapping[str, Any], entries: list[tuple[int, d
             size, owners = sum(map(chars, context)), [own, *owners[start:]]
         elif entry.get("type") == "model_change":
             model = name_text(entry.get("modelId")) or model
-        elif name_text(message.get("stopReason")) not in _STOPPED:
+        elif (end := name_text(message.get("stopReason"))) in _STOPPED:
+            yield Skipped("broken_off" if end == "aborted" else "call_failed")
+        else:
             for lowered in _messages(entry):
                 if lowered["role"] == "assistant":
                     if message.get("model") in _NO_MODEL or size > MAX_PROMPT_CHARS:
