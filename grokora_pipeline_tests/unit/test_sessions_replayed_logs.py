@@ -133,6 +133,30 @@ def test_an_answer_of_pis_that_was_stopped_is_counted_and_in_no_prompt(tmp_path:
     assert (told(items), skipped(items)) == (["u:Q u:Go on. -> A (reconstructed)"], ["broken_off"])
 
 
+def test_an_answer_of_cursors_is_one_line_and_results_are_not_in_its_file(tmp_path: Path) -> None:
+    use = {"type": "tool_use", "name": "Shell", "input": {"command": "ls"}}
+    said = [("user", [text("Q")]), ("assistant", [text("I look."), use]), ("assistant", [text("A")])]
+    lines = [{"role": role, "message": {"content": content}} for role, content in said]
+    assert told(read_lines(tmp_path, *lines)) == [
+        "u:Q -> I look. (reconstructed)",
+        "u:Q a:I look.* t: -> A (delta)",
+    ]
+
+
+def test_a_message_of_droids_stands_below_the_one_that_it_names(tmp_path: Path) -> None:
+    said = [
+        ("1", None, "user", "Q"),
+        ("2", "1", "assistant", "A"),
+        ("3", "2", "user", "No"),
+        ("4", "1", "assistant", "B"),
+    ]
+    lines: list[dict[str, Any]] = [{"type": "session_start", "id": "s"}]
+    for own, parent, role, words in said:
+        message = {"role": role, "content": [text(words)]}
+        lines.append({"type": "message", "id": own, "parentId": parent, "message": message})
+    assert told(read_lines(tmp_path, *lines)) == ["u:Q -> A (reconstructed)", "u:Q -> B (reconstructed)"]
+
+
 # --- Gemini CLI
 
 

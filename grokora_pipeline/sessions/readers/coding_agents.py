@@ -8,6 +8,7 @@ from typing import Any
 from grokora_pipeline.sessions.readers.chats import Chat, Replay, branch, unshown
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
 from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, digest, objects_in
+from grokora_pipeline.sessions.readers.lowering import lower, role_of
 
 
 def gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
@@ -444,20 +445,33 @@ def gemini_stream(lines: Sequence[Json]) -> Iterator[Chat]:
 
 
 def message_lines(lines: Sequence[Json]) -> Iterator[Chat]:
-    """A line a message: `{type: message, message: {…}}` behind a session's first line (droid), or role and message."""
+    """A line a message: `{type: message, message: {…}}` behind a session's first line (droid), or role and message.
+
+    Cursor leaves results out: what follows a call without one has no whole prompt.
+    """
     is_droid = lines[0].get("type") == "session_start"
     is_kimi = any(name_text(one.get("role")).startswith("_") for one in lines)
     name = name_text(lines[0].get("id")) if is_droid else ""
     started = next((one["timestamp"] for one in lines if one.get("timestamp")), None)
     replay = Replay(Chat([], name, "droid" if is_droid else "kimi" if is_kimi else "cursor", started=started))
+    places: dict[str, int] = {}  # message -> how many there are with it
     for one in lines:
         if one.get("type") == "compaction_state":  # droid says what it summed up, and not what it kept beside that
             replay.go_on_with([{"role": "user", "content": one.get("summaryText")}])
-            replay.chat = replace(replay.chat, completeness="delta")
+            replay.chat, places = replace(replay.chat, completeness="delta"), {}
         elif one.get("role") == "_system_prompt":
             replay.messages.append({"role": "system", "content": one.get("content")})
         elif not name_text(one.get("role")).startswith("_"):
-            replay.messages.append(as_object(one.get("message")) if one.get("type") == "message" else one)
+            message = as_object(one.get("message")) if one.get("type") == "message" else one
+            if 0 < places.get(name_text(one.get("parentId")), 0) < len(replay.messages):  # a person went back to it
+                replay.go_on_with(replay.messages[: places[name_text(one["parentId"])]])
+            last = lower(replay.messages[-1]) if replay.messages and role_of(message) == "assistant" else []
+            if last and last[-1].get("tool_calls"):
+                replay.go_on_with([*replay.messages, {"role": "tool", "content": ""}])
+                replay.chat = replace(replay.chat, completeness="delta")
+            replay.messages.append(message)
+            if own := name_text(one.get("id")):
+                places[own] = len(replay.messages)
     yield from replay.chats()
 
 
