@@ -459,6 +459,9 @@ client.auth("bob", "{}")
 The password field now contains "{}".
 File: password.txt\n---\n{}
 KEY FOUND! [ {} ]
+set password for bob to {}
+credentials (bob / {}) worked
+$ read -s PW <<< "{}"
 """
 
 
@@ -486,6 +489,7 @@ def test_passwords_are_found_as_tools_and_people_write_them() -> None:
         "enter code {} from the SMS",
         "authenticator shows {}, typing it in",
         "The PIN for the door is {}",
+        "Code d'acc\u00e8s : {}",
         "Your Acme code: {}",
         "Dein Code lautet {}",
         "{} is your Acme verification code.",
@@ -704,6 +708,7 @@ def test_a_caller_gets_its_own_values_back_and_no_others() -> None:
         ({"securityAnswer": "onlyletters"}, "onlyletters"),
         ({"code": "document.getElementById('pw').value='tNl0JSpAQv'"}, "tNl0JSpAQv"),
         ({"fields": [{"name": "Password", "type": "textbox", "value": "onlyletters"}]}, "onlyletters"),
+        ({"tool": "fill", "selector": "#pw", "value": "onlyletters"}, "onlyletters"),
         ({"type": "random_password", "attributes": {"length": 11, "result": "onlyletters", "special": True}}, "only"),
         ([tool_answer("bash", {"cmd": "cat password.txt"}), {"role": "tool", "content": "pepper1987"}], "pepper1987"),
     ],
@@ -1119,6 +1124,7 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("columnapi('test_wBF544LnlMKFglHqvdRi4QqRPeO')", "wBF544LnlMKFglHq"),
         ("nsec1aktvlns5da3h0vq2xllsws0upxwejlcr965ayk5uhqw9ylqatmddz3wajc", "nsec1aktvlns5da3h0vq2"),
         ("pyotp.TOTP('ZZY4UWQGXN4HX2SW')", "ZZY4UWQGXN4HX2SW"),
+        ("box = SecretBox(bytes.fromhex('8efcd39819f8ec510a5f5b3c74d452e9'))", "8efcd39819f8ec51"),
         ('server.login(EMAIL, "afbd wlfu hvmx ljfc")', "afbd wlfu"),
         (
             "Save this private key, it is shown once: " + "9b93197333fcad573aa3177c5880fcce67c1e9204e0e8c3c",

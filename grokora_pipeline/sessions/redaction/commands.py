@@ -110,7 +110,8 @@ _PRINTING = (  # what prints a secret and says so in no word of the names of sec
     r"\bop read|\bgopass|\bbw get|keyring get|vault (?:read|kv get)|--with-decryption|config[: ]get\b"
 )
 _INPUT = (  # what is handed a password by <<<
-    r"(?:kinit|passwd|smbpasswd|pdbedit|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|keepassxc-cli|gpg|login|"
+    r"(?:kinit|read -\w*s|"
+    r"passwd|smbpasswd|pdbedit|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|keepassxc-cli|gpg|login|"
     r"realm|ipa|adcli|configure|\w+_config_editor|zfs|context|vault)\b[^\n|;]{0,80}<<<"
 )
 _PAIRS = (  # a user and a mark right before a password
@@ -254,7 +255,8 @@ _ROWS: tuple[Context, ...] = (
     ),
 )
 # between a line and what it prints: a rule or a fence; what an interpreter or a debugger shows before a value
-_RULE = r"(?:\s{0,4}[=`~-]{3,}\w{0,8}\n)?"
+_BREAK = r"(?:\n|\\{1,3}n)"  # also in JSON
+_RULE = r"(?:\s{0,4}[=`~-]{3,}\w{0,8}(?:\n|\\{1,3}n))?"
 _PROMPT = r"(?:Out\[\d+\]: |\w+: String = |=> |\$\d+ = (?:0x\w+ )?|\[\d+\] )?"
 _ABOUT_HASHES = re.compile(
     r"\bgit\b(?! config)|docker (?!exec)|sha\d|md5|hash|commit|public|fingerprint|checksum|digest|\bids?\b|[-_]id\b",
@@ -281,10 +283,10 @@ DETECTORS = (
     *contexts(_ROWS),
     detector(  # $ openssl rand -hex 32, $ cat password.txt, >>> api_key, Token created. and below it only the value
         "password",
-        rf"(?:{TELLING}|{_PRINTING})[^\n]{{0,160}}\n{_RULE}\s{{0,8}}{_PROMPT}(?:b?{QUOTE})?"
-        rf"(?P<value>[^\s\"'`]{{6,256}})(?:{QUOTE})?[ \t]*(?=\n|\Z)",
-        rf"(?i:(?:{TELLING_HINT}|{_PRINTING})[^\n]*\n{_RULE}\s{{0,8}}{_PROMPT}"
-        rf"b?[\\\"'`]{{0,4}}[^\s\"'`]{{6}}[^\s\"'`]*[\\\"'`]{{0,4}}[ \t]*(?:\n|$))",
+        rf"(?:{TELLING}|{_PRINTING})[^\n]{{0,160}}?{_BREAK}{_RULE}\s{{0,8}}{_PROMPT}(?:b?{QUOTE})?"
+        rf"(?P<value>[^\s\"'`\\]{{6,256}})(?:{QUOTE})?[ \t]*(?={_BREAK}|\\{{0,3}}[\"']|\Z)",
+        rf"(?i:(?:{TELLING_HINT}|{_PRINTING})[^\n]*{_BREAK}{_RULE}\s{{0,8}}{_PROMPT}"
+        rf"b?[\\\"'`]{{0,4}}[^\s\"'`\\]{{6}}[^\s\"'`\\]*[\\\"'`]{{0,4}}[ \t]*(?:{_BREAK}|[\\\"'n]|$))",
         "value",
         accept=_is_printed,
         flags=re.IGNORECASE,

@@ -41,7 +41,7 @@ _CALLS = (  # whose last argument in quotes is a password or a key
     r"NetworkCredential(?:\]::new)?|PSCredential(?:\]::new)?|Credentials::new|jwt\.(?:sign|verify|encode|decode)|"
     r"createHmac|pgp_sym_\w+|AES\.(?:en|de)crypt|db\.auth"
 )
-_ELEMENTS = "element|selector|label|field|locator|target|placeholder"
+_ELEMENTS = "type|element|selector|label|field|locator|target|placeholder"
 _IN_FIELD = (
     rf"(?:{QUOTE}|\b)(?:{_ELEMENTS})(?:{QUOTE}\s?:|=)\s?{QUOTE}[^\"'`\n]{{0,80}}"
     rf"(?:{SPOKEN}|passwd|pwd|pass)[^\"'`\n]{{0,60}}{QUOTE}"
@@ -73,7 +73,7 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # password_field.send_keys("x"), page.get_by_label("Password").fill("x")
         rf"{_FIELD}[^\n;]{{0,60}}?\.(?:(?:{_TYPES})\(|value ?= ?)"
-        rf"\s?{QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){QUOTE}(?:\s?[,;)]|\Z|\n)",
+        rf"\s?{QUOTE}(?P<value>[^\"'`\\\n]{{4,80}}){QUOTE}(?:\s?[,;)<&|}}\"'\\]|\Z|\n)",
         rf"(?i:\.(?:(?:{_TYPES})\(|value ?= ?[\\\"'`]))",
         is_value,
         "",
@@ -191,7 +191,8 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # AES.new(b"x", mode), new SecretKeySpec("x".getBytes(), "AES"), key = bytes.fromhex("x"), "x".toCharArray()
-        rf"\b(?:AES\.new|SecretKeySpec|Fernet|hmac\.new|[HT]OTP|(?:key|seed) ?:?= ?(?:{_FROM_HEX}))\("
+        rf"\b(?:AES\.new|SecretKeySpec|Fernet|hmac\.new|[HT]OTP|"
+        rf"\w{{0,12}}(?:key|seed|secret|box|aesgcm)(?: ?:?= ?|\()(?:{_FROM_HEX}))\("
         rf"\s?b?{QUOTE}(?P<value>{VALUE})",
         rf"(?i:(?:AES\.new|SecretKeySpec|Fernet|hmac\.new|[HT]OTP|{_FROM_HEX})\()",
         is_mixed_value,

@@ -33,7 +33,7 @@ _CODES = (  # the words for a PIN and for a code that was sent
     "code (?:for|to) (?:the |my |our )?(?:safe|alarm|door|gate|garage|vault|lock)|"
     "2fa\\b|otp|pin|puk|passcode|one[- ]time (?:password|pin)|"
     "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|einmal|sms-|pin-)(?:code|passwort)|"
-    "code (?:de (?:v\u00e9rification|confirmation|s\u00e9curit\u00e9)|pin)|"
+    "code (?:d'acc\u00e8s|de (?:v\u00e9rification|confirmation|s\u00e9curit\u00e9)|pin)|"
     "c\u00f3digo (?:de (?:verificaci\u00f3n|confirmaci\u00f3n|seguridad|verifica\u00e7\u00e3o|confirma\u00e7\u00e3o|"
     "acceso|acesso)|pin)|"
     "codice (?:di (?:verifica|conferma|accesso|sicurezza)|pin)|(?:verificatie|bevestigings|pin)code|"
@@ -143,7 +143,7 @@ _ROWS: tuple[Context, ...] = (
         rf"\b(?:cred(?:ential)?s|log-?in|wi-?fi|wlan|account|accounts? data|zugangsdaten|identifiants?|credenciales|"
         rf"credenziali)\b"
         rf"(?: [\w'-]{{1,16}}){{0,5}}?(?: ?[:=]| are| is| sind| sont| son| est| es|"
-        rf") [\w.@+-]{{2,40}} / (?P<value>{VALUE})",
+        rf") \(?[\w.@+-]{{2,40}} / (?P<value>{VALUE})",
         r"(?i:(?:cred(?:ential)?s|log-?in|wi-?fi|wlan|account|zugangsdaten|identifiants?|credenciales|"
         r"credenziali)[^\n/]* / )",
         lambda match: len(match["value"]) >= 6 and is_mixed_value(match),
@@ -189,7 +189,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?<!\w)(?:(?:{SPOKEN}|pwd?)(?! (?:polic|format|hash|type|length|strength|manager))|"
         rf"(?P<key>secret|token|(?:access|api) key)(?= (?:you|we|I|for|to|of|in|that) ))"
         rf"(?: [\w'\"-]{{1,16}}| [\w.+-]{{1,40}}@[\w.-]{{1,40}}){{1,6}} (?:is|(?:was|is|"
-        rf"has been) (?:re)?set to|was|lautet|ist|es|"
+        rf"has been) (?:re)?set to|to|was|lautet|ist|es|"
         rf"est|c'est|contains|\u00e9|"
         rf"\u00e8) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
         rf"(?i:(?:{SPOKEN}|pwd?|secret|token|(?:access|api) key)(?: [\w'\"@.+-]{{1,60}}){{1,6}} "
@@ -207,8 +207,9 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # use admin:x1 to get in, admin/x1!
-        rf"\b(?:(?:use|with|as) [\w.-]{{2,32}}(?::| / )|(?:admin|administrator|root|sa) ?[:/,] ?)(?P<value>{VALUE})",
-        r"(?i:(?:use|with|as) [\w.-]+(?::| / )|(?:admin|administrator|root|sa) ?[:/,] ?)[^\s/.]{8}",
+        rf"\b(?:(?:use|with|as|tried) [\w.-]{{2,32}}(?::| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)"
+        rf"(?P<value>{VALUE})",
+        r"(?i:(?:use|with|as|tried) [\w.-]+(?::| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)[^\s/.]{8}",
         lambda match: (
             bool(CHOSEN.fullmatch(match["value"]))
             or (is_chosen(match) and is_mixed(match["value"]) and not is_wordlike(match["value"]))
