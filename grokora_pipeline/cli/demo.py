@@ -82,7 +82,8 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
     except DatabaseError as error:
         raise GrokoraError(
             f"Dagster's history, whose place {home / 'dagster.yaml'} names, cannot be used ({error.orig}): free disk "
-            "space, or move its folder away. The store keeps what is finished, and the same command goes on from there."
+            "space, make it writable, or move its folder away. The store keeps what is finished, and the same command "
+            "goes on from there."
         ) from error
 
 

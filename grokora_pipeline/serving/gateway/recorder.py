@@ -181,7 +181,7 @@ class Recorder:
         except OSError as error:
             raise GrokoraError(
                 f"Recordings cannot be written to {self.folder} ({error.strerror}); make it writable, or set "
-                "GROKORA_LOGS to a folder that is."
+                "GROKORA_RECORDINGS to a folder that is."
             ) from error
         self.trouble = "" if self.trouble == os.strerror(errno.ENOSPC) else self.trouble
 
