@@ -176,6 +176,14 @@ def test_a_step_of_mini_swe_agent_failed_if_its_command_did(tmp_path: Path, code
     assert first.step_failed is failed
 
 
+def test_what_is_said_after_a_call_without_its_result_is_another_answer_with_no_whole_prompt(tmp_path: Path) -> None:
+    items = read(write(tmp_path / "x.jsonl", {"messages": [*TALK[:3], TALK[4]]}))
+    first, second = turns_of(items)
+    assert (first.completion["content"], first.completeness, first.result_known) == ("", "whole", False)
+    assert (second.completion["content"], second.completeness) == ("Done", "cut")
+    assert [item.reason for item in items if isinstance(item, Problem)] == ["result_not_recorded"]
+
+
 def test_words_about_hiding_do_not_make_a_prompt_cut(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Is this text redacted or truncated?"}, TALK[-1]]}
     assert only(read(write(tmp_path / "x.jsonl", row))).completeness == "whole"

@@ -389,11 +389,16 @@ def lower_call(raw: Any) -> Json | None:
 
 
 def join_calls(messages: Sequence[Message]) -> list[Message]:
-    """Assistant messages side by side as one: the items of one answer stand apart in some formats."""
+    """Assistant messages side by side as one: the items of one answer stand apart in some formats.
+
+    What is said after a call is another answer, also where the log lacks the call's result: no later prompt is whole.
+    """
     joined: list[Message] = []
     for message in messages:
         last = joined[-1] if joined else {}
-        is_part = message.get("tool_calls") or last.get("tool_calls") or not last.get("content")  # thoughts alone
+        is_part = message.get("tool_calls") or not (last.get("content") or last.get("tool_calls"))  # thoughts alone
+        if message["role"] == "assistant" == last.get("role") and last.get("tool_calls") and not is_part:
+            joined.append({"role": "tool", "tool_call_id": "", "content": "", "unread": "result_not_recorded"})
         if message["role"] == "assistant" == last.get("role") and is_part:
             joined[-1] = merged([last, message]) | {key: last[key] for key in ("model",) if key in last}
             if "trainable" in message:
@@ -575,10 +580,12 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
     if isinstance(completion, str):
         yield Skipped(completion)
         return
-    if any(message.get("unread") for message in prompt) and fields.get("completeness") != "lost":
+    unread = next((message["unread"] for message in prompt if message.get("unread")), None)
+    if unread and fields.get("completeness") != "lost":
         fields["completeness"] = "cut"
-        detail = f"line {fields.get('line', 0)}: the prompt has a part of a kind that no reader knows"
-        yield Problem("part_of_unknown_kind", 0, detail)
+        reason = unread if isinstance(unread, str) else "part_of_unknown_kind"
+        lacks = "the result of a call" if isinstance(unread, str) else "a part of a kind that no reader knows"
+        yield Problem(reason, 0, f"line {fields.get('line', 0)}: the prompt lacks {lacks}")
     if fields.get("completeness", "whole") in ("whole", "reconstructed"):
         if not prompt:
             yield Skipped("no_prompt")
@@ -629,7 +636,7 @@ def results_after(answer: Message, following: Iterable[Message]) -> tuple[bool, 
     ids = {call["id"] for call in answer.get("tool_calls") or ()}
     results: dict[str, Message] = {}
     for message in following:
-        if message["role"] == "tool":
+        if message["role"] == "tool" and not message.get("unread"):
             results.setdefault(message.get("tool_call_id") or "", message)
         elif message["role"] == "assistant":
             break
