@@ -51,7 +51,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
             return
         champion = project.registry.in_service(agent.name)
         if champion is None:
-            context.log.warning(f"{agent.name} has no champion that is an adapter, so there is nothing to export.")
+            context.log.warning(f"{agent.name} has no adapter of the present base in service: nothing is exported.")
             return
         with plain_errors():
             plan = export_plan(project, agent, config, champion)
@@ -82,7 +82,7 @@ def export_plan(
     champion = champion or registry.in_service(agent.name)
     if champion is None:
         raise GrokoraError(
-            f"{agent.name} has no champion that is an adapter; `grokora champion history {agent.name}` says why."
+            f"{agent.name} has no adapter of the present base in service; `grokora champion history {agent.name}` says why."
         )
     judged = evaluation_plan(project, agent, champion.path)
     base = project.store.require("base_model")

@@ -54,7 +54,7 @@ def merged_model_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
         if prompt and adapter:
             context.log.warning(f"{agent.name} is served with the prompt {prompt.version}, which no weights hold.")
         if adapter is None:
-            why = "is served by a fixed prompt" if prompt else "has no champion yet"
+            why = "is served by a fixed prompt" if prompt else "has no champion on the present base model"
             context.log.warning(f"{agent.name} {why}, so no adapter is in service and there is nothing to merge.")
             return
         with plain_errors():

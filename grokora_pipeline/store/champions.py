@@ -137,10 +137,15 @@ class Registry:
         adapter = self.adapter_version(agent, version)
         return adapter == BASE or self.store.find(f"{agent}/lora_adapter", adapter) is not None
 
-    def serves(self, agent: str, version: str) -> bool:
-        """Whether a version can be served on the present base model: it is in the store, and fits."""
+    def serves(self, agent: str, version: str, base: str | None = None) -> bool:
+        """Whether a version can be served on a version of `base_model` (None: the present one): it exists and fits."""
         adapter = self.store.find(f"{agent}/lora_adapter", self.adapter_version(agent, version))
-        return self.exists(agent, version) and (adapter is None or self.fits(adapter))
+        return self.exists(agent, version) and (adapter is None or self.fits(adapter, base))
+
+    def of_another_base(self, agent: str) -> str:
+        """The version that the pointer names, if it answers no longer since the base model was changed; else ""."""
+        version = str((self.record(agent) or {}).get("version", BASE))
+        return version if self.exists(agent, version) and not self.serves(agent, version) else ""
 
     def fits(self, adapter: Artifact, base: str | None = None) -> bool:
         """Whether an adapter was trained on the weights of this version of `base_model`; None: of the present one.

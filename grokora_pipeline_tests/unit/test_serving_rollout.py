@@ -224,6 +224,7 @@ def test_an_adapter_answers_only_on_the_base_model_that_it_was_trained_on(tmp_pa
     running.refresh()
     assert (registry.version("actor"), registry.in_service("actor")) == (BASE, None)
     assert (running.table["actor"].version, running.refused) == ("v1", {})  # it runs on the base that it knows
+    assert (registry.serves("actor", "v1"), registry.serves("actor", "v1", "base1")) == (False, True)
     later = gateway()
     assert (later.table["actor"].version, later.refused) == (BASE, {"actor": "v1"})
     promote("v2", "base2")

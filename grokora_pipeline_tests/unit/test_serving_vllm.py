@@ -46,6 +46,17 @@ def test_the_command_serves_the_base_and_every_champion_under_its_agents_name(tm
     }
 
 
+def test_a_champion_of_another_base_model_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    facts = {"adapter_config.json": {"r": 12}, "training.json": {"versions": {"base_model": "an earlier one"}}}
+    publish_files(store, "actor/lora_adapter", "v1", facts)
+    Registry(store).promote("actor", "v1", "better", {})
+    with pytest.raises(GrokoraError, match=r"actor's champion v1 was trained on another base model than .*rollback"):
+        vllm_command(store, AGENTS, "127.0.0.1", 8000)
+    Registry(store).rollback("actor")
+    assert "--lora-modules" not in vllm_command(store, AGENTS, "127.0.0.1", 8000)
+
+
 def test_the_effective_template_is_passed_on_with_the_parser_of_its_calls(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     words = vllm_command(store, AGENTS, "127.0.0.1", 8000)

@@ -206,16 +206,17 @@ class _Endpoints:
 
     def _cards(self) -> list[Json]:
         """The base, each agent (whatever answers for it now) and each version; parent and root are as vLLM has them."""
-        base = self.gateway.champions.base
+        base, registry = self.gateway.champions.base, self.gateway.champions.registry
         models: list[tuple[str, str, str | None, int]] = [(BASE, base.model_id if base else BASE, None, 0)]
         for agent, service in self.gateway.champions.table.items():
-            history = self.gateway.champions.registry.history(agent)
+            history = registry.history(agent)
             since = {past["version"]: int(datetime.fromisoformat(past["at"]).timestamp()) for past in history}
             served = BASE if service.version == BASE else f"{agent}@{service.version}"
             models.append((agent, served, BASE, since.get(service.version, 0)))
             models += [
                 (f"{agent}@{adapter.version}", adapter.name, BASE, since.get(adapter.version, 0))
                 for adapter in self.gateway.champions.versions(agent)
+                if registry.serves(agent, adapter.version, base and base.version)
             ]
         return [
             {

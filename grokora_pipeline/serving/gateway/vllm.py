@@ -29,6 +29,12 @@ def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int
             "it was trained; materialize base_model again."
         )
     registry = Registry(store)
+    for agent in agents:
+        if version := registry.of_another_base(agent.name):  # vLLM would answer with the base, and nobody would know
+            raise GrokoraError(
+                f"{agent.name}'s champion {version} was trained on another base model than {base.model_id}: train the "
+                f"agent on this one, or `grokora champion rollback {agent.name}`."
+            )
     champions = {agent.name: champion for agent in agents if (champion := registry.in_service(agent.name))}
     refuse_agents(
         "vllm",
