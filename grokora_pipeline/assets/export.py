@@ -82,7 +82,8 @@ def export_plan(
     champion = champion or registry.in_service(agent.name)
     if champion is None:
         raise GrokoraError(
-            f"{agent.name} has no adapter of the present base in service; `grokora champion history {agent.name}` says why."
+            f"{agent.name} has no adapter of the present base in service; `grokora champion history {agent.name}` says "
+            "why."
         )
     judged = evaluation_plan(project, agent, champion.path)
     base = project.store.require("base_model")

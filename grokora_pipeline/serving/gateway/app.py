@@ -216,7 +216,7 @@ class _Endpoints:
             models += [
                 (f"{agent}@{adapter.version}", adapter.name, BASE, since.get(adapter.version, 0))
                 for adapter in self.gateway.champions.versions(agent)
-                if registry.serves(agent, adapter.version, base and base.version)
+                if registry.serves(agent, adapter.version, base.version if base else None)
             ]
         return [
             {
