@@ -263,19 +263,19 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
 
 def answers(messages: Sequence[Any]) -> Iterator[str]:
     """Results of one word, each below the call that it answers: only the call tells that the word is a secret."""
-    calls: dict[str, Any] = {}
-    for message in messages:
+    for at, message in enumerate(messages):
         if not isinstance(message, dict) or "role" not in message:
             return
         content = message.get("content")
-        if message["role"] == "assistant":
-            called = message.get("tool_calls")
-            entries = [one for one in called if isinstance(one, dict)] if isinstance(called, list) else []
-            calls = {str(one.get("id")): one.get("function") for one in entries}
-            calls["None"] = next(reversed(calls.values()), content)  # for a result that names no call
-        elif isinstance(content, str) and _ONE_WORD.fullmatch(content):
-            asked = str(calls.get(str(message.get("tool_call_id")), ""))[-_LAST_ASKED:].rstrip("`\n ")
-            yield f"{asked.rpartition(chr(10))[2]}\n{content.strip()}"
+        if not isinstance(content, str) or message["role"] == "assistant" or not _ONE_WORD.fullmatch(content):
+            continue
+        before: dict[str, Any] = next((one for one in reversed(messages[:at]) if one["role"] == "assistant"), {})
+        called = before.get("tool_calls")
+        entries = [one for one in called if isinstance(one, dict)] if isinstance(called, list) else []
+        calls = {str(one.get("id")): one.get("function") for one in entries}
+        last = next(reversed(calls.values()), before.get("content"))  # for a result that names no call
+        asked = str(calls.get(str(message.get("tool_call_id")), last))[-_LAST_ASKED:].rstrip("`\n ")
+        yield f"{asked.rpartition(chr(10))[2]}\n{content.strip()}"
 
 
 def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
