@@ -482,6 +482,18 @@ def test_claude_code_is_answered_with_what_it_sends_by_default(running: Running)
         assert text in prompt
 
 
+def test_what_an_answer_says_after_its_call_stays_in_it_whether_its_result_came_or_not(running: Running) -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Looking."}]}
+    result = {"type": "function_call_output", "call_id": "c1", "output": "a.txt"}
+    for after in (result, {"role": "user", "content": "go on"}):
+        body = {"model": "actor", "input": [{"role": "user", "content": "hi"}, call, said, after]}
+        messages = chat_request("responses", body)["messages"]
+        assert [one["role"] for one in messages] == ["user", "assistant", after.get("role", "tool")]
+        assert (messages[1]["content"], messages[1]["tool_calls"][0]["id"]) == ("Looking.", "c1")
+        assert send(running, "responses", body).status_code == 200
+
+
 def test_codex_is_answered_and_gets_its_patches_as_a_custom_call(tmp_path: Path) -> None:
     with Setup(tmp_path, AGENTS, lambda ask: CALL).running() as running:
         reply = send(running, "responses", CODEX)

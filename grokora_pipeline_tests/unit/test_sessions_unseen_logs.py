@@ -182,6 +182,14 @@ def test_what_is_said_after_a_call_without_its_result_is_another_answer_with_no_
     assert (first.completion["content"], first.completeness, first.result_known) == ("", "whole", False)
     assert (second.completion["content"], second.completeness) == ("Done", "cut")
     assert [item.reason for item in items if isinstance(item, Problem)] == ["result_not_recorded"]
+    # one answer if its result comes after all that it says, as OpenAI's items do
+    first, last = turns_of(read(write(tmp_path / "y.jsonl", {"messages": [*TALK[:3], TALK[4], TALK[3], TALK[4]]})))
+    assert (first.completion["content"], bool(first.completion["tool_calls"]), first.result_known) == (
+        "Done",
+        True,
+        True,
+    )
+    assert (last.completion["content"], last.completeness) == ("Done", "whole")
 
 
 def test_words_about_hiding_do_not_make_a_prompt_cut(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def _weighted(raw: Sequence[Json]) -> list[Message]:
         weight = next((message[key] for key in keys if message.get(key) is not None), 1)
         weight = weight and not message.get("from_history")  # Agno's, of an earlier run
         messages += [{**one, "trainable": bool(weight)} for one in lower(message) or lower_unknown(message)]
-    return pair_results(join_calls(_with_calls(messages)))
+    return pair_results(join_calls(_with_calls(messages), lossy=True))
 
 
 _CALL_TEXT = re.compile(r"<tool_call>(.*?)</tool_call>|<functioncall>(.*)", re.DOTALL)

@@ -99,7 +99,7 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
             left_out += 1
             yield Skipped(marks["cut"] if isinstance(marks.get("cut"), str) else "broken_off")
         messages += own if not marks.get("unsent") else []
-    messages = pair_results(join_calls(messages))
+    messages = pair_results(join_calls(messages, lossy=True))
     places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
     places = [place for place in places if place == len(messages) - 1] if chat.last_only else places
     if not places:

@@ -60,7 +60,7 @@ _CONTENTS = (
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
 _ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters", "input_json")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text", "TEXT"}
-_REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "thought"}
+_REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
 _CALL_PARTS |= {"mcp_tool_use"}
 _RESULT_PARTS = {"tool_result", "tool_call_response", "tool-result", "toolResult", "function_response"}
@@ -388,18 +388,25 @@ def lower_call(raw: Any) -> Json | None:
     return {"id": name_text(call_id), "type": "function", "function": {"name": name, "arguments": text or "{}"}}
 
 
-def join_calls(messages: Sequence[Message]) -> list[Message]:
+def join_calls(messages: Sequence[Message], *, lossy: bool = False) -> list[Message]:
     """Assistant messages side by side as one: the items of one answer stand apart in some formats.
 
-    What is said after a call is another answer, also where the log lacks the call's result: no later prompt is whole.
+    A `lossy` log may lack the results of calls. There, what is said after a call that no result follows is another
+    answer, and no later prompt is whole.
     """
+    next_roles, role = list[str](), ""  # who speaks next, for each message, other than the assistant
+    for message in reversed(messages):
+        next_roles.append(role)
+        role = role if message["role"] == "assistant" else message["role"]
     joined: list[Message] = []
-    for message in messages:
+    for message, follower in zip(messages, reversed(next_roles), strict=True):
         last = joined[-1] if joined else {}
-        is_part = message.get("tool_calls") or not (last.get("content") or last.get("tool_calls"))  # thoughts alone
-        if message["role"] == "assistant" == last.get("role") and last.get("tool_calls") and not is_part:
+        is_next = message["role"] == "assistant" == last.get("role")
+        calls = message.get("tool_calls") or last.get("tool_calls")
+        lost = lossy and calls and not message.get("tool_calls") and follower != "tool"
+        if is_next and lost:
             joined.append({"role": "tool", "tool_call_id": "", "content": "", "unread": "result_not_recorded"})
-        if message["role"] == "assistant" == last.get("role") and is_part:
+        if is_next and not lost and (calls or not last.get("content")):  # without: thoughts alone
             joined[-1] = merged([last, message]) | {key: last[key] for key in ("model",) if key in last}
             if "trainable" in message:
                 joined[-1]["trainable"] = last["trainable"] and message["trainable"]

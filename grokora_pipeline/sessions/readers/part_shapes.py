@@ -27,7 +27,7 @@ _SILENT = {
     "cache_point",
 }
 _SILENT |= {"source-url", "source-document", "cachepoint", "token_count", "inlinereference", "undostop"}
-_SILENT |= {"redacted_thinking", "usage"}
+_SILENT |= {"usage"}
 # How Rust's programs (Zed, Amazon Q) write a part: as the one member of an object, whose name is its kind.
 _TAGS = {"Text": "text", "Mention": "text", "Image": "image", "Thinking": "thinking", "ToolUse": "tool_use"}
 _TAGS |= {"ToolResult": "tool_result", "RedactedThinking": "redacted_thinking"}
@@ -94,7 +94,8 @@ def _untagged(part: Part) -> Part:
     """A part as Rust's and .NET's programs write it, with its kind in `type`; any other part as it is."""
     tag = str(next(iter(part))) if len(part) == 1 else ""
     if tag in _TAGS:
-        return {**(body if isinstance(body := part[tag], Mapping) else {"text": body}), "type": _TAGS[tag]}
+        told = "data" if tag == "RedactedThinking" else "text"
+        return {**(body if isinstance(body := part[tag], Mapping) else {told: body}), "type": _TAGS[tag]}
     if tag == "Json":
         return {"json": part[tag]}
     if "$type" not in part:
