@@ -58,14 +58,14 @@ def ladder(
     behind = {name: None if name == best else _compared(sums[best], sums[name], measure, alpha, seed) for name in rungs}
     cheapest = next(name for name in rungs if as_good(behind[name], alpha))
     verdict = _verdict(f"{metric} {quality[cheapest]:.3f}", cheapest, best, behind[cheapest], few_shot)
+    systems = by_system(rows)
+    if one_answer(systems[cheapest]):
+        verdict += f" Mind that it gives one and the same answer to all {len(systems[cheapest])} rows."
     sessions, needed = len(sums[best]), sessions_needed(alpha)
     if not any(quality[name] for name in rungs) and measure.higher_is_better:
         verdict = f"Nothing of it works yet: {metric} is 0 for every rung."
     if sessions < needed:  # no test could find a rung worse, and "do not train" would be said for want of rows
         verdict = f"Nothing can be told apart on {sessions} sessions: it needs {needed} with held-out rows."
-    systems = by_system(rows)
-    if one_answer(systems[cheapest]):
-        verdict += f" Mind that it gives one and the same answer to all {len(systems[cheapest])} rows."
     return {
         "metric": metric,
         "verdict": verdict,

@@ -176,6 +176,8 @@ def test_a_system_that_says_the_same_to_all_rows_is_shown_as_such() -> None:
     decision = decide(report(blind), adapter="v1")
     assert decision.promote
     assert decision.reason.endswith(f"Mind that {told}")
+    # of too few sessions nothing else is said
+    assert "Mind that" not in report([row for row in blind if int(row["turn_id"]) < 5])["ladder"]["verdict"]
     # where one answer is all that is expected, it is no fault
     assert "Mind that" not in decide(report(rows(base=NEVER, adapter=ALWAYS)), adapter="v1").reason
 
