@@ -59,7 +59,8 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         """Let the swarm of bases and the swarm of champions do the same unseen tasks."""
         with plain_errors():
             chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))
-            base = project.store.require("base_model")
+            # read once and at once: a promotion while it is measured is the next report's
+            base, served = project.store.require("base_model"), champions_plan(project, ROLES)
             datasets = {role: project.store.current(f"{role}/task_dataset") for role in ROLES if chosen["few_shot"]}
             # a role whose dataset was never made is asked without examples
             examples = {role: dataset for role, dataset in datasets.items() if dataset}
@@ -68,7 +69,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
                 """Write the report's folder in a process that has the device."""
                 plan = {
                     "base": str(base_folder(base.path)),
-                    **champions_plan(project, ROLES),
+                    **served,
                     "examples": {role: str(dataset.path / "examples.jsonl") for role, dataset in examples.items()},
                     **chosen,
                 }
