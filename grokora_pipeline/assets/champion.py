@@ -23,7 +23,7 @@ _JUDGED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordS
 
 
 class GateConfig(dg.Config):
-    """What a promotion takes, where it differs from `GateRule`'s defaults."""
+    """What a promotion takes, if it differs from `GateRule`'s defaults."""
 
     rule: dict[str, Any] = Field(
         default={},

@@ -120,7 +120,7 @@ def refuse(
         return "failed_step"
     rating = turn["rating"]
     low = rating is not None and rating < options.min_rating
-    # A rating is of a whole session: where somebody is blamed for it, it says nothing against the steps before.
+    # A rating is of a whole session: if somebody is blamed for it, it says nothing against the steps before.
     if low and (blame is None or options.learn_from == "successes"):
         return "low_rating"
     if turn["completeness"] not in ("whole", "reconstructed") or turn["prompt"] == "[]":

@@ -1,6 +1,6 @@
 """TOON for structured payloads in prompts: the same data in fewer tokens, by the official `toon-format` package.
 
-A payload is re-encoded only where decoding gives the original back and the text gets shorter; else it is left alone.
+A payload is re-encoded only if decoding gives the original back and the text gets shorter; else it is left alone.
 """
 
 import json
@@ -18,7 +18,7 @@ MIN_CHARACTERS = 40
 
 @dataclass(slots=True)
 class Savings:
-    """What re-encoding saved; tokens are counted where a counter is given."""
+    """What re-encoding saved; tokens are counted if a counter is given."""
 
     payloads: int = 0
     characters_before: int = 0
@@ -55,7 +55,7 @@ def _refused(name: str) -> Any:
 
 
 def encode_payload(text: str) -> str | None:
-    """A JSON object or list as TOON; None where that would lose something or save nothing."""
+    """A JSON object or list as TOON; None if that would lose something or save nothing."""
     from toon_format import ToonDecodeError, decode, encode
 
     if len(text) < MIN_CHARACTERS:

@@ -22,7 +22,7 @@ from grokora_pipeline.evaluation.plan import Example, choose_rows, read_examples
 from grokora_pipeline.evaluation.scoring import cluster_sums
 from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import Message, calls_of
+from grokora_pipeline.models.messages import Message, calls_of, message_text
 from grokora_pipeline.models.sequences import first_difference
 from grokora_pipeline.settings import http_options
 
@@ -368,11 +368,11 @@ def _first_difference(server: Server, chat: ChatFormat, prompts: Sequence[Answer
 def _understood(chat: ChatFormat, message: Message) -> Message:
     """A server's message with the calls that it left in the text."""
     if message.get("tool_calls"):
-        return {**message, "content": message.get("content") or ""}
-    return chat.parse_answer(str(message.get("content") or ""))
+        return message
+    return chat.parse_answer(message_text(message))
 
 
 def _meaning(message: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     """An answer's text and calls, so that a call in the text and a call of the API compare equal."""
     calls = [(call.name, json.dumps(call.arguments, sort_keys=True)) for call in calls_of(dict(message))]
-    return str(message.get("content") or "").strip(), calls
+    return message_text(message).strip(), calls

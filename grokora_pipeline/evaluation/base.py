@@ -19,7 +19,7 @@ from grokora_pipeline.workers.frame import Plan, Reporter, Result, run
 
 _LONG, _SHARED, _SHORT = 70, 40, 9  # tokens of the rows that are tried; the copy's sliding window is of 24
 NEW_TOKENS = 8
-# In fp32 a merge only reorders sums: 1e-6 of the logits' spread, 2e-3 where the same layers run many times (HRM).
+# In fp32 a merge only reorders sums: 1e-6 of the logits' spread, 2e-3 if the same layers run many times (HRM).
 MERGE_TOLERANCE = 0.01
 
 

@@ -185,5 +185,5 @@ def token_budget(plan: EvaluationPlan, cases: Sequence[Case], chat: ChatFormat) 
 
 
 def with_room(longest: int) -> int:
-    """The tokens that an answer may have where the longest expected one has so many."""
+    """The tokens that an answer may have if the longest expected one has so many."""
     return int(1.25 * longest) + 16

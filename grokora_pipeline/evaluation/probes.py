@@ -57,7 +57,7 @@ def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFo
     """A canary's exposure in bits: log2(candidates) - log2(its rank by likelihood among random strings of its shape)
     (Carlini et al., The Secret Sharer, 2019). About 0-1 if nothing was memorised, log2(candidates) if all was.
 
-    Its last characters are ranked, behind all that comes before them. Where a few candidates already beat it, more of
+    Its last characters are ranked, behind all that comes before them. If a few candidates already beat it, more of
     them would only say the same, so they are not asked for.
     """
     draw = random.Random(f"{seed}:{canary.secret}")  # noqa: S311

@@ -231,7 +231,7 @@ def _pairs(rows: Sequence[Prediction], metric: str) -> tuple[list[dict[str, Any]
 def _pair(before: float, after: float, base: Prediction, ours: Prediction) -> dict[str, Any]:
     return {
         "turn_id": ours["turn_id"],
-        "question": "\n".join(str(message.get("content")) for message in ours["question"]),
+        "question": "\n".join(map(canonical, ours["question"])),
         "expected": canonical(ours["reference"]),
         "base": base["text"],
         "adapter": ours["text"],

@@ -216,7 +216,7 @@ def unseen_p_value(ours: FloatArray, theirs: FloatArray, *, seed: int = 0) -> fl
     Sign flips take them for symmetric. A system that is a little better in most sessions and ruins a few may be no
     better, though none of fourteen sessions shows it. So one session more is imagined, the largest and as bad as one
     can be, and all are weighted at random (Gaffke 2005; Phan, Thomas & Learned-Miller, ICML 2021). It has the size of
-    the largest since a system may ruin just the long ones. Where every session shows all of the scale or nothing, and
+    the largest since a system may ruin just the long ones. If every session shows all of the scale or nothing, and
     all have one size, this is the sign test. Of a scale without an end, such as nats a token, the worst
     is 1, or what a session shows if that is more. Raises ValueError if the rows are not the same.
     """

@@ -23,7 +23,7 @@ def begun(text: str, mark: str) -> int:
 class AnswerForm:
     """An answer is `head` + text + `tail`, or `opening` + reasoning + `closing` + text + `tail`, then the stop token.
 
-    `closing` is "" where the template writes no reasoning, or ends an answer after it. `opening` is "" where the prompt
+    `closing` is "" if the template writes no reasoning, or ends an answer after it. `opening` is "" if the prompt
     itself opens the reasoning.
     """
 
@@ -59,7 +59,7 @@ class AnswerForm:
         return cls(head, opening, closing, tail if stop else "", strips)
 
     def write(self, text: str, reasoning: str = "") -> str:
-        """The answer up to its stop token. Reasoning is left out where the template has no place for it."""
+        """The answer up to its stop token. Reasoning is left out if the template has no place for it."""
         text = text.strip() if self.strips else text
         if reasoning and self.closing:
             return f"{self.opening}{reasoning.strip()}{self.closing}{text}{self.tail}"

@@ -25,7 +25,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def check_folder(folder: Path, model_id: str) -> str:
     """How the model's weights are quantised, by one of UNDONE; "" if they are not.
 
-    GrokoraError, in one sentence, where the folder holds no model that can be trained safely.
+    GrokoraError, in one sentence, if the folder holds no model that can be trained safely.
     """
     shown = f"GROKORA_BASE_MODEL={model_id or 'bundled'}"
     config = read_json(folder / "config.json")
@@ -89,7 +89,7 @@ def licence_of(folder: Path) -> str:
 def facts(folder: Path, model_id: str, revision: str) -> dict[str, Any]:
     """What a checked model folder is; the result of the base-model worker.
 
-    GrokoraError where its weights are quantised, or its tokenizer or chat template writes tokens without an embedding.
+    GrokoraError if its weights are quantised, or its tokenizer or chat template writes tokens without an embedding.
     """
     chat = ChatFormat.load(folder)
     shown, (parameters, dtype) = f"GROKORA_BASE_MODEL={model_id or 'bundled'}", tensor_facts(folder)

@@ -59,7 +59,7 @@ class ChatFormat:
         own = _own_template(folder, configs["tokenizer_config.json"])
         added, rows = tokenizer.get_added_tokens_decoder(), embedding_rows(configs["config.json"])
         controls = {token.content for token in added.values() if token.special}
-        # The template of a model that brings none: ChatML where its tokens exist, else plain `### Role:` headings.
+        # The template of a model that brings none: ChatML if its tokens exist, else plain `### Role:` headings.
         chatml = all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>"))
         fit = fit_template(own, CHATML if chatml else PLAIN, tuple(sorted(special.items())), frozenset(controls))
         if tokenizer.token_to_id(fit.stop_token) is None:
@@ -86,7 +86,7 @@ class ChatFormat:
     def render_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None = None) -> str:
         """The conversation as text, up to where the assistant starts to write.
 
-        GrokoraError where the template refuses the conversation.
+        GrokoraError if the template refuses the conversation.
         """
         return self._render(self._guard(normalise(messages)), tools, generation=True)
 
@@ -129,7 +129,7 @@ class ChatFormat:
         """(prompt ids, completion ids) of an example with `prompt`, `completion` and optional `tools`.
 
         The two are tokenized apart, so that a prompt's ids are the same in training as in generation. GrokoraError
-        where the template refuses the example and, if `exact`, where its answer would be read back as another one.
+        if the template refuses the example and, with `exact`, if its answer would be read back as another one.
         """
         tools = example.get("tools")
         completion = self.render_completion(example["prompt"], example["completion"], tools)
@@ -238,7 +238,7 @@ def _escape_controls(value: Any, controls: re.Pattern[str]) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model's file, {} where the file is absent; GrokoraError where it is broken."""
+    """A JSON object from a model's file, {} if the file is absent; GrokoraError if it is broken."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -317,7 +317,7 @@ def text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def embedding_rows(config: Mapping[str, Any]) -> int | None:
-    """How many tokens a model has embeddings of, as its config says; None where it does not."""
+    """How many tokens a model has embeddings of, as its config says; None if it does not."""
     rows = text_settings(config).get("vocab_size")
     return rows if isinstance(rows, int) else None
 

@@ -39,7 +39,7 @@ def export_bundled(output: Path) -> None:
 def export_unquantised(folder: Path, output: Path, model_id: str) -> None:
     """Write a model whose quantisation is one of `base.UNDONE` in bf16, with its other files.
 
-    GrokoraError where the memory does not hold it, or its weights are not those of its config.
+    GrokoraError if the memory does not hold it, or its weights are not those of its config.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = auto_class(config)
@@ -79,7 +79,7 @@ def _save_plain(model: Any, output: Path) -> None:
 
 
 def check_architecture(folder: Path, model_id: str) -> None:
-    """GrokoraError where transformers cannot build this model as a causal language model; allocates no weights."""
+    """GrokoraError if transformers cannot build this model as a causal language model; allocates no weights."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):

@@ -56,7 +56,7 @@ def fingerprint(model_id: str) -> str:
 
 
 def split_revision(model_id: str) -> tuple[str, str | None]:
-    """`org/name@revision` → (`org/name`, revision or None); GrokoraError where it is no model id."""
+    """`org/name@revision` → (`org/name`, revision or None); GrokoraError if it is no model id."""
     name, _, revision = model_id.partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise GrokoraError(

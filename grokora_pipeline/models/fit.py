@@ -1,4 +1,4 @@
-"""Which template a model is used with: its own where nothing is lost in it, else its own behind the text form.
+"""Which template a model is used with: its own if nothing is lost in it, else its own behind the text form.
 
 A made-up conversation of every shape is rendered and read back. A template that loses a text, drops a call, or writes
 an answer that `read_message` does not read back exactly is tried with the tools as text, then with the system message
@@ -114,7 +114,7 @@ def fit_template(
 ) -> Fit:
     """The effective template of a model whose own is `own`; `controls` are the tokenizer's special tokens.
 
-    GrokoraError where even the default loses something, which is a fault of this project.
+    GrokoraError if even the default loses something, which is a fault of this project.
     """
     special, notes = dict(special_tokens), list[str]()
     try:
@@ -183,7 +183,7 @@ def _render_answer(
 def _first_loss(
     template: str, special: Mapping[str, str], stop_token: str, form: AnswerForm, *, native: bool
 ) -> str | None:
-    """What the template loses first, in words; None where it loses nothing."""
+    """What the template loses first, in words; None if it loses nothing."""
     looks = {render(template, special, normalise(HISTORIES["a tool loop"]), generation=True) for _ in range(2)}
     if len(looks) > 1:
         return "it renders the same conversation in more than one way"
@@ -193,7 +193,7 @@ def _first_loss(
         prompt = render(template, special, turns, tools, generation=True)
         if lost := next((word for word in _words(history, tools) if word not in prompt), None):
             return f"in {name} it loses {lost[:40].removeprefix('zq7')!r}"
-        if "[{'type': 'text'," in prompt:  # a list of parts where the template expects a string
+        if "[{'type': 'text'," in prompt:  # a list of parts, while the template expects a string
             return f"in {name} it shows a message as Python writes a list"
         for kind, answer in ANSWERS.items():
             completion = form.write(answer_text(normalise([answer], opening=False)[0]))

@@ -71,7 +71,7 @@ def write_adapter(base: Path, adapter: Path, output: Path) -> None:
     """Write a PEFT LoRA adapter of the model in `base` as a GGUF file of fp32 tensors.
 
     llama.cpp scales each pair by alpha / rank with one alpha for all: other scales (rsLoRA, ranks and alphas of single
-    modules) are written into alpha where all agree, else into B. GrokoraError for what it cannot apply.
+    modules) are written into alpha if all agree, else into B. GrokoraError for what it cannot apply.
     """
     from safetensors import safe_open
 

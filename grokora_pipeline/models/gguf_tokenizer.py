@@ -1,7 +1,7 @@
 """A tokenizer in a GGUF file: tokenizer.json, which is what training tokenized with, and the effective chat template.
 
 llama.cpp has code for each way to split text, by name; a way that it has no code for is refused. It never adds a BOS
-token of its own: the template writes it where one belongs.
+token of its own: the template writes it if one belongs there.
 """
 
 import json

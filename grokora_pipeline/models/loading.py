@@ -29,7 +29,7 @@ Quantisation = Literal["none", "nf4", "int8"]
 
 
 def choose_device() -> torch.device:
-    """The process's own CUDA device where there is one (LOCAL_RANK among those visible), else the CPU."""
+    """The process's own CUDA device if there is one (LOCAL_RANK among those visible), else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -38,7 +38,7 @@ def choose_device() -> torch.device:
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else fp32: emulated bf16 is slower, fp16 needs loss scaling."""
+    """bf16 if the hardware multiplies it natively, else fp32: emulated bf16 is slower, fp16 needs loss scaling."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     abilities = torch.cpu.get_capabilities()

@@ -61,7 +61,7 @@ def _content_text(content: object) -> str:
 
 
 def _part_text(part: object) -> str | None:
-    """The text of one content part; None where it has none. What is no known part is shown as JSON, never lost."""
+    """The text of one content part; None if it has none. What is no known part is shown as JSON, never lost."""
     if isinstance(part, str):
         return part
     if isinstance(part, Mapping):
@@ -92,7 +92,7 @@ def message_reasoning(message: Mapping[str, Any]) -> str:
 
 
 def first_text(messages: Sequence[Mapping[str, Any]], role: str) -> str:
-    """The text of the first message of a role, "" where there is none; `developer` counts as `system`."""
+    """The text of the first message of a role, "" if there is none; `developer` counts as `system`."""
     return next((message_text(one) for one in messages if message_role(one) == role), "")
 
 
@@ -121,7 +121,7 @@ def plain_message(message: Mapping[str, Any]) -> Message:
 
 
 def offered_tools(request: Mapping[str, Any]) -> list[Any] | None:
-    """The tools that a request lets the model call; None where there are none.
+    """The tools that a request lets the model call; None if there are none.
 
     `tool_choice: none` (or `{"type": "none"}`) offers none, `allowed_tools` those that it names. The legacy members
     `functions` and `function_call` mean the same as `tools` and `tool_choice`.
@@ -151,7 +151,7 @@ def _function_name(tool: Any) -> Any:
 def normalise(messages: Sequence[Mapping[str, Any]], *, opening: bool = True) -> list[Message]:
     """The messages with string contents, one leading system message, alternating turns and a user turn first.
 
-    Calls have ids and arguments that are objects where they can be; a tool message has the id and the name of the call
+    Calls have ids and arguments that are objects if they can be; a tool message has the id and the name of the call
     that it answers, the one with its id or the first without an answer. One that answers none is user text.
     `opening`: these are the first turns of a conversation, so a user turn is put in where an assistant would begin.
     """
@@ -187,7 +187,7 @@ def _as_turn(message: Mapping[str, Any], waiting: list[Message], number: int, st
         own_id = message.get("tool_call_id")
         call = next((call for call in waiting if call["id"] == own_id), waiting[0])
         waiting.remove(call)
-        name = call["function"]["name"]  # Gemma 4's template raises where a result has none
+        name = call["function"]["name"]  # Gemma 4's template raises if a result has none
         return {"role": "tool", "content": text, "name": name, "tool_call_id": call["id"]}
     if role == "assistant":
         turn: Message = {"role": "assistant", "content": text}
@@ -207,7 +207,7 @@ def _entries(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _native_call(call: Mapping[str, Any], own_id: str) -> Message | None:
-    """{id, type, function: {name, arguments}} with the arguments as an object; None where no function is named."""
+    """{id, type, function: {name, arguments}} with the arguments as an object; None if no function is named."""
     function = call.get("function") or call
     if not isinstance(function, Mapping) or not function.get("name"):
         return None
@@ -255,7 +255,7 @@ def parse_calls(text: str) -> Message:
 
 
 def _calls_at(text: str, start: int) -> tuple[list[Message], int]:
-    """The calls that the JSON at `start` says, and the index after their closing tag; none where it says no call.
+    """The calls that the JSON at `start` says, and the index after their closing tag; none if it says no call.
 
     The JSON is decoded to its own end: a closing tag inside of a string of it is part of the string.
     """
@@ -278,7 +278,7 @@ def _calls_at(text: str, start: int) -> tuple[list[Message], int]:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call; `arguments` is None where they are no JSON object."""
+    """One tool call; `arguments` is None if they are no JSON object."""
 
     name: str
     arguments: dict[str, Any] | None

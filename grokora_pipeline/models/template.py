@@ -1,7 +1,7 @@
 """Chat templates: the sandbox that `transformers` renders them in, the defaults, and the tool calls of those without.
 
 The effective template is the one that training, evaluation and serving use and that a merged model is shipped with. It
-is the model's own where that can write and read everything a conversation holds; else a prelude is put in front, which
+is the model's own if that can write and read everything a conversation holds; else a prelude is put in front, which
 turns tools, calls and results into text before the model's own template sees the messages.
 """
 
@@ -150,7 +150,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 def with_fixed_date(template: str) -> str:
     """The template with today's date written in as FIXED_DATE, so that every server renders what was trained.
 
-    Where the format is no literal, a macro takes the clock's place: another server's own clock is never asked.
+    If the format is no literal, a macro takes the clock's place: another server's own clock is never asked.
     """
     template = _DATE_CALL.sub(lambda match: repr(FIXED_DATE.strftime(match[2])), template)
     if "strftime_now" not in template:
@@ -163,7 +163,7 @@ def with_fixed_date(template: str) -> str:
 
 @lru_cache(maxsize=64)
 def compile_template(text: str) -> Template:
-    """The compiled template; jinja2.TemplateError where its syntax is wrong."""
+    """The compiled template; jinja2.TemplateError if its syntax is wrong."""
     try:
         return environment().from_string(text)
     except (RecursionError, SyntaxError, ValueError) as error:  # of Python's compiler: too deeply nested, …

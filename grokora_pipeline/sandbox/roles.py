@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grokora_pipeline.models.messages import Message, calls_of
+from grokora_pipeline.models.messages import Message, calls_of, message_text, strict_json
 
 Tool = dict[str, Any]
 
@@ -111,14 +111,8 @@ def tool_message(name: str, arguments: dict[str, Any], call_id: str) -> Message:
 
 def read_json(message: object) -> Any:
     """The JSON of an answer, with or without a code fence around it; None if there is none."""
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, str):
-        return None
-    text = content.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    text = message_text(message).strip() if isinstance(message, dict) else ""
+    return strict_json(text.removeprefix("```json").removeprefix("```").removesuffix("```"))
 
 
 def read_subtasks(message: object) -> list[Subtask]:

@@ -150,7 +150,7 @@ class Registry:
     def fits(self, adapter: Artifact, base: str | None = None) -> bool:
         """Whether an adapter was trained on the weights of this version of `base_model`; None: of the present one.
 
-        On other weights of the same shape it would answer, and wrongly. True where the store does not say.
+        On other weights of the same shape it would answer, and wrongly. True if the store does not say.
         """
         try:
             trained = adapter.read_json("training.json").get("versions", {}).get("base_model")

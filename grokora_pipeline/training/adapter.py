@@ -91,7 +91,7 @@ def _name_of(part: nn.Module, base: PreTrainedModel) -> str:
 def adapted_modules(base: PreTrainedModel, kind: Literal["all-linear", "mlp"] = "all-linear") -> list[str]:
     """The linear layers of the text decoder that `kind` stands for, by the last part of their names.
 
-    `mlp` leaves out those of attention, where there are others (a mixture of experts may have none). Always left out
+    `mlp` leaves out those of attention if there are others (a mixture of experts may have none). Always left out
     are the experts of a mixture and their router (no server takes an adapter on them: vLLM, llama.cpp and this
     project's engine alike), image encoders, and the layers that a recurrent mixer's fused kernel reads by itself. Full
     names are returned if a layer that is left out has the same last name.

@@ -1,6 +1,6 @@
 """Which models share prefixes exactly, and attention for short rows (torch).
 
-A shared prefix may be computed once where each layer's state is keys and values, one a token: then any row below it
+A shared prefix may be computed once if each layer's state is keys and values, one a token: then any row below it
 finds what it would have computed itself. A recurrent or convolutional state is one for the whole prefix and is advanced
 in place, so such models take padded rows. The choice follows from config and modules, never from a measured error:
 state that leaks between rows changes a loss by as much as bf16 rounds it.

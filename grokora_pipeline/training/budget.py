@@ -61,7 +61,7 @@ class ModelDimensions:
     def of(cls, model: PreTrainedModel, *, dtype_bytes: int, last_layers: int = 0) -> "ModelDimensions":
         """From a model: its config's text part, and the norms of one of its layers.
 
-        Where only the last layers are adapted, those below keep nothing for a backward pass and do not count.
+        If only the last layers are adapted, those below keep nothing for a backward pass and do not count.
         """
         config = model.config
         text = config.get_text_config(decoder=True)

@@ -70,7 +70,7 @@ class OutputHead:
             modules[self.body] = body
 
     def loss(self, states: Tensor, targets: Tensor, weights: Tensor, chunk: int) -> tuple[Tensor, Tensor | None]:
-        """Sum of weight x nll in nats over N tokens, and its gradient [N, h] (None where none is needed).
+        """Sum of weight x nll in nats over N tokens, and its gradient [N, h] (None if none is needed).
 
         states [N, h], targets [N] and weights [N]; logits of `chunk` tokens exist at once, 0: of all.
         """

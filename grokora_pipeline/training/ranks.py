@@ -25,7 +25,7 @@ def summarise(trials: Mapping[int, Sequence[Record]]) -> list[dict[str, Any]]:
     """A row a rank, smallest first: means over its seeds, and the loss's standard deviation (None with one seed).
 
     A record holds validation_loss, adapter_mib, peak_memory_mib, tokens_per_second, trainable_share and metric (None
-    where it was not measured).
+    if it was not measured).
     """
     rows = []
     for rank, records in sorted(trials.items()):
@@ -49,7 +49,7 @@ def summarise(trials: Mapping[int, Sequence[Record]]) -> list[dict[str, Any]]:
 
 
 def recommend(rows: Sequence[Record]) -> dict[str, Any]:
-    """{rank, noise, reason}: the smallest rank whose loss is within noise of the best one's; None where unknown.
+    """{rank, noise, reason}: the smallest rank whose loss is within noise of the best one's; None if unknown.
 
     Noise is two standard errors of a difference of means, from the variance between seeds pooled over all ranks (after
     the one-standard-error rule of Breiman et al., 1984: of equals the simplest).

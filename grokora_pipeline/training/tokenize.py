@@ -116,7 +116,7 @@ def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> Non
     }
     if any(row["judged"] for side in SIDES for row in rows[side]):  # without, the split is what it always was
         features |= {"judged": Value("string"), "pair": Value("string")}
-    # where no loss is taken of an answer's first token, the mask does not say where the answer begins
+    # if no loss is taken of an answer's first token, the mask does not say where the answer begins
     if any(not row["completion_mask"][row["answer_at"]] for side in SIDES for row in rows[side]):
         features |= {"answer_at": Value("int32")}
     order = np.random.default_rng(seed).permutation(len(rows["train"]))
@@ -159,7 +159,7 @@ def _report(
 
 
 def load_split(folder: Path) -> tuple[list[Row], list[Row]]:
-    """(train rows, validation rows) of a tokenized split; GrokoraError where the folder holds none, or damaged rows."""
+    """(train rows, validation rows) of a tokenized split; GrokoraError if the folder holds none, or damaged rows."""
     from datasets import load_from_disk
 
     sides: dict[str, list[Row]] = {side: [] for side in SIDES}

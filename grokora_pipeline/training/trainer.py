@@ -68,7 +68,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         return DataLoader(indices, batch_sampler=self.schedule, collate_fn=lambda batch: {"rows": batch})
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Trainer's optimiser, or PEFT's of LoRA+ where B has a rate of its own."""
+        """Trainer's optimiser, or PEFT's of LoRA+ if B has a rate of its own."""
         if self.knobs.loraplus_lr_ratio == 1:
             return super().create_optimizer(model)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)

@@ -87,7 +87,7 @@ def exact_match(answer: Answer) -> bool:
 def valid_json(answer: Answer) -> bool | None:
     """Whether the answer is a JSON object or array and nothing else; applies if the expected answer is JSON.
 
-    Where the expected answer itself wraps its JSON in a fence, so may the answer.
+    If the expected answer itself wraps its JSON in a fence, so may the answer.
     """
     expected = message_text(answer.reference).strip()
     if calls_of(answer.reference) or not isinstance(lenient_json(expected), dict | list):

@@ -194,7 +194,7 @@ def read_answer(
 ) -> tuple[Json, bool]:
     """(message, whether a call had to be repaired) from generated text. Calls have JSON arguments and ids of their own.
 
-    Where no tools were offered the text is content, whatever it says. A call that was cut short is never completed:
+    If no tools were offered, the text is content, whatever it says. A call that was cut short is never completed:
     what it would have said is anybody's guess. `stop` is the stop sequence that followed the text, if one ended it.
     """
     reasoning, text = chat.form.read(text)
