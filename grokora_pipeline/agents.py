@@ -11,12 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from grokora_pipeline.errors import GrokoraError, first_mistake, one_line
 from grokora_pipeline.models.messages import first_text, message_role, message_text
+from grokora_pipeline.settings import Preset
 
 Model = TypeVar("Model", bound=BaseModel)
 AnswerType = Literal["json", "tool_call", "code", "text"]
 # Cumulative: each of the others learns what `failures` learns, too.
 LearnFrom = Literal["successes", "failures", "ratings", "preferences"]
 UnknownBlame = Literal["none", "first_half", "all"]
+UnknownOutcome = Literal["tool_calls", "all", "none"]
 DEFAULT_MAIN_METRIC: dict[AnswerType, str] = {
     "json": "field_accuracy",
     "tool_call": "tool_call_match",
@@ -215,12 +217,12 @@ class AgentSpec(_Strict):
     min_examples: int = Field(default=40, ge=1)
     payload_format: Literal["json", "toon"] = "json"
     images: Literal["refuse", "placeholder"] = "refuse"  # what the gateway does with a picture that a text model gets
-    unknown_outcome: Literal["tool_calls", "all", "none"] = "tool_calls"  # what to learn if nobody told the outcome
+    unknown_outcome: UnknownOutcome = "tool_calls"  # what to learn if nobody told the outcome
     learn_from: LearnFrom = "successes"
     unknown_blame: UnknownBlame = "none"  # steps of a failed session in which nobody is blamed
     replay: float = Field(default=0.0, ge=0, le=1)  # so many more examples of earlier datasets whose logs are gone
     teachers: Teachers = Teachers()
-    preset: Literal["plan", "best", "sample", ""] = ""
+    preset: Preset = ""
     rollout: float = Field(default=0.0, ge=0, le=1)  # a new champion's share of the traffic until it has proved itself
     retrain: RetrainPolicy = RetrainPolicy()
     improve: Improve | None = None  # None: the agent learns from logs alone

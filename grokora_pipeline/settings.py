@@ -17,6 +17,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent  # the checkout, if this i
 _DEVICE = re.compile(r"-1|\d+|(?i:cpu)\d*|(GPU|MIG)-[\w/-]+")
 _PATHS = ("logs", "cache", "agents", "recordings")
 _PREFIX = "GROKORA_"
+Preset = Literal["plan", "best", "sample", ""]  # "": whoever comes next decides
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -46,9 +47,7 @@ class Settings(BaseModel):
     base_model: str = Field(
         default="", description="HF id (`org/name` or `org/name@revision`) or a folder; empty: bundled."
     )
-    preset: Literal["plan", "best", "sample", ""] = Field(
-        default="", description="Wins over agents.yaml; both empty: `best`."
-    )
+    preset: Preset = Field(default="", description="Wins over agents.yaml; both empty: `best`.")
     devices: str = Field(
         default="", description="GPU indices, as `0,1`; `cpu`, or `cpu,cpu2` for two steps at once; empty: all GPUs."
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from grokora_pipeline.assets.common import (
-    Made,
+    AssetResult,
     Project,
     base_folder,
     code_version,
@@ -35,7 +35,7 @@ def base_model_asset(project: Project) -> dg.AssetsDefinition:
         **project.gpu_step(),  # trying the architecture trains and answers, as the later GPU steps do
         check_specs=[dg.AssetCheckSpec("gpu_steps_are_counted", asset=project.key(KEY))],
     )
-    def base_model(context: dg.AssetExecutionContext) -> Made:
+    def base_model(context: dg.AssetExecutionContext) -> AssetResult:
         """The base model's folder, content hash, size, context length, chat template and tokenizer, and what was tried
         on its architecture: training, merging and serving, a sentence each."""
         model_id = project.settings.base_model

@@ -3,11 +3,13 @@
 from typing import Any
 
 import dagster as dg
+
+# private: no public question of Dagster 1.13 leaves out the plans of checks that were not made
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from pydantic import Field, ValidationError
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import Made, Project, code_version, plain_errors, table, warning, write_json
+from grokora_pipeline.assets.common import AssetResult, Project, code_version, plain_errors, table, warning, write_json
 from grokora_pipeline.errors import GrokoraError, first_mistake
 from grokora_pipeline.evaluation.gate import WITH_PROMPT, Decision, GateRule, decide
 from grokora_pipeline.execution.process import NODE_RETRIES
@@ -45,7 +47,7 @@ def champion_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         description="Who answers: an adapter, a prompt that is as good, or both. A challenger must be proven better.",
         check_specs=[dg.AssetCheckSpec("has_champion", asset=project.key(key))],
     )
-    def champion(context: dg.AssetExecutionContext, config: GateConfig) -> Made:
+    def champion(context: dg.AssetExecutionContext, config: GateConfig) -> AssetResult:
         """Let the gate decide, and move the pointer if the challenger passes."""
         with plain_errors():
             try:

@@ -19,9 +19,9 @@ from grokora_pipeline.store import Artifact, Store, content_version
 from grokora_pipeline.store.champions import Registry
 
 if TYPE_CHECKING:
-    Made = dg.MaterializeResult[Any]
+    AssetResult = dg.MaterializeResult[Any]
 else:
-    Made = dg.MaterializeResult  # Dagster does not recognise the parametrised class as an asset's return type
+    AssetResult = dg.MaterializeResult  # Dagster does not recognise the parametrised class as an asset's return type
 
 OWNERS = ["team:grokora"]
 _CODE = 1  # raise it when an asset would make something else from the same inputs
@@ -229,7 +229,7 @@ def result(
     metadata: dict[str, Any],
     checks: list[dg.AssetCheckResult] | None = None,
     **tags: str,
-) -> Made:
+) -> AssetResult:
     """A materialization whose data version is the artifact's version and whose metadata links to its folder."""
     return dg.MaterializeResult(
         asset_key=project.key(artifact.key),
@@ -240,12 +240,14 @@ def result(
     )
 
 
-def selected(context: dg.AssetExecutionContext, made: Made) -> Iterator[Made | dg.AssetCheckResult]:
+def selected(
+    context: dg.AssetExecutionContext, materialization: AssetResult
+) -> Iterator[AssetResult | dg.AssetCheckResult]:
     """What a run asks of an asset with `can_subset`: the asset with those checks that are selected, or checks alone."""
     names = {check.name for check in context.selected_asset_check_keys}
-    checks = [check for check in made.check_results or () if check.check_name in names]
+    checks = [check for check in materialization.check_results or () if check.check_name in names]
     if context.selected_asset_keys:
-        yield made._replace(check_results=checks)
+        yield materialization._replace(check_results=checks)
     else:
         yield from checks
 

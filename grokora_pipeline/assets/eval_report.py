@@ -7,7 +7,15 @@ import dagster as dg
 from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import Made, Project, base_folder, code_version, plain_errors, publish_once, result
+from grokora_pipeline.assets.common import (
+    AssetResult,
+    Project,
+    base_folder,
+    code_version,
+    plain_errors,
+    publish_once,
+    result,
+)
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import intervals
 from grokora_pipeline.store import Artifact
@@ -72,7 +80,7 @@ def eval_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
         **project.gpu_step(),
         description=f"Is the adapter better than the base model? Main metric: {agent.metric}.",
     )
-    def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig) -> Made:
+    def eval_report(context: dg.AssetExecutionContext, config: EvaluationConfig) -> AssetResult:
         """Judge base, few-shot, adapter and champion on the held-out rows of the present split."""
         with plain_errors():
             inputs, plan = _inputs(project, agent, config.resolved(resolve(project, agent).preset == "sample"))

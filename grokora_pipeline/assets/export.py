@@ -11,7 +11,15 @@ import dagster as dg
 from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.assets.common import Made, Project, code_version, plain_errors, publish_once, result, write_json
+from grokora_pipeline.assets.common import (
+    AssetResult,
+    Project,
+    code_version,
+    plain_errors,
+    publish_once,
+    result,
+    write_json,
+)
 from grokora_pipeline.assets.eval_report import evaluation_plan
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact
@@ -44,7 +52,7 @@ def export_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         **project.gpu_step(),
         description="The champion for llama.cpp, Ollama, vLLM, MLX or PEFT, with its template and a card.",
     )
-    def export(context: dg.AssetExecutionContext, config: ExportConfig) -> Iterator[Made]:
+    def export(context: dg.AssetExecutionContext, config: ExportConfig) -> Iterator[AssetResult]:
         """Write the champion for the configured engine; nothing if none is configured or there is no adapter."""
         if not config.to:
             context.log.info("No engine is configured, so nothing is exported; the job export_champions does it.")

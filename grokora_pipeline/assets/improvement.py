@@ -9,7 +9,7 @@ from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec, Improve
 from grokora_pipeline.assets.common import (
-    Made,
+    AssetResult,
     Project,
     base_folder,
     champions_plan,
@@ -48,7 +48,7 @@ def improvement_asset(project: Project, agent: AgentSpec, improve: Improve) -> d
         description="The champion's own answers to training prompts that a verifier accepted, as recordings among the "
         "logs; the next dataset holds them.",
     )
-    def improvement(context: dg.AssetExecutionContext, config: ImproveConfig) -> Made:
+    def improvement(context: dg.AssetExecutionContext, config: ImproveConfig) -> AssetResult:
         """Sample the champion's answers to training prompts and record those that the verifier accepts."""
         with plain_errors():
             spec = improve.model_copy(update=config.model_dump(exclude_none=True))

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec, find_agent
 from grokora_pipeline.assets.common import (
-    Made,
+    AssetResult,
     Project,
     base_folder,
     code_version,
@@ -55,7 +55,7 @@ def lora_adapter_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinitio
             key, {"learnt_something": "Validation loss went down.", "memory_as_predicted": "Within 15 %."}
         ),
     )
-    def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig) -> Made:
+    def lora_adapter(context: dg.AssetExecutionContext, config: TrainingConfig) -> AssetResult:
         """Train the adapter of the present split, dataset and knobs."""
         with plain_errors():
             plan = training_plan(project, agent, config.knobs.as_knobs())

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
-    Made,
+    AssetResult,
     Project,
     code_version,
     plain_errors,
@@ -66,7 +66,7 @@ def rank_trial_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition:
         code_version=code_version(resolve(project, agent).model_dump()),
         **project.gpu_step(),
     )
-    def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Iterator[Made]:
+    def rank_trial(context: dg.AssetExecutionContext, config: RankConfig) -> Iterator[AssetResult]:
         """Adapters of several ranks, a seed each: validation loss, main metric, size, memory, speed."""
         if not config.ranks:
             context.log.info("No rank is configured, so none is tried; the job rank_experiment tries them all.")
@@ -156,7 +156,7 @@ def rank_report_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefinition
         kinds={"json"},
         code_version=code_version(agent.metric),
     )
-    def rank_report(context: dg.AssetExecutionContext) -> Made:
+    def rank_report(context: dg.AssetExecutionContext) -> AssetResult:
         """Loss, main metric, size, memory and speed by rank, and the smallest rank that loses nothing."""
         with plain_errors():
             trials = _trials(project, agent)

@@ -10,7 +10,7 @@ import dagster as dg
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
-    Made,
+    AssetResult,
     Project,
     code_version,
     columns,
@@ -81,7 +81,7 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
         retry_policy=NODE_RETRIES,
         check_specs=project.check_specs(KEY, _CHECKS, blocking="no_secret_survives"),
     )
-    def session_logs(context: dg.AssetExecutionContext) -> Iterator[Made | dg.AssetCheckResult]:
+    def session_logs(context: dg.AssetExecutionContext) -> Iterator[AssetResult | dg.AssetCheckResult]:
         """Turns (one LLM call each) of all sessions, redacted, with their outcome and the file and line they came from.
 
         The audit comes before the publication: if it finds a secret, `current` stays where it was and the step fails.

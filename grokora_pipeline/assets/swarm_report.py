@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from grokora_pipeline.assets.common import (
-    Made,
+    AssetResult,
     Project,
     base_folder,
     champions_plan,
@@ -55,7 +55,7 @@ def swarm_report_asset(project: Project) -> dg.AssetsDefinition | None:
         **project.gpu_step(),
         description="Success of the sandbox swarm on tasks from families and with words that no log holds.",
     )
-    def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig) -> Made:
+    def swarm_report(context: dg.AssetExecutionContext, config: SwarmConfig) -> AssetResult:
         """Let the swarm of bases and the swarm of champions do the same unseen tasks."""
         with plain_errors():
             chosen = config.resolved(all(resolve(project, agent).preset == "sample" for agent in roles))

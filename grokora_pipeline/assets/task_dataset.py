@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import (
-    Made,
+    AssetResult,
     Project,
     RefusedError,
     base_folder,
@@ -52,7 +52,7 @@ _CHECKS = {  # `schema` is blocking: what is no example is not published
 }
 _SELECTION = 3  # raise it when the same turns and options would give other examples
 _TOON_NEEDS = {"toon": ("base_model",)}  # its tokenizer counts what TOON saves
-Result = Iterator[Made | dg.AssetCheckResult]
+Result = Iterator[AssetResult | dg.AssetCheckResult]
 
 
 class SelectionConfig(DatasetOptions, dg.Config):

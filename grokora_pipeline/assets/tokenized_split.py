@@ -92,8 +92,8 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
                 raise
         report = artifact.read_json("report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
-        made = result(project, artifact, {"lengths": lengths, **scalars(report)}, _checks(agent, report))
-        yield from selected(context, made)
+        materialization = result(project, artifact, {"lengths": lengths, **scalars(report)}, _checks(agent, report))
+        yield from selected(context, materialization)
 
     return tokenized_split
 

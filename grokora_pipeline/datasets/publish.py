@@ -181,9 +181,9 @@ def _refuse_secrets(agent: AgentSpec, examples: Sequence[Example]) -> None:
         kinds = kinds_in([example.prompt, example.completion, example.tools, meta["model"]])
         findings += (f"{meta['source_file']}:{meta['line']} ({kind})" for kind in kinds)
     if findings:
-        found = f"{', '.join(findings[:SHOWN])}{' …' if len(findings) > SHOWN else ''}"
+        places = f"{', '.join(findings[:SHOWN])}{' …' if len(findings) > SHOWN else ''}"
         raise GrokoraError(
-            f"The scan finds {len(findings)} possible secrets, so nothing is published: {found}. "
+            f"The scan finds {len(findings)} possible secrets, so nothing is published: {places}. "
             "Materialize session_logs and the dataset again if redaction is newer than they are; else leave the "
             "log out with `grokora forget <file>`."
         )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.agents import LearnFrom, Teachers, UnknownBlame
+from grokora_pipeline.agents import AgentSpec, LearnFrom, Teachers, UnknownBlame, UnknownOutcome
 from grokora_pipeline.sessions.turns import TurnRow
 
 Reason = Literal[
@@ -22,6 +22,8 @@ Reason = Literal[
     "reconstructed",
     "incomplete_prompt",
 ]
+_OF_AGENT = {name: field.default for name, field in AgentSpec.model_fields.items()}  # what agents.yaml may set, too
+_LATER = ("learn_from", "unknown_blame", "replay")  # options that came after the first stores
 _OWN = re.compile(r"base|[a-z][a-z0-9_]*@(prompt-)?[0-9a-f]{16}")  # as the gateway calls who answered, in recordings
 
 
@@ -31,15 +33,17 @@ class DatasetOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learn_from: LearnFrom = Field(
-        default="successes",
+        default=_OF_AGENT["learn_from"],
         description="Beside successes: steps of failed sessions before the blamed one (failures, and the two that "
         "follow), rated answers (ratings: KTO), pairs of a better and a worse answer (preferences: DPO).",
     )
     unknown_blame: UnknownBlame = Field(
-        default="none", description="Which steps of a failed session are learnt if nobody is blamed, with learn_from."
+        default=_OF_AGENT["unknown_blame"],
+        description="Which steps of a failed session are learnt if nobody is blamed, with learn_from.",
     )
-    unknown_outcome: Literal["tool_calls", "all", "none"] = Field(
-        default="tool_calls", description="Which turns of sessions with an unknown outcome are learnt."
+    unknown_outcome: UnknownOutcome = Field(
+        default=_OF_AGENT["unknown_outcome"],
+        description="Which turns of sessions with an unknown outcome are learnt.",
     )
     min_rating: int = Field(
         default=4,
@@ -57,9 +61,8 @@ class DatasetOptions(BaseModel):
     max_session_share: float = Field(
         default=0.05, gt=0, le=1, description="Share of all weight that one session may hold, from 20 sessions on."
     )
-
     replay: float = Field(
-        default=0.0,
+        default=_OF_AGENT["replay"],
         ge=0,
         le=1,
         description="At most this share more: examples of earlier datasets whose logs are gone. It takes those alone "
@@ -68,14 +71,7 @@ class DatasetOptions(BaseModel):
 
     def inputs(self) -> dict[str, Any]:
         """What decides a dataset's content. Options that older stores did not know count only if they were changed."""
-        return self.model_dump(exclude={name for name in _LATER if getattr(self, name) == _LATER[name]})
-
-
-_LATER: dict[str, Any] = {
-    "learn_from": "successes",
-    "unknown_blame": "none",
-    "replay": 0.0,
-}  # added after the first stores: their defaults
+        return self.model_dump(exclude={name for name in _LATER if getattr(self, name) == _OF_AGENT[name]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from grokora_pipeline.models.messages import Message
+from grokora_pipeline.models.messages import Message, refuse_constant
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
 _LINE = re.compile(r"^(?P<lead>[^\n{\[]{0,60}?)(?P<json>[{\[].*[}\]])[ \t]*$", re.MULTILINE)
@@ -50,10 +50,6 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _refused(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
 def encode_payload(text: str) -> str | None:
     """A JSON object or list as TOON; None if that would lose something or save nothing."""
     from toon_format import ToonDecodeError, decode, encode
@@ -61,7 +57,9 @@ def encode_payload(text: str) -> str | None:
     if len(text) < MIN_CHARACTERS:
         return None
     try:
-        value = json.loads(text, object_pairs_hook=_members, parse_constant=_refused)  # orjson rounds long integers
+        value = json.loads(
+            text, object_pairs_hook=_members, parse_constant=refuse_constant
+        )  # orjson rounds long integers
         encoded: str = encode(value)
         lossless = json.dumps(decode(encoded)) == json.dumps(value)
     except (ToonDecodeError, ValueError, RecursionError):

@@ -165,13 +165,13 @@ def _mistakes(row: Prediction) -> list[str]:
     return [*missing, *added, *other]
 
 
-def word_diff(expected: str, given: str) -> list[tuple[str, str]]:
-    """How to get from the expected text to the given one: runs of text that are `same`, `missing` or `added`.
+def word_diff(expected: str, answer: str) -> list[tuple[str, str]]:
+    """How to get from the expected text to the answer: runs of text that are `same`, `missing` or `added`.
 
     Of a long text the beginning alone, and of what repeats itself so often that every place is like every other one
     (endless answers do) the places are found by difflib's short cut: in full it takes minutes for such a text.
     """
-    old, new = (re.findall(r"\w+|\s+|[^\w\s]", text[:_COMPARED]) for text in (expected, given))
+    old, new = (re.findall(r"\w+|\s+|[^\w\s]", text[:_COMPARED]) for text in (expected, answer))
     often = max(Counter(new).values(), default=0) * max(Counter(old).values(), default=0) > _MOST_ALIKE
     runs: list[tuple[str, str]] = []
     for kind, start, end, first, last in SequenceMatcher(None, old, new, autojunk=often).get_opcodes():

@@ -80,8 +80,8 @@ def write_adapter(base: Path, adapter: Path, output: Path) -> None:
     pairs: dict[str, dict[str, Array]] = {}
     with safe_open(str(adapter / "adapter_model.safetensors"), framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 - not iterable itself
-            module, found, side = key.removeprefix("base_model.model.").rpartition(".lora_")
-            if not found or side not in ("A.weight", "B.weight"):
+            module, separator, side = key.removeprefix("base_model.model.").rpartition(".lora_")
+            if not separator or side not in ("A.weight", "B.weight"):
                 raise GrokoraError(f"{adapter} holds {key}, which llama.cpp cannot apply; merge it and export that.")
             pairs.setdefault(module, {})[side[0]] = file.get_tensor(key).float().numpy()
     alpha = float(config["lora_alpha"]) * (math.sqrt(config["r"]) if config.get("use_rslora") else 1.0)

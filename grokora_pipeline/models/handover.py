@@ -311,9 +311,9 @@ def _mlx(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], out
     for key in sorted(name for name in state if name.endswith(".lora_A.weight")):
         module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
         a, b = state[key].float(), state[key.replace(".lora_A.", ".lora_B.")].float()
-        _, found, inner = module.partition("model.layers.")
+        _, separator, inner = module.partition("model.layers.")
         layer, _, path = inner.partition(".")
-        if not found or not layer.isdigit():
+        if not separator or not layer.isdigit():
             raise GrokoraError(f"mlx-lm puts adapters into layers only, not on {module}; merge the model instead.")
         layers.add(int(layer))
         keys.add(path)

@@ -308,7 +308,7 @@ def call_arguments(arguments: object) -> dict[str, Any] | None:
 def strict_json(text: str) -> Any:
     """The value of a text that is JSON and nothing else (NaN is not JSON), else None."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         return None
     # what is walked by recursion fails where the stack ends, which is another depth at every place it is called from
@@ -326,7 +326,8 @@ def nested_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _refuse(constant: str) -> Any:
+def refuse_constant(constant: str) -> Any:
+    """ValueError: Python's `json` would read NaN and Infinity, which no other reader of JSON takes."""
     raise ValueError(f"{constant} is not JSON")
 
 

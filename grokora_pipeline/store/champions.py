@@ -117,8 +117,10 @@ class Registry:
                 return str(now["version"])
             target = to or self.before(agent)
             if not self.serves(agent, target):
-                what = f"no adapter {target!r} of the present base model"
-                raise GrokoraError(f"{agent} has {what}; grokora champion history {agent} lists them.")
+                raise GrokoraError(
+                    f"{agent} has no adapter {target!r} of the present base model; grokora champion history {agent} "
+                    "lists them."
+                )
             reason = f"rolled back from {now['version']}{': ' if why else ''}{why}"
             self._point(agent, target, action="rollback", reason=reason, replaced=now["version"])
             return target
@@ -160,8 +162,8 @@ class Registry:
         if trained is None or base is None or trained == base:
             return True
         # a version is of the chat template, too, which another release may write otherwise
-        found = [self.store.find("base_model", version) for version in (trained, base)]
-        hashes = [one.read_json("base_model.json").get("content_hash") if one else None for one in found]
+        bases = [self.store.find("base_model", version) for version in (trained, base)]
+        hashes = [one.read_json("base_model.json").get("content_hash") if one else None for one in bases]
         return None not in hashes and hashes[0] == hashes[1]
 
     def _point(self, agent: str, version: str, **facts: Any) -> None:

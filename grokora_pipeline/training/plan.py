@@ -111,14 +111,14 @@ def resolve_knobs(
     """The preset, changed by the agent's knobs, changed by the run's; GrokoraError names a knob that is wrong."""
     if preset not in PRESETS:
         raise GrokoraError(f"There is no training preset {preset!r}; use one of {', '.join(PRESETS)}.")
-    given = {**(agent_overrides or {}), **(run_overrides or {})}
-    for name in given:
+    overrides = {**(agent_overrides or {}), **(run_overrides or {})}
+    for name in overrides:
         if name not in TrainingKnobs.model_fields or name == "preset":
             close = difflib.get_close_matches(name, TrainingKnobs.model_fields, n=1)
             known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(TrainingKnobs.model_fields)}."
             raise GrokoraError(f"There is no training knob {name!r}; {known}")
     try:
-        return TrainingKnobs.model_validate({**PRESETS[preset], **given, "preset": preset})
+        return TrainingKnobs.model_validate({**PRESETS[preset], **overrides, "preset": preset})
     except ValidationError as error:
         keys, why, value = first_mistake(error)
         where = f" {keys[0]}={value!r} is not usable" if keys else "s do not go together"

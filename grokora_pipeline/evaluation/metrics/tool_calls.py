@@ -48,18 +48,18 @@ def check_call(call: Call, wanted: Call, tools: Sequence[dict[str, Any]] | None 
         return "wrong_func_name"
     if call.arguments is None:
         return "type_error"
-    got, want = call.arguments, wanted.arguments or {}
+    actual, expected = call.arguments, wanted.arguments or {}
     parameters = _parameters(tools, wanted.name)
     # tools come from logs, where anything may stand
     properties, required = parameters.get("properties"), parameters.get("required")
     known = properties if isinstance(properties, dict) else {}
-    if any(name not in got for name in {*want, *(required if isinstance(required, list) else ())}):
+    if any(name not in actual for name in {*expected, *(required if isinstance(required, list) else ())}):
         return "missing_required"
-    if any(name not in known and name not in want for name in got):
+    if any(name not in known and name not in expected for name in actual):
         return "unexpected_param"
-    if any(not _type_fits(value, known.get(name), want.get(name)) for name, value in got.items()):
+    if any(not _type_fits(value, known.get(name), expected.get(name)) for name, value in actual.items()):
         return "type_error"
-    if any(not _value_fits(name, value, known.get(name), want) for name, value in got.items()):
+    if any(not _value_fits(name, value, known.get(name), expected) for name, value in actual.items()):
         return "value_error"
     return None
 
@@ -87,10 +87,10 @@ def _type_fits(value: Any, schema: Any, wanted: Any) -> bool:
     return isinstance(value, allowed)
 
 
-def _value_fits(name: str, value: Any, schema: Any, want: dict[str, Any]) -> bool:
-    if name not in want:  # an optional parameter that was not expected may say its default, nothing else
+def _value_fits(name: str, value: Any, schema: Any, expected: dict[str, Any]) -> bool:
+    if name not in expected:  # an optional parameter that was not expected may say its default, nothing else
         return isinstance(schema, dict) and "default" in schema and bool(schema["default"] == value)
-    wanted = want[name]
+    wanted = expected[name]
     if isinstance(value, str) and isinstance(wanted, str):
         return value.strip() == wanted.strip()
     return bool(value == wanted)

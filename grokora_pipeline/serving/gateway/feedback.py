@@ -47,10 +47,10 @@ class Feedback(BaseModel):
         return self
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Self:
-        """What a person told; GrokoraError if it cannot be right."""
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """The feedback of a command's options; GrokoraError if it cannot be right."""
         try:
-            return cls.model_validate(told)
+            return cls.model_validate(fields)
         except ValidationError as error:
             raise GrokoraError(api_error(error).message) from None
 
