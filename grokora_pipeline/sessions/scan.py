@@ -144,19 +144,19 @@ def _neighbours(entries: Iterable[Entry]) -> dict[str, tuple[tuple[Entry, ...], 
     families: dict[str, dict[tuple[str, int], Entry]] = {}
     for entry in sorted(entries):
         if entry.problem is None:
-            stem, place = rotation(entry.path)
-            families.setdefault(stem, {}).setdefault(place, entry)  # x.log.1 before its packed copy x.log.1.gz
+            stem, rank = rotation(entry.path)
+            families.setdefault(stem, {}).setdefault(rank, entry)  # x.log.1 before its packed copy x.log.1.gz
     neighbours: dict[str, tuple[tuple[Entry, ...], Entry | None]] = {}
     for family in families.values():
         row: list[Entry] = []
         places = sorted(family)
-        for before, place in zip([None, *places], places, strict=False):
-            if before and before[0] == "9" and before[1] + 1 != (place[1] if place[0] == "9" else 0):
+        for before, rank in zip([None, *places], places, strict=False):
+            if before and before[0] == "9" and before[1] + 1 != (rank[1] if rank[0] == "9" else 0):
                 row = []
             if row:
-                neighbours[row[-1].path] = (neighbours.get(row[-1].path, ((), None))[0], family[place])
-                neighbours[family[place].path] = (tuple(row[-ROTATED_BEFORE:]), None)
-            row.append(family[place])
+                neighbours[row[-1].path] = (neighbours.get(row[-1].path, ((), None))[0], family[rank])
+                neighbours[family[rank].path] = (tuple(row[-ROTATED_BEFORE:]), None)
+            row.append(family[rank])
     return neighbours
 
 

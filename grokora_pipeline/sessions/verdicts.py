@@ -498,8 +498,8 @@ class _Join:
             for session in pq.read_table(folder / SESSIONS_FILE).to_pylist():
                 self._sessions[session["recorded_id"]].append(session)
             for copy in pq.read_table(folder / COPIES_FILE).to_pylist():
-                place, kept = _places(copy)
-                (self._repeated if place == kept else self._dropped).add(place)
+                position, kept = _places(copy)
+                (self._repeated if position == kept else self._dropped).add(position)
                 self._copies[kept].append(copy)
 
     def judged(self, row: TurnValues) -> TurnValues | None:

@@ -119,10 +119,10 @@ def _trajectory(source: Source, trajectory: Json, session: str, parent: str) -> 
         context += messages
         size += sum(map(chars, messages))
     inner = trajectory.get("subagent_trajectories")
-    for place, child in enumerate(inner.values() if isinstance(inner, dict) else as_list(inner)):
+    for index, child in enumerate(inner.values() if isinstance(inner, dict) else as_list(inner)):
         if _is_trajectory(child):
-            name = name_text(child.get("session_id") or child.get("trajectory_id")) or f"{session}:{place}"
-            yield from _trajectory(source, child, name if name != session else f"{session}:{place}", session)
+            name = name_text(child.get("session_id") or child.get("trajectory_id")) or f"{session}:{index}"
+            yield from _trajectory(source, child, name if name != session else f"{session}:{index}", session)
 
 
 def _messages(step: Json) -> list[Message]:

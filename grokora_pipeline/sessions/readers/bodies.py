@@ -135,8 +135,8 @@ def _first(message: Any) -> Message | None:
 
 def _responses(request: Mapping[str, Any], reply: Mapping[str, Any], tools: list[Json] | None, model: str) -> Exchange:
     instructions = request.get("instructions") or reply.get("instructions")
-    given = request.get("input", request.get("messages"))  # platforms keep both APIs' inputs under one name
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else as_list(given)
+    turns = request.get("input", request.get("messages"))  # platforms keep both APIs' inputs under one name
+    items = [{"role": "user", "content": turns}] if isinstance(turns, str) else as_list(turns)
     prompt = lower_all([*([{"role": "system", "content": instructions}] if instructions else []), *items])
     outputs = lower_all(as_list(reply.get("output")))
     answer = merged(outputs) if any(one["role"] == "assistant" for one in outputs) else None

@@ -218,9 +218,9 @@ def is_asked(value: Any) -> bool:
 
 def calls_inside(value: Json) -> Iterator[Chat]:
     """The calls that a document of a gateway or a program holds somewhere in it; all of them are of one session."""
-    found = list(inside(value))
-    name = _session(value) or (f"content-{digest(found[0]['messages'])}" if len(found) > 1 else "")
-    for number, one in enumerate(found):
+    calls = list(inside(value))
+    name = _session(value) or (f"content-{digest(calls[0]['messages'])}" if len(calls) > 1 else "")
+    for number, one in enumerate(calls):
         for chat in call(one):
             chat.session = chat.session or name
             chat.first_step = number if chat.completeness == "delta" else 0

@@ -160,8 +160,8 @@ def read(source: Source) -> Iterator[Item]:
         if isinstance(record, Problem):
             yield record
         elif isinstance(record.value, dict) and (kind := _kind(record.value)):
-            told = (item for row in _rows(record.value, kind) for item in _turns(source, record, row))
-            yield from unbroken(told, f"row {record.number}")
+            turns = (item for row in _rows(record.value, kind) for item in _turns(source, record, row))
+            yield from unbroken(turns, f"row {record.number}")
         else:
             problems += 1
             if problems <= MAX_PROBLEMS:
@@ -230,7 +230,7 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
         if raw[0].get("role", raw[0].get("from")) != "system":
             raw = [*_system(row), *raw]
         messages, label = _weighted(raw), row.get("label")
-        places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
+        places = [index for index, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
         system = name_text(messages[0].get("content")) if messages and messages[0]["role"] == "system" else ""
         yield _Row(messages, places, tools or _tools_in(system), _status(row))
@@ -350,7 +350,7 @@ def _dialogue(text: str) -> list[Json]:
 
 
 def _labelled(row: Json, prompt: list[Message], messages: list[Message], tools: list[Json] | None) -> _Row:
-    places = [place for place in range(len(prompt), len(messages)) if messages[place]["role"] == "assistant"]
+    places = [index for index in range(len(prompt), len(messages)) if messages[index]["role"] == "assistant"]
     return _Row(messages, places, tools, _status(row))
 
 
@@ -368,10 +368,10 @@ def _alpaca(row: Json, tools: list[Json] | None) -> _Row:
 
 def _preferences(row: Json, tools: list[Json] | None) -> Iterator[_Row]:
     """The two answers of a pair, under one session and step: the preferred one succeeded, the other failed."""
-    given = row.get("input")
-    given = given if isinstance(given, dict) else {}
-    tools = tools or lower_tools(given.get("tools"))
-    raw = first_of(row, "prompt", "question", *_CHAT) or given.get("messages") or row.get("instruction")
+    request = row.get("input")
+    request = request if isinstance(request, dict) else {}
+    tools = tools or lower_tools(request.get("tools"))
+    raw = first_of(row, "prompt", "question", *_CHAT) or request.get("messages") or row.get("instruction")
     prompt = _conversation(raw, "user") if raw else []
     system = name_text(row.get("system"))
     if system and (not prompt or prompt[0]["role"] != "system"):
@@ -399,7 +399,7 @@ def _conversation(value: Any, role: str) -> list[Message]:
 
 
 def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
-    start = next((place for place, one in enumerate(row.messages) if one["role"] == "user"), 0)
+    start = next((index for index, one in enumerate(row.messages) if one["role"] == "user"), 0)
     first = next(iter(row.trainable), None)
     if first is None or not row.messages:
         yield Skipped("nothing_to_train_on")

@@ -32,9 +32,9 @@ def chatgpt(value: Json) -> Iterator[Chat]:
         model = first_of(metadata, "model_slug") or value.get("default_model_slug")
         if role == "assistant" and recipient not in ("all", "user"):
             text = "\n".join(part for part in said if isinstance(part, str)) if isinstance(said, list) else said
-            given = as_json(text)
-            given = given if isinstance(given, dict) else {"input": text}
-            messages.append({"role": role, "content": [{"type": "tool_use", "name": recipient, "input": given}]})
+            arguments = as_json(text)
+            arguments = arguments if isinstance(arguments, dict) else {"input": text}
+            messages.append({"role": role, "content": [{"type": "tool_use", "name": recipient, "input": arguments}]})
             messages[-1]["model"] = model
         elif kind in ("thoughts", "reasoning_recap"):
             continue  # a summary, as the page shows it

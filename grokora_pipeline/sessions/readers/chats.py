@@ -55,11 +55,11 @@ class Replay:
         marks = {"earlier": True, "cut": None}
         self.messages = [{"told": one, **one, **marks} for one in kept if not one.get("unsent")]
 
-    def take_back(self, place: int) -> None:
+    def take_back(self, index: int) -> None:
         """A person takes back what stands from `place` on: no later prompt holds it, and its answers are no example."""
-        for one in self.messages[place:]:
+        for one in self.messages[index:]:
             one.get("told", one)["cut"] = "taken_back"  # as it was told first, in whichever stretch
-        self.go_on_with(self.messages[:place])
+        self.go_on_with(self.messages[:index])
 
     def chats(self) -> Iterator[Chat]:
         """The stretches, once all is said: those with answers of their own; one without, if there is none."""

@@ -155,15 +155,15 @@ class _Rollout:
     def _roll_back(self, count: int) -> None:
         """A person took back the last turns; what Codex itself said in their name is a part of the turn before it."""
         asked = [
-            place
-            for place, one in enumerate(self._history)
+            index
+            for index, one in enumerate(self._history)
             if one["role"] == "user" and not _FRAGMENTS.match(one["content"])
         ]
-        place = asked[-min(count, len(asked))] if count > 0 and asked else len(self._history)
-        self._history = self._history[:place]
+        index = asked[-min(count, len(asked))] if count > 0 and asked else len(self._history)
+        self._history = self._history[:index]
         self._open, self._size = None, sum(map(chars, self._history))
         for response in self._responses:
-            response.taken_back = response.taken_back or response.place >= (self._compactions, place)
+            response.taken_back = response.taken_back or response.place >= (self._compactions, index)
 
     def _compact(self, payload: Mapping[str, Any]) -> None:
         """After a compaction the model sees the summary, and of the history what is listed beside it."""

@@ -18,16 +18,16 @@ def gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
     replay = Replay(Chat([], name_text(first.get("sessionId")), agent, started=first.get("startTime")))
     seen = set[str]()
     for one in objects_in(first["messages"]) if isinstance(first.get("messages"), list) else lines[1:]:
-        told, name = replay.messages, name_text(one.get("$rewindTo", one.get("id")))
-        end = len(told) if name in seen else 0  # mostly the last is replaced or taken back: looked for from the end
+        messages, name = replay.messages, name_text(one.get("$rewindTo", one.get("id")))
+        end = len(messages) if name in seen else 0  # mostly the last is replaced or taken back: looked for from the end
         seen.add(name)
-        while end and told[end - 1]["id"] != name:
+        while end and messages[end - 1]["id"] != name:
             end -= 1
-        place = end
-        while place and told[place - 1]["id"] == name:
-            place -= 1
+        start = end
+        while start and messages[start - 1]["id"] == name:
+            start -= 1
         if "$rewindTo" in one:  # a person went back to before that message, or to the start if there is none of that id
-            replay.take_back(place) if end else replay.go_on_with([])
+            replay.take_back(start) if end else replay.go_on_with([])
         elif history := objects_in(as_object(one.get("$set")).get("messages")):  # what the model sees from here on
             known = {message["id"]: message.get("told", message) for message in reversed(replay.messages)}
             sent = (message for record in history for message in _gemini_messages(record))
@@ -37,9 +37,9 @@ def gemini_cli(lines: Sequence[Json]) -> Iterator[Chat]:
             if "cancelled" in str(one.get("content")) and replay.messages and replay.messages[-1]["role"] == "gemini":
                 replay.messages[-1]["cut"] = True
         else:
-            marks: Json = {key: told[place][key] for key in ("earlier", "told") if end and key in told[place]}
-            place, end = (place, end) if end else (len(told), len(told))
-            told[place:end] = [{**message, **marks} for message in _gemini_messages(one)]
+            marks: Json = {key: messages[start][key] for key in ("earlier", "told") if end and key in messages[start]}
+            start, end = (start, end) if end else (len(messages), len(messages))
+            messages[start:end] = [{**message, **marks} for message in _gemini_messages(one)]
     yield from replay.chats()
 
 
@@ -82,8 +82,8 @@ def qwen(lines: Sequence[Json]) -> Iterator[Chat]:
         elif isinstance(one.get("message"), dict):
             model = one.get("model") if one.get("type") == "assistant" else None
             replay.messages.append({**one["message"], "model": model})
-    for place, chat in enumerate(replay.chats()):
-        yield replace(chat, unshown=0 if place else hidden)
+    for index, chat in enumerate(replay.chats()):
+        yield replace(chat, unshown=0 if index else hidden)
 
 
 def opencode(value: Json) -> Iterator[Chat]:
@@ -99,10 +99,12 @@ def opencode(value: Json) -> Iterator[Chat]:
         own, parts = as_object(one.get("info")), objects_in(one.get("parts"))
         role, error = own.get("role"), as_object(own.get("error"))
         if summary >= 0 and role == "user":
-            told = replay.messages
+            history = replay.messages
             asked = asked if 0 <= asked < summary else summary
-            kept = next((place for place, message in enumerate(told[:asked]) if tail and message["id"] == tail), asked)
-            replay.go_on_with([*told[asked : summary + 1], *told[kept:asked]])
+            kept = next(
+                (index for index, message in enumerate(history[:asked]) if tail and message["id"] == tail), asked
+            )
+            replay.go_on_with([*history[asked : summary + 1], *history[kept:asked]])
             asked = summary = -1
         if compaction := next((part for part in parts if part.get("type") == "compaction"), None):
             asked, tail = len(replay.messages), name_text(compaction.get("tail_start_id"))
@@ -148,15 +150,15 @@ def cline(messages: Sequence[Json]) -> Iterator[Chat]:
     replay = Replay(Chat([], name, agent, started=messages[0].get("ts")))
     unknown = 0  # of the messages before it that an older version's summary kept, nobody knows what they had seen
     for one in messages:
-        told, gone = replay.messages, one.get("condenseId")
+        history, gone = replay.messages, one.get("condenseId")
         if one.get("isSummary") and one.get("role") == "assistant" and not gone:
-            replay.go_on_with(told[:1])
+            replay.go_on_with(history[:1])
             unknown = 4  # the summary and three more
         elif one.get("isSummary"):
-            replay.go_on_with(message for message in told if gone and message.get("condenseParent") != gone)
+            replay.go_on_with(message for message in history if gone and message.get("condenseParent") != gone)
         elif one.get("isTruncationMarker"):  # it does not say which of the answers behind it saw what is hidden
             gone = one.get("truncationId")
-            replay.go_on_with(message for message in told if message.get("truncationParent") != gone)
+            replay.go_on_with(message for message in history if message.get("truncationParent") != gone)
             replay.chat = replace(replay.chat, completeness="delta")
         cut = bool(_NO_ANSWER.search(str(as_list(one.get("content"))[-1:])))
         model = first_of(as_object(one.get("modelInfo")), "modelId", "id")
@@ -188,8 +190,8 @@ def continue_dev(value: Json) -> Iterator[Chat]:
         for state in objects_in(item.get("toolCallStates")):
             failed = state.get("status") in ("errored", "canceled")
             if (state.get("output") or failed) and state.get("toolCallId") not in answered:
-                told = objects_in(state.get("output")) or [{"content": "The user cancelled this tool call."}]
-                texts = [{"type": "text", "text": name_text(one.get("content"))} for one in told]
+                results = objects_in(state.get("output")) or [{"content": "The user cancelled this tool call."}]
+                texts = [{"type": "text", "text": name_text(one.get("content"))} for one in results]
                 result = {"role": "tool", "tool_call_id": state.get("toolCallId"), "content": texts}
                 replay.messages.append({**result, "is_error": failed})
         if summary := name_text(item.get("conversationSummary")):
@@ -251,8 +253,8 @@ def copilot_chat(value: Json) -> Iterator[Chat]:
     started = next((one.get("timestamp") for one in requests), None) or value.get("creationDate")
     replay = Replay(Chat([], name_text(value.get("sessionId")), "copilot", started=started))
     held = [as_object(as_object(one.get("result")).get("metadata")) for one in requests]
-    told = [one for own in held for one in (as_object(own.get("summary")), *objects_in(own.get("summaries")))]
-    summaries = {name_text(one.get("toolCallRoundId")): one.get("text") for one in told}
+    records = [one for own in held for one in (as_object(own.get("summary")), *objects_in(own.get("summaries")))]
+    summaries = {name_text(one.get("toolCallRoundId")): one.get("text") for one in records}
     for one, metadata in zip(requests, held, strict=True):
         gone = one.get("isHidden") is True or one.get("shouldBeRemovedOnSend") is not None
         mark = {"model": name_text(one.get("modelId")).removeprefix("copilot/"), "vote": one.get("vote")}
@@ -379,9 +381,9 @@ def copilot_cli(events: Sequence[Json]) -> Iterator[Chat]:
         elif kind == "abort" and said and said[-1]["role"] == "assistant":
             said[-1]["cut"] = True
         elif kind == "session.snapshot_rewind":
-            place = places.get(name_text(data.get("upToEventId")), 0)
-            replay.take_back(place)
-            places = {own: known for own, known in places.items() if known <= place}
+            index = places.get(name_text(data.get("upToEventId")), 0)
+            replay.take_back(index)
+            places = {own: known for own, known in places.items() if known <= index}
         elif kind == "session.context_cleared":
             replay.go_on_with([])
         elif kind in _SHORTENED and data.get("success") is not False:
@@ -483,44 +485,44 @@ def kimi_code(lines: Sequence[Json]) -> Iterator[Chat]:
     answer: Json | None = None
     model, floor = "", 0  # the messages before `floor` cannot be taken back any more
     for line in lines:
-        kind, told = line.get("type"), replay.messages
+        kind, messages = line.get("type"), replay.messages
         if kind in ("config.update", "llm.request"):
             model = name_text(first_of(line, "model", "modelAlias")) or model
-            if line.get("systemPrompt") and not told:
-                told.append({"role": "system", "content": line["systemPrompt"]})
+            if line.get("systemPrompt") and not messages:
+                messages.append({"role": "system", "content": line["systemPrompt"]})
                 replay.chat.completeness = "whole"
         elif kind == "llm.tools_snapshot":
             replay.chat.tools = line.get("tools")
         elif kind == "context.append_message":
-            told.append(as_object(line.get("message")))
+            messages.append(as_object(line.get("message")))
         elif kind == "context.append_loop_event":
-            answer = _kimi_event(as_object(line.get("event")), told, answer, model)
+            answer = _kimi_event(as_object(line.get("event")), messages, answer, model)
         elif kind == "context.undo":  # so many turns of the person's
-            turns = [place for place, one in enumerate(told) if place >= floor and _is_asked(one)]
+            turns = [index for index, one in enumerate(messages) if index >= floor and _is_asked(one)]
             if 0 < (count := whole_number(line.get("count")) or 0) <= len(turns):
                 replay.take_back(turns[-count])
             answer = None
         elif kind in ("context.clear", "context.apply_compaction"):
-            system = [one for one in told[:1] if one.get("role") == "system"]
+            system = [one for one in messages[:1] if one.get("role") == "system"]
             summary = [{"role": "user", "content": line["summary"]}] if line.get("summary") else []
             gone = whole_number(line.get("compactedCount"))
-            replay.go_on_with([*system, *summary, *([] if gone is None else told[len(system) + gone :])])
+            replay.go_on_with([*system, *summary, *([] if gone is None else messages[len(system) + gone :])])
             if summary:  # what Kimi put around it is not in the log
                 replay.chat = replace(replay.chat, completeness="delta" if gone is None else "reconstructed")
             answer, floor = None, len(replay.messages)
     yield from replay.chats()
 
 
-def _kimi_event(event: Json, told: list[Json], answer: Json | None, model: str) -> Json | None:
+def _kimi_event(event: Json, messages: list[Json], answer: Json | None, model: str) -> Json | None:
     """Take in an event of a step, which is one answer and the results of its calls; the answer if it is not over."""
     kind = event.get("type")
     if kind == "step.begin" or (kind in ("content.part", "tool.call") and answer is None):
         answer = {"role": "assistant", "content": [], "model": model, "cut": kind == "step.begin"}
-        told.append(answer)
+        messages.append(answer)
     if kind == "tool.result":
         result = as_object(event.get("result"))
         own = {"type": "tool_result", "tool_use_id": event.get("toolCallId"), "content": result.get("output")}
-        told.append({"role": "tool", "content": [{**own, "is_error": result.get("isError") is True}]})
+        messages.append({"role": "tool", "content": [{**own, "is_error": result.get("isError") is True}]})
     if answer is None:
         return None
     if kind == "content.part":

@@ -68,9 +68,9 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
             elif not isinstance(record.value, dict):
                 yield Problem("wrong_schema", record.offset, f"record {record.number} is no object")
             elif shape.each:
-                told = list(unbroken(turns(record.value, record.number, ""), f"record {record.number}"))
-                calls += len(told)
-                yield from told
+                own_turns = list(unbroken(turns(record.value, record.number, ""), f"record {record.number}"))
+                calls += len(own_turns)
+                yield from own_turns
             else:
                 held.add(record.value)
         for name, lines in held.take():
@@ -100,21 +100,21 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
             yield Skipped(marks["cut"] if isinstance(marks.get("cut"), str) else "broken_off")
         messages += own if not marks.get("unsent") else []
     messages = pair_results(join_calls(messages, lossy=True))
-    places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
-    places = [place for place in places if place == len(messages) - 1] if chat.last_only else places
+    places = [index for index, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
+    places = [index for index in places if index == len(messages) - 1] if chat.last_only else places
     if not places:
         if is_judged and said_of.session_id:
             yield said_of
         elif not left_out:
             yield Skipped("no_answer" if chat.last_only else "no_model_call")
         return
-    start = next(place for place, one in enumerate(messages) if one["role"] == "assistant")
+    start = next(index for index, one in enumerate(messages) if one["role"] == "assistant")
     session = chat.session or named or f"content-{digest([one['content'] for one in messages[:start]])}"
-    for model in dict.fromkeys(name_text(messages[place].get("model")) for place in places):
+    for model in dict.fromkeys(name_text(messages[index].get("model")) for index in places):
         yield from explode(
             source,
             messages,
-            [place for place in places if name_text(messages[place].get("model")) == model],
+            [index for index in places if name_text(messages[index].get("model")) == model],
             session_id=session,
             agent=chat.agent,
             started_at=to_utc(chat.started),

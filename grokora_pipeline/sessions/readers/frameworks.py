@@ -32,7 +32,7 @@ def adk(value: Json) -> Iterator[Chat]:
             kept = [message for message in replay.messages if float(message.get("timestamp") or 0) > end]
             replay.go_on_with([as_object(summary), *kept])
         elif back:
-            places = [place for place, message in enumerate(replay.messages) if message.get("invocation") == back]
+            places = [index for index, message in enumerate(replay.messages) if message.get("invocation") == back]
             replay.take_back(places[0]) if places else None
         elif isinstance(one.get("content"), dict):
             model = first_of(one, "model_version", "modelVersion")
@@ -135,8 +135,8 @@ def semantic_kernel(items: Sequence[Json]) -> Iterator[Chat]:
 def nemo_gym(value: Json) -> Iterator[Chat]:
     """A rollout of NeMo Gym: what the agent was given, all that its model said and was told, and the reward."""
     request, reply = as_object(value["responses_create_params"]), as_object(value["response"])
-    given = request.get("input")
-    said = [{**one, "earlier": True} for one in objects_in(given)] or [{"role": "user", "content": given}]
+    turns = request.get("input")
+    said = [{**one, "earlier": True} for one in objects_in(turns)] or [{"role": "user", "content": turns}]
     if request.get("instructions"):
         said = [{"role": "system", "content": request["instructions"]}, *said]
     for one in objects_in(reply.get("output")):  # its servers write all of an open model's reasoning as the summary
@@ -151,8 +151,8 @@ def nemo_gym(value: Json) -> Iterator[Chat]:
 def tau(value: Json) -> Iterator[Chat]:
     """A trial of τ-bench, or the simulations of τ²-bench. Trials of a task are one task, on one side of the split."""
     if "environment_info" in (info := as_object(value.get("info"))):
-        for place, one in enumerate(objects_in(value.get("simulations"))):
-            yield replace(_simulation(info, one), place=place)
+        for index, one in enumerate(objects_in(value.get("simulations"))):
+            yield replace(_simulation(info, one), place=index)
         return
     messages, task = objects_in(value["traj"]), name_text(value["task_id"])
     session = f"task-{task}:trial-{name_text(value.get('trial'))}-{digest(lower_all(messages))}"

@@ -91,8 +91,8 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
     results = {one["tool_call_id"]: one for prompt, *_ in readings for one in prompt if one["role"] == "tool"}
     for one, reading in zip(generations, readings, strict=True):
         prompt, answer, tools, state = reading
-        if state == "whole" and (given := _agents_input(one, by_id)) and given[1:] == prompt:
-            prompt, state = given, "reconstructed"
+        if state == "whole" and (recorded := _agents_input(one, by_id)) and recorded[1:] == prompt:
+            prompt, state = recorded, "reconstructed"
         if state in ("whole", "reconstructed") and starts_midway(prompt):
             state = "delta"
         if any(is_cut_json(one.get(key)) for key in ("input", "output")):
@@ -101,8 +101,8 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
             yield Skipped("no_answer")
             continue
         ids = [call["id"] for call in answer.get("tool_calls") or ()]
-        found = [results[call] for call in ids if call in results]
-        known, failed = results_after(answer, found)
+        own_results = [results[call] for call in ids if call in results]
+        known, failed = results_after(answer, own_results)
         yield from turn(
             source,
             prompt,
@@ -125,43 +125,43 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
 
 def read_generation(one: Mapping[str, Any]) -> tuple[list[Message], Message | None, list[Json] | None, Completeness]:
     """Prompt, answer, tools and the prompt's completeness of a GENERATION."""
-    given, output, metadata = as_json(one.get("input")), as_json(one.get("output")), as_object(one.get("metadata"))
-    if given is not one.get("input") and isinstance(output, str) and output[:1] == output[-1:] == '"':
+    body, output, metadata = as_json(one.get("input")), as_json(one.get("output")), as_object(one.get("metadata"))
+    if body is not one.get("input") and isinstance(output, str) and output[:1] == output[-1:] == '"':
         output = loads(f"[{output}]")[0]  # an export that writes each content as JSON, texts too
-    if isinstance(given, dict) and isinstance(given.get("messages"), list | str):
-        given = {**given, "messages": as_json(given["messages"])}
-    if isinstance(given, dict) and ("contents" in given or isinstance(given.get("messages"), list) or "input" in given):
-        call = exchange(given, output)
+    if isinstance(body, dict) and isinstance(body.get("messages"), list | str):
+        body = {**body, "messages": as_json(body["messages"])}
+    if isinstance(body, dict) and ("contents" in body or isinstance(body.get("messages"), list) or "input" in body):
+        call = exchange(body, output)
         answer = call.answer or _answer(output)
         return call.prompt, answer, call.tools or _tools(one, metadata), "whole" if call.prompt else "lost"
     if isinstance(output, dict) and output.get("object") == "response":
-        call = exchange({"input": given}, output)
+        call = exchange({"input": body}, output)
         # the instructions stand in the reply alone, not in what Langfuse calls the input
         state: Completeness = "reconstructed" if output.get("instructions") else "whole"
-        state = state if given else "lost"
+        state = state if body else "lost"
         return call.prompt, call.answer, call.tools or _tools(one, metadata), state
     tools = _tools(one, metadata)
-    if isinstance(given, list):
-        offered = lower_tools([as_object(item.get("content")) for item in given if _is_tool_message(item)])
-        messages = lower_all([item for item in given if not _is_tool_message(item)])
+    if isinstance(body, list):
+        offered = lower_tools([as_object(item.get("content")) for item in body if _is_tool_message(item)])
+        messages = lower_all([item for item in body if not _is_tool_message(item)])
         system = as_list(as_object(metadata.get("attributes")).get("gen_ai.system_instructions"))
         if system and messages and messages[0]["role"] != "system":
             messages = [*lower_all([{"role": "system", "parts": system}]), *messages]
             return messages, _answer(output), tools or offered, "reconstructed"
         return messages, _answer(output), tools or offered, "whole" if messages else "lost"
-    if isinstance(given, str) and given:
-        flat: Completeness = "lost" if _FLAT.match(given) else "whole"  # the roles are part of the text
-        return [{"role": "user", "content": given}], _answer(output), tools, flat
-    if isinstance(given, dict) and given.get("role") and given.get("content"):
+    if isinstance(body, str) and body:
+        flat: Completeness = "lost" if _FLAT.match(body) else "whole"  # the roles are part of the text
+        return [{"role": "user", "content": body}], _answer(output), tools, flat
+    if isinstance(body, dict) and body.get("role") and body.get("content"):
         return (
-            lower_all([given]),
+            lower_all([body]),
             _answer(output),
             tools,
             "delta",
         )  # one message, which a list would hold if it were all
-    if isinstance(given, dict) and isinstance(given.get("prompt"), str | list):
-        prompt = [{"role": "user", "content": given["prompt"]}] if isinstance(given["prompt"], str) else given["prompt"]
-        system = [{"role": "system", "content": given["system"]}] if isinstance(given.get("system"), str) else []
+    if isinstance(body, dict) and isinstance(body.get("prompt"), str | list):
+        prompt = [{"role": "user", "content": body["prompt"]}] if isinstance(body["prompt"], str) else body["prompt"]
+        system = [{"role": "system", "content": body["system"]}] if isinstance(body.get("system"), str) else []
         return lower_all([*system, *prompt]), _answer(output), tools, "whole"
     return [], _answer(output), tools, "lost"
 
@@ -235,8 +235,8 @@ def _tools(one: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[Json] | 
 def _agents_input(one: Json, by_id: Mapping[str, Json]) -> list[Message]:
     """What the agent above a generation was given, if it starts with instructions, which the generation may lack."""
     above = by_id.get(name_text(one.get("parentObservationId")), {})
-    given = as_json(above.get("input")) if above.get("type") == "AGENT" else None
-    messages = lower_all(given) if isinstance(given, list) else []
+    recorded = as_json(above.get("input")) if above.get("type") == "AGENT" else None
+    messages = lower_all(recorded) if isinstance(recorded, list) else []
     return messages if messages and messages[0]["role"] == "system" else []
 
 

@@ -438,9 +438,9 @@ def pair_results(messages: Sequence[Message]) -> list[Message]:
     for number, message in enumerate(messages):
         if calls := message.get("tool_calls"):
             waiting = []
-            for place, call in enumerate(calls):
+            for index, call in enumerate(calls):
                 own = call["id"] if call["id"] not in dict(waiting) else ""
-                waiting.append((call["id"], own or f"call_{number}_{place}"))
+                waiting.append((call["id"], own or f"call_{number}_{index}"))
             named = [{**call, "id": own} for call, (_, own) in zip(calls, waiting, strict=True)]
             paired.append({**message, "tool_calls": named})
         elif message["role"] == "tool":
@@ -525,7 +525,7 @@ def content_session(name: str, messages: Sequence[Message]) -> str:
 
     A copy under another name has the same, and so has a log that grows.
     """
-    end = next((place for place, one in enumerate(messages, 1) if one["role"] == "assistant"), len(messages))
+    end = next((index for index, one in enumerate(messages, 1) if one["role"] == "assistant"), len(messages))
     return f"{name}-{digest(list(map(clean, messages[:end])))}"
 
 
@@ -665,20 +665,20 @@ def explode(
     `trainable`: the places of the messages that may be learnt, all assistant messages by default; the others are
     context. Tools that are not given are inferred from the calls.
     """
-    places = [place for place, one in enumerate(messages) if one["role"] == "assistant"]
+    places = [index for index, one in enumerate(messages) if one["role"] == "assistant"]
     wanted = set(places if trainable is None else trainable)
     if not fields.get("tools"):
         fields["inferred"] = infer_tools(calls_in(messages)) or []
     fields.setdefault("line", 0)
     size, last = 0, 0
-    for step, place in enumerate(places, first_step):
-        size += sum(map(chars, messages[last:place]))
-        last = place
-        if place not in wanted:
+    for step, index in enumerate(places, first_step):
+        size += sum(map(chars, messages[last:index]))
+        last = index
+        if index not in wanted:
             continue
         if size > MAX_PROMPT_CHARS:  # before the prompt is copied: a conversation costs the square of its length
             yield Skipped("prompt_too_long")
             continue
-        known, failed = results_after(messages[place], messages[place + 1 : place + 65])
+        known, failed = results_after(messages[index], messages[index + 1 : index + 65])
         more = {"step": step, "result_known": known, "step_failed": failed}
-        yield from turn(source, messages[:place], messages[place], **{**more, **fields})
+        yield from turn(source, messages[:index], messages[index], **{**more, **fields})

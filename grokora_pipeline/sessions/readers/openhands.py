@@ -60,7 +60,7 @@ def read(source: Source) -> Iterator[Item]:
                 yield from _Log(source, record.value).turns([Record(one, at, 0) for at, one in enumerate(inner, 1)])
                 continue
             events += (
-                [Record(one, place, 0) for place, one in enumerate(inner, 1)] if isinstance(inner, list) else [record]
+                [Record(one, index, 0) for index, one in enumerate(inner, 1)] if isinstance(inner, list) else [record]
             )
     if events:
         yield from _Log(source).turns(events)
@@ -124,9 +124,9 @@ class _Log:
                 group = [x for x in values if x.get("llm_response_id") == response and x.get("source") == "agent"]
             if answer := _answer(group):
                 self._skip |= {name_text(one.get("id")) for one in group}
-                found = [results[call["id"]] for call in calls_in(answer) if call["id"] in results]
-                yield from self._turn(record, answer[0], found, inferred=inferred, model=model)
-                self._context += [(own, answer[0]), *((own, result) for result in found)]
+                own_results = [results[call["id"]] for call in calls_in(answer) if call["id"] in results]
+                yield from self._turn(record, answer[0], own_results, inferred=inferred, model=model)
+                self._context += [(own, answer[0]), *((own, result) for result in own_results)]
                 self._step += 1
             else:
                 self._take(value, own)
@@ -157,14 +157,14 @@ class _Log:
         start, end = args.get("forgotten_events_start_id"), args.get("forgotten_events_end_id")
         if isinstance(start, int) and isinstance(end, int):
             gone |= {str(number) for number in range(start, min(end, start + 100_000) + 1)}
-        place = next((index for index, (own, _) in enumerate(self._context) if own in gone), len(self._context))
+        position = next((index for index, (own, _) in enumerate(self._context) if own in gone), len(self._context))
         kept = [entry for entry in self._context if entry[0] not in gone]
         if summary := name_text(args.get("summary")):
             offset = args.get("summary_offset")
             if isinstance(offset, int):  # counts the events before it: the system prompt, and each of parallel calls
                 events = [1 if self._system else 0, *(len(one.get("tool_calls") or ()) or 1 for _, one in kept)]
-                place = next((at for at in range(len(kept)) if sum(events[: at + 1]) >= offset), len(kept))
-            kept.insert(min(place, len(kept)), ("", user(summary)))
+                position = next((at for at in range(len(kept)) if sum(events[: at + 1]) >= offset), len(kept))
+            kept.insert(min(position, len(kept)), ("", user(summary)))
         self._context, self._changed = kept, True
 
     def _turn(

@@ -277,22 +277,22 @@ class _Calls:
 
 def read(source: Source) -> Iterator[Item]:
     """A turn a model call of the file, in order of time."""
-    found = _Calls(source)
+    calls = _Calls(source)
     for record in records(source):
         if isinstance(record, Problem):
             yield record
         elif isinstance(record.value, dict):
             for span in _spans(record):
-                found.add(span)
-    yield from found.items()
+                calls.add(span)
+    yield from calls.items()
 
 
 def calls(source: Source, spans: Iterable[Span]) -> Iterator[Item]:
     """The turns of some spans. Raises UnreadableError where there are calls, and none has contents."""
-    found = _Calls(source)
+    traced = _Calls(source)
     for span in spans:
-        found.add(span)
-    yield from found.items()
+        traced.add(span)
+    yield from traced.items()
 
 
 def _facts(span: Span) -> Json:

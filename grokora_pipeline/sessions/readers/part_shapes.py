@@ -94,8 +94,8 @@ def _untagged(part: Part) -> Part:
     """A part as Rust's and .NET's programs write it, with its kind in `type`; any other part as it is."""
     tag = str(next(iter(part))) if len(part) == 1 else ""
     if tag in _TAGS:
-        told = "data" if tag == "RedactedThinking" else "text"
-        return {**(body if isinstance(body := part[tag], Mapping) else {told: body}), "type": _TAGS[tag]}
+        member = "data" if tag == "RedactedThinking" else "text"
+        return {**(body if isinstance(body := part[tag], Mapping) else {member: body}), "type": _TAGS[tag]}
     if tag == "Json":
         return {"json": part[tag]}
     if "$type" not in part:
@@ -131,8 +131,8 @@ def _result(part: Part, kind: str) -> Part | None:
 
 
 def _call_and_result(part: Part, name: object) -> Sequence[Part]:
-    given: Any = next((part[key] for key in ("input", "args", "rawInput") if part.get(key) is not None), {})
-    call = {"type": "tool_use", "id": part.get("toolCallId"), "name": name, "input": given, "paired": True}
+    arguments: Any = next((part[key] for key in ("input", "args", "rawInput") if part.get(key) is not None), {})
+    call = {"type": "tool_use", "id": part.get("toolCallId"), "name": name, "input": arguments, "paired": True}
     failed = next((part[key] for key in ("errorText", "error") if part.get(key)), None)
     outcome = failed or next((part[key] for key in ("output", "result") if part.get(key) is not None), None)
     if outcome is None:

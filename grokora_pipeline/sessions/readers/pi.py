@@ -86,8 +86,8 @@ def _turns(source: Source, header: Mapping[str, Any], entries: list[tuple[int, d
                     if message.get("model") in _NO_MODEL or size > MAX_PROMPT_CHARS:
                         yield Skipped("prompt_too_long" if size > MAX_PROMPT_CHARS else "no_model_call")
                     else:
-                        found = [results[call["id"]] for call in calls_in([lowered]) if call["id"] in results]
-                        whole, failed = results_after(lowered, found)
+                        own_results = [results[call["id"]] for call in calls_in([lowered]) if call["id"] in results]
+                        whole, failed = results_after(lowered, own_results)
                         yield from turn(
                             source,
                             context,

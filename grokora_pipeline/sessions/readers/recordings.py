@@ -140,8 +140,8 @@ class _Conversations:
         request, response = line.get("request"), line.get("response")
         if not (isinstance(request, dict) and isinstance(response, dict) and isinstance(response.get("output"), list)):
             return line
-        given, previous = request.get("input"), name_text(request.get("previous_response_id"))
-        items = [{"role": "user", "content": given}] if isinstance(given, str) else as_list(given)
+        turns, previous = request.get("input"), name_text(request.get("previous_response_id"))
+        items = [{"role": "user", "content": turns}] if isinstance(turns, str) else as_list(turns)
         items = [self._by_id.get(name_text(one.get("id")), one) if is_reference(one) else one for one in items]
         self._by_id |= {str(one["id"]): one for one in response["output"] if isinstance(one, dict) and one.get("id")}
         items = [*self._items.get(previous, ()), *items]

@@ -63,7 +63,7 @@ def read_swe_agent(source: Source) -> Iterator[Item]:
         for one in own:
             messages += [{**message, "trainable": not one.get("is_demo")} for message in lower(one)]
         messages = pair_results(join_calls(messages))
-        places = [place for place, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
+        places = [index for index, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         name = "swe-agent" if agent in ("main", "primary") else f"swe-agent/{agent}"
         yield from explode(
             source, messages, places, session_id=session, agent=name, model=model, tools=tools, status=_exit(info)

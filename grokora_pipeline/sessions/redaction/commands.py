@@ -149,13 +149,13 @@ _ANY_FIRST_WORD = "|".join(re.split(r"[\\(\[]", words)[0] for words in _WORDS)
 
 def _flag_values(text: str) -> Iterator[re.Match[str]]:
     """What stands behind the flags of the table, in the order of the text."""
-    found = [
+    matches = [
         match
         for tools, flags in _OF_TOOLS
         for command in tools.finditer(text)
         for match in flags.finditer(text, *command.span())
     ]
-    yield from sorted(found, key=re.Match.start)
+    yield from sorted(matches, key=re.Match.start)
 
 
 def _is_argument(match: re.Match[str]) -> bool:
