@@ -27,7 +27,7 @@ from grokora_pipeline.sessions.table import base_session
 from grokora_pipeline.sessions.verdicts import COPIES_FILE, SESSIONS_FILE, Judgement, judge
 from grokora_pipeline.store import content_version
 
-CODE_VERSION = 12  # raise it when the same logs give other rows
+CODE_VERSION = 13  # raise it when the same logs give other rows
 CHUNK_BYTES = 10 << 20  # of logs a job: what a process holds grows with it, and each begins with cold caches
 POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000

@@ -1,5 +1,6 @@
 """The neutral conversation as other chat and coding programs, gateways and platforms write it."""
 
+import base64
 import csv
 import io
 import json
@@ -589,6 +590,87 @@ def _openai_batch(talk: "Talk", name: str) -> bytes:
     return _lines({"custom_id": name, "body": request, "response": {"status_code": 200, "body": response}})
 
 
+def _batch_halves(talk: "Talk", name: str) -> bytes:
+    request, response = _chat(talk)
+    asked = {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": request}
+    return _lines(asked, {"id": "b", "custom_id": name, "response": {"status_code": 200, "body": response}})
+
+
+def _promptlayer(talk: "Talk", name: str) -> bytes:
+    template = {"type": "chat", "messages": [*talk.messages, talk.reply], "tools": None}
+    model = {"provider": "openai", "name": "m", "parameters": {}}
+    return _document(
+        {"request_id": name, "prompt_blueprint": {"prompt_template": template, "metadata": {"model": model}}}
+    )
+
+
+def _ai_sdk_steps(talk: "Talk", _: str) -> bytes:
+    def step(prompt: list[dict[str, Any]], reason: str, *said: dict[str, Any]) -> dict[str, Any]:
+        request = {"body": json.dumps({"model": "m", "messages": prompt})}
+        reply = {"id": "r", "timestamp": AT, "modelId": "m", "messages": []}
+        return {"content": said, "finishReason": reason, "request": request, "response": reply}
+
+    call = {"type": "tool-call", "toolCallId": "call_a", "toolName": "bash", "input": {"command": talk.command}}
+    result = {"type": "tool-result", "toolCallId": "call_a", "toolName": "bash", "output": talk.result}
+    first = step(talk.start, "tool-calls", _text(talk.thought), call, result)
+    return _document({"steps": [first, step(talk.messages, "stop", _text(talk.answer))]})
+
+
+def _letta_messages(talk: "Talk", _: str) -> bytes:
+    def said(number: int, kind: str, **more: Any) -> dict[str, Any]:
+        return {"id": f"message-{number}", "date": f"2026-01-01T00:00:0{number}Z", "message_type": kind, **more}
+
+    call = {"name": "bash", "arguments": json.dumps({"command": talk.command}), "tool_call_id": "c"}
+    messages = [
+        said(0, "system_message", content=talk.system),
+        said(1, "user_message", content=talk.question),
+        said(2, "reasoning_message", reasoning=talk.thought),
+        said(2, "tool_call_message", tool_call=call),
+        said(3, "tool_return_message", tool_return=talk.result, status="success", tool_call_id="c"),
+        said(4, "assistant_message", content=talk.answer),
+    ]
+    return _document(messages[::-1])
+
+
+def _kong(talk: "Talk", _: str) -> bytes:
+    request, response = (json.dumps(body) for body in _chat(talk))
+    own = {"meta": {"request_model": "m"}, "payload": {"request": request, "response": response}}
+    http = {"request": {"uri": "/chat", "method": "POST"}, "response": {"status": 200}}
+    return _lines(http | {"ai": {"ai-proxy": own}})
+
+
+def _docker(talk: "Talk", name: str) -> bytes:
+    request, response = _chat(talk)
+    call = json.dumps({"session_id": name, "step": 0, "request": request, "response": response})
+    pieces = ["Listening on :8080\n", call[:100], call[100:200], f"{call[200:]}\n"]  # it cuts long lines
+    return _lines(*({"log": piece, "stream": "stdout", "time": AT} for piece in pieces))
+
+
+def _har_streams(talk: "Talk", _: str) -> bytes:
+    """Gemini's stream, in the browser's Base64, and Ollama's."""
+    config = {"systemInstruction": {"parts": [{"text": talk.system}]}}
+    half = len(talk.answer) // 2
+    call = {"functionCall": {"name": "bash", "args": {"command": talk.command}}}
+    replies: list[list[Any]] = [[{"text": talk.thought}, call], [{"text": talk.answer[:half]}]]
+    ends: tuple[dict[str, str], ...] = ({}, {}, {"finishReason": "STOP"}, {"finishReason": "STOP"})
+    replies += [[{"text": talk.answer[half:]}], [{"text": ""}]]
+    chunks = [{"candidates": [{"content": {"parts": own}, **end}]} for own, end in zip(replies, ends, strict=True)]
+    events = [f"data: {json.dumps(chunk)}\r\n\r\n" for chunk in chunks]
+    packed = base64.b64encode("".join([events[0], events[-1]]).encode()).decode()
+    pieces = [{"message": {"content": talk.answer[:half]}, "done": False}]
+    pieces.append({"message": {"content": talk.answer[half:]}, "done": True, "done_reason": "stop"})
+    told = [
+        ({"contents": _contents(talk)[:1], **config}, {"text": packed, "encoding": "base64"}),
+        ({"request": {"contents": _contents(talk)[:3], **config}}, {"text": "".join(events[1:3])}),
+        ({"messages": talk.messages}, {"text": "\n".join(map(json.dumps, pieces))}),
+    ]
+    entries = [
+        {"request": {"postData": {"text": json.dumps(asked)}}, "response": {"content": content}}
+        for asked, content in told
+    ]
+    return _document({"log": {"version": "1.2", "entries": entries}})
+
+
 def _llm_span(talk: "Talk", name: str) -> bytes:
     return _lines({"type": "llm", "trace_id": name, "model": "m", "input": talk.messages, "output": talk.reply})
 
@@ -956,6 +1038,9 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("gemini_stream", "out.jsonl", _NO_SYSTEM, _gemini_stream),
     ("dify", "messages.json", ("question", "answer"), _dify),
     ("held_chats", "typingmind.json", _HELD, _held_chats),
+    ("promptlayer", "request.json", _HELD, _promptlayer),
+    ("ai_sdk_steps", "result.json", _HELD, _ai_sdk_steps),
+    ("letta_messages", "messages.json", _HELD, _letta_messages),
 )
 NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for one in _OWN_READER} | {
     "inspect_eval": ("inspect_ai", "x.eval", _HELD, _inspect_eval),
@@ -972,5 +1057,9 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "langchain4j": ("langchain", "memory.json", _HELD, _langchain4j),
     "crush": ("ui_messages", "session.json", _NO_SYSTEM, _crush),
     "open_interpreter": ("mini_swe_agent", "messages.json", _NO_SYSTEM, _open_interpreter),
+    "batch_halves": ("openai_batch", "both.jsonl", _HELD, _batch_halves),
+    "kong": ("wrapped_calls", "http.log", _HELD, _kong),
+    "docker": ("recording", "x-json.log", _HELD, _docker),
+    "har_streams": ("har", "x.har", _HELD, _har_streams),
     "gemini_tuning": ("chat_dataset", "train.jsonl", _HELD, _tuning),
 }

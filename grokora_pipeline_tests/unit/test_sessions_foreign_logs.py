@@ -684,7 +684,7 @@ def test_what_was_asked_again_or_broken_off_is_no_example(tmp_path: Path) -> Non
     ("line", "sentence"),
     [
         ({"id": "prt_1", "sessionID": "s", "messageID": "m", "type": "text", "text": "x"}, "opencode export"),
-        ({"custom_id": "1", "body": {"messages": []}}, "join them by custom_id"),
+        ({"finished": True, "mode": "manual", "startedAt": "x", "data": {}}, "n8n"),
         ({"object": "chat.completion", "choices": []}, "without their requests"),
         ({"task_name": "t", "task": "x", "agent": "a", "status": "completed"}, "CrewAI"),
         ({"source": "a", "models_usage": None, "content": "x", "type": "TextMessage"}, "save_state"),

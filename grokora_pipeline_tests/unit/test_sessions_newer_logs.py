@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.sessions import readers
-from grokora_pipeline.sessions.readers import Source, documents
+from grokora_pipeline.sessions.readers import Source, UnreadableError, documents
 from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
 from grokora_pipeline_tests.unit.neighbour_logs import AT
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
@@ -26,6 +26,7 @@ from grokora_pipeline_tests.unit.test_sessions_foreign_logs import (
 from grokora_pipeline_tests.unit.test_sessions_unseen_logs import (
     ASKED,
     CALL,
+    REPLY,
     TALK,
     document,
     only,
@@ -398,11 +399,59 @@ def test_the_last_answer_of_a_sample_that_reached_a_limit_is_no_example(tmp_path
         ({"request_body": {"messages": ASKED}, "response_body": {"choices": [{"message": TALK[-1]}]}}, "call_failed"),
         ({"request_body": {"messages": ASKED}, "response_body": {}}, "no_answer"),
         ({"custom_id": "1", "params": {"messages": ASKED}, "result": {"type": "errored"}}, "no_answer"),
+        ({"log": {"entries": [{"request": {"postData": {"text": '{"input": "x"}'}}}]}}, "no_answer"),
         ({"call_type": "aembedding", "spend": 0, "messages": "x", "response": {"data": []}}, "no_model_call"),
     ],
 )
 def test_a_call_without_an_answer_is_counted_with_its_reason(tmp_path: Path, line: dict[str, Any], reason: str) -> None:
     assert read_lines(tmp_path, {**line, "response_status": 500}) == [Skipped(reason)]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ({"custom_id": "1", "body": {"messages": ASKED}}, "put its requests and its replies into one file"),
+        ({"custom_id": "1", "response": {"body": REPLY}}, "put its requests and its replies into one file"),
+        ({"steps": [{"text": "A", "finishReason": "stop", "request": {}, "response": {}}]}, "`request.body`"),
+        ({"log": {"entries": [{"request": {"url": "x"}, "response": {}}]}}, "no request to the API of a model"),
+    ],
+)
+def test_calls_that_lack_a_side_are_refused_with_what_would_do(
+    tmp_path: Path, line: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        read_lines(tmp_path, line, line)
+    assert sentence in caught.value.problem.detail
+
+
+def test_a_prompt_without_the_result_of_one_of_several_calls_is_not_whole(tmp_path: Path) -> None:
+    two: list[dict[str, Any]] = [{"type": "tool_use", "id": one, "name": "f", "input": {}} for one in ("a", "b")]
+    lines = [claude("u", None, "Q"), claude("c", "u", two, "assistant"), claude("r", "c", [result("a")])]
+    items = read_lines(tmp_path, *lines, claude("d", "r", text("A"), "assistant"))
+    assert [turn.completeness for turn in turns_of(items)] == ["reconstructed", "cut"]
+    assert Problem("result_not_recorded", 0, "line 4: the prompt lacks the result of a call") in items
+    # one result without an id may be that of all calls
+    calls = [{"function": {"name": "f", "arguments": "{}"}}] * 2
+    row = [*ASKED, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": "both"}, TALK[-1]]
+    assert turns_of(read_lines(tmp_path, {"messages": row}))[-1].completeness == "whole"
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_the_calls_of_a_trace_that_failed_failed(tmp_path: Path, failed: bool) -> None:
+    body = {"mlflow.spanInputs": json.dumps({"messages": ASKED}), "mlflow.spanOutputs": json.dumps(REPLY)}
+    spans = [{"span_id": "s", "attributes": {"mlflow.spanType": '"LLM"', **body}}]
+    mlflow = {"info": {"trace_id": "t", "state": "ERROR" if failed else "OK"}, "data": {"spans": spans}}
+    run_of = {"trace_id": "t", "inputs": {"messages": ASKED}, "outputs": REPLY}
+    root: dict[str, Any] = {"id": "r", "run_type": "chain", "trace_id": "t", "inputs": {}}
+    langsmith = [
+        root | ({"error": "x"} if failed else {}),
+        {"id": "l", "run_type": "llm", "parent_run_id": "r", **run_of},
+    ]
+    contents = {"gen_ai.input.messages": json.dumps(ASKED), "gen_ai.output.messages": json.dumps([TALK[-1]])}
+    call = span("c", {"gen_ai.operation.name": "chat", **contents}, "r")
+    spans_of = otlp(tmp_path, call, span("r", {}, status={"code": 2 if failed else 1}))
+    for items in (read_lines(tmp_path, mlflow), read_lines(tmp_path, *langsmith), spans_of):
+        assert only(items).status == ("failure" if failed else "unknown")
 
 
 def test_a_failed_command_and_a_cut_reply_of_the_older_openhands_are_no_successes(tmp_path: Path) -> None:

@@ -458,6 +458,10 @@ def test_spans_of_one_long_resource_are_read_one_by_one(tmp_path: Path, monkeypa
     assert max(held) == 1
     assert [turn.session_id for turn in turns_of(told)] == ["S"] * 40
     assert [one.completion for one in turns_of(document(tmp_path, value))] == [one.completion for one in turns_of(told)]
+    value["resourceSpans"] = [dict(reversed(one.items())) for one in value["resourceSpans"]]
+    with pytest.raises(source.UnreadableError) as caught:
+        document(tmp_path, value)
+    assert "write `resource` before" in caught.value.problem.detail
 
 
 def test_a_long_object_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,9 @@ _REFUSED = (
     ({"sessionID", "messageID"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
     ({"sessionID", "role"}, "a piece of opencode's storage; `opencode export` writes a session as one file"),
     ({"sessionID", "part"}, "what `opencode run --format json` prints, without the question; use `opencode export`"),
-    ({"custom_id"}, "one half of a batch: requests and replies are two files; join them by custom_id"),
     ({"type", "thread_id"}, "what `codex exec --json` prints; give the rollout file in ~/.codex/sessions"),
     ({"choices", "object"}, "replies without their requests"),
+    ({"finished", "mode", "startedAt"}, "an execution of n8n, whose prompts are flat text; record at the gateway"),
     (
         {"task_name", "agent"},
         "CrewAI's log, which leaves the prompts out; trace it with OpenTelemetry, or use the gateway",

@@ -94,7 +94,9 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
 def _exchange(request: Mapping[str, Any], response: Any, named: object) -> Exchange:
     if isinstance(response, str):  # server-sent events, JSON, or the answer's text alone
         lines = [line.removeprefix("data:").strip() for line in response.splitlines() if line.startswith("data:")]
-        chunks = [as_object(line) for line in lines if line != "[DONE]"]
+        if not lines and response.startswith("{") and as_json(response) is response:  # Ollama's chunks, a line each
+            lines = response.split("\n")
+        chunks = [as_object(line) for line in lines if line not in ("[DONE]", "")]
         response = chunks if any(chunks) else as_json(response)
         response = {"message": {"content": response}} if isinstance(response, str) and response else response
     api = api_of(request, response, named)
@@ -165,7 +167,7 @@ def _gemini(request: Mapping[str, Any], reply: Mapping[str, Any], model: str) ->
     # the role of a tool's result is `user`, and so is that of a content without one
     said = [{"role": "user", **one} if isinstance(one, dict) else one for one in contents]
     prompt = lower_all([{"role": "system", "content": system}, *said])
-    candidates = as_list(reply.get("candidates"))
+    candidates = as_list((as_object(reply.get("response")) or reply).get("candidates"))  # Code Assist wraps its reply
     candidate = as_object(candidates[0]) if candidates else reply
     content = candidate.get("content")
     answer = _first({"role": "assistant", **content}) if isinstance(content, dict) else None

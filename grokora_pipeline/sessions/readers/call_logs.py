@@ -1,7 +1,8 @@
 """Logs of single calls: a request with its reply beside it, as gateways, clouds and tracers write it."""
 
+import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grokora_pipeline.sessions.readers.bodies import exchange
@@ -19,7 +20,13 @@ from grokora_pipeline.sessions.readers.documents import (
 from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early, starts_midway
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, scores_in
 
-REPLIES = ("response", "output", "completion", "reply")  # `answer` is what graders expect, not what was said
+REPLIES = (
+    "response",
+    "output",
+    "completion",
+    "reply",
+    "response_obj",
+)  # `answer` is what graders expect, not what was said
 EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
 # What exports call the session of a call, the call or the trace that it is a part of, and its time.
 _SESSION_IDS = (*SESSION_NAMES, "thread_identifier", "Helicone-Session-Id", "$ai_session_id")
@@ -36,10 +43,11 @@ _CALL_IDS = (
 )
 _TIMES = (
     *("start_ns", "timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime"),
-    *("request_created_at", "logging_time", "created", "time"),
+    *("request_created_at", "logging_time", "created", "time", "Timestamp", "TimeGenerated"),
 )
 # Members of a reply that is more than a message.
 _ENVELOPES = {"type", "choices", "candidates", "message", "generations", "object"}
+HALF = "half_of_a_batch"
 BATCHES = (("body", "response"), ("params", "result"))  # the two halves of a batch, joined by `custom_id`
 # What they call a request and its reply.
 _SIDES = (
@@ -95,6 +103,13 @@ def call(value: Json) -> Iterator[Chat]:
         )
 
 
+def batch(halves: Sequence[Json]) -> Iterator[Chat]:
+    """The call that the two lines of one `custom_id` are in OpenAI's and Anthropic's batches; no call without both."""
+    joined = {key: one for half in halves for key, one in half.items()}
+    is_whole = any({asked, said} <= joined.keys() for asked, said in BATCHES)
+    yield from call(joined) if is_whole else [Chat([{"role": "assistant", "content": HALF, "cut": HALF}])]
+
+
 def _facts(holder: Json) -> Json:
     """What a record says of its call, in itself or in its metadata."""
     own = ("metadata", "requestMetadata", "request_properties")
@@ -108,10 +123,7 @@ def _session(holder: Json) -> str:
 def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
     """Each request, its reply, and the object that says of which session they are, and when."""
     if entries := objects_in(as_object(value.get("log")).get("entries")):  # HAR
-        for entry in entries:
-            request = as_object(as_object(as_object(entry.get("request")).get("postData")).get("text"))
-            if request.keys() & {"messages", "input", "contents"}:
-                yield request, as_object(as_object(entry.get("response")).get("content")).get("text"), entry
+        yield from (one for one in map(_har, entries) if one[0])
     elif value.get("schemaType") == "ModelInvocationLog":  # Bedrock
         asked = as_object(as_object(value.get("input")).get("inputBodyJson"))
         yield {"modelId": value.get("modelId"), **asked}, as_object(value.get("output")).get("outputBodyJson"), value
@@ -119,6 +131,8 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         if as_object(value["span_attributes"]).get("type") == "llm":
             named = {key: one for key, one in value.items() if key != "metadata"}
             yield {**as_object(value.get("metadata")), "messages": value.get("input")}, value.get("output"), named
+    elif steps := objects_in(value.get("steps")):  # the AI SDK, which keeps the request that it sent as text
+        yield from (_step(one, value) for one in steps if as_object(one.get("request")).get("body"))
     elif "span_data" in value:  # OpenAI's Agents SDK
         data = as_object(value["span_data"])
         if data.get("type") == "generation":
@@ -128,6 +142,28 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
             yield {"input": data["input"]}, as_object(data.get("response")), value
     else:
         yield from _exchange_of(value)
+
+
+def _har(entry: Json) -> tuple[Json, Any, Json]:
+    """The request and the reply of an entry of a HAR file; the request is {} where it is no call of a model."""
+    request = as_object(as_object(as_object(entry.get("request")).get("postData")).get("text"))
+    request = request | as_object(request.get("request"))  # Gemini's Code Assist wraps it
+    content = as_object(as_object(entry.get("response")).get("content"))
+    said = name_text(content.get("text"))
+    if content.get("encoding") == "base64":
+        said = base64.b64decode(said).decode("utf-8", "replace")
+    return request if request.keys() & {"messages", "input", "contents"} else {}, said, entry
+
+
+def _step(step: Json, result: Json) -> tuple[Json, Any, Json]:
+    """The call that a step of the AI SDK is; its reply is written in today's parts, or as older versions wrote it."""
+    reply = as_object(step.get("response"))
+    said = {"content": step.get("text"), "toolCalls": step.get("toolCalls")}
+    if isinstance(parts := step.get("content"), list):
+        said = {"content": [one for one in parts if as_object(one).get("type") != "tool-result"]}
+    message = {"role": "assistant", **said, "finish_reason": step.get("finishReason")}
+    answer = {"message": message, "model": reply.get("modelId")}
+    return as_object(step["request"]["body"]), answer, {"created": reply.get("timestamp"), **result}
 
 
 def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
@@ -143,6 +179,10 @@ def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         if "llm" in (meta.get("span.kind"), as_object(meta.get("span")).get("kind")):
             asked, said = (as_list(as_object(meta.get(key)).get("messages")) for key in ("input", "output"))
             yield {"model": meta.get("model_name"), "messages": asked}, said, value
+    elif blueprint := as_object(as_object(value.get("prompt_blueprint")).get("prompt_template")):  # PromptLayer
+        model = as_object(as_object(as_object(value["prompt_blueprint"]).get("metadata")).get("model")).get("name")
+        *asked, said = objects_in(blueprint.get("messages")) or [{}]
+        yield {"model": model, "messages": asked, "tools": blueprint.get("tools")}, {"message": said}, value
     elif value.get("object") == "response":  # a stored response with what it answers
         yield value, value, value
     elif value.get("object") == EVAL_ITEM:
@@ -187,7 +227,7 @@ def _reply(reply: Any) -> Any:
 _MARKS = re.compile(r"[_-]")
 _ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
-_SAID |= {"responsemessage", "responsemessages", "completionmessages", "requestresponse"}
+_SAID |= {"responsemessage", "responsemessages", "completionmessages", "requestresponse", "responsebody", "responseobj"}
 
 
 def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[Json]:

@@ -347,6 +347,9 @@ def _attached(attachment: Json) -> list[Message]:
     """
     if attachment.get("type") == "queued_command":
         return lower({"role": "user", "content": attachment.get("prompt")})
+    if attachment.get("type") == "hook_additional_context":  # what a person's own hook adds to the prompt
+        added = attachment.get("content")
+        return lower({"role": "user", "content": added if isinstance(added, list | str) else ""})
     if attachment.get("type") not in ("file", "edited_text_file", "selected_lines_in_ide", "nested_memory"):
         return []
     content = first_of(attachment, "content", "snippet")

@@ -34,7 +34,8 @@ NO_AGENTS_CONTENT = (
 class Shape(NamedTuple):
     """How a program's file is known by its first records, and what conversations its records are.
 
-    `each`: a record is a file's own conversation (or several); else the records of a file belong together.
+    `each`: a record is a file's own conversation (or several); else the records of a file belong together, those of
+    each session apart, or those with the same `joined_by`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Shape(NamedTuple):
     chats: Callable[[Any], Iterator[Chat]]
     each: bool = True
     within: int = 2  # how many of the first records may be the one that tells
+    joined_by: str = ""
     empty: str = ""  # why a file without a single call has none, and what to do about it
 
 
@@ -72,9 +74,11 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
                 calls += len(own_turns)
                 yield from own_turns
             else:
-                held.add(record.value)
+                held.add(record.value, name_text(record.value.get(shape.joined_by)) if shape.joined_by else None)
         for name, lines in held.take():
-            yield from unbroken(turns(lines, 0, name), "a session")
+            told = list(unbroken(turns(lines, 0, name), "a session"))
+            calls += len(told) - told.count(Skipped(call_logs.HALF))
+            yield from told
         if not calls and shape.empty:
             raise UnreadableError("no_contents", 0, shape.empty)
 
@@ -155,7 +159,8 @@ def _is_cline(value: Json) -> bool:
 
 def _is_call_log(value: Json) -> bool:
     """A request's messages with the reply beside them, as callbacks of many libraries write it."""
-    is_asked = "call_type" not in value and call_logs.is_asked(value.get("messages"))
+    is_litellm = "call_type" in value and "response_obj" not in value  # but for what its callbacks are handed
+    is_asked = not is_litellm and call_logs.is_asked(value.get("messages"))
     return is_asked and any(value.get(key) for key in (*call_logs.REPLIES, "choices"))
 
 
@@ -244,7 +249,13 @@ SHAPES: tuple[Shape, ...] = (
         lambda value: any("llm_config" in one for one in (value, *objects_in(value.get("agents"))[:1])),
         frameworks.letta,
     ),
-    Shape("smolagents", lambda value: "system_prompt" in value and len(value) == 1, frameworks.smolagents, each=False),
+    Shape("letta_messages", _has("message_type", "id", "date"), frameworks.letta_messages, each=False),
+    Shape(
+        "smolagents",
+        lambda value: {"system_prompt"} in [one.keys() for one in (value, *objects_in(value.get("steps"))[:1])],
+        frameworks.smolagents,
+        each=False,
+    ),
     Shape(
         "pydantic_ai",
         # a list of messages, or a document that holds one, as Atlassian's Rovo Dev saves it
@@ -340,10 +351,20 @@ SHAPES: tuple[Shape, ...] = (
     Shape("vertex_log", _has("full_request", "full_response"), call_logs.call),
     Shape(
         "openai_batch",
-        lambda value: "custom_id" in value and any({asked, said} <= value.keys() for asked, said in call_logs.BATCHES),
-        call_logs.call,
+        lambda value: "custom_id" in value and any(key in value for sides in call_logs.BATCHES for key in sides),
+        call_logs.batch,
+        each=False,
+        joined_by="custom_id",
+        empty="it is one half of a batch; put its requests and its replies into one file (cat requests replies)",
     ),
     Shape("datadog", _has("meta.input.messages"), call_logs.call),
+    Shape("promptlayer", _has("prompt_blueprint.prompt_template.messages"), call_logs.call),
+    Shape(
+        "ai_sdk_steps",
+        lambda value: any({"finishReason", "response"} <= one.keys() for one in objects_in(value.get("steps"))[:1]),
+        call_logs.call,
+        empty="steps of the AI SDK without the requests; keep each step's `request.body`, or trace with OpenTelemetry",
+    ),
     Shape("llm_span", _has("input", "output", type="llm"), call_logs.call),
     Shape("posthog", _has("properties.$ai_input"), call_logs.call),
     Shape("openai_response", _has("input", object="response"), call_logs.call),
@@ -360,7 +381,7 @@ SHAPES: tuple[Shape, ...] = (
         call_logs.call,
         empty=NO_AGENTS_CONTENT,
     ),
-    Shape("har", _has("log.entries"), call_logs.call),
+    Shape("har", _has("log.entries"), call_logs.call, empty="it holds no request to the API of a model"),
     Shape("call_log", _is_call_log, call_logs.call),
 )
 

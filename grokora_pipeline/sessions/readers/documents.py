@@ -77,12 +77,15 @@ def page_of(value: Any) -> list[Json] | None:
     """
     if not isinstance(value, dict) or "harness" in value or "role" in value:
         return None
-    lists = [key for key, member in value.items() if isinstance(member, list)]
-    pages = (*_PAGES, "events") if "cursor" in value else _PAGES  # Braintrust's; an agent's session holds events, too
+    lists = [key for key, member in value.items() if isinstance(member, list) and key != "searchedLogStreams"]
+    # Braintrust's, and CloudWatch's, which hold a program's output; an agent's session holds events, too
+    pages = (*_PAGES, "events") if {"cursor", "searchedLogStreams", "nextForwardToken"} & value.keys() else _PAGES
     elements = value[lists[0]] if len(lists) == 1 and lists[0] in pages else None
     if not elements or not all(isinstance(one, dict) for one in elements) or {"info", "sample"} & value.keys():
         return None
     session = {key: value[key] for key in (*SESSION_NAMES, "has_more") if key in value}
+    if lists[0] == "events" and "cursor" not in value:
+        return [one for one in (as_object(element.get("message")) for element in elements) if one]
     return [one["row"] if isinstance(one.get("row"), dict) else {**session, **one} for one in elements]
 
 
@@ -152,7 +155,7 @@ def _pieces(stream: Any) -> Iterator[Json]:
     """An object once for each element of a list whose elements stand alone, with that element and what came before."""
     members: Json = {}
     key, builder = "", ijson.ObjectBuilder()
-    divided = in_list = False
+    divided = in_list = is_late = False
     for prefix, event, value in ijson.parse(stream, use_float=True):
         if not prefix:
             key, in_list = (value if event == "map_key" else key), False
@@ -166,8 +169,12 @@ def _pieces(stream: Any) -> Iterator[Json]:
                 scopes = next(one for name, one in builder.value.items() if name == prefix.split(".")[2])
                 yield {**members, key: [builder.value]}
                 scopes[-1][prefix.split(".")[4]].clear()
+                is_late = is_late or "resource" not in builder.value
             # the last event of the member or the element: a scalar, or the end of a map or a list
             if prefix == (f"{key}.item" if in_list else key) and not event.startswith(("start", "map")):
+                if is_late and in_list and "session.id" in str(builder.value.get("resource")):
+                    late = "a resource that names the session stands behind its spans; write `resource` before them"
+                    raise UnreadableError("wrong_schema", 0, late)
                 members[key] = [builder.value] if in_list else builder.value
                 builder = ijson.ObjectBuilder()
                 if in_list:

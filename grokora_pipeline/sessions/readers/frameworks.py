@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat, Replay
-from grokora_pipeline.sessions.readers.common import first_of, name_text
+from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import Json, as_list, as_object, digest, objects_in
 from grokora_pipeline.sessions.readers.lowering import lower_all, role_of
 from grokora_pipeline.sessions.readers.outcomes import scored
@@ -66,8 +66,29 @@ def letta(value: Json) -> Iterator[Chat]:
         yield Chat(objects_in(agent.get("messages")), session, name_text(agent.get("name")), model, tools=tools)
 
 
+def letta_messages(items: Sequence[Json]) -> Iterator[Chat]:
+    """An agent's messages as Letta's API lists them, in either order: thoughts, calls and results stand apart."""
+    kinds = {"system": "system", "user": "user", "assistant": "assistant", "tool_return": "tool"}
+    ends = [to_utc(items[place].get("date")) for place in (0, -1)]
+    messages: list[Json] = []
+    for one in items[::-1] if ends[0] > ends[1] else items:
+        kind = name_text(one.get("message_type")).removesuffix("_message")
+        if kind == "tool_return":
+            failed = one.get("status") == "error"
+            messages.append({"role": "tool", **one, "content": one.get("tool_return"), "is_error": failed})
+        elif kind in kinds:
+            messages.append({"role": kinds[kind], "content": one.get("content")})
+        elif kind.endswith("_call"):  # also of a call that waits for a person's approval
+            calls = objects_in(one.get("tool_calls")) or [as_object(one.get("tool_call"))]
+            messages.append({"role": "assistant", "tool_calls": calls})
+        elif kind in ("reasoning", "hidden_reasoning"):
+            messages.append({"role": "assistant", "content": [{"type": "thinking", "text": one.get("reasoning")}]})
+    yield Chat(messages, agent=name_text(items[0].get("agent_id")), started=min(ends), completeness="reconstructed")
+
+
 def smolagents(steps: Sequence[Json]) -> Iterator[Chat]:
     """The steps of a smolagents run: each holds what its model was given, and what it said."""
+    steps = objects_in(steps[0].get("steps")) or steps  # of a run's result
     session = f"run-{digest([step.get('task') for step in steps if step.get('task')])}"
     for step in steps:
         if isinstance(step.get("model_input_messages"), list) and step.get("model_output_message"):

@@ -35,7 +35,10 @@ def looks_like(head: bytes) -> bool:
     return any(
         ("trace" in value and "observations" in value)
         or ("observations" in value and ("projectId" in value or "scores" in value))
-        or ({"traceId", "type", "startTime"} <= value.keys() and "parentObservationId" in value)
+        or (
+            {"traceId", "type", "startTime"} <= value.keys()
+            and ("parentObservationId" in value or value["type"] == "GENERATION")
+        )
         or {"trace_id", "type", "start_time", "parent_observation_id"} <= value.keys()  # exports to a bucket
         or _is_score(value)
         for value in peek_objects(head)[:4]

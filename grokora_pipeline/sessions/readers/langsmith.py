@@ -10,7 +10,7 @@ from grokora_pipeline.sessions.readers.common import Source, first_of, name_text
 from grokora_pipeline.sessions.readers.documents import Json, Shelf, as_json, as_list, as_object, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import lower_all, lower_tools, turn
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored
-from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
+from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 
 def looks_like(head: bytes) -> bool:
@@ -52,13 +52,20 @@ def _trace(source: Source, runs: Sequence[Json], steps: Counter[str]) -> Iterato
         for run in runs
         if run.get("run_type") == "tool" and (call := as_object(run.get("inputs")).get("tool_call_id"))
     }
+    ends = [outcome_status("error" if run.get("error") else run.get("status")) for run in runs if _is_root(run)]
+    status: Status = "failure" if "failure" in ends else "unknown"
     for run in runs:
         session = _session(run, by_id)
         if run.get("run_type") == "llm":
-            yield from _call(source, run, results, session_id=session, step=steps[session], line=run["line"])
+            fields = {"session_id": session, "step": steps[session], "line": run["line"], "status": status}
+            yield from _call(source, run, results, **fields)
             steps[session] += 1
-        if not run.get("parent_run_id"):
+        if _is_root(run):
             yield from _feedback(session, as_object(run.get("feedback_stats")))
+
+
+def _is_root(run: Json) -> bool:
+    return not run.get("parent_run_id")
 
 
 def _with_children(run: Json) -> Iterator[Json]:

@@ -68,6 +68,8 @@ _RESULT_PARTS |= {"functionResponse", "functionResult", "function_call_output", 
 _RESULT_PARTS |= {"retry-prompt", "function_result"}
 
 
+# An id that `pair_results` gave to a call without one.
+_PAIRED = re.compile(r"call_\d+_\d+")
 # Tools of the provider's own that Codex and Anthropic's SDKs offer beside those that the caller runs. A model need not
 # call what it is offered, so an answer without them is a right one.
 _OPTIONAL_TOOLS = {"web_search", "web_search_preview", "web_fetch", "image_generation", "tool_search"}
@@ -587,7 +589,7 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
     if isinstance(completion, str):
         yield Skipped(completion)
         return
-    unread = next((message["unread"] for message in prompt if message.get("unread")), None)
+    unread = next((message["unread"] for message in prompt if message.get("unread")), None) or _lost_result(prompt)
     if unread and fields.get("completeness") != "lost":
         fields["completeness"] = "cut"
         reason = unread if isinstance(unread, str) else "part_of_unknown_kind"
@@ -621,6 +623,24 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         tools_known="recorded" if tools else "inferred" if inferred else "none",
         **fields,
     )
+
+
+def _lost_result(prompt: Iterable[Message]) -> str:
+    """A reason if an answer in a prompt has results of some of its calls and not of the others; "" without one.
+
+    No API takes such a prompt: the log lost them. One result without an id may be that of all calls (`_PAIRED`).
+    """
+    waiting: set[str] = set()
+    is_answered = False
+    for message in prompt:
+        if message["role"] == "assistant":
+            if waiting and is_answered:
+                return "result_not_recorded"
+            waiting, is_answered = {call["id"] for call in message.get("tool_calls") or ()}, False
+        elif message["role"] == "tool" and (call := message.get("tool_call_id") or "") in waiting:
+            waiting.remove(call)
+            is_answered = not _PAIRED.fullmatch(call)
+    return "result_not_recorded" if waiting and is_answered else ""
 
 
 def _is_cut(text: str) -> bool:

@@ -82,7 +82,8 @@ def _trace(source: Source, trace: Json, number: int, steps: Counter[str]) -> Ite
             continue
         trace_id = name_text(first_of(info, "trace_id", "request_id"))
         fields = {"session_id": session, "step": steps[session], "line": number, "trace": trace_id}
-        yield from _call(source, span, attributes, **fields)
+        failed = "ERROR" in (info.get("state"), info.get("status"))
+        yield from _call(source, span, attributes, status="failure" if failed else "unknown", **fields)
         steps[session] += 1
     yield from _assessments(session, as_list(info.get("assessments")))
 

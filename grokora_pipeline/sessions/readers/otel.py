@@ -135,6 +135,7 @@ class _Above(NamedTuple):
     parent: Key
     session: str
     agent: str
+    failed: bool
 
 
 class _Call(NamedTuple):
@@ -172,7 +173,7 @@ class _Calls:
         trace, attributes = intern(span.trace), span.attributes
         key = (trace, intern(span.own))
         session, agent = (name_text(_first(attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
-        self._above[key] = _Above((trace, intern(span.parent)), intern(session), intern(agent))
+        self._above[key] = _Above((trace, intern(span.parent)), intern(session), intern(agent), span.failed)
         self._note_lengths(attributes)
         if call := name_text(_first(attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id")):
             self._results[call] = span.failed
@@ -260,12 +261,13 @@ class _Calls:
             call=":".join(call.key),
             trace=call.key[0],
             result_known=known,
+            status="failure" if self._inherited(call.key, "failed") else "unknown",
             step_failed=call.failed or failed or facts["ended_early"],
         )
         steps[session] += 1
 
     def _inherited(self, key: Key, name: str) -> str:
-        """What a span, or the nearest span above it that says so, says of its session or its agent."""
+        """What a span, or the nearest span above it that says so, says of its session, its agent or a failure."""
         for _ in range(64):  # a chain of parents that leads in a circle ends here
             if (above := self._above.get(key)) is None:
                 break

@@ -44,7 +44,11 @@ def looks_like(head: bytes) -> bool:
         return False
     if first.rstrip().endswith(b"}") and b"\n" in head:  # a whole line: other logs have such a member deeper inside
         with suppress(orjson.JSONDecodeError):
-            first = b" ".join(b'"%s"' % key.encode() for key in loads(first))
+            value = loads(first)
+            request = as_object(value.get("request"))
+            if "uri" in request and "body" not in request:  # what Kong says of HTTP, beside the call itself
+                return False
+            first = b" ".join(b'"%s"' % key.encode() for key in value)
     if b'"request"' in first:
         return any(key in first for key in (b'"response"', b'"session_id"', b'"messages"'))
     return b'"session_id"' in first and b'"outcome"' in first

@@ -49,6 +49,10 @@ _COLUMNS: tuple[set[bytes], ...] = (
     *({b"inputs", b"outputs"}, {b"chosen", b"rejected"}, {b"event", b"properties"}),
     *({b"request_body", b"response_body"}, {b"request", b"response"}, {b"user_input", b"response"}),
 )
+# What Docker (as JSON), other container runtimes and CloudWatch's exports put around each line of a program's output.
+_SHIPPED = re.compile(
+    rb'\{"log":"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d) (?:(?P<stream>std(?:out|err)) (?P<end>[FP]) )?'
+)
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"ustar")
 
 
@@ -96,7 +100,8 @@ class Source:
         """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called.
 
         The rows of a Parquet or a CSV file are JSON lines: so data sets and platforms export traces. So are the samples
-        of a log of Inspect AI. Raises OSError, and UnreadableError for a Parquet file without its end.
+        of a log of Inspect AI, and the JSON lines of a program whose output a container runtime keeps. Raises OSError,
+        and UnreadableError for a Parquet file without its end.
         """
         with ExitStack() as stack:
             if self.data is not None:
@@ -116,7 +121,7 @@ class Source:
                 stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
             if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # type: ignore[attr-defined]
                 stream = io.BufferedReader(_Limited(_Utf8(stream), MAX_UNPACKED), _BLOCK)
-            if (rows := _csv_lines(stream) or _document_lines(stream)) is not None:
+            if (rows := _csv_lines(stream) or _document_lines(stream) or _shipped_lines(stream)) is not None:
                 stream = io.BufferedReader(_Limited(_JsonLines(rows), MAX_UNPACKED), _BLOCK)
             yield stack.enter_context(stream)
 
@@ -317,6 +322,43 @@ def _document_lines(stream: Any) -> Iterator[bytes] | None:
         yield b"".join(document)
 
     return lines()
+
+
+def _shipped_lines(stream: Any) -> Iterator[bytes] | None:
+    """The JSON lines of a program whose output a container runtime or a cloud keeps; what else it prints is left out.
+
+    None for anything else, and for a program whose first block of output holds no JSON.
+    """
+    start = stream.peek(1)[:_BLOCK]
+    whole = start.split(b"\n")[:-1]
+    if not _SHIPPED.match(start) or not any(_unshipped(line)[1].startswith(b"{") for line in whole):
+        return None
+
+    def lines() -> Iterator[bytes]:
+        held: dict[bytes, bytes] = {}  # by stream: a line of more than 16 KiB comes in pieces
+        for line in stream:
+            name, text, is_end = _unshipped(line)
+            held[name] = held.get(name, b"") + text
+            if is_end and (text := held.pop(name)).startswith(b"{"):
+                yield text.rstrip() + b"\n"
+        yield b"".join(text for text in held.values() if text.startswith(b"{"))
+
+    return lines()
+
+
+def _unshipped(line: bytes) -> tuple[bytes, bytes, bool]:
+    """The stream that a line of output is of, its text, and whether it ends there; a line without a shipper's marks."""
+    if line.startswith(b'{"log":"'):
+        try:
+            value = orjson.loads(line)
+            text = str(value["log"]).encode()
+        except orjson.JSONDecodeError:
+            return b"", line, line.endswith(b"\n")  # it is being written, or damaged
+        return str(value.get("stream")).encode(), text, text.endswith(b"\n")
+    match = _SHIPPED.match(line)
+    if match is None:
+        return b"", line, True
+    return match["stream"] or b"", line[match.end() :].rstrip(b"\r\n"), match["end"] != b"P"
 
 
 class _Utf8:

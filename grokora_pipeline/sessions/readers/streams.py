@@ -1,4 +1,4 @@
-"""A whole reply from the events of a streamed one: chat completions, Anthropic's Messages, OpenAI's Responses.
+"""A whole reply from the events of a streamed one: chat completions, Messages, Responses, Gemini's and Ollama's.
 
 The readers of logs and the gateway, which records what an upstream streams, use it alike. Events are untrusted: what
 has another shape than its API gives it is passed over.
@@ -7,7 +7,7 @@ has another shape than its API gives it is passed over.
 from collections import defaultdict
 from typing import Any
 
-from grokora_pipeline.sessions.readers.common import name_text
+from grokora_pipeline.sessions.readers.common import json_text, name_text
 from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object
 
 _LAST = ("message_stop", "response.completed", "response.incomplete", "response.failed")
@@ -30,11 +30,13 @@ class StreamedReply:
         # Pieces are joined at the end: to append each to one text would cost the square of the answer's length.
         self._pieces: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
         self._finish: Any = None
+        self._said: list[tuple[Json, list[str]]] = []  # Gemini's parts, each with the pieces of its text
         self._api = ""
 
     def feed(self, event: object) -> None:
         """Take an event's data, as an object or as JSON text."""
         data = as_object(event)
+        data = inner if "candidates" in (inner := as_object(data.get("response"))) else data  # of Gemini's Code Assist
         kind = name_text(data.get("type"))
         self.ended = kind in _LAST or (isinstance(event, str) and event.strip() == "[DONE]")
         if kind == "error" or isinstance(data.get("error"), dict):
@@ -49,6 +51,14 @@ class StreamedReply:
         elif "choices" in data:
             self._api = "chat"
             self._take_chunk(data)
+        elif "candidates" in data:
+            self._api = "gemini"
+            self._take_candidate(data)
+        elif "done" in data and isinstance(data.get("message"), dict):  # Ollama
+            self._api = "chat"
+            end = (name_text(data.get("done_reason")) or "stop") if data["done"] else None
+            delta = {"reasoning": data["message"].get("thinking"), **data["message"]}
+            self._take_chunk({"model": data.get("model"), "choices": [{"delta": delta, "finish_reason": end}]})
 
     def reply(self) -> Json:
         """The reply in its API's shape; {} if the stream broke off before its end: half an answer is none."""
@@ -59,6 +69,10 @@ class StreamedReply:
         if self._api == "messages":
             blocks = [self._block(index) for index in sorted(self._parts)]
             return {**self._reply, "role": "assistant", "content": blocks}
+        if self._api == "gemini":
+            parts = [{**part, "text": "".join(texts)} if texts else part for part, texts in self._said]
+            candidate = {"content": {"role": "model", "parts": parts}, "finishReason": self._finish}
+            return {**self._reply, "candidates": [candidate]}
         message: Json = {"role": "assistant", "content": self._text(_MESSAGE, "content")}
         if thought := next(filter(None, (self._text(_MESSAGE, name) for name in _THOUGHTS)), ""):
             message["reasoning_content"] = thought
@@ -108,7 +122,22 @@ class StreamedReply:
                 index = _index(part.get("index"), len(self._parts))  # Gemini sends whole calls, without an index
                 call = self._parts.setdefault(index, {"id": "", "type": "function"})
                 call["id"] = call["id"] or name_text(part.get("id"))
-                self._add(index, as_object(part.get("function")), "name", "arguments")
+                function = as_object(part.get("function"))
+                if isinstance(function.get("arguments"), dict):  # Ollama sends whole calls, too
+                    function = {**function, "arguments": json_text(function["arguments"])}
+                self._add(index, function, "name", "arguments")
+
+    def _take_candidate(self, data: Json) -> None:
+        self._reply |= {key: value for key, value in data.items() if key != "candidates" and value}
+        candidate = as_object(next(iter(as_list(data["candidates"])), None))
+        self._finish = candidate.get("finishReason") or self._finish
+        for part in map(as_object, as_list(as_object(candidate.get("content")).get("parts"))):
+            texts = [part["text"]] if isinstance(part.get("text"), str) else []
+            if texts and self._said and self._said[-1][1] and part.get("thought") == self._said[-1][0].get("thought"):
+                self._said[-1][0].update(part)
+                self._said[-1][1].extend(texts)
+            else:
+                self._said.append((dict(part), texts))
 
     def _add(self, index: int, delta: Json, *names: str) -> None:
         for name in names:
