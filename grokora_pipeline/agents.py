@@ -13,7 +13,7 @@ from grokora_pipeline.errors import GrokoraError, first_mistake, one_line
 from grokora_pipeline.models.messages import first_text, message_role, message_text
 from grokora_pipeline.settings import Preset
 
-Model = TypeVar("Model", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 AnswerType = Literal["json", "tool_call", "code", "text"]
 # Cumulative: each of the others learns what `failures` learns, too.
 LearnFrom = Literal["successes", "failures", "ratings", "preferences"]
@@ -342,7 +342,7 @@ def parse_agents(entries: object, file: Path) -> tuple[AgentSpec, ...]:
     )
 
 
-def validated(model: type[Model], values: Mapping[str, Any], file: Path, *above: str) -> Model:
+def validated(model: type[ModelT], values: Mapping[str, Any], file: Path, *above: str) -> ModelT:
     """A model from values that stand in a YAML file below the keys `above`; GrokoraError names file, line and key."""
     try:
         return model.model_validate(values)

@@ -62,7 +62,7 @@ def probe(
     spec = find_agent(project.agents, agent)
     plan = export_plan(project, spec, ExportConfig())
     key = project.settings.api_key.get_secret_value() if project.settings.api_key else ""
-    server = acts.Server(base_url, agent, model=model, base_model=base_model, key=key, merged=merged)
+    server = acts.ProbedServer(base_url, agent, model=model, base_model=base_model, key=key, merged=merged)
     base, examples = Path(plan["base"]), acts.held_out_examples(Path(plan["split"]), Path(plan["examples"]), prompts)
     chat = ChatFormat.load(base)
     limit = new_tokens or acts.answer_budget(chat, examples)

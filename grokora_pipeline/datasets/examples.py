@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import orjson
@@ -50,6 +50,15 @@ class ExampleMeta(TypedDict, total=False):
     better: str  # of a worse answer in a pair: the example id of the better one
 
 
+class ExampleLine(TypedDict):
+    """A line of `examples.jsonl` as JSON: what an `Example` is to the processes that only read it."""
+
+    prompt: list[Message]
+    completion: list[Message]
+    tools: NotRequired[list[dict[str, Any]]]
+    meta: ExampleMeta
+
+
 @dataclass(slots=True)
 class Example:
     """A line of `examples.jsonl`. `meta` says where it comes from; `meta["example_id"]` is the hash of its text."""
@@ -71,10 +80,10 @@ class Example:
 
     def to_line(self) -> bytes:
         """The example as a line of JSON."""
-        row: dict[str, Any] = {"prompt": self.prompt, "completion": self.completion, "meta": self.meta}
+        line: ExampleLine = {"prompt": self.prompt, "completion": self.completion, "meta": self.meta}
         if self.tools:
-            row["tools"] = self.tools
-        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+            line["tools"] = self.tools
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
 @dataclass(slots=True)

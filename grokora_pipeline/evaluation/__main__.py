@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from grokora_pipeline.datasets.examples import ExampleLine
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.gate import WITH_PROMPT, decide
 from grokora_pipeline.evaluation.ladder import fresh_look, ladder
@@ -16,7 +17,6 @@ from grokora_pipeline.evaluation.metrics import bleu_signature, bounded, get_met
 from grokora_pipeline.evaluation.plan import (
     Canary,
     EvaluationPlan,
-    Example,
     HeldOut,
     choose_rows,
     held_out,
@@ -59,7 +59,7 @@ class _System:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Job:
     """What one evaluation works with."""
 
     plan: EvaluationPlan
@@ -81,7 +81,7 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
         checked.base, checked.base_hash, checked.folders, cache=checked.cache, quantisation=checked.quantisation
     )
     decoding = Decoding(token_budget(checked, held_out_rows.cases, chat))
-    job = _Run(checked, chat, held_out_rows, models, decoding, reporter)
+    job = _Job(checked, chat, held_out_rows, models, decoding, reporter)
     shots, systems = _systems(job)
     prompts = {system.name: system.fixed for system in systems if system.fixed}
     answered = [row for system in systems for row in _answers(job, system)]
@@ -123,7 +123,7 @@ def evaluate(plan: Plan, reporter: Reporter) -> Result:
     return {name: report[name] for name in _HEADLINES}
 
 
-def _systems(job: _Run) -> tuple[int, list[_System]]:
+def _systems(job: _Job) -> tuple[int, list[_System]]:
     """How many few-shot examples fitted, and the systems of the table, from cheap to dear."""
     plan, cases = job.plan, job.rows.cases
     plain = [case.prompt_ids for case in cases]
@@ -148,13 +148,13 @@ def _systems(job: _Run) -> tuple[int, list[_System]]:
     return len(shots), systems
 
 
-def _served(job: _Run, name: str, prompt: FixedPrompt | None) -> _System:
+def _served(job: _Job, name: str, prompt: FixedPrompt | None) -> _System:
     """The challenger or the champion as it is in service: an adapter, a fixed prompt, or both."""
     prompts = _prompts(job, prompt) if prompt else [case.prompt_ids for case in job.rows.cases]
     return _System(name, name if name in job.plan.folders else None, prompts)
 
 
-def _prompts(job: _Run, prompt: FixedPrompt | Sequence[FixedPrompt]) -> list[list[int]]:
+def _prompts(job: _Job, prompt: FixedPrompt | Sequence[FixedPrompt]) -> list[list[int]]:
     """Every held-out row's prompt in tokens, with one fixed prompt for all or one for each."""
     cases = job.rows.cases
     added = [prompt] * len(cases) if isinstance(prompt, FixedPrompt) else prompt
@@ -164,13 +164,13 @@ def _prompts(job: _Run, prompt: FixedPrompt | Sequence[FixedPrompt]) -> list[lis
     ]
 
 
-def _instruction(job: _Run) -> FixedPrompt:
+def _instruction(job: _Job) -> FixedPrompt:
     """The instruction that helps the base model most on training rows, within the plan's budget of answers."""
     plan, metric = job.plan, get_metric(job.plan.main_metric)
     by_turn = {example["meta"]["turn_id"]: example for example in job.rows.train}
     rows = [by_turn[turn_id] for turn_id in choose_rows(by_turn, SEARCH_ROWS)]
 
-    def value(prompt: FixedPrompt, examples: Sequence[Example]) -> float:
+    def value(prompt: FixedPrompt, examples: Sequence[ExampleLine]) -> float:
         """The mean of the main metric with a prompt before the examples; higher is better."""
         asked = [encode_behind(prompt, one["prompt"], one.get("tools"), job.chat) for one in examples]
         texts = [job.chat.decode(answer.tokens) for answer, _ in job.systems.answers(None, asked, job.decoding)]
@@ -183,7 +183,7 @@ def _instruction(job: _Run) -> FixedPrompt:
     return search_instruction(candidates, rows, plan.instructions, value)
 
 
-def _answers(job: _Run, system: _System) -> list[Prediction]:
+def _answers(job: _Job, system: _System) -> list[Prediction]:
     """One system's answers and likelihoods as rows of predictions.jsonl."""
 
     progress = partial(job.reporter.progress, system=system.name)
@@ -211,7 +211,7 @@ def _answers(job: _Run, system: _System) -> list[Prediction]:
     ]
 
 
-def _scored(job: _Run, example: Example, text: str) -> Prediction:
+def _scored(job: _Job, example: ExampleLine, text: str) -> Prediction:
     """What an answer is scored by."""
     return {
         "text": text,
@@ -223,7 +223,7 @@ def _scored(job: _Run, example: Example, text: str) -> Prediction:
     }
 
 
-def _facts(job: _Run, shots: int) -> dict[str, Any]:
+def _facts(job: _Job, shots: int) -> dict[str, Any]:
     """What the figures rest on: data, decoding, training record, leaks, versions."""
     plan, cases = job.plan, job.rows.cases
     return {
@@ -260,7 +260,7 @@ def _training(adapter: Path) -> dict[str, Any]:
     return record
 
 
-def _leaked(job: _Run, adapter: Path) -> int:
+def _leaked(job: _Job, adapter: Path) -> int:
     """How many evaluated rows an adapter was trained on, by turn id: by the split that its record names, else by this
     evaluation's."""
     training = _training(adapter)
@@ -271,7 +271,7 @@ def _leaked(job: _Run, adapter: Path) -> int:
     return sum(case.turn_id in set(known) for case in job.rows.cases)
 
 
-def _probes(job: _Run, rows: Sequence[Prediction], canaries: Sequence[Canary]) -> dict[str, Any]:
+def _probes(job: _Job, rows: Sequence[Prediction], canaries: Sequence[Canary]) -> dict[str, Any]:
     plan, figures = job.plan, dict[str, Any]()
     if plan.probe:
         names = [None, *plan.folders]  # a prompt changes no weight
@@ -283,7 +283,7 @@ def _probes(job: _Run, rows: Sequence[Prediction], canaries: Sequence[Canary]) -
     return figures
 
 
-def _reliability(job: _Run, system: _System) -> dict[str, float]:
+def _reliability(job: _Job, system: _System) -> dict[str, float]:
     """pass^k of sampled answers: a try succeeds if the main metric gives its full score."""
     plan, wins = job.plan, [0] * len(system.prompts)
     drawn = Decoding(job.decoding.max_new_tokens, plan.temperature)

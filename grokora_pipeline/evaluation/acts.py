@@ -15,10 +15,11 @@ import httpx
 from scipy.stats import binomtest
 
 from grokora_pipeline.agents import AnswerSpec
+from grokora_pipeline.datasets.examples import ExampleLine
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics import METRICS, get_metric
 from grokora_pipeline.evaluation.metrics.answers import Answer
-from grokora_pipeline.evaluation.plan import Example, choose_rows, read_examples, turn_ids, with_room
+from grokora_pipeline.evaluation.plan import choose_rows, example_lines, turn_ids, with_room
 from grokora_pipeline.evaluation.scoring import cluster_sums
 from grokora_pipeline.evaluation.significance import estimate
 from grokora_pipeline.models.chat import ChatFormat
@@ -38,7 +39,7 @@ class Answers:
     `logprob` is the mean log-probability (nats) of a token of `on`, None if there is none; `tokens` their number.
     """
 
-    example: Example
+    example: Mapping[str, Any]
     on: str
     off: str
     logprob: float | None = None
@@ -95,7 +96,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeResult:
     """What a server does with an adapter. `agreement` is the share of answers that are the same as ours."""
 
     acts: bool
@@ -106,7 +107,7 @@ class Verdict:
     scores: "Scores | None" = None
 
 
-class Server:
+class ProbedServer:
     """A server that answers chats; GrokoraError if there is none, or if it does not offer the adapter.
 
     `model` and `base_model` are its names with the adapter on and off; `merged`: it serves one model, with the adapter
@@ -221,17 +222,17 @@ def _json(reply: httpx.Response) -> Any:
     return document
 
 
-def held_out_examples(split: Path, examples: Path, most: int) -> list[Example]:
+def held_out_examples(split: Path, examples: Path, most: int) -> list[ExampleLine]:
     """At most so many held-out examples (0: all) of a split, always the same; GrokoraError if there are none."""
     rows = set(choose_rows(turn_ids(split, "validation"), most))
-    chosen = [row for row in read_examples(examples) if row["meta"]["turn_id"] in rows]
+    chosen = [row for row in example_lines(examples) if row["meta"]["turn_id"] in rows]
     if not chosen:
         raise GrokoraError(f"{split} has no held-out prompts to compare answers on; materialize tokenized_split.")
     return chosen
 
 
 def own_answers(
-    base: Path, adapter: Path, examples: Sequence[Example], new_tokens: int, dtype: Any = None
+    base: Path, adapter: Path, examples: Sequence[Mapping[str, Any]], new_tokens: int, dtype: Any = None
 ) -> list[Answers]:
     """Our engine's greedy answers with the adapter on and off. `dtype` is a torch dtype, by default the gateway's."""
     from grokora_pipeline.serving.engine.decoder import Decoder
@@ -255,21 +256,21 @@ def own_answers(
     ]
 
 
-def answer_budget(chat: ChatFormat, examples: Sequence[Example]) -> int:
+def answer_budget(chat: ChatFormat, examples: Sequence[Mapping[str, Any]]) -> int:
     """How many tokens an answer may have, as evaluation gives them: 1.25 x the longest expected one + 16."""
     lengths = [len(chat.encode_example(one, exact=False)[1]) for one in examples if one.get("completion")]
     return with_room(max(lengths, default=64))
 
 
 def probe(
-    server: Server,
+    server: ProbedServer,
     chat: ChatFormat,
     prompts: Sequence[Answers],
     new_tokens: int,
     *,
     judge: Judge | None = None,
     quantised: bool | None = None,
-) -> Verdict:
+) -> ProbeResult:
     """Ask everything and compare. GrokoraError if the adapter changes none of our own answers: nothing is shown.
 
     Answers are compared as messages, so a server may return a call as text or as a call. If the server's weights are
@@ -310,11 +311,11 @@ def probe(
         sentence = f"acts, and {known}, but only {share}{metric}: its weights may be quantised"
     else:
         sentence = f"acts, but only {share}{metric}; its prompts are unknown: compare its template and quantisation"
-    return Verdict(acts, agrees, equal / total, total, f"The adapter {sentence}.", scores)
+    return ProbeResult(acts, agrees, equal / total, total, f"The adapter {sentence}.", scores)
 
 
 def _acts(
-    server: Server,
+    server: ProbedServer,
     chat: ChatFormat,
     prompts: Sequence[Answers],
     changed: Sequence[int],
@@ -349,7 +350,7 @@ def _logprob_difference(
     return f", their tokens' log-probabilities within {max(distances):.3f}" if distances else ""
 
 
-def _first_difference(server: Server, chat: ChatFormat, prompts: Sequence[Answers]) -> tuple[str, bool]:
+def _first_difference(server: ProbedServer, chat: ChatFormat, prompts: Sequence[Answers]) -> tuple[str, bool]:
     """(where the server's prompts leave ours first, "" if nowhere; whether the server tells them)."""
     tells_prompts = False
     for number, entry in enumerate(prompts, 1):

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from grokora_pipeline.evaluation.plan import Canary, Example
+from grokora_pipeline.datasets.examples import ExampleLine
+from grokora_pipeline.evaluation.plan import Canary
 from grokora_pipeline.models.messages import canonical
 from grokora_pipeline.sessions.redaction import detectors
 
@@ -19,7 +20,7 @@ MOST_FILES, MOST_BYTES = 200, 4 << 20
 _PERSONAL = {detector.kind for detector in detectors.PERSONAL}
 
 
-def redacted_canaries(logs: Path, examples: Sequence[Example], count: int, seed: int) -> list[Canary]:
+def redacted_canaries(logs: Path, examples: Sequence[ExampleLine], count: int, seed: int) -> list[Canary]:
     """At most `count` secrets that the training examples' log files hold and the examples do not, drawn by the seed;
     personal data, which is less random, only if secrets are too few."""
     texts: dict[str, list[str]] = defaultdict(list)

@@ -7,21 +7,21 @@ of llama.cpp (0: none), if its wheel `xllamacpp` is installed and GGUF files are
 import importlib.util
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from grokora_pipeline.agents import AnswerSpec
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.acts import (
     Judge,
-    Server,
-    Verdict,
+    ProbedServer,
+    ProbeResult,
     answer_budget,
     held_out_examples,
     own_answers,
     probe,
 )
-from grokora_pipeline.evaluation.plan import Example
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.handover import hand_over, write_card
 from grokora_pipeline.serving.backends.llama_server import serve
@@ -46,7 +46,7 @@ def export(plan: Plan, reporter: Reporter) -> Result:
     return write_card(output, handed, proof)
 
 
-def prove(plan: Plan, examples: Sequence[Example], reporter: Reporter) -> Verdict:
+def prove(plan: Plan, examples: Sequence[Mapping[str, Any]], reporter: Reporter) -> ProbeResult:
     """Ask the written GGUF files in a llama.cpp of this process. GrokoraError if the adapter does nothing there, or is
     prompted otherwise than it was trained."""
     base, output, kind = Path(plan["base"]), Path(plan["output"]), str(plan.get("kind") or "bf16")
@@ -56,7 +56,7 @@ def prove(plan: Plan, examples: Sequence[Example], reporter: Reporter) -> Verdic
     answers = own_answers(base, Path(plan["adapter"]), examples, new_tokens)
     if all(one.on == one.off for one in answers):  # no fault of the files: the base answers these prompts alike
         sentence = f"The adapter changes none of our own answers to {len(answers)} prompts, so nothing can be seen."
-        return Verdict(acts=False, agrees=False, agreement=1.0, prompts=len(answers), sentence=sentence)
+        return ProbeResult(acts=False, agrees=False, agreement=1.0, prompts=len(answers), sentence=sentence)
     longest = max(len(chat.encode_prompt(one.example["prompt"], one.example.get("tools"))) for one in answers)
     reporter.log("Asking llama.cpp the same")
     model = next(path for path in output.glob("*.gguf") if path.name != "adapter.gguf")
@@ -67,7 +67,7 @@ def prove(plan: Plan, examples: Sequence[Example], reporter: Reporter) -> Verdic
     except RuntimeError as error:
         raise GrokoraError(f"llama.cpp cannot load what was written ({error}); nothing was kept.") from error
     judge = Judge(str(plan["main_metric"]), AnswerSpec.model_validate(plan["answer"]))
-    server = Server(url, str(plan["agent"]), key=key, merged=not adapters)
+    server = ProbedServer(url, str(plan["agent"]), key=key, merged=not adapters)
     verdict = probe(server, chat, answers, new_tokens, judge=judge, quantised=kind in QUANTISED)
     if not verdict.acts or "template differs" in verdict.sentence:
         raise GrokoraError(f"{verdict.sentence} (in llama.cpp, from the files that were written; nothing was kept.)")

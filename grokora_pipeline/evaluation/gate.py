@@ -33,7 +33,7 @@ class GateRule(BaseModel):
     exposure_bits: float = Field(default=8.0, gt=0, description="More counts as memorised; by chance, 1 in 256 is.")
 
 
-class Evidence(BaseModel):
+class Condition(BaseModel):
     """One condition of the rule: whether it holds, and the sentence that says so."""
 
     name: str
@@ -50,7 +50,7 @@ class Decision(BaseModel):
     promote: bool
     system: str = "adapter"
     reason: str
-    evidence: list[Evidence]
+    evidence: list[Condition]
     rule: GateRule
     versions: dict[str, Any] = {}
 
@@ -90,7 +90,7 @@ def decide(
         leads = {other: candidates.get(system, {}).get(f"{other}_lead") for other in proven[index + 1 :]}
         if all(as_good(lead, rule.alpha) for lead in leads.values()):
             beside = [
-                Evidence(
+                Condition(
                     name=f"as_good_as_{other}",
                     passed=True,
                     sentence=f"the {other.replace('_', '-')} is {lead['value']:+z.3f} from it (interval "
@@ -108,7 +108,7 @@ def decide(
     return Decision(promote=False, reason=reason, evidence=proofs["adapter"], rule=rule, versions=versions)
 
 
-def _reason(system: str, evidence: Sequence[Evidence], beside: Sequence[Evidence]) -> str:
+def _reason(system: str, evidence: Sequence[Condition], beside: Sequence[Condition]) -> str:
     sentences = {item.name: item.sentence for item in evidence}
     figures = sentences["better_than_base"]
     if fresh := sentences.get("ahead_of_base_on_fresh_rows"):
@@ -133,16 +133,16 @@ def _evidence(
     champion: str | None,
     checks: Mapping[str, bool],
     look: int,
-) -> Iterator[Evidence]:
+) -> Iterator[Condition]:
     yield from _current(report, adapter, champion)
     trained = system not in FIXED_PROMPTS
     if trained:
         leaked = report["leaked_rows"]["adapter"]
         text = "no validation row was trained on." if not leaked else f"{leaked} validation rows were trained on."
-        yield Evidence(name="no_leak", passed=leaked == 0, sentence=text)
+        yield Condition(name="no_leak", passed=leaked == 0, sentence=text)
     for name, passed in checks.items():
         text = f"the check {name} {'holds' if passed else 'fails'}."
-        yield Evidence(name=f"check:{name}", passed=passed, sentence=text)
+        yield Condition(name=f"check:{name}", passed=passed, sentence=text)
     others = ["base", *(["champion"] if "adapter_vs_champion" in report["comparisons"] else [])]
     yield from (_better(report, rule, look, other, system) for other in others)
     if report.get("fresh"):
@@ -152,28 +152,28 @@ def _evidence(
     yield from _margins(report, rule, system)
     if report["systems"][system].get("one_answer"):  # its score is what it is: said, and never a reason
         text = f"it gives one and the same answer to all {report['rows']} rows."
-        yield Evidence(name="one_answer", passed=True, sentence=text)
+        yield Condition(name="one_answer", passed=True, sentence=text)
     if trained and (memory := report.get("memorisation")):
         worst, leaked, allowed = memory["max_exposure_bits"], memory["leaked_in_answers"], rule.exposure_bits
         text = f"canaries: exposure at most {worst:.1f} bits (allowed: {allowed:g}), {leaked} came out in answers."
-        yield Evidence(name="memorisation", passed=worst <= allowed and not leaked, sentence=text)
+        yield Condition(name="memorisation", passed=worst <= allowed and not leaked, sentence=text)
 
 
-def _current(report: Report, adapter: str | None, champion: str | None) -> Iterator[Evidence]:
+def _current(report: Report, adapter: str | None, champion: str | None) -> Iterator[Condition]:
     if adapter is None:
         return
     versions = report.get("versions", {})
     if champion == adapter:
-        yield Evidence(name="new", passed=False, sentence="this adapter is the champion already.")
+        yield Condition(name="new", passed=False, sentence="this adapter is the champion already.")
     elif adapter != versions.get("adapter"):
         text = f"the report is about adapter {versions.get('adapter')}, not {adapter}; materialize eval_report again."
-        yield Evidence(name="same_adapter", passed=False, sentence=text)
+        yield Condition(name="same_adapter", passed=False, sentence=text)
     elif champion != versions.get("champion"):
         text = f"the report compares with champion {versions.get('champion')}, not {champion}; materialize it again."
-        yield Evidence(name="same_champion", passed=False, sentence=text)
+        yield Condition(name="same_champion", passed=False, sentence=text)
 
 
-def _better(report: Report, rule: GateRule, look: int, other: str, system: str = "adapter") -> Evidence:
+def _better(report: Report, rule: GateRule, look: int, other: str, system: str = "adapter") -> Condition:
     """Whether a system is better than the base or the champion on the main metric, beyond noise.
 
     The interval and the p-value of a comparison come from one method, so p <= alpha says what the interval at
@@ -190,7 +190,7 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
         # reports of before the ladder have no p that counts the other candidates
         entry = {"p_family": shown["p_value"], **(entry or {}), **shown} if shown else None
     if entry is None:
-        return Evidence(name=name, passed=False, sentence=f"{metric} applies to none of the rows.")
+        return Condition(name=name, passed=False, sentence=f"{metric} applies to none of the rows.")
     # A system that is no better is ahead on the fresh rows at most every second time, independently of these rows, so
     # the look spends no more of alpha if these rows are asked half as much.
     spent = spent_alpha(rule.alpha, look)
@@ -201,7 +201,7 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
     needed, sessions = sessions_needed(allowed), min(known, default=None)
     if sessions is not None and sessions < needed:
         text = f"it needs {needed} sessions with held-out rows to be told from the {other}, and there are {sessions}."
-        return Evidence(name=name, passed=False, sentence=text)
+        return Condition(name=name, passed=False, sentence=text)
     value, low, high = entry["value"], entry["low"], entry["high"]
     if not entry["higher_is_better"]:
         value, low, high = -value, -high, -low
@@ -224,41 +224,41 @@ def _better(report: Report, rule: GateRule, look: int, other: str, system: str =
         figures = "not tested" if p_unseen is None else f"p = {p_unseen:.2g}, allowed: {allowed_unseen:.2g}"
         text += f"; sessions that it ruins may be missing among these {sessions} by chance ({figures})"
     tail = "." if passed else f"; differences under {entry['detectable']:.2g} cannot be seen with these rows."
-    return Evidence(name=name, passed=passed, sentence=text + tail)
+    return Condition(name=name, passed=passed, sentence=text + tail)
 
 
-def _ahead(fresh: Mapping[str, Any], other: str, system: str) -> Evidence:
+def _ahead(fresh: Mapping[str, Any], other: str, system: str) -> Condition:
     """Whether a system is ahead of the base or the champion on rows by which neither was chosen."""
     name, entry = f"ahead_of_{other}_on_fresh_rows", fresh["candidates"].get(system, {}).get(other)
     if entry is None:
         text = f"it was not compared with the {other} on fresh rows; materialize eval_report again."
-        return Evidence(name=name, passed=False, sentence=text)
+        return Condition(name=name, passed=False, sentence=text)
     ahead = (entry["value"] if entry["higher_is_better"] else -entry["value"]) > 0
     ours, theirs = (fresh["systems"][one]["value"] for one in (system, other))
     text = (
         f"on {fresh['rows']} fresh rows of {fresh['sessions']} sessions, by which nothing was chosen, it is "
         f"{'ahead' if ahead else 'not ahead'}: {ours:.3f} against the {other}'s {theirs:.3f}."
     )
-    return Evidence(name=name, passed=ahead, sentence=text)
+    return Condition(name=name, passed=ahead, sentence=text)
 
 
-def _of_weights(report: Report, rule: GateRule) -> Iterator[Evidence]:
+def _of_weights(report: Report, rule: GateRule) -> Iterator[Condition]:
     """What an adapter's weights cost and unlearnt."""
     probe = report.get("probe") or {}
     if "adapter" in probe and "base" in probe:
         ours, base, allowed = probe["adapter"]["value"], probe["base"]["value"], rule.general_perplexity_ratio
         text = f"perplexity on general text is {ours:.3g} against the base's {base:.3g} (allowed: x {allowed:g})."
-        yield Evidence(name="general_perplexity", passed=ours <= base * allowed, sentence=text)
+        yield Condition(name="general_perplexity", passed=ours <= base * allowed, sentence=text)
     if pace := report.get("pace"):  # of one moment on one machine: shown, and never a reason
         text = f"a token took {pace['adapter']:.3g} s, the base's {pace['base']:.3g} s, when this was measured."
-        yield Evidence(name="pace", passed=True, sentence=text)
+        yield Condition(name="pace", passed=True, sentence=text)
     size = report.get("adapter_megabytes")
     if size is not None:
         text = f"the adapter has {size:.1f} MB (allowed: {rule.adapter_megabytes:g})."
-        yield Evidence(name="adapter_size", passed=size <= rule.adapter_megabytes, sentence=text)
+        yield Condition(name="adapter_size", passed=size <= rule.adapter_megabytes, sentence=text)
 
 
-def _margins(report: Report, rule: GateRule, system: str) -> Iterator[Evidence]:
+def _margins(report: Report, rule: GateRule, system: str) -> Iterator[Condition]:
     """What must not become much worse than it is with the base."""
     ours, base = (report["systems"][name]["metrics"] for name in (system, "base"))
     for name, does, margin in (
@@ -268,7 +268,7 @@ def _margins(report: Report, rule: GateRule, system: str) -> Iterator[Evidence]:
         if name in ours and name in base:
             share, bases = (1 - metrics[name]["value"] for metrics in (ours, base))
             text = f"it {does} in {share:.0%} of the rows, the base in {bases:.0%} (allowed: {margin:.0%} more)."
-            yield Evidence(name=name, passed=share - bases <= margin, sentence=text)
+            yield Condition(name=name, passed=share - bases <= margin, sentence=text)
 
 
 def as_good(behind: Mapping[str, Any] | None, alpha: float) -> bool:

@@ -26,7 +26,7 @@ from grokora_pipeline.agents import AnswerSpec, Improve
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics import accepts, schema_valid
 from grokora_pipeline.evaluation.metrics.answers import Answer
-from grokora_pipeline.evaluation.plan import read_examples, read_plan, turn_ids
+from grokora_pipeline.evaluation.plan import example_lines, read_plan, turn_ids
 from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
 from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Decoding, Systems
@@ -90,7 +90,7 @@ def _of_examples(
         raise GrokoraError("The plan lacks examples or split; only the sandbox verifier does without.")
     verify, spec = verifier(plan.improve, plan.answer), plan.improve
     held_in = turn_ids(plan.split, "train")
-    examples = [one for one in read_examples(plan.examples) if one["meta"]["turn_id"] in held_in]
+    examples = [one for one in example_lines(plan.examples) if one["meta"]["turn_id"] in held_in]
     # by hash, so that another seed asks other prompts and a new session changes few of them
     examples.sort(key=lambda one: sha256(f"{spec.seed}:{one['meta']['example_id']}".encode()).hexdigest())
     asked = [(example, sample) for example in examples[: spec.tasks] for sample in range(spec.samples)]

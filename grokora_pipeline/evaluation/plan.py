@@ -10,11 +10,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grokora_pipeline.agents import AnswerSpec
+from grokora_pipeline.datasets.examples import ExampleLine
 from grokora_pipeline.errors import GrokoraError, first_mistake
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt
 
-Example = dict[str, Any]
 PlanT = TypeVar("PlanT", bound=BaseModel)
 FRESH_SESSIONS = 6  # with fewer, being ahead on the fresh part says little; the judged part needs twice as many
 
@@ -94,7 +94,7 @@ class Case:
 
     turn_id: str
     session_id: str
-    example: Example
+    example: ExampleLine
     prompt_ids: list[int]
     completion_ids: list[int]
     fresh: bool = False  # of the part that only the gate's final look may use
@@ -105,13 +105,13 @@ class HeldOut:
     """The validation rows to evaluate, the training side, and the turns that training has seen."""
 
     cases: list[Case]
-    train: list[Example]
+    train: list[ExampleLine]
     train_ids: frozenset[str]
 
 
 def held_out(plan: EvaluationPlan, chat: ChatFormat) -> HeldOut:
     """Read the split and its examples; GrokoraError if there is nothing to evaluate on."""
-    examples = {example["meta"]["turn_id"]: example for example in read_examples(plan.examples)}
+    examples = {example["meta"]["turn_id"]: example for example in example_lines(plan.examples)}
     train_ids, validation_ids = (turn_ids(plan.split, side) for side in ("train", "validation"))
     missing = [turn_id for turn_id in validation_ids if turn_id not in examples]
     if missing:
@@ -154,7 +154,7 @@ def choose_parts(sessions: Mapping[str, str], most: int) -> tuple[list[str], lis
     return (judged, fresh) if enough else (choose_rows(sessions, most), [])
 
 
-def read_examples(path: Path) -> list[Example]:
+def example_lines(path: Path) -> list[ExampleLine]:
     """The lines of an examples.jsonl."""
     try:
         return [orjson.loads(line) for line in path.read_bytes().splitlines() if line]
@@ -171,7 +171,7 @@ def turn_ids(split: Path, side: str) -> set[str]:
     return {name for name, word in zip(rows["turn_id"], judged, strict=True) if word != "worse"}
 
 
-def _case(example: Example, chat: ChatFormat, fresh: bool = False) -> Case:
+def _case(example: ExampleLine, chat: ChatFormat, fresh: bool = False) -> Case:
     prompt, completion = chat.encode_example(example, exact=False)  # the split was made of those that are exact
     meta = example["meta"]
     return Case(meta["turn_id"], meta["session_id"], example, prompt, completion, fresh)

@@ -12,8 +12,9 @@ import numpy as np
 import orjson
 
 from grokora_pipeline.agents import AnswerSpec
+from grokora_pipeline.datasets.examples import ExampleLine
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.plan import Case, Example
+from grokora_pipeline.evaluation.plan import Case
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.messages import calls_of, canonical, json_value, message_role, message_text
 from grokora_pipeline.models.prompt import FixedPrompt, example_turns
@@ -21,18 +22,20 @@ from grokora_pipeline.models.words import words
 
 EXAMPLE_TOKENS = 1536  # the most that examples may take of the context
 SEARCH_ROWS = 12  # training rows that an instruction is tried on
-Score = Callable[[FixedPrompt, Sequence[Example]], float]
+Score = Callable[[FixedPrompt, Sequence[ExampleLine]], float]
 
 
-def choose_shots(pool: Sequence[Example], chat: ChatFormat, count: int, budget: int, seed: int) -> list[Example]:
+def choose_shots(
+    pool: Sequence[ExampleLine], chat: ChatFormat, count: int, budget: int, seed: int
+) -> list[ExampleLine]:
     """At most `count` examples, drawn by the seed, that together take no more than `budget` tokens."""
     drawn = list(pool)
     random.Random(seed).shuffle(drawn)  # noqa: S311
     return _fitting(drawn[: 8 * count], chat, count, budget)
 
 
-def _fitting(candidates: Sequence[Example], chat: ChatFormat, count: int, budget: int) -> list[Example]:
-    chosen = list[Example]()
+def _fitting(candidates: Sequence[ExampleLine], chat: ChatFormat, count: int, budget: int) -> list[ExampleLine]:
+    chosen = list[ExampleLine]()
     for example in candidates:
         if len(chosen) == count:
             break
@@ -47,7 +50,7 @@ def _fitting(candidates: Sequence[Example], chat: ChatFormat, count: int, budget
 
 
 def retrieved_prompts(
-    pool: Sequence[Example], cases: Sequence[Case], chat: ChatFormat, count: int, budget: int
+    pool: Sequence[ExampleLine], cases: Sequence[Case], chat: ChatFormat, count: int, budget: int
 ) -> list[FixedPrompt]:
     """For each case the nearest examples of the pool by BM25 (Robertson & Zaragoza 2009), the nearest one last.
 
@@ -81,11 +84,11 @@ def encode_behind(
     return chat.encode_prompt(messages, tools)
 
 
-def _question(example: Example) -> str:
+def _question(example: ExampleLine) -> str:
     return "\n".join(message_text(one) for one in example["prompt"] if message_role(one) != "system")
 
 
-def instruction_candidates(train: Sequence[Example], agent: str, description: str, answer: AnswerSpec) -> list[str]:
+def instruction_candidates(train: Sequence[ExampleLine], agent: str, description: str, answer: AnswerSpec) -> list[str]:
     """Sentences that may help the base model, read off the training rows: role, form, fields, values, an example."""
     answers = [example["completion"][-1] for example in train]
     sentences = [f"You are the {agent}. {description}".strip()]
@@ -110,7 +113,9 @@ def instruction_candidates(train: Sequence[Example], agent: str, description: st
     return list(dict.fromkeys(sentences))
 
 
-def search_instruction(candidates: Sequence[str], rows: Sequence[Example], budget: int, score: Score) -> FixedPrompt:
+def search_instruction(
+    candidates: Sequence[str], rows: Sequence[ExampleLine], budget: int, score: Score
+) -> FixedPrompt:
     """The instruction that greedy forward selection finds: each round adds the sentence that raises the score most.
 
     `score` is a prompt's main metric on training rows, higher being better; `budget` is how many answers may be

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.evaluation.plan import read_examples, read_plan
+from grokora_pipeline.evaluation.plan import example_lines, read_plan
 from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
 from grokora_pipeline.evaluation.prompts import choose_shots
 from grokora_pipeline.evaluation.report import LABELS, environment, number
@@ -68,7 +68,7 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     asked: dict[str, tuple[Collection[str], Mapping[str, FixedPrompt]]] = {"base": ((), {})}
     if checked.few_shot and checked.examples:
         shots = {
-            role: choose_shots(read_examples(path), chat, checked.few_shot, SHOT_TOKENS, seeds[0])
+            role: choose_shots(example_lines(path), chat, checked.few_shot, SHOT_TOKENS, seeds[0])
             for role, path in checked.examples.items()
         }
         asked["few_shot"] = ((), {role: FixedPrompt(messages=example_turns(chosen)) for role, chosen in shots.items()})

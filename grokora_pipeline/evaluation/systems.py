@@ -1,18 +1,17 @@
 """The systems that are compared: the base model and its adapters, answered and scored by the server's own decoder."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from grokora_pipeline.evaluation.cache import AnswerCache, tokens_key
 from grokora_pipeline.models.loading import Quantisation
-from grokora_pipeline.serving.engine.decoder import Decoder
+from grokora_pipeline.serving.engine.decoder import Decoder, Progress
 from grokora_pipeline.serving.engine.request import Completion, GenerationRequest
 from grokora_pipeline.store import content_version, file_sha256
 
 Tokens = Sequence[int]
-Progress = Callable[[int, int], None]
 # Part of every cached result's identity. Raise it when the decoder computes something else: 1 padded between prefix and
 # suffix, which sliding windows counted, and ran adapters in fp32.
 DECODER_VERSION = 2

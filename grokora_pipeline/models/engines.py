@@ -39,7 +39,7 @@ _CALL: Message = {"id": "zq7call01", "type": "function", "function": {"name": "z
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class ServedAdapter:
     """An agent's adapter as an engine gets it: its folder, as the command names it, and its `adapter_config.json`."""
 
     agent: str
@@ -68,7 +68,7 @@ def refuse_agents(engine: str, *, toon: Sequence[str] = (), prompted: Sequence[s
 
 
 def vllm_words(
-    chat: ChatFormat, base: Sequence[str], template: str, adapters: Sequence[Adapter], model_id: str
+    chat: ChatFormat, base: Sequence[str], template: str, adapters: Sequence[ServedAdapter], model_id: str
 ) -> list[str]:
     """`vllm serve` for a base (the words that name it) and adapters on it, each under its agent's name.
 

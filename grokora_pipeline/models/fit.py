@@ -73,7 +73,7 @@ HISTORIES: dict[str, list[Message]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class TemplateFit:
     """A template that loses nothing, and how answers look in it."""
 
     template: str
@@ -111,7 +111,7 @@ def read_message(text: str, form: AnswerForm, stop_token: str) -> Message:
 @lru_cache(maxsize=32)
 def fit_template(
     own: str | None, default: str, special_tokens: tuple[tuple[str, str], ...], controls: frozenset[str]
-) -> Fit:
+) -> TemplateFit:
     """The effective template of a model whose own is `own`; `controls` are the tokenizer's special tokens.
 
     GrokoraError if even the default loses something, which is a fault of this project.
@@ -130,7 +130,7 @@ def fit_template(
             reasons = [note.format(reason=notes[0] if notes else "")] if note else []
             if not form.closing:
                 reasons.append("Reasoning is not learnt: the template has no place for it.")
-            return Fit(template, stop_token, native, replaced, form, tuple(reasons))
+            return TemplateFit(template, stop_token, native, replaced, form, tuple(reasons))
         notes.append(loss)
     raise GrokoraError(f"The model's chat template cannot be used: {notes[0]}.")
 

@@ -20,7 +20,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat, read_json
 from grokora_pipeline.models.engines import (
     NAMES,
-    Adapter,
+    ServedAdapter,
     adapter_rank,
     lora_scale,
     refuse_agents,
@@ -269,7 +269,7 @@ def _vllm(plan: Plan, chat: ChatFormat, prompts: Sequence[Mapping[str, Any]], ou
     agent, (base, revision) = str(plan["agent"]), _base(plan, chat, output)
     config = _copy_adapter(plan, output / "adapter", base, revision)
     named = [base, *(["--revision", revision] if revision else []), "--served-model-name", "base"]
-    adapter = Adapter(agent, "./adapter", config)
+    adapter = ServedAdapter(agent, "./adapter", config)
     command = shlex.join(vllm_words(chat, named, "./chat_template.jinja", [adapter], str(plan["model_id"])))
     (output / "serve.sh").write_text(f'#!/bin/sh\ncd "$(dirname "$0")" && exec {command}\n', encoding="utf-8")
     (output / "serve.sh").chmod(0o755)

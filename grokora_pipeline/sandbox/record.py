@@ -17,7 +17,7 @@ from typing import Any
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox import layouts, secrets
 from grokora_pipeline.sandbox.experts import expert_answer, split_task, widgets
-from grokora_pipeline.sandbox.roles import AGENTS, AgentCall, json_message, read_json, read_tool_call, tool_message
+from grokora_pipeline.sandbox.roles import AGENTS, AgentCall, answer_json, json_message, read_tool_call, tool_message
 from grokora_pipeline.sandbox.swarm import Exchange, TaskResult, run_swarm
 from grokora_pipeline.sandbox.tasks import Task, dress, make_task, sample_tasks
 from grokora_pipeline.sandbox.words import SAMPLE
@@ -101,7 +101,7 @@ class _Slip:
 
 def _spoil(call: AgentCall, message: Message, rng: random.Random) -> Message:
     """A wrong answer in place of the right one, as REASONS says; the right one if there is no way to spoil it."""
-    answer = read_json(message)
+    answer = answer_json(message)
     if call.agent == "coordinator":
         return json_message(answer[:-1] if len(answer) > 1 else [{**answer[0], "params": {"command": "do the task"}}])
     if call.agent == "observer":

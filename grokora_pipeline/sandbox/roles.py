@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grokora_pipeline.models.messages import Message, calls_of, message_text, strict_json
-
-Tool = dict[str, Any]
+from grokora_pipeline.models.messages import Message, Tool, calls_of, message_text, strict_json
 
 
 @dataclass(slots=True)
@@ -16,7 +14,7 @@ class AgentCall:
 
     agent: str
     messages: list[Message]
-    tools: list[Tool] | None = None
+    tools: Sequence[Tool] | None = None
     task: int = 0
 
 
@@ -109,7 +107,7 @@ def tool_message(name: str, arguments: dict[str, Any], call_id: str) -> Message:
     }
 
 
-def read_json(message: object) -> Any:
+def answer_json(message: object) -> Any:
     """The JSON of an answer, with or without a code fence around it; None if there is none."""
     text = message_text(message).strip() if isinstance(message, dict) else ""
     return strict_json(text.removeprefix("```json").removeprefix("```").removesuffix("```"))
@@ -117,7 +115,7 @@ def read_json(message: object) -> Any:
 
 def read_subtasks(message: object) -> list[Subtask]:
     """The coordinator's plan; [] unless every line of it is a subtask."""
-    plan = read_json(message)
+    plan = answer_json(message)
     if not isinstance(plan, list) or not 1 <= len(plan) <= SCHEMAS["coordinator"]["maxItems"]:
         return []
     subtasks = []
@@ -134,8 +132,8 @@ def same_answer(message: Message, expected: Message) -> bool:
     """Whether an answer says what the expected one says: the same tool call, or JSON of the same value."""
     if "tool_calls" in expected:
         return read_tool_call(message) == read_tool_call(expected)
-    value = read_json(expected)
-    return bool(read_json(message) == value if value is not None else message.get("content") == expected["content"])
+    value = answer_json(expected)
+    return bool(answer_json(message) == value if value is not None else message.get("content") == expected["content"])
 
 
 def read_tool_call(message: object) -> tuple[str, dict[str, Any]] | None:
@@ -148,7 +146,7 @@ def read_tool_call(message: object) -> tuple[str, dict[str, Any]] | None:
 
 def read_verdict(message: object, key: str) -> tuple[bool, str] | None:
     """The boolean `valid` or `approved` of a verdict with its reason; None if it is not one."""
-    verdict = read_json(message)
+    verdict = answer_json(message)
     decision = verdict.get(key) if isinstance(verdict, dict) else None
     if not isinstance(verdict, dict) or not isinstance(decision, bool):
         return None

@@ -68,7 +68,7 @@ def run_swarm(tasks: Sequence[Task], answer: Responder, *, max_steps: int = 40) 
 
     Raises GrokoraError if `answer` does not return exactly one message a call.
     """
-    runs = [_Run(task, max_steps) for task in tasks]
+    runs = [_TaskRun(task, max_steps) for task in tasks]
     while calls := [replace(run.call, task=index) for index, run in enumerate(runs) if run.call is not None]:
         messages = answer(calls)
         if len(messages) != len(calls):
@@ -80,7 +80,7 @@ def run_swarm(tasks: Sequence[Task], answer: Responder, *, max_steps: int = 40) 
     return [run.result for run in runs]
 
 
-class _Run:
+class _TaskRun:
     """One task on its way: its world, its next call (None when it is over) and its result."""
 
     def __init__(self, task: Task, max_steps: int) -> None:
@@ -125,7 +125,7 @@ class _Run:
         for subtask in subtasks:
             observation, rejection = None, ""
             if subtask.locate:
-                seen = roles.read_json((yield roles.ask("observer", self.world.screen(), command=subtask.command)))
+                seen = roles.answer_json((yield roles.ask("observer", self.world.screen(), command=subtask.command)))
                 point = seen.get("coordinates", "") if isinstance(seen, dict) else ""
                 if not (isinstance(point, list) and len(point) == 2 and all(type(value) is int for value in point)):
                     self.nothing_there = point is None  # it says so, and not merely something unreadable

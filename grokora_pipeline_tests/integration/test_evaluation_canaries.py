@@ -9,6 +9,7 @@ import orjson
 import pytest
 import torch
 
+from grokora_pipeline.datasets.examples import ExampleLine
 from grokora_pipeline.evaluation.__main__ import evaluate
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.plan import Canary
@@ -85,7 +86,7 @@ def test_a_canary_in_an_answer_is_counted(systems: tuple[Systems, ChatFormat]) -
 SECRET = "xai-Q7w" + "E2rT9yU4iO1pA6sD3fG8"  # in two parts, so that scanners of this repository find none
 
 
-def _example(index: int, answer: str) -> dict[str, Any]:
+def _example(index: int, answer: str) -> ExampleLine:
     return {
         "prompt": [{"role": "user", "content": f"Task: note {index}"}],
         "completion": [{"role": "assistant", "content": answer}],
@@ -122,8 +123,9 @@ def test_a_redacted_secret_is_found_again_with_what_stood_before_it(world: dict[
     examples = [json.loads(line) for line in Path(world["examples"]).read_text().splitlines()]
     found = redacted_canaries(Path(world["logs"]), examples, 4, seed=1)
     assert [(canary.secret, canary.prefix, canary.kind) for canary in found] == [(SECRET, "write the key ", "xai_key")]
-    outside = [{**example, "meta": {"source_file": "../../leak.jsonl"}} for example in examples]
-    assert redacted_canaries(Path(world["logs"]), outside, 4, seed=1) == []
+    for example in examples:
+        example["meta"] = {"source_file": "../../leak.jsonl"}
+    assert redacted_canaries(Path(world["logs"]), examples, 4, seed=1) == []
 
 
 def test_an_adapter_that_memorised_a_redacted_secret_stays_out_and_the_report_does_not_tell_it(

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.evaluation.acts import Scores, Server, own_answers, probe
+from grokora_pipeline.evaluation.acts import ProbedServer, Scores, own_answers, probe
 from grokora_pipeline.evaluation.export import prove
 from grokora_pipeline.models import gguf
 from grokora_pipeline.models.chat import ChatFormat
@@ -79,14 +79,14 @@ def test_an_exported_champion_acts_and_agrees_and_a_dead_one_or_a_wrong_template
     chat, answers = ChatFormat.load(base), own_answers(base, adapter, PROMPTS, 8, torch.float32)  # as the file's
     files = tmp_path / "gguf"
     with llama_server(files / "base-f32.gguf", [files / "adapter.gguf"]) as client:
-        verdict = probe(Server(str(client.base_url), "actor"), chat, answers, 8)
+        verdict = probe(ProbedServer(str(client.base_url), "actor"), chat, answers, 8)
         assert verdict.sentence.startswith("The adapter acts and agrees: 3 of 3 answers are the same")
         assert verdict.sentence.endswith("the prompts are the same token for token.")
         assert verdict.agrees
 
     gguf.write_adapter(base, dead(adapter, tmp_path / "dead"), tmp_path / "dead.gguf")
     with llama_server(files / "base-f32.gguf", [tmp_path / "dead.gguf"]) as client:
-        verdict = probe(Server(str(client.base_url), "actor"), chat, answers, 8)
+        verdict = probe(ProbedServer(str(client.base_url), "actor"), chat, answers, 8)
         assert "does not act" in verdict.sentence
         assert not verdict.acts
 
@@ -98,7 +98,7 @@ def test_an_exported_champion_acts_and_agrees_and_a_dead_one_or_a_wrong_template
     finally:
         template.write_text(own)
     with llama_server(tmp_path / "wrong.gguf", [files / "adapter.gguf"]) as client:
-        verdict = probe(Server(str(client.base_url), "actor"), chat, answers, 8)
+        verdict = probe(ProbedServer(str(client.base_url), "actor"), chat, answers, 8)
         assert re.search(
             r"acts but the template differs \(first difference at token \d+ of prompt 1: ", verdict.sentence
         )
@@ -110,10 +110,10 @@ def test_a_server_that_is_not_there_or_has_no_adapter_is_one_sentence(
     champion: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(GrokoraError, match=r"No server answers at http://127.0.0.1:9 "):
-        Server("http://127.0.0.1:9/v1", "actor")
+        ProbedServer("http://127.0.0.1:9/v1", "actor")
     gguf.write_base(champion[0], tmp_path / "base.gguf", "f32")
     with llama_server(tmp_path / "base.gguf") as client, pytest.raises(GrokoraError, match="no adapter loaded"):
-        Server(str(client.base_url), "actor")
+        ProbedServer(str(client.base_url), "actor")
 
 
 def test_the_folders_hold_what_their_engines_read(champion: tuple[Path, Path], tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_merged_file_acts_and_one_of_the_base_alone_does_not(champion: tuple[P
     verdicts = []
     for file in (tmp_path / "out" / "actor-f32.gguf", tmp_path / "base.gguf"):
         with llama_server(file) as client:
-            verdicts.append(probe(Server(str(client.base_url), "actor", merged=True), chat, answers, 8))
+            verdicts.append(probe(ProbedServer(str(client.base_url), "actor", merged=True), chat, answers, 8))
     assert [verdict.acts for verdict in verdicts] == [True, False]
     assert verdicts[0].agreement > verdicts[1].agreement == 0
     assert "token for token" in verdicts[0].sentence

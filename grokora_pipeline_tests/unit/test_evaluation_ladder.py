@@ -16,11 +16,12 @@ from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.champion import _at
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import _metadata
+from grokora_pipeline.datasets.examples import ExampleLine
 from grokora_pipeline.evaluation import report as page
 from grokora_pipeline.evaluation.gate import decide
 from grokora_pipeline.evaluation.ladder import fresh_look, ladder
 from grokora_pipeline.evaluation.metrics import METRICS
-from grokora_pipeline.evaluation.plan import Case, Example
+from grokora_pipeline.evaluation.plan import Case
 from grokora_pipeline.evaluation.prompts import (
     choose_shots,
     encode_behind,
@@ -50,7 +51,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatFormat:
     return ChatFormat.load(folder)
 
 
-def example(question: str, answer: str) -> Example:
+def example(question: str, answer: str) -> ExampleLine:
     prompt = [{"role": "system", "content": "Say it."}, {"role": "user", "content": question}]
     return {
         "prompt": prompt,
@@ -268,7 +269,7 @@ def test_examples_take_no_more_than_their_budget(chat: ChatFormat) -> None:
 def test_the_search_keeps_what_helps_on_training_rows_and_stays_within_its_budget() -> None:
     train, asked = [example(str(number), "yes") for number in range(4)], list[str]()
 
-    def value(prompt: FixedPrompt, examples: Sequence[Example]) -> float:
+    def value(prompt: FixedPrompt, examples: Sequence[ExampleLine]) -> float:
         assert list(examples) == train
         asked.append(prompt.instruction)
         return ("good" in prompt.instruction) + 0.5 * ("fine" in prompt.instruction)

@@ -14,7 +14,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox.clauses import PRIMITIVES, SLOT_PATTERNS, fill, read_clause
 from grokora_pipeline.sandbox.experts import expert_answer, safety, split_task
-from grokora_pipeline.sandbox.roles import AGENTS, MATCH_SYSTEM, SCHEMAS, SYSTEM, AgentCall, read_json, tool_message
+from grokora_pipeline.sandbox.roles import AGENTS, MATCH_SYSTEM, SCHEMAS, SYSTEM, AgentCall, answer_json, tool_message
 from grokora_pipeline.sandbox.swarm import run_swarm
 from grokora_pipeline.sandbox.tasks import (
     HELD_OUT_FAMILIES,
@@ -86,7 +86,7 @@ def test_expert_answers_fit_the_schemas_and_are_compact() -> None:
             tools = {tool["function"]["name"]: tool["function"]["parameters"] for tool in call.tools or []}
             jsonschema.validate(arguments, tools[name])
         else:
-            jsonschema.validate(read_json(message), SCHEMAS[call.agent])
+            jsonschema.validate(answer_json(message), SCHEMAS[call.agent])
 
 
 def test_the_same_question_has_one_answer() -> None:
@@ -102,7 +102,7 @@ def test_every_call_is_recognised_by_its_system_prompt_alone() -> None:
 
 def test_validators_see_what_was_swallowed_and_the_retry_succeeds() -> None:
     rejected = [message for call, message in _exchanges() if '"valid": false' in message["content"]]
-    assert {read_json(message)["reason"] == "nothing changed" for message in rejected} == {True, False}
+    assert {answer_json(message)["reason"] == "nothing changed" for message in rejected} == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_plan_that_leaves_out_a_clause_does_not_reach_the_goal() -> None:
     def forgetful(calls: Sequence[AgentCall]) -> list[Message]:
         answers = expert_answer(calls)
         if calls[0].agent == "coordinator":
-            return [{"content": json.dumps(read_json(plan)[:-1])} for plan in answers]
+            return [{"content": json.dumps(answer_json(plan)[:-1])} for plan in answers]
         return answers
 
     assert not any(result.success for result in run_swarm(swarm_tasks(6, 24), forgetful))

@@ -2,11 +2,11 @@
 
 from grokora_pipeline.models.chat import text_settings
 from grokora_pipeline.serving.backends.llamacpp import _token_bytes
-from grokora_pipeline.serving.backends.slots import MAX_OVERTAKEN, SlotQueue, Turn
+from grokora_pipeline.serving.backends.slots import MAX_OVERTAKEN, SlotQueue, SlotTurn
 
 
-def join(queue: SlotQueue, adapter: str | None, tokens: list[int] | None = None, cells: int = 10) -> Turn:
-    turn = Turn(adapter, tokens or [1, 2, 3], cells)
+def join(queue: SlotQueue, adapter: str | None, tokens: list[int] | None = None, cells: int = 10) -> SlotTurn:
+    turn = SlotTurn(adapter, tokens or [1, 2, 3], cells)
     queue.join(turn)
     return turn
 

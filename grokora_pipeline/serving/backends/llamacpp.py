@@ -37,7 +37,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models import gguf
 from grokora_pipeline.models.chat import ChatFormat, read_json, text_settings
 from grokora_pipeline.models.fingerprint import fingerprint
-from grokora_pipeline.serving.backends.slots import SlotQueue, Turn
+from grokora_pipeline.serving.backends.slots import SlotQueue, SlotTurn
 from grokora_pipeline.serving.engine.constrain import Grammars
 from grokora_pipeline.serving.engine.request import (
     CUT,
@@ -60,7 +60,7 @@ _TLS = httpx.create_ssl_context()  # unused, but a client that is not given one 
 
 
 @dataclass(eq=False, slots=True)
-class _Row:
+class _ActiveRow:
     """One answer in progress, on the server on which it began."""
 
     request: GenerationRequest
@@ -83,7 +83,7 @@ class _Server:
     key: str
     adapters: dict[str, int]
     slots: SlotQueue
-    rows: set[_Row] = field(default_factory=set)
+    rows: set[_ActiveRow] = field(default_factory=set)
 
     @property
     def last_words(self) -> str:
@@ -270,7 +270,7 @@ class LlamaCppEngine:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def _row(self, request: GenerationRequest) -> _Row:
+    def _row(self, request: GenerationRequest) -> _ActiveRow:
         limit = request.token_limit(self.context_length)
         # checked here, for llama.cpp only logs that it cannot use a grammar, and goes on without one
         matcher = self._grammars.matcher(request.grammar) if request.grammar else None
@@ -284,16 +284,16 @@ class LlamaCppEngine:
                 raise GrokoraError(ENDED)
             if request.adapter is not None and request.adapter not in self.adapters:
                 raise GrokoraError(f"There is no adapter {request.adapter!r} on this engine.")
-            row = _Row(request, self._server, limit, matcher, list(request.prompt))
+            row = _ActiveRow(request, self._server, limit, matcher, list(request.prompt))
             row.server.rows.add(row)
         return row
 
-    async def _turn(self, row: _Row) -> AsyncGenerator[list[int], None]:
+    async def _turn(self, row: _ActiveRow) -> AsyncGenerator[list[int], None]:
         """Wait for a slot, then give the tokens of the answer's next turn as they come; sets `row.finish`."""
         count = row.limit - len(row.tokens)
         if row.matcher is None:  # llama.cpp cannot go on in the middle of a grammar
             count = min(count, TURN_TOKENS)
-        turn = Turn(row.request.adapter, row.tokens, len(row.tokens) + count)
+        turn = SlotTurn(row.request.adapter, row.tokens, len(row.tokens) + count)
         queue = row.server.slots
         queue.join(turn)
         try:
@@ -329,7 +329,7 @@ class LlamaCppEngine:
         finally:
             queue.leave(turn)
 
-    async def _events(self, row: _Row, slot: int, count: int) -> AsyncGenerator[dict[str, Any], None]:
+    async def _events(self, row: _ActiveRow, slot: int, count: int) -> AsyncGenerator[dict[str, Any], None]:
         """llama.cpp's events of at most `count` new tokens; GrokoraError if it refuses or breaks off."""
         request, server = row.request, row.server
         wanted = server.adapters.get(request.adapter) if request.adapter else None
@@ -365,7 +365,7 @@ class LlamaCppEngine:
             reason = "" if self._closed else await asyncio.to_thread(_why_ended, server)
             raise GrokoraError(f"llama.cpp broke off ({reason}); ask again." if reason else CUT) from error
 
-    def _ends(self, row: _Row, token: int) -> bool:
+    def _ends(self, row: _ActiveRow, token: int) -> bool:
         """Whether the answer ends before or with this token; sets `row.finish`."""
         request = row.request
         if token in self.chat.stop_ids and not request.ignore_stop:

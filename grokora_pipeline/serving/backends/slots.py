@@ -15,7 +15,7 @@ MAX_OVERTAKEN = 16  # turns of the adapter that runs, which an older waiting tur
 
 
 @dataclass(eq=False, slots=True)
-class Turn:
+class SlotTurn:
     """A part of an answer that waits for a slot or has one; `slot` gives its number."""
 
     adapter: str | None
@@ -30,7 +30,7 @@ class _Slot:
     adapter: str | None = None
     tokens: list[int] = field(default_factory=list)  # whose keys and values it holds
     used: int = 0  # when, by the count of admitted turns
-    turn: Turn | None = None
+    turn: SlotTurn | None = None
 
 
 class SlotQueue:
@@ -39,7 +39,7 @@ class SlotQueue:
     def __init__(self, slots: int, cells: int) -> None:
         self._slots = [_Slot() for _ in range(slots)]
         self._cells, self._admitted = cells, 0
-        self._waiting: list[Turn] = []
+        self._waiting: list[SlotTurn] = []
         self._lock = threading.Lock()
 
     @property
@@ -52,13 +52,13 @@ class SlotQueue:
         """Turns that have none yet."""
         return len(self._waiting)
 
-    def join(self, turn: Turn) -> None:
+    def join(self, turn: SlotTurn) -> None:
         """Queue a turn; its `slot` is set as soon as it may run. `leave` must follow, whatever happens."""
         with self._lock:
             self._waiting.append(turn)
             self._admit()
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, turn: SlotTurn) -> None:
         """The turn has ended, or nobody waits for it any more; its slot keeps the keys and values of its tokens."""
         with self._lock:
             if turn in self._waiting:
@@ -78,7 +78,7 @@ class SlotQueue:
             slot.turn, slot.adapter, slot.used = turn, turn.adapter, self._admitted
             turn.slot.set_result(self._slots.index(slot))
 
-    def _next(self) -> Turn | None:
+    def _next(self) -> SlotTurn | None:
         """The turn to admit now, if any; those that it passes are counted as overtaken."""
         running = [slot.turn for slot in self._slots if slot.turn]
         if not self._waiting or len(running) == len(self._slots):
@@ -95,7 +95,7 @@ class SlotQueue:
                 return None
         return None
 
-    def _choose_slot(self, turn: Turn) -> _Slot:
+    def _choose_slot(self, turn: SlotTurn) -> _Slot:
         """The free slot that holds the most of the turn's beginning; without one, that which was used longest ago.
 
         Less than half of what the slot holds or the turn needs does not count: another session may come back to it.

@@ -58,9 +58,10 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
             await gateway.traces.close()
             await gateway.end_answers()
 
-    own = _Endpoints(gateway, has_key=key is not None)
+    has_key = key is not None
+    own = _Endpoints(gateway, has_key)
     routes = [
-        *(Route(f"/v1/{api.path}", _Call(gateway, api, has_key=key is not None), methods=["POST"]) for api in APIS),
+        *(Route(f"/v1/{api.path}", _CallEndpoint(gateway, api, has_key), methods=["POST"]) for api in APIS),
         Route("/v1/messages/count_tokens", own.count_tokens, methods=["POST"]),
         Route("/v1/models", own.models, methods=["GET"]),
         Route("/v1/models/{model:path}", own.models, methods=["GET"]),
@@ -77,7 +78,7 @@ def build_app(gateway: Gateway, key: str | None, *, loopback: bool = True) -> St
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _CallEndpoint:
     """An ASGI endpoint: the adapter stays loaded, and the call counts as running, until the response is sent."""
 
     gateway: Gateway

@@ -52,7 +52,7 @@ def chat_request(api: str, body: Mapping[str, Any]) -> Json:
             raise GrokoraError(f"{others[0]}: requests of this API have no such member; leave it out.")
         for part in (part for message in objects(body.get("messages")) for part in objects(message.get("content"))):
             kind = str(part.get("type") or "")
-            is_known = is_media(kind) or "thinking" in kind or "reasoning" in kind
+            is_known = is_media_type(kind) or "thinking" in kind or "reasoning" in kind
             if not is_known and not any(
                 isinstance(part.get(name), str | list) for name in ("text", "refusal", "content")
             ):
@@ -84,7 +84,7 @@ def part_kinds(body: Mapping[str, Any]) -> Iterator[str]:
                         yield str(one.get("type") or "text")
 
 
-def is_media(kind: str) -> bool:
+def is_media_type(kind: str) -> bool:
     """Whether a part of this type is a picture, a sound or a file, which a text model cannot see."""
     return any(word in kind for word in _MEDIA)
 

@@ -22,7 +22,7 @@ from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.prompt import FixedPrompt
 from grokora_pipeline.serving.engine.request import Engine
 from grokora_pipeline.serving.gateway.protocol import ApiError
-from grokora_pipeline.serving.gateway.rollout import Decision, Rollout, Rule
+from grokora_pipeline.serving.gateway.rollout import Rollout, RolloutDecision, Rule
 from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import BASE, PROMPT_PREFIX, Registry
 
@@ -183,7 +183,7 @@ class Champions:
         self.counts["changes"] += 1
         LOG.info("%s is served by %s%s", agent.name, version, f" in {agent.rollout:.0%} of sessions" if rollout else "")
 
-    def _end_rollout(self, agent: str, service: InService, decision: Decision, evidence: str) -> None:
+    def _end_rollout(self, agent: str, service: InService, decision: RolloutDecision, evidence: str) -> None:
         record = self.registry.record(agent)
         if record is None or record["version"] != service.version:  # somebody has moved the pointer meanwhile
             return self.refresh()

@@ -25,7 +25,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.constrain import unenforced
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
 from grokora_pipeline.serving.gateway.apis import Api
-from grokora_pipeline.serving.gateway.bodies import OWN_NAMES, chat_request, is_media, optional_tools, part_kinds
+from grokora_pipeline.serving.gateway.bodies import OWN_NAMES, chat_request, is_media_type, optional_tools, part_kinds
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.conversations import Conversations, for_upstream
 from grokora_pipeline.serving.gateway.metrics import Metrics
@@ -299,7 +299,8 @@ class Gateway:
         if exchange.api.name == "messages" and asked.messages[-1].role == "assistant":
             text = "The last message is the assistant's: no answer can be begun for the model here. End with a user's."
             raise ApiError(400, text, param="messages", code="unsupported_content")
-        if any(map(is_media, part_kinds(exchange.whole))) and (route.agent is None or route.agent.images == "refuse"):
+        refuses_media = route.agent is None or route.agent.images == "refuse"
+        if refuses_media and any(map(is_media_type, part_kinds(exchange.whole))):
             text = (
                 "The base model reads text only, and a message holds a picture, a sound or a file; leave it out, "
                 "or set `images: placeholder` for the agent in agents.yaml, if its logs hold such messages."

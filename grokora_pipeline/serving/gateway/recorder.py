@@ -33,6 +33,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.serving.gateway.protocol import Json
 from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding, Trace, load_key
@@ -40,7 +41,6 @@ from grokora_pipeline.sessions.redaction.redactor import Redactor
 from grokora_pipeline.store.files import locked, write_atomic, write_whole
 
 LOG = logging.getLogger("grokora.serving")
-Json = dict[str, Any]
 ROTATE_BYTES = 16 << 20
 MEMORY = ".redaction"  # hidden, so that ingest never reads it as a log
 RECEIPT_LENGTH = 16  # hexadecimal digits; half of them say which session

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Decision = Literal["promote", "rollback"]
+RolloutDecision = Literal["promote", "rollback"]
 _MOST_SESSIONS = 4096
 
 
@@ -79,7 +79,7 @@ class Rollout:
         self._forget()
         return sum(call.healthy for call in self._calls) / len(self._calls) if self._calls else 1.0
 
-    def decision(self) -> Decision | None:
+    def decision(self) -> RolloutDecision | None:
         """After a whole window its health decides; before, a rollback if chance cannot explain the bad health."""
         health = self.health()
         calls = len(self._calls)

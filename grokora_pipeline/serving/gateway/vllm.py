@@ -10,7 +10,7 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.models.engines import Adapter, refuse_agents, vllm_words
+from grokora_pipeline.models.engines import ServedAdapter, refuse_agents, vllm_words
 from grokora_pipeline.models.template import TEMPLATE_FILE
 from grokora_pipeline.serving.gateway.champions import find_base
 from grokora_pipeline.store import Store
@@ -43,7 +43,7 @@ def vllm_command(store: Store, agents: Sequence[AgentSpec], host: str, port: int
     )
     named = [str(base.folder.resolve()), "--served-model-name", BASE, "--host", host, "--port", str(port)]
     adapters = [
-        Adapter(name, str(champion.path.resolve()), orjson.loads(champion.read("adapter_config.json")))
+        ServedAdapter(name, str(champion.path.resolve()), orjson.loads(champion.read("adapter_config.json")))
         for name, champion in champions.items()
     ]
     return vllm_words(base.chat, named, str(template.resolve()), adapters, base.model_id)

@@ -143,7 +143,7 @@ def _session(row: Mapping[str, Any], *names: str) -> str:
     return name_text(first_of(row, *names) or first_of(first, *names))
 
 
-class _Row(NamedTuple):
+class _DatasetRow(NamedTuple):
     """A row: its conversation, which of its messages may be learnt, and how it is labelled."""
 
     messages: list[Message]
@@ -212,7 +212,7 @@ def _path_to_turns(value: Any, depth: int = 0) -> str:
     return ""
 
 
-def _rows(row: Json, kind: str) -> Iterator[_Row]:
+def _rows(row: Json, kind: str) -> Iterator[_DatasetRow]:
     tools = lower_tools(first_of(row, "tools", "functions", "available_tools"))
     if kind == "preference":
         yield from _preferences(row, tools)
@@ -233,7 +233,7 @@ def _rows(row: Json, kind: str) -> Iterator[_Row]:
         places = [index for index, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
         system = name_text(messages[0].get("content")) if messages and messages[0]["role"] == "system" else ""
-        yield _Row(messages, places, tools or _tools_in(system), _status(row))
+        yield _DatasetRow(messages, places, tools or _tools_in(system), _status(row))
     else:
         asked, said = (row["input"], row["output"]) if kind == "input_output" else (first_of(row, *_PROMPT), None)
         said = said or first_of(row, *_COMPLETION)
@@ -349,12 +349,12 @@ def _dialogue(text: str) -> list[Json]:
     return [{"role": role, "content": one} for role, one in ends if one]
 
 
-def _labelled(row: Json, prompt: list[Message], messages: list[Message], tools: list[Json] | None) -> _Row:
+def _labelled(row: Json, prompt: list[Message], messages: list[Message], tools: list[Json] | None) -> _DatasetRow:
     places = [index for index in range(len(prompt), len(messages)) if messages[index]["role"] == "assistant"]
-    return _Row(messages, places, tools, _status(row))
+    return _DatasetRow(messages, places, tools, _status(row))
 
 
-def _alpaca(row: Json, tools: list[Json] | None) -> _Row:
+def _alpaca(row: Json, tools: list[Json] | None) -> _DatasetRow:
     """Instruction, input and output, with an earlier `history` of pairs where there is one."""
     system = name_text(first_of(row, "system"))
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
@@ -366,7 +366,7 @@ def _alpaca(row: Json, tools: list[Json] | None) -> _Row:
     return _labelled(row, prompt, [*prompt, {"role": "assistant", "content": row["output"]}], tools)
 
 
-def _preferences(row: Json, tools: list[Json] | None) -> Iterator[_Row]:
+def _preferences(row: Json, tools: list[Json] | None) -> Iterator[_DatasetRow]:
     """The two answers of a pair, under one session and step: the preferred one succeeded, the other failed."""
     request = row.get("input")
     request = request if isinstance(request, dict) else {}
@@ -385,7 +385,7 @@ def _preferences(row: Json, tools: list[Json] | None) -> Iterator[_Row]:
         is_whole = answer[: len(prompt)] == prompt or (not prompt and len(answer) > 1)
         messages = answer if is_whole else [*prompt, *answer]
         model = name_text(first_of(row, *(f"{name}{end}" for name in names for end in ("_model", "-model"))))
-        yield _Row(messages, [len(messages) - 1] if messages else [], tools, status, model)
+        yield _DatasetRow(messages, [len(messages) - 1] if messages else [], tools, status, model)
 
 
 def _conversation(value: Any, role: str) -> list[Message]:
@@ -398,7 +398,7 @@ def _conversation(value: Any, role: str) -> list[Message]:
     return lower_all(value) if isinstance(value, list) else []
 
 
-def _turns(source: Source, record: Record, row: _Row) -> Iterator[Item]:
+def _turns(source: Source, record: Record, row: _DatasetRow) -> Iterator[Item]:
     start = next((index for index, one in enumerate(row.messages) if one["role"] == "user"), 0)
     first = next(iter(row.trainable), None)
     if first is None or not row.messages:

@@ -138,7 +138,7 @@ class _Above(NamedTuple):
     failed: bool
 
 
-class _Call(NamedTuple):
+class _TracedCall(NamedTuple):
     """A model call. Its messages are kept once and packed, however many prompts repeat them; these are their names."""
 
     key: Key
@@ -160,7 +160,7 @@ class _Calls:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._above: dict[Key, _Above] = {}
-        self._calls: list[_Call] = []
+        self._calls: list[_TracedCall] = []
         self._judged: list[tuple[str, int, Key, int | None, Status]] = []
         self._results: dict[str, bool] = {}  # of the calls of tools: whether they failed, as the tools' spans say
         self._shown: dict[str, bool] = {}  # and as prompts show it
@@ -191,7 +191,7 @@ class _Calls:
         lengths = frozenset(len(one) for one in attributes.values() if isinstance(one, str))
         contents = [self._keep(message) for message in prompt], self._keep([answer, tools, _facts(span)])
         flags = (problem, bool(prompt), answer is not None, span.failed)
-        self._calls.append(_Call(key, span.started, span.line, len(self._calls), *flags, lengths, *contents))
+        self._calls.append(_TracedCall(key, span.started, span.line, len(self._calls), *flags, lengths, *contents))
 
     def _keep(self, value: Any) -> bytes:
         """Pack a value that was not there before; its name."""
@@ -238,7 +238,7 @@ class _Calls:
         if self._calls and not read_any:
             raise UnreadableError("no_contents", 0, NO_CONTENT)
 
-    def _turn(self, call: _Call, steps: Counter[str], is_cut: bool) -> Iterator[Item]:
+    def _turn(self, call: _TracedCall, steps: Counter[str], is_cut: bool) -> Iterator[Item]:
         *prompt, (answer, tools, facts) = (unpack(self._kept[name]) for name in (*call.prompt, call.rest))
         session = self._inherited(call.key, "session") or call.key[0]
         known, failed = results_after(answer, ())
