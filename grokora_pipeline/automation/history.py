@@ -1,4 +1,4 @@
-"""The run history, asked before something is requested: is it running, did it fail, how many GPU hours did it take."""
+"""What the run history says before something is requested: running runs, failures to back off from, GPU hours spent."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta

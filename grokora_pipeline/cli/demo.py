@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import dagster as dg
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -158,7 +157,7 @@ def materialize(project: Project, instance: dg.DagsterInstance, keys: list[dg.As
                 instance=instance,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 # a daemon beside it would begin again what a person has just interrupted
-                tags={_RUN_TAG: mark, PROCESS_TAG: this_process(), MAX_RETRIES_TAG: "0"},
+                tags={_RUN_TAG: mark, PROCESS_TAG: this_process(), "dagster/max_retries": "0"},
                 asset_selection=keys,
                 raise_on_error=False,
             )

@@ -21,8 +21,7 @@ _TURN_COLUMNS += ["completeness", "model", "recorded_agent", "task", "source_fil
 
 def open_store() -> Store:
     """The store of the settings (`GROKORA_STORE`)."""
-    settings = get_settings()
-    return Store(settings.store, settings.cache)
+    return Store.of(get_settings())
 
 
 def turns(store: Store) -> pd.DataFrame:

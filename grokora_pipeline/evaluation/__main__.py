@@ -212,7 +212,7 @@ def _answers(job: _Job, system: _System) -> list[Prediction]:
 
 
 def _scored(job: _Job, example: ExampleLine, text: str) -> Prediction:
-    """What an answer is scored by."""
+    """The fields of a prediction that scoring reads, beside those of its case."""
     return {
         "text": text,
         "prediction": job.chat.parse_answer(text),

@@ -243,7 +243,7 @@ def _ahead(fresh: Mapping[str, Any], other: str, system: str) -> Condition:
 
 
 def _of_weights(report: Report, rule: GateRule) -> Iterator[Condition]:
-    """What an adapter's weights cost and unlearnt."""
+    """What the adapter's weights cost: general language unlearnt, seconds a token, megabytes."""
     probe = report.get("probe") or {}
     if "adapter" in probe and "base" in probe:
         ours, base, allowed = probe["adapter"]["value"], probe["base"]["value"], rule.general_perplexity_ratio

@@ -130,7 +130,10 @@ def _candidates(sums: Sums, measure: Metric, alpha: float, seed: int) -> dict[st
 
 
 def _cost(rows: Sequence[Prediction]) -> dict[str, float]:
-    """Means an answer. The seconds are a batch's share of one moment on one machine, so they have no interval."""
+    """Mean seconds, prompt tokens and answer tokens of an answer.
+
+    The seconds are a batch's share of one moment on one machine, so they have no interval.
+    """
     count = max(1, len(rows))
     return {
         "seconds": sum(row["seconds"] or 0.0 for row in rows) / count,

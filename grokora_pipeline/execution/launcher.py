@@ -9,6 +9,8 @@ import time
 
 import dagster as dg
 import psutil
+
+# private, like what a run launcher returns and asks: Dagster 1.13 offers no public way to write one
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult

@@ -28,7 +28,6 @@ SYSTEM = {
     "actor": "You are the actor of the Grokputer swarm. Do the subtask with one tool call.",
     "validator": "You are the validator of the Grokputer swarm. Judge the action. Answer with JSON.",
 }
-MATCH_SYSTEM = {agent: f"^You are the {agent} of the Grokputer swarm" for agent in AGENTS}
 
 
 def _tool(name: str, description: str, required: list[str], **properties: Tool) -> Tool:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grokora_pipeline.agents import load_agents
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sandbox.clauses import PRIMITIVES, SLOT_PATTERNS, fill, read_clause
 from grokora_pipeline.sandbox.experts import expert_answer, safety, split_task
-from grokora_pipeline.sandbox.roles import AGENTS, MATCH_SYSTEM, SCHEMAS, SYSTEM, AgentCall, answer_json, tool_message
+from grokora_pipeline.sandbox.roles import AGENTS, SCHEMAS, SYSTEM, AgentCall, answer_json, tool_message
 from grokora_pipeline.sandbox.swarm import run_swarm
 from grokora_pipeline.sandbox.tasks import (
     HELD_OUT_FAMILIES,
@@ -25,6 +26,7 @@ from grokora_pipeline.sandbox.tasks import (
     swarm_tasks,
 )
 from grokora_pipeline.sandbox.words import HELD_OUT, SAMPLE
+from grokora_pipeline.settings import PROJECT_ROOT
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -96,8 +98,10 @@ def test_the_same_question_has_one_answer() -> None:
 
 
 def test_every_call_is_recognised_by_its_system_prompt_alone() -> None:
+    sample = load_agents(PROJECT_ROOT / "data" / "agents.yaml")
     for agent in AGENTS:
-        assert [name for name, pattern in MATCH_SYSTEM.items() if re.search(pattern, SYSTEM[agent])] == [agent]
+        messages = [{"role": "system", "content": SYSTEM[agent]}]
+        assert [spec.name for spec in sample if spec.recognises(messages)] == [agent]
 
 
 def test_validators_see_what_was_swallowed_and_the_retry_succeeds() -> None:

@@ -59,7 +59,7 @@ class SlotQueue:
             self._admit()
 
     def leave(self, turn: SlotTurn) -> None:
-        """The turn has ended, or nobody waits for it any more; its slot keeps the keys and values of its tokens."""
+        """End a turn, or stop waiting for it; its slot keeps the keys and values of its tokens."""
         with self._lock:
             if turn in self._waiting:
                 self._waiting.remove(turn)

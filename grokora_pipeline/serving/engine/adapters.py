@@ -111,7 +111,7 @@ class AdapterStack:
             stack.chosen = None
 
     def activate(self, rows: Sequence[Adapter | None], tokens: int = 0) -> None:
-        """The following passes have these rows, of so many tokens each; None is the base model."""
+        """Choose the adapter of each row in the following passes, None for the base model; `tokens` of each row."""
         self.tokens = tokens
         plans: dict[Any, tuple[slice, Tensor | None] | None] = {}
         for stack in self._stacks.values():

@@ -114,7 +114,7 @@ class Decoder:
         self.install(read_adapter(name, folder, self.model))
 
     def retire(self, name: str) -> None:
-        """The name means nothing from now on; the adapter's memory is freed when its last row has finished."""
+        """Refuse new rows of an adapter; its memory is freed when its last row has finished."""
         if adapter := self.adapters.pop(name, None):
             self._retired.append(adapter)
 

@@ -25,7 +25,7 @@ _ROOM = 64  # columns; buffers grow in multiples of this: a copy costs what one 
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values [slots, heads, room, size]; the first pass of all shows heads, sizes and dtype.
+    """One layer's keys and values [slots, heads, room, size]; heads, sizes and dtype are those of the first pass.
 
     `start`, `columns` [rows, tokens] and `seen` say where the pass that comes writes, and how far it reads.
     """
@@ -130,14 +130,14 @@ class Slots:
         self.clear()
 
     def clear(self) -> None:
-        """No rows, and no memory held."""
+        """Remove all rows and free the buffers."""
         self.lengths: list[int] = []
         self._slots, self._room = 0, 0
         for layer in self.all:
             layer.resize(0, 0)
 
     def open(self, blocks: Sequence[Tensor] = ()) -> None:
-        """One more row behind the others; it begins with kept keys and values, as `read` gave them."""
+        """Add a row behind the others; it begins with cached keys and values, as `read` gave them."""
         self.lengths.append(0)
         if not blocks:
             return
@@ -153,7 +153,7 @@ class Slots:
         self.lengths[-1] = len(values)
 
     def prepare(self, start: int, counts: Sequence[int]) -> tuple[Tensor, int]:
-        """The pass that comes appends `counts` tokens to the rows from `start` on, padded on the right to the most.
+        """Prepare a pass that appends `counts` tokens to the rows from `start` on, padded on the right to the most.
 
         Gives the columns [rows, most] and how many columns are read. What padding writes lies beyond its row's length,
         where the mask hides it until a token takes its place.
@@ -184,7 +184,7 @@ class Slots:
             part[rows] = values
 
     def close(self, slot: int, *, clean: bool) -> None:
-        """The slot goes to the last row. `clean` wipes what the row wrote: a mask does not hide nan."""
+        """Release a slot; the last row moves into it. `clean` wipes what the row wrote: a mask does not hide nan."""
         last = len(self.lengths) - 1
         if last == 0:
             return self.clear()

@@ -35,12 +35,12 @@ class PrefillPace:
         return tokens if not busy or self.credit >= tokens * self.token_seconds else 0
 
     def record_part(self, tokens: int, seconds: float) -> None:
-        """A part of a long prompt was run."""
+        """Measure and pay for a part of a long prompt that was run."""
         self.token_seconds = _recent(self.token_seconds, seconds / tokens)
         self.credit = max(0.0, self.credit - seconds)
 
     def record_step(self, seconds: float) -> None:
-        """The running rows got one more token each."""
+        """Measure a step of the running rows, which earns seconds for long prompts."""
         self.step_seconds = _recent(self.step_seconds, seconds)
         # no more than one part's: what a quiet hour earned must not hold up the rows after it
         limit = max(CHUNK_STEPS * self.step_seconds, LEAST_CHUNK * self.token_seconds)

@@ -43,7 +43,7 @@ class _Response(NamedTuple):
 
 
 class Conversations:
-    """Use from any thread."""
+    """Responses that a later request may continue, by id: the latest in memory, others in recordings. Thread-safe."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder, self._lock = recorder, threading.Lock()
@@ -51,7 +51,7 @@ class Conversations:
         self._bytes = 0
 
     def remember(self, session: str, body: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
-        """A response was given; one of a request with `store: false` cannot be gone on from."""
+        """Keep a response for requests that continue it; one of a request with `store: false` is not kept."""
         identity = reply.get("id")
         if body.get("store") is False or not isinstance(identity, str):
             return

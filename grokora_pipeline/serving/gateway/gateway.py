@@ -264,7 +264,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _accounted(self, exchange: Exchange) -> AsyncIterator[None]:
-        """Sees to it that an exchange is counted and recorded however it ends, but for a caller's mistake."""
+        """Count and record an exchange however it ends; what was refused for a caller's mistake is not recorded."""
         try:
             yield
         except ClientDisconnect:

@@ -56,7 +56,7 @@ class Rollout:
         return number < self.share * 2**64
 
     def observe(self, session: str, version: str, healthy: bool, seconds: float) -> None:
-        """A call of the agent was answered, by the version in rollout or by what served before."""
+        """Record a call of the agent that the version in rollout, or what served before, has answered."""
         if version != self.version:
             self._before.append(ObservedCall(self._clock(), healthy, seconds))
             return
@@ -69,7 +69,7 @@ class Rollout:
             self._sessions.popitem(last=False)
 
     def rate(self, session: str, rating: int) -> None:
-        """A session was rated; its first rating counts as a call, if the version in rollout answered in it."""
+        """Record a session's rating; the first one counts as a call, if the version in rollout answered in it."""
         if self._sessions.get(session) is False:
             self._sessions[session] = True
             self._calls.append(ObservedCall(self._clock(), rating >= self._rule.good_rating, 0.0))

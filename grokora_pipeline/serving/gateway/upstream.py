@@ -1,4 +1,4 @@
-"""Another API that answers what no champion does, with the caller's own key: OpenAI's or Anthropic's kind.
+"""Calls that no champion answers go to another API, OpenAI's or Anthropic's kind, with the caller's own key.
 
 The key passes through: it is neither kept nor logged nor recorded.
 """
