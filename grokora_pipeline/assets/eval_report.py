@@ -18,12 +18,13 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import intervals
+from grokora_pipeline.evaluation.plan import EvaluationOptions
 from grokora_pipeline.store import Artifact
 
 _SHOWN_HISTORY = 20
 
 
-class EvaluationConfig(dg.Config):
+class EvaluationConfig(EvaluationOptions, dg.Config):
     """How much is evaluated; more rows give narrower intervals and take longer."""
 
     max_rows: int = Field(
@@ -40,17 +41,9 @@ class EvaluationConfig(dg.Config):
     adapter_few_shot: bool | None = Field(
         default=None, description="Also the adapter with the few-shot examples; unset: not with `sample`, else yes."
     )
-    instructions: int = Field(
-        default=0,
-        description="Answers that a search for a better instruction, on training rows, may cost; 0: no search.",
-    )
-    max_new_tokens: int = Field(default=0, description="Of an answer; 0: a little more than the longest expected one.")
-    trials: int = Field(default=0, description="Sampled answers a row, for pass^k; 0: greedy answers alone.")
-    temperature: float = Field(default=0.7, description="Of the sampled answers.")
     redacted_canaries: int = Field(
         default=-1, description="Redacted secrets to look for in the adapter; -1: 1 with `sample`, else 8."
     )
-    seed: int = Field(default=7, description="Of the few-shot examples, the intervals and the sampled answers.")
     measure_again: bool = Field(
         default=False,
         description="Measure anew although nothing has changed: answers are generated again, not remembered.",

@@ -27,10 +27,26 @@ class Canary(BaseModel):
     kind: str = "planted"
 
 
-class EvaluationPlan(BaseModel):
-    """`plan.json` of `python -m grokora_pipeline.evaluation`. Folders are as the store publishes them."""
+class EvaluationOptions(BaseModel):
+    """What the plan and Dagster's launchpad both say: the one place of these defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    instructions: int = Field(
+        default=0,
+        ge=0,
+        description="Answers that a search for a better instruction, on training rows, may cost; 0: no search.",
+    )
+    max_new_tokens: int = Field(
+        default=0, ge=0, description="Of an answer; 0: a little more than the longest expected one."
+    )
+    trials: int = Field(default=0, ge=0, description="Sampled answers a row, for pass^k; 0: greedy answers alone.")
+    temperature: float = Field(default=0.7, gt=0, description="Of the sampled answers.")
+    seed: int = Field(default=7, description="Of the few-shot examples, the intervals and the sampled answers.")
+
+
+class EvaluationPlan(EvaluationOptions):
+    """`plan.json` of `python -m grokora_pipeline.evaluation`. Folders are as the store publishes them."""
 
     agent: str
     description: str = Field(default="", description="The agent's, which an instruction may begin with.")
@@ -48,7 +64,6 @@ class EvaluationPlan(BaseModel):
     cache: Path | None = None
     few_shot: int = Field(default=0, ge=0, description="Examples at most; fewer if the context is short; 0 is off.")
     retrieved: int = Field(default=0, ge=0, description="Nearest training rows before each question, at most.")
-    instructions: int = Field(default=0, ge=0, description="Answers that the search for an instruction may cost.")
     adapter_few_shot: bool = Field(default=False, description="Also the adapter with the few-shot examples.")
     max_rows: int = Field(default=0, ge=0, description="Validation rows at most, smallest hashes first; 0 is all.")
     fresh: Literal["judged", "unseen", "apart"] = Field(
@@ -56,11 +71,7 @@ class EvaluationPlan(BaseModel):
         description="What becomes of the sessions that are kept for the gate's final look: they are judged like the "
         "others, not answered at all, or answered and reported apart.",
     )
-    max_new_tokens: int = Field(default=0, ge=0, description="0: 1.25 x the longest expected answer + 16.")
-    seed: int = 7
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    trials: int = Field(default=0, ge=0, description="Sampled answers a row for pass^k; 0 is off.")
-    temperature: float = Field(default=0.7, gt=0)
     probe: bool = Field(default=True, description="Measure general perplexity and pace.")
     canaries: list[Canary] = Field(default=[], description="Strings that were planted in the training data.")
     redacted_canaries: int = Field(default=0, ge=0, description="Secrets that redaction removed, found in `logs`.")
