@@ -104,7 +104,7 @@ def ingest(
     Writes `turns/<day>.parquet`, the session tables (see `verdicts`), `quarantine.parquet`, `files.parquet` (every file
     with what became of it), `manifest.json` and `report.json`. Of `previous`, the last published folder, files that did
     not change are not read again and days whose files did not change are linked. No log is ever changed. Raises
-    GrokoraError where the log folder does not exist; an empty one gives an empty result.
+    GrokoraError if the log folder does not exist; an empty one gives an empty result.
     """
     entries, growing = settled(logs, settle_seconds)
     # It changes when the same logs would give other rows. A file that no reader knew is looked at anew by a new one.
@@ -329,7 +329,7 @@ def _write_report(output: Path, report: IngestReport) -> None:
 
 
 def _load(folder: Path | None, fingerprint: str) -> _State:
-    """The state of a published folder; nothing where there is none, or where its rules were others."""
+    """The state of a published folder; nothing if there is none, or where its rules were others."""
     try:
         document = orjson.loads((folder / "manifest.json").read_bytes()) if folder else {}
     except FileNotFoundError:

@@ -76,7 +76,7 @@ class Scan:
 def manifest(root: Path) -> list[tuple[str, int, int]]:
     """(path, size, mtime in ns) of every file below the log root that may be a log, sorted: what there is, unread.
 
-    Raises GrokoraError where the root is missing.
+    Raises GrokoraError if the root is missing.
     """
     return sorted(entry[:3] for entry in walk(root) if entry.problem is None)
 
@@ -85,7 +85,7 @@ def settled(root: Path, settle_seconds: float) -> tuple[list[Entry], set[str]]:
     """Every entry below the root, sorted, and the paths of those that are growing.
 
     Waits once, at most `settle_seconds`, for files that changed just now; one that changed while we waited is growing,
-    and is listed as it is now. Raises GrokoraError where the log root is missing or no folder.
+    and is listed as it is now. Raises GrokoraError if the log root is missing or no folder.
     """
     entries = list(walk(root))
     growing = _growing(root, entries, settle_seconds)
@@ -164,7 +164,7 @@ def walk(root: Path) -> Iterator[Entry]:
     """Every file below the root, hidden ones left out, in no order; one walk serves the sensor and the ingest.
 
     Links are never followed: one that leaves the root is a problem, one that stays inside leads to a file that is found
-    anyway. Pipes, sockets and devices are never opened. Raises GrokoraError where the root is missing.
+    anyway. Pipes, sockets and devices are never opened. Raises GrokoraError if the root is missing.
     """
     if not root.is_dir():
         raise GrokoraError(

@@ -220,7 +220,7 @@ def base_session(name: str) -> str:
 
 
 def _answer_id(completion: Message) -> str:
-    """What was answered, as far as two logs of one call agree on it: the text; where there is none, the calls."""
+    """What was answered, as far as two logs of one call agree on it: the text; if there is none, the calls."""
     content = completion.get("content")
     if isinstance(content, str) and content.strip():
         answer: Any = content.strip()

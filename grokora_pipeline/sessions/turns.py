@@ -22,7 +22,7 @@ class Turn:
     session_id: str
     agent: str | None  # as recorded by the reader, as recognised once ingested
     step: int
-    started_at: str  # ISO 8601, UTC, "" where the log has no time
+    started_at: str  # ISO 8601, UTC, "" if the log has no time
     source_file: str  # relative to the log root
     source_sha256: str
     source_format: str
@@ -40,8 +40,8 @@ class Turn:
     parent_session_id: str = ""  # the session that started this one (a sub-agent's), "" for none
     result_known: bool = False  # the log holds the results of the tool calls in `completion`
     redactions: dict[str, int] = field(default_factory=dict)
-    line: int = 0  # 1-based line (or iteration) in the source, 0 where it has none
-    task: str = ""  # the goal as the session states it, "" where the log does not say
+    line: int = 0  # 1-based line (or iteration) in the source, 0 if it has none
+    task: str = ""  # the goal as the session states it, "" if the log does not say
     step_failed: bool = False  # this very step's tool result was an error, or its command returned non-zero
     trace: str = ""  # what a platform calls the run that the call is a part of; a verdict may name it for the session
 

@@ -543,7 +543,7 @@ def read_turns(
 
     `status`, `rating` and `blamed` are the session's, whichever file stated them, and `session_id` tells apart sessions
     of different machines that have one id. `copies` names the other files that the call stands in. A row holds only
-    `columns` where they are given; JSON columns stay text. Older stores are read, too.
+    `columns` if they are given; JSON columns stay text. Older stores are read, too.
     """
     join = _Join(folder)
     wanted = list(columns or [*SCHEMA.names, "copies"])

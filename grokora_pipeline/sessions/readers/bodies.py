@@ -28,7 +28,7 @@ _NAMES: dict[str, Api] = {
 
 
 class Exchange(NamedTuple):
-    """A request and its reply, lowered. `answer` is None where there is no reply."""
+    """A request and its reply, lowered. `answer` is None if there is no reply."""
 
     prompt: list[Message]
     answer: Message | None

@@ -145,7 +145,7 @@ def _exchanges(value: Json) -> Iterator[tuple[Json, Any, Json]]:
 
 
 def _har(entry: Json) -> tuple[Json, Any, Json]:
-    """The request and the reply of an entry of a HAR file; the request is {} where it is no call of a model."""
+    """The request and the reply of an entry of a HAR file; the request is {} if it is no call of a model."""
     request = as_object(as_object(as_object(entry.get("request")).get("postData")).get("text"))
     request = request | as_object(request.get("request"))  # Gemini's Code Assist wraps it
     content = as_object(as_object(entry.get("response")).get("content"))

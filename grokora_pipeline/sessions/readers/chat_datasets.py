@@ -355,7 +355,7 @@ def _labelled(row: Json, prompt: list[Message], messages: list[Message], tools: 
 
 
 def _alpaca(row: Json, tools: list[Json] | None) -> _DatasetRow:
-    """Instruction, input and output, with an earlier `history` of pairs where there is one."""
+    """Instruction, input and output, with an earlier `history` of pairs if there is one."""
     system = name_text(first_of(row, "system"))
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     for pair in row.get("history") or ():

@@ -12,7 +12,7 @@ from grokora_pipeline.sessions.turns import Completeness, Status
 
 @dataclass(slots=True)
 class Chat:
-    """One conversation: its messages in any shape that the lowering knows, each with its `model` where it says so.
+    """One conversation: its messages in any shape that the lowering knows, each with its `model` if it says so.
 
     A message with `cut` was broken off, or is what `cut` says: it is context, and no example. So is one with `earlier`,
     which stands as an example in another chat. One with `unsent` was never shown to the model again. Without a session

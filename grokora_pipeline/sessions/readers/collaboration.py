@@ -53,7 +53,7 @@ def read(source: Source) -> Iterator[Item]:
 
 
 def _first_round(text: str, side: str, rounds: int) -> str:
-    """The side's first contribution, "" where it is an error line or not separable from the second."""
+    """The side's first contribution, "" if it is an error line or not separable from the second."""
     spoken = _section(text, f"### {side}'s Contributions", ("### Grok's Contributions", "\n---\n\n## Metadata"))
     if _ERROR.match(spoken):
         return ""

@@ -81,7 +81,7 @@ def _parse_time(text: str) -> datetime:
 def loads(text: str | bytes) -> Any:
     """JSON as orjson reads it, or as Python's json writes it: NaN and infinities become null, half characters U+FFFD.
 
-    Raises orjson.JSONDecodeError where it is neither.
+    Raises orjson.JSONDecodeError if it is neither.
     """
     try:
         return orjson.loads(text)

@@ -76,9 +76,9 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
             else:
                 held.add(record.value, name_text(record.value.get(shape.joined_by)) if shape.joined_by else None)
         for name, lines in held.take():
-            told = list(unbroken(turns(lines, 0, name), "a session"))
-            calls += len(told) - told.count(Skipped(call_logs.HALF))
-            yield from told
+            own_turns = list(unbroken(turns(lines, 0, name), "a session"))
+            calls += len(own_turns) - own_turns.count(Skipped(call_logs.HALF))
+            yield from own_turns
         if not calls and shape.empty:
             raise UnreadableError("no_contents", 0, shape.empty)
 

@@ -69,7 +69,7 @@ def letta(value: Json) -> Iterator[Chat]:
 def letta_messages(items: Sequence[Json]) -> Iterator[Chat]:
     """An agent's messages as Letta's API lists them, in either order: thoughts, calls and results stand apart."""
     kinds = {"system": "system", "user": "user", "assistant": "assistant", "tool_return": "tool"}
-    ends = [to_utc(items[place].get("date")) for place in (0, -1)]
+    ends = [to_utc(items[end].get("date")) for end in (0, -1)]
     messages: list[Json] = []
     for one in items[::-1] if ends[0] > ends[1] else items:
         kind = name_text(one.get("message_type")).removesuffix("_message")

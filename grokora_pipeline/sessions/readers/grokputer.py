@@ -49,7 +49,7 @@ TOOLS: list[dict[str, Any]] = [
 
 @dataclass(slots=True)
 class ToolUse:
-    """A tool call of an iteration. `arguments` is None where the log does not hold them: they are never made up."""
+    """A tool call of an iteration. `arguments` is None if the log does not hold them: they are never made up."""
 
     name: str
     arguments: dict[str, Any] | None
@@ -83,7 +83,7 @@ class AgentRun:
 
 
 def arguments_from_result(name: str, result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The arguments of a call as far as its result repeats them; None where it does not (clicks, refused commands)."""
+    """The arguments of a call as far as its result repeats them; None if it does not (clicks, refused commands)."""
     if name == "bash":
         return {"command": result["command"]} if isinstance(result.get("command"), str) else None
     if name in {"invoke_prayer", "get_vault_stats"}:

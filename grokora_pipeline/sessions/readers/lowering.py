@@ -366,7 +366,7 @@ def result_text(content: Any) -> str:
 
 
 def lower_call(raw: Any) -> Json | None:
-    """A tool call in OpenAI's shape from any shape; None where it names no function. An unknown id is ""."""
+    """A tool call in OpenAI's shape from any shape; None if it names no function. An unknown id is ""."""
     if not isinstance(raw, Mapping):
         return None
     raw = as_object(raw.get("tool_call")) or raw
@@ -462,7 +462,7 @@ def is_optional_tool(kind: str) -> bool:
 
 
 def lower_tools(value: Any) -> list[Json] | None:
-    """Tool schemas in OpenAI's shape from any shape, also as JSON text; None where there are none.
+    """Tool schemas in OpenAI's shape from any shape, also as JSON text; None if there are none.
 
     Tools that only a provider could run (`is_optional_tool`) are left out, as the gateway leaves them out.
     """

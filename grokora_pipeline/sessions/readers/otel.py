@@ -169,7 +169,7 @@ class _Calls:
         self._packer = Packer("a file has too many calls; export it in several, each trace whole in one")
 
     def add(self, span: Span) -> None:
-        """Take in a span. Raises UnreadableError where the contents of all calls become too many."""
+        """Take in a span. Raises UnreadableError if the contents of all calls become too many."""
         trace, attributes = intern(span.trace), span.attributes
         key = (trace, intern(span.own))
         session, agent = (name_text(_first(attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
@@ -215,7 +215,7 @@ class _Calls:
                 self._texts.add(digest(text))
 
     def items(self) -> Iterator[Item]:
-        """The turns, in order of time. Raises UnreadableError where there are calls, and none has contents."""
+        """The turns, in order of time. Raises UnreadableError if there are calls, and none has contents."""
         if not self._calls:
             yield Skipped("no_model_call")
         limit = self._longest if len(self._texts) > 1 else -1
@@ -290,7 +290,7 @@ def read(source: Source) -> Iterator[Item]:
 
 
 def calls(source: Source, spans: Iterable[Span]) -> Iterator[Item]:
-    """The turns of some spans. Raises UnreadableError where there are calls, and none has contents."""
+    """The turns of some spans. Raises UnreadableError if there are calls, and none has contents."""
     traced = _Calls(source)
     for span in spans:
         traced.add(span)

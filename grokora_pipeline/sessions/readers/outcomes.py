@@ -104,7 +104,7 @@ def rating_of(value: object) -> int | None:
 def opinion(value: object) -> tuple[int | None, Status | None]:
     """What a person's rating says: from 1 to 5, or (thumbs, votes, truth values, words) a status.
 
-    The status is "unknown" beside a rating and where there is none, and None where nobody knows what the value says.
+    The status is "unknown" beside a rating and if there is none, and None if nobody knows what the value says.
     """
     text = _SEPARATORS.sub("_", value.strip().lower()) if isinstance(value, str) else ""
     if value is None or (isinstance(value, str) and not text):

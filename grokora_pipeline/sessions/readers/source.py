@@ -93,7 +93,7 @@ class Source:
     growing: bool = False
     older: tuple[Path, ...] = ()  # the files that this one continues, the oldest first: rotation cuts logs anywhere
     newer: Path | None = None  # the file that continues this one
-    data: bytes | None = None  # the file's bytes, where they are held: opening a small file three times costs the most
+    data: bytes | None = None  # the file's bytes, if they are held: opening a small file three times costs the most
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:

@@ -242,7 +242,7 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
     """A copy of a JSON-like value with each string replaced by `visit(string, name of its member or "", depth)`.
 
     An integer that is a finding becomes a round one with as many digits, so that it still fits its schema.
-    Raises TooDeepError where the value is nested deeper than 100 levels.
+    Raises TooDeepError if the value is nested deeper than 100 levels.
     """
     if depth > MAX_DEPTH:
         raise TooDeepError(f"a message is nested deeper than {MAX_DEPTH} levels; it cannot be a chat message.")

@@ -104,7 +104,7 @@ class Redactor:
     def redact(self, value: Any) -> tuple[Any, Counter[str]]:
         """Second pass: the value without secrets, and how many were replaced by kind; the value itself is not changed.
 
-        What the first pass has not seen is found first. Raises TooDeepError where it is nested deeper than 100 levels.
+        What the first pass has not seen is found first. Raises TooDeepError if it is nested deeper than 100 levels.
         """
         redacted, counts, _ = self.redact_reversibly(value)
         return redacted, counts

@@ -248,7 +248,7 @@ _FROM_URLS = str.maketrans("-_", "+/")
 
 
 def from_base64(text: str) -> str | None:
-    """The readable text that a string holds in Base64; None where it holds none."""
+    """The readable text that a string holds in Base64; None if it holds none."""
     plain = "".join(text.split()).rstrip("=").translate(_FROM_URLS)
     try:
         decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("utf-8")
