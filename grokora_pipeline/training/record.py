@@ -3,13 +3,11 @@
 import platform
 from importlib import metadata
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grokora_pipeline.training.adapter import trainable_parameters
-
-if TYPE_CHECKING:
-    from grokora_pipeline.training.run import Run
-    from grokora_pipeline.training.trainer import LayoutTrainer
+from grokora_pipeline.training.job import Run
+from grokora_pipeline.training.trainer import LayoutTrainer
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 _POINT = ("step", "loss", "learning_rate", "grad_norm", "eval_loss")  # of an entry in the history
@@ -37,7 +35,7 @@ The loss is taken on the agent's answers only. Input versions: {versions}. Every
 """
 
 
-def record(run: "Run", trainer: "LayoutTrainer", facts: dict[str, Any]) -> dict[str, Any]:
+def record(run: Run, trainer: LayoutTrainer, facts: dict[str, Any]) -> dict[str, Any]:
     """Everything worth knowing about a run, as JSON: figures at the top level, then knobs, versions and curves."""
     state, throughput = trainer.state, trainer.throughput
     adapted = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in trainable_parameters(trainer.model)}

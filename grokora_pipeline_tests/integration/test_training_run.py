@@ -403,7 +403,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(
 
 
 def test_a_folder_of_somebody_else_is_never_emptied(base: Path, split: Path, tmp_path: Path) -> None:
-    from grokora_pipeline.training.run import Run
+    from grokora_pipeline.training.job import Run
 
     plan = json.loads(write_plan(tmp_path / "plan", base, split).read_text())
     mine = tmp_path / "thesis"
@@ -529,7 +529,7 @@ def split_of(folder: Path, train: list[list[int]], validation: list[list[int]]) 
 
 
 def test_a_row_of_one_token_teaches_nothing_and_is_left_out(base: Path, tmp_path: Path) -> None:
-    from grokora_pipeline.training.run import Run
+    from grokora_pipeline.training.job import Run
 
     rows = [[3, 4, 5], [6], [7, 8]]
     plan = json.loads(write_plan(tmp_path, base, split_of(tmp_path / "split", rows, [[9], [3, 9]])).read_text())
