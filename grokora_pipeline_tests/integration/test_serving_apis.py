@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.serving.engine.request import GenerationRequest
-from grokora_pipeline.serving.gateway.bodies import chat_request
+from grokora_pipeline.serving.gateway.bodies import lower_request
 from grokora_pipeline.serving.gateway.recorder import new_receipt
 from grokora_pipeline.sessions.readers.bodies import api_of, exchange
 from grokora_pipeline.store import Store
@@ -268,7 +268,7 @@ def test_every_exchange_is_recorded_in_its_own_body_with_its_receipt(running: Ru
     assert {line.get("api", "chat") for line in lines} == {"messages", "responses"}
     for line in lines:
         assert api_of(line["request"], line["response"]) == line["api"]
-        assert chat_request(line["api"], line["request"])["messages"][-1]["role"] == "user"
+        assert lower_request(line["api"], line["request"])["messages"][-1]["role"] == "user"
         lowered = exchange(line["request"], line["response"], line["api"])
         assert lowered.answer is not None
         assert (lowered.answer["content"], lowered.cut) == ("I am base", False)

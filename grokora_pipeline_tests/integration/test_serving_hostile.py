@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from grokora_pipeline.serving.engine.request import GenerationRequest
-from grokora_pipeline.serving.gateway.bodies import chat_request
+from grokora_pipeline.serving.gateway.bodies import lower_request
 from grokora_pipeline.serving.gateway.server import without_message
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline_tests.gateway import Running, Setup, serving
@@ -342,10 +342,10 @@ def test_reasoning_that_a_caller_sends_back_is_in_the_prompt_as_a_message_has_it
         {"type": "function_call_output", "call_id": "c", "output": "a.txt"},
     ]  # fmt: skip
     expected = [TASK, thoughtful, {"role": "tool", "tool_call_id": "c", "content": "a.txt"}]
-    assert chat_request("responses", {"input": [TASK, *items]})["messages"] == expected
+    assert lower_request("responses", {"input": [TASK, *items]})["messages"] == expected
     said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "There."}]}
     answer = {"role": "assistant", "content": "There.", "reasoning_content": "It may be there."}
-    assert chat_request("responses", {"input": [TASK, items[0], said]})["messages"] == [TASK, answer]
+    assert lower_request("responses", {"input": [TASK, items[0], said]})["messages"] == [TASK, answer]
     assert send(running, "responses", BODIES["responses"] | {"input": [TASK, *items]}).status_code == 200
 
 
@@ -488,7 +488,7 @@ def test_what_an_answer_says_after_its_call_stays_in_it_whether_its_result_came_
     result = {"type": "function_call_output", "call_id": "c1", "output": "a.txt"}
     for after in (result, {"role": "user", "content": "go on"}):
         body = {"model": "actor", "input": [{"role": "user", "content": "hi"}, call, said, after]}
-        messages = chat_request("responses", body)["messages"]
+        messages = lower_request("responses", body)["messages"]
         assert [one["role"] for one in messages] == ["user", "assistant", after.get("role", "tool")]
         assert (messages[1]["content"], messages[1]["tool_calls"][0]["id"]) == ("Looking.", "c1")
         assert send(running, "responses", body).status_code == 200

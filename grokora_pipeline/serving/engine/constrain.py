@@ -136,11 +136,11 @@ def unenforced(
     `schema.<keyword>`, `tools.<name>` if that schema was refused, and what was asked for if there is no grammar.
     """
     if grammar is None:
-        asked = {
+        demands = {
             "tool_choice": tools and tool_choice not in (None, "auto"),
             "response_format": _wanted_schema(response_format),
         }
-        return [name for name, value in asked.items() if value]
+        return [name for name, value in demands.items() if value]
     refused = [str(each.get("name")) for each in map(_function, tools or ()) if refused_schema(_parameters(each))]
     return [f"schema.{keyword}" for keyword in _checked(grammar)[1]] + [f"tools.{name}" for name in refused]
 

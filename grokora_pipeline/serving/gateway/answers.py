@@ -33,12 +33,12 @@ _LEAST_TOP_P = 1e-6  # 0 means the likeliest token alone, as for OpenAI; sampler
 _CALL_MARKS = ("<tool_call>",)
 
 
-def refuse_by_length(asked: ChatRequest, room: int) -> None:
+def refuse_by_length(request: ChatRequest, room: int) -> None:
     """ApiError 400 if a prompt's text is so long that it cannot fit into `room` tokens.
 
     Tokenizing 15 MiB takes a minute and a gigabyte, so the length is looked at before anything is done with the text.
     """
-    messages, tools = asked.body["messages"], asked.offered_tools
+    messages, tools = request.body["messages"], request.offered_tools
     characters = sum(len(message_text(message)) for message in messages) + (len(orjson.dumps(tools)) if tools else 0)
     characters += sum(len(orjson.dumps(message["tool_calls"])) for message in messages if message.get("tool_calls"))
     if characters > max(_CHEAP_CHARACTERS, room * _MOST_CHARACTERS_PER_TOKEN):
@@ -50,7 +50,7 @@ def refuse_by_length(asked: ChatRequest, room: int) -> None:
 
 
 def encode_prompt(
-    asked: ChatRequest,
+    request: ChatRequest,
     agent: AgentSpec | None,
     chat: ChatFormat,
     messages: list[Json],
@@ -64,13 +64,13 @@ def encode_prompt(
     """
     if agent and agent.payload_format == "toon":
         messages = [toon.encode_message(plain_message(message)) for message in messages]
-    if fixed and len(tokens := chat.encode_prompt(fixed.applied_to(messages), asked.offered_tools)) < room:
+    if fixed and len(tokens := chat.encode_prompt(fixed.applied_to(messages), request.offered_tools)) < room:
         return tokens
-    return chat.encode_prompt(messages, asked.offered_tools)
+    return chat.encode_prompt(messages, request.offered_tools)
 
 
 async def prepare(
-    asked: ChatRequest,
+    request: ChatRequest,
     agent: AgentSpec | None,
     adapter: str | None,
     chat: ChatFormat,
@@ -83,15 +83,19 @@ async def prepare(
 
     `messages`: the request's messages, redacted; None: as they came. `prompt`: the fixed prompt in service.
     """
-    messages = asked.body["messages"] if messages is None else messages
+    messages = request.body["messages"] if messages is None else messages
     try:
-        tokens = await asyncio.to_thread(encode_prompt, asked, agent, chat, messages, fixed=prompt, room=room)
+        tokens = await asyncio.to_thread(encode_prompt, request, agent, chat, messages, fixed=prompt, room=room)
         grammar = await asyncio.to_thread(
-            grammar_for, asked.offered_tools, asked.body.get("tool_choice"), asked.body.get("response_format"), chat
+            grammar_for,
+            request.offered_tools,
+            request.body.get("tool_choice"),
+            request.body.get("response_format"),
+            chat,
         )
     except GrokoraError as error:
         raise ApiError(400, str(error), code="invalid_value") from error
-    wanted = asked.max_completion_tokens or asked.max_tokens
+    wanted = request.max_completion_tokens or request.max_tokens
     if len(tokens) >= room:
         text = f"The prompt has {len(tokens)} tokens, but the model's context holds {room} for prompt and answer."
         raise ApiError(400, text, param="messages", code="context_length_exceeded")
@@ -99,9 +103,9 @@ async def prepare(
         prompt=tuple(tokens),
         adapter=adapter,
         max_new_tokens=min(wanted or DEFAULT_NEW_TOKENS, room - len(tokens)),
-        temperature=asked.temperature or 0.0,
-        top_p=1.0 if asked.top_p is None else max(asked.top_p, _LEAST_TOP_P),
-        seed=asked.seed,
+        temperature=request.temperature or 0.0,
+        top_p=1.0 if request.top_p is None else max(request.top_p, _LEAST_TOP_P),
+        seed=request.seed,
         grammar=grammar,
     )
 
@@ -110,7 +114,7 @@ async def prepare(
 class LocalAnswer:
     """An answer on its way. Go through `deltas`, then read `reply` and `repaired`."""
 
-    asked: ChatRequest
+    request: ChatRequest
     generation: GenerationRequest
     chat: ChatFormat
     engine: Engine
@@ -128,8 +132,8 @@ class LocalAnswer:
         """The message as it grows, in OpenAI's delta shape, its reasoning first; ApiError if the engine refuses."""
         tokens, thinking, stream = 0, 0, TextStream(self.chat)
         thought, shown, text, finish, cached, stop = "", "", "", "stop", 0, ""
-        tools = self.asked.offered_tools
-        marks = (*self.asked.stops, *(_CALL_MARKS if tools else ()))
+        tools = self.request.offered_tools
+        marks = (*self.request.stops, *(_CALL_MARKS if tools else ()))
         chunks = cast(AsyncGenerator[TokenChunk, None], self.engine.stream(self.generation))
         try:
             async with aclosing(chunks):
@@ -140,14 +144,14 @@ class LocalAnswer:
                     if chunk.finish:
                         stream.end()
                     text, stop = stream.text, ""
-                    if starts := [(start, each) for each in self.asked.stops if (start := text.find(each)) >= 0]:
+                    if starts := [(start, each) for each in self.request.stops if (start := text.find(each)) >= 0]:
                         start, stop = min(starts)
                         text = text[:start]
                     visible_text = self.chat.visible_text(text)
                     # clients open an item or a block for each kind of text, so reasoning must end before content begins
                     if not shown and (reasoning := self.chat.visible_reasoning(text)):
                         thinking = thinking if visible_text else tokens
-                        reasoning = restore_growing(_before_marks(reasoning, self.asked.stops), self.originals)
+                        reasoning = restore_growing(_before_marks(reasoning, self.request.stops), self.originals)
                         if len(reasoning) > len(thought):
                             yield {"reasoning_content": reasoning[len(thought) :]}
                             thought = reasoning
@@ -171,7 +175,7 @@ class LocalAnswer:
         if rest := message["content"].removeprefix(shown):
             yield {"content": rest}
         if calls := message.get("tool_calls"):
-            if self.asked.parallel_tool_calls is False:
+            if self.request.parallel_tool_calls is False:
                 message["tool_calls"] = calls = calls[:1]
             finish = finish if finish == "length" else "tool_calls"
             yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}
@@ -238,7 +242,7 @@ def _repair(text: str) -> list[Json]:
     return calls
 
 
-def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | None:
+def fault(message: Json, request: ChatRequest, agent: AgentSpec | None) -> str | None:
     """What makes an answer useless to its caller, as a word; None for a good one. An upstream's may have any shape."""
     sent = message.get("tool_calls")
     if sent is not None and not isinstance(sent, list):
@@ -247,7 +251,7 @@ def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | N
         return "bad_call"
     calls, text = calls_of(message), message_text(message).strip()
     if calls:
-        schemas = {tool["function"]["name"]: tool["function"].get("parameters") for tool in asked.offered_tools or ()}
+        schemas = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.offered_tools or ()}
         for call in calls:
             required = (schemas.get(call.name) or {}).get("required") or ()
             if call.name not in schemas or call.arguments is None or not set(required) <= call.arguments.keys():
@@ -255,10 +259,12 @@ def fault(message: Json, asked: ChatRequest, agent: AgentSpec | None) -> str | N
         return None
     if not text:
         return "empty"
-    if asked.offered_tools and (asked.tool_choice not in (None, "auto") or any(mark in text for mark in _CALL_MARKS)):
+    if request.offered_tools and (
+        request.tool_choice not in (None, "auto") or any(mark in text for mark in _CALL_MARKS)
+    ):
         return "no_call"
-    wants_json = asked.response_format is not None and asked.response_format.type != "text"
-    if not wants_json and (agent is None or agent.answer.type != "json" or asked.offered_tools):
+    wants_json = request.response_format is not None and request.response_format.type != "text"
+    if not wants_json and (agent is None or agent.answer.type != "json" or request.offered_tools):
         return None
     value = strict_json(text)
     if not isinstance(value, dict | list):

@@ -126,7 +126,7 @@ def _anthropic_error(error: ApiError) -> Json:
 
 def _response_head(body: Json, head: Json) -> Json:
     """What a response object holds before its output: it repeats what was asked."""
-    asked = {
+    repeated = {
         name: body.get(name)
         for name in ("instructions", "max_output_tokens", "metadata", "previous_response_id", "reasoning",
                      "temperature", "top_p", "user")
@@ -146,7 +146,7 @@ def _response_head(body: Json, head: Json) -> Json:
         "text": body.get("text") or {"format": {"type": "text"}},
         "truncation": "disabled",
         "store": body.get("store", True) is not False,
-        **asked,
+        **repeated,
     }
 
 

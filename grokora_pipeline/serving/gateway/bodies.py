@@ -42,7 +42,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 _OWN = {"messages": ("max_tokens", "messages"), "responses": ()}
 
 
-def chat_request(api: str, body: Mapping[str, Any]) -> Json:
+def lower_request(api: str, body: Mapping[str, Any]) -> Json:
     """A request's messages, tools and other members that change the answer, as a chat-completions request has them.
 
     Raises GrokoraError for what cannot be said in chat messages: a provider's own tools, references to stored items.

@@ -28,18 +28,18 @@ class _Response(NamedTuple):
 
     previous: str
     session: str
-    asked: list[Any]
+    input: list[Any]
     output: list[Any]
     size: int
 
     @classmethod
     def of(cls, session: str, body: Mapping[str, Any], reply: Mapping[str, Any]) -> "_Response":
-        """A response with what it was asked, as later requests continue it."""
+        """A response with the input that it answers, as later requests continue it."""
         said, output = body.get("input"), reply.get("output")
-        asked = [{"role": "user", "content": said}] if isinstance(said, str) else said if isinstance(said, list) else []
+        items = [{"role": "user", "content": said}] if isinstance(said, str) else said if isinstance(said, list) else []
         output = output if isinstance(output, list) else []
-        size = len(orjson.dumps([asked, output]))
-        return cls(str(body.get("previous_response_id") or ""), session, asked, output, size)
+        size = len(orjson.dumps([items, output]))
+        return cls(str(body.get("previous_response_id") or ""), session, items, output, size)
 
 
 class Conversations:
@@ -85,7 +85,7 @@ class Conversations:
             wanted, size = chain[-1].previous, size + chain[-1].size
             if size > _MOST_BYTES or len(chain) > _MOST_RESPONSES:
                 raise ApiError(400, "The conversation is too long to go on with.", param="previous_response_id")
-        history = [item for one in reversed(chain) for item in (*one.asked, *one.output)]
+        history = [item for one in reversed(chain) for item in (*one.input, *one.output)]
         whole = [self._item(one, session, scans) if is_reference(one) else one for one in (*history, *said)]
         return {**body, "input": whole}, chain[0].session if chain else ""
 

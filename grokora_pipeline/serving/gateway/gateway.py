@@ -25,7 +25,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.serving.engine.constrain import unenforced
 from grokora_pipeline.serving.gateway.answers import LocalAnswer, encode_prompt, fault, prepare, refuse_by_length
 from grokora_pipeline.serving.gateway.apis import Api
-from grokora_pipeline.serving.gateway.bodies import OWN_NAMES, chat_request, is_media_type, optional_tools, part_kinds
+from grokora_pipeline.serving.gateway.bodies import OWN_NAMES, is_media_type, lower_request, optional_tools, part_kinds
 from grokora_pipeline.serving.gateway.champions import Champions
 from grokora_pipeline.serving.gateway.conversations import Conversations, for_upstream
 from grokora_pipeline.serving.gateway.metrics import Metrics
@@ -84,13 +84,13 @@ class Limits:
 
 @dataclass(slots=True)
 class Exchange:
-    """A request under way: `body` is as it was sent, `asked` is `whole` as a chat request."""
+    """A request under way: `body` is as it was sent, `request` is `whole` as a chat request."""
 
     session: str
     route: Route
     api: Api
     body: Json
-    asked: ChatRequest
+    request: ChatRequest
     receipt: str
     whole: Json  # the body with the conversation that it continues
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -151,7 +151,7 @@ class Gateway:
         An upstream counts those of a request that it would answer: its tokenizer is not here.
         """
         exchange = await self._exchange(request, api, await self.read_body(request, self.limits.body_bytes))
-        route, asked, engine, base = exchange.route, exchange.asked, self.champions.engine, self.champions.base
+        route, chat_request, engine, base = exchange.route, exchange.request, self.champions.engine, self.champions.base
         if route.upstream:
             try:
                 with self._admitted():
@@ -162,11 +162,13 @@ class Gateway:
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
         assert engine is not None and base is not None  # the router saw to it
-        messages, _ = await asyncio.to_thread(self._redacted, exchange.session, asked)
+        messages, _ = await asyncio.to_thread(self._redacted, exchange.session, chat_request)
         fixed = await self.champions.prompt(route.agent.name if route.agent else None, route.version)
-        agent = route.agent if asked.model != BASE else None
+        agent = route.agent if chat_request.model != BASE else None
         room = engine.context_length
-        tokens = await asyncio.to_thread(encode_prompt, asked, agent, base.chat, messages, fixed=fixed, room=room)
+        tokens = await asyncio.to_thread(
+            encode_prompt, chat_request, agent, base.chat, messages, fixed=fixed, room=room
+        )
         return JSONResponse({"input_tokens": len(tokens)})
 
     async def read_body(self, request: Request, limit: int, kinds: Sequence[str] = ("application/json",)) -> bytes:
@@ -220,7 +222,7 @@ class Gateway:
                 whole, earlier = self._conversations.resolve(body, session_name(user) if user else "")
                 user = user or earlier
             try:
-                chat = chat_request(api.name, whole)
+                chat = lower_request(api.name, whole)
             except GrokoraError as error:  # no chat message can say that
                 named = re.match(r"(\w+): ", str(error))
                 raise ApiError(400, str(error), param=named and named[1], code="invalid_value") from error
@@ -232,25 +234,27 @@ class Gateway:
         key = request.headers.get("authorization", "")  # callers of one machine may be told apart by their keys
         client = request.client.host if request.client else "", hashlib.sha256(key.encode()).hexdigest()
         session = self._sessions.name(user, client)
-        asked = ChatRequest.unchecked(chat)
+        chat_request = ChatRequest.unchecked(chat)
         tools = [one for one in objects(chat.get("tools")) if isinstance(one.get("function"), dict)]
-        route = self.router.route(asked.model, objects(chat.get("messages")), session, tools)
+        route = self.router.route(chat_request.model, objects(chat.get("messages")), session, tools)
         if not route.upstream:
             if len(raw) > self.limits.body_bytes:  # it was let in because it might have been the upstream's
                 raise too_large(self.limits.body_bytes)
             if problem:
                 raise problem
             room = self.champions.engine.context_length if self.champions.engine else 0
-            asked = await asyncio.to_thread(ChatRequest.parse, without_unread(chat), OWN_NAMES.get(api.name))
+            chat_request = await asyncio.to_thread(ChatRequest.parse, without_unread(chat), OWN_NAMES.get(api.name))
             ignored = await asyncio.to_thread(ignored_members, api.name, body)
             ignored += [f"tools.{kind}" for kind in optional_tools(body)]
             body = without_unread(body)
-            await asyncio.to_thread(refuse_by_length, asked, room)
+            await asyncio.to_thread(refuse_by_length, chat_request, room)
         else:
             with suppress(ApiError):  # the upstream may know more; then its answer is judged by less
-                asked = await asyncio.to_thread(ChatRequest.parse, chat)
+                chat_request = await asyncio.to_thread(ChatRequest.parse, chat)
         keys = [key for name in _KEY_HEADERS if (key := request.headers.get(name, "").rpartition(" ")[2])]
-        return Exchange(session, route, api, body, asked, new_receipt(session), whole, keys=keys, ignored=ignored)
+        return Exchange(
+            session, route, api, body, chat_request, new_receipt(session), whole, keys=keys, ignored=ignored
+        )
 
     def _send(
         self, path: str, body: Json, exchange: Exchange, request: Request, keys: Mapping[str, str]
@@ -294,9 +298,9 @@ class Gateway:
 
     @asynccontextmanager
     async def _answer(self, exchange: Exchange, request: Request) -> AsyncIterator[Response]:
-        route, asked, engine, base = exchange.route, exchange.asked, self.champions.engine, self.champions.base
+        route, chat_request, engine, base = exchange.route, exchange.request, self.champions.engine, self.champions.base
         assert engine is not None and base is not None  # the router saw to it
-        if exchange.api.name == "messages" and asked.messages[-1].role == "assistant":
+        if exchange.api.name == "messages" and chat_request.messages[-1].role == "assistant":
             text = "The last message is the assistant's: no answer can be begun for the model here. End with a user's."
             raise ApiError(400, text, param="messages", code="unsupported_content")
         refuses_media = route.agent is None or route.agent.images == "refuse"
@@ -309,20 +313,20 @@ class Gateway:
             raise ApiError(400, text, param=param, code="unsupported_content")
         name = route.agent.name if route.agent else None
         async with self.champions.using(name, route.version) as adapter:
-            agent = route.agent if asked.model != BASE else None
+            agent = route.agent if chat_request.model != BASE else None
             # adapters were trained on redacted logs: what they never saw would lead them astray
-            messages, originals = await asyncio.to_thread(self._redacted, exchange.session, asked)
+            messages, originals = await asyncio.to_thread(self._redacted, exchange.session, chat_request)
             prompt = await self.champions.prompt(name, route.version)
             room = engine.context_length
-            generation = await prepare(asked, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
-            choice, form = asked.body.get("tool_choice"), asked.body.get("response_format")
+            generation = await prepare(chat_request, agent, adapter, base.chat, room, messages=messages, prompt=prompt)
+            choice, form = chat_request.body.get("tool_choice"), chat_request.body.get("response_format")
             exchange.ignored += await asyncio.to_thread(
-                unenforced, generation.grammar, asked.offered_tools, choice, form
+                unenforced, generation.grammar, chat_request.offered_tools, choice, form
             )
             head = new_reply(route.served_by, exchange.receipt)
-            answer = LocalAnswer(asked, generation, base.chat, engine, head, originals)
+            answer = LocalAnswer(chat_request, generation, base.chat, engine, head, originals)
             async with aclosing(self._recorded(exchange, answer)) as deltas:
-                if asked.stream:
+                if chat_request.stream:
                     async with aclosing(self._events(exchange, answer, deltas)) as events:
                         headers = exchange.headers | _UNBUFFERED
                         yield StreamingResponse(events, headers=headers, media_type="text/event-stream")
@@ -337,13 +341,13 @@ class Gateway:
             reply = exchange.api.reply(exchange.body, answer.reply)
             yield Response(orjson.dumps(reply), headers=exchange.headers, media_type="application/json")
 
-    def _redacted(self, session: str, asked: ChatRequest) -> tuple[list[Json], dict[str, str]]:
+    def _redacted(self, session: str, chat_request: ChatRequest) -> tuple[list[Json], dict[str, str]]:
         """The prompt as adapters know prompts, and the caller's own values, to be put back into the answer."""
         try:
             redactor = self.recorder.redactor(session)
         except (GrokoraError, OSError):  # the recordings cannot be read; the recorder complains about it
             redactor = Redactor()
-        messages, _, originals = redactor.redact_reversibly(asked.body["messages"])
+        messages, _, originals = redactor.redact_reversibly(chat_request.body["messages"])
         return messages, originals
 
     async def _recorded(self, exchange: Exchange, answer: LocalAnswer) -> AsyncGenerator[Json, None]:
@@ -431,7 +435,7 @@ class Gateway:
         route = exchange.route
         who = (route.agent.name if route.agent else "", route.served_by)
         message, usage = bodies.exchange({}, reply, exchange.api.name).answer, reply.get("usage")
-        wrong = fault(message, exchange.asked, route.agent) if message else "error"
+        wrong = fault(message, exchange.request, route.agent) if message else "error"
         self.metrics.requests.labels(*who, str(status)).inc()
         self.metrics.seconds.labels(*who).observe(seconds)
         if wrong:
@@ -441,7 +445,7 @@ class Gateway:
         for kind, others in (("prompt", "input"), ("completion", "output")):
             count = (usage.get(f"{kind}_tokens", usage.get(f"{others}_tokens"))) if isinstance(usage, dict) else None
             self.metrics.tokens.labels(*who, kind).inc(count if isinstance(count, int) and count > 0 else 0)
-        if not cut and not exchange.asked.stops:
+        if not cut and not exchange.request.stops:
             self.router.observe(route, exchange.session, not wrong, seconds)
         if message and exchange.api.name == "responses":
             self._conversations.remember(exchange.session, exchange.body, reply)
