@@ -632,6 +632,12 @@ def _letta_messages(talk: "Talk", _: str) -> bytes:
     return _document(messages[::-1])
 
 
+def _recorded_list(talk: "Talk", name: str) -> bytes:
+    request, response = _chat(talk)
+    first = {"session_id": name, "request": {**request, "messages": talk.start}, "response": {"choices": []}}
+    return _document([first, {"session_id": name, "request": request, "response": response}])
+
+
 def _kong(talk: "Talk", _: str) -> bytes:
     request, response = (json.dumps(body) for body in _chat(talk))
     own = {"meta": {"request_model": "m"}, "payload": {"request": request, "response": response}}
@@ -1059,6 +1065,7 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "open_interpreter": ("mini_swe_agent", "messages.json", _NO_SYSTEM, _open_interpreter),
     "batch_halves": ("openai_batch", "both.jsonl", _HELD, _batch_halves),
     "kong": ("wrapped_calls", "http.log", _HELD, _kong),
+    "recorded_list": ("recording", "calls.json", _HELD, _recorded_list),
     "docker": ("recording", "x-json.log", _HELD, _docker),
     "har_streams": ("har", "x.har", _HELD, _har_streams),
     "gemini_tuning": ("chat_dataset", "train.jsonl", _HELD, _tuning),

@@ -430,10 +430,51 @@ def test_a_prompt_without_the_result_of_one_of_several_calls_is_not_whole(tmp_pa
     items = read_lines(tmp_path, *lines, claude("d", "r", text("A"), "assistant"))
     assert [turn.completeness for turn in turns_of(items)] == ["reconstructed", "cut"]
     assert Problem("result_not_recorded", 0, "line 4: the prompt lacks the result of a call") in items
+    dangling = read_lines(tmp_path, *lines[:2], claude("r", "c", "Go on"), claude("d", "r", text("A"), "assistant"))
+    assert [turn.completeness for turn in turns_of(dangling)] == ["reconstructed", "cut"]
     # one result without an id may be that of all calls
     calls = [{"function": {"name": "f", "arguments": "{}"}}] * 2
     row = [*ASKED, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": "both"}, TALK[-1]]
     assert turns_of(read_lines(tmp_path, {"messages": row}))[-1].completeness == "whole"
+
+
+@pytest.mark.parametrize(
+    ("between", "known", "asked"),
+    [
+        ({"role": "narrator", "content": "Night falls."}, "cut", "s:S u:Q u: u:Go on"),
+        ({"content": "Night falls."}, "cut", "s:S u:Q u: u:Go on"),
+        (7, "cut", "s:S u:Q u: u:Go on"),
+        ({"role": "assistant", "content": None, "refusal": "No."}, "whole", "s:S u:Q a:No. u:Go on"),
+        ({"role": "assistant", "content": 42}, "whole", "s:S u:Q a:42 u:Go on"),
+        ({"type": "human", "content": "Hm"}, "whole", "s:S u:Q u:Hm u:Go on"),
+    ],
+)
+def test_what_is_said_by_nobody_who_is_known_is_missed_in_the_prompt(
+    tmp_path: Path, between: Any, known: str, asked: str
+) -> None:
+    request = {"messages": [*ASKED, between, {"role": "user", "content": "Go on"}]}
+    exported = read_lines(tmp_path, {"request_body": request, "response_body": REPLY})
+    payload = {"call_type": "acompletion", "startTime": AT, **request, "response": REPLY}
+    for items, said in ((exported, asked.replace(" u: ", " ")), (read_lines(tmp_path, payload), asked)):
+        assert (only(items).completeness, prompt_of(only(items))) == (known, said)
+
+
+def test_parts_of_an_unknown_kind_are_not_forgotten_where_a_call_is_recorded(tmp_path: Path) -> None:
+    odd = [{"type": "hologram", "data": "x"}, {"type": "text", "text": "Look."}]
+    asked: dict[str, Any] = {"system": "S", "messages": [{"role": "user", "content": odd}]}
+    said = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "A"}]}
+    for request, response in (("request", "response"), ("request_body", "response_body")):
+        assert only(read_lines(tmp_path, {request: asked, response: said})).completeness == "cut"
+        question = {**asked, "messages": [{"role": "user", "content": "Q"}]}
+        items = read_lines(tmp_path, {request: question, response: {**said, "content": odd}})
+        assert items == [Skipped("part_of_unknown_kind")]
+
+
+def test_a_call_that_codex_did_not_let_end_has_the_result_that_codex_sends(tmp_path: Path) -> None:
+    aborted = {"type": "event_msg", "payload": {"type": "turn_aborted"}}
+    call = item("function_call", name="shell", arguments="{}", call_id="c")
+    lines = [meta(), spoken("user", "Q"), call, aborted, spoken("user", "Go on"), spoken("assistant", "A")]
+    assert prompt_of(turns_of(read_lines(tmp_path, *lines))[-1]) == "s:You are Codex. u:Q a:* t:aborted u:Go on"
 
 
 @pytest.mark.parametrize("failed", [True, False])

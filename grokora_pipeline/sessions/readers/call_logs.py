@@ -3,10 +3,11 @@
 import base64
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.chats import Chat
+from grokora_pipeline.sessions.readers.chats import HALF_CALL, Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
 from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
@@ -47,7 +48,6 @@ _TIMES = (
 )
 # Members of a reply that is more than a message.
 _ENVELOPES = {"type", "choices", "candidates", "message", "generations", "object"}
-HALF = "half_of_a_batch"
 BATCHES = (("body", "response"), ("params", "result"))  # the two halves of a batch, joined by `custom_id`
 # What they call a request and its reply.
 _SIDES = (
@@ -90,13 +90,15 @@ def call(value: Json) -> Iterator[Chat]:
         rating, opinion = scored([*scores_in(holder), *scores_in(weave)])
         facts = _facts(holder)
         is_delta = said.delta or (bool(said.prompt) and starts_midway(said.prompt))
+        is_cut = any(one.get("unread") for one in said.prompt)  # the marks do not outlast a second lowering
+        cut = "part_of_unknown_kind" if said.answer.get("unread") else said.cut
         yield Chat(
-            [*said.prompt, {**said.answer, "cut": "call_failed" if failed else said.cut, "model": said.model}],
+            [*said.prompt, {**said.answer, "cut": "call_failed" if failed else cut, "model": said.model}],
             _session(holder),
             name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
             started=first_of(facts, *_TIMES),
             tools=said.tools,
-            completeness="delta" if is_delta else "whole",
+            completeness="delta" if is_delta else "cut" if is_cut else "whole",
             last_only=True,
             status=opinion if outcome == "unknown" else outcome or "failure",
             rating=rating,
@@ -107,7 +109,7 @@ def batch(halves: Sequence[Json]) -> Iterator[Chat]:
     """The call that the two lines of one `custom_id` are in OpenAI's and Anthropic's batches; no call without both."""
     joined = {key: one for half in halves for key, one in half.items()}
     is_whole = any({asked, said} <= joined.keys() for asked, said in BATCHES)
-    yield from call(joined) if is_whole else [Chat([{"role": "assistant", "content": HALF, "cut": HALF}])]
+    yield from call(joined) if is_whole else [HALF_CALL]
 
 
 def _facts(holder: Json) -> Json:
@@ -151,7 +153,8 @@ def _har(entry: Json) -> tuple[Json, Any, Json]:
     content = as_object(as_object(entry.get("response")).get("content"))
     said = name_text(content.get("text"))
     if content.get("encoding") == "base64":
-        said = base64.b64decode(said).decode("utf-8", "replace")
+        with suppress(ValueError):
+            said = base64.b64decode(said).decode("utf-8", "replace")
     return request if request.keys() & {"messages", "input", "contents"} else {}, said, entry
 
 

@@ -34,7 +34,6 @@ from grokora_pipeline.sessions.readers.lowering import (
     lower_all,
     lower_call,
     lower_tools,
-    lower_unknown,
     pair_results,
 )
 from grokora_pipeline.sessions.readers.outcomes import exit_status, outcome_status
@@ -272,7 +271,7 @@ def _weighted(raw: Sequence[Json]) -> list[Message]:
         keys = ("weight", "loss_weight", "loss", "train", "trainable")
         weight = next((message[key] for key in keys if message.get(key) is not None), 1)
         weight = weight and not message.get("from_history")  # Agno's, of an earlier run
-        messages += [{**one, "trainable": bool(weight)} for one in lower(message) or lower_unknown(message)]
+        messages += [{**one, "trainable": bool(weight)} for one in lower(message)]
     return pair_results(join_calls(_with_calls(messages), lossy=True))
 
 

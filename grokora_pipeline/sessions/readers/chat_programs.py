@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from grokora_pipeline.sessions.readers.chats import Chat, branch, unshown
+from grokora_pipeline.sessions.readers.chats import HALF_CALL, Chat, branch, unshown
 from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
@@ -177,6 +177,7 @@ def inside(value: Json) -> Iterator[Chat]:
         own = name_text(first_of(holder, *SESSION_NAMES, "chatID", "id")) if len(chats) == 1 else ""
         for messages in chats:
             if _role(messages[-1]) == "user":  # a request without its reply
+                yield HALF_CALL
                 continue
             sessions: dict[tuple[str, str], list[Json]] = {}
             for one in messages:

@@ -36,6 +36,10 @@ class Chat:
     place: int = 0  # among those of its record, where each counts as a line of its own
 
 
+HALF = "half_of_a_call"  # a request or a reply whose other side is not in the file
+HALF_CALL = Chat([{"role": "assistant", "content": HALF, "cut": HALF}])
+
+
 class Replay:
     """A conversation along its log: what is said, and what a compaction or a person takes out of the prompt again.
 

@@ -296,8 +296,9 @@ class _Session:
         if any(node.by_provider for node in nodes):
             return pair_results(join_calls([one for node in nodes for one in node.messages]))
         answer = merged(one for node in nodes for one in node.messages)
-        calls = answer.get("tool_calls") or ()
-        return [answer, *(self._results[call["id"]] for call in calls if call["id"] in self._results)]
+        # Claude Code goes on without a call that has no result, in ways that changed with its versions
+        lost = {"role": "tool", "tool_call_id": "", "content": "", "unread": "result_not_recorded"}
+        return [answer, *(self._results.get(call["id"], lost) for call in answer.get("tool_calls") or ())]
 
     def _owner(self, node: _Node, before: _Context, kind: str) -> tuple[str, str, str]:
         """The agent, the session and the parent session of a call: a sub-agent is an agent of its own."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, user, whole_number
+from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, tool_result, user, whole_number
 from grokora_pipeline.sessions.readers.documents import Record, as_object, digest, objects_in, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
@@ -202,7 +202,7 @@ class _Rollout:
                 return  # encrypted reasoning
             if self._open is None:
                 at = to_utc(line.get("timestamp"))
-                prompt = [] if self._size > MAX_PROMPT_CHARS else [*self._system, *self._history]
+                prompt = [] if self._size > MAX_PROMPT_CHARS else [*self._system, *_with_results(self._history)]
                 self._open = _Response(prompt, self._size, record.number, at, self._model, self._tools, self._owner())
                 self._open.place = (self._compactions, len(self._history))
                 self._open.copied, self._open.lost = self._is_copied(line, record.number, at), self._lost
@@ -295,6 +295,15 @@ class _Rollout:
                 result_known=known,
                 step_failed=failed or response.aborted,
             )
+
+
+def _with_results(history: list[Message]) -> Iterator[Message]:
+    """The history as Codex sends it: a call that nobody let end has a result that says so."""
+    answered = {message["tool_call_id"] for message in history if message["role"] == "tool"}
+    for message in history:
+        yield message
+        lost = (call["id"] for call in message.get("tool_calls") or () if call["id"] not in answered)
+        yield from (tool_result(call, "aborted") for call in lost)
 
 
 def _result(message: Message) -> Message:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import call_logs, chat_programs, coding_agents, frameworks
-from grokora_pipeline.sessions.readers.chats import Chat
+from grokora_pipeline.sessions.readers.chats import HALF, Chat
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import (
     Json,
@@ -71,13 +71,13 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
                 yield Problem("wrong_schema", record.offset, f"record {record.number} is no object")
             elif shape.each:
                 own_turns = list(unbroken(turns(record.value, record.number, ""), f"record {record.number}"))
-                calls += len(own_turns)
+                calls += len(own_turns) - own_turns.count(Skipped(HALF))
                 yield from own_turns
             else:
                 held.add(record.value, name_text(record.value.get(shape.joined_by)) if shape.joined_by else None)
         for name, lines in held.take():
             own_turns = list(unbroken(turns(lines, 0, name), "a session"))
-            calls += len(own_turns) - own_turns.count(Skipped(call_logs.HALF))
+            calls += len(own_turns) - own_turns.count(Skipped(HALF))
             yield from own_turns
         if not calls and shape.empty:
             raise UnreadableError("no_contents", 0, shape.empty)

@@ -56,6 +56,8 @@ _CONTENTS = (
     *("content", "contents", "parts", "segments", "blocks", "value", "text", "message", "system_prompt"),
     *("items", "contentParts"),
 )
+_TAKEN = (*_CONTENTS, "tool_calls", "toolCalls")
+_RESULTS = ("tool_results", "toolResults")
 # Members of a message that name tools and are no calls of them.
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
 _ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters", "input_json")
@@ -87,19 +89,20 @@ def lower(message: Any) -> list[Message]:
 
     Understood are OpenAI's, Anthropic's, Gemini's, Bedrock's and LangChain's messages, items of the Responses API,
     OTel's and Vercel's parts, ShareGPT turns, and those of `part_shapes`. What says nothing gives no message. A message
-    with a part of an unknown kind is marked `unread`, and `turn` sees to it that it is not learnt.
+    with a part of an unknown kind, or of nobody who is known, is marked `unread`, and `turn` sees to it that it is not
+    learnt.
     """
     if isinstance(message, str):
         return [{"role": "user", "content": message}] if message else []
     if not isinstance(message, Mapping):
-        return []
+        return [] if message is None else [{"role": "user", "content": "", "unread": True}]
     message = _unwrapped(message)
     kind = message.get("type")
     if "role" not in message and (item := _responses_item(message, str(kind))):
         return item
     role = role_of(message)
     if not role:
-        return []
+        return _lower_unknown(message)
     content = next((message[key] for key in _CONTENTS if message.get(key) is not None), None)
     if isinstance(message.get("from"), str) and role == "function_call":
         calls = [call for raw in _listed(as_json(content)) if (call := lower_call(raw))]
@@ -107,7 +110,7 @@ def lower(message: Any) -> list[Message]:
     if role == "tool":
         return _tool_messages(message, content)
     parts = _Parts(role)
-    parts.take(content)
+    parts.take(message["refusal"] if content is None and isinstance(message.get("refusal"), str) else content)
     extra = message.get("additional_kwargs")
     extra = extra if isinstance(extra, Mapping) else {}
     known = {call["id"] for call in parts.calls if call["id"]}  # a part has told them already
@@ -123,7 +126,8 @@ def lower(message: Any) -> list[Message]:
     )
     lowered = parts.messages(reasoning)
     holders = (message, *(one for key in ("response_metadata", "generation_info") if (one := message.get(key))))
-    if lowered and lowered[-1]["role"] == "assistant" and any(ended_early(holder) for holder in holders):
+    is_cut = any(ended_early(holder) for holder in holders) or bool(message.get("refusal"))
+    if lowered and lowered[-1]["role"] == "assistant" and is_cut:
         lowered[-1]["ended_early"] = True
     return lowered
 
@@ -135,12 +139,11 @@ def role_of(message: Mapping[str, Any]) -> str:
     return ROLES.get(str(said).lower(), "")
 
 
-def lower_unknown(message: Mapping[str, Any]) -> list[Message]:
-    """A mark for a message that `lower` gives nothing for, if somebody of an unknown role says something in it."""
-    said = name_text(message.get("role") or message.get("from")).lower()
-    known = said in ROLES or said == "session_meta"  # Hermes' own notes
-    says = any(message.get(key) for key in _CONTENTS)
-    return [{"role": "user", "content": "", "unread": True}] if said and says and not known else []
+def _lower_unknown(message: Mapping[str, Any]) -> list[Message]:
+    """A mark for a message of nobody who is known, if something is said in it; notes have a type and no role."""
+    who = next((message[key] for key in ("role", "from") if message.get(key)), "" if "type" in message else "nobody")
+    says = any(message.get(key) for key in _CONTENTS) and who != "session_meta"  # Hermes' own notes
+    return [{"role": "user", "content": "", "unread": True}] if who and says else []
 
 
 def ended_early(holder: object) -> bool:
@@ -186,14 +189,15 @@ def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
         (name_text(value) for value in (message.get("tool_call_id"), message.get("toolCallId"), *named) if value), ""
     )
     result = tool_result(call_id, result_text(content))
-    if any(message.get(key) is True for key in ("isError", "is_error")) or message.get("error"):
+    is_failed = any(message.get(key) is True for key in ("isError", "is_error")) or message.get("status") == "error"
+    if is_failed or message.get("error"):
         result["is_error"] = True
     return [result]
 
 
 def _responses_item(item: Mapping[str, Any], kind: str) -> list[Message]:
     """An item of OpenAI's Responses API that is no message."""
-    if kind in ("function_call", "custom_tool_call", "mcp_call", "local_shell_call"):
+    if kind in ("function_call", "custom_tool_call", "local_shell_call"):
         call = lower_call(item)
         return [assistant("", [call])] if call else []
     if kind.endswith("_call_output"):
@@ -225,9 +229,9 @@ class _Parts:
 
     def take(self, content: Any) -> None:
         """Take in a content: a text, a part, or a list of parts."""
-        if isinstance(content, str):
+        if isinstance(content, str | int | float) and not isinstance(content, bool):
             self._end_step()
-            self.texts.append(content)
+            self.texts.append(str(content))
         elif isinstance(content, list):
             for part in content:
                 self.take(part)
@@ -255,14 +259,13 @@ class _Parts:
         A list of objects with a name and arguments is calls, whatever it is called: an answer that lost its calls would
         be learnt as another answer. Their results stand in them (the Vercel AI SDK), or in a list of their own (Zed).
         """
-        for key, value in message.items():
-            if not isinstance(value, list) or not value or key in (*_CONTENTS, "tool_calls", "toolCalls"):
-                continue
+        lists = [(key, one) for key, one in message.items() if isinstance(one, list) and one and key not in _TAKEN]
+        for key, value in sorted(lists, key=lambda one: one[0] in _RESULTS):  # in whatever order they stand
             if key in _OFFERED and not all("apiName" in one for one in value if isinstance(one, Mapping)):
                 continue  # LobeChat's are calls
             if key == "invalid_tool_calls":  # LangChain's name for calls that the model wrote wrongly
                 self.unread = True
-            elif key in ("tool_results", "toolResults"):
+            elif key in _RESULTS:
                 known = {one["id"] for one in self.calls}
                 own = [_part_result(one) for one in value if isinstance(one, Mapping)]
                 self.results += [one for one in own if self.role != "assistant" or one["tool_call_id"] in known]

@@ -25,7 +25,16 @@ from grokora_pipeline.sessions.readers.common import (
     to_utc,
     whole_number,
 )
-from grokora_pipeline.sessions.readers.documents import SESSION_NAMES, as_json, as_list, as_object
+from grokora_pipeline.sessions.readers.documents import (
+    SESSION_NAMES,
+    as_json,
+    as_list,
+    as_object,
+    peek_objects,
+    plain,
+    records,
+)
+from grokora_pipeline.sessions.readers.lowering import clean
 from grokora_pipeline.sessions.readers.outcomes import verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
@@ -38,20 +47,27 @@ _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 
 
 def looks_like(head: bytes) -> bool:
-    """Whether the first line is a JSON object with a request, a response or a verdict."""
+    """Whether the first record is an object with a request, a response or a verdict."""
     first = head.split(b"\n", 1)[0]
-    if not first.startswith(b"{") or b'"' not in first:
-        return False
-    if first.rstrip().endswith(b"}") and b"\n" in head:  # a whole line: other logs have such a member deeper inside
+    value = next(iter(peek_objects(head)), None) if _is_document(head) else None
+    if value is None and first.rstrip().endswith(b"}"):  # a whole line: other logs have such a member deeper inside
         with suppress(orjson.JSONDecodeError):
-            value = loads(first)
-            request = as_object(value.get("request"))
-            if "uri" in request and "body" not in request:  # what Kong says of HTTP, beside the call itself
-                return False
-            first = b" ".join(b'"%s"' % key.encode() for key in value)
+            value = as_object(loads(first))
+    if value is not None:
+        request = as_object(value.get("request"))
+        if "uri" in request and "body" not in request:  # what Kong says of HTTP, beside the call itself
+            return False
+        first = b" ".join(b'"%s"' % key.encode() for key in value)
+    elif not first.startswith(b"{"):
+        return False
     if b'"request"' in first:
         return any(key in first for key in (b'"response"', b'"session_id"', b'"messages"'))
     return b'"session_id"' in first and b'"outcome"' in first
+
+
+def _is_document(head: bytes) -> bool:
+    """Whether a file is a JSON list, or an object over several lines."""
+    return head.startswith(b"[") or head.partition(b"\n")[0].strip() == b"{"
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -59,6 +75,16 @@ def read(source: Source) -> Iterator[Item]:
     sessions = _Sessions(source)
     problems = offset = 0
     foreign = False
+    if _is_document(plain(source.head(64 << 10))):
+        for record in records(source):
+            if isinstance(record, Problem):
+                yield record
+            elif isinstance(record.value, dict):
+                yield from sessions.read(record.value, record.number, 0)
+            else:
+                yield Problem("wrong_schema", 0, f"element {record.number} is no JSON object")
+        yield from sessions.finish()
+        return
     for line in source.lines():
         offset = line.offset
         for item in _read_line(sessions, line):
@@ -204,13 +230,14 @@ class _Sessions:
         if not isinstance(message, dict):
             yield Skipped("no_answer")
             return
-        if not _is_message({**message, "role": "assistant"}):
-            yield Skipped("answer_not_in_schema")
+        if message.get("unread") or not _is_message({**message, "role": "assistant"}):
+            yield Skipped("part_of_unknown_kind" if message.get("unread") else "answer_not_in_schema")
             return
         answer = sound_answer(message)
         if isinstance(answer, str):
             yield Skipped(answer)
             return
+        held = line.get("completeness")
         tools = offered_tools(request)
         tools = tools if tools and _are_objects(tools) else None
         turn = Turn(
@@ -231,7 +258,7 @@ class _Sessions:
             # who answered: the request's may be an alias, or the gateway's `auto`
             model=name_text(response.get("model") if response else None) or name_text(request.get("model")),
             call=call,
-            completeness="delta" if line.get("is_delta") else "whole",
+            completeness="delta" if held == "delta" else "cut" if held == "cut" else "whole",
             parent_session_id=name_text(line.get("parent_session_id")),
         )
         self._waiting[session, agent] = turn
@@ -337,11 +364,13 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     choice = {"message": call.answer, "finish_reason": "length" if call.cut else "stop"}
     request = {
         **{key: request[key] for key in ("model",) if key in request},
-        "messages": call.prompt,
+        "messages": list(map(clean, call.prompt)),
         "tools": call.tools,
     }
     response = {"model": call.model, "choices": [choice] if call.answer else []}
-    return {**line, "request": request, "response": response, "is_delta": call.delta}
+    is_cut = any(one.get("unread") for one in call.prompt)
+    known = "delta" if call.delta else "cut" if is_cut else "whole"
+    return {**line, "request": request, "response": response, "completeness": known}
 
 
 def _is_message(message: object) -> bool:

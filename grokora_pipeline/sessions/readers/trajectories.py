@@ -28,7 +28,6 @@ from grokora_pipeline.sessions.readers.lowering import (
     join_calls,
     lower,
     lower_tools,
-    lower_unknown,
     pair_results,
 )
 from grokora_pipeline.sessions.readers.outcomes import exit_status
@@ -145,7 +144,7 @@ def _mini_message(message: Any) -> list[Message]:
     message = as_object(message)
     if message.get("role") == "exit":
         return []
-    return lower({key: value for key, value in message.items() if key != "extra"}) or lower_unknown(message)
+    return lower({key: value for key, value in message.items() if key != "extra"})
 
 
 def _exit(info: Json) -> Status:
