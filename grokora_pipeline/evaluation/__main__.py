@@ -172,8 +172,8 @@ def _instruction(job: _Job) -> FixedPrompt:
 
     def value(prompt: FixedPrompt, examples: Sequence[ExampleLine]) -> float:
         """The mean of the main metric with a prompt before the examples; higher is better."""
-        asked = [encode_behind(prompt, one["prompt"], one.get("tools"), job.chat) for one in examples]
-        texts = [job.chat.decode(answer.tokens) for answer, _ in job.systems.answers(None, asked, job.decoding)]
+        prompts = [encode_behind(prompt, one["prompt"], one.get("tools"), job.chat) for one in examples]
+        texts = [job.chat.decode(answer.tokens) for answer, _ in job.systems.answers(None, prompts, job.decoding)]
         scored = [as_answer(_scored(job, one, text)) for one, text in zip(examples, texts, strict=True)]
         return (metric.value(scored) or 0.0) * (1 if metric.higher_is_better else -1)
 

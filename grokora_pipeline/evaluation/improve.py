@@ -93,16 +93,16 @@ def _of_examples(
     examples = [one for one in example_lines(plan.examples) if one["meta"]["turn_id"] in held_in]
     # by hash, so that another seed asks other prompts and a new session changes few of them
     examples.sort(key=lambda one: sha256(f"{spec.seed}:{one['meta']['example_id']}".encode()).hexdigest())
-    asked = [(example, sample) for example in examples[: spec.tasks] for sample in range(spec.samples)]
+    samples = [(example, sample) for example in examples[: spec.tasks] for sample in range(spec.samples)]
     before = plan.prompts.get(plan.agent)
-    prompts = [encode_behind(before, example["prompt"], example.get("tools"), chat) for example, _ in asked]
+    prompts = [encode_behind(before, example["prompt"], example.get("tools"), chat) for example, _ in samples]
     adapter = plan.agent if plan.adapters.get(plan.agent) else None
     decoding = Decoding(spec.max_new_tokens, spec.temperature)
     # a seed a sample; the engine mixes it with the prompt, so that prompts do not share their numbers
-    seeds = [spec.seed * 1000 + sample for _, sample in asked]
+    seeds = [spec.seed * 1000 + sample for _, sample in samples]
     completions = systems.answers(adapter, prompts, decoding, reporter.progress, seeds=seeds)
     lines, whole = list[dict[str, Any]](), 0
-    for (example, sample), (completion, _) in zip(asked, completions, strict=True):
+    for (example, sample), (completion, _) in zip(samples, completions, strict=True):
         message = chat.parse_answer(chat.decode(completion.tokens))
         whole += completion.finish == "stop"
         if completion.finish == "stop" and verify(example["prompt"], example.get("tools"), message):
@@ -111,7 +111,7 @@ def _of_examples(
             lines.append(recording_line(plan, session, Exchange(call, message)) | {"outcome": {"status": "success"}})
     if isinstance(verify, UserFunction):
         verify.report(whole, reporter.log)
-    return len(asked), lines
+    return len(samples), lines
 
 
 def _of_sandbox(
@@ -241,7 +241,7 @@ class UserFunction:
             if timed:
                 signal.setitimer(signal.ITIMER_REAL, self.seconds)
             # a copy: a function that changes what it is given would change what is recorded
-            said = self._function(deepcopy(list(prompt)), deepcopy(message))
+            accepted = self._function(deepcopy(list(prompt)), deepcopy(message))
         except (Exception, SystemExit, _TooLateError) as error:  # noqa: BLE001 - whatever the user's function raises says no
             line = traceback.extract_tb(error.__traceback__)[-1].lineno
             late = isinstance(error, _TooLateError)
@@ -251,10 +251,10 @@ class UserFunction:
             if timed:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, before)
-        if type(said).__name__ not in ("bool", "bool_"):  # bool_: numpy's
-            self.failures[f"returned {type(said).__name__}, neither True nor False"] += 1
+        if type(accepted).__name__ not in ("bool", "bool_"):  # bool_: numpy's
+            self.failures[f"returned {type(accepted).__name__}, neither True nor False"] += 1
             return False
-        return bool(said)
+        return bool(accepted)
 
     def report(self, asked: int, log: Callable[[str], None]) -> None:
         """Say how often the function failed; GrokoraError if it judged nothing at all."""

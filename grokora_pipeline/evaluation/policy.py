@@ -43,13 +43,14 @@ class PolicyResponder:
         for index, call in enumerate(calls):
             batches[self.policies[call.task].adapters.get(call.agent), call.agent].append(index)
         for (adapter, role), batch in batches.items():
-            asked = [(calls[index], self.policies[calls[index].task]) for index in batch]
+            batch_calls = [(calls[index], self.policies[calls[index].task]) for index in batch]
             prompts = [
-                encode_behind(policy.prompts.get(role), call.messages, call.tools, self.chat) for call, policy in asked
+                encode_behind(policy.prompts.get(role), call.messages, call.tools, self.chat)
+                for call, policy in batch_calls
             ]
-            seeds = [policy.seed for _, policy in asked]
+            seeds = [policy.seed for _, policy in batch_calls]
             answers = self.systems.answers(adapter, prompts, self.decoding(role), seeds=seeds)
-            for index, (_, policy), (answer, _) in zip(batch, asked, answers, strict=True):
+            for index, (_, policy), (answer, _) in zip(batch, batch_calls, answers, strict=True):
                 self.seconds[policy.system] += answer.seconds
                 messages[index] = self.chat.parse_answer(self.chat.decode(answer.tokens))
         self.reporter.progress(len(self.policies) - len(calls), len(self.policies), calls=str(len(calls)))

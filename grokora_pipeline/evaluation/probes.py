@@ -67,8 +67,8 @@ def exposure(systems: Systems, adapter: str | None, canary: Canary, chat: ChatFo
     pools = [next((pool for pool in _CLASSES if letter in pool), letter) for letter in candidates[0]]
     for size in STAGES:
         candidates += ["".join(draw.choice(pool) for pool in pools) for _ in range(size - len(candidates))]
-        asked = [chat.encode(text) for text in candidates[len(nlls) :]]
-        nlls += systems.likelihoods(adapter, [prefix or chat.encode(chat.stop_token)] * len(asked), asked)
+        completions = [chat.encode(text) for text in candidates[len(nlls) :]]
+        nlls += systems.likelihoods(adapter, [prefix or chat.encode(chat.stop_token)] * len(completions), completions)
         rank = 1 + sum(nll < nlls[0] for nll in nlls[1:])
         bits = math.log2(size) - math.log2(rank)
         if rank > 1:

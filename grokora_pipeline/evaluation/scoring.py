@@ -104,8 +104,8 @@ def _work(rows: Sequence[Prediction]) -> dict[str, Any]:
 def one_answer(rows: Sequence[Prediction]) -> bool:
     """Whether a system says the same to every row though different answers are expected: it may have a good score by
     the commonest answer, and has not learnt to read the question."""
-    said, expected = ({canonical(row[side]) for row in rows} for side in ("prediction", "reference"))
-    return len(said) == 1 < len(expected)
+    answers, expected = ({canonical(row[side]) for row in rows} for side in ("prediction", "reference"))
+    return len(answers) == 1 < len(expected)
 
 
 def main_score(row: Prediction, metric: str) -> float:

@@ -65,19 +65,19 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
     named = ", ".join({**adapters, **checked.prompts}) or "none"
     reporter.log(f"{checked.tasks} unseen tasks, {len(seeds)} trials; champions: {named}")
     systems = Systems(checked.base, checked.base_hash, adapters, quantisation=checked.quantisation)
-    asked: dict[str, tuple[Collection[str], Mapping[str, FixedPrompt]]] = {"base": ((), {})}
+    teams: dict[str, tuple[Collection[str], Mapping[str, FixedPrompt]]] = {"base": ((), {})}
     if checked.few_shot and checked.examples:
         shots = {
             role: choose_shots(example_lines(path), chat, checked.few_shot, SHOT_TOKENS, seeds[0])
             for role, path in checked.examples.items()
         }
-        asked["few_shot"] = ((), {role: FixedPrompt(messages=example_turns(chosen)) for role, chosen in shots.items()})
-    asked["champions"] = (champions, checked.prompts)
+        teams["few_shot"] = ((), {role: FixedPrompt(messages=example_turns(chosen)) for role, chosen in shots.items()})
+    teams["champions"] = (champions, checked.prompts)
     for role in champions if checked.ablation else ():
-        asked[f"only_{role}"] = ((role,), {name: one for name, one in checked.prompts.items() if name == role})
+        teams[f"only_{role}"] = ((role,), {name: one for name, one in checked.prompts.items() if name == role})
     policies = [
         Policy(system, {role: role for role in roles if role in adapters}, prompts, seed)
-        for system, (roles, prompts) in asked.items()
+        for system, (roles, prompts) in teams.items()
         for seed in seeds
         for _ in range(checked.tasks)
     ]
@@ -89,15 +89,15 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
 
     responder = PolicyResponder(systems, chat, policies, decoding, reporter)
     # all trials have the first seed's tasks: systems are compared in pairs, and pass^k needs equal ones
-    results = run_swarm(swarm_tasks(seeds[0], checked.tasks) * (len(asked) * len(seeds)), responder)
+    results = run_swarm(swarm_tasks(seeds[0], checked.tasks) * (len(teams) * len(seeds)), responder)
     trials = [results[start : start + checked.tasks] for start in range(0, len(results), checked.tasks)]
-    tried = {name: trials[index * len(seeds) :][: len(seeds)] for index, name in enumerate(asked)}
-    report = _report(checked, champions, tried, responder.seconds)
+    by_system = {name: trials[index * len(seeds) :][: len(seeds)] for index, name in enumerate(teams)}
+    report = _report(checked, champions, by_system, responder.seconds)
     report["wall_seconds"] = time.perf_counter() - started
     folder = checked.output
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "swarm.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    failed = [result for result in tried["champions"][0] if not result.success][:SHOWN_FAILURES]
+    failed = [result for result in by_system["champions"][0] if not result.success][:SHOWN_FAILURES]
     page = environment().get_template("swarm.html.jinja").render(report=report, failed=failed, labels=LABELS)
     (folder / "report.html").write_text(writable(page), encoding="utf-8")
     reporter.log(report["verdict"])
@@ -105,10 +105,10 @@ def swarm_test(plan: Plan, reporter: Reporter) -> Result:
 
 
 def _report(
-    plan: SwarmPlan, champions: list[str], tried: Mapping[str, Trials], seconds: Mapping[str, float]
+    plan: SwarmPlan, champions: list[str], by_system: Mapping[str, Trials], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    systems = {name: _numbers(trials, seconds[name], plan.alpha) for name, trials in tried.items()}
-    sums = {name: by_cluster(*_table(trials)) for name, trials in tried.items()}
+    systems = {name: _numbers(trials, seconds[name], plan.alpha) for name, trials in by_system.items()}
+    sums = {name: by_cluster(*_table(trials)) for name, trials in by_system.items()}
     # a task is what counts: its trials are alike
     gains = {
         name: difference(table, sums["base"], ratio, alpha=plan.alpha) for name, table in sums.items() if name != "base"

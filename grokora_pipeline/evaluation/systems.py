@@ -63,7 +63,7 @@ class Systems:
         keys = [tokens_key(prompt, *([[drawn[index]]] if drawn else [])) for index, prompt in enumerate(prompts)]
         fresh = _missing(cache, keys)  # an index a key, so what two systems ask alike is generated once
         room = self.decoder.chat.context_length
-        asked = [index for index in fresh if len(prompts[index]) < room]
+        short_enough = [index for index in fresh if len(prompts[index]) < room]
         requests = [
             GenerationRequest(
                 tuple(prompts[index]),
@@ -73,9 +73,9 @@ class Systems:
                 # mixed with the prompt: with one seed for all rows, alike prompts would all draw the same numbers
                 seed=zlib.crc32(repr(list(prompts[index])).encode(), drawn[index]) if drawn else None,
             )
-            for index in asked
+            for index in short_enough
         ]
-        completions = dict(zip(asked, self.decoder.generate(requests, progress), strict=True))
+        completions = dict(zip(short_enough, self.decoder.generate(requests, progress), strict=True))
         entries = {index: completions.get(index, Completion([], "length", 0.0)) for index in fresh}
         cache.add((keys[index], [one.tokens, one.finish, one.seconds]) for index, one in entries.items())
         new = set(fresh)
@@ -87,8 +87,8 @@ class Systems:
         keys = [tokens_key(*pair) for pair in zip(prompts, completions, strict=True)]
         fresh = _missing(cache, keys)
         if fresh:
-            asked = [prompts[index] for index in fresh], [completions[index] for index in fresh]
-            nlls = self.decoder.score(adapter, *asked)
+            pairs = [prompts[index] for index in fresh], [completions[index] for index in fresh]
+            nlls = self.decoder.score(adapter, *pairs)
             cache.add((keys[index], nll) for index, nll in zip(fresh, nlls, strict=True))
         return [float(cache[key]) for key in keys]
 

@@ -55,8 +55,8 @@ def _quantised_by(folder: Path, config: dict[str, Any]) -> str:
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
         for key in ("quantization_config", "compression_config"):
-            if isinstance(said := part.get(key), dict) and said:
-                return str(said.get("quant_method") or said.get("format") or key)
+            if isinstance(settings := part.get(key), dict) and settings:
+                return str(settings.get("quant_method") or settings.get("format") or key)
     # AutoGPTQ, AutoAWQ and ModelOpt once wrote a file of their own and nothing into the config
     names = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
     return next((name for name in names if (folder / name).is_file()), "")

@@ -187,14 +187,14 @@ def _session_log(
 def _iteration_log(entry: dict[str, Any], *, rated: bool) -> list[str]:
     tool, seconds = entry["tool_results"][0], entry["api_call_duration"]
     observed = [] if rated else [f"[OBSERVE] Screenshot captured: {entry['screenshot_size_bytes'] / 1024:.1f} KB"]
-    said = [f"[REASON] Response: {entry['grok_response'][:200]}"] if entry["grok_response"] else []
+    reasoned = [f"[REASON] Response: {entry['grok_response'][:200]}"] if entry["grok_response"] else []
     return [
         THIN,
         f"ITERATION {entry['iteration_number']} START",
         THIN,
         *observed,
         f"[REASON] Grok API call successful ({seconds:.2f}s)",
-        *said,
+        *reasoned,
         f"[ACT] Tool: {tool['function_name']} -> {tool['result']['status']}",
         f"Iteration {entry['iteration_number']} complete ({seconds + 0.05:.2f}s)",
         f"  - API calls: {'[OK]' if rated else 'OK'}",

@@ -51,7 +51,7 @@ def lease_folder() -> Path:
 
 def acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
     """Take `count` free devices, all or none ([]); they stay locked until this process ends."""
-    held: dict[str, int] = {}
+    locks: dict[str, int] = {}
     for device in devices:
         descriptor = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -59,12 +59,12 @@ def acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
         except BlockingIOError:
             os.close(descriptor)
             continue
-        held[device] = descriptor
-        if len(held) == count:
-            for kept in held.values():
-                os.set_inheritable(kept, True)
-            return list(held)
-    for descriptor in held.values():
+        locks[device] = descriptor
+        if len(locks) == count:
+            for lock in locks.values():
+                os.set_inheritable(lock, True)
+            return list(locks)
+    for descriptor in locks.values():
         os.close(descriptor)
     return []
 

@@ -89,8 +89,8 @@ class _Server:
     def last_words(self) -> str:
         """What llama.cpp said last, without its clock; never a prompt, at its level of errors."""
         lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()
-        said = [line.partition(" E ")[2] or line for line in lines if line.strip()]
-        return " ".join(said[-1].split())[:200] if said else "it said nothing"
+        messages = [line.partition(" E ")[2] or line for line in lines if line.strip()]
+        return " ".join(messages[-1].split())[:200] if messages else "it said nothing"
 
 
 class LlamaCppEngine:

@@ -27,14 +27,14 @@ _ROOM = 64  # columns; buffers grow in multiples of this: a copy costs what one 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values [slots, heads, room, size]; heads, sizes and dtype are those of the first pass.
 
-    `start`, `columns` [rows, tokens] and `seen` say where the pass that comes writes, and how far it reads.
+    `start`, `columns` [rows, tokens] and `width` say where the next pass writes, and how many columns it reads.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.is_initialized = True  # transformers' own lazy initialisation has nothing to do
         self.like: tuple[Tensor, Tensor] | None = None  # empty tensors of the right shape
-        self.start, self.columns, self.seen = 0, torch.empty(0, 0, dtype=torch.long), 0
+        self.start, self.columns, self.width = 0, torch.empty(0, 0, dtype=torch.long), 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write a pass's keys and values [rows, heads, tokens, size]; gives all that its rows hold by now."""
@@ -46,11 +46,11 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         # an index on both sides of a slice puts the indexed dimensions first: [rows, tokens, heads, size]
         self.keys[index, :, self.columns] = key_states.transpose(1, 2)
         self.values[index, :, self.columns] = value_states.transpose(1, 2)
-        return self.keys[rows, :, : self.seen], self.values[rows, :, : self.seen]
+        return self.keys[rows, :, : self.width], self.values[rows, :, : self.width]
 
     def get_seq_length(self) -> int:
         """Columns that were written before this pass: transformers makes position ids of it if none are given."""
-        return self.seen - self.columns.shape[1]
+        return self.width - self.columns.shape[1]
 
     def buffers(self, length: int) -> list[Tensor]:
         """Views [slots, …] of what rows of so many tokens hold."""
@@ -159,8 +159,8 @@ class Slots:
         where the mask hides it until a token takes its place.
         """
         most = max(counts)
-        seen = max(self.lengths[start : start + len(counts)]) + most
-        self.reserve(len(self.lengths), seen)
+        width = max(self.lengths[start : start + len(counts)]) + most
+        self.reserve(len(self.lengths), width)
         first = torch.tensor(self.lengths[start : start + len(counts)])[:, None]
         columns = (first + torch.arange(most)).to(self._device)
         continues = self.lengths[start] > 0
@@ -169,10 +169,10 @@ class Slots:
         ):
             raise RuntimeError("rows of a model with running states are padded or begin at different times")
         for layer in self.layers:
-            layer.start, layer.columns, layer.seen = start, columns, seen
+            layer.start, layer.columns, layer.width = start, columns, width
         for state in self.states:
             state.begin(start, len(counts), continues=continues)
-        return columns, seen
+        return columns, width
 
     @contextmanager
     def unchanged(self, rows: Sequence[int]) -> Iterator[None]:

@@ -47,7 +47,7 @@ class ModelRunner:
         """Append tokens to the rows from slot `start` on; gives the logits [sum of keep, vocabulary] at the last `keep`
         tokens of each row (one, if None), row after row."""
         counts = [len(part) for part in tokens]
-        columns, seen = self.slots.prepare(start, counts)
+        columns, width = self.slots.prepare(start, counts)
         most = columns.shape[1]
         if not torch.cuda.is_available():
             # "1" hands grouped queries to PyTorch as they are; else transformers copies keys and values for every query
@@ -61,7 +61,7 @@ class ModelRunner:
             wanted[index, len(part) - (1 if keep is None else keep[index]) : len(part)] = True
         out = self.model(
             input_ids=ids.to(columns.device),
-            attention_mask=self._masks(columns, seen),
+            attention_mask=self._masks(columns, width),
             # padding takes its row's last position: a model may know no later one
             position_ids=torch.minimum(columns, (columns[:, :1] + torch.tensor(counts)[:, None].to(columns) - 1)),
             past_key_values=self.slots.cache,
@@ -78,12 +78,12 @@ class ModelRunner:
         for index, count in enumerate(counts, start):
             self.slots.lengths[index] += count
 
-    def _masks(self, columns: Tensor, seen: int) -> Tensor | dict[str, Tensor | None] | None:
-        """[rows, 1, tokens, seen]: every token sees its row's columns up to its own, within its layer's window. None
+    def _masks(self, columns: Tensor, width: int) -> Tensor | dict[str, Tensor | None] | None:
+        """[rows, 1, tokens, width]: every token sees its row's columns up to its own, within its layer's window. None
         for a model without attention layers: its states need no mask, because rows are not padded."""
         if not self.slots.layers:
             return None
-        position, column = columns[:, None, :, None], torch.arange(seen, device=columns.device)
+        position, column = columns[:, None, :, None], torch.arange(width, device=columns.device)
         full = column <= position
         masks = {"full_attention": full}
         if window := getattr(self._config, "sliding_window", None):

@@ -244,8 +244,8 @@ class _Response:
         custom = {"type": "custom", "name": name}.items()
         kind, member, text = "function_call", "arguments", arguments
         if any(custom <= tool.items() for tool in self.body.get("tools") or ()):
-            said = orjson.loads(arguments).get("input", "")
-            kind, member, text = "custom_tool_call", "input", said if isinstance(said, str) else arguments
+            value = orjson.loads(arguments).get("input", "")
+            kind, member, text = "custom_tool_call", "input", value if isinstance(value, str) else arguments
         index, identity = len(self.output), self._identity("fc")
         item = {"type": kind, member: text, "id": identity, "call_id": call["id"], "name": name, "status": "completed"}
         # the openai package adds up deltas from an empty text

@@ -186,9 +186,9 @@ def _from_responses(body: Mapping[str, Any]) -> Json:
 
 
 def _prompt(body: Mapping[str, Any], api: str) -> list[Json]:
-    said = [message.get("content") for message in objects(body.get("messages" if api == "messages" else "input"))]
+    contents = [message.get("content") for message in objects(body.get("messages" if api == "messages" else "input"))]
     # readers of logs pass over marks of programs (opencode's `compaction`), whose names are texts to an API
-    passed_over = any(not known_parts(part) for content in said for part in objects(content))
+    passed_over = any(not known_parts(part) for content in contents for part in objects(content))
     prompt = exchange(body, None, api).prompt
     if passed_over or any(message.get("unread") for message in prompt):
         raise GrokoraError(f"{'input' if api == 'responses' else 'messages'}: {_UNKNOWN_PART}")

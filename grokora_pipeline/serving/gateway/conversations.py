@@ -35,8 +35,8 @@ class _Response(NamedTuple):
     @classmethod
     def of(cls, session: str, body: Mapping[str, Any], reply: Mapping[str, Any]) -> "_Response":
         """A response with the input that it answers, as later requests continue it."""
-        said, output = body.get("input"), reply.get("output")
-        items = [{"role": "user", "content": said}] if isinstance(said, str) else said if isinstance(said, list) else []
+        sent, output = body.get("input"), reply.get("output")
+        items = [{"role": "user", "content": sent}] if isinstance(sent, str) else sent if isinstance(sent, list) else []
         output = output if isinstance(output, list) else []
         size = len(orjson.dumps([items, output]))
         return cls(str(body.get("previous_response_id") or ""), session, items, output, size)
@@ -73,20 +73,20 @@ class Conversations:
         references = [one for one in items if is_reference(one)] if isinstance(items, list) else []
         if not previous and not references:
             return body, ""
-        said = [{"role": "user", "content": items}] if isinstance(items, str) else items if items is not None else []
-        if not isinstance(said, list):
+        sent = [{"role": "user", "content": items}] if isinstance(items, str) else items if items is not None else []
+        if not isinstance(sent, list):
             return body, ""
         scans: _Scans = {}
         chain: list[_Response] = []
-        wanted, size = str(previous or ""), 0
-        while wanted:
+        identity, size = str(previous or ""), 0
+        while identity:
             last = chain[-1].session if chain else session
-            chain.append(self._find(wanted, last, "previous_response_id", scans))
-            wanted, size = chain[-1].previous, size + chain[-1].size
+            chain.append(self._find(identity, last, "previous_response_id", scans))
+            identity, size = chain[-1].previous, size + chain[-1].size
             if size > _MOST_BYTES or len(chain) > _MOST_RESPONSES:
                 raise ApiError(400, "The conversation is too long to go on with.", param="previous_response_id")
         history = [item for one in reversed(chain) for item in (*one.input, *one.output)]
-        whole = [self._item(one, session, scans) if is_reference(one) else one for one in (*history, *said)]
+        whole = [self._item(one, session, scans) if is_reference(one) else one for one in (*history, *sent)]
         return {**body, "input": whole}, chain[0].session if chain else ""
 
     def _item(self, reference: Mapping[str, Any], session: str, scans: _Scans) -> Any:
@@ -125,9 +125,9 @@ def for_upstream(body: Json, whole: Json) -> Json:
     names += [one.get("id") for one in items if is_reference(one)] if isinstance(items, list) else []
     if whole is body or not any(_OURS.fullmatch(str(name)) for name in names):
         return body
-    said = [one for one in whole["input"] if not (isinstance(one, dict) and one.get("type") == "reasoning")]
-    said = [{name: one[name] for name in one if name != "id"} if isinstance(one, dict) else one for one in said]
-    return {**{name: body[name] for name in body if name != "previous_response_id"}, "input": said}
+    sent = [one for one in whole["input"] if not (isinstance(one, dict) and one.get("type") == "reasoning")]
+    sent = [{name: one[name] for name in one if name != "id"} if isinstance(one, dict) else one for one in sent]
+    return {**{name: body[name] for name in body if name != "previous_response_id"}, "input": sent}
 
 
 def _unknown(identity: str, param: str) -> ApiError:
