@@ -29,7 +29,6 @@ from grokora_pipeline.evaluation.prompts import (
     EXAMPLE_TOKENS,
     SEARCH_ROWS,
     choose_shots,
-    encode_behind,
     instruction_candidates,
     retrieved_prompts,
     search_instruction,
@@ -39,7 +38,7 @@ from grokora_pipeline.evaluation.scoring import Prediction, all_right, as_answer
 from grokora_pipeline.evaluation.significance import pass_hat_k
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.prompt import FixedPrompt, example_turns
+from grokora_pipeline.models.prompt import FixedPrompt, encode_behind, example_turns
 from grokora_pipeline.store import content_version
 from grokora_pipeline.store.champions import PROMPT_PREFIX
 from grokora_pipeline.workers.frame import Plan, Reporter, Result, run

@@ -28,11 +28,10 @@ from grokora_pipeline.evaluation.metrics import accepts, schema_valid
 from grokora_pipeline.evaluation.metrics.answers import Answer
 from grokora_pipeline.evaluation.plan import example_lines, read_plan, turn_ids
 from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
-from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.messages import Message, calls_of, message_text
-from grokora_pipeline.models.prompt import FixedPrompt
+from grokora_pipeline.models.prompt import FixedPrompt, encode_behind
 from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import Exchange, run_swarm
 from grokora_pipeline.sandbox.tasks import Task, sample_tasks

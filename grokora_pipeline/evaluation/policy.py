@@ -4,11 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.models.prompt import FixedPrompt
+from grokora_pipeline.models.prompt import FixedPrompt, encode_behind
 from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.workers.frame import Reporter
 

@@ -5,8 +5,7 @@ All of them are made of training rows alone, so that the held-out rows judge the
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import orjson
@@ -73,15 +72,6 @@ def retrieved_prompts(
             FixedPrompt(messages=example_turns(_fitting([pool[i] for i in order], chat, count, budget)[::-1]))
         )
     return prompts
-
-
-def encode_behind(
-    prompt: FixedPrompt | None, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, chat: ChatFormat
-) -> list[int]:
-    """The tokens of messages behind a fixed prompt; without it if the context has no room, as the gateway serves."""
-    if prompt and len(tokens := chat.encode_prompt(prompt.applied_to(messages), tools)) < chat.context_length:
-        return tokens
-    return chat.encode_prompt(messages, tools)
 
 
 def _question(example: ExampleLine) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from grokora_pipeline.models.messages import Message, message_role, message_text
+from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.messages import Message, Tool, message_role, message_text
 
 
 class FixedPrompt(BaseModel):
@@ -29,6 +30,23 @@ class FixedPrompt(BaseModel):
         text = "\n\n".join(filter(None, [*map(message_text, system), self.instruction]))
         opening: list[Message] = [{"role": "system", "content": text}] if text else []
         return [*opening, *self.messages, *rest]
+
+
+def encode_behind(
+    prompt: FixedPrompt | None,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Tool] | None,
+    chat: ChatFormat,
+    room: int | None = None,
+) -> list[int]:
+    """The token ids of messages behind a fixed prompt, in a context of `room` tokens (None: the model's).
+
+    The fixed prompt is left out if the context has no room for it: its agent then answers as the base model would.
+    """
+    room = chat.context_length if room is None else room
+    if prompt and len(tokens := chat.encode_prompt(prompt.applied_to(messages), tools)) < room:
+        return tokens
+    return chat.encode_prompt(messages, tools)
 
 
 def example_turns(examples: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -8,9 +8,9 @@ import pytest
 
 from grokora_pipeline.evaluation import swarm
 from grokora_pipeline.evaluation.policy import PolicyResponder
-from grokora_pipeline.evaluation.prompts import encode_behind
 from grokora_pipeline.evaluation.systems import Systems
 from grokora_pipeline.models.chat import ChatFormat
+from grokora_pipeline.models.prompt import encode_behind
 from grokora_pipeline.sandbox.swarm import AgentCall, expert_answer
 from grokora_pipeline.serving.engine.decoder import Decoder
 from grokora_pipeline.serving.engine.request import Completion

@@ -24,7 +24,6 @@ from grokora_pipeline.evaluation.metrics import METRICS
 from grokora_pipeline.evaluation.plan import Case
 from grokora_pipeline.evaluation.prompts import (
     choose_shots,
-    encode_behind,
     instruction_candidates,
     retrieved_prompts,
     search_instruction,
@@ -33,7 +32,7 @@ from grokora_pipeline.evaluation.report import metric_names, word_diff, wrong_ki
 from grokora_pipeline.evaluation.scoring import score
 from grokora_pipeline.evaluation.significance import by_cluster, difference, family_p_values, ratio
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.prompt import FixedPrompt
+from grokora_pipeline.models.prompt import FixedPrompt, encode_behind
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import BASE, Registry

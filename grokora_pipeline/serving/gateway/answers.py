@@ -18,7 +18,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.answers import begun
 from grokora_pipeline.models.chat import ChatFormat, TextStream
 from grokora_pipeline.models.messages import calls_of, message_text, parse_calls, plain_message, strict_json
-from grokora_pipeline.models.prompt import FixedPrompt
+from grokora_pipeline.models.prompt import FixedPrompt, encode_behind
 from grokora_pipeline.serving.engine.constrain import grammar_for
 from grokora_pipeline.serving.engine.request import Engine, GenerationRequest, TokenChunk
 from grokora_pipeline.serving.gateway.protocol import ApiError, ChatRequest, Json, completion, usage_of
@@ -58,15 +58,10 @@ def encode_prompt(
     fixed: FixedPrompt | None,
     room: int,
 ) -> list[int]:
-    """The prompt's token ids, with payloads encoded as the agent's dataset has them, behind a fixed prompt.
-
-    The fixed prompt is left out if the context has no room for it: its agent then answers as the base model would.
-    """
+    """The prompt's token ids, with payloads encoded as the agent's dataset has them, behind a fixed prompt."""
     if agent and agent.payload_format == "toon":
         messages = [toon.encode_message(plain_message(message)) for message in messages]
-    if fixed and len(tokens := chat.encode_prompt(fixed.applied_to(messages), request.offered_tools)) < room:
-        return tokens
-    return chat.encode_prompt(messages, request.offered_tools)
+    return encode_behind(fixed, messages, request.offered_tools, chat, room)
 
 
 async def prepare(
