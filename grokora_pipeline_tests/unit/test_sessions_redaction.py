@@ -909,6 +909,11 @@ def test_the_second_scan_is_silent_after_redaction_and_finds_secrets_where_there
         "eyJ" * 100_000,
         repr(["password", "x"] * 10_000),
         "a=" + "+b" * 100_000,
+        'passwords = ["' * 20_000,
+        'passwords = ["' + '"kelp", ' * 40_000,
+        "passwords:\n - a\n" * 20_000,
+        'a, b = "x", ' * 20_000,
+        "token, " * 40_000 + '= "x", "y"',
     ],
 )
 def test_hostile_text_is_redacted_in_linear_time(text: str) -> None:
@@ -1138,6 +1143,20 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
             "Kq4Noyk3094Y2QlB8",
         ),
         ("TOKEN  TTL\npynsm9.lu1mtk3mpya1vbza  23h", "lu1mtk3mpya1vbza"),
+        # in a list below a telling name, or in the turn of a telling name
+        ('passwords = ["Kelp3island", "Otter5copper"]', "Otter5copper"),
+        ('API_KEYS: [ "4fQ9kelp2Zt7", "8xW1otter5Lm" ]', "8xW1otter5Lm"),
+        ("passwords:\n  - Kelp3island\n  - Otter5copper\n", "Otter5copper"),
+        ('user, password := "bob", "Kelp3island"', "Kelp3island"),
+        # XML whose name and value are elements, a router's line, a name in kebab case, a quote that was cut off
+        ("<name>dbPassword</name>\n  <value>Kelp3island</value>", "Kelp3island"),
+        ("enable secret level 7 Kelp3island", "Kelp3island"),
+        ("token-for-builds: 'x8Kq3Zt71Lm4Pw9sVb2N'", "x8Kq3Zt71Lm4"),
+        ('  "password": "Kelp3island', "Kelp3island"),
+        # chosen as people choose when they must; the last parts of a key that marks join
+        ("then he types P@ssw0rd22 there", "P@ssw0rd22"),
+        (f"robot acme+ci:{REST.upper()}", REST.upper()),
+        ("use ghp_x8Kq3Zt71Lm4Pw9sVb2Nx8Kq3Zt71Lm4Pw9s/Zt71Lm4Pw9sVb2Nx8Kq3Zt71Lm4P", "Zt71Lm4Pw9sVb2N"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1225,6 +1244,10 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "xdotool key ctrl+alt+F2; POST /users/12/reset_password HTTP/1.1; password varchar(255) NOT NULL",
         "Cache restored from key: node-cache-Linux-x64-npm-056385d198433a3c525e82a55e31d8b11bc40166",
         "Passwords are kept in step2\nPASS src/app_2.test.js\nsalt = make_salt(); pin: 17; otp = totp.now()",
+        'password1 = forms.CharField(); password2 = None; fields = ("username", "password1", "password2")',
+        'tokens = ["the", "cat", "##ing2"]; secrets:\n  - db_password\n  - source: api_key_v2\n',
+        'name, key = "first_name", "id2"; enable secret storage in step2',
+        "/usr/share/P@ssw0rd22/x; letmein42.x = 1",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

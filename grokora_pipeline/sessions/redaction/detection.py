@@ -38,6 +38,7 @@ from grokora_pipeline.sessions.redaction.tokens import (
     BASE64_KEY,
     PUBLIC,
     from_base64,
+    is_high_entropy,
     is_known_id,
     is_publishable,
 )
@@ -54,7 +55,10 @@ _FORM = re.compile(  # a field of a form that was sent, in which + is a space
     r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
 )
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
-_KEY_PART = re.compile(r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|:[0-9a-f]{32,}")  # of several that marks join
+_KEY_PART = re.compile(
+    r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|/[A-Za-z0-9]{24,}(?![\w/.-])|:[0-9a-f]{32,}"
+)  # of several that marks join
+_MORE_PARTS = re.compile(r"(?:-[A-Za-z0-9]{4,})+(?![\w.])")
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 # what describes the field that a tool types into, and what holds the text that it types
 _FIELD_NAMES = (
@@ -201,6 +205,8 @@ class _Draft:
         for finding in findings:
             kind = "encoded" if finding.encoded else finding.kind
             stop = _key_end(text, finding.end)
+            if "-" in text[finding.start : stop] and (more := _MORE_PARTS.match(text, stop)):
+                stop = more.end()  # of a key of several parts the rule may know the first ones
             pieces += [text[end : finding.start], self._token("SECRET", kind, text[finding.start : stop])]
             end = stop
         return "".join((*pieces, text[end:]))
@@ -368,7 +374,7 @@ def _key_end(text: str, end: int) -> int:
     """Where a key ends that is longer than its rule knows: a rule's end within a word is not the key's."""
     rest = _KEY_REST.match(text, end)
     end = rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
-    while (part := _KEY_PART.match(text, end)) and (part[0][0] == ":" or is_random_token(part[0], 3.0)):
+    while (part := _KEY_PART.match(text, end)) and (part[0][0] == ":" or is_high_entropy(part[0][1:], 3.0)):
         end = part.end()
     return end
 

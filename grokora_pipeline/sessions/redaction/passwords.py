@@ -48,6 +48,7 @@ _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
 _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value|token|key|secret|hex)[\W_]+){0,3}", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"[A-Za-z]+ \Z")
+_NAME_BEFORE, _VALUE_AFTER = re.compile(r"[\w$\]'\"], ?\Z"), re.compile(r"[\"'`], ?[\"'`]")
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
 _ARN = re.compile(r"\b[au]rn:[\w:/.-]*:\Z")
 _SETS = {"=", ":", "\uff1a"}
@@ -123,6 +124,9 @@ def _is_assigned(match: re.Match[str]) -> bool:
     name = _whole_name(match)
     if _is_of_a_type(match) and (is_hash(value) or operator == ":"):
         return False
+    start = match.end("name") - len(name)
+    if _NAME_BEFORE.search(match.string, max(0, start - 40), start) and _VALUE_AFTER.match(match.string, match.end()):
+        return False  # `user, password = "a", "x"`: the second value belongs to the second name
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
     below = "\n" in match.string[match.end("operator") : match.start("value")]
     if not quote and (
@@ -181,7 +185,8 @@ def _is_of_a_type(match: re.Match[str]) -> bool:
 def is_named(match: re.Match[str]) -> bool:
     """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
     name = _whole_name(match)
-    label = match["value"].strip(":* ").lower() in name.lower()  # of the field that is called so
+    value = match["value"].strip(":* ").lower()
+    label = (value[:-1] if value[-1:].isdigit() else value) in name.lower()  # of the field that is called so
     return not label and is_secret(meaning(name), match["value"], quoted=True)
 
 
@@ -202,7 +207,7 @@ def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) ->
 
 _PAIRED = (  # what says by itself that a name and a value are a pair
     rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<value>)?(?=[^<>\s]+\s{{0,20}}</)",  # <a key="password">x</a>
-    r"</key>\s{0,20}<string>",
+    r"</(?:key|name)>\s{0,20}<(?:string|value)>",
     rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>",  # <password type="plain">x
     rf"(?:{QUOTE})?\s+value=(?={QUOTE})",  # <password value="x"
     # {"name": "API_KEY", "value": "x"}, <name="API_KEY"/> <value="x"/>
@@ -228,18 +233,23 @@ _NOT_ALONE = _SHORT_NAMES | {"key", "token", "auth", "signature"}  # too short t
 
 
 def _is_directive(match: re.Match[str]) -> bool:
-    """Whether a line is a name and a value: LDAPBindPassword x1."""
+    """Whether a line is a name and a value: LDAPBindPassword x1, enable secret level 15 x1."""
     name, value = _whole_name(match), match["value"]
     start = match.string.rfind("\n", 0, match.start("name")) + 1
-    alone = match.string[start : match.start("name")].strip() + match["name"] == name
-    return alone and name.lower() not in _NOT_ALONE and is_named(match) and is_mixed_value(match) and len(value) >= 6
+    before = match.string[start : match.end("name") - len(name)].strip().lower()
+    alone = before == "enable" or (not before and name.lower() not in _NOT_ALONE)
+    return alone and is_named(match) and is_mixed_value(match) and len(value) >= 6
 
 
 _BESIDE = (
-    _beside(r"[ \t]{1,16}(?=[^\s\"'`<>|=:]{6,98}[ \t]*(?:\n|\Z))", r"[ \t]{1,16}[^\s\"'`<>|=:]{6}", _is_directive),
+    _beside(
+        r"[ \t]{1,16}(?:level \d{1,2} )?(?=[^\s\"'`<>|=:]{6,98}[ \t]*(?:\n|\Z))",
+        r"[ \t]{1,16}(?:level [0-9]{1,2} )?[^\s\"'`<>|=:]{6}",
+        _is_directive,
+    ),
     _beside(
         "|".join(_PAIRED),
-        r"[\\\"'`]{0,4}(?:[\s,/]{0,20}(?:[\\\"'`<]{0,4}value|>)|</key>|\s+\w+=|\s?[:=]?\s?\{|:[-=]|"
+        r"[\\\"'`]{0,4}(?:[\s,/]{0,20}(?:[\\\"'`<]{0,4}value|>)|</(?:key|name)>|\s+\w+=|\s?[:=]?\s?\{|:[-=]|"
         r"\s{0,8}[:=]\s?\S+ ->|[^<>\n]{1,60}>)",
         is_named,
     ),
@@ -328,7 +338,7 @@ def is_chosen(match: re.Match[str]) -> bool:
 
 _ASSIGNED = detector(
     "password",
-    rf"(?P<name>(?:{TELLING})\w{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
+    rf"(?P<name>(?:{TELLING})[\w-]{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
     r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|!={1,2}(?=\s?[\"'])|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
@@ -338,12 +348,13 @@ _ASSIGNED = detector(
     r"SHA\d*|crypt|"
     r"b64decode|"
     r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"']))?"
-    r"(?:(?P<quote>(?:\"{2,3}|'{2,3}|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote)))?"
+    r"(?:(?P<quote>(?:\"{2,3}|'{2,3}|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote))|"
+    r"\\{0,3}[\"'](?=[^\s\"'`]{8,400}[ \t]*(?:\n|\Z)))?"  # the end of the text, and with it of the quote, was cut off
     r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
     # of `token: secret_id: x` the value is the last word, not the second name
     rf"|(?:(?:[a-z]{{4}} ){{3}}[a-z]{{4}}(?![\w ])|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
     r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))))",
-    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}(?: id)?"
+    rf"(?i:(?:{TELLING_HINT})[\w-]{{0,24}}(?: id)?"
     r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}\x{2192}]|[.?+|!]{1,2}=|->|<-))",
     "value",
     accept=_is_assigned,
@@ -430,10 +441,66 @@ _BELOW_A_NAME = detector(
     find=_column_cells,
     gate=TELLING_GATE,
 )
+_ITEM = re.compile(r"(?P<quote>[\"'`])(?P<value>[^\"'`\n\\]{4,200})(?P=quote)")
+_LINE_ITEM = re.compile(r"^[ \t]*- (?P<quote>[\"']?)(?P<value>[^\s\"']{6,200})(?P=quote)[ \t]*$", re.MULTILINE)
+_LIST = re.compile(  # passwords = ["x", "y"]; passwords: and below it - x
+    rf"(?P<name>(?:{TELLING})\w{{0,24}})\\{{0,3}}[\"'`]?\s?(?::=|=>|[:=])(?:\s?(?:\[\]string)?[\[({{]"
+    r"(?P<items>[^\[\](){}]{4,2000})[\])}]|[ \t]*\n(?P<lines>(?:[ \t]*- [^\n]{1,200}(?:\n|\Z)){1,60}))",
+    re.IGNORECASE | re.ASCII,
+)
+_NAMES_AND_VALUES = re.compile(  # user, password := "a", "x"
+    r"(?P<names>[\w.$]{1,60}(?:, ?[\w.$]{1,60}){1,5}) ?(?:string|\[\]byte)? ?:?= ?"
+    r"(?P<values>[\"'`][^\"'`\n]{0,200}[\"'`](?:, ?[\"'`][^\"'`\n]{0,200}[\"'`]){1,5})",
+    re.ASCII,
+)
+
+
+def _list_items(text: str) -> Iterator[re.Match[str]]:
+    """The values of a list below one telling name, in brackets or in lines of YAML."""
+    for match in _LIST.finditer(text):
+        means = meaning(match["name"])
+        quoted = match["items"] is not None
+        for item in (_ITEM if quoted else _LINE_ITEM).finditer(text, *match.span("items" if quoted else "lines")):
+            value = item["value"]
+            if is_secret(means, value, quoted=True) and is_mixed_value(item) and not CODE.fullmatch(value):
+                yield item
+
+
+def _values_in_turn(text: str) -> Iterator[re.Match[str]]:
+    """The values of several names that are assigned in one go, of which some are telling."""
+    for match in _NAMES_AND_VALUES.finditer(text):
+        names = re.split(", ?", match["names"])
+        values = list(re.finditer(r"(?P<quote>[\"'`])(?P<value>[^\"'`\n]{0,200})(?P=quote)", match.group()))
+        for name, value in zip(names, values, strict=False):
+            offset = match.start()
+            found = _ITEM.match(text, offset + value.start())
+            if found and is_secret(meaning(name), found["value"], quoted=True):
+                yield found
+
+
+_IN_LISTS = (
+    detector(
+        "password",
+        _LIST.pattern,
+        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`]{{0,4}}\s?(?::=|=>|[:=])"
+        r"(?:\s?(?:\[\]string)?[\[({][^\[\](){}]*[\"'`]|[ \t]*\n[ \t]*- ))",
+        "value",
+        find=_list_items,
+        gate=TELLING_GATE,
+    ),
+    detector(
+        "password",
+        _NAMES_AND_VALUES.pattern,
+        r"[\w$], ?[\w.$]+ ?(?:string|\[\]byte)? ?:?= ?[\"'`][^\"'`\n]*[\"'`], ?[\"'`]",
+        "value",
+        find=_values_in_turn,
+        gate=TELLING_GATE,
+    ),
+)
 SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw the words
     "seed_phrase",
     r"(?<![\w-])(?:(?:\d{1,2}[.):] ?)?[a-z]{3,8}[\s,]{1,3}){11,23}(?:\d{1,2}[.):] ?)?[a-z]{3,8}(?![\w-])",
     r"(?:[a-z]{3,8}[\s,]{1,3}(?:[0-9]{1,2}[.):] ?)?){11}[a-z]{3,8}",
     accept=lambda match: _seed_words(match.group()),
 )
-DETECTORS = (_BELOW_A_NAME, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)
+DETECTORS = (_BELOW_A_NAME, *_IN_LISTS, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)

@@ -44,6 +44,10 @@ _LIKELY = (
     r"tk_|aio_|napi_|api-|live_|"
     r"prod_|API-|ark-|ctx7sk-|nfk_"
 )
+_CHOSEN_OFTEN = (
+    r"[Pp](?:[@4][s5$]{2}w[o0]rd|a(?:[s5$]{2}w0rd|s[5$]word|[5$][s5$]word))[0-9]{0,6}|"
+    r"(?:[Pp]assword|[Qq]werty)[0-9]{3,6}|[Ll]etmein[0-9]{1,6}"
+)
 _PASSED = r"[^\s/@\"'<>]{1,200}"  # the password of a URL
 
 
@@ -338,7 +342,7 @@ _TOKENS = (
         r"brd-customer-\w+-zone-\w+:\w{8,}|"
         r"_\|WARNING:-[^|\s]{20,200}\|_[0-9A-F]{100,}|sess-[A-Za-z0-9]{40}|app-(?=[A-Za-z]{0,20}\d)(?=[a-z0-9]{0,20}[A-Z])[A-Za-z0-9]{24}|"
         r"[A-Za-z0-9]{52}JQQJ99[A-Za-z0-9]{20,40}|"
-        r"A{15,40}[\w%]{60,300}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
+        r"A{15,40}[\w%]{60,300}|[a-z0-9]{11}A{10}[\w=-]{40,}|t1\.[\w-]{60,}\.[\w-]{60,})(?![\w-])",
         r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
         r"[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us[0-9]|"
         r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}(?::(?:[0-9a-f]{32}|fx\b|[0-9a-f]{8}-)|<__>)|"
@@ -346,7 +350,7 @@ _TOKENS = (
         r"DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|akab-|PRD-[0-9a-f]{12}|AstraCS:|brd-customer-|_\|WARNING:-|"
         r"K10[0-9a-f]{64}|EXO[0-9a-f]{24}|sess-[A-Za-z0-9]{40}|app-[A-Za-z0-9]{24}|JQQJ99|[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|"
         r"[0-9]Q~|[0-9a-f]{32}\.[\w-]{16}|xx[0-9a-f]{8}-|\.atlasv1\.|00D\w{12,15}!|"
-        r"A{15}|t1\.[\w-]{60}",
+        r"A{10}|t1\.[\w-]{60}",
     ),
     detector(  # a name, an environment, and a UUID or parts of hexadecimal digits: access-production-..., st.x.x
         "provider_key",
@@ -365,13 +369,15 @@ _TOKENS = (
         r"[a-z0-9]{6}\.[a-z0-9]{16}",
         accept=lambda match: is_mixed(match["rest"]) and is_shuffled(match["rest"]) and not is_hash(match[0][:6]),
     ),
-    detector(  # acme_live:x, bot-acme:x
+    detector(  # acme_live:x, bot-acme:x, acme+robot:x
         "provider_key",
-        r"(?<![\w/.:@-])(?P<name>[A-Za-z][A-Za-z0-9]{0,14}(?:[_-][A-Za-z0-9]{1,10}){1,3}):(?P<body>[\w-]{20,})(?![\w:/@.-])",
-        r"[_-][A-Za-z0-9]{1,10}:[\w-]{20}",
+        r"(?<![\w/.:@-])(?P<name>[A-Za-z][A-Za-z0-9]{0,14}(?:[_+-][A-Za-z0-9]{1,10}){1,3}):(?P<body>[\w-]{20,})(?![\w:/@.-])",
+        r"[_+-][A-Za-z0-9]{1,10}:[\w-]{20}",
         accept=lambda match: (
-            _ID_WORDS.isdisjoint(words := re.split("[_-]", match["name"].lower()))
-            and _is_labelled_body(match["body"], words, telling=not _KEY_WORDS.isdisjoint(words))
+            _ID_WORDS.isdisjoint(words := re.split("[_+-]", match["name"].lower()))
+            and _is_labelled_body(
+                match["body"], words, telling="+" in match["name"] or not _KEY_WORDS.isdisjoint(words)
+            )
         ),
     ),
     detector(
@@ -394,11 +400,14 @@ _TOKENS = (
     ),
     detector(  # Azure's keys carry the name of their service at a fixed place
         "azure_key",
-        r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{36,}(?:AStA?|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO)[A-Za-z0-9+/]{4,40}={0,2}"
+        r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{36,}(?:AStA?|ACDb|ACR[A-Za-z]|AzSe|APIM|AIoT|AZFu|ACS|AZDO)[A-Za-z0-9+/]{4,40}={0,2}"
         r"(?![A-Za-z0-9+/=])",
-        r"[A-Za-z0-9+/]{36}(?:AStA?|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO)[A-Za-z0-9+/]{4}",
-        accept=lambda match: is_mixed(match.group()) and chunk_length(match.group()) <= 2.75,
-        gate=r"ASt|ACDb|ACRA|AzSe|APIM|AIoT|AZFu|ACS|AZDO",
+        r"[A-Za-z0-9+/]{36}(?:AStA?|ACDb|ACR[A-Za-z]|AzSe|APIM|AIoT|AZFu|ACS|AZDO)[A-Za-z0-9+/]{4}",
+        accept=lambda match: (
+            is_mixed(match.group())
+            and (chunk_length(match.group()) <= 2.75 or bool(re.fullmatch(r".{42}\+ACR\w{6}", match.group())))
+        ),
+        gate=r"ASt|ACDb|ACR[A-Za-z]|AzSe|APIM|AIoT|AZFu|ACS|AZDO",
     ),
     detector(  # as Jenkins writes what it encrypted
         "encrypted_secret",
@@ -412,6 +421,11 @@ _TOKENS = (
         "value",
     ),
     detector("password", r"(?<![\d-])(?:\d{6}-){7}\d{6}(?![\d-])", r"(?:[0-9]{6}-){7}[0-9]{6}"),  # of BitLocker
+    detector(  # what people choose when they must choose something; password2 is a field
+        "password",
+        rf"(?<![\w@$./-])(?:{_CHOSEN_OFTEN})[!@#$*]{{0,3}}(?![\w@$/-]|\.\w|\s?[=(\[:])",
+        _CHOSEN_OFTEN,
+    ),
     detector(
         "basic_auth",  # a key in the place of the user
         r"://(?P<value>[^\s:/@]{20,200})(?::(?:x-oauth-basic)?)?@",
@@ -479,7 +493,8 @@ BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a ke
     ),
 )
 BASE64 = re.compile(  # also in the alphabet of URLs
-    r"(?<![A-Za-z0-9+/_-])(?:[A-Za-z0-9+/]{60,76}\r?\n)*(?:[A-Za-z0-9+/]{24,}|[\w-]{24,})={0,2}(?![A-Za-z0-9+/=_-])",
+    r"(?<![A-Za-z0-9+/_-])(?:[A-Za-z0-9+/]{60,76}\r?\n[ \t]{0,24})*(?:[A-Za-z0-9+/]{24,}|[\w-]{24,})={0,2}"
+    r"(?![A-Za-z0-9+/=_-])",
     re.ASCII,
 )
 
