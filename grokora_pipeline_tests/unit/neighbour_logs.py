@@ -632,6 +632,21 @@ def _letta_messages(talk: "Talk", _: str) -> bytes:
     return _document(messages[::-1])
 
 
+def _flowise(talk: "Talk", name: str) -> bytes:
+    said = (("userMessage", talk.question), ("apiMessage", talk.answer))
+    return _document([{"role": role, "content": words, "chatId": name, "createdDate": AT} for role, words in said])
+
+
+def _mastra(talk: "Talk", name: str) -> bytes:
+    call = {"toolCallId": "c", "toolName": "bash", "args": {"command": talk.command}, "result": talk.result}
+    invocation = {"type": "tool-invocation", "toolInvocation": {"state": "result", **call}}
+    start = {"type": "step-start"}
+    said = [("user", [_text(talk.question)])]
+    said += [("assistant", [start, _text(talk.thought), invocation, start, _text(talk.answer)])]
+    messages = [{"role": role, "threadId": name, "content": {"format": 2, "parts": parts}} for role, parts in said]
+    return _document({"messages": messages})
+
+
 def _recorded_list(talk: "Talk", name: str) -> bytes:
     request, response = _chat(talk)
     first = {"session_id": name, "request": {**request, "messages": talk.start}, "response": {"choices": []}}
@@ -1065,6 +1080,8 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "open_interpreter": ("mini_swe_agent", "messages.json", _NO_SYSTEM, _open_interpreter),
     "batch_halves": ("openai_batch", "both.jsonl", _HELD, _batch_halves),
     "kong": ("wrapped_calls", "http.log", _HELD, _kong),
+    "flowise": ("mini_swe_agent", "messages.json", ("question", "answer"), _flowise),
+    "mastra": ("chat_dataset", "thread.json", _NO_SYSTEM, _mastra),
     "recorded_list": ("recording", "calls.json", _HELD, _recorded_list),
     "docker": ("recording", "x-json.log", _HELD, _docker),
     "har_streams": ("har", "x.har", _HELD, _har_streams),

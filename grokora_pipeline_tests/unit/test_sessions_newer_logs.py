@@ -521,7 +521,38 @@ def test_a_failed_command_and_a_cut_reply_of_the_older_openhands_are_no_successe
     assert failed == [False, True, True]
 
 
+def test_how_a_conversation_of_openhands_ended_is_its_verdict(tmp_path: Path) -> None:
+    def event(kind: str, number: int, **more: Any) -> dict[str, Any]:
+        return {"kind": kind, "id": f"e{number}", "timestamp": AT, "source": "agent", **more}
+
+    said = event("MessageEvent", 1, llm_message={"role": "assistant", "content": text("A")})
+    asked = event("MessageEvent", 0, llm_message={"role": "user", "content": text("Q")}) | {"source": "user"}
+
+    def ended(*states: str, **row: Any) -> list[str]:
+        changes = [
+            event("ConversationStateUpdateEvent", place, key="execution_status", value=state)
+            for place, state in enumerate(states, 2)
+        ]
+        lines = [asked, said, *changes]
+        items = read_lines(tmp_path, *([{"instance_id": "i", "history": lines, **row}] if row else lines))
+        return [one.status for one in items if isinstance(one, Verdict)]
+
+    assert [ended("finished"), ended("error", "finished"), ended("running", "stuck")] == [[], [], ["failure"]]
+    assert [ended(error=None), ended(error="Lost"), ended(resolved=True)] == [[], ["failure"], ["success"]]
+    assert ended(test_result={"report": {"resolved": False}}) == ["failure"]
+    older = {"id": 2, "timestamp": AT, "source": "environment", "observation": "agent_state_changed"}
+    told = {"id": 1, "timestamp": AT, "source": "agent", "action": "message", "args": {"content": "A"}}
+    items = read_lines(tmp_path, told, {**older, "extras": {"agent_state": "error"}})
+    assert [one.status for one in items if isinstance(one, Verdict)] == ["failure"]
+
+
 # --- sets of training data
+
+
+def test_a_rating_of_a_row_is_its_rating(tmp_path: Path) -> None:
+    rows = [{"messages": [*ASKED, TALK[-1]], **one} for one in ({"rating": "2"}, {"vote": "down"}, {"utility": False})]
+    known = [(turn.status, turn.rating) for turn in turns_of(read_lines(tmp_path, *rows))]
+    assert known == [("success", 2), ("failure", None), ("failure", None)]
 
 
 @pytest.mark.parametrize(

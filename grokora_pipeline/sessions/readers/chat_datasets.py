@@ -36,7 +36,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     lower_tools,
     pair_results,
 )
-from grokora_pipeline.sessions.readers.outcomes import exit_status, outcome_status
+from grokora_pipeline.sessions.readers.outcomes import opinion, stated_in
 from grokora_pipeline.sessions.readers.source import without_nulls
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status
 
@@ -58,12 +58,6 @@ _CONTEXTS = ("retrieved_contexts", "contexts", "retrieved_documents")  # stood i
 _SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs
 _TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
-# What a row, or its `info` or `metadata`, may say of how its conversation ended.
-_FLAGS = ("resolved", "success", "is_success", "passed", "is_correct", "verified", "solved")
-_FLAGS_OR_ANSWERS = ("label", "correct", "target")
-_REWARDS = ("reward", "rewards", "score", "final_reward", "total_reward")
-_ENDS = ("status", "exit_reason", "termination_reason", "finish_reason", "stop_reason")
-_HOLDERS = ("info", "metadata", "extra_info", "result", "test_result", "report", "evaluation", "verifier_result")
 _CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
 
 
@@ -115,25 +109,13 @@ def _has_turns(value: Any) -> bool:
 def _status(row: Mapping[str, Any]) -> Status:
     """How a row's conversation ended. A row was kept to be trained on: it succeeded unless a label or a reward says no.
 
-    A reward is from 0 to 1, and what is less than 1 is no success; a score beyond that range says nothing.
+    Rows that name their session, and RAGAS' samples, are a log, which nobody chose to train on. Sets of chats that
+    people had (LMSYS) number their conversations, too.
     """
-    holders = [row]
-    for holder in holders:  # those within a holder, too
-        holders += [held for key in _HOLDERS if isinstance(held := holder.get(key), dict)]
-    # as texts, too: tables and databases write "False" and "0.0"; but a text of these three may be the answer itself
-    words = [one.get(key) for one in holders for key in (*_FLAGS, *_ENDS)]
-    words += [one[key] for one in holders for key in _FLAGS_OR_ANSWERS if isinstance(one.get(key), bool | int)]
-    failed = any(one.get("error") for one in holders) or any(outcome_status(one) == "failure" for one in words)
-    failed = failed or any(exit_status(one.get("exit_status")) == "failure" for one in holders)
-    rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float | str)]
-    with suppress(ValueError):  # a score in words says nothing
-        failed = failed or any(0 <= float(reward) < 1 for reward in rewards)
-    stated = [one["outcome"] for one in holders if isinstance(one.get("outcome"), str | bool)]
-    if failed or any(outcome_status(word) in ("failure", None) for word in stated):
-        return "failure"
-    # rows that name their session, and RAGAS' samples, are a log, which nobody chose to train on
-    is_log = bool(_session(row, "session_id", "sessionId") or row.get("user_input")) and not rewards
-    return "unknown" if is_log and not any(outcome_status(one) == "success" for one in (*words, *stated)) else "success"
+    names = (name for name in SESSION_NAMES if not name.startswith("conversation"))
+    is_log = bool(_session(row, *names) or row.get("user_input"))
+    said = stated_in(row)
+    return "success" if said == "unknown" and not is_log else said
 
 
 def _session(row: Mapping[str, Any], *names: str) -> str:
@@ -408,6 +390,7 @@ def _turns(source: Source, record: Record, row: _DatasetRow) -> Iterator[Item]:
     beside = (as_json(metadata.get(key)) or [] for key in _CONTEXTS)  # in a CSV file as Python writes a list
     hidden = any(name_text(one) not in shown for own in beside for one in (own if isinstance(own, list) else [own]))
     session = _session(metadata, *SESSION_NAMES)
+    rating, liked = opinion(first_of(metadata, "rating", "user_rating", "vote", "thumbs"))
     yield from explode(
         source,
         row.messages,
@@ -419,6 +402,7 @@ def _turns(source: Source, record: Record, row: _DatasetRow) -> Iterator[Item]:
         task=name_text(first_of(metadata, *_TASKS)),
         tools=row.tools,
         completeness="cut" if hidden else "whole",
-        status=row.status,
+        status=row.status if liked != "failure" else liked,
+        rating=rating,
         model=row.model or name_text(first_of(metadata, "model", "model_name", "generator", "teacher")),
     )

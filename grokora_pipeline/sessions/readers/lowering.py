@@ -42,7 +42,9 @@ _ENDED_EARLY |= {"pause_turn", "error", "failed", "cancelled", "canceled", "abor
 _ENDED_EARLY |= {"guardrail_intervened", "content-filter", "recitation", "model_context_window_exceeded"}
 ROLES = {
     **dict.fromkeys(("user", "human", "input", "humanmessage", "prompter", "usermessage"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "ai", "model", "bot", "chatgpt", "gemini", "chatbot"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "ai", "model", "bot", "chatgpt", "gemini", "chatbot", "apimessage"), "assistant"
+    ),
     **dict.fromkeys(("aimessage", "aimessagechunk", "assistantmessage"), "assistant"),
     **dict.fromkeys(("system", "developer", "systemmessage"), "system"),
     **dict.fromkeys(
@@ -235,6 +237,8 @@ class _Parts:
         elif isinstance(content, list):
             for part in content:
                 self.take(part)
+        elif isinstance(content, Mapping) and isinstance(content.get("parts"), list):  # Mastra
+            self.take(content["parts"])
         elif isinstance(content, Mapping):
             for part in known_parts(content):
                 self._part(part)

@@ -18,8 +18,9 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     turn,
 )
+from grokora_pipeline.sessions.readers.outcomes import outcome_status, stated_in
 from grokora_pipeline.sessions.readers.source import event_number
-from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped
+from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Verdict
 
 AGENT = "openhands"
 _KINDS = {"SystemPromptEvent", "MessageEvent", "ActionEvent", "ObservationEvent", "AgentErrorEvent", "Condensation"}
@@ -132,6 +133,11 @@ class _Log:
                 self._take(value, own)
         if not self._step:
             yield Skipped("no_model_call")
+        states = [outcome_status(state) for one in values if (state := _state(one))]
+        if "failure" in (stated_in(self._row), *states[-1:]):
+            yield Verdict(self._session, status="failure", inferred=True)
+        elif stated_in(self._row) == "success":
+            yield Verdict(self._session, status="success", inferred=True)
 
     def _take(self, value: Json, own: str) -> None:
         kind = value.get("kind")
@@ -198,6 +204,13 @@ class _Log:
             result_known=known,
             step_failed=failed,
         )
+
+
+def _state(value: Json) -> str:
+    """The state of the conversation that an event tells, "" for other events; that an agent finished is no success."""
+    state = value.get("value") if value.get("key") in ("execution_status", "agent_status") else None
+    held = as_object(value.get("extras") if value.get("observation") == "agent_state_changed" else value.get("value"))
+    return name_text(first_of(held, "agent_state", "execution_status") or state)
 
 
 def _call_id(value: Json) -> Any:

@@ -6,6 +6,7 @@ One list for all readers. What nobody here understands is reported, and its sess
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
@@ -17,8 +18,8 @@ _WORDS: dict[Status, str] = {
     "failure": "failure failed fail fails failing error errors errored exception crash crashed timeout timed_out "
     "timedout expired cancelled canceled cancel aborted abort interrupted killed terminated stopped halted partial "
     "partially partially_completed incomplete unfinished unsuccessful unsolved unresolved unfixed gave_up given_up "
-    "abandoned rejected reverted refused refusal denied declined bad wrong incorrect invalid unsafe lost limit max "
-    "exceeded overflow truncated cut length content_filter oom sigkill not no false 0 0.0 -1 ❌ ✗ ✘",
+    "stuck abandoned rejected reverted refused refusal denied declined bad wrong incorrect invalid unsafe lost limit "
+    "max exceeded overflow truncated cut length content_filter oom sigkill not no false 0 0.0 -1 ❌ ✗ ✘",
     "unknown": "unknown none null n/a na pending running in_progress queued open started unset undefined",
 }
 _OUTCOMES: dict[str, Status] = {word: status for status, words in _WORDS.items() for word in words.split()} | {
@@ -54,6 +55,12 @@ _SCORES = (
     *("scores", "feedback_scores", "feedbackScores", "annotations", "annotation", "feedback", "user_feedback"),
     *("rating", "user_rating", "feedback_rating", "vote"),
 )
+# What a row, or its `info` or `metadata`, may say of how its conversation ended.
+_FLAGS = ("resolved", "success", "is_success", "passed", "is_correct", "verified", "solved", "utility")
+_FLAGS_OR_ANSWERS = ("label", "correct", "target")
+_REWARDS = ("reward", "rewards", "score", "final_reward", "total_reward")
+_ENDS = ("status", "exit_reason", "termination_reason", "finish_reason", "stop_reason")
+_HOLDERS = ("info", "metadata", "extra_info", "result", "test_result", "report", "evaluation", "verifier_result")
 _VALUES = ("score", "value", "rating", "avg", "label", "emoji", "thumbs")
 
 
@@ -85,6 +92,27 @@ def exit_status(word: object) -> Status:
     """
     text = name_text(word).lower()
     return "unknown" if not text or (text.startswith("submit") and "(" not in text) else "failure"
+
+
+def stated_in(record: Mapping[str, Any]) -> Status:
+    """How a record says that its conversation ended, in itself or in what it holds; "unknown" if nothing says it.
+
+    A reward is from 0 to 1, and what is less than 1 is no success; a score below that range says nothing.
+    """
+    holders = [record]
+    for holder in holders:  # those within a holder, too
+        holders += [held for key in _HOLDERS if isinstance(held := holder.get(key), Mapping)]
+    # as texts, too: tables and databases write "False" and "0.0"; but a text of these three may be the answer itself
+    words = [one.get(key) for one in holders for key in (*_FLAGS, *_ENDS)]
+    words += [one[key] for one in holders for key in _FLAGS_OR_ANSWERS if isinstance(one.get(key), bool | int)]
+    outcomes = [outcome_status(one["outcome"]) for one in holders if isinstance(one.get("outcome"), str | bool)]
+    rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float | str)]
+    said = [*map(outcome_status, words), *(exit_status(one.get("exit_status")) for one in holders)]
+    said += ["failure" for one in holders if one.get("error")]
+    said += [one or "failure" for one in outcomes]  # a word that nobody understands, where an outcome is stated
+    with suppress(ValueError):  # a score in words says nothing
+        said += ["success" if float(reward) >= 1 else "failure" for reward in rewards if float(reward) >= 0]
+    return "failure" if "failure" in said else "success" if "success" in said else "unknown"
 
 
 def rating_of(value: object) -> int | None:

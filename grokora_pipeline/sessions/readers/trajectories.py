@@ -23,6 +23,7 @@ from grokora_pipeline.sessions.readers.documents import (
     records,
 )
 from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
     content_session,
     explode,
     join_calls,
@@ -82,7 +83,7 @@ def looks_like_mini(head: bytes) -> bool:
     roles = [one.get("role") for one in values if isinstance(one, dict)]
     return (
         len(roles) > 1
-        and roles[0] in ("system", "user")
+        and ROLES.get(name_text(roles[0]).lower()) in ("system", "user")
         and all(roles[:4])
         and not any("parts" in one for one in values if isinstance(one, dict))
     )
