@@ -24,16 +24,6 @@ def ingest_keys(project: Project) -> list[dg.AssetKey]:
     return [project.key("session_logs"), project.key("base_model"), *links]
 
 
-def retrain_job(project: Project, agent: str) -> str:
-    """The name of an agent's job."""
-    return project.label(f"retrain_{agent}")
-
-
-def improve_job(project: Project, agent: str) -> str:
-    """The name of the job that makes recordings of an agent's verified answers."""
-    return project.label(f"improve_{agent}")
-
-
 def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     """`retrain_all`, `retrain_<agent>`, `ingest`, `evaluate_only` and `rollback`.
 
@@ -76,13 +66,13 @@ def jobs(project: Project, specs: Iterable[dg.AssetSpec]) -> list[Any]:
     ]
     improve = "The champion's own answers that a verifier accepts become recordings to learn from."
     for key in improvements:
-        name = improve_job(project, project.store_key(key).split("/")[0])
+        name = project.label(f"improve_{project.store_key(key).split('/')[0]}")
         definitions.append(dg.define_asset_job(name, dg.AssetSelection.assets(key), description=improve))
     for agent in project.agents:
         own = dg.AssetSelection.assets(*(key for key in chain if project.store_key(key).startswith(f"{agent.name}/")))
         definitions.append(
             dg.define_asset_job(
-                retrain_job(project, agent.name),
+                project.label(f"retrain_{agent.name}"),
                 own.upstream() | own,
                 # of which the run queue lets one go at a time, whoever started it
                 tags={AGENT_TAG: project.label(agent.name)},

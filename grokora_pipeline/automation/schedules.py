@@ -19,7 +19,7 @@ from grokora_pipeline.assets.improvement import LINK
 from grokora_pipeline.automation import history
 from grokora_pipeline.automation.evidence import gather, lacking, reason_to_train
 from grokora_pipeline.automation.history import AGENT_TAG, INPUTS_TAG, WHY_TAG, backoff, gpu_hours, running
-from grokora_pipeline.automation.jobs import SWARM_JOB, improve_job, retrain_job
+from grokora_pipeline.automation.jobs import SWARM_JOB
 from grokora_pipeline.automation.staleness import AssetStaleness, blocked_assets, stored_version
 from grokora_pipeline.errors import GrokoraError
 
@@ -45,7 +45,7 @@ def schedules(project: Project, specs: Iterable[dg.AssetSpec]) -> list[dg.Schedu
         _schedule(
             project,
             agent.name,
-            job=retrain_job(project, agent.name),
+            job=project.label(f"retrain_{agent.name}"),
             policy=agent.retrain,
             specs=[spec for spec in known if project.store_key(spec.key).split("/")[0] in {agent.name, *_SOURCES}],
             find=partial(agent_candidate, project, agent),
@@ -77,7 +77,7 @@ def _improve(project: Project, agent: str, improve: Improve) -> dg.ScheduleDefin
         "improve.schedule",
         improve.schedule,
         name=project.label(f"improve_{agent}_regularly"),
-        job_name=improve_job(project, agent),
+        job_name=project.label(f"improve_{agent}"),
         execution_fn=tick,
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"More recordings of {agent}'s own verified answers; off until you switch it on.",

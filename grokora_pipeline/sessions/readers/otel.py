@@ -14,7 +14,7 @@ Contents are off by default in most of them. Spans come in any order, children f
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from sys import intern
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import orjson
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, is_error, name_text, to_utc
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, is_error, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import (
     Json,
     Packer,
@@ -172,13 +172,13 @@ class _Calls:
         """Take in a span. Raises UnreadableError if the contents of all calls become too many."""
         trace, attributes = intern(span.trace), span.attributes
         key = (trace, intern(span.own))
-        session, agent = (name_text(_first(attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
+        session, agent = (name_text(first_of(attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
         self._above[key] = _Above((trace, intern(span.parent)), intern(session), intern(agent), span.failed)
         self._note_lengths(attributes)
-        if call := name_text(_first(attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id")):
+        if call := name_text(first_of(attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id")):
             self._results[call] = span.failed
         judged = [one for event, one in span.events if event == "gen_ai.evaluation.result"]
-        named = [(one.get("gen_ai.evaluation.name"), _first(one, *_SCORES)) for one in judged]
+        named = [(one.get("gen_ai.evaluation.name"), first_of(one, *_SCORES)) for one in judged]
         rating, status = scored([*named, *scores_in(span.judged or {})])
         if status != "unknown" or rating is not None:
             self._judged.append((span.started, span.line, key, rating, status))
@@ -302,11 +302,11 @@ def _facts(span: Span) -> Json:
     attributes = span.attributes
     models = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.model.id", _MODEL)
     names = ("gen_ai.response.finish_reasons", "gen_ai.completion.0.finish_reason", "ai.response.finishReason")
-    reason = _first(attributes, *names, "llm.finish_reason")
+    reason = first_of(attributes, *names, "llm.finish_reason")
     reasons = reason if isinstance(reason, list) else as_list(reason) or [reason]
     texts = (attributes.get(name) for name in (*_MESSAGES, "ai.prompt.messages", "input.value"))
     return {
-        "model": name_text(_first(attributes, *models)),
+        "model": name_text(first_of(attributes, *models)),
         "ended_early": any(ended_early({"finish_reason": one}) for one in reasons),
         "cut": any(map(is_cut_json, texts)),
     }
@@ -314,7 +314,7 @@ def _facts(span: Span) -> Json:
 
 def _is_call(span: Span) -> bool:
     attributes = span.attributes
-    kind = _first(attributes, "gen_ai.operation.name", "ai.operationId", "llm.request.type", "operation.name")
+    kind = first_of(attributes, "gen_ai.operation.name", "ai.operationId", "llm.request.type", "operation.name")
     if "langfuse.observation.type" in attributes:
         return bool(attributes["langfuse.observation.type"] == "generation")
     if "genkit:type" in attributes:
@@ -339,7 +339,7 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
             if content is None:
                 return [], None, None, "contents_missing"
             attributes[name] = content
-    tools = lower_tools(as_json(_first(attributes, "gen_ai.tool.definitions", "ai.prompt.tools", "llm.tools")))
+    tools = lower_tools(as_json(first_of(attributes, "gen_ai.tool.definitions", "ai.prompt.tools", "llm.tools")))
     pydantic = as_object(attributes.get("model_request_parameters"))
     tools = tools or lower_tools(
         [tool for key in ("function_tools", "output_tools") for tool in as_list(pydantic.get(key))]
@@ -350,8 +350,8 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
         prompt = lower_all([*prompt, *as_list(attributes.get("gen_ai.input.messages"))])
         return prompt, _answer(as_list(attributes.get("gen_ai.output.messages"))), tools, ""
     if "ai.prompt.messages" in attributes:
-        text = name_text(_first(attributes, "ai.response.text", "ai.result.text", "ai.response.object"))
-        calls_made = as_list(_first(attributes, "ai.response.toolCalls", "ai.result.toolCalls"))
+        text = name_text(first_of(attributes, "ai.response.text", "ai.result.text", "ai.response.object"))
+        calls_made = as_list(first_of(attributes, "ai.response.toolCalls", "ai.result.toolCalls"))
         answer = _answer([{"role": "assistant", "content": text, "tool_calls": calls_made}])
         return lower_all(as_list(attributes["ai.prompt.messages"])), answer, tools, ""
     for inputs, outputs in (("llm.input_messages", "llm.output_messages"), ("gen_ai.prompt", "gen_ai.completion")):
@@ -441,10 +441,6 @@ def _plain(node: Any) -> Any:
     return plain
 
 
-def _first(attributes: Mapping[str, Any], *names: str) -> Any:
-    return next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
-
-
 def _spans(record: Record) -> Iterator[Span]:
     if _is_jaeger(record.value):
         for span in _dicts(record.value, "spans"):
@@ -481,19 +477,19 @@ def _log_spans(logs: list[Json], line: int) -> Iterator[Span]:
     """
     calls: dict[tuple[str, str], list[Json]] = {}
     for number, one in enumerate(logs):
-        name = name_text(_first(one, "eventName", "event_name"))
+        name = name_text(first_of(one, "eventName", "event_name"))
         attributes, body = attributes_of(one.get("attributes")), _value(one.get("body"))
         name = name or name_text(attributes.get("event.name"))
         if not name.startswith("gen_ai."):
             continue
         attributes |= {key: value for key, value in as_object(body).items() if key.startswith("gen_ai.")}
         attributes |= {"body": body} if isinstance(body, dict) else {}
-        trace, own = name_text(_first(one, "traceId", "trace_id")), name_text(_first(one, "spanId", "span_id"))
+        trace, own = name_text(first_of(one, "traceId", "trace_id")), name_text(first_of(one, "spanId", "span_id"))
         own = f"{own}-{line}-{number}" if not own or (name == _WHOLE_CALL and (trace, own) in calls) else own
         calls.setdefault((trace, own), []).append({"name": name, "attributes": attributes, "record": one})
     for (trace, own), parts in calls.items():
         first = {key: one for key, one in parts[0]["attributes"].items() if key.startswith("gen_ai.")}
-        at = to_utc(_first(parts[0]["record"], "timeUnixNano", "observedTimeUnixNano", "time_unix_nano"))
+        at = to_utc(first_of(parts[0]["record"], "timeUnixNano", "observedTimeUnixNano", "time_unix_nano"))
         events = [(one["name"], one["attributes"]) for one in parts]
         yield Span(trace, own, "", "", at, {"gen_ai.operation.name": "chat"} | first, events, False, line)
 
@@ -503,11 +499,11 @@ def span_of(span: Json, line: int, shared: Json | None = None) -> Span:
     context = as_object(span.get("context"))
     events = [(name_text(one.get("name")), attributes_of(one.get("attributes"))) for one in _dicts(span, "events")]
     status = as_object(span.get("status"))
-    started = _first(span, "startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "start_timestamp")
+    started = first_of(span, "startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "start_timestamp")
     return Span(
-        trace=name_text(_first(span, "traceId", "trace_id") or context.get("trace_id")),
-        own=name_text(_first(span, "spanId", "span_id") or context.get("span_id")),
-        parent=name_text(_first(span, "parentSpanId", "parent_span_id", "parent_id")),
+        trace=name_text(first_of(span, "traceId", "trace_id") or context.get("trace_id")),
+        own=name_text(first_of(span, "spanId", "span_id") or context.get("span_id")),
+        parent=name_text(first_of(span, "parentSpanId", "parent_span_id", "parent_id")),
         name=name_text(span.get("name")),
         started=to_utc(started),
         attributes={key: value for key, value in (shared or {}).items() if key in ("session.id",)}
