@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -462,6 +463,37 @@ KEY FOUND! [ {} ]
 set password for bob to {}
 credentials (bob / {}) worked
 $ read -s PW <<< "{}"
+Password [none]: {}
+password> {}
+<password><![CDATA[{}]]></password>
+my $password = q{{}};
+passwords = %w[{} x]
+local password = [[{}]]
+passwords = ["x1", "{}"]
+passwords:\n  - {}\n  - x
+array(1) {\n  ["password"]=>\n  string(12) "{}"\n}
+public string Password { get; set; } = "{}";
+p.add_argument('--password', default='{}')
+<tr><td>root pwd</td><td>{}</td></tr>
+Content-Disposition: form-data; name="password"\n\n{}\n--x
++----+----------+\n| id | password |\n+----+----------+\n|  1 | {} |\n+----+----------+
+Loaded 1 password hash\n{}      (bob)\n1g 0:00:01 DONE
+bob:{}:1000:1000::/home/bob:/bin/sh
+the smtp pass is {}
+PASSWORD: ${{ secrets.X || '{}' }}
+const [dbPassword, set] = useState('{}');
+password:\n  type: string\n  example: {}\n
+    Password    REG_SZ    {}
+    Key Content            : {}
+echo "bob:{}" | sudo chpasswd
+Created user bob with password {}
+I changed the app secret to {} yesterday
+\u2714 Password \u2026 {}
+Set `password` to `{}`.
+\\newcommand{\\dbPassword}{{}}
+ds.setUserPasswd("{}");
+mit dem Passwort \u201e{}\u201c
+mot de passe \u00ab {} \u00bb
 """
 
 
@@ -477,6 +509,48 @@ def test_passwords_are_found_as_tools_and_people_write_them() -> None:
         if benchmark.leaks(secret, benchmark.stored(text.replace("{}", secret))):
             leaked.append(text)
     assert leaked == []
+
+
+PHRASES = """
+PASSPHRASE={}\\nPORT=80\\nA=1
+password: "{}"
+--- {"password": "{}"} ---
+| user | password |\\n|---|---|\\n| bob | {} |
+passphrase    {}
+<passphrase>{}</passphrase>
+ALTER USER app WITH PASSWORD '{}';
+$ cat /run/secrets/password\\n{}
+>>> cfg["passphrase"]\\n'{}'
+the password is {}
+la contrase\u00f1a es {}
+\u041f\u0430\u0440\u043e\u043b\u044c \u043e\u0442 \u043f\u043e\u0447\u0442\u044b \u2014 {}
+password = \u201c{}\u201d
+login: bob / {}
+"""
+
+
+def test_a_passphrase_of_plain_words_is_found_where_its_name_stands_and_leaves_later_texts() -> None:
+    secret = "candle mountain velvet harbor"
+    texts = [line.replace("\\n", "\n").replace("{}", secret) for line in PHRASES.strip("\n").split("\n")]
+    assert [text for text in texts if "mountain" in Redactor().redact(text)[0]] == []
+    assert "mountain" not in Redactor().redact([f"$ cat password.txt\n{secret}", f"I type {secret} now"])[0][1]
+
+
+@pytest.mark.parametrize("result", ["{}", [{"type": "text", "text": "{}\n"}], '{"stdout": "{}", "code": 0}'])
+@pytest.mark.parametrize("secret", ["Sommer2017", "candle mountain velvet"])
+def test_what_a_call_prints_is_found_in_any_form_of_its_result(result: Any, secret: str) -> None:
+    ours = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": '{"command": "cat password.txt"}'}}
+    theirs = {"type": "tool_use", "id": "c", "name": "bash", "input": {"command": "echo $DB_PASSWORD"}}
+    filled = orjson.loads(orjson.dumps(result).decode().replace("{}", secret))
+    chats = (
+        [{"role": "assistant", "tool_calls": [ours]}, {"role": "tool", "tool_call_id": "c", "content": filled}],
+        [
+            {"role": "assistant", "content": [theirs]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": filled}]},
+        ],
+    )
+    for chat in chats:
+        assert secret not in str(Redactor().redact(chat)[0])
 
 
 @pytest.mark.parametrize(
@@ -517,6 +591,11 @@ def test_codes_and_pins_are_found_beside_their_word_in_many_languages(text: str)
         "use SHA256 as the password hash; argon2id is the password hasher",
         "unzip data2024.zip -d out1 && 7z l archive2024.7z",
         "Your order code: 123456; the password policy is NIST-800-63B",
+        'password: "must contain letters and digits", "token": "session expired, log in again"',
+        "Senha inv\u00e1lida: deve conter pelo menos {0} letra(s)",
+        "the password is visible once clicked; the password to unlock restricted documents",
+        "'password' => ['required', 'string', 'min:8', 'confirmed']",
+        "<th>Password</th><td>Forgot yours?</td>",
         "cache key: 51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b",
         "rex_int:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b image_id:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b",
     ],

@@ -4,16 +4,19 @@ import re
 from collections.abc import Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
+    PHRASE,
     QUOTE,
     TELLING,
     TELLING_GATE,
     TELLING_HINT,
     VALUE,
+    VALUE_OR_PHRASE,
     Context,
     contexts,
     detector,
     is_hash,
     is_mixed_value,
+    is_phrase,
     is_random_token,
     is_value,
     looks_random,
@@ -104,6 +107,7 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"mc alias set \S+ \S+ \S+",
     r"sp_addlogin \S+",
     r"poll \S+ user \S+ password",
+    r"redis-cli [^\n|;]{0,60}auth(?: \w+)?",
 )
 _PRINTING = (  # what prints a secret and says so in no word of the names of secrets
     r"openssl rand|/dev/u?random|randombytes|securerandom|generatepassword|generate_?key|wg gen\w+|\bpwgen|\bpass show|"
@@ -205,13 +209,13 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # echo x | sudo -S, echo -e "x\nx" | passwd bob, --passwordeval "echo x"
         rf"\b(?:echo (?:-\w+ )?|printf (?:{QUOTE}[^\"'\n]{{1,12}}{QUOTE} )?)"
-        rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE})(?:(?:\\n|\n)[^\n|]{{0,98}}?)?(?:{QUOTE})?\s*\|\s*"
-        r"(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
+        rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE_OR_PHRASE})(?:(?:\\n|\n)[^\n|]{{0,98}}?)?(?:{QUOTE})?\s*\|\s*"
+        r"(?:sudo )?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
         r"[^\n|;]{1,80}(?:--passw(?:or)?d-(?:on-)?stdin|--passphrase-fd))",
-        r"\| ?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
+        r"\| ?(?:sudo |chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
         r"[^\n|;]{1,80}(?:-stdin|--passphrase-fd))",
         is_value,
-        r"\| ?(?:sudo -S|passwd|su\b|smbpasswd|pdbedit|kinit|cryptsetup)|chpasswd|-stdin|--passphrase-fd",
+        r"\| ?(?:sudo |passwd|su\b|smbpasswd|pdbedit|kinit|cryptsetup)|chpasswd|-stdin|--passphrase-fd",
     ),
     (  # echo x > ~/.vault_pass
         rf"\becho (?:-n )?{_VALUE}(?:{QUOTE})? ?>{{1,2}} ?"
@@ -228,7 +232,7 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # expect "assword:" and then send "x\r"
         rf"ass(?:word|phrase)[^\n]{{0,60}}(?:\n[^\n]{{0,40}}){{0,2}}?\bsend(?P<line>line)?(?: --)? ?\\{{0,3}}"
-        rf"[\"{{(]{{1,2}}'?(?P<value>{VALUE})(?(line)|\\+[rn])",
+        rf"[\"{{(]{{1,2}}'?(?P<value>{VALUE_OR_PHRASE})(?(line)|\\+[rn])",
         r"(?i:send(?:line)?(?: --)? ?\\{0,3}[\"{(])",
         is_value,
         r"(?i:send(?:line)? ?(?:--|\\|[\"{(]))",
@@ -263,6 +267,10 @@ _ABOUT_HASHES = re.compile(
     re.IGNORECASE,
 )
 _PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|secret|geslo", re.IGNORECASE)
+_COMMAND = re.compile(  # a prompt, a call in JSON, or a program that shows something
+    r"\A\s*(?:[$#%>]|PS |[\w.-]+@[\w.-]+[:~]|In \[|irb)|[\"}]\Z|"
+    r"\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk|cut)\b"
+)
 
 
 def _is_printed(match: re.Match[str]) -> bool:
@@ -276,7 +284,9 @@ def _is_printed(match: re.Match[str]) -> bool:
         return len(value) >= 20 and is_random_token(value, 3.2)
     if is_hash(value):
         return len(value) >= 20 and looks_random(value)
-    return looks_random(value) or bool(_PRINTED_PASSWORD.search(asked) and is_strong(match))
+    if is_phrase(value) and not _COMMAND.search(asked):
+        return False
+    return looks_random(value) or bool(_PRINTED_PASSWORD.search(asked) and (is_strong(match) or is_phrase(value)))
 
 
 DETECTORS = (
@@ -284,9 +294,10 @@ DETECTORS = (
     detector(  # $ openssl rand -hex 32, $ cat password.txt, >>> api_key, Token created. and below it only the value
         "password",
         rf"(?:{TELLING}|{_PRINTING})[^\n]{{0,160}}?{_BREAK}{_RULE}\s{{0,8}}{_PROMPT}(?:b?{QUOTE})?"
-        rf"(?P<value>[^\s\"'`\\]{{6,256}})(?:{QUOTE})?[ \t]*(?={_BREAK}|\\{{0,3}}[\"']|\Z)",
+        rf"(?P<value>{PHRASE}|[^\s\"'`\\]{{6,256}})(?:{QUOTE})?[ \t]*(?={_BREAK}|\\{{0,3}}[\"']|\Z)",
         rf"(?i:(?:{TELLING_HINT}|{_PRINTING})[^\n]*{_BREAK}{_RULE}\s{{0,8}}{_PROMPT}"
-        rf"b?[\\\"'`]{{0,4}}[^\s\"'`\\]{{6}}[^\s\"'`\\]*[\\\"'`]{{0,4}}[ \t]*(?:{_BREAK}|[\\\"'n]|$))",
+        rf"b?[\\\"'`]{{0,4}}(?:[^\s\"'`\\]{{6}}[^\s\"'`\\]*|[a-z]{{3,12}}(?: [a-z]{{3,12}}){{2,9}})"
+        rf"[\\\"'`]{{0,4}}[ \t]*(?:{_BREAK}|[\\\"'n]|$))",
         "value",
         accept=_is_printed,
         flags=re.IGNORECASE,

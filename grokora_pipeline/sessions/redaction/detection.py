@@ -21,9 +21,12 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction import detectors, published
 from grokora_pipeline.sessions.redaction.detector import (
     FILLER,
+    PHRASE,
     PLACEHOLDER,
+    TELLING,
     Detector,
     detector,
+    is_phrase,
     is_random_token,
     looks_random,
 )
@@ -69,7 +72,7 @@ _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|typ
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
 _LONGEST_COMMAND = 200  # arguments
 _LAST_ASKED = 400  # characters of a call
-_ONE_WORD = re.compile(r"\s{0,9}\S{6,256}\s{0,9}")
+_ONE_WORD = re.compile(rf"\s{{0,9}}(?:\S{{6,256}}|{PHRASE})\s{{0,9}}")
 _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", "ParameterValue"})
 _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terraform's state
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
@@ -77,6 +80,13 @@ _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|pas
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+
+
+_OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
+_QUOTED = re.compile(  # what stands in typographic quotes behind a telling word
+    rf"(?i)(?P<before>(?:{TELLING})[^\n{_OPENING}]{{0,40}}?)[{_OPENING}] ?(?P<value>[^\n{_OPENING}{_CLOSING}]{{3,98}}?)"
+    rf"[ \u00a0]?[{_CLOSING}]"
+)
 
 
 class TooDeepError(GrokoraError):
@@ -144,6 +154,8 @@ class _Draft:
             if whole is not None:
                 return self._replaced(whole, published.in_text(whole))
             text = self._literal(text, depth)
+        if not text.isascii() and (straight := _QUOTED.sub(r'\g<before>"\g<value>"', text)) != text:
+            text = text if self._detect(straight) == straight else straight
         before = len(self._findings)
         redacted, joined = self._detect(text), _without_wraps(text)
         if joined != text:
@@ -152,7 +164,7 @@ class _Draft:
             again = self._detect(joined)
             uncut = sorted(one for one in list(self._findings.values())[between:] if one.family)
             # only where a line break cut a value or its name; else the lines stay as they are
-            if uncut != cut:
+            if uncut != cut and not any(one != other and other.value in one.value for one in cut for other in uncut):
                 redacted = again
                 # what was found in its own line alone, and is no part of a value that goes on in the next
                 for one in [one for one in cut if not any(one.value in other.value for other in uncut)]:
@@ -234,7 +246,8 @@ class _Draft:
             before = bisect_right(public, (start, len(text))) - 1
             if before >= 0 and start < public[before][1]:
                 continue
-            pieces += [text[end:start], self._token(detector.family, detector.kind, value)]
+            kind = "passphrase" if detector.kind == "password" and is_phrase(value) else detector.kind
+            pieces += [text[end:start], self._token(detector.family, kind, value)]
             end = _key_end(text, stop) if detector.family == "SECRET" and stop == match.end() else stop
         return "".join((*pieces, text[end:]))
 
@@ -268,20 +281,41 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
 
 
 def answers(messages: Sequence[Any]) -> Iterator[str]:
-    """Results of one word, each below the call that it answers: only the call tells that the word is a secret."""
-    for at, message in enumerate(messages):
+    """Results of one word or phrase, each below the call that it answers: only the call tells that it is a secret."""
+    called: dict[str, Any] = {}  # the calls of the last answer, by id
+    said: Any = ""
+    for message in messages:
         if not isinstance(message, dict) or "role" not in message:
             return
-        content = message.get("content")
-        if not isinstance(content, str) or message["role"] == "assistant" or not _ONE_WORD.fullmatch(content):
+        content, calls = message.get("content"), message.get("tool_calls")
+        parts = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
+        if message["role"] == "assistant":
+            entries = [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
+            called = {str(one.get("id")): one.get("function") for one in entries}
+            called |= {str(one.get("id")): one.get("input") for one in parts if one.get("type") == "tool_use"}
+            said = next(reversed(called.values()), content)  # for a result that names no call
             continue
-        before: dict[str, Any] = next((one for one in reversed(messages[:at]) if one["role"] == "assistant"), {})
-        called = before.get("tool_calls")
-        entries = [one for one in called if isinstance(one, dict)] if isinstance(called, list) else []
-        calls = {str(one.get("id")): one.get("function") for one in entries}
-        last = next(reversed(calls.values()), before.get("content"))  # for a result that names no call
-        asked = str(calls.get(str(message.get("tool_call_id")), last))[-_LAST_ASKED:].rstrip("`\n ")
-        yield f"{asked.rpartition(chr(10))[2]}\n{content.strip()}"
+        for one in parts or [message]:
+            asked = str(called.get(str(one.get("tool_use_id") or message.get("tool_call_id")), said))
+            last = asked[-_LAST_ASKED:].rstrip("`\n ").rpartition("\n")[2]
+            yield from (f"{last}\n{text.strip()}" for text in _texts(one) if _ONE_WORD.fullmatch(text))
+
+
+def _texts(result: Any) -> Iterator[str]:
+    """The texts of a tool's result: of its content, its parts, or the members of the JSON object that it is."""
+    if isinstance(result, dict):
+        for name in ("content", "text", "stdout", "output", "result"):
+            yield from _texts(result.get(name))
+    elif isinstance(result, list):
+        for one in result:
+            yield from _texts(one)
+    elif isinstance(result, str):
+        yield result
+        if result[:1] == "{" and result[-1:] == "}" and len(result) < _LONGEST_VALUE:
+            try:
+                yield from _texts(orjson.loads(result))
+            except orjson.JSONDecodeError:
+                return
 
 
 def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
@@ -334,7 +368,11 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     field = " ".join(str(members[name]) for name in _FIELD_NAMES if isinstance(members.get(name), str))
     if _PASSWORD_FIELD.search(field) and not NO_FIELD.search(field):
         texts = {name: one for name in typed if isinstance(one := members[name], str)}
-        return {name: "password" for name, one in texts.items() if " " not in one and not _PASSWORD_FIELD.search(one)}
+        return {
+            name: "password"
+            for name, one in texts.items()
+            if (" " not in one or is_phrase(one)) and not _PASSWORD_FIELD.search(one)
+        }
     if _OF_A_COOKIE.intersection(members):
         return {"value": "cookie"}
     entry = next((members[name] for name in ("name", "key", "Name", "Key", "ParameterKey") if name in members), None)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mnemonic import Mnemonic
 
-from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII, SHORT
+from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII, FOREIGN, SHORT, word_set
 
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
@@ -35,6 +35,37 @@ NOT_A_SECRET = re.compile(
 QUOTE = r"(?:\\{0,3}[\"'`]|\"\"|''|'\\'')"  # doubled in CSV, SQL and YAML, interrupted in a shell
 VALUE = r"[^\s\"'`\\<>|]*[^\s\"'`\\<>|.,;:)\]}]"  # up to a space, a quote, or the end of a sentence
 QUOTED = rf"(?P<quote>{QUOTE})(?P<value>(?:(?!(?P=quote))[^\n]){{1,200}})(?=(?P=quote))"
+_OF_SENTENCES = word_set(  # no passphrase has them; few sentences, messages and labels of programs have none
+    "the and for are was were been being has have had does did not nor but you your yours our their its his her him "
+    "she they them who whom what when where which while why how with without from into onto over under than then that "
+    "this these those there here must may might should shall will would can cannot could please only same such some "
+    "any all each every both other another more most very too also just still never always already again yet until "
+    "unless via about above after before below between because since per out off set sets get gets use uses used using "
+    "let make made enter enters entered type typed choose chosen change changed reset show shown hide forgot forgotten "
+    "confirm confirmed repeat new old current wrong right invalid incorrect required optional missing expired empty "
+    "blank default value values string strings text word words length minimum maximum least letters letter digits "
+    "digit number numbers characters character upper lower case strong weak policy hash hashed plain encrypted "
+    "encryption decrypted stored login logout log logs logged sign signed user users username name names account "
+    "accounts admin email mail address field fields form input label button dialog page screen file files path folder "
+    "directory key keys token tokens secret secrets password passwords passphrase credential credentials auth "
+    "authentication authorization access api client server service session error errors failed fails failure success "
+    "successful denied allowed found matches match create created delete deleted remove removed update updated send "
+    "sent read reads write written return returns need needs see true false null none void int bool boolean str byte "
+    "bytes char object array list dict map types func function class public private static final const var self prod "
+    "production staging test tests testing dev config configuration settings setting option options env environment "
+    "variable variables example sample one two three una uno los las del por para con que como est les des une pour "
+    "dans sur der die das und ist ein eine nicht mit von bitte deine ihre nova nuevo nueva nouveau neues het een van "
+    "voor deve pelo menos muito mais almeno debe deben doit muss musi sua seu suas tua tuo"
+)
+_SENTENCE = rf"(?:[a-z]{{1,12}}[ -]){{0,9}}(?:{'|'.join(sorted(_OF_SENTENCES))}|{FOREIGN})(?![a-z])"
+_WORD = "(?-i:[a-z]{3,12})"
+# a passphrase of three words or more
+PHRASE = (
+    rf"(?!{_SENTENCE})(?:{_WORD}(?: {_WORD}){{2,9}}(?! ?[\w{{%(]| [$<])|{_WORD}(?:-{_WORD}){{2,9}}(?![\w-]))"
+    r"(?![^\x00-\x7f]\w)"
+)
+_PHRASE = re.compile(PHRASE)
+VALUE_OR_PHRASE = rf"(?:{PHRASE}|{VALUE})"
 FILLER = re.compile(r".{0,20}?([xX*0.#\u2022])\1{7,}.{0,6}")  # sk-xxxxxxxxxxxx, of a manual
 _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
@@ -95,15 +126,20 @@ def contexts(rows: Iterable[Context]) -> tuple[Detector, ...]:
     )
 
 
+def is_phrase(text: str) -> bool:
+    """Whether a text is three words or more as in a passphrase: small letters, parted alike, no word of sentences."""
+    return bool(_PHRASE.fullmatch(text))
+
+
 def is_value(match: re.Match[str]) -> bool:
     """Whether the value of a match stands in for none."""
     return not NOT_A_SECRET.fullmatch(match["value"])
 
 
 def is_mixed_value(match: re.Match[str]) -> bool:
-    """The same for a value that is no plain word: it has letters and digits, or marks between short parts."""
+    """The same for a value that is no plain word: a phrase, or letters and digits, or marks between short parts."""
     value = match["value"]
-    mixed = is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3)
+    mixed = is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3) or is_phrase(value)
     return mixed and is_value(match) and not value.endswith("/")  # a folder
 
 

@@ -44,6 +44,8 @@ class Finding(NamedTuple):
     def spreads(self) -> bool:
         """Whether the value is secret wherever it stands: no word, number, date, path, or piece of a program."""
         value = self.value
+        if self.kind == "passphrase":  # fewer words with dashes are also a name in a program
+            return " " in value or value.count("-") > 2
         return (
             (self.family == "SECRET" or (self.kind == "user" and not re.search(r"\.\w{1,4}\Z", value)))
             and SHORTEST_SPREADING <= len(value) <= LONGEST_SPREADING

@@ -3,12 +3,14 @@
 import re
 
 from grokora_pipeline.sessions.redaction.detector import (
+    PHRASE,
     QUOTE,
     QUOTED,
     TELLING,
     TELLING_GATE,
     TELLING_HINT,
     VALUE,
+    VALUE_OR_PHRASE,
     Context,
     contexts,
     is_hash,
@@ -58,14 +60,14 @@ _ROWS: tuple[Context, ...] = (
         TELLING_GATE,
     ),
     (  # <input type="password" value="x">
-        rf"type={QUOTE}password{QUOTE}[^<>\n]{{0,120}}?\bvalue={QUOTE}(?P<value>{VALUE})",
+        rf"type={QUOTE}password{QUOTE}[^<>\n]{{0,120}}?\bvalue={QUOTE}(?P<value>{VALUE_OR_PHRASE})",
         r"(?i:type=[\\\"'`]{1,4}password)",
         is_value,
         TELLING_GATE,
     ),
     (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER y PASSWORD 'x'
         rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x)|setq?|def\w*|with|user \S{{1,40}}|alter \S{{1,40}} \S{{1,40}})"
-        rf" (?P<name>\w*(?:{TELLING})\w*) (?(bare)(?:{QUOTE})?|{QUOTE})(?P<value>{VALUE})",
+        rf" (?P<name>\w*(?:{TELLING})\w*) (?(bare)(?:{QUOTE})?|{QUOTE})(?P<value>{VALUE_OR_PHRASE})",
         rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT})|"
         rf"(?:setq?|def\w*|with|user \S+|alter \S+ \S+) \w*(?:{TELLING_HINT})\w* [\\\"'`])",
         is_named,
@@ -93,11 +95,24 @@ _ROWS: tuple[Context, ...] = (
         is_mixed_value,
         "",
     ),
-    (  # as crackers of passwords print them
-        r"(?:\bNTLM\s{1,12}: |KEY FOUND! \[ |(?:\A|\n)[0-9a-f]{32}:)(?P<value>[^\s:]{6,64})",
-        r"NTLM\s+: |KEY FOUND!|[0-9a-f]{32}:[^\s:]{6}",
+    (  # as crackers of passwords print them, and Windows the keys of its networks
+        r"(?:\bNTLM\s{1,12}: |KEY FOUND! \[ |\bKey Content\s{1,16}: |(?:\A|\n)[0-9a-f]{32}:)(?P<value>[^\s:]{6,64})",
+        r"(?i:NTLM\s+: |KEY FOUND!|Key Content\s+: )|[0-9a-f]{32}:[^\s:]{6}",
         is_mixed_value,
         "",
+    ),
+    (  # as john prints them
+        r"(?:password hash|guesses|\bjohn\b)[^\n]{0,80}\n(?:[^\n]{0,120}\n){0,8}?"
+        r"(?P<value>\S{4,64}|[a-z]+(?: [a-z]+){2,9})[ \t]{2,}\([\w.@$-]{1,40}\)[ \t]*(?=\n|\Z)",
+        r"(?i:password hash|guesses|\bjohn\b)[^\n]*\n(?:[^\n]*\n){0,8}?[^\n]*[ \t]{2}\([\w.@$-]+\)[ \t]*(?:\n|$)",
+        is_value,
+        r"(?i:password hash|guesses|john)",
+    ),
+    (  # bob:x:1000:1000::/home/bob:/bin/sh, where a file of users has no "x" or a hash
+        r"(?:\A|\n)[\w.$-]{1,32}:(?P<value>[^\s:*!$][^\n:]{3,63}):\d+:\d+:[^:\n]{0,80}:[/\w]",
+        r"(?:^|\n)[\w.$-]+:[^:\n]{4,}:[0-9]+:[0-9]+:[^:\n]*:",
+        is_value,
+        r":[0-9]+:[0-9]+:[^:\n]*:",
     ),
     (  # of Terraform's state
         rf"\brandom_password\b[^}}]{{0,600}}?\bresult(?:{QUOTE})?\s{{0,12}}[:=]\s?{QUOTED}",
@@ -107,7 +122,7 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # page.fill("#password", "x")
         rf"\b(?:{_TYPES})\(\s?(?P<open>{QUOTE})(?:(?!(?P=open))[^\n]){{0,60}}{_FIELD}(?:(?!(?P=open))[^\n]){{0,40}}"
-        rf"(?P=open)\s?,\s?{QUOTE}(?P<value>{VALUE})",
+        rf"(?P=open)\s?,\s?{QUOTE}(?P<value>{VALUE_OR_PHRASE})",
         rf"(?i:(?:{_TYPES})\()",
         is_value,
         "",
@@ -136,7 +151,7 @@ _ROWS: tuple[Context, ...] = (
     (  # ConvertTo-SecureString -AsPlainText "x", set_password("x")
         rf"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){{0,3}}(?:{QUOTE})?(?!-)|(?:\b|set_?|"
         rf"with)password\({QUOTE}(?:\{{\w{{2,12}}\}})?)"
-        rf"(?P<value>{VALUE})",
+        rf"(?P<value>{VALUE_OR_PHRASE})",
         r"(?i:ConvertTo-SecureString|password\([\\\"'`])",
         lambda match: is_value(match) and not CODE.fullmatch(match["value"]),
         "",
@@ -171,7 +186,7 @@ _ROWS: tuple[Context, ...] = (
     (  # a1 LOGIN bob@example.com "x"; OpenVPN's user and password in two lines
         rf"(?:(?:\bLOGIN \S+@\S+|(?-i:\b[A-Za-z]{{0,3}}\d+ LOGIN \S+)) (?:{QUOTE})?|\b334 UGFzc3dvcmQ6\s{{1,4}}|"
         rf"(?<![^\n])user \S+ (?=\S{{8,}}[ \t]*(?:\n|\Z))|"
-        rf"\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{VALUE})",
+        rf"\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{VALUE_OR_PHRASE})",
         r"LOGIN \S+@|[0-9] LOGIN|334 UGFz|auth-user-pass|(?i:user \S+ \S{8,}[ \t]*(?:\n|$))",
         is_mixed_value,
         "",
@@ -232,11 +247,11 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # USER bob\nPASS x, of FTP and POP; Redis: user default on >x; activation code x
-        r"(?:(?:\A|\n|[>:] )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=[^\s/]+(?<!\.[jt]s)[ \t\r]*(?:\n|\Z))|"
+        r"(?:(?:\A|\n|[>:] )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=[^\n/]+(?<!\.[jt]s)[ \t\r]*(?:\n|\Z))|"
         r"\buser \w{1,32} on [^\n>]{0,40}>|"
         r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is|"
         r":)? (?=[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))"
-        r"(?P<value>[^\s\"'`\\<>|]{4,64})",
+        rf"(?P<value>{PHRASE}|[^\s\"'`\\<>|]{{4,64}}(?! \w))",
         r"(?:PASS [^\n]|AUTH [^\n]|user \w+ on [^\n]*>|(?i:(?:activation|licen[cs]e|product|serial|unlock) (?:code|"
         r"key)))",
         is_mixed_value,

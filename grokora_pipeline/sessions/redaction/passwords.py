@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
+    PHRASE,
     QUOTE,
     TELLING,
     TELLING_GATE,
     TELLING_HINT,
-    VALUE,
+    VALUE_OR_PHRASE,
     Detector,
     chunk_length,
     detector,
@@ -17,6 +18,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_hash,
     is_mixed,
     is_mixed_value,
+    is_phrase,
     is_random,
     is_random_token,
     is_scrambled,
@@ -115,12 +117,12 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     if len(words) > 1 and any(meaning(word) == "password" for word in words):
         return False  # Passwort vergessen?
     prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
-    return not prose or _seed_words(value)
+    return not prose or is_phrase(value) or _seed_words(value)
 
 
 def _is_assigned(match: re.Match[str]) -> bool:
     """Whether an assignment to a telling name holds a secret."""
-    operator, quote, value = match.group("operator", "quote", "value")
+    operator, quote, value = match["operator"], match["quote"] or match["opened"], match["value"]
     name = _whole_name(match)
     if _is_of_a_type(match) and (is_hash(value) or operator == ":"):
         return False
@@ -195,7 +197,7 @@ def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) ->
     return detector(
         "password",
         rf"(?P<name>(?:{TELLING})[\w-]{{0,24}})(?:{between})(?P<quote>{QUOTE})?"
-        rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{1,200}}?(?=(?P=quote))|{VALUE}))",
+        rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{1,200}}?(?=(?P=quote))|{VALUE_OR_PHRASE}))",
         rf"(?i:(?:{TELLING_HINT})[\w-]{{0,24}}(?:{hint}))",
         "value",
         accept=accept,
@@ -206,7 +208,8 @@ def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) ->
 
 
 _PAIRED = (  # what says by itself that a name and a value are a pair
-    rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<value>)?(?=[^<>\s]+\s{{0,20}}</)",  # <a key="password">x</a>
+    rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<value>)?"
+    r"(?=(?:[^<>\s]+|[a-z]{3,12}(?: [a-z]{3,12}){2,9})\s{0,20}</)",  # <a key="password">x</a>
     r"</(?:key|name)>\s{0,20}<(?:string|value)>",
     rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>",  # <password type="plain">x
     rf"(?:{QUOTE})?\s+value=(?={QUOTE})",  # <password value="x"
@@ -220,15 +223,49 @@ _PAIRED = (  # what says by itself that a name and a value are a pair
     r":[-=](?=[^\s}]{4,80}\})",  # ${API_KEY:-x}
 )
 _LOOSELY = (  # what stands between other words, too
-    r"[ \t`*]{0,24}\|[ \t`*]{0,24}(?=[^\s|`*]{6,}[ \t`*]{0,24}\|)",  # | API_KEY | x |
+    # | API_KEY | x |
+    r"[ \t`*]{0,24}\|[ \t`*]{0,24}(?=(?:[^\s|`*]{6,}|[a-z]{3,12}(?: [a-z]{3,12}){2,9})[ \t`*]{0,24}\|)",
     rf"(?:{QUOTE}|(?-i:(?<=[A-Z]))),\s?N?(?={QUOTE})",  # ("smtp_password", "x"), setopt(USERPWD, "x")
     # var token string = "x", Dim token As String = "x", declare @token nvarchar(50) = N'x'
     rf" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar2?\(\w+\)) ?= ?N?(?={QUOTE})",
     r"=\{(?=[^\s{}\\]{8,98}\})",  # PWD={x} of ODBC
     # get_password(): return "x", password: String { "x" }
     rf"(?:\([^()\n]{{0,40}}\))?[^\n\"'=;,]{{0,24}}[:{{]\s{{0,24}}(?:return )?(?={QUOTE})",
-    r"[ \t]?(?=(?P<line>[\"'])[^\s\"'`\\]{6,98}(?P=line)[ \t]*(?:;|\n|\Z|\}))",  # storePassword "x"
+    # storePassword "x"
+    r"[ \t]?(?=(?P<line>[\"'])(?:[^\s\"'`\\]{6,98}|[a-z]+(?: [a-z]+){2,9})(?P=line)[ \t]*(?:;|\n|\Z|\}|\)))",
 )
+_APART = (  # what a page, a protocol, a prompt, a table or a declaration puts between a name and a value
+    r"[ :]{0,3}(?:\s{0,8}</?[a-z][^<>\n]{0,80}>){1,6}\s{0,20}",  # <td>password</td><td>x</td>
+    r">\s{0,20}<!\[CDATA\[",
+    r" ?(?:[\[(][^\[\]()\n]{0,24}[\])] ?[:>]|[>\u2026\u203a\u276f]) ",  # password [none]: x
+    # a field of a form with its headers
+    rf"{QUOTE}(?:; ?\w{{1,20}}={QUOTE}[^\"\n]{{0,80}}{QUOTE})?(?:\r?\n|\\r\\n)"
+    r"(?:[\w-]{1,40}: [^\n]{0,80}\n){0,3}?(?:\r?\n|\\r\\n)",
+    rf"(?:{QUOTE})?\]? ?=>\s{{1,20}}string\(\d+\) (?={QUOTE})",  # as PHP shows an array
+    rf" ?\{{ ?(?:(?:private |protected |internal )?(?:get|set|init); ?){{1,3}}\}} ?= ?(?={QUOTE})",
+    rf"{QUOTE}, [^\n]{{0,80}}?\bdefault(?:_value)? ?= ?(?={QUOTE})",
+    rf"{QUOTE} (?:with|to|as|is|mit|auf|con|a|avec) (?={QUOTE})",  # set "password" to "x"
+    rf"[^\n\"'`=;,]{{0,40}}(?:\|\||\?\?) ?(?={QUOTE})",  # env.PASSWORD || "x"
+    rf"[\w\]]{{0,8}}(?:{QUOTE})?[\])]{{0,4}}\.(?:fill|type|send_?keys|set_?value)\((?={QUOTE})",
+    rf"(?:, ?\w{{1,30}}\] ?= ?(?:React\.)?useState(?:<\w+>)?)?\((?={QUOTE})",  # setDbPassword("x")
+    r":[ \t]*\n(?:[ \t]+(?:type|format|description|required): [^\n]{1,80}\n){1,4}?[ \t]+(?:example|default|value): ?",
+    r"[ \t]{2,40}(?:REG_[A-Z_]+[ \t]{2,40})?(?=[^\s|:=]{6,98}[ \t]*(?:\n|\Z)|[a-z]+(?: [a-z]+){2,9}[ \t]*(?:\n|\Z))",
+    r"\}\{",
+)
+
+
+_SETTER = re.compile(r"(?i)(?:\A|[._])(?:set|with|use|change|update|reset)\w+\Z|\Apass")
+
+
+def _is_apart(match: re.Match[str]) -> bool:
+    """The same behind what only stands between the two; what a call is handed if the call is to set it."""
+    value = match["value"]
+    called = match.string[: match.start("value")].rstrip("\"'`\\").endswith(match["name"] + "(")
+    if called and not _SETTER.search(_whole_name(match)):
+        return False
+    return len(value) >= 6 and (is_mixed(value) or is_phrase(value)) and is_named(match)
+
+
 _NOT_ALONE = _SHORT_NAMES | {"key", "token", "auth", "signature"}  # too short to say something before a space
 
 
@@ -243,8 +280,8 @@ def _is_directive(match: re.Match[str]) -> bool:
 
 _BESIDE = (
     _beside(
-        r"[ \t]{1,16}(?:level \d{1,2} )?(?=[^\s\"'`<>|=:]{6,98}[ \t]*(?:\n|\Z))",
-        r"[ \t]{1,16}(?:level [0-9]{1,2} )?[^\s\"'`<>|=:]{6}",
+        r"[ \t]{1,16}(?:level \d{1,2} )?(?=(?:[^\s\"'`<>|=:]{6,98}|[a-z]{3,12}(?: [a-z]{3,12}){2,9})[ \t]*(?:\n|\Z))",
+        r"[ \t]{1,16}(?:level [0-9]{1,2} )?(?:[^\s\"'`<>|=:]{6}|[a-z]{3,12} [a-z]{3})",
         _is_directive,
     ),
     _beside(
@@ -255,10 +292,20 @@ _BESIDE = (
     ),
     _beside(
         "|".join(_LOOSELY),
-        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{6}|[ \t`*]{0,24}\||[ \t][\"']|"
+        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{3}|[ \t`*]{0,24}\||[ \t][\"']|"
         r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
         r"(?:\([^()\n]*\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?[\\\"'`]",
         lambda match: is_named(match) and is_mixed_value(match),
+    ),
+    _beside(
+        "|".join(_APART),
+        r"[ :]{0,3}\s{0,8}<|>\s{0,20}<!|(?: ?[\[(][^\[\]()\n]{0,24}[\])])? ?[:>\x{2026}\x{203a}\x{276f}] |"
+        r"[\\\"'`]{1,4}(?:;[^\n]+)?(?:\r?\n|\\r\\n)|[\\\"'`]{0,4}\]? ?=>\s{1,20}string\(|"
+        r" ?\{ ?(?:get|set|init|private|protected|internal)|[\\\"'`]{1,4}, [^\n]*default|"
+        r"[\\\"'`]{1,4} (?:with|to|as|is|mit|auf|con|a|avec) [\\\"'`]|[^\n\"'`=;,]{0,40}(?:\|\||\?\?) ?[\\\"'`]|"
+        r"[\w\]]{0,8}[\\\"'`]{0,4}[\])]{0,4}\.\w+\([\\\"'`]|(?:, ?\w+\] ?= ?[\w.<>]+)?\([\\\"'`]|"
+        r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|\}\{",
+        _is_apart,
     ),
 )
 
@@ -342,18 +389,21 @@ _ASSIGNED = detector(
     r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|!={1,2}(?=\s?[\"'])|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
-    r")(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
+    r")(?:\*{2})?(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
     r"\\n){0,6})(?:[bfrunN@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
     r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|Some|bytes|MD5|"
     r"SHA\d*|crypt|"
     r"b64decode|"
-    r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"']))?"
+    r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"'])|"
+    # quotes of Perl and Ruby, Lua, C++
+    r"(?P<opened>q[qwx]?\s?[{(\[<|/!]|%[qw]?[{(\[<|](?![{%(])|\[=*\[(?=[^\]\n]{4,98}\]=*\])|R\"\w{0,8}\())?"
     r"(?:(?P<quote>(?:\"{2,3}|'{2,3}|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote))|"
     r"\\{0,3}[\"'](?=[^\s\"'`]{8,400}[ \t]*(?:\n|\Z)))?"  # the end of the text, and with it of the quote, was cut off
-    r"(?P<value>(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
+    r"(?P<value>(?(opened)[^\n]{4,200}?(?=[\]})>|/!]{1,2}[\"']?[ \t]*(?:[;,)\]}\n<]|\\n|\Z))|"
+    r"(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
     # of `token: secret_id: x` the value is the last word, not the second name
-    rf"|(?:(?:[a-z]{{4}} ){{3}}[a-z]{{4}}(?![\w ])|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
-    r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}]))))",
+    rf"|(?:(?:[a-z]{{4}} ){{3}}[a-z]{{4}}(?![\w ])|{PHRASE}|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
+    r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))))",
     rf"(?i:(?:{TELLING_HINT})[\w-]{{0,24}}(?: id)?"
     r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}\x{2192}]|[.?+|!]{1,2}=|->|<-))",
     "value",
@@ -398,16 +448,17 @@ BESIDE_A_PROVIDER = detector(  # twilio: x, algoliasearch("id", "x"); hashes and
     accept=_is_beside_a_provider,
 )
 _COLUMN = (
-    r"(?:\b|_)(?:passw(?:or)?d|passwort|kennwort|mot de passe|senha|pwd|pw|secret|token|api_?key|"
-    "contrase\u00f1a)"
+    r"(?:\b|_)(?:passw(?:or)?d|[a-z]{2,9}_pass|passphrase|passwort|kennwort|mot de passe|senha|pwd|pw|secret|token|"
+    "api_?key|contrase\u00f1a)"
     r"(?:\b|_)"
 )
 _HEADER = re.compile(  # a line whose cells name what stands below them, or the columns of an INSERT
     rf"(?:^|(?<=\())(?P<names>[^\n()]*{_COLUMN}[^\n()]*)(?:$|\) ?values\b)",
     re.IGNORECASE | re.MULTILINE,
 )
-_CELL = re.compile(r"(?P<value>[^\s|,;\t\"'`]{6,98})")
+_CELL = re.compile(r"(?P<value>[^\s|,;\"'`](?:[^\s|,;\"'`]| (?! )){4,96}[^\s|,;\"'`])")
 _MOST_ROWS = 200
+_LONGEST_LIST = 4000  # characters
 
 
 def _column_cells(text: str) -> Iterator[re.Match[str]]:
@@ -422,6 +473,8 @@ def _column_cells(text: str) -> Iterator[re.Match[str]]:
         rows = re.compile(r"\((?P<row>[^()\n]*)\)" if insert else r"^(?P<row>[^\n]*)$", re.MULTILINE)
         for number, row in enumerate(rows.finditer(text, header.end() + 1)):
             cells = row["row"].split(separator)
+            if not re.search(r"\w", row["row"]):
+                continue  # a rule
             if len(cells) != len(columns) or number >= _MOST_ROWS:
                 break
             at = row.start("row")
@@ -441,29 +494,54 @@ _BELOW_A_NAME = detector(
     find=_column_cells,
     gate=TELLING_GATE,
 )
-_ITEM = re.compile(r"(?P<quote>[\"'`])(?P<value>[^\"'`\n\\]{4,200})(?P=quote)")
-_LINE_ITEM = re.compile(r"^[ \t]*- (?P<quote>[\"']?)(?P<value>[^\s\"']{6,200})(?P=quote)[ \t]*$", re.MULTILINE)
-_LIST = re.compile(  # passwords = ["x", "y"]; passwords: and below it - x
-    rf"(?P<name>(?:{TELLING})\w{{0,24}})\\{{0,3}}[\"'`]?\s?(?::=|=>|[:=])(?:\s?(?:\[\]string)?[\[({{]"
-    r"(?P<items>[^\[\](){}]{4,2000})[\])}]|[ \t]*\n(?P<lines>(?:[ \t]*- [^\n]{1,200}(?:\n|\Z)){1,60}))",
+_LIST = re.compile(
+    rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:{QUOTE}|\])?(?:\[\])?\s{{0,8}}(?::=|=>|[:=])\s{{0,8}}"
+    r"(?:new (?:\w+)?\[\]|(?:\[\]|vec!|array|listOf|Arrays\.asList|List\.of|Set\.of|[@%])(?:string)?\s?)?\s?"
+    rf"(?:(?P<open>[\[({{])(?P<items>(?:[^\]\[(){{}}\n]|\n(?!\n)){{1,{_LONGEST_LIST}}})|"
+    r"\n(?P<lines>(?:[ \t]*- [^\n]*(?:\n|\Z)){1,200}))",
     re.IGNORECASE | re.ASCII,
+)
+_ITEM = re.compile(
+    rf"(?P<quote>{QUOTE})(?P<value>(?:(?!(?P=quote))[^\n]){{4,98}})(?=(?P=quote))(?!(?P=quote)\s?(?:=>|:))"
+)
+_LINE = re.compile(
+    r"^[ \t]*- (?P<quote>[\"']?)(?P<value>[^\s\"'#:{}\[\]](?:[^\n\"':#]|:(?! )){3,97}?)(?P=quote)[ \t]*$", re.MULTILINE
+)
+_RULE = re.compile(r"[a-z_]+:[\w,.|-]+|[a-z_]+\|[a-z_:|0-9]+")  # of a validator: min:8
+
+
+def _listed(text: str) -> Iterator[re.Match[str]]:
+    """The entries of a list named so: passwords = ["x", "y"], and below each other in YAML."""
+    for entries in _LIST.finditer(text):
+        means = meaning(_whole_name(entries))
+        several = bool(re.search(r"(?i)(?:pass(?:word|wd|phrase|code)|pwd|pin)s\Z", entries["name"]))
+        found = (
+            _ITEM.finditer(text, *entries.span("items"))
+            if entries["items"]
+            else _LINE.finditer(text, *entries.span("lines"))
+        )
+        for item in found if means else ():
+            value = item["value"]
+            if meaning(value) or _RULE.fullmatch(value) or not is_secret(means, value, quoted=True):
+                continue
+            if several or (entries["open"] != "{" and (means == "key" or (len(value) >= 8 and is_mixed_value(item)))):
+                yield item
+
+
+_LISTED = detector(
+    "password",
+    _ITEM.pattern,
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`]{{0,4}}\]?(?:\[\])?\s{{0,8}}(?::=|=>|[:=])"
+    r"(?:[^\n\"'`]{0,40}[\[({]|\s{0,8}\n[ \t]*- ))",
+    "value",
+    find=_listed,
+    gate=TELLING_GATE,
 )
 _NAMES_AND_VALUES = re.compile(  # user, password := "a", "x"
     r"(?P<names>[\w.$]{1,60}(?:, ?[\w.$]{1,60}){1,5}) ?(?:string|\[\]byte)? ?:?= ?"
     r"(?P<values>[\"'`][^\"'`\n]{0,200}[\"'`](?:, ?[\"'`][^\"'`\n]{0,200}[\"'`]){1,5})",
     re.ASCII,
 )
-
-
-def _list_items(text: str) -> Iterator[re.Match[str]]:
-    """The values of a list below one telling name, in brackets or in lines of YAML."""
-    for match in _LIST.finditer(text):
-        means = meaning(match["name"])
-        quoted = match["items"] is not None
-        for item in (_ITEM if quoted else _LINE_ITEM).finditer(text, *match.span("items" if quoted else "lines")):
-            value = item["value"]
-            if is_secret(means, value, quoted=True) and is_mixed_value(item) and not CODE.fullmatch(value):
-                yield item
 
 
 def _values_in_turn(text: str) -> Iterator[re.Match[str]]:
@@ -478,24 +556,13 @@ def _values_in_turn(text: str) -> Iterator[re.Match[str]]:
                 yield found
 
 
-_IN_LISTS = (
-    detector(
-        "password",
-        _LIST.pattern,
-        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`]{{0,4}}\s?(?::=|=>|[:=])"
-        r"(?:\s?(?:\[\]string)?[\[({][^\[\](){}]*[\"'`]|[ \t]*\n[ \t]*- ))",
-        "value",
-        find=_list_items,
-        gate=TELLING_GATE,
-    ),
-    detector(
-        "password",
-        _NAMES_AND_VALUES.pattern,
-        r"[\w$], ?[\w.$]+ ?(?:string|\[\]byte)? ?:?= ?[\"'`][^\"'`\n]*[\"'`], ?[\"'`]",
-        "value",
-        find=_values_in_turn,
-        gate=TELLING_GATE,
-    ),
+_VALUES_IN_TURN = detector(
+    "password",
+    _NAMES_AND_VALUES.pattern,
+    r"[\w$], ?[\w.$]+ ?(?:string|\[\]byte)? ?:?= ?[\"'`][^\"'`\n]*[\"'`], ?[\"'`]",
+    "value",
+    find=_values_in_turn,
+    gate=TELLING_GATE,
 )
 SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw the words
     "seed_phrase",
@@ -503,4 +570,4 @@ SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw t
     r"(?:[a-z]{3,8}[\s,]{1,3}(?:[0-9]{1,2}[.):] ?)?){11}[a-z]{3,8}",
     accept=lambda match: _seed_words(match.group()),
 )
-DETECTORS = (_BELOW_A_NAME, *_IN_LISTS, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)
+DETECTORS = (_BELOW_A_NAME, _LISTED, _VALUES_IN_TURN, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)

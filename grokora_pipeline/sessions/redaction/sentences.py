@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
+    PHRASE,
     QUOTE,
     TELLING_GATE,
     VALUE,
+    VALUE_OR_PHRASE,
     Context,
     contexts,
     detector,
@@ -51,6 +53,8 @@ _JOINS = (
 )
 _YOUR = "your|dein|ihr|votre|ton|tu|su|seu|tuo"
 _OF_KEYS = "api|access|auth|bot|deploy|private|secret|signing|encryption"
+_SECRET = rf"(?:{SPOKEN}|passwd|pwd?|pass|secret|token|(?:api|access|secret) key)"
+_OF_WHAT = "(?:the|my|our|your|vpn|wi-?fi|wlan|db|ssh|root|admin|user|ftp|smtp|e?mail|router|server|login)"
 _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
@@ -64,6 +68,21 @@ def is_strong(match: re.Match[str]) -> bool:
     """Whether a word of a sentence can only be a password: letters and digits, and neither a name nor a measure."""
     value = match["value"]
     return len(value) >= 7 and is_mixed(value) and is_value(match) and not _ORDINARY.match(value)
+
+
+_SAYS = re.compile(  # what may stand before several words of a passphrase, and not before those of a sentence
+    "(?:is|was|ist|lautet|es|est|\u00e8|\u00e9|\u00e4r|jest|je|(?:set|changed|updated|rotated) to)(?: now| still)?:? ?"
+    "\\Z|[:\u662f\u4e3a\u306f\ub294\uc740]\\s?\\Z"
+)
+
+
+def _is_no_sentence(match: re.Match[str]) -> bool:
+    """Whether a value is in quotes, or one word, or a passphrase after "is" with no forms of verbs and adverbs."""
+    value = match["value"]
+    if match["quote"] or " " not in value:
+        return True
+    said = _SAYS.search(match.string, max(0, match.start("value") - 16), match.start("value"))
+    return bool(said) and not re.search(r"(?:ing|ed|ly|ally|tions?|able|ible)\b", value)
 
 
 _ROWS: tuple[Context, ...] = (
@@ -104,12 +123,20 @@ _ROWS: tuple[Context, ...] = (
         rf"\b(?:sign|log)(?:ged|ging|ned|ning)?[ -]?(?:in|on)(?: to [\w ]{{1,24}})? (?:as|"
         rf"with) [\w.@-]{{1,40}} (?:using|and|with|/)|"
         rf"\b(?:login|user(?:name)?):? [\w.@-]{{1,40}},? pass(?:word)?|(?<![\w./-])pw|"
-        rf"\b(?:vpn|wi-?fi|wlan|db|ssh|root|admin|ftp|e?mail|router|server|login) pass) (?P<value>{VALUE})",
+        rf"\b{_OF_WHAT} pass) (?P<value>{VALUE})",
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpw |"
         r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |user\w*:? [\w.@-]+,? pass|\w pass )",
         is_strong,
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpw |"
         rf"user\w*:? [\w.@-]+,? pass|\w pass )",
+    ),
+    (  # created bob with app secret x1, try the api key x1, I changed the mail pass to x1
+        rf"\b(?:(?:with|using|use|tr(?:y|ied)|mit|avec|con|com|met)(?: [\w'-]{{1,16}}){{0,3}}? {_SECRET}|"
+        rf"(?:chang|set|updat|rotat|reset)\w{{0,4}}(?: [\w'-]{{1,16}}){{1,3}}? {_SECRET} to) "
+        rf"(?P<quote>{QUOTE})?(?P<value>{VALUE})",
+        rf"(?i:(?:with|using|use|try|tried|mit|avec|con|com|met|chang|set|updat|rotat|reset)[^\n]* {_SECRET} )",
+        is_strong,
+        rf"(?i: {_SECRET} )",
     ),
     (  # in any other language the word, at most four more, and what can be no word: geslo za mail x1
         rf"(?<!\w)(?:{FOREIGN})(?:[^\s!-~]|"
@@ -118,6 +145,20 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:(?:{FOREIGN})[^\n]*[0-9])",
         is_strong,
         rf"(?i:{FOREIGN})",
+    ),
+    (  # with the password "x1"
+        rf"(?<!\w)(?:{SPOKEN}|passwd|pwd)(?:en|et|s|a)? (?P<quote>{QUOTE})"
+        r"(?P<value>(?:(?!(?P=quote))[^\n]){6,98})(?=(?P=quote))",
+        rf"(?i:(?:{SPOKEN}|passwd|pwd)(?:en|et|s|a)? [\\\"'`])",
+        is_mixed_value,
+        "",
+    ),
+    (  # the word for it, at most four more, a mark, a passphrase
+        rf"(?<!\w)(?:{SPOKEN}|passwd|pwd)(?:[^\s!-~]|[a-z]){{0,6}}(?:[ \u00a0][^\s!-/:-@]{{1,16}}){{0,4}}?"
+        rf"(?: ?[:\uff1a\u2014\u2013=]| -)[ \u00a0]?(?P<quote>{QUOTE})?(?P<value>{PHRASE})",
+        rf"(?i:(?:{SPOKEN}|passwd|pwd)[^\n]*[:\x{{ff1a}}\x{{2014}}\x{{2013}}=-][ \x{{a0}}]?[\\\"'`]{{0,4}}[a-z]{{3}})",
+        is_value,
+        "",
     ),
     (  # netrc; a cell of a table; "log in with password x1"
         rf"(?:\b|_)(?:password|passphrase|passcode|passwd|requirepass|masterauth|rootpw|bindpw|kennwort|passwort|"
@@ -143,7 +184,7 @@ _ROWS: tuple[Context, ...] = (
         rf"\b(?:cred(?:ential)?s|log-?in|wi-?fi|wlan|account|accounts? data|zugangsdaten|identifiants?|credenciales|"
         rf"credenziali)\b"
         rf"(?: [\w'-]{{1,16}}){{0,5}}?(?: ?[:=]| are| is| sind| sont| son| est| es|"
-        rf") \(?[\w.@+-]{{2,40}} / (?P<value>{VALUE})",
+        rf") \(?[\w.@+-]{{2,40}} / (?P<value>{VALUE_OR_PHRASE})",
         r"(?i:(?:cred(?:ential)?s|log-?in|wi-?fi|wlan|account|zugangsdaten|identifiants?|credenciales|"
         r"credenziali)[^\n/]* / )",
         lambda match: len(match["value"]) >= 6 and is_mixed_value(match),
@@ -164,15 +205,15 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (
-        rf"(?:(?<!\w)(?:{SPOKEN}|pin|the pass|pwd?)(?: code)?"
+        rf"(?:(?<!\w)(?:{SPOKEN}|pin|{_OF_WHAT} pass|pwd?)(?: code)?"
         rf"(?: for (?:the )?(?:\w{{2,16}} )?{QUOTE}[^\s\"'`]{{1,40}}{QUOTE})?"
         rf"(?: from \S{{1,64}})? (?:(?:is|was)(?: now| still)?:?|lautet|ist|je|est|es|\u00e8|\u00e9|c'est|\u00e4r|er|"
         rf"on|to|jest|\u2014|"
         rf"-)(?=[ :])|"
         rf"(?:\u5bc6[\u7801\u78bc]|\u53e3\u4ee4|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638)"
         rf" ?(?:\u662f|\u4e3a|\u70ba|\u306f|\ub294|\uc740|:|\uff1a)) ?(?P<quote>{QUOTE})?"
-        rf"(?P<value>{VALUE})",
-        rf"(?i:(?:{SPOKEN}|pin|the pass|pwd?)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
+        rf"(?P<value>{VALUE_OR_PHRASE})",
+        rf"(?i:(?:{SPOKEN}|pin|{_OF_WHAT} pass|pwd?)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
         rf"(?: from \S{{1,64}})? (?:ist?|was|lautet|je|est?|\x{{e8}}|\x{{e9}}|c'est|\x{{e4}}r|er|on|to|\x{{2014}}|"
         rf"-)[ :])|"
         rf"(?:\x{{5bc6}}[\x{{7801}}\x{{78bc}}]|\x{{53e3}}\x{{4ee4}}|"
@@ -180,6 +221,7 @@ _ROWS: tuple[Context, ...] = (
         rf" ?[\x{{662f}}\x{{4e3a}}\x{{70ba}}\x{{306f}}\x{{b294}}\x{{c740}}:\x{{ff1a}}]",
         lambda match: (
             is_value(match)
+            and _is_no_sentence(match)
             and (match["quote"] or not CODE.fullmatch(match["value"]))
             and (bool(match["quote"]) or not match["value"].strip("-'").isalpha() or is_mixed_value(match))
         ),
@@ -191,17 +233,24 @@ _ROWS: tuple[Context, ...] = (
         rf"(?: [\w'\"-]{{1,16}}| [\w.+-]{{1,40}}@[\w.-]{{1,40}}){{1,6}} (?:is|(?:was|is|"
         rf"has been) (?:re)?set to|to|was|lautet|ist|es|"
         rf"est|c'est|contains|\u00e9|"
-        rf"\u00e8) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
+        rf"\u00e8) (?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
         rf"(?i:(?:{SPOKEN}|pwd?|secret|token|(?:access|api) key)(?: [\w'\"@.+-]{{1,60}}){{1,6}} "
         r"(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8}) )",
         lambda match: (
-            is_mixed_value(match) and (looks_random(match["value"]) if match["key"] else len(match["value"]) >= 8)
+            is_mixed_value(match)
+            and _is_no_sentence(match)
+            and (
+                looks_random(match["value"]) or (bool(match["quote"]) and is_strong(match))
+                if match["key"]
+                else len(match["value"]) >= 8
+            )
         ),
         rf"{TELLING_GATE}|(?i:{FOREIGN})",
     ),
     (  # credentials: bob / x1
         rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is|(?= \w+[/:])) ?"
-        rf"(?:[\w.+-]+@[\w.-]+[ ,]{{1,3}}(?![/:])|(?:[\w.@+-]+|<[^>\s]+>)(?: ?[/:] ?| and ))(?P<value>{VALUE})",
+        rf"(?:[\w.+-]+@[\w.-]+[ ,]{{1,3}}(?![/:])|(?:[\w.@+-]+|<[^>\s]+>)(?: ?[/:] ?| and ))"
+        rf"(?P<value>{VALUE_OR_PHRASE})",
         r"(?i:(?:cred(?:ential)?s?|log-?in|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is| \w+[/:]))",
         is_mixed_value,
         "",
@@ -275,7 +324,8 @@ _ROWS: tuple[Context, ...] = (
 )
 _DASH = "[\u2014\u2013]"
 _TAILS = (  # what says of the word before it that it is a password
-    rf" (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your|my|la|le|il|das|het|tvoje))? (?:{SPOKEN})"
+    rf" (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your|my|la|le|il|das|het|tvoje))? "
+    rf"(?:{SPOKEN}|(?:[\w-]{{1,12}} )?(?:passwd|pwd?|pass|token|secret|key))"
     rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN})"
     rf"|{QUOTE}[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN})"
     rf"| is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} (?:{SPOKEN}|pin|(?:token|secret|key))"
