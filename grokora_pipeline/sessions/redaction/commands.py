@@ -261,15 +261,16 @@ _ROWS: tuple[Context, ...] = (
 # between a line and what it prints: a rule or a fence; what an interpreter or a debugger shows before a value
 _BREAK = r"(?:\n|\\{1,3}n)"  # also in JSON
 _RULE = r"(?:\s{0,4}[=`~-]{3,}\w{0,8}(?:\n|\\{1,3}n))?"
-_PROMPT = r"(?:Out\[\d+\]: |\w+: String = |=> |\$\d+ = (?:0x\w+ )?|\[\d+\] )?"
+_PROMPT = (
+    r"(?:Out\[\d+\]: |(?:Observation|Output|Result|Answer|A|stdout): |\w+: String = |=> |\$\d+ = (?:0x\w+ )?|\[\d+\] )?"
+)
 _ABOUT_HASHES = re.compile(
     r"\bgit\b(?! config)|docker (?!exec)|sha\d|md5|hash|commit|public|fingerprint|checksum|digest|\bids?\b|[-_]id\b",
     re.IGNORECASE,
 )
 _PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|secret|geslo", re.IGNORECASE)
-_COMMAND = re.compile(  # a prompt, a call in JSON, or a program that shows something
-    r"\A\s*(?:[$#%>]|PS |[\w.-]+@[\w.-]+[:~]|In \[|irb)|[\"}]\Z|"
-    r"\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk|cut)\b"
+_COMMAND = re.compile(  # a prompt, a question, a call in JSON, or a program that shows something
+    r"\A\s*(?:\S{0,40}[>$#%)\]:]|PS|In|irb\S*)(?:\s|\Z)|[\"}?]\Z|\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk|cut|lookup)\b"
 )
 
 
@@ -284,7 +285,7 @@ def _is_printed(match: re.Match[str]) -> bool:
         return len(value) >= 20 and is_random_token(value, 3.2)
     if is_hash(value):
         return len(value) >= 20 and looks_random(value)
-    if is_phrase(value) and not _COMMAND.search(asked):
+    if is_phrase(value) and not _COMMAND.search(asked.rstrip()):
         return False
     return looks_random(value) or bool(_PRINTED_PASSWORD.search(asked) and (is_strong(match) or is_phrase(value)))
 

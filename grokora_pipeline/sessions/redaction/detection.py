@@ -78,6 +78,7 @@ _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terrafo
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
+_MOST_ESCAPES = 3  # of an address in an address in an address
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
@@ -169,9 +170,13 @@ class _Draft:
                 # what was found in its own line alone, and is no part of a value that goes on in the next
                 for one in [one for one in cut if not any(one.value in other.value for other in uncut)]:
                     redacted = self._apply(detector(one.kind, re.escape(one.value), "", family=one.family), redacted)
-        plain = _without_escapes(redacted)
-        if plain != redacted and (again := self._detect(plain)) != plain:
-            return again
+        plain = redacted
+        for _ in range(_MOST_ESCAPES):
+            before_it, plain = plain, _without_escapes(plain)
+            if plain == before_it:
+                break
+            if (again := self._detect(plain)) != plain:
+                return again
         return redacted
 
     def _json(self, text: str, depth: int) -> str | None:

@@ -245,12 +245,13 @@ _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts b
     rf" ?\{{ ?(?:(?:private |protected |internal )?(?:get|set|init); ?){{1,3}}\}} ?= ?(?={QUOTE})",
     rf"{QUOTE}, [^\n]{{0,80}}?\bdefault(?:_value)? ?= ?(?={QUOTE})",
     rf"{QUOTE} (?:with|to|as|is|mit|auf|con|a|avec) (?={QUOTE})",  # set "password" to "x"
-    rf"[^\n\"'`=;,]{{0,40}}(?:\|\||\?\?) ?(?={QUOTE})",  # env.PASSWORD || "x"
+    rf"[^\n\"'`=;,]{{0,40}}(?:\|\||\?\?|\$\{{[\w:.]{{1,40}},) ?(?={QUOTE})",  # env.PASSWORD || "x"
     rf"[\w\]]{{0,8}}(?:{QUOTE})?[\])]{{0,4}}\.(?:fill|type|send_?keys|set_?value)\((?={QUOTE})",
     rf"(?:, ?\w{{1,30}}\] ?= ?(?:React\.)?useState(?:<\w+>)?)?\((?={QUOTE})",  # setDbPassword("x")
     r":[ \t]*\n(?:[ \t]+(?:type|format|description|required): [^\n]{1,80}\n){1,4}?[ \t]+(?:example|default|value): ?",
     r"[ \t]{2,40}(?:REG_[A-Z_]+[ \t]{2,40})?(?=[^\s|:=]{6,98}[ \t]*(?:\n|\Z)|[a-z]+(?: [a-z]+){2,9}[ \t]*(?:\n|\Z))",
     r"\}\{",
+    r"[ \t]{1,24}[|\u2502] (?=(?:[^\s|]{6,98}|[a-z]+(?: [a-z]+){2,9})[ \t]*(?:\n|\Z))",  # a record of psql
 )
 
 
@@ -302,9 +303,9 @@ _BESIDE = (
         r"[ :]{0,3}\s{0,8}<|>\s{0,20}<!|(?: ?[\[(][^\[\]()\n]{0,24}[\])])? ?[:>\x{2026}\x{203a}\x{276f}] |"
         r"[\\\"'`]{1,4}(?:;[^\n]+)?(?:\r?\n|\\r\\n)|[\\\"'`]{0,4}\]? ?=>\s{1,20}string\(|"
         r" ?\{ ?(?:get|set|init|private|protected|internal)|[\\\"'`]{1,4}, [^\n]*default|"
-        r"[\\\"'`]{1,4} (?:with|to|as|is|mit|auf|con|a|avec) [\\\"'`]|[^\n\"'`=;,]{0,40}(?:\|\||\?\?) ?[\\\"'`]|"
+        r"[\\\"'`]{1,4} (?:with|to|as|is|mit|auf|con|a|avec) [\\\"'`]|[^\n\"'`=;,]{0,40}(?:\|\||\?\?|\$\{[\w:.]+,) ?[\\\"'`]|"
         r"[\w\]]{0,8}[\\\"'`]{0,4}[\])]{0,4}\.\w+\([\\\"'`]|(?:, ?\w+\] ?= ?[\w.<>]+)?\([\\\"'`]|"
-        r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|\}\{",
+        r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|\}\{|[ \t]{1,24}[|\x{2502}] [^\s|]",
         _is_apart,
     ),
 )
