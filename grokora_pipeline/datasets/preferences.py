@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from grokora_pipeline.datasets import duplicates
-from grokora_pipeline.datasets.selection import DatasetOptions, Reason
+from grokora_pipeline.datasets.selection import DatasetOptions, Reason, refuse_prompt
 from grokora_pipeline.sessions.turns import TurnRow
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ def is_worse(turn: TurnRow, reason: str | None, options: DatasetOptions) -> bool
     What came before or after a blamed step is not: nobody said that those answers were bad, whatever the session's
     rating.
     """
-    unread = turn["completeness"] not in ("whole", "reconstructed") or turn["prompt"] == "[]"
-    if reason not in _JUDGED or unread or (turn["completeness"] == "reconstructed" and not options.reconstructed):
+    if reason not in _JUDGED or refuse_prompt(turn, options):
         return False
     if reason == "failed_step":
         rating = turn["rating"]

@@ -119,10 +119,8 @@ def refuse(
     # A rating is of a whole session: if somebody is blamed for it, it says nothing against the steps before.
     if low and (blame is None or options.learn_from == "successes"):
         return "low_rating"
-    if turn["completeness"] not in ("whole", "reconstructed") or turn["prompt"] == "[]":
-        return "incomplete_prompt"
-    if turn["completeness"] == "reconstructed" and not options.reconstructed:
-        return "reconstructed"
+    if reason := refuse_prompt(turn, options):
+        return reason
     if turn["status"] == "failure" or low:
         return _refuse_of_failure(turn, blame, options, last_step)
     if turn["status"] == "success" or rating is not None or options.unknown_outcome == "all":
@@ -130,6 +128,13 @@ def refuse(
     called_a_tool = options.unknown_outcome == "tool_calls" and '"tool_calls":[{' in turn["completion"]
     # From an answer of its own that nobody praised a model learns nothing; held out, its writer would always be right.
     return None if called_a_tool and not _OWN.fullmatch(turn["model"] or "") else "unknown_outcome"
+
+
+def refuse_prompt(turn: TurnRow, options: DatasetOptions) -> Reason | None:
+    """Why nothing can be learnt behind a turn's prompt, be its answer good or bad; None if it can."""
+    if turn["completeness"] not in ("whole", "reconstructed") or turn["prompt"] == "[]":
+        return "incomplete_prompt"
+    return "reconstructed" if turn["completeness"] == "reconstructed" and not options.reconstructed else None
 
 
 def _refuse_of_failure(turn: TurnRow, blame: Blame | None, options: DatasetOptions, last_step: int) -> Reason | None:
