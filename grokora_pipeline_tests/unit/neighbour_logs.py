@@ -591,9 +591,14 @@ def _openai_batch(talk: "Talk", name: str) -> bytes:
 
 
 def _batch_halves(talk: "Talk", name: str) -> bytes:
+    """A call of each of OpenAI's APIs, all requests before the replies."""
     request, response = _chat(talk)
-    asked = {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": request}
-    return _lines(asked, {"id": "b", "custom_id": name, "response": {"status_code": 200, "body": response}})
+    asked = {"model": "m", "instructions": talk.system, "input": talk.question}
+    output = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": talk.answer}]}]
+    calls = [(request, response), (asked, {"object": "response", "status": "completed", "output": output})]
+    halves = [{"custom_id": f"{name}-{n}", "method": "POST", "body": body} for n, (body, _) in enumerate(calls)]
+    replies = [{"status_code": 200, "body": body} for _, body in calls]
+    return _lines(*halves, *({"custom_id": f"{name}-{n}", "response": one} for n, one in enumerate(replies)))
 
 
 def _promptlayer(talk: "Talk", name: str) -> bytes:
@@ -630,6 +635,56 @@ def _letta_messages(talk: "Talk", _: str) -> bytes:
         said(4, "assistant_message", content=talk.answer),
     ]
     return _document(messages[::-1])
+
+
+def _claude_trace(talk: "Talk", _: str) -> bytes:
+    body = {"model": "m", "system": talk.system, "messages": [{"role": "user", "content": talk.question}]}
+    call = {"type": "tool_use", "id": "t1", "name": "bash", "input": {}}
+    pieces = [(_text(""), {"text": talk.thought}), (call, {"partial_json": json.dumps({"command": talk.command})})]
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": {"role": "assistant", "content": []}}]
+    for index, (block, delta) in enumerate(pieces):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events.append({"type": "content_block_delta", "index": index, "delta": delta})
+    events += [{"type": "message_delta", "delta": {"stop_reason": "tool_use"}}, {"type": "message_stop"}]
+    stream = "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in events)
+    asked = {"method": "POST", "url": "/v1/messages", "body": body}
+    whole = {"type": "message", "role": "assistant", "content": [_text(talk.answer)], "stop_reason": "end_turn"}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": talk.result}
+    told = [_text(talk.thought), {**call, "input": {"command": talk.command}}]
+    more = [{"role": "assistant", "content": told}, {"role": "user", "content": [result]}]
+    again = {**asked, "body": {**body, "messages": [*body["messages"], *more]}}
+    return _lines(
+        {"request": asked, "response": {"status_code": 200, "body_raw": stream}, "logged_at": AT},
+        {"request": again, "response": {"status_code": 200, "body": whole}, "logged_at": AT},
+    )
+
+
+def _asked_and_said(talk: "Talk", name: str) -> bytes:
+    return _lines({"session_id": name, "input": talk.messages, "output": [talk.reply]})
+
+
+def _llama_cpp(talk: "Talk", name: str) -> bytes:
+    call = [
+        {
+            "id": "c",
+            "type": "function",
+            "function": {"name": "bash", "arguments": json.dumps({"command": talk.command})},
+        }
+    ]
+    said: list[dict[str, Any]] = [
+        {"role": "system", "content": "", "type": "root"},
+        {"role": "user", "content": talk.question},
+        {"role": "assistant", "content": "Never shown again."},
+        {"role": "assistant", "content": talk.thought, "toolCalls": json.dumps(call)},
+        {"role": "tool", "content": talk.result, "toolCallId": "c"},
+        {"role": "assistant", "content": talk.answer, "toolCalls": "", "model": "m"},
+    ]
+    parents = ("-1", "0", "1", "1", "3", "4")
+    own = [
+        {"id": f"{n}", "convId": name, "parent": parent, **one}
+        for n, (one, parent) in enumerate(zip(said, parents, strict=True))
+    ]
+    return _document({"conv": {"id": name, "currNode": "5"}, "messages": own})
 
 
 def _flowise(talk: "Talk", name: str) -> bytes:
@@ -1061,6 +1116,7 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("held_chats", "typingmind.json", _HELD, _held_chats),
     ("promptlayer", "request.json", _HELD, _promptlayer),
     ("ai_sdk_steps", "result.json", _HELD, _ai_sdk_steps),
+    ("llama_cpp", "conversation.json", _NO_SYSTEM, _llama_cpp),
     ("letta_messages", "messages.json", _HELD, _letta_messages),
 )
 NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for one in _OWN_READER} | {
@@ -1080,6 +1136,8 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "open_interpreter": ("mini_swe_agent", "messages.json", _NO_SYSTEM, _open_interpreter),
     "batch_halves": ("openai_batch", "both.jsonl", _HELD, _batch_halves),
     "kong": ("wrapped_calls", "http.log", _HELD, _kong),
+    "claude_trace": ("recording", "log.jsonl", _HELD, _claude_trace),
+    "asked_and_said": ("chat_dataset", "rows.jsonl", _HELD, _asked_and_said),
     "flowise": ("mini_swe_agent", "messages.json", ("question", "answer"), _flowise),
     "mastra": ("chat_dataset", "thread.json", _NO_SYSTEM, _mastra),
     "recorded_list": ("recording", "calls.json", _HELD, _recorded_list),

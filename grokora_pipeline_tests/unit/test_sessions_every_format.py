@@ -59,6 +59,7 @@ def test_all_that_a_format_holds_of_the_conversation_arrives(stored: Path) -> No
         folder = row["source_file"].split("/")[0]
         formats[folder] = row["source_format"]
         texts[folder] += row["prompt"] + row["completion"]
+        assert row["completeness"] in ("whole", "reconstructed"), folder
     assert formats == {name: reader for name, (reader, *_) in FORMATS.items()}
     missing = {
         name: [part for part in held if texts[name].count(f"The {part}word is here.") < 6]

@@ -495,6 +495,18 @@ def test_the_calls_of_a_trace_that_failed_failed(tmp_path: Path, failed: bool) -
         assert only(items).status == ("failure" if failed else "unknown")
 
 
+def test_chats_of_programs_hold_no_thought_no_name_and_no_broken_answer_as_what_was_said(tmp_path: Path) -> None:
+    chunks = [("user", "Q", {}), ("model", "Hm", {"isThought": True}), ("model", "A", {})]
+    studio = {"chunkedPrompt": {"chunks": [{"role": role, "text": words, **more} for role, words, more in chunks]}}
+    (last,) = turns_of(document(tmp_path, studio))
+    assert (last.completion["content"], last.completion["reasoning_content"], prompt_of(last)) == ("A", "Hm", "u:Q")
+    blocks = [{"role": role, "id": role, "blocks": ["f81d4fae"]} for role in ("user", "assistant")]
+    assert document(tmp_path, {"topics": [{"id": "t", "messages": blocks}]}) == [Skipped("part_of_unknown_kind")]
+    shown = {"message": {"text": "Q"}, "response": [{"value": "Hal"}], "result": {"errorDetails": {"message": "x"}}}
+    chat = {"responderUsername": "GitHub Copilot", "requests": [shown]}
+    assert document(tmp_path, chat) == [Skipped("broken_off")]
+
+
 def test_a_failed_command_and_a_cut_reply_of_the_older_openhands_are_no_successes(tmp_path: Path) -> None:
     def events(reason: str, code: int) -> list[dict[str, Any]]:
         reply = {"choices": [{"finish_reason": reason, "message": {"role": "assistant", "tool_calls": [CALL]}}]}

@@ -202,7 +202,7 @@ def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         asked = as_json(asked)
         request = {"model": value.get("model"), **(asked if isinstance(asked, dict) else {"messages": asked})}
         # a traced function may have an `input`, too: that is a call if its output is a response
-        is_response = "output" in as_object(said) or value.get("type") == "llm"
+        is_response = "output" in as_object(_reply(said)) or value.get("type") == "llm"
         if request.keys() & {"messages", "contents", "message"} or ("input" in request and is_response):
             yield request, said, value
 
@@ -228,9 +228,26 @@ def _reply(reply: Any) -> Any:
 
 # Names, without marks and capitals, under which gateways keep the messages of a request and what was answered.
 _MARKS = re.compile(r"[_-]")
-_ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
+_ASKED = {
+    "messages",
+    "input",
+    "llminput",
+    "prompt",
+    "promptmessages",
+    "inputmessages",
+    "requestmessages",
+    "chathistory",
+}
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
-_SAID |= {"responsemessage", "responsemessages", "completionmessages", "requestresponse", "responsebody", "responseobj"}
+_SAID |= {
+    "llmoutput",
+    "responsemessage",
+    "responsemessages",
+    "completionmessages",
+    "requestresponse",
+    "responsebody",
+    "responseobj",
+}
 
 
 def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[Json]:

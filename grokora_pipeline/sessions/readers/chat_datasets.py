@@ -88,7 +88,9 @@ def _kind(row: Json) -> str:
     if isinstance(said, str | list) and (isinstance(prompt, str) or _has_turns(prompt)):
         return "prompt_completion"
     # NVIDIA's sets: `output` may be anything beside an `input` that is a text
-    return "input_output" if _has_turns(row.get("input")) and isinstance(row.get("output"), str) else ""
+    answer = row.get("output")
+    is_said = isinstance(answer, str) or _has_turns([answer] if isinstance(answer, dict) else answer)
+    return "input_output" if _has_turns(row.get("input")) and is_said else ""
 
 
 def _calls(value: Any) -> list[Json]:

@@ -237,6 +237,16 @@ def open_webui(value: Json) -> Iterator[Chat]:
     yield Chat(plain, name_text(value.get("id")), "open-webui", started=value.get("created_at"), unshown=hidden)
 
 
+def llama_cpp(value: Json) -> Iterator[Chat]:
+    """A conversation of llama.cpp's web page: the branch that it shows. Calls are JSON text."""
+    facts = as_object(value["conv"])
+    nodes = {name_text(one.get("id")): one for one in objects_in(value["messages"])}
+    path = branch(nodes, name_text(facts.get("currNode")), "parent")
+    hidden = unshown(nodes.values(), path, lambda one: one.get("role"))
+    started = next((one.get("timestamp") for one in path), None)
+    yield Chat(path, name_text(facts.get("id")), "llama.cpp", started=started, unshown=hidden)
+
+
 def llm(rows: Sequence[Json]) -> Iterator[Chat]:
     """The responses of one conversation that `llm logs --json` prints: they continue each other."""
     messages: list[Any] = []

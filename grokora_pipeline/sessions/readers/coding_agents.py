@@ -294,10 +294,10 @@ def copilot_chat(value: Json) -> Iterator[Chat]:
             said_texts = [
                 part["value"] for part in shown if isinstance(part.get("value"), str) and not part.get("kind")
             ]
+            failed = bool(as_object(one.get("result")).get("errorDetails"))
             answer = {"role": "assistant", "content": "".join(said_texts), **mark}
-            replay.messages.append(
-                {**answer, "cut": mark["cut"] or tools}
-            )  # calls without their arguments are no answer
+            # calls without their arguments are no answer
+            replay.messages.append({**answer, "cut": mark["cut"] or tools or failed})
     yield from replay.chats()
 
 

@@ -237,6 +237,7 @@ SHAPES: tuple[Shape, ...] = (
         each=False,
         within=16,
     ),
+    Shape("llama_cpp", _has("conv.currNode", "messages"), chat_programs.llama_cpp),
     Shape("deepseek", _has("mapping", "inserted_at"), chat_programs.deepseek),
     Shape("mistral", _has("entries", "conversation_id"), chat_programs.mistral),
     Shape("chatgpt", _has("mapping", "create_time"), chat_programs.chatgpt),

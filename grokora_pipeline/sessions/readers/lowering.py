@@ -58,6 +58,7 @@ _CONTENTS = (
     *("content", "contents", "parts", "segments", "blocks", "value", "text", "message", "system_prompt"),
     *("items", "contentParts"),
 )
+_UNREAD: Message = {"role": "user", "content": "", "unread": True}
 _TAKEN = (*_CONTENTS, "tool_calls", "toolCalls")
 _RESULTS = ("tool_results", "toolResults")
 # Members of a message that name tools and are no calls of them.
@@ -97,15 +98,17 @@ def lower(message: Any) -> list[Message]:
     if isinstance(message, str):
         return [{"role": "user", "content": message}] if message else []
     if not isinstance(message, Mapping):
-        return [] if message is None else [{"role": "user", "content": "", "unread": True}]
+        return [] if message is None else [{**_UNREAD}]
     message = _unwrapped(message)
     kind = message.get("type")
     if "role" not in message and (item := _responses_item(message, str(kind))):
         return item
     role = role_of(message)
-    if not role:
-        return _lower_unknown(message)
     content = next((message[key] for key in _CONTENTS if message.get(key) is not None), None)
+    if not role:  # of nobody who is known; notes have a type and no role, and Hermes' have one
+        parts = _Parts()
+        parts.take(content if message.get("role", message.get("from")) or "type" not in message else None)
+        return [{**_UNREAD}] if parts.messages() and message.get("role") != "session_meta" else []
     if isinstance(message.get("from"), str) and role == "function_call":
         calls = [call for raw in _listed(as_json(content)) if (call := lower_call(raw))]
         return [assistant("", calls)] if calls else [assistant(name_text(content))]
@@ -141,13 +144,6 @@ def role_of(message: Mapping[str, Any]) -> str:
     return ROLES.get(str(said).lower(), "")
 
 
-def _lower_unknown(message: Mapping[str, Any]) -> list[Message]:
-    """A mark for a message of nobody who is known, if something is said in it; notes have a type and no role."""
-    who = next((message[key] for key in ("role", "from") if message.get(key)), "" if "type" in message else "nobody")
-    says = any(message.get(key) for key in _CONTENTS) and who != "session_meta"  # Hermes' own notes
-    return [{"role": "user", "content": "", "unread": True}] if who and says else []
-
-
 def ended_early(holder: object) -> bool:
     """Whether a message, a choice or a reply says that it ended at its limit, or that a filter stopped it."""
     if not isinstance(holder, Mapping):
@@ -161,6 +157,10 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
     message = lower_names(message) if "Role" in message else message
     if isinstance(message.get("kwargs"), Mapping) and "lc" in message:  # LangChain's serialised messages
         return {"role": name_text(next(reversed(as_list(message.get("id"))), "")), **message["kwargs"]}
+    if message.get("isThought") is True:  # a chunk of AI Studio's
+        return {"role": message.get("role"), "content": [{"type": "thinking", "text": message.get("text")}]}
+    if isinstance(blocks := message.get("blocks"), list) and blocks and isinstance(blocks[0], str):
+        return {"role": message.get("role"), "content": [{"type": "reference"}]}  # Cherry Studio keeps them elsewhere
     if "role" in message and isinstance(text := message.get("content"), str):  # Harmony, the channels of gpt-oss
         to, kind = name_text(message.get("recipient")), message.get("channel")
         if to.startswith("functions.") and message["role"] == "assistant":

@@ -155,7 +155,7 @@ def stated_task(line: Mapping[str, Any]) -> str:
     return next((name for name in names if name), "")
 
 
-_TIMES = ("started_at", "timestamp", "created_at", "createdAt", "time")
+_TIMES = ("started_at", "timestamp", "created_at", "createdAt", "time", "logged_at")
 
 
 class _Conversations:
@@ -355,7 +355,8 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
         line = {**line, "request": request, "response": response}
     if "body" in request and "messages" not in request:  # what HTTP proxies and gateways write
         request = as_object(request["body"])
-        response = as_json(response.get("body")) if isinstance(response, dict) and "body" in response else response
+        if isinstance(response, dict) and not response.keys().isdisjoint(("body", "body_raw")):
+            response = as_json(first_of(response, "body", "body_raw"))  # the second is claude-trace's, of a stream
         line = {**line, "request": request, "response": response}
     foreign = isinstance(response, str | list) or (isinstance(response, dict) and "message" in response)
     if not foreign and api_of(request, response, line.get("api")) == "chat":
