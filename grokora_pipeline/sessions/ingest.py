@@ -6,6 +6,7 @@ exception is mercy: what was read from a file stays while the file cannot be rea
 
 import os
 import shutil
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.days import DayJob, FileRows, build_day
 from grokora_pipeline.sessions.extract import Extracted, FileRecord, extract, load_rules
 from grokora_pipeline.sessions.processes import run_jobs
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError
 from grokora_pipeline.sessions.redaction import redactor as redaction
 from grokora_pipeline.sessions.scan import LogFile, Scan, scan, settled
 from grokora_pipeline.sessions.table import base_session
@@ -31,6 +33,7 @@ CODE_VERSION = 13  # raise it when the same logs give other rows
 CHUNK_BYTES = 10 << 20  # of logs a job: what a process holds grows with it, and each begins with cold caches
 POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000
+CLOCK_TICK = 20_000_000  # ns by which a folder's time of change may lie before the clock's
 QUARANTINE = pa.schema(
     [("file", pa.string()), ("reason", pa.string()), ("byte_offset", pa.int64()), ("detail", pa.string())]
 )
@@ -106,6 +109,7 @@ def ingest(
     not change are not read again and days whose files did not change are linked. No log is ever changed. Raises
     GrokoraError if the log folder does not exist; an empty one gives an empty result.
     """
+    listed = time.time_ns() - (CLOCK_TICK if settle_seconds else 0)
     entries, growing = settled(logs, settle_seconds)
     # It changes when the same logs would give other rows. A file that no reader knew is looked at anew by a new one.
     formats = [known.name for known in readers.FORMATS]
@@ -118,6 +122,7 @@ def ingest(
     tree = scan(logs, entries, growing, {record.path_id: record.name for record in before.files.values()})
     work = _Work(before, output, output / ".parts", workers, tuple(agents))
     _read(work, tree)
+    _keep_rotated(work, tree, logs, listed)
     days = _write_days(work)
     shutil.rmtree(work.parts, ignore_errors=True)
     judgement = judge(output, work.files)
@@ -175,6 +180,32 @@ def _read(work: _Work, tree: Scan) -> None:
         readable = {name: record for name, record in again.items() if not record.failed}
         work.files |= readable
         work.read |= readable.keys()
+
+
+def _keep_rotated(work: _Work, tree: Scan, logs: Path, listed: int) -> None:
+    """Where a log was rotated while we looked, let the earlier reading of all its files stay until next time.
+
+    Between the listing and the reading, turns may move to a name that was not listed, or was read before. `listed` is
+    when the listing began, in ns since 1970: only folders that changed since then are looked at.
+    """
+    before, paths = work.before.files, {file.name: file.path for file in tree.files}
+    changes: dict[Path, bool] = {}
+    for name in sorted(work.read & before.keys() | before.keys() - work.files.keys()):
+        path, earlier = paths.get(name, logs / name), before[name]
+        if path.parent not in changes:
+            changes[path.parent] = path.parent.is_dir() and path.parent.stat().st_mtime_ns >= listed
+        if earlier.days and changes[path.parent] and not _goes_on(path, earlier):
+            rotated = ("rotated", 0, "another file took its place while it was read; both are read next time")
+            work.files[name] = replace(earlier, problems=[rotated], again=True)
+            work.read.discard(name)
+
+
+def _goes_on(path: Path, earlier: FileRecord) -> bool:
+    """Whether a file begins with all that was read of it before."""
+    try:
+        return Source(path, earlier.name, size=earlier.size).digest() == earlier.sha256
+    except (OSError, UnreadableError):
+        return False
 
 
 def _shared_units(work: _Work, files: dict[str, LogFile]) -> list[list[LogFile]]:

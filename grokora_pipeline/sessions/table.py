@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
 from grokora_pipeline.sessions.turns import Turn, turn_id
 
 UNDATED = "undated"
+NO_TEXT = "calls:"  # what the answer_id of an answer begins with that is calls alone
 ROW_GROUP = 256  # rows; of a long coding session's, whose prompts may have 192,000 characters each, some 50 MB
 MAX_CLEANED = 16 << 20  # bytes of redacted messages that are kept for the next prompt that repeats them
 _RUN = re.compile(r"#\d+\Z")
@@ -223,10 +224,9 @@ def _answer_id(completion: Message) -> str:
     """What was answered, as far as two logs of one call agree on it: the text; if there is none, the calls."""
     content = completion.get("content")
     if isinstance(content, str) and content.strip():
-        answer: Any = content.strip()
-    else:
-        answer = [content, [call.get("function") for call in completion.get("tool_calls") or ()]]
-    return hashlib.sha256(orjson.dumps(answer)).hexdigest()[:16]
+        return hashlib.sha256(orjson.dumps(content.strip())).hexdigest()[:16]
+    calls = [content, [call.get("function") for call in completion.get("tool_calls") or ()]]
+    return NO_TEXT + hashlib.sha256(orjson.dumps(calls)).hexdigest()[:16]
 
 
 def public_name(name: str) -> str:

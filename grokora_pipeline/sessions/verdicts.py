@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.sessions.extract import FileRecord
-from grokora_pipeline.sessions.table import SCHEMA, base_session, read_rows
+from grokora_pipeline.sessions.table import NO_TEXT, SCHEMA, base_session, read_rows
 from grokora_pipeline.sessions.turns import Problem, Status, TurnRow
 from grokora_pipeline.store import content_version
 
@@ -113,6 +113,8 @@ class _Cluster:
     segments: set[Segment] = field(default_factory=set)
     steps: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # by agent
     calls: set[tuple[Any, ...]] = field(default_factory=set)  # what tells a call from another
+    silent: set[tuple[str, int]] = field(default_factory=set)  # of `grokputer.log`, without an answer's text
+    written: set[tuple[str, int]] = field(default_factory=set)  # of `session.json`, which loses none
     rebuilt: bool = False  # prompts were reconstructed from the log
     start: str = ""
     end: str = ""
@@ -128,6 +130,10 @@ class _Cluster:
         self.calls.add((agent, row["step"], row["answer_id"], asked))
         if row["call"]:
             self.calls.add((row["call"], row["answer_id"]))  # two machines may both count from 1
+        if row["source_format"] == "grokputer_log" and row["answer_id"].startswith(NO_TEXT):
+            self.silent.add((agent, row["step"]))
+        elif row["source_format"] == "session_v1":
+            self.written.add((agent, row["step"]))
         if at := row["started_at"]:
             self.start, self.end = min(self.start or at, at), max(self.end, at)
 
@@ -137,6 +143,8 @@ class _Cluster:
         for agent, steps in other.steps.items():
             self.steps[agent] |= steps
         self.calls |= other.calls
+        self.silent |= other.silent
+        self.written |= other.written
         self.rebuilt = self.rebuilt or other.rebuilt
         self.start = min(filter(None, (self.start, other.start)), default="")
         self.end = max(self.end, other.end)
@@ -162,7 +170,7 @@ class _Cluster:
             (agent, step)
             for agent in self.steps.keys() & other.steps.keys()
             for step in self.steps[agent] & other.steps[agent]
-        }
+        } - self._unheard(other)
         return agreed == common or (self.rebuilt and other.rebuilt and 2 * len(agreed) > len(common))
 
     def goes_with(self, other: "_Cluster") -> bool:
@@ -173,18 +181,28 @@ class _Cluster:
         """
         if self.files & other.files:
             return False
-        early, late = sorted((self, other), key=lambda one: (one.start, min(one.segments)))
+        first_steps = {id(one): min(map(min, one.steps.values())) for one in (self, other)}
+        early, late = sorted((self, other), key=lambda one: (one.start, first_steps[id(one)], min(one.segments)))
         common = early.steps.keys() & late.steps.keys()
+        unheard = self._unheard(other)
         for agent in common:
             before, after = early.steps[agent], late.steps[agent]
             seam = {max(before)} if max(before) == min(after) > min(before) else set[int]()
-            if (before & after) - seam or (early.start and max(after) < min(before)):
+            same = {step for step in before & after if (agent, step) not in unheard}
+            if same - seam or ("" < early.start < late.start and max(after) < min(before)):
                 return False
         if common:
             return True
         if not early.end or not late.start:
             return True
         return datetime.fromisoformat(late.start) - datetime.fromisoformat(early.end) <= SESSION_GAP
+
+    def _unheard(self, other: "_Cluster") -> set[tuple[str, int]]:
+        """Steps of which one log may have lost the answer's text, so that the other's contradicts nothing.
+
+        Windows drops the lines of `grokputer.log` that its code page cannot write.
+        """
+        return (self.silent & other.written) | (other.silent & self.written)
 
 
 def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
@@ -201,6 +219,8 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     # forks copy calls of another session, receipt and all
     receipts = rows["call"].ne("") & rows.duplicated(["call", "prompt_id", "answer_id"], keep=False)
     repeated |= receipts.to_numpy()
+    lossy = rows["source_format"].isin(("grokputer_log", "session_v1"))
+    repeated |= (lossy & rows.duplicated(["session", "agent", "step"], keep=False)).to_numpy()
     begins = rows["session_id"].str.fullmatch(_BY_CONTENT) & rows.duplicated(_BEGINNING, keep=False)
     repeated |= begins.to_numpy(dtype=bool)
     copies, dropped = _copies(_dictionaries(rows[repeated]))
@@ -332,6 +352,8 @@ def _copies(rows: Sequence[TurnValues]) -> tuple[pa.Table, list[int]]:
         if _BY_CONTENT.fullmatch(row["session_id"]):  # two files of one conversation that went on in two ways
             groups["beginning", *(row[name] for name in _BEGINNING)].append(row)
         groups["call", row["session"], row["agent"], row["step"], row["answer_id"]].append(row)
+        if row["source_format"] in ("grokputer_log", "session_v1"):
+            groups["heard", row["session"], row["agent"], row["step"]].append(row)
         groups["file", row["source_sha256"], row["session_id"], row["line"], row["step"], row["answer_id"]].append(row)
     kept: dict[int, TurnValues] = {}  # by the copy's index
     for key, members in groups.items():
@@ -339,7 +361,7 @@ def _copies(rows: Sequence[TurnValues]) -> tuple[pa.Table, list[int]]:
             continue
         originals: list[TurnValues] = []
         for row in sorted(members, key=_rank):
-            original = next((one for one in originals if key[0] != "call" or _is_copy(row, one)), None)
+            original = next((one for one in originals if _is_copy(row, one, key[0])), None)
             if original is None:
                 originals.append(row)
             elif row["index"] not in kept:
@@ -368,13 +390,25 @@ def _copies(rows: Sequence[TurnValues]) -> tuple[pa.Table, list[int]]:
 
 
 def _rank(row: TurnValues) -> tuple[Any, ...]:
-    """The best row of a call first. Grokputer's global log has the arguments that `session.json` only infers."""
+    """The best row of a call first.
+
+    Grokputer's global log may have lost the text, but has the arguments that `session.json` only infers.
+    """
     whole, inferred = row["completeness"] == "whole", row["source_format"] == "session_v1"
-    return not whole, inferred, not row["result_known"], row["source_file"], row["line"], row["turn_id"]
+    silent = row["answer_id"].startswith(NO_TEXT)
+    return not whole, silent, inferred, not row["result_known"], row["source_file"], row["line"], row["turn_id"]
 
 
-def _is_copy(row: TurnValues, other: TurnValues) -> bool:
-    """Whether two rows of one agent, step and answer are one call; within a file a call is repeated word for word."""
+def _is_copy(row: TurnValues, other: TurnValues, shared: str) -> bool:
+    """Whether two rows that share something are one call; within a file a call is repeated word for word.
+
+    `shared` is "heard" for Grokputer's two logs of one step, "call" for one agent, step and answer, and else what no
+    two calls have in common.
+    """
+    if shared == "heard":
+        return row["source_format"] != other["source_format"] and bool(row["answer_id"].startswith(NO_TEXT))
+    if shared != "call":
+        return True
     if row["source_file"] == other["source_file"]:
         return bool(row["turn_id"] == other["turn_id"])
     if "reconstructed" in (row["completeness"], other["completeness"]):

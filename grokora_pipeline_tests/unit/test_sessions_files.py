@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.sessions import ingest as ingest_module
 from grokora_pipeline.sessions import readers, scan
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.readers import chat_datasets, documents, source
@@ -213,6 +214,30 @@ def test_a_folder_that_cannot_be_listed_for_a_while_keeps_its_turns(
     assert [(row["file"], row["reason"]) for row in second.quarantine] == [("away", "closed_folder")]
     third = run(tmp_path / "logs", tmp_path / "three", tmp_path / "two")
     assert (third.turns, third.quarantine) == (3, [])
+
+
+def test_a_log_that_is_rotated_while_it_is_read_loses_no_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing holds the log's new beginning, and the older file under a name that now is another's."""
+    logs, real, whole = tmp_path / "logs", scan.settled, lines(9).splitlines(keepends=True)
+    write(logs / "a.jsonl.1", b"".join(whole[:3]))
+    write(logs / "a.jsonl", b"".join(whole[3:6]))
+    run(logs, tmp_path / "one")
+
+    def rotating(root: Path, seconds: float) -> tuple[list[scan.Entry], set[str]]:
+        entries, _ = real(root, seconds)
+        (logs / "a.jsonl.1").rename(logs / "a.jsonl.2")
+        (logs / "a.jsonl").rename(logs / "a.jsonl.1")
+        write(logs / "a.jsonl", b"".join(whole[6:]))
+        return entries, {entry.path for entry in entries}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_module, "settled", rotating)
+        during = run(logs, tmp_path / "two", tmp_path / "one")
+    assert during.turns == 6
+    assert {row["reason"] for row in during.quarantine} == {"rotated"}
+    assert run(logs, tmp_path / "three", tmp_path / "two").turns == 9
+    run(logs, tmp_path / "anew")
+    assert contents(tmp_path / "three") == contents(tmp_path / "anew")
 
 
 def test_logs_of_any_size_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

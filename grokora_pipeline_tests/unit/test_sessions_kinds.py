@@ -27,9 +27,10 @@ needs_inputs = pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/
             ["timeout", "fail", "cancelled", "canceled", "aborted", "partial", "Timed out", "max-turns", False],
             "failure",
         ),
-        (["RESOLVED_FULL", "AgentState.FINISHED", "task completed", "tests passed", "✅"], "success"),
+        (["RESOLVED_FULL", "AgentState.FINISHED", "task completed", "tests passed", "✅", "Done."], "success"),
+        (["no errors", "0 failures", "finished without errors"], "success"),
         (["RESOLVED_NO", "exit_error", "agent_timeout", "user cancelled", "context_window_exceeded", "❌"], "failure"),
-        (["incorrect", "not resolved", "completed with errors", -1], "failure"),
+        (["incorrect", "not resolved", "completed with errors", "10 errors", "FAILED!", -1], "failure"),
         (["unknown", "", None, "pending", "in progress"], "unknown"),
         (["purple", "sucess", {"a": 1}, 17, "half completed", "exit 0"], None),
     ],
@@ -47,6 +48,13 @@ def test_an_unknown_word_for_an_outcome_is_reported_and_not_learnt_from(tmp_path
     report = run(tmp_path / "logs", tmp_path / "out")
     assert [row["reason"] for row in report.quarantine] == ["unknown_outcome"]
     assert report.by_status == {"failure": 1}
+
+
+@pytest.mark.parametrize("said", ["timeout", False, {"success": False}, {"resolved": 0}])
+def test_a_recordings_outcome_may_be_a_word_or_a_truth_value(tmp_path: Path, said: Any) -> None:
+    lines = [call("s", 0, "p", "a"), {"session_id": "s", "outcome": said}, call("t", 0, "p", "a", outcome=said)]
+    write_lines(tmp_path / "logs" / "a.jsonl", lines)
+    assert run(tmp_path / "logs", tmp_path / "out").by_status == {"failure": 2}
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,17 @@ def test_a_python_repr_in_the_log_is_never_evaluated(tmp_path: Path) -> None:
     assert [item.reason for item in read(path) if isinstance(item, Skipped)] == ["arguments_not_logged"]
 
 
+def test_two_answers_in_one_iteration_are_none_since_the_line_between_them_is_lost(tmp_path: Path) -> None:
+    entries = ["Starting task: x", *(f"--- Iteration {n}/3 ---\nGrok response: {n}" for n in (1, 2, 3))]
+    start, lost = "2025-11-07 09:00:21,104 - __main__ - INFO - ", "--- Iteration 3/3 ---"
+    entries = [line for entry in entries for line in entry.split("\n") if line != lost]
+    path = tmp_path / "grokputer.log"
+    path.write_text("".join(f"{start}{line}\n" for line in entries), encoding="utf-8")
+    items = read(path)
+    assert [turn.completion["content"] for turn in turns_of(items)] == ["1"]
+    assert [item.reason for item in items if isinstance(item, Skipped)] == ["iteration_not_separable"]
+
+
 def test_cut_json_keeps_what_is_whole() -> None:
     value, problems = parse_object(b'{"a": 1, "b": [1, {"c": 2}, {"d": ')
     assert value == {"a": 1, "b": [1, {"c": 2}]}

@@ -116,6 +116,20 @@ def test_a_session_that_one_log_calls_failed_is_failed(tmp_path: Path) -> None:
     assert report.by_status == {"failure": 2}
 
 
+@pytest.mark.parametrize("lost", ["Grok response: I list it.", "Task: list x", "Grok response: "])
+def test_lines_that_windows_drops_from_the_global_log_leave_the_session_one(tmp_path: Path, lost: str) -> None:
+    """Its code page cannot write them: an answer, all answers, or the task, without which the log gives no turns."""
+    grokputer_session(tmp_path / "logs", rating=2)
+    log, own = tmp_path / "logs" / "grokputer.log", "session_20251112_120711"
+    (tmp_path / "logs" / own / "session.log").unlink()
+    kept = [line for line in log.read_text("utf-8").splitlines() if lost not in line.replace("Starting task", "Task")]
+    kept.append(f"2025-11-12 12:07:11,123 - grokputer.{own} - INFO - SESSION ENDED: error")
+    log.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.turns, report.sessions, report.by_status) == (2, 1, {"failure": 2})
+    assert {(row["rating"], answer(row)) for row in turns(tmp_path / "out")} == {(2, "I list it."), (2, "It is empty.")}
+
+
 @needs_inputs
 def test_the_authentic_one_star_session_is_rated_in_both_logs(tmp_path: Path) -> None:
     session = "session_20251110_182111"
@@ -223,6 +237,13 @@ def test_a_session_that_goes_on_in_another_days_folder_is_one(tmp_path: Path) ->
     write_lines(logs / "2026-01-02" / "s.jsonl", [call("s", 2, "p2", "a2"), outcome("s", "failure")])
     report = run(logs, tmp_path / "out")
     assert (report.sessions, report.by_status) == (1, {"failure": 3})
+
+
+def test_a_log_that_rotation_cuts_within_a_second_is_one_session(tmp_path: Path) -> None:
+    at = "2026-01-01T10:00:00Z"
+    for name, steps in (("a.jsonl.1", range(3)), ("a.jsonl", range(3, 5))):
+        write_lines(tmp_path / "logs" / name, [call("s", n, f"p{n}", f"a{n}", started_at=at) for n in steps])
+    assert run(tmp_path / "logs", tmp_path / "out").sessions == 1
 
 
 def test_agents_of_one_session_may_write_files_of_their_own(tmp_path: Path) -> None:

@@ -197,10 +197,13 @@ class _Parser:
             status = outcome_status(text.partition(":")[2])
             if status is None:
                 yield Problem("unknown_outcome", 0, "SESSION ENDED with a word that is not for an outcome")
+            # a summary that could not be written logs `completed` and then `error`: the first word counts
             if self._run is not None:
-                # a summary that could not be written logs `completed` and then `error`: the first word counts
                 self._explicit = status or "failure"
                 yield from self.finish()
+            elif self._name and self._name not in self._used:  # the line with its task is lost, the session is not
+                self._used.add(self._name)
+                yield Verdict(self._name, status or "failure", inferred=True)
         elif text.strip().startswith("Rating:"):
             session = self._run.session_id if self._run else self._last or self._name
             yield from verdict(session, "the session's rating", 0, rating=text.partition(":")[2])
@@ -235,6 +238,7 @@ class _Parser:
         elif current is None:
             return
         elif text.startswith("Grok response: "):
+            current.torn = current.torn or bool(current.response or current.calls)
             current.response = text.removeprefix("Grok response: ")
             current.line = entry.number
         elif requested := _REQUESTED.match(text):

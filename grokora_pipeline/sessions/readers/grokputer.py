@@ -67,6 +67,7 @@ class Iteration:
     line: int = 0
     failed_call: bool = False  # the API call itself failed: there is no answer
     elsewhere: bool = False  # it began in the file that this one continues, and is a turn of that file
+    torn: bool = False  # it holds two answers: the line between them is lost
     requested: int | None = None  # how many tools the model called, if the log says so: lines of calls get lost
 
 
@@ -109,15 +110,19 @@ def turns(source: Source, run: AgentRun) -> list[Turn | Skipped]:
     """The turns of a run, one an iteration; an iteration whose answer is not fully known is skipped and counted."""
     items: list[Turn | Skipped] = []
     history: list[Message] = [user(f"Task: {run.task}")]
+    torn = False
     for iteration in run.iterations:
         calls = _tool_calls(iteration)
+        torn = torn or iteration.torn  # what the model saw after it is not known either
         # a log that goes on after the iteration would hold all its calls; one that was killed in it holds what was done
         lost = iteration is not run.iterations[-1] and len(iteration.calls) < (iteration.requested or 0)
         complete = len(calls) == len(iteration.calls) and not lost
         if iteration.failed_call or not (iteration.response or iteration.calls):
             items += [] if iteration.elsewhere else [Skipped("no_answer")]
             continue
-        if not iteration.elsewhere:
+        if torn:
+            items += [] if iteration.elsewhere else [Skipped("iteration_not_separable")]
+        elif not iteration.elsewhere:
             items.append(
                 _turn(source, run, iteration, list(history), calls) if complete else Skipped("arguments_not_logged")
             )

@@ -28,6 +28,7 @@ _OUTCOMES: dict[str, Status] = {word: status for status, words in _WORDS.items()
 # Words that say nothing of their own beside one that does: `task_completed`, `RESOLVED_FULL`, `tests passed`.
 _NEUTRAL = {"agent", "all", "early", "exit", "full", "fully", "goal", "issue", "is", "reached", "run", "session"}
 _NEUTRAL |= {"status", "task", "test", "tests", "was"}
+_NO_FAILURE = re.compile(r"(?<![a-z0-9])(?:no|0|zero|without|without_any)_(?:errors?|failures?|failed)(?![a-z0-9])")
 _SEPARATORS = re.compile(r"[\s_-]+")
 _RATING = re.compile(
     r"(?P<points>\d{1,3}(?:[.,]\d+)?)\s*(?:(?:/|out of|of)\s*(?P<most>5|10|100)(?:[.,]0)?|(?P<percent>%))?\s*"
@@ -75,7 +76,7 @@ def outcome_status(word: object) -> Status | None:
     if word is None:
         return "unknown"
     plain = str(word).strip().lower()
-    text = _SEPARATORS.sub("_", plain)
+    text = _NO_FAILURE.sub("ok", _SEPARATORS.sub("_", plain.rstrip(".! ")))
     if (known := _OUTCOMES.get(plain) or _OUTCOMES.get(text)) is not None:
         return known
     last = text.rpartition(".")[2]  # of an enumeration

@@ -203,6 +203,8 @@ class _Sessions:
         if leaves_folder(session):
             yield Problem("path_traversal", offset, f"line {number}: the session id is a path that leaves its folder")
             return
+        if isinstance(outcome, str | bool | int | float):
+            outcome = {"status": outcome}
         if isinstance(request, dict):
             if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
                 yield Problem("wrong_schema", offset, f"line {number}: the request has no chat messages")
@@ -305,8 +307,8 @@ class _Sessions:
             self._name(session, known.calls.get(call, 0) if known else 0),
             where,
             offset,
-            outcome=outcome.get("status"),
-            rating=outcome.get("rating"),
+            outcome=first_of(outcome, "status", "success", "resolved", "passed"),
+            rating=first_of(outcome, "rating", "user_rating", "stars"),
             blamed_agent=name_text(blame.get("agent")) or None,
             blamed_step=whole_number(blame.get("step")),
             blamed_call=call,
