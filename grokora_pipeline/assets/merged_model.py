@@ -20,7 +20,7 @@ from grokora_pipeline.assets.common import (
     selected,
     write_json,
 )
-from grokora_pipeline.datasets.examples import read_examples
+from grokora_pipeline.datasets.example import read_examples
 from grokora_pipeline.store import Artifact
 
 _PROMPTS = 8

@@ -7,7 +7,7 @@ from typing import Any
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project, read_json
 from grokora_pipeline.assets.eval_report import evaluation_plan
-from grokora_pipeline.datasets.examples import read_examples
+from grokora_pipeline.datasets.example import read_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.store import Artifact

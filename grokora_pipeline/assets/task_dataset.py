@@ -27,7 +27,8 @@ from grokora_pipeline.assets.common import (
     write_json,
 )
 from grokora_pipeline.assets.sources import FORGET_LIST
-from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.example import read_examples
+from grokora_pipeline.datasets.examples import build_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.execution.process import NODE_RETRIES

@@ -26,7 +26,8 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.knobs import resolve
 from grokora_pipeline.assets.plots import length_histogram
-from grokora_pipeline.datasets.examples import near_places, read_examples, read_near_pairs, read_worse
+from grokora_pipeline.datasets.example import read_examples, read_worse
+from grokora_pipeline.datasets.examples import near_places, read_near_pairs
 from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.split import SplitOptions, read_assignment, split_examples, straddling
 from grokora_pipeline.execution.process import NODE_RETRIES

@@ -11,7 +11,7 @@ import orjson
 
 from grokora_pipeline.agents import AgentSpec, RetrainPolicy
 from grokora_pipeline.assets.common import read_json
-from grokora_pipeline.datasets.examples import read_examples
+from grokora_pipeline.datasets.example import read_examples
 from grokora_pipeline.sessions.verdicts import read_turns
 from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import Registry

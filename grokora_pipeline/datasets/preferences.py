@@ -6,14 +6,12 @@ They lie in a file of their own, `worse.jsonl`, so that nothing takes them for a
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grokora_pipeline.datasets import duplicates
+from grokora_pipeline.datasets.example import Example
 from grokora_pipeline.datasets.selection import DatasetOptions, Reason, refuse_prompt
 from grokora_pipeline.sessions.turns import TurnRow
-
-if TYPE_CHECKING:
-    from grokora_pipeline.datasets.examples import Example
 
 _JUDGED: frozenset[Reason] = frozenset({"low_rating", "failed_step", "at_or_after_blamed_step", "failed_without_blame"})
 
@@ -34,8 +32,8 @@ def is_worse(turn: TurnRow, reason: str | None, options: DatasetOptions) -> bool
 
 
 def worse_answers(
-    examples: Sequence["Example"],
-    candidates: Sequence["Example"],
+    examples: Sequence[Example],
+    candidates: Sequence[Example],
     options: DatasetOptions,
     steps: Mapping[str, tuple[int, int]],
     tasks: Mapping[str, str],
@@ -45,17 +43,17 @@ def worse_answers(
     For pairs `meta["better"]` names an example with the same prompt, or else one of the same task and step. One by one,
     a failed or low-rated session of several steps in which nobody is blamed says nothing of any single step.
     """
-    learnt, distinct = {example.id for example in examples}, dict[str, "Example"]()
+    learnt, distinct = {example.id for example in examples}, dict[str, Example]()
     for candidate in candidates:
         if candidate.id not in learnt:
             distinct.setdefault(candidate.id, candidate)
             candidate.meta["task_key"] = tasks.get(candidate.meta["session_id"], "")
-    by_prompt, by_step = dict[str, "Example"](), dict[tuple[str, int], "Example"]()
+    by_prompt, by_step = dict[str, Example](), dict[tuple[str, int], Example]()
     for example in sorted(examples, key=lambda one: (-(one.meta["rating"] or 0), one.id)):
         if _is_praised(example):
             by_prompt.setdefault(duplicates.prompt_id(example.prompt), example)
             by_step.setdefault((example.meta["task_key"], example.meta["step"]), example)
-    kept, per_session = list["Example"](), Counter[str]()
+    kept, per_session = list[Example](), Counter[str]()
     for _, worse in sorted(distinct.items()):
         meta = worse.meta
         if options.learn_from == "preferences":
@@ -72,13 +70,13 @@ def worse_answers(
     return kept
 
 
-def _is_praised(example: "Example") -> bool:
+def _is_praised(example: Example) -> bool:
     """Whether somebody said that the answer is good; one of unknown outcome is learnt, but not compared."""
     return example.meta["rating"] is not None or example.meta["status"] == "success"
 
 
 def judged_rows(
-    examples: Sequence["Example"], worse: Sequence["Example"], sides: Mapping[str, str]
+    examples: Sequence[Example], worse: Sequence[Example], sides: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """(example as JSON, side) of all rows to tokenize: `meta` says `judged` and `pair` where a row is compared.
 
@@ -97,7 +95,7 @@ def judged_rows(
             yield _row(one, "worse", one.id), side
 
 
-def _row(example: "Example", judged: str, pair: str = "") -> dict[str, Any]:
+def _row(example: Example, judged: str, pair: str = "") -> dict[str, Any]:
     row = asdict(example)
     row["meta"] |= {"judged": judged, "pair": pair} if judged else {}
     return row

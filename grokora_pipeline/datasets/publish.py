@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.agents import AgentSpec
-from grokora_pipeline.datasets.examples import Example, read_examples
+from grokora_pipeline.datasets.example import Example, read_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.datasets.split import SIDES
 from grokora_pipeline.errors import GrokoraError

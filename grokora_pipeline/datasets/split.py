@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from grokora_pipeline.datasets.examples import Example
+from grokora_pipeline.datasets.example import Example
 
 Side = Literal["train", "validation"]
 SIDES: tuple[Side, Side] = ("train", "validation")

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.datasets.examples import ExampleLine
+from grokora_pipeline.datasets.example import ExampleLine
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.gate import WITH_PROMPT, decide
 from grokora_pipeline.evaluation.ladder import fresh_look, ladder

@@ -15,7 +15,7 @@ import httpx
 from scipy.stats import binomtest
 
 from grokora_pipeline.agents import AnswerSpec
-from grokora_pipeline.datasets.examples import ExampleLine
+from grokora_pipeline.datasets.example import ExampleLine
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.metrics import METRICS, get_metric
 from grokora_pipeline.evaluation.metrics.answers import Answer

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from grokora_pipeline.datasets.examples import ExampleLine
+from grokora_pipeline.datasets.example import ExampleLine
 from grokora_pipeline.evaluation.plan import Canary
 from grokora_pipeline.models.messages import canonical
 from grokora_pipeline.sessions.redaction import detectors
@@ -34,7 +34,7 @@ def redacted_canaries(logs: Path, examples: Sequence[ExampleLine], count: int, s
             by_secret.setdefault(canary.secret, canary)
 
     def order(canary: Canary) -> tuple[bool, bytes]:
-        """The order in which secrets are planted: personal data last, the others as the seed shuffles them."""
+        """The order in which secrets are taken: personal data last, the others as the seed shuffles them."""
         return canary.kind in _PERSONAL, hashlib.sha256(f"{seed}:{canary.secret}".encode()).digest()
 
     return sorted(by_secret.values(), key=order)[:count]

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from grokora_pipeline.agents import AnswerSpec
-from grokora_pipeline.datasets.examples import ExampleLine
+from grokora_pipeline.datasets.example import ExampleLine
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation.plan import Case
 from grokora_pipeline.models.chat import ChatFormat

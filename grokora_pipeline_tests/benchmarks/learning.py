@@ -27,7 +27,8 @@ import numpy as np
 import orjson
 
 from grokora_pipeline.agents import AgentSpec, load_agents
-from grokora_pipeline.datasets.examples import Example, build_examples, near_places, read_examples, read_worse
+from grokora_pipeline.datasets.example import Example, read_examples, read_worse
+from grokora_pipeline.datasets.examples import build_examples, near_places
 from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.datasets.split import SplitOptions, split_examples

@@ -18,7 +18,8 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.datasets import duplicates
-from grokora_pipeline.datasets.examples import Example, ExampleMeta, near_places
+from grokora_pipeline.datasets.example import Example, ExampleMeta
+from grokora_pipeline.datasets.examples import near_places
 from grokora_pipeline.datasets.split import SplitOptions, split_examples, straddling
 
 THRESHOLD = 0.9

@@ -9,7 +9,7 @@ import orjson
 import pytest
 import torch
 
-from grokora_pipeline.datasets.examples import ExampleLine
+from grokora_pipeline.datasets.example import ExampleLine
 from grokora_pipeline.evaluation.__main__ import evaluate
 from grokora_pipeline.evaluation.canaries import redacted_canaries, scrubbed
 from grokora_pipeline.evaluation.plan import Canary

@@ -5,7 +5,8 @@ from pathlib import Path
 import orjson
 
 from grokora_pipeline.agents import load_agents
-from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.example import read_examples
+from grokora_pipeline.datasets.examples import build_examples
 from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.datasets.split import SplitOptions, split_examples

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.agents import AgentSpec, AnswerSpec, Improve
-from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.example import read_examples
+from grokora_pipeline.datasets.examples import build_examples
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.evaluation import improve

@@ -9,7 +9,7 @@ import pytest
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.merged_model import merged_model_asset
-from grokora_pipeline.datasets.examples import FILE
+from grokora_pipeline.datasets.example import FILE
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry

@@ -12,7 +12,7 @@ from grokora_pipeline.assets import tokenized_split as split_module
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.task_dataset import task_dataset_asset
 from grokora_pipeline.assets.tokenized_split import missing_examples, tokenized_split_asset
-from grokora_pipeline.datasets.examples import read_examples
+from grokora_pipeline.datasets.example import read_examples
 from grokora_pipeline.models.base import facts
 from grokora_pipeline.settings import Settings
 from grokora_pipeline.training.preferences import complete_pairs

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 
 from grokora_pipeline.agents import AgentSpec, Match, Teachers
 from grokora_pipeline.datasets import duplicates, lineage, toon
-from grokora_pipeline.datasets.examples import (
-    DatasetReport,
-    Example,
-    build_examples,
-    cap,
-    read_examples,
-    read_worse,
-    task_key,
-)
+from grokora_pipeline.datasets.example import Example, read_examples, read_worse
+from grokora_pipeline.datasets.examples import DatasetReport, build_examples, cap, task_key
 from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.sessions.turns import TurnRow

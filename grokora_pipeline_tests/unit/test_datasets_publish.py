@@ -1,5 +1,6 @@
 """`grokora publish`: what is written loads elsewhere and says the same; secrets and forgotten rows stay home."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from typer.testing import CliRunner
 
 from grokora_pipeline.agents import AgentSpec, Teachers
 from grokora_pipeline.cli import commands
-from grokora_pipeline.datasets.examples import Example, build_examples, read_examples
+from grokora_pipeline.datasets.example import Example, read_examples
+from grokora_pipeline.datasets.examples import build_examples
 from grokora_pipeline.datasets.lineage import forget
 from grokora_pipeline.datasets.publish import publish
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction import measured, redactor
+from grokora_pipeline.settings import get_settings
 from grokora_pipeline.store import Store
 from grokora_pipeline_tests.stores import publish_files
 from grokora_pipeline_tests.unit.session_logs import call, run, tool_answer, turns, write_lines
@@ -209,6 +212,15 @@ def test_an_output_that_cannot_be_written_leaves_nothing(store: Store, tmp_path:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.fixture
+def own_settings() -> Iterator[None]:
+    """The settings are read again: a module that was collected before may have read the checkout's."""
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.mark.usefixtures("own_settings")
 def test_a_folder_with_files_is_never_overwritten(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

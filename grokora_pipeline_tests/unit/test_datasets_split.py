@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grokora_pipeline.datasets import duplicates
-from grokora_pipeline.datasets.examples import Example, ExampleMeta, near_places
+from grokora_pipeline.datasets.example import Example, ExampleMeta
+from grokora_pipeline.datasets.examples import near_places
 from grokora_pipeline.datasets.split import (
     SIDES,
     Assignment,

@@ -16,7 +16,7 @@ from grokora_pipeline.assets.chain import all_assets
 from grokora_pipeline.assets.champion import _at
 from grokora_pipeline.assets.common import Project
 from grokora_pipeline.assets.eval_report import _metadata
-from grokora_pipeline.datasets.examples import ExampleLine
+from grokora_pipeline.datasets.example import ExampleLine
 from grokora_pipeline.evaluation import report as page
 from grokora_pipeline.evaluation.gate import decide
 from grokora_pipeline.evaluation.ladder import fresh_look, ladder

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grokora_pipeline.agents import load_agents
-from grokora_pipeline.datasets.examples import build_examples, read_examples
+from grokora_pipeline.datasets.example import read_examples
+from grokora_pipeline.datasets.examples import build_examples
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.evaluation.metrics import METRICS, get_metric
 from grokora_pipeline.evaluation.metrics.answers import Answer

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from grokora_pipeline.agents import load_agents
-from grokora_pipeline.datasets.examples import build_examples, read_examples, read_near_pairs
+from grokora_pipeline.datasets.example import read_examples
+from grokora_pipeline.datasets.examples import build_examples, read_near_pairs
 from grokora_pipeline.datasets.selection import DatasetOptions
 from grokora_pipeline.datasets.split import SplitOptions, split_examples, straddling
 from grokora_pipeline.sessions.ingest import IngestReport
