@@ -1232,6 +1232,7 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("enable secret level 7 Kelp3island", "Kelp3island"),
         ("token-for-builds: 'x8Kq3Zt71Lm4Pw9sVb2N'", "x8Kq3Zt71Lm4"),
         ('  "password": "Kelp3island', "Kelp3island"),
+        ("GET /x?access_token=kQ_4.Z7t-2.9WxR HTTP/1.1", "kQ_4.Z7t"),
         # chosen as people choose when they must; the last parts of a key that marks join
         ("then he types P@ssw0rd22 there", "P@ssw0rd22"),
         (f"robot acme+ci:{REST.upper()}", REST.upper()),
@@ -1327,6 +1328,15 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         'tokens = ["the", "cat", "##ing2"]; secrets:\n  - db_password\n  - source: api_key_v2\n',
         'name, key = "first_name", "id2"; enable secret storage in step2',
         "/usr/share/P@ssw0rd22/x; letmein42.x = 1",
+        # a selector or a resource that is called so, and what stands between two strings
+        'this.loginPassword = "#login-password"; ResetPassword = "arn:aws:iam::aws:policy/ResetPassword2"',
+        """print 'password = '.$row['x2']['daemon'].'\\n'; passwordLabel:"Password:",more2:"Stay:\"""",
+        '{"/docs/3.0/choosing-a-strong-password": "/docs/server@3.0/auth"}',
+        # names and expressions of Perl, PHP, C and JavaScript, placeholders of manuals, links of Markdown
+        "use Encode::KR::2022_KR; my $pwd = $ftp->pwd; my $pass = $row->{pass}; GIT_ASKPASS: 'echo'",
+        "$keys = ['USERPWD', 'HTTP200ALIASES', 'KEYPASSWD', 'KRB4LEVEL']; {\"pwd\", PyInit_pwd},",
+        "headers['proxy-authorization'] = `Basic ${Buffer.from('user:pass').toString('base64')}`",
+        'tool create --key="my-key" --pairing-key=my-key --token=value\n[`v8.startup2` API]: v8.md#startup2-api',
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

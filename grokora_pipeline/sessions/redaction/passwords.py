@@ -64,11 +64,14 @@ CODE = re.compile(  # a name or a call in a program, not a value
 )
 
 _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
-    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+){1,}\Z|"
+    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+(?:@[\d.]+)?){1,}\Z|"
     r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
-    r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}\Z|"
+    r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}\Z|[au]rn:[\w:/.*-]+\Z|"
+    r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|"
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
+_BETWEEN_QUOTES = re.compile(r"\s*(?:[.,+;)&:]|\|\|)\s*\$?[A-Za-z_].*[:=+.,(\[{&|]\s*")
+_SCHEME = re.compile(r"(?:basic|bearer|token) ", re.IGNORECASE)
 _LICENCE = re.compile(r"\b(?:apache|mit|[al]?gpl|bsd|mpl|isc|cc0|licen[cs]ed?)\b", re.IGNORECASE)
 # without quotes: what a program gets or names, also as the argument of a call
 EXPRESSION = re.compile(
@@ -98,8 +101,12 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         or (not quoted and re.search(r"[(\[{)\]}]", value))
     ):
         return False
+    if _SCHEME.match(value) and NOT_A_SECRET.fullmatch(_SCHEME.sub("", value)):
+        return False
     if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)):
         return False
+    if _BETWEEN_QUOTES.fullmatch(value):
+        return False  # of two strings: the program between them
     if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
         return False  # a call whose end another quote cut off
     if means == "key":
@@ -118,6 +125,11 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         return False  # Passwort vergessen?
     prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     return not prose or is_phrase(value) or _seed_words(value)
+
+
+def _as_name(text: str) -> str:
+    """A name without case and joints: `#add-password` names the same as `addPassword`."""
+    return re.sub(r"\A[#.$@:]|(?<=\w)[_-](?=\w)", "", text).lower()
 
 
 def _is_assigned(match: re.Match[str]) -> bool:
@@ -139,7 +151,7 @@ def _is_assigned(match: re.Match[str]) -> bool:
     dumped = operator == "=" and name.isupper() and not spaced  # of an environment
     if not (quote or dumped) and _is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
-    if value.lower() == name.lower() or (
+    if _as_name(value) == _as_name(name.rpartition(".")[2]) or (
         not quote and (spaced or operator == "==") and CODE.fullmatch(value) and not _WORDS_AND_NUMBER.fullmatch(value)
     ):
         return False
@@ -186,10 +198,15 @@ def _is_of_a_type(match: re.Match[str]) -> bool:
 
 def is_named(match: re.Match[str]) -> bool:
     """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
-    name = _whole_name(match)
-    value = match["value"].strip(":* ").lower()
-    label = (value[:-1] if value[-1:].isdigit() else value) in name.lower()  # of the field that is called so
+    name, value = _whole_name(match), match["value"].strip(":* ").lower()
+    # of the field that is called so, or the name of its twin: "password1", "password2"
+    label = value in name.lower() or (value[-1:].isdigit() and value[:-1] == name.lower().rstrip("0123456789"))
     return not label and is_secret(meaning(name), match["value"], quoted=True)
+
+
+def _are_constants(match: re.Match[str]) -> bool:
+    """Whether name and value are both names of constants, as in a list of them."""
+    return match["name"].isupper() and match["value"].isupper() and match["value"].isidentifier()
 
 
 def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) -> Detector:
@@ -296,7 +313,7 @@ _BESIDE = (
         r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{3}|[ \t`*]{0,24}\||[ \t][\"']|"
         r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
         r"(?:\([^()\n]*\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?[\\\"'`]",
-        lambda match: is_named(match) and is_mixed_value(match),
+        lambda match: is_named(match) and is_mixed_value(match) and not _are_constants(match),
     ),
     _beside(
         "|".join(_APART),
@@ -319,6 +336,8 @@ def _is_random_match(match: re.Match[str]) -> bool:
         return False
     if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value):
         return False
+    if value.lower().endswith("_" + match["name"].lower()):
+        return False  # the function for it
     if (near and match.string[match.end() : match.end() + 1] in {"(", "["}) or value.startswith("//"):
         return False
     if near:

@@ -256,7 +256,7 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # use admin:x1 to get in, admin/x1!
-        rf"\b(?:(?:use|with|as|tried) [\w.-]{{2,32}}(?::| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)"
+        rf"\b(?:(?:use|with|as|tried) [\w.-]{{2,32}}(?::(?!:)| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)"
         rf"(?P<value>{VALUE})",
         r"(?i:(?:use|with|as|tried) [\w.-]+(?::| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)[^\s/.]{8}",
         lambda match: (
