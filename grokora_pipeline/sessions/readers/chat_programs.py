@@ -100,6 +100,7 @@ def mistral(value: Json) -> Iterator[Chat]:
 
 
 def claude_ai(value: Json) -> Iterator[Chat]:
+    """A conversation of claude.ai's export: the branch that it shows, with the texts of attachments."""
     own = objects_in(value["chat_messages"])
     leaf = name_text(value.get("current_leaf_message_uuid"))
     path = branch({name_text(one.get("uuid")): one for one in own}, leaf, "parent_message_uuid") or own
@@ -224,6 +225,7 @@ def _is_chat(member: Any) -> bool:
 
 
 def open_webui(value: Json) -> Iterator[Chat]:
+    """A chat of Open WebUI: the branch that it shows."""
     chat = as_object(value["chat"])
     history = as_object(chat.get("history"))
     nodes = {key: one for key, one in as_object(history.get("messages")).items() if isinstance(one, dict)}

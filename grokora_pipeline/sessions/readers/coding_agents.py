@@ -200,6 +200,7 @@ def continue_dev(value: Json) -> Iterator[Chat]:
 
 
 def goose(lines: Sequence[Json]) -> Iterator[Chat]:
+    """A session of Goose, without what its agent is not shown."""
     head = lines[0]
     messages = objects_in(head.get("conversation")) or list(lines[1:])
     messages = [one for one in messages if as_object(one.get("metadata")).get("agentVisible") is not False]
