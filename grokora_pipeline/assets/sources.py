@@ -28,6 +28,8 @@ def source_assets(project: Project) -> list[dg.SourceAsset]:
     """`session_log_files` and `forget_list`."""
 
     def observer(key: str) -> Callable[[], dg.DataVersion]:
+        """What Dagster calls to observe one of them."""
+
         def observe() -> dg.DataVersion:
             """The data version of what is there now."""
             with plain_errors():

@@ -69,6 +69,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.most = max(self.most, self.now)
 
         def end() -> None:
+            """The storage is gone: count it no longer."""
             self.alive.discard(key)
             self.now -= size
 

@@ -98,7 +98,7 @@ def smolagents(steps: Sequence[Json]) -> Iterator[Chat]:
 
 
 def pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
-    """A message history of Pydantic AI, alone or in a session of Rovo Dev; each request holds parts of several roles."""
+    """A message history of Pydantic AI, alone or in a session of Rovo Dev; a request holds parts of several roles."""
     messages: list[Any] = []
     document = items[0] if "message_history" in items[0] else {}
     for item in objects_in(document.get("message_history")) or items:
