@@ -184,7 +184,6 @@ def _instruction(job: _Job) -> FixedPrompt:
 
 def _answers(job: _Job, system: _System) -> list[Prediction]:
     """One system's answers and likelihoods as rows of predictions.jsonl."""
-
     progress = partial(job.reporter.progress, system=system.name)
     answers = job.systems.answers(system.adapter, system.prompts, job.decoding, progress)
     completions = [case.completion_ids for case in job.rows.cases]
@@ -266,8 +265,8 @@ def _leaked(job: _Job, adapter: Path) -> int:
     # the adapter may be older than the split of today, whose train side then is not what it was trained on
     named = training.get("versions", {}).get(f"{job.plan.agent}/tokenized_split")
     folder = job.plan.split.with_name(str(named)) if named else job.plan.split
-    known = training.get("train_turn_ids") or (turn_ids(folder, "train") if folder.is_dir() else job.rows.train_ids)
-    return sum(case.turn_id in set(known) for case in job.rows.cases)
+    learnt = training.get("train_turn_ids") or (turn_ids(folder, "train") if folder.is_dir() else job.rows.train_ids)
+    return len({case.turn_id for case in job.rows.cases} & set(learnt))
 
 
 def _probes(job: _Job, rows: Sequence[Prediction], canaries: Sequence[Canary]) -> dict[str, Any]:
