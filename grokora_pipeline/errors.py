@@ -1,4 +1,4 @@
-"""The one exception that is meant for a person: its text says what is wrong, where, and what to do."""
+"""What a person is told: the one exception whose text says what is wrong, where and what to do, and counts in words."""
 
 import errno
 import os
@@ -24,6 +24,11 @@ _REFUSALS = {
 
 class GrokoraError(Exception):
     """A mistake the user can mend. Commands print its text alone, without a stack trace, and exit with 2."""
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count with what is counted: "1 call", "2,454 calls"; `many` where an s is not enough."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def one_line(error: Exception, most: int = 200) -> str:

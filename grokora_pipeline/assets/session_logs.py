@@ -23,7 +23,7 @@ from grokora_pipeline.assets.common import (
 )
 from grokora_pipeline.assets.sources import LOG_FILES
 from grokora_pipeline.datasets.imports import free_name, import_rows
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, counted
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.sessions.ingest import IngestReport, ingest
 from grokora_pipeline.sessions.redaction.audit import surviving_secrets
@@ -101,12 +101,13 @@ def session_logs_asset(project: Project) -> dg.AssetsDefinition:
                 yield _no_secret_survives(report, secrets)
                 first = secrets[0]
                 raise GrokoraError(
-                    f"{len(secrets)} secrets survived the redaction, the first ({first['rule']}) in "
+                    f"{counted(len(secrets), 'secret')} survived the redaction, the first ({first['rule']}) in "
                     f"{first['source_file']}, line {first['line']}; nothing was published. Please report that kind, "
                     "and put the file elsewhere."
                 )
             artifact = store.publish(KEY, report.version, staged)
-        context.log.info(f"{report.turns} turns of {report.sessions} sessions from {report.files} files.")
+        sessions, read = counted(report.sessions, "session"), counted(report.files, "file")
+        context.log.info(f"{counted(report.turns, 'turn')} of {sessions} from {read}.")
         checks = [*_checks(report, project.agents), _no_secret_survives(report, secrets)]
         yield result(project, artifact, _metadata(report, artifact.path, project), checks)
 
@@ -157,7 +158,7 @@ def _no_secret_survives(report: IngestReport, secrets: list[dict[str, Any]]) -> 
         check_name="no_secret_survives",
         passed=not secrets,
         metadata={"days": len(report.turns_per_day), "found": table(secrets)},
-        description=f"{len(secrets)} secrets were found in what was stored"
+        description=f"{counted(len(secrets), 'secret was', 'secrets were')} found in what was stored"
         + ("; please report the kind of the first." if secrets else "."),
     )
 
@@ -169,20 +170,20 @@ def _checks(report: IngestReport, agents: Iterable[AgentSpec]) -> list[dg.AssetC
         some = [f"{name or 'without a name'} ({count:,})" for name, count in list(names.items())[:5]]
         rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
         without_agent = (
-            f"{sum(names.values()):,} calls belong to no agent: {', '.join(some)}{rest}; the metadata `agents.yaml` "
-            "holds the lines to add."
+            f"{counted(sum(names.values()), 'call belongs', 'calls belong')} to no agent: {', '.join(some)}{rest}; the "
+            "metadata `agents.yaml` holds the lines to add."
         )
     return [
         dg.AssetCheckResult(
             check_name="readable_logs",
             passed=report.turns > 0,
             metadata={"turns": report.turns},
-            description=f"{report.turns} turns were read from {report.files} files.",
+            description=f"{counted(report.turns, 'turn was', 'turns were')} read from {counted(report.files, 'file')}.",
         ),
         warning(
             "nothing_quarantined",
             quarantined == 0,
-            f"{quarantined} places could not be read whole; the table `quarantine` names them.",
+            f"{counted(quarantined, 'place')} could not be read whole; the table `quarantine` names what is wrong.",
         ),
         warning(
             "every_call_has_an_agent",

@@ -31,6 +31,7 @@ from grokora_pipeline.datasets.example import read_examples
 from grokora_pipeline.datasets.examples import build_examples
 from grokora_pipeline.datasets.lineage import forgotten
 from grokora_pipeline.datasets.selection import DatasetOptions
+from grokora_pipeline.errors import counted
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.store import folder_version
@@ -160,7 +161,7 @@ def _schema(folder: Path) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="schema",
         passed=readable == rows,
-        description=f"{readable} of {rows} lines are examples with a prompt and an answer.",
+        description=f"With a prompt and an answer: {readable} of {counted(rows, 'line')}.",
     )
 
 
@@ -185,8 +186,8 @@ def _checks(report: dict[str, Any], answers: "pd.Series[str]") -> list[dg.AssetC
         warning(
             "known_outcomes",
             unknown + unlearnt <= 0.5 * max(1, turns),
-            f"Nobody said how the sessions of {unlearnt + unknown} of {turns} turns ended: {unlearnt} are left out, "
-            f"{unknown} examples are learnt all the same. `unknown_outcome` in agents.yaml says which.",
+            f"Nobody said how the sessions of {unlearnt + unknown} of {counted(turns, 'turn')} ended: {unlearnt} left "
+            f"out, {unknown} learnt all the same. `unknown_outcome` in agents.yaml says which.",
             left_out=unlearnt,
             learnt=unknown,
             turns=turns,
@@ -194,7 +195,7 @@ def _checks(report: dict[str, Any], answers: "pd.Series[str]") -> list[dg.AssetC
         warning(
             "caps",
             lost <= 0.2 * (rows + lost),
-            f"The caps left out {lost} of {rows + lost} examples"
+            f"The caps left out {lost} of {counted(rows + lost, 'example')}"
             + (f" ({', '.join(f'{name} {count}' for name, count in capped.items())})." if lost else "."),
             **{name: int(count) for name, count in capped.items()},
         ),

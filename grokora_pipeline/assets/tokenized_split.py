@@ -30,6 +30,7 @@ from grokora_pipeline.datasets.example import read_examples, read_worse
 from grokora_pipeline.datasets.examples import near_places, read_near_pairs
 from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.split import SplitOptions, read_assignment, split_examples, straddling
+from grokora_pipeline.errors import counted
 from grokora_pipeline.execution.process import NODE_RETRIES
 from grokora_pipeline.models.chat import ChatFormat
 from grokora_pipeline.store import Artifact, folder_version
@@ -49,6 +50,7 @@ _CHECKS = {  # `no_straddling_group` is blocking: it is asked before the publica
     "fits_context": "No example is longer than the limit.",
 }
 _SPLIT = 2  # raise it when the same dataset and options would give another split
+_ARE_DIVIDED = "sessions, tasks or near duplicates are"
 TRAINABLE = "trainable.json"  # beside `current`: how many examples of which dataset fit the length limit
 
 
@@ -166,6 +168,7 @@ def _build_split(
         "held_back": len(split.held_back),
         "divided": split.divided,
         "validation_share": split.validation_share,
+        "wanted_share": config.validation_share,
         "straddling": straddling(examples, split.sides, pairs, split.divided_keys),
         "naive_leaks": split.naive_leaks,
     }
@@ -201,9 +204,10 @@ def missing_examples(project: Project, agent: AgentSpec) -> int:
 
 def _enough_examples(agent: AgentSpec, trainable: int, fitting: dict[str, int]) -> dg.AssetCheckResult:
     missing = max(0, agent.min_examples - trainable)
-    text = f"{trainable} examples can be trained; {agent.min_examples} are needed."
+    text = f"{counted(trainable, 'example')} can be trained; {agent.min_examples} are needed."
     if missing:
-        text = f"{missing} of {agent.min_examples} examples are missing, so nothing is trained yet."
+        needed = counted(agent.min_examples, "example is", "examples are")
+        text = f"{missing} of {needed} missing, so nothing is trained yet."
     more = {limit: count for limit, count in fitting.items() if count > trainable}
     if more:
         text += " Longer examples are left out: " + _would_keep(more)
@@ -221,9 +225,9 @@ def _no_straddling(report: dict[str, Any]) -> dg.AssetCheckResult:
         check_name="no_straddling_group",
         passed=not leaks,
         metadata={"straddling": leaks[:20], "a_split_by_rows_would_leak": report["naive_leaks"]},
-        description=f"{len(leaks)} sessions, tasks or near duplicates are on both sides of the split. "
-        f"{report.get('held_back', 0)} examples are on neither: each is a near duplicate of one on the other side, or "
-        "shares a session or a task with both.",
+        description=f"{counted(len(leaks), 'session, task or near duplicate is', _ARE_DIVIDED)} on both sides of the "
+        f"split. {counted(report.get('held_back', 0), 'example is', 'examples are')} on neither: near duplicates of "
+        "one on the other side, and what shares a session or a task with both.",
     )
 
 
@@ -233,22 +237,32 @@ def _checks(agent: AgentSpec, report: dict[str, Any]) -> list[dg.AssetCheckResul
     divided, fitting = report.get("divided", []), report.get("fitting", {})
     kept = _trainable(report)
     longer = {limit: count for limit, count in fitting.items() if count > kept}
+    share, wanted = float(report["validation_share"]), float(report.get("wanted_share", 0))
+    outgrown = kept * wanted >= 2 and not 0.5 * wanted <= share <= 2 * wanted
     return [
         _enough_examples(agent, kept, fitting),
         _no_straddling(report),
         warning(
             "undivided_groups",
-            not divided,
-            f"{len(divided)} clusters, tasks or sessions hold so many examples that validation would have been empty; "
-            "each was divided and is on both sides" + (f", the largest: {divided[0]}." if divided else "."),
+            not divided and not outgrown,
+            f"{counted(len(divided), 'cluster, task or session holds', 'clusters, tasks or sessions hold')} so many "
+            "examples that validation would have been empty; each was divided and is on both sides"
+            + (f", the largest: {divided[0]}." if divided else ".")
+            + (
+                f" Validation holds {share:.0%} of the examples instead of {wanted:.0%}: what has a side keeps it, "
+                "however it grows, and new sessions go to the other until the share is right."
+                if outgrown
+                else ""
+            ),
             divided=divided[:20],
+            validation_share=share,
         ),
         warning(
             "fits_context",
             dropped + refused == 0,
-            f"{dropped} examples were longer than {report['max_length']} tokens and left out whole"
+            f"{counted(dropped, 'example was', 'examples were')} longer than {report['max_length']} tokens and left out"
             + (f"; {_would_keep(longer)}" if longer else ".")
-            + (f" {refused} were refused by the model's chat template. {report['refusal']}" if refused else ""),
+            + (f" The chat template refused {counted(refused, 'example')}. {report['refusal']}" if refused else ""),
             too_long=dropped,
             fitting=fitting,
             refused_by_the_template=refused,

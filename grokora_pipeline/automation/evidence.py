@@ -12,6 +12,7 @@ import orjson
 from grokora_pipeline.agents import AgentSpec, RetrainPolicy
 from grokora_pipeline.assets.common import read_json
 from grokora_pipeline.datasets.example import read_examples
+from grokora_pipeline.errors import counted
 from grokora_pipeline.sessions.verdicts import read_turns
 from grokora_pipeline.store import Artifact, Store
 from grokora_pipeline.store.champions import Registry
@@ -77,11 +78,11 @@ def reason_to_train(evidence: Evidence, policy: RetrainPolicy) -> str:
     if evidence.split is None or evidence.up_to_date:
         return ""
     if evidence.adapter is None:
-        return f"never trained, {evidence.new} examples"
+        return f"never trained, {counted(evidence.new, 'example')}"
     if evidence.base_changed:
         return "the base model changed"
     if evidence.new >= policy.new_examples or 0 < policy.new_share * evidence.known <= evidence.new:
-        return f"{evidence.new} new examples beside the {evidence.known} it learnt"
+        return f"{counted(evidence.new, 'new example')} beside the {evidence.known} it learnt"
     if len(evidence.ratings) >= policy.min_ratings and fmean(evidence.ratings) < policy.rating_below:
         return f"mean rating {fmean(evidence.ratings):.2f} of the last {len(evidence.ratings)} rated sessions"
     if evidence.drift is not None and evidence.drift > policy.drift:
@@ -94,9 +95,9 @@ def lacking(evidence: Evidence, policy: RetrainPolicy) -> str:
     needed = min(policy.new_examples, max(1, int(-(-policy.new_share * evidence.known // 1))))
     rating = f"{fmean(evidence.ratings):.2f}" if evidence.ratings else "none"
     drift = f"{evidence.drift:.2f}" if evidence.drift is not None else "not measured"
+    rated = counted(len(evidence.ratings), "session")
     return (
-        f"{evidence.new} of {needed} new examples; mean rating {rating} ({len(evidence.ratings)} sessions); "
-        f"perplexity drift {drift}"
+        f"{evidence.new} of {counted(needed, 'new example')}; mean rating {rating} ({rated}); perplexity drift {drift}"
     )
 
 

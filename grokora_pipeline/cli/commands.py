@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,13 +15,10 @@ from grokora_pipeline.cli.console import console
 from grokora_pipeline.cli.export import export, probe
 from grokora_pipeline.cli.imports import agents_app, import_logs
 from grokora_pipeline.cli.publish import publish_dataset
-from grokora_pipeline.errors import GrokoraError, disk_refusal
+from grokora_pipeline.errors import GrokoraError, counted, disk_refusal
 from grokora_pipeline.settings import find_env_file, find_home, get_settings, misspelt
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import BASE, Registry
-
-if TYPE_CHECKING:
-    from grokora_pipeline.sessions.turns import TurnRow
 
 # A command imports its room itself: Dagster, torch and pyarrow take seconds that the others need not wait for.
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -280,18 +277,19 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
     """Leave a session or a log file out of all future datasets; the log itself is never changed."""
     from grokora_pipeline.datasets import lineage
 
-    name, turns = _show_uses(query)
+    name = _show_uses(query)
     if not name:
         raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
     # by content, too: a log that is copied under another name stays forgotten
-    files = {turn["source_file"]: turn["source_sha256"] for turn in turns}
-    if lineage.forget(Store.of(get_settings()), name, [files[name]] if name in files else []):
+    store = Store.of(get_settings())
+    if lineage.forget(store, name, lineage.file_hashes(store.require("session_logs").path, name)):
         print(f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date.")
     else:
         print(f"{name} was forgotten before.")
 
 
-def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
+def _show_uses(query: str) -> str:
+    """Print where the turns of a query come from and what holds them; returns what may be forgotten, "" for a turn."""
     from grokora_pipeline.datasets import lineage
 
     settings = get_settings()
@@ -302,8 +300,8 @@ def _show_uses(query: str) -> "tuple[str, list[TurnRow]]":
         print(f"{turn['turn_id'][:16]}  {turn['agent'] or '-'}  {where}  sha256 {turn['source_sha256'][:16]}")
     for use in uses:
         served = "  (in service)" if use.in_service else ""
-        print(f"{use.agent}/{use.asset} {use.version}: {use.examples} examples in {use.side}{served}")
-    return name, turns
+        print(f"{use.agent}/{use.asset} {use.version}: {counted(use.examples, 'example')} in {use.side}{served}")
+    return name
 
 
 def _registry(agent: str) -> Registry:

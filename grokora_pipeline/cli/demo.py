@@ -29,7 +29,7 @@ from grokora_pipeline.automation.staleness import (
     stored_version,
 )
 from grokora_pipeline.cli.console import console
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, counted
 from grokora_pipeline.execution.executor import fit_pool
 from grokora_pipeline.execution.launcher import PROCESS_TAG, close_dead_runs, this_process
 from grokora_pipeline.settings import get_settings
@@ -96,7 +96,7 @@ def run_demo() -> bool:
         project = load_project()
         recover(project, instance)
         stale, fresh = out_of_date(project, instance)
-        print(f"{fresh} assets are up to date, {len(stale)} are to be made.")
+        print(f"{counted(fresh, 'asset is', 'assets are')} up to date, {counted(len(stale), 'is', 'are')} to be made.")
         cause = materialize(project, instance, stale) if stale else ""
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     if cause == INTERRUPTED:

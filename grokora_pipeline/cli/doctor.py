@@ -14,7 +14,7 @@ from typing import Literal
 import psutil
 from rich.markup import escape
 
-from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.errors import GrokoraError, counted
 from grokora_pipeline.settings import find_env_file, find_home, get_settings, misspelt
 from grokora_pipeline.store import Store
 
@@ -50,7 +50,7 @@ def examine() -> list[Finding]:
         disk = Finding("missing", "disk", f"nothing can be written below {folder}, where the store {store} is", hint)
     root = get_settings().logs
     count = sum(1 for path in root.rglob("*") if path.is_file()) if root.is_dir() else 0
-    logs = Finding("ok", "session logs", f"{count} files below {root}")
+    logs = Finding("ok", "session logs", f"{counted(count, 'file')} below {root}")
     if not count:
         hint = "set GROKORA_LOGS, or grokora sandbox record"
         logs = Finding("missing", "session logs", f"nothing at {root}", hint)

@@ -1,5 +1,6 @@
 """`grokora import` and `grokora agents suggest`: what logs would teach, before anything is stored."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ from rich.table import Table
 
 from grokora_pipeline.agents import AgentSpec, load_agents
 from grokora_pipeline.cli.console import console
-from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.settings import get_settings
+from grokora_pipeline.errors import GrokoraError, counted
+from grokora_pipeline.settings import find_home, get_settings
 
 agents_app = typer.Typer(no_args_is_help=True, help="The entries of agents.yaml.")
 Paths = Annotated[list[Path] | None, typer.Argument(help="Folders or files of logs; GROKORA_LOGS by default.")]
@@ -27,7 +28,7 @@ def import_logs(paths: Paths = None, *, agents: Agents = None) -> None:
 
     from grokora_pipeline.datasets.imports import import_rows
 
-    specs = load_agents(agents or get_settings().agents)
+    specs = _load(agents)
     table = Table(show_edge=False, pad_edge=False)
     for name in ("file", "format"):
         table.add_column(name, overflow="fold")
@@ -47,7 +48,11 @@ def import_logs(paths: Paths = None, *, agents: Agents = None) -> None:
     console.print(table, highlight=False)
     for note in dict.fromkeys(notes):
         print(note)
-    print(f"{learnt:,} of {calls:,} calls are learnt. To use them: GROKORA_LOGS=<folder>")
+    said = f"{learnt:,} of {counted(calls, 'call is', 'calls are')} learnt."
+    if specs:
+        print(f"{said} To use them: GROKORA_LOGS=<folder>")
+    else:
+        print(f"{said} There is no agents.yaml here, so no call has an agent: `grokora agents suggest` proposes one.")
 
 
 @agents_app.command("suggest")
@@ -55,12 +60,25 @@ def suggest_agents(paths: Paths = None, *, agents: Agents = None) -> None:
     """Propose entries of agents.yaml for the calls in logs that no agent owns, most calls first."""
     from grokora_pipeline.datasets.imports import suggest
 
-    file = agents or get_settings().agents
-    specs = load_agents(file) if file.is_file() else ()
+    specs = _load(agents, may_lack=True)
     with ExitStack() as stack:
         folders = [stack.enter_context(_read(path, specs)) for path in paths or [get_settings().logs]]
         proposed = suggest(folders, specs)
+    if specs and proposed:
+        print("# What stands below `agents:` goes below that line of your agents.yaml.")
     print(proposed or "# every call whose agent can be told belongs to one\n", end="")
+
+
+def _load(named: Path | None, *, may_lack: bool = False) -> Sequence[AgentSpec]:
+    """The agents of a file that was named, else of the project; none outside of any project.
+
+    The project `may_lack` its file, or hold an empty one: a shell makes it before `suggest > agents.yaml` begins.
+    """
+    if named is None and find_home(Path.cwd(), os.environ) is None and not os.environ.get("GROKORA_AGENTS"):
+        return ()
+    file = named or get_settings().agents
+    is_lacking = named is None and not (file.is_file() and file.stat().st_size)
+    return () if may_lack and is_lacking else load_agents(file)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import yaml
 
 from grokora_pipeline.agents import RESERVED, AgentSpec
 from grokora_pipeline.datasets.selection import DatasetOptions, blames, refuse
+from grokora_pipeline.errors import counted
 from grokora_pipeline.models.messages import first_text
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.sessions.verdicts import read_turns
@@ -94,7 +95,7 @@ def suggest(folders: Sequence[Path], agents: Sequence[AgentSpec]) -> str:
         taken.add(plain)
         entry = {plain: {"description": "what it does", "match": match}}
         body = yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=110)
-        lines.append(f"  # {count:,} call{'s' * (count > 1)}\n" + "".join(f"  {line}\n" for line in body.splitlines()))
+        lines.append(f"  # {counted(count, 'call')}\n" + "".join(f"  {line}\n" for line in body.splitlines()))
     return "agents:\n" + "".join(lines) if lines else ""
 
 

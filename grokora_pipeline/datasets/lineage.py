@@ -83,8 +83,8 @@ def trace(store: Store, agents: Sequence[str], query: str, logs: Path) -> tuple[
 def _uses(store: Store, agent: str, example_ids: set[str]) -> Iterator[Use]:
     trained_in: dict[str, int] = {}
     for split in store.versions(f"{agent}/tokenized_split"):
-        rows = split.read_json("examples.json")
-        sides = [rows[name] for name in example_ids if name in rows]
+        rows, left_out = split.read_json("examples.json"), split.read_json("report.json").get("left_out", ())
+        sides = [rows[name] for name in example_ids.difference(left_out) if name in rows]
         for side in sorted(set(sides)):
             yield Use(agent, "tokenized_split", split.version, sides.count(side), side)
         trained_in[split.version] = sides.count("train")
@@ -96,19 +96,25 @@ def _uses(store: Store, agent: str, example_ids: set[str]) -> Iterator[Use]:
             yield Use(agent, "lora_adapter", adapter.version, count, "train", served)
 
 
+def file_hashes(session_logs: Path, name: str) -> list[str]:
+    """The SHA-256 of a log file of `session_logs`, also if all its calls are copies; empty if `name` is no file."""
+    files = orjson.loads((session_logs / "manifest.json").read_bytes())["files"]
+    return [file["sha256"] for file in files if file["name"] == name and file["sha256"]]
+
+
 def forgotten(store: Store) -> tuple[str, ...]:
     """The session ids and log files that no dataset may hold any more, sorted; `sha256:…` names a file by its bytes."""
     lines = (store.read(FORGET_LIST) or b"").decode().split("\n")
     return tuple(sorted({orjson.loads(line) if line.startswith('"') else line for line in lines if line}))
 
 
-def forget(store: Store, name: str, file_hashes: Collection[str] = ()) -> bool:
+def forget(store: Store, name: str, hashes: Collection[str] = ()) -> bool:
     """Put a session id or a log file on the forget list; False if it is there already. Logs are never changed.
 
-    `file_hashes` are the SHA-256 of the file's bytes, so that its copies under other names are forgotten with it.
+    `hashes` are the SHA-256 of the file's bytes, so that its copies under other names are forgotten with it.
     """
     known = forgotten(store)
-    names = {name, *(f"sha256:{digest}" for digest in file_hashes if digest)}
+    names = {name, *(f"sha256:{digest}" for digest in hashes if digest)}
     if names <= {*known}:
         return False
     # a name that would not survive as a line of its own is written as a JSON string

@@ -30,6 +30,7 @@ class TokenizeReport:
     too_long: int  # examples left out whole because they exceed max_length
     refused: int  # examples left out because the chat template cannot render them, or their answer not exactly
     refusal: str  # why the first of them was, "" for none
+    left_out: list[str]  # the example ids of both
     max_length: int
     fitting: dict[str, int]  # a limit (tokens) → rows that it would keep, of those that have a side
     length_histogram: dict[str, int]  # upper bound of the bin (tokens) → rows
@@ -55,7 +56,7 @@ def tokenize_split(
     if len(examples) != len(sides):
         raise ValueError(f"{len(examples)} examples, but {len(sides)} sides")
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    lengths, refusals = list[int](), list[str]()
+    lengths, refusals, left_out = list[int](), list[str](), list[str]()
     for example, side in zip(examples, sides, strict=True):
         if side not in rows:
             continue
@@ -63,12 +64,15 @@ def tokenize_split(
             row = _row(example, chat)
         except GrokoraError as error:  # this one example is lost, not the agent's whole split
             refusals.append(str(error))
+            left_out.append(str((example.get("meta") or {}).get("example_id", "")))
             continue
         lengths.append(len(row["input_ids"]))
         if lengths[-1] <= max_length:
             rows[side].append(row)
+        else:
+            left_out.append(str((example.get("meta") or {}).get("example_id", "")))
     _save(rows, output, seed)
-    return _report(rows, lengths, refusals, max_length)
+    return _report(rows, lengths, refusals, left_out, max_length)
 
 
 def _row(example: Mapping[str, Any], chat: ChatFormat) -> dict[str, Any]:
@@ -129,7 +133,11 @@ def _save(rows: dict[str, list[dict[str, Any]]], output: Path, seed: int) -> Non
 
 
 def _report(
-    rows: dict[str, list[dict[str, Any]]], all_lengths: Sequence[int], refusals: Sequence[str], max_length: int
+    rows: dict[str, list[dict[str, Any]]],
+    all_lengths: Sequence[int],
+    refusals: Sequence[str],
+    left_out: list[str],
+    max_length: int,
 ) -> TokenizeReport:
     """`all_lengths` are the rows' lengths in tokens, of those that are too long, too."""
     every = [row for side in SIDES for row in rows[side]]
@@ -151,6 +159,7 @@ def _report(
         too_long=len(all_lengths) - len(lengths),
         refused=len(refusals),
         refusal=refusals[0] if refusals else "",
+        left_out=left_out,
         max_length=max_length,
         fitting={str(limit): sum(length <= limit for length in all_lengths) for limit in sorted(limits)},
         length_histogram={top: count for top, count in histogram.items() if count},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from grokora_pipeline.cli.commands import main
 from grokora_pipeline.settings import get_settings
@@ -140,7 +141,18 @@ def test_brackets_in_the_name_of_a_log_are_shown_as_they_are(grokora: Grokora, h
     (home / "logs").mkdir()
     write_lines(home / "logs" / "a[bold]b.jsonl", [call("s1", 0, "Do it.", "Done.", "actor")])
     status, out, _ = grokora("import", str(home / "logs"))
-    assert (status, "a[bold]b.jsonl" in out, "of 1 calls are learnt" in out) == (0, True, True)
+    assert (status, "a[bold]b.jsonl" in out, "of 1 call is learnt" in out) == (0, True, True)
+
+
+def test_logs_are_looked_into_without_a_project(
+    grokora: Grokora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(tmp_path / "logs" / "a.jsonl", [call("s1", 0, "Do it.", "Done.", "writer")])
+    monkeypatch.setattr("grokora_pipeline.cli.imports.find_home", lambda cwd, environ: None)
+    status, out, _ = grokora("import", str(tmp_path / "logs"))
+    assert (status, "0 of 1 call is learnt. There is no agents.yaml here" in out) == (0, True)
+    status, out, _ = grokora("agents", "suggest", str(tmp_path / "logs"))
+    assert (status, list(yaml.safe_load(out)["agents"])) == (0, ["writer"])
 
 
 def test_a_command_ends_well_without_any_standard_stream(tmp_path: Path) -> None:

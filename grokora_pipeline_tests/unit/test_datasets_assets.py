@@ -130,7 +130,17 @@ def test_turns_that_are_left_out_because_nobody_told_the_outcome_are_reported(pr
         project.store.publish("session_logs", "t2", staged / "made")
     outcomes = checks(materialize(project, AGENT, dg.DagsterInstance.ephemeral()))["known_outcomes"]
     assert not outcomes.passed
-    assert "12 of 12 turns ended: 12 are left out" in str(outcomes.description)
+    assert "12 of 12 turns ended: 12 left out" in str(outcomes.description)
+
+
+def test_a_side_that_outgrew_its_share_stays_and_a_check_says_so(project: Project) -> None:
+    instance = dg.DagsterInstance.ephemeral()
+    assert materialize(project, AGENT, instance).success
+    check = checks(materialize(project, AGENT, instance, tokenized_split={"validation_share": 0.05}))[
+        "undivided_groups"
+    ]
+    assert not check.passed
+    assert "Validation holds 20% of the examples instead of 5%" in str(check.description)
 
 
 def test_a_check_that_was_not_made_yields_no_result(project: Project) -> None:

@@ -633,16 +633,23 @@ def test_a_forgotten_session_is_in_no_later_dataset(tmp_path: Path) -> None:
     assert report.dropped == {"forgotten": 1}
 
 
-def test_a_forgotten_file_takes_its_copies_with_it(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "store"))
+@pytest.mark.parametrize("which", ["original", "copy"])
+def test_a_forgotten_file_takes_its_copies_with_it_and_stays_forgotten_under_another_name(
+    tmp_path: Path, which: str
+) -> None:
+    store, logs = Store(str(tmp_path / "store")), tmp_path / "logs"
     lines = [call("s", 0, "p", "a", outcome={"status": "success"})]
     for name in ("original", "copy"):
-        write_lines(tmp_path / "logs" / f"{name}.jsonl", lines)
-    run(tmp_path / "logs", tmp_path / "turns")
-    name, rows = lineage.find_turns(tmp_path / "turns", "original.jsonl", tmp_path / "logs")
-    assert lineage.forget(store, name, [row["source_sha256"] for row in rows])
-    forgotten = lineage.forgotten(store)
-    assert build_examples(tmp_path / "turns", ACTOR, tmp_path, DatasetOptions(), forgotten=forgotten).rows == 0
+        write_lines(logs / f"{name}.jsonl", lines)
+    run(logs, tmp_path / "turns")
+    name, _ = lineage.find_turns(tmp_path / "turns", f"{which}.jsonl", logs)
+    assert lineage.forget(store, name, lineage.file_hashes(tmp_path / "turns", name))
+    (logs / "original.jsonl").rename(logs / "later.jsonl")
+    (logs / "copy.jsonl").unlink()
+    run(logs, tmp_path / "renamed")
+    for folder in ("turns", "renamed"):
+        forgotten = lineage.forgotten(store)
+        assert build_examples(tmp_path / folder, ACTOR, tmp_path, DatasetOptions(), forgotten=forgotten).rows == 0
 
 
 @given(st.lists(st.text(min_size=1).filter(lambda text: text.isprintable() or "\n" in text), min_size=1, max_size=5))

@@ -74,6 +74,6 @@ def test_the_report_says_how_many_rows_each_longer_limit_would_keep(chat: ChatFo
     rows = [example(f"q{n}", "word " * (400 * n)) for n in range(4)]
     report = tokenize_split(rows, ["train"] * 4, chat, tmp_path, max_length=64, seed=7)
     longest = max(int(limit) for limit in report.fitting)
-    assert (report.train_rows, report.too_long) == (1, 3)
+    assert (report.train_rows, report.too_long, len(report.left_out)) == (1, 3, 3)
     assert (report.fitting["64"], report.fitting[str(longest)]) == (1, 4)
     assert list(report.fitting.values()) == sorted(report.fitting.values())
