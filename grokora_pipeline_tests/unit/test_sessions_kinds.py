@@ -29,6 +29,8 @@ needs_inputs = pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/
         ),
         (["RESOLVED_FULL", "AgentState.FINISHED", "task completed", "tests passed", "✅", "Done."], "success"),
         (["no errors", "0 failures", "finished without errors"], "success"),
+        (["TaskCompleted", "ok.", "success: true", "✓ passed"], "success"),
+        (["taskFailed", "FAILED (3 tests)", "Timeout!", "Time Out", "maxTurns", "rate-limited"], "failure"),
         (["RESOLVED_NO", "exit_error", "agent_timeout", "user cancelled", "context_window_exceeded", "❌"], "failure"),
         (["incorrect", "not resolved", "completed with errors", "10 errors", "FAILED!", -1], "failure"),
         (["unknown", "", None, "pending", "in progress"], "unknown"),
@@ -82,7 +84,7 @@ def test_a_rating_may_be_text(value: object, rating: int | None) -> None:
 
 
 LIKED, DISLIKED = (
-    ["👍", "thumbs up", "+1", True, "like", "good"],
+    ["👍", "👍🏽", "Excellent!", "thumbs up", "+1", True, "like", "good"],
     ["👎", "thumbs_down", "-1", -1, 0, "0/5", False, "bad"],
 )
 SAID: list[tuple[Any, str, int | None, list[str]]] = [

@@ -51,6 +51,20 @@ def test_a_forked_sub_agent_has_no_whole_prompt_in_its_own_file(tmp_path: Path) 
     assert only(read_lines(tmp_path, reference, *lines)).completeness == "delta"
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"type": "marble-origami-commit", "sessionId": "s1", "firstArchivedUuid": "u1", "lastArchivedUuid": "a1"},
+        {"type": "system", "subtype": "snip_boundary", "uuid": "n", "snipMetadata": {"removedUuids": ["a1"]}},
+    ],
+)
+def test_what_is_said_once_messages_were_folded_has_no_whole_prompt(tmp_path: Path, note: dict[str, Any]) -> None:
+    first = [claude("u1", None, "Q1"), claude("a1", "u1", text("A1"), "assistant"), note]
+    later = [claude("u2", "a1", "Q2"), claude("a2", "u2", text("A2"), "assistant")]
+    known = [turn.completeness for turn in turns_of(read_lines(tmp_path, *first, *later))]
+    assert known == ["reconstructed", "delta"]
+
+
 @pytest.mark.parametrize("anchor", ["s", "b"])
 def test_what_a_compaction_kept_stands_behind_its_summary_or_before_it(tmp_path: Path, anchor: str) -> None:
     kept = {"preservedSegment": {"headUuid": "u2", "anchorUuid": anchor, "tailUuid": "a2"}}

@@ -7,6 +7,7 @@ a tree. A compaction may keep its last messages behind the summary, where they s
 forked sees its parent's whole conversation, of which its own file names the end alone.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -117,6 +118,7 @@ class _Session:
         self._kept: dict[str, list[str]] = {}  # a compaction's summary -> the lines that stay behind it
         self._stopped: set[str] = set()  # the last lines of answers that a person interrupted
         self._forked = False
+        self._folded = sys.maxsize  # the line from which on prompts lack messages that stand in the file
         self._name = ""
 
     def add(self, record: Record) -> Iterator[Item]:
@@ -169,6 +171,8 @@ class _Session:
             node.messages = _attached(as_object(value.get("attachment")))
             self._add_node(node)
         self._forked = self._forked or kind == "fork-context-ref"
+        if kind == "marble-origami-commit" or "snipMetadata" in value:  # it takes messages out of the middle
+            self._folded = min(self._folded, record.number)
         for one in map(as_object, as_list(value.get("replacements"))):  # results that were too long to be sent
             if result := self._results.get(name_text(one.get("toolUseId"))):
                 result["content"] = name_text(one.get("replacement"))
@@ -331,7 +335,7 @@ class _Session:
             inferred=tools,
             # a printed stream may lack the question
             completeness="reconstructed"
-            if before.complete and any(one["role"] == "user" for one in before.messages)
+            if before.complete and node.line < self._folded and any(one["role"] == "user" for one in before.messages)
             else "delta",
             model=next((one.model for one in nodes if one.model), ""),
             call=node.answer if ":" in node.answer else digest([node.answer, whole[0]]),

@@ -16,10 +16,11 @@ _WORDS: dict[Status, str] = {
     "success": "success successful succeeded succeeds completed complete done finished passed pass ok okay good solved "
     "resolved achieved accepted accept approved merged fixed correct won true yes 1 1.0 ✅ ✓ ✔",
     "failure": "failure failed fail fails failing error errors errored exception crash crashed timeout timed_out "
-    "timedout expired cancelled canceled cancel aborted abort interrupted killed terminated stopped halted partial "
-    "partially partially_completed incomplete unfinished unsuccessful unsolved unresolved unfixed gave_up given_up "
-    "stuck abandoned rejected reverted refused refusal denied declined bad wrong incorrect invalid unsafe lost limit "
-    "max exceeded overflow truncated cut length content_filter oom sigkill not no false 0 0.0 -1 ❌ ✗ ✘",
+    "time_out timedout expired cancelled canceled cancel aborted abort interrupted killed terminated stopped halted "
+    "blocked quit tripped throttled limited partial partially partially_completed incomplete unfinished "
+    "unsuccessful unsolved unresolved unfixed gave_up given_up stuck abandoned rejected reverted refused refusal "
+    "denied declined bad wrong incorrect invalid unsafe lost limit max exceeded overflow truncated cut length "
+    "content_filter oom sigkill not no false 0 0.0 -1 ❌ ✗ ✘",
     "unknown": "unknown none null n/a na pending running in_progress queued open started unset undefined",
 }
 _OUTCOMES: dict[str, Status] = {word: status for status, words in _WORDS.items() for word in words.split()} | {
@@ -30,6 +31,8 @@ _NEUTRAL = {"agent", "all", "early", "exit", "full", "fully", "goal", "issue", "
 _NEUTRAL |= {"status", "task", "test", "tests", "was"}
 _NO_FAILURE = re.compile(r"(?<![a-z0-9])(?:no|0|zero|without|without_any)_(?:errors?|failures?|failed)(?![a-z0-9])")
 _SEPARATORS = re.compile(r"[\s_-]+")
+_MARKS, _CAMEL = re.compile(r"[\s_:;,!()\[\]-]+"), re.compile(r"(?<=[a-z])(?=[A-Z])")  # `taskFailed`, `FAILED: 3 tests`
+_SKIN_TONES = dict.fromkeys(range(0x1F3FB, 0x1F400))
 _RATING = re.compile(
     r"(?P<points>\d{1,3}(?:[.,]\d+)?)\s*(?:(?:/|out of|of)\s*(?P<most>5|10|100)(?:[.,]0)?|(?P<percent>%))?\s*"
     r"(?:stars?|points?)?",
@@ -76,7 +79,7 @@ def outcome_status(word: object) -> Status | None:
     if word is None:
         return "unknown"
     plain = str(word).strip().lower()
-    text = _NO_FAILURE.sub("ok", _SEPARATORS.sub("_", plain.rstrip(".! ")))
+    text = _NO_FAILURE.sub("ok", _MARKS.sub("_", _CAMEL.sub("_", str(word)).lower()).strip("_."))
     if (known := _OUTCOMES.get(plain) or _OUTCOMES.get(text)) is not None:
         return known
     last = text.rpartition(".")[2]  # of an enumeration
@@ -135,7 +138,7 @@ def opinion(value: object) -> tuple[int | None, Status | None]:
 
     The status is "unknown" beside a rating and if there is none, and None if nobody knows what the value says.
     """
-    text = _SEPARATORS.sub("_", value.strip().lower()) if isinstance(value, str) else ""
+    text = _SEPARATORS.sub("_", value.translate(_SKIN_TONES).strip(" !\t\n").lower()) if isinstance(value, str) else ""
     if value is None or (isinstance(value, str) and not text):
         return None, "unknown"
     if text in _LIKED:
