@@ -40,7 +40,7 @@ _FLAGS = (  # flags, and the tools that read a password behind them
     (r"-w ?", r"ldap\w+|vsql|security [\w-]+-password|ipa-client-install"),
     (r"-s ?", r"ldappasswd"),
     (r"-[AXc] ?", r"snmp\w+"),
-    (r"-[kK] ?", r"openssl"),
+    (r"-[kK] ", r"openssl"),
     (r"-a ?", r"redis-cli"),
     (r"-b ?", r"gh secret set|oathtool"),
     (r"-t ", r"influx|doctl auth"),
@@ -278,7 +278,7 @@ def _is_printed(match: re.Match[str]) -> bool:
     """Whether what stands alone in the line below a command or an announcement is the secret that it prints."""
     start, value = match.string.rfind("\n", 0, match.start()) + 1, match["value"]
     asked = match.string[start : match.start("value")]
-    code = EXPRESSION.match(value) or re.search(r"\A[\w.-]*[(\[{,]|:\Z|\A[A-Za-z_][\w.-]*[=:][^=]", value)
+    code = EXPRESSION.match(value) or re.search(r"\A[\w.-]*[(\[{,]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
     if code or not is_value(match) or _ABOUT_HASHES.search(asked):
         return False
     if "/" in value:

@@ -62,7 +62,7 @@ SHORT = (  # names that say something by themselves or as the last word of one, 
 )
 _NOT_PASSWORDS = re.compile(  # they end like the above
     r"(?:by|com|ask|tres|sur|under|over|im|sea|boarding|season|hall|forward|backward|first|second|low|high|band|test|all|num|n|"
-    r"max|min|is|one|two|single|multi)pass|existingsecrets?|(?:country|area|zip|status|error|exit)codes?"
+    r"max|min|is|one|two|single|multi)pass|existingsecrets?|withcredentials|(?:country|area|zip|status|error|exit)codes?"
 )
 _KEY_END = re.compile(  # of these, values that look random
     r"(?:key|token|crumb|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"

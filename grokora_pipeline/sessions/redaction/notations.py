@@ -151,7 +151,7 @@ _ROWS: tuple[Context, ...] = (
     (  # ConvertTo-SecureString -AsPlainText "x", set_password("x")
         rf"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){{0,3}}(?:{QUOTE})?(?!-)|(?:\b|set_?|"
         rf"with)password\({QUOTE}(?:\{{\w{{2,12}}\}})?)"
-        rf"(?P<value>{VALUE_OR_PHRASE})",
+        rf"(?P<value>{VALUE_OR_PHRASE})(?! ?\w)",
         r"(?i:ConvertTo-SecureString|password\([\\\"'`])",
         lambda match: is_value(match) and not CODE.fullmatch(match["value"]),
         "",
@@ -259,7 +259,8 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # bob : EAP "x", "bob" * "x" *
         r"(?:\b(?:PSK|EAP|XAUTH|NTLM) \"|(?:\A|"
-        r"\n)\"?[\w.@-]{1,40}\"?[ \t]+\*[ \t]+\"?)(?P<value>[^\s\"]{6,64})\"?(?:[ \t]|\n|\Z)",
+        r"\n)\"?[\w.@-]{1,40}\"?[ \t]+\*[ \t]+\"?)(?P<value>(?!/\w)[^\s\"]{5,63}[^\s\";,(){}])"
+        r"\"?(?:[ \t]*(?:\n|\Z)|[ \t]+[*\d])",
         r"(?:(?:PSK|EAP|XAUTH|NTLM) \"|[ \t]\*[ \t])",
         is_mixed_value,
         "",
@@ -287,7 +288,9 @@ _ROWS: tuple[Context, ...] = (
         r"(?P<value>[\w.~+/=-]{8,})(?![\w.~+/=(\[-])",  # and no call
         r"(?i:authorization[\\\"'`]{0,4}[\s:=,])",
         lambda match: (
-            is_value(match) and ("=" in match["value"] or not match["value"].islower() or is_mixed(match["value"]))
+            is_value(match)
+            and ("=" in match["value"] or not match["value"].islower() or is_mixed(match["value"]))
+            and not match["value"].lower().endswith("authorization")  # another header
         ),
         r"(?i:authorization)",
     ),

@@ -142,6 +142,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
     if _NAME_BEFORE.search(match.string, max(0, start - 40), start) and _VALUE_AFTER.match(match.string, match.end()):
         return False  # `user, password = "a", "x"`: the second value belongs to the second name
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
+    if operator == "->" and not (spaced or quote):
+        return False  # a method of what is called so
     below = "\n" in match.string[match.end("operator") : match.start("value")]
     if not quote and (
         re.match(r" ?[=:](?:\s|\Z)", match.string[match.end() :])
@@ -151,6 +153,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
     dumped = operator == "=" and name.isupper() and not spaced  # of an environment
     if not (quote or dumped) and _is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
+    if meaning(name) == "key" and name.lower().endswith(value.lower()):
+        return False  # the one header or the other
     if _as_name(value) == _as_name(name.rpartition(".")[2]) or (
         not quote and (spaced or operator == "==") and CODE.fullmatch(value) and not _WORDS_AND_NUMBER.fullmatch(value)
     ):
@@ -400,6 +404,8 @@ def is_chosen(match: re.Match[str]) -> bool:
     argument = re.fullmatch(r"[A-Za-z_]\w*", value) and match.string[match.start("value") - 1] == "("
     if argument and match.string[match.end("value") :][:1] == ")":
         return False
+    if re.match(r"=[^=\s]", match.string[match.end("value") :]):
+        return False  # the next name
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
     return random and not is_hash(value) and "/" not in value and not is_publishable(value)
 
@@ -448,7 +454,8 @@ _NEAR_A_WORD = detector(
 )
 _NEAR_PASSWORD = detector(
     "password",
-    r"(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)[^\w][^\n]{0,60}?(?:\n[^\n]{0,40}?){0,2}?"
+    r"(?:passw[a-z]{1,6}|passphrase|passcode|(?<![$\"'])pwd|geslo|community string)[^\w]"
+    r"[^\n]{0,60}?(?:\n[^\n]{0,40}?){0,2}?"
     r"(?<=[\s:=\"'(`,|;>])(?=[^\s\"'`]{0,30}?(?-i:[a-z]))(?=[^\s\"'`]{0,30}?(?-i:[A-Z]))(?=[^\s\"'`]{0,30}?[\d!@#$%^*?])"
     r"(?P<value>[^\s\"'`\\<>|,;()\[\]{}=&]{7,64})",
     r"(?i:(?:passw[a-z]{1,6}|passphrase|passcode|pwd|geslo|community string)\W)",
@@ -488,8 +495,8 @@ def _column_cells(text: str) -> Iterator[re.Match[str]]:
         names = header["names"]
         separator = next((one for one in "|\t;," if names.strip("|").count(one)), "")
         columns = [meaning(name.strip("\"'`* ")) for name in names.split(separator)] if separator else []
-        if not any(columns) or any(len(name.split()) > 3 or set(":={") & set(name) for name in names.split(separator)):
-            continue  # a sentence with commas
+        if not any(columns) or any(len(name.split()) > 3 or set(":={$") & set(name) for name in names.split(separator)):
+            continue  # a sentence with commas, a line of a program
         insert = header.end() > header.end("names")
         rows = re.compile(r"\((?P<row>[^()\n]*)\)" if insert else r"^(?P<row>[^\n]*)$", re.MULTILINE)
         for number, row in enumerate(rows.finditer(text, header.end() + 1)):

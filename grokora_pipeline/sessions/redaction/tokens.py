@@ -480,7 +480,9 @@ LABELLED = detector(
     "token",
     r"(?<![A-Za-z0-9+/_.~@-])[A-Za-z0-9]{1,14}+[_.~-][A-Za-z0-9+/_.~-]{14,}[A-Za-z0-9/+_-]={0,2}(?![A-Za-z0-9/=])",
     r"[_.~-][A-Za-z0-9+/_.~-]{15}",
-    accept=lambda match: is_labelled(match.group()) and not re.search(r"\.[a-z]{2,6}\Z", match.group()),  # a file
+    accept=lambda match: (
+        is_labelled(match.group()) and not re.search(r"\.[a-z]{2,6}\Z|\.prototype\.", match.group())
+    ),  # a file
 )
 BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a key before its first + or /
     "token",
