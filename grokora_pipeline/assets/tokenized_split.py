@@ -238,16 +238,20 @@ def _checks(agent: AgentSpec, report: dict[str, Any]) -> list[dg.AssetCheckResul
     kept = _trainable(report)
     longer = {limit: count for limit, count in fitting.items() if count > kept}
     share, wanted = float(report["validation_share"]), float(report.get("wanted_share", 0))
-    outgrown = kept * wanted >= 2 and not 0.5 * wanted <= share <= 2 * wanted
+    outgrown = bool(wanted) and not 0.5 * wanted <= share <= 2 * wanted
     return [
         _enough_examples(agent, kept, fitting),
         _no_straddling(report),
         warning(
             "undivided_groups",
             not divided and not outgrown,
-            f"{counted(len(divided), 'cluster, task or session holds', 'clusters, tasks or sessions hold')} so many "
-            "examples that validation would have been empty; each was divided and is on both sides"
-            + (f", the largest: {divided[0]}." if divided else ".")
+            (
+                f"{counted(len(divided), 'cluster, task or session holds', 'clusters, tasks or sessions hold')} so "
+                "many examples that validation would have been empty; each was divided and is on both sides, the "
+                f"largest: {divided[0]}."
+                if divided
+                else "No cluster, task or session had to be divided."
+            )
             + (
                 f" Validation holds {share:.0%} of the examples instead of {wanted:.0%}: what has a side keeps it, "
                 "however it grows, and new sessions go to the other until the share is right."

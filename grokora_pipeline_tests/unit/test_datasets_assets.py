@@ -140,7 +140,7 @@ def test_a_side_that_outgrew_its_share_stays_and_a_check_says_so(project: Projec
         "undivided_groups"
     ]
     assert not check.passed
-    assert "Validation holds 20% of the examples instead of 8%" in str(check.description)
+    assert "Validation holds 20% of the examples instead of 5%" in str(check.description)
 
 
 def test_a_check_that_was_not_made_yields_no_result(project: Project) -> None:
