@@ -106,11 +106,15 @@ class Store:
 
     @contextmanager
     def stage(self, key: str) -> Iterator[Path]:
-        """A fresh folder to write an artifact into; what is not published by the end is removed."""
+        """A fresh folder to write an artifact into; what is not published by the end is removed.
+
+        What killed processes left is swept first, so that no more than the last one's stays, whoever starts the next.
+        """
         # below the store, so on the artifacts' disk: a rename between two disks is a copy, and a crash would leave half
         # of it in service
         base = self.root / ".staging"
         base.mkdir(parents=True, exist_ok=True)
+        self.sweep()
         owner = f"{socket.gethostname()}.{os.getpid()}"
         staged = Path(tempfile.mkdtemp(dir=base, prefix=f"{key.replace('/', '-')}.{owner}."))
         try:
@@ -126,8 +130,8 @@ class Store:
             # a dead process's number may be another one's by now: then the folder stays until that one ends, too
             is_ours = match and path.name[: match.start()].endswith(f".{socket.gethostname()}")
             if match and is_ours and not psutil.pid_exists(int(match["pid"])):
-                swept += path.is_dir()
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                swept += path.is_dir()  # another process may sweep, too
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return swept
 
     @contextmanager
