@@ -687,6 +687,10 @@ def _llama_cpp(talk: "Talk", name: str) -> bytes:
     return _document({"conv": {"id": name, "currNode": "5"}, "messages": own})
 
 
+def _literal_ai(talk: "Talk", _: str) -> bytes:
+    return _lines({"type": "CHAT", "messages": talk.messages, "messageCompletion": talk.reply, "model": "m"})
+
+
 def _flowise(talk: "Talk", name: str) -> bytes:
     said = (("userMessage", talk.question), ("apiMessage", talk.answer))
     return _document([{"role": role, "content": words, "chatId": name, "createdDate": AT} for role, words in said])
@@ -1138,6 +1142,7 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "kong": ("wrapped_calls", "http.log", _HELD, _kong),
     "claude_trace": ("recording", "log.jsonl", _HELD, _claude_trace),
     "asked_and_said": ("chat_dataset", "rows.jsonl", _HELD, _asked_and_said),
+    "literal_ai": ("wrapped_calls", "generations.jsonl", _HELD, _literal_ai),
     "flowise": ("mini_swe_agent", "messages.json", ("question", "answer"), _flowise),
     "mastra": ("chat_dataset", "thread.json", _NO_SYSTEM, _mastra),
     "recorded_list": ("recording", "calls.json", _HELD, _recorded_list),

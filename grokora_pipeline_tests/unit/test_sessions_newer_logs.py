@@ -484,6 +484,28 @@ def test_parts_of_an_unknown_kind_are_not_forgotten_where_a_call_is_recorded(tmp
         assert items == [Skipped("part_of_unknown_kind")]
 
 
+@pytest.mark.parametrize(
+    ("message", "line", "choice", "known"),
+    [
+        ({"role": "narrator", "content": "Night falls."}, {}, {}, ("cut", False, "unknown", None)),
+        ({"role": "user", "content": "redacted-by-litellm"}, {}, {}, ("cut", False, "unknown", None)),
+        ({"role": "user", "content": [{"type": "hologram"}]}, {}, {}, ("cut", False, "unknown", None)),
+        ({"role": "user", "content": "Q"}, {}, {"finish_reason": "max_tokens"}, ("whole", True, "unknown", None)),
+        ({"role": "user", "content": "Q"}, {"success": False}, {}, ("whole", True, "unknown", None)),
+        ({"role": "user", "content": "Q"}, {"error": "Timed out"}, {}, ("whole", True, "unknown", None)),
+        ({"role": "user", "content": "Q"}, {"rating": "2"}, {}, ("whole", False, "unknown", 2)),
+        ({"role": "user", "content": "Q"}, {"feedback": {"rating": "bad"}}, {}, ("whole", False, "failure", None)),
+    ],
+)
+def test_what_a_recorded_call_says_of_itself_is_heard(
+    tmp_path: Path, message: dict[str, Any], line: dict[str, Any], choice: dict[str, Any], known: tuple[Any, ...]
+) -> None:
+    response = {"choices": [{"message": TALK[-1], **choice}]}
+    recorded = {"session_id": "s", "request": {"messages": [message]}, "response": response, **line}
+    turn = only(read_lines(tmp_path, recorded))
+    assert (turn.completeness, turn.step_failed, turn.status, turn.rating) == known
+
+
 def test_a_call_that_codex_did_not_let_end_has_the_result_that_codex_sends(tmp_path: Path) -> None:
     aborted = {"type": "event_msg", "payload": {"type": "turn_aborted"}}
     call = item("function_call", name="shell", arguments="{}", call_id="c")

@@ -8,7 +8,7 @@ from typing import Any
 
 from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.chats import HALF_CALL, Chat
-from grokora_pipeline.sessions.readers.common import first_of, name_text, whole_number
+from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
     Json,
@@ -19,7 +19,7 @@ from grokora_pipeline.sessions.readers.documents import (
     objects_in,
 )
 from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early, starts_midway
-from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, scores_in
+from grokora_pipeline.sessions.readers.outcomes import call_failed, outcome_status, scored, scores_in
 
 REPLIES = (
     "response",
@@ -75,16 +75,7 @@ def call(value: Json) -> Iterator[Chat]:
         if said.answer is None:
             yield Chat([], last_only=True)
             continue
-        status = holder.get("status")
-        code = whole_number(first_of(holder, "response_status", "status_code", "$ai_http_status"))
-        failed = (
-            (isinstance(status, str) and outcome_status(status) == "failure")
-            or (code or 0) >= 400
-            or holder.get("$ai_is_error") is True
-            or ended_early({"finish_reason": holder.get("$ai_stop_reason")})
-            or any(holder.get(key) for key in ("error", "error_info", "exception", "error_message"))
-            or holder.get("success") is False
-        )
+        failed = call_failed(holder) or ended_early({"finish_reason": holder.get("$ai_stop_reason")})
         outcome = outcome_status(holder.get("outcome")) if isinstance(holder.get("outcome"), str) else "unknown"
         weave = as_object(as_object(holder.get("summary")).get("weave"))
         rating, opinion = scored([*scores_in(holder), *scores_in(weave)])
@@ -239,15 +230,8 @@ _ASKED = {
     "chathistory",
 }
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
-_SAID |= {
-    "llmoutput",
-    "responsemessage",
-    "responsemessages",
-    "completionmessages",
-    "requestresponse",
-    "responsebody",
-    "responseobj",
-}
+_SAID |= {"responsemessage", "responsemessages", "completionmessages", "messagecompletion", "requestresponse"}
+_SAID |= {"responsebody", "responseobj", "llmoutput"}
 
 
 def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[Json]:

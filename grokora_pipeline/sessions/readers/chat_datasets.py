@@ -13,6 +13,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
+from grokora_pipeline.sessions.readers.call_logs import inside, is_asked
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc, user
 from grokora_pipeline.sessions.readers.documents import (
     MAX_PROBLEMS,
@@ -77,7 +78,8 @@ def _kind(row: Json) -> str:
     if any(key in row for key in _CHOSEN) and any(key in row for key in _REJECTED):
         return "preference"
     if any(_has_turns(row.get(key)) for key in _CHAT):
-        return "chat"
+        is_call = is_asked(as_json(row.get("messages"))) and any(True for _ in inside(row))
+        return "" if is_call else "chat"
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         return "alpaca"
     if isinstance(row.get("query"), str) and _calls(row.get("answers")) and row.get("tools"):

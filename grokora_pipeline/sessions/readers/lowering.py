@@ -596,7 +596,7 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
     if isinstance(completion, str):
         yield Skipped(completion)
         return
-    unread = next((message["unread"] for message in prompt if message.get("unread")), None) or _lost_result(prompt)
+    unread = next((message["unread"] for message in prompt if message.get("unread")), None) or lost_result(prompt)
     if unread and fields.get("completeness") != "lost":
         fields["completeness"] = "cut"
         reason = unread if isinstance(unread, str) else "part_of_unknown_kind"
@@ -611,7 +611,7 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
             return
         texts = [message.get("content") or "" for message in (*prompt, completion)]
         texts += [call["function"]["arguments"] for call in calls_in((*prompt, completion))]
-        if any(map(_is_cut, texts)):
+        if any(map(is_cut_text, texts)):
             fields["completeness"] = "cut"
             yield Problem("cut", 0, f"line {fields.get('line', 0)}: the gateway shortened this call's texts")
     tools, inferred = fields.pop("tools", None), fields.pop("inferred", None)
@@ -632,7 +632,7 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
     )
 
 
-def _lost_result(prompt: Iterable[Message]) -> str:
+def lost_result(prompt: Iterable[Message]) -> str:
     """A reason if an answer in a prompt has results of some of its calls and not of the others; "" without one.
 
     No API takes such a prompt: the log lost them. One result without an id may be that of all calls (`_PAIRED`).
@@ -643,14 +643,15 @@ def _lost_result(prompt: Iterable[Message]) -> str:
         if message["role"] == "assistant":
             if waiting and is_answered:
                 return "result_not_recorded"
-            waiting, is_answered = {call["id"] for call in message.get("tool_calls") or ()}, False
-        elif message["role"] == "tool" and (call := message.get("tool_call_id") or "") in waiting:
+            waiting = {name_text(call.get("id")) for call in message.get("tool_calls") or ()}
+            is_answered = False
+        elif message["role"] == "tool" and (call := name_text(message.get("tool_call_id"))) in waiting:
             waiting.remove(call)
             is_answered = not _PAIRED.fullmatch(call)
     return "result_not_recorded" if waiting and is_answered else ""
 
 
-def _is_cut(text: str) -> bool:
+def is_cut_text(text: str) -> bool:
     """Whether a logger shortened or hid a text.
 
     Each prompt repeats those before it, and a fixed word is found ten times as fast as a pattern: it comes first.

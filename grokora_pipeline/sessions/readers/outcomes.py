@@ -119,6 +119,19 @@ def stated_in(record: Mapping[str, Any]) -> Status:
     return "failure" if "failure" in said else "success" if "success" in said else "unknown"
 
 
+def call_failed(record: Mapping[str, Any]) -> bool:
+    """Whether the record of a call says that it failed: a status, in words or of HTTP, or an error."""
+    status = record.get("status")
+    code = whole_number(first_of(record, "response_status", "status_code", "$ai_http_status"))
+    return (
+        (isinstance(status, str) and outcome_status(status) == "failure")
+        or (code or 0) >= 400
+        or record.get("$ai_is_error") is True
+        or any(record.get(key) for key in ("error", "error_info", "exception", "error_message"))
+        or record.get("success") is False
+    )
+
+
 def rating_of(value: object) -> int | None:
     """A rating from 1 to 5, rounded down; "4", "4/5", "8/10", "80 %", "4 stars" and "★★★★" are 4; None for all else."""
     if isinstance(value, str):

@@ -34,8 +34,8 @@ from grokora_pipeline.sessions.readers.documents import (
     plain,
     records,
 )
-from grokora_pipeline.sessions.readers.lowering import clean
-from grokora_pipeline.sessions.readers.outcomes import verdict
+from grokora_pipeline.sessions.readers.lowering import ROLES, clean, ended_early, is_cut_text, lost_result, lower
+from grokora_pipeline.sessions.readers.outcomes import call_failed, scored, scores_in, verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
 BOM = b"\xef\xbb\xbf"
@@ -239,7 +239,10 @@ class _Sessions:
         if isinstance(answer, str):
             yield Skipped(answer)
             return
-        held = line.get("completeness")
+        held, fault = line.get("completeness"), _fault_of(request["messages"])
+        if fault:
+            yield Problem(fault, 0, f"line {number}: the prompt is not the one that the model saw")
+        rating, opinion = scored(scores_in(line))
         tools = offered_tools(request)
         tools = tools if tools and _are_objects(tools) else None
         turn = Turn(
@@ -255,12 +258,14 @@ class _Sessions:
             tools=tools,
             line=number,
             task=stated_task(line),
-            step_failed=choice.get("finish_reason") in ("length", "content_filter"),
+            status=opinion,
+            rating=rating,
+            step_failed=ended_early(choice) or call_failed(line),
             tools_known="recorded" if tools else "none",
             # who answered: the request's may be an alias, or the gateway's `auto`
             model=name_text(response.get("model") if response else None) or name_text(request.get("model")),
             call=call,
-            completeness="delta" if held == "delta" else "cut" if held == "cut" else "whole",
+            completeness="delta" if held == "delta" else "cut" if held == "cut" or fault else "whole",
             parent_session_id=name_text(line.get("parent_session_id")),
         )
         self._waiting[session, agent] = turn
@@ -374,6 +379,18 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     is_cut = any(one.get("unread") for one in call.prompt)
     known = "delta" if call.delta else "cut" if is_cut else "whole"
     return {**line, "request": request, "response": response, "completeness": known}
+
+
+def _fault_of(messages: Sequence[Message]) -> str:
+    """Why messages are no whole prompt, as a reason of the quarantine; "" if they are one."""
+    in_parts = (message for message in messages if isinstance(message.get("content"), list))
+    if any(one.get("unread") for message in in_parts for one in lower(message)) or any(
+        str(message["role"]).lower() not in ROLES for message in messages
+    ):
+        return "part_of_unknown_kind"
+    if any(is_cut_text(text) for message in messages if isinstance(text := message.get("content"), str)):
+        return "cut"
+    return lost_result(messages)
 
 
 def _is_message(message: object) -> bool:
