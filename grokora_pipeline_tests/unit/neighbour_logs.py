@@ -610,15 +610,18 @@ def _promptlayer(talk: "Talk", name: str) -> bytes:
 
 
 def _ai_sdk_steps(talk: "Talk", _: str) -> bytes:
-    def step(prompt: list[dict[str, Any]], reason: str, *said: dict[str, Any]) -> dict[str, Any]:
-        request = {"body": json.dumps({"model": "m", "messages": prompt})}
+    """Steps of two providers: the first request is of chat completions, the second of the Responses API."""
+
+    def step(body: dict[str, Any], reason: str, *said: dict[str, Any]) -> dict[str, Any]:
         reply = {"id": "r", "timestamp": AT, "modelId": "m", "messages": []}
-        return {"content": said, "finishReason": reason, "request": request, "response": reply}
+        return {"content": said, "finishReason": reason, "request": {"body": json.dumps(body)}, "response": reply}
 
     call = {"type": "tool-call", "toolCallId": "call_a", "toolName": "bash", "input": {"command": talk.command}}
     result = {"type": "tool-result", "toolCallId": "call_a", "toolName": "bash", "output": talk.result}
-    first = step(talk.start, "tool-calls", _text(talk.thought), call, result)
-    return _document({"steps": [first, step(talk.messages, "stop", _text(talk.answer))]})
+    first = step({"messages": talk.start}, "tool-calls", _text(talk.thought), call, result)
+    calls = [{"type": "function_call", "call_id": "call_a", "name": "bash", "arguments": call["input"]}]
+    items = [*talk.start, *calls, {"type": "function_call_output", "call_id": "call_a", "output": talk.result}]
+    return _document({"steps": [first, step({"input": items}, "stop", _text(talk.answer))]})
 
 
 def _letta_messages(talk: "Talk", _: str) -> bytes:

@@ -541,6 +541,8 @@ def test_chats_of_programs_hold_no_thought_no_name_and_no_broken_answer_as_what_
     shown = {"message": {"text": "Q"}, "response": [{"value": "Hal"}], "result": {"errorDetails": {"message": "x"}}}
     chat = {"responderUsername": "GitHub Copilot", "requests": [shown]}
     assert document(tmp_path, chat) == [Skipped("broken_off")]
+    step = {"text": "A", "finishReason": "length", "response": {}, "request": {"body": '{"input": "Q"}'}}
+    assert document(tmp_path, {"steps": [step]}) == [Skipped("broken_off")]
 
 
 def test_a_failed_command_and_a_cut_reply_of_the_older_openhands_are_no_successes(tmp_path: Path) -> None:

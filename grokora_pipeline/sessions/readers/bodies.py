@@ -86,8 +86,12 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
     An answer that was cut says so itself, too (`ended_early`), for readers that hand the answer alone to `turn`.
     """
     call = _exchange(request, response, named)
-    if call.cut and call.answer is not None:
+    message = as_object(response).get("message")
+    if call.answer is None and isinstance(message, dict) and message:  # of a program that keeps all APIs' replies alike
+        call = call._replace(answer=_first({**message, "role": "assistant"}))
+    if call.answer is not None and (call.cut or call.answer.get("ended_early")):
         call.answer["ended_early"] = True
+        call = call._replace(cut=True)
     return call
 
 

@@ -199,7 +199,12 @@ SHAPES: tuple[Shape, ...] = (
     Shape("llm", _has("conversation_id", "prompt", "response", "datetime_utc"), chat_programs.llm, each=False),
     Shape(
         "adk",
-        lambda value: any({"author", "content"} <= one.keys() for one in objects_in(value.get("events"))[:2]),
+        lambda value: any(
+            {"author", "content"} <= one.keys()
+            for one in objects_in(first_of(value, "events", "sessionEvents"))[
+                :2
+            ]  # Vertex AI's interface has the second
+        ),
         frameworks.adk,
     ),
     Shape(

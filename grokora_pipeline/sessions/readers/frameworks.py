@@ -17,7 +17,7 @@ def adk(value: Json) -> Iterator[Chat]:
 
     A compaction stands for the events of its time; a rewind takes back those of an invocation and all behind them.
     """
-    events = [one for one in objects_in(value["events"]) if not one.get("partial")]
+    events = [one for one in objects_in(first_of(value, "events", "sessionEvents")) if not one.get("partial")]
     said = (one.get("author") for one in events if as_object(one.get("content")).get("role") == "model")
     authors = dict.fromkeys(map(name_text, said))
     agent, started = next(iter(authors), ""), next((one.get("timestamp") for one in events), None)
