@@ -1344,6 +1344,14 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "char * buffer2;\nsize_t * counts32 /* x */\nchar * utf8name = x;",
         'openssl req -new -sha256 -key my-dev1.pem -out my.pem; {"PWD": "/srv/x",\n "LANG": "en_US.UTF-8"}',
         "base                  *  /srv/.pyenv/versions/miniconda3-3.9.1",
+        # names that begin as keys do, types, docstrings, values that are taken apart
+        "fw_gm.graph.find_nodes(); fw_metadata.traced_tangents_descs2; sk_X509_NAME_new_null(); api-ms-win-file-l2-1",
+        "enum class LinesSignature : uint32_t { x }; {'pull_secrets': 'list[V1LocalReference]'};",
+        "X509_PKEY *X509_PKEY_new(void);",
+        'def _sas(l1, l2):\n    """Return the side with length l2 on the x-axis."""',
+        "login, account, password = auth_from_netrc\nuser, password = auth\npermute(SA, axes=(1, 0))",
+        'useful in :meth:`nn.MaxUnpool2d`, then pass :data:`h11.CLIENT`. It is identified by "code2"',
+        "Use the --username and --password options; f(root, s3, check=False)",
         'tool create --key="my-key" --pairing-key=my-key --token=value\n[`v8.startup2` API]: v8.md#startup2-api',
     ],
 )

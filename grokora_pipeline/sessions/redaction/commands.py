@@ -132,7 +132,9 @@ _PAIRS = (  # a user and a mark right before a password
     r"(?: (?:[05-9]|ascii(?:-text)?|hex|clear-?text|plain-?text|encrypted)){1,2} ",
     r"\bpass(?:in|out)?[ =][\"']?pass:",
 )
-_EXAMPLES = frozenset({"password", "passwd", "pass", "pwd", "secret", "mypassword", "yourpassword"})  # of manuals
+_EXAMPLES = frozenset(
+    {"password", "passwd", "pass", "pwd", "secret", "mypassword", "yourpassword", "option", "options", "flag", "flags"}
+)  # of manuals
 _VALUE = (
     rf"(?P<quote>{QUOTE})?"
     rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{4,120}}(?=(?P=quote))|(?![-(/~.]){VALUE}))"
@@ -196,7 +198,7 @@ _ROWS: tuple[Context, ...] = (
         r"WIFI:|pass:|(?:password|secret|psk|key(?:-string)?) (?:[05-9]|ascii|hex|clear|plain|encrypted))",
     ),
     (  # tool --password x
-        rf"--?(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))\d?(?:-string|-value|-text|"
+        rf"(?<!\w)--?(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))\d?(?:-string|-value|-text|"
         rf"-plain)?"
         rf"(?:{QUOTE},)?[ =]+{_VALUE}",
         r"(?i:-[\w-]*(?:pass|passwd|password|passphrase|pw|token|secret|key)[\w-]{0,8}[\\\"'`]{0,4},?[ =])",

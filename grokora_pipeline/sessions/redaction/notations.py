@@ -51,6 +51,7 @@ _IN_FIELD = (
 _TYPED = rf"(?:{QUOTE}|\b)(?:text|value|input|content)(?:{QUOTE}\s?:|=)\s?{QUOTE}(?P<value>[^\"'`\\\s]{{4,80}}){QUOTE}"
 _FROM_HEX = r"(?:Buffer\.from|\w{0,9}\.?fromhex|\w{0,8}\.?unhexlify|hex\.decode\w{0,6})"
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
+_OF_USERS = re.compile(r"(?i)\b(?:user|grant|role|connect)\b")  # what is identified by a password
 _ROWS: tuple[Context, ...] = (
     (  # os.environ.setdefault('API_KEY', 'x'), put(Context.API_KEY, "x"), {:password, "x"}
         rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?(?:{QUOTE})?|"
@@ -136,7 +137,9 @@ _ROWS: tuple[Context, ...] = (
     (  # IDENTIFIED BY 'x'
         r"\bidentified (?:with \S+ )?by (?:password )?\\{0,3}[\"'](?P<value>[^\"'`\\\n]+)",
         r"(?i:identified )",
-        is_value,
+        lambda match: (
+            is_value(match) and bool(_OF_USERS.search(match.string, max(0, match.start() - 160), match.start()))
+        ),
         "",
     ),
     (  # auth=('bob', 'x'), basic_auth = ["bob", "x"], login('bob', 'x')

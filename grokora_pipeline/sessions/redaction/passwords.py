@@ -109,21 +109,21 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         return False  # of two strings: the program between them
     if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
         return False  # a call whose end another quote cut off
+    words = value.split()
+    prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     if means == "key":
         known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
-        return not (known or _LICENCE.search(value)) and (
+        return not (known or prose or _LICENCE.search(value)) and (
             bool(CHOSEN.fullmatch(value))
             or (quoted and _is_scribbled(value))
             or looks_random(value)
             or is_random(value)
             or (quoted and is_random_token(value, 3.2))
         )
-    words = value.split()
     if _APP_PASSWORD.fullmatch(value):
         return not is_wordlike(value)
     if len(words) > 1 and any(meaning(word) == "password" for word in words):
         return False  # Passwort vergessen?
-    prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     return not prose or is_phrase(value) or _seed_words(value)
 
 
@@ -150,6 +150,14 @@ def _is_assigned(match: re.Match[str]) -> bool:
         or re.match(r"[\w.-]+=" if below else r"\w+\|\w+:", value)
     ):
         return False  # the name of the next of several assignments
+    if (
+        spaced
+        and not quote
+        and value.isidentifier()
+        and value.islower()
+        and _NAME_BEFORE.search(match.string, max(0, start - 40), start)
+    ):
+        return False  # `user, password = auth`
     dumped = operator == "=" and name.isupper() and not spaced  # of an environment
     if not (quote or dumped) and _is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
@@ -297,7 +305,8 @@ def _is_directive(match: re.Match[str]) -> bool:
     start = match.string.rfind("\n", 0, match.start("name")) + 1
     before = match.string[start : match.end("name") - len(name)].strip().lower()
     alone = before == "enable" or (not before and name.lower() not in _NOT_ALONE)
-    return alone and is_named(match) and is_mixed_value(match) and len(value) >= 6
+    code = value[0] == "*" or "(" in value or value.endswith("_" + name)
+    return alone and is_named(match) and is_mixed_value(match) and len(value) >= 6 and not code
 
 
 _BESIDE = (
@@ -317,7 +326,12 @@ _BESIDE = (
         r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{3}|[ \t`*]{0,24}\||[ \t][\"']|"
         r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
         r"(?:\([^()\n]*\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?[\\\"'`]",
-        lambda match: is_named(match) and is_mixed_value(match) and not _are_constants(match),
+        lambda match: (
+            is_named(match)
+            and is_mixed_value(match)
+            and not _are_constants(match)
+            and not (match["name"].lower() == "pass" and match.string[match.end("name")] in " :")  # pass :data:`x2`
+        ),
     ),
     _beside(
         "|".join(_APART),

@@ -260,9 +260,13 @@ _ROWS: tuple[Context, ...] = (
         rf"(?P<value>{VALUE})",
         r"(?i:(?:use|with|as|tried) [\w.-]+(?::| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)[^\s/.]{8}",
         lambda match: (
-            bool(CHOSEN.fullmatch(match["value"]))
-            or (is_chosen(match) and is_mixed(match["value"]) and not is_wordlike(match["value"]))
-        ),
+            (
+                bool(CHOSEN.fullmatch(match["value"]))
+                or (is_chosen(match) and is_mixed(match["value"]) and not is_wordlike(match["value"]))
+            )
+            and len(match["value"]) >= 6
+            and "=" not in match["value"].rstrip("=")
+        ),  # of a call
         "",
     ),
     (  # a code that was sent, a PIN: the word, words that only join, a number

@@ -29,7 +29,7 @@ _SURE = (
     r"AQ\.[A-Z]|ek_|e2b_|dtn_|lin_oauth_|signkey-|snyk_uat\.|mlsn\.|hcaik_|hcxik_|rpa_|pnu_|shippo_|bb_live_|"
     r"tgp_v1_|sk_car_|"
     r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|y0_|"
-    r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|fw_|figd_|dckr_[po]at_|PMAK-|"
+    r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|figd_|dckr_[po]at_|PMAK-|"
     r"NR[A-Z]{2}-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
     r"sq0[a-z]{3}-|ph[sx]_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
@@ -42,7 +42,7 @@ _SURE = (
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat[-_.]|pat\w{14}\.|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|"
     r"tk_|aio_|napi_|api-|live_|"
-    r"prod_|API-|ark-|ctx7sk-|nfk_"
+    r"prod_|API-|ark-|ctx7sk-|nfk_|fw_"
 )
 _CHOSEN_OFTEN = (
     r"[Pp](?:[@4][s5$]{2}w[o0]rd|a(?:[s5$]{2}w0rd|s[5$]word|[5$][s5$]word))[0-9]{0,6}|"
@@ -322,6 +322,7 @@ _TOKENS = (
         accept=lambda match: (
             _is_random_body(match["rest"])
             and sum(map(str.isdigit, match["rest"])) >= 2
+            and len(max(re.split(r"\W|_", match["rest"]), key=len)) >= 11  # no name of several words
             and not _SUM_BEFORE.search(match.string, max(0, match.start() - 8), match.start())
         ),
     ),
