@@ -536,6 +536,39 @@ def test_a_passphrase_of_plain_words_is_found_where_its_name_stands_and_leaves_l
     assert "mountain" not in Redactor().redact([f"$ cat password.txt\n{secret}", f"I type {secret} now"])[0][1]
 
 
+MARGINS: dict[str, Callable[[int, str], str]] = {
+    "diff": lambda number, line: f"+{line}",
+    "cat -n": lambda number, line: f"{number:6}\t{line}",
+    "grep -n": lambda number, line: f"src/a-b.txt:{number}:{line}",
+    "log": lambda number, line: f"2026-01-02T10:11:12.{number:03}Z  {line}",
+    "compose": lambda number, line: f"web_1  | {line}",
+    "quotation": lambda number, line: f"> {line}",
+    "comment": lambda number, line: f"   // {line}",
+    "box": lambda number, line: f"\u2502 {line:70} \u2502",
+}
+BELOW = (
+    "$ cat db_password.txt\nSommer-2017\n$ ls",
+    "id,user,password\n1,bob,Sommer-2017\n2,eve,x",
+    'array(1) {\n  ["password"]=>\n  string(11) "Sommer-2017"\n}',
+)
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_a_secret_below_its_name_is_found_behind_any_margin(margin: str) -> None:
+    for text in BELOW:
+        lines = [MARGINS[margin](number, line) for number, line in enumerate(text.split("\n"), 1)]
+        redacted = Redactor().redact("\n".join(lines))[0].split("\n")
+        assert "Sommer-2017" not in str(redacted)
+        assert redacted[0] == lines[0]
+
+
+@pytest.mark.parametrize("text", BELOW)
+def test_a_secret_is_found_in_json_and_literals_within_other_texts(text: str) -> None:
+    nested = orjson.dumps({"a": orjson.dumps({"b": orjson.dumps({"c": text}).decode()}).decode()}).decode()
+    for carrier in (f"Result: {nested} done", repr([("out", text)]), f"open('f', 'w').write({text!r})"):
+        assert "Sommer-2017" not in Redactor().redact(carrier)[0]
+
+
 @pytest.mark.parametrize("result", ["{}", [{"type": "text", "text": "{}\n"}], '{"stdout": "{}", "code": 0}'])
 @pytest.mark.parametrize("secret", ["Sommer2017", "candle mountain velvet"])
 def test_what_a_call_prints_is_found_in_any_form_of_its_result(result: Any, secret: str) -> None:
@@ -596,6 +629,8 @@ def test_codes_and_pins_are_found_beside_their_word_in_many_languages(text: str)
         "the password is visible once clicked; the password to unlock restricted documents",
         "'password' => ['required', 'string', 'min:8', 'confirmed']",
         "<th>Password</th><td>Forgot yours?</td>",
+        '["password"]=>\n2026-01-02T10:11:12.123Z  string(0) ""',
+        'self.client.login(user="bob", password="password")\ncredentials = {"user": "bob", "password": "password"}',
         "cache key: 51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b",
         "rex_int:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b image_id:51aaa8c6e22d1a44fabf89086cc0cadb2f35ff3b",
     ],

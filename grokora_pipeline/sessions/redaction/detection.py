@@ -31,11 +31,12 @@ from grokora_pipeline.sessions.redaction.detector import (
     looks_random,
 )
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
-from grokora_pipeline.sessions.redaction.memory import Finding
+from grokora_pipeline.sessions.redaction.memory import Finding, occurrences
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning, undisguised
 from grokora_pipeline.sessions.redaction.notations import NO_FIELD
 from grokora_pipeline.sessions.redaction.passwords import is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
+from grokora_pipeline.sessions.redaction.readings import STARTED, other_readings
 from grokora_pipeline.sessions.redaction.tokens import (
     BASE64,
     BASE64_KEY,
@@ -78,7 +79,9 @@ _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terrafo
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
+_MOST_READINGS = 2  # within each other
 _MOST_ESCAPES = 3  # of an address in an address in an address
+_RULE = re.compile(r"[\W_]+")  # below a heading
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
@@ -117,8 +120,14 @@ def _is_clean(text: str) -> bool:
 class _Draft:
     """One text under way: findings are tokens in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: int = 0) -> None:
         self._findings: dict[str, Finding] = {}
+        self._level = level  # of readings within readings
+
+    @property
+    def findings(self) -> dict[str, Finding]:
+        """What was found, by the token that stands for it."""
+        return self._findings
 
     def pieces(self, text: str) -> Iterator[TextOrFinding]:
         """The finished text with its findings in place of their tokens."""
@@ -170,14 +179,31 @@ class _Draft:
                 # what was found in its own line alone, and is no part of a value that goes on in the next
                 for one in [one for one in cut if not any(one.value in other.value for other in uncut)]:
                     redacted = self._apply(detector(one.kind, re.escape(one.value), "", family=one.family), redacted)
-        plain = redacted
+        plain = redacted = self._otherwise(redacted)
         for _ in range(_MOST_ESCAPES):
             before_it, plain = plain, _without_escapes(plain)
             if plain == before_it:
                 break
-            if (again := self._detect(plain)) != plain:
+            if (again := self._otherwise(self._detect(plain))) != plain:
                 return again
         return redacted
+
+    def _otherwise(self, text: str) -> str:
+        """What another reading of the text shows to be secret is replaced where it stands."""
+        if self._level >= _MOST_READINGS or not (detectors.is_telling(text) or "\\u" in text):
+            return text
+        for reading in other_readings(text):
+            draft = _Draft(self._level + 1)
+            try:
+                walk(reading, draft.member)
+            except TooDeepError:
+                continue
+            for finding in sorted(set(draft.findings.values()), key=lambda one: -len(one.value)):
+                if finding.family == "SECRET" and (finding.spreads or is_phrase(finding.value)):
+                    forms = "|".join(re.escape(form) for form, _ in occurrences(finding.value)[::-1])
+                    alone = rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))(?:{forms})(?![A-Za-z0-9])"
+                    text = self._apply(detector(finding.kind, alone, ""), text)
+        return text
 
     def _json(self, text: str, depth: int) -> str | None:
         """JSON inside a string (a tool's arguments or result) is looked at member by member and stays JSON."""
@@ -280,6 +306,8 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
         }
     if isinstance(value, list):
         return _walk_list(value, visit, depth)
+    if isinstance(value, tuple):  # of a Python literal
+        return tuple(_walk_list(list(value), visit, depth))
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
         return _number(value, "", visit, depth)
     return value
@@ -426,7 +454,7 @@ def _without_escapes(text: str) -> str:
     if "+" in text:
         text = _FORM.sub(lambda match: match.group().replace("+", " "), text)
     if "=3D" in text or "=\n" in text:  # quoted-printable, as in mail
-        text = text.replace("=\n", "").replace("=3D", "=")
+        text = re.sub(r"(?<![=\s])=\n", "", text).replace("=3D", "=")
     text = undisguised(text)
     return detectors.ESCAPES.sub(_unescaped, text) if detectors.ESCAPES.search(text) else text
 
@@ -443,6 +471,7 @@ def _without_wraps(text: str) -> str:
             len(before) == width
             and line
             and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before) or _HASH_END.match(line))
+            and not (STARTED.match(line) or _RULE.fullmatch(before))
         )
         joined.append(line if goes_on else f"\n{line}")
     return "".join(joined)

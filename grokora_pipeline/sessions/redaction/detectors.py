@@ -9,7 +9,7 @@ from typing import Any
 import re2
 
 from grokora_pipeline.sessions.redaction import commands, notations, passwords, personal, sentences
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, Detector, wallet_words
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, TELLING_GATE, Detector, wallet_words
 from grokora_pipeline.sessions.redaction.passwords import SEED_PHRASE
 from grokora_pipeline.sessions.redaction.published import published_findings
 from grokora_pipeline.sessions.redaction.tokens import (
@@ -78,6 +78,16 @@ def _gate() -> Any:
     """All gates, and what is no detector's but the redactor looks into, as one RE2 pattern."""
     gates = dict.fromkeys(one.gate or one.hint for one in detectors() if one not in _BY_LOOKS)
     return _re2("|".join([*gates, _ESCAPED, _MEMBERS]))
+
+
+@cache
+def _telling() -> Any:
+    return _re2(TELLING_GATE)
+
+
+def is_telling(text: str) -> bool:
+    """Whether a text holds a word that says of what follows that it is secret."""
+    return _telling().search(text.encode("utf-8", "replace")) is not None
 
 
 @cache

@@ -147,6 +147,7 @@ def _is_assigned(match: re.Match[str]) -> bool:
     below = "\n" in match.string[match.end("operator") : match.start("value")]
     if not quote and (
         re.match(r" ?[=:](?:\s|\Z)", match.string[match.end() :])
+        or (below and re.match(r"[ \t]*\|", match.string[match.end() :]))
         or re.match(r"[\w.-]+=" if below else r"\w+\|\w+:", value)
     ):
         return False  # the name of the next of several assignments

@@ -1,0 +1,57 @@
+"""Other readings of a text: what it says without the margin of a tool, without escapes, and the JSON within it.
+
+Only what is found counts: a secret that such a reading shows is replaced where it stands, and the text keeps its form.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_MARGINS = tuple(
+    re.compile(pattern, re.ASCII)
+    for pattern in (
+        # a log, a build; its level
+        r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\w.,:+-]*\]?(?: -)?[ \t](?:\[?(?:DEBUG|INFO|WARN\w*|ERROR)\]?:? )?",
+        r"[ \t]*\d{1,6}(?:\t|\u2192|[:|] ?| {2})",  # cat -n, an agent's view of a file
+        r"[\w./@+-]{1,120}[:-]\d{1,6}[:-]",  # grep -n
+        r"[\w.-]{1,40} *\| ?",  # docker compose logs
+        r"[ \t]*(?:[>%;\u2502\u2503|]|#+|//[/!]?|--|\*)(?: |$)",  # a quotation, a comment, a box
+        r"[+ @\\-]",  # a diff
+    )
+)
+STARTED = re.compile("|".join(margin.pattern for margin in _MARGINS[:3]), re.ASCII)  # no line that goes on begins so
+_TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
+_EDGE = re.compile(r"[ \t]+[\u2502\u2503|][ \t]*$", re.MULTILINE)
+_ESCAPE = re.compile(r"\\+([\"'`ntr])")
+_ESCAPED = {"n": "\n", "t": "\t", "r": ""}
+_JSON_START = re.compile(r"(?<![\w\\])[{\[](?=\s{0,20}[\"{\[])")
+_MOST_STARTS = 8  # of JSON in a text
+_LONGEST = 64 << 10  # characters
+
+
+def other_readings(text: str) -> Iterator[Any]:
+    """Texts and values as JSON that a text holds beside what it says as it stands."""
+    if len(text) > _LONGEST:
+        return
+    lines = [line for line in text.split("\n") if line]
+    for margin in _MARGINS:
+        if lines and all(margin.match(line) for line in lines[:3]):
+            inner = "\n".join(margin.sub("", line, count=1) for line in text.split("\n"))
+            yield _EDGE.sub("", inner)
+            break
+    if "</" in text:
+        yield _TAG.sub("", text)
+    if "\\" in text:
+        plain = _ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), text)
+        if plain != text:
+            yield plain
+    end = 0
+    for start in [match.start() for match in _JSON_START.finditer(text)][:_MOST_STARTS]:
+        if start < end:
+            continue
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        yield value
