@@ -79,7 +79,6 @@ _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terrafo
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
-_MOST_READINGS = 2  # within each other
 _MOST_ESCAPES = 3  # of an address in an address in an address
 _RULE = re.compile(r"[\W_]+")  # below a heading
 _NARROWEST, _WIDEST = 40, 400  # columns of a terminal
@@ -87,6 +86,7 @@ _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
 
 _OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
+_OPENED = frozenset(_OPENING)
 _QUOTED = re.compile(  # what stands in typographic quotes behind a telling word
     rf"(?i)(?P<before>(?:{TELLING})[^\n{_OPENING}]{{0,40}}?)[{_OPENING}] ?(?P<value>[^\n{_OPENING}{_CLOSING}]{{3,98}}?)"
     rf"[ \u00a0]?[{_CLOSING}]"
@@ -120,9 +120,9 @@ def _is_clean(text: str) -> bool:
 class _Draft:
     """One text under way: findings are tokens in it."""
 
-    def __init__(self, level: int = 0) -> None:
+    def __init__(self, within: bool = False) -> None:
         self._findings: dict[str, Finding] = {}
-        self._level = level  # of readings within readings
+        self._within = within  # another reading of a text, which has none itself
 
     @property
     def findings(self) -> dict[str, Finding]:
@@ -164,7 +164,7 @@ class _Draft:
             if whole is not None:
                 return self._replaced(whole, published.in_text(whole))
             text = self._literal(text, depth)
-        if not text.isascii() and (straight := _QUOTED.sub(r'\g<before>"\g<value>"', text)) != text:
+        if not _OPENED.isdisjoint(text) and (straight := _QUOTED.sub(r'\g<before>"\g<value>"', text)) != text:
             text = text if self._detect(straight) == straight else straight
         before = len(self._findings)
         redacted, joined = self._detect(text), _without_wraps(text)
@@ -190,10 +190,10 @@ class _Draft:
 
     def _otherwise(self, text: str) -> str:
         """What another reading of the text shows to be secret is replaced where it stands."""
-        if self._level >= _MOST_READINGS or not (detectors.is_telling(text) or "\\u" in text):
+        if self._within or not (detectors.is_telling(text) or "\\u" in text):
             return text
         for reading in other_readings(text):
-            draft = _Draft(self._level + 1)
+            draft = _Draft(within=True)
             try:
                 walk(reading, draft.member)
             except TooDeepError:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Iterator
 
+import re2
+
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
     PHRASE,
@@ -553,9 +555,16 @@ _LINE = re.compile(
 _RULE = re.compile(r"[a-z_]+:[\w,.|-]+|[a-z_]+\|[a-z_:|0-9]+")  # of a validator: min:8
 
 
+_LISTED_HINT = (
+    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`]{{0,4}}\]?(?:\[\])?\s{{0,8}}(?::=|=>|[:=])"
+    r"(?:[^\n\"'`]{0,40}[\[({]|\s{0,8}\n[ \t]*- ))"
+)
+
+
 def _listed(text: str) -> Iterator[re.Match[str]]:
     """The entries of a list named so: passwords = ["x", "y"], and below each other in YAML."""
-    for entries in _LIST.finditer(text):
+    whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
+    for entries in filter(None, (_LIST.match(text, start.start()) for start in re2.finditer(_LISTED_HINT, whole))):
         means = meaning(_whole_name(entries))
         several = bool(re.search(r"(?i)(?:pass(?:word|wd|phrase|code)|pwd|pin)s\Z", entries["name"]))
         found = (
@@ -571,15 +580,7 @@ def _listed(text: str) -> Iterator[re.Match[str]]:
                 yield item
 
 
-_LISTED = detector(
-    "password",
-    _ITEM.pattern,
-    rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`]{{0,4}}\]?(?:\[\])?\s{{0,8}}(?::=|=>|[:=])"
-    r"(?:[^\n\"'`]{0,40}[\[({]|\s{0,8}\n[ \t]*- ))",
-    "value",
-    find=_listed,
-    gate=TELLING_GATE,
-)
+_LISTED = detector("password", _ITEM.pattern, _LISTED_HINT, "value", find=_listed, gate=TELLING_GATE)
 _NAMES_AND_VALUES = re.compile(  # user, password := "a", "x"
     r"(?P<names>[\w.$]{1,60}(?:, ?[\w.$]{1,60}){1,5}) ?(?:string|\[\]byte)? ?:?= ?"
     r"(?P<values>[\"'`][^\"'`\n]{0,200}[\"'`](?:, ?[\"'`][^\"'`\n]{0,200}[\"'`]){1,5})",

@@ -31,27 +31,31 @@ _LONGEST = 64 << 10  # characters
 
 
 def other_readings(text: str) -> Iterator[Any]:
-    """Texts and values as JSON that a text holds beside what it says as it stands."""
+    """Texts and values as JSON that a text holds beside what it says as it stands; at most ten, nothing within them."""
     if len(text) > _LONGEST:
         return
-    lines = [line for line in text.split("\n") if line]
-    for margin in _MARGINS:
-        if lines and all(margin.match(line) for line in lines[:3]):
-            inner = "\n".join(margin.sub("", line, count=1) for line in text.split("\n"))
-            yield _EDGE.sub("", inner)
-            break
-    if "</" in text:
-        yield _TAG.sub("", text)
+    inner = _without_margin(_TAG.sub("", text) if "</" in text else text)
+    if inner != text:
+        yield inner
     if "\\" in text:
-        plain = _ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), text)
-        if plain != text:
+        plain = _without_margin(_ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), inner))
+        if plain != inner:
             yield plain
     end = 0
-    for start in [match.start() for match in _JSON_START.finditer(text)][:_MOST_STARTS]:
+    for start in [match.start() for match in _JSON_START.finditer(inner)][:_MOST_STARTS]:
         if start < end:
             continue
         try:
-            value, end = json.JSONDecoder().raw_decode(text, start)
+            value, end = json.JSONDecoder().raw_decode(inner, start)
         except (ValueError, RecursionError):
             continue
         yield value
+
+
+def _without_margin(text: str) -> str:
+    lines = text.split("\n")
+    first = [line for line in lines[:5] if line][:3]
+    indented = all(line.startswith(" ") for line in first)  # a program, not only lines of a diff that stay
+    margins = _MARGINS[:-1] if indented else _MARGINS
+    margin = next((one for one in margins if first and all(map(one.match, first))), None)
+    return text if margin is None else _EDGE.sub("", "\n".join(margin.sub("", line, count=1) for line in lines))
