@@ -16,6 +16,7 @@ import pytest
 from grokora_pipeline.sandbox import secrets
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.source import Source, UnreadableError
+from grokora_pipeline.sessions.turns import Turn
 from grokora_pipeline_tests.unit.neutral_logs import FORMATS, Talk
 from grokora_pipeline_tests.unit.session_logs import run, turns
 
@@ -88,6 +89,30 @@ def test_a_log_that_grows_and_is_renamed_says_in_every_format_what_it_says_whole
     whole = rows(tmp_path / "out0")
     assert rows(tmp_path / "out2") == whole
     assert rows(tmp_path / "out3") == whole
+
+
+# Lines of these name no session, or the writer here gives both sessions the ids of one.
+NAMELESS = {"claude_code", "cursor", "grok_cli", "kimi", "kimi_code", "message_parts", "openai_items", "responses"}
+
+
+def test_sessions_one_behind_the_other_in_a_file_stay_apart(tmp_path: Path) -> None:
+    mixed = set()
+    for name, (reader, file, _, write) in FORMATS.items():
+        lines = []
+        for word in ("alpha", "omega"):
+            data = write(Talk(*(f"{word} {field.name}" for field in fields(Talk))), f"{name}-{word}")
+            with suppress(orjson.JSONDecodeError):  # of a document, a line; not of one that holds all there is
+                data = orjson.dumps(orjson.loads(data)) + b"\n"
+            lines.append(data)
+        if all(one.startswith(b"{") for one in lines) and reader not in ("swarm_v2", "session_v1", "atif", "swe_agent"):
+            (tmp_path / file).write_bytes(b"".join(lines))
+            known = next(one for one in readers.FORMATS if one.name == reader)
+            told = [one for one in known.read(Source(tmp_path / file, file)) if isinstance(one, Turn)]
+            said = [{word for word in ("alpha", "omega") if word in str((one.prompt, one.completion))} for one in told]
+            alone = [len(words) == 1 for words in said]
+            if not all(alone) or said.count({"alpha"}) != said.count({"omega"}):
+                mixed.add(name)
+    assert mixed == NAMELESS
 
 
 ODD: tuple[Any, ...] = (None, "", -1, 1.5, True, [], {}, "x", [None], {"a": 1}, [[{}]], '["x"]')

@@ -506,6 +506,16 @@ def test_what_a_recorded_call_says_of_itself_is_heard(
     assert (turn.completeness, turn.step_failed, turn.status, turn.rating) == known
 
 
+def test_messages_that_begin_with_one_system_prompt_again_are_another_conversation(tmp_path: Path) -> None:
+    def said(system: str, question: str) -> list[Any]:
+        return [{"role": "system", "content": system}, {"role": "user", "content": question}, TALK[-1]]
+
+    first, second, third = turns_of(read_lines(tmp_path, *said("S", "Q1"), *said("S", "Q2"), *said("Other", "Q3")))
+    assert [prompt_of(first), prompt_of(second)] == ["s:S u:Q1", "s:S u:Q2"]
+    assert prompt_of(third) == "s:S u:Q2 a:Done s:Other u:Q3"
+    assert len({first.session_id, second.session_id, third.session_id}) == 2
+
+
 def test_a_call_that_codex_did_not_let_end_has_the_result_that_codex_sends(tmp_path: Path) -> None:
     aborted = {"type": "event_msg", "payload": {"type": "turn_aborted"}}
     call = item("function_call", name="shell", arguments="{}", call_id="c")

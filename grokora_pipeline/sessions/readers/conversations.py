@@ -26,6 +26,7 @@ from grokora_pipeline.sessions.readers.lowering import explode, join_calls, lowe
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
+_LISTS = ("messages", "history", "message_history", "conversation", "steps")
 NO_AGENTS_CONTENT = (
     "traces of the OpenAI Agents SDK name a response and hold neither its input nor its output; record at the gateway"
 )
@@ -35,7 +36,8 @@ class Shape(NamedTuple):
     """How a program's file is known by its first records, and what conversations its records are.
 
     `each`: a record is a file's own conversation (or several); else the records of a file belong together, those of
-    each session apart, or those with the same `joined_by`.
+    each session apart, or those with the same `joined_by`. If the record that tells `begins` a session, the next such
+    record begins another. A record that holds a list of messages is a conversation in any shape.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Shape(NamedTuple):
     each: bool = True
     within: int = 2  # how many of the first records may be the one that tells
     joined_by: str = ""
+    begins: bool = False
     empty: str = ""  # why a file without a single call has none, and what to do about it
 
 
@@ -63,20 +66,24 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
                 yield from _turns(source, chat, number, name)
 
         held = Shelf()
-        calls = 0
+        calls = begun = 0
         for record in records(source):
             if isinstance(record, Problem):
                 yield record
             elif not isinstance(record.value, dict):
                 yield Problem("wrong_schema", record.offset, f"record {record.number} is no object")
-            elif shape.each:
-                own_turns = list(unbroken(turns(record.value, record.number, ""), f"record {record.number}"))
+            elif shape.each or any(isinstance(record.value.get(name), list) for name in _LISTS):
+                value = record.value if shape.each else [record.value]
+                own_turns = list(unbroken(turns(value, record.number, ""), f"record {record.number}"))
                 calls += len(own_turns) - own_turns.count(Skipped(HALF))
                 yield from own_turns
+            elif shape.begins:
+                begun += shape.looks_like(record.value)
+                held.add(record.value, f"{begun}")
             else:
                 held.add(record.value, name_text(record.value.get(shape.joined_by)) if shape.joined_by else None)
         for name, lines in held.take():
-            own_turns = list(unbroken(turns(lines, 0, name), "a session"))
+            own_turns = list(unbroken(turns(lines, 0, "" if shape.begins else name), "a session"))
             calls += len(own_turns) - own_turns.count(Skipped(HALF))
             yield from own_turns
         if not calls and shape.empty:
@@ -212,6 +219,7 @@ SHAPES: tuple[Shape, ...] = (
         lambda value: "working_dir" in value and bool(value.keys() & {"description", "message_count", "conversation"}),
         coding_agents.goose,
         each=False,
+        begins=True,
     ),
     Shape("amp", lambda value: name_text(value.get("id")).startswith("T-") and "messages" in value, coding_agents.amp),
     Shape(
@@ -220,9 +228,9 @@ SHAPES: tuple[Shape, ...] = (
         coding_agents.augment,
     ),
     Shape("copilot_chat", _has("responderUsername", "requests"), coding_agents.copilot_chat),
-    Shape("copilot_journal", _has("v.requests", kind=0), coding_agents.copilot_journal, each=False),
-    Shape("copilot_cli", _has("data", type="session.start"), coding_agents.copilot_cli, each=False),
-    Shape("droid", _has("id", type="session_start"), coding_agents.message_lines, each=False),
+    Shape("copilot_journal", _has("v.requests", kind=0), coding_agents.copilot_journal, each=False, begins=True),
+    Shape("copilot_cli", _has("data", type="session.start"), coding_agents.copilot_cli, each=False, begins=True),
+    Shape("droid", _has("id", type="session_start"), coding_agents.message_lines, each=False, begins=True),
     Shape("cursor", _has("role", "message.content"), coding_agents.message_lines, each=False),
     # all but its calls is as Claude Code prints it
     Shape("cursor_stream", _has("call_id", "tool_call", type="tool_call"), coding_agents.cursor_stream, False, 64),
@@ -261,6 +269,7 @@ SHAPES: tuple[Shape, ...] = (
         lambda value: {"system_prompt"} in [one.keys() for one in (value, *objects_in(value.get("steps"))[:1])],
         frameworks.smolagents,
         each=False,
+        begins=True,
     ),
     Shape(
         "pydantic_ai",

@@ -60,11 +60,20 @@ def read(source: Source) -> Iterator[Item]:
             if isinstance(inner, list) and "instance_id" in record.value:
                 yield from _Log(source, record.value).turns([Record(one, at, 0) for at, one in enumerate(inner, 1)])
                 continue
+            if events and _begins(record.value):  # several conversations in one file
+                yield from _Log(source).turns(events)
+                events = []
             events += (
                 [Record(one, index, 0) for index, one in enumerate(inner, 1)] if isinstance(inner, list) else [record]
             )
     if events:
         yield from _Log(source).turns(events)
+
+
+def _begins(value: Json) -> bool:
+    """Whether an event, or a list of events, is the first of a conversation: they are numbered, or it is a prompt."""
+    first = as_object(next(iter(as_list(first_of(value, "events", "history"))), value))
+    return first.get("kind") == "SystemPromptEvent" or (first.get("id") == 0 and "kind" not in first)
 
 
 def _in_files(source: Source) -> list[Record]:

@@ -43,6 +43,9 @@ def read(source: Source) -> Iterator[Item]:
             yield record
         elif isinstance(record.value, dict):
             if record.value.get("type") == "session":
+                if entries and header.get("id") != record.value.get("id"):  # several sessions in one file
+                    yield from _turns(source, header, entries)
+                    header, entries = {}, []
                 header = header or record.value
             else:
                 entries.append((record.number, record.value))

@@ -3,8 +3,8 @@
 The calls are taken from what was sent to the model (`history`, `messages`), never from a summary of the steps.
 """
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -15,7 +15,6 @@ from grokora_pipeline.sessions.readers.documents import (
     Json,
     Shelf,
     as_json,
-    as_list,
     as_object,
     objects_in,
     peek,
@@ -92,37 +91,61 @@ def looks_like_mini(head: bytes) -> bool:
 def read_mini(source: Source) -> Iterator[Item]:
     """A turn an answer; `exit_status` is the verdict. Messages a line may be those of several sessions."""
     held = Shelf()
+    is_empty = True
     for record in records(source):
         if isinstance(record, Problem):
             yield record
+        elif isinstance((value := as_object(record.value)).get("messages"), list):
+            is_empty = False
+            yield from _mini_run(source, value, value["messages"], name_text(value.get("instance_id")))
         else:
-            held.add(as_object(record.value))
-    sessions = held.take()
-    start, first = next(sessions, ("", []))
+            held.add(value)
     beside = _beside(source)
-    start, system = name_text(beside.get("session_id")) or start, as_object(beside.get("system_prompt"))
-    first = [*([system] if system else []), *first]
-    document = first[0] if len(first) == 1 and "messages" in first[0] else {}
+    system = as_object(beside.get("system_prompt"))
+    for place, (name, raw) in enumerate(held.take()):
+        is_empty = False
+        own_name = name if place else name_text(beside.get("session_id")) or name
+        messages = raw if place or not system else [system, *raw]
+        for own in [messages] if own_name else _divided(messages):
+            yield from _mini_run(source, {}, own, own_name, beside)
+    if is_empty:
+        yield Skipped("no_model_call")
+
+
+def _divided(messages: list[Json]) -> Iterator[list[Json]]:
+    """The conversations in messages that name no session: each begins with the same system prompt."""
+    starts = [
+        place
+        for place, one in enumerate(messages)
+        if place and one.get("role") == "system" and one.get("content") == messages[0].get("content")
+    ]
+    for start, end in zip([0, *starts], [*starts, len(messages)], strict=True):
+        yield messages[start:end]
+
+
+def _mini_run(
+    source: Source, document: Json, raw: list[Any], name: str, beside: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Item]:
+    """The turns of one conversation: a document's, or (`document` is {}) messages a line with what lies beside them."""
     info = as_object(document.get("info"))
     model = as_object(as_object(info.get("config")).get("model"))
-    for name, raw in [("", as_list(document["messages"]))] if document else chain([(start, first)], sessions):
-        messages = pair_results(join_calls([one for message in raw for one in _mini_message(message)]))
-        if not any(one["role"] == "assistant" for one in messages):
-            yield Skipped("no_model_call")
-        session = name or name_text(document.get("instance_id")) or content_session("mini-swe-agent", messages)
-        said = next((one for one in map(as_object, raw) if first_of(one, *_TIMES)), {})
-        yield from explode(
-            source,
-            messages,
-            session_id=session,
-            agent="mini-swe-agent" if document else "mistral-vibe" if beside else "",
-            started_at=to_utc(first_of(said, *_TIMES)),
-            model=name_text(model.get("model_name"))
-            or next((name_text(one["model"]) for one in map(as_object, raw) if one.get("model")), ""),
-            tools=lower_tools(model.get("tools") or beside.get("tools_available")),
-            status=_exit(info),
-        )
-        yield from _verdict(session, _exit(info))
+    messages = pair_results(join_calls([one for message in raw for one in _mini_message(message)]))
+    if not any(one["role"] == "assistant" for one in messages):
+        yield Skipped("no_model_call")
+    session = name or content_session("mini-swe-agent", messages)
+    said = next((one for one in map(as_object, raw) if first_of(one, *_TIMES)), {})
+    yield from explode(
+        source,
+        messages,
+        session_id=session,
+        agent="mini-swe-agent" if document else "mistral-vibe" if beside else "",
+        started_at=to_utc(first_of(said, *_TIMES)),
+        model=name_text(model.get("model_name"))
+        or next((name_text(one["model"]) for one in map(as_object, raw) if one.get("model")), ""),
+        tools=lower_tools(model.get("tools") or beside.get("tools_available")),
+        status=_exit(info),
+    )
+    yield from _verdict(session, _exit(info))
 
 
 def _beside(source: Source) -> Json:
