@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from grokora_pipeline.errors import GrokoraError, first_mistake, one_line
-from grokora_pipeline.models.messages import first_text, message_role, message_text
+from grokora_pipeline.models.messages import first_text, message_role, message_text, tool_function
 from grokora_pipeline.settings import Preset
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -291,7 +291,7 @@ def recognise(
     else:
         owner = next((agent.name for agent in agents if agent.recognises(messages)), None)
     if owner is None and tools:
-        names = {(tool.get("function") or tool).get("name") for tool in tools}
+        names = {tool_function(tool).get("name") for tool in tools}
         by_tools = (one for one in agents if one.match.tools and names.issuperset(one.match.tools))
         owner = next((agent.name for agent in by_tools), None)
     if owner is None and messages:

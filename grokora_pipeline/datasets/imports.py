@@ -14,7 +14,7 @@ import yaml
 from grokora_pipeline.agents import RESERVED, AgentSpec
 from grokora_pipeline.datasets.selection import DatasetOptions, blames, refuse
 from grokora_pipeline.errors import counted
-from grokora_pipeline.models.messages import first_text
+from grokora_pipeline.models.messages import first_text, tool_function
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.sessions.verdicts import read_turns
 
@@ -110,7 +110,7 @@ def _unowned(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if not (prompt := orjson.loads(turn["prompt"])):
             continue  # no rule recognises a call of which the log holds neither a name nor the prompt
         system = first_text(prompt, "system").strip()
-        tools = sorted({(tool.get("function") or tool)["name"] for tool in orjson.loads(turn["tools"] or "[]")})
+        tools = sorted({tool_function(tool)["name"] for tool in orjson.loads(turn["tools"] or "[]")})
         first = system.split("\n", 1)[0][:60].rstrip()
         if first:
             # "You are the coordinator of …" is the coordinator

@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +30,7 @@ from grokora_pipeline.evaluation.plan import example_lines, read_plan, turn_ids
 from grokora_pipeline.evaluation.policy import Policy, PolicyResponder
 from grokora_pipeline.evaluation.systems import Decoding, Systems
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import Message, calls_of, message_text
+from grokora_pipeline.models.messages import Message, calls_of, message_text, tool_function
 from grokora_pipeline.models.prompt import FixedPrompt, encode_behind
 from grokora_pipeline.sandbox.roles import AgentCall
 from grokora_pipeline.sandbox.swarm import Exchange, run_swarm
@@ -177,8 +177,7 @@ def fits_schema(answer: AnswerSpec, tools: Sequence[dict[str, Any]] | None, mess
     """Whether a JSON answer is valid by the agent's schema, or every tool call by that of a tool that was offered."""
     if answer.type == "json":
         return not message.get("tool_calls") and bool(schema_valid(Answer(message, {}, schema=answer.schema_ or {})))
-    offered = [tool.get("function") or tool for tool in tools or () if isinstance(tool, Mapping)]
-    functions = {str(one.get("name")): one.get("parameters") or {} for one in offered if isinstance(one, Mapping)}
+    functions = {one.get("name"): one.get("parameters") or {} for one in map(tool_function, tools or ())}
     calls = calls_of(message)
     return bool(calls) and all(
         call.name in functions and call.arguments is not None and accepts(functions[call.name], call.arguments)

@@ -138,14 +138,15 @@ def offered_tools(request: Mapping[str, Any]) -> list[Any] | None:
     if kind == "allowed_tools" and isinstance(choice, Mapping):
         allowed = choice.get("allowed_tools", choice)
         named = allowed.get("tools") if isinstance(allowed, Mapping) else None
-        names = {_function_name(tool) for tool in named or ()}
-        return [tool for tool in tools if _function_name(tool) in names] or None
+        names = {tool_function(tool).get("name") for tool in named or ()}
+        return [tool for tool in tools if tool_function(tool).get("name") in names] or None
     return tools
 
 
-def _function_name(tool: Any) -> Any:
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-    return function.get("name") if isinstance(function, Mapping) else None
+def tool_function(tool: object) -> Mapping[str, Any]:
+    """The function that an offered tool is: its `function`, or the tool itself; {} for what is no object."""
+    function = (tool.get("function") or tool) if isinstance(tool, Mapping) else None
+    return function if isinstance(function, Mapping) else {}
 
 
 def normalise(messages: Sequence[Mapping[str, Any]], *, opening: bool = True) -> list[Message]:

@@ -8,10 +8,10 @@ about 12 h^2 weights, 24 h^2 operations a token, and its attention 4 h a key).
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from grokora_pipeline.training.layout import Layout, Node, Row, in_batches
+from grokora_pipeline.training.layout import LEAST_SAVING, Layout, Node, Row, in_batches
 
 # cpu: fitted to measured steps of the sample's agents (2 cores); cuda: an assumption, not measured yet.
-PASS_TOKENS = {"cpu": 48, "cuda": 512}
+PASS_TOKENS = {"cpu": LEAST_SAVING, "cuda": 512}
 ATTENTION = {"cpu": 2.0, "cuda": 1.0}
 BUDGETS = (4096, 2048, 1024, 512, 256, 128, 64, 1)
 _STEPS = 20  # so many steps of the schedule stand for all

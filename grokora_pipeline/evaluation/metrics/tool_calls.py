@@ -8,7 +8,7 @@ with another dash is another command.
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from grokora_pipeline.models.messages import Call
+from grokora_pipeline.models.messages import Call, tool_function
 
 CallError = Literal[
     "wrong_count", "wrong_func_name", "missing_required", "unexpected_param", "type_error", "value_error"
@@ -66,8 +66,7 @@ def check_call(call: Call, wanted: Call, tools: Sequence[dict[str, Any]] | None 
 
 def _parameters(tools: Sequence[dict[str, Any]] | None, name: str) -> dict[str, Any]:
     for tool in tools or ():
-        function = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(function, dict) and function.get("name") == name:
+        if (function := tool_function(tool)).get("name") == name:
             parameters = function.get("parameters")
             return parameters if isinstance(parameters, dict) else {}
     return {}

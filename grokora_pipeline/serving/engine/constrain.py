@@ -17,7 +17,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.messages import Tool
+from grokora_pipeline.models.messages import Tool, tool_function
 
 Json = dict[str, Any]
 _NAME, _ID = "zq7name", "zq7id0007"  # an id of nine letters and figures, which is what Mistral's templates want
@@ -97,8 +97,8 @@ def grammar_for(
     `tool_choice` is auto, none, required, or names one function.
     """
     schema = _wanted_schema(response_format)
-    named = str(_function(tool_choice).get("name")) if isinstance(tool_choice, Mapping) else None
-    offered = [_function(tool) for tool in tools or () if tool_choice != "none"]
+    named = str(tool_function(tool_choice).get("name")) if isinstance(tool_choice, Mapping) else None
+    offered = [dict(tool_function(tool)) for tool in tools or () if tool_choice != "none"]
     offered = [function for function in offered if named in (None, function.get("name"))]
     form = CallFormat.of(chat) if offered else None
     if form is None and (schema is None or offered):
@@ -141,7 +141,7 @@ def unenforced(
             "response_format": _wanted_schema(response_format),
         }
         return [name for name, value in demands.items() if value]
-    refused = [str(each.get("name")) for each in map(_function, tools or ()) if refused_schema(_parameters(each))]
+    refused = [str(each.get("name")) for each in map(tool_function, tools or ()) if refused_schema(_parameters(each))]
     return [f"schema.{keyword}" for keyword in _checked(grammar)[1]] + [f"tools.{name}" for name in refused]
 
 
@@ -299,12 +299,7 @@ def _special(chat: ChatFormat) -> dict[str, int]:
     return {token.content: number for number, token in added if token.special}
 
 
-def _function(tool: Tool) -> Json:
-    function = tool.get("function") or tool
-    return dict(function) if isinstance(function, Mapping) else {}
-
-
-def _parameters(function: Json) -> Json:
+def _parameters(function: Mapping[str, Any]) -> Json:
     """A tool's schema; if it lists properties, even none, and does not say otherwise, there are no others."""
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(schema, Mapping):
