@@ -280,9 +280,8 @@ def forget(query: Annotated[str, typer.Argument(help="A session id or a log file
     name = _show_uses(query)
     if not name:
         raise GrokoraError(f"{query} is a single turn; forget the session or the log file that it came from.")
-    # by content, too: a log that is copied under another name stays forgotten
     store = Store.of(get_settings())
-    if lineage.forget(store, name, lineage.file_hashes(store.require("session_logs").path, name)):
+    if lineage.forget(store, name, lineage.other_names(store.require("session_logs").path, name)):
         print(f"{name} is forgotten from the next run on: its datasets, and the adapters above, are out of date.")
     else:
         print(f"{name} was forgotten before.")

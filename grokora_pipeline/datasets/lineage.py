@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+import pyarrow.parquet as pq
 
 from grokora_pipeline.datasets.duplicates import example_id
+from grokora_pipeline.datasets.selection import in_file
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import plain_message
 from grokora_pipeline.sessions.table import public_name
 from grokora_pipeline.sessions.turns import TurnRow
-from grokora_pipeline.sessions.verdicts import read_turns
+from grokora_pipeline.sessions.verdicts import SESSIONS_FILE, read_turns
 from grokora_pipeline.store import Store
 from grokora_pipeline.store.champions import Registry
 
@@ -96,25 +98,36 @@ def _uses(store: Store, agent: str, example_ids: set[str]) -> Iterator[Use]:
             yield Use(agent, "lora_adapter", adapter.version, count, "train", served)
 
 
-def file_hashes(session_logs: Path, name: str) -> list[str]:
-    """The SHA-256 of a log file of `session_logs`, also if all its calls are copies; empty if `name` is no file."""
+def other_names(session_logs: Path, name: str) -> set[str]:
+    """What else the forget list must hold of a log file or a session of `session_logs`, to know it again.
+
+    A file's bytes, since it may be copied or renamed; and a session's id with the files that it stands in, since the
+    name may pass to another machine's session with the same id.
+    """
     files = orjson.loads((session_logs / "manifest.json").read_bytes())["files"]
-    return [file["sha256"] for file in files if file["name"] == name and file["sha256"]]
+    names = {f"sha256:{file['sha256']}" for file in files if file["name"] == name and file["sha256"]}
+    table = session_logs / SESSIONS_FILE
+    known = pq.read_table(table, columns=["session_id", "recorded_id"]).to_pylist() if table.is_file() else []
+    ids = {session["recorded_id"] for session in known if session["session_id"] == name}
+    for turn in read_turns(session_logs, ["session_id", "source_file"]) if ids else ():
+        if turn["session_id"] == name:
+            names |= {in_file(one, turn["source_file"]) for one in ids}
+    return names
 
 
 def forgotten(store: Store) -> tuple[str, ...]:
-    """The session ids and log files that no dataset may hold any more, sorted; `sha256:…` names a file by its bytes."""
+    """The session ids and log files that no dataset may hold any more, sorted, with their `other_names`."""
     lines = (store.read(FORGET_LIST) or b"").decode().split("\n")
     return tuple(sorted({orjson.loads(line) if line.startswith('"') else line for line in lines if line}))
 
 
-def forget(store: Store, name: str, hashes: Collection[str] = ()) -> bool:
+def forget(store: Store, name: str, others: Collection[str] = ()) -> bool:
     """Put a session id or a log file on the forget list; False if it is there already. Logs are never changed.
 
-    `hashes` are the SHA-256 of the file's bytes, so that its copies under other names are forgotten with it.
+    `others` are its `other_names`.
     """
     known = forgotten(store)
-    names = {name, *(f"sha256:{digest}" for digest in hashes if digest)}
+    names = {name, *others}
     if names <= {*known}:
         return False
     # a name that would not survive as a line of its own is written as a JSON string

@@ -19,6 +19,7 @@ import orjson
 from grokora_pipeline.agents import AgentSpec
 from grokora_pipeline.datasets.example import Example, read_examples
 from grokora_pipeline.datasets.lineage import forgotten
+from grokora_pipeline.datasets.selection import forget_names
 from grokora_pipeline.datasets.split import SIDES
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import Message, call_arguments, message_reasoning, message_text
@@ -160,7 +161,7 @@ def _by_side(
     left_out: Counter[str] = Counter()
     for example in read_examples(dataset.path):
         meta = example.meta
-        own = {meta["session_id"], meta["source_file"], f"sha256:{meta['source_sha256']}"}
+        own = forget_names(meta["session_id"], [meta["source_file"]], meta["source_sha256"])
         if names & own or meta["turn_id"] in dropped:
             left_out["forgotten"] += 1
         elif not agent.teachers.accepts(meta["model"]):

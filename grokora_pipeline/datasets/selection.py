@@ -1,7 +1,7 @@
 """Which turns may be learnt. Selection is a view: every turn stays in `session_logs`, and every refusal is counted."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +94,18 @@ def blames(turns: Iterable[Mapping[str, Any]]) -> dict[str, Blame]:
     }
 
 
+def in_file(session: str, file: str) -> str:
+    """The entry of the forget list for a session's id in one log file."""
+    return f"{session} in {file}"
+
+
+def forget_names(session: str, files: Sequence[str], sha256: str) -> set[str]:
+    """The entries of the forget list that would take out a turn which stands in these log files."""
+    # `id~1a2b3c4d` is the name of one of several sessions with an id, as long as there are several
+    ids = (session, session.rpartition("~")[0])
+    return {session, *files, f"sha256:{sha256}", *(in_file(one, file) for one in ids for file in files)}
+
+
 def refuse(
     turn: TurnRow,
     blame: Blame | None,
@@ -105,10 +117,10 @@ def refuse(
 ) -> Reason | None:
     """Why a turn may not be learnt; None if it may. `last_step` is its session's, of all agents.
 
-    `forgotten` holds session ids, log files and `sha256:…` of log files. `teachers` says whose answers are learnt.
+    `forgotten` holds session ids, log files and their `lineage.other_names`. `teachers` says whose answers are learnt.
     """
-    names = {turn["session_id"], turn["source_file"], *turn["copies"], f"sha256:{turn['source_sha256']}"}
-    if not names.isdisjoint(forgotten):
+    files = [turn["source_file"], *turn["copies"]]
+    if forgotten and not forget_names(turn["session_id"], files, turn["source_sha256"]).isdisjoint(forgotten):
         return "forgotten"
     if teachers is not None and not teachers.accepts(turn["model"]):
         return "refused_teacher"

@@ -19,7 +19,7 @@ from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
-from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, write_lines
+from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, turns, write_lines
 
 TURN: dict[str, Any] = {
     "session_id": "s",
@@ -469,6 +469,18 @@ def test_near_duplicates_share_a_cluster_and_others_do_not(tmp_path: Path) -> No
     assert (report.near_duplicate_clusters, report.in_near_duplicate_clusters) == (1, 2)
 
 
+def test_a_forgotten_session_stays_forgotten_when_another_machines_takes_its_name(tmp_path: Path) -> None:
+    store, logs = Store(str(tmp_path / "store")), tmp_path / "logs"
+    write_lines(logs / "b" / "a.jsonl", [call("s", 0, "b", "b", started_at="2026-01-02T00:00:00Z", outcome="success")])
+    run(logs, tmp_path / "one")
+    lineage.forget(store, "s", lineage.other_names(tmp_path / "one", "s"))
+    write_lines(logs / "a" / "a.jsonl", [call("s", 0, "a", "a", started_at="2026-01-01T00:00:00Z", outcome="success")])
+    run(logs, tmp_path / "two")
+    assert {row["session_id"] for row in turns(tmp_path / "two") if row["source_file"] == "b/a.jsonl"} != {"s"}
+    forgotten = lineage.forgotten(store)
+    assert build_examples(tmp_path / "two", ACTOR, tmp_path, DatasetOptions(), forgotten=forgotten).rows == 0
+
+
 @given(st.lists(st.text(alphabet="abc ", max_size=60), min_size=2, max_size=8))
 def test_similarity_of_two_of_a_few_texts_does_not_depend_on_the_others(texts: list[str]) -> None:
     together = duplicates.signatures(texts, str)
@@ -643,7 +655,7 @@ def test_a_forgotten_file_takes_its_copies_with_it_and_stays_forgotten_under_ano
         write_lines(logs / f"{name}.jsonl", lines)
     run(logs, tmp_path / "turns")
     name, _ = lineage.find_turns(tmp_path / "turns", f"{which}.jsonl", logs)
-    assert lineage.forget(store, name, lineage.file_hashes(tmp_path / "turns", name))
+    assert lineage.forget(store, name, lineage.other_names(tmp_path / "turns", name))
     (logs / "original.jsonl").rename(logs / "later.jsonl")
     (logs / "copy.jsonl").unlink()
     run(logs, tmp_path / "renamed")
