@@ -537,7 +537,10 @@ def test_the_calls_of_a_trace_that_failed_failed(tmp_path: Path, failed: bool) -
     contents = {"gen_ai.input.messages": json.dumps(ASKED), "gen_ai.output.messages": json.dumps([TALK[-1]])}
     call = span("c", {"gen_ai.operation.name": "chat", **contents}, "r")
     spans_of = otlp(tmp_path, call, span("r", {}, status={"code": 2 if failed else 1}))
-    for items in (read_lines(tmp_path, mlflow), read_lines(tmp_path, *langsmith), spans_of):
+    asked = {"id": "g", "type": "GENERATION", "parentObservationId": "a", "input": ASKED, "output": "A"}
+    agent = {"id": "a", "type": "AGENT", "level": "ERROR" if failed else "DEFAULT"}
+    langfuse = read_lines(tmp_path, {"trace": {"id": "t"}, "observations": [asked, agent]})
+    for items in (read_lines(tmp_path, mlflow), read_lines(tmp_path, *langsmith), spans_of, langfuse):
         assert only(items).status == ("failure" if failed else "unknown")
 
 

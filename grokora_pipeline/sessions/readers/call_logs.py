@@ -219,16 +219,8 @@ def _reply(reply: Any) -> Any:
 
 # Names, without marks and capitals, under which gateways keep the messages of a request and what was answered.
 _MARKS = re.compile(r"[_-]")
-_ASKED = {
-    "messages",
-    "input",
-    "llminput",
-    "prompt",
-    "promptmessages",
-    "inputmessages",
-    "requestmessages",
-    "chathistory",
-}
+_ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
+_ASKED |= {"input", "llminput", "prompt"}
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
 _SAID |= {"responsemessage", "responsemessages", "completionmessages", "messagecompletion", "requestresponse"}
 _SAID |= {"responsebody", "responseobj", "llmoutput"}

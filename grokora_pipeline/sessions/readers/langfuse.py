@@ -90,6 +90,8 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
     generations = [one for one in generations if name_text(one.get("id")) not in outer]
     if not generations:
         yield Skipped("no_model_call")
+    roots = [one for one in observations if name_text(one.get("parentObservationId")) not in by_id]
+    is_lost = any(one.get("level") == "ERROR" and one.get("type") != "GENERATION" for one in roots)
     readings = [read_generation(one) for one in generations]
     results = {one["tool_call_id"]: one for prompt, *_ in readings for one in prompt if one["role"] == "tool"}
     for one, reading in zip(generations, readings, strict=True):
@@ -120,6 +122,7 @@ def _trace(source: Source, trace: Json, observations: list[Json], steps: Counter
             call=name_text(one.get("id")),
             trace=name_text(trace.get("id")),
             result_known=known,
+            status="failure" if is_lost else "unknown",
             step_failed=failed or one.get("level") == "ERROR",
         )
         steps[session] += 1
