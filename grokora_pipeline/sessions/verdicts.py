@@ -570,9 +570,7 @@ def _is_blamed(row: TurnValues, session: TurnValues) -> bool:
     return of_agent and (step is None or bool(row["step"] == step))
 
 
-def read_turns(
-    folder: Path, columns: Sequence[str] | None = None, days: Sequence[str] | None = None
-) -> Iterator[TurnRow]:
+def read_turns(folder: Path, columns: Sequence[str] | None = None) -> Iterator[TurnRow]:
     """The turns of a published `session_logs` folder, day by day, each once and with its session's verdict.
 
     `status`, `rating` and `blamed` are the session's, whichever file stated them, and `session_id` tells apart sessions
@@ -582,7 +580,7 @@ def read_turns(
     join = _Join(folder)
     wanted = list(columns or [*SCHEMA.names, "copies"])
     needed = [name for name in SCHEMA.names if name in {*wanted, *_JOINED}]
-    for row in read_rows(folder, needed, days):
+    for row in read_rows(folder, needed):
         judged = join.judged(row) if join.known else row
         if judged is not None:
             judged.setdefault("copies", [])

@@ -60,7 +60,7 @@ class Replay:
         self.messages = [{"told": one, **one, **marks} for one in kept if not one.get("unsent")]
 
     def take_back(self, index: int) -> None:
-        """A person takes back what stands from `place` on: no later prompt holds it, and its answers are no example."""
+        """A person takes back what stands from `index` on: no later prompt holds it, and its answers are no example."""
         for one in self.messages[index:]:
             one.get("told", one)["cut"] = "taken_back"  # as it was told first, in whichever stretch
         self.go_on_with(self.messages[:index])

@@ -71,7 +71,7 @@ class _Response:
     copied: bool = False  # the parent's, copied into a sub-agent's file or a fork
     aborted: bool = False
     taken_back: bool = False
-    place: tuple[int, int] = (0, 0)  # the compactions before it, and the messages since
+    position: tuple[int, int] = (0, 0)  # the compactions before it, and the messages since
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -163,7 +163,7 @@ class _Rollout:
         self._history = self._history[:index]
         self._open, self._size = None, sum(map(chars, self._history))
         for response in self._responses:
-            response.taken_back = response.taken_back or response.place >= (self._compactions, index)
+            response.taken_back = response.taken_back or response.position >= (self._compactions, index)
 
     def _compact(self, payload: Mapping[str, Any]) -> None:
         """After a compaction the model sees the summary, and of the history what is listed beside it."""
@@ -204,7 +204,7 @@ class _Rollout:
                 at = to_utc(line.get("timestamp"))
                 prompt = [] if self._size > MAX_PROMPT_CHARS else [*self._system, *_with_results(self._history)]
                 self._open = _Response(prompt, self._size, record.number, at, self._model, self._tools, self._owner())
-                self._open.place = (self._compactions, len(self._history))
+                self._open.position = (self._compactions, len(self._history))
                 self._open.copied, self._open.lost = self._is_copied(line, record.number, at), self._lost
                 self._responses.append(self._open)
             self._open.searched, self._searched = self._open.searched or self._searched, False

@@ -102,10 +102,10 @@ def read_mini(source: Source) -> Iterator[Item]:
             held.add(value)
     beside = _beside(source)
     system = as_object(beside.get("system_prompt"))
-    for place, (name, raw) in enumerate(held.take()):
+    for index, (name, raw) in enumerate(held.take()):
         is_empty = False
-        own_name = name if place else name_text(beside.get("session_id")) or name
-        messages = raw if place or not system else [system, *raw]
+        own_name = name if index else name_text(beside.get("session_id")) or name
+        messages = raw if index or not system else [system, *raw]
         for own in [messages] if own_name else _divided(messages):
             yield from _mini_run(source, {}, own, own_name, beside)
     if is_empty:
@@ -115,9 +115,9 @@ def read_mini(source: Source) -> Iterator[Item]:
 def _divided(messages: list[Json]) -> Iterator[list[Json]]:
     """The conversations in messages that name no session: each begins with the same system prompt."""
     starts = [
-        place
-        for place, one in enumerate(messages)
-        if place and one.get("role") == "system" and one.get("content") == messages[0].get("content")
+        index
+        for index, one in enumerate(messages)
+        if index and one.get("role") == "system" and one.get("content") == messages[0].get("content")
     ]
     for start, end in zip([0, *starts], [*starts, len(messages)], strict=True):
         yield messages[start:end]

@@ -567,12 +567,12 @@ def _listed(text: str) -> Iterator[re.Match[str]]:
     for entries in filter(None, (_LIST.match(text, start.start()) for start in re2.finditer(_LISTED_HINT, whole))):
         means = meaning(_whole_name(entries))
         several = bool(re.search(r"(?i)(?:pass(?:word|wd|phrase|code)|pwd|pin)s\Z", entries["name"]))
-        found = (
+        items = (
             _ITEM.finditer(text, *entries.span("items"))
             if entries["items"]
             else _LINE.finditer(text, *entries.span("lines"))
         )
-        for item in found if means else ():
+        for item in items if means else ():
             value = item["value"]
             if meaning(value) or _RULE.fullmatch(value) or not is_secret(means, value, quoted=True):
                 continue
@@ -595,9 +595,9 @@ def _values_in_turn(text: str) -> Iterator[re.Match[str]]:
         values = list(re.finditer(r"(?P<quote>[\"'`])(?P<value>[^\"'`\n]{0,200})(?P=quote)", match.group()))
         for name, value in zip(names, values, strict=False):
             offset = match.start()
-            found = _ITEM.match(text, offset + value.start())
-            if found and is_secret(meaning(name), found["value"], quoted=True):
-                yield found
+            item = _ITEM.match(text, offset + value.start())
+            if item and is_secret(meaning(name), item["value"], quoted=True):
+                yield item
 
 
 _VALUES_IN_TURN = detector(
