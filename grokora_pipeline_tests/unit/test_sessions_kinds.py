@@ -52,8 +52,8 @@ def test_an_unknown_word_for_an_outcome_is_reported_and_not_learnt_from(tmp_path
     assert report.by_status == {"failure": 1}
 
 
-@pytest.mark.parametrize("said", ["timeout", False, {"success": False}, {"resolved": 0}])
-def test_a_recordings_outcome_may_be_a_word_or_a_truth_value(tmp_path: Path, said: Any) -> None:
+@pytest.mark.parametrize("said", ["timeout", False, {"success": False}, {"resolved": 0}, ["failed"], {"odd": "failed"}])
+def test_a_recordings_outcome_in_any_form_is_understood_or_not_learnt_from(tmp_path: Path, said: Any) -> None:
     lines = [call("s", 0, "p", "a"), {"session_id": "s", "outcome": said}, call("t", 0, "p", "a", outcome=said)]
     write_lines(tmp_path / "logs" / "a.jsonl", lines)
     assert run(tmp_path / "logs", tmp_path / "out").by_status == {"failure": 2}

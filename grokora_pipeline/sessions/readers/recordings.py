@@ -203,7 +203,7 @@ class _Sessions:
         if leaves_folder(session):
             yield Problem("path_traversal", offset, f"line {number}: the session id is a path that leaves its folder")
             return
-        if isinstance(outcome, str | bool | int | float):
+        if outcome is not None and not isinstance(outcome, dict):
             outcome = {"status": outcome}
         if isinstance(request, dict):
             if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
@@ -308,12 +308,16 @@ class _Sessions:
         known = self._known.get(session)
         if known is not None:
             known.ended = True
+        status = first_of(outcome, "status", "success", "resolved", "passed")
+        rating = first_of(outcome, "rating", "user_rating", "stars")
+        if status is None and rating is None and not blame:  # it says something in members that nobody knows
+            status = sorted(outcome.keys() - {"status", "rating", "blame", "at", "timestamp"}) or None
         yield from verdict(
             self._name(session, known.calls.get(call, 0) if known else 0),
             where,
             offset,
-            outcome=first_of(outcome, "status", "success", "resolved", "passed"),
-            rating=first_of(outcome, "rating", "user_rating", "stars"),
+            outcome=status,
+            rating=rating,
             blamed_agent=name_text(blame.get("agent")) or None,
             blamed_step=whole_number(blame.get("step")),
             blamed_call=call,
