@@ -492,6 +492,14 @@ I changed the app secret to {} yesterday
 Set `password` to `{}`.
 \\newcommand{\\dbPassword}{{}}
 ds.setUserPasswd("{}");
+C:\\> echo %DB_PASSWORD%\r\n{}\r\n
+3) "db_password"\n4) "{}"
+\u2502 password \u2502 {} \u2502
+PASSWORD=$'{}' ./x
+netsh wlan set hostednetwork mode=allow ssid=x key="{}"
+? Root password {}\n? Continue? Yes
+set password {{}}
+{"path": "/run/secrets/db_password", "content": "{}"}
 mit dem Passwort \u201e{}\u201c
 mot de passe \u00ab {} \u00bb
 """
@@ -560,6 +568,16 @@ def test_a_secret_below_its_name_is_found_behind_any_margin(margin: str) -> None
         redacted = Redactor().redact("\n".join(lines))[0].split("\n")
         assert "Sommer-2017" not in str(redacted)
         assert redacted[0] == lines[0]
+
+
+def test_a_dump_of_bytes_that_hold_a_secret_is_replaced_as_a_whole() -> None:
+    raw = b"user=bob db_password=Sommer-2017\n"
+    dump = "\n".join(
+        f"{at:08x}: {raw[at : at + 16].hex(' ', 2):39}  {raw[at : at + 16].decode().strip()}" for at in (0, 16, 32)
+    )
+    assert Redactor().redact(f"$ xxd f\n{dump}\nok")[0] == "$ xxd f\n<SECRET:encoded:1>\nok"
+    clean = dump.replace("50", "51").replace("70", "71")
+    assert "encoded" not in Redactor().redact(clean)[0]
 
 
 @pytest.mark.parametrize("text", BELOW)

@@ -21,7 +21,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_value,
     looks_random,
 )
-from grokora_pipeline.sessions.redaction.names import meaning
+from grokora_pipeline.sessions.redaction.names import SPOKEN, meaning
 from grokora_pipeline.sessions.redaction.passwords import EXPRESSION
 from grokora_pipeline.sessions.redaction.sentences import is_strong
 
@@ -48,6 +48,7 @@ _FLAGS = (  # flags, and the tools that read a password behind them
     (r"/p[ :]", r"signtool(?:\.exe)?|\w+freerdp"),
     (r"-[uo]?pw |(?:input|user|owner)_pw ", r"pdf\w+|plink|pscp|psftp"),
     (r"-passwd ", r"x11vnc|vncviewer"),
+    (r"key=", r"netsh wlan"),
 )
 _WORDS = (  # the words of a command right before a password; \S+ is a user, a file or a name
     r"rclone obscure",
@@ -271,6 +272,7 @@ _ABOUT_HASHES = re.compile(
     re.IGNORECASE,
 )
 _PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|secret|geslo", re.IGNORECASE)
+_LABEL = re.compile(rf"(?i)\s*(?:[\w'-]{{1,16}} ){{0,2}}(?:{SPOKEN}):?\s*")  # of a field, alone in its line
 _COMMAND = re.compile(  # a prompt, a question, a call in JSON, or a program that shows something
     r"\A\s*(?:\S{0,40}[>$#%)\]:]|PS|In|irb\S*)(?:\s|\Z)|[\"}?]\Z|\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk|cut|lookup)\b"
 )
@@ -287,7 +289,7 @@ def _is_printed(match: re.Match[str]) -> bool:
         return len(value) >= 20 and is_random_token(value, 3.2)
     if is_hash(value):
         return len(value) >= 20 and looks_random(value)
-    if is_phrase(value) and not _COMMAND.search(asked.rstrip()):
+    if is_phrase(value) and not (_COMMAND.search(asked.rstrip()) or _LABEL.fullmatch(asked)):
         return False
     return looks_random(value) or bool(_PRINTED_PASSWORD.search(asked) and (is_strong(match) or is_phrase(value)))
 
@@ -297,10 +299,10 @@ DETECTORS = (
     detector(  # $ openssl rand -hex 32, $ cat password.txt, >>> api_key, Token created. and below it only the value
         "password",
         rf"(?:{TELLING}|{_PRINTING})[^\n]{{0,160}}?{_BREAK}{_RULE}\s{{0,8}}{_PROMPT}(?:b?{QUOTE})?"
-        rf"(?P<value>{PHRASE}|[^\s\"'`\\]{{6,256}})(?:{QUOTE})?[ \t]*(?={_BREAK}|\\{{0,3}}[\"']|\Z)",
+        rf"(?P<value>{PHRASE}|[^\s\"'`\\]{{6,256}})(?:{QUOTE})?[ \t\r]*(?={_BREAK}|\\{{0,3}}[\"']|\Z)",
         rf"(?i:(?:{TELLING_HINT}|{_PRINTING})[^\n]*{_BREAK}{_RULE}\s{{0,8}}{_PROMPT}"
         rf"b?[\\\"'`]{{0,4}}(?:[^\s\"'`\\]{{6}}[^\s\"'`\\]*|[a-z]{{3,12}}(?: [a-z]{{3,12}}){{2,9}})"
-        rf"[\\\"'`]{{0,4}}[ \t]*(?:{_BREAK}|[\\\"'n]|$))",
+        rf"[\\\"'`]{{0,4}}[ \t\r]*(?:{_BREAK}|[\\\"'n]|$))",
         "value",
         accept=_is_printed,
         flags=re.IGNORECASE,

@@ -36,7 +36,7 @@ from grokora_pipeline.sessions.redaction.names import Meaning, meaning, undisgui
 from grokora_pipeline.sessions.redaction.notations import NO_FIELD
 from grokora_pipeline.sessions.redaction.passwords import is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
-from grokora_pipeline.sessions.redaction.readings import STARTED, other_readings
+from grokora_pipeline.sessions.redaction.readings import DUMP, STARTED, from_dump, other_readings
 from grokora_pipeline.sessions.redaction.tokens import (
     BASE64,
     BASE64_KEY,
@@ -74,6 +74,7 @@ _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encrypti
 _LONGEST_COMMAND = 200  # arguments
 _LAST_ASKED = 400  # characters of a call
 _ONE_WORD = re.compile(rf"\s{{0,9}}(?:\S{{6,256}}|{PHRASE})\s{{0,9}}")
+_PATHS = ("path", "file_path", "filename", "file")
 _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", "ParameterValue"})
 _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terraform's state
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
@@ -167,6 +168,7 @@ class _Draft:
         if not _OPENED.isdisjoint(text) and (straight := _QUOTED.sub(r'\g<before>"\g<value>"', text)) != text:
             text = text if self._detect(straight) == straight else straight
         before = len(self._findings)
+        text = DUMP.sub(lambda match: self._decoded(match[0], from_dump(match[0])), text)
         redacted, joined = self._detect(text), _without_wraps(text)
         if joined != text:
             cut = sorted(one for one in list(self._findings.values())[before:] if one.family)
@@ -238,7 +240,7 @@ class _Draft:
         text = self._replaced(text, published.in_text(text))
         for one in possible:
             if one is BASE64_KEY:
-                text = BASE64.sub(lambda match: self._decoded(match.group()), text)
+                text = BASE64.sub(lambda match: self._decoded(match.group(), from_base64(match.group())), text)
             text = self._apply(one, text)
         return text
 
@@ -254,9 +256,8 @@ class _Draft:
             end = stop
         return "".join((*pieces, text[end:]))
 
-    def _decoded(self, text: str) -> str:
-        """Base64 that holds a secret is one as a whole."""
-        plain = from_base64(text)
+    def _decoded(self, text: str, plain: str | None) -> str:
+        """Base64 or a dump that holds a secret is one as a whole."""
         if plain is None or _Draft()._detect(plain) == plain:
             return text
         return self._token("SECRET", "encoded", text)
@@ -398,6 +399,10 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     typed = _TYPED_NAMES.intersection(members)
     if not typed:
         return {}
+    path = next((members[name] for name in _PATHS if isinstance(members.get(name), str)), "")
+    stem, written = re.split(r"[/\\]", path)[-1].partition(".")[0], members.get("content")
+    if meaning(stem) and isinstance(written, str) and _ONE_WORD.fullmatch(written):
+        return {"content": stem}  # of a file that is called as a secret is
     field = " ".join(str(members[name]) for name in _FIELD_NAMES if isinstance(members.get(name), str))
     if _PASSWORD_FIELD.search(field) and not NO_FIELD.search(field):
         texts = {name: one for name in typed if isinstance(one := members[name], str)}

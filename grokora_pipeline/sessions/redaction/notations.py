@@ -97,8 +97,9 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # as crackers of passwords print them, and Windows the keys of its networks
-        r"(?:\bNTLM\s{1,12}: |KEY FOUND! \[ |\bKey Content\s{1,16}: |(?:\A|\n)[0-9a-f]{32}:)(?P<value>[^\s:]{6,64})",
-        r"(?i:NTLM\s+: |KEY FOUND!|Key Content\s+: )|[0-9a-f]{32}:[^\s:]{6}",
+        r"(?:\bNTLM\s{1,12}: |KEY FOUND! \[ |\bKey Content\s{1,16}: |(?:\A|\n)[0-9a-f]{32,128}:)"
+        rf"(?P<value>{PHRASE}|[^\s:]{{6,64}})",
+        r"(?i:NTLM\s+: |KEY FOUND!|Key Content\s+: )|[0-9a-f]{32}:(?:[^\s:]{6}|[a-z]{3,} [a-z])",
         is_mixed_value,
         "",
     ),

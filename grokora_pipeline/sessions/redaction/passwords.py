@@ -283,7 +283,9 @@ _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts b
     r":[ \t]*\n(?:[ \t]+(?:type|format|description|required): [^\n]{1,80}\n){1,4}?[ \t]+(?:example|default|value): ?",
     r"[ \t]{2,40}(?:REG_[A-Z_]+[ \t]{2,40})?(?=[^\s|:=]{6,98}[ \t]*(?:\n|\Z)|[a-z]+(?: [a-z]+){2,9}[ \t]*(?:\n|\Z))",
     r"\}\{",
-    r"[ \t]{1,24}[|\u2502] (?=(?:[^\s|]{6,98}|[a-z]+(?: [a-z]+){2,9})[ \t]*(?:\n|\Z))",  # a record of psql
+    r" \{(?=[^{}\n;:=]{6,98}\}[ \t]*(?:\n|\Z))",  # set password {x} of Tcl
+    rf"{QUOTE}\n\d{{1,4}}\) (?={QUOTE})",  # the members of a hash, as Redis shows them
+    r"[ \t]{1,24}[|\u2502] (?=(?:[^\s|]{6,98}|[a-z]+(?: [a-z]+){2,9})[ \t]*(?:\n|\Z|\u2502))",  # a record of psql
 )
 
 
@@ -344,7 +346,8 @@ _BESIDE = (
         r"[\\\"'`]{1,4} (?:with|to|as|is|mit|auf|con|a|avec) [\\\"'`]|"
         r"[^\n\"'`=;,]{0,40}(?:\|\||\?\?|\$\{[\w:.]+,) ?[\\\"'`]|"
         r"[\w\]]{0,8}[\\\"'`]{0,4}[\])]{0,4}\.\w+\([\\\"'`]|(?:, ?\w+\] ?= ?[\w.<>]+)?\([\\\"'`]|"
-        r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|\}\{|[ \t]{1,24}[|\x{2502}] [^\s|]",
+        r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|\}\{| \{[^{}\n;:=]{6}|"
+        r"[\\\"'`]{1,4}\n[0-9]{1,4}\) |[ \t]{1,24}[|\x{2502}] [^\s|]",
         _is_apart,
     ),
 )
@@ -434,8 +437,9 @@ _ASSIGNED = detector(
     "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
     r")(?:\*{2})?(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
-    r"\\n){0,6})(?:[bfrunN@]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
-    r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|Some|bytes|MD5|"
+    r"\\n){0,6})(?:[bfrunN@$]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
+    r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|"
+    r"SecretValue\.\w{1,24}|Some|bytes|MD5|"
     r"SHA\d*|crypt|"
     r"b64decode|"
     r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"'])|"

@@ -22,12 +22,23 @@ _MARGINS = tuple(
 )
 STARTED = re.compile("|".join(margin.pattern for margin in _MARGINS[:3]), re.ASCII)  # no line that goes on begins so
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
+DUMP = re.compile(  # as xxd and hexdump -C print bytes
+    r"^[0-9a-f]{6,8}:? {1,2}(?:[0-9a-f]{2}(?:[0-9a-f]{2})?  ?){2,16}[^\n]*"
+    r"(?:\n[0-9a-f]{6,8}:? {1,2}(?:[0-9a-f]{2,4}  ?)+[^\n]*)*",
+    re.MULTILINE,
+)
+_BYTES = re.compile(r"^[0-9a-f]{6,8}:? {1,2}((?:[0-9a-f]{2}(?:[0-9a-f]{2})?(?:  ?|$))+)", re.MULTILINE)
 _EDGE = re.compile(r"[ \t]+[\u2502\u2503|][ \t]*$", re.MULTILINE)
 _ESCAPE = re.compile(r"\\+([\"'`ntr])")
 _ESCAPED = {"n": "\n", "t": "\t", "r": ""}
 _JSON_START = re.compile(r"(?<![\w\\])[{\[](?=\s{0,20}[\"{\[])")
 _MOST_STARTS = 8  # of JSON in a text
 _LONGEST = 64 << 10  # characters
+
+
+def from_dump(text: str) -> str:
+    """What the bytes of a dump say as text."""
+    return bytes.fromhex("".join(_BYTES.findall(text))).decode("utf-8", "replace")
 
 
 def other_readings(text: str) -> Iterator[Any]:

@@ -146,6 +146,12 @@ _ROWS: tuple[Context, ...] = (
         is_strong,
         rf"(?i:{FOREIGN})",
     ),
+    (  # ? Root password x1, of a prompt that was answered
+        rf"(?<![^\n])\? (?:[\w'-]{{1,16}} ){{0,3}}{_SECRET} (?P<value>{VALUE_OR_PHRASE})(?=[ \t]*(?:\n|\Z))",
+        rf"(?i:\? (?:[\w'-]+ )*{_SECRET} )",
+        is_mixed_value,
+        rf"(?i: {_SECRET} )",
+    ),
     (  # with the password "x1"
         rf"(?<!\w)(?:{SPOKEN}|passwd|pwd)(?:en|et|s|a)? (?P<quote>{QUOTE})"
         r"(?P<value>(?:(?!(?P=quote))[^\n]){6,98})(?=(?P=quote))",
