@@ -115,7 +115,8 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
     if means == "key":
         known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
-        return not (known or prose or _LICENCE.search(value)) and (
+        described = prose and not re.search(r"\d{3}", value)  # a sentence about a key; with a number it may be one
+        return not (known or described or _LICENCE.search(value)) and (
             bool(CHOSEN.fullmatch(value))
             or (quoted and _is_scribbled(value))
             or looks_random(value)
