@@ -492,6 +492,7 @@ I changed the app secret to {} yesterday
 Set `password` to `{}`.
 \\newcommand{\\dbPassword}{{}}
 ds.setUserPasswd("{}");
+Client.builder().user("bob").smtpPass("{}").build()
 C:\\> echo %DB_PASSWORD%\r\n{}\r\n
 3) "db_password"\n4) "{}"
 \u2502 password \u2502 {} \u2502
@@ -533,6 +534,8 @@ the password is {}
 la contrase\u00f1a es {}
 \u041f\u0430\u0440\u043e\u043b\u044c \u043e\u0442 \u043f\u043e\u0447\u0442\u044b \u2014 {}
 password = \u201c{}\u201d
+The password:\\n\\n```\\n{}\\n```
+s.login('bob@x.org', '{}')
 login: bob / {}
 """
 

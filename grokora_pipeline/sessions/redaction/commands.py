@@ -289,7 +289,7 @@ def _is_printed(match: re.Match[str]) -> bool:
         return len(value) >= 20 and is_random_token(value, 3.2)
     if is_hash(value):
         return len(value) >= 20 and looks_random(value)
-    if is_phrase(value) and not (_COMMAND.search(asked.rstrip()) or _LABEL.fullmatch(asked)):
+    if is_phrase(value) and not (_COMMAND.search(asked.rstrip()) or _LABEL.fullmatch(asked.rstrip("`~=- \n"))):
         return False
     return looks_random(value) or bool(_PRINTED_PASSWORD.search(asked) and (is_strong(match) or is_phrase(value)))
 

@@ -147,7 +147,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:\b(?:(?:basic_?)?auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|\.auth(?:enticate)?|\w{{3}}Credentials?|"
         rf"(?P<directory>DirectoryEntry))\()"
         rf"\s?{QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}"
-        rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE})",
+        rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE_OR_PHRASE})",
         r"(?i:(?:auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|\.auth(?:enticate)?|credentials?|DirectoryEntry)\()",
         is_value,
         "",

@@ -290,7 +290,9 @@ _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts b
 )
 
 
-_SETTER = re.compile(r"(?i)(?:\A|[._])(?:set|with|use|change|update|reset)\w+\Z|\Apass")
+_SETTER = re.compile(
+    r"(?i)(?:\A|[._])(?:set|with|use|change|update|reset)\w+\Z|\Apass|\A\.(?!get|is|has|check|verify|hash)\w+\Z"
+)
 
 
 def _is_apart(match: re.Match[str]) -> bool:

@@ -71,8 +71,8 @@ def is_strong(match: re.Match[str]) -> bool:
 
 
 _SAYS = re.compile(  # what may stand before several words of a passphrase, and not before those of a sentence
-    "(?:is|was|ist|lautet|es|est|\u00e8|\u00e9|\u00e4r|jest|je|(?:set|changed|updated|rotated) to)(?: now| still)?:? ?"
-    "\\Z|[:\u662f\u4e3a\u306f\ub294\uc740]\\s?\\Z"
+    "(?:is|was|ist|lautet|es|est|\u00e8|\u00e9|\u00e4r|er|jest|je|(?:set|changed|updated|rotated) to)"
+    "(?: now| still)?:? ?\\Z|[:\u662f\u4e3a\u306f\ub294\uc740]\\s?\\Z"
 )
 
 
