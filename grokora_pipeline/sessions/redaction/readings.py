@@ -20,7 +20,7 @@ _MARGINS = tuple(
         r"[+ @\\-]",  # a diff
     )
 )
-STARTED = re.compile("|".join(margin.pattern for margin in _MARGINS[:3]), re.ASCII)  # no line that goes on begins so
+STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
 DUMP = re.compile(  # as xxd and hexdump -C print bytes
     r"^[0-9a-f]{6,8}:? {1,2}(?:[0-9a-f]{2}(?:[0-9a-f]{2})?  ?){2,16}[^\n]*"
