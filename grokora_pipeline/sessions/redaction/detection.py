@@ -88,10 +88,9 @@ _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
 _OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
 _OPENED = frozenset(_OPENING)
-_QUOTED = re.compile(  # what stands in typographic quotes behind a telling word
-    rf"(?i)(?P<before>(?:{TELLING})[^\n{_OPENING}]{{0,40}}?)[{_OPENING}] ?(?P<value>[^\n{_OPENING}{_CLOSING}]{{3,98}}?)"
-    rf"[ \u00a0]?[{_CLOSING}]"
-)
+_QUOTED = re.compile(rf"[{_OPENING}] ?(?P<value>[^\n{_OPENING}{_CLOSING}]{{3,98}}?)[ \u00a0]?[{_CLOSING}]")
+_BEFORE_QUOTE = re.compile(rf"(?i)(?:{TELLING})[^\n{_OPENING}]{{0,40}}\Z")
+_LONGEST_BEFORE = 80  # characters: a telling name and what may stand between it and the quote
 
 
 class TooDeepError(GrokoraError):
@@ -165,7 +164,7 @@ class _Draft:
             if whole is not None:
                 return self._replaced(whole, published.in_text(whole))
             text = self._literal(text, depth)
-        if not _OPENED.isdisjoint(text) and (straight := _QUOTED.sub(r'\g<before>"\g<value>"', text)) != text:
+        if not _OPENED.isdisjoint(text) and (straight := _QUOTED.sub(_straight, text)) != text:
             text = text if self._detect(straight) == straight else straight
         before = len(self._findings)
         text = DUMP.sub(lambda match: self._decoded(match[0], from_dump(match[0])), text)
@@ -462,6 +461,13 @@ def _without_escapes(text: str) -> str:
         text = re.sub(r"(?<![=\s])=\n", "", text).replace("=3D", "=")
     text = undisguised(text)
     return detectors.ESCAPES.sub(_unescaped, text) if detectors.ESCAPES.search(text) else text
+
+
+def _straight(match: re.Match[str]) -> str:
+    """A value in typographic quotes behind a telling name in straight ones, as the detectors know them."""
+    start = match.start()
+    name = _BEFORE_QUOTE.search(match.string, max(0, start - _LONGEST_BEFORE), start)
+    return f'"{match["value"]}"' if name else match.group()
 
 
 def _without_wraps(text: str) -> str:
