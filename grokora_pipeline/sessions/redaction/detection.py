@@ -5,14 +5,11 @@ another's finding. Numbers are given later, by session.
 """
 
 import ast
-import html
 import json
 import re
-import urllib.parse
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -32,11 +29,11 @@ from grokora_pipeline.sessions.redaction.detector import (
 )
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding, occurrences
-from grokora_pipeline.sessions.redaction.names import Meaning, meaning, undisguised
+from grokora_pipeline.sessions.redaction.names import Meaning, meaning
 from grokora_pipeline.sessions.redaction.notations import NO_FIELD
 from grokora_pipeline.sessions.redaction.passwords import is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
-from grokora_pipeline.sessions.redaction.readings import DUMP, STARTED, from_dump, other_readings
+from grokora_pipeline.sessions.redaction.readings import DUMP, from_dump, other_readings, without_escapes, without_wraps
 from grokora_pipeline.sessions.redaction.tokens import (
     BASE64,
     BASE64_KEY,
@@ -55,9 +52,6 @@ _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus h
 _OFTEN_REPEATED = 200  # characters
 _LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
 _UNSURE = {"token", "high_entropy", "jwt"}  # kinds that are told by looks alone: what is public looks the same
-_FORM = re.compile(  # a field of a form that was sent, in which + is a space
-    r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
-)
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
 _KEY_PART = re.compile(
     r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|/[A-Za-z0-9]{24,}(?![\w/.-])|:[0-9a-f]{32,}"
@@ -79,11 +73,7 @@ _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", 
 _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terraform's state
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
-_HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
 _MOST_ESCAPES = 3  # of an address in an address in an address
-_RULE = re.compile(r"[\W_]+")  # below a heading
-_NARROWEST, _WIDEST = 40, 400  # columns of a terminal
-_INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 
 
 _OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
@@ -168,7 +158,7 @@ class _Draft:
             text = text if self._detect(straight) == straight else straight
         before = len(self._findings)
         text = DUMP.sub(lambda match: self._decoded(match[0], from_dump(match[0])), text)
-        redacted, joined = self._detect(text), _without_wraps(text)
+        redacted, joined = self._detect(text), without_wraps(text)
         if joined != text:
             cut = sorted(one for one in list(self._findings.values())[before:] if one.family)
             between = len(self._findings)
@@ -182,7 +172,7 @@ class _Draft:
                     redacted = self._apply(detector(one.kind, re.escape(one.value), "", family=one.family), redacted)
         plain = redacted = self._otherwise(redacted)
         for _ in range(_MOST_ESCAPES):
-            before_it, plain = plain, _without_escapes(plain)
+            before_it, plain = plain, without_escapes(plain)
             if plain == before_it:
                 break
             if (again := self._otherwise(self._detect(plain))) != plain:
@@ -454,48 +444,8 @@ def _key_end(text: str, end: int) -> int:
     return end
 
 
-def _without_escapes(text: str) -> str:
-    if "+" in text:
-        text = _FORM.sub(lambda match: match.group().replace("+", " "), text)
-    if "=3D" in text or "=\n" in text:  # quoted-printable, as in mail
-        text = re.sub(r"(?<![=\s])=\n", "", text).replace("=3D", "=")
-    text = undisguised(text)
-    return detectors.ESCAPES.sub(_unescaped, text) if detectors.ESCAPES.search(text) else text
-
-
 def _straight(match: re.Match[str]) -> str:
     """A value in typographic quotes behind a telling name in straight ones, as the detectors know them."""
     start = match.start()
     name = _BEFORE_QUOTE.search(match.string, max(0, start - _LONGEST_BEFORE), start)
     return f'"{match["value"]}"' if name else match.group()
-
-
-def _without_wraps(text: str) -> str:
-    """A text whose lines a terminal cut at its width: one as long as the longest goes on in the next."""
-    lines = text.split("\n")
-    width = max(map(len, lines))
-    if len(lines) == 1 or not _NARROWEST <= width <= _WIDEST:
-        return text
-    joined = [lines[0]]
-    for before, line in pairwise(lines):
-        goes_on = (
-            len(before) == width
-            and line
-            and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before) or _HASH_END.match(line))
-            and not (STARTED.match(line) or _RULE.fullmatch(before))
-        )
-        joined.append(line if goes_on else f"\n{line}")
-    return "".join(joined)
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    text = match.group()
-    if text[0] == "&":
-        return html.unescape(text)
-    if text.count("%") > 1:
-        return urllib.parse.unquote(text)
-    if "[" in text:
-        return ""
-    start = text.lstrip("\\%")
-    char = chr(int(start.lstrip("uUxX"), 16)) if start.isascii() else text
-    return "\n" if char == "\n" else " " if char.isspace() else "" if char in _INVISIBLE else char

@@ -1,12 +1,15 @@
-"""Other readings of a text: what it says without the margin of a tool, without escapes, and the JSON within it.
+"""Other readings of a text: without the margin of a tool, wraps of a terminal or escapes, and the JSON within it."""
 
-Only what is found counts: a secret that such a reading shows is replaced where it stands, and the text keeps its form.
-"""
-
+import html
 import json
 import re
+import urllib.parse
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
+
+from grokora_pipeline.sessions.redaction.detectors import ESCAPES
+from grokora_pipeline.sessions.redaction.names import undisguised
 
 _MARGINS = tuple(
     re.compile(pattern, re.ASCII)
@@ -20,7 +23,7 @@ _MARGINS = tuple(
         r"[+ @\\-]",  # a diff
     )
 )
-STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
+_STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
 DUMP = re.compile(  # as xxd and hexdump -C print bytes
     r"^[0-9a-f]{6,8}:? {1,2}(?:[0-9a-f]{2}(?:[0-9a-f]{2})?  ?){2,16}[^\n]*"
@@ -34,6 +37,13 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": ""}
 _JSON_START = re.compile(r"(?<![\w\\])[{\[](?=\s{0,20}[\"{\[])")
 _MOST_STARTS = 8  # of JSON in a text
 _LONGEST = 64 << 10  # characters
+_FORM = re.compile(  # a field of a form that was sent, in which + is a space
+    r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
+)
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+_HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
+_RULE = re.compile(r"[\W_]+")  # below a heading
+_NARROWEST, _WIDEST = 40, 400  # columns of a terminal
 
 
 def from_dump(text: str) -> str:
@@ -42,7 +52,10 @@ def from_dump(text: str) -> str:
 
 
 def other_readings(text: str) -> Iterator[Any]:
-    """Texts and values as JSON that a text holds beside what it says as it stands; at most ten, nothing within them."""
+    """Texts and values as JSON that a text holds beside what it says as it stands; at most ten, nothing within them.
+
+    Only what is found in them counts: it is replaced where it stands, and the text keeps its form.
+    """
     if len(text) > _LONGEST:
         return
     inner = _without_margin(_TAG.sub("", text) if "</" in text else text)
@@ -70,3 +83,44 @@ def _without_margin(text: str) -> str:
     margins = _MARGINS[:-1] if indented else _MARGINS
     margin = next((one for one in margins if first and all(map(one.match, first))), None)
     return text if margin is None else _EDGE.sub("", "\n".join(margin.sub("", line, count=1) for line in lines))
+
+
+def without_wraps(text: str) -> str:
+    """A text whose lines a terminal cut at its width: one as long as the longest goes on in the next."""
+    lines = text.split("\n")
+    width = max(map(len, lines))
+    if len(lines) == 1 or not _NARROWEST <= width <= _WIDEST:
+        return text
+    joined = [lines[0]]
+    for before, line in pairwise(lines):
+        goes_on = (
+            len(before) == width
+            and line
+            and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before) or _HASH_END.match(line))
+            and not (_STARTED.match(line) or _RULE.fullmatch(before))
+        )
+        joined.append(line if goes_on else f"\n{line}")
+    return "".join(joined)
+
+
+def without_escapes(text: str) -> str:
+    """A text with one level of its escapes undone: of forms, mail, URLs, HTML, JSON and terminals."""
+    if "+" in text:
+        text = _FORM.sub(lambda match: match.group().replace("+", " "), text)
+    if "=3D" in text or "=\n" in text:  # quoted-printable, as in mail
+        text = re.sub(r"(?<![=\s])=\n", "", text).replace("=3D", "=")
+    text = undisguised(text)
+    return ESCAPES.sub(_unescaped, text) if ESCAPES.search(text) else text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    text = match.group()
+    if text[0] == "&":
+        return html.unescape(text)
+    if text.count("%") > 1:
+        return urllib.parse.unquote(text)
+    if "[" in text:
+        return ""
+    start = text.lstrip("\\%")
+    char = chr(int(start.lstrip("uUxX"), 16)) if start.isascii() else text
+    return "\n" if char == "\n" else " " if char.isspace() else "" if char in _INVISIBLE else char
