@@ -166,6 +166,8 @@ CONTEXTS: dict[str, tuple[str, Generator]] = {
     "url-encoded": ("q=password%3D{0}%26x", _some(LETTERS, 10)),
     "unicode escapes": ("{{\\u0022password\\u0022:\\u0022{0}\\u0022}}", _some(LETTERS, 10)),
     "at in the password": ("postgresql://app:p@ss{0}@host/db", _some(LETTERS, 10)),
+    "at in user and password": ("https://bob@example.com:p@ss{0}@git.example.org", _some(LETTERS, 10)),
+    "a salt that begins like a call": ("define('AUTH_KEY', 'MW1(>M%0V #o0|2$K`J{0}^e_R');", _some(LETTERS, 10)),
     "mnemonic": ("seed phrase: {0}", lambda rng: " ".join(rng.choices(("wave", "legal", "sausage", "thank"), k=12))),
     "code that was sent": ("your verification code is {0}", lambda rng: str(rng.randrange(10**7, 10**8))),
     "environment in base64": (

@@ -73,6 +73,7 @@ _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a te
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
 _BETWEEN_QUOTES = re.compile(r"\s*(?:[.,+;)&:]|\|\|)\s*\$?[A-Za-z_].*[:=+.,(\[{&|]\s*")
+_MARKS = frozenset("%#$^~`@\\")  # hardly three of them in one call
 _SCHEME = re.compile(r"(?:basic|bearer|token) ", re.IGNORECASE)
 _LICENCE = re.compile(r"\b(?:apache|mit|[al]?gpl|bsd|mpl|isc|cc0|licen[cs]ed?)\b", re.IGNORECASE)
 # without quotes: what a program gets or names, also as the argument of a call
@@ -109,7 +110,8 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         return False
     if _BETWEEN_QUOTES.fullmatch(value):
         return False  # of two strings: the program between them
-    if re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
+    cut = any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]"))
+    if cut and re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and len(_MARKS.intersection(value)) < 3:
         return False  # a call whose end another quote cut off
     words = value.split()
     prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)

@@ -435,13 +435,13 @@ _TOKENS = (
         accept=lambda match: looks_random(match["value"]),
     ),
     detector(
-        "basic_auth",  # a password that holds an @, which it should not
-        r"(?:postgres(?:ql)?|mysql|mongodb|redis|"
-        r"amqps?)(?:\+\w+)?://[^\s:/@\"'<>]{0,80}:(?P<value>[^\s/\"'<>]{1,200})@",
-        r"(?:postgres|mysql|mongodb|redis|amqp)[\w+]*://",
+        "basic_auth",  # a password that holds an @, which it should not, also behind an address as the user
+        r"(?:(?:postgres(?:ql)?|mysql|mongodb|redis|amqps?)(?:\+\w+)?://[^\s:/@\"'<>]{0,80}|"
+        r"://[^\s:/@\"'<>]{1,80}@[\w.-]{1,80}):(?P<value>[^\s/\"'<>]{1,200})@",
+        r"(?:postgres|mysql|mongodb|redis|amqp)[\w+]*://|://[^\s:/@\"'<>]+@[\w.-]+:",
         "value",
         accept=_is_not_placeholder,
-        gate=r"postgres|mysql|mongodb|redis|amqp",
+        gate=r"postgres|mysql|mongodb|redis|amqp|://[^\s:/@\"'<>]+@[\w.-]+:",
     ),
     detector(
         "basic_auth",
