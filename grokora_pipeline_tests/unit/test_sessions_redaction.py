@@ -109,7 +109,7 @@ TOKENS: dict[str, Generator] = {
     "iban": _iban,
     "ipv6 address": lambda rng: f"2001:db8:{rng.randrange(16**4):x}::{rng.randrange(4096, 16**4):x}:7334",
     "ip address": lambda rng: (
-        f"{rng.randrange(1, 200)}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
+        f"{rng.randrange(128, 200)}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
     ),
 }
 TOKEN_CONTEXTS = (
