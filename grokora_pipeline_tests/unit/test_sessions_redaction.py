@@ -1295,6 +1295,28 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("then he types P@ssw0rd22 there", "P@ssw0rd22"),
         (f"robot acme+ci:{REST.upper()}", REST.upper()),
         ("use ghp_x8Kq3Zt71Lm4Pw9sVb2Nx8Kq3Zt71Lm4Pw9s/Zt71Lm4Pw9sVb2Nx8Kq3Zt71Lm4P", "Zt71Lm4Pw9sVb2N"),
+        # a user and a password under one heading, with a label each, or behind a machine's address
+        ("98.76.54.32 id/pw:anna/KqZ71Lm4", "KqZ71Lm4"),
+        ("user/password anna(KqZ71Lm4)", "KqZ71Lm4"),
+        ("(ID)anna/(PW)KqZ71Lm4 or ID-anna / PASS - KqZ71Lm4", "KqZ71Lm4"),
+        ("98.76.54.32 (anna/KqZ71Lm4) and telnet:anna/KqZ71Lm4", "KqZ71Lm4"),
+        # the words of Korea, with their particles; a word misspelt; a key as a list of bytes
+        ("\uc544\uc774\ub514:anna \ube44\ubc88\uc740KqZ71Lm4", "KqZ71Lm4"),
+        ("\ud328\uc2a4\uc6cc\ub4dc(KqZ71Lm4), password\uc124\uc815\uc740KqZ71Lm4", "KqZ71Lm4"),
+        ("paasword:Kelp3island passowrd=Kelp3island", "Kelp3island"),
+        (
+            "uint8_t aes_key[16] = {0x2b, 0x7e, 0x15, 0x16, 0x28, 0xae, 0xd2, 0xa6, 0xab, 0xf7, 0x15, 0x88}",
+            "0x28, 0xae",
+        ),
+        ("secret = bytes([223, 66, 216, 52, 221, 30, 217, 36, 218, 55, 216, 1, 216, 82])", "217, 36, 218"),
+        # a product's key without a digit, a list of tokens, a cell whose tags stand far to the right
+        ("Activation key : ZAQWS-XCDER-VBGTR-FRTGU-KLMNX", "XCDER-VBGTR"),
+        (
+            'tokens = [\n  "9b305fb417a268d878a09ce9db8b2be931dfc6bf",\n  "baf8b6ffb1500dbaa204d5b5d6f9168e8f84d3d2"]',
+            "baf8b6ffb15",
+        ),
+        ("<td>token\n            </td>\n            <td><pre>H72gsdv2dswPneHduwhfd</pre>", "H72gsdv2dsw"),
+        ("create user shop account unlock identified by Kelp3island", "Kelp3island"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1411,6 +1433,11 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         'useful in :meth:`nn.MaxUnpool2d`, then pass :data:`h11.CLIENT`. It is identified by "code2"',
         "Use the --username and --password options; f(root, s3, check=False)",
         'tool create --key="my-key" --pairing-key=my-key --token=value\n[`v8.startup2` API]: v8.md#startup2-api',
+        # a call with a user and a password, an address and a product in brackets, ids and words of a model
+        "login(user, password=None, timeout3=retry30s); User(password=pw, role_id2=admin1x)",
+        "127.0.0.1 (nginx/1.25.3), 127.0.0.1 (linux/arm64v8); ssh: keys/id_rsa2; valid/pass through step2b",
+        "tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]; tokens = ['under', '##stand', 'ing', 'Gword12']",
+        "the license key: see LICENSE-TERMS; http://shop.test/p/w5/items and then abc1234x",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

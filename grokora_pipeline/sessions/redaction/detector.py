@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from mnemonic import Mnemonic
 
-from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII, FOREIGN, SHORT, word_set
+from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII, FOREIGN, MISSPELT, SHORT, word_set
 
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
-    r"passw(?:or)?d|pass[ _-]?phrase|passcode|pwd|secret(?!ar)|credential|token|"
+    rf"{MISSPELT}|pass[ _-]?phrase|passcode|pwd|secret(?!ar)|credential|token|"
     r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|"
     r"[a-z0-9][_-]auth\b|[\"']auth\b|"
-    r"pass\b|\bpw\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail)pw\b|\bmdp\b|pswd|"
+    r"pass\b|\bpw\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail|my|vpn|wifi|login|ssh|web)pw\b|\bmdp\b|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
     r"crumb\b|[_-]private\b|[a-z_]api\b|\bapi\b|"
     rf"subscription-key|appid|(?:wpa[23]?|wi-?fi|wlan) (?:key|code)|(?:\b|_)(?:{SHORT})\b|app(?:lication)?-key|"

@@ -28,8 +28,10 @@ BEYOND_ASCII = _in_any_case(  # "password" in other languages, as patterns
     "\u0643\u0644\u0645\u0629 (?:\u0627\u0644\u0645\u0631\u0648\u0631|\u0627\u0644\u0633\u0631)|"
     "\u092a\u093e\u0938\u0935\u0930\u094d\u0921|\u0e23\u0e2b\u0e31\u0e2a\u0e1c\u0e48\u0e32\u0e19|"  # Hindi, Thai
     "\u5bc6\u7801|\u5bc6\u78bc|\u53e3\u4ee4|"  # Chinese
-    "\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638|\uc554\ud638"  # Japanese, Korean
+    "\u30d1\u30b9\u30ef\u30fc\u30c9|"  # Japanese
+    "\ube44\ubc00\ubc88\ud638|\uc554\ud638|\ud328\uc2a4\uc6cc\ub4dc|\ube44\ubc88"  # Korean
 )
+MISSPELT = "pa{1,2}s{1,3}w(?:or|ro)?d|passowrd|pswr?d"  # and cut short
 FOREIGN = (
     "passwort|kennwort|geslo|lozinka|mot de passe|senha|wachtwoord|heslo|palavra-passe|adgangskode|passord|salasana|"
     "parool|contrasenya|pasahitza|kata sandi|parola|" + BEYOND_ASCII
@@ -46,14 +48,15 @@ _SUFFIXES = word_set(  # words after the telling one that change nothing
 )
 # any value of these is secret; the short ones only as whole words
 _PASSWORD_END = re.compile(
-    r"(?:pass(?:word|wd|phrase|code|wort)s?|pass|ps?wd|pswd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
+    rf"(?:(?:{MISSPELT})s?|pass(?:phrase|code|wort)s?|pass|ps?wd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
     r"lozinka|heslo|senha|wachtwoord|contrasen(?:a|ya)|parool|pasahitza|katasandi|parola|adgangskode|passord|salasana|palavrapasse|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery|preshared)key|"
     r"totpseed|keymaterial|pincode|secretstring|secretkeybase)\Z"
 )
 _SHORT_PASSWORDS = word_set(
-    "pw pwd psk pin puk cvv cvc otp totp mdp rootpw bindpw adminpw userpw dbpw ftppw smtppw mailpw"
+    "pw pwd psk pin puk cvv cvc otp totp mdp rootpw bindpw adminpw userpw dbpw ftppw smtppw mailpw mypw vpnpw wifipw "
+    "loginpw sshpw webpw"
 )
 SHORT = (  # names that say something by themselves or as the last word of one, as a pattern
     "psk|pin|puk|cvv2?|cvc2?|t?otp|seed|salt|sas|pat|sid|sig|[cx]srf|psw|pword|privkey|key_?material|pin_?code|kennung|mot_?de_?passe|"

@@ -18,9 +18,10 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_mixed_value,
     is_scrambled,
     is_value,
+    is_wordlike,
     looks_random,
 )
-from grokora_pipeline.sessions.redaction.names import SPOKEN
+from grokora_pipeline.sessions.redaction.names import SPOKEN, meaning
 from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, is_chosen, is_named
 from grokora_pipeline.sessions.redaction.tokens import from_base64
 
@@ -50,12 +51,13 @@ _IN_FIELD = (
 )
 _TYPED = rf"(?:{QUOTE}|\b)(?:text|value|input|content)(?:{QUOTE}\s?:|=)\s?{QUOTE}(?P<value>[^\"'`\\\s]{{4,80}}){QUOTE}"
 _FROM_HEX = r"(?:Buffer\.from|\w{0,9}\.?fromhex|\w{0,8}\.?unhexlify|hex\.decode\w{0,6})"
+_BYTES = r"bytes|bytearray|(?:new )?byte ?\[\]|\[\w{0,4}\](?:byte|uint8|u8)|(?:new )?Uint8Array(?:\.\w+)?|Buffer\.from"
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
 _OF_USERS = re.compile(r"(?i)\b(?:user|grant|role|connect)\b")  # what is identified by a password
 _ROWS: tuple[Context, ...] = (
     (  # os.environ.setdefault('API_KEY', 'x'), put(Context.API_KEY, "x"), {:password, "x"}
         rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?(?:{QUOTE})?|"
-        rf"(?<![\w:]):)(?P<name>[\w.-]*(?:{TELLING})\w*)(?:{QUOTE})?\s?,\s{{0,12}}{QUOTED}",
+        rf"(?<![\w:]):)(?P<name>[\w.-]*(?:{TELLING})\w*)(?:{QUOTE})?\s?,\s{{0,12}}[bru]?{QUOTED}",
         rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{0,4}}|:)[\w.-]*(?:{TELLING_HINT}))",
         is_named,
         TELLING_GATE,
@@ -217,6 +219,16 @@ _ROWS: tuple[Context, ...] = (
         is_mixed_value,
         "",
     ),
+    (  # uint8_t aes_key[16] = {0x2b, ...}, secret = bytes([223, ...]), Secret: []byte{33, ...}
+        rf"(?<!\w)(?P<name>\w{{0,40}}?(?:{TELLING})\w{{0,24}})(?:{QUOTE})?(?:\[\w*\])?"
+        rf"(?: ?: ?[\[\];\w ]{{2,16}})? ?(?::=|[:=])\s{{0,12}}"
+        rf"(?:(?:{_BYTES})\s?\(?[\[{{(]|[\[{{](?=\s{{0,12}}0x))\s{{0,12}}"
+        r"(?P<value>(?:(?:0x[0-9a-f]{1,2}|\d{1,3})\s?,\s{0,12}){11,}(?:0x[0-9a-f]{1,2}|\d{1,3}))",
+        rf"(?i:(?:{TELLING_HINT})[^\n=]{{0,48}}[:=]\s{{0,12}}"
+        rf"[^\n]{{0,24}}[\[{{(]\s{{0,12}}(?:0x)?[0-9a-f]{{1,3}}\s?,)",
+        lambda match: bool(meaning(match["name"])) and len(set(re.findall(r"\w+", match["value"]))) >= 8,
+        TELLING_GATE,
+    ),
     (
         rf"{QUOTE}(?P<value>{VALUE}){QUOTE}\.toCharArray\(",
         r"[\"'`]\.toCharArray\(",
@@ -245,20 +257,23 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (
-        rf"(?:\bu: \S+\s+p: |\b(?:create|alter) user \S+ identified by )(?P<value>{VALUE})",
-        r"(?i:\bu: \S+\s+p: |user \S+ identified by )",
+        rf"(?:\bu: \S+\s+p: |\b(?:create|alter) user \S+(?: [a-z]+){{0,5}} identified by )(?P<value>{VALUE})",
+        r"(?i:\bu: \S+\s+p: |user \S+(?: [a-z]+){0,5} identified by )",
         is_mixed_value,
         "",
     ),
     (  # USER bob\nPASS x, of FTP and POP; Redis: user default on >x; activation code x
         r"(?:(?:\A|\n|[>:] )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=[^\n/]+(?<!\.[jt]s)[ \t\r]*(?:\n|\Z))|"
         r"\buser \w{1,32} on [^\n>]{0,40}>|"
-        r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is|"
-        r":)? (?=[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))"
+        r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is| ?:)? "
+        r"(?P<groups>(?=(?-i:[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))))"
         rf"(?P<value>{PHRASE}|[^\s\"'`\\<>|]{{4,64}}(?! \w))",
         r"(?:PASS [^\n]|AUTH [^\n]|user \w+ on [^\n]*>|(?i:(?:activation|licen[cs]e|product|serial|unlock) (?:code|"
         r"key)))",
-        is_mixed_value,
+        lambda match: (
+            is_mixed_value(match)
+            or (match["groups"] is not None and len(set(match["value"])) >= 8 and not is_wordlike(match["value"]))
+        ),
         "",
     ),
     (  # bob : EAP "x", "bob" * "x" *

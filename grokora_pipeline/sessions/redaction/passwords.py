@@ -270,7 +270,7 @@ _LOOSELY = (  # what stands between other words, too
     r"[ \t]?(?=(?P<line>[\"'])(?:[^\s\"'`\\]{6,98}|[a-z]+(?: [a-z]+){2,9})(?P=line)[ \t]*(?:;|\n|\Z|\}|\)))",
 )
 _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts between a name and a value
-    r"[ :]{0,3}(?:\s{0,8}</?[a-z][^<>\n]{0,80}>){1,6}\s{0,20}",  # <td>password</td><td>x</td>
+    r"[ :]{0,3}(?:\s{0,24}</?[a-z][^<>\n]{0,80}>){1,6}\s{0,20}",  # <td>password</td><td>x</td>
     r">\s{0,20}<!\[CDATA\[",
     r" ?(?:[\[(][^\[\]()\n]{0,24}[\])] ?[:>]|[>\u2026\u203a\u276f]) ",  # password [none]: x
     # a field of a form with its headers
@@ -345,7 +345,7 @@ _BESIDE = (
     ),
     _beside(
         "|".join(_APART),
-        r"[ :]{0,3}\s{0,8}<|>\s{0,20}<!|(?: ?[\[(][^\[\]()\n]{0,24}[\])])? ?[:>\x{2026}\x{203a}\x{276f}] |"
+        r"[ :]{0,3}\s{0,24}<|>\s{0,20}<!|(?: ?[\[(][^\[\]()\n]{0,24}[\])])? ?[:>\x{2026}\x{203a}\x{276f}] |"
         r"[\\\"'`]{1,4}(?:;[^\n]+)?(?:\r?\n|\\r\\n)|[\\\"'`]{0,4}\]? ?=>\s{1,20}string\(|"
         r" ?\{ ?(?:get|set|init|private|protected|internal)|[\\\"'`]{1,4}, [^\n]*default|"
         r"[\\\"'`]{1,4} (?:with|to|as|is|mit|auf|con|a|avec) [\\\"'`]|"
@@ -574,7 +574,7 @@ def _listed(text: str) -> Iterator[re.Match[str]]:
     """The entries of a list named so: passwords = ["x", "y"], and below each other in YAML."""
     whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
     for entries in filter(None, (_LIST.match(text, start.start()) for start in re2.finditer(_LISTED_HINT, whole))):
-        means = meaning(_whole_name(entries))
+        means = meaning(re.sub(r"(?i)tokens\Z", "token", _whole_name(entries)))
         several = bool(re.search(r"(?i)(?:pass(?:word|wd|phrase|code)|pwd|pin)s\Z", entries["name"]))
         items = (
             _ITEM.finditer(text, *entries.span("items"))

@@ -55,6 +55,12 @@ _YOUR = "your|dein|ihr|votre|ton|tu|su|seu|tuo"
 _OF_KEYS = "api|access|auth|bot|deploy|private|secret|signing|encryption"
 _SECRET = rf"(?:{SPOKEN}|passwd|pwd?|pass|secret|token|(?:api|access|secret) key)"
 _OF_WHAT = "(?:the|my|our|your|vpn|wi-?fi|wlan|db|ssh|root|admin|user|ftp|smtp|e?mail|router|server|login)"
+_ACCOUNT = "\uacc4\uc815"  # in Korean
+_USER = f"(?:id|user(?:[ _-]?(?:name|id))?|log-?in|account|{_ACCOUNT}|\uc544\uc774\ub514)"
+_SCRIPT = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # whose particles follow a Latin word without a space
+_LATIN = f"(?:password|passwd|pwd?){_SCRIPT}"
+_PASSWORD = f"{SPOKEN}|passwd|pass|pwd?"
+_ALL_KINDS = re.compile(r"(?=.*[a-z])(?=.*[A-Z]).*\d")
 _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
@@ -139,12 +145,13 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i: {_SECRET} )",
     ),
     (  # in any other language the word, at most four more, and what can be no word: geslo za mail x1
-        rf"(?<!\w)(?:{FOREIGN})(?:[^\s!-~]|"
+        rf"(?<!\w)(?:{FOREIGN}|(?<!/)p/w(?![a-z])|{_LATIN})(?:[^\s!-~]|"
         rf"[a-z]){{0,6}}(?:[ \u00a0][^\s!-/:-@]{{1,16}}){{0,4}}?[ \u00a0:\uff1a\u2014\u2013-]{{0,3}}"
-        rf"[\"'`\u201c\u201e\u00ab\u300c]?(?<![\w/.-])(?=[^\s\d]{{0,40}}\d)(?P<value>[!-~]{{7,64}})",
-        rf"(?i:(?:{FOREIGN})[^\n]*[0-9])",
+        rf"[\"'`\u201c\u201e\u00ab\u300c]?(?P<open>\()?(?<![\w/.-])(?=[^\s\d]{{0,40}}\d)"
+        rf"(?P<value>(?(open)[!-'*-~]{{7,64}}(?=\))|[!-~]{{7,64}}))",
+        rf"(?i:(?:{FOREIGN}|p/w|{_LATIN})[^\n]*[0-9])",
         is_strong,
-        rf"(?i:{FOREIGN})",
+        rf"(?i:{FOREIGN}|p/w|{_LATIN})",
     ),
     (  # ? Root password x1, of a prompt that was answered
         rf"(?<![^\n])\? (?:[\w'-]{{1,16}} ){{0,3}}{_SECRET} (?P<value>{VALUE_OR_PHRASE})(?=[ \t]*(?:\n|\Z))",
@@ -254,11 +261,33 @@ _ROWS: tuple[Context, ...] = (
         rf"{TELLING_GATE}|(?i:{FOREIGN})",
     ),
     (  # credentials: bob / x1
-        rf"\b(?:cred(?:ential)?s?|log-?in|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is|(?= \w+[/:])) ?"
-        rf"(?:[\w.+-]+@[\w.-]+[ ,]{{1,3}}(?![/:])|(?:[\w.@+-]+|<[^>\s]+>)(?: ?[/:] ?| and ))"
+        rf"(?<!\w)(?:cred(?:ential)?s?|log-?in|{_ACCOUNT}|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is|"
+        rf"(?= \w+[/:])) ?(?:[\w.+-]+@[\w.-]+[ ,]{{1,3}}(?![/:])|(?:[\w.@+-]+|<[^>\s]+>)(?: ?[/:] ?| and ))"
         rf"(?P<value>{VALUE_OR_PHRASE})",
-        r"(?i:(?:cred(?:ential)?s?|log-?in|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is| \w+[/:]))",
+        rf"(?i:(?:cred(?:ential)?s?|log-?in|{_ACCOUNT}|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is| \w+[/:]))",
         is_mixed_value,
+        "",
+    ),
+    (  # ID/PW: bob/x1, user/password bob (x1)
+        rf"{_USER}(?: ?[/&:|] ?(?:{_PASSWORD})(?:/\w{{1,12}})?\)?|\((?:{_PASSWORD})\))(?: for \S{{1,40}})?"
+        rf"(?:(?: ?(?::|=|-|->|\() ?| are | is )|(?P<loose> ))[\w.@+-]{{2,40}}(?: ?[/:,(] ?| // )(?P<value>{VALUE})",
+        rf"(?i:{_USER} ?[/&:|(] ?(?:{_PASSWORD})[^\n]*[/:,(])",
+        lambda match: is_strong(match) and (not match["loose"] or looks_random(match["value"])),
+        "",
+    ),
+    (  # a user and a password with their labels, and any marks between them: id(bob)/pw(x1), user-bob password-x1
+        rf"(?<![\w-]){_USER}[)\](:= -]{{1,3}}[\w.@-]{{2,40}}\)?[ ,/]{{1,3}}[-(]?(?:{_PASSWORD})"
+        rf"(?:\)| ?(?:-|\(|->) ?)(?P<value>{VALUE})",
+        rf"(?i:{_USER}[)\](:= -]{{1,3}}[\w.@-]+\)?[ ,/]{{1,3}}[-(]?(?:{_PASSWORD})[ )(-])",
+        lambda match: is_strong(match) and looks_random(match["value"]),
+        "",
+    ),
+    (  # 10.0.0.1 (bob/x1), telnet: bob/x1
+        r"(?:(?:(?:\d{1,3}\.){3}\d{1,3}|@[\w-]{1,40}\.[\w.-]{2,40})(?::\d{2,5})?"
+        r"(?:/\w{1,32})?(?: \w{1,12})? ?\(|\b(?:telnet|ssh|s?ftp|rdp|vnc) ?[:(] ?)[\w.@-]{2,40}//?"
+        r"(?P<value>[^\s\"'`\\<>|,;/()]{7,64})",
+        r"(?i:(?:[0-9]|[\w>])(?:/\w+)?(?: \w+)? ?\([\w.@-]+/|(?:telnet|ssh|ftp|rdp|vnc) ?[:(] ?[\w.@-]+/)",
+        lambda match: bool(_ALL_KINDS.match(match["value"])) and is_strong(match) and is_chosen(match),
         "",
     ),
     (  # use admin:x1 to get in, admin/x1!
