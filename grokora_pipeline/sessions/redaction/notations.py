@@ -225,9 +225,10 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:(?:{_BYTES})\s?\(?[\[{{(]|[\[{{](?=\s{{0,12}}0x))\s{{0,12}}"
         r"(?P<value>(?:(?:0x[0-9a-f]{1,2}|\d{1,3})\s?,\s{0,12}){11,}(?:0x[0-9a-f]{1,2}|\d{1,3}))",
         rf"(?i:(?:{TELLING_HINT})[^\n=]{{0,48}}[:=]\s{{0,12}}"
-        rf"[^\n]{{0,24}}[\[{{(]\s{{0,12}}(?:0x)?[0-9a-f]{{1,3}}\s?,)",
+        rf"[^\n]{{0,24}}[\[{{(]\s{{0,12}}(?:0x)?[0-9a-f]{{1,3}}\s?,"
+        r"\s{0,12}(?:0x)?[0-9a-f]{1,3}\s?,)",
         lambda match: bool(meaning(match["name"])) and len(set(re.findall(r"\w+", match["value"]))) >= 8,
-        TELLING_GATE,
+        r"[0-9A-Fa-f]\s?,\s{0,12}(?:0x)?[0-9A-Fa-f]{1,3}\s?,",
     ),
     (
         rf"{QUOTE}(?P<value>{VALUE}){QUOTE}\.toCharArray\(",

@@ -286,7 +286,8 @@ _ROWS: tuple[Context, ...] = (
         r"(?:(?:(?:\d{1,3}\.){3}\d{1,3}|@[\w-]{1,40}\.[\w.-]{2,40})(?::\d{2,5})?"
         r"(?:/\w{1,32})?(?: \w{1,12})? ?\(|\b(?:telnet|ssh|s?ftp|rdp|vnc) ?[:(] ?)[\w.@-]{2,40}//?"
         r"(?P<value>[^\s\"'`\\<>|,;/()]{7,64})",
-        r"(?i:(?:[0-9]|[\w>])(?:/\w+)?(?: \w+)? ?\([\w.@-]+/|(?:telnet|ssh|ftp|rdp|vnc) ?[:(] ?[\w.@-]+/)",
+        r"(?i:(?:[0-9]\.[0-9]{1,3}|@[\w-]+\.[\w.-]+)(?::[0-9]+)?(?:/\w+)?(?: \w+)? ?\([\w.@-]+/|"
+        r"(?:telnet|ssh|ftp|rdp|vnc) ?[:(] ?[\w.@-]+/)",
         lambda match: bool(_ALL_KINDS.match(match["value"])) and is_strong(match) and is_chosen(match),
         "",
     ),
