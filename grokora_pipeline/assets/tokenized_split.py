@@ -95,7 +95,9 @@ def tokenized_split_asset(project: Project, agent: AgentSpec) -> dg.AssetsDefini
                 raise
         report = artifact.read_json("report.json")
         lengths = length_histogram(report["length_histogram"], report["max_length"])
-        materialization = result(project, artifact, {"lengths": lengths, **scalars(report)}, _checks(agent, report))
+        shown = {"lengths": lengths, **scalars(report)}
+        shown.pop("wanted_share", None)  # the check `undivided_groups` shows it beside what it became
+        materialization = result(project, artifact, shown, _checks(agent, report))
         yield from selected(context, materialization)
 
     return tokenized_split
@@ -260,6 +262,7 @@ def _checks(agent: AgentSpec, report: dict[str, Any]) -> list[dg.AssetCheckResul
             ),
             divided=divided[:20],
             validation_share=share,
+            wanted_share=wanted,
         ),
         warning(
             "fits_context",
