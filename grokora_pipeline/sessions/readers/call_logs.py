@@ -21,13 +21,8 @@ from grokora_pipeline.sessions.readers.documents import (
 from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early, starts_midway
 from grokora_pipeline.sessions.readers.outcomes import call_failed, outcome_status, scored, scores_in
 
-REPLIES = (
-    "response",
-    "output",
-    "completion",
-    "reply",
-    "response_obj",
-)  # `answer` is what graders expect, not what was said
+# `answer` is what graders expect, not what was said
+REPLIES = ("response", "output", "completion", "reply", "response_obj")
 EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
 # What exports call the session of a call, the call or the trace that it is a part of, and its time.
 _SESSION_IDS = (*SESSION_NAMES, "thread_identifier", "Helicone-Session-Id", "$ai_session_id")

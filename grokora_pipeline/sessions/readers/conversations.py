@@ -60,13 +60,19 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
 
     def read(source: Source) -> Iterator[Item]:
         """The turns and problems of a file of the shape."""
+        held = Shelf()
+        calls = begun = 0
 
-        def turns(value: Any, number: int, name: str) -> Iterator[Item]:
+        def read_chats(value: Any, number: int, name: str) -> Iterator[Item]:
             for chat in shape.chats(value):
                 yield from _turns(source, chat, number, name)
 
-        held = Shelf()
-        calls = begun = 0
+        def turns(value: Any, number: int, name: str, what: str) -> Iterator[Item]:
+            nonlocal calls
+            for item in unbroken(read_chats(value, number, name), what):
+                calls += item != Skipped(HALF)
+                yield item
+
         for record in records(source):
             if isinstance(record, Problem):
                 yield record
@@ -74,18 +80,14 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
                 yield Problem("wrong_schema", record.offset, f"record {record.number} is no object")
             elif shape.each or any(isinstance(record.value.get(name), list) for name in _LISTS):
                 value = record.value if shape.each else [record.value]
-                own_turns = list(unbroken(turns(value, record.number, ""), f"record {record.number}"))
-                calls += len(own_turns) - own_turns.count(Skipped(HALF))
-                yield from own_turns
+                yield from turns(value, record.number, "", f"record {record.number}")
             elif shape.begins:
                 begun += shape.looks_like(record.value)
                 held.add(record.value, f"{begun}")
             else:
                 held.add(record.value, name_text(record.value.get(shape.joined_by)) if shape.joined_by else None)
         for name, lines in held.take():
-            own_turns = list(unbroken(turns(lines, 0, "" if shape.begins else name), "a session"))
-            calls += len(own_turns) - own_turns.count(Skipped(HALF))
-            yield from own_turns
+            yield from turns(lines, 0, "" if shape.begins else name, "a session")
         if not calls and shape.empty:
             raise UnreadableError("no_contents", 0, shape.empty)
 
@@ -206,11 +208,9 @@ SHAPES: tuple[Shape, ...] = (
     Shape("llm", _has("conversation_id", "prompt", "response", "datetime_utc"), chat_programs.llm, each=False),
     Shape(
         "adk",
+        # Vertex AI's interface calls them `sessionEvents`
         lambda value: any(
-            {"author", "content"} <= one.keys()
-            for one in objects_in(first_of(value, "events", "sessionEvents"))[
-                :2
-            ]  # Vertex AI's interface has the second
+            {"author", "content"} <= one.keys() for one in objects_in(first_of(value, "events", "sessionEvents"))[:2]
         ),
         frameworks.adk,
     ),

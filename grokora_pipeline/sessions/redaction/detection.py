@@ -74,8 +74,6 @@ _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terrafo
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
 _MOST_ESCAPES = 3  # of an address in an address in an address
-
-
 _OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
 _OPENED = frozenset(_OPENING)
 _QUOTED = re.compile(rf"[{_OPENING}] ?(?P<value>[^\n{_OPENING}{_CLOSING}]{{3,98}}?)[ \u00a0]?[{_CLOSING}]")
@@ -113,11 +111,6 @@ class _Draft:
     def __init__(self, within: bool = False) -> None:
         self._findings: dict[str, Finding] = {}
         self._within = within  # another reading of a text, which has none itself
-
-    @property
-    def findings(self) -> dict[str, Finding]:
-        """What was found, by the token that stands for it."""
-        return self._findings
 
     def pieces(self, text: str) -> Iterator[TextOrFinding]:
         """The finished text with its findings in place of their tokens."""
@@ -189,7 +182,7 @@ class _Draft:
                 walk(reading, draft.member)
             except TooDeepError:
                 continue
-            for finding in sorted(set(draft.findings.values()), key=lambda one: -len(one.value)):
+            for finding in sorted(set(draft._findings.values()), key=lambda one: -len(one.value)):
                 if finding.family == "SECRET" and (finding.spreads or is_phrase(finding.value)):
                     forms = "|".join(re.escape(form) for form, _ in occurrences(finding.value)[::-1])
                     alone = rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))(?:{forms})(?![A-Za-z0-9])"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
+import re2
 from mnemonic import Mnemonic
 
 from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII, FOREIGN, MISSPELT, SHORT, word_set
@@ -124,6 +125,12 @@ def contexts(rows: Iterable[Context]) -> tuple[Detector, ...]:
         detector("password", pattern, hint, "value", accept=accept, flags=re.IGNORECASE, gate=gate)
         for pattern, hint, accept, gate in rows
     )
+
+
+def hint_starts(hint: str, text: str) -> Iterator[int]:
+    """Where a hint stands in a text, in characters."""
+    whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
+    return (match.start() for match in re2.finditer(hint, whole))
 
 
 def is_phrase(text: str) -> bool:

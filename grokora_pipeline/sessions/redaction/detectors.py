@@ -9,7 +9,7 @@ from typing import Any
 import re2
 
 from grokora_pipeline.sessions.redaction import commands, notations, passwords, personal, sentences
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, TELLING_GATE, Detector, wallet_words
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, TELLING_GATE, Detector, hint_starts, wallet_words
 from grokora_pipeline.sessions.redaction.passwords import SEED_PHRASE
 from grokora_pipeline.sessions.redaction.published import published_findings
 from grokora_pipeline.sessions.redaction.tokens import (
@@ -198,11 +198,10 @@ def matches(detector: Detector, text: str) -> Iterator[re.Match[str]]:
         return
     end = 0
     covered = {offset for placeholder in PLACEHOLDER.finditer(text) for offset in range(*placeholder.span())}
-    whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
-    for hint in re2.finditer(detector.hint, whole):
-        if hint.start() < end or hint.start() in covered:
+    for start in hint_starts(detector.hint, text):
+        if start < end or start in covered:
             continue
-        if match := detector.pattern.match(text, hint.start()):
+        if match := detector.pattern.match(text, start):
             yield match
             # a short one may be refused, and what it holds be another; to look into each long one takes quadratic time
             end = match.end() if len(match[0]) > _LONG else end

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 
-import re2
-
 from grokora_pipeline.sessions.redaction.detector import (
     NOT_A_SECRET,
     PHRASE,
@@ -17,6 +15,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     chunk_length,
     detector,
     entropy,
+    hint_starts,
     is_hash,
     is_mixed,
     is_mixed_value,
@@ -562,8 +561,6 @@ _LINE = re.compile(
     r"^[ \t]*- (?P<quote>[\"']?)(?P<value>[^\s\"'#:{}\[\]](?:[^\n\"':#]|:(?! )){3,97}?)(?P=quote)[ \t]*$", re.MULTILINE
 )
 _RULE = re.compile(r"[a-z_]+:[\w,.|-]+|[a-z_]+\|[a-z_:|0-9]+")  # of a validator: min:8
-
-
 _LISTED_HINT = (
     rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[\\\"'`]{{0,4}}\]?(?:\[\])?\s{{0,8}}(?::=|=>|[:=])"
     r"(?:[^\n\"'`]{0,40}[\[({]|\s{0,8}\n[ \t]*- ))"
@@ -572,8 +569,8 @@ _LISTED_HINT = (
 
 def _listed(text: str) -> Iterator[re.Match[str]]:
     """The entries of a list named so: passwords = ["x", "y"], and below each other in YAML."""
-    whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
-    for entries in filter(None, (_LIST.match(text, start.start()) for start in re2.finditer(_LISTED_HINT, whole))):
+    for entries in filter(None, (_LIST.match(text, start) for start in hint_starts(_LISTED_HINT, text))):
+        # "tokens" alone mostly counts them (max_tokens); of a list it names them
         means = meaning(re.sub(r"(?i)tokens\Z", "token", _whole_name(entries)))
         several = bool(re.search(r"(?i)(?:pass(?:word|wd|phrase|code)|pwd|pin)s\Z", entries["name"]))
         items = (
