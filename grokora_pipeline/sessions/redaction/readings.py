@@ -40,6 +40,7 @@ _LONGEST = 64 << 10  # characters
 _FORM = re.compile(  # a field of a form that was sent, in which + is a space
     r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
 )
+_MARKS = frozenset("%\\&\x1b")  # of what is escaped in ASCII
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
 _RULE = re.compile(r"[\W_]+")  # below a heading
@@ -110,7 +111,7 @@ def without_escapes(text: str) -> str:
     if "=3D" in text or "=\n" in text:  # quoted-printable, as in mail
         text = re.sub(r"(?<![=\s])=\n", "", text).replace("=3D", "=")
     text = undisguised(text)
-    return ESCAPES.sub(_unescaped, text) if ESCAPES.search(text) else text
+    return text if text.isascii() and _MARKS.isdisjoint(text) else ESCAPES.sub(_unescaped, text)
 
 
 def _unescaped(match: re.Match[str]) -> str:
