@@ -66,6 +66,9 @@ _COLUMNS = columns(
     redactions="string: JSON, how many values of which kind were replaced",
     prompt_id="string: hash of the prompt, by which a call that stands in two logs is recognised",
     answer_id="string: hash of the answer, likewise",
+    calls_id="string: hash of the tool calls, by which their results are found in a later prompt",
+    shown_id="string: hash of the calls whose results end the prompt",
+    shown_failed="bool: one of these results was an error",
 )
 
 

@@ -26,10 +26,10 @@ from grokora_pipeline.sessions.readers.common import Source, UnreadableError
 from grokora_pipeline.sessions.redaction import redactor as redaction
 from grokora_pipeline.sessions.scan import LogFile, Scan, scan, settled
 from grokora_pipeline.sessions.table import base_session
-from grokora_pipeline.sessions.verdicts import COPIES_FILE, SESSIONS_FILE, Judgement, judge
+from grokora_pipeline.sessions.verdicts import COPIES_FILE, RESULTS_FILE, SESSIONS_FILE, Judgement, judge
 from grokora_pipeline.store import content_version
 
-CODE_VERSION = 13  # raise it when the same logs give other rows
+CODE_VERSION = 14  # raise it when the same logs give other rows
 CHUNK_BYTES = 10 << 20  # of logs a job: what a process holds grows with it, and each begins with cold caches
 POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000
@@ -145,7 +145,7 @@ def _unchanged(previous: Path | None, fingerprint: str, listing: str, output: Pa
     if orjson.loads((previous / _STATE).read_bytes()) != {"fingerprint": fingerprint, "listing": listing}:
         return None
     (output / "turns").mkdir(parents=True, exist_ok=True)
-    own = {_STATE, "manifest.json", "quarantine.parquet", "files.parquet", SESSIONS_FILE, COPIES_FILE}
+    own = {_STATE, "manifest.json", "quarantine.parquet", "files.parquet", SESSIONS_FILE, COPIES_FILE, RESULTS_FILE}
     for path in [*sorted((previous / "turns").glob("*.parquet")), *(previous / name for name in sorted(own))]:
         _link(path, output / path.relative_to(previous))
     report = IngestReport(**orjson.loads((previous / "report.json").read_bytes()))

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.agents import AgentSpec, recognise
-from grokora_pipeline.models.messages import Message
+from grokora_pipeline.models.messages import Message, plain_message, tool_function
+from grokora_pipeline.sessions.readers.common import json_text
 from grokora_pipeline.sessions.redaction.detection import answers
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
@@ -24,6 +25,7 @@ NO_TEXT = "calls:"  # what the answer_id of an answer begins with that is calls 
 ROW_GROUP = 256  # rows; of a long coding session's, whose prompts may have 192,000 characters each, some 50 MB
 MAX_CLEANED = 16 << 20  # bytes of redacted messages that are kept for the next prompt that repeats them
 _RUN = re.compile(r"#\d+\Z")
+_MADE_UP = re.compile(r"call_\d+(?:_\d+)?")  # the id that readers give to a call without one
 SCHEMA = pa.schema(
     [
         ("turn_id", pa.string()),
@@ -53,6 +55,9 @@ SCHEMA = pa.schema(
         ("redactions", pa.string()),
         ("prompt_id", pa.string()),  # hashes by which calls that stand in two logs are recognised
         ("answer_id", pa.string()),
+        ("calls_id", pa.string()),  # hashes by which a call's results are found in a later prompt of its session
+        ("shown_id", pa.string()),
+        ("shown_failed", pa.bool_()),
     ]
 )
 _DICTIONARY = [
@@ -81,6 +86,9 @@ _DEFAULTS: dict[str, Any] = {
     "result_known": False,
     "prompt_id": "",
     "answer_id": "",
+    "calls_id": "",
+    "shown_id": "",
+    "shown_failed": False,
 }
 RowValues = tuple[Any, ...]
 Made = tuple[str, RowValues, Counter[str]]  # the day, the row, what was redacted
@@ -127,7 +135,12 @@ class RowMaker:
         Raises orjson.JSONEncodeError or TooDeepError for what is nested too deep.
         """
         agent = recognise(self._agents, turn.prompt, turn.agent, turn.tools)
-        prompt, completion, task, counts = self._texts(turn)
+        base, counts = base_session(turn.session_id), Counter[str]()
+        *texts, completion, task = [
+            self._clean(base, value, counts) for value in (*turn.prompt, turn.completion, turn.task)
+        ]
+        prompt, answer = b"[" + b",".join(texts) + b"]", orjson.loads(completion)
+        shown = list(map(orjson.loads, texts[turn.shown :])) if turn.shown >= 0 else []
         tools = self._clean_tools(turn)
         session = self.public(turn.session_id)
         recorded = turn.agent if turn.recorded_agent is None else turn.recorded_agent
@@ -141,7 +154,7 @@ class RowMaker:
             turn.source_sha256,
             turn.source_format,
             turn.line,
-            task,
+            orjson.loads(task),
             prompt.decode(),
             tools.decode() if turn.tools else None,
             completion.decode(),
@@ -158,7 +171,10 @@ class RowMaker:
             turn.result_known,
             orjson.dumps(dict(sorted(counts.items()))).decode() if counts else "{}",
             hashlib.sha256(prompt).hexdigest()[:16],
-            _answer_id(orjson.loads(completion)),
+            _answer_id(answer),
+            _calls_id([answer]),
+            _calls_id(shown),
+            turn.shown_failed,
         )
         return turn.started_at[:10] or UNDATED, row, counts
 
@@ -169,13 +185,6 @@ class RowMaker:
             base = base_session(name)
             public = self._names[name] = public_name(base) + name[len(base) :]
         return public
-
-    def _texts(self, turn: Turn) -> tuple[bytes, bytes, str, Counter[str]]:
-        """The prompt and the answer as JSON, and the task, without secrets; how many were replaced by kind."""
-        session = base_session(turn.session_id)
-        counts: Counter[str] = Counter()
-        texts = [self._clean(session, value, counts) for value in (*turn.prompt, turn.completion, turn.task)]
-        return b"[" + b",".join(texts[:-2]) + b"]", texts[-2], orjson.loads(texts[-1]), counts
 
     def _clean(self, session: str, value: Any, counts: Counter[str]) -> bytes:
         """A message or a text as JSON without secrets; what was replaced is added to `counts`."""
@@ -227,6 +236,19 @@ def _answer_id(completion: Message) -> str:
         return hashlib.sha256(orjson.dumps(content.strip())).hexdigest()[:16]
     calls = [content, [call.get("function") for call in completion.get("tool_calls") or ()]]
     return NO_TEXT + hashlib.sha256(orjson.dumps(calls)).hexdigest()[:16]
+
+
+def _calls_id(messages: Sequence[Message]) -> str:
+    """A hash of the tool calls of a message, with their results behind it or these alone; "" for none.
+
+    Of their ids, or of what they say if an API has no ids and a reader made them up.
+    """
+    calls = plain_message(messages[0]).get("tool_calls") or () if messages else ()
+    ids = [call.get("id") for call in calls] or [one["tool_call_id"] for one in messages if one.get("tool_call_id")]
+    names = sorted(one for one in ids if isinstance(one, str) and not _MADE_UP.fullmatch(one))
+    if len(names) < len(ids):
+        names = [json_text([one.get("name"), one.get("arguments")]) for one in map(tool_function, calls)]
+    return hashlib.sha256(orjson.dumps(names)).hexdigest()[:16] if names else ""
 
 
 def public_name(name: str) -> str:

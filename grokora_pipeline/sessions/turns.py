@@ -43,6 +43,8 @@ class Turn:
     line: int = 0  # 1-based line (or iteration) in the source, 0 if it has none
     task: str = ""  # the goal as the session states it, "" if the log does not say
     step_failed: bool = False  # this very step's tool result was an error, or its command returned non-zero
+    shown: int = -1  # which message of the prompt made the calls whose results end it, -1 for none
+    shown_failed: bool = False  # one of these results says that its call failed
     trace: str = ""  # what a platform calls the run that the call is a part of; a verdict may name it for the session
 
 
@@ -76,6 +78,9 @@ class TurnRow(TypedDict):
     redactions: str  # JSON object: how many values of which kind were replaced
     prompt_id: str  # hashes of prompt and answer, by which a call that stands in two logs is recognised
     answer_id: str
+    calls_id: str  # hashes of the answer's calls, and of those whose results end the prompt; "" for none
+    shown_id: str
+    shown_failed: bool  # whether one of these results says that its call failed
     copies: list[str]  # the other files that the call stands in; not stored in the row
 
 

@@ -27,7 +27,7 @@ from grokora_pipeline.store import content_version
 if TYPE_CHECKING:  # pandas, which only an ingest uses, would slow down the loading of definitions
     import pandas as pd
 
-SESSIONS_FILE, COPIES_FILE = "sessions.parquet", "copies.parquet"
+SESSIONS_FILE, COPIES_FILE, RESULTS_FILE = "sessions.parquet", "copies.parquet", "results.parquet"
 SESSIONS = pa.schema(
     [
         ("session_id", pa.string()),
@@ -51,6 +51,10 @@ COPIES = pa.schema(
         ("kept_line", pa.int64()),
     ]
 )
+# The calls whose results their own file does not hold, and a later prompt of their session does.
+RESULTS = pa.schema(
+    [("turn_id", pa.string()), ("source_file", pa.string()), ("line", pa.int64()), ("step_failed", pa.bool_())]
+)
 MOST_CANDIDATES = 64  # an id that thousands of files use is compared with its latest sessions only
 SESSION_GAP = timedelta(days=1)  # two logs of one id that lie further apart and do not continue each other are two
 _COLUMNS = [
@@ -71,6 +75,9 @@ _COLUMNS = [
     "result_known",
     "prompt_id",
     "answer_id",
+    "calls_id",
+    "shown_id",
+    "shown_failed",
 ]
 # A session that no log names is called by what it begins with, so equal calls of two such files are one.
 _BY_CONTENT = re.compile(r"[a-z-]+-[0-9a-f]{16}")
@@ -210,6 +217,7 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     rows = _columns(folder)
     names = _session_names(rows)
     rows["session"] = [names[segment] for segment in zip(rows["session_id"], rows["source_file"], strict=True)]
+    results = _results(rows)
     keys: list[list[str]] = [
         ["session", "turn_id"],
         ["session", "agent", "step", "answer_id"],
@@ -228,15 +236,14 @@ def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     table = _sessions_table(names, verdicts)
     pq.write_table(table, folder / SESSIONS_FILE, compression="zstd")
     pq.write_table(copies, folder / COPIES_FILE, compression="zstd")
+    pq.write_table(results, folder / RESULTS_FILE, compression="zstd")
     kept = rows.drop(index=dropped)
     # of a call without a name or a prompt no rule can say whose it is
     unowned = kept["agent"].isna() & (kept["recorded_agent"].notna() | kept["completeness"].ne("lost"))
     listed = copies.to_pylist()
-    # until version 12, both rows of a call that stands twice in one line were left out
-    read_anew = sum(_places(copy)[0] == _places(copy)[1] for copy in listed)
     statuses = {session: verdict.status for session, verdict in verdicts.items() if verdict.status}
     return Judgement(
-        version=content_version(table.to_pylist(), listed, *([read_anew] if read_anew else [])),
+        version=content_version(table.to_pylist(), listed, results.to_pylist()),
         turns=len(kept),
         copies=len(dropped),
         sessions=kept["session"].nunique(),
@@ -324,6 +331,30 @@ def _clusters(segments: Mapping[Segment, _Cluster]) -> list[_Cluster]:
         else:
             merged.append(cluster)
     return merged
+
+
+def _results(rows: "pd.DataFrame") -> pa.Table:
+    """How calls went whose results stand in a later prompt alone; `rows` are told it, too.
+
+    Logs of single calls never hold the results of a call beside it, and a log that is cut loses some. The latest call
+    of the agent with this content is the one that a prompt goes on from.
+    """
+    asked, shown = (rows[rows[name].ne("")] for name in ("calls_id", "shown_id"))
+    wanted = set(asked["calls_id"][~asked["result_known"]]) & set(shown["shown_id"])
+    related = rows[rows["calls_id"].isin(wanted) | rows["shown_id"].isin(wanted)]
+    latest: dict[tuple[Any, ...], TurnValues] = {}
+    heard: dict[int, bool] = {}  # by the call's index
+    for row in sorted(_dictionaries(related), key=lambda one: (one["started_at"], one["step"], one["line"])):
+        agent = row["recorded_agent"] or row["agent"]
+        before = latest.get((row["session"], agent, row["shown_id"]))
+        if before is not None and not before["result_known"]:
+            heard[before["index"]] = heard.get(before["index"], False) or row["shown_failed"]
+        latest[row["session"], agent, row["calls_id"]] = row
+    told = rows.index.isin(list(heard))
+    rows["result_known"] |= told
+    rows["step_failed"] |= rows.index.isin([index for index, failed in heard.items() if failed])
+    own = rows[told].sort_values(RESULTS.names)
+    return pa.Table.from_pandas(own, schema=RESULTS, preserve_index=False)
 
 
 def _nearness(files: Iterable[str], others: Iterable[str]) -> int:
@@ -527,6 +558,10 @@ class _Join:
         self._dropped: set[tuple[str, str, int]] = set()
         self._repeated: set[tuple[str, str, int]] = set()  # a call twice in one line, of which the first row stays
         self._copies: dict[tuple[str, str, int], list[TurnValues]] = defaultdict(list)
+        self._results: dict[tuple[str, str, int], bool] = {}  # whether the call failed, as a later prompt shows
+        if (folder / RESULTS_FILE).is_file():
+            listed = pq.read_table(folder / RESULTS_FILE).to_pylist()
+            self._results = {(one["turn_id"], one["source_file"], one["line"]): one["step_failed"] for one in listed}
         self.known = (folder / SESSIONS_FILE).is_file()  # an older store has its verdicts in the rows
         if self.known:
             for session in pq.read_table(folder / SESSIONS_FILE).to_pylist():
@@ -546,6 +581,8 @@ class _Join:
             self._dropped.add(key)
         copies = self._copies.get(key, ())
         row["copies"] = sorted({copy["source_file"] for copy in copies} - {row["source_file"]})
+        if key in self._results:
+            row["result_known"], row["step_failed"] = True, self._results[key]
         row["step_failed"] = row["step_failed"] or any(copy["step_failed"] for copy in copies)
         sessions = self._sessions.get(row["session_id"], ())
         session = next((one for one in sessions if one["files"] is None or row["source_file"] in one["files"]), None)

@@ -115,14 +115,6 @@ def test_a_recording_keeps_the_request_verbatim_and_the_aliases_are_read(tmp_pat
     assert (turn.completeness, turn.model, turn.tools_known) == ("whole", "m", "none")
 
 
-def test_a_failed_tool_result_in_the_next_request_fails_the_step(tmp_path: Path) -> None:
-    second = call("s", 1, "go on", "done")
-    result = {"role": "tool", "tool_call_id": "c1", "content": '{"status": "success", "returncode": 1}'}
-    second["request"]["messages"].append(result)
-    lines = [call("s", 0, "do it", tool_answer("bash", {"command": "false"})), second]
-    assert [turn.step_failed for turn in turns_of(read(write_lines(tmp_path / "a.jsonl", lines)))] == [True, False]
-
-
 def test_two_sessions_with_one_id_are_told_apart_and_each_gets_its_own_verdict(tmp_path: Path) -> None:
     bad = {"session_id": "s", "outcome": {"status": "failure"}}
     good = {"session_id": "s", "outcome": {"status": "success", "rating": 9}}

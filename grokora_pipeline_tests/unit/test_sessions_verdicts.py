@@ -13,7 +13,7 @@ import zstandard
 from grokora_pipeline.sessions import verdicts as module
 from grokora_pipeline.sessions.table import read_rows
 from grokora_pipeline.sessions.turns import TurnRow
-from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, turns, write_lines
+from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
 
 FAILING = SHARED / "data" / "failing_inputs"
 needs_inputs = pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/data/failing_inputs")
@@ -286,6 +286,69 @@ def test_a_blame_whose_receipt_is_nowhere_falls_back_to_agent_and_step(tmp_path:
     write_lines(tmp_path / "logs" / "a.jsonl", [*lines, outcome("s", "failure", blame=blame)])
     run(tmp_path / "logs", tmp_path / "out")
     assert {row["step"]: row["blamed"] for row in turns(tmp_path / "out")} == {0: False, 1: True}
+
+
+LISTED: dict[str, Any] = {"role": "user", "content": "list x"}
+LS = tool_answer("ls", {"path": "x"})
+CLAUDES = {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "ls", "input": {"path": "x"}}]}
+TO_CLAUDE = {"type": "tool_result", "tool_use_id": "t1", "is_error": True, "content": "no x"}
+GEMINIS = {"role": "model", "parts": [{"functionCall": {"name": "ls", "args": {"path": "x"}}}]}
+TO_GEMINI = {"role": "user", "parts": [{"functionResponse": {"name": "ls", "response": {"error": "no x"}}}]}
+ASKED = {"role": "user", "parts": [{"text": "list x"}]}
+# By API: the first request, its answer, and the next request, which shows that the answer's call failed.
+FAILED_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "chat": (
+        {"messages": [LISTED]},
+        {"choices": [{"message": LS}]},
+        {"messages": [LISTED, LS, {"role": "tool", "tool_call_id": "c1", "content": "Error: no x"}]},
+    ),
+    "chat, only what is new": (
+        {"messages": [LISTED]},
+        {"choices": [{"message": LS}]},
+        {"messages": [LISTED, {"role": "tool", "tool_call_id": "c1", "content": '{"returncode": 1}'}]},
+    ),
+    "Anthropic's": (
+        {"max_tokens": 9, "messages": [LISTED]},
+        {"type": "message", **CLAUDES},
+        {"max_tokens": 9, "messages": [LISTED, CLAUDES, {"role": "user", "content": [TO_CLAUDE]}]},
+    ),
+    "Gemini's, which has no ids": (
+        {"contents": [ASKED]},
+        {"candidates": [{"content": GEMINIS}]},
+        {"contents": [ASKED, GEMINIS, TO_GEMINI]},
+    ),
+}
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize("exchanged", FAILED_CALLS.values(), ids=FAILED_CALLS)
+def test_how_a_call_went_is_heard_from_the_next_prompt_whichever_file_holds_it(
+    tmp_path: Path, exchanged: tuple[dict[str, Any], dict[str, Any], dict[str, Any]], files: int
+) -> None:
+    first, answered, second = exchanged
+    lines = [
+        {"session_id": "s", "agent": "actor", "step": step, "request": request, "response": answered}
+        for step, request in enumerate((first, second))
+    ]
+    for number in range(files):
+        write_lines(tmp_path / "logs" / f"{number}.jsonl", lines[number::files])
+    run(tmp_path / "logs", tmp_path / "out")
+    told = {row["step"]: (row["result_known"], row["step_failed"]) for row in turns(tmp_path / "out")}
+    assert told == {0: (True, True), 1: (False, False)}
+
+
+def test_logs_of_single_calls_tell_which_of_them_failed(tmp_path: Path) -> None:
+    first, answered, second = FAILED_CALLS["chat"]
+    for step, request in enumerate((first, second)):
+        line = {"request_id": f"r{step}", "request_created_at": f"2026-01-01T00:00:0{step}Z", "response_body": answered}
+        line |= {"Helicone-Session-Id": "s", "request_body": {"model": "m", **request}}
+        write_lines(tmp_path / "logs" / f"{step}.json", [line])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.by_format, report.sessions) == ({"helicone": 2}, 1)
+    assert sorted((row["step_failed"], row["result_known"]) for row in turns(tmp_path / "out")) == [
+        (False, False),
+        (True, True),
+    ]
 
 
 def test_a_retry_of_the_first_step_keeps_the_session_and_its_outcome(tmp_path: Path) -> None:

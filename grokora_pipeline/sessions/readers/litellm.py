@@ -11,7 +11,6 @@ from grokora_pipeline.sessions.readers.bodies import exchange
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import turn
-from grokora_pipeline.sessions.readers.recordings import results_of
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
 NO_CONTENT = (
@@ -33,7 +32,6 @@ def looks_like(head: bytes) -> bool:
 def read(source: Source) -> Iterator[Item]:
     """A turn a call. Raises UnreadableError for spend logs that hold no contents at all."""
     steps: Counter[str] = Counter()
-    waiting: dict[str, Turn] = {}  # each session's last turn, until the next prompt shows its tool results
     empty = turns = 0
     for record in records(source):
         if isinstance(record, Problem):
@@ -43,20 +41,9 @@ def read(source: Source) -> Iterator[Item]:
             yield Problem("wrong_schema", record.offset, f"line {record.number} is no call of LiteLLM")
             continue
         for item in _call(source, record.value, record.number, steps):
-            if not isinstance(item, Turn):
-                empty += isinstance(item, Skipped) and item.reason == "no_contents"
-                yield item
-                continue
-            turns += 1
-            before = waiting.pop(item.session_id, None)
-            if before:
-                ids = {name_text(call.get("id")) for call in before.completion.get("tool_calls") or ()}
-                before.result_known = bool(ids) and bool(results_of(ids, item.prompt))
-                yield before
-            waiting[item.session_id] = item
-            if len(waiting) > 1024:
-                yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
+            turns += isinstance(item, Turn)
+            empty += isinstance(item, Skipped) and item.reason == "no_contents"
+            yield item
     if empty and not turns:
         raise UnreadableError("no_contents", 0, NO_CONTENT)
 

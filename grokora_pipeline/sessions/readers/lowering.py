@@ -628,6 +628,7 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         completion={"role": "assistant"} | {key: completion[key] for key in _KEPT if completion.get(key) is not None},
         tools=tools or inferred or None,
         tools_known="recorded" if tools else "inferred" if inferred else "none",
+        **shown_results(prompt),
         **fields,
     )
 
@@ -678,6 +679,22 @@ def results_after(answer: Message, following: Iterable[Message]) -> tuple[bool, 
     own = [message for call, message in results.items() if call in ids]
     failed = any(message.get("is_error") or is_error(message["content"]) for message in own)
     return bool(ids) and ids <= results.keys(), failed
+
+
+def shown_results(prompt: Sequence[Message]) -> dict[str, Any]:
+    """The members `shown` and `shown_failed` of a turn, by which an earlier call of the session hears how it went.
+
+    A prompt that holds only what is new begins with the results, and their ids say whose they are.
+    """
+    place = max((index for index, one in enumerate(prompt) if one["role"] == "assistant"), default=-1)
+    place += place < 0 or not (prompt[place].get("tool_calls") or prompt[place].get("function_call"))
+    if any(one.get("unread") for one in prompt[place:]):
+        return {}
+    tail = lower_all(prompt[place:])
+    results = [{"id": one["tool_call_id"]} for one in tail if one["role"] == "tool"]
+    answer = next((one for one in tail if one["role"] == "assistant"), {"tool_calls": results})
+    known, failed = results_after(answer, (one for one in tail if one is not answer))
+    return {"shown": place, "shown_failed": failed} if known else {}
 
 
 def explode(

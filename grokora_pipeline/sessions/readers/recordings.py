@@ -17,7 +17,6 @@ from grokora_pipeline.sessions.readers.common import (
     Source,
     decode,
     first_of,
-    is_error,
     leaves_folder,
     loads,
     name_text,
@@ -34,13 +33,20 @@ from grokora_pipeline.sessions.readers.documents import (
     plain,
     records,
 )
-from grokora_pipeline.sessions.readers.lowering import ROLES, clean, ended_early, is_cut_text, lost_result, lower
+from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
+    clean,
+    ended_early,
+    is_cut_text,
+    lost_result,
+    lower,
+    shown_results,
+)
 from grokora_pipeline.sessions.readers.outcomes import call_failed, scored, scores_in, verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
 BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
-MAX_WAITING = 256
 MAX_RESPONSES = 1024  # that a later call of a file may go on from
 SESSION_GAP = timedelta(hours=6)  # a session that begins anew after such a pause is another one
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
@@ -83,7 +89,6 @@ def read(source: Source) -> Iterator[Item]:
                 yield from sessions.read(record.value, record.number, 0)
             else:
                 yield Problem("wrong_schema", 0, f"element {record.number} is no JSON object")
-        yield from sessions.finish()
         return
     for line in source.lines():
         offset = line.offset
@@ -94,7 +99,6 @@ def read(source: Source) -> Iterator[Item]:
                     continue
                 foreign = foreign or item.reason == "not_utf8"
             yield item
-    yield from sessions.finish()
     if problems > MAX_PROBLEMS:
         yield Problem("more", offset, f"{problems - MAX_PROBLEMS} more lines could not be read")
 
@@ -185,13 +189,12 @@ class _Conversations:
 
 
 class _Sessions:
-    """The sessions of one file: tells apart two that share an id, and holds a turn until its tool results are seen."""
+    """The sessions of one file: tells apart two that share an id."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._known: dict[str, _Session] = {}
         self._conversations = _Conversations()
-        self._waiting: dict[tuple[str, str], Turn] = {}  # until the agent's next request shows the tool results
 
     def read(self, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
         """The items of one line."""
@@ -228,7 +231,6 @@ class _Sessions:
         known = self._tell_apart(session, agent, step, started_at, question)
         if call:
             known.calls[call] = known.run
-        yield from self._release((session, agent), request["messages"])
         if not isinstance(message, dict):
             yield Skipped("no_answer")
             return
@@ -245,7 +247,7 @@ class _Sessions:
         rating, opinion = scored(scores_in(line))
         tools = offered_tools(request)
         tools = tools if tools and _are_objects(tools) else None
-        turn = Turn(
+        yield Turn(
             session_id=self._name(session),
             agent=agent or None,
             step=step,
@@ -253,7 +255,7 @@ class _Sessions:
             source_file=self._source.name,
             source_sha256=self._source.sha256,
             source_format=self._source.format,
-            prompt=request["messages"],
+            prompt=list(map(clean, request["messages"])),
             completion={"role": "assistant"} | {key: answer[key] for key in _KEPT if answer.get(key) is not None},
             tools=tools,
             line=number,
@@ -267,10 +269,8 @@ class _Sessions:
             call=call,
             completeness="delta" if held == "delta" else "cut" if held == "cut" or fault else "whole",
             parent_session_id=name_text(line.get("parent_session_id")),
+            **shown_results(request["messages"]),
         )
-        self._waiting[session, agent] = turn
-        if len(self._waiting) > MAX_WAITING:
-            yield self._waiting.pop(next(iter(self._waiting)))
 
     def _tell_apart(self, session: str, agent: str, step: int, started_at: str, question: str) -> _Session:
         """A call that begins a session anew belongs to a second session with the same id; a retry does not.
@@ -324,38 +324,6 @@ class _Sessions:
             at=to_utc(first_of(outcome, "at", "timestamp") or first_of(line, "at", "timestamp")),
         )
 
-    def _release(self, key: tuple[str, str], messages: list[Message]) -> Iterator[Turn]:
-        waiting = self._waiting.pop(key, None)
-        if waiting is None:
-            return
-        if calls := waiting.completion.get("tool_calls"):
-            results = results_of({name_text(call.get("id")) for call in calls}, messages)
-            waiting.result_known = bool(results)
-            waiting.step_failed = waiting.step_failed or any(is_error(result) for result in results)
-        yield waiting
-
-    def finish(self) -> Iterator[Turn]:
-        """The turns that no later request followed."""
-        yield from self._waiting.values()
-        self._waiting.clear()
-
-
-def results_of(ids: set[str], messages: Sequence[Message]) -> list[object]:
-    """The results of the latest calls with these ids in a conversation: ids such as `call_0` come again and again.
-
-    A result belongs to the nearest call before it. A legacy `function` message, which has no id, answers the call
-    right before it.
-    """
-    results: list[object] = []
-    for message in reversed(messages):
-        role = message.get("role")
-        if role == "assistant":
-            if results or message.get("tool_calls") or message.get("function_call"):
-                break
-        elif role == "function" or (role == "tool" and name_text(message.get("tool_call_id")) in ids):
-            results.append(message.get("content"))
-    return results[::-1]
-
 
 def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     """The line with a request and a reply of another API (`api`, or told by their shape) as a chat completion."""
@@ -376,7 +344,7 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
     choice = {"message": call.answer, "finish_reason": "length" if call.cut else "stop"}
     request = {
         **{key: request[key] for key in ("model",) if key in request},
-        "messages": list(map(clean, call.prompt)),
+        "messages": call.prompt,
         "tools": call.tools,
     }
     response = {"model": call.model, "choices": [choice] if call.answer else []}
