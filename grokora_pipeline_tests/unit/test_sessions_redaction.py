@@ -1317,6 +1317,20 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ),
         ("<td>token\n            </td>\n            <td><pre>H72gsdv2dswPneHduwhfd</pre>", "H72gsdv2dsw"),
         ("create user shop account unlock identified by Kelp3island", "Kelp3island"),
+        # short behind a beginning of their own; of several parts of different lengths; without a digit
+        ("use AVNS_pQ7-dK2xVn4_Zt9 now", "dK2xVn4_Zt9"),
+        ("LTAI8zQw4xRk2VnP", "8zQw4xRk2VnP"),
+        (f"(gcntfy-key-prod-{uuid.UUID(REST)}-{uuid.UUID(REST)})", REST[-12:]),
+        (f"dvc_server_{str(uuid.UUID(REST)).replace('-', '_')}_4f4e167", f"{REST[-12:]}_4f4e167"),
+        ("dnkey-QXEFCN63OPKU7S47DS4KH5U3NY-ZDDQYLDTTCXP3UTNAMJBDSOUQVYUAQPLMMZAQNAWRFNBLZ6PSO4A", "ZDDQYLDTTCXP3UT"),
+        (f"shpmkt_29ba5ab5_{REST}", REST),
+        (f"JDC_{REST[:28].upper()}", REST[:28].upper()),
+        ("use sk_vqSDPHTtNyabiWPagxVYHPdPEoXou now", "vqSDPHTtNyabiWPagxVY"),
+        (f"0/{REST} and 1/120004672208:{REST}", REST),
+        # the token of a job or an agent; digits alone; a service with a number in its name
+        (f"CI_JOB_TOKEN: {REST[:16]}", REST[:16]),
+        ("consul-token: 12345678-9012-3456-7890-123456789012", "3456-7890-123456789012"),
+        (f'ai21: "{REST}"', REST),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1438,6 +1452,11 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "127.0.0.1 (nginx/1.25.3), 127.0.0.1 (linux/arm64v8); ssh: keys/id_rsa2; valid/pass through step2b",
         "tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]; tokens = ['under', '##stand', 'ing', 'Gword12']",
         "the license key: see LICENSE-TERMS; http://shop.test/p/w5/items and then abc1234x",
+        # pages of a list and tokens of a text; names of several words, objects of a store, a container's start
+        '"next_token": "AAbbccdd12345678eeff", page_token: Q2hJSURSQUFHaEFJQVJJQUdBRWlC, stop_token=<0x0A17>',
+        "TOOLS-getUserByEmailAddressAndName, api-convertUtf8StringToBase64, sk_GENERAL_NAMES_new_reserve",
+        "objects/0/279b6ba51a9da30b6416919d82e64ace, img_507f1f77bcf86cd799439011, build_29ba5ab5_step2",
+        "1718012345:ApplicationStartedEventHandlerInitializer; rev 00000000-0000-0000-0000-000000000000",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

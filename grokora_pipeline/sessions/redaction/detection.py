@@ -56,7 +56,7 @@ _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes 
 _KEY_PART = re.compile(
     r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|/[A-Za-z0-9]{24,}(?![\w/.-])|:[0-9a-f]{32,}"
 )  # of several that marks join
-_MORE_PARTS = re.compile(r"(?:-[A-Za-z0-9]{4,})+(?![\w.])")
+_MORE_PARTS = re.compile(r"(?:-[A-Za-z0-9]{4,})+(?![\w.])|(?:_(?=[A-Za-z]{0,8}\d)[A-Za-z0-9]{4,})+(?![\w.])")
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 # what describes the field that a tool types into, and what holds the text that it types
 _FIELD_NAMES = (
@@ -232,7 +232,7 @@ class _Draft:
         for finding in findings:
             kind = "encoded" if finding.encoded else finding.kind
             stop = _key_end(text, finding.end)
-            if "-" in text[finding.start : stop] and (more := _MORE_PARTS.match(text, stop)):
+            if text[stop : stop + 1] in text[finding.start : stop] and (more := _MORE_PARTS.match(text, stop)):
                 stop = more.end()  # of a key of several parts the rule may know the first ones
             pieces += [text[end : finding.start], self._token("SECRET", kind, text[finding.start : stop])]
             end = stop

@@ -73,6 +73,7 @@ _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
 _HEX = re.compile(r"[0-9a-fA-F-]+")
 _LETTERS = re.compile(r"[a-z]{2,}")
 _RUNS = re.compile(r"[A-Za-z]+|[0-9]+")
+_UUID_OF_DIGITS = re.compile(r"\d{8}(?:-\d{4}){3}-\d{12}")
 
 
 class Detector(NamedTuple):
@@ -222,6 +223,8 @@ def is_scrambled(text: str) -> bool:
 
 def looks_random(text: str) -> bool:
     """Whether a value beside a telling name is no word, number, version, path or piece of a program."""
+    if _UUID_OF_DIGITS.fullmatch(text):
+        return len(set(text)) >= 6
     if (
         len(text) < 8
         or re.search(r"[\s(\[{<>]|://|^[~./$]|^[\w./\\-]*\.(?:\w{1,3}|[A-Za-z]\w{3}|\d{4})\Z|^\d{4}-\d\d-\d\dT", text)
@@ -229,7 +232,7 @@ def looks_random(text: str) -> bool:
     ):
         return False
     if len(text) >= 20 and is_hash(text):
-        return is_mixed(text) and len(set(text)) >= 8
+        return is_mixed(text) and len(set(text)) >= 6
     parts = re.split(r"[^A-Za-z0-9]+", text)
     if len(parts) > 2 and all(len(part) <= 3 or part.isdigit() or is_wordlike(part) for part in parts):
         return False  # a dotted path, a name in kebab case
@@ -244,6 +247,11 @@ def looks_random(text: str) -> bool:
 def is_random(text: str) -> bool:
     """Whether a value of 16 characters or more is no word and no number."""
     return len(text) >= 16 and entropy(text) >= 3.0 and is_mixed(text)
+
+
+def is_random_short(text: str) -> bool:
+    """Whether twelve characters or more behind a key's own beginning are random: both cases and digits, no words."""
+    return bool(_ALL_KINDS.match(text)) and chunk_length(text) <= 2.75
 
 
 def is_random_token(text: str, limit: float = 2.75) -> bool:

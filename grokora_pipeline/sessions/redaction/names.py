@@ -83,6 +83,11 @@ _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of w
     "logical "
     "trace event shift ctrl alt enter return escape"
 )
+# the same before "token" and "tokens": of texts and pages; a job's or an agent's token is a secret
+_HARMLESS_TOKENS = word_set(
+    "public pub publishable cache idempotency dedup dedupe message lookup pad eos bos unk sep cls mask max min num "
+    "next page continuation stop special first last prev end start stop escape enter return"
+)
 # ends that the word before them qualifies; `apitoken` says by itself what it is
 _PLAIN_ENDS = _SHORT_KEYS - {"apitoken", "sessionid"} | word_set("key token keys tokens auth signature cookie cookies")
 _PHONE_END = re.compile(r"(?:phone|mobile|telephone|tel|fax|gsm)(?:number|no|nr)?\Z")
@@ -133,6 +138,7 @@ def meaning(name: str) -> Meaning:
         return "password"
     if "publickey" in joined or "sitekey" in joined or "signature" in joined[:-9]:
         return ""
-    if (last in _SHORT_KEYS or _KEY_END.search(joined)) and not (last in _PLAIN_ENDS and before in _HARMLESS_KEYS):
+    harmless_words = _HARMLESS_TOKENS if last in {"token", "tokens"} else _HARMLESS_KEYS
+    if (last in _SHORT_KEYS or _KEY_END.search(joined)) and not (last in _PLAIN_ENDS and before in harmless_words):
         return "key"
     return "phone" if _PHONE_END.search(joined) else ""

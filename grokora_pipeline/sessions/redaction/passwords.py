@@ -400,7 +400,7 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
             or not (is_shuffled(joined) or is_random_token(joined))
         ):
             return False
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d?", named.group("name"))]
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])\d{0,2}|[A-Z]?[a-z]+\d{0,2}", named.group("name"))]
     if words[-1:] == ["client"] and named.group("between")[0] == "(":  # new AcmeClient("x")
         return True
     if not _ID_WORDS.isdisjoint(words):

@@ -16,7 +16,7 @@ from grokora_pipeline.sessions.redaction.published import in_text
 
 __all__ = ["VERSION", "Redactor", "TooDeepError", "restore", "restore_growing"]
 
-VERSION = 13  # part of every manifest: raise it when the rules change, and everything is read again
+VERSION = 14  # part of every manifest: raise it when the rules change, and everything is read again
 
 
 class Redactor:

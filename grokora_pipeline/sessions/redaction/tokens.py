@@ -17,6 +17,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     detector,
     is_hash,
     is_mixed,
+    is_random_short,
     is_random_token,
     is_shuffled,
     is_wordlike,
@@ -31,12 +32,12 @@ _SURE = (
     r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|y0_|"
     r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|figd_|dckr_[po]at_|PMAK-|"
     r"NR[A-Z]{2}-|sb[ap]_|"
-    r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:ATT|BB|CTT)|HRKU-|"
+    r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:AT|BB|CTT|EG)|AKCp|HRKU-|"
     r"sq0[a-z]{3}-|ph[sx]_|access_token\$production\$|lsv2_[ps][tk]_|wandb_v1_|xkeysib-|gls?[ac]_|CCIPAT_|bkua_|"
     r"cflt|xa[ap]t-|waka_|bedrock-api-key-|sk-let-|mdb_sa_sk_|v[1-4]\.(?:local|public)\.|ATTA[0-9a-f]{8}|WPL_AP[01]\.|"
     r"packagist_[a-z]{3}_|luma-[0-9a-f]{8}-|sec-c-|amzn\.mws\.|amzn1\.oa2-cs\.v1\.|FLWSECK-|"
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
-    r"pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|"
+    r"dG9rO|pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|"
     r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|pco_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-|TlRMTVNTUAAD|fmu1-|AVNS_|nsec1"
 )
 _LIKELY = (
@@ -186,6 +187,7 @@ _TIMED = re.compile(r"c[a-z0-9]{24}|[01][0-9A-Za-z]{25}")  # CUID, ULID
 _GROUPS = re.compile(r"[a-z0-9]{6,}(?:-[a-z0-9]{6,}){2,5}|[A-Z0-9]{5}(?:-[A-Z0-9]{5}){3,5}")
 _PADDED = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MOST_LABELS = 5
+_UUID = [8, 4, 4, 4, 12]  # characters of its parts
 
 
 @lru_cache(maxsize=8192)  # paths and names come again and again
@@ -204,7 +206,7 @@ def is_labelled(text: str) -> bool:
         words = [label.lower() for label in labels]
         if not _ID_WORDS.isdisjoint(words):
             return False
-        telling = not _KEY_WORDS.isdisjoint(words)
+        telling = not _KEY_WORDS.isdisjoint(words) or any(word.endswith("key") for word in words)
         if is_known_id(text.lower()) and (len(labels) < 2 or not telling):
             continue
         if _is_labelled_body(rest, labels, telling):
@@ -216,18 +218,26 @@ def _is_labelled_body(body: str, labels: list[str], telling: bool) -> bool:
     """Whether the rest of a string behind its labels is a key; `telling`: a label is a word of the names of keys."""
     # a label behind the first may be a part of the key
     named = labels[0][0].isalpha() and all(
-        _NAME.fullmatch(label) or label.isdigit() or (at and len(label) >= 6 and is_mixed(label))
+        _NAME.fullmatch(label) or label.isdigit() or (at and len(label) >= 4 and is_mixed(label))
         for at, label in enumerate(labels)
     )
     whole = re.sub(r"(?<=[A-Za-z0-9]{12})_[A-Za-z0-9]{4,10}\Z|(?<=[0-9a-f]{32})v\d\Z", "", body)  # without check digits
     parts = whole.split(".") if "." in whole else whole.split("-")
+    letters = re.sub("[_-]", "", whole)
+    if letters.isalpha() and not (letters.islower() or letters.isupper()):
+        random = len(letters) >= 18 and chunk_length(whole) <= 2.75 and not is_wordlike(whole)
+        return random and (telling or labels[0].isupper())
     if not whole.isalnum():
         lengths = list(map(len, parts))
         if named and is_hash(whole.replace(".", "")):
-            return (telling and lengths == [8, 4, 4, 4, 12]) or ("." in whole and min(lengths) >= 32)
+            return (telling and (lengths in (_UUID, 2 * _UUID) or min(lengths) >= 24)) or (
+                "." in whole and min(lengths) >= 32
+            )
         if named and _GROUPS.fullmatch(whole) and len(set(lengths)) == 1:
             joined = "".join(parts)
             return is_mixed(joined) and is_shuffled(joined)
+        if telling and whole.replace("-", "").isalnum() and all(_is_one_case_key(part, True) for part in parts):
+            return is_mixed(whole)
         if "." in whole:
             return min(lengths) >= 16 and all(is_random_token(part, 3.2) for part in parts)
         padded = whole.rstrip("=")
@@ -236,15 +246,20 @@ def _is_labelled_body(body: str, labels: list[str], telling: bool) -> bool:
     if not (named and is_mixed(whole)):
         return len(whole) >= 32 and is_random_token(whole, 3.2)
     if is_hash(whole):
-        names = [label for label in labels if not re.fullmatch(r"v?\d+", label)]
+        names = [label for label in labels if not re.fullmatch(r"v?\d+|(?=.{6})[a-f]*\d[0-9a-f]*", label)]
         plain = len(names) == 1 and len(names[0]) > 1 and (names[0].islower() or names[0].isupper())  # no Page-...
-        return len(set(whole)) >= 8 and len(whole) >= (20 if telling else 32) and (telling or plain)
+        return len(set(whole)) >= 6 and len(whole) >= (20 if telling else 28) and (telling or plain)
     if whole.islower() or whole.isupper():
-        if (_TIMED.fullmatch(whole) and not telling) or len(whole) < (16 if telling else 20) or len(set(whole)) < 9:
-            return False
-        shuffled = is_shuffled(whole) and not (is_wordlike(whole) and chunk_length(whole) > 2)
-        return shuffled or (len(whole) >= 24 and len(set(whole)) >= 12 and not is_wordlike(whole))
+        return _is_one_case_key(whole, telling)
     return is_random_token(whole, 3.0)
+
+
+def _is_one_case_key(text: str, telling: bool) -> bool:
+    """The same for a part of small letters and digits, or of capitals and digits."""
+    if (_TIMED.fullmatch(text) and not telling) or len(text) < (16 if telling else 20) or len(set(text)) < 9:
+        return False
+    shuffled = is_shuffled(text) and not (is_wordlike(text) and chunk_length(text) > 2)
+    return shuffled or (len(text) >= 24 and len(set(text)) >= 12 and not is_wordlike(text))
 
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -298,7 +313,7 @@ _TOKENS = (
     detector("jwt", r"(?<![A-Za-z0-9])eyJ[\w=-]{4,2000}\.[\w=-]+\.?[\w.+/=-]*", r"eyJ[\w=-]{4}"),
     detector("aws_key", rf"\b{_AWS_ID}\b", _AWS_ID),
     # also behind the %3D of an address, where a published rule sees no beginning
-    detector("discord_token", r"[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,38}(?![\w-])", r"\.[\w-]{6}\.[\w-]{27}"),
+    detector("discord_token", r"[MNO][\w-]{22,27}\.[\w-]{6,7}\.[\w-]{27,38}(?![\w-])", r"\.[\w-]{6,7}\.[\w-]{27}"),
     detector("anthropic_key", r"sk-ant-[\w-]{12,}", r"sk-ant-"),
     detector("stripe_key", r"\b(?:[rs]k_(?:live|test)_[\w-]{12,}|whsec_[\w+/=-]{12,})", r"[rs]k_(?:live|test)_|whsec_"),
     detector("openai_key", r"(?<![\w-])sk-(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
@@ -314,6 +329,12 @@ _TOKENS = (
         "provider_key",
         rf"(?<![A-Za-z0-9])(?:{_SURE})[\w+/=%$.~-]{{17,}}[\w+/=-]",
         rf"(?:{_SURE})[\w+/=%$.~-]{{18}}",
+    ),
+    detector(  # short ones need a random rest, too
+        "provider_key",
+        rf"(?<![A-Za-z0-9])(?:{_SURE})(?P<rest>[\w-]{{12,17}})(?![\w-])",
+        rf"(?:{_SURE})[\w-]{{12}}",
+        accept=lambda match: is_random_short(match["rest"]),
     ),
     detector(
         "provider_key",
@@ -335,11 +356,11 @@ _TOKENS = (
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
         r"(?::(?:[0-9a-f]{32}|fx\b|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})|<__>\w{16,64})|"
         r"1000(?:\.[0-9a-f]{32}){2}|private_[A-Za-z0-9+/]{27}=|"
-        r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|[0-2]/\d{16}(?:/\d{16})?:[0-9a-f]{32}|"
+        r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|(?<![/.])[0-2]/(?:\d{12,16}(?:/\d{16})?:)?[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{16,32}|"
         r"xx[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
         r"00D\w{12,15}![\w.]{60,}|K10[0-9a-f]{64}::\w+:[0-9a-f]{32}|EXO[0-9a-f]{24}|DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|"
-        r"akab-[a-z0-9]{16}-[a-z0-9]{16}|PRD-[0-9a-f]{12}(?:-[0-9a-f]{4}){4}|AstraCS:[A-Za-z0-9]{24}:[0-9a-f]{64}|"
+        r"\d{8,10}:A(?=[\w-]{0,30}\d)[\w-]{33,35}|akab-[a-z0-9]{16}-[a-z0-9]{16}|(?:PRD|SBX)-[0-9a-f]{12}(?:-[0-9a-f]{4}){4}|AstraCS:[A-Za-z0-9]{24}:[0-9a-f]{64}|"
         r"brd-customer-\w+-zone-\w+:\w{8,}|"
         r"_\|WARNING:-[^|\s]{20,200}\|_[0-9A-F]{100,}|sess-[A-Za-z0-9]{40}|app-(?=[A-Za-z]{0,20}\d)(?=[a-z0-9]{0,20}[A-Z])[A-Za-z0-9]{24}|"
         r"[A-Za-z0-9]{52}JQQJ99[A-Za-z0-9]{20,40}|"
@@ -348,8 +369,8 @@ _TOKENS = (
         r"[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us[0-9]|"
         r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}(?::(?:[0-9a-f]{32}|fx\b|[0-9a-f]{8}-)|<__>)|"
         r"1000\.[0-9a-f]{32}|private_[A-Za-z0-9+/]{27}=|"
-        r"DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|akab-|PRD-[0-9a-f]{12}|AstraCS:|brd-customer-|_\|WARNING:-|"
-        r"K10[0-9a-f]{64}|EXO[0-9a-f]{24}|sess-[A-Za-z0-9]{40}|app-[A-Za-z0-9]{24}|JQQJ99|[0-9a-f]{32}-[0-9a-f]{8}-|[0-9]/[0-9]{16}|"
+        r"DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|[0-9]:A[\w-]{33}|akab-|(?:PRD|SBX)-[0-9a-f]{12}|AstraCS:|brd-customer-|_\|WARNING:-|"
+        r"K10[0-9a-f]{64}|EXO[0-9a-f]{24}|sess-[A-Za-z0-9]{40}|app-[A-Za-z0-9]{24}|JQQJ99|[0-9a-f]{32}-[0-9a-f]{8}-|[0-2]/(?:[0-9]{12}|[0-9a-f]{32})|"
         r"[0-9]Q~|[0-9a-f]{32}\.[\w-]{16}|xx[0-9a-f]{8}-|\.atlasv1\.|00D\w{12,15}!|"
         r"A{10}|t1\.[\w-]{60}",
     ),
