@@ -1185,6 +1185,9 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44\uff1aZ5tQQ0JrpHi1", "Z5tQQ0JrpHi1"),
         ('{"p\u0430ssw\u043erd": "onlyletters"}', "onlyletters"),
         ("the pass is 9muafdAZR7", "9muafdAZR7"),
+        # between scripts without spaces, and a key whose end is not in the text
+        ("\u5bc6\u7801\u662fYoa1ZgVVNZ9u\uff0c\u8bf7\u52ff\u5916\u4f20\u3002", "Yoa1ZgVVNZ9u"),
+        (f"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n> {REST}{REST}\n> {REST}", REST),
         ('pyautogui.write("qWD9dxoMW0", interval=0.1)  # password', "qWD9dxoMW0"),
         # what is public in a text shields nothing else in it
         (f'{{"etag": "{REST}", "note": "use Zs4kWm1qXv7TbP2nLc9RfYd3GhJ5uEaQ6oKiB0tN"}}', "Wm1qXv7TbP2nLc9RfYd3"),
@@ -1457,6 +1460,30 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "TOOLS-getUserByEmailAddressAndName, api-convertUtf8StringToBase64, sk_GENERAL_NAMES_new_reserve",
         "objects/0/279b6ba51a9da30b6416919d82e64ace, img_507f1f77bcf86cd799439011, build_29ba5ab5_step2",
         "1718012345:ApplicationStartedEventHandlerInitializer; rev 00000000-0000-0000-0000-000000000000",
+        # identifiers of words with both cases and digits, pointers, types of GraphQL, variables of psql, cmdlets
+        "int i2d_PKCS8PrivateKeyInfo_fp(FILE *fp); sk_ASN1_UTF8STRING_deep_copy(); getHostCPUNameForS390x()",
+        "SRP_user_pwd *SRP_VBASE_get1_by_user(SRP_VBASE *vb);\n const PKCS12_SAFEBAG *bag, const char *pass",
+        "mutation Login($email: String!, $password: String!); CREATE ROLE app PASSWORD :'app_password';",
+        '$pw = Read-Host -AsSecureString "Enter password"; using ModulePass::doInitialization;',
+        "SIGNATURE_HMAC = SIGNATURE_HMAC_SHA1; METHOD: 'trust', 'password', 'scram-sha-256'; kpasswd\t\t464/udp",
+        'POSTGRES_PASSWORD: "${POSTGRES_PASSWORD:?set a password}"; password: SecretValue.secretsManager("prod/db")',
+        "  - user: deploy\n    update_password: on_create\npasswd:         files",
+        'def get(self, key: str) -> str:\n    """[rows] how often, with replacement (1993)"""',
+        "enum {\n    DUP_TOKEN, /* 541 */\n    TREE_NOT_UTF8, /* 1303 */\n};",
+        "words = (\n 'mypw loginpw '\n 'sshpw webpw one2'\n)",
+        "PEM = ('-----BEGIN RSA PRIVATE KEY-----', '-----END RSA PRIVATE KEY-----'); x='-----BEGIN PRIVATE KEY-----'",
+        "gpg: key 0x3B4FE6ACC0B21F32: public; spotify:track:6rqhFgbbKwnb9MLmUQDhG6; ?list=PL590L5WQmH8fJ54F369BLDSq",
+        '{"kty": "EC", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"}',
+        "Set-Cookie: session=; Max-Age=0; Path=/; SameSite=Lax",
+        "Reason: unknown user name or bad password. Status: 0xC000006D",
+        # the word for a password in another language, scripts without spaces
+        '{"login.password": "Passwort", "es": {"password": "Contrase\u00f1a"}}',
+        "\ube44\ubc00\ubc88\ud638\ub294 8\uc790 \uc774\uc0c1",
+        "\u5bc6\u7801\uff1a\u5fc5\u586b\u9879\u3002\u53e3\u4ee4\u6709\u6548\u671f30\u5929\u3002",
+        # chapters and versions, pages called home, accounts of systems, ids of pages, licences
+        "// C99 6.3.1.8, [27.7.1.2]; Require libXext 1.0.99.4; https://x.example/en/home/tables; src/app/home/list.tsx",
+        "-rw-r----- 1 root www-data 84 Mar  4 10:22 x\n/home/node/app; Clause 252.227-7013; /testcase/5390364397928448",
+        "License: LGPLv2.1+ or CC-BY-SA-3.0-Unported\nLicense: X11R5-permissive\nwith pypa/distutils@274758f1c02048d29",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

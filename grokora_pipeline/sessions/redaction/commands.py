@@ -273,6 +273,7 @@ _ABOUT_HASHES = re.compile(
 )
 _PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|secret|geslo", re.IGNORECASE)
 _LABEL = re.compile(rf"(?i)\s*(?:[\w'-]{{1,16}} ){{0,2}}(?:{SPOKEN}):?\s*")  # of a field, alone in its line
+_NEXT_STRING = re.compile(r"[\"'`],?\s*\n\s*[\"'`]\Z")  # of a list, one a line
 _COMMAND = re.compile(  # a prompt, a question, a call in JSON, or a program that shows something
     r"\A\s*(?:\S{0,40}[>$#%)\]:]|PS|In|irb\S*)(?:\s|\Z)|[\"}?]\Z|\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk|cut|lookup)\b"
 )
@@ -282,8 +283,9 @@ def _is_printed(match: re.Match[str]) -> bool:
     """Whether what stands alone in the line below a command or an announcement is the secret that it prints."""
     start, value = match.string.rfind("\n", 0, match.start()) + 1, match["value"]
     asked = match.string[start : match.start("value")]
-    code = EXPRESSION.match(value) or re.search(r"\A[\w.-]*[(\[{,]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
-    if code or not is_value(match) or _ABOUT_HASHES.search(asked):
+    code = EXPRESSION.match(value) or re.search(r"\A@?[\w.:-]*[(\[{,<]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
+    code = code or re.match(r"\s?[\"'`]\s?[:=([.]", match.string[match.end() :])  # the key of a mapping
+    if code or not is_value(match) or _ABOUT_HASHES.search(asked) or _NEXT_STRING.search(asked) or "\x1b" in value:
         return False
     if "/" in value:
         return len(value) >= 20 and is_random_token(value, 3.2)

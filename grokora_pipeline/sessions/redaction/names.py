@@ -49,7 +49,7 @@ _SUFFIXES = word_set(  # words after the telling one that change nothing
 # any value of these is secret; the short ones only as whole words
 _PASSWORD_END = re.compile(
     rf"(?:(?:{MISSPELT})s?|pass(?:phrase|code|wort)s?|pass|ps?wd|psw|pword|secrets?|credentials?|creds|kennwort|kennung|geslo|motdepasse|"
-    r"lozinka|heslo|senha|wachtwoord|contrasen(?:a|ya)|parool|pasahitza|katasandi|parola|adgangskode|passord|salasana|palavrapasse|mnemonic|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
+    r"lozinka|heslo|senha|wachtwoord|contrasen(?:a|ya)|parool|pasahitza|katasandi|parola|adgangskode|passord|salasana|palavrapasse|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery|preshared)key|"
     r"totpseed|keymaterial|pincode|secretstring|secretkeybase)\Z"
@@ -64,11 +64,11 @@ SHORT = (  # names that say something by themselves or as the last word of one, 
     "(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)_?codes?"
 )
 _NOT_PASSWORDS = re.compile(  # they end like the above
-    r"(?:by|com|ask|tres|sur|under|over|im|sea|boarding|season|hall|forward|backward|first|second|low|high|band|test|all|num|n|"
+    r"(?:by|com|ask|tres|sur|under|over|im|sea|boarding|season|hall|debug|forward|backward|first|second|low|high|band|test|all|num|n|"
     r"max|min|is|one|two|single|multi)pass|existingsecrets?|withcredentials|(?:country|area|zip|status|error|exit)codes?"
 )
 _KEY_END = re.compile(  # of these, values that look random
-    r"(?:key|token|crumb|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"
+    r"(?:key|token|crumb|mnemonic|signature|authorization|cookies?|bearer|jwt|licen[cs]e|hmac|auth)\Z|"
     r"(?:api|access|private|auth|signing|account|app|secret|ssh|encryption|webhook|licen[cs]e|host)keys\Z|secretid\Z|"
     r"(?:api|access|auth|refresh|bearer|session|bot|deploy|personal)tokens\Z|(?:php|asp)sess(?:ion)?id\Z|(?:j|net)sessionid\Z"
 )

@@ -23,7 +23,7 @@ from grokora_pipeline.sessions.redaction.detector import (
 )
 from grokora_pipeline.sessions.redaction.names import SPOKEN, meaning
 from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, is_chosen, is_named
-from grokora_pipeline.sessions.redaction.tokens import from_base64
+from grokora_pipeline.sessions.redaction.tokens import from_base64, is_known_id
 
 NO_FIELD = re.compile(
     "forgot|reset|show|hide|link|button|remember|save|hint", re.IGNORECASE
@@ -52,6 +52,9 @@ _IN_FIELD = (
 _TYPED = rf"(?:{QUOTE}|\b)(?:text|value|input|content)(?:{QUOTE}\s?:|=)\s?{QUOTE}(?P<value>[^\"'`\\\s]{{4,80}}){QUOTE}"
 _FROM_HEX = r"(?:Buffer\.from|\w{0,9}\.?fromhex|\w{0,8}\.?unhexlify|hex\.decode\w{0,6})"
 _BYTES = r"bytes|bytearray|(?:new )?byte ?\[\]|\[\w{0,4}\](?:byte|uint8|u8)|(?:new )?Uint8Array(?:\.\w+)?|Buffer\.from"
+_COOKIE = re.compile(  # one that has a value
+    r"(?i)(?:\A|; ?)(?!(?:max-age|expires|path|domain|samesite)=)[\w.-]+=(?!deleted)[^;\s{<$%]{4}"
+)
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
 _OF_USERS = re.compile(r"(?i)\b(?:user|grant|role|connect)\b")  # what is identified by a password
 _ROWS: tuple[Context, ...] = (
@@ -59,7 +62,14 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:\b(?:set\w*|getenv|get|define|put\w*)\(\s?(?:{QUOTE})?|"
         rf"(?<![\w:]):)(?P<name>[\w.-]*(?:{TELLING})\w*)(?:{QUOTE})?\s?,\s{{0,12}}[bru]?{QUOTED}",
         rf"(?i:(?:(?:set\w*|getenv|get|define|put\w*)\(\s?[\\\"'`]{{0,4}}|:)[\w.-]*(?:{TELLING_HINT}))",
-        is_named,
+        # an identifier before one more argument is a name, too: config.set("credentials", "access_key_id", x)
+        lambda match: (
+            is_named(match)
+            and not (
+                re.fullmatch(r"_?[a-z]+\d?(?:_[a-z]+)+", match["value"])
+                and re.match(r"[\"'`]\s?,", match.string[match.end() :])
+            )
+        ),
         TELLING_GATE,
     ),
     (  # <input type="password" value="x">
@@ -198,11 +208,14 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # connect("host", 22, "bob", "x1"), new PDO(dsn, 'app', 'x1'), WiFi.begin("net", "x1"), jwt.sign(data, "x1")
-        rf"(?:(?:{_CONNECTING})\b\(?(?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:{_CALLS})\()"
+        rf"(?:(?:{_CONNECTING})[( ](?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:{_CALLS})\()"
         rf"[^;\n]{{0,160}}?,\s?N?(?:Some\()?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)"
         rf"(?P<value>[^\s\"'`\\<>|,;:/(){{}}]{{6,64}}){QUOTE}",
         rf"(?i:(?:{_CONNECTING}|(?:{_CALLS})\())",
-        lambda match: is_mixed_value(match) and not re.search(r"\.[a-z]{2,}\Z|^[\d.]+\Z", match["value"]),
+        lambda match: (
+            is_mixed_value(match)
+            and not (re.search(r"\.[a-z]{2,}\Z|^[\d.]+\Z", match["value"]) or is_known_id(match["value"]))
+        ),
         rf"(?i:(?:{_CONNECTING}|{_CALLS})[( ][^\n]*,)",
     ),
     (  # mysqli_connect("host", "bob", "x", "shop"), DBI->connect($dsn, "bob", "x")
@@ -252,7 +265,7 @@ _ROWS: tuple[Context, ...] = (
         lambda match: (
             len(match["value"]) >= 8
             and is_mixed_value(match)
-            and not re.search(r"/|\.\w{1,4}\Z", match["value"])
+            and not re.search(r"/|\.\w{1,4}\Z|\A(?:\d\d|mm):|\][+*?{]", match["value"])  # a time
             and (bool(CHOSEN.fullmatch(match["value"])) or is_chosen(match))
         ),
         "",
@@ -324,7 +337,7 @@ _ROWS: tuple[Context, ...] = (
     (  # Cookie: a=b; c=d
         rf"\b(?:set-)?cookies?(?:{QUOTE})?\s?[:=]\s?(?:{QUOTE})?(?P<value>[\w.-]+=[^\n\"'`]{{6,}})",
         r"(?i:cookies?[\\\"'`]{0,4}\s?[:=])",
-        is_value,
+        lambda match: bool(_COOKIE.search(match["value"])),
         r"(?i:cookies?[^a-z])",
     ),
     (  # the query of a URL

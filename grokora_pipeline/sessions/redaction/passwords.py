@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
+    EAST,
     NOT_A_SECRET,
     PHRASE,
     QUOTE,
@@ -24,11 +25,13 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_random_token,
     is_scrambled,
     is_shuffled,
+    is_value,
     is_wordlike,
     looks_random,
     wallet_words,
+    word_share,
 )
-from grokora_pipeline.sessions.redaction.names import Meaning, meaning, word_set
+from grokora_pipeline.sessions.redaction.names import FOREIGN, Meaning, meaning, word_set
 from grokora_pipeline.sessions.redaction.published import providers
 from grokora_pipeline.sessions.redaction.tokens import is_known_id, is_publishable
 
@@ -60,12 +63,14 @@ CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*
 _LINE_END = re.compile("[\n\r\\\\\"'`<]|[ \\t]*(?:\u2502|\\Z)")  # also within quotes, an element, a box
 CODE = re.compile(  # a name or a call in a program, not a value
     r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|"
-    r"convertto-\w+",
+    r"(?:convertto|convertfrom|read|get|new|import)-(?:host|content|random|object|cli\w+|[a-z]*(?:secret|cred|pass|token|"
+    r"string)[a-z]*)",
     re.IGNORECASE,
 )
 
 _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
-    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|(?:[\w-]+:)?(?:/[A-Za-z._-]+(?:@[\d.]+)?){1,}\Z|"
+    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|\$\w+[/\\]|"
+    r"(?:[\w-]+:)?(?:/(?:[A-Za-z._-]+|v\d)(?:@[\d.]+)?){1,}\Z|"
     r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
     r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}\Z|[au]rn:[\w:/.*-]+\Z|"
     r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|"
@@ -73,8 +78,15 @@ _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a te
 )
 _BETWEEN_QUOTES = re.compile(r"\s*(?:[.,+;)&:]|\|\|)\s*\$?[A-Za-z_].*[:=+.,(\[{&|]\s*")
 _MARKS = frozenset("%#$^~`@\\")  # hardly three of them in one call
+_LABEL = re.compile(FOREIGN, re.IGNORECASE)  # the word for a password, translated
+_CONSTANT = re.compile(r"[A-Z][A-Z\d]*(?:_[A-Z\d]+)+")
+_ACTION = re.compile(
+    r"(?:change|update|reset|force|require|expire|verify|check|use|show|hide|allow|no|has|is)_", re.IGNORECASE
+)
 _SCHEME = re.compile(r"(?:basic|bearer|token) ", re.IGNORECASE)
-_LICENCE = re.compile(r"\b(?:apache|mit|[al]?gpl|bsd|mpl|isc|cc0|licen[cs]ed?)\b", re.IGNORECASE)
+_LICENCE = re.compile(
+    r"\b(?:apache|mit|[al]?gpl|gfdl|bsd|mpl|mozilla|isc|cc|ofl|psf|zlib|licen[cs]ed?)(?:\b|_|v?\d)", re.IGNORECASE
+)
 # without quotes: what a program gets or names, also as the argument of a call
 EXPRESSION = re.compile(
     r"(?:void|new|await|typeof|yield|lambda|async|not)\b|[&*][A-Za-z_]\w*\Z|"
@@ -99,15 +111,15 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     if (
         not means
         or (len(value) < 4 and not code)
-        or NOT_A_SECRET.fullmatch(value)
+        or NOT_A_SECRET.fullmatch(value if quoted else value.partition(";")[0])
         or (not quoted and re.search(r"[(\[{)\]}]", value))
     ):
         return False
     if _SCHEME.match(value) and NOT_A_SECRET.fullmatch(_SCHEME.sub("", value)):
         return False
-    if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)):
+    if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)) or _LABEL.fullmatch(value):
         return False
-    if _BETWEEN_QUOTES.fullmatch(value):
+    if value[0] in "\"'" or _BETWEEN_QUOTES.fullmatch(value):
         return False  # of two strings: the program between them
     cut = any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]"))
     if cut and re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and len(_MARKS.intersection(value)) < 3:
@@ -148,21 +160,12 @@ def _is_assigned(match: re.Match[str]) -> bool:
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
     if operator == "->" and not (spaced or quote):
         return False  # a method of what is called so
-    below = "\n" in match.string[match.end("operator") : match.start("value")]
-    if not quote and (
-        re.match(r" ?[=:](?:\s|\Z)", match.string[match.end() :])
-        or (below and re.match(r"[ \t]*\|", match.string[match.end() :]))
-        or re.match(r"[\w.-]+=" if below else r"\w+\|\w+:", value)
-    ):
-        return False  # the name of the next of several assignments
-    if (
-        spaced
-        and not quote
-        and value.isidentifier()
-        and value.islower()
-        and _NAME_BEFORE.search(match.string, max(0, start - 40), start)
-    ):
-        return False  # `user, password = auth`
+    if operator == ":" and not spaced and match.string[match.start("operator") - 1].isspace() and quote:
+        return False  # a variable of psql: PASSWORD :'x'
+    if re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value):
+        return False  # of the program, with a name of its own
+    if not quote and _is_name_too(match, name, spaced):
+        return False
     dumped = operator == "=" and name.isupper() and not spaced  # of an environment
     if not (quote or dumped) and _is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
@@ -190,6 +193,28 @@ def _is_assigned(match: re.Match[str]) -> bool:
     return bool(quote) or not value.isalpha() or (operator == "=" and not spaced) or (alone and operator in _SETS)
 
 
+def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
+    """Whether what follows a name without quotes is one as well: of the next assignment, a variable, a way to act."""
+    value, after = match["value"], match.string[match.end() :]
+    below = "\n" in match.string[match.end("operator") : match.start("value")]
+    if (
+        re.match(r" ?[=:](?:\s|\Z)", after)
+        or (below and re.match(r"[ \t]*\|", after))
+        or re.match(r"[\w.-]+=" if below else r"\w+\|\w+:", value)
+    ):
+        return True
+    start = match.end("name") - len(name)
+    if (
+        spaced
+        and value.isidentifier()
+        and value.islower()
+        and _NAME_BEFORE.search(match.string, max(0, start - 40), start)
+    ):
+        return True  # `user, password = auth`
+    constant = spaced and _CONSTANT.fullmatch(value) and word_share(value) > 0.4
+    return bool(constant) or bool(_ACTION.match(name) and not (is_mixed(value) and looks_random(value)))
+
+
 def _is_expression(value: str, after: str) -> bool:
     """Whether a value without quotes is a piece of a program: an operator, a path of names, a name of several words."""
     match = EXPRESSION.match(value)
@@ -215,10 +240,11 @@ def _is_of_a_type(match: re.Match[str]) -> bool:
 
 def is_named(match: re.Match[str]) -> bool:
     """The same where name and value are apart: arguments of a call, an XML element, an entry of a list."""
-    name, value = _whole_name(match), match["value"].strip(":* ").lower()
+    name, value = _whole_name(match), match["value"]
     # of the field that is called so, or the name of its twin: "password1", "password2"
-    label = value in name.lower() or (value[-1:].isdigit() and value[:-1] == name.lower().rstrip("0123456789"))
-    return not label and is_secret(meaning(name), match["value"], quoted=True)
+    plain, label = (re.sub(r"[\W_]", "", one).lower() for one in (name, value))
+    label_of_it = label in plain or (label[-1:].isdigit() and label[:-1] == plain.rstrip("0123456789"))
+    return not label_of_it and is_secret(meaning(name), value, quoted=True)
 
 
 def _are_constants(match: re.Match[str]) -> bool:
@@ -264,7 +290,7 @@ _LOOSELY = (  # what stands between other words, too
     rf" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar2?\(\w+\)) ?= ?N?(?={QUOTE})",
     r"=\{(?=[^\s{}\\]{8,98}\})",  # PWD={x} of ODBC
     # get_password(): return "x", password: String { "x" }
-    rf"(?:\([^()\n]{{0,40}}\))?[^\n\"'=;,]{{0,24}}[:{{]\s{{0,24}}(?:return )?(?={QUOTE})",
+    r"(?:\([^()\n]{0,40}\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?(?=\\{0,3}(?:\"(?!\"\")|'(?!'')))",
     # storePassword "x"
     r"[ \t]?(?=(?P<line>[\"'])(?:[^\s\"'`\\]{6,98}|[a-z]+(?: [a-z]+){2,9})(?P=line)[ \t]*(?:;|\n|\Z|\}|\)))",
 )
@@ -339,6 +365,11 @@ _BESIDE = (
             is_named(match)
             and is_mixed_value(match)
             and not _are_constants(match)
+            # of a string in quotes the name is all
+            and not (
+                match.string[match.start() - len(_whole_name(match)) + len(match["name"]) - 1 :][:1] == " "
+                and match.string[match.end("name")] in "\"'"
+            )
             and not (match["name"].lower() == "pass" and match.string[match.end("name")] in " :")  # pass :data:`x2`
         ),
     ),
@@ -362,7 +393,7 @@ def _is_random_match(match: re.Match[str]) -> bool:
     value, near = match.group("value"), _SEPARATOR.fullmatch(match.group("between"))
     if is_hash(value) and _is_of_a_type(match):
         return False
-    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value):
+    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value) or _LICENCE.search(value):
         return False
     if value.lower().endswith("_" + match["name"].lower()):
         return False  # the function for it
@@ -378,7 +409,7 @@ def _is_random_match(match: re.Match[str]) -> bool:
         return len(value) >= 24 and not is_hash(value) and is_random_token(value)
     if is_hash(value) or len(value) < 24:
         return is_random_token(value, 2.2) and entropy(value) >= 3.0
-    return entropy(value) >= 3.5 and is_mixed(value) and not is_wordlike(value)
+    return entropy(value) >= 3.5 and is_mixed(value) and not is_wordlike(value) and looks_random(value)
 
 
 def _is_beside_a_provider(match: re.Match[str]) -> bool:
@@ -426,24 +457,25 @@ def is_chosen(match: re.Match[str]) -> bool:
     """Whether a string with all kinds of characters is a password: no identifier, no address."""
     value = match.group("value")
     argument = re.fullmatch(r"[A-Za-z_]\w*", value) and match.string[match.start("value") - 1] == "("
-    if argument and match.string[match.end("value") :][:1] == ")":
+    if (argument and match.string[match.end("value") :][:1] == ")") or re.search(r"\A\*+[A-Za-z_]\w*\Z|[:=]\Z", value):
         return False
     if re.match(r"=[^=\s]", match.string[match.end("value") :]):
         return False  # the next name
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
-    return random and not is_hash(value) and "/" not in value and not is_publishable(value)
+    public = is_hash(value) or "/" in value or is_publishable(value)
+    return random and not public and is_value(match) and word_share(value) <= 0.5
 
 
 _ASSIGNED = detector(
     "password",
     rf"(?P<name>(?:{TELLING})[\w-]{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
-    r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|!={1,2}(?=\s?[\"'])|:(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|!={1,2}(?=\s?[\"'])|:(?![:?+])(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
     "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
     r")(?:\*{2})?(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
     r"\\n){0,6})(?:[bfrunN@$]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
     r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|"
-    r"SecretValue\.\w{1,24}|Some|bytes|MD5|"
+    r"SecretValue\.\w{0,12}[Pp]lainText|Some|bytes|MD5|"
     r"SHA\d*|crypt|"
     r"b64decode|"
     r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"'])|"
@@ -455,7 +487,7 @@ _ASSIGNED = detector(
     r"(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
     # of `token: secret_id: x` the value is the last word, not the second name
     rf"|(?:(?:[a-z]{{4}} ){{3}}[a-z]{{4}}(?![\w ])|{PHRASE}|(?!(?:{TELLING})\w{{0,24}}\s?[:=]\s)"
-    r"[^\s\"'`\\<>]*[^\s\"'`\\<>.,;:)\]}])))))",
+    rf"[^\s\"'`\\<>{EAST}]*[^\s\"'`\\<>.,;:)\]}}{EAST}])))))",
     rf"(?i:(?:{TELLING_HINT})[\w-]{{0,24}}(?: id)?"
     r"(?:[\\\"'`\[\]}*]|\[[0-9]+\]){0,6}\s{0,40}(?:[=:\x{ff1a}\x{ff1d}\x{2192}]|[.?+|!]{1,2}=|->|<-))",
     "value",
@@ -520,7 +552,11 @@ def _column_cells(text: str) -> Iterator[re.Match[str]]:
         names = header["names"]
         separator = next((one for one in "|\t;," if names.strip("|").count(one)), "")
         columns = [meaning(name.strip("\"'`* ")) for name in names.split(separator)] if separator else []
-        if not any(columns) or any(len(name.split()) > 3 or set(":={$") & set(name) for name in names.split(separator)):
+        if (
+            not any(columns)
+            or sum(bool(name.strip()) for name in names.split(separator)) < 2
+            or any(len(name.split()) > 3 or set(":={$") & set(name) or "/*" in name for name in names.split(separator))
+        ):
             continue  # a sentence with commas, a line of a program
         insert = header.end() > header.end("names")
         rows = re.compile(r"\((?P<row>[^()\n]*)\)" if insert else r"^(?P<row>[^\n]*)$", re.MULTILINE)

@@ -9,9 +9,14 @@ from typing import Any
 import phonenumbers
 
 from grokora_pipeline.sessions.redaction.detector import Detector, detector
+from grokora_pipeline.sessions.redaction.names import word_set
 
-GENERIC_USERS: frozenset[str] = frozenset(
-    {"user", "users", "username", "ubuntu", "runner", "public", "default", "shared", "root", "guest", "all", "you"}
+GENERIC_USERS = word_set(  # of manuals, systems, images and services
+    "user users username someuser youruser your-user all you me myself guest root admin public default shared test app "
+    "node ubuntu debian runner vagrant jovyan ec2-user pi vscode codespace coder sandbox git docker builder circleci "
+    "linuxbrew daemon bin sys sync mail man news nobody nogroup www-data nginx apache httpd postgres mysql redis "
+    "mongodb systemd-network systemd-resolve systemd-timesync messagebus syslog _apt sshd staff wheel adm utmp tty "
+    "disk shadow crontab dialout sudo video audio kvm input render lxd"
 )
 _CARD = re.compile(  # the issuers' ranges and lengths; 12 and 13 digits are EANs rather than old cards
     r"4(?:\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
@@ -61,8 +66,9 @@ def _is_ip(match: re.Match[str]) -> bool:
         return False
     netmask = text.startswith("255.")
     before = match.string[max(0, match.start() - 40) : match.start()]
-    oid = re.match(r"[12]\.", text) and all(int(part) < 40 for part in text.split("."))
-    number = _VERSION.search(before) or _ROUND.fullmatch(text) or oid
+    parts = [int(part) for part in text.split(".")] if ":" not in text else []
+    chapter = parts and parts[3] < 40 and ((max(parts) < 40 and parts[0] != 10) or max(parts[:2]) < 10)
+    number = _VERSION.search(before) or _ROUND.fullmatch(text) or chapter
     return not bool(address.is_loopback or address.is_unspecified or address.is_multicast or netmask or number)
 
 
@@ -134,7 +140,7 @@ _IBAN = "|".join(
     for country, length in re.findall(r"([A-Z]{2})(\d\d)", _IBAN_LENGTHS)
 )
 _PART = r"[^\s@\"'`<>()\[\]{},;:\\/=|.?!&#*%]"
-_NAME = r"[^\s/\\\"'`:<>|*?,;()\[\]{}$~]"
+_NAME = r"[^\s/\\\"'`:<>|*?,;()\[\]{}$~%]"
 _PHONE_WORD = r"(?:phone|telephone|tel|mobile|cell|fax|gsm|whatsapp|call me at|call|text me at|sms to)"
 _PHONE_NUMBER = (
     r"\+[0-9]{1,3}[ .(-]{0,2}[0-9]|[0-9]{3}(?:\) ?|[.-])[0-9]{3}[.-][0-9]{4}|0[1-9](?:[ .][0-9]{2}){4}|"
@@ -166,7 +172,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
         ),
         detector(
             "credit_card",
-            r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-])(?!\.\d)",
+            r"(?<![\w./-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-])(?!\.\d)",
             r"[2-6][0-9]{3}(?:[ -]?[0-9]){8}",
             accept=_is_card,
         ),
@@ -225,7 +231,7 @@ DETECTORS: tuple[Detector, ...] = tuple(
         detector(
             "phone",
             r"(?<![\w+.])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?![\w])|"
-            r"(?<![\w.+-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?![\w-])(?!\.\d)|"
+            r"(?<![\w.+-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}(?:\.(?=\d{3}\.)|-(?=\d{3}-)))\d{3}[.-]\d{4}(?![\w-])(?!\.\d)|"
             r"(?<![\w.+-])(?<!\d )0[1-9](?:[ .]\d\d){4}(?![\w-])(?! ?\d)|"
             r"(?<![\w.,+/-])(?<!\d )00[1-9]\d{9,11}(?![\w.-])|"
             r"(?<![\w.,+/-])(?<!\d )(?:00[1-9]\d ?\d{1,4}|0[1-9]\d{0,3})[ /-]\d{3,4}[ -]?\d{3,4}(?![\w-])(?!\.\d)|"
@@ -244,7 +250,8 @@ DETECTORS: tuple[Detector, ...] = tuple(
         ),
         detector(
             "user",
-            r"(?:/home/|(?-i:/Users/)|(?<=[A-Za-z]:)/users/|(?P<w>\\{1,4}users\\{1,4}|"
+            r"(?:(?-i:(?:(?<![\w.-])|(?<=\\[nrt])|(?<=-[A-Z])|(?<=/var)|(?<=/export)|(?<=/mnt)|(?<=/usr))/(?:home|Users)/)|"
+            r"(?<=[A-Za-z]:)/users/|(?P<w>\\{1,4}users\\{1,4}|"
             r"[\\/]documents and settings[\\/]{1,4}))"
             rf"(?P<value>{_NAME}{{2,64}}(?(w)(?: {_NAME}{{1,30}}){{0,3}}(?=[\\/\"'\n]|\Z)|))",
             r"(?i:/home/|/users/|\\users\\|documents and settings)",

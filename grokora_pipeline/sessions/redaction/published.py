@@ -99,7 +99,8 @@ def published_findings(raw: bytes) -> list[tuple[int, int, str, bool]]:
     for start, negative_end, rule, encoded in hits:
         value = raw[start:-negative_end].decode("utf-8", "replace")
         overlaps = findings and start < findings[-1][1]
-        stands_in = NOT_A_SECRET.fullmatch(value) or FILLER.fullmatch(value) or value in _NO_PASSWORDS
+        password = value.rpartition(":")[2].lower()  # of a user
+        stands_in = NOT_A_SECRET.fullmatch(value) or FILLER.fullmatch(value) or password in _NO_PASSWORDS
         if not (overlaps or PLACEHOLDER.search(value) or stands_in or is_publishable(value)):
             findings.append((start, -negative_end, rule, encoded))
     return findings

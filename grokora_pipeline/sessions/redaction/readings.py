@@ -24,6 +24,7 @@ _MARGINS = tuple(
     )
 )
 _STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
+_LABEL = re.compile(r"[A-Z][a-z]+[:=\s]")  # behind a small letter no rest of a word
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
 DUMP = re.compile(  # as xxd and hexdump -C print bytes
     r"^[0-9a-f]{6,8}:? {1,2}(?:[0-9a-f]{2}(?:[0-9a-f]{2})?  ?){2,16}[^\n]*"
@@ -98,7 +99,7 @@ def without_wraps(text: str) -> str:
             len(before) == width
             and line
             and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before) or _HASH_END.match(line))
-            and not (_STARTED.match(line) or _RULE.fullmatch(before))
+            and not (_STARTED.match(line) or _RULE.fullmatch(before) or (before[-1].islower() and _LABEL.match(line)))
         )
         joined.append(line if goes_on else f"\n{line}")
     return "".join(joined)

@@ -65,7 +65,7 @@ _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
 _ORDINARY = re.compile(  # an address, a path, a piece of a program, a measure, a file, an algorithm
-    r"(?i).*://|[./~$<{(]|\d[\d:.,-]*[a-z%]{0,3}\Z|\d+-?(?-i:[a-z]{3,}|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
+    r"(?i).*://|[./~$<{(]|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
     r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
 )
 
@@ -235,7 +235,7 @@ _ROWS: tuple[Context, ...] = (
         lambda match: (
             is_value(match)
             and _is_no_sentence(match)
-            and (match["quote"] or not CODE.fullmatch(match["value"]))
+            and (match["quote"] or not (len(match["value"]) < 3 or CODE.fullmatch(match["value"].replace("-", "_"))))
             and (bool(match["quote"]) or not match["value"].strip("-'").isalpha() or is_mixed_value(match))
         ),
         "",
@@ -292,17 +292,18 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # use admin:x1 to get in, admin/x1!
-        rf"\b(?:(?:use|with|as|tried) [\w.-]{{2,32}}(?::(?!:)| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)"
-        rf"(?P<value>{VALUE})",
+        rf"\b(?:(?:use|with|as|tried) [\w.-]{{2,32}}(?::(?!:)|(?P<pair> ?/ ?))|"
+        rf"(?:admin|administrator|root|sa) ?[:/,] ?)(?P<value>{VALUE})",
         r"(?i:(?:use|with|as|tried) [\w.-]+(?::| ?/ ?)|(?:admin|administrator|root|sa) ?[:/,] ?)[^\s/.]{8}",
         lambda match: (
             (
                 bool(CHOSEN.fullmatch(match["value"]))
                 or (is_chosen(match) and is_mixed(match["value"]) and not is_wordlike(match["value"]))
             )
-            and len(match["value"]) >= 6
-            and "=" not in match["value"].rstrip("=")
-        ),  # of a call
+            and len(match["value"]) >= (8 if match["pair"] else 6)
+            # of a call, a type of media, a version of an action
+            and not re.search(r"=[^=]|\A\w+(?:[.+-]\w+){2,}\Z|\w@(?:[0-9a-f]{7,40}|v?[\d.]+)\Z", match["value"])
+        ),
         "",
     ),
     (  # a code that was sent, a PIN: the word, words that only join, a number

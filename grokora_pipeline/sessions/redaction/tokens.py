@@ -29,7 +29,7 @@ from grokora_pipeline.sessions.redaction.names import word_set
 _SURE = (
     r"AQ\.[A-Z]|ek_|e2b_|dtn_|lin_oauth_|signkey-|snyk_uat\.|mlsn\.|hcaik_|hcxik_|rpa_|pnu_|shippo_|bb_live_|"
     r"tgp_v1_|sk_car_|"
-    r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|y0_|"
+    r"github_pat_|dbtc_|ABSK|APP_USR-|access-(?:production|sandbox|development)-|fio-u-|CFPAT-|duffel_|EZ[AT]K|"
     r"gsk_|r8_|pplx-|nvapi-|do[opr]_v1_|lin_api_|shp(?:at|ca|pa|ss)_|tvly-|ntn_|figd_|dckr_[po]at_|PMAK-|"
     r"NR[A-Z]{2}-|sb[ap]_|"
     r"sb_secret_|LTAI|vcp_|vercel_|pul-|sgp_|sntry[su]_|hv[sbr]\.|tfp_|rubygems_|EAACEdEose0cBA|AT(?:AT|BB|CTT|EG)|AKCp|HRKU-|"
@@ -43,7 +43,7 @@ _SURE = (
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat[-_.]|pat\w{14}\.|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|"
     r"tk_|aio_|napi_|api-|live_|"
-    r"prod_|API-|ark-|ctx7sk-|nfk_|fw_"
+    r"prod_|API-|ark-|ctx7sk-|nfk_|fw_|y0_"
 )
 _CHOSEN_OFTEN = (
     r"[Pp](?:[@4][s5$]{2}w[o0]rd|a(?:[s5$]{2}w0rd|s[5$]word|[5$][s5$]word))[0-9]{0,6}|"
@@ -86,6 +86,7 @@ _SUM_BEFORE = re.compile(r"sha\d+[=-]\Z")
 _PUBLISHABLE = re.compile(
     r"pk[_-](?:live|test|lf)[_-]|(?:pub|public|publishable)[_-]|sb_publishable_|FLWPUBK|phc_|pk\.eyJ"
 )
+_LONGEST_KEY = 4096  # characters: of a private key in Base64; a longer string is a file
 _RUN = r"[A-Za-z0-9_-]{20,}|[A-Za-z0-9+/]{40,}={0,2}"
 _BODY = r"(?P<body>[a-f0-9]{32,}|[a-z0-9]{24,}(?:[-_][a-z0-9]{24,})*|[A-Z0-9]{24,})"
 _PREFIXED = re.compile(  # a short name, a separator, and a body of one alphabet
@@ -98,27 +99,30 @@ _INITIAL = re.compile(r"[a-z]_(?=[a-f0-9]{0,40}[g-z])(?P<body>[a-z0-9]{32,})")  
 _GLUED = re.compile(r"(?:[a-z]{1,8}[g-z][a-z]{0,3}|[A-Z]{2,6})(?P<body>[a-f0-9]{32,})")
 PUBLIC = re.compile(  # what looks random and is for everybody: public keys, certificates, checksums, ids in addresses
     r"-----BEGIN (?:[A-Z0-9 ]{0,30}PUBLIC KEY(?: BLOCK)?|CERTIFICATE[A-Z ]{0,20})-----[^-]{0,20000}(?:-----END|\Z)|"
+    r"(?m:^)(?:[\w+/=]{4,76}\r?\n){1,400}-----END (?:[A-Z0-9 ]{0,30}PUBLIC KEY|CERTIFICATE)|"  # the end of one
     r"(?:ssh-(?:rsa|dss|ed25519)|ecdsa-sha2-[\w-]{1,20}|sk-(?:ssh|ecdsa)-[\w@.-]{1,40}) AAAA[\w+/=]{20,}|"
     r"AAAA[BCE]3NzaC1[\w+/=]{20,}|"
-    r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})[:=-][\w+/=-]{16,}|\bh1:[\w+/]{43}=|"
+    r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})(?:[:=-]|: )[\w+/=-]{16,}|\bh1:[\w+/]{43}=|"
     r"\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|"
-    r"(?i:sitekey|site_key|site-key|public_?key|pubkey|nonce|integrity|etag|if-(?:none-)?match|fingerprint|checksum|"
+    r"(?i:sitekey|site_key|site-key|public_?key|pubkey\d*|nonce|integrity|etag|if-(?:none-)?match|fingerprint|checksum|"
     r"boundary|"
     r"x-amz-id-2|encrypted_content|(?:thought|"
     r"thinking)_?signature)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
-    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|(?:start|end|next|prev\w*)?_?cursor|page_?token|kid|"
+    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|(?:start|end|next|prev\w*)?_?(?:cursor|marker)|(?:page|next|continuation|sync|resume)_?token|kid|"
     r"x5t)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
     # any id by its name, but for those that let one in
     r"(?:[a-z](?<!session)(?<!secret)(?<!access)(?<!token)(?<!auth)(?<!api)(?:Id|_id)|"
     r"[A-Z](?<!SESSION)(?<!SECRET)(?<!ACCESS)(?<!TOKEN)_ID)"
-    r"\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b|"
+    r"\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=.-]{8,200}\b|"
     r"\b(?i:signing_?key) ?= ?[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|\b_Z[A-Z0-9]\w{8,}|"
     r""  # minisign, C++, Rust
     # of a page's scripts, of ssh's known hosts; a font, a sound; the signature of a model's thoughts
-    r"\bnonce-[\w+/=-]{16,}|\|1\|[\w+/=]{20,}\|[\w+/=]{20,}|data:(?:font|audio|video)/[\w.+-]+;base64,[\w+/=]+|"
+    r"\bnonce-[\w+/=-]{16,}|\|1\|[\w+/=]{20,}\|[\w+/=]{20,}|data:\w{4,11}/[\w.+-]+;base64,[\w+/=%]+|"
     r"\bsignature\\{0,3}[\"']\s?:\s?\\{0,3}[\"'][\w+/-]{200,}={0,2}\\{0,3}[\"']|"
-    r"\bpk\.eyJ[\w.-]+|\barn:aws[\w:/+=,.@*-]+|(?<![\w-])-[MNO][\w-]{18}(?![\w-])|[\"']n[\"']\s?:\s?[\"'][\w-]{170,}|"
-    r"gpg: key [0-9A-F]{8,40}|/(?:d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
+    r"\bpk\.eyJ[\w.-]+|\barn:aws[\w:/+=,.@*-]+|(?<![\w-])-[MNO][\w-]{18}(?![\w-])|"
+    r"[\"'](?:n[\"']\s?:\s?[\"'][\w-]{170,}|[xy][\"']\s?:\s?[\"'][\w-]{43,88}[\"'])|"  # of a public key
+    r"gpg: key (?:0x)?[0-9A-F]{8,40}|\b(?:rsa|dsa|elg|ed|cv|nistp)\d{3,5}/(?:0x)?[0-9A-F]{8,40}|[?&]list=[\w-]{12,}|"
+    r"\bspotify:\w+:\w+|/(?:track|album|artist|playlist|d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
     r"ipfs://\w+"
 )
 
@@ -140,12 +144,11 @@ def is_publishable(text: str) -> bool:
     return bool(_PUBLISHABLE.match(text))
 
 
-def _is_bitcoin_address(text: str) -> bool:
-    """Whether a string is the address of a wallet: Base58 with the check bytes of a double SHA-256."""
-    if not re.fullmatch(r"[13][1-9A-HJ-NP-Za-km-z]{25,34}", text):
+def _is_address(text: str) -> bool:
+    """Whether a string is the address of a wallet: 25 bytes in Base58, the last four the check of a double SHA-256."""
+    if not re.fullmatch(r"[1-9A-HJ-NP-Za-km-z]{26,35}", text):
         return False
-    number = reduce(lambda value, char: 58 * value + _BASE58.index(char), text, 0)
-    raw = number.to_bytes(26, "big")[1:]
+    raw = reduce(lambda value, char: 58 * value + _BASE58.index(char), text, 0).to_bytes(27, "big")[2:]
     return sha256(sha256(raw[:21]).digest()).digest()[:4] == raw[21:]
 
 
@@ -154,7 +157,7 @@ _BECH32 = re.compile(r"[a-z]{1,12}1[02-9ac-hj-np-z]{30,}|0x[0-9a-f]+")  # addres
 
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
-    if is_known_id(text) or is_publishable(text) or _is_bitcoin_address(text):
+    if is_known_id(text) or is_publishable(text) or _is_address(text):
         return False
     # of one case: a hash is no key, and no id of time (ULID) is as long
     shortest = 24 if text.isupper() and not _TIMED.fullmatch(text) else 28
@@ -179,7 +182,8 @@ _KEY_WORDS = word_set(
 # words in the names of what is no secret, whatever stands behind them
 _ID_WORDS = word_set(
     "id ids uuid guid hash sha sha1 sha256 md5 digest checksum etag trace span session cache idempotency public pub "
-    "commit rev revision build image layer chunk bundle index vendor snapshot backup request req event sitekey version"
+    "commit diff rev revision build image layer chunk bundle index vendor snapshot backup request req event sitekey "
+    "version"
 )
 _LABEL = re.compile(r"[A-Za-z0-9]{1,14}[_.~-]{1,2}")
 _NAME = re.compile(r"[a-z]{1,14}\d?|[A-Z]{1,14}\d?|[A-Z]?[a-z]{1,10}[A-Z]?[a-z]{1,10}\d?")
@@ -279,8 +283,12 @@ def from_base64(text: str) -> str | None:
 SCREENSHOT = detector("screenshot", MEDIA_DATA, MEDIA_HINT, family="")
 PRIVATE_KEY = detector(
     "private_key",
-    r"-----BEGIN (?:[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)-----.*?"
-    r"(?:-----END (?:[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)-----|\Z)|"
+    r"-----BEGIN (?:[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)-----"
+    r"(?=(?:(?!-----END).){0,300}?[A-Za-z0-9+/=]{16})"
+    r"(?:.{0,20000}?-----END (?:[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)-----|"
+    # whose end was cut off: its lines, each behind whatever margin
+    r"(?:(?:\s|\\[nr]|[^\w/+=]|\d{1,6}[|:\t\u2192-]){1,40}(?:[A-Z][\w-]{2,20}: [^\n\\]{1,80}|[A-Za-z0-9+/=]{16,}))+"
+    r"(?:(?:\s|\\[nr]){1,8}[A-Za-z0-9+/=]{1,15})?)|"
     r"PuTTY-User-Key-File-\d.*",
     r"-----BEGIN (?:[A-Z0-9 ]*PRIVATE|OpenVPN)|PuTTY-User-Key",
     flags=re.DOTALL,
@@ -316,7 +324,7 @@ _TOKENS = (
     detector("discord_token", r"[MNO][\w-]{22,27}\.[\w-]{6,7}\.[\w-]{27,38}(?![\w-])", r"\.[\w-]{6,7}\.[\w-]{27}"),
     detector("anthropic_key", r"sk-ant-[\w-]{12,}", r"sk-ant-"),
     detector("stripe_key", r"\b(?:[rs]k_(?:live|test)_[\w-]{12,}|whsec_[\w+/=-]{12,})", r"[rs]k_(?:live|test)_|whsec_"),
-    detector("openai_key", r"(?<![\w-])sk-(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
+    detector("openai_key", r"(?<![\w-])sk-(?!ssh-|ecdsa-)(?:[a-z]+-)?[\w-]{16,}", r"sk-[\w-]{16}"),
     detector("xai_key", r"(?<![\w-])xai-[\w-]{12,}", r"xai-[\w-]{12}"),
     detector("pinecone_key", r"\bpc(?:sk|local)_[\w-]{12,}", r"pc(?:sk|local)_"),
     detector("hf_token", r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}", r"(?:hf|api_org)_[A-Za-z0-9]{16}"),
@@ -511,7 +519,8 @@ BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a ke
     r"(?<![A-Za-z0-9+/_.-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/_=-])",
     r"[A-Za-z0-9+/]{40}",
     accept=lambda match: (
-        bool(re.search(r"[+=/]", match.group()))
+        len(match.group()) <= _LONGEST_KEY
+        and bool(re.search(r"[+=/]", match.group()))
         and is_random_token(match.group(), 3.0 if re.search(r"[+=]", match.group()) else 2.5)
         and from_base64(match.group()) is None
     ),
