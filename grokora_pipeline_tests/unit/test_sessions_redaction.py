@@ -1,7 +1,9 @@
 """Redaction: every planted secret is gone, clean text stays as it is, and placeholders are stable."""
 
 import base64
+import json
 import random
+import re
 import string
 import time
 import uuid
@@ -1488,3 +1490,113 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
 )
 def test_what_only_resembles_those_stays(text: str) -> None:
     assert Redactor().redact(text)[0] == text
+
+
+def cut_up(text: str, size: int = 5) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def wrapped(text: str, width: int, margin: str) -> str:
+    return "\n".join(margin + line for line in cut_up(text, width))
+
+
+SAID = "We deployed it at noon. The database password is {} and it will be changed after the release."
+PRINTED = "LOG_LEVEL=info\nDB_PASSWORD={}\nPORT=80\n"
+CUT: dict[
+    str, tuple[Callable[[str], str], Callable[[str], str]]
+] = {  # a text as something cut it, and what puts it together again
+    "server-sent events": (
+        lambda v: "\n\n".join(f"data: {json.dumps({'delta': {'content': one}})}" for one in cut_up(SAID.format(v))),
+        lambda out: "".join(json.loads(f'"{one}"') for one in re.findall(r'"content": "((?:\\.|[^"\\])*)"', out)),
+    ),
+    "arguments of a call": (
+        lambda v: "\n".join(
+            json.dumps({"type": "input_json_delta", "partial_json": one})
+            for one in cut_up(json.dumps({"command": f"export DB_PASSWORD='{v}'"}))
+        ),
+        lambda out: "".join(json.loads(f'"{one}"') for one in re.findall(r'partial_json": "((?:\\.|[^"\\])*)"', out)),
+    ),
+    "recording of a terminal": (
+        lambda v: "\n".join(json.dumps([at / 10, "o", one]) for at, one in enumerate(cut_up(PRINTED.format(v), 3))),
+        lambda out: "".join(json.loads(f'"{one}"') for one in re.findall(r'"o", "((?:\\.|[^"\\])*)"', out)),
+    ),
+    "strings of a program": (
+        lambda v: f'db_password = "{v[:6]}" + "{v[6:]}"',
+        lambda out: out.replace('" + "', ""),
+    ),
+    "lines of a program": (
+        lambda v: f"config = {{'user': 'bob',\n 'db_password': '{v[:6]}'\n                '{v[6:]}'}}",
+        lambda out: re.sub(r"'\s+'", "", out),
+    ),
+    "a quotation": (lambda v: wrapped(SAID.format(v), 52, "> "), lambda out: out.replace("\n> ", "")),
+    "a log": (
+        lambda v: wrapped(SAID.format(v), 52, "2026-01-01 10:00:00 INFO  "),
+        lambda out: out.replace("\n2026-01-01 10:00:00 INFO  ", ""),
+    ),
+    "a margin that nobody listed": (
+        lambda v: wrapped(SAID.format(v), 52, "[pod/web-7d/app] "),
+        lambda out: out.replace("\n[pod/web-7d/app] ", ""),
+    ),
+    "the bytes of an array": (
+        lambda v: f"db_password = bytes([{', '.join(map(str, v.encode()))}])",
+        lambda out: "".join(chr(int(one)) for one in re.findall(r"\d{2,3}", out)),
+    ),
+    "letter by letter": (lambda v: f"DB_PASSWORD: {' '.join(v)}", lambda out: out.replace(" ", "")),
+}
+
+
+@pytest.mark.parametrize(
+    "secret", ["ghp_R4kX9mT2vB7nQ5wZ8jL3cF6hD1sG0pY4aE2u", "qX7mR2kT9vB4nW6z", "Winter-Cabin-2024!"]
+)
+@pytest.mark.parametrize("carrier", CUT)
+def test_a_secret_that_is_cut_leaves_all_of_its_pieces(carrier: str, secret: str) -> None:
+    cut, together = CUT[carrier]
+    text = cut(secret)
+    assert secret in together(text)
+    left = together(Redactor().redact(text)[0])
+    assert secret[:8] not in left and secret[-8:] not in left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(json.dumps({"delta": one}) for one in cut_up("The token count of the second week is 512, not 98.")),
+        wrapped("Whoever forgot a password can ask for a new one, and then the page shows a token.", 48, "> "),
+        '[{"text": "Password"}, {"text": "Forgot it?"}, {"text": "Sign"}, {"text": "in"}, {"text": "Help"}]',
+        "\n".join(json.dumps({"id": f"a{number}f{number}", "type": "string"}) for number in range(40)),
+        '"id","password","host"\n"1","","db"\n"2","","web"\n',
+        "$ ls -l\n-rw-r--r-- 1 root root  12 token.py\n-rw-r--r-- 1 root root 512 secrets.md\n",
+    ],
+)
+def test_cut_texts_without_a_secret_stay(text: str) -> None:
+    assert Redactor().redact(text)[0] == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [
+            {
+                "role": "assistant",
+                "content": "Now I enter the password.",
+                "tool_calls": [
+                    {
+                        "id": "1",
+                        "function": {"name": "computer", "arguments": '{"action": "type", "text": "Winter-2024!"}'},
+                    }
+                ],
+            }
+        ],
+        {"values": [["user", "password"], ["bob", "Winter-2024!"]]},
+        {"source": ["print(os.environ['DB_PASSWORD'])"], "outputs": [{"text": ["Winter-2024!\n"]}]},
+        "app\0--password\0Winter-2024!\0",
+        'getenv("DB_PASSWORD") = "Winter-2024!"',
+        '<meta name="db-password" content="Winter-2024!">',
+        "# the password\nxdotool type --delay 12 'Winter-2024!'",
+        "db_password: !!str Winter-2024!",
+        "A1: Name | B1: Password\nA2: bob | B2: Winter-2024!",
+        "<table><tr><th>user</th><th>password</th></tr>\n<tr><td>bob</td><td>Winter-2024!</td></tr></table>",
+    ],
+)
+def test_a_password_is_found_where_a_screen_a_notebook_or_a_tracer_shows_it(value: object) -> None:
+    assert "2024" not in json.dumps(Redactor().redact(value)[0])

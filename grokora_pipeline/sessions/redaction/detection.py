@@ -8,14 +8,15 @@ import ast
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.sessions.redaction import detectors, published
+from grokora_pipeline.sessions.redaction import cuts, detectors, published
 from grokora_pipeline.sessions.redaction.detector import (
     FILLER,
     PHRASE,
@@ -50,6 +51,7 @@ _FIRST_TOKEN = 10**15  # of a draft; no session has as many placeholders
 _TOKEN = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d{16}>")
 _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus holds at most some 100 MB
 _OFTEN_REPEATED = 200  # characters
+_LONGEST_CUT = 64 << 10  # characters of a text in which pieces of a secret are looked for
 _LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
 _UNSURE = {"token", "high_entropy", "jwt"}  # kinds that are told by looks alone: what is public looks the same
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
@@ -63,6 +65,8 @@ _FIELD_NAMES = (
     *("element", "selector", "label", "field", "locator", "target", "name", "placeholder", "xpath", "type", "into"),
     *("description", "step", "id", "ref", "test_id", "testid", "key"),
 )
+_TELLING = re.compile(TELLING, re.IGNORECASE)
+_SELECTORS = ("selector", "locator", "target", "element", "xpath")
 _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
 _LONGEST_COMMAND = 200  # arguments
@@ -129,9 +133,12 @@ class _Draft:
             return self._token("PII", "phone", text)
         known = len(self._findings)
         redacted = self._text(text, depth)
-        kinds = {finding.kind for finding in list(self._findings.values())[known:]}
+        new = list(self._findings)[known:]
+        kinds = {self._findings[token].kind for token in new}
         public = PUBLIC.search(f'"{name}": "{text}"') if name and kinds and kinds <= _UNSURE else None
         if public and public.start() <= len(name):  # the name says it, and not something within the text
+            for token in new:
+                del self._findings[token]
             return text
         if redacted != text or not name:
             return redacted
@@ -142,6 +149,7 @@ class _Draft:
     def _text(self, text: str, depth: int) -> str:
         if len(text) < 4:
             return text
+        text = self._uncut(text)
         if text[0] in "{[" and text[-1] in "}]" and depth < MAX_DEPTH:
             whole = self._json(text, depth)
             if whole is not None:
@@ -149,20 +157,8 @@ class _Draft:
             text = self._literal(text, depth)
         if not _OPENED.isdisjoint(text) and (straight := _QUOTED.sub(_straight, text)) != text:
             text = text if self._detect(straight) == straight else straight
-        before = len(self._findings)
         text = DUMP.sub(lambda match: self._decoded(match[0], from_dump(match[0])), text)
-        redacted, joined = self._detect(text), without_wraps(text)
-        if joined != text:
-            cut = sorted(one for one in list(self._findings.values())[before:] if one.family)
-            between = len(self._findings)
-            again = self._detect(joined)
-            uncut = sorted(one for one in list(self._findings.values())[between:] if one.family)
-            # only where a line break cut a value or its name; else the lines stay as they are
-            if uncut != cut and not any(one != other and other.value in one.value for one in cut for other in uncut):
-                redacted = again
-                # what was found in its own line alone, and is no part of a value that goes on in the next
-                for one in [one for one in cut if not any(one.value in other.value for other in uncut)]:
-                    redacted = self._apply(detector(one.kind, re.escape(one.value), "", family=one.family), redacted)
+        redacted = self._detect(text)
         plain = redacted = self._otherwise(redacted)
         for _ in range(_MOST_ESCAPES):
             before_it, plain = plain, without_escapes(plain)
@@ -171,6 +167,33 @@ class _Draft:
             if (again := self._otherwise(self._detect(plain))) != plain:
                 return again
         return redacted
+
+    def _uncut(self, text: str) -> str:
+        """What is cut into pieces is replaced in all of them: the first one becomes the token, the others go."""
+        if self._within or len(text) > _LONGEST_CUT:
+            return text
+        gone: list[cuts.Cut] = []
+        known: set[str] | None = None  # what is found in the text as it stands
+        telling = detectors.is_telling(text)
+        for reading in (*cuts.streams(text), without_wraps(text), *(cuts.readings(text) if telling else ())):
+            if not reading.cuts or not (telling or detectors.is_suspicious(reading.text.encode("utf-8", "replace"))):
+                continue
+            draft, said = _Draft(within=True), reading.text
+            for start, end, finding in _placed(said, draft.pieces(draft._text(said, MAX_DEPTH))):
+                spans = sorted(reading.spans(start, end))
+                taken = any(low < behind and begin < high for low, high in spans for begin, behind, _ in gone)
+                if finding.family != "SECRET" or taken:
+                    continue
+                if len(spans) == 1:
+                    if known is None:
+                        whole = _Draft(within=True)
+                        whole._text(text, MAX_DEPTH)
+                        known = {one.value for one in whole._findings.values()}
+                    if any(finding.value in one for one in known):
+                        continue
+                token = self._token(finding.family, finding.kind, finding.value)
+                gone += [(*span, "" if at else token) for at, span in enumerate(spans)]
+        return cuts.Reading(text, sorted(gone)).text if gone else text
 
     def _otherwise(self, text: str) -> str:
         """What another reading of the text shows to be secret is replaced where it stands."""
@@ -198,7 +221,12 @@ class _Draft:
         if not is_suspicious(orjson.dumps(value)):
             return text
         redacted = walk(value, self.member, depth + 1)
-        return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+        whole = text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+        for token, finding in self._findings.items():  # what one of its texts shows to be secret leaves the others
+            if token not in whole and finding.family == "SECRET" and finding.spreads:
+                for form, pattern in occurrences(finding.value):
+                    whole = pattern.sub(token, whole) if pattern else whole.replace(form, token)
+        return whole
 
     def _literal(self, text: str, depth: int) -> str:
         """The same for a Python literal, if it is what `repr` gives for its value: lines are lines in its strings."""
@@ -271,6 +299,17 @@ class _Draft:
         return token
 
 
+def _placed(text: str, pieces: Iterator[TextOrFinding]) -> Iterator[tuple[int, int, Finding]]:
+    """Where in a text each of its findings stands: in their order, if what was searched had other escapes."""
+    at = 0
+    for piece in pieces:
+        if not isinstance(piece, Finding):
+            at += len(piece) if text.startswith(piece, at) else 0
+        elif (start := text.find(piece.value, at)) >= 0:
+            at = start + len(piece.value)
+            yield start, at, piece
+
+
 def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
     """A copy of a JSON-like value with each string replaced by `visit(string, name of its member or "", depth)`.
 
@@ -283,6 +322,9 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
         return visit(value, "", depth)
     if isinstance(value, dict):
         names = _names(value)
+        if "outputs" in value and (source := "".join(_texts([value.get("source")]))):  # a notebook's cell
+            for text in _texts(value["outputs"]):
+                visit(f"{source.rstrip()}\n{text.strip()}", "", depth)
         return {
             visit(str(name), "", depth): _walk_member(names.get(name) or _qualified(parent, name), one, visit, depth)
             for name, one in value.items()
@@ -300,6 +342,7 @@ def answers(messages: Sequence[Any]) -> Iterator[str]:
     """Results of one word or phrase, each below the call that it answers: only the call tells that it is a secret."""
     called: dict[str, Any] = {}  # the calls of the last answer, by id
     said: Any = ""
+    asked = ""  # what was said last to the one who calls
     for message in messages:
         if not isinstance(message, dict) or "role" not in message:
             return
@@ -309,18 +352,35 @@ def answers(messages: Sequence[Any]) -> Iterator[str]:
             entries = [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
             called = {str(one.get("id")): one.get("function") for one in entries}
             called |= {str(one.get("id")): one.get("input") for one in parts if one.get("type") == "tool_use"}
+            yield from _typed(f"{asked} {content if isinstance(content, str) else ' '.join(_texts(parts))}", called)
             said = next(reversed(called.values()), content)  # for a result that names no call
             continue
+        asked = " ".join(_texts(parts or message))[-_LAST_ASKED:] or asked
         for one in parts or [message]:
-            asked = str(called.get(str(one.get("tool_use_id") or message.get("tool_call_id")), said))
-            last = asked[-_LAST_ASKED:].rstrip("`\n ").rpartition("\n")[2]
+            call = str(called.get(str(one.get("tool_use_id") or message.get("tool_call_id")), said))
+            last = call[-_LAST_ASKED:].rstrip("`\n ").rpartition("\n")[2]
             yield from (f"{last}\n{text.strip()}" for text in _texts(one) if _ONE_WORD.fullmatch(text))
+
+
+def _typed(said: str, called: Mapping[str, Any]) -> Iterator[str]:
+    """What a call types where the words around it say that it is a password: `type "x"` names no field."""
+    last = re.split(r"[.!?]\s", said[-_LAST_ASKED:].strip())[-1]
+    field, key = _PASSWORD_FIELD.search(last), _TELLING.search(last)
+    for call in called.values() if (field or key) and not NO_FIELD.search(last) else ():
+        arguments = call.get("arguments", call) if isinstance(call, dict) else call
+        with suppress(orjson.JSONDecodeError):
+            members = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+            text = (
+                members.get("text") if isinstance(members, dict) and "type" in str(members.get("action", "")) else None
+            )
+            if isinstance(text, str) and _ONE_WORD.fullmatch(text) and (field or looks_random(text.strip())):
+                yield f'password: "{text.strip()}"'
 
 
 def _texts(result: Any) -> Iterator[str]:
     """The texts of a tool's result: of its content, its parts, or the members of the JSON object that it is."""
     if isinstance(result, dict):
-        for name in ("content", "text", "stdout", "output", "result"):
+        for name in ("content", "text", "stdout", "output", "result", "data", "text/plain"):
             yield from _texts(result.get(name))
     elif isinstance(result, list):
         for one in result:
@@ -341,6 +401,18 @@ def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
     """
     for answer in answers(value) if value and isinstance(value[0], dict) else ():
         visit(answer, "", depth)  # what is found in it is known in the message itself, too
+    if len(value) > 1 and all(isinstance(line, str) and line.endswith("\n") for line in value[:-1]):
+        visit("".join(map(str, value)), "", depth)  # the lines of a text
+    if len(value) > 1 and all(isinstance(row, list) and len(row) == len(value[0]) for row in value):
+        names = [one if isinstance(one, str) and meaning(one.strip()) else None for one in value[0]]
+        if any(names):  # a table, whose first row names what stands below
+            return [
+                value[0],
+                *(
+                    [_walk_member(*cell, visit, depth + 2) for cell in zip(names, row, strict=True)]
+                    for row in value[1:]
+                ),
+            ]
     flags = [False]
     for one in value:
         flag = isinstance(one, str) and one.startswith("-") and meaning(one) in {"key", "password"}
@@ -393,6 +465,10 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
             for name, one in texts.items()
             if (" " not in one or is_phrase(one)) and not _PASSWORD_FIELD.search(one)
         }
+    for one in _SELECTORS:  # #apiKey, input[name="api_key"]
+        end = re.findall(r"[\w-]+", str(members.get(one, "")))[-1:]
+        if end and meaning(end[0]) in {"key", "password"}:
+            return dict.fromkeys(typed, end[0])
     if _OF_A_COOKIE.intersection(members):
         return {"value": "cookie"}
     entry = next((members[name] for name in ("name", "key", "Name", "Key", "ParameterKey") if name in members), None)

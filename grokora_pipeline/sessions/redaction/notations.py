@@ -34,6 +34,10 @@ _TYPES = (
     "set_text|input_text|enter_text|"
     "type_text"
 )
+_TYPERS = (  # with what stands before the text
+    r"(?:x?doo?tool|vncdo|wtype|keystroke|sendinput|sendkeys|send|typewrite|write|type)(?: [a-z-]{1,12}){0,3}?"
+    r"(?: --?\w{1,12}(?: \d{1,4})?| type){0,4}(?: |\(|\{raw\}){1,2}"
+)
 _CONNECTING = (  # with three arguments or more
     r"Minio|connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|createDriver|dial\w*|"
     r"Sequelize"
@@ -92,6 +96,19 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:\.(?:(?:{_TYPES})\(|value ?= ?[\\\"'`]))",
         is_value,
         "",
+    ),
+    *(  # what a command or a call types, with a comment that says so above it or behind it
+        (
+            rf"{before}(?P<value>{VALUE_OR_PHRASE}){behind}",
+            rf"(?i:\b(?:{_TYPERS}))",
+            lambda match: is_mixed_value(match) and (match["field"] is not None or looks_random(match["value"])),
+            TELLING_GATE,
+        )
+        for named in (rf"(?:(?P<field>{_FIELD})|{TELLING})",)
+        for before, behind in (
+            (rf"(?:#|//|;|--|\brem)[^\n]{{0,60}}?{named}[^\n]{{0,40}}\n[^\n]{{0,40}}?\b(?:{_TYPERS})(?:{QUOTE})?", ""),
+            (rf"\b(?:{_TYPERS})(?:{QUOTE})?", rf"[^\n]{{0,40}}\s(?:#|//|;|--)[^\n]{{0,40}}?{named}"),
+        )
     ),
     *(  # {"element": "Password field", "text": "x"} within a text, in either order
         (

@@ -274,7 +274,7 @@ _PAIRED = (  # what says by itself that a name and a value are a pair
     rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>",  # <password type="plain">x
     rf"(?:{QUOTE})?\s+value=(?={QUOTE})",  # <password value="x"
     # {"name": "API_KEY", "value": "x"}, <name="API_KEY"/> <value="x"/>
-    rf"{QUOTE}(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:{QUOTE})?value(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})",
+    rf"{QUOTE}(?:[\s,]{{1,3}}|\s?/?>\s{{0,20}}<)(?:(?:{QUOTE})?value(?:{QUOTE})?\s?[:=]\s?|(?:content|text)=)(?={QUOTE})",
     r"\s{1,20}value: ?",  # - name: API_KEY, and below it its value
     # {"db_password": {"value": "x"}}
     rf"(?:{QUOTE})?\s?[:=]\s?\{{\s{{0,20}}(?:{QUOTE})?(?:[a-z]{{0,9}}value|S)(?:{QUOTE})?\s?[:=]\s?(?={QUOTE})",
@@ -289,6 +289,8 @@ _LOOSELY = (  # what stands between other words, too
     # var token string = "x", Dim token As String = "x", declare @token nvarchar(50) = N'x'
     rf" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar2?\(\w+\)) ?= ?N?(?={QUOTE})",
     r"=\{(?=[^\s{}\\]{8,98}\})",  # PWD={x} of ODBC
+    # getenv("API_KEY") = "x" of a tracer, password = 0x55e "x" of a debugger, PASSWORD: Literal["x"]
+    rf"(?:{QUOTE}\) ?= |\s?= ?0x[0-9a-f]{{1,16}} |(?:{QUOTE})?: (?:\w+\.)?(?:Literal|Final|SecretStr)\[)(?={QUOTE})",
     # get_password(): return "x", password: String { "x" }
     r"(?:\([^()\n]{0,40}\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?(?=\\{0,3}(?:\"(?!\"\")|'(?!'')))",
     # storePassword "x"
@@ -306,10 +308,11 @@ _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts b
     rf"{QUOTE}, [^\n]{{0,80}}?\bdefault(?:_value)? ?= ?(?={QUOTE})",
     rf"{QUOTE} (?:with|to|as|is|mit|auf|con|a|avec) (?={QUOTE})",  # set "password" to "x"
     rf"[^\n\"'`=;,]{{0,40}}(?:\|\||\?\?|\$\{{[\w:.]{{1,40}},) ?(?={QUOTE})",  # env.PASSWORD || "x"
-    rf"[\w\]]{{0,8}}(?:{QUOTE})?[\])]{{0,4}}\.(?:fill|type|send_?keys|set_?value)\((?={QUOTE})",
+    rf"[\w\]]{{0,8}}(?:{QUOTE})?[\])]{{0,4}}\.(?:fill|type|send_?keys|set_?value|val)\((?={QUOTE})",
     rf"(?:, ?\w{{1,30}}\] ?= ?(?:React\.)?useState(?:<\w+>)?)?\((?={QUOTE})",  # setDbPassword("x")
     r":[ \t]*\n(?:[ \t]+(?:type|format|description|required): [^\n]{1,80}\n){1,4}?[ \t]+(?:example|default|value): ?",
     r"[ \t]{2,40}(?:REG_[A-Z_]+[ \t]{2,40})?(?=[^\s|:=]{6,98}[ \t]*(?:\n|\Z)|[a-z]+(?: [a-z]+){2,9}[ \t]*(?:\n|\Z))",
+    rf"(?:;(?:\w{{1,12}}=\w{{1,8}})?){{1,3}}\](?=[^\s\"'`]{{6}})|{QUOTE} ?\([^()\n]{{0,40}}\) ?value: ",
     r"\}\{",
     r" \{(?=[^{}\n;:=]{6,98}\}[ \t]*(?:\n|\Z))",  # set password {x} of Tcl
     rf"{QUOTE}\n\d{{1,4}}\) (?={QUOTE})",  # the members of a hash, as Redis shows them
@@ -352,7 +355,7 @@ _BESIDE = (
     ),
     _beside(
         "|".join(_PAIRED),
-        r"[\\\"'`]{0,4}(?:[\s,/]{0,20}(?:[\\\"'`<]{0,4}value|>)|</(?:key|name)>|\s+\w+=|\s?[:=]?\s?\{|:[-=]|"
+        r"[\\\"'`]{0,4}(?:[\s,/]{0,20}(?:[\\\"'`<]{0,4}value|content=|text=|>)|</(?:key|name)>|\s+\w+=|\s?[:=]?\s?\{|:[-=]|"
         r"\s{0,8}[:=]\s?\S+ ->|[^<>\n]{1,60}>)",
         is_named,
     ),
@@ -360,6 +363,7 @@ _BESIDE = (
         "|".join(_LOOSELY),
         r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{3}|[ \t`*]{0,24}\||[ \t][\"']|"
         r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
+        r"[\\\"'`]{1,4}\) ?= |\s?= ?0x|[\\\"'`]{0,4}: (?:\w+\.)?(?:Literal|Final|SecretStr)\[|"
         r"(?:\([^()\n]*\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?[\\\"'`]",
         lambda match: (
             is_named(match)
@@ -381,7 +385,8 @@ _BESIDE = (
         r"[\\\"'`]{1,4} (?:with|to|as|is|mit|auf|con|a|avec) [\\\"'`]|"
         r"[^\n\"'`=;,]{0,40}(?:\|\||\?\?|\$\{[\w:.]+,) ?[\\\"'`]|"
         r"[\w\]]{0,8}[\\\"'`]{0,4}[\])]{0,4}\.\w+\([\\\"'`]|(?:, ?\w+\] ?= ?[\w.<>]+)?\([\\\"'`]|"
-        r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|\}\{| \{[^{}\n;:=]{6}|"
+        r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|"
+        r";[\w=;]*\][^\s\"'`]|[\\\"'`]{1,4} ?\([^()\n]*\) ?value: |\}\{| \{[^{}\n;:=]{6}|"
         r"[\\\"'`]{1,4}\n[0-9]{1,4}\) |[ \t]{1,24}[|\x{2502}] [^\s|]",
         _is_apart,
     ),
@@ -473,7 +478,7 @@ _ASSIGNED = detector(
     "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
     r")(?:\*{2})?(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
-    r"\\n){0,6})(?:[bfrunN@$]{1,2}(?=[\"'])|[!&][A-Za-z]\w* |"
+    r"\\n){0,6})(?:[bfrunN@$]{1,2}(?=[\"'])|(?:!!?|&)[A-Za-z]\w* |"
     r"(?:(?:new )?(?:Secret|Protected)?String(?:::(?:from|new)|\.valueOf)?|Secret(?:Str)?(?:::new)?|"
     r"SecretValue\.\w{0,12}[Pp]lainText|Some|bytes|MD5|"
     r"SHA\d*|crypt|"

@@ -5,9 +5,10 @@ import json
 import re
 import urllib.parse
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
+from grokora_pipeline.sessions.redaction.cuts import Cut, Reading
 from grokora_pipeline.sessions.redaction.detectors import ESCAPES
 from grokora_pipeline.sessions.redaction.names import undisguised
 
@@ -15,14 +16,16 @@ _MARGINS = tuple(
     re.compile(pattern, re.ASCII)
     for pattern in (
         # a log, a build; its level
-        r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\w.,:+-]*\]?(?: -)?[ \t](?:\[?(?:DEBUG|INFO|WARN\w*|ERROR)\]?:? )?",
+        r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\w.,:+-]*\]?(?: -)?[ \t]"
+        r"(?:\[?(?:DEBUG|INFO|WARN\w*|ERROR)\]?:? {1,4}|std(?:out|err) [PF] )?",
         r"[ \t]*\d{1,6}(?:\t|\u2192|[:|] ?| {2})",  # cat -n, an agent's view of a file
         r"[\w./@+-]{1,120}[:-]\d{1,6}[:-]",  # grep -n
         r"[\w.-]{1,40} *\| ?",  # docker compose logs
-        r"[ \t]*(?:[>%;\u2502\u2503|]|#+|//[/!]?|--|\*)(?: |$)",  # a quotation, a comment, a box
+        r"[ \t]*(?:>(?: ?>)+|[>%;\u2502\u2503|]|#+|//[/!]?|--|\*)(?: |$)",  # a quotation, a comment, a box
         r"[+ @\\-]",  # a diff
     )
 )
+_DIGITS, _MARGIN_ENDS = re.compile(r"\d+", re.ASCII), " \t|:]>"
 _STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
 _LABEL = re.compile(r"[A-Z][a-z]+[:=\s]")  # behind a small letter no rest of a word
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
@@ -33,6 +36,7 @@ DUMP = re.compile(  # as xxd and hexdump -C print bytes
 )
 _BYTES = re.compile(r"^[0-9a-f]{6,8}:? {1,2}((?:[0-9a-f]{2}(?:[0-9a-f]{2})?(?:  ?|$))+)", re.MULTILINE)
 _EDGE = re.compile(r"[ \t]+[\u2502\u2503|][ \t]*$", re.MULTILINE)
+_SPACES = re.compile(r"[ \t]{4,}$")  # to the end of a screen
 _ESCAPE = re.compile(r"\\+([\"'`ntr])")
 _ESCAPED = {"n": "\n", "t": "\t", "r": ""}
 _JSON_START = re.compile(r"(?<![\w\\])[{\[](?=\s{0,20}[\"{\[])")
@@ -45,7 +49,7 @@ _MARKS = frozenset("%\\&\x1b")  # of what is escaped in ASCII
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 _HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
 _RULE = re.compile(r"[\W_]+")  # below a heading
-_NARROWEST, _WIDEST = 40, 400  # columns of a terminal
+_NARROWEST, _WIDEST, _WIDEST_FILLED = 40, 400, 140  # columns of a terminal, of a text
 
 
 def from_dump(text: str) -> str:
@@ -78,31 +82,74 @@ def other_readings(text: str) -> Iterator[Any]:
         yield value
 
 
-def _without_margin(text: str) -> str:
-    lines = text.split("\n")
+def _margin(lines: list[str]) -> re.Pattern[str] | None:
+    """What all lines begin with that is not theirs."""
     first = [line for line in lines[:5] if line][:3]
     indented = all(line.startswith(" ") for line in first)  # a program, not only lines of a diff that stay
     margins = _MARGINS[:-1] if indented else _MARGINS
-    margin = next((one for one in margins if first and all(map(one.match, first))), None)
+    return next((one for one in margins if first and all(map(one.match, first))), None)
+
+
+def _common_margin(lines: list[str]) -> re.Pattern[str] | None:
+    """What all lines begin with but for its numbers, up to a mark or a space: a margin that nobody listed."""
+    alike = [_DIGITS.sub("0", line) for line in lines if line.strip()]
+    if len(alike) < 2:
+        return None
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(min(alike), max(alike), strict=False))
+    common = "".join(one for one, _ in same)
+    common = common[: 1 + max(map(common.rfind, _MARGIN_ENDS))]
+    return re.compile(re.escape(common).replace("0", r"\d+"), re.ASCII) if common else None
+
+
+def _without_margin(text: str) -> str:
+    lines = text.split("\n")
+    margin = _margin(lines)
     return text if margin is None else _EDGE.sub("", "\n".join(margin.sub("", line, count=1) for line in lines))
 
 
-def without_wraps(text: str) -> str:
-    """A text whose lines a terminal cut at its width: one as long as the longest goes on in the next."""
+def without_wraps(text: str) -> Reading:
+    """The lines of a text that go on where a terminal or an editor broke them, without their margin.
+
+    A terminal breaks at its width, hence a line as long as the longest goes on in the next; an editor between words,
+    where the next word would have been too long. Behind a margin that nobody listed all lines are read.
+    """
+    if "\n" not in text or DUMP.search(text):
+        return Reading(text, [])
     lines = text.split("\n")
-    width = max(map(len, lines))
-    if len(lines) == 1 or not _NARROWEST <= width <= _WIDEST:
-        return text
-    joined = [lines[0]]
-    for before, line in pairwise(lines):
-        goes_on = (
-            len(before) == width
-            and line
-            and not (before[-1].isspace() or line[0].isspace() or _HASH_END.search(before) or _HASH_END.match(line))
-            and not (_STARTED.match(line) or _RULE.fullmatch(before) or (before[-1].islower() and _LABEL.match(line)))
-        )
-        joined.append(line if goes_on else f"\n{line}")
-    return "".join(joined)
+    margin = _margin(lines)
+    unlisted = _common_margin(lines) if margin is None else None
+    frame = margin or unlisted
+    bodies, at = [], 0
+    for line in lines:
+        left = frame.match(line) if frame else None
+        right = (_EDGE if left else _SPACES).search(line)
+        bodies.append((at + (left.end() if left else 0), at + (right.start() if right else len(line))))
+        at += len(line) + 1
+    width = max(end - start for start, end in bodies)
+    joints = ["\n"]
+    for (start, end), (begin, stop) in pairwise(bodies):
+        joints.append(_joint(text[start:end], text[begin:stop], width) if _NARROWEST <= width <= _WIDEST else "\n")
+    every = unlisted is not None and not unlisted.pattern.isspace()
+    cuts: list[Cut] = []
+    last = 0
+    for (start, end), joint, following in zip(bodies, joints, [*joints[1:], "\n"], strict=True):
+        if every or joint != "\n" or following != "\n":
+            cuts.append((last, start, joint))
+            last = end
+    return Reading(text, [*cuts, (last, len(text), "")] if cuts else [])
+
+
+def _joint(before: str, line: str, width: int) -> str:
+    """What two lines of a text are joined by: nothing or a space if they are one, else a line break."""
+    if not line or not before or _HASH_END.search(before) or _HASH_END.match(line):
+        return "\n"
+    if _STARTED.match(line) or _RULE.fullmatch(before) or line.startswith("  "):
+        return "\n"
+    if len(before) == width:
+        return "\n" if before[-1].islower() and _LABEL.match(line) else ""
+    word = len(line.split(" ", 1)[0])
+    filled = width <= _WIDEST_FILLED and before.count(" ") > 3 and line[0].isalnum() and len(before) + 1 + word > width
+    return " " if filled else "\n"
 
 
 def without_escapes(text: str) -> str:
