@@ -43,6 +43,7 @@ class FileRecord:
     traces: dict[str, str] = field(default_factory=dict)  # what else their calls name -> session
     # session -> what was stated of it, in order: status, rating, agent, step, call, time
     stated: dict[str, list[list[object]]] = field(default_factory=dict)
+    preceding: dict[str, int] = field(default_factory=dict)  # session -> statements before its first call in the file
     inferred: dict[str, str] = field(default_factory=dict)  # session -> status
     skipped: dict[str, int] = field(default_factory=dict)
     redactions: dict[str, int] = field(default_factory=dict)
@@ -236,6 +237,8 @@ def _take(
                     continue
                 parts.add(day, row)
                 record.days[day] = record.days.get(day, 0) + 1
+                if row[1] not in sessions and row[1] in record.stated:
+                    record.preceding[row[1]] = len(record.stated[row[1]])
                 sessions.add(str(row[1]))
                 if item.trace not in ("", item.session_id):
                     record.traces[maker.public(item.trace)] = str(row[1])
@@ -264,5 +267,5 @@ def _state(record: FileRecord, session: str, verdict: Verdict, agents: Sequence[
     known = record.stated.setdefault(session, [])
     at = max(verdict.at, str(known[-1][-1] or "") if known else "")
     said: list[object] = [status, verdict.rating, agent, verdict.blamed_step, call, at or None]
-    if said not in known[-1:]:
+    if said not in known[record.preceding.get(session, 0) :][-1:]:
         known.append(said)

@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grokora_pipeline.sessions.extract import FileRecord
+from grokora_pipeline.sessions.readers.recordings import Run
+from grokora_pipeline.sessions.readers.source import log_name
 from grokora_pipeline.sessions.table import NO_TEXT, SCHEMA, base_session, read_rows
 from grokora_pipeline.sessions.turns import Problem, Status, TurnRow
 from grokora_pipeline.store import content_version
@@ -56,6 +58,11 @@ RESULTS = pa.schema(
     [("turn_id", pa.string()), ("source_file", pa.string()), ("line", pa.int64()), ("step_failed", pa.bool_())]
 )
 MOST_CANDIDATES = 64  # an id that thousands of files use is compared with its latest sessions only
+GOOD_RATING = 4  # a lower one is said against a session
+_AMBIGUOUS = (
+    "several sessions have this id; what is said against one counts for all of them and nothing else does: name a call "
+    "(blame.call) or a time (at), or put the file beside the log"
+)
 SESSION_GAP = timedelta(days=1)  # two logs of one id that lie further apart and do not continue each other are two
 _COLUMNS = [
     "turn_id",
@@ -118,11 +125,15 @@ class _Cluster:
     """Logs that tell of one session."""
 
     segments: set[Segment] = field(default_factory=set)
+    logs: set[str] = field(default_factory=set)  # what its files are parts of
     steps: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # by agent
     calls: set[tuple[Any, ...]] = field(default_factory=set)  # what tells a call from another
     silent: set[tuple[str, int]] = field(default_factory=set)  # of `grokputer.log`, without an answer's text
     written: set[tuple[str, int]] = field(default_factory=set)  # of `session.json`, which loses none
     rebuilt: bool = False  # prompts were reconstructed from the log
+    starts: dict[str, tuple[int, str]] = field(default_factory=dict)  # by agent: its first step, what it was asked
+    is_new: bool = False  # its first file says that another one ended before it: by an outcome, or by another run
+    ended: bool = False  # its last file states an outcome after its calls
     start: str = ""
     end: str = ""
 
@@ -131,6 +142,8 @@ class _Cluster:
         agent = row["recorded_agent"] or row["agent"] or ""
         self.segments.add(segment)
         self.steps[agent].add(row["step"])
+        if agent not in self.starts or row["step"] < self.starts[agent][0]:
+            self.starts[agent] = row["step"], row["prompt_id"]
         # a rebuilt prompt differs from log to log; a recorded one tells two calls with the answer "ok" apart
         self.rebuilt = self.rebuilt or row["completeness"] == "reconstructed"
         asked = "" if row["completeness"] == "reconstructed" else row["prompt_id"]
@@ -147,14 +160,26 @@ class _Cluster:
     def merge(self, other: "_Cluster") -> None:
         """Take in the rows of another cluster."""
         self.segments |= other.segments
+        self.logs |= other.logs
         for agent, steps in other.steps.items():
             self.steps[agent] |= steps
         self.calls |= other.calls
         self.silent |= other.silent
         self.written |= other.written
         self.rebuilt = self.rebuilt or other.rebuilt
+        for agent, start in other.starts.items():
+            self.starts[agent] = min(start, self.starts.get(agent, start), key=lambda one: one[0])
+        self.ended = other.ended if other.end >= self.end else self.ended
         self.start = min(filter(None, (self.start, other.start)), default="")
         self.end = max(self.end, other.end)
+
+    def continues(self, before: "_Cluster") -> bool:
+        """Whether it goes on with the session of an earlier part of its log, as two parts of one file would."""
+        steps = sorted(step for steps in before.steps.values() for step in steps)
+        asked = {agent: question for agent, (step, question) in before.starts.items() if step == steps[0]}
+        run = Run(first=steps[0], last=steps[-1], ended=before.ended or self.is_new, latest=before.end, starts=asked)
+        agent, (step, question) = min(self.starts.items(), key=lambda one: one[1][0])
+        return not run.is_left_by(agent, step, self.start, question)
 
     @property
     def files(self) -> set[str]:
@@ -190,6 +215,8 @@ class _Cluster:
             return False
         first_steps = {id(one): min(map(min, one.steps.values())) for one in (self, other)}
         early, late = sorted((self, other), key=lambda one: (one.start, first_steps[id(one)], min(one.segments)))
+        if early.end <= late.start and not early.logs.isdisjoint(late.logs):
+            return late.continues(early)
         common = early.steps.keys() & late.steps.keys()
         unheard = self._unheard(other)
         for agent in common:
@@ -215,7 +242,7 @@ class _Cluster:
 def judge(folder: Path, records: Mapping[str, FileRecord]) -> Judgement:
     """Write `sessions.parquet` and `copies.parquet` beside the turns of a folder; returns the counts."""
     rows = _columns(folder)
-    names = _session_names(rows)
+    names = _session_names(rows, records)
     rows["session"] = [names[segment] for segment in zip(rows["session_id"], rows["source_file"], strict=True)]
     results = _results(rows)
     keys: list[list[str]] = [
@@ -280,7 +307,7 @@ def _counts(values: "pd.Series[Any]") -> dict[str, int]:
     return dict(sorted(counts, key=lambda item: (-item[1], item[0])))
 
 
-def _session_names(rows: "pd.DataFrame") -> dict[Segment, str]:
+def _session_names(rows: "pd.DataFrame", records: Mapping[str, FileRecord]) -> dict[Segment, str]:
     """What each session is called, by its recorded id and the file."""
     pairs = rows[["session_id", "source_file"]].drop_duplicates()
     segments: list[Segment] = list(zip(pairs["session_id"], pairs["source_file"], strict=True))
@@ -293,12 +320,21 @@ def _session_names(rows: "pd.DataFrame") -> dict[Segment, str]:
     firsts: dict[Segment, str] = {}
     for row in _dictionaries(rows[rows["session_id"].isin(shared)]):
         segment = (row["session_id"], row["source_file"])
-        several[base_session(row["session_id"])].setdefault(segment, _Cluster()).add(segment, row)
+        if segment not in several[base_session(segment[0])]:
+            record = records[segment[1]]
+            stated, preceding = len(record.stated.get(segment[0], ())), record.preceding.get(segment[0], 0)
+            ended = stated > preceding or segment[0] in record.inferred
+            is_new = preceding > 0 or segment[0] != base_session(segment[0])
+            several[base_session(segment[0])][segment] = _Cluster(
+                logs={log_name(segment[1])}, is_new=is_new, ended=ended
+            )
+        several[base_session(segment[0])][segment].add(segment, row)
         firsts.setdefault(segment, row["turn_id"])
     for clusters in several.values():
         used: set[str] = set()
         for cluster in sorted(_clusters(clusters), key=lambda one: (one.start, min(one.segments))):
-            label = min(recorded for recorded, _ in cluster.segments)
+            # the name of its first part, which it keeps while it goes on in other files
+            label = min(cluster.segments, key=lambda one: (clusters[one].start, one))[0]
             # Another machine's session with the same id is told apart by when it began: a hash of its texts would be
             # another one after each change of the redaction, and the split would not know the session again.
             marks = [hashlib.sha256(cluster.start.encode()).hexdigest()] if cluster.start else []
@@ -325,9 +361,12 @@ def _clusters(segments: Mapping[Segment, _Cluster]) -> list[_Cluster]:
             clusters.append(segment)
     merged: list[_Cluster] = []
     for cluster in clusters:
-        fitting = [one for one in merged[-MOST_CANDIDATES:] if one.goes_with(cluster)]
+        recent = merged[-MOST_CANDIDATES:]
+        latest = {log: one for one in recent for log in one.logs}  # a run that another one followed does not go on
+        recent = [one for one in recent if all(latest[log] is one for log in one.logs & cluster.logs)]
+        fitting = [one for one in recent if one.goes_with(cluster)]
         if fitting:
-            max(fitting, key=lambda one: _nearness(one.files, cluster.files)).merge(cluster)
+            max(fitting, key=lambda one: (_nearness(one.files, cluster.files), one.start)).merge(cluster)
         else:
             merged.append(cluster)
     return merged
@@ -454,29 +493,27 @@ def _verdicts(
 
     Also what is wrong with verdicts, and how many are of no session that stands in a log.
     """
-    labels: dict[str, dict[str, set[Segment]]] = defaultdict(lambda: defaultdict(set))
-    for segment, label in names.items():
-        labels[base_session(segment[0])][label].add(segment)
-    traces = {trace: session for record in records.values() for trace, session in record.traces.items()}
+    homes = _Homes(rows, names, records)
     stated: dict[str, list[tuple[str, str, list[Any]]]] = defaultdict(list)
     inferred: dict[str, set[str]] = defaultdict(set)
     problems: list[tuple[str, Problem]] = []
     unheard = 0
     for record in records.values():
         for session in {*record.stated, *record.inferred}:
-            named = session if base_session(session) in labels else traces.get(session, session)
-            own = names.get((named, record.name))
-            near = [own] if own else _nearest(named, record.name, labels[base_session(named)])
+            near = homes.near(session, record.name)
             is_ambiguous = len(near) > 1 and session in record.inferred
-            for statement in record.stated.get(session, ()):
-                homes = near if len(near) < 2 else _possible(statement, rows[rows["session"].isin(near)])
-                is_ambiguous = is_ambiguous or len(homes) > 1
-                for home in homes if len(homes) == 1 else ():
-                    stated[home].append((cast("str", statement[5]) or "", record.name, statement[:5]))
-            if session in record.inferred and len(near) == 1:
-                inferred[near[0]].add(record.inferred[session])
+            for number, statement in enumerate(record.stated.get(session, ())):
+                is_first = number < record.preceding.get(session, 0)
+                possible = homes.of(statement, session, record.name, is_first=is_first)
+                is_ambiguous = is_ambiguous or len(possible) > 1
+                said = statement[:5] if len(possible) == 1 else _objection(statement)
+                for home in possible:
+                    stated[home].append((cast("str", statement[5]) or "", record.name, said))
+            for home in near if session in record.inferred else ():
+                if len(near) == 1 or record.inferred[session] == "failure":
+                    inferred[home].add(record.inferred[session])
             if is_ambiguous:
-                problems.append((record.name, Problem("ambiguous_verdict", 0, "several sessions have this id")))
+                problems.append((record.name, Problem("ambiguous_verdict", 0, _AMBIGUOUS)))
             unheard += not near
     blamed = {statement[4] for statements in stated.values() for _, _, statement in statements if statement[4]}
     known_calls = rows[rows["call"].isin(blamed)]
@@ -496,35 +533,79 @@ def _verdicts(
     return verdicts, problems, unheard
 
 
-def _possible(statement: Sequence[Any], rows: "pd.DataFrame") -> list[str]:
-    """Which of some sessions with one id a statement can be of, by the calls of all of them.
-
-    It names a call that only one of them holds, or was made when only one of them had begun.
-    """
-    _, _, agent, step, call, at = statement
-    named = rows
-    if call:
-        named = rows[rows["call"].eq(call)]
-    elif agent is not None or step is not None:
-        of_agent = rows["agent"].eq(agent) | rows["recorded_agent"].eq(agent) | (agent is None)
-        named = rows[of_agent & (rows["step"].eq(step) | (step is None))]
-    begun = (named if len(named) else rows).groupby("session")["started_at"].min()
-    before = begun[begun.le(at)] if at else begun
-    return sorted(map(str, before.index if len(before) else begun.index))
+def _objection(statement: Sequence[Any]) -> list[Any]:
+    """What a statement says against a session: its failure, low rating and blame."""
+    status, rating, *blame = statement[:5]
+    is_low = rating is not None and rating < GOOD_RATING
+    return [status if status == "failure" else None, rating if is_low else None, *blame]
 
 
-def _nearest(session: str, file: str, labels: Mapping[str, set[Segment]]) -> list[str]:
-    """The sessions that a file without its calls may speak of.
+class _Homes:
+    """Which of the sessions that have one id a file speaks of."""
 
-    Of several with the id, the one whose log lies nearest; of those, the one with exactly this recorded id.
-    """
-    if len(labels) < 2:
-        return list(labels)
-    closeness = {
-        label: (_nearness((name for _, name in segments), [file]), any(recorded == session for recorded, _ in segments))
-        for label, segments in labels.items()
-    }
-    return [label for label, close in closeness.items() if close == max(closeness.values())]
+    def __init__(self, rows: "pd.DataFrame", names: Mapping[Segment, str], records: Mapping[str, FileRecord]) -> None:
+        self._rows, self._names = rows, names
+        self._traces = {trace: session for record in records.values() for trace, session in record.traces.items()}
+        self._labels: dict[str, dict[str, set[Segment]]] = defaultdict(lambda: defaultdict(set))
+        self._logs: dict[str, set[str]] = defaultdict(set)
+        for segment, label in names.items():
+            self._labels[base_session(segment[0])][label].add(segment)
+            self._logs[label].add(log_name(segment[1]))
+        self._begun = cast("dict[str, str]", rows.groupby("session")["started_at"].min().to_dict())
+        firsts = rows.groupby(["session_id", "source_file"])["started_at"].min().to_dict()
+        self._firsts = cast("dict[Segment, str]", firsts)
+
+    def _recorded(self, session: str) -> str:
+        """What the rows call a session: an id as it is, or the session of a trace."""
+        return session if base_session(session) in self._labels else self._traces.get(session, session)
+
+    def near(self, session: str, file: str) -> list[str]:
+        """The sessions that a file may speak of: its own, else those whose logs lie nearest.
+
+        Of several runs of one log, the one with exactly this recorded id, if the id says which run it means.
+        """
+        recorded = self._recorded(session)
+        if own := self._names.get((recorded, file)):
+            return [own]
+        labels = self._labels[base_session(recorded)]
+        if len(labels) < 2:
+            return list(labels)
+        names_run = recorded != base_session(recorded)
+        closeness = {
+            label: (_nearness((name for _, name in segments), [file]), names_run and (recorded in dict(segments)))
+            for label, segments in labels.items()
+        }
+        return [label for label, close in closeness.items() if close == max(closeness.values())]
+
+    def of(self, statement: Sequence[Any], session: str, file: str, *, is_first: bool) -> list[str]:
+        """The sessions that a statement of a file can be of.
+
+        One that stands before the file's calls of the session (`is_first`) is of the run that the parts of the log
+        before this one hold. One in a file without these calls is of the session that alone holds the call which it
+        names, or alone had begun when it was made; of the runs of one log, of the latest that had.
+        """
+        near, log = self.near(session, file), log_name(file)
+        recorded = self._recorded(session)
+        if own := self._names.get((recorded, file)):
+            runs = [one for one in self._labels[base_session(recorded)] if log in self._logs[one]]
+            earlier = [one for one in runs if is_first and self._begun[one] < self._firsts[recorded, file]]
+            return [max(earlier, key=self._begun.__getitem__, default=own)]
+        if len(near) < 2:
+            return near
+        _, _, agent, step, call, at = statement
+        named = rows = self._rows[self._rows["session"].isin(near)]
+        if call:
+            named = rows[rows["call"].eq(call)]
+        elif agent is not None or step is not None:
+            of_agent = rows["agent"].eq(agent) | rows["recorded_agent"].eq(agent) | (agent is None)
+            named = rows[of_agent & (rows["step"].eq(step) | (step is None))]
+        begun = (named if len(named) else rows).groupby("session")["started_at"].min().sort_values()
+        before = begun[begun.le(at)] if at else begun
+        possible = list(map(str, before.index if len(before) else begun.index))
+        latest = {one: label for label in possible for one in self._logs[label]}
+        if log in latest:
+            return [latest[log]]
+        return sorted({*latest.values()} if at else possible)
 
 
 def _sessions_table(names: Mapping[Segment, str], verdicts: Mapping[str, _Verdict]) -> pa.Table:

@@ -186,6 +186,16 @@ def test_a_verdict_that_may_be_of_two_sessions_is_reported_and_given_to_neither(
     assert report.by_status == {"unknown": 2}
 
 
+def test_what_is_said_against_one_of_two_sessions_is_held_against_both(tmp_path: Path) -> None:
+    for machine in ("one", "two"):
+        write_lines(tmp_path / "logs" / machine / "a.jsonl", [call("s", 0, "p", machine)])
+    said = [outcome("s", "success", rating=5), outcome("s", "timeout"), outcome("s", rating=2)]
+    write_lines(tmp_path / "logs" / "feedback.jsonl", said)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert [row["reason"] for row in report.quarantine] == ["ambiguous_verdict"]
+    assert {(row["status"], row["rating"]) for row in turns(tmp_path / "out")} == {("failure", 2)}
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -510,3 +520,48 @@ def test_however_a_log_is_cut_copied_packed_and_named_its_sessions_are_the_same(
         return sorted(repr([row[name] for name in names]) for row in turns(folder))  # type: ignore[literal-required]
 
     assert facts(tmp_path / "again") == facts(tmp_path / "out")
+
+
+def one_after_the_other(rng: random.Random) -> list[dict[str, Any]]:
+    """Lines of two or three sessions with one id: calls are tried again and fail, and each ends in its own way."""
+    lines: list[dict[str, Any]] = []
+    for number in range(rng.randint(2, 3)):
+        messages: list[dict[str, Any]] = [{"role": "user", "content": rng.choice(["open it", "close it"])}]
+        for step in range(rng.randint(1, 4)):
+            for _ in range(rng.choice([1, 1, 2])):
+                at, receipt = f"2026-01-01T00:{len(lines):02d}:00Z", f"{number}-{len(lines)}"
+                reply = tool_answer("ls", {"path": receipt}, receipt)
+                request = {"messages": list(messages)}
+                lines.append(call("s", step, "", reply, started_at=at, request=request))
+            result = rng.choice(["ok", "Error: no such file"])
+            messages += [reply, {"role": "tool", "tool_call_id": receipt, "content": result}]
+        told: dict[str, Any] = {"at": at} if rng.random() < 0.6 else {}
+        lines.append(outcome("s", rng.choice(["done", "failed"]), rating=rng.choice([None, 1, 5]), **told))
+    return lines
+
+
+@pytest.mark.parametrize("layout", ["rotated", "a folder a day", "numbered parts"])
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(2, 40))])
+def test_however_one_log_is_cut_into_parts_its_sessions_begin_and_end_where_they_did(
+    tmp_path: Path, layout: str, seed: int
+) -> None:
+    """Retries of the first step, results of calls and outcomes stand in another file than what they are of."""
+    rng = random.Random(seed)
+    lines = one_after_the_other(rng)
+    # a part that holds an outcome without a time and nothing else is of nobody knows which session
+    cuts = [n for n in sorted(rng.sample(range(1, len(lines)), 2)) if "outcome" not in lines[n - 1]]
+    for number, (start, end) in enumerate(zip([0, *cuts], [*cuts, len(lines)], strict=True)):
+        names = {"rotated": f"s.jsonl.{len(cuts) - number}", "numbered parts": f"s.{number + 1}.jsonl"}
+        write_lines(tmp_path / "cut" / names.get(layout, f"2026-01-0{number + 1}/s.jsonl"), lines[start:end])
+    write_lines(tmp_path / "whole" / "s.jsonl", lines)
+
+    def sessions(name: str) -> list[list[str]]:
+        run(tmp_path / name, tmp_path / f"{name}-out")
+        facts: dict[str, list[str]] = {}
+        for row in turns(tmp_path / f"{name}-out"):
+            columns = ("step", "completion", "status", "rating", "step_failed", "result_known")
+            said = [row[column] for column in columns]  # type: ignore[literal-required]
+            facts.setdefault(row["session_id"], []).append(repr(said))
+        return sorted(map(sorted, facts.values()))
+
+    assert sessions("cut") == sessions("whole")

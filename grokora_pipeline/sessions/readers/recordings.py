@@ -48,7 +48,7 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
 MAX_RESPONSES = 1024  # that a later call of a file may go on from
-SESSION_GAP = timedelta(hours=6)  # a session that begins anew after such a pause is another one
+RESTART_GAP = timedelta(hours=6)  # a session that begins anew after such a pause is another one
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 
 
@@ -135,16 +135,30 @@ def _fault(error: orjson.JSONDecodeError, raw: bytes) -> str:
 
 
 @dataclass(slots=True)
-class _Session:
-    """What is known of a session id: which of its runs is on, and how that run began."""
+class Run:
+    """What is known of the run of a session id that is on: how it began, and how far it got."""
 
-    run: int = 1
+    number: int = 1
     first: int = 0
     last: int = -1
     ended: bool = False  # an outcome was stated since the last call
     latest: str = ""
     starts: dict[str, str] = field(default_factory=dict)  # what each agent was asked in the run's first step
     calls: dict[str, int] = field(default_factory=dict)  # the run of each receipt
+
+    def is_left_by(self, agent: str, step: int, started_at: str, question: str) -> bool:
+        """Whether a call begins the session anew, so that it is of a second session with the same id.
+
+        It does if it takes the first step (or an earlier one) after an outcome was stated or after a long pause, or if
+        an agent that was further on takes its first step with another question. Else it is a retry.
+        """
+        times = [datetime.fromisoformat(one) for one in (self.latest, started_at) if one]
+        pause = abs(times[-1] - times[0]) if times else timedelta(0)  # whichever came first
+        return step <= self.first and (
+            self.ended
+            or (agent in self.starts and pause > RESTART_GAP)
+            or (self.last > self.first and self.starts.get(agent, question) != question)
+        )
 
 
 def stated_task(line: Mapping[str, Any]) -> str:
@@ -193,7 +207,7 @@ class _Sessions:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._known: dict[str, _Session] = {}
+        self._known: dict[str, Run] = {}
         self._conversations = _Conversations()
 
     def read(self, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
@@ -230,7 +244,7 @@ class _Sessions:
         question = _digest(request["messages"])
         known = self._tell_apart(session, agent, step, started_at, question)
         if call:
-            known.calls[call] = known.run
+            known.calls[call] = known.number
         if not isinstance(message, dict):
             yield Skipped("no_answer")
             return
@@ -272,23 +286,13 @@ class _Sessions:
             **shown_results(request["messages"]),
         )
 
-    def _tell_apart(self, session: str, agent: str, step: int, started_at: str, question: str) -> _Session:
-        """A call that begins a session anew belongs to a second session with the same id; a retry does not.
-
-        It begins anew if it takes the first step (or an earlier one) after an outcome was stated or after a long pause,
-        or if an agent that was further on takes its first step with another question.
-        """
+    def _tell_apart(self, session: str, agent: str, step: int, started_at: str, question: str) -> Run:
+        """The run of a session that a call is of."""
         known = self._known.get(session)
-        times = [datetime.fromisoformat(one) for one in (known.latest if known else "", started_at) if one]
-        pause = abs(times[-1] - times[0]) if times else timedelta(0)  # whichever came first
         if known is None:
-            known = self._known[session] = _Session(first=step, last=step)
-        elif step <= known.first and (
-            known.ended
-            or (agent in known.starts and pause > SESSION_GAP)
-            or (known.last > known.first and known.starts.get(agent, question) != question)
-        ):
-            self._known[session] = known = _Session(known.run + 1, step, step, calls=known.calls)
+            known = self._known[session] = Run(first=step, last=step)
+        elif known.is_left_by(agent, step, started_at, question):
+            self._known[session] = known = Run(known.number + 1, step, step, calls=known.calls)
         known.first, known.last, known.ended = min(known.first, step), step, False
         known.latest = started_at or known.latest
         if step <= known.first:
@@ -296,7 +300,7 @@ class _Sessions:
         return known
 
     def _name(self, session: str, run: int = 0) -> str:
-        run = run or (self._known[session].run if session in self._known else 1)
+        run = run or (self._known[session].number if session in self._known else 1)
         return session if run == 1 else f"{session}#{run}"
 
     def _read_outcome(

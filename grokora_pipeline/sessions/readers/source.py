@@ -36,6 +36,8 @@ DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _ROTATED = re.compile(
     r"(?P<stem>.+?)(?:\.(?P<number>\d{1,3})|[.-](?P<date>\d{4}-?\d\d-?\d\d[\d_T-]*))(?:\.(?:gz|zst|bz2|xz))?", re.DOTALL
 )
+# What differs in the names of the files that one log is cut into: a date, a number, how it is packed.
+_PART = re.compile(r"\d{4}-?\d\d-?\d\d[\dT_-]*|\.\d{1,3}(?=\.|$)|\.(?:gz|zst|bz2|xz)$")
 # OpenHands keeps an event a file: events/event-00003-<id>.json, or events/3.json
 _EVENT = re.compile(r"(?:event-)?(\d+)(?:-[\w-]+)?\.json")
 _CSV = re.compile(rb"(?:\xef\xbb\xbf)?\"?[A-Za-z_][\w.$ -]*\"?(?:,\"?[A-Za-z_][\w.$ -]*\"?)+\r?\n")
@@ -196,6 +198,11 @@ def rotation(name: str) -> tuple[str, tuple[str, int]]:
     if match is None:
         return name, ("~", 0)
     return match["stem"], (match["date"], 0) if match["date"] else ("9", -int(match["number"]))
+
+
+def log_name(path: str) -> str:
+    """The same for all files that one log is cut into: `2026-01-31/s.jsonl`, `2026-02-01/s.jsonl`, `s.2.jsonl.gz`."""
+    return _PART.sub("", path).lstrip("/")
 
 
 def event_number(name: str) -> int | None:
