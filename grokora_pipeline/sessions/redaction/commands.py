@@ -35,7 +35,7 @@ _FLAGS = (  # flags, and the tools that read a password behind them
     ),
     # with a space behind it, mysql's -p asks for the password
     (r"-h?p", r"mysql\w*|mariadb\w*|mycli|7z\w*|(?:un)?rar"),
-    (r"-P ?", r"sqlcmd|bcp|[it]sql|ipmitool|mosquitto_\w+|(?:un)?zip|ssh-keygen|security import"),
+    (r"-P ?", r"gpg-preset-passphrase|sqlcmd|bcp|[it]sql|ipmitool|mosquitto_\w+|(?:un)?zip|ssh-keygen|security import"),
     (r"-N ?", r"ssh-keygen"),
     (r"-w ?", r"ldap\w+|vsql|security [\w-]+-password|ipa-client-install"),
     (r"-s ?", r"ldappasswd"),
@@ -62,6 +62,7 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"mkpasswd(?: -\w+ [\w-]+)?",
     r"htpasswd -\w*n\w* \S+",
     r"htpasswd -\w*b\w* \S+ \S+",
+    r"mosquitto_passwd -b \S+ \S+",
     r"net user \S+",
     r"net use(?: \w:)? \S+",
     r"/user:\S+",
@@ -109,6 +110,11 @@ _WORDS = (  # the words of a command right before a password; \S+ is a user, a f
     r"sp_addlogin \S+",
     r"poll \S+ user \S+ password",
     r"redis-cli [^\n|;]{0,60}auth(?: \w+)?",
+    r"-createCredential \S+ \S+",
+    r"NickServ :?IDENTIFY \S+",
+    r"NickServ :?IDENTIFY",
+    r"ftp> user \S+",
+    r"dscl \S+ -passwd \S+",
 )
 _PRINTING = (  # what prints a secret and says so in no word of the names of secrets
     r"openssl rand|/dev/u?random|randombytes|securerandom|generatepassword|generate_?key|wg gen\w+|\bpwgen|\bpass show|"
@@ -125,8 +131,10 @@ _PAIRS = (  # a user and a mark right before a password
     r"\s-[uUlx] \S+ -[pPA] ?",
     r"\blftp [^\n|;]{0,80}-u [\"']?\w+,",
     r"\bsecretsdump\S* \S+/\S+:|\b(?:impacket-\w+|\w+\.py) [\w.-]+/[\w.$-]+:",
-    r"\b(?:jdbc:oracle:thin:|(?:sqlplus|impdp|expdp|sqlldr|rman target) [\"']?)\w+/[\"']?",
+    r"\b(?:jdbc:oracle:thin:|(?:sqlplus|impdp|expdp|sqlldr|rman target) [\"']?)[\w.$#-]+/[\"']?",
     r"\.logon \w+/\w+,",
+    r"\bstats auth \S+:",
+    r"\bACL SETUSER \S+ [^\n]{0,60}?>",
     r"\bconfig \S+ \w+:",
     r"\bWIFI:[^\s]{0,60}P:",
     r"\b(?:password|secret|psk|key(?:-string)?)"
@@ -136,6 +144,7 @@ _PAIRS = (  # a user and a mark right before a password
 _EXAMPLES = frozenset(
     {"password", "passwd", "pass", "pwd", "secret", "mypassword", "yourpassword", "option", "options", "flag", "flags"}
 )  # of manuals
+_DOTTED = re.compile(r"[A-Za-z]{4,}(?:\.[A-Za-z]{4,})+\.\d{2,4}")  # words and a number, as people choose
 _VALUE = (
     rf"(?P<quote>{QUOTE})?"
     rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{4,120}}(?=(?P=quote))|(?![-(/~.]){VALUE}))"
@@ -168,7 +177,8 @@ def _flag_values(text: str) -> Iterator[re.Match[str]]:
 def _is_argument(match: re.Match[str]) -> bool:
     """Whether a quoted text, or a word that has more than letters, is a password: no file, and no example's."""
     value = match["value"]
-    if not is_value(match) or re.search(r"^[~./]|\.(?:[A-Za-z]\w{0,3}|\d\d+)\Z", value) or value.lower() in _EXAMPLES:
+    file = re.search(r"^[~./]|\.(?:[A-Za-z]\w{0,3}|\d\d+)\Z", value) and not _DOTTED.fullmatch(value)
+    if not is_value(match) or file or value.lower() in _EXAMPLES:
         return False
     return bool(match["quote"]) or is_mixed_value(match)
 
@@ -195,7 +205,8 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:{_ANY_PAIR})",
         _is_argument,
         r"(?i:-(?:u|l|x|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[\"'`\\, =]|lftp |"
-        r"secretsdump|impacket-|\.py \w|oracle:thin|sqlplus|impdp|expdp|sqlldr|rman target|\.logon |config \S+ \w+:|"
+        r"secretsdump|ACL SETUSER|stats auth|impacket-|\.py \w|oracle:thin|sqlplus|impdp|expdp|sqlldr|rman target"
+        r"|\.logon |config \S+ \w+:|"
         r"WIFI:|pass:|(?:password|secret|psk|key(?:-string)?) (?:[05-9]|ascii|hex|clear|plain|encrypted))",
     ),
     (  # tool --password x
@@ -212,13 +223,23 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # echo x | sudo -S, echo -e "x\nx" | passwd bob, --passwordeval "echo x"
         rf"\b(?:echo (?:-\w+ )?|printf (?:{QUOTE}[^\"'\n]{{1,12}}{QUOTE} )?)"
-        rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE_OR_PHRASE})(?:(?:\\n|\n)[^\n|]{{0,98}}?)?(?:{QUOTE})?\s*\|\s*"
-        r"(?:sudo )?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
-        r"[^\n|;]{1,80}(?:--passw(?:or)?d-(?:on-)?stdin|--passphrase-fd))",
-        r"\| ?(?:sudo |chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|"
+        rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE_OR_PHRASE})(?:(?:\\n|\n|; ?echo |[\"'] [\"'])[^\n|]{{0,98}}?)?"
+        rf"(?:{QUOTE})?\)?\s*\|\s*"
+        r"(?:sudo )?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user\w+|"
+        r"(?:\w{2,12} )?secrets? (?:create|set|put|add)\b|[^\n|;]{1,80}(?:--passw(?:or)?d-(?:on-)?stdin"
+        r"|--passphrase-fd))",
+        r"\| ?(?:sudo |chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user|(?:\w+ )?secrets? (?:create"
+        r"|set|put|add)|"
         r"[^\n|;]{1,80}(?:-stdin|--passphrase-fd))",
         is_value,
-        r"\| ?(?:sudo |passwd|su\b|smbpasswd|pdbedit|kinit|cryptsetup)|chpasswd|-stdin|--passphrase-fd",
+        r"\| ?(?:sudo |passwd|su\b|pw user|(?:\w+ )?secrets? |smbpasswd|pdbedit|kinit|cryptsetup)|chpasswd|-stdin"
+        r"|--passphrase-fd",
+    ),
+    (  # reg add HKLM\... /v DefaultPassword /t REG_SZ /d x
+        rf"/v [\"']?\w*(?:{TELLING})\w*[\"']? (?:/t \w{{4,16}} )?/d {_VALUE}",
+        rf"(?i:/v \S*(?:{TELLING_HINT})\S* [^\n]*/d )",
+        _is_flag_value,
+        r"/v \S+ [^\n]*/d ",
     ),
     (  # echo x > ~/.vault_pass
         rf"\becho (?:-n )?{_VALUE}(?:{QUOTE})? ?>{{1,2}} ?"
@@ -271,11 +292,12 @@ _ABOUT_HASHES = re.compile(
     r"\bgit\b(?! config)|docker (?!exec)|sha\d|md5|hash|commit|public|fingerprint|checksum|digest|\bids?\b|[-_]id\b",
     re.IGNORECASE,
 )
-_PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|secret|geslo", re.IGNORECASE)
+_PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|\bpw\b|secret|geslo", re.IGNORECASE)
 _LABEL = re.compile(rf"(?i)\s*(?:[\w'-]{{1,16}} ){{0,2}}(?:{SPOKEN}):?\s*")  # of a field, alone in its line
 _NEXT_STRING = re.compile(r"[\"'`],?\s*\n\s*[\"'`]\Z")  # of a list, one a line
 _COMMAND = re.compile(  # a prompt, a question, a call in JSON, or a program that shows something
-    r"\A\s*(?:\S{0,40}[>$#%)\]:]|PS|In|irb\S*)(?:\s|\Z)|[\"}?]\Z|\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk|cut|lookup)\b"
+    r"\A\s*(?:\S{0,40}[>$#%)\]:]|PS|In|irb\S*)(?:\s|\Z)|[\"}?]\Z|\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk"
+    r"|cut|lookup)\b"
 )
 
 

@@ -17,11 +17,12 @@ TELLING = (
     rf"{MISSPELT}|pass[ _-]?phrase|passcode|pwd|secret(?!ar)|credential|token|"
     r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|"
     r"[a-z0-9][_-]auth\b|[\"']auth\b|"
-    r"pass\b|\bpw\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail|my|vpn|wifi|login|ssh|web)pw\b|\bmdp\b|"
+    r"pass\b|\bpw\d?\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail|my|vpn|wifi|login|ssh|web|master|app|smb|sql|ldap|host|sys|zip)pw\b|\bmdp\b|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"
     r"crumb\b|[_-]private\b|[a-z_]api\b|\bapi\b|"
     rf"subscription-key|appid|(?:wpa[23]?|wi-?fi|wlan) (?:key|code)|(?:\b|_)(?:{SHORT})\b|app(?:lication)?-key|"
-    rf"passwort|kennwort|geslo\b|mot de passe|senha\b|wachtwoord|lozinka|heslo\b|parola|parool\b|contrasenya|pasahitza|"
+    rf"authtok|losungswort|passwort|kennwort|geslo\b|mot de passe|senha\b|wachtwoord|lozinka|heslo\b|"
+    rf"parola(?: d'ordine)?|parool\b|contrasenya|pasahitza|"
     rf"palavra-passe|adgangskode|passord\b|salasana\b|kata sandi|{BEYOND_ASCII}"
 )
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
@@ -142,6 +143,17 @@ def hint_starts(hint: str, text: str) -> Iterator[int]:
 def is_phrase(text: str) -> bool:
     """Whether a text is three words or more as in a passphrase: small letters, parted alike, no word of sentences."""
     return bool(_PHRASE.fullmatch(text))
+
+
+_INFLECTED = re.compile(r"(?:ing|ed|ly|ory|tions?|able|ible|ional|ment|ness|ity|less|ive|ous|ful|lich|keit|ung)\Z")
+
+
+def is_plain_password(text: str) -> bool:
+    """Whether letters alone may be a password where one stands: no word of sentences about them, and no form of one."""
+    word = text.lower()
+    return is_phrase(text) or (
+        len(text) >= 6 and text.isalpha() and word not in _OF_SENTENCES and not _INFLECTED.search(word)
+    )
 
 
 def is_value(match: re.Match[str]) -> bool:

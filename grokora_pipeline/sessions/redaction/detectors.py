@@ -8,7 +8,7 @@ from typing import Any
 
 import re2
 
-from grokora_pipeline.sessions.redaction import commands, cuts, notations, passwords, personal, sentences
+from grokora_pipeline.sessions.redaction import commands, cuts, notations, passwords, personal, sentences, tables
 from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, TELLING_GATE, Detector, hint_starts, wallet_words
 from grokora_pipeline.sessions.redaction.passwords import SEED_PHRASE
 from grokora_pipeline.sessions.redaction.published import published_findings
@@ -24,7 +24,7 @@ from grokora_pipeline.sessions.redaction.tokens import (
 __all__ = ["ESCAPES", "PERSONAL", "PLACEHOLDER", "candidates", "detectors", "is_suspicious", "matches"]
 
 PERSONAL = personal.DETECTORS
-_PASSWORDS = (notations.DETECTORS, commands.DETECTORS, sentences.DETECTORS, passwords.DETECTORS)
+_PASSWORDS = (notations.DETECTORS, commands.DETECTORS, sentences.DETECTORS, tables.DETECTORS, passwords.DETECTORS)
 ESCAPES = re.compile(
     r"%(?=[2-7][0-9A-F])(?!7F)[0-9A-F]{2}|"
     r"%0[AD]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|"  # a letter beyond ASCII

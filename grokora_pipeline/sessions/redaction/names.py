@@ -28,16 +28,19 @@ BEYOND_ASCII = _in_any_case(  # "password" in other languages, as patterns
     "\u0643\u0644\u0645\u0629 (?:\u0627\u0644\u0645\u0631\u0648\u0631|\u0627\u0644\u0633\u0631)|"
     "\u092a\u093e\u0938\u0935\u0930\u094d\u0921|\u0e23\u0e2b\u0e31\u0e2a\u0e1c\u0e48\u0e32\u0e19|"  # Hindi, Thai
     "\u5bc6\u7801|\u5bc6\u78bc|\u53e3\u4ee4|"  # Chinese
-    "\u30d1\u30b9\u30ef\u30fc\u30c9|"  # Japanese
+    "\u30d1\u30b9\u30ef\u30fc\u30c9|\u5408\u8a00\u8449|"  # Japanese
     "\ube44\ubc00\ubc88\ud638|\uc554\ud638|\ud328\uc2a4\uc6cc\ub4dc|\ube44\ubc88"  # Korean
 )
-MISSPELT = "pa{1,2}s{1,3}w(?:or|ro)?d|passowrd|pswr?d"  # and cut short
+MISSPELT = "pa{1,2}s{1,3}w(?:or|ro)?d|passowrd|pswr?d|p@s{1,2}w[o0]rd|pas{1,2}w0rd"  # and cut short
 FOREIGN = (
     "passwort|kennwort|geslo|lozinka|mot de passe|senha|wachtwoord|heslo|palavra-passe|adgangskode|passord|salasana|"
-    "parool|contrasenya|pasahitza|kata sandi|parola|" + BEYOND_ASCII
+    "parool|contrasenya|pasahitza|kata sandi(?:nya)?|parola(?: d'ordine)?|losungswort|mdp|clave de acceso|"
+    "community string|(?:secret|safe|code|magic) ?word|phrase (?:secr\u00e8te|de passe)|"
+    "frase (?:secreta|segreta|de paso)|cl\u00e9 (?:du )?wi-?fi|" + BEYOND_ASCII
 )
 SPOKEN = (
-    f"password|passphrase|passcode|passkey|{FOREIGN}|(?:wi-?fi|wlan|wpa[23]?)[ -](?:code|key|pass)|code (?:du )?wi-?fi"
+    f"password|passphrase|passcode|passkey|psk|{FOREIGN}|(?:wi-?fi|wlan|wpa[23]?)[ -](?:code|key|pass)|"
+    "code (?:du )?wi-?fi"
 )
 Meaning = Literal["", "password", "key", "phone"]
 
@@ -52,7 +55,7 @@ _PASSWORD_END = re.compile(
     r"lozinka|heslo|senha|wachtwoord|contrasen(?:a|ya)|parool|pasahitza|katasandi|parola|adgangskode|passord|salasana|palavrapasse|(?:seed|recovery|secret|backup)(?:phrase|words?)|"
     r"(?:recovery|backup|rescue|scratch|access|unlock|activation|verification|security|login|otp|pin|mfa|totp|auth)codes?|"
     r"securityanswer|secretanswer|connectionstring|connstr|dsn|privkey|(?:private|secret|master|encryption|recovery|preshared)key|"
-    r"totpseed|keymaterial|pincode|secretstring|secretkeybase)\Z"
+    r"authtok|losungswort|totpseed|keymaterial|pincode|secretstring|secretkeybase)\Z"
 )
 _SHORT_PASSWORDS = word_set(
     "pw pwd psk pin puk cvv cvc otp totp mdp rootpw bindpw adminpw userpw dbpw ftppw smtppw mailpw mypw vpnpw wifipw "

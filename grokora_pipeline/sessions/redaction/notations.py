@@ -39,12 +39,13 @@ _TYPERS = (  # with what stands before the text
     r"(?: --?\w{1,12}(?: \d{1,4})?| type){0,4}(?: |\(|\{raw\}){1,2}"
 )
 _CONNECTING = (  # with three arguments or more
-    r"Minio|connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient|createDriver|dial\w*|"
-    r"Sequelize"
+    r"Minio|MapNetworkDrive|connect(?:ion)?|PDO|FTP|ftp_login|linkedsrvlogin|sp_addlinkedsrvlogin|SSHClient"
+    r"|createDriver|dial\w*|"
+    r"Sequelize|start_?session"
 )
 _CALLS = (  # whose last argument in quotes is a password or a key
     r"WiFi\w*\.begin|PasswordAuthentication|BasicAuth(?:entication)?|basic_auth|UserPass\w*|"
-    r"UsernamePassword\w*|\.basic|set_?password|sign_?in\w*|create_?user\w*|"
+    r"UsernamePassword\w*|simple_bind\w*|\.bind(?:_s)?|\.basic|set_?password|sign_?in\w*|create_?user\w*|"
     r"NetworkCredential(?:\]::new)?|PSCredential(?:\]::new)?|Credentials::new|jwt\.(?:sign|verify|encode|decode)|"
     r"createHmac|pgp_sym_\w+|AES\.(?:en|de)crypt|db\.auth"
 )
@@ -60,6 +61,7 @@ _COOKIE = re.compile(  # one that has a value
     r"(?i)(?:\A|; ?)(?!(?:max-age|expires|path|domain|samesite)=)[\w.-]+=(?!deleted)[^;\s{<$%]{4}"
 )
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
+_ALGORITHM = re.compile(r"(?i)(?:sha|md|blake|argon|bcrypt|pbkdf|scrypt)[\w-]*\Z")
 _OF_USERS = re.compile(r"(?i)\b(?:user|grant|role|connect)\b")  # what is identified by a password
 _ROWS: tuple[Context, ...] = (
     (  # os.environ.setdefault('API_KEY', 'x'), put(Context.API_KEY, "x"), {:password, "x"}
@@ -83,9 +85,10 @@ _ROWS: tuple[Context, ...] = (
         TELLING_GATE,
     ),
     (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER y PASSWORD 'x'
-        rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x)|setq?|def\w*|with|user \S{{1,40}}|alter \S{{1,40}} \S{{1,40}})"
+        rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x|setenv|set-environment(?: -g)?)|setq?|def\w*|with|user \S{{1,40}}"
+        rf"|alter \S{{1,40}} \S{{1,40}})"
         rf" (?P<name>\w*(?:{TELLING})\w*) (?(bare)(?:{QUOTE})?|{QUOTE})(?P<value>{VALUE_OR_PHRASE})",
-        rf"(?i:(?:ENV|ARG|setx|set -g?x) \w*(?:{TELLING_HINT})|"
+        rf"(?i:(?:ENV|ARG|setx|set -g?x|setenv|set-environment(?: -g)?) \w*(?:{TELLING_HINT})|"
         rf"(?:setq?|def\w*|with|user \S+|alter \S+ \S+) \w*(?:{TELLING_HINT})\w* [\\\"'`])",
         is_named,
         TELLING_GATE,
@@ -126,9 +129,11 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # as crackers of passwords print them, and Windows the keys of its networks
-        r"(?:\bNTLM\s{1,12}: |KEY FOUND! \[ |\bKey Content\s{1,16}: |(?:\A|\n)[0-9a-f]{32,128}:)"
+        r"(?:^Password for the \[\w+\] user[^\n]{0,40}\nNew value: |\bNTLM\s{1,12}: |KEY FOUND! \[ "
+        r"|\bKey Content\s{1,16}: |(?:\A|\n)[0-9a-f]{32,128}:)"
         rf"(?P<value>{PHRASE}|[^\s:]{{6,64}})",
-        r"(?i:NTLM\s+: |KEY FOUND!|Key Content\s+: )|[0-9a-f]{32}:(?:[^\s:]{6}|[a-z]{3,} [a-z])",
+        r"(?i:user[^\n]*\nNew value: |NTLM\s+: |KEY FOUND!|Key Content\s+: )|[0-9a-f]{32}:(?:[^\s:]{6}"
+        r"|[a-z]{3,} [a-z])",
         is_mixed_value,
         "",
     ),
@@ -173,11 +178,13 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # auth=('bob', 'x'), basic_auth = ["bob", "x"], login('bob', 'x')
-        rf"(?:\b(?:(?:basic_?)?auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|\.auth(?:enticate)?|\w{{3}}Credentials?|"
+        rf"(?:\b(?:(?:basic_?)?auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|\blog_?in|sign_?in|\.auth"
+        rf"(?:enticate)?|\w{{3}}Credentials?|"
         rf"(?P<directory>DirectoryEntry))\()"
         rf"\s?{QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}"
         rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE_OR_PHRASE})",
-        r"(?i:(?:auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|\.auth(?:enticate)?|credentials?|DirectoryEntry)\()",
+        r"(?i:(?:auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|\.auth(?:enticate)?|credentials?"
+        r"|DirectoryEntry)\()",
         is_value,
         "",
     ),
@@ -198,7 +205,8 @@ _ROWS: tuple[Context, ...] = (
     (  # https://eth-mainnet.example/v2/x: what follows a version as a name does not; a hash only at the end
         r"://(?:[^\s\"'<>@]{3,120}/(?:v\d(?:\.\d)?|rpc|ws)|(?P<node>[\w.-]*(?:rpc|node|mainnet|testnet)[\w.-]*))/"
         r"(?P<value>[\w-]{20,})(?![\w.?-])(?P<more>/?)",
-        r"://[^\s\"'<>@]+/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}|://[\w.-]*(?:rpc|node|mainnet|testnet)[\w.-]*/[\w-]{20}",
+        r"://[^\s\"'<>@]+/(?:v[0-9](?:\.[0-9])?|rpc|ws)/[\w-]{20}|://[\w.-]*(?:rpc|node|mainnet"
+        r"|testnet)[\w.-]*/[\w-]{20}",
         lambda match: (
             is_mixed(match["value"])
             and (
@@ -217,16 +225,18 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # a1 LOGIN bob@example.com "x"; OpenVPN's user and password in two lines
-        rf"(?:(?:\bLOGIN \S+@\S+|(?-i:\b[A-Za-z]{{0,3}}\d+ LOGIN \S+)) (?:{QUOTE})?|\b334 UGFzc3dvcmQ6\s{{1,4}}|"
+        rf"(?:(?:\bLOGIN \S+@\S+|\b[a-z]{{0,3}}\d+ (?-i:LOGIN|login) \S+) (?:{QUOTE})?|\"U:[^\"\n]{{1,60}}\" \"P:"
+        rf"|\b334 UGFzc3dvcmQ6\s{{1,4}}|"
         rf"(?<![^\n])user \S+ (?=\S{{8,}}[ \t]*(?:\n|\Z))|"
         rf"\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{VALUE_OR_PHRASE})",
-        r"LOGIN \S+@|[0-9] LOGIN|334 UGFz|auth-user-pass|(?i:user \S+ \S{8,}[ \t]*(?:\n|$))",
+        r"LOGIN \S+@|[0-9] (?:LOGIN|login) |\"U:[^\"\n]+\" \"P:|334 UGFz|auth-user-pass|(?i:user \S+ \S{8,}[ \t]*"
+        r"(?:\n|$))",
         is_mixed_value,
         "",
     ),
     (  # connect("host", 22, "bob", "x1"), new PDO(dsn, 'app', 'x1'), WiFi.begin("net", "x1"), jwt.sign(data, "x1")
         rf"(?:(?:{_CONNECTING})[( ](?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:{_CALLS})\()"
-        rf"[^;\n]{{0,160}}?,\s?N?(?:Some\()?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)"
+        rf"[^;\n]{{0,160}}?,\s?N?(?:Some\()?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)(?=[^\"'`]{{0,40}}[^a-z\"'`])(?!\w+\.\w)"
         rf"(?P<value>[^\s\"'`\\<>|,;:/(){{}}]{{6,64}}){QUOTE}",
         rf"(?i:(?:{_CONNECTING}|(?:{_CALLS})\())",
         lambda match: (
@@ -236,9 +246,21 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:(?:{_CONNECTING}|{_CALLS})[( ][^\n]*,)",
     ),
     (  # mysqli_connect("host", "bob", "x", "shop"), DBI->connect($dsn, "bob", "x")
-        rf"(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO)\(\s?(?:[^,()\n]{{1,120}},\s?){{2}}{QUOTED}",
-        r"(?i:(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO)\()",
+        rf"(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO|PlainAuth|FTP|\bdatabase|create_super_?user|"
+        rf"ssh2_auth_password|login_user)\(\s?(?:[^,()\n]{{1,120}},\s?){{2}}{QUOTED}",
+        r"(?i:(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO|PlainAuth|FTP|database"
+        r"|create_super_?user|"
+        r"ssh2_auth_password|login_user)\()",
         is_value,
+        "",
+    ),
+    (  # bcrypt.hashpw(b"x", salt), password_hash("x", ...), pbkdf2_hmac("sha256", b"x", salt)
+        rf"(?:hashpw|bcrypt\.\w{{4,24}}|hash_?sync|compare_?sync|password_(?:hash|verify)|check_?pw|"
+        rf"(?:generate|check)_password(?:_hash)?|(?:make|hash|verify)_?password|pbkdf2\w*|scrypt(?:_?sync)?|"
+        rf"argon2\.\w{{4,12}}|derive_?key|encrypt_?password)\(\s?(?:{QUOTE}sha-?\d+{QUOTE},\s?)?b?{QUOTED}",
+        r"(?i:(?:hashpw|bcrypt\.\w+|hash_?sync|compare_?sync|password_(?:hash|verify)|check_?pw|password\w*|pbkdf2\w*|"
+        r"scrypt\w*|argon2\.\w+|derive_?key)\(\s?b?[\"'`\\])",
+        lambda match: is_value(match) and len(match["value"]) >= 4 and not _ALGORITHM.match(match["value"]),
         "",
     ),
     (  # AES.new(b"x", mode), new SecretKeySpec("x".getBytes(), "AES"), key = bytes.fromhex("x"), "x".toCharArray()
@@ -294,10 +316,10 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # USER bob\nPASS x, of FTP and POP; Redis: user default on >x; activation code x
-        r"(?:(?:\A|\n|[>:] )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=[^\n/]+(?<!\.[jt]s)[ \t\r]*(?:\n|\Z))|"
+        r"(?:(?:\A|\n|[>:] |\bquote )(?:PASS|(?-i:AUTH(?: \w+)?)) (?=[^\n/]+(?<!\.[jt]s)[ \t\r]*(?:\n|\Z))|"
         r"\buser \w{1,32} on [^\n>]{0,40}>|"
         r"\b(?:activation|licen[cs]e|product|serial|unlock) (?:code|key)(?: is| ?:)? "
-        r"(?P<groups>(?=(?-i:[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){2,7}\b))))"
+        r"(?P<groups>(?=(?-i:[A-Z0-9]{4,6}(?:-[A-Z0-9]{4,6}){1,7}\b))))"
         rf"(?P<value>{PHRASE}|[^\s\"'`\\<>|]{{4,64}}(?! \w))",
         r"(?:PASS [^\n]|AUTH [^\n]|user \w+ on [^\n]*>|(?i:(?:activation|licen[cs]e|product|serial|unlock) (?:code|"
         r"key)))",
@@ -307,15 +329,31 @@ _ROWS: tuple[Context, ...] = (
         ),
         "",
     ),
+    (  # option key 'x' of OpenWrt, AT+CPIN="1234", creds then ('bob', 'x1'), security question: ...? answer: x
+        rf"(?:\boption key |\bCPIN=|\b(?:cred\w*|auth|log-?in)\b[^\n(]{{0,24}}"
+        rf"(?:\n[^\n(]{{0,12}})?[(\[]{QUOTE}[\w.@-]{{2,40}}{QUOTE}, ?|"
+        rf"\bsecurity question[^\n]{{0,80}}?answer(?:{QUOTE})?(?: is|:) ?)(?:{QUOTE})?(?P<value>\d{{4,8}}(?!\d)"
+        rf"|{VALUE})",
+        r"(?i:option key |CPIN=|(?:cred\w*|auth"
+        r"|log-?in)\W[^(]{0,40}[(\[][\"'`\\]{1,4}[\w.@-]+[\"'`\\]{1,4}, ?[\"'`\\]|security question)",
+        lambda match: is_mixed_value(match) or match["value"].isdigit(),
+        "",
+    ),
     (  # bob : EAP "x", "bob" * "x" *
         r"(?:\b(?:PSK|EAP|XAUTH|NTLM) \"|(?:\A|"
-        r"\n)\"?[\w.@-]{1,40}\"?[ \t]+\*[ \t]+\"?)(?P<value>(?!/\w)[^\s\"]{5,63}[^\s\";,(){}])"
+        r"\n)\"?[\w.@-]{1,40}\"?[ \t]+(?:\*|\"?[\w.-]{2,20}\"?(?=[ \t]+\S+[ \t]+\*[ \t]*(?:\n"
+        r"|\Z)))[ \t]+\"?)(?P<value>(?!/\w)[^\s\"]{5,63}[^\s\";,(){}])"
         r"\"?(?:[ \t]*(?:\n|\Z)|[ \t]+[*\d])",
-        r"(?:(?:PSK|EAP|XAUTH|NTLM) \"|[ \t]\*[ \t])",
+        r"(?:(?:PSK|EAP|XAUTH|NTLM) \"|[ \t]\*[ \t]|[ \t]\*(?:\n|$))",
         is_mixed_value,
         "",
     ),
-    (rf"\blogin \S+ password (?P<value>{VALUE})", r"(?i:login \S+ password )", is_value, r"(?i:login )"),
+    (
+        rf"\b(?:login |passwd/)\S+ password (?P<value>{VALUE})",
+        r"(?i:(?:login |passwd/)\S+ password )",
+        is_value,
+        r"(?i:login |passwd/)",
+    ),
     (  # if ("x1" == api_key)
         rf"(?P<quote>[\"'])(?P<value>[^\s\"'`\\]{{6,98}})(?P=quote) ?(?:===?|!==?) ?"
         rf"[$\w.]{{0,40}}?(?P<name>[a-z]{{0,20}}_?(?:{TELLING})\w{{0,24}})",

@@ -21,6 +21,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_mixed,
     is_mixed_value,
     is_phrase,
+    is_plain_password,
     is_random,
     is_random_token,
     is_scrambled,
@@ -60,7 +61,7 @@ _ARN = re.compile(r"\b[au]rn:[\w:/.-]*:\Z")
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
-_LINE_END = re.compile("[\n\r\\\\\"'`<]|[ \\t]*(?:\u2502|\\Z)")  # also within quotes, an element, a box
+_LINE_END = re.compile("[\n\r\\\\\"'`<]|;?[ \\t]*(?:\u2502|\\Z)|;[ \t]*\n")  # also within quotes, an element, a box
 CODE = re.compile(  # a name or a call in a program, not a value
     r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|"
     r"(?:convertto|convertfrom|read|get|new|import)-(?:host|content|random|object|cli\w+|[a-z]*(?:secret|cred|pass|token|"
@@ -92,7 +93,9 @@ EXPRESSION = re.compile(
     r"(?:void|new|await|typeof|yield|lambda|async|not)\b|[&*][A-Za-z_]\w*\Z|"
     r"(?P<path>[A-Za-z_]\w*(?:(?:\.|::?|->)[A-Za-z_]\w*)+)\Z|(?P<argument>[A-Za-z_]+\d{0,2})\Z"
 )
-_WORDS_AND_NUMBER = re.compile(r"[*&]?[A-Z][a-z]{2,}(?:\.[A-Z][a-z]{2,})*\d{2,4}")  # Spring.Garden24, as people choose
+_WORDS_AND_NUMBER = re.compile(
+    r"[*&]?[A-Z][a-z]{2,}(?:\.[A-Za-z][a-z]{2,})*\d{2,4}"
+)  # Spring.Garden24, as people choose
 
 
 def _is_scribbled(value: str) -> bool:
@@ -186,7 +189,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
         return True
     alone = bool(_LINE_END.match(match.string, match.end()))
     long = quote and len(value) >= 8
-    if name.lower() in _SHORT_NAMES and not (long or re.search(r"[\W\d_]|[a-z][A-Z]", value)):
+    is_pw = name.lower() == "pw" and is_plain_password(value)
+    if name.lower() in _SHORT_NAMES and not (is_pw and alone) and not (long or re.search(r"[\W\d_]|[a-z][A-Z]", value)):
         return False  # "pass: all", "pin: left"
     # an unquoted word after `$password =` is none of the names that other languages have in its place
     alone = alone or match.string[: match.start("name")].endswith("$")
@@ -306,8 +310,9 @@ _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts b
     rf"(?:{QUOTE})?\]? ?=>\s{{1,20}}string\(\d+\) (?={QUOTE})",  # as PHP shows an array
     rf" ?\{{ ?(?:(?:private |protected |internal )?(?:get|set|init); ?){{1,3}}\}} ?= ?(?={QUOTE})",
     rf"{QUOTE}, [^\n]{{0,80}}?\bdefault(?:_value)? ?= ?(?={QUOTE})",
-    rf"{QUOTE} (?:with|to|as|is|mit|auf|con|a|avec) (?={QUOTE})",  # set "password" to "x"
-    rf"[^\n\"'`=;,]{{0,40}}(?:\|\||\?\?|\$\{{[\w:.]{{1,40}},) ?(?={QUOTE})",  # env.PASSWORD || "x"
+    rf"{QUOTE}(?: (?:with|to|as|is|mit|auf|con|a|avec)|, ?with:) (?={QUOTE})",  # set "password" to "x"
+    rf"(?:[^\n\"'`=;,]{{0,40}}|\s?[:=]?\s?<%= ?ENV(?:\.fetch)?[\[(]{QUOTE}\w{{1,40}}{QUOTE}[\])]? ?)"
+    rf"(?:\|\||\?\?|,(?<=[\"'],)|\$\{{[\w:.]{{1,40}},) ?(?={QUOTE})",  # env.PASSWORD || "x"
     rf"[\w\]]{{0,8}}(?:{QUOTE})?[\])]{{0,4}}\.(?:fill|type|send_?keys|set_?value|val)\((?={QUOTE})",
     rf"(?:, ?\w{{1,30}}\] ?= ?(?:React\.)?useState(?:<\w+>)?)?\((?={QUOTE})",  # setDbPassword("x")
     r":[ \t]*\n(?:[ \t]+(?:type|format|description|required): [^\n]{1,80}\n){1,4}?[ \t]+(?:example|default|value): ?",
@@ -342,7 +347,7 @@ def _is_directive(match: re.Match[str]) -> bool:
     name, value = _whole_name(match), match["value"]
     start = match.string.rfind("\n", 0, match.start("name")) + 1
     before = match.string[start : match.end("name") - len(name)].strip().lower()
-    alone = before == "enable" or (not before and name.lower() not in _NOT_ALONE)
+    alone = before in {"enable", "set"} or (not before and name.lower() not in _NOT_ALONE)
     code = value[0] == "*" or "(" in value or value.endswith("_" + name)
     return alone and is_named(match) and is_mixed_value(match) and len(value) >= 6 and not code
 
@@ -382,8 +387,8 @@ _BESIDE = (
         r"[ :]{0,3}\s{0,24}<|>\s{0,20}<!|(?: ?[\[(][^\[\]()\n]{0,24}[\])])? ?[:>\x{2026}\x{203a}\x{276f}] |"
         r"[\\\"'`]{1,4}(?:;[^\n]+)?(?:\r?\n|\\r\\n)|[\\\"'`]{0,4}\]? ?=>\s{1,20}string\(|"
         r" ?\{ ?(?:get|set|init|private|protected|internal)|[\\\"'`]{1,4}, [^\n]*default|"
-        r"[\\\"'`]{1,4} (?:with|to|as|is|mit|auf|con|a|avec) [\\\"'`]|"
-        r"[^\n\"'`=;,]{0,40}(?:\|\||\?\?|\$\{[\w:.]+,) ?[\\\"'`]|"
+        r"[\\\"'`]{1,4}(?: (?:with|to|as|is|mit|auf|con|a|avec)|, ?with:) [\\\"'`]|"
+        r"(?:[^\n\"'`=;,]{0,40}|[^\n]{0,4}<%=[^\n]+)(?:\|\||\?\?|[\"'],|\$\{[\w:.]+,) ?[\\\"'`]|"
         r"[\w\]]{0,8}[\\\"'`]{0,4}[\])]{0,4}\.\w+\([\\\"'`]|(?:, ?\w+\] ?= ?[\w.<>]+)?\([\\\"'`]|"
         r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|"
         r";[\w=;]*\][^\s\"'`]|[\\\"'`]{1,4} ?\([^()\n]*\) ?value: |\}\{| \{[^{}\n;:=]{6}|"
@@ -466,6 +471,8 @@ def is_chosen(match: re.Match[str]) -> bool:
         return False
     if re.match(r"=[^=\s]", match.string[match.end("value") :]):
         return False  # the next name
+    if CHOSEN.fullmatch(value) and not re.search(r"@[\w-]+\.|[%#]\w?\d", value):
+        return True
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
     public = is_hash(value) or "/" in value or is_publishable(value)
     return random and not public and is_value(match) and word_share(value) <= 0.5
@@ -486,7 +493,8 @@ _ASSIGNED = detector(
     r"base64\.b64decode|atob|Buffer\.from|\[\]byte|Ok|Pointer|aws\.String)\((?=[\"'])|"
     # quotes of Perl and Ruby, Lua, C++
     r"(?P<opened>q[qwx]?\s?[{(\[<|/!]|%[qw]?[{(\[<|](?![{%(])|\[=*\[(?=[^\]\n]{4,98}\]=*\])|R\"\w{0,8}\())?"
-    r"(?:(?P<quote>(?:\"{2,3}|'{2,3}|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote))|"
+    r"(?:(?P<quote>(?:\"{2,3}|'{2,3}|'\\'')(?=[^\s\"'`+,;:)\]}.<>&|])"
+    r"|(?P<escaped>\\{1,3})?[\"'`])(?=[^\n]*?(?P=quote))|"
     r"\\{0,3}[\"'](?=[^\s\"'`]{8,400}[ \t]*(?:\n|\Z)))?"  # the end of the text, and with it of the quote, was cut off
     r"(?P<value>(?(opened)[^\n]{4,200}?(?=[\]})>|/!]{1,2}[\"']?[ \t]*(?:[;,)\]}\n<]|\\n|\Z))|"
     r"(?(escaped)[^\"'`\\\n]+|(?(quote)(?:(?!(?P=quote))[^\\\n]|\\[^\n])+"
@@ -537,57 +545,7 @@ BESIDE_A_PROVIDER = detector(  # twilio: x, algoliasearch("id", "x"); hashes and
     "value",
     accept=_is_beside_a_provider,
 )
-_COLUMN = (
-    r"(?:\b|_)(?:passw(?:or)?d|[a-z]{2,9}_pass|passphrase|passwort|kennwort|mot de passe|senha|pwd|pw|secret|token|"
-    "api_?key|contrase\u00f1a)"
-    r"(?:\b|_)"
-)
-_HEADER = re.compile(  # a line whose cells name what stands below them, or the columns of an INSERT
-    rf"(?:^|(?<=\())(?P<names>[^\n()]*{_COLUMN}[^\n()]*)(?:$|\) ?values\b)",
-    re.IGNORECASE | re.MULTILINE,
-)
-_CELL = re.compile(r"(?P<value>[^\s|,;\"'`](?:[^\s|,;\"'`]| (?! )){4,96}[^\s|,;\"'`])")
-_MOST_ROWS = 200
 _LONGEST_LIST = 4000  # characters
-
-
-def _column_cells(text: str) -> Iterator[re.Match[str]]:
-    """The cells below a column named password, in CSV, Markdown, the output of a database, the rows of an INSERT."""
-    for header in _HEADER.finditer(text):
-        names = header["names"]
-        separator = next((one for one in "|\t;," if names.strip("|").count(one)), "")
-        columns = [meaning(name.strip("\"'`* ")) for name in names.split(separator)] if separator else []
-        if (
-            not any(columns)
-            or sum(bool(name.strip()) for name in names.split(separator)) < 2
-            or any(len(name.split()) > 3 or set(":={$") & set(name) or "/*" in name for name in names.split(separator))
-        ):
-            continue  # a sentence with commas, a line of a program
-        insert = header.end() > header.end("names")
-        rows = re.compile(r"\((?P<row>[^()\n]*)\)" if insert else r"^(?P<row>[^\n]*)$", re.MULTILINE)
-        for number, row in enumerate(rows.finditer(text, header.end() + 1)):
-            cells = row["row"].split(separator)
-            if not re.search(r"\w", row["row"]):
-                continue  # a rule
-            if len(cells) != len(columns) or number >= _MOST_ROWS:
-                break
-            at = row.start("row")
-            for means, cell in zip(columns, cells, strict=True):
-                value = _CELL.search(text, at, at + len(cell))
-                at += len(cell) + 1
-                alone = value and value["value"] in {cell.strip("\"'` \r"), cell.strip("\"'`* \r")}
-                if value and alone and is_secret(means, value["value"], quoted=True) and is_mixed_value(value):
-                    yield value
-
-
-_BELOW_A_NAME = detector(
-    "password",
-    _CELL.pattern,
-    rf"(?i:{_COLUMN}[^\n]*[|,;\t]|[|,;\t][^\n]*{_COLUMN})",
-    "value",
-    find=_column_cells,
-    gate=TELLING_GATE,
-)
 _LIST = re.compile(
     rf"(?P<name>(?:{TELLING})\w{{0,24}})(?:{QUOTE}|\])?(?:\[\])?\s{{0,8}}(?::=|=>|[:=])\s{{0,8}}"
     r"(?:new (?:\w+)?\[\]|(?:\[\]|vec!|array|listOf|Arrays\.asList|List\.of|Set\.of|[@%])(?:string)?\s?)?\s?"
@@ -661,4 +619,4 @@ SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw t
     r"(?:[a-z]{3,8}[\s,]{1,3}(?:[0-9]{1,2}[.):] ?)?){11}[a-z]{3,8}",
     accept=lambda match: _seed_words(match.group()),
 )
-DETECTORS = (_BELOW_A_NAME, _LISTED, _VALUES_IN_TURN, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)
+DETECTORS = (_LISTED, _VALUES_IN_TURN, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)

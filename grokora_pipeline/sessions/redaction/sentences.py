@@ -14,6 +14,8 @@ from grokora_pipeline.sessions.redaction.detector import (
     detector,
     is_mixed,
     is_mixed_value,
+    is_phrase,
+    is_plain_password,
     is_value,
     is_wordlike,
     looks_random,
@@ -31,10 +33,11 @@ _CODE_WORD = r"(?:(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}|[a-z
 _CODE_GROUPS = r"[a-z0-9]{4}(?:[ -][a-z0-9]{4}){3,7}(?![ -]?[a-z0-9])"
 _CODES = (  # the words for a PIN and for a code that was sent
     "(?:verification|one[- ]time|otp|2fa|mfa|security|confirmation|log-?in|authentication|sms|pin|puk|access|unlock|"
-    "door|gate|alarm|entry|safe|validation)[ -]code|"
+    "door|gate|alarm|entry|safe|validation|garage|locker|keypad|building|bike|gym)[ -]code|"
     "code (?:for|to) (?:the |my |our )?(?:safe|alarm|door|gate|garage|vault|lock)|"
-    "2fa\\b|otp|pin|puk|passcode|one[- ]time (?:password|pin)|"
-    "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|einmal|sms-|pin-)(?:code|passwort)|"
+    "(?:locker|lock|safe|padlock|bike) combo(?:nation)?|geheimzahl|"
+    "2fa\\b|otp|pin|nip|puk|passcode|one[- ]time (?:password|pin)|"
+    "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|zugangs|einmal|sms-|pin-)(?:code|(?:pass|kenn)wort)|"
     "code (?:d'acc\u00e8s|de (?:v\u00e9rification|confirmation|s\u00e9curit\u00e9)|pin)|"
     "c\u00f3digo (?:de (?:verificaci\u00f3n|confirmaci\u00f3n|seguridad|verifica\u00e7\u00e3o|confirma\u00e7\u00e3o|"
     "acceso|acesso)|pin)|"
@@ -47,7 +50,7 @@ _CODES = (  # the words for a PIN and for a code that was sent
     "\uc778\uc99d ?(?:\ubc88\ud638|\ucf54\ub4dc)"
 )
 _JOINS = (
-    "[ \u00a0:\uff1a=#\"'\u201c\u2014\u2013-]|is|was|has been|set to|"
+    "[ \u00a0:\uff1a=#\"'`\u201c\u300c\u3010\u2014\u2013\\[(*-]|is|was|has been|set to|"
     "for (?:(?:the|my|our|your) )?[a-z]{1,12}|now|lautet|ist|est|es|\u00e9|"
     "\u00e8|je|jest|to|este|er|\u00e4r|on|\u662f|\u4e3a|\u306f|\ub294|\uc740"
 )
@@ -61,6 +64,7 @@ _SCRIPT = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # whose particles follow 
 _LATIN = f"(?:password|passwd|pwd?){_SCRIPT}"
 _PASSWORD = f"{SPOKEN}|passwd|pass|pwd?"
 _ALL_KINDS = re.compile(r"(?=.*[a-z])(?=.*[A-Z]).*\d")
+_DASH = "[\u2014\u2013]"
 _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
@@ -74,6 +78,15 @@ def is_strong(match: re.Match[str]) -> bool:
     """Whether a word of a sentence can only be a password: letters and digits, and neither a name nor a measure."""
     value = match["value"]
     return len(value) >= 7 and is_mixed(value) and is_value(match) and not _ORDINARY.match(value)
+
+
+_END = re.compile(r"[.,;!)]{0,2}(?:\s*\Z|\s*\n)|[.,;!)]{1,2}\s")
+
+
+def is_strong_or_plain(match: re.Match[str]) -> bool:
+    """The same, or a word of letters alone that ends its clause and is no word of sentences."""
+    plain = is_plain_password(match["value"]) and is_value(match) and _END.match(match.string, match.end("value"))
+    return is_strong(match) or bool(plain)
 
 
 _SAYS = re.compile(  # what may stand before several words of a passphrase, and not before those of a sentence
@@ -101,21 +114,23 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # recovery codes, one or a list of them; the key to set up a second factor
         rf"\b(?:(?:recovery|backup|rescue|scratch|emergency|one-time) (?:codes?|keys?)|(?:setup|manual entry|"
-        rf"authenticator) (?:key|code))\b"
-        rf"[^\n:\\]{{0,40}}?(?::|\n|\\{{1,3}}n| is| are)(?:\s|\\{{1,3}}n|[+>#|]|\d+\t)*(?:[-*] |\d{{1,2}}[.)] )?"
+        rf"authenticator) (?:key|code)|wiederherstellungs(?:codes?|schl\u00fcssel))\b"
+        rf"(?:[^\n:\\]{{0,40}}?(?::|\n|\\{{1,3}}n| is| are)|(?= [\w-]*\d[\w-]*(?:\n|\Z)))(?:\s|\\{{1,3}}n|[+>#|]"
+        rf"|\d+\t)*(?:[-*] |\d{{1,2}}[.)] )?"
         rf"(?P<value>(?:{_CODE_WORD}|{_CODE_GROUPS})"
         rf"(?:[\s,;]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
         r"(?i:(?:recovery|backup|rescue|scratch|emergency|one-time) (?:code|key)|(?:setup|entry|"
-        r"authenticator) (?:key|code))",
+        r"authenticator) (?:key|code)|wiederherstellungs)",
         lambda match: is_mixed(match["value"]) or re.sub(r"[\s,;-]", "", match["value"]).isdigit(),
         "",
     ),
     (  # type "x" into the password field, tmux send-keys -t 0 "x" Enter # password
         rf"\b(?:type|typing|typed|tried|try|entered|enter|write|typewrite|keystroke|text|fill|input|paste|use|using|"
         rf"and|with|send-keys|sendline)"
-        rf"[sd]?[ (](?:in |(?:--?\w[\w-]*(?: \d+)? ){{1,3}})?(?P<quote>{QUOTE})?"
+        rf"[sd]?[ (](?:text=|in |(?:--?\w[\w-]*(?: \d+)? ){{1,3}})?(?P<quote>{QUOTE})?"
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{QUOTE})?\)?"
-        rf"(?:(?: (?:in|as|for)(?:to)?|[^\n\"'`#]{{0,20}}(?:#|--|//)) |, ?(?:into|in|field)={QUOTE})"
+        rf"(?:(?: (?:in|as|for)(?:to)?| (?:when|if|once|where|as soon as|and (?:got|it)|but)|"
+        rf"[^\n\"'`#]{{0,20}}(?:#|--|//)) {QUOTE}?|, ?(?:into|in|field)={QUOTE})"
         rf"[\w /]{{0,24}}(?:{SPOKEN})",
         rf"(?i:(?:type|typing|typed|tried|try|entered|enter|write|keystroke|text|fill|input|paste|use|using|and|"
         rf"with|send-keys|sendline)[sd]?[ (][^\n]*(?:{SPOKEN}))",
@@ -128,13 +143,16 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:(?:als|comme|como|come|kot|jako) (?:{FOREIGN})|"
         rf"\b(?:sign|log)(?:ged|ging|ned|ning)?[ -]?(?:in|on)(?: to [\w ]{{1,24}})? (?:as|"
         rf"with) [\w.@-]{{1,40}} (?:using|and|with|/)|"
-        rf"\b(?:login|user(?:name)?):? [\w.@-]{{1,40}},? pass(?:word)?|(?<![\w./-])pw|"
+        rf"\b(?:login|user(?:name)?)(?: is|:)? [\w.@-]{{1,40}},?(?: and|\n| /)?(?: the)? pass(?:word)?(?: is|:)?|"
+        rf"authenticated as [\w.@-]{{1,40}} (?:using|with)|(?<![\w./-])pwd?|"
+        rf"(?:default|keystore|store|temp(?:orary)?|initial|old|new|test|login) pass|"
         rf"\b{_OF_WHAT} pass) (?P<value>{VALUE})",
-        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpw |"
-        r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |user\w*:? [\w.@-]+,? pass|\w pass )",
-        is_strong,
-        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpw |"
-        rf"user\w*:? [\w.@-]+,? pass|\w pass )",
+        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpwd? |authenticated as |"
+        r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |"
+        r"(?:login|user\w*)(?: is|:)? [\w.@-]+,?(?: and|\n| /)?(?: the)? pass|\w pass )",
+        is_strong_or_plain,
+        rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpwd? |"
+        rf"(?:login|user\w*)(?: is|:)? [\w.@-]+,?(?: and|\n| /)?(?: the)? pass|\w pass |authenticated as )",
     ),
     (  # created bob with app secret x1, try the api key x1, I changed the mail pass to x1
         rf"\b(?:(?:with|using|use|tr(?:y|ied)|mit|avec|con|com|met)(?: [\w'-]{{1,16}}){{0,3}}? {_SECRET}|"
@@ -163,7 +181,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?<!\w)(?:{SPOKEN}|passwd|pwd)(?:en|et|s|a)? (?P<quote>{QUOTE})"
         r"(?P<value>(?:(?!(?P=quote))[^\n]){6,98})(?=(?P=quote))",
         rf"(?i:(?:{SPOKEN}|passwd|pwd)(?:en|et|s|a)? [\\\"'`])",
-        is_mixed_value,
+        lambda match: is_mixed_value(match) or (len(match["value"]) >= 8 and is_plain_password(match["value"])),
         "",
     ),
     (  # the word for it, at most four more, a mark, a passphrase
@@ -188,7 +206,7 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # Spanish: a key as well as a password; la clave del wifi es x1
         rf"\bclave(?: (?:del?|de la|de acceso|para)(?: [\w-]{{1,16}}){{0,3}})?(?:{QUOTE})?(?:\s?:| es)\s?(?:{QUOTE})?"
-        rf"(?P<value>{VALUE})",
+        rf"(?P<value>{VALUE_OR_PHRASE})",
         r"(?i:\bclave\b[^\n:]*(?::| es))",
         lambda match: len(match["value"]) >= 6 and is_mixed_value(match),
         r"(?i:\bclave)",
@@ -206,14 +224,19 @@ _ROWS: tuple[Context, ...] = (
     (  # the password generated for root@localhost: x1; pw for the zip: x1; use the following password to go on:\n\nx1
         rf"(?<!\w)(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:{_OF_KEYS}) (?:token|key))"
         rf"(?:\)?,? (?!(?:or|and|if|"
-        rf"but)\b)[(\"'`]?[\w\u00e0-\u00fc/~][\w\u00e0-\u00fc'\"`.@/-]{{0,30}}\)?){{1,8}} ?(?::|->|=>|=)"
-        rf"\s{{1,4}}(?P<quote>{QUOTE})?(?P<value>{VALUE})(?={QUOTE}|[.,;)]?[ \t]*(?:\n|\Z|[(#,;]))",
-        rf"(?i:(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:{_OF_KEYS}) (?:token|key)),? [^\n]*(?::|->|=)\s)",
+        rf"but)\b)[(\"'`]?[\w\u00e0-\u00fc/~][\w\u00e0-\u00fc'\"`.@/-]{{0,30}}\)?){{1,8}}(?: ?(?::|->|=>|=)| {_DASH}"
+        rf"| -)"
+        rf"\s{{1,4}}(?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})(?={QUOTE}|[.,;)]?[ \t]*(?:\n|\Z|[(#,;]))",
+        rf"(?i:(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:{_OF_KEYS}) (?:token|key)),? [^\n]*(?::|->|=| -"
+        rf"|\x{{2013}}|\x{{2014}})\s)",
         lambda match: (
-            len(match["value"]) >= 8
-            and is_mixed_value(match)
-            and not EXPRESSION.match(match["value"] + "\0")
-            and not re.search(r"://|^[\w.-]+@[\w-]+\.[\w.-]+\Z|^\d[\d:.,-]*\w?\Z|^[./~]", match["value"])
+            (is_plain_password(match["value"]) and bool(_END.match(match.string, match.end("value"))))
+            or (
+                len(match["value"]) >= 8
+                and is_mixed_value(match)
+                and not EXPRESSION.match(match["value"] + "\0")
+                and not re.search(r"://|^[\w.-]+@[\w-]+\.[\w.-]+\Z|^\d[\d:.,-]*\w?\Z|^[./~]", match["value"])
+            )
         ),
         "",
     ),
@@ -221,7 +244,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:(?<!\w)(?:{SPOKEN}|pin|{_OF_WHAT} pass|pwd?)(?: code)?"
         rf"(?: for (?:the )?(?:\w{{2,16}} )?{QUOTE}[^\s\"'`]{{1,40}}{QUOTE})?"
         rf"(?: from \S{{1,64}})? (?:(?:is|was)(?: now| still)?:?|lautet|ist|je|est|es|\u00e8|\u00e9|c'est|\u00e4r|er|"
-        rf"on|to|jest|\u2014|"
+        rf"(?<=salasana )on|to|jest|\u2014|"
         rf"-)(?=[ :])|"
         rf"(?:\u5bc6[\u7801\u78bc]|\u53e3\u4ee4|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638)"
         rf" ?(?:\u662f|\u4e3a|\u70ba|\u306f|\ub294|\uc740|:|\uff1a)) ?(?P<quote>{QUOTE})?"
@@ -240,15 +263,89 @@ _ROWS: tuple[Context, ...] = (
         ),
         "",
     ),
+    (  # what's the pw? <bob> it's x1
+        rf"(?<!\w)(?:{_PASSWORD}|pin)(?: [\w'-]{{1,16}}){{0,4}}(?: ?\?+\s{{1,3}}|[.:]\n(?=\w{{1,20}}: ))"
+        rf"(?:(?:<[^<>\s]{{1,20}}>|[\w.-]{{1,20}}:|\[[\w: ]{{4,12}}\])\s){{0,3}}(?:(?:it'?s|it is|that'?s|das ist"
+        rf"|es ist|c'est|es|try|use|yes|sure|ok(?:ay)?|here)"
+        rf"[ ,:]{{1,2}}){{0,3}}(?P<quote>{QUOTE})?(?P<value>{_DIGITS}(?![\w.:])|{VALUE_OR_PHRASE})",
+        rf"(?i:(?:{_PASSWORD}|pin)[^\n?]*(?:\?+\s|[.:]\n\w+: ))",
+        lambda match: (
+            "pin" in match[0].lower() if match["value"].isdigit() else is_strong(match) or is_phrase(match["value"])
+        ),
+        "",
+    ),
+    (  # unlock the disk with: x1; passwords are x1 and x2; wifi acme, key x1; u/p bob x1; the two lines of credentials
+        rf"\b(?:(?:un)?lock(?:ed|s)?(?: [\w'-]{{1,16}}){{0,4}} with:? |passwords (?:are|were) (?:\S{{4,64}},? (?:and"
+        rf"|or) )?|"
+        rf"(?:wi-?fi|wlan|ssid)[^\n]{{0,40}}[, ]key |u ?/ ?p(?:w|ass)?:? [\w.@-]{{2,40}}(?: ?/ ?| )"
+        rf"|id[ /]pw:? [\w.@-]{{2,40}}[ /]|"
+        rf"key (?:for|to|of) (?:the|this|my|our) (?:\w{{1,12}} )?(?:archive|zip|file|pdf|document|attachment|disk"
+        rf"|drive|backup)(?: is|:) |"
+        rf"(?:credentials|access data|zugangsdaten|log-?in(?: details"
+        rf"| data)?)[^\n]{{0,40}}[.:][ \t]*\n\s*[\w.@+-]{{2,40}}[ \t]*\n)"
+        rf"(?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
+        r"(?i:lock(?:ed|s)? [^\n]*with|passwords (?:are|were)|(?:wi-?fi|wlan|ssid)[^\n]*key |u ?/ ?p|id[ /]pw|"
+        r"key (?:for|to|of) |(?:credentials|access data|zugangsdaten|log-?in)[^\n]*[.:][ \t]*\n)",
+        lambda match: is_strong(match) or is_phrase(match["value"]),
+        "",
+    ),
+    (  # 10.0.0.1 bob/x1
+        rf"(?<![\w.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?::\d{{2,5}})?[ \t]+[\w.@-]{{2,40}} ?/ ?(?P<value>{VALUE})",
+        r"[0-9]\.[0-9]{1,3}(?::[0-9]+)?[ \t]+[\w.@-]+ ?/",
+        is_strong,
+        "",
+    ),
+    (  # a key or a lock of the emojis, gmail: bob@example.com x1
+        rf"(?:[\U0001f510-\U0001f513\U0001f5dd]\ufe0f?:? |(?:\A|\n)"
+        rf"(?:[\w .-]{{2,30}}[:=-] ?)[\w.+-]{{1,40}}@[\w-]{{1,40}}\.[\w.]{{2,20}}[ \t]+)"
+        rf"(?P<value>{VALUE})(?=[ \t]*(?:\n|\Z))",
+        r"[\x{1f510}-\x{1f513}\x{1f5dd}]|@[\w-]+\.[\w.]+[ \t]+\S{6}",
+        is_strong,
+        "",
+    ),
+    (  # the prod pw (currently x1)
+        rf"(?<!\w)(?:{_PASSWORD})\d? ?\((?:(?:currently|now|still|is|was"
+        rf"|atm)[ :]{{1,2}})?(?P<value>[^\s()\"'`]{{6,60}})\)",
+        rf"(?i:(?:{_PASSWORD})[0-9]? ?\()",
+        is_strong,
+        "",
+    ),
+    (  # pw (work) x1, [password] x1, password(bob)=x1, password|x1
+        rf"(?<![\w.$-])(?:{_PASSWORD})\d?(?: ?\([^()\n]{{1,30}}\) ?[:=]{{0,2}} ?|[\])}}>*_]{{1,3}}:? | ?(?:[\u2192|~]"
+        rf"|\.{{3}}) ?|"
+        rf" (?:[\u2013\u2014]|[-=]>) )(?P<quote>{QUOTE})?(?P<value>{VALUE})"
+        rf"(?=(?(quote)(?P=quote)|[.,;)\]]?(?:\s|\Z)))",
+        rf"(?i:(?:{_PASSWORD})[0-9]?(?: ?\([^()\n]+\)| ?[.=|\x{{2192}}\x{{2013}}\x{{2014}}~\])}}>*_-]))",
+        lambda match: is_strong(match) and not re.search(r"[(\[{<]", match["value"]),
+        "",
+    ),
+    (  # log in with `bob` / `x1`, VPN account: bob@example.com / x1
+        rf"\b(?:log(?:ged|ging)?[ -]?in(?:to)?|sign(?:ed|ing)?[ -]?in|users?|accounts?|admin\w*|root|cred(?:ential)?s?|"
+        rf"access|enter|use|demo|vpn|idrac|ilo|ipmi|kvm|rdp|ssh|s?ftp|router|switch|anmeldung|konto|compte|cuenta)\b"
+        rf"(?: [\w'-]{{1,16}}| ?\([^()\n]{{1,30}}\)){{0,4}}?(?: ?[:=]| -)? ?(?:{QUOTE})?[\w.@+-]{{2,40}}(?:{QUOTE})?"
+        rf"(?: // | / | - (?=\S{{6,60}}[ \t]*(?:\n|\Z)))(?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})"
+        rf"(?=(?(quote)(?P=quote)|[.,;)]?(?:\s|\Z)))",
+        r"(?i:(?:log\w*[ -]?in|sign\w*[ -]?in|users?|account|admin|root|creds?|credentials?|access|enter|use|demo|vpn|"
+        r"idrac|ilo|ipmi|kvm|rdp|ssh|ftp|router|switch|anmeldung|konto|compte|cuenta)[^\n]*(?: //? | - ))",
+        lambda match: is_strong(match) or (bool(match["quote"]) and is_plain_password(match["value"])),
+        r"(?: //? | - )[\"'`\\]{0,4}\S{6}",
+    ),
+    (  # the secret is x1
+        rf"\b(?:the|my|our|your|shared|client) secret(?: key)? (?:is|was):? (?P<quote>{QUOTE})?(?P<value>{VALUE})",
+        r"(?i:secret(?: key)? (?:is|was):? )",
+        is_strong,
+        "",
+    ),
     (  # the password for the staging box is x1
         rf"(?<!\w)(?:(?:{SPOKEN}|pwd?)(?! (?:polic|format|hash|type|length|strength|manager))|"
         rf"(?P<key>secret|token|(?:access|api) key)(?= (?:you|we|I|for|to|of|in|that) ))"
-        rf"(?: [\w'\"-]{{1,16}}| [\w.+-]{{1,40}}@[\w.-]{{1,40}}){{1,6}} (?:is|(?:was|is|"
-        rf"has been) (?:re)?set to|to|was|lautet|ist|es|"
+        rf"(?: [\w'\"@+-]{{1,40}}(?:\.\w[\w.-]{{0,40}})?| \([^()\n]{{1,30}}\)){{1,6}} "
+        rf"(?:(?:is|was)(?: now| still| always| currently| actually)?|(?:was|is|"
+        rf"has been) (?:re)?set to|to|lautet|ist|es|"
         rf"est|c'est|contains|\u00e9|"
-        rf"\u00e8) (?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
-        rf"(?i:(?:{SPOKEN}|pwd?|secret|token|(?:access|api) key)(?: [\w'\"@.+-]{{1,60}}){{1,6}} "
-        r"(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8}) )",
+        rf"\u00e8)[ \n](?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
+        rf"(?i:(?:{SPOKEN}|pwd?|secret|token|(?:access|api) key)(?: [\w'\"@.+-]{{1,60}}| \([^()\n]+\)){{1,6}} "
+        r"(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8})[ \n])",
         lambda match: (
             is_mixed_value(match)
             and _is_no_sentence(match)
@@ -261,10 +358,12 @@ _ROWS: tuple[Context, ...] = (
         rf"{TELLING_GATE}|(?i:{FOREIGN})",
     ),
     (  # credentials: bob / x1
-        rf"(?<!\w)(?:cred(?:ential)?s?|log-?in|{_ACCOUNT}|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is|"
+        rf"(?<!\w)(?:cred(?:ential)?s?|log-?in|{_ACCOUNT}|user(?:name)? ?/ ?pass(?:word)?)(?:"
+        rf"(?: [\w'-]{{1,16}}){{0,3}}? ?[:=]| are| is| -|"
         rf"(?= \w+[/:])) ?(?:[\w.+-]+@[\w.-]+[ ,]{{1,3}}(?![/:])|(?:[\w.@+-]+|<[^>\s]+>)(?: ?[/:] ?| and ))"
         rf"(?P<value>{VALUE_OR_PHRASE})",
-        rf"(?i:(?:cred(?:ential)?s?|log-?in|{_ACCOUNT}|user(?:name)? ?/ ?pass(?:word)?)(?: ?[:=]| are| is| \w+[/:]))",
+        rf"(?i:(?:cred(?:ential)?s?|log-?in|{_ACCOUNT}|user(?:name)? ?/ ?pass(?:word)?)(?:(?: [\w'-]+)* ?[:=]| are"
+        rf"| is| -| \w+[/:]))",
         is_mixed_value,
         "",
     ),
@@ -315,9 +414,10 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # 123456 is your login code, enter code 123456, the SMS says 123456
         rf"(?:(?<![\w.:-])|\bG-)(?P<value>{_DIGITS}) (?:is|as|ist|est|es|\u00e9|\u00e8) "
-        rf"(?:the|my|il tuo|{_YOUR})(?: [\w-]{{1,16}}){{0,2}} (?:code|pin|otp|passcode|"
+        rf"(?:the|my|il tuo|{_YOUR})(?: [\w-]{{1,16}}){{0,2}} (?:code|pin|otp|passcode|password|"
         rf"c\u00f3digo|codice)",
-        r"(?i:[0-9]{4} (?:is|as|ist|est|es|\x{e9}|\x{e8}) \w+[^\n]* (?:code|pin|otp|passcode|c\x{f3}digo|codice))",
+        r"(?i:[0-9]{4} (?:is|as|ist|est|es|\x{e9}|\x{e8}) \w+[^\n]* (?:code|pin|otp|passcode|password|c\x{f3}digo"
+        r"|codice))",
         None,
         r"(?i:[0-9]{4} (?:is|as|ist|est|es|\x{e9}|\x{e8}) )",
     ),
@@ -356,19 +456,22 @@ _ROWS: tuple[Context, ...] = (
         TELLING_GATE,
     ),
     (  # the words that restore a wallet
-        rf"(?:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))(?:{QUOTE})?\s?[:=]\s?(?:{QUOTE})?"
+        rf"(?:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))(?:{QUOTE})?(?:\s?[:=]| is| are)\s?"
+        rf"(?:{QUOTE})?"
         r"(?P<value>(?:[a-z]{3,8} ){11,23}[a-z]{3,8})",
         r"(?i:mnemonic|(?:seed|recovery|secret|backup)[ _](?:phrase|words?))",
         None,
         "",
     ),
 )
-_DASH = "[\u2014\u2013]"
 _TAILS = (  # what says of the word before it that it is a password
-    rf" (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your|my|la|le|il|das|het|tvoje))? "
+    rf"(?: (?:everywhere|again|always|here))? (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your"
+    rf"|my|la|le|il|das|het|tvoje))? "
     rf"(?:{SPOKEN}|(?:[\w-]{{1,12}} )?(?:passwd|pwd?|pass|token|secret|key))"
-    rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN})"
+    rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN}|pwd?|pass))"
+    rf"|{QUOTE}?,? \((?:[\w-]{{1,16}} ){{0,2}}(?:{SPOKEN}|pwd?)\)"
     rf"|{QUOTE}[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN})"
+    rf"|[;,.] (?:that|this|it)(?:'s| is| was) (?:the|my|our|your)(?: [\w-]{{1,16}}){{0,3}} (?:{SPOKEN}|pwd?)"
     rf"| is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} (?:{SPOKEN}|pin|(?:token|secret|key))"
 )
 _TAIL = re.compile(rf"(?:{_TAILS})(?!\w|-\w| [a-z]*(?:ing|er|ed|s)\b)", re.IGNORECASE | re.ASCII)
