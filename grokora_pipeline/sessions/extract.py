@@ -12,6 +12,7 @@ import pyarrow as pa
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.common import UNFORESEEN, Source, UnreadableError, decode
+from grokora_pipeline.sessions.readers.source import DAMAGED, cause
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
 from grokora_pipeline.sessions.scan import LogFile
@@ -172,6 +173,8 @@ def _items(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
         yield error.problem
     except OSError as error:
         yield Problem("unreadable", 0, error.strerror or "the system cannot read it")
+    except DAMAGED as error:
+        yield Problem("damaged", 0, cause(error))
     except UNFORESEEN as error:
         yield Problem("malformed", 0, f"the reader stopped at something unforeseen ({type(error).__name__})")
 
@@ -187,6 +190,8 @@ def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
         record.format = "empty"
         return
     known = readers.detect(head)
+    if known is None and len(head) < readers.HEAD_BYTES:
+        source.read()  # what a damaged file lacks may say what it is
     if known is None and readers.is_companion(head):
         record.format = "companion"
         return

@@ -91,6 +91,23 @@ def test_a_packed_log_that_is_damaged_gives_what_comes_before_the_damage(tmp_pat
     assert "damaged" in {row["reason"] for row in report.quarantine}
 
 
+@pytest.mark.parametrize("packer", PACKERS.values(), ids=PACKERS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_packed_log_may_end_anywhere_or_be_damaged_anywhere_and_stops_nothing_else(
+    tmp_path: Path, packer: Callable[[bytes], bytes], encoding: str
+) -> None:
+    """Such a file is one that is being copied: nothing of it, not even its first byte, can be unpacked yet."""
+    packed = packer(lines(3).decode().encode(encoding))
+    for end in range(1, len(packed), 5):
+        write(tmp_path / "logs" / f"{end}.jsonl.gz", packed[:end])
+        write(tmp_path / "logs" / f"{end}.bak", packed[:end] + bytes([packed[end] ^ 255]) + packed[end + 1 :])
+    write_lines(tmp_path / "logs" / "good.jsonl", [call("good", 0, "p", "a")])
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert "good" in {turn["session_id"] for turn in turns(tmp_path / "out")}
+    reasons = {row["file"]: row["reason"] for row in report.quarantine}
+    assert all(reasons[f"{end}.jsonl.gz"] in ("damaged", "truncated") for end in range(6, len(packed), 5))
+
+
 @pytest.mark.skipif(not FAILING.is_dir(), reason="needs ../shared/data/failing_inputs")
 def test_every_rotated_log_is_read_and_every_file_is_listed(tmp_path: Path) -> None:
     logs = FAILING / "6-rotated-logs" / "logs"

@@ -31,6 +31,7 @@ _BLOCK = 1 << 20
 # What stands around records and is no part of them: holes of NUL that a crash leaves, the mark before each record of a
 # JSON text sequence (RFC 7464), and the end of a file of DOS.
 PADDING = b"\0\x1e\x1a"
+_ZSTD = b"\x28\xb5\x2f\xfd"
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 # What rotation makes of `x.log`: x.log.1 (the newest), x.log.2.gz, x.log-20260131, x.log.2026-01-31_10
 _ROTATED = re.compile(
@@ -103,29 +104,39 @@ class Source:
 
         The rows of a Parquet or a CSV file are JSON lines: so data sets and platforms export traces. So are the samples
         of a log of Inspect AI, and the JSON lines of a program whose output a container runtime keeps. Raises OSError,
-        and UnreadableError for a Parquet file without its end.
+        and UnreadableError for a file of which nothing can be unpacked.
         """
         with ExitStack() as stack:
-            if self.data is not None:
-                stream: IO[bytes] = io.BufferedReader(io.BytesIO(self.data), _BLOCK)
-            else:
-                file = stack.enter_context(self.path.open("rb", buffering=0))
-                limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
-                stream = io.BufferedReader(limited, _BLOCK)
-            unpacked = _unpacked(stream)
-            magic = stream.peek(4)[:4]  # type: ignore[attr-defined]  # of BufferedReader
-            if magic == b"PAR1":
-                unpacked = _JsonLines(_parquet_lines(self.path if self.data is None else pa.BufferReader(self.data)))
-            elif magic == b"PK\x03\x04":
-                lines = _eval_lines(self.path if self.data is None else io.BytesIO(self.data))
-                unpacked = lines and _JsonLines(lines)
-            if unpacked is not None:
-                stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
-            if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # type: ignore[attr-defined]
-                stream = io.BufferedReader(_Limited(_Utf8(stream), MAX_UNPACKED), _BLOCK)
-            if (rows := _csv_lines(stream) or _document_lines(stream) or _shipped_lines(stream)) is not None:
-                stream = io.BufferedReader(_Limited(_JsonLines(rows), MAX_UNPACKED), _BLOCK)
-            yield stack.enter_context(stream)
+            try:
+                stream = stack.enter_context(self._unpacked(stack))
+            except DAMAGED as error:  # what is looked at first is damaged already
+                raise UnreadableError("damaged", 0, cause(error)) from error
+            yield stream
+
+    def _unpacked(self, stack: ExitStack) -> IO[bytes]:
+        """The stream that `open` gives; `stack` closes the file below it."""
+        if self.data is not None:
+            stream: IO[bytes] = io.BufferedReader(io.BytesIO(self.data), _BLOCK)
+        else:
+            file = stack.enter_context(self.path.open("rb", buffering=0))
+            limited = _Limited(file, self.size if self.size >= 0 else MAX_UNPACKED)
+            stream = io.BufferedReader(limited, _BLOCK)
+        unpacked = _unpacked(stream)
+        magic = stream.peek(4)[:4]  # type: ignore[attr-defined]  # of BufferedReader
+        if magic == b"PAR1":
+            unpacked = _JsonLines(_parquet_lines(self.path if self.data is None else pa.BufferReader(self.data)))
+        elif magic == b"PK\x03\x04":
+            lines = _eval_lines(self.path if self.data is None else io.BytesIO(self.data))
+            unpacked = lines and _JsonLines(lines)
+        if unpacked is not None:
+            stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
+            if magic == _ZSTD and not stream.peek(1):
+                raise EOFError  # its reader takes any end for a right one
+        if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # type: ignore[attr-defined]
+            stream = io.BufferedReader(_Limited(_Utf8(stream), MAX_UNPACKED), _BLOCK)
+        if (rows := _csv_lines(stream) or _document_lines(stream) or _shipped_lines(stream)) is not None:
+            stream = io.BufferedReader(_Limited(_JsonLines(rows), MAX_UNPACKED), _BLOCK)
+        return stream
 
     def head(self, size: int) -> bytes:
         """The first bytes, unpacked; fewer if the file is damaged or still being written."""
@@ -401,7 +412,7 @@ def _unpacked(stream: IO[bytes]) -> Any:
     magic = stream.peek(6)[:6]  # type: ignore[attr-defined]  # of BufferedReader
     if magic.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=stream)
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+    if magic.startswith(_ZSTD):
         # a log that is rotated by appending frames has several: without `read_across_frames` only the first is read
         return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(stream, read_across_frames=True)
     if magic.startswith(b"BZh"):
