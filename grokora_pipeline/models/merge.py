@@ -27,7 +27,7 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
     import torch
     from transformers import PreTrainedModel
 
-    from grokora_pipeline.models.loading import choose_device, choose_dtype, load_adapter, load_base
+    from grokora_pipeline.models.loading import choose_device, choose_dtype, load_adapter, load_base, share_cores
 
     base_folder, output = Path(plan["base"]), Path(plan["output"])
     if not (prompts := plan.get("prompts")):
@@ -39,6 +39,7 @@ def merge(plan: Plan, reporter: Reporter) -> Result:
 
     def logits(model: PreTrainedModel) -> list[torch.Tensor]:
         """Logits (tokens, vocabulary) of each prompt, in fp32 on the CPU."""
+        share_cores()
         with torch.inference_mode():
             rows = (torch.tensor([row], device=device) for row in ids)
             return [model(input_ids=row, use_cache=False).logits[0].float().cpu() for row in rows]

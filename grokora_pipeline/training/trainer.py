@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from grokora_pipeline.errors import GrokoraError
+from grokora_pipeline.models.loading import share_cores
 from grokora_pipeline.training.callbacks import Throughput, peak_memory_mib
 from grokora_pipeline.training.gradients import TreeLoss
 from grokora_pipeline.training.layout import Layout, Row, step_batches
@@ -88,6 +89,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         GrokoraError at the first loss or gradient that is not finite, before it reaches the weights.
         """
         model.train()
+        share_cores()
         batch = [self.rows[index] for index in inputs["rows"]]
         weight, constant = sum(sum(row.weights) for row in batch) or 1.0, 0.0
         started, computed = time.perf_counter(), self.losses.computed_tokens
@@ -174,6 +176,7 @@ class LayoutTrainer(Trainer):  # type: ignore[misc]
         started = time.perf_counter()
         training = self.model.training
         self.model.eval()
+        share_cores()
         weight = sum(sum(row.weights) for row in self.validation_rows) or 1.0
         # Tokens of validation do not count as trained, and its passes may be smaller than those of a step.
         computed, budget = self.losses.computed_tokens, self.layout.token_budget

@@ -69,6 +69,18 @@ def acquire(devices: Sequence[str], count: int, folder: Path) -> list[str]:
     return []
 
 
+def leased_cpus() -> int:
+    """How many processes of this machine have leased a slot of its CPU now."""
+    count = 0
+    for file in lease_folder().glob("cpu*.lock"):
+        with file.open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                count += 1
+    return count
+
+
 def die_with_parent(parent: int = 0) -> None:
     """Ask the kernel for SIGTERM when the parent dies, so that a killed run leaves no orphan on the device (Linux).
 

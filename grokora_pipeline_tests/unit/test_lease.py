@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from grokora_pipeline.models.loading import share_cores
 from grokora_pipeline.workers.lease import discover_devices
 
 LEASE = [sys.executable, "-m", "grokora_pipeline.workers.lease"]
@@ -72,6 +74,25 @@ def test_a_machine_without_a_gpu_runs_two_steps_if_both_have_memory(
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert discover_devices("") == slots
+
+
+def test_who_leases_the_cpu_shares_the_cores_while_somebody_else_does(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", environment["TMPDIR"])
+    monkeypatch.setattr("grokora_pipeline.models.loading.all_threads", lambda: 4)
+    slots = {**environment, "GROKORA_DEVICES": "cpu,cpu2"}
+    before, threads, held = torch.get_num_threads(), list[int](), list[subprocess.Popen[str]]()
+    for _ in range(3):  # leases: none, one, two
+        share_cores()
+        threads.append(torch.get_num_threads())
+        held.append(hold(slots)[0]) if len(held) < 2 else None
+    for process in held:
+        process.kill()
+        process.wait()
+    share_cores()
+    assert (*threads, torch.get_num_threads()) == (4, 4, 2, 4)
+    torch.set_num_threads(before)
 
 
 def test_more_devices_than_there_are_is_one_sentence(environment: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from grokora_pipeline.errors import GrokoraError, one_line
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.models.loading import Quantisation, load_base
+from grokora_pipeline.models.loading import Quantisation, load_base, share_cores
 from grokora_pipeline.serving.engine.adapters import Adapter, AdapterStack, read_adapter
 from grokora_pipeline.serving.engine.constrain import Grammars
 from grokora_pipeline.serving.engine.drafts import KEPT, LONGEST, MATCHED, AnswerHistory, draft_length
@@ -367,6 +367,7 @@ class Decoder:
             self.submit(row)
         done = 0
         while not self.idle:
+            share_cores()
             self.step()
             before, done = done, sum(row.done for row in rows)
             if progress and done > before:
@@ -393,6 +394,7 @@ class Decoder:
             if completion
         }
         while texts:
+            share_cores()
             batch = self._score_batch(owner, texts, prompts, completions)
             keep = [len(completions[index]) for index in batch]
             logits = self._score_pass(owner, [texts.pop(index) for index in batch], keep)
