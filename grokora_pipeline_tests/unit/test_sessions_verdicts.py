@@ -10,7 +10,7 @@ import orjson
 import pytest
 import zstandard
 
-from grokora_pipeline.sessions import verdicts as module
+from grokora_pipeline.sessions import identity as module
 from grokora_pipeline.sessions.table import read_rows
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline_tests.unit.session_logs import SHARED, call, run, tool_answer, turns, write_lines
@@ -437,13 +437,13 @@ def test_equal_answers_to_other_questions_do_not_make_two_machines_one(tmp_path:
 
 def test_an_id_that_many_files_use_is_judged_in_linear_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    real = module._Cluster.goes_with
+    real = module.Cluster.goes_with
 
-    def counted(self: module._Cluster, other: module._Cluster) -> bool:
+    def counted(self: module.Cluster, other: module.Cluster) -> bool:
         compared.append(1)
         return real(self, other)
 
-    monkeypatch.setattr(module._Cluster, "goes_with", counted)
+    monkeypatch.setattr(module.Cluster, "goes_with", counted)
     work = {}
     for count in (100, 200):
         for number in range(count):
