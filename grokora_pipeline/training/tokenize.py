@@ -10,7 +10,7 @@ import numpy as np
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.chat import ChatFormat
-from grokora_pipeline.sessions.redaction.detectors import PLACEHOLDER
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER
 from grokora_pipeline.training.layout import Row, build_forest, merge_chains
 
 SIDES = ("train", "validation")
