@@ -1336,6 +1336,13 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         (f"CI_JOB_TOKEN: {REST[:16]}", REST[:16]),
         ("consul-token: 12345678-9012-3456-7890-123456789012", "3456-7890-123456789012"),
         (f'ai21: "{REST}"', REST),
+        # a key that says of itself that it is one, or counts; a short one behind its scheme
+        ('api_key = "acme-key-123456"', "acme-key-123456"),
+        ('"token": "acme-token-4711"', "acme-token-4711"),
+        ("API_KEY = 'literal123456'", "literal123456"),
+        ("X-API-Key: dev-key-12345", "dev-key-12345"),
+        ("auth_token: 'auth417'", "auth417"),
+        ("Authorization: Bearer abc417", "abc417"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1461,6 +1468,8 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '"next_token": "AAbbccdd12345678eeff", page_token: Q2hJSURSQUFHaEFJQVJJQUdBRWlC, stop_token=<0x0A17>',
         "TOOLS-getUserByEmailAddressAndName, api-convertUtf8StringToBase64, sk_GENERAL_NAMES_new_reserve",
         "objects/0/279b6ba51a9da30b6416919d82e64ace, img_507f1f77bcf86cd799439011, build_29ba5ab5_step2",
+        "token = 'tokenizer22', auth: 'oauth2', cache_key = 'user-key-123456', token_type = 'token-type-22'",
+        "Authorization: oauth2, authorization: v2beta, Authorization: Bearer token, auth = 'basic-auth-01'",
         "1718012345:ApplicationStartedEventHandlerInitializer; rev 00000000-0000-0000-0000-000000000000",
         # identifiers of words with both cases and digits, pointers, types of GraphQL, variables of psql, cmdlets
         "int i2d_PKCS8PrivateKeyInfo_fp(FILE *fp); sk_ASN1_UTF8STRING_deep_copy(); getHostCPUNameForS390x()",

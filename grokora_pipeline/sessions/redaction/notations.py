@@ -371,12 +371,13 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # Authorization: Basic x, also in JSON
         rf"\bauthorization(?:{QUOTE})?(?:\s?[:=]\s?(?:{QUOTE})?|[\s,]{{1,3}}{QUOTE}(?=(?:basic|bearer|token|apikey) ))"
-        r"(?:(?:basic|token|bearer|ssws|apikey|negotiate|key) |digest [^\n]{0,200}?\bresponse=[\\\"']{0,4}|"
+        r"(?:(?P<scheme>(?:basic|token|bearer|ssws|apikey|negotiate|key) )|digest [^\n]{0,200}?\bresponse=[\\\"']{0,4}|"
         r"[a-z][\w-]{2,20} (?=[\w.~+/=-]*\d))?"
-        r"(?P<value>[\w.~+/=-]{8,})(?![\w.~+/=(\[-])",  # and no call
+        r"(?P<value>[\w.~+/=-]{6,})(?![\w.~+/=(\[-])",  # and no call
         r"(?i:authorization[\\\"'`]{0,4}[\s:=,])",
         lambda match: (
             is_value(match)
+            and (len(match["value"]) >= 8 or (bool(match["scheme"]) and is_mixed(match["value"])))
             and ("=" in match["value"] or not match["value"].islower() or is_mixed(match["value"]))
             and not match["value"].lower().endswith("authorization")  # another header
         ),

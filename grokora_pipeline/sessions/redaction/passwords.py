@@ -61,6 +61,10 @@ _ARN = re.compile(r"\b[au]rn:[\w:/.-]*:\Z")
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
+_CALLED_KEY = re.compile(  # says of itself that it is a key, or counts on its fingers
+    r"(?=.{6})(?=.{10}|.*\d{3})(?=.*\d\d)(?:[A-Za-z0-9]+[_-])*(?i:key|token|secret|auth|bearer)(?![a-z])[\w-]*|"
+    r"[A-Za-z]{4,}[_-]?12345?6?7?8?9?0?"
+)
 _LINE_END = re.compile("[\n\r\\\\\"'`<]|;?[ \\t]*(?:\u2502|\\Z)|;[ \t]*\n")  # also within quotes, an element, a box
 CODE = re.compile(  # a name or a call in a program, not a value
     r"(?:[a-z_]\w*\.)*[a-z_]*(?:pass|pwd|secret|token|key|cred)[a-z_]*(?:\.\w+)*(?:[\[(].*)?|[a-z_][\w.]*[\[(].*|"
@@ -134,6 +138,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         described = prose and not re.search(r"\d{3}", value)  # a sentence about a key; with a number it may be one
         return not (known or described or _LICENCE.search(value)) and (
             bool(CHOSEN.fullmatch(value))
+            or ((quoted or "-" in value) and bool(_CALLED_KEY.fullmatch(value)))
             or (quoted and _is_scribbled(value))
             or looks_random(value)
             or is_random(value)
