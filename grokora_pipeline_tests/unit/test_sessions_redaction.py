@@ -1342,6 +1342,7 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("API_KEY = 'literal123456'", "literal123456"),
         ("X-API-Key: dev-key-12345", "dev-key-12345"),
         ("auth_token: 'auth417'", "auth417"),
+        ('"token": "abc123def"', "abc123def"),
         ("Authorization: Bearer abc417", "abc417"),
     ],
 )
