@@ -163,10 +163,33 @@ MOMENT = "2026-01-01T12:00:00+00:00"
         "2026-01-01 14:00:00 +0200",
         "2026-01-01T12:00:00.000000000Z",
         "20260101T120000Z",
+        "20260101120000",
+        "2026-01-01_12-00-00",
+        "2026-01-01T13:00:00+01:00[Europe/Berlin]",
+        "2026-01-01 12:00:00.000 +0000 UTC m=+0.01",
+        "2026-01-01 07:00 AM EST",
+        "2026年1月1日 12:00",
+        "Thu Jan 01 2026 13:00:00 GMT+0100 (Central European Standard Time)",
+        "January 1, 2026 at 12:00 PM",
+        "01 Jan 2026 12:00",
+        "01/Jan/2026:13:00:00 +0100",
+        "/Date(1767268800000)/",
+        "1.7672688E9",
+        13411742400000000,
+        134117424000000000,
+        {"$date": {"$numberLong": "1767268800000"}},
+        {"seconds": 1767268800, "nanos": 0},
+        [2026, 1, 1, 12, 0],
     ],
+    ids=str,
 )
 def test_every_way_to_write_a_time_is_the_same_moment(value: object) -> None:
     assert to_utc(value) == MOMENT
+
+
+@pytest.mark.parametrize(("text", "day"), [("13/02/2026", "2026-02-13"), ("Jan 1, 2026", "2026-01-01")])
+def test_a_date_of_which_one_reading_is_a_date_is_that_date(text: str, day: str) -> None:
+    assert to_utc(text) == f"{day}T00:00:00+00:00"
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.lists(st.integers())))
@@ -175,8 +198,11 @@ def test_no_value_breaks_the_reading_of_times(value: object) -> None:
     assert text == "" or to_utc(text) == text
 
 
-@pytest.mark.parametrize("value", ["", "yesterday", "10:00", None, [1], "12345678901234567890"])
-def test_what_is_no_time_is_undated(value: object) -> None:
+NO_TIMES = ["", "yesterday", "10:00", None, [1], "12345678901234567890", 788961600, "101112", "26-01-01"]
+
+
+@pytest.mark.parametrize("value", [*NO_TIMES, "01/02/2026", "2026-01-01 12:00 IST", "Jan 2026", {"$date": {}}], ids=str)
+def test_what_is_no_time_or_could_be_two_is_undated(value: object) -> None:
     assert to_utc(value) == ""
 
 

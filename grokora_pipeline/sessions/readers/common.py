@@ -4,11 +4,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
+from dateutil import parser
 
 from grokora_pipeline.models.messages import Message, call_arguments, plain_message
 from grokora_pipeline.sessions.readers.source import Line, Source, UnreadableError
@@ -20,9 +21,23 @@ UNFORESEEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErro
 _DECODER = json.JSONDecoder()
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(r"[\s,]*")
-_EPOCH = re.compile(r"[+-]?(?:\d{9,13}|\d{15,19})(?:\.\d+)?")  # 8 and 14 digits are a date: 20260101, 20260101120000
-_SLASHES = re.compile(r"(\d{4})[/.-](\d{1,2})[/.-](\d{1,2})(?=[T \t]|$)")
-_ZONE = re.compile(r"\s*(?:(?:UTC|GMT)|([+-]\d\d:?\d\d))$")
+_NUMBER = re.compile(r"\d{9,19}(?:\.\d*)?|\d\.\d+[eE]\+?\d{1,2}")  # of fewer digits a text is no time
+_DATE = re.compile(r"(\d{4})[/.年-](\d{1,2})[/.月-](\d{1,2})日?(?:[T _@]+(?=\d)|$)", re.IGNORECASE)
+_CLOCK = re.compile(r"T(\d{1,2})([:-])(\d\d)(?:\2(\d\d)(?:-(\d{3})(?!\d))?)?")  # as names of files write it, too
+# What stands at a time's end: UTC by name, Go's name of a zone behind its offset, Java's in brackets.
+_ZONE = re.compile(r"\s*(?:(?:UTC|GMT)?([+-]\d\d:?\d\d)(?: [A-Z]{3,4})?(?: M=\S+)?|UTC|GMT|Z)(?:\[[\w/+-]+\])?$")
+_DOTNET = re.compile(r"/Date\((\d+)(?:[+-]\d{4})?\)/")
+_NAMED_UTC, _REMARK = re.compile(r"\b(?:UTC|GMT)(?=[+-]\d)"), re.compile(r"\s*\([^)]*\)$|(?<= )at (?=\d)")
+# Hours of zones whose name is that of no other; CST, IST and BST are several.
+_HOURS = {0: "UTC GMT UT Z WET", 1: "CET", 2: "CEST EET", 3: "EEST MSK", 9: "JST KST"}
+_HOURS |= {-4: "EDT", -5: "EST CDT", -6: "MDT", -7: "MST PDT", -8: "PST"}
+_ZONES = {name: hours for hours, names in _HOURS.items() for name in names.split()}
+_YEARS = datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+# How many units a second has, and the seconds from 1970 to the start: Unix times, Chrome's, Windows', .NET's. In none
+# of the years above a number is a time of two of them.
+_EPOCHS = ((1, 0), (1e3, 0), (1e6, 0), (1e9, 0), (1e6, -11644473600), (1e7, -11644473600), (1e7, -62135596800))
+_COUNTER = 1e8  # a smaller number is no time of a log, but may say what came first: that order is kept
+_DEFAULTS = datetime(2000, 1, 1), datetime(2001, 2, 2)  # what a text does not say differs in them
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
 
 
@@ -41,41 +56,73 @@ def decode(raw: bytes) -> tuple[str, Problem | None]:
 
 
 def to_utc(value: object) -> str:
-    """ISO 8601 in UTC; "" for what is no time.
+    """ISO 8601 in UTC; "" for what is no time, or could be several.
 
-    Read are ISO 8601 (with `/` for `-`, a named UTC, a comma before the fraction), RFC 2822, and epochs in seconds,
-    milli-, micro- or nanoseconds, as numbers or as text. A time without a zone is UTC.
+    Read are ISO 8601 and its kin (`2026/01/01`, a comma before the fraction), RFC 2822, dates in English words or with
+    the day or the month first if only one reading is a date, numbers (as text, too) that are a time from 2000 to 2100
+    in a usual unit, and the objects that MongoDB, protocol buffers and Java write. Without a zone it is UTC.
     """
+    for _ in range(2):  # {"$date": {"$numberLong": …}}
+        value = first_of(value, "$date", "$numberLong", "seconds", "_seconds") if isinstance(value, Mapping) else value
     try:
-        if isinstance(value, str):
-            moment = _parse_time(value.strip())
+        if isinstance(value, list) and len(value) > 4 and all(type(one) is int for one in value):
+            moment = datetime(*value[:6])  # Java's; behind the seconds stand nanoseconds
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            moment = _from_epoch(value)
+            is_date = re.fullmatch(r"20\d{6}(?:\d{6})?", str(value))
+            moment = _parse_time(str(value)) if is_date else _from_epoch(value)
+        elif isinstance(value, str):
+            moment = _parse_time(value.strip())
         else:
             return ""
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return moment.astimezone(UTC).isoformat()
-    except (ValueError, OverflowError, OSError, TypeError):
+    except (*UNFORESEEN, OSError):
         return ""
 
 
 def _from_epoch(value: float) -> datetime:
-    """The unit is known by the size: seconds reach 1e11 in the year 5138, milliseconds pass it in March 1973."""
-    divisor = next((10**power for limit, power in ((1e11, 0), (1e14, 3), (1e17, 6)) if abs(value) < limit), 10**9)
-    return datetime.fromtimestamp(value / divisor, UTC)
+    times = (value / units + start for units, start in _EPOCHS)
+    (seconds,) = [value] if abs(value) < _COUNTER else (one for one in times if _YEARS[0] <= one < _YEARS[1])
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _parse_time(text: str) -> datetime:
-    """Raises ValueError or TypeError for a text that is no time."""
-    if _EPOCH.fullmatch(text):
-        return _from_epoch(float(text))
-    if date := _SLASHES.match(text):
-        year, month, day = date.groups()
-        text = f"{year}-{int(month):02d}-{int(day):02d}{text[date.end() :]}"
-    try:
-        return datetime.fromisoformat(_ZONE.sub(lambda zone: zone.group(1) or "+00:00", text))
-    except ValueError:
-        return parsedate_to_datetime(text)
+    """Raises an error of UNFORESEEN, or OSError, for a text that is no time or could be several."""
+    with suppress(ValueError):  # most are
+        return datetime.fromisoformat(text)
+    if match := _DOTNET.fullmatch(text):
+        text = match[1]
+    if _NUMBER.fullmatch(text):
+        if len(text) == 14 and text.startswith("20"):
+            text = f"{text[:8]}T{text[8:]}"
+        else:
+            return _from_epoch(float(text))
+    plain = _DATE.sub(lambda date: f"{date[1]}-{int(date[2]):02d}-{int(date[3]):02d}T", text.replace("\u2212", "-"), 1)
+    plain = _CLOCK.sub(_with_colons, plain.upper(), 1).removesuffix("T")
+    with suppress(ValueError):
+        return datetime.fromisoformat(_ZONE.sub(lambda zone: zone[1] or "+00:00", plain, 1))
+    return _in_words(text)
+
+
+def _with_colons(clock: re.Match[str]) -> str:
+    hours, _, minutes, seconds, fraction = clock.groups()
+    return f"T{int(hours):02d}:{minutes}:{seconds or '00'}{f'.{fraction}' if fraction else ''}"
+
+
+def _in_words(text: str) -> datetime:
+    """A date that people and `Date` of JavaScript write. Raises ValueError if it can be read in no way, or in two."""
+
+    def offset(name: str | None, seconds: int | None) -> int | None:
+        return seconds if name is None or seconds is not None else _ZONES[name] * 3600
+
+    plain = _REMARK.sub("", _NAMED_UTC.sub("", text[:80]))  # dateutil takes GMT+1 for an hour behind
+    plain = re.sub(r"(?<=/\d{4}):", " ", plain)  # of web servers: 01/Jan/2026:12:00:00
+    ways = [(default, first) for default in _DEFAULTS for first in (False, True)]
+    if not re.search(r"(?<!\d)20\d\d(?!\d)", plain):  # of two digits each may be the year
+        raise ValueError
+    readings: set[datetime] = {parser.parse(plain, default=one, dayfirst=first, tzinfos=offset) for one, first in ways}
+    (moment,) = readings
+    return moment
 
 
 def loads(text: str | bytes) -> Any:
