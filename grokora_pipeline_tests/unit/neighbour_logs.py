@@ -1057,6 +1057,70 @@ def _open_interpreter(talk: "Talk", _: str) -> bytes:
     )
 
 
+def _trae(talk: "Talk", _: str) -> bytes:
+    """What is new before each call; a result stands in an empty message of the user's."""
+    call = {"call_id": "t1", "name": "bash", "arguments": {"command": talk.command}}
+    result = {"role": "user", "content": "", "tool_result": {"call_id": "t1", "success": True, "result": talk.result}}
+    said = {"content": talk.thought, "finish_reason": "tool_use", "tool_calls": [call]}
+    calls = [
+        {"timestamp": AT, "input_messages": talk.start, "response": said},
+        {"timestamp": AT, "input_messages": [result], "response": {"content": talk.answer, "tool_calls": None}},
+    ]
+    return _document({"task": "x", "start_time": AT, "model": "m", "llm_interactions": calls, "success": True})
+
+
+def _browser_use(talk: "Talk", name: str) -> bytes:
+    def step(number: int, shown: str, done: bool, **output: Any) -> dict[str, Any]:
+        metadata = {"step_start_time": 1767225600.0 + number, "step_number": number}
+        result = [{"is_done": done, "success": done or None, "extracted_content": "x"}]
+        held = {"model_output": output, "result": result, "state": {"url": name, "tabs": []}, "metadata": metadata}
+        return {**held, "state_message": shown}
+
+    click = [{"click": {"index": 1, "text": talk.command}}]
+    first = step(1, f"<user_request>{talk.question}</user_request>", False, memory=talk.thought, action=click)
+    last = step(2, f"<agent_history>{talk.result}</agent_history>", True, action=[{"done": {"text": talk.answer}}])
+    return _document({"history": [first, last]})
+
+
+def _langwatch(talk: "Talk", name: str) -> bytes:
+    """A trace whose values name their types, and whose spans name the one above them."""
+
+    def typed(*messages: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "chat_messages", "value": list(messages)}
+
+    span = {"type": "llm", "parent_id": "a", "model": "m", "timestamps": {"started_at": 1767225600000}}
+    agent = {"type": "agent", "span_id": "a", "name": "Planner", "input": {"type": "text", "value": "x"}}
+    spans = [
+        {**span, "span_id": "s1", "input": typed(*talk.start), "output": typed(talk.call)},
+        {
+            **span,
+            "span_id": "s2",
+            "input": typed(*talk.messages),
+            "output": {"type": "list", "value": [typed(talk.reply)]},
+        },
+    ]
+    trace = {"trace_id": name, "metadata": {"thread_id": name}, "input": {"value": "x"}, "output": {"value": "x"}}
+    return _document({**trace, "spans": [agent, *spans]})
+
+
+def _camel(talk: "Talk", name: str) -> bytes:
+    """The memory of one of CAMEL's agents, whose calls and results are alike."""
+
+    def record(role: str, **message: Any) -> dict[str, Any]:
+        return {"message": {"__class__": "x", "role_name": "A", **message}, "role_at_backend": role, "agent_id": name}
+
+    call = {"content": talk.thought, "func_name": "bash", "args": {"command": talk.command}, "tool_call_id": "c"}
+    return _document(
+        [
+            record("system", content=talk.system),
+            record("user", content=talk.question),
+            record("assistant", **call),
+            record("function", content="", func_name="bash", result=talk.result, tool_call_id="c"),
+            record("assistant", content=talk.answer),
+        ]
+    )
+
+
 _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("gemini_cli", "session.json", _NO_SYSTEM, _gemini_cli),
     ("qwen", "chat.jsonl", _NO_SYSTEM, _qwen),
@@ -1125,6 +1189,8 @@ _OWN_READER: tuple[tuple[str, str, Sequence[str], Writer], ...] = (
     ("ai_sdk_steps", "result.json", _HELD, _ai_sdk_steps),
     ("llama_cpp", "conversation.json", _NO_SYSTEM, _llama_cpp),
     ("letta_messages", "messages.json", _HELD, _letta_messages),
+    ("trae", "trajectory.json", _HELD, _trae),
+    ("browser_use", "history.json", _NO_SYSTEM, _browser_use),
 )
 NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for one in _OWN_READER} | {
     "inspect_eval": ("inspect_ai", "x.eval", _HELD, _inspect_eval),
@@ -1151,5 +1217,7 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "recorded_list": ("recording", "calls.json", _HELD, _recorded_list),
     "docker": ("recording", "x-json.log", _HELD, _docker),
     "har_streams": ("har", "x.har", _HELD, _har_streams),
+    "langwatch": ("wrapped_calls", "trace.json", _HELD, _langwatch),
+    "camel": ("mini_swe_agent", "memory.json", _HELD, _camel),
     "gemini_tuning": ("chat_dataset", "train.jsonl", _HELD, _tuning),
 }

@@ -50,7 +50,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_reader_has_its_format_here() -> None:
     held = {reader for reader, *_ in FORMATS.values()}
-    assert held | {"session_log"} == {known.name for known in readers.FORMATS}  # session.log holds no turns
+    alone = {"session_log", "strands"}  # session.log holds no turns, and a file of Strands' a message of several
+    assert held | alone == {known.name for known in readers.FORMATS}
 
 
 def test_all_that_a_format_holds_of_the_conversation_arrives(stored: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_log_that_grows_and_is_renamed_says_in_every_format_what_it_says_whole
 
 
 # Lines of these name no session, or the writer here gives both sessions the ids of one.
-NAMELESS = {"claude_code", "cursor", "grok_cli", "kimi", "kimi_code", "message_parts", "openai_items", "responses"}
+NAMELESS = {"claude_code", "cursor", "grok_cli", "kimi", "message_parts", "openai_items", "responses"}
 
 
 def test_sessions_one_behind_the_other_in_a_file_stay_apart(tmp_path: Path) -> None:

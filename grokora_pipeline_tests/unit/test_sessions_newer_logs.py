@@ -424,8 +424,8 @@ def test_a_call_without_an_answer_is_counted_with_its_reason(tmp_path: Path, lin
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ({"custom_id": "1", "body": {"messages": ASKED}}, "put its requests and its replies into one file"),
-        ({"custom_id": "1", "response": {"body": REPLY}}, "put its requests and its replies into one file"),
+        ({"custom_id": "1", "body": {"messages": ASKED}}, "its replies are missing"),
+        ({"custom_id": "1", "response": {"body": REPLY}}, "its requests are missing"),
         ({"steps": [{"text": "A", "finishReason": "stop", "request": {}, "response": {}}]}, "`request.body`"),
         ({"log": {"entries": [{"request": {"url": "x"}, "response": {}}]}}, "no request to the API of a model"),
     ],

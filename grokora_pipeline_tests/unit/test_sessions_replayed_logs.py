@@ -460,7 +460,7 @@ def test_what_was_made_for_a_person_alone_and_a_call_that_cannot_be_read_are_not
     assert prompt_of(turns_of(read_lines(tmp_path, *lines))[-1]) == "u:Q a:* t:for the model"
     request["toolCall"] = {"status": "error", "error": "no JSON"}
     items = read_lines(tmp_path, *lines)
-    assert (skipped(items), only(items).completeness) == (["part_of_unknown_kind"], "cut")
+    assert (skipped(items), only(items).completeness) == (["call_not_recorded"], "cut")
 
 
 def test_the_tools_and_the_system_prompt_beside_vibes_messages_are_those_of_its_prompts(tmp_path: Path) -> None:
@@ -631,7 +631,14 @@ def test_traces_of_one_session_of_langfuse_have_steps_of_their_own_and_a_traces_
     ("line", "words"),
     [
         ({"rid": "r", "obj": {"text": "x"}, "out": {}}, "SGLang"),
-        ({"message": {"role": "user"}, "message_id": 0}, "Strands"),
+        ({"traj": [{"index": 0}], "instruction": "x", "task_id": "t"}, "AgentNet"),
+        ({"type": "result", "result": "A", "session_id": "s", "num_turns": 1}, "give its session file"),
+        ({"trajectory_steps": [], "problem_statement": "x"}, "R2E-Gym"),
+        ({"step_num": 1, "action": "DONE", "screenshot_file": "s.png"}, "OSWorld"),
+        ({"annotation_id": "a", "action_reprs": []}, "Mind2Web"),
+        ({"content": [{"class_": "text_observation"}], "details": {}}, "ADP"),
+        ({"env": {"roles": {}}, "investment": 3.0}, "MetaGPT"),
+        ({"Records": [{"eventVersion": "1", "eventSource": "bedrock.amazonaws.com"}]}, "model invocation logging"),
         ({"type": "text", "sessionID": "s", "part": {"type": "text"}}, "opencode run"),
         ({"jsonrpc": "2.0", "method": "session/update", "params": {}}, "Agent Client Protocol"),
     ],

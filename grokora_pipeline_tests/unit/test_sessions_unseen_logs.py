@@ -458,10 +458,21 @@ def test_spans_of_one_long_resource_are_read_one_by_one(tmp_path: Path, monkeypa
     assert max(held) == 1
     assert [turn.session_id for turn in turns_of(told)] == ["S"] * 40
     assert [one.completion for one in turns_of(document(tmp_path, value))] == [one.completion for one in turns_of(told)]
-    value["resourceSpans"] = [dict(reversed(one.items())) for one in value["resourceSpans"]]
-    with pytest.raises(source.UnreadableError) as caught:
-        document(tmp_path, value)
-    assert "write `resource` before" in caught.value.problem.detail
+
+
+def test_a_resource_behind_its_spans_is_that_of_its_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def element(name: str, *order: str) -> dict[str, Any]:
+        spans = [span(f"{name}{n}", {"gen_ai.operation.name": "chat", **SEMCONV}) for n in range(3)]
+        whole = {"resource": {"attributes": pairs({"session.id": name})}, "scopeSpans": [{"spans": spans}]}
+        return {key: whole[key] for key in order}
+
+    before, behind = ("resource", "scopeSpans"), ("scopeSpans", "resource")
+    orders = {"A": before, "B": behind, "C": ("scopeSpans",), "D": before, "E": behind}
+    value = {"resourceSpans": [element(name, *order) for name, order in orders.items()]}
+    told = [(turn.session_id, turn.call) for turn in turns_of(document(tmp_path, value))]
+    assert sorted({session for session, _ in told}) == ["A", "B", "D", "E", "t"]
+    monkeypatch.setattr(documents, "STREAMED_FROM", 4_000)
+    assert [(turn.session_id, turn.call) for turn in turns_of(document(tmp_path, value))] == told
 
 
 def test_a_long_object_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +480,8 @@ def test_a_long_object_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(documents, "STREAMED_FROM", 64)
     assert document(tmp_path, SIMULATIONS) == whole
     assert len(turns_of(whole)) == 4
-    pieces = list(documents._pieces((tmp_path / "log.json").open("rb")))
+    log = source.Source(tmp_path / "log.json", "log.json")
+    pieces = list(documents._pieces(log, log.path.open("rb")))
     assert [len(piece["simulations"]) for piece in pieces] == [1, 1]
     raw = (tmp_path / "log.json").read_bytes()
     (tmp_path / "log.json").write_bytes(raw[: len(raw) * 3 // 4])

@@ -4,12 +4,13 @@ Chat completions, Anthropic Messages, OpenAI Responses, Gemini's generateContent
 Ollama's; replies whole or, of the first three, as streamed chunks.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from grokora_pipeline.models.messages import Message, offered_tools
-from grokora_pipeline.sessions.readers.common import name_text
-from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object
+from grokora_pipeline.sessions.readers.common import first_of, name_text
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, objects_in
 from grokora_pipeline.sessions.readers.lowering import ended_early, lower, lower_all, lower_tools, merged
 from grokora_pipeline.sessions.readers.streams import StreamedReply
 
@@ -25,6 +26,12 @@ _NAMES: dict[str, Api] = {
     "generate_content": "gemini",
     "converse": "converse",
 }
+_REPR = re.compile(r"[A-Z]\w*(?:Response|Completion|Message)\w*\(\w+=")
+
+
+def is_repr(text: str) -> bool:
+    """Whether a text is an object of a client's library, as Python prints it."""
+    return bool(_REPR.match(text))
 
 
 class Exchange(NamedTuple):
@@ -86,16 +93,27 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
     An answer that was cut says so itself, too (`ended_early`), for readers that hand the answer alone to `turn`.
     """
     call = _exchange(request, response, named)
-    message = as_object(response).get("message")
-    if call.answer is None and isinstance(message, dict) and message:  # of a program that keeps all APIs' replies alike
-        call = call._replace(answer=_first({**message, "role": "assistant"}))
+    if call.answer is None:
+        call = call._replace(answer=_told(as_object(response)))
     if call.answer is not None and (call.cut or call.answer.get("ended_early")):
         call.answer["ended_early"] = True
         call = call._replace(cut=True)
     return call
 
 
+def _told(reply: Json) -> Message | None:
+    """The answer of a reply of a program that keeps all APIs' replies alike: a message, messages, or texts."""
+    if isinstance(message := reply.get("message"), dict) and message:
+        return _first({**message, "role": "assistant"})
+    if messages := objects_in(reply.get("messages")):
+        return _first(messages[-1])
+    text = first_of(reply, "content", "text", "completion", "output")
+    calls = first_of(reply, "tool_calls", "toolCalls")
+    return _first({**reply, "role": "assistant", "content": text}) if isinstance(text, str) or calls else None
+
+
 def _exchange(request: Mapping[str, Any], response: Any, named: object) -> Exchange:
+    response = None if isinstance(response, str) and is_repr(response) else response
     if isinstance(response, str):  # server-sent events, JSON, or the answer's text alone
         lines = [line.removeprefix("data:").strip() for line in response.splitlines() if line.startswith("data:")]
         if not lines and response.startswith("{") and as_json(response) is response:  # Ollama's chunks, a line each

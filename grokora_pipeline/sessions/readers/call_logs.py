@@ -2,12 +2,12 @@
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from grokora_pipeline.sessions.readers.bodies import exchange
-from grokora_pipeline.sessions.readers.chats import HALF_CALL, Chat
+from grokora_pipeline.sessions.readers.bodies import exchange, is_repr
+from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
@@ -16,15 +16,16 @@ from grokora_pipeline.sessions.readers.documents import (
     as_list,
     as_object,
     digest,
+    moment,
     objects_in,
 )
 from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early, starts_midway
-from grokora_pipeline.sessions.readers.outcomes import call_failed, outcome_status, scored, scores_in
+from grokora_pipeline.sessions.readers.outcomes import SCORES, call_failed, outcome_status, scored, scores_in
 
 # `answer` is what graders expect, not what was said
 REPLIES = ("response", "output", "completion", "reply", "response_obj")
 EVAL_ITEM = "eval.run.output_item"  # of OpenAI's evals
-# What exports call the session of a call, the call or the trace that it is a part of, and its time.
+# What exports call the session of a call, and the call or the trace that it is a part of.
 _SESSION_IDS = (*SESSION_NAMES, "thread_identifier", "Helicone-Session-Id", "$ai_session_id")
 _CALL_IDS = (
     "$ai_trace_id",
@@ -37,13 +38,13 @@ _CALL_IDS = (
     "custom_id",
     "id",
 )
-_TIMES = (
-    *("start_ns", "timestamp", "created_at", "createdAt", "start_time", "startTime", "started_at", "startedDateTime"),
-    *("request_created_at", "logging_time", "created", "time", "Timestamp", "TimeGenerated"),
-)
+# Members in which records keep what is said of a call; and those that offer tools.
+_HOLDERS = ("metadata", "requestMetadata", "request_properties", "timestamps", "trace", "session")
+_OFFERED = ("tools", "functions", "tool_definitions", "toolDefinitions", "available_tools")
 # Members of a reply that is more than a message.
 _ENVELOPES = {"type", "choices", "candidates", "message", "generations", "object"}
-BATCHES = (("body", "response"), ("params", "result"))  # the two halves of a batch, joined by `custom_id`
+GEMINI = ("request", "response")
+BATCHES = (("body", "response"), ("params", "result"), GEMINI)  # the two halves of a call in a batch
 # What they call a request and its reply.
 _SIDES = (
     ("request_body", "response_body"),  # Helicone
@@ -75,6 +76,7 @@ def call(value: Json) -> Iterator[Chat]:
         weave = as_object(as_object(holder.get("summary")).get("weave"))
         rating, opinion = scored([*scores_in(holder), *scores_in(weave)])
         facts = _facts(holder)
+        offers = [holder, *(one for one in holder.values() if isinstance(one, dict))]
         is_delta = said.delta or (bool(said.prompt) and starts_midway(said.prompt))
         is_cut = any(one.get("unread") for one in said.prompt)  # the marks do not outlast a second lowering
         cut = "part_of_unknown_kind" if said.answer.get("unread") else said.cut
@@ -82,8 +84,8 @@ def call(value: Json) -> Iterator[Chat]:
             [*said.prompt, {**said.answer, "cut": "call_failed" if failed else cut, "model": said.model}],
             _session(holder),
             name_text(first_of(facts, "agent", "agent_name", "Helicone-Session-Name")),
-            started=first_of(facts, *_TIMES),
-            tools=said.tools,
+            started=moment(facts, as_object(_reply(reply))),
+            tools=said.tools or next((own[key] for own in offers for key in _OFFERED if own.get(key)), None),
             completeness="delta" if is_delta else "cut" if is_cut else "whole",
             last_only=True,
             status=opinion if outcome == "unknown" else outcome or "failure",
@@ -91,17 +93,9 @@ def call(value: Json) -> Iterator[Chat]:
         )
 
 
-def batch(halves: Sequence[Json]) -> Iterator[Chat]:
-    """The call that the two lines of one `custom_id` are in OpenAI's and Anthropic's batches; no call without both."""
-    joined = {key: one for half in halves for key, one in half.items()}
-    is_whole = any({asked, said} <= joined.keys() for asked, said in BATCHES)
-    yield from call(joined) if is_whole else [HALF_CALL]
-
-
 def _facts(holder: Json) -> Json:
     """What a record says of its call, in itself or in its metadata."""
-    own = ("metadata", "requestMetadata", "request_properties")
-    return {key: one for name in own for key, one in as_object(holder.get(name)).items()} | holder
+    return {key: one for name in _HOLDERS for key, one in as_object(holder.get(name)).items()} | holder
 
 
 def _session(holder: Json) -> str:
@@ -182,15 +176,29 @@ def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         yield request, reply, {**value, "status": None, "outcome": value.get("status")}
     elif "messages" in value:
         said = first_of(value, *REPLIES) or {"choices": value.get("choices"), "model": value.get("model")}
+        if isinstance(said, str) and is_repr(said):  # DSPy keeps the text beside it
+            said = next(iter(as_list(value.get("outputs"))), said)
         yield {**as_object(value.get("kwargs")), **value}, said, value
     else:
-        asked, said = next(((value[one], value.get(two)) for one, two in _SIDES if one in value), ({}, None))
+        value = {key: untyped(one) for key, one in value.items()}
+        sides = sorted(
+            ((value[one], value.get(two)) for one, two in _SIDES if one in value), key=lambda one: not one[1]
+        )
+        asked, said = sides[0] if sides else ({}, None)
         asked = as_json(asked)
         request = {"model": value.get("model"), **(asked if isinstance(asked, dict) else {"messages": asked})}
         # a traced function may have an `input`, too: that is a call if its output is a response
         is_response = "output" in as_object(_reply(said)) or value.get("type") == "llm"
         if request.keys() & {"messages", "contents", "message"} or ("input" in request and is_response):
             yield request, said, value
+
+
+def untyped(value: Any) -> Any:
+    """The value that LangWatch keeps with its type, of a list the last one; any other as it is."""
+    if not isinstance(value, dict) or value.keys() != {"type", "value"}:
+        return value
+    inner = value["value"]
+    return untyped(inner[-1]) if value["type"] == "list" and isinstance(inner, list) and inner else inner
 
 
 def _reply(reply: Any) -> Any:
@@ -200,6 +208,8 @@ def _reply(reply: Any) -> Any:
         return reply.get("message")
     if isinstance(reply, dict) and "body" in reply:
         reply = as_json(reply["body"])
+    if isinstance(reply, list) and len(reply) == 1 and isinstance(reply[0], str):
+        return reply[0]
     if isinstance(reply, list):
         last = as_object(reply[-1]) if reply else {}
         if any(as_object(one).get("type") in ("message", "reasoning", "function_call") for one in reply):
@@ -215,10 +225,10 @@ def _reply(reply: Any) -> Any:
 # Names, without marks and capitals, under which gateways keep the messages of a request and what was answered.
 _MARKS = re.compile(r"[_-]")
 _ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
-_ASKED |= {"input", "llminput", "prompt"}
+_ASKED |= {"input", "llminput", "prompt", "raw"}
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
 _SAID |= {"responsemessage", "responsemessages", "completionmessages", "messagecompletion", "requestresponse"}
-_SAID |= {"responsebody", "responseobj", "llmoutput"}
+_SAID |= {"responsebody", "responseobj", "llmoutput", "respbody", "sampled"}
 
 
 def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[Json]:
@@ -226,19 +236,39 @@ def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[J
 
     A call is a request, as messages or an object (or JSON text) with messages, and a reply beside it.
     """
-    facts = (above or {}) | {key: one for key, one in value.items() if not isinstance(one, dict | list)}
+    value = {key: untyped(one) for key, one in value.items()}
+    facts = {
+        **(above or {}),
+        **{key: one for own in (_facts(value), value) for key, one in own.items() if _tells(key, one)},
+    }
+    if name_text(value.get("type")).lower() == "agent":
+        facts["agent"] = value.get("name")
+    for event in objects_in(value.get("events")):  # LangWatch's
+        if event.get("event_type") == "thumbs_up_down":
+            facts["vote"] = as_object(event.get("metrics")).get("vote")
     requests = [value, *map(as_object, value.values())]
     named = ((_MARKS.sub("", key).lower(), one) for own in requests for key, one in own.items())
     asked = next((as_list(one) for name, one in named if name in _ASKED and is_asked(one)), None)
     said = next((one for key, one in value.items() if one and _MARKS.sub("", key).lower() in _SAID), None)
+    said = said or next((one for one in value.values() if {"choices", "candidates"} & as_object(one).keys()), None)
     if asked and said:
         tools = next((own["tools"] for own in requests if own.get("tools")), None)
-        model = first_of({key: own.get(key) for own in requests for key in own}, "model", "modelName", "ModelName")
+        names = ("model", "modelName", "ModelName", "model_name")
+        model = first_of({key: own.get(key) for own in requests for key in own}, *names)
         yield {**facts, "model": model, "tools": tools, "messages": asked, "response": said}
     elif depth < 4:
         for member in value.values():
-            for one in objects_in(member) if isinstance(member, list) else [as_object(member)]:
-                yield from inside(one, facts, depth + 1)
+            listed = member if isinstance(member, list) else [member]
+            below = [as_object(one) for part in listed for one in (part if isinstance(part, list) else [part])]
+            agents = {one.get("span_id"): one.get("name") for one in below if one.get("type") == "agent"}
+            for one in below:
+                by = agents.get(one.get("parent_id")) if one.get("parent_id") else None
+                yield from inside(one, facts | ({"agent": by} if by else {}), depth + 1)
+
+
+def _tells(key: str, value: Any) -> bool:
+    """Whether a member says something of the calls below it: a name, a time, an opinion."""
+    return value not in (None, "", []) and (key in SCORES or not isinstance(value, dict | list))
 
 
 def is_asked(value: Any) -> bool:

@@ -4,7 +4,6 @@ A row is a conversation: each assistant message that may be trained on becomes a
 prompt. A row names no session, so its content is its session: rows that begin alike stay on one side of the split.
 """
 
-import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.call_logs import inside, is_asked
-from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, to_utc, user
+from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, user
 from grokora_pipeline.sessions.readers.documents import (
     MAX_PROBLEMS,
     SESSION_NAMES,
@@ -22,7 +21,10 @@ from grokora_pipeline.sessions.readers.documents import (
     Record,
     as_json,
     as_list,
+    as_object,
     digest,
+    literal,
+    moment,
     peek_objects,
     records,
     unbroken,
@@ -36,6 +38,9 @@ from grokora_pipeline.sessions.readers.lowering import (
     lower_call,
     lower_tools,
     pair_results,
+    python_calls,
+    says_who,
+    system_of,
 )
 from grokora_pipeline.sessions.readers.outcomes import opinion, stated_in
 from grokora_pipeline.sessions.readers.source import without_nulls
@@ -56,7 +61,6 @@ _CHAT = (
 )
 _PROMPT, _COMPLETION = ("prompt", "question", "query", "user_input"), ("completion", "response")
 _CONTEXTS = ("retrieved_contexts", "contexts", "retrieved_documents")  # stood in the prompt, in whatever words
-_SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs
 _TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
 _CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
@@ -102,12 +106,30 @@ def _calls(value: Any) -> list[Json]:
 
 
 def _has_turns(value: Any) -> bool:
-    """Whether it is a list of messages with a role (ShareGPT's `from`, LangChain's `type`) and a content."""
+    """Whether it is a list of messages with a role (ShareGPT's `from`, LangChain's `type`) and a content, or pairs."""
     value = as_json(value)
     first = value[0] if isinstance(value, list) and value else None
+    if _paired(value):
+        return True
     if not isinstance(first, dict) or {"kind", "step_id"} & first.keys():
         return False
-    return "role" in first or "from" in first or (first.get("type") in ("human", "system") and "content" in first)
+    named = "role" in first or "from" in first or says_who(first)
+    return named or (first.get("type") in ("human", "system") and "content" in first)
+
+
+_ASKED, _SAID = ("input", "user", "human", "question"), ("output", "assistant", "gpt", "bot", "answer", "response")
+
+
+def _paired(value: Any) -> list[Json]:
+    """The messages of a list of pairs of a question and an answer: lists (Gradio), or objects (Capybara)."""
+    pairs = []
+    for one in value if isinstance(value, list) else ():
+        pair = [first_of(one, *_ASKED), first_of(one, *_SAID)] if isinstance(one, dict) and len(one) == 2 else one
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            return []
+        pairs.append(pair)
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True)]
 
 
 def _status(row: Mapping[str, Any]) -> Status:
@@ -124,8 +146,11 @@ def _status(row: Mapping[str, Any]) -> Status:
 
 def _session(row: Mapping[str, Any], *names: str) -> str:
     """The session that a row names, itself or in its first message; "" for none."""
-    first = next((one for key in _CHAT for one in as_list(row.get(key))[:1] if isinstance(one, dict)), {})
-    return name_text(first_of(row, *names) or first_of(first, *names))
+    return next((name for own in (row, *_first_message(row)) if (name := name_text(first_of(own, *names)))), "")
+
+
+def _first_message(row: Mapping[str, Any]) -> list[Json]:
+    return [one for key in _CHAT for one in as_list(row.get(key))[:1] if isinstance(one, dict)][:1]
 
 
 class _DatasetRow(NamedTuple):
@@ -198,7 +223,9 @@ def _path_to_turns(value: Any, depth: int = 0) -> str:
 
 
 def _rows(row: Json, kind: str) -> Iterator[_DatasetRow]:
-    tools = lower_tools(first_of(row, "tools", "functions", "available_tools"))
+    held = as_object(row.get("chat_template_kwargs"))  # SmolTalk's
+    tools = lower_tools(first_of(row, "tools", "functions", "available_tools", "tool_definitions"))
+    tools = tools or lower_tools(first_of(held, "tools", "xml_tools", "python_tools"))
     if kind == "preference":
         yield from _preferences(row, tools)
     elif kind == "alpaca":
@@ -209,22 +236,24 @@ def _rows(row: Json, kind: str) -> Iterator[_DatasetRow]:
         yield _labelled(row, [], messages, tools or _tools_in(system))
     elif kind == "chat":
         raw = as_json(next(row[key] for key in _CHAT if _has_turns(row.get(key))))
-        raw = [message for message in raw if isinstance(message, dict)]
+        raw = _paired(raw) or [message for message in raw if isinstance(message, dict)]
         if any(one.get("tool_calls", ()) is None and one.get("role") in ("user", "system") for one in raw):
             raw, tools = without_nulls(raw), without_nulls(tools)  # it was a table
         if raw[0].get("role", raw[0].get("from")) != "system":
-            raw = [*_system(row), *raw]
+            raw = [*system_of(row), *raw]
         messages, label = _weighted(raw), row.get("label")
         places = [index for index, one in enumerate(messages) if one["role"] == "assistant" and one["trainable"]]
         places = places[-1:] if isinstance(label, bool) else places  # KTO labels the last answer
         system = name_text(messages[0].get("content")) if messages and messages[0]["role"] == "system" else ""
-        yield _DatasetRow(messages, places, tools or _tools_in(system), _status(row))
+        yield _DatasetRow(
+            messages, places, tools or lower_tools(raw[0].get("functions")) or _tools_in(system), _status(row)
+        )
     else:
         asked, said = (row["input"], row["output"]) if kind == "input_output" else (first_of(row, *_PROMPT), None)
         said = said or first_of(row, *_COMPLETION)
         prompt = _conversation(asked, "user")
         if prompt and prompt[0]["role"] != "system":
-            prompt = [*lower_all(_system(row)), *prompt]
+            prompt = [*lower_all(system_of(row)), *prompt]
         answer = lower_all([{"role": "assistant", "tool_calls": _calls(row["answers"])}]) if kind == "xlam" else None
         yield _labelled(row, prompt, [*prompt, *(answer or _conversation(said, "assistant"))], tools)
 
@@ -241,13 +270,6 @@ def _tools_in(system: str) -> list[Json] | None:
             tools += value if isinstance(value, list) else [value]
             position = text.find("{", end)
     return lower_tools(tools)
-
-
-def _system(row: Json) -> list[Json]:
-    """The system prompt that stands beside a row's messages, as a message; [] without one."""
-    system = first_of(row, *_SYSTEM)
-    system = system.get("parts") or system.get("text") if isinstance(system, dict) else system
-    return [{"role": "system", "content": system}] if system else []
 
 
 def _weighted(raw: Sequence[Json]) -> list[Message]:
@@ -277,9 +299,9 @@ def _with_calls(messages: Sequence[Message]) -> list[Message]:
         text, results = message.get("content") or "", list[str]()
         if message["role"] == "assistant":
             spelled = [one or other for one, other in _CALL_TEXT.findall(text)] if "<" in text else []
-            calls = [lower_call(_literal(one.strip())) for one in spelled]
+            calls = [lower_call(literal(one.strip())) for one in spelled]
             if not spelled and text[:1] == "[" and after.get("role") == "tool":
-                calls, spelled = _python_calls(text), [text]
+                calls, spelled = python_calls(text), [text]
             called = bool(calls) and all(calls)
             if called:
                 said = "" if spelled == [text] else _CALL_TEXT.sub("", text).strip()
@@ -290,34 +312,6 @@ def _with_calls(messages: Sequence[Message]) -> list[Message]:
         own = {key: message[key] for key in ("trainable",) if key in message}
         spoken += [{"role": "tool", "tool_call_id": "", "content": one, **own} for one in results] or [message]
     return spoken
-
-
-def _literal(text: str) -> Any:
-    """An object as JSON, or as Python writes it; None for anything else."""
-    value = as_json(text)
-    if not isinstance(value, dict):
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            value = ast.literal_eval(text.removesuffix("<|endoftext|>").strip())
-    return value if isinstance(value, dict) else None
-
-
-def _python_calls(text: str) -> list[Json | None]:
-    """The calls of a text such as `[weather(city="Paris"), time()]`; [] for anything else."""
-    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        tree = ast.parse(text.strip(), mode="eval").body
-        calls = tree.elts if isinstance(tree, ast.List) else []
-        if all(isinstance(one, ast.Call) and not one.args for one in calls):
-            return [
-                lower_call(
-                    {
-                        "name": ast.unparse(one.func),
-                        "arguments": {str(word.arg): ast.literal_eval(word.value) for word in one.keywords},
-                    }
-                )
-                for one in calls
-                if isinstance(one, ast.Call)
-            ]
-    return []
 
 
 _DIALOGUE = re.compile(r"(?:\A|\n\n)\s*(Human|USER|Assistant|ASSISTANT|FUNCTION RESPONSE): ?")
@@ -400,8 +394,8 @@ def _turns(source: Source, record: Record, row: _DatasetRow) -> Iterator[Item]:
         row.messages,
         row.trainable,
         session_id=session or f"content-{digest(list(map(clean, row.messages[: start + 1])))}",
-        agent=name_text(first_of(metadata, "agent", "workload_id")),
-        started_at=to_utc(first_of(metadata, "timestamp", "created_at")),
+        agent=name_text(first_of(metadata, "agent", "workload_id", "agent_name", "agent_id")),
+        started_at=moment(metadata, *_first_message(metadata)),
         line=record.number,
         task=name_text(first_of(metadata, *_TASKS)),
         tools=row.tools,

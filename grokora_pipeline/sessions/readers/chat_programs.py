@@ -13,9 +13,10 @@ from grokora_pipeline.sessions.readers.documents import (
     as_list,
     as_object,
     digest,
+    moment,
     objects_in,
 )
-from grokora_pipeline.sessions.readers.lowering import role_of
+from grokora_pipeline.sessions.readers.lowering import lower, role_of, says_who, system_of
 
 
 def chatgpt(value: Json) -> Iterator[Chat]:
@@ -164,6 +165,7 @@ def dify(rows: Sequence[Json]) -> Iterator[Chat]:
     yield Chat(messages, agent="dify", started=rows[0].get("created_at"))
 
 
+MAX_TELLINGS = 8  # lists of messages beside each other that may be one conversation, told in several ways
 # Members that show how a conversation might go, and are no log of one.
 _NO_LOG = re.compile(r"example|shot|demo|template|expected|reference|fixture", re.IGNORECASE)
 
@@ -174,10 +176,14 @@ def inside(value: Json) -> Iterator[Chat]:
     So TypingMind, LobeChat, Chatbox, LlamaIndex and many a program of its own keep them. Messages that name a session
     (and LobeChat's topic) are one conversation for each.
     """
-    for holder, model, chats in _holders(value):
+    for holder, (model, system), chats in _holders(value):
+        yield from (
+            Chat([{**one, "cut": "copied_history"} for one in own]) for own in chats if _is_told_again(own, chats)
+        )
+        chats = [own for own in chats if not _is_told_again(own, chats)]  # noqa: PLW2901
         own = name_text(first_of(holder, *SESSION_NAMES, "chatID", "id")) if len(chats) == 1 else ""
         for messages in chats:
-            if _role(messages[-1]) == "user":  # a request without its reply
+            if role_of(messages[-1]) == "user":  # a request without its reply
                 yield HALF_CALL
                 continue
             sessions: dict[tuple[str, str], list[Json]] = {}
@@ -185,8 +191,22 @@ def inside(value: Json) -> Iterator[Chat]:
                 key = name_text(first_of(one, *SESSION_NAMES)), name_text(one.get("topicId"))
                 sessions.setdefault(key, []).append(one)
             for key, said in sessions.items():
-                started = first_of(holder, "created_at", "createdAt", "created") or first_of(said[0], "createdAt")
-                yield Chat(said, "/".join(filter(None, key)) or own, model=model, started=started)
+                asked = [] if role_of(said[0]) == "system" else system_of(system)
+                started, name = moment(holder, said[0]), "/".join(filter(None, key)) or own
+                yield Chat([*asked, *said], name, model=model, started=started)
+
+
+def _is_told_again(own: list[Json], chats: list[list[Json]]) -> bool:
+    """Whether another of a few lists of messages, longer or before it, says all that one says: the same, with calls."""
+    if not 1 < len(chats) <= MAX_TELLINGS:
+        return False
+    told = [
+        {(one["role"], one["content"]) for raw in other for one in lower(raw) if one["role"] != "tool"}
+        for other in chats
+    ]
+    place = next(index for index, other in enumerate(chats) if other is own)
+    mine, size = told[place], (len(own), -place)
+    return any(mine < one or (mine == one and size < (len(chats[at]), -at)) for at, one in enumerate(told))
 
 
 def holds_chats(value: Json) -> bool:
@@ -195,33 +215,52 @@ def holds_chats(value: Json) -> bool:
 
 
 def _holders(
-    value: Json, width: int | None = None, model: str = "", depth: int = 0
-) -> Iterator[tuple[Json, str, list[list[Json]]]]:
-    """The objects of a document that hold lists of messages, with the model that is known there, and these lists.
+    value: Json, width: int | None = None, above: tuple[str, Json] = ("", {}), depth: int = 0
+) -> Iterator[tuple[Json, tuple[str, Json], list[list[Json]]]]:
+    """The objects of a document that hold lists of messages, and these lists; between them what is said above.
 
-    At most four members deep; of a list of other objects the first `width` are looked into.
+    That is the model, and the object that has a system prompt. At most four members deep; of a list of other objects
+    the first `width` are looked into.
     """
-    model = name_text(first_of(value, "model", "model_name", "modelId")) or model
+    names = ("model", "model_name", "modelId")
+    model = name_text(first_of(value, *names) or first_of(as_object(value.get("runSettings")), *names))
+    above = model or above[0], value if system_of(value) else above[1]
     members = {key: member for key, member in value.items() if not _NO_LOG.search(key)}
-    chats = {key: objects_in(member) for key, member in members.items() if _is_chat(member)}
+    chats = {key: own for key, member in members.items() if _is_chat(own := _said(member))}
     if chats:
-        yield value, model, list(chats.values())
+        yield value, above, list(chats.values())
     for key, member in members.items() if depth < 4 else ():
         if key not in chats:
             for one in [member] if isinstance(member, dict) else objects_in(member)[:width]:
-                yield from _holders(one, width, model, depth + 1)
+                yield from _holders(one, width, above, depth + 1)
 
 
-def _role(message: Json) -> str:
-    return role_of(message) if "role" in message or "Role" in message else ""
+def _said(member: Any) -> list[Json]:
+    """The objects of a list; the messages of AgentScope's pairs of a message and its marks, and of Strands' records."""
+    own = [one[0] if isinstance(one, list) and one else one for one in member] if isinstance(member, list) else []
+    return [as_object(one["message"]) if "message_id" in one else one for one in own if isinstance(one, dict)]
 
 
-def _is_chat(member: Any) -> bool:
-    """Whether it is a list whose first two elements are messages, and no answers to choose from."""
-    first = objects_in(member)[:2] if isinstance(member, list) else []
-    texts = ("content", "contentParts", "contents", "items", "Items", "parts", "blocks", "text")
-    are_said = all(_role(one) and any(key in one for key in texts) for one in first)
-    return len(first) == 2 and are_said and _role(first[0]) in ("system", "user")
+def _is_chat(own: list[Json]) -> bool:
+    """Whether the first two objects of a list are messages, and no answers to choose from."""
+    first = own[:2]
+    texts = (
+        "content",
+        "contentParts",
+        "contents",
+        "items",
+        "Items",
+        "parts",
+        "blocks",
+        "text",
+        "value",
+        "message",
+        "_content",
+        "mes",
+    )
+    are_said = all(says_who(one) and any(key in one for key in texts) for one in first)
+    roles = [role_of(one) for one in first]
+    return len(first) == 2 and are_said and (roles[0] in ("system", "user") or roles == ["assistant", "user"])
 
 
 def open_webui(value: Json) -> Iterator[Chat]:

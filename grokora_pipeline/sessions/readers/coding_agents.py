@@ -547,6 +547,9 @@ def grok_cli(lines: Sequence[Json]) -> Iterator[Chat]:
     for one in lines:
         if one.get("prior_turn_interrupt") and messages and messages[-1]["role"] == "assistant":
             messages[-1]["cut"] = True
+        if messages and one.get("type") == "system" and one.get("content") == messages[0]["content"]:  # another session
+            yield Chat(messages, agent="grok-cli", completeness="whole")
+            messages = []
         if one.get("type") in ("system", "user", "assistant", "tool_result"):
             messages.append({**one, "role": one["type"], "model": one.get("model_id")})
     is_whole = bool(messages) and messages[0]["role"] == "system"

@@ -17,12 +17,13 @@ from grokora_pipeline.sessions.readers.documents import (
     Shelf,
     as_object,
     digest,
+    moment,
     objects_in,
     peek_objects,
     records,
     unbroken,
 )
-from grokora_pipeline.sessions.readers.lowering import explode, join_calls, lower, lower_tools, pair_results
+from grokora_pipeline.sessions.readers.lowering import explode, join_calls, lower, lower_tools, pair_results, says_who
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Verdict
 
@@ -36,8 +37,8 @@ class Shape(NamedTuple):
     """How a program's file is known by its first records, and what conversations its records are.
 
     `each`: a record is a file's own conversation (or several); else the records of a file belong together, those of
-    each session apart, or those with the same `joined_by`. If the record that tells `begins` a session, the next such
-    record begins another. A record that holds a list of messages is a conversation in any shape.
+    each session apart, or from each record that `begins` one. A record that holds a list of messages is a conversation
+    in any shape.
     """
 
     name: str
@@ -45,8 +46,7 @@ class Shape(NamedTuple):
     chats: Callable[[Any], Iterator[Chat]]
     each: bool = True
     within: int = 2  # how many of the first records may be the one that tells
-    joined_by: str = ""
-    begins: bool = False
+    begins: Callable[[Json], bool] | None = None
     empty: str = ""  # why a file without a single call has none, and what to do about it
 
 
@@ -61,16 +61,17 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
     def read(source: Source) -> Iterator[Item]:
         """The turns and problems of a file of the shape."""
         held = Shelf()
-        calls = begun = 0
+        calls = begun = told = 0
 
         def read_chats(value: Any, number: int, name: str) -> Iterator[Item]:
             for chat in shape.chats(value):
-                yield from _turns(source, chat, number, name)
+                yield from chat_turns(source, chat, number, name)
 
         def turns(value: Any, number: int, name: str, what: str) -> Iterator[Item]:
-            nonlocal calls
+            nonlocal calls, told
             for item in unbroken(read_chats(value, number, name), what):
                 calls += item != Skipped(HALF)
+                told += 1
                 yield item
 
         for record in records(source):
@@ -82,27 +83,30 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
                 value = record.value if shape.each else [record.value]
                 yield from turns(value, record.number, "", f"record {record.number}")
             elif shape.begins:
-                begun += shape.looks_like(record.value)
+                begun += shape.begins(record.value)
                 held.add(record.value, f"{begun}")
             else:
-                held.add(record.value, name_text(record.value.get(shape.joined_by)) if shape.joined_by else None)
+                held.add(record.value)
         for name, lines in held.take():
             yield from turns(lines, 0, "" if shape.begins else name, "a session")
         if not calls and shape.empty:
             raise UnreadableError("no_contents", 0, shape.empty)
+        if not told:
+            yield Skipped("no_model_call")
 
     return read
 
 
-def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[Item]:
-    """`named`: the session that the records name, if the chat has none of its own."""
+def chat_turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[Item]:
+    """The turns and the verdict of a chat. `named`: the session that its records name, if it has none of its own."""
     yield from (Skipped("another_branch") for _ in range(chat.unshown))
     said_of = Verdict(chat.session or named, status=chat.status, rating=chat.rating)
     is_judged = chat.status != "unknown" or chat.rating is not None
     messages: list[Message] = []
-    left_out = 0
+    left_out, started = 0, to_utc(chat.started)
     for raw in chat.messages:
         marks = raw if isinstance(raw, Mapping) else {}
+        started = started or moment(marks)
         model = name_text(first_of(marks, "model", "modelId", "model_name", "ModelId") or chat.model)
         trainable = not (marks.get("cut") or marks.get("earlier"))
         own = [{**one, "model": model, "trainable": trainable} for one in lower(raw)]
@@ -130,7 +134,7 @@ def _turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[I
             [index for index in places if name_text(messages[index].get("model")) == model],
             session_id=session,
             agent=chat.agent,
-            started_at=to_utc(chat.started),
+            started_at=started,
             line=line + chat.place,
             tools=lower_tools(chat.tools),
             completeness=chat.completeness,
@@ -154,6 +158,11 @@ def _has(*paths: str, **members: Any) -> Callable[[Json], bool]:
     return lambda value: (
         all(is_there(value, path) for path in paths) and all(value.get(name) == one for name, one in members.items())
     )
+
+
+def _begun(name: str, begins: Callable[[Json], bool], chats: Callable[[Any], Iterator[Chat]]) -> Shape:
+    """A shape whose sessions each begin with the record that tells the shape."""
+    return Shape(name, begins, chats, each=False, begins=begins)
 
 
 def _is_cline(value: Json) -> bool:
@@ -214,12 +223,10 @@ SHAPES: tuple[Shape, ...] = (
         ),
         frameworks.adk,
     ),
-    Shape(
+    _begun(
         "goose",
         lambda value: "working_dir" in value and bool(value.keys() & {"description", "message_count", "conversation"}),
         coding_agents.goose,
-        each=False,
-        begins=True,
     ),
     Shape("amp", lambda value: name_text(value.get("id")).startswith("T-") and "messages" in value, coding_agents.amp),
     Shape(
@@ -228,20 +235,27 @@ SHAPES: tuple[Shape, ...] = (
         coding_agents.augment,
     ),
     Shape("copilot_chat", _has("responderUsername", "requests"), coding_agents.copilot_chat),
-    Shape("copilot_journal", _has("v.requests", kind=0), coding_agents.copilot_journal, each=False, begins=True),
-    Shape("copilot_cli", _has("data", type="session.start"), coding_agents.copilot_cli, each=False, begins=True),
-    Shape("droid", _has("id", type="session_start"), coding_agents.message_lines, each=False, begins=True),
+    _begun("copilot_journal", _has("v.requests", kind=0), coding_agents.copilot_journal),
+    _begun("copilot_cli", _has("data", type="session.start"), coding_agents.copilot_cli),
+    _begun("droid", _has("id", type="session_start"), coding_agents.message_lines),
     Shape("cursor", _has("role", "message.content"), coding_agents.message_lines, each=False),
     # all but its calls is as Claude Code prints it
     Shape("cursor_stream", _has("call_id", "tool_call", type="tool_call"), coding_agents.cursor_stream, False, 64),
     Shape("gemini_stream", _has("session_id", "model", type="init"), coding_agents.gemini_stream, each=False),
-    Shape("kimi", lambda value: name_text(value.get("role")).startswith("_"), coding_agents.message_lines, each=False),
+    Shape(
+        "kimi",
+        lambda value: name_text(value.get("role")).startswith("_"),
+        coding_agents.message_lines,
+        each=False,
+        begins=_has(role="_system_prompt"),
+    ),
     Shape(
         "kimi_code",
         lambda value: name_text(value.get("type")).startswith(("context.append_", "config.update", "turn.prompt")),
         coding_agents.kimi_code,
         each=False,
         within=16,
+        begins=_has("protocol_version", type="metadata"),
     ),
     Shape(
         "grok_cli",
@@ -264,12 +278,10 @@ SHAPES: tuple[Shape, ...] = (
         frameworks.letta,
     ),
     Shape("letta_messages", _has("message_type", "id", "date"), frameworks.letta_messages, each=False),
-    Shape(
+    _begun(
         "smolagents",
         lambda value: {"system_prompt"} in [one.keys() for one in (value, *objects_in(value.get("steps"))[:1])],
         frameworks.smolagents,
-        each=False,
-        begins=True,
     ),
     Shape(
         "pydantic_ai",
@@ -344,6 +356,12 @@ SHAPES: tuple[Shape, ...] = (
         ),
         each=False,
     ),
+    Shape("trae", _has("llm_interactions"), frameworks.trae),
+    Shape(
+        "browser_use",
+        lambda value: any({"model_output", "state"} <= one.keys() for one in objects_in(value.get("history"))[:2]),
+        frameworks.browser_use,
+    ),
     Shape("inspect_ai", _has("eval.task", "eval.model"), frameworks.inspect),
     Shape("inspect_ai", _has("epoch", "input", "target", "messages"), frameworks.inspect),
     Shape("librechat", _has("conversationId", "endpoint", "messages"), chat_programs.librechat),
@@ -364,14 +382,6 @@ SHAPES: tuple[Shape, ...] = (
     Shape("bedrock_log", _has(schemaType="ModelInvocationLog"), call_logs.call),
     Shape("bedrock_batch", _has("modelInput", "modelOutput"), call_logs.call),
     Shape("vertex_log", _has("full_request", "full_response"), call_logs.call),
-    Shape(
-        "openai_batch",
-        lambda value: "custom_id" in value and any(key in value for sides in call_logs.BATCHES for key in sides),
-        call_logs.batch,
-        each=False,
-        joined_by="custom_id",
-        empty="it is one half of a batch; put its requests and its replies into one file (cat requests replies)",
-    ),
     Shape("datadog", _has("meta.input.messages"), call_logs.call),
     Shape("promptlayer", _has("prompt_blueprint.prompt_template.messages"), call_logs.call),
     Shape(
@@ -406,7 +416,10 @@ WRAPPED = Shape("wrapped_calls", lambda value: any(True for _ in call_logs.insid
 ITEMS = Shape("openai_items", frameworks.is_item, frameworks.openai_items, each=False, within=64)
 TAU = Shape(
     "tau_bench",
-    lambda value: {"traj", "task_id"} <= value.keys() or _has("info.environment_info")(value),
+    lambda value: (
+        ("task_id" in value and any(map(says_who, objects_in(value.get("traj"))[:1])))
+        or _has("info.environment_info")(value)
+    ),
     frameworks.tau,
 )
 HELD = Shape(

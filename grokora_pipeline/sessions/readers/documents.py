@@ -1,9 +1,12 @@
 """What a log holds as JSON: its records, whatever their framing, and values that platforms keep as text."""
 
+import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import ijson
@@ -19,8 +22,9 @@ from grokora_pipeline.sessions.readers.common import (
     loads,
     name_text,
     parse_object,
+    to_utc,
 )
-from grokora_pipeline.sessions.readers.source import DAMAGED, UnreadableError, cause
+from grokora_pipeline.sessions.readers.source import DAMAGED, UnreadableError, cause, event_number
 from grokora_pipeline.sessions.turns import Item, Problem
 
 Json = dict[str, Any]
@@ -30,7 +34,7 @@ BOM = b"\xef\xbb\xbf"
 STREAMED_FROM = 16 << 20
 # Lists of an object whose elements stand alone: pages of platforms' interfaces, and the runs of a benchmark. Of an
 # object that is as long as STREAMED_FROM each element is read by itself, with the members before the list.
-_PAGES = ("data", "items", "results", "rows", "traces", "runs")
+_PAGES = ("data", "items", "results", "rows", "traces", "runs", "Records")
 _RUNS = ("simulations", "samples", "resourceSpans", "resource_spans", "batches", "resourceLogs", "resource_logs")
 # What logs call the session of a record.
 SESSION_NAMES = (
@@ -43,7 +47,26 @@ SESSION_NAMES = (
     "chat_id",
     "chatId",
 )
+# What they call the time of a record: of several the one at which it began.
+TIMES = (
+    *("started_at", "startedAt", "start_time", "startTime", "start_ns", "start_ms", "start_timestamp", "started"),
+    *("startedDateTime", "request_start_time", "request_created_at", "request_timestamp", "timestamp", "Timestamp"),
+    *(
+        "created_at",
+        "createdAt",
+        "create_time",
+        "createTime",
+        "created",
+        "time",
+        "ts",
+        "@timestamp",
+        "datetime",
+        "date",
+    ),
+    *("logged_at", "logging_time", "inserted_at", "eventTime", "TimeGenerated", "_time"),
+)
 MAX_SHELF = 512 << 20  # bytes of packed records that are held until those that belong to them have come
+MAX_REPR = 1 << 20  # characters of a Python literal
 MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 
 
@@ -69,6 +92,13 @@ def records(source: Source) -> Iterator[Record | Problem]:
             yield from (Record(one, number, 0) for number, one in enumerate(elements, 1))
 
 
+def in_files(source: Source) -> list[Any]:
+    """The records of a log that keeps each in a numbered file of its own, beside the first, in that order."""
+    files = {event_number(path.name): path for path in source.path.parent.glob("*.json") if not path.is_symlink()}
+    ordered = [files[number] for number in sorted(key for key in files if key is not None)]
+    return [one.value for path in ordered for one in records(Source(path, path.name)) if isinstance(one, Record)]
+
+
 def page_of(value: Any) -> list[Json] | None:
     """The records of a page of a platform's interface, None for anything else.
 
@@ -78,6 +108,8 @@ def page_of(value: Any) -> list[Json] | None:
     if not isinstance(value, dict) or "harness" in value or "role" in value:
         return None
     lists = [key for key, member in value.items() if isinstance(member, list) and key != "searchedLogStreams"]
+    if lists == ["requests"] and all("custom_id" in as_object(one) for one in value["requests"]):
+        return objects_in(value["requests"])  # what is sent to make a batch of Anthropic's
     # Braintrust's, and CloudWatch's, which hold a program's output; an agent's session holds events, too
     pages = (*_PAGES, "events") if {"cursor", "searchedLogStreams", "nextForwardToken"} & value.keys() else _PAGES
     elements = value[lists[0]] if len(lists) == 1 and lists[0] in pages else None
@@ -141,7 +173,7 @@ def _streamed(source: Source, prefix: str) -> Iterator[Record | Problem]:
     number = 0
     with source.open() as stream:
         try:
-            values = ijson.items(stream, prefix, use_float=True) if prefix else _pieces(stream)
+            values = ijson.items(stream, prefix, use_float=True) if prefix else _pieces(source, stream)
             for number, value in enumerate(values, 1):
                 yield Record(value, number, 0)
         except ijson.JSONError as error:
@@ -151,36 +183,51 @@ def _streamed(source: Source, prefix: str) -> Iterator[Record | Problem]:
             yield Problem("damaged", 0, f"after element {number}: {cause(error)}")
 
 
-def _pieces(stream: Any) -> Iterator[Json]:
+def _pieces(source: Source, stream: Any) -> Iterator[Json]:
     """An object once for each element of a list whose elements stand alone, with that element and what came before."""
     members: Json = {}
     key, builder = "", ijson.ObjectBuilder()
-    divided = in_list = is_late = False
+    divided = in_list = False
+    number, resource = 0, dict[str, Json]()  # of the element that is being read, if it stands behind its spans
+    resources: Iterator[Json] | None = None
     for prefix, event, value in ijson.parse(stream, use_float=True):
         if not prefix:
             key, in_list = (value if event == "map_key" else key), False
         elif prefix == key and event == "start_array" and key in (*_PAGES, *_RUNS):
             divided = in_list = True
-            builder = ijson.ObjectBuilder()
+            builder, number, resources = ijson.ObjectBuilder(), 0, None
         elif prefix != key or not in_list:
             builder.event(event, value)
             # an element of OTLP may be all of the file: its spans stand alone, too
             if event == "end_map" and in_list and prefix.count(".") == 5 and prefix.endswith(".spans.item"):
                 scopes = next(one for name, one in builder.value.items() if name == prefix.split(".")[2])
-                yield {**members, key: [builder.value]}
+                if "resource" not in builder.value and not resource:
+                    resources = resources or islice(_resources(source, key), number, None)
+                    resource = {"resource": next(resources, {})}
+                yield {**members, key: [{**resource, **builder.value}]}
                 scopes[-1][prefix.split(".")[4]].clear()
-                is_late = is_late or "resource" not in builder.value
             # the last event of the member or the element: a scalar, or the end of a map or a list
             if prefix == (f"{key}.item" if in_list else key) and not event.startswith(("start", "map")):
-                if is_late and in_list and "session.id" in str(builder.value.get("resource")):
-                    late = "a resource that names the session stands behind its spans; write `resource` before them"
-                    raise UnreadableError("wrong_schema", 0, late)
                 members[key] = [builder.value] if in_list else builder.value
-                builder = ijson.ObjectBuilder()
+                if resources and not resource:
+                    next(resources, None)
+                builder, number, resource = ijson.ObjectBuilder(), number + 1, {}
                 if in_list:
                     yield dict(members)
     if not divided:
         yield members
+
+
+def _resources(source: Source, key: str) -> Iterator[Json]:
+    """The resource of each element of a list of OTLP, wherever in the element it stands; {} for none."""
+    element, builder = f"{key}.item", ijson.ObjectBuilder()
+    with source.open() as stream:
+        for prefix, event, value in ijson.parse(stream, use_float=True):
+            if prefix == f"{element}.resource" or prefix.startswith(f"{element}.resource."):
+                builder.event(event, value)
+            elif prefix == element and event == "end_map":
+                yield getattr(builder, "value", {})
+                builder = ijson.ObjectBuilder()
 
 
 def _lines(source: Source) -> Iterator[Record | Problem]:
@@ -252,6 +299,15 @@ def as_json(value: object) -> Any:
     return value
 
 
+def literal(text: str) -> Json | None:
+    """An object as JSON, or as Python writes it; None for anything else. Nothing is ever evaluated."""
+    value = as_json(text)
+    if not isinstance(value, dict) and len(text) <= MAX_REPR:
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(text.removesuffix("<|endoftext|>").strip())
+    return value if isinstance(value, dict) else None
+
+
 def is_cut_json(value: object) -> bool:
     """Whether a text begins as JSON and is none: an exporter or a database shortened it."""
     return isinstance(value, str) and value.lstrip()[:2] in ("[{", '["', '{"') and as_json(value) is value
@@ -267,6 +323,12 @@ def as_list(value: object) -> list[Any]:
     """A list, or one written as JSON text; [] for anything else."""
     value = as_json(value)
     return value if isinstance(value, list) else []
+
+
+def moment(*holders: Mapping[str, Any]) -> str:
+    """The time that the first of some objects tells of itself, in UTC; "" for none. A small number is a duration."""
+    times = (to_utc(own[name]) for own in holders for name in TIMES if name in own)
+    return next((at for at in times if at >= "2000"), "")
 
 
 def objects_in(value: object) -> list[Json]:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from grokora_pipeline.sessions.readers.chats import Chat, Replay
-from grokora_pipeline.sessions.readers.common import first_of, name_text, to_utc
-from grokora_pipeline.sessions.readers.documents import Json, as_list, as_object, digest, objects_in
+from grokora_pipeline.sessions.readers.common import first_of, json_text, name_text, to_utc
+from grokora_pipeline.sessions.readers.documents import SESSION_NAMES, Json, as_list, as_object, digest, objects_in
 from grokora_pipeline.sessions.readers.lowering import lower_all, role_of
-from grokora_pipeline.sessions.readers.outcomes import scored
+from grokora_pipeline.sessions.readers.outcomes import outcome_status, scored, stated_in
 from grokora_pipeline.sessions.turns import Status
 
 
@@ -168,6 +168,42 @@ def nemo_gym(value: Json) -> Iterator[Chat]:
     agent, model = name_text(as_object(value.get("agent_ref")).get("name")), name_text(reply.get("model"))
     name, started, tools = name_text(reply.get("id")), reply.get("created_at"), request.get("tools")
     yield Chat(said, name, agent, model, started, tools, completeness="whole", status=status)
+
+
+def trae(value: Json) -> Iterator[Chat]:
+    """A trajectory of trae-agent, whose calls tell what is new since the one before; one with a prompt begins anew."""
+    calls = objects_in(value["llm_interactions"])
+    status = stated_in({"success": value.get("success")})
+    first = objects_in(calls[0].get("input_messages")) if calls else []
+    name = name_text(first_of(value, *SESSION_NAMES)) or f"trae-{digest([value.get('start_time'), first])}"
+    model = name_text(value.get("model"))
+    chat = Chat([], name, "trae-agent", model, value.get("start_time"), completeness="whole", status=status)
+    replay = Replay(chat)
+    for one in calls:
+        asked = objects_in(one.get("input_messages"))
+        if asked and role_of(asked[0]) == "system" and replay.messages:
+            replay.go_on_with([])
+            replay.messages = [{**message, "earlier": True} for message in asked]
+        else:
+            replay.messages += asked
+        replay.messages.append({**as_object(one.get("response")), "role": "assistant"})
+    yield from replay.chats()
+
+
+def browser_use(value: Json) -> Iterator[Chat]:
+    """The steps of a run of browser-use: what its model was shown (newer versions keep it), and its answer, in JSON."""
+    steps = objects_in(value["history"])
+    session = f"run-{digest([[one.get('state_message'), one.get('metadata')] for one in steps[:1]])}"
+    last = objects_in(steps[-1].get("result"))[-1:] if steps else []
+    status = outcome_status(last[0].get("success")) if last and last[0].get("is_done") else "unknown"
+    for number, step in enumerate(steps):
+        said = {key: one for key, one in as_object(step.get("model_output")).items() if one is not None}
+        failed = any(one.get("error") for one in objects_in(step.get("result")))
+        answer = {"role": "assistant", "content": json_text(said) if said else "", "failed": failed}
+        asked = [{"role": "user", "content": step["state_message"]}] if step.get("state_message") else []
+        at = as_object(step.get("metadata")).get("step_start_time")
+        chat = Chat([*asked, answer], session, "browser-use", started=at, last_only=True, status=status or "failure")
+        yield replace(chat, first_step=number, completeness="reconstructed" if asked else "lost")
 
 
 def tau(value: Json) -> Iterator[Chat]:

@@ -5,17 +5,17 @@ edge ends the run that is open. Rotation cuts a session in two: a file that does
 the run that its older file leaves open. Each iteration is a turn of the file that it began in.
 """
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from grokora_pipeline.sessions.readers import grokputer
 from grokora_pipeline.sessions.readers.common import Source, decode, leaves_folder, to_utc
+from grokora_pipeline.sessions.readers.documents import literal
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, verdict
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
@@ -38,7 +38,6 @@ _STARTS = ("SESSION STARTED", *_EDGE[:2])  # before these no session of an older
 _ENDS = ("SESSION ", "Starting task: ", *_EDGE)  # after these no step goes on
 _MAX_GAP = timedelta(hours=6)  # between the last line of a rotated file and the next: else they are not one session
 _CONTINUED = 64 << 10  # bytes of the newer file in which the end of a cut iteration is looked for
-_MAX_REPR = 1 << 20
 _MAX_ENTRY = 16 << 20  # characters of one entry: lines without a time belong to the entry before
 
 
@@ -247,23 +246,12 @@ class _Parser:
             current.failed_call = True
             run.status = "failure"
         elif entry.module.endswith("executor") and (call := _CALL.match(text)):
-            current.calls.append(grokputer.ToolUse(call.group(1), _literal(call.group(2))))
+            current.calls.append(grokputer.ToolUse(call.group(1), literal(call.group(2))))
         elif (result := _RESULT.match(text)) and self._results < len(current.calls):
-            current.calls[self._results].result = _literal(result.group(2)) or result.group(2)
+            current.calls[self._results].result = literal(result.group(2)) or result.group(2)
             self._results += 1
 
 
 def _are_apart(before: str, after: str) -> bool:
     """Whether two lines are too far apart in time to be of one session."""
     return bool(before and after) and abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) > _MAX_GAP
-
-
-def _literal(text: str) -> dict[str, Any] | None:
-    """A Python dict literal, or None; nothing is ever evaluated."""
-    if len(text) > _MAX_REPR:
-        return None
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -4,9 +4,11 @@ Every provider and framework writes the same four things in its own shape. A rea
 hands the shapes to this module, so that a part that one platform invented is understood in every format.
 """
 
+import ast
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from grokora_pipeline.models.messages import PICTURE, Message
@@ -21,7 +23,7 @@ from grokora_pipeline.sessions.readers.common import (
     sound_answer,
     tool_result,
 )
-from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, digest
+from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, digest, literal
 from grokora_pipeline.sessions.readers.part_shapes import is_media, known_parts, lower_names
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 
@@ -43,7 +45,8 @@ _ENDED_EARLY |= {"guardrail_intervened", "content-filter", "recitation", "model_
 ROLES = {
     **dict.fromkeys(("user", "human", "input", "humanmessage", "prompter", "usermessage"), "user"),
     **dict.fromkeys(
-        ("assistant", "gpt", "ai", "model", "bot", "chatgpt", "gemini", "chatbot", "apimessage"), "assistant"
+        ("assistant", "gpt", "ai", "model", "bot", "agent", "machine", "chatgpt", "gemini", "chatbot", "apimessage"),
+        "assistant",
     ),
     **dict.fromkeys(("aimessage", "aimessagechunk", "assistantmessage"), "assistant"),
     **dict.fromkeys(("system", "developer", "systemmessage"), "system"),
@@ -51,19 +54,30 @@ ROLES = {
         ("tool", "function", "observation", "toolresult", "tool_result", "tool_response", "function_response"), "tool"
     ),
     **dict.fromkeys(("toolmessage", "functionmessage", "functionexecutionresultmessage", "ipython"), "tool"),
-    **dict.fromkeys(("tool_execution_result", "computer"), "tool"),
-    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
+    **dict.fromkeys(
+        ("tool_execution_result", "computer", "tool_call_result", "tool_call_output", "environment"), "tool"
+    ),
+    **dict.fromkeys(("function_call", "tool_call", "tool_calls", "tool_call_invocation"), "function_call"),
 }
+# Members that say who speaks, in some program or other; those of the second row by a truth value.
+_SPEAKERS = ("role", "Role", "_role", "role_at_backend", "from", "sender", "author", "speaker", "type")
+_FLAGS = tuple((key, "user", "assistant") for key in ("is_user", "isUser", "fromUser"))
+_FLAGS += tuple((key, "assistant", "user") for key in ("is_bot", "isBot"))
 _CONTENTS = (
     *("content", "contents", "parts", "segments", "blocks", "value", "text", "message", "system_prompt"),
-    *("items", "contentParts"),
+    *("items", "contentParts", "_content", "mes"),
 )
 _UNREAD: Message = {"role": "user", "content": "", "unread": True}
 _TAKEN = (*_CONTENTS, "tool_calls", "toolCalls")
-_RESULTS = ("tool_results", "toolResults")
+_RESULTS = ("tool_results", "toolResults", "tool_result", "toolResult")
 # Members of a message that name tools and are no calls of them.
 _OFFERED = ("tools", "functions", "available_tools", "tool_definitions", "toolDefinitions")
-_ARGUMENTS = ("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters", "input_json")
+_ARGUMENTS = (
+    *("arguments", "input", "args", "parameters", "raw_input", "tool_kwargs", "input_parameters", "input_json"),
+    "params_as_json",
+)
+# Members that hold a tool's result.
+_ANSWERS = ("content", "response", "result", "output", "value", "tool_result", "result_value")
 _TEXT_PARTS = {"text", "input_text", "output_text", "summary_text", "refusal", "value", "Text", "TEXT"}
 _REASONING_PARTS = {"think", "thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought"}
 _CALL_PARTS = {"tool_use", "tool_call", "tool-call", "toolCall", "function_call", "functionCall", "server_tool_use"}
@@ -108,9 +122,12 @@ def lower(message: Any) -> list[Message]:
     if not role:  # of nobody who is known; notes have a type and no role, and Hermes' have one
         parts = _Parts()
         parts.take(content if message.get("role", message.get("from")) or "type" not in message else None)
-        return [{**_UNREAD}] if parts.messages() and message.get("role") != "session_meta" else []
-    if isinstance(message.get("from"), str) and role == "function_call":
-        calls = [call for raw in _listed(as_json(content)) if (call := lower_call(raw))]
+        says = parts.messages() or any(message.get(key) for key in (*_RESULTS, "tool_calls", "toolCalls"))
+        return [{**_UNREAD}] if says and message.get("role") != "session_meta" else []
+    if role == "function_call":  # a message of its own, whose content is the call
+        spelled = literal(content) if isinstance(content, str) else None
+        spelled = spelled or as_json(content) or first_of(message, "tool_calls", "toolCalls") or message
+        calls = [call for raw in _listed(spelled) if (call := lower_call(raw))]
         return [assistant("", calls)] if calls else [assistant(name_text(content))]
     if role == "tool":
         return _tool_messages(message, content)
@@ -122,6 +139,9 @@ def lower(message: Any) -> list[Message]:
     for raw in _listed(as_json(first_of(message, "tool_calls", "toolCalls") or extra.get("tool_calls") or ())):
         parts.call(raw, known)
     parts.take_others(message)
+    if isinstance(spelled := message.get("function_calls"), str) and spelled:  # AllenAI's, as JSON or as Python
+        for raw in as_list(spelled) or python_calls(spelled) or [None]:
+            parts.call(raw)
     legacy = message.get("function_call") or extra.get("function_call")
     if isinstance(legacy, Mapping) and legacy.get("name") and (call := lower_call(legacy)):
         parts.calls.append(call)
@@ -139,9 +159,24 @@ def lower(message: Any) -> list[Message]:
 
 def role_of(message: Mapping[str, Any]) -> str:
     """Who says a message, as one of four roles or a call; "" for nobody who is known. Microsoft wraps the role."""
-    said = next((message[key] for key in ("role", "Role", "from", "type") if message.get(key)), "")
-    said = first_of(said, "Label", "label", "value") if isinstance(said, Mapping) else said
+    said = next((message[key] for key in _SPEAKERS if message.get(key)), "")
+    said = first_of(said, "Label", "label", "value", "role") if isinstance(said, Mapping) else said
+    if not said:
+        flags = {role if message[key] else other for key, role, other in _FLAGS if isinstance(message.get(key), bool)}
+        said = flags.pop() if len(flags) == 1 else ""
     return ROLES.get(str(said).lower(), "")
+
+
+def says_who(message: Mapping[str, Any]) -> bool:
+    """Whether an object names a speaker in another member than `type`, which tells many other things apart, too."""
+    return any(key in message for key in (*_SPEAKERS[:-1], *(key for key, *_ in _FLAGS))) and bool(role_of(message))
+
+
+def system_of(holder: Mapping[str, Any]) -> list[Json]:
+    """The system prompt that an object keeps beside its messages, as a message; [] without one."""
+    system = first_of(holder, "system", "system_prompt", "systemInstruction", "system_instruction")
+    system = system.get("parts") or system.get("text") if isinstance(system, Mapping) else system
+    return [{"role": "system", "content": system}] if system and isinstance(system, str | list) else []
 
 
 def ended_early(holder: object) -> bool:
@@ -171,6 +206,12 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
             arguments = {"language": message.get("format"), "code": text}
             return {"role": "assistant", "tool_calls": [{"name": "execute", "arguments": arguments}]}
     inner = message.get("message")
+    if "role_at_backend" in message and isinstance(inner, Mapping):  # CAMEL, where a call and its result are alike
+        said = {"role": message["role_at_backend"], "content": inner.get("content")}
+        call = {"id": inner.get("tool_call_id"), "name": inner.get("func_name"), "arguments": inner.get("args")}
+        if call["name"] and role_of(said) == "tool":
+            return {**said, "tool_call_id": call["id"], "content": inner.get("result")}
+        return said | ({"tool_calls": [call]} if call["name"] else {})
     if "role" not in message and isinstance(inner, Mapping):  # OpenInference
         return inner
     if "role" not in message and isinstance(message.get("data"), Mapping):  # LangChain's messages_to_dict
@@ -182,6 +223,8 @@ def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
     parts = _Parts("tool")
+    if results := [one for key in _RESULTS for one in _listed(message.get(key)) if isinstance(one, Mapping)]:
+        return list(map(_part_result, results))  # Datadog's, beside an empty content
     if any(_is_result(one) for part in _listed(content) if isinstance(part, Mapping) for one in known_parts(part)):
         parts.take(content)
         return parts.results
@@ -190,6 +233,8 @@ def _tool_messages(message: Mapping[str, Any], content: Any) -> list[Message]:
     call_id = next(
         (name_text(value) for value in (message.get("tool_call_id"), message.get("toolCallId"), *named) if value), ""
     )
+    if content is None:
+        content = next((message[key] for key in _ANSWERS if message.get(key) is not None), None)
     result = tool_result(call_id, result_text(content))
     is_failed = any(message.get(key) is True for key in ("isError", "is_error")) or message.get("status") == "error"
     if is_failed or message.get("error"):
@@ -209,7 +254,7 @@ def _responses_item(item: Mapping[str, Any], kind: str) -> list[Message]:
         parts.take([part for part in _listed(item.get("content")) if isinstance(part, Mapping)])
         return parts.messages()
     if kind == "message":
-        return lower({"role": item.get("role", "assistant"), **item})
+        return lower({"role": role_of({**item, "type": ""}) or "assistant", **item})
     # a search or a program that the provider ran: what the model saw of it is not in the log
     return [{**assistant(""), "unread": True}] if kind.endswith("_call") else []
 
@@ -227,7 +272,7 @@ class _Parts:
         self.calls: list[Json] = []
         self.results: list[Message] = []
         self.steps: list[Message] = []  # the messages before the one that is being taken in
-        self.unread = False  # a part of a kind that nobody knows
+        self.unread: bool | str = False  # a part of a kind that nobody knows, or what else is not there
 
     def take(self, content: Any) -> None:
         """Take in a content: a text, a part, or a list of parts."""
@@ -263,7 +308,10 @@ class _Parts:
         A list of objects with a name and arguments is calls, whatever it is called: an answer that lost its calls would
         be learnt as another answer. Their results stand in them (the Vercel AI SDK), or in a list of their own (Zed).
         """
-        lists = [(key, one) for key, one in message.items() if isinstance(one, list) and one and key not in _TAKEN]
+        members = (
+            (key, [one] if key in _RESULTS and isinstance(one, Mapping) else one) for key, one in message.items()
+        )
+        lists = [(key, one) for key, one in members if isinstance(one, list) and one and key not in _TAKEN]
         for key, value in sorted(lists, key=lambda one: one[0] in _RESULTS):  # in whatever order they stand
             if key in _OFFERED and not all("apiName" in one for one in value if isinstance(one, Mapping)):
                 continue  # LobeChat's are calls
@@ -272,7 +320,9 @@ class _Parts:
             elif key in _RESULTS:
                 known = {one["id"] for one in self.calls}
                 own = [_part_result(one) for one in value if isinstance(one, Mapping)]
-                self.results += [one for one in own if self.role != "assistant" or one["tool_call_id"] in known]
+                is_alone = not (self.texts or self.calls)  # of the message before, in a program that logs steps
+                is_alone = is_alone or self.role != "assistant"
+                self.results += [one for one in own if is_alone or one["tool_call_id"] in known]
             elif self.role == "assistant" and all(map(_is_call, value)):
                 known = {call["id"] for call in self.calls if call["id"]}
                 for one in value:
@@ -292,6 +342,8 @@ class _Parts:
         elif _is_result(part):
             nested = next((key for key in ("functionResponse", "function_response") if key in part), "")
             self.results.append(_part_result(as_object(part[nested]) if nested else part))
+        elif kind == "lost_call":
+            self.unread = "call_not_recorded"
         elif kind == "step-start":
             self._end_step(whatever=True)
         elif kind in _REASONING_PARTS or part.get("thought") is True:
@@ -316,7 +368,7 @@ class _Parts:
     def messages(self, reasoning: str = "") -> list[Message]:
         """The messages, the results of an answer's own calls behind it, other results before what is said."""
         text, thought = "\n".join(text for text in self.texts if text), reasoning or "\n".join(self.thoughts)
-        mark = {"unread": True} if self.unread else {}
+        mark = {"unread": self.unread} if self.unread else {}
         if self.role != "assistant":
             return [*self.results, *([{"role": self.role, "content": text, **mark}] if text else [])]
         if not (text or self.calls or thought or self.unread):
@@ -344,10 +396,10 @@ def _is_result(part: object) -> bool:
 
 
 def _part_result(part: Mapping[str, Any]) -> Message:
-    ids = ("tool_use_id", "toolCallId", "call_id", "callId", "tool_call_id", "toolUseID", "ref", "id")
-    call_id = next((part[key] for key in ids if part.get(key)), "")
-    keys = ("content", "response", "result", "output", "value")
-    message = tool_result(name_text(call_id), result_text(next((part[k] for k in keys if part.get(k) is not None), "")))
+    ids = ("tool_use_id", "toolCallId", "call_id", "callId", "tool_call_id", "toolUseID", "tool_id", "ref", "id")
+    call_id = next((part[key] for key in (*ids, "request_id") if part.get(key)), "")
+    told = next((part[key] for key in _ANSWERS if part.get(key) is not None), "")
+    message = tool_result(name_text(call_id), result_text(told))
     if part.get("is_error") is True or part.get("isError") is True or part.get("status") in ("error", "Error"):
         message["is_error"] = True
     return message
@@ -391,10 +443,25 @@ def lower_call(raw: Any) -> Json | None:
     if raw.get("type") == "custom_tool_call":  # its input is a free text, such as a patch
         arguments = {"input": arguments}
     text = arguments if isinstance(arguments, str) else json_text(arguments)
-    ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "tool_use_id", "ref", "id")
+    ids = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "callId", "tool_use_id", "tool_id", "ref", "id")
     # results name an Anthropic block by its `id`, whatever other ids a program keeps in it
-    call_id = next((raw[key] for key in (ids[::-1] if raw.get("type") == "tool_use" else ids) if raw.get(key)), "")
+    call_id = next(
+        (raw[key] for key in (*(ids[::-1] if raw.get("type") == "tool_use" else ids), "request_id") if raw.get(key)), ""
+    )
     return {"id": name_text(call_id), "type": "function", "function": {"name": name, "arguments": text or "{}"}}
+
+
+def python_calls(text: str) -> list[Json | None]:
+    """The calls of a text such as `[weather(city="Paris"), time()]`, or of one a line; [] for anything else."""
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        said = [one.value for one in ast.parse(text.strip()).body if isinstance(one, ast.Expr)]
+        nodes = [node for one in said for node in (one.elts if isinstance(one, ast.List) else [one])]
+        calls = [node for node in nodes if isinstance(node, ast.Call) and not node.args]
+        if calls and len(calls) == len(nodes):
+            told = ({str(word.arg): ast.literal_eval(word.value) for word in one.keywords} for one in calls)
+            named = zip((ast.unparse(one.func) for one in calls), told, strict=True)
+            return [lower_call({"name": name, "arguments": arguments}) for name, arguments in named]
+    return []
 
 
 def join_calls(messages: Sequence[Message], *, lossy: bool = False) -> list[Message]:
@@ -434,7 +501,7 @@ def merged(messages: Iterable[Message]) -> Message:
     answer = assistant("\n".join(one["content"] for one in own if one.get("content")), calls)
     if thoughts := [one["reasoning_content"] for one in own if one.get("reasoning_content")]:
         answer["reasoning_content"] = "\n".join(thoughts)
-    return answer | {mark: True for mark in ("unread", "ended_early") if any(one.get(mark) for one in own)}
+    return answer | {mark: one[mark] for one in own for mark in ("unread", "ended_early") if one.get(mark)}
 
 
 def pair_results(messages: Sequence[Message]) -> list[Message]:
@@ -493,7 +560,7 @@ def lower_tools(value: Any) -> list[Json] | None:
         ):
             tools.append(dict(raw))
             continue
-        keys = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "jsonSchema")
+        keys = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "jsonSchema", "schema")
         schema = as_object(next((body[key] for key in keys if body.get(key) is not None), None))
         free = (
             {"input": {"type": "string"}} if body.get("type") == "custom" else {}
@@ -592,16 +659,15 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         return
     if answer.get("ended_early"):
         fields["step_failed"] = True
-    completion = "part_of_unknown_kind" if answer.get("unread") else sound_answer(answer)
+    completion = _reason(answer["unread"]) if answer.get("unread") else sound_answer(answer)
     if isinstance(completion, str):
         yield Skipped(completion)
         return
     unread = next((message["unread"] for message in prompt if message.get("unread")), None) or lost_result(prompt)
     if unread and fields.get("completeness") != "lost":
         fields["completeness"] = "cut"
-        reason = unread if isinstance(unread, str) else "part_of_unknown_kind"
-        lacks = "the result of a call" if isinstance(unread, str) else "a part of a kind that no reader knows"
-        yield Problem(reason, 0, f"line {fields.get('line', 0)}: the prompt lacks {lacks}")
+        lacks = _LACKS[_reason(unread)]
+        yield Problem(_reason(unread), 0, f"line {fields.get('line', 0)}: the prompt lacks {lacks}")
     if fields.get("completeness", "whole") in ("whole", "reconstructed"):
         if not prompt:
             yield Skipped("no_prompt")
@@ -631,6 +697,17 @@ def turn(source: Source, prompt: Sequence[Message], answer: Message, **fields: A
         **shown_results(prompt),
         **fields,
     )
+
+
+_LACKS = {
+    "part_of_unknown_kind": "a part of a kind that no reader knows",
+    "result_not_recorded": "the result of a call",
+    "call_not_recorded": "a call that its program could not read",
+}
+
+
+def _reason(unread: bool | str) -> str:
+    return unread if isinstance(unread, str) else "part_of_unknown_kind"
 
 
 def lost_result(prompt: Iterable[Message]) -> str:

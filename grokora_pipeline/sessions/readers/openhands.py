@@ -5,7 +5,16 @@ from typing import Any
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers.common import Source, first_of, is_error, name_text, to_utc, user
-from grokora_pipeline.sessions.readers.documents import Json, Record, as_list, as_object, digest, peek_objects, records
+from grokora_pipeline.sessions.readers.documents import (
+    Json,
+    Record,
+    as_list,
+    as_object,
+    digest,
+    in_files,
+    peek_objects,
+    records,
+)
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     calls_in,
@@ -49,7 +58,7 @@ def read(source: Source) -> Iterator[Item]:
         if own:
             yield Skipped("event_of_another_file")
             return
-        yield from _Log(source).turns(_in_files(source))
+        yield from _Log(source).turns([Record(one, number, 0) for number, one in enumerate(in_files(source), 1)])
         return
     for record in records(source):
         if isinstance(record, Problem):
@@ -74,15 +83,6 @@ def _begins(value: Json) -> bool:
     """Whether an event, or a list of events, is the first of a conversation: they are numbered, or it is a prompt."""
     first = as_object(next(iter(as_list(first_of(value, "events", "history"))), value))
     return first.get("kind") == "SystemPromptEvent" or (first.get("id") == 0 and "kind" not in first)
-
-
-def _in_files(source: Source) -> list[Record]:
-    """The events of a conversation that keeps each in a file of its own, beside the first."""
-    files = {event_number(path.name): path for path in source.path.parent.glob("*.json") if not path.is_symlink()}
-    events: list[Record] = []
-    for number in sorted(key for key in files if key is not None):
-        events += [one for one in records(Source(files[number], files[number].name)) if isinstance(one, Record)]
-    return [Record(one.value, number, 0) for number, one in enumerate(events, 1)]
 
 
 class _Log:

@@ -6,7 +6,8 @@
 - OpenLLMetry (`gen_ai.prompt.N.…`), as Traceloop's packages recorded until 2026
 - the Vercel AI SDK (`ai.prompt.messages`, `ai.response.…`)
 
-They arrive as OTLP JSON, as Jaeger, Tempo and Genkit keep it, as Phoenix exports spans, or as an SDK prints them.
+They arrive as OTLP JSON, as Jaeger, Tempo and Genkit keep it, as Phoenix exports spans, as an SDK prints them, or as
+rows of whatever holds traces (ClickHouse, Zipkin, Honeycomb, Elastic, log services), which name their columns anyhow.
 
 Contents are off by default in most of them. Spans come in any order, children first.
 """
@@ -34,6 +35,7 @@ from grokora_pipeline.sessions.readers.documents import (
     as_object,
     digest,
     is_cut_json,
+    moment,
     objects_in,
     peek,
     peek_objects,
@@ -89,10 +91,10 @@ def looks_like(head: bytes) -> bool:
     """Whether the first record is an OTLP export of spans, or a span as Phoenix exports it."""
     return any(
         not (value.keys() | as_object(value.get("trace")).keys()).isdisjoint(_RESOURCES)
-        or any(name.startswith("gen_ai.") for name in as_object(value.get("customDimensions")))
         or _is_phoenix(value)
         or _is_jaeger(value)
         or _is_genkit(value)
+        or any(True for _ in _rows(value))
         for value in peek_objects(head)[:4]
     )
 
@@ -109,6 +111,40 @@ def _is_jaeger(value: Json) -> bool:
 
 def _is_genkit(value: Json) -> bool:
     return "traceId" in value and isinstance(value.get("spans"), dict)
+
+
+# Attributes in a row of a table of spans, in whatever member they stand, and those that tell a call of a model.
+_ROW = re.compile(
+    r"^(?:[^.]+\.){0,2}?((?:gen_ai|llm|ai|openinference|traceloop|langfuse|session|input|output|agent)\..+)"
+)
+_TELLING = re.compile(
+    r"gen_ai\.(?:operation|request|prompt|input)\b|llm\.(?:input_messages|request\.type)|ai\.operationId"
+)
+_COLUMNS = {
+    "trace_id": ("traceId", "trace_id", "TraceId", "trace.trace_id", "trace.id", "operation_Id", "trace"),
+    "span_id": ("spanId", "span_id", "SpanId", "trace.span_id", "span.id", "id"),
+    "parent_id": (
+        "parentSpanId",
+        "parent_span_id",
+        "ParentSpanId",
+        "trace.parent_id",
+        "parent.id",
+        "operation_ParentId",
+    ),
+    "name": ("name", "SpanName", "span_name", "span.name"),
+    "status_code": ("StatusCode", "status_code"),
+}
+
+
+def _rows(value: Json) -> Iterator[Json]:
+    """The spans of a row, or of a trace's rows, as a database of traces, a log service or a platform exports them."""
+    for row in objects_in(value.get("spans")) or [value]:
+        flat = dict(_flat("", {key: as_object(one) or one for key, one in row.items()}))
+        attributes = {match[1]: one for key, one in flat.items() if (match := _ROW.match(key))}
+        if any(map(_TELLING.match, attributes)):
+            told = {own: first_of(flat, *names) for own, names in _COLUMNS.items()}
+            failed = name_text(told["status_code"]).upper().removeprefix("STATUS_CODE_")
+            yield {**told, "status_code": failed, "start_time": moment(row), "attributes": attributes}
 
 
 class Span(NamedTuple):
@@ -399,7 +435,8 @@ def _events(events: list[tuple[str, Json]]) -> tuple[list[Message], Message | No
         elif name == "gen_ai.content.prompt":
             prompt += as_list(attributes.get("gen_ai.prompt"))
         elif name == "gen_ai.content.completion":
-            answer = _answer(as_list(attributes.get("gen_ai.completion")))
+            said = attributes.get("gen_ai.completion")
+            answer = _answer(as_list(said) or [{"role": "assistant", "content": said}])
     return lower_all(prompt), answer
 
 
@@ -452,15 +489,14 @@ def _spans(record: Record) -> Iterator[Span]:
             name = name_text(as_object(span.get("attributes")).get("genkit:name"))
             attributes = {"gen_ai.request.model": name.rpartition("/")[2], **as_object(span.get("attributes"))}
             yield span_of({**span, "attributes": attributes}, record.number)
-    elif dimensions := as_object(record.value.get("customDimensions")):  # a row of Azure's Application Insights
-        names = {"trace_id": "operation_Id", "span_id": "id", "parent_id": "operation_ParentId", "name": "name"}
-        row = {own: record.value.get(name) for own, name in names.items()}
-        yield span_of({**row, "start_time": record.value.get("timestamp"), "attributes": dimensions}, record.number)
     elif _is_phoenix(span := record.value):
         columns = {key.removeprefix("attributes."): one for key, one in span.items() if key.startswith("attributes.")}
         ids = {key: span.get(f"context.{key}") for key in ("trace_id", "span_id") if f"context.{key}" in span}
         attributes = dict(_flat("", columns or as_object(span.get("attributes"))))
         yield span_of({**span, **ids, "attributes": attributes}, record.number)
+    elif (record.value.keys() | as_object(record.value.get("trace")).keys()).isdisjoint(_RESOURCES):
+        for number, row in enumerate(_rows(record.value)):
+            yield span_of({**row, "span_id": row["span_id"] or f"{record.number}-{number}"}, record.number)
     for resource in _dicts(as_object(record.value.get("trace")) or record.value, *_RESOURCES):
         shared = attributes_of(as_object(resource.get("resource")).get("attributes"))
         for scope in _dicts(resource, "scopeLogs", "scope_logs"):
@@ -521,11 +557,15 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and not name.endswith("json_schema"):
         for key, one in value.items():
             yield from _flat(f"{name}.{key}" if name else key, one)
-    elif isinstance(value, list) and value and name not in _REFERRED and all(isinstance(one, dict) for one in value):
+    elif isinstance(value, list) and value and not name.endswith(_REFERRED) and all(map(_is_object, value)):
         for number, one in enumerate(value):
             yield from _flat(f"{name}.{number}", one)
     else:
         yield name, value
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _dicts(value: Json, *names: str) -> list[Json]:

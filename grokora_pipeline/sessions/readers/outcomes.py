@@ -55,7 +55,7 @@ _NO_PRAISE = re.compile(
 
 
 # Members of a record in which platforms keep what was said of it, and members of those that hold the value.
-_SCORES = (
+SCORES = (
     *("scores", "feedback_scores", "feedbackScores", "annotations", "annotation", "feedback", "user_feedback"),
     *("rating", "user_rating", "feedback_rating", "vote"),
 )
@@ -205,7 +205,7 @@ def score(name: object, value: object, least: float = 0.5) -> tuple[int | None, 
 
 def scores_in(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The named scores and opinions that a platform keeps in a record, whatever it calls them: (name, value)."""
-    for key in _SCORES:
+    for key in SCORES:
         if (held := record.get(key)) is None:
             continue
         if isinstance(held, Mapping) and held.keys().isdisjoint(_VALUES):

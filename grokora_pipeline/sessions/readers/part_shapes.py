@@ -65,9 +65,9 @@ def known_parts(part: Part) -> Sequence[Part]:
         return known_parts({"type": kind, **part["data"]})
     if part.get("state") in ("streaming", "input-streaming"):  # it was saved before its end
         return ({"type": "unfinished"},)
-    call = _mapping(part.get("tool_call"))
-    if kind == "tool_call" and call.get("output") is not None:  # LibreChat
-        return _call_and_result({**call, "toolCallId": call.get("id")}, call.get("name"))
+    told = _mapping(part.get("tool_call"))
+    if kind == "tool_call" and told.get("output") is not None:  # LibreChat
+        return _call_and_result({**told, "toolCallId": told.get("id")}, told.get("name"))
     if kind == "tool-invocation" and isinstance(part.get("toolInvocation"), Mapping):
         return _call_and_result(part["toolInvocation"], part["toolInvocation"].get("toolName"))
     if kind == "dynamic-tool" or (kind.startswith("tool-") and "state" in part):
@@ -78,8 +78,10 @@ def known_parts(part: Part) -> Sequence[Part]:
     wrapped = next((key for key in ("toolUse", "toolRequest", "tool_call") if isinstance(part.get(key), Mapping)), "")
     if wrapped and kind in ("", "toolUse"):  # Bedrock, Haystack
         return ({"type": "tool_use", **part[wrapped]},)
-    if kind == "toolRequest":  # Goose
-        return ({"type": "tool_use", "id": part.get("id"), **_mapping(_mapping(part.get("toolCall")).get("value"))},)
+    if kind == "toolRequest":  # Goose, which keeps an error in the place of what it could not make a call of
+        call = _mapping(part.get("toolCall"))
+        named = {"type": "tool_use", "id": part.get("id"), **_mapping(call.get("value"))}
+        return ({"type": "lost_call"} if "error" in call else named,)
     result = _result(part, kind)
     if result is not None:
         return (result,)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, name_text, to_utc, user
-from grokora_pipeline.sessions.readers.documents import as_object, digest, peek_objects, records
+from grokora_pipeline.sessions.readers.common import Source, name_text, user
+from grokora_pipeline.sessions.readers.documents import as_object, digest, moment, peek_objects, records
 from grokora_pipeline.sessions.readers.lowering import (
     MAX_PROMPT_CHARS,
     calls_in,
@@ -98,7 +98,7 @@ def _turns(source: Source, header: Mapping[str, Any], entries: list[tuple[int, d
                             session_id=session,
                             agent=AGENT,
                             step=step,
-                            started_at=to_utc(entry.get("timestamp")),
+                            started_at=moment(entry, message, header),
                             line=number,
                             inferred=tools,
                             completeness="reconstructed" if complete else "delta",

@@ -29,6 +29,7 @@ from grokora_pipeline.sessions.readers.documents import (
     as_json,
     as_list,
     as_object,
+    moment,
     peek_objects,
     plain,
     records,
@@ -173,9 +174,6 @@ def stated_task(line: Mapping[str, Any]) -> str:
     return next((name for name in names if name), "")
 
 
-_TIMES = ("started_at", "timestamp", "created_at", "createdAt", "time", "logged_at")
-
-
 class _Conversations:
     """The latest Responses calls of a file, so that one that goes on from another's is read with all that it means."""
 
@@ -240,7 +238,7 @@ class _Sessions:
         step = whole_number(line.get("step"))
         step = number - 1 if step is None else step
         agent = name_text(first_of(line, "agent", "workload_id"))
-        started_at, call = to_utc(first_of(line, *_TIMES)), name_text(line.get("call"))
+        started_at, call = moment(line, as_object(response)), name_text(line.get("call"))
         question = _digest(request["messages"])
         known = self._tell_apart(session, agent, step, started_at, question)
         if call:

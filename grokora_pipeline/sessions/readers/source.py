@@ -39,9 +39,10 @@ _ROTATED = re.compile(
 )
 # What differs in the names of the files that one log is cut into: a date, a number, how it is packed.
 _PART = re.compile(r"\d{4}-?\d\d-?\d\d[\dT_-]*|\.\d{1,3}(?=\.|$)|\.(?:gz|zst|bz2|xz)$")
-# OpenHands keeps an event a file: events/event-00003-<id>.json, or events/3.json
-_EVENT = re.compile(r"(?:event-)?(\d+)(?:-[\w-]+)?\.json")
-_CSV = re.compile(rb"(?:\xef\xbb\xbf)?\"?[A-Za-z_][\w.$ -]*\"?(?:,\"?[A-Za-z_][\w.$ -]*\"?)+\r?\n")
+# OpenHands keeps an event a file: events/event-00003-<id>.json, or events/3.json; Strands messages/message_3.json
+_EVENT = re.compile(r"(?:event-|message_)?(\d+)(?:-[\w-]+)?\.json")
+_COLUMN = rb"\"?[A-Za-z_][\w.$ \[\]-]*\"?"
+_CSV = re.compile(rb"(?:\xef\xbb\xbf)?" + _COLUMN + rb"(?:(?P<comma>[,;\t])" + _COLUMN + rb")+\r?\n")
 # Columns of which a table with calls or conversations has at least one set.
 _COLUMNS: tuple[set[bytes], ...] = (
     *({name} for name in (b"messages", b"conversations", b"conversation", b"trajectory")),
@@ -49,12 +50,18 @@ _COLUMNS: tuple[set[bytes], ...] = (
     *({b"prompt", name} for name in (b"completion", b"response", b"chosen", b"output")),
     *({b"instruction", name} for name in (b"output", b"response")),
     *({b"question", name} for name in (b"answer", b"response")),
+    *({b"role", b"content"}, {b"spanattributes"}, {b"customdimensions"}),
     *({b"inputs", b"outputs"}, {b"chosen", b"rejected"}, {b"event", b"properties"}),
     *({b"request_body", b"response_body"}, {b"request", b"response"}, {b"user_input", b"response"}),
 )
 # What Docker (as JSON), other container runtimes and CloudWatch's exports put around each line of a program's output.
 _SHIPPED = re.compile(
     rb'\{"log":"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d) (?:(?P<stream>std(?:out|err)) (?P<end>[FP]) )?'
+)
+# A call that a program's logger writes as JSON behind a time, a level and a name.
+_LOGGED = re.compile(
+    rb"\[?(?P<at>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,]*(?:Z|[+-]\d\d:?\d\d)?|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d)"
+    rb'[^{\n]{0,200}(?P<call>\{"(?:messages|request|request_body|input_messages|model|resourceSpans)":.*\})\s*$'
 )
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"ustar")
 
@@ -103,8 +110,9 @@ class Source:
         """The file's bytes; gzip, zstd, bzip2 and xz are unpacked, whatever the file is called.
 
         The rows of a Parquet or a CSV file are JSON lines: so data sets and platforms export traces. So are the samples
-        of a log of Inspect AI, and the JSON lines of a program whose output a container runtime keeps. Raises OSError,
-        and UnreadableError for a file of which nothing can be unpacked.
+        of a log of Inspect AI, the JSON lines of a program whose output a container runtime keeps, and the calls that
+        a logger writes as JSON behind a time. Raises OSError, and UnreadableError for a file of which nothing can be
+        unpacked.
         """
         with ExitStack() as stack:
             try:
@@ -134,7 +142,8 @@ class Source:
                 raise EOFError  # its reader takes any end for a right one
         if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # type: ignore[attr-defined]
             stream = io.BufferedReader(_Limited(_Utf8(stream), MAX_UNPACKED), _BLOCK)
-        if (rows := _csv_lines(stream) or _document_lines(stream) or _shipped_lines(stream)) is not None:
+        ways = (_csv_lines, _document_lines, _shipped_lines, _logged_lines)
+        if (rows := next((lines for way in ways if (lines := way(stream)) is not None), None)) is not None:
             stream = io.BufferedReader(_Limited(_JsonLines(rows), MAX_UNPACKED), _BLOCK)
         return stream
 
@@ -302,11 +311,15 @@ def _csv_lines(stream: Any) -> Iterator[bytes] | None:
     None for a text that does not begin with the names of columns that hold calls or conversations.
     """
     head = stream.peek(1)[:4096]
-    first = head.partition(b"\n")[0].strip(b"\xef\xbb\xbf\r").lower().split(b",")
-    if not _CSV.match(head) or not any(own <= {name.strip(b'"') for name in first} for own in _COLUMNS):
+    match = _CSV.match(head)
+    if match is None:
+        return None
+    first = head.partition(b"\n")[0].strip(b"\xef\xbb\xbf\r").lower().split(match["comma"])
+    if not any(own <= {name.strip(b'"') for name in first} for own in _COLUMNS):
         return None
     csv.field_size_limit(MAX_LINE)
-    rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""), strict=True)
+    text = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
+    rows = csv.reader(text, delimiter=match["comma"].decode(), strict=True)
     names = next(rows)
 
     def lines() -> Iterator[bytes]:
@@ -360,6 +373,27 @@ def _shipped_lines(stream: Any) -> Iterator[bytes] | None:
             if is_end and (text := held.pop(name)).startswith(b"{"):
                 yield text.rstrip() + b"\n"
         yield b"".join(text for text in held.values() if text.startswith(b"{"))
+
+    return lines()
+
+
+def _logged_lines(stream: Any) -> Iterator[bytes] | None:
+    """The calls that a program's logger writes as JSON behind a time, as JSON lines with that time, and nothing else.
+
+    None for anything else, and for a log whose first block holds none.
+    """
+    start = stream.peek(1)[:_BLOCK]
+    if start[:1] == b"{" or start[:2] == b"[{" or not any(map(_LOGGED.match, start.split(b"\n"))):
+        return None
+
+    def lines() -> Iterator[bytes]:
+        for line in stream:
+            if match := _LOGGED.match(line):
+                try:
+                    told = {"timestamp": match["at"].decode(), **orjson.loads(match["call"])}
+                    yield orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+                except orjson.JSONDecodeError:
+                    yield match["call"] + b"\n"  # its fault is told where it is read
 
     return lines()
 

@@ -10,25 +10,27 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, parse_object, to_utc
+from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object
 from grokora_pipeline.sessions.readers.documents import (
     Json,
     Shelf,
     as_json,
     as_object,
+    moment,
     objects_in,
     peek,
     peek_objects,
     records,
 )
 from grokora_pipeline.sessions.readers.lowering import (
-    ROLES,
     content_session,
     explode,
     join_calls,
     lower,
     lower_tools,
     pair_results,
+    role_of,
+    says_who,
 )
 from grokora_pipeline.sessions.readers.outcomes import exit_status
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
@@ -79,10 +81,10 @@ def looks_like_mini(head: bytes) -> bool:
     if isinstance(first.get("messages"), list) and "exit_status" in as_object(first.get("info")):
         return True
     # messages in a list, or one a line
-    roles = [one.get("role") for one in values if isinstance(one, dict)]
+    roles = [role_of(one) if says_who(one) else one.get("role", "") for one in values if isinstance(one, dict)]
     return (
         len(roles) > 1
-        and ROLES.get(name_text(roles[0]).lower()) in ("system", "user")
+        and roles[0] in ("system", "user")
         and all(roles[:4])
         and not any("parts" in one for one in values if isinstance(one, dict))
     )
@@ -133,16 +135,19 @@ def _mini_run(
     if not any(one["role"] == "assistant" for one in messages):
         yield Skipped("no_model_call")
     session = name or content_session("mini-swe-agent", messages)
-    said = next((one for one in map(as_object, raw) if first_of(one, *_TIMES)), {})
     yield from explode(
         source,
         messages,
         session_id=session,
         agent="mini-swe-agent" if document else "mistral-vibe" if beside else "",
-        started_at=to_utc(first_of(said, *_TIMES)),
+        started_at=moment(document, info, *map(as_object, raw)),
         model=name_text(model.get("model_name"))
         or next((name_text(one["model"]) for one in map(as_object, raw) if one.get("model")), ""),
-        tools=lower_tools(model.get("tools") or beside.get("tools_available")),
+        tools=lower_tools(
+            model.get("tools")
+            or beside.get("tools_available")  # Hermes' first line offers tools
+            or next((one["tools"] for one in map(as_object, raw) if one.get("role") == "session_meta"), None)
+        ),
         status=_exit(info),
     )
     yield from _verdict(session, _exit(info))
@@ -158,9 +163,6 @@ def _beside(source: Source) -> Json:
     except (OSError, ValueError, UnreadableError):
         return {}
     return known if "tools_available" in known else {}
-
-
-_TIMES = ("timestamp", "created_at", "createdAt")
 
 
 def _mini_message(message: Any) -> list[Message]:

@@ -1,0 +1,344 @@
+"""Logs as platforms, gateways and databases export them: told by what they hold, whatever their members are called."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grokora_pipeline.sessions.readers.source import UnreadableError
+from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
+from grokora_pipeline_tests.unit.session_logs import run, turns
+from grokora_pipeline_tests.unit.test_sessions_foreign_logs import read, read_lines, turns_of, write
+from grokora_pipeline_tests.unit.test_sessions_replayed_logs import skipped, told
+from grokora_pipeline_tests.unit.test_sessions_unseen_logs import ASKED, CALL, TALK, document, only, prompt_of
+
+SAID = {"role": "assistant", "content": "A"}
+TOOL = {"name": "bash", "description": "d", "parameters": {"type": "object", "properties": {"cmd": {"type": "string"}}}}
+AT = "2026-01-01T00:00:00+00:00"
+
+
+# --- batches, whose halves lie in two files
+
+
+def requests(*ids: str) -> list[dict[str, Any]]:
+    """The requests of a batch of OpenAI's."""
+    return [{"custom_id": one, "body": {"model": "m", "messages": ASKED}} for one in ids]
+
+
+def replies(*ids: str) -> list[dict[str, Any]]:
+    """What the batch gave back."""
+    body = {"created": 1767225600, "choices": [{"message": SAID, "finish_reason": "stop"}]}
+    return [{"custom_id": one, "response": {"status_code": 200, "body": body}, "error": None} for one in ids]
+
+
+def test_the_halves_of_a_batch_in_two_files_are_its_calls_once(tmp_path: Path) -> None:
+    asked = write(tmp_path / "logs" / "in.jsonl", *requests("a", "b", "c"))
+    answered = write(tmp_path / "logs" / "out.jsonl", *replies("b", "a"))
+    for path in (asked, answered):
+        assert sorted((turn.session_id, turn.started_at) for turn in turns_of(read(path))) == [("a", AT), ("b", AT)]
+    assert skipped(read(asked)) == ["half_of_a_call"]  # the batch did not answer `c`
+    run(tmp_path / "logs", tmp_path / "out")
+    assert sorted(row["session_id"] for row in turns(tmp_path / "out")) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        (
+            {"requests": [{"custom_id": "a", "params": {"system": "S", "messages": ASKED[1:]}}]},
+            {"custom_id": "a", "result": {"type": "succeeded", "message": {"type": "message", **SAID}}},
+        ),
+        (
+            {
+                "key": "a",
+                "request": {"contents": [{"parts": [{"text": "Q"}]}], "systemInstruction": {"parts": [{"text": "S"}]}},
+            },
+            {"key": "a", "response": {"candidates": [{"content": {"role": "model", "parts": [{"text": "A"}]}}]}},
+        ),
+    ],
+    ids=["anthropic", "gemini"],
+)
+def test_batches_of_other_apis_are_joined_alike(tmp_path: Path, asked: Any, answered: Any) -> None:
+    write(tmp_path / "out.jsonl", answered)
+    assert told(read_lines(tmp_path, asked)) == ["s:S u:Q -> A (whole)"]
+
+
+@pytest.mark.parametrize(
+    ("own", "beside", "words"),
+    [
+        (requests("a"), [], "its replies are missing"),
+        (replies("a"), [], "its requests are missing"),
+        (requests("a"), [replies("a"), [{**replies("a")[0], "id": "other"}]], "a folder of its own"),
+        (replies("a"), [requests("a"), [{**requests("a")[0], "method": "POST"}]], "a folder of its own"),
+        (requests("a"), [replies("z")], "its replies are missing"),
+    ],
+)
+def test_half_a_batch_says_which_half_is_missing_and_never_takes_anothers(
+    tmp_path: Path, own: list[Any], beside: Sequence[list[Any]], words: str
+) -> None:
+    for number, other in enumerate(beside):
+        write(tmp_path / f"{number}.jsonl", *other)
+    with pytest.raises(UnreadableError) as caught:
+        read_lines(tmp_path, *own)
+    assert words in caught.value.problem.detail
+
+
+# --- replies, results and speakers under any name
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"messages": [SAID]},
+        {"type": "chat", "messages": [*ASKED, {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]},
+        {"text": "A", "toolCalls": []},
+        {"completion": "A", "reasoning": None},
+    ],
+    ids=["messages", "parts", "text", "completion"],
+)
+def test_a_reply_that_a_platform_made_alike_for_all_apis_is_an_answer(tmp_path: Path, reply: Any) -> None:
+    record = {"id": "x", "model": "m", "created_at": AT, "input": {"messages": ASKED}, "output": reply}
+    turn = only(document(tmp_path, record))
+    assert (prompt_of(turn), turn.completion["content"], turn.started_at) == ("s:S u:Q", "A", AT)
+
+
+def test_a_reply_as_python_prints_it_is_no_answer(tmp_path: Path) -> None:
+    record = {"messages": ASKED, "response": "ModelResponse(id='x', choices=[Choices(message=Message(content='A'))])"}
+    assert skipped(read_lines(tmp_path, record)) == ["no_answer"]
+    assert told(read_lines(tmp_path, {**record, "outputs": ["A"]})) == ["s:S u:Q -> A (whole)"]  # DSPy's
+
+
+def test_results_beside_an_empty_content_are_results(tmp_path: Path) -> None:
+    call = {"name": "bash", "arguments": {"cmd": "ls"}, "tool_id": "c1"}
+    result = {"role": "tool", "content": "", "tool_results": [{"result": "out", "tool_id": "c1"}]}
+    asked = [*ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
+    meta = {"span": {"kind": "llm"}, "input": {"messages": asked}, "output": {"messages": [SAID]}}
+    offered = [{"name": "bash", "description": "d", "schema": TOOL["parameters"]}]
+    turn = only(read_lines(tmp_path, {"span_id": "1", "meta": {**meta, "tool_definitions": offered}}))
+    assert (prompt_of(turn), turn.tools) == ("s:S u:Q a:* t:out", [{"type": "function", "function": TOOL}])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"sender": "user", "text": "Q"}, {"sender": "assistant", "text": "A"}],
+        [{"author": {"role": "user"}, "content": "Q"}, {"author": {"role": "assistant"}, "content": "A"}],
+        [{"speaker": "Human", "value": "Q"}, {"speaker": "AI", "value": "A"}],
+        [{"isBot": False, "text": "Q"}, {"isBot": True, "text": "A"}],
+        [{"is_user": True, "message": "Q"}, {"is_user": False, "message": "A"}],
+        [{"_role": "user", "_content": [{"text": "Q"}]}, {"_role": "assistant", "_content": [{"text": "A"}]}],
+    ],
+    ids=["sender", "author", "speaker", "isBot", "is_user", "_role"],
+)
+def test_who_speaks_is_told_by_any_name(tmp_path: Path, said: list[Any]) -> None:
+    assert told(document(tmp_path, said))[0].startswith("u:Q -> A")
+    assert told(document(tmp_path, {"chats": [{"log": said}]})) == ["u:Q -> A (reconstructed)"]
+
+
+def test_a_call_that_is_a_message_of_its_own_is_a_call(tmp_path: Path) -> None:
+    spelled = {"role": "tool_call", "content": "{'name': 'bash', 'arguments': '{\"cmd\": \"ls\"}'}"}
+    row = {"messages": [*ASKED, spelled, {"role": "tool_response", "content": "out"}, SAID]}
+    first, second = turns_of(read_lines(tmp_path, row))
+    assert first.completion["tool_calls"][0]["function"] == {"name": "bash", "arguments": '{"cmd": "ls"}'}
+    assert (first.result_known, prompt_of(second)) == (True, "s:S u:Q a:* t:out")
+
+
+# --- traces
+
+
+def test_a_trace_tells_its_calls_their_session_their_agent_and_what_people_said(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "llm", "input": {"messages": ASKED}, "output": SAID, "feedback_scores": []}
+    trace = {"id": "T", "thread_id": "th", "feedback_scores": [{"name": "user_feedback", "value": 0}]}
+    items = document(tmp_path, {"trace": trace, "spans": [{**call, "trace_id": "T"}]})
+    assert (only(items).session_id, [one.status for one in items if isinstance(one, Verdict)]) == ("th", ["failure"])
+    typed = {"input": {"type": "chat_messages", "value": ASKED}, "output": {"type": "text", "value": "A"}}
+    spans = [{"span_id": "a", "type": "agent", "name": "Planner"}, {"type": "llm", "parent_id": "a", **typed}]
+    vote = {"event_type": "thumbs_up_down", "metrics": {"vote": -1}}
+    items = document(tmp_path, {"metadata": {"thread_id": "th"}, "spans": spans, "events": [vote]})
+    assert (only(items).agent, only(items).session_id, only(items).status) == ("Planner", "th", "failure")
+
+
+MESSAGES = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.request.model": "m",
+    "gen_ai.input.messages": json.dumps([{"role": "user", "parts": [{"type": "text", "content": "Q"}]}]),
+    "gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": [{"type": "text", "content": "A"}]}]),
+}
+ROWS = {
+    "zipkin": {"traceId": "t", "id": "a", "timestamp": 1767225600000000, "tags": MESSAGES},
+    "honeycomb": {"trace.trace_id": "t", "trace.span_id": "a", "Timestamp": AT, **MESSAGES},
+    "clickhouse": {"Timestamp": AT, "TraceId": "t", "SpanId": "a", "SpanAttributes": MESSAGES, "StatusCode": "Ok"},
+    "elastic": {"@timestamp": AT, "trace": {"id": "t"}, "span": {"id": "a"}, "attributes": MESSAGES},
+    "signoz": {"timestamp": AT, "trace_id": "t", "span_id": "a", "attributes_string": MESSAGES},
+    "azure": {"timestamp": AT, "operation_Id": "t", "id": "a", "customDimensions": json.dumps(MESSAGES)},
+    "agentops": {
+        "trace_id": "t",
+        "spans": [{"trace_id": "t", "span_id": "a", "start_time": AT, "attributes": MESSAGES}],
+    },
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_row_of_any_table_of_spans_is_a_call(tmp_path: Path, row: dict[str, Any]) -> None:
+    turn = only(read_lines(tmp_path, row))
+    assert (prompt_of(turn), turn.completion["content"], turn.model) == ("u:Q", "A", "m")
+    assert (turn.session_id, turn.call, turn.started_at, turn.step_failed) == ("t", "t:a", AT, False)
+
+
+def test_settings_of_a_model_are_no_call(tmp_path: Path) -> None:
+    value = {"config": {"llm": {"model": "m"}, "agent": {"name": "x"}}, "messages": [*ASKED, SAID]}
+    assert only(read_lines(tmp_path, value)).source_format == "chat_dataset"
+
+
+# --- programs
+
+
+def test_a_file_that_holds_no_call_says_so(tmp_path: Path) -> None:
+    assert read_lines(tmp_path, {"op_name": "weave:///e/p/op/parse:1", "inputs": {"text": "x"}, "output": 1}) == [
+        Skipped("no_model_call")
+    ]
+
+
+def test_a_session_of_strands_keeps_a_message_a_file(tmp_path: Path) -> None:
+    use = {"toolUse": {"toolUseId": "c1", "name": "bash", "input": {"cmd": "ls"}}}
+    result = {"toolResult": {"toolUseId": "c1", "status": "success", "content": [{"text": "out"}]}}
+    said = [("user", {"text": "Q"}), ("assistant", use), ("user", result), ("assistant", {"text": "A"})]
+    folder = tmp_path / "logs" / "session_S" / "agents" / "agent_planner"
+    for number, (role, part) in enumerate(said):
+        message = {"message": {"role": role, "content": [part]}, "message_id": number, "redact_message": None}
+        write(folder / "messages" / f"message_{number}.json", {**message, "created_at": AT})
+    first, second = turns_of(read(folder / "messages" / "message_0.json"))
+    assert (first.session_id, first.agent, first.started_at) == ("S", "planner", AT)
+    assert (prompt_of(second), second.completeness) == ("u:Q a:* t:out", "reconstructed")
+    assert skipped(read(folder / "messages" / "message_2.json")) == ["event_of_another_file"]
+    write(folder / "agent.json", {"agent_id": "planner", "conversation_manager_state": {"removed_message_count": 2}})
+    run(tmp_path / "logs", tmp_path / "out")
+    assert [row["completeness"] for row in turns(tmp_path / "out")] == ["delta", "delta"]
+
+
+def test_a_run_of_browser_use_without_what_its_model_was_shown_holds_no_prompts(tmp_path: Path) -> None:
+    step = {"model_output": {"memory": "m", "action": []}, "result": [{"is_done": True, "success": False}], "state": {}}
+    turn = only(document(tmp_path, {"history": [step]}))
+    assert (turn.completeness, turn.status, turn.prompt) == ("lost", "failure", [])
+    items = document(tmp_path, {"history": [{**step, "result": [{"error": "x"}], "state_message": "Q"}]})
+    assert (told(items), only(items).step_failed) == (['u:Q -> {"memory": "m", "action": []} (reconstructed)'], True)
+
+
+def test_a_prompt_of_trae_agents_that_begins_anew_is_no_continuation(tmp_path: Path) -> None:
+    calls = [{"input_messages": asked, "response": {"content": "A"}} for asked in (ASKED, ASKED[1:], [*ASKED, SAID])]
+    assert told(document(tmp_path, {"llm_interactions": calls})) == [
+        "s:S u:Q -> A (whole)",
+        "s:S u:Q a:A u:Q -> A (whole)",
+        "s:S u:Q a:A -> A (whole)",
+    ]
+
+
+def test_a_second_system_prompt_of_groks_cli_begins_another_session(tmp_path: Path) -> None:
+    lines = [{"type": "system", "content": "S"}, {"type": "user", "content": "Q"}]
+    lines += [{"type": "assistant", "content": "A", "model_id": "grok"}]
+    assert told(read_lines(tmp_path, *lines, *lines)) == ["s:S u:Q -> A (whole)"] * 2
+
+
+def test_messages_within_pairs_and_records_are_a_conversation(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "Q", "timestamp": AT}, SAID]
+    for held in ([[one, []] for one in said], [{"message": one, "message_id": 0} for one in said]):
+        turn = only(document(tmp_path, {"agent": {"memory": {"content": held}}}))
+        assert (prompt_of(turn), turn.started_at) == ("u:Q", AT)
+
+
+def test_a_call_of_one_program_is_read_with_the_tools_beside_it(tmp_path: Path) -> None:
+    record = {"type": "llm", "params": {"tools": [{"type": "function", "function": TOOL}]}, "input": ASKED}
+    turn = only(read_lines(tmp_path, {**record, "output": {"role": "assistant", "content": None, "toolCalls": [CALL]}}))
+    assert (turn.tools_known, turn.completion["tool_calls"][0]["function"]["name"]) == ("recorded", "bash")
+
+
+# --- what else keeps calls: voice platforms, tables, log services
+
+
+def test_calls_and_results_of_voice_platforms_are_paired_and_the_greeting_is_the_platforms(tmp_path: Path) -> None:
+    hello, asked = {"role": "agent", "message": "Hi"}, {"role": "user", "message": "Q"}
+    call = {"request_id": "c", "tool_name": "bash", "params_as_json": '{"cmd": "ls"}'}
+    result = {"request_id": "c", "result_value": "out", "is_error": False}
+    eleven = [{"role": "agent", "tool_calls": [call]}, {"role": "agent", "tool_results": [result]}]
+    vapi = [{"role": "tool_calls", "message": "", "toolCalls": [CALL]}]
+    vapi += [{"role": "tool_call_result", "toolCallId": "c1", "result": "out"}]
+    retell = [{"role": "tool_call_invocation", "tool_call_id": "c", "name": "bash", "arguments": '{"cmd": "ls"}'}]
+    retell += [{"role": "tool_call_result", "tool_call_id": "c", "content": "out"}]
+    for steps in (eleven, vapi, retell):
+        first, last = turns_of(document(tmp_path, {"transcript": [hello, asked, *steps, {**hello, "message": "A"}]}))
+        assert (first.completion["tool_calls"][0]["function"]["arguments"], first.result_known) == (
+            '{"cmd": "ls"}',
+            True,
+        )
+        assert (prompt_of(last), last.completion["content"]) == ("a:Hi u:Q a:* t:out", "A")
+
+
+def test_what_nobody_who_is_known_called_is_missed_in_the_prompt(tmp_path: Path) -> None:
+    said = [*ASKED, {"role": "planner", "tool_calls": [CALL]}, SAID]
+    assert told(read_lines(tmp_path, {"messages": said}))[0].endswith("(cut)")
+
+
+def test_a_conversation_that_a_document_tells_twice_is_learnt_once(tmp_path: Path) -> None:
+    spoken = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "I look."}, SAID]
+    whole = [*spoken[:1], {**spoken[1], "tool_calls": [CALL]}, TALK[3], SAID]
+    items = document(tmp_path, {"call": {"transcript": spoken, "transcript_with_calls": whole}})
+    assert told(items) == ["u:Q -> I look. (reconstructed)", "u:Q a:I look.* t:out -> A (reconstructed)"]
+    assert skipped(items) == ["copied_history"] * 2
+    other = [{"role": "user", "content": "Q2"}, SAID]
+    assert len(turns_of(document(tmp_path, {"store": {"u1": whole, "u2": other}}))) == 3
+
+
+ROW = json.dumps({"messages": ASKED, "response": "A"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"results": [[{"field": "@timestamp", "value": AT}, {"field": "@message", "value": ROW}]]},
+        {"data": {"result": [{"stream": {"app": "x"}, "values": [["1767225600000000000", ROW]]}]}},
+        {"groups": [[json.loads(ROW)]]},
+    ],
+    ids=["cloudwatch", "loki", "groups"],
+)
+def test_a_call_is_found_in_lists_of_lists_and_in_text(tmp_path: Path, value: Any) -> None:
+    assert told(document(tmp_path, value)) == ["s:S u:Q -> A (whole)"]
+
+
+@pytest.mark.parametrize("comma", [",", ";", "\t"])
+def test_a_table_of_messages_is_conversations_whatever_divides_its_columns(tmp_path: Path, comma: str) -> None:
+    rows = ["session_id role content", "s user Q", "s assistant A", "t user Q2", "t assistant A2"]
+    (tmp_path / "x.csv").write_text("\n".join(rows).replace(" ", comma) + "\n")
+    assert [turn.session_id for turn in turns_of(read(tmp_path / "x.csv"))] == ["s", "t"]
+
+
+@pytest.mark.parametrize("start", ["2026-01-01 00:00:00,000 - llm - INFO - ", "[2026-01-01T00:00:00Z] DEBUG call "])
+def test_a_call_behind_a_loggers_time_is_a_call_of_that_time(tmp_path: Path, start: str) -> None:
+    (tmp_path / "app.log").write_text(f"{start}ready\n{start}{ROW}\n{start}done\n{start}{ROW[:-5]}}}\n")
+    items = read(tmp_path / "app.log")
+    assert (told(items), only(items).started_at) == (["s:S u:Q -> A (whole)"], AT)
+    assert [one.reason for one in items if isinstance(one, Problem)] == ["malformed_json"]
+
+
+# --- training sets
+
+
+@pytest.mark.parametrize("spelled", ['[{"name": "bash", "arguments": {"cmd": "ls"}}]', "bash(cmd='ls')"])
+def test_calls_of_a_set_that_stand_beside_no_content_are_calls(tmp_path: Path, spelled: str) -> None:
+    system = {"role": "system", "content": "S", "functions": json.dumps([TOOL])}
+    called = {"role": "assistant", "content": None, "function_calls": spelled}
+    row = {"messages": [system, ASKED[1], called, {"role": "environment", "content": "out"}, SAID]}
+    first, last = turns_of(read_lines(tmp_path, row))
+    assert first.completion["tool_calls"][0]["function"] == {"name": "bash", "arguments": '{"cmd": "ls"}'}
+    assert (prompt_of(last), last.tools_known) == ("s:S u:Q a:* t:out", "recorded")
+    called["function_calls"] = "bash(cmd="
+    items = read_lines(tmp_path, row)
+    assert (skipped(items), [turn.completeness for turn in turns_of(items)]) == (["part_of_unknown_kind"], ["cut"])
+
+
+def test_pairs_are_a_conversation_and_tools_for_a_template_are_its_tools(tmp_path: Path) -> None:
+    pairs = [{"input": "Q", "output": "A"}, {"input": "Q2", "output": "A2"}]
+    assert told(read_lines(tmp_path, {"conversation": pairs})) == ["u:Q -> A (whole)", "u:Q a:A u:Q2 -> A2 (whole)"]
+    row = {"messages": [ASKED[1], SAID], "chat_template_kwargs": {"xml_tools": [json.dumps(TOOL)]}}
+    assert only(read_lines(tmp_path, row)).tools == [{"type": "function", "function": TOOL}]
