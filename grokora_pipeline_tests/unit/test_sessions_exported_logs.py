@@ -104,6 +104,41 @@ def test_a_reply_that_a_platform_made_alike_for_all_apis_is_an_answer(tmp_path: 
     assert (prompt_of(turn), turn.completion["content"], turn.started_at) == ("s:S u:Q", "A", AT)
 
 
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (
+            {
+                "contents": [{"parts": [{"text": "Q"}]}],
+                "response": {"candidates": [{"content": {"parts": [{"text": "A"}]}}]},
+            },
+            "u:Q -> A (whole)",
+        ),
+        (
+            {"request": {"system": "S", "prompt": "Q"}, "response": {"response": "A", "done": True}},
+            "s:S u:Q -> A (whole)",
+        ),
+        ({"request": {"prompt": "Q", "context": [1]}, "response": {"response": "A"}}, "u:Q -> A (delta)"),
+    ],
+    ids=["gemini", "ollama", "context"],
+)
+def test_a_request_that_holds_no_messages_of_openais_is_one(tmp_path: Path, record: Any, said: str) -> None:
+    assert told(read_lines(tmp_path, record)) == [said]
+
+
+def test_a_template_of_promptlayers_is_filled_or_no_whole_prompt(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": [{"type": "text", "text": "Q {x} {{y}}"}], "input_variables": ["x", "y"]}
+    record = {"prompt_blueprint": {"prompt_template": {"messages": [asked, SAID]}}}
+    assert told(read_lines(tmp_path, {**record, "input_variables": {"x": 1, "y": "b"}})) == ["u:Q 1 b -> A (whole)"]
+    assert only(read_lines(tmp_path, {**record, "input_variables": {"x": 1}})).completeness == "cut"
+
+
+def test_elements_of_a_list_without_its_brackets_are_records(tmp_path: Path) -> None:
+    row = json.dumps({"messages": [*ASKED, SAID]})
+    (tmp_path / "x.jsonl").write_text(f"{row},\n{row},\n")
+    assert told(read(tmp_path / "x.jsonl")) == ["s:S u:Q -> A (whole)"] * 2
+
+
 def test_a_reply_as_python_prints_it_is_no_answer(tmp_path: Path) -> None:
     record = {"messages": ASKED, "response": "ModelResponse(id='x', choices=[Choices(message=Message(content='A'))])"}
     assert skipped(read_lines(tmp_path, record)) == ["no_answer"]

@@ -95,6 +95,8 @@ def exchange(request: Mapping[str, Any], response: Any, named: object = None) ->
     call = _exchange(request, response, named)
     if call.answer is None:
         call = call._replace(answer=_told(as_object(response)))
+    if "prompt" in request and request.get("context"):  # Ollama's numbers of what was said before
+        call = call._replace(delta=True)
     if call.answer is not None and (call.cut or call.answer.get("ended_early")):
         call.answer["ended_early"] = True
         call = call._replace(cut=True)
@@ -121,6 +123,11 @@ def _exchange(request: Mapping[str, Any], response: Any, named: object) -> Excha
         chunks = [as_object(line) for line in lines if line not in ("[DONE]", "")]
         response = chunks if any(chunks) else as_json(response)
         response = {"message": {"content": response}} if isinstance(response, str) and response else response
+    asked, said = request.get("prompt"), as_object(response).get("response")
+    is_generated = "messages" not in request and isinstance(asked, str) and isinstance(said, str)
+    if is_generated:  # Ollama makes a chat of it
+        request = {**request, "messages": [{"role": "user", "content": asked}]}
+        response = {**as_object(response), "message": {"role": "assistant", "content": said}}
     api = api_of(request, response, named)
     if isinstance(response, list):
         streamed = StreamedReply()

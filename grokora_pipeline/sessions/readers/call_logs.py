@@ -164,7 +164,8 @@ def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
             yield {"model": meta.get("model_name"), "messages": asked}, said, value
     elif blueprint := as_object(as_object(value.get("prompt_blueprint")).get("prompt_template")):  # PromptLayer
         model = as_object(as_object(as_object(value["prompt_blueprint"]).get("metadata")).get("model")).get("name")
-        *asked, said = objects_in(blueprint.get("messages")) or [{}]
+        values = as_object(first_of(value, "input_variables", "prompt_input_variables"))
+        *asked, said = [_filled(one, values) for one in objects_in(blueprint.get("messages"))] or [{}]
         yield {"model": model, "messages": asked, "tools": blueprint.get("tools")}, {"message": said}, value
     elif value.get("object") == "response":  # a stored response with what it answers
         yield value, value, value
@@ -174,7 +175,7 @@ def _exchange_of(value: Json) -> Iterator[tuple[Json, Any, Json]]:
         said = next(reversed(as_list(sample.get("output"))), None)
         reply = {"finish_reason": sample.get("finish_reason"), "message": said}
         yield request, reply, {**value, "status": None, "outcome": value.get("status")}
-    elif "messages" in value:
+    elif "messages" in value or "contents" in value:
         said = first_of(value, *REPLIES) or {"choices": value.get("choices"), "model": value.get("model")}
         if isinstance(said, str) and is_repr(said):  # DSPy keeps the text beside it
             said = next(iter(as_list(value.get("outputs"))), said)
@@ -199,6 +200,21 @@ def untyped(value: Any) -> Any:
         return value
     inner = value["value"]
     return untyped(inner[-1]) if value["type"] == "list" and isinstance(inner, list) and inner else inner
+
+
+def _filled(message: Json, values: Json) -> Json:
+    """A message of PromptLayer's with its variables' values; one without a value makes a part that nobody knows."""
+    parts = as_list(content := message.get("content")) or [{"type": "text", "text": content}]
+    filled: list[Any] = []
+    for part in map(as_object, parts):
+        text = name_text(part.get("text"))
+        for name in map(name_text, as_list(message.get("input_variables"))):
+            for mark in (f"{{{{{name}}}}}", f"{{{name}}}"):  # Jinja's, Python's
+                if mark in text and name not in values:
+                    filled.append({"type": "variable_without_value"})
+                text = text.replace(mark, str(values.get(name, mark)))
+        filled.append({**part, "text": text} if "text" in part else part)
+    return {**message, "content": filled} if message.get("input_variables") else message
 
 
 def _reply(reply: Any) -> Any:
@@ -273,8 +289,9 @@ def _tells(key: str, value: Any) -> bool:
 
 def is_asked(value: Any) -> bool:
     """Whether it is a list of messages that waits for an answer: a conversation with its last answer is no request."""
-    messages = objects_in(value)
-    return bool(messages) and ROLES.get(name_text(messages[-1].get("role")).lower()) in ("user", "tool")
+    last = next(reversed(objects_in(value)), {})
+    role = last.get("role") or ("user" if "parts" in last else "")  # Gemini's contents need none
+    return ROLES.get(name_text(role).lower()) in ("user", "tool")
 
 
 def calls_inside(value: Json) -> Iterator[Chat]:

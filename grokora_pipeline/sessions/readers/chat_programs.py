@@ -177,10 +177,10 @@ def inside(value: Json) -> Iterator[Chat]:
     (and LobeChat's topic) are one conversation for each.
     """
     for holder, (model, system), chats in _holders(value):
-        yield from (
-            Chat([{**one, "cut": "copied_history"} for one in own]) for own in chats if _is_told_again(own, chats)
-        )
-        chats = [own for own in chats if not _is_told_again(own, chats)]  # noqa: PLW2901
+        again = [_is_told_again(own, chats) for own in chats]
+        copies = (own for own, is_copy in zip(chats, again, strict=True) if is_copy)
+        yield from (Chat([{**one, "cut": "copied_history"} for one in own]) for own in copies)
+        chats = [own for own, is_copy in zip(chats, again, strict=True) if not is_copy]  # noqa: PLW2901
         own = name_text(first_of(holder, *SESSION_NAMES, "chatID", "id")) if len(chats) == 1 else ""
         for messages in chats:
             if role_of(messages[-1]) == "user":  # a request without its reply
@@ -245,18 +245,8 @@ def _is_chat(own: list[Json]) -> bool:
     """Whether the first two objects of a list are messages, and no answers to choose from."""
     first = own[:2]
     texts = (
-        "content",
-        "contentParts",
-        "contents",
-        "items",
-        "Items",
-        "parts",
-        "blocks",
-        "text",
-        "value",
-        "message",
-        "_content",
-        "mes",
+        *("content", "contentParts", "contents", "items", "Items", "parts", "blocks", "text", "value", "message"),
+        *("_content", "mes"),
     )
     are_said = all(says_who(one) and any(key in one for key in texts) for one in first)
     roles = [role_of(one) for one in first]

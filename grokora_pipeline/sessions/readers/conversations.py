@@ -178,7 +178,7 @@ def _is_cline(value: Json) -> bool:
 def _is_call_log(value: Json) -> bool:
     """A request's messages with the reply beside them, as callbacks of many libraries write it."""
     is_litellm = "call_type" in value and "response_obj" not in value  # but for what its callbacks are handed
-    is_asked = not is_litellm and call_logs.is_asked(value.get("messages"))
+    is_asked = not is_litellm and call_logs.is_asked(first_of(value, "messages", "contents"))
     return is_asked and any(value.get(key) for key in (*call_logs.REPLIES, "choices"))
 
 

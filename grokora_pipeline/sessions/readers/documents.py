@@ -66,6 +66,7 @@ TIMES = (
     *("logged_at", "logging_time", "inserted_at", "eventTime", "TimeGenerated", "_time"),
 )
 MAX_SHELF = 512 << 20  # bytes of packed records that are held until those that belong to them have come
+_BETWEEN = ", \r\n"  # what may stand behind a record in its line
 MAX_REPR = 1 << 20  # characters of a Python literal
 MAX_PROBLEMS = 50  # rows of the quarantine that one file may fill
 
@@ -244,7 +245,7 @@ def _lines(source: Source) -> Iterator[Record | Problem]:
             problems += 1
             text, foreign = decode(raw)
             try:
-                yield Record(loads(text), line.number, line.offset)
+                yield Record(loads(text.rstrip(_BETWEEN)), line.number, line.offset)
                 if foreign and not is_foreign:
                     is_foreign = True
                     yield replace(foreign, offset=line.offset + foreign.offset)
@@ -256,7 +257,7 @@ def _lines(source: Source) -> Iterator[Record | Problem]:
 
 def _is_json(text: bytes) -> bool:
     try:
-        orjson.loads(decode(text)[0])
+        orjson.loads(decode(text)[0].rstrip(_BETWEEN))
     except orjson.JSONDecodeError:
         return False
     return True
@@ -271,7 +272,7 @@ def peek(head: bytes) -> tuple[Any, ...]:
     values = []
     for line in text.split(b"\n")[:64]:
         try:
-            values.append(orjson.loads(line))
+            values.append(orjson.loads(line.rstrip(_BETWEEN.encode())))
         except orjson.JSONDecodeError:
             if not values:
                 break

@@ -339,7 +339,7 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
         if isinstance(response, dict) and not response.keys().isdisjoint(("body", "body_raw")):
             response = as_json(first_of(response, "body", "body_raw"))  # the second is claude-trace's, of a stream
         line = {**line, "request": request, "response": response}
-    foreign = isinstance(response, str | list) or (isinstance(response, dict) and "message" in response)
+    foreign = isinstance(response, str | list) or not {"message", "response"}.isdisjoint(as_object(response))
     if not foreign and api_of(request, response, line.get("api")) == "chat":
         return line
     call = exchange(request, response, line.get("api"))
