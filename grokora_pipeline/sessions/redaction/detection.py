@@ -8,8 +8,7 @@ import ast
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -342,7 +341,7 @@ def answers(messages: Sequence[Any]) -> Iterator[str]:
     """Results of one word or phrase, each below the call that it answers: only the call tells that it is a secret."""
     called: dict[str, Any] = {}  # the calls of the last answer, by id
     said: Any = ""
-    asked = ""  # what was said last to the one who calls
+    asked: Any = ""  # what was said last to the one who calls
     for message in messages:
         if not isinstance(message, dict) or "role" not in message:
             return
@@ -352,29 +351,37 @@ def answers(messages: Sequence[Any]) -> Iterator[str]:
             entries = [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
             called = {str(one.get("id")): one.get("function") for one in entries}
             called |= {str(one.get("id")): one.get("input") for one in parts if one.get("type") == "tool_use"}
-            yield from _typed(f"{asked} {content if isinstance(content, str) else ' '.join(_texts(parts))}", called)
+            for typed in filter(None, map(_typed, called.values())):
+                if _speaks_of(typed, " ".join(_texts([asked, parts or content]))):
+                    yield f'password: "{typed}"'
             said = next(reversed(called.values()), content)  # for a result that names no call
             continue
-        asked = " ".join(_texts(parts or message))[-_LAST_ASKED:] or asked
+        asked = (parts or message) if next(_texts(parts or message), "") else asked
         for one in parts or [message]:
             call = str(called.get(str(one.get("tool_use_id") or message.get("tool_call_id")), said))
             last = call[-_LAST_ASKED:].rstrip("`\n ").rpartition("\n")[2]
             yield from (f"{last}\n{text.strip()}" for text in _texts(one) if _ONE_WORD.fullmatch(text))
 
 
-def _typed(said: str, called: Mapping[str, Any]) -> Iterator[str]:
-    """What a call types where the words around it say that it is a password: `type "x"` names no field."""
+def _typed(call: Any) -> str:
+    """The one word that a call types whose action (`type`) names no field, "" for any other call."""
+    arguments = call.get("arguments", call) if isinstance(call, dict) else call
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments) if '"action"' in arguments else None
+        except orjson.JSONDecodeError:
+            return ""
+    if not isinstance(arguments, dict) or "type" not in str(arguments.get("action", "")):
+        return ""
+    text = arguments.get("text")
+    return text.strip() if isinstance(text, str) and _ONE_WORD.fullmatch(text) else ""
+
+
+def _speaks_of(typed: str, said: str) -> bool:
+    """Whether the last sentence before a word was typed says that it is a password, or a key if it looks random."""
     last = re.split(r"[.!?]\s", said[-_LAST_ASKED:].strip())[-1]
-    field, key = _PASSWORD_FIELD.search(last), _TELLING.search(last)
-    for call in called.values() if (field or key) and not NO_FIELD.search(last) else ():
-        arguments = call.get("arguments", call) if isinstance(call, dict) else call
-        with suppress(orjson.JSONDecodeError):
-            members = orjson.loads(arguments) if isinstance(arguments, str) else arguments
-            text = (
-                members.get("text") if isinstance(members, dict) and "type" in str(members.get("action", "")) else None
-            )
-            if isinstance(text, str) and _ONE_WORD.fullmatch(text) and (field or looks_random(text.strip())):
-                yield f'password: "{text.strip()}"'
+    key = _TELLING.search(last) and looks_random(typed)
+    return not NO_FIELD.search(last) and bool(_PASSWORD_FIELD.search(last) or key)
 
 
 def _texts(result: Any) -> Iterator[str]:
