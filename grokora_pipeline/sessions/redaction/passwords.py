@@ -63,7 +63,7 @@ _SETS = {"=", ":", "\uff1a"}
 CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
 _CALLED_KEY = re.compile(  # says of itself that it is a key, or counts on its fingers
     r"(?=.{6})(?=.{10}|.*\d{3})(?=.*\d\d)(?:[A-Za-z0-9]+[_-])*(?i:key|token|secret|auth|bearer)(?![a-z])[\w-]*|"
-    r"[A-Za-z]{4,}[_-]?12345?6?7?8?9?0?|(?=.*\d)(?=.*[A-Za-z])(?:[A-Za-z0-9]+[_-])*(?i:abc|def|ghi|xyz|123|456|789){2,}"
+    r"[A-Za-z]{4,}[_-]?1234567?8?9?0?|(?=.*\d)(?=.*[A-Za-z])(?:[A-Za-z0-9]+[_-])*(?i:abc|def|ghi|xyz|123|456|789){2,}"
 )
 _LINE_END = re.compile("[\n\r\\\\\"'`<]|;?[ \\t]*(?:\u2502|\\Z)|;[ \t]*\n")  # also within quotes, an element, a box
 CODE = re.compile(  # a name or a call in a program, not a value
