@@ -133,6 +133,7 @@ _PAIRS = (  # a user and a mark right before a password
     r"\bsecretsdump\S* \S+/\S+:|\b(?:impacket-\w+|\w+\.py) [\w.-]+/[\w.$-]+:",
     r"\b(?:jdbc:oracle:thin:|(?:sqlplus|impdp|expdp|sqlldr|rman target) [\"']?)[\w.$#-]+/[\"']?",
     r"\.logon \w+/\w+,",
+    r"\b(?:aaa-server|radius server|tacacs server) [^\n]{1,60}\n(?: [^\n]{1,60}\n){0,3}? key(?: \d)? ",
     r"\bstats auth \S+:",
     r"\bACL SETUSER \S+ [^\n]{0,60}?>",
     r"\bconfig \S+ \w+:",
@@ -205,7 +206,8 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:{_ANY_PAIR})",
         _is_argument,
         r"(?i:-(?:u|l|x|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[\"'`\\, =]|lftp |"
-        r"secretsdump|ACL SETUSER|stats auth|impacket-|\.py \w|oracle:thin|sqlplus|impdp|expdp|sqlldr|rman target"
+        r"secretsdump|ACL SETUSER|stats auth|aaa-server|radius server|tacacs server|impacket-|\.py \w|oracle:thin"
+        r"|sqlplus|impdp|expdp|sqlldr|rman target"
         r"|\.logon |config \S+ \w+:|"
         r"WIFI:|pass:|(?:password|secret|psk|key(?:-string)?) (?:[05-9]|ascii|hex|clear|plain|encrypted))",
     ),
@@ -225,14 +227,16 @@ _ROWS: tuple[Context, ...] = (
         rf"\b(?:echo (?:-\w+ )?|printf (?:{QUOTE}[^\"'\n]{{1,12}}{QUOTE} )?)"
         rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE_OR_PHRASE})(?:(?:\\n|\n|; ?echo |[\"'] [\"'])[^\n|]{{0,98}}?)?"
         rf"(?:{QUOTE})?\)?\s*\|\s*"
-        r"(?:sudo )?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user\w+|"
+        r"(?:sudo )?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user\w+|x11vnc|vncpasswd|"
         r"(?:\w{2,12} )?secrets? (?:create|set|put|add)\b|[^\n|;]{1,80}(?:--passw(?:or)?d-(?:on-)?stdin"
         r"|--passphrase-fd))",
-        r"\| ?(?:sudo |chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user|(?:\w+ )?secrets? (?:create"
+        r"\| ?(?:sudo |chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user|x11vnc|vncpasswd|"
+        r"(?:\w+ )?secrets? (?:create"
         r"|set|put|add)|"
         r"[^\n|;]{1,80}(?:-stdin|--passphrase-fd))",
         is_value,
-        r"\| ?(?:sudo |passwd|su\b|pw user|(?:\w+ )?secrets? |smbpasswd|pdbedit|kinit|cryptsetup)|chpasswd|-stdin"
+        r"\| ?(?:sudo |passwd|su\b|pw user|x11vnc|vncpasswd|(?:\w+ )?secrets? |smbpasswd|pdbedit|kinit|cryptsetup)"
+        r"|chpasswd|-stdin"
         r"|--passphrase-fd",
     ),
     (  # reg add HKLM\... /v DefaultPassword /t REG_SZ /d x

@@ -68,6 +68,8 @@ _TELLING = re.compile(TELLING, re.IGNORECASE)
 _SELECTORS = ("selector", "locator", "target", "element", "xpath")
 _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
+_REASONS = ("reason", "thought", "purpose", "comment", "why", "explanation", "intent", "action_description")
+_CHOSEN = re.compile(r"(?=.*\d)(?=.*[^\W\d])[!-~]{6,40}")  # a word of letters and digits that a person types
 _LONGEST_COMMAND = 200  # arguments
 _LAST_ASKED = 400  # characters of a call
 _ONE_WORD = re.compile(rf"\s{{0,9}}(?:\S{{6,256}}|{PHRASE})\s{{0,9}}")
@@ -479,6 +481,9 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     if _OF_A_COOKIE.intersection(members):
         return {"value": "cookie"}
     entry = next((members[name] for name in ("name", "key", "Name", "Key", "ParameterKey") if name in members), None)
+    why = " ".join(str(members[name]) for name in _REASONS if isinstance(members.get(name), str))
+    if entry is None and _PASSWORD_FIELD.search(why) and not NO_FIELD.search(why):
+        return {name: "password" for name in typed if isinstance(one := members[name], str) and _CHOSEN.fullmatch(one)}
     return {} if entry is None else {name: entry for name in typed if name.endswith("alue")}
 
 

@@ -32,7 +32,7 @@ NOT_A_SECRET = re.compile(
     r"\$\{.*|\$\(.*|\$[a-z_:]+-?|\$(?:\w+::)+\w+.*|(?:\$\d)+|0x[0-9a-f]{1,8}|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
     r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|n?(?:var)?char2?\(?\d*\)?|http/\d[.\d]*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d[T\x20][\d:.,Z+-]+|same-origin|same-site|cross-origin|anonymous|"
     r"(?:(?:hmac|with|scram|pbkdf|sha|md|aes|rsa|ecdsa|des|[rhep]s|ed|x)[-_/]?\d{0,5}[-_/]?)+(?:[a-z]{2,4}\d{0,3})?|"
-    r"unspecified|files|compat|--[a-z][\w-]*|\d{1,5}/(?:tcp|udp)|[\w-]+/\d+(?:\.\d+)+|[-=~_#+.]+|"
+    r"unspecified|files|compat|--[a-z][\w-]*|\d{1,5}/(?:tcp|udp)|[\w-]+/\d+(?:\.\d+)+|[-=~_#+.|:]+|"
     r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|https?:.*)",  # also what an escaped sign begins with
     flags=re.IGNORECASE,
 )

@@ -35,7 +35,7 @@ MISSPELT = "pa{1,2}s{1,3}w(?:or|ro)?d|passowrd|pswr?d|p@s{1,2}w[o0]rd|pas{1,2}w0
 FOREIGN = (
     "passwort|kennwort|geslo|lozinka|mot de passe|senha|wachtwoord|heslo|palavra-passe|adgangskode|passord|salasana|"
     "parool|contrasenya|pasahitza|kata sandi(?:nya)?|parola(?: d'ordine)?|losungswort|mdp|clave de acceso|"
-    "community string|(?:secret|safe|code|magic) ?word|phrase (?:secr\u00e8te|de passe)|"
+    "community string|snmp community|(?:secret|safe|code|magic) ?word|phrase (?:secr\u00e8te|de passe)|"
     "frase (?:secreta|segreta|de paso)|cl\u00e9 (?:du )?wi-?fi|" + BEYOND_ASCII
 )
 SPOKEN = (

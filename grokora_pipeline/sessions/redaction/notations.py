@@ -45,7 +45,7 @@ _CONNECTING = (  # with three arguments or more
 )
 _CALLS = (  # whose last argument in quotes is a password or a key
     r"WiFi\w*\.begin|PasswordAuthentication|BasicAuth(?:entication)?|basic_auth|UserPass\w*|"
-    r"UsernamePassword\w*|simple_bind\w*|\.bind(?:_s)?|\.basic|set_?password|sign_?in\w*|create_?user\w*|"
+    r"UsernamePassword\w*|simple_bind\w*|\.bind(?:_s)?|\.basic|set_?password|add_?user|sign_?in\w*|create_?user\w*|"
     r"NetworkCredential(?:\]::new)?|PSCredential(?:\]::new)?|Credentials::new|jwt\.(?:sign|verify|encode|decode)|"
     r"createHmac|pgp_sym_\w+|AES\.(?:en|de)crypt|db\.auth"
 )
@@ -225,7 +225,8 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # a1 LOGIN bob@example.com "x"; OpenVPN's user and password in two lines
-        rf"(?:(?:\bLOGIN \S+@\S+|\b[a-z]{{0,3}}\d+ (?-i:LOGIN|login) \S+) (?:{QUOTE})?|\"U:[^\"\n]{{1,60}}\" \"P:"
+        rf"(?:(?:\bLOGIN \S+@\S+|(?-i:\b[A-Za-z]{{0,3}}\d+ LOGIN \S+|\b[a-z]\d{{2,4}} login [^\s;,]+)) (?:{QUOTE})?"
+        rf"|\"U:[^\"\n]{{1,60}}\" \"P:"
         rf"|\b334 UGFzc3dvcmQ6\s{{1,4}}|"
         rf"(?<![^\n])user \S+ (?=\S{{8,}}[ \t]*(?:\n|\Z))|"
         rf"\bauth-user-pass\b[^\n]{{0,20}}\n[^\s<>]{{1,60}}\n)(?P<value>{VALUE_OR_PHRASE})",
@@ -249,17 +250,17 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO|PlainAuth|FTP|\bdatabase|create_super_?user|"
         rf"ssh2_auth_password|login_user)\(\s?(?:[^,()\n]{{1,120}},\s?){{2}}{QUOTED}",
         r"(?i:(?:mysqli?(?:_p?connect)?|DBI(?:->|\.)connect|getConnection|PDO|PlainAuth|FTP|database"
-        r"|create_super_?user|"
-        r"ssh2_auth_password|login_user)\()",
-        is_value,
+        r"|create_super_?user|ssh2_auth_password|login_user)\()",
+        lambda match: is_value(match) and (match[0][:1] not in "dF" or is_mixed_value(match)),
         "",
     ),
     (  # bcrypt.hashpw(b"x", salt), password_hash("x", ...), pbkdf2_hmac("sha256", b"x", salt)
         rf"(?:hashpw|bcrypt\.\w{{4,24}}|hash_?sync|compare_?sync|password_(?:hash|verify)|check_?pw|"
         rf"(?:generate|check)_password(?:_hash)?|(?:make|hash|verify)_?password|pbkdf2\w*|scrypt(?:_?sync)?|"
-        rf"argon2\.\w{{4,12}}|derive_?key|encrypt_?password)\(\s?(?:{QUOTE}sha-?\d+{QUOTE},\s?)?b?{QUOTED}",
+        rf"argon2\.\w{{4,12}}|derive_?key|(?:encrypt|set)_?password|aes_?cipher)\(\s?"
+        rf"(?:{QUOTE}sha-?\d+{QUOTE},\s?)?b?{QUOTED}",
         r"(?i:(?:hashpw|bcrypt\.\w+|hash_?sync|compare_?sync|password_(?:hash|verify)|check_?pw|password\w*|pbkdf2\w*|"
-        r"scrypt\w*|argon2\.\w+|derive_?key)\(\s?b?[\"'`\\])",
+        r"scrypt\w*|argon2\.\w+|derive_?key|aes_?cipher)\(\s?b?[\"'`\\])",
         lambda match: is_value(match) and len(match["value"]) >= 4 and not _ALGORITHM.match(match["value"]),
         "",
     ),

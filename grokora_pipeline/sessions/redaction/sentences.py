@@ -12,6 +12,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     Context,
     contexts,
     detector,
+    hint_starts,
     is_mixed,
     is_mixed_value,
     is_phrase,
@@ -33,9 +34,10 @@ _CODE_WORD = r"(?:(?=[a-z0-9-]*\d)[a-z0-9]{4,12}(?:[ -][a-z0-9]{4,12}){0,4}|[a-z
 _CODE_GROUPS = r"[a-z0-9]{4}(?:[ -][a-z0-9]{4}){3,7}(?![ -]?[a-z0-9])"
 _CODES = (  # the words for a PIN and for a code that was sent
     "(?:verification|one[- ]time|otp|2fa|mfa|security|confirmation|log-?in|authentication|sms|pin|puk|access|unlock|"
-    "door|gate|alarm|entry|safe|validation|garage|locker|keypad|building|bike|gym)[ -]code|"
+    "door|gate|alarm|duress|entry|safe|validation|garage|locker|keypad|building|bike|gym)[ -]code|"
     "code (?:for|to) (?:the |my |our )?(?:safe|alarm|door|gate|garage|vault|lock)|"
-    "(?:locker|lock|safe|padlock|bike) combo(?:nation)?|geheimzahl|"
+    "(?:locker|lock|safe|padlock|bike) combo(?:nation)?|geheimzahl|alarm panel|t\u00fcrcode|"
+    "code (?:de la porte|de l'alarme)|c\u00f3digo (?:de la puerta|da porta)|"
     "2fa\\b|otp|pin|nip|puk|passcode|one[- ]time (?:password|pin)|"
     "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|zugangs|einmal|sms-|pin-)(?:code|(?:pass|kenn)wort)|"
     "code (?:d'acc\u00e8s|de (?:v\u00e9rification|confirmation|s\u00e9curit\u00e9)|pin)|"
@@ -65,11 +67,17 @@ _LATIN = f"(?:password|passwd|pwd?){_SCRIPT}"
 _PASSWORD = f"{SPOKEN}|passwd|pass|pwd?"
 _ALL_KINDS = re.compile(r"(?=.*[a-z])(?=.*[A-Z]).*\d")
 _DASH = "[\u2014\u2013]"
+_LETTERS_BEYOND = "\uac00-\ud7a3"
+_STATED = re.compile(  # what sentences state of a password
+    r"(?i)(?:ent|ant|ial|[nr]al|ary|ure|own|text|ic|ish|en|red|less|ular|ine|ong|long|short|eak|simple|unique|secret|"
+    r"everything|something|nothing|different|stale|obsolete|useless|elsewhere|there|here|above|below)\Z"
+)
 _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
 _ORDINARY = re.compile(  # an address, a path, a piece of a program, a measure, a file, an algorithm
-    r"(?i).*://|[./~$<{(]|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
+    r"(?i).*://|[./~$<{(]|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}"
+    r"|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
     r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
 )
 
@@ -118,7 +126,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:[^\n:\\]{{0,40}}?(?::|\n|\\{{1,3}}n| is| are)|(?= [\w-]*\d[\w-]*(?:\n|\Z)))(?:\s|\\{{1,3}}n|[+>#|]"
         rf"|\d+\t)*(?:[-*] |\d{{1,2}}[.)] )?"
         rf"(?P<value>(?:{_CODE_WORD}|{_CODE_GROUPS})"
-        rf"(?:[\s,;]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
+        rf"(?:[\s,;/|]{{1,3}}(?:[-*] |\d{{1,2}}[.)] )?{_CODE_WORD}){{0,19}})",
         r"(?i:(?:recovery|backup|rescue|scratch|emergency|one-time) (?:code|key)|(?:setup|entry|"
         r"authenticator) (?:key|code)|wiederherstellungs)",
         lambda match: is_mixed(match["value"]) or re.sub(r"[\s,;-]", "", match["value"]).isdigit(),
@@ -275,7 +283,9 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # unlock the disk with: x1; passwords are x1 and x2; wifi acme, key x1; u/p bob x1; the two lines of credentials
-        rf"\b(?:(?:un)?lock(?:ed|s)?(?: [\w'-]{{1,16}}){{0,4}} with:? |passwords (?:are|were) (?:\S{{4,64}},? (?:and"
+        rf"\b(?:(?:un)?lock(?:ed|s)?(?:(?: [\w'-]{{1,16}}){{1,4}} with:?| with:) |"
+        rf"(?:open|decrypt|extract|unzip)(?:ed|s)? (?:it|them|the [\w-]{{2,16}}) with |passwords (?:are|were) "
+        rf"(?:\S{{4,64}},? (?:and"
         rf"|or) )?|"
         rf"(?:wi-?fi|wlan|ssid)[^\n]{{0,40}}[, ]key |u ?/ ?p(?:w|ass)?:? [\w.@-]{{2,40}}(?: ?/ ?| )"
         rf"|id[ /]pw:? [\w.@-]{{2,40}}[ /]|"
@@ -289,29 +299,46 @@ _ROWS: tuple[Context, ...] = (
         lambda match: is_strong(match) or is_phrase(match["value"]),
         "",
     ),
-    (  # 10.0.0.1 bob/x1
-        rf"(?<![\w.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?::\d{{2,5}})?[ \t]+[\w.@-]{{2,40}} ?/ ?(?P<value>{VALUE})",
-        r"[0-9]\.[0-9]{1,3}(?::[0-9]+)?[ \t]+[\w.@-]+ ?/",
-        is_strong,
+    (  # 10.0.0.1 bob/x1, ssh bob@example.com (bob/x1)
+        rf"(?:(?<![\w.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![\w.])|\bssh |\bID"
+        rf"(?:/PW)?[ :])[^\n]{{0,60}}?[\s(:>,{_LETTERS_BEYOND}]"
+        rf"(?<!//)[\w.@-]{{2,40}} ?//? ?(?P<value>{VALUE})(?![\w/])",
+        r"(?:[0-9]\.[0-9]{1,3}|ssh |ID[ :/])[^\n]*[\w.@-] ?/",
+        lambda match: is_strong(match) and bool(_ALL_KINDS.match(match["value"])) and is_chosen(match),
         "",
     ),
     (  # a key or a lock of the emojis, gmail: bob@example.com x1
         rf"(?:[\U0001f510-\U0001f513\U0001f5dd]\ufe0f?:? |(?:\A|\n)"
-        rf"(?:[\w .-]{{2,30}}[:=-] ?)[\w.+-]{{1,40}}@[\w-]{{1,40}}\.[\w.]{{2,20}}[ \t]+)"
+        rf"(?!contact|e?-?mail|from|to|cc|author|maintainer|reply|phone)"
+        rf"(?:[\w .-]{{2,30}}[ :=-] ?)[\w.+-]{{1,40}}@[\w-]{{1,40}}\.[\w.]{{2,20}}[ \t]+(?::[ \t])?)"
         rf"(?P<value>{VALUE})(?=[ \t]*(?:\n|\Z))",
-        r"[\x{1f510}-\x{1f513}\x{1f5dd}]|@[\w-]+\.[\w.]+[ \t]+\S{6}",
-        is_strong,
+        r"[\x{1f510}-\x{1f513}\x{1f5dd}]|@[\w-]+\.[\w.]+[ \t]+(?::[ \t])?\S{6}",
+        lambda match: is_strong(match) and len(match["value"]) >= 8,
         "",
     ),
+    (  # the passwords default to `x1`, set to "x1"; users and passwords are bob and x1; "bob" and "x1" credentials
+        rf"(?:(?<!\w)(?:{_PASSWORD})s?(?: (?:was|is|has been|have been|are))? (?:set|reset|changed|defaults?|updated|"
+        rf"rotated) to |(?:\bcred(?:ential)?s|\buser ?names? and passwords?)(?: for [\w ]{{1,24}})? (?:are|is) "
+        rf"(?:{QUOTE})?[\w.@-]{{2,40}}(?:{QUOTE})?(?:,? and |, | / |/)|"
+        rf"{QUOTE}[\w.@-]{{2,40}}{QUOTE} and (?={QUOTE}[^\s\"'`]{{4,64}}{QUOTE} (?:cred|log-?in)))"
+        rf"(?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
+        rf"(?i:(?:{_PASSWORD})s? [^\n]*(?:set|changed|defaults?|updated|rotated) to |"
+        rf"(?:cred(?:ential)?s|passwords?)[^\n]* (?:are|is) |[\"'`] and [\"'`])",
+        lambda match: is_strong(match) or (bool(match["quote"]) and is_plain_password(match["value"])),
+        rf"{TELLING_GATE}|(?i:cred)",
+    ),
     (  # the prod pw (currently x1)
-        rf"(?<!\w)(?:{_PASSWORD})\d? ?\((?:(?:currently|now|still|is|was"
-        rf"|atm)[ :]{{1,2}})?(?P<value>[^\s()\"'`]{{6,60}})\)",
-        rf"(?i:(?:{_PASSWORD})[0-9]? ?\()",
-        is_strong,
+        rf"(?<!\w)(?:{_PASSWORD})\d?(?:(?:\*\*)?: ?{QUOTE}[A-Z_]{{3,40}}{QUOTE})?(?: \(|(?<!assword)\()"
+        rf"(?:(?:currently|now|still|is|was|atm|default"
+        rf"(?: is)?)[ :]{{1,2}})?(?P<quote>{QUOTE})?(?P<value>[^\s()\"'`]{{6,60}})"
+        rf"(?(quote)(?P=quote)|\))",
+        rf"(?i:(?:{_PASSWORD})[0-9]?(?:[*:]{{1,3}} ?[\"'`\\]{{1,4}}[A-Z_]+[\"'`\\]{{1,4}})? ?\()",
+        lambda match: is_strong(match) or (bool(match["quote"]) and is_plain_password(match["value"])),
         "",
     ),
     (  # pw (work) x1, [password] x1, password(bob)=x1, password|x1
-        rf"(?<![\w.$-])(?:{_PASSWORD})\d?(?: ?\([^()\n]{{1,30}}\) ?[:=]{{0,2}} ?|[\])}}>*_]{{1,3}}:? | ?(?:[\u2192|~]"
+        rf"(?<![\w.$-])(?:{_PASSWORD})\d?(?: ?\([^()\n]{{1,30}}\) ?[:=]{{0,2}} ?|[\])}}>*_]{{1,3}}:? |\]\[| ?"
+        rf"(?:[\u2192|~]"
         rf"|\.{{3}}) ?|"
         rf" (?:[\u2013\u2014]|[-=]>) )(?P<quote>{QUOTE})?(?P<value>{VALUE})"
         rf"(?=(?(quote)(?P=quote)|[.,;)\]]?(?:\s|\Z)))",
@@ -322,13 +349,54 @@ _ROWS: tuple[Context, ...] = (
     (  # log in with `bob` / `x1`, VPN account: bob@example.com / x1
         rf"\b(?:log(?:ged|ging)?[ -]?in(?:to)?|sign(?:ed|ing)?[ -]?in|users?|accounts?|admin\w*|root|cred(?:ential)?s?|"
         rf"access|enter|use|demo|vpn|idrac|ilo|ipmi|kvm|rdp|ssh|s?ftp|router|switch|anmeldung|konto|compte|cuenta)\b"
-        rf"(?: [\w'-]{{1,16}}| ?\([^()\n]{{1,30}}\)){{0,4}}?(?: ?[:=]| -)? ?(?:{QUOTE})?[\w.@+-]{{2,40}}(?:{QUOTE})?"
+        rf"(?: [\w'-]{{1,16}}| ?\([^()\n]{{1,30}}\)){{0,4}}?(?: ?[:=]| -)? ?(?:{QUOTE}|\*\*)?[\w.@+-]{{2,40}}"
+        rf"(?:{QUOTE}|\*\*)?"
         rf"(?: // | / | - (?=\S{{6,60}}[ \t]*(?:\n|\Z)))(?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})"
         rf"(?=(?(quote)(?P=quote)|[.,;)]?(?:\s|\Z)))",
         r"(?i:(?:log\w*[ -]?in|sign\w*[ -]?in|users?|account|admin|root|creds?|credentials?|access|enter|use|demo|vpn|"
         r"idrac|ilo|ipmi|kvm|rdp|ssh|ftp|router|switch|anmeldung|konto|compte|cuenta)[^\n]*(?: //? | - ))",
         lambda match: is_strong(match) or (bool(match["quote"]) and is_plain_password(match["value"])),
         r"(?: //? | - )[\"'`\\]{0,4}\S{6}",
+    ),
+    (  # their password is sunflowers.
+        r"(?<![\w-])(?:the|my|his|her|their|your|our|current|root|admin|login|wi-?fi) (?:password|passphrase"
+        r"|passcode|pw|wi-?fi password|"
+        r"(?:secret|safe|code|magic) ?word)(?: (?:at|for|of|to|on"
+        r"|in) [\w' ]{2,24})? is:? (?P<value>[a-z]{6,24})(?=[.!,;]?[ \t]*(?:\n|\Z)|[.!] [A-Z])",
+        r"(?i:(?:password|passphrase|passcode|pw|word)(?: (?:at|for|of|to|on|in) [^\n]*)? is:? [a-z]{6})",
+        lambda match: is_value(match) and is_plain_password(match["value"]) and not _STATED.search(match["value"]),
+        "",
+    ),
+    (  # the password field is empty, so I will enter x1; if it asks for a password put in x1
+        rf"(?<!\w)(?:{SPOKEN}|pwd?)(?: [\w'-]{{1,16}}){{0,5}}?,?(?: (?:so|and|then|I|we|you|will|let me|just|should"
+        rf"|can|to)){{0,4}} "
+        rf"(?:enter|type|put in|fill in|use|try) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
+        rf"(?i:(?:{SPOKEN}|pwd?)[^\n]* (?:enter|type|put in|fill in|use|try) )",
+        is_strong,
+        rf"{TELLING_GATE}|(?i:{FOREIGN})",
+    ),
+    (  # keepass master: correct horse battery
+        rf"\b(?:keepass\w{{0,2}}|bitwarden|1password|lastpass|luks|veracrypt)\b[\w ]{{0,24}}?"
+        rf"(?: ?[:=]| -) ?"
+        rf"(?P<quote>{QUOTE})?(?P<value>{PHRASE})",
+        r"(?i:(?:keepass|bitwarden|1password|lastpass|luks|veracrypt|gpg|pgp|borg"
+        r"|restic)[^\n]*[:=-] ?[\"'`\\]{0,4}[a-z]{3})",
+        is_value,
+        "",
+    ),
+    (  # guest network: acme, passphrase correct horse battery
+        rf"\b(?:pass ?phrase|password|passwort) (?P<value>{PHRASE})(?=[.,;]?[ \t]*(?:\n|\Z))",
+        r"(?i:(?:pass ?phrase|password|passwort) [a-z]{3,12} [a-z]{3})",
+        is_value,
+        r"(?i:pass ?phrase|password|passwort)",
+    ),
+    (  # staging basic auth is bob:x1, admin credentials: **bob** / **x1**
+        rf"\b(?:auth|cred(?:ential)?s|log-?in(?: (?:as|with))?)(?: is| are|:|) (?:\*\*|{QUOTE})?[\w.@-]{{2,40}}"
+        rf"(?:\*\*|{QUOTE})?"
+        rf"(?: ?/ ?|:)(?:\*\*|{QUOTE})?(?P<value>{VALUE})",
+        r"(?i:(?:auth|creds|credentials|log-?in(?: (?:as|with))?)(?: is| are|:|) [^\n]*[/:])",
+        is_strong,
+        r"(?i:\bauth|cred|log-?in)[^\n]*[/:]",
     ),
     (  # the secret is x1
         rf"\b(?:the|my|our|your|shared|client) secret(?: key)? (?:is|was):? (?P<quote>{QUOTE})?(?P<value>{VALUE})",
@@ -340,14 +408,14 @@ _ROWS: tuple[Context, ...] = (
         rf"(?<!\w)(?:(?:{SPOKEN}|pwd?)(?! (?:polic|format|hash|type|length|strength|manager))|"
         rf"(?P<key>secret|token|(?:access|api) key)(?= (?:you|we|I|for|to|of|in|that) ))"
         rf"(?: [\w'\"@+-]{{1,40}}(?:\.\w[\w.-]{{0,40}})?| \([^()\n]{{1,30}}\)){{1,6}} "
-        rf"(?:(?:is|was)(?: now| still| always| currently| actually)?|(?:was|is|"
+        rf"(?:(?:is|was)(?: now| still| always| currently| actually)?:?|(?:was|is|"
         rf"has been) (?:re)?set to|to|lautet|ist|es|"
         rf"est|c'est|contains|\u00e9|"
         rf"\u00e8)[ \n](?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
         rf"(?i:(?:{SPOKEN}|pwd?|secret|token|(?:access|api) key)(?: [\w'\"@.+-]{{1,60}}| \([^()\n]+\)){{1,6}} "
-        r"(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8})[ \n])",
+        r"(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8}):?[ \n])",
         lambda match: (
-            is_mixed_value(match)
+            (is_mixed_value(match) or (bool(match["quote"]) and is_plain_password(match["value"])))
             and _is_no_sentence(match)
             and (
                 looks_random(match["value"]) or (bool(match["quote"]) and is_strong(match))
@@ -407,8 +475,11 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # a code that was sent, a PIN: the word, words that only join, a number
         rf"(?:(?<!\w)(?:{_CODES})|\b(?:{_YOUR}) (?-i:[A-Z][\w-]{{1,16}} )?code(?= is| lautet| ist| est| es|:))"
+        rf"(?: (?:de|del|der|des|da|do|di|du|f\u00fcr|para|pour|for|of)(?: (?:la|le|el|the|my|our|mi|tu|ma|mon))?"
+        r" [\w-]{2,16}(?: \d{1,6}(?= is))?| (?:was |has been )?(?:changed|reset|updated) to| just came in"
+        r"| just arrived)?"
         rf"(?:{_JOINS}){{0,8}}(?P<value>{_DIGITS})(?!\d|[.:]\d| [a-z]+s\b)",
-        rf"(?i:(?:{_CODES}|(?:{_YOUR}) (?:[\w-]+ )?code)(?:{_JOINS})*[0-9]{{3}})",
+        rf"(?i:(?:{_CODES}|(?:{_YOUR}) (?:[\w-]+ )?code)[^\n]*[0-9]{{3}})",
         None,
         "",
     ),
@@ -488,7 +559,34 @@ def _words_before(text: str) -> Iterator[re.Match[str]]:
             yield match
 
 
+_MARKED = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,40}[!#$*?@^%][A-Za-z0-9!#$*?@^%._+~-]{0,40}"
+_MARKED_WORD = re.compile(rf"(?<![^\s\"'`(\[{{:=>/|*])(?P<value>{_MARKED})(?![^\s\"'`)\]}}<.,;:|/])")
+_TOLD = re.compile(rf"(?i)(?<![a-z])(?:{_PASSWORD}|log-?in|cred(?:ential)?s)(?![a-z])")
+_AROUND = 80  # characters between a password and the word that tells of it
+
+
+def _marked_words(text: str) -> Iterator[re.Match[str]]:
+    """Near a word for a password, a word of letters, digits and marks that is no address and no piece of a program."""
+    for start in hint_starts(_MARKED, text):
+        match = _MARKED_WORD.match(text, start)
+        if not match:
+            continue
+        value = match["value"] if match["value"][-1] not in ".-" else match["value"][:-1]
+        letters = sum(map(str.isalpha, value))
+        if len(value) < 7 or letters < 2 or not re.search(r"\d", value) or not is_strong(match):
+            continue
+        if re.search(
+            r"@[\w-]+\.|%[0-9A-Fa-f]{2}|[%$#*@][a-z_]\w*\Z|\?\w|[$*]\d+\Z|\*\*|##|[a-zA-Z]#\d+\Z|\w\.\w+[!?#]", value
+        ):
+            continue
+        if _TOLD.search(text, max(0, start - _AROUND), start) or _TOLD.search(text, match.end(), match.end() + _AROUND):
+            yield match
+
+
 DETECTORS = (
     *contexts(_ROWS),
     detector("password", _WORD_BEFORE.pattern, rf"(?i:{_TAILS})", "value", accept=is_strong, find=_words_before),
+    detector(
+        "password", _MARKED, _MARKED, "value", find=_marked_words, gate=rf"{TELLING_GATE}|(?i:log-?in|credential)"
+    ),
 )

@@ -102,7 +102,8 @@ class _Heading(NamedTuple):
         for means, span in zip(columns, row, strict=True):
             cell = _CELL.fullmatch(text, *span) if means in {"password", "key"} else None
             if cell and is_secret(means, cell["value"], quoted=True):
-                plain = self.users and means == "password" and is_plain_password(cell["value"])
+                marked = self.users or text[span[0] - 1 : span[0]] == "`"
+                plain = marked and means == "password" and is_plain_password(cell["value"])
                 if plain or is_mixed_value(cell):
                     yield cell
 
@@ -152,13 +153,42 @@ def _secret_cells(text: str) -> Iterator[re.Match[str]]:
     yield from sorted(found, key=re.Match.start)
 
 
+_USERS = re.compile(  # USERS = {"bob": "x1"}, CREDENTIALS = [("bob", "x1")], $logins = ["bob" => "x1"]
+    r"(?:users|accounts|log-?ins|admins|credentials|creds|passwords)\w{0,16}[\"']?\s?(?::[^\n=]{0,40})?[:=]\s?"
+    r"(?:new \w+|array)?"
+    r"[\[({](?P<items>[^{}]{4,4000}?)(?:\n[ \t]*)?[\])}](?=[ \t]*[;,)}]?[ \t]*(?:\n|\Z))",
+    re.IGNORECASE,
+)
+_PAIR = re.compile(
+    r"(?P<quote>[\"'])[\w.@+-]{2,40}(?P=quote)\s?(?:,|:|=>)\s?(?P<other>[\"'])(?P<value>[^\"'\n]{4,64})(?=(?P=other))"
+)
+_BLOCK = re.compile(  # [admins] and users: with a user and a password in each line
+    r"(?:\A|\n)(?P<indent>[ \t]*)(?:\[(?:\w{1,16}[._-])?(?:users|accounts|log-?ins|admins|credentials|passwords)\]|"
+    r"(?:users|accounts|"
+    r"log-?ins|admins):)[ \t]*(?P<lines>"
+    r"(?:\n[ \t]*[\"']?[\w.@-]{2,40}[\"']?[ \t]?[:=][ \t]?[^\s=:{}\[\](),]{4,66}[ \t]*(?=\n|\Z)){1,100})",
+    re.IGNORECASE,
+)
+_SET = re.compile(r"[:=][ \t]?[\"']?(?P<value>[^\s\"']+)")
+
+
+def _users(text: str) -> Iterator[re.Match[str]]:
+    """The passwords of a list of users, if all of its values can only be passwords."""
+    for users, group, entry in ((_USERS, "items", _PAIR), (_BLOCK, "lines", _SET)):
+        for match in users.finditer(text):
+            pairs = list(entry.finditer(text, *match.span(group)))
+            if pairs and all(map(is_strong, pairs)):
+                yield from pairs
+
+
 _LISTS = (
-    "passwords|pw[ds]?|passw\u00f6rter|kennw\u00f6rter|log-?ins|credentials|creds|zugangsdaten|contrase\u00f1as|"
+    "passwords|password list|passwortliste|pw[ds]?|passw\u00f6rter|kennw\u00f6rter|log-?ins|credentials|creds"
+    "|zugangsdaten|contrase\u00f1as|"
     "mots de passe|senhas|wachtwoorden|has\u0142a|\u043f\u0430\u0440\u043e\u043b\u0438|\u5bc6\u7801"
 )
 _HEADING = re.compile(  # passwords:, # Our logins
     rf"(?:\A|\n)[ \t]*(?P<mark>[#*>=-]{{0,4}}) ?(?:[\w'-]{{1,16}} ){{0,3}}(?:{_LISTS})(?: [\w'(),-]{{1,16}}){{0,3}} ?"
-    r"(?P<colon>:?)[*=]{0,2}[ \t\r]*(?=\n)|"
+    r"(?P<colon>:?)[*=]{0,2}[ \t\r]*(?:\n[-=~]{3,}[ \t\r]*)?(?=\n)|"
     r"\b(?P<tool>(?:chpasswd|newusers)(?: ?<<-?[\"']?\w+[\"']?|:\s+(?:expire: \w+\s+)?list: ?\|?-?)|"
     r"(?:userlist|auth_file)[^\n\w]{0,6}(?:txt)?)[ \t]*(?=\n)",
     re.IGNORECASE,
@@ -210,5 +240,13 @@ DETECTORS = (
         "value",
         find=_entries,
         gate=rf"(?i:{_LISTS}|chpasswd|newusers|userlist|auth_file)",
+    ),
+    detector(
+        "password",
+        _PAIR.pattern,
+        r"(?i:(?:users|accounts|log-?ins|admins|credentials|creds|passwords)(?:[^\n]*[\[({]|\]?:?[ \t]*\n))",
+        "value",
+        find=_users,
+        gate=r"(?i:users|accounts|log-?ins|admins|credentials|creds|passwords)",
     ),
 )
