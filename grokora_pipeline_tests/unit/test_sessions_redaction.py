@@ -524,6 +524,124 @@ def test_passwords_are_found_as_tools_and_people_write_them() -> None:
     assert leaked == []
 
 
+TABLES = [
+    "id;Benutzer;Kennwort\n1;bob;{}\n2;eve;{}",
+    '"Account","Login Name","Password"\n"Bank, Ltd","bob","{}"\n"Shop","eve","{}"',
+    "| **Site** | **User** | **Password** |\n|:---|:---|:---|\n| [a](http://a.example) | bob | `{}` |\n| b | - | {} |",
+    "======= ====== =================\nService User   Password\n======= ====== =================\nGrafana bob    {}\n",
+    "USER        PASSWORD              ROLE\nbob         {}  admin\n",
+    " id | login | passwd\n----+-------+--------\n  1 | bob   | {}\n(1 row)",
+    "<table><tr><th>Site</th><th>User</th><th>Password</th></tr><tr><td>a</td><td>bob</td><td>{}</td></tr></table>",
+    "====== Data ======\nKey         Value\n---         -----\npassword    {}\nusername    bob",
+    "| Field | Value |\n|---|---|\n| Host | db1 |\n| Password | {} |",
+    "INSERT INTO users (id, login, password) VALUES (1, 'bob', '{}');",
+    "chpasswd <<EOF\nroot:{}\nEOF",
+]
+LISTS = [  # where a plain word may as well be a name
+    "bobby: x\n\nlogins:\n- mail bob {}\n- vpn bob {}",
+    "USERS = {{\n    'bob': '{}',\n    'eve': '{}',\n}}\n",
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "secret"),
+    [(form, secret) for secret in ("Sommer-2017", "garden.lantern.42") for form in TABLES + LISTS]
+    + [(form, "purplefalcon") for form in TABLES],
+)
+def test_what_a_heading_calls_a_password_is_found_below_it_in_any_notation(form: str, secret: str) -> None:
+    text = form.replace("{}", secret).replace("{{", "{").replace("}}", "}")
+    redacted = Redactor().redact(text)[0]
+    assert secret not in redacted
+    assert redacted.count("<SECRET:") == form.count("{}")
+    assert redacted.count("\n") == text.count("\n")
+
+
+ASKED = r"""
+what's the password for staging?\nalice: {}
+<bob> pass? <alice> {}
+pw (work) {}
+dad's pc: {} (login pw)
+TODO rotate the prod pw (currently {})
+[password] {}
+password|{}
+the root pw on mail.example.org is still {}
+iDRAC: root / {}
+log in with `admin` / `{}`
+staging basic auth is deploy:{}
+Default admin credentials: **bob** / **{}**
+just type {} when it asks for the password
+the password field is empty, so I will enter {} there
+Password for the [elastic] user successfully reset.\nNew value: {}
+reg add "HKLM\SOFTWARE\X" /v DefaultPassword /t REG_SZ /d {} /f
+printf "{}" | docker secret create db_pass -
+(echo {}; echo {}) | smbpasswd -s -a bob
+mkstore -wrl . -createCredential PROD bob {}
+ACL SETUSER bob on >{} ~* +@all
+/msg NickServ IDENTIFY {}
+bob l2tpd "{}" *
+password: <%= ENV['X'] || '{}' %>
+hashed = bcrypt.hashpw(b'{}', bcrypt.gensalt())
+smtp.PlainAuth("", "bob@example.org", "{}", "smtp.example.org")
+ssh.connect('db1.example.org', 22, 'postgres', '{}')
+aaa-server RAD host 10.0.0.5\n key {}
+the zip is encrypted, extract it with {}.
+unlock the disk with: {}
+gmail: bob@gmail.com {}
+the secret is {}
+le mdp du wifi c'est {}
+clave de acceso {}
+"""
+
+
+def test_passwords_are_found_in_questions_answers_notes_and_less_known_commands() -> None:
+    texts = [line.replace("\\n", "\n").replace("{}", "Sommer-2017!") for line in ASKED.strip("\n").split("\n")]
+    assert [text for text in texts if "Sommer-2017" in Redactor().redact(text)[0]] == []
+
+
+NOT_ASKED = r"""
+Did you forget your password? Try again.
+what is the pin?\nuser: I don't know
+If it asks for a password, enter the one you chose.
+The password is required. The passphrase is optional.\nThe password is plaintext.
+passwords default to the value of the environment variable
+Log in with GitHub / GitLab; log in as admin / editor to test roles
+Sign in with Google and Microsoft accounts
+pin changed to input mode; set the GPIO pin to 1 and the frequency to 2400 Hz
+unlock with FaceID2; open it with Chrome120; decrypt the file with gpg2
+scp bob@db1:/var/log/syslog1 . && ssh git@github.com:org/Repo1.git
+| Username | Password | Result |\n|---|---|---|\n| valid | invalid | error |\n| empty | empty | error |
+| Method | Username | Password |\n|---|---|---|\n| Basic | supported | unsupported |
+| Parameter | Value |\n|---|---|\n| password | required |\n| token | optional |
+XXH3_SECRET_SIZE, XXH3_SECRET_MIN\nXXH3_128bits_reset, XXH3_64bits_reset
+credentials:\n  provider: aws\n  region: eu-central1\n  profile: dev2
+users:\n  bob: group1x\n  alice: editor
+accounts = [("checking1", "1234abcd"), ("savings", "none")]
+# passwords\nSee section 3 of the handbook.
+"resnet50" "resnet101"
+chpasswd < users.txt
+class Password(String50): pass
+database('dev', 'main', 'readonly'); AESCipher('AES-256-CBC')
+pbkdf2_hmac('sha256', password, salt, 100000)
+The login page took 350ms! See issue#42 in the password module; a C#8 login sample
+password regex: ^(?=.*[A-Z])(?=.*\d)[A-Za-z\d!@#$]{8,}$
+keepass database location: home folder backup
+contact: bob@ ext1234
+Subject: new password policy\n\nHello everyone
+"""
+
+
+def test_what_reads_like_a_question_a_table_or_a_list_of_passwords_and_is_none_stays() -> None:
+    texts = [line.replace("\\n", "\n") for line in NOT_ASKED.strip("\n").split("\n")]
+    assert [redacted for text in texts if (redacted := Redactor().redact(text)[0]) != text] == []
+
+
+def test_what_is_typed_because_a_password_is_asked_for_is_found_in_the_call() -> None:
+    call = {"action": "type", "text": "Sommer-2017", "reason": "enter the password"}
+    assert "2017" not in str(Redactor().redact(call)[0])
+    for other in ({"text": "laptop15", "reason": "search a laptop"}, {"text": "Next", "reason": "reset the password"}):
+        assert Redactor().redact({"action": "type", **other})[0] == {"action": "type", **other}
+
+
 PHRASES = """
 PASSPHRASE={}\\nPORT=80\\nA=1
 password: "{}"

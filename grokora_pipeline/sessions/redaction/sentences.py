@@ -91,10 +91,10 @@ def is_strong(match: re.Match[str]) -> bool:
 _END = re.compile(r"[.,;!)]{0,2}(?:\s*\Z|\s*\n)|[.,;!)]{1,2}\s")
 
 
-def is_strong_or_plain(match: re.Match[str]) -> bool:
-    """The same, or a word of letters alone that ends its clause and is no word of sentences."""
-    plain = is_plain_password(match["value"]) and is_value(match) and _END.match(match.string, match.end("value"))
-    return is_strong(match) or bool(plain)
+def ends_clause(match: re.Match[str]) -> bool:
+    """Whether a word of letters alone ends its clause, and is no word of sentences."""
+    plain = is_plain_password(match["value"]) and is_value(match)
+    return plain and bool(_END.match(match.string, match.end("value")))
 
 
 _SAYS = re.compile(  # what may stand before several words of a passphrase, and not before those of a sentence
@@ -158,7 +158,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpwd? |authenticated as |"
         r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |"
         r"(?:login|user\w*)(?: is|:)? [\w.@-]+,?(?: and|\n| /)?(?: the)? pass|\w pass )",
-        is_strong_or_plain,
+        lambda match: is_strong(match) or ("pass" in match[0].lower() and ends_clause(match)),
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpwd? |"
         rf"(?:login|user\w*)(?: is|:)? [\w.@-]+,?(?: and|\n| /)?(?: the)? pass|\w pass |authenticated as )",
     ),
@@ -238,7 +238,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:(?:{SPOKEN}|pass phrase|passwd|pwd?|pin|creds?|(?:{_OF_KEYS}) (?:token|key)),? [^\n]*(?::|->|=| -"
         rf"|\x{{2013}}|\x{{2014}})\s)",
         lambda match: (
-            (is_plain_password(match["value"]) and bool(_END.match(match.string, match.end("value"))))
+            ends_clause(match)
             or (
                 len(match["value"]) >= 8
                 and is_mixed_value(match)
@@ -284,7 +284,7 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # unlock the disk with: x1; passwords are x1 and x2; wifi acme, key x1; u/p bob x1; the two lines of credentials
         rf"\b(?:(?:un)?lock(?:ed|s)?(?:(?: [\w'-]{{1,16}}){{1,4}} with:?| with:) |"
-        rf"(?:open|decrypt|extract|unzip)(?:ed|s)? (?:it|them|the [\w-]{{2,16}}) with |passwords (?:are|were) "
+        rf"(?:decrypt|extract|unzip)(?:ed|s)? (?:it|them|the [\w-]{{2,16}}) with |passwords (?:are|were) "
         rf"(?:\S{{4,64}},? (?:and"
         rf"|or) )?|"
         rf"(?:wi-?fi|wlan|ssid)[^\n]{{0,40}}[, ]key |u ?/ ?p(?:w|ass)?:? [\w.@-]{{2,40}}(?: ?/ ?| )"
@@ -294,7 +294,8 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:credentials|access data|zugangsdaten|log-?in(?: details"
         rf"| data)?)[^\n]{{0,40}}[.:][ \t]*\n\s*[\w.@+-]{{2,40}}[ \t]*\n)"
         rf"(?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
-        r"(?i:lock(?:ed|s)? [^\n]*with|passwords (?:are|were)|(?:wi-?fi|wlan|ssid)[^\n]*key |u ?/ ?p|id[ /]pw|"
+        r"(?i:(?:lock|decrypt|extract|unzip)(?:ed|s)? [^\n]*with|passwords (?:are|were)|(?:wi-?fi|wlan"
+        r"|ssid)[^\n]*key |u ?/ ?p|id[ /]pw|"
         r"key (?:for|to|of) |(?:credentials|access data|zugangsdaten|log-?in)[^\n]*[.:][ \t]*\n)",
         lambda match: is_strong(match) or is_phrase(match["value"]),
         "",
@@ -560,7 +561,7 @@ def _words_before(text: str) -> Iterator[re.Match[str]]:
 
 
 _MARKED = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,40}[!#$*?@^%][A-Za-z0-9!#$*?@^%._+~-]{0,40}"
-_MARKED_WORD = re.compile(rf"(?<![^\s\"'`(\[{{:=>/|*])(?P<value>{_MARKED})(?![^\s\"'`)\]}}<.,;:|/])")
+_MARKED_WORD = re.compile(rf"(?<![^\s\"'`(\[{{:=>|*])(?P<value>{_MARKED})(?![^\s\"'`)\]}}<.,;:|])")
 _TOLD = re.compile(rf"(?i)(?<![a-z])(?:{_PASSWORD}|log-?in|cred(?:ential)?s)(?![a-z])")
 _AROUND = 80  # characters between a password and the word that tells of it
 
