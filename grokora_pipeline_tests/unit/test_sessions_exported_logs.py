@@ -222,6 +222,16 @@ def test_a_row_of_any_table_of_spans_is_a_call(tmp_path: Path, row: dict[str, An
     assert (turn.session_id, turn.call, turn.started_at, turn.step_failed) == ("t", "t:a", AT, False)
 
 
+def test_traces_without_their_calls_say_what_would_do(tmp_path: Path) -> None:
+    row = {"trace_id": "t", "span_id": "a", "attributes": {**MESSAGES, "gen_ai.operation.name": "invoke_agent"}}
+    with pytest.raises(UnreadableError) as caught:
+        read_lines(tmp_path, row)
+    assert "trace the model's client" in caught.value.problem.detail
+    trace = {"id": "t", "projectId": "p", "scores": [], "observations": ["o1"], "input": "Q", "output": "A"}
+    (problem,) = (one for one in document(tmp_path, {"data": [trace]}) if isinstance(one, Problem))
+    assert "export the observations" in problem.detail
+
+
 def test_settings_of_a_model_are_no_call(tmp_path: Path) -> None:
     value = {"config": {"llm": {"model": "m"}, "agent": {"name": "x"}}, "messages": [*ASKED, SAID]}
     assert only(read_lines(tmp_path, value)).source_format == "chat_dataset"
@@ -354,6 +364,26 @@ def test_a_call_behind_a_loggers_time_is_a_call_of_that_time(tmp_path: Path, sta
     items = read(tmp_path / "app.log")
     assert (told(items), only(items).started_at) == (["s:S u:Q -> A (whole)"], AT)
     assert [one.reason for one in items if isinstance(one, Problem)] == ["malformed_json"]
+
+
+def test_each_answer_has_its_own_time_where_the_log_tells_it(tmp_path: Path) -> None:
+    said = [{**one, "timestamp": f"2026-01-0{day}"} for day, one in enumerate([ASKED[1], SAID, ASKED[1], SAID], 1)]
+    for value in (said, {"messages": said}, {"session": {"log": said}}):
+        assert [turn.started_at[:10] for turn in turns_of(document(tmp_path, value))] == ["2026-01-02", "2026-01-04"]
+
+
+def test_a_row_of_the_older_openhands_evaluation_is_a_conversation(tmp_path: Path) -> None:
+    base = {"timestamp": AT, "message": ""}
+    reply = {"model": "m", "choices": [{"message": SAID}]}
+    history = [
+        {**base, "id": 0, "source": "agent", "action": "system", "args": {"content": "S"}},
+        {**base, "id": 1, "source": "user", "action": "message", "args": {"content": "Q"}},
+        {**base, "id": 2, "source": "agent", "action": "finish", "tool_call_metadata": {"model_response": reply}},
+    ]
+    row = {"instance_id": "i", "history": history, "test_result": {"report": {"resolved": False}}}
+    items = read_lines(tmp_path, row)
+    assert (told(items), only(items).task) == (["s:S u:Q -> A (whole)"], "i")
+    assert [one.status for one in items if isinstance(one, Verdict)] == ["failure"]
 
 
 # --- training sets

@@ -275,11 +275,13 @@ def _tools_in(system: str) -> list[Json] | None:
 def _weighted(raw: Sequence[Json]) -> list[Message]:
     """The messages; `weight`, `loss_weight`, `loss` or `train` of 0 makes a message context (`trainable` False)."""
     messages: list[Message] = []
+    at = ""
     for message in raw:
+        at = moment(message) or at
         keys = ("weight", "loss_weight", "loss", "train", "trainable")
         weight = next((message[key] for key in keys if message.get(key) is not None), 1)
         weight = weight and not message.get("from_history")  # Agno's, of an earlier run
-        messages += [{**one, "trainable": bool(weight)} for one in lower(message)]
+        messages += [{**one, "trainable": bool(weight), "at": at} for one in lower(message)]
     return pair_results(join_calls(_with_calls(messages), lossy=True))
 
 
@@ -309,7 +311,7 @@ def _with_calls(messages: Sequence[Message]) -> list[Message]:
         elif called and message["role"] in ("user", "tool"):
             results = _RESULT_TEXT.findall(text)
             results = results if results and not _RESULT_TEXT.sub("", text).strip() else []
-        own = {key: message[key] for key in ("trainable",) if key in message}
+        own: Message = {key: message[key] for key in ("trainable", "at") if key in message}
         spoken += [{"role": "tool", "tool_call_id": "", "content": one, **own} for one in results] or [message]
     return spoken
 

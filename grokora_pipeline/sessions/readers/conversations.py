@@ -103,13 +103,13 @@ def chat_turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterat
     said_of = Verdict(chat.session or named, status=chat.status, rating=chat.rating)
     is_judged = chat.status != "unknown" or chat.rating is not None
     messages: list[Message] = []
-    left_out, started = 0, to_utc(chat.started)
+    left_out, at = 0, to_utc(chat.started)
     for raw in chat.messages:
         marks = raw if isinstance(raw, Mapping) else {}
-        started = started or moment(marks)
+        at = moment(marks) or at
         model = name_text(first_of(marks, "model", "modelId", "model_name", "ModelId") or chat.model)
         trainable = not (marks.get("cut") or marks.get("earlier"))
-        own = [{**one, "model": model, "trainable": trainable} for one in lower(raw)]
+        own = [{**one, "model": model, "trainable": trainable, "at": at} for one in lower(raw)]
         if marks.get("failed") or scored(scores_in(marks))[1] == "failure":  # somebody did not like this answer
             own = [{**one, "ended_early": True} for one in own]
         if (marks.get("cut") or marks.get("unsent")) and any(one["role"] == "assistant" for one in own):
@@ -134,7 +134,6 @@ def chat_turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterat
             [index for index in places if name_text(messages[index].get("model")) == model],
             session_id=session,
             agent=chat.agent,
-            started_at=started,
             line=line + chat.place,
             tools=lower_tools(chat.tools),
             completeness=chat.completeness,

@@ -94,7 +94,8 @@ def smolagents(steps: Sequence[Json]) -> Iterator[Chat]:
         if isinstance(step.get("model_input_messages"), list) and step.get("model_output_message"):
             answer = {**as_object(step["model_output_message"]), "failed": bool(step.get("error"))}
             messages = [*step["model_input_messages"], answer]
-            yield Chat(messages, session, "smolagents", completeness="whole", last_only=True)
+            at = as_object(step.get("timing")).get("start_time")
+            yield Chat(messages, session, "smolagents", started=at, completeness="whole", last_only=True)
 
 
 def pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
@@ -110,7 +111,7 @@ def pydantic_ai(items: Sequence[Json]) -> Iterator[Chat]:
             if kind in ("system-prompt", "user-prompt"):
                 messages.append({"role": kind.split("-")[0], "content": part.get("content")})
             else:
-                own = {"model": item.get("model_name"), "finish_reason": item.get("finish_reason")}
+                own = {key: item.get(key) for key in ("model_name", "finish_reason", "timestamp")}
                 messages.append({"role": role, "content": [part], **own})
     yield Chat(messages, name_text(document.get("id")), "rovo-dev" if document else "", completeness="whole")
 
@@ -140,7 +141,8 @@ def inspect(value: Json) -> Iterator[Chat]:
         choice = next(iter(objects_in(as_object(sample.get("output")).get("choices"))), {})
         if messages and messages[-1].get("role") == "assistant":
             messages[-1]["finish_reason"] = choice.get("stop_reason")
-        yield Chat(messages, name, "", model, completeness="whole", status=status, task=task.strip())
+        at = facts.get("created")
+        yield Chat(messages, name, "", model, at, completeness="whole", status=status, task=task.strip())
 
 
 KERNEL_CONTENTS = ("Items", "Content", "items", "content")

@@ -27,6 +27,7 @@ from grokora_pipeline.sessions.readers.outcomes import outcome_status, score
 from grokora_pipeline.sessions.turns import Completeness, Item, Problem, Skipped, Verdict
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-", re.IGNORECASE)
+_ONLY_IDS = "a trace that names its observations and does not hold them; export the observations, or each trace whole"
 _FLAT = re.compile(r"\s*(?:system|user|human|assistant|ai)\s*: ", re.IGNORECASE)
 
 
@@ -64,6 +65,8 @@ def read(source: Source) -> Iterator[Item]:
         observations = value.get("observations")
         if isinstance(observations, list):
             trace = as_object(value.get("trace")) or value
+            if observations and not any(isinstance(one, dict) for one in observations):
+                yield Problem("no_contents", record.offset, f"record {record.number}: {_ONLY_IDS}")
             yield from _trace(source, trace, [one for one in observations if isinstance(one, dict)], steps)
         elif _is_score(value):
             scores.append(value)

@@ -483,7 +483,7 @@ def join_calls(messages: Sequence[Message], *, lossy: bool = False) -> list[Mess
         if is_next and lost:
             joined.append({"role": "tool", "tool_call_id": "", "content": "", "unread": "result_not_recorded"})
         if is_next and not lost and (calls or not last.get("content")):  # without: thoughts alone
-            joined[-1] = merged([last, message]) | {key: last[key] for key in ("model",) if key in last}
+            joined[-1] = merged([last, message]) | {key: last[key] for key in ("model", "at") if key in last}
             if "trainable" in message:
                 joined[-1]["trainable"] = last["trainable"] and message["trainable"]
         else:
@@ -642,7 +642,7 @@ def chars(message: Mapping[str, Any]) -> int:
 
 def clean(message: Message) -> Message:
     """The message without what only readers need."""
-    own = {"is_error", "trainable", "unread", "model", "ended_early"}
+    own = {"is_error", "trainable", "unread", "model", "ended_early", "at"}
     return message if own.isdisjoint(message) else {key: value for key, value in message.items() if key not in own}
 
 
@@ -785,7 +785,7 @@ def explode(
     """One turn for each assistant message of a conversation, with everything before it as its prompt.
 
     `trainable`: the places of the messages that may be learnt, all assistant messages by default; the others are
-    context. Tools that are not given are inferred from the calls.
+    context. Tools that are not given are inferred from the calls. A message may tell its own time (`at`).
     """
     places = [index for index, one in enumerate(messages) if one["role"] == "assistant"]
     wanted = set(places if trainable is None else trainable)
@@ -803,4 +803,5 @@ def explode(
             continue
         known, failed = results_after(messages[index], messages[index + 1 : index + 65])
         more = {"step": step, "result_known": known, "step_failed": failed}
-        yield from turn(source, messages[:index], messages[index], **{**more, **fields})
+        at = {"started_at": messages[index]["at"]} if messages[index].get("at") else {}
+        yield from turn(source, messages[:index], messages[index], **{**more, **fields, **at})

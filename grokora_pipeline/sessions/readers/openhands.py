@@ -40,14 +40,15 @@ _RESULTS = {"ObservationEvent", "AgentErrorEvent", "UserRejectObservation"}
 def looks_like(head: bytes) -> bool:
     """Whether the first events are OpenHands'."""
     return any(
-        name_text(value.get("kind")) in _KINDS
-        or (
-            "instance_id" in value
-            and any(name_text(as_object(one).get("kind")) in _KINDS for one in as_list(value.get("history"))[:8])
-        )
-        or ({"id", "source", "timestamp"} <= value.keys() and ("action" in value or "observation" in value))
+        _is_event(value)
+        or ("instance_id" in value and any(_is_event(as_object(one)) for one in as_list(value.get("history"))[:8]))
         for value in peek_objects(head)[:8]
     )
+
+
+def _is_event(value: Json) -> bool:
+    older = {"id", "source", "timestamp"} <= value.keys() and ("action" in value or "observation" in value)
+    return name_text(value.get("kind")) in _KINDS or older
 
 
 def read(source: Source) -> Iterator[Item]:

@@ -57,6 +57,7 @@ NO_CONTENT = (
     "the spans hold no contents: content capture was off; switch it on "
     "(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true, or your SDK's own switch) or record at the gateway"
 )
+ONLY_AGENTS = "only spans of agents hold contents, none of a model's call does; trace the model's client, too"
 _MODEL = "langfuse.observation.model.name"
 _LLM = {"chat", "text_completion", "generate_content", "completion", "ai.generateText.doGenerate"}
 _LLM |= {"ai.streamText.doStream", "ai.generateObject.doGenerate", "ai.streamObject.doStream"}
@@ -201,6 +202,7 @@ class _Calls:
         self._results: dict[str, bool] = {}  # of the calls of tools: whether they failed, as the tools' spans say
         self._shown: dict[str, bool] = {}  # and as prompts show it
         self._longest, self._texts = _SHORTEST_LIMIT, set[str]()
+        self._agents_speak = False
         self._kept: dict[bytes, bytes] = {}
         self._packer = Packer("a file has too many calls; export it in several, each trace whole in one")
 
@@ -219,6 +221,7 @@ class _Calls:
         if status != "unknown" or rating is not None:
             self._judged.append((span.started, span.line, key, rating, status))
         if not _is_call(span):
+            self._agents_speak = self._agents_speak or not attributes.keys().isdisjoint(_MESSAGES)
             return
         prompt, answer, tools, problem = _contents(self._source, span)
         for message in prompt:
@@ -252,6 +255,8 @@ class _Calls:
 
     def items(self) -> Iterator[Item]:
         """The turns, in order of time. Raises UnreadableError if there are calls, and none has contents."""
+        if not self._calls and self._agents_speak:
+            raise UnreadableError("no_contents", 0, ONLY_AGENTS)
         if not self._calls:
             yield Skipped("no_model_call")
         limit = self._longest if len(self._texts) > 1 else -1

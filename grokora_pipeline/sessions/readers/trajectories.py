@@ -170,7 +170,7 @@ def _mini_message(message: Any) -> list[Message]:
     message = as_object(message)
     if message.get("role") == "exit":
         return []
-    return lower({key: value for key, value in message.items() if key != "extra"})
+    return [{**one, "at": moment(message)} for one in lower({**message, "extra": None})]
 
 
 def _exit(info: Json) -> Status:
