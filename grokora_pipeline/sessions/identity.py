@@ -42,9 +42,13 @@ RESULTS = pa.schema(
 )
 MOST_CANDIDATES = 64  # an id that thousands of files use is compared with its latest sessions only
 SESSION_GAP = timedelta(days=1)  # two logs of one id that lie further apart and do not continue each other are two
+# Platforms' logs name a session by an id of their own and do not number its calls: their readers do, file by file.
+_UNNUMBERED = ("otel", "langfuse", "litellm", "mlflow", "langsmith")
 # A session that no log names is called by what it begins with, so equal calls of two such files are one.
 _BY_CONTENT = re.compile(r"[a-z-]+-[0-9a-f]{16}")
 _BEGINNING = ["session_id", "agent", "step", "prompt_id", "answer_id"]
+_HEARD = ["session", "agent", "recorded_agent", "started_at", "step", "line", "calls_id", "shown_id", "shown_failed"]
+_HEARD += ["result_known"]
 TurnValues = dict[str, Any]
 Segment = tuple[str, str]  # recorded session id, file
 
@@ -59,20 +63,23 @@ class Cluster:
     calls: set[tuple[Any, ...]] = field(default_factory=set)  # what tells a call from another
     silent: set[tuple[str, int]] = field(default_factory=set)  # of `grokputer.log`, without an answer's text
     written: set[tuple[str, int]] = field(default_factory=set)  # of `session.json`, which loses none
+    unnumbered: bool = False  # a step of one file says nothing about the same step of another
     rebuilt: bool = False  # prompts were reconstructed from the log
     starts: dict[str, tuple[int, str]] = field(default_factory=dict)  # by agent: its first step, what it was asked
     is_new: bool = False  # its first file says that another one ended before it: by an outcome, or by another run
     ended: bool = False  # its last file states an outcome after its calls
+    first_turn: str = ""
     start: str = ""
     end: str = ""
 
-    def add(self, segment: Segment, row: TurnValues) -> None:
+    def add(self, row: TurnValues) -> None:
         """Take in a row."""
         agent = row["recorded_agent"] or row["agent"] or ""
-        self.segments.add(segment)
+        self.first_turn = self.first_turn or row["turn_id"]
         self.steps[agent].add(row["step"])
         if agent not in self.starts or row["step"] < self.starts[agent][0]:
             self.starts[agent] = row["step"], row["prompt_id"]
+        self.unnumbered = row["source_format"] in _UNNUMBERED
         # a rebuilt prompt differs from log to log; a recorded one tells two calls with the answer "ok" apart
         self.rebuilt = self.rebuilt or row["completeness"] == "reconstructed"
         asked = "" if row["completeness"] == "reconstructed" else row["prompt_id"]
@@ -89,6 +96,7 @@ class Cluster:
     def merge(self, other: "Cluster") -> None:
         """Take in the rows of another cluster."""
         self.segments |= other.segments
+        self.first_turn = min(self.first_turn, other.first_turn)
         self.logs |= other.logs
         for agent, steps in other.steps.items():
             self.steps[agent] |= steps
@@ -144,7 +152,12 @@ class Cluster:
             return False
         first_steps = {id(one): min(map(min, one.steps.values())) for one in (self, other)}
         early, late = sorted((self, other), key=lambda one: (one.start, first_steps[id(one)], min(one.segments)))
-        if early.end <= late.start and not early.logs.isdisjoint(late.logs):
+        is_dated = bool(early.end and late.start)
+        is_near = not is_dated or datetime.fromisoformat(late.start) - datetime.fromisoformat(early.end) <= SESSION_GAP
+        if early.unnumbered and late.unnumbered:
+            return is_near
+        is_one_log = not early.logs.isdisjoint(late.logs)
+        if is_one_log and early.end <= late.start:
             return late.continues(early)
         common = early.steps.keys() & late.steps.keys()
         unheard = self._unheard(other)
@@ -152,13 +165,10 @@ class Cluster:
             before, after = early.steps[agent], late.steps[agent]
             seam = {max(before)} if max(before) == min(after) > min(before) else set[int]()
             same = {step for step in before & after if (agent, step) not in unheard}
-            if same - seam or ("" < early.start < late.start and max(after) < min(before)):
+            falls_back = "" < early.start < late.start and max(after) < min(before)
+            if same - seam or (falls_back and not is_one_log):  # in one log it is the clock that was set back
                 return False
-        if common:
-            return True
-        if not early.end or not late.start:
-            return True
-        return datetime.fromisoformat(late.start) - datetime.fromisoformat(early.end) <= SESSION_GAP
+        return bool(common) or is_near
 
     def _unheard(self, other: "Cluster") -> set[tuple[str, int]]:
         """Steps of which one log may have lost the answer's text, so that the other's contradicts nothing.
@@ -172,26 +182,8 @@ def session_names(rows: "pd.DataFrame", records: Mapping[str, FileRecord]) -> di
     """What each session is called, by its recorded id and the file."""
     pairs = rows[["session_id", "source_file"]].drop_duplicates()
     segments: list[Segment] = list(zip(pairs["session_id"], pairs["source_file"], strict=True))
-    files: dict[str, set[str]] = defaultdict(set)
-    for recorded, file in segments:
-        files[base_session(recorded)].add(file)
     names: dict[Segment, str] = {segment: segment[0] for segment in segments}
-    shared = {recorded for recorded, _ in segments if len(files[base_session(recorded)]) > 1}
-    several: dict[str, dict[Segment, Cluster]] = defaultdict(dict)
-    firsts: dict[Segment, str] = {}
-    for row in _dictionaries(rows[rows["session_id"].isin(shared)]):
-        segment = (row["session_id"], row["source_file"])
-        if segment not in several[base_session(segment[0])]:
-            record = records[segment[1]]
-            stated, preceding = len(record.stated.get(segment[0], ())), record.preceding.get(segment[0], 0)
-            ended = stated > preceding or segment[0] in record.inferred
-            is_new = preceding > 0 or segment[0] != base_session(segment[0])
-            several[base_session(segment[0])][segment] = Cluster(
-                logs={log_name(segment[1])}, is_new=is_new, ended=ended
-            )
-        several[base_session(segment[0])][segment].add(segment, row)
-        firsts.setdefault(segment, row["turn_id"])
-    for clusters in several.values():
+    for clusters in _shared(segments, rows, records).values():
         used: set[str] = set()
         for cluster in sorted(_clusters(clusters), key=lambda one: (one.start, min(one.segments))):
             # the name of its first part, which it keeps while it goes on in other files
@@ -199,12 +191,35 @@ def session_names(rows: "pd.DataFrame", records: Mapping[str, FileRecord]) -> di
             # Another machine's session with the same id is told apart by when it began: a hash of its texts would be
             # another one after each change of the redaction, and the split would not know the session again.
             marks = [hashlib.sha256(cluster.start.encode()).hexdigest()] if cluster.start else []
-            marks.append(min(firsts[segment] for segment in cluster.segments))
-            named = [label, *(f"{label}~{mark[:8]}" for mark in marks)]
+            named = [label, *(f"{label}~{mark[:8]}" for mark in (*marks, cluster.first_turn))]
             label = next((one for one in named if one not in used), named[-1])
             used.add(label)
             names.update(dict.fromkeys(cluster.segments, label))
     return names
+
+
+def _shared(
+    segments: Iterable[Segment], rows: "pd.DataFrame", records: Mapping[str, FileRecord]
+) -> dict[str, dict[Segment, Cluster]]:
+    """By recorded id, what each log says of its sessions; only of ids that stand in several logs."""
+    files: dict[str, set[str]] = defaultdict(set)
+    for recorded, file in segments:
+        files[base_session(recorded)].add(file)
+    shared: dict[str, dict[Segment, Cluster]] = defaultdict(dict)
+    for recorded, file in segments:
+        if len(files[base_session(recorded)]) > 1:
+            record = records[file]
+            stated, preceding = len(record.stated.get(recorded, ())), record.preceding.get(recorded, 0)
+            shared[base_session(recorded)][recorded, file] = Cluster(
+                {(recorded, file)},
+                {log_name(file)},
+                is_new=preceding > 0 or recorded != base_session(recorded),
+                ended=stated > preceding or recorded in record.inferred,
+            )
+    wanted = {recorded for clusters in shared.values() for recorded, _ in clusters}
+    for row in _dictionaries(rows[rows["session_id"].isin(wanted)]):
+        shared[base_session(row["session_id"])][row["session_id"], row["source_file"]].add(row)
+    return shared
 
 
 def _clusters(segments: Mapping[Segment, Cluster]) -> list[Cluster]:
@@ -349,7 +364,7 @@ def find_results(rows: "pd.DataFrame") -> pa.Table:
     """
     asked, shown = (rows[rows[name].ne("")] for name in ("calls_id", "shown_id"))
     wanted = set(asked["calls_id"][~asked["result_known"]]) & set(shown["shown_id"])
-    related = rows[rows["calls_id"].isin(wanted) | rows["shown_id"].isin(wanted)]
+    related = rows.loc[rows["calls_id"].isin(wanted) | rows["shown_id"].isin(wanted), _HEARD]
     latest: dict[tuple[Any, ...], TurnValues] = {}
     heard: dict[int, bool] = {}  # by the call's index
     for row in sorted(_dictionaries(related), key=lambda one: (one["started_at"], one["step"], one["line"])):

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.sessions.readers.source import event_number, rotation
+from grokora_pipeline.sessions.readers.source import ROTATED_HEAD, event_number, rotation
 from grokora_pipeline.sessions.table import public_name
 from grokora_pipeline.sessions.turns import Problem
 
 MAX_FOLDERS = 32
-ROTATED_HEAD = 64 << 10  # bytes of the file that continues a rotated one in which the cut step is looked for
 ROTATED_BEFORE = 3  # rotated files that are read again for a session that began in them
 # What is never a log. Everything else is looked into: rotation and editors give logs any name (.log.1, .jsonl.bak).
 _BINARY = frozenset(

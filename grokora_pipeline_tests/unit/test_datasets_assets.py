@@ -133,6 +133,20 @@ def test_turns_that_are_left_out_because_nobody_told_the_outcome_are_reported(pr
     assert "12 of 12 turns ended: 12 left out" in str(outcomes.description)
 
 
+def test_a_check_says_what_a_cap_cost(project: Project, tmp_path: Path) -> None:
+    lines = [call(f"s{n % 2}", n, f"do {n}", f"done {n}") for n in range(40)]
+    verdicts = [{"session_id": f"s{n}", "outcome": {"status": "success"}} for n in range(2)]
+    write_lines(tmp_path / "more" / "a.jsonl", [*lines, *verdicts])
+    with project.store.stage("session_logs") as staged:
+        run(tmp_path / "more", staged / "made")
+        project.store.publish("session_logs", "t2", staged / "made")
+    caps = checks(materialize(project, AGENT, dg.DagsterInstance.ephemeral(), task_dataset={"max_per_session": 5}))[
+        "caps"
+    ]
+    assert not caps.passed
+    assert caps.description == "The caps left out 30 of 40 examples (session_cap 30)."
+
+
 def test_a_side_that_outgrew_its_share_stays_and_a_check_says_so(project: Project) -> None:
     instance = dg.DagsterInstance.ephemeral()
     assert materialize(project, AGENT, instance).success

@@ -330,6 +330,38 @@ FAILED_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] =
 }
 
 
+def otel_spans() -> list[dict[str, Any]]:
+    """Two calls of a model and the span of the agent above them, which ends last and alone names agent and session."""
+    spans = []
+    for number, (name, parent) in enumerate((("chat", "1"), ("chat", "1"), ("invoke_agent", ""))):
+        said: dict[str, Any] = {"gen_ai.operation.name": name}
+        if parent:
+            for side, role in (("input", "user"), ("output", "assistant")):
+                parts = [{"type": "text", "content": f"{role} {number}"}]
+                said[f"gen_ai.{side}.messages"] = orjson.dumps([{"role": role, "parts": parts}]).decode()
+        else:
+            said |= {"gen_ai.agent.name": "actor", "session.id": "s"}
+        attributes = [{"key": key, "value": {"stringValue": value}} for key, value in said.items()]
+        ids = {"traceId": "a" * 32, "spanId": (parent and f"c{number}") or "1", "parentSpanId": parent}
+        span = {**ids, "name": name, "startTimeUnixNano": str(10**18 + number), "attributes": attributes}
+        spans.append({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]})
+    return spans
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+@pytest.mark.parametrize("rotated", ["t.jsonl.1", "t-2026-01-31T10-00-00.000.jsonl"])
+def test_a_collectors_file_that_is_rotated_before_the_agents_span_ends_leaves_the_session_one(
+    tmp_path: Path, cut: int, rotated: str
+) -> None:
+    write_lines(tmp_path / "logs" / rotated, otel_spans()[:cut])
+    first = run(tmp_path / "logs", tmp_path / "first")
+    assert first.by_recorded_agent == {"": cut}
+    write_lines(tmp_path / "logs" / "t.jsonl", otel_spans()[cut:])
+    report = run(tmp_path / "logs", tmp_path / "out", tmp_path / "first")
+    assert (report.turns, report.sessions, report.by_agent) == (2, 1, {"actor": 2})
+    assert {row["session_id"] for row in turns(tmp_path / "out")} == {"s"}
+
+
 @pytest.mark.parametrize("files", [1, 2])
 @pytest.mark.parametrize("exchanged", FAILED_CALLS.values(), ids=FAILED_CALLS)
 def test_how_a_call_went_is_heard_from_the_next_prompt_whichever_file_holds_it(

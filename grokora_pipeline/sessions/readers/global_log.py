@@ -17,6 +17,7 @@ from grokora_pipeline.sessions.readers import grokputer
 from grokora_pipeline.sessions.readers.common import Source, decode, leaves_folder, to_utc
 from grokora_pipeline.sessions.readers.documents import literal
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, verdict
+from grokora_pipeline.sessions.readers.source import ROTATED_HEAD
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 # Today's logger writes `time,ms - module - LEVEL - text`, a newer one `time [LEVEL] module (file.py:line): text`.
@@ -37,7 +38,6 @@ _EDGE = ("GROKPUTER INITIALIZED", "Starting boot sequence", "Task execution fini
 _STARTS = ("SESSION STARTED", *_EDGE[:2])  # before these no session of an older file goes on
 _ENDS = ("SESSION ", "Starting task: ", *_EDGE)  # after these no step goes on
 _MAX_GAP = timedelta(hours=6)  # between the last line of a rotated file and the next: else they are not one session
-_CONTINUED = 64 << 10  # bytes of the newer file in which the end of a cut iteration is looked for
 _MAX_ENTRY = 16 << 20  # characters of one entry: lines without a time belong to the entry before
 
 
@@ -140,7 +140,7 @@ class _Parser:
 
     def end_in(self, newer: Path) -> None:
         """Take in what a newer file says of the iteration that the end of this file cut."""
-        for entry in _entries(self._of(newer, _CONTINUED)):
+        for entry in _entries(self._of(newer, ROTATED_HEAD)):
             if isinstance(entry, Problem) or self._run is None:
                 return
             if _ITERATION.match(entry.text) or entry.text.startswith(_ENDS) or _are_apart(self._moment, entry.moment):

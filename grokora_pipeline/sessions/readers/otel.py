@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from sys import intern
 from typing import Any, NamedTuple
@@ -51,6 +52,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     turn,
 )
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
+from grokora_pipeline.sessions.readers.source import ROTATED_HEAD
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 NO_CONTENT = (
@@ -206,12 +208,17 @@ class _Calls:
         self._kept: dict[bytes, bytes] = {}
         self._packer = Packer("a file has too many calls; export it in several, each trace whole in one")
 
-    def add(self, span: Span) -> None:
-        """Take in a span. Raises UnreadableError if the contents of all calls become too many."""
+    def add(self, span: Span, *, is_context: bool = False) -> None:
+        """Take in a span, or only what those below it inherit.
+
+        Raises UnreadableError if the contents of all calls become too many.
+        """
         trace, attributes = intern(span.trace), span.attributes
         key = (trace, intern(span.own))
         session, agent = (name_text(first_of(attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
         self._above[key] = _Above((trace, intern(span.parent)), intern(session), intern(agent), span.failed)
+        if is_context:
+            return
         self._note_lengths(attributes)
         if call := name_text(first_of(attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id")):
             self._results[call] = span.failed
@@ -327,6 +334,12 @@ def read(source: Source) -> Iterator[Item]:
         elif isinstance(record.value, dict):
             for span in _spans(record):
                 calls.add(span)
+    if source.newer is not None:  # a span is written when it ends, so a rotated file lacks those that were still open
+        begun = replace(source, path=source.newer, size=ROTATED_HEAD, growing=True, older=(), newer=None, data=None)
+        for record in records(begun):
+            if isinstance(record, Record) and isinstance(record.value, dict):
+                for span in _spans(record):
+                    calls.add(span, is_context=True)
     yield from calls.items()
 
 

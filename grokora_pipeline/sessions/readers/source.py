@@ -26,6 +26,7 @@ from grokora_pipeline.sessions.turns import Problem
 
 MAX_DOCUMENT = 128 << 20  # of a file that is one JSON document, which is read whole: some 400 MB of memory
 MAX_LINE = 64 << 20
+ROTATED_HEAD = 64 << 10  # bytes of the file that continues a rotated one in which the end of what is cut is looked for
 MAX_UNPACKED = 64 << 30  # what a packed file may unpack to: a bomb ends there
 _BLOCK = 1 << 20
 # What stands around records and is no part of them: holes of NUL that a crash leaves, the mark before each record of a
@@ -33,12 +34,15 @@ _BLOCK = 1 << 20
 PADDING = b"\0\x1e\x1a"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-# What rotation makes of `x.log`: x.log.1 (the newest), x.log.2.gz, x.log-20260131, x.log.2026-01-31_10
+# What rotation makes of `x.log`: x.log.1 (the newest), x.log.2.gz, x.log-20260131, x.log.2026-01-31_10, and (what
+# OpenTelemetry's collector writes) x-2026-01-31T10-00-00.000.log
 _ROTATED = re.compile(
-    r"(?P<stem>.+?)(?:\.(?P<number>\d{1,3})|[.-](?P<date>\d{4}-?\d\d-?\d\d[\d_T-]*))(?:\.(?:gz|zst|bz2|xz))?", re.DOTALL
+    r"(?P<stem>.+?)(?:\.(?P<number>\d{1,3})|[.-](?P<date>\d{4}-?\d\d-?\d\d[\d_T-]*)|"
+    r"-(?P<moment>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3})(?P<suffix>\.\w+))(?:\.(?:gz|zst|bz2|xz))?",
+    re.DOTALL,
 )
 # What differs in the names of the files that one log is cut into: a date, a number, how it is packed.
-_PART = re.compile(r"\d{4}-?\d\d-?\d\d[\dT_-]*|\.\d{1,3}(?=\.|$)|\.(?:gz|zst|bz2|xz)$")
+_PART = re.compile(r"[._-]?\d{4}-?\d\d-?\d\d[\dT_-]*|\.\d{1,3}(?=\.|$)|\.(?:gz|zst|bz2|xz)$")
 # OpenHands keeps an event a file: events/event-00003-<id>.json, or events/3.json; Strands messages/message_3.json
 _EVENT = re.compile(r"(?:event-|message_)?(\d+)(?:-[\w-]+)?\.json")
 _COLUMN = rb"\"?[A-Za-z_][\w.$ \[\]-]*\"?"
@@ -217,7 +221,9 @@ def rotation(name: str) -> tuple[str, tuple[str, int]]:
     match = _ROTATED.fullmatch(name)
     if match is None:
         return name, ("~", 0)
-    return match["stem"], (match["date"], 0) if match["date"] else ("9", -int(match["number"]))
+    if match["number"]:
+        return match["stem"], ("9", -int(match["number"]))
+    return match["stem"] + (match["suffix"] or ""), (match["date"] or match["moment"], 0)
 
 
 def log_name(path: str) -> str:
