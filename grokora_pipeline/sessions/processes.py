@@ -57,8 +57,10 @@ def _fork_for_each(
                 sender.close()  # so that the end of the child is the end of the pipe
                 running[receiver] = number, child
             ready = wait([*running, *([parent.sentinel] if parent else [])])
-            if parent and parent.sentinel in ready:
-                raise BrokenProcessPool("the process that wants the results has ended")
+            if parent and parent.sentinel in ready:  # nobody wants the results, or would end this process
+                for _, child in running.values():
+                    child.kill()
+                os._exit(1)
             for receiver in [one for one in running if one in ready]:
                 number, child = running.pop(receiver)
                 try:

@@ -2,8 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
 
+import psutil
 import pytest
 
 from grokora_pipeline.sessions.processes import run_jobs
@@ -28,3 +32,17 @@ def test_what_a_job_raises_is_raised_and_a_killed_one_is_told() -> None:
         run_jobs(twice, [(1,), (13,), (2,)], 2)
     with pytest.raises(BrokenProcessPool):
         run_jobs(twice, [(1,), (99,), (2,)], 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks the jobs")
+def test_no_process_outlives_the_one_that_wants_the_results() -> None:
+    """One that is killed cannot end those that it started."""
+    program = "import time; from grokora_pipeline.sessions import processes; "
+    program += "processes.run_jobs(time.sleep, [(99,), (99,)], 2)"
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        started: list[psutil.Process] = []
+        while len(started) < 4:  # the resource tracker, the head, and the two jobs
+            time.sleep(0.05)
+            started = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert psutil.wait_procs(started, timeout=30)[1] == []
