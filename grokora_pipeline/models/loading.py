@@ -58,8 +58,8 @@ def share_cores() -> None:
     """Compute with this process's share of the cores, now: a half of them while another process has the CPU's other
     slot leased. Called before each piece of work, since the other one may begin or end at any time.
 
-    Six steps of a training, beside other work on two cores, took 13.4 s of CPU with two threads and 11.2 s with one:
-    at the end of every operation each thread waits for one that has no core.
+    Beside other work on two cores a training's step with one thread takes 5 % less CPU than with two, and 500 switches
+    between threads instead of 24,000 (in turns): at the end of every operation each thread waits for the last.
     """
     threads = max(1, all_threads() // max(1, leased_cpus()))
     if torch.get_num_threads() != threads:
