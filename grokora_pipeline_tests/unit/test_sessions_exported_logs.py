@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from grokora_pipeline.sessions import readers
 from grokora_pipeline.sessions.readers.source import UnreadableError
 from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
 from grokora_pipeline_tests.unit.session_logs import run, turns
@@ -400,6 +401,16 @@ def test_calls_of_a_set_that_stand_beside_no_content_are_calls(tmp_path: Path, s
     called["function_calls"] = "bash(cmd="
     items = read_lines(tmp_path, row)
     assert (skipped(items), [turn.completeness for turn in turns_of(items)]) == (["part_of_unknown_kind"], ["cut"])
+
+
+def test_a_prompt_that_is_flat_text_of_a_template_is_no_question(tmp_path: Path) -> None:
+    plain = {"prompt": "Q", "completion": "A"}
+    items = read_lines(tmp_path, plain, {**plain, "prompt": "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"})
+    assert (told(items), [one.detail for one in items if isinstance(one, Problem)]) == (
+        ["u:Q -> A (whole)"],
+        ["row 2: looks like chat messages as flat text, with a template's marks; give `messages` with roles"],
+    )
+    assert "flat text" in readers.nearest(json.dumps({"modelTitle": "m", **plain}).encode())
 
 
 def test_pairs_are_a_conversation_and_tools_for_a_template_are_its_tools(tmp_path: Path) -> None:

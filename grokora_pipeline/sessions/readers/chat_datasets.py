@@ -61,7 +61,15 @@ _CHAT = (
 )
 _PROMPT, _COMPLETION = ("prompt", "question", "query", "user_input"), ("completion", "response")
 _CONTEXTS = ("retrieved_contexts", "contexts", "retrieved_documents")  # stood in the prompt, in whatever words
-_LOGS = ("request", "resourceSpans", "steps", "run_type", "trajectory_format", "executionId")  # rows that are logs
+_LOGS = (
+    "request",
+    "resourceSpans",
+    "steps",
+    "run_type",
+    "trajectory_format",
+    "executionId",
+    "modelTitle",
+)  # rows that are logs
 _TASKS = ("task_id", "instance_id", "task_name", "problem_id", "task")
 _CHOSEN, _REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
 
@@ -84,6 +92,8 @@ def _kind(row: Json) -> str:
     if any(_has_turns(row.get(key)) for key in _CHAT):
         is_call = is_asked(as_json(row.get("messages"))) and any(True for _ in inside(row))
         return "" if is_call else "chat"
+    if any(isinstance(text := row.get(key), str) and _FLAT.search(text) for key in (*_PROMPT, "instruction")):
+        return ""  # the roles are a part of the text, as one model's template writes them
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         return "alpaca"
     if isinstance(row.get("query"), str) and _calls(row.get("answers")) and row.get("tools"):
@@ -189,13 +199,13 @@ def nearest(value: Any) -> str:
     if path := _path_to_turns(value):
         lacks = "an answer in `completion`" if path == "prompt" else "a row each with these as `messages`"
         return f"looks like chat messages under `{path}`, but needs {lacks}"
+    if any(isinstance(one, str) and _TEMPLATE.search(one) for one in value.values()):
+        return "looks like chat messages as flat text, with a template's marks; give `messages` with roles"
     if "instruction" in value:
         return "looks like Alpaca without `instruction` and `output` as texts"
     for asked, answered in _PAIRS:
         if isinstance(value.get(asked), str) and isinstance(value.get(answered), str):
             return f"looks like prompt and completion under other names (`{asked}`, `{answered}`); rename them"
-    if any(isinstance(one, str) and _TEMPLATE.search(one) for one in value.values()):
-        return "looks like chat messages as flat text, with a template's marks; give `messages` with roles"
     if isinstance(value.get("prompt"), str):
         return "looks like prompt and completion without the `completion`"
     return "no row of a training set"
@@ -208,7 +218,8 @@ _PAIRS = (
     ("input", "output"),
     ("user", "assistant"),
 )
-_TEMPLATE = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|\[INST\]|<start_of_turn>|<\|user\|>|### Instruction")
+_FLAT = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|\[INST\]|<start_of_turn>|<\|user\|>")
+_TEMPLATE = re.compile(rf"{_FLAT.pattern}|### Instruction")
 
 
 def _path_to_turns(value: Any, depth: int = 0) -> str:
