@@ -1669,6 +1669,19 @@ CUT: dict[
         lambda v: f"db_password = bytes([{', '.join(map(str, v.encode()))}])",
         lambda out: "".join(chr(int(one)) for one in re.findall(r"\d{2,3}", out)),
     ),
+    "keys that are pressed": (
+        lambda v: "\n".join(["focus input[name=db_password]", *(f"keypress '{one}'" for one in v)]),
+        lambda out: "".join(re.findall("keypress '(.*)'", out)),
+    ),
+    "a list of chunks": (
+        lambda v: json.dumps({"output": cut_up(PRINTED.format(v), 7)}),
+        lambda out: "".join(json.loads(out)["output"]),
+    ),
+    "a cell of a table": (
+        lambda v: f"| Password | {v[:8]} |\n|          | {v[8:]} |",
+        lambda out: out.replace(" |\n|          | ", ""),
+    ),
+    "a line of a shell": (lambda v: f"export DB_PASSWORD='{v[:8]}\\\n{v[8:]}'", lambda out: out.replace("\\\n", "")),
     "letter by letter": (lambda v: f"DB_PASSWORD: {' '.join(v)}", lambda out: out.replace(" ", "")),
 }
 
@@ -1693,6 +1706,7 @@ def test_a_secret_that_is_cut_leaves_all_of_its_pieces(carrier: str, secret: str
         '[{"text": "Password"}, {"text": "Forgot it?"}, {"text": "Sign"}, {"text": "in"}, {"text": "Help"}]',
         "\n".join(json.dumps({"id": f"a{number}f{number}", "type": "string"}) for number in range(40)),
         '"id","password","host"\n"1","","db"\n"2","","web"\n',
+        "\n".join(f"    '\\x{code:02x}'     #  0x{code:02X} -> TOKEN {code}" for code in range(10, 60)),
         "$ ls -l\n-rw-r--r-- 1 root root  12 token.py\n-rw-r--r-- 1 root root 512 secrets.md\n",
     ],
 )
@@ -1718,6 +1732,15 @@ def test_cut_texts_without_a_secret_stay(text: str) -> None:
         {"values": [["user", "password"], ["bob", "Winter-2024!"]]},
         {"source": ["print(os.environ['DB_PASSWORD'])"], "outputs": [{"text": ["Winter-2024!\n"]}]},
         "app\0--password\0Winter-2024!\0",
+        {"columns": ["user", "password"], "rows": [["bob", "Winter-2024!"]]},
+        {"text": ["the password is ", {"type": "code", "text": "Winter-2024!"}]},
+        {"op": "replace", "path": "/spec/db_password", "value": "Winter-2024!"},
+        '- textbox "Password" [ref=e3]: Winter-2024!\n- button "OK"',
+        "I need to enter the password.\nAction: type(content='Winter-2024!')",
+        'a:1:{s:8:"password";s:12:"Winter-2024!";}',
+        "DB_PASSWORD=[-Winter-2024!-]{+changed+}",
+        "^[[36mdb_password^[[0m=^[[1mWinter-2024!^[[0m",
+        "::add-mask::Winter-2024!",
         'getenv("DB_PASSWORD") = "Winter-2024!"',
         '<meta name="db-password" content="Winter-2024!">',
         "# the password\nxdotool type --delay 12 'Winter-2024!'",

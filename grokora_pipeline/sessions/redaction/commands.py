@@ -311,7 +311,14 @@ def _is_printed(match: re.Match[str]) -> bool:
     asked = match.string[start : match.start("value")]
     code = EXPRESSION.match(value) or re.search(r"\A@?[\w.:-]*[(\[{,<]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
     code = code or re.match(r"\s?[\"'`]\s?[:=([.]", match.string[match.end() :])  # the key of a mapping
-    if code or not is_value(match) or _ABOUT_HASHES.search(asked) or _NEXT_STRING.search(asked) or "\x1b" in value:
+    if (
+        code
+        or ("|" in value and "|" in asked)
+        or not is_value(match)
+        or _ABOUT_HASHES.search(asked)
+        or _NEXT_STRING.search(asked)
+        or "\x1b" in value
+    ):
         return False
     if "/" in value:
         return len(value) >= 20 and is_random_token(value, 3.2)

@@ -8,21 +8,29 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from grokora_pipeline.sessions.redaction.detector import TELLING
+
 Cut = tuple[int, int, str]  # of a text: from, to, and what is read there instead
 
 _STRING = re.compile(r"(?P<quote>[\"'])(?P<said>(?:(?!(?P=quote))[^\\\n]|\\[^\n])*+)(?P=quote)")
 _BESIDE = re.compile(r"\s?[:,=]\s?")
+_LONGEST_GAP = 40  # characters between two of them
 _FEWEST = 4  # chunks of a stream
 _LONGEST_CHUNK = 60  # characters, in the mean
 _MOST_STREAMS = 4  # of a text
 _LONGEST_LINE = 120  # characters before a stream
-_EDGE = re.compile(r"\A(?:\s|\\[nt])|(?:\s|\\[nt])\Z")
+_NAMED = re.compile(rf"\w*(?:{TELLING})", re.IGNORECASE)
+_EDGE = re.compile(r"\A(?:\s|\\[nt])\w|\w(?:\s|\\[nt])\Z")  # of a chunk that begins or ends between words
 _STREAMED = re.compile(r"(?i)delta|partial|chunk|arguments|data|output|stdout")
 _ESCAPE = re.compile(r"\\(?:u(?P<code>[0-9a-fA-F]{4})|(?P<mark>[^\n]))")
 _MARKS = {"n": "\n", "t": "\t", "r": "\r"}
 _GLUE = re.compile(  # "x" + "y", "x" "y" in the next line, "x" & _, ['x', 'y'].join(''), X='x' and X+='y' below it
     r"(?<![\s=:([{,+.&])(?P<quote>[\"'`])(?:\s{0,24}(?:\+|\.\.?|&|<>|\|\|)\s{0,3}(?:[_\\]\s{0,3})?\s{0,24}|"
     r"[ \t]?(?:\r?\n[ \t]{1,40}|\\\r?\n[ \t]{0,40}))[bfruN]?(?P=quote)(?![\s,;:)\]}])",
+)
+_BROKEN = re.compile(  # a backslash before a line break, a folded header, a cell that goes on below itself
+    r"(?<=[^\s\\])(?:\\\r?\n[ \t]{0,16}|\r\n[ \t]{1,8}| *[|\u2502]\n *[|\u2502] {2,80}[|\u2502] {0,2})"
+    r"(?=[^\s|\u2502+-])"
 )
 _JOINED = re.compile(r"\[\s?(?:(?P<quote>[\"'`])[^\"'`\n]{1,80}(?P=quote),?\s{0,24}){2,12}\]\.join\(([\"'`])\2\)")
 _APPENDED = re.compile(
@@ -33,14 +41,16 @@ _SPELT = re.compile(
     r"(?<!\S)[!-~](?P<gap> {1,3})[!-~](?:(?P=gap)[!-~]){4,}(?!\S)"
 )  # a p i k e y, one key after the other
 _BYTES = re.compile(  # 0x41, 0x70: as a program's array, \x41 as a string, 41,00 as Windows' registry, [65, 112]
-    r"(?i)(?<![\w.])(?P<open>(?:[\w.]{0,24}\()?[\[{(]?\s{0,12})(?P<run>0x[0-9a-f]{2}(?:\s?,\s{0,12}0x[0-9a-f]{2}){5,}|[0-9a-f]{2}(?:,(?:\\\s{1,8})?[0-9a-f]{2}){5,}|"
+    r"(?i)(?<![\w.])(?P<open>(?:hex(?:\(\w\))?:|[\w.]{0,24}\()?[\[{(]?\s{0,12})(?P<run>0x[0-9a-f]{2}(?:\s?,\s{0,12}0x[0-9a-f]{2}){5,}|[0-9a-f]{2}(?:,(?:\\\s{1,8})?[0-9a-f]{2}){5,}|"
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5,}|\d{2,3}(?:,\s{0,12}\d{2,3}){5,})(?![\w.])(?P<close>\s{0,12}[\]})]{0,2})"
 )
-_RULED = "\u2502\u2503"
+_NUL = ("\0", "^@")
 _PLAINER = re.compile(
-    rf"\0|\^@|[{_RULED}]|(?<!\S)(?P<cell>[A-Z]{{1,2}}\d{{1,4}}[:=] ?)(?=\S)|"
-    r"(?P<tags>(?:\s{0,20}</?(?:table|thead|tbody|tr|t[hd])\b[^<>]{0,80}>){1,8}\s{0,20})|"
-    r"\\[a-z]{2,12}\{(?P<texed>[^\s{}\\]{4,80})\}|\|\|(?P<spoiled>[^\s|]{4,80})\|\|"
+    r"\0|\^@|[\u2502\u2503]|(?<!\S)(?P<cell>[A-Z]{1,2}\d{1,4}[:=] ?)(?=\S)|"
+    r"\\[a-z]{2,12}\{(?P<texed>[^\s{}\\]{4,80})\}|\|\|(?P<marked>[^\s|]{4,80})\|\||"
+    r"\[-(?P<old>[^\s\[\]]{4,80})-\]|\{\+(?P<new>[^\s{}]{4,80})\+\}|"  # a diff by words
+    r"\\(?P<escaped>[_*#$%&.!~-])|(?P<octal>(?:\\(?:0[4-7]|1[0-7])[0-7]){4,})|(?:0x|\\x)(?P<hex>(?:[2-6][0-9a-f]|7[0-9a-e]){6,})\b|"
+    r"(?P<nothing></?(?:span|b|i|u|em|strong|mark|wbr|font|code|tt|kbd)\b[^<>\n]{0,80}>|\^\[\[[0-9;]*[A-Za-z])"
 )
 _BYTE = re.compile(r"(?i)(?:0x)?(?P<hex>[0-9a-f]{2,3})[,:\\\s]{0,12}")
 
@@ -83,25 +93,32 @@ def streams(text: str) -> Iterator[Reading]:
     if text.count('"') < 2 * _FEWEST and text.count("'") < 2 * _FEWEST:
         return
     groups: dict[str, list[tuple[int, int]]] = {}
-    before, behind, found = "", 0, 0
+    before: re.Match[str] | None = None
+    found = 0
     for match in _STRING.finditer(text):
-        gap = text[max(behind, match.start() - 40) : match.start()]
-        label = before + gap if before and _BESIDE.fullmatch(gap) else gap
-        groups.setdefault(re.sub(r"\d+", "0", label), []).append(match.span("said"))
-        before, behind = match.group(), match.end()
+        gap = text[max(before.end() if before else 0, match.start() - _LONGEST_GAP) : match.start()]
+        label = before.group() + gap if before and _BESIDE.fullmatch(gap) else re.split(r"[\n,(\[{]", gap)[-1]
+        if label.strip():
+            groups.setdefault(re.sub(r"\d+", "0", label), []).append(match.span("said"))
+        if before and gap.strip() == ",":  # of a list
+            row = groups.setdefault(",", [])
+            row += (
+                [match.span("said")] if row[-1:] == [before.span("said")] else [before.span("said"), match.span("said")]
+            )
+        before = match
     for spans in sorted(groups.values(), key=len, reverse=True):
         said = [text[start:end] for start, end in spans if start < end]
         if len(said) < _FEWEST or found == _MOST_STREAMS:
             return
         length = sum(map(len, said)) / len(said)
         if (length > _LONGEST_CHUNK or len(set(said)) < 3) or not (
-            length <= 2
+            (length <= 2 and _NAMED.search(text))
             or _STREAMED.search(text, max(0, spans[0][0] - _LONGEST_LINE), spans[0][0])
             or any(map(_EDGE.search, said))
         ):
             continue
         found += 1
-        yield Reading(text, _only(text, spans))
+        yield Reading(text, _only(text, spans, length <= 2))
 
 
 def readings(text: str) -> Iterator[Reading]:
@@ -114,26 +131,31 @@ def readings(text: str) -> Iterator[Reading]:
 def _plain(text: str) -> Iterator[Cut]:
     """What stands for something plainer: NUL between arguments, a line of a table, a place of a cell, a mark."""
     for match in _PLAINER.finditer(text):
-        if match["tags"]:  # of a table in HTML
-            cell = "|" if "</t" in match["tags"] and not re.search("</?t(?:r|able)", match["tags"]) else "\n"
-            yield *match.span(), cell
-        elif word := match["texed"] or match["spoiled"]:
+        if word := match["texed"] or match["marked"] or match["old"] or match["new"]:
             start = text.index(word, match.start() + 2)
             yield match.start(), start, ""
-            yield start + len(word), match.end(), ""
+            yield start + len(word), match.end(), " "
+        elif code := match["octal"] or match["hex"]:
+            chars = bytes.fromhex(code) if match["hex"] else bytes(int(one, 8) for one in code.split("\\")[1:])
+            yield *match.span(), f'"{chars.decode("ascii")}"'
         else:
-            yield *match.span(), "" if match["cell"] else "|" if match.group() in _RULED else " "
+            gone = match["cell"] or match["nothing"]
+            yield *match.span(), match["escaped"] or ("" if gone else " " if match.group() in _NUL else "|")
 
 
-def _only(text: str, spans: Sequence[tuple[int, int]]) -> list[Cut]:
-    """The cuts that leave nothing but some parts of a text and the line above, with the escapes in them undone."""
+def _only(text: str, spans: Sequence[tuple[int, int]], keys: bool) -> list[Cut]:
+    """The cuts that leave nothing but some parts of a text and the line above, with the escapes in them undone.
+
+    `keys`: the parts are single keys, of which the text may say where they are typed.
+    """
     cuts: list[Cut] = []
     line = text.rfind("\n", 0, spans[0][0]) + 1
     begin = text.rfind("\n", 0, max(0, line - 1)) + 1
     if 0 < line - begin <= _LONGEST_LINE:
         cuts, begin = [(0, begin, "")], line
+    field = _NAMED.search(text) if keys else None
     for start, end in spans:
-        cuts.append((begin, start, ""))
+        cuts.append((begin, start, f'{field.group()}: "' if field and start == spans[0][0] else ""))
         for match in _ESCAPE.finditer(text, start, end):
             mark = chr(int(match["code"], 16)) if match["code"] else _MARKS.get(match["mark"], match["mark"])
             cuts.append((*match.span(), mark))
@@ -143,6 +165,8 @@ def _only(text: str, spans: Sequence[tuple[int, int]]) -> list[Cut]:
 
 def _glue(text: str) -> Iterator[Cut]:
     """What joins the strings of a program to one."""
+    for match in _BROKEN.finditer(text):
+        yield *match.span(), ""
     for match in _GLUE.finditer(text):
         yield *match.span(), ""
     for match in _JOINED.finditer(text):

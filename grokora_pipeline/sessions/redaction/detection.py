@@ -65,6 +65,7 @@ _FIELD_NAMES = (
     *("description", "step", "id", "ref", "test_id", "testid", "key"),
 )
 _TELLING = re.compile(TELLING, re.IGNORECASE)
+_OPEN_END = re.compile(r"[ \n]\Z")
 _SELECTORS = ("selector", "locator", "target", "element", "xpath")
 _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
@@ -323,6 +324,11 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
         return visit(value, "", depth)
     if isinstance(value, dict):
         names = _names(value)
+        table = [one for one in value.values() if isinstance(one, list) and one]
+        head: list[str] = next((one for one in table if all(isinstance(name, str) for name in one)), [])
+        for rows in table if any(map(meaning, head)) else ():
+            for row in rows if all(isinstance(one, list) and len(one) == len(head) for one in rows) else ():
+                walk(dict(zip(head, row, strict=True)), visit, depth + 2)  # below the names of its columns
         if "outputs" in value and (source := "".join(_texts([value.get("source")]))):  # a notebook's cell
             for text in _texts(value["outputs"]):
                 visit(f"{source.rstrip()}\n{text.strip()}", "", depth)
@@ -410,8 +416,9 @@ def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
     """
     for answer in answers(value) if value and isinstance(value[0], dict) else ():
         visit(answer, "", depth)  # what is found in it is known in the message itself, too
-    if len(value) > 1 and all(isinstance(line, str) and line.endswith("\n") for line in value[:-1]):
-        visit("".join(map(str, value)), "", depth)  # the lines of a text
+    parts: list[Any] = [one.get("text") if isinstance(one, dict) else one for one in value]
+    if len(parts) > 1 and all(isinstance(one, str) for one in parts) and any(map(_OPEN_END.search, parts[:-1])):
+        visit("".join(parts), "", depth)  # the lines of a text, its pieces with and without a format
     if len(value) > 1 and all(isinstance(row, list) and len(row) == len(value[0]) for row in value):
         names = [one if isinstance(one, str) and meaning(one.strip()) else None for one in value[0]]
         if any(names):  # a table, whose first row names what stands below
@@ -484,6 +491,8 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     why = " ".join(str(members[name]) for name in _REASONS if isinstance(members.get(name), str))
     if entry is None and _PASSWORD_FIELD.search(why) and not NO_FIELD.search(why):
         return {name: "password" for name in typed if isinstance(one := members[name], str) and _CHOSEN.fullmatch(one)}
+    if entry is None and re.match(r"[$/]", path):  # of a member of JSON
+        entry = re.split(r"[/.]", path)[-1]
     return {} if entry is None else {name: entry for name in typed if name.endswith("alue")}
 
 
@@ -508,6 +517,8 @@ def _number(value: int, name: str, visit: Any, depth: int) -> int:
 
 def _is_secret_member(name: str, value: str, means: Meaning) -> bool:
     """Whether the value of a member is a secret: judged as the same text between quotes."""
+    if value[:1] == value[-1:] and value[:1] in {"'", '"'}:  # as a program shows it
+        value = value[1:-1]
     public = is_known_id(value) or is_publishable(value) or PLACEHOLDER.fullmatch(value) or FILLER.fullmatch(value)
     if name.lower().endswith("signature") and len(value) >= 200:  # of a model's thoughts
         return False

@@ -100,17 +100,30 @@ _ROWS: tuple[Context, ...] = (
         is_value,
         "",
     ),
-    *(  # what a command or a call types, with a comment that says so above it or behind it
+    *(  # what a command or a call types, where the line above it or a comment behind it says so
         (
             rf"{before}(?P<value>{VALUE_OR_PHRASE}){behind}",
-            rf"(?i:\b(?:{_TYPERS}))",
+            rf"(?i:{hint})",
             lambda match: is_mixed_value(match) and (match["field"] is not None or looks_random(match["value"])),
             TELLING_GATE,
         )
         for named in (rf"(?:(?P<field>{_FIELD})|{TELLING})",)
-        for before, behind in (
-            (rf"(?:#|//|;|--|\brem)[^\n]{{0,60}}?{named}[^\n]{{0,40}}\n[^\n]{{0,40}}?\b(?:{_TYPERS})(?:{QUOTE})?", ""),
-            (rf"\b(?:{_TYPERS})(?:{QUOTE})?", rf"[^\n]{{0,40}}\s(?:#|//|;|--)[^\n]{{0,40}}?{named}"),
+        for before, behind, hint in (
+            (
+                rf"(?:#|//|;|--|\brem)[^\n]{{0,60}}?{named}[^\n]{{0,40}}\n[^\n]{{0,40}}?\b(?:{_TYPERS})(?:{QUOTE})?",
+                "",
+                rf"(?:#|//|;|--|\brem)[^\n]{{0,60}}(?:{TELLING_HINT})[^\n]*\n[^\n]*\b(?:{_TYPERS})",
+            ),
+            (  # I enter the password. type(content='x')
+                rf"{named}[^\n\"'`=:]{{0,40}}\n[^\n\"'`(]{{0,24}}\b(?:{_TYPES})\((?:[^()\n]{{0,40}}[,=] ?)?{QUOTE}",
+                rf"(?:\\n)?{QUOTE}",
+                rf"(?:{TELLING_HINT})[^\n\"'`=:]{{0,40}}\n[^\n\"'`(]{{0,24}}\b(?:{_TYPES})\(",
+            ),
+            (
+                rf"\b(?:{_TYPERS})(?:{QUOTE})?",
+                rf"[^\n]{{0,40}}\s(?:#|//|;|--)[^\n]{{0,40}}?{named}",
+                rf"\b(?:{_TYPERS})[^\n]*\s(?:#|//|;|--)[^\n]*(?:{TELLING_HINT})",
+            ),
         )
     ),
     *(  # {"element": "Password field", "text": "x"} within a text, in either order
@@ -126,6 +139,12 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:\{{(?:noop|cipher|clear|plain)(?:text)?\}}|\bissecret=true\])(?P<value>{VALUE})",
         r"(?i:\{(?:noop|cipher|clear|plain)(?:text)?\}|issecret=true\])",
         is_mixed_value,
+        "",
+    ),
+    (  # what a job masks
+        rf"::add-mask::(?P<value>{VALUE})",
+        r"::add-mask::",
+        is_value,
         "",
     ),
     (  # as crackers of passwords print them, and Windows the keys of its networks

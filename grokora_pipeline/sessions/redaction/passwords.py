@@ -277,7 +277,7 @@ def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) ->
 
 
 _PAIRED = (  # what says by itself that a name and a value are a pair
-    rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<value>)?"
+    rf"(?:{QUOTE}[^<>\n]{{0,60}})?>\s{{0,20}}(?:<(?:value|string)>){{0,2}}"
     r"(?=(?:[^<>\s]+|[a-z]{3,12}(?: [a-z]{3,12}){2,9})\s{0,20}</)",  # <a key="password">x</a>
     r"</(?:key|name)>\s{0,20}<(?:string|value)>",
     rf"\s+\w{{1,16}}={QUOTE}[^\"'<>\n]{{0,120}}{QUOTE}>",  # <password type="plain">x
@@ -299,7 +299,8 @@ _LOOSELY = (  # what stands between other words, too
     rf" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar2?\(\w+\)) ?= ?N?(?={QUOTE})",
     r"=\{(?=[^\s{}\\]{8,98}\})",  # PWD={x} of ODBC
     # getenv("API_KEY") = "x" of a tracer, password = 0x55e "x" of a debugger, PASSWORD: Literal["x"]
-    rf"(?:{QUOTE}\) ?= |\s?= ?0x[0-9a-f]{{1,16}} |(?:{QUOTE})?: (?:\w+\.)?(?:Literal|Final|SecretStr)\[)(?={QUOTE})",
+    rf"(?:{QUOTE}\) ?= |\s?= ?0x[0-9a-f]{{1,16}} |(?:{QUOTE})?: (?:\w+\.)?(?:Literal|Final|SecretStr)\[|"
+    rf"{QUOTE};s:\d{{1,4}}:| -string )(?={QUOTE})",  # serialized by PHP, defaults write of macOS
     # get_password(): return "x", password: String { "x" }
     r"(?:\([^()\n]{0,40}\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?(?=\\{0,3}(?:\"(?!\"\")|'(?!'')))",
     # storePassword "x"
@@ -322,7 +323,8 @@ _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts b
     rf"(?:, ?\w{{1,30}}\] ?= ?(?:React\.)?useState(?:<\w+>)?)?\((?={QUOTE})",  # setDbPassword("x")
     r":[ \t]*\n(?:[ \t]+(?:type|format|description|required): [^\n]{1,80}\n){1,4}?[ \t]+(?:example|default|value): ?",
     r"[ \t]{2,40}(?:REG_[A-Z_]+[ \t]{2,40})?(?=[^\s|:=]{6,98}[ \t]*(?:\n|\Z)|[a-z]+(?: [a-z]+){2,9}[ \t]*(?:\n|\Z))",
-    rf"(?:;(?:\w{{1,12}}=\w{{1,8}})?){{1,3}}\](?=[^\s\"'`]{{6}})|{QUOTE} ?\([^()\n]{{0,40}}\) ?value: ",
+    rf"(?:;(?:\w{{1,12}}=\w{{1,8}})?){{1,3}}\](?=[^\s\"'`]{{6}})|{QUOTE} ?\([^()\n]{{0,40}}\) ?value: |"
+    rf"{QUOTE}(?: \[[\w =-]{{1,24}}\]){{1,4}}: ",  # - textbox "Password" [ref=e3]: x
     r"\}\{",
     r" \{(?=[^{}\n;:=]{6,98}\}[ \t]*(?:\n|\Z))",  # set password {x} of Tcl
     rf"{QUOTE}\n\d{{1,4}}\) (?={QUOTE})",  # the members of a hash, as Redis shows them
@@ -374,6 +376,7 @@ _BESIDE = (
         r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{3}|[ \t`*]{0,24}\||[ \t][\"']|"
         r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
         r"[\\\"'`]{1,4}\) ?= |\s?= ?0x|[\\\"'`]{0,4}: (?:\w+\.)?(?:Literal|Final|SecretStr)\[|"
+        r"[\\\"'`]{1,4};s:| -string |"
         r"(?:\([^()\n]*\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?[\\\"'`]",
         lambda match: (
             is_named(match)
@@ -396,7 +399,8 @@ _BESIDE = (
         r"(?:[^\n\"'`=;,]{0,40}|[^\n]{0,4}<%=[^\n]+)(?:\|\||\?\?|[\"'],|\$\{[\w:.]+,) ?[\\\"'`]|"
         r"[\w\]]{0,8}[\\\"'`]{0,4}[\])]{0,4}\.\w+\([\\\"'`]|(?:, ?\w+\] ?= ?[\w.<>]+)?\([\\\"'`]|"
         r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|"
-        r";[\w=;]*\][^\s\"'`]|[\\\"'`]{1,4} ?\([^()\n]*\) ?value: |\}\{| \{[^{}\n;:=]{6}|"
+        r";[\w=;]*\][^\s\"'`]|[\\\"'`]{1,4} ?\([^()\n]*\) ?value: |"
+        r"[\\\"'`]{1,4} \[[\w =\]\[-]+\]: |\}\{| \{[^{}\n;:=]{6}|"
         r"[\\\"'`]{1,4}\n[0-9]{1,4}\) |[ \t]{1,24}[|\x{2502}] [^\s|]",
         _is_apart,
     ),

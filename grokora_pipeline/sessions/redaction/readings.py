@@ -21,11 +21,12 @@ _MARGINS = tuple(
         r"[ \t]*\d{1,6}(?:\t|\u2192|[:|] ?| {2})",  # cat -n, an agent's view of a file
         r"[\w./@+-]{1,120}[:-]\d{1,6}[:-]",  # grep -n
         r"[\w.-]{1,40} *\| ?",  # docker compose logs
-        r"[ \t]*(?:>(?: ?>)+|[>%;\u2502\u2503|]|#+|//[/!]?|--|\*)(?: |$)",  # a quotation, a comment, a box
+        r"[ \t]*(?:>(?: ?>)+|[>%;\u2502\u2503|]|#+|//[/!]?|--|/?\*+/?)(?: |$)",  # a quotation, a comment, a box
         r"[+ @\\-]",  # a diff
     )
 )
 _DIGITS, _MARGIN_ENDS = re.compile(r"\d+", re.ASCII), " \t|:]>"
+_INDENT = re.compile(r"[ \t]*")
 _STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
 _LABEL = re.compile(r"[A-Z][a-z]+[:=\s]")  # behind a small letter no rest of a word
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
@@ -98,6 +99,8 @@ def _common_margin(lines: list[str]) -> re.Pattern[str] | None:
     same = takewhile(lambda pair: pair[0] == pair[1], zip(min(alike), max(alike), strict=False))
     common = "".join(one for one, _ in same)
     common = common[: 1 + max(map(common.rfind, _MARGIN_ENDS))]
+    if common.isspace():
+        return _INDENT
     return re.compile(re.escape(common).replace("0", r"\d+"), re.ASCII) if common else None
 
 
@@ -129,7 +132,7 @@ def without_wraps(text: str) -> Reading:
     joints = ["\n"]
     for (start, end), (begin, stop) in pairwise(bodies):
         joints.append(_joint(text[start:end], text[begin:stop], width) if _NARROWEST <= width <= _WIDEST else "\n")
-    every = unlisted is not None and not unlisted.pattern.isspace()
+    every = unlisted is not None and unlisted is not _INDENT
     cuts: list[Cut] = []
     last = 0
     for (start, end), joint, following in zip(bodies, joints, [*joints[1:], "\n"], strict=True):
@@ -143,10 +146,10 @@ def _joint(before: str, line: str, width: int) -> str:
     """What two lines of a text are joined by: nothing or a space if they are one, else a line break."""
     if not line or not before or _HASH_END.search(before) or _HASH_END.match(line):
         return "\n"
-    if _STARTED.match(line) or _RULE.fullmatch(before) or line.startswith("  "):
+    if _STARTED.match(line) or _RULE.fullmatch(before) or line.startswith(("  ", "\t")):
         return "\n"
     if len(before) == width:
-        return "\n" if before[-1].islower() and _LABEL.match(line) else ""
+        return "\n" if before[-1] in ",;(){}" or (before[-1].islower() and _LABEL.match(line)) else ""
     word = len(line.split(" ", 1)[0])
     filled = width <= _WIDEST_FILLED and before.count(" ") > 3 and line[0].isalnum() and len(before) + 1 + word > width
     return " " if filled else "\n"
@@ -168,8 +171,8 @@ def _unescaped(match: re.Match[str]) -> str:
         return html.unescape(text)
     if text.count("%") > 1:
         return urllib.parse.unquote(text)
-    if "[" in text:
-        return ""
+    if "[" in text:  # to another place of the screen, or another colour
+        return " " if text[-1] in "HfGC" else ""
     start = text.lstrip("\\%")
     char = chr(int(start.lstrip("uUxX"), 16)) if start.isascii() else text
     return "\n" if char == "\n" else " " if char.isspace() else "" if char in _INVISIBLE else char
