@@ -300,6 +300,7 @@ def test_a_blame_whose_receipt_is_nowhere_falls_back_to_agent_and_step(tmp_path:
 
 LISTED: dict[str, Any] = {"role": "user", "content": "list x"}
 LS = tool_answer("ls", {"path": "x"})
+BOTH = {**LS, "tool_calls": [*LS["tool_calls"], *tool_answer("ls", {"path": "y"}, "c2")["tool_calls"]]}
 CLAUDES = {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "ls", "input": {"path": "x"}}]}
 TO_CLAUDE = {"type": "tool_result", "tool_use_id": "t1", "is_error": True, "content": "no x"}
 GEMINIS = {"role": "model", "parts": [{"functionCall": {"name": "ls", "args": {"path": "x"}}}]}
@@ -316,6 +317,11 @@ FAILED_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] =
         {"messages": [LISTED]},
         {"choices": [{"message": LS}]},
         {"messages": [LISTED, {"role": "tool", "tool_call_id": "c1", "content": '{"returncode": 1}'}]},
+    ),
+    "chat, without one of the results": (
+        {"messages": [LISTED]},
+        {"choices": [{"message": BOTH}]},
+        {"messages": [LISTED, BOTH, {"role": "tool", "tool_call_id": "c1", "content": "Error: no x"}]},
     ),
     "Anthropic's": (
         {"max_tokens": 9, "messages": [LISTED]},

@@ -771,7 +771,7 @@ def shown_results(prompt: Sequence[Message]) -> dict[str, Any]:
     results = [{"id": one["tool_call_id"]} for one in tail if one["role"] == "tool"]
     answer = next((one for one in tail if one["role"] == "assistant"), {"tool_calls": results})
     known, failed = results_after(answer, (one for one in tail if one is not answer))
-    return {"shown": place, "shown_failed": failed} if known else {}
+    return {"shown": place, "shown_failed": failed} if known or failed else {}
 
 
 def explode(
