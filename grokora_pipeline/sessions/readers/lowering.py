@@ -765,9 +765,11 @@ def shown_results(prompt: Sequence[Message]) -> dict[str, Any]:
     """
     place = max((index for index, one in enumerate(prompt) if one["role"] == "assistant"), default=-1)
     place += place < 0 or not (prompt[place].get("tool_calls") or prompt[place].get("function_call"))
-    if any(one.get("unread") for one in prompt[place:]):
+    end = prompt[place:]
+    may_hold_results = (isinstance(one.get("content"), list) or ROLES.get(one["role"].lower()) == "tool" for one in end)
+    if any(one.get("unread") for one in end) or not any(may_hold_results):
         return {}
-    tail = lower_all(prompt[place:])
+    tail = lower_all(end)
     results = [{"id": one["tool_call_id"]} for one in tail if one["role"] == "tool"]
     answer = next((one for one in tail if one["role"] == "assistant"), {"tool_calls": results})
     known, failed = results_after(answer, (one for one in tail if one is not answer))
