@@ -126,7 +126,7 @@ _INPUT = (  # what is handed a password by <<<
     r"realm|ipa|adcli|configure|\w+_config_editor|zfs|context|vault)\b[^\n|;]{0,80}<<<"
 )
 _PAIRS = (  # a user and a mark right before a password
-    r"(?:^|[^\w.-])--?(?:u|U|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)"
+    r"(?:^|[^\w.-])--?(?:[a-zA-Z]{0,3}u|U|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)"
     r"[\"'`\\, =]{1,6}[\w.@\\/]+[:,%]",
     r"\s-[uUlx] \S+ -[pPA] ?",
     r"\blftp [^\n|;]{0,80}-u [\"']?\w+,",
@@ -205,7 +205,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:{_ANY_PAIR}){_VALUE}",
         rf"(?i:{_ANY_PAIR})",
         _is_argument,
-        r"(?i:-(?:u|l|x|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[\"'`\\, =]|lftp |"
+        r"(?i:-(?:\w{0,3}u|l|x|a|auth|user|proxy-user|auth-cred|(?:src-|dest-)?creds|credentials)[\"'`\\, =]|lftp |"
         r"secretsdump|ACL SETUSER|stats auth|aaa-server|radius server|tacacs server|impacket-|\.py \w|oracle:thin"
         r"|sqlplus|impdp|expdp|sqlldr|rman target"
         r"|\.logon |config \S+ \w+:|"
@@ -311,9 +311,10 @@ def _is_printed(match: re.Match[str]) -> bool:
     asked = match.string[start : match.start("value")]
     code = EXPRESSION.match(value) or re.search(r"\A@?[\w.:-]*[(\[{,<]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
     code = code or re.match(r"\s?[\"'`]\s?[:=([.]", match.string[match.end() :])  # the key of a mapping
+    row = any(mark in value and mark in asked for mark in ";|")  # of a table
     if (
         code
-        or ("|" in value and "|" in asked)
+        or row
         or not is_value(match)
         or _ABOUT_HASHES.search(asked)
         or _NEXT_STRING.search(asked)

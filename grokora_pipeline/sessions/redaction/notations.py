@@ -44,7 +44,7 @@ _CONNECTING = (  # with three arguments or more
     r"Sequelize|start_?session"
 )
 _CALLS = (  # whose last argument in quotes is a password or a key
-    r"WiFi\w*\.begin|PasswordAuthentication|BasicAuth(?:entication)?|basic_auth|UserPass\w*|"
+    r"WiFi\w*\.(?:begin|softAP)|PasswordAuthentication|BasicAuth(?:entication)?|basic_auth|UserPass\w*|"
     r"UsernamePassword\w*|simple_bind\w*|\.bind(?:_s)?|\.basic|set_?password|add_?user|sign_?in\w*|create_?user\w*|"
     r"NetworkCredential(?:\]::new)?|PSCredential(?:\]::new)?|Credentials::new|jwt\.(?:sign|verify|encode|decode)|"
     r"createHmac|pgp_sym_\w+|AES\.(?:en|de)crypt|db\.auth"
@@ -256,7 +256,7 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # connect("host", 22, "bob", "x1"), new PDO(dsn, 'app', 'x1'), WiFi.begin("net", "x1"), jwt.sign(data, "x1")
         rf"(?:(?:{_CONNECTING})[( ](?=[^;\n]{{0,160}},[^;\n]{{0,160}},)|(?:{_CALLS})\()"
-        rf"[^;\n]{{0,160}}?,\s?N?(?:Some\()?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)(?=[^\"'`]{{0,40}}[^a-z\"'`])(?!\w+\.\w)"
+        rf"[^;\n]{{0,160}}?,\s?N?(?:Some\()?{QUOTE}(?![\w.+-]{{1,40}}@[\w-]+\.)(?=[^\"'`]{{0,60}}\d)(?!\w+\.\w)"
         rf"(?P<value>[^\s\"'`\\<>|,;:/(){{}}]{{6,64}}){QUOTE}",
         rf"(?i:(?:{_CONNECTING}|(?:{_CALLS})\())",
         lambda match: (
@@ -350,11 +350,11 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # option key 'x' of OpenWrt, AT+CPIN="1234", creds then ('bob', 'x1'), security question: ...? answer: x
-        rf"(?:\boption key |\bCPIN=|\b(?:cred\w*|auth|log-?in)\b[^\n(]{{0,24}}"
+        rf"(?:\boption key |\bpragma key ?= ?|\bCPIN=|\b(?:cred\w*|auth|log-?in)\b[^\n(]{{0,24}}"
         rf"(?:\n[^\n(]{{0,12}})?[(\[]{QUOTE}[\w.@-]{{2,40}}{QUOTE}, ?|"
         rf"\bsecurity question[^\n]{{0,80}}?answer(?:{QUOTE})?(?: is|:) ?)(?:{QUOTE})?(?P<value>\d{{4,8}}(?!\d)"
         rf"|{VALUE})",
-        r"(?i:option key |CPIN=|(?:cred\w*|auth"
+        r"(?i:option key |pragma key|CPIN=|(?:cred\w*|auth"
         r"|log-?in)\W[^(]{0,40}[(\[][\"'`\\]{1,4}[\w.@-]+[\"'`\\]{1,4}, ?[\"'`\\]|security question)",
         lambda match: is_mixed_value(match) or match["value"].isdigit(),
         "",

@@ -36,7 +36,8 @@ _CODES = (  # the words for a PIN and for a code that was sent
     "(?:verification|one[- ]time|otp|2fa|mfa|security|confirmation|log-?in|authentication|sms|pin|puk|access|unlock|"
     "door|gate|alarm|duress|entry|safe|validation|garage|locker|keypad|building|bike|gym)[ -]code|"
     "code (?:for|to) (?:the |my |our )?(?:safe|alarm|door|gate|garage|vault|lock)|"
-    "(?:locker|lock|safe|padlock|bike) combo(?:nation)?|geheimzahl|alarm panel|t\u00fcrcode|"
+    "(?:locker|lock|safe|padlock|bike) combo(?:nation)?|"
+    "combination (?:to|for|of) the (?:safe|lock|locker|vault)|geheimzahl|alarm panel|t\u00fcrcode|"
     "code (?:de la porte|de l'alarme)|c\u00f3digo (?:de la puerta|da porta)|"
     "2fa\\b|otp|pin|nip|puk|passcode|one[- ]time (?:password|pin)|"
     "(?:best\u00e4tigungs|sicherheits|verifizierungs|anmelde|zugangs|einmal|sms-|pin-)(?:code|(?:pass|kenn)wort)|"
@@ -311,9 +312,9 @@ _ROWS: tuple[Context, ...] = (
     (  # a key or a lock of the emojis, gmail: bob@example.com x1
         rf"(?:[\U0001f510-\U0001f513\U0001f5dd]\ufe0f?:? |(?:\A|\n)"
         rf"(?!contact|e?-?mail|from|to|cc|author|maintainer|reply|phone)"
-        rf"(?:[\w .-]{{2,30}}[ :=-] ?)[\w.+-]{{1,40}}@[\w-]{{1,40}}\.[\w.]{{2,20}}[ \t]+(?::[ \t])?)"
+        rf"(?:[\w .-]{{2,30}}[ :=-] ?)[\w.+-]{{1,40}}@[\w-]{{1,40}}\.[\w.]{{2,20}}[ \t]+(?:[:/][ \t])?)"
         rf"(?P<value>{VALUE})(?=[ \t]*(?:\n|\Z))",
-        r"[\x{1f510}-\x{1f513}\x{1f5dd}]|@[\w-]+\.[\w.]+[ \t]+(?::[ \t])?\S{6}",
+        r"[\x{1f510}-\x{1f513}\x{1f5dd}]|@[\w-]+\.[\w.]+[ \t]+(?:[:/][ \t])?\S{6}",
         lambda match: is_strong(match) and len(match["value"]) >= 8,
         "",
     ),
@@ -357,7 +358,7 @@ _ROWS: tuple[Context, ...] = (
         r"(?i:(?:log\w*[ -]?in|sign\w*[ -]?in|users?|account|admin|root|creds?|credentials?|access|enter|use|demo|vpn|"
         r"idrac|ilo|ipmi|kvm|rdp|ssh|ftp|router|switch|anmeldung|konto|compte|cuenta)[^\n]*(?: //? | - ))",
         lambda match: is_strong(match) or (bool(match["quote"]) and is_plain_password(match["value"])),
-        r"(?: //? | - )[\"'`\\]{0,4}\S{6}",
+        "",
     ),
     (  # their password is sunflowers.
         r"(?<![\w-])(?:the|my|his|her|their|your|our|current|root|admin|login|wi-?fi) (?:password|passphrase"
@@ -587,7 +588,5 @@ def _marked_words(text: str) -> Iterator[re.Match[str]]:
 DETECTORS = (
     *contexts(_ROWS),
     detector("password", _WORD_BEFORE.pattern, rf"(?i:{_TAILS})", "value", accept=is_strong, find=_words_before),
-    detector(
-        "password", _MARKED, _MARKED, "value", find=_marked_words, gate=rf"{TELLING_GATE}|(?i:log-?in|credential)"
-    ),
+    detector("password", _MARKED, _MARKED, "value", find=_marked_words, gate=TELLING_GATE),
 )

@@ -104,7 +104,8 @@ class _Heading(NamedTuple):
             if cell and is_secret(means, cell["value"], quoted=True):
                 marked = self.users or text[span[0] - 1 : span[0]] == "`"
                 plain = marked and means == "password" and is_plain_password(cell["value"])
-                if plain or is_mixed_value(cell):
+                pin = self.users and means == "password" and cell["value"].isdigit()
+                if plain or pin or is_mixed_value(cell):
                     yield cell
 
 
@@ -182,13 +183,13 @@ def _users(text: str) -> Iterator[re.Match[str]]:
 
 
 _LISTS = (
-    "passwords|password list|passwortliste|pw[ds]?|passw\u00f6rter|kennw\u00f6rter|log-?ins|credentials|creds"
-    "|zugangsdaten|contrase\u00f1as|"
-    "mots de passe|senhas|wachtwoorden|has\u0142a|\u043f\u0430\u0440\u043e\u043b\u0438|\u5bc6\u7801"
+    "passwords|password list|passwortliste|pw[ds]?|passw\u00f6rter|kennw\u00f6rter|log-?ins|credentials|creds|"
+    "(?:test|demo|default) (?:users|accounts)|zugangsdaten|contrase\u00f1as|mots de passe|"
+    "senhas|wachtwoorden|has\u0142a|\u043f\u0430\u0440\u043e\u043b\u0438|\u5bc6\u7801"
 )
 _HEADING = re.compile(  # passwords:, # Our logins
-    rf"(?:\A|\n)[ \t]*(?P<mark>[#*>=-]{{0,4}}) ?(?:[\w'-]{{1,16}} ){{0,3}}(?:{_LISTS})(?: [\w'(),-]{{1,16}}){{0,3}} ?"
-    r"(?P<colon>:?)[*=]{0,2}[ \t\r]*(?:\n[-=~]{3,}[ \t\r]*)?(?=\n)|"
+    rf"(?:\A|\n)[ \t]*(?P<mark>[#*>=-]{{0,4}}|h\d\.) ?(?:[\w'-]{{1,16}} ){{0,3}}(?:{_LISTS})"
+    r"(?: [\w'(),-]{1,16}){0,3} ?(?P<colon>:?)[*=]{0,2}[ \t\r]*(?:\n[-=~]{3,}[ \t\r]*)?(?=\n)|"
     r"\b(?P<tool>(?:chpasswd|newusers)(?: ?<<-?[\"']?\w+[\"']?|:\s+(?:expire: \w+\s+)?list: ?\|?-?)|"
     r"(?:userlist|auth_file)[^\n\w]{0,6}(?:txt)?)[ \t]*(?=\n)",
     re.IGNORECASE,
@@ -244,9 +245,8 @@ DETECTORS = (
     detector(
         "password",
         _PAIR.pattern,
-        r"(?i:(?:users|accounts|log-?ins|admins|credentials|creds|passwords)(?:[^\n]*[\[({]|\]?:?[ \t]*\n))",
+        r"(?i:(?:users|accounts|log-?ins|admins|credentials|creds|passwords)\w{0,16}[\\\"']{0,4}\s?[:=\]])",
         "value",
         find=_users,
-        gate=r"(?i:users|accounts|log-?ins|admins|credentials|creds|passwords)",
     ),
 )
