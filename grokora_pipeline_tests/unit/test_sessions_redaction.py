@@ -1614,6 +1614,21 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "// C99 6.3.1.8, [27.7.1.2]; Require libXext 1.0.99.4; https://x.example/en/home/tables; src/app/home/list.tsx",
         "-rw-r----- 1 root www-data 84 Mar  4 10:22 x\n/home/node/app; Clause 252.227-7013; /testcase/5390364397928448",
         "License: LGPLv2.1+ or CC-BY-SA-3.0-Unported\nLicense: X11R5-permissive\nwith pypa/distutils@274758f1c02048d29",
+        # names with a piece of an escape: colours, JSON's letters, entities
+        "\x1b[1;32mcus_NffrFeUfV2Hib4x8\x1b[0m e3b0c442; \x1b[32m@app.post\x1b[0m(token); password \x1b[0mtwice\x1b[0m",
+        'Output: {"text": "Das Kennwort wird ge\\u00e4ndert; der Schl\\u00fcssel"} done',
+        "<pre>nlp(&quot;The password is strong&quot;)]</pre>",
+        # lines that a diff adds, the margin of the next line, strings beside each other, rules of a validator
+        "+@pytest.fixture\n+2025-11-12 18:21:12,004 WARN x\n+Master-Key: \n+Early data",
+        """read -rsp "Password: "\\nmysql -u root -p"$pw" < x; getpass("Password: "):\n    raise X("no match2")""",
+        "'password' => 'required|string|min:8'; ## secret --secret=db-password --project=x; secretKey: db-password",
+        # masked values, public keys and certificates in one line, addresses of wallets, the ids of an agent and a mail
+        '{"password": "[Filtered]"}',
+        "p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC7vbqajDw4o6gJy8UtmIbkcpnkO3Kwc4qsEnSZp",
+        "gpg: using RSA key 4AEE18F83AFDEB23AABBCCDD00112233AFDEB230; agent.f9f77d1a-437f-4ba6-890e-b592a50cbd21",
+        'stdout = "0x742d35Cc6634C0532925a3b844Bc454e4438f44e"; Message-ID: <CAH8yC8kT2r7bV0xLm5ZqW3nJ9@mail>',
+        "-----BEGIN CERTIFICATE-----\nMIIDdTCCAl2gAwIBAgILBAAAAAABFUtaw5QwDQYJKoZIhvcNAQEFBQAwVzELMAkG\n"
+        "A1UEBhMCQkUxGTAXBgNVBAoTEEdsb2JhbFNpZ24gbnYtc2ExEDAOBgNVBAsTB1Jv\n-----END CERTIFICATE-----",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

@@ -22,7 +22,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     looks_random,
 )
 from grokora_pipeline.sessions.redaction.names import SPOKEN, meaning
-from grokora_pipeline.sessions.redaction.passwords import EXPRESSION
+from grokora_pipeline.sessions.redaction.passwords import EXPRESSION, is_name_of_secret
 from grokora_pipeline.sessions.redaction.sentences import is_strong
 
 _FLAGS = (  # flags, and the tools that read a password behind them
@@ -186,6 +186,8 @@ def _is_argument(match: re.Match[str]) -> bool:
 
 def _is_flag_value(match: re.Match[str]) -> bool:
     """The same behind a flag, where a plain word is a password, too: at the end of a command, or behind other flags."""
+    if not match["quote"] and is_name_of_secret(match["value"]):
+        return False
     if _is_argument(match):
         return True
     before = match.string[max(0, match.start() - 80) : match.start()]

@@ -79,6 +79,7 @@ _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", 
 _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terraform's state
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
+_OF_A_LETTER = re.compile(r"(?i)%(?:3\d|[46][1-9a-f]|[57][0-9a])")  # or a digit: no URL escapes it
 _MOST_ESCAPES = 3  # of an address in an address in an address
 _OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
 _OPENED = frozenset(_OPENING)
@@ -160,8 +161,12 @@ class _Draft:
         if not _OPENED.isdisjoint(text) and (straight := _QUOTED.sub(_straight, text)) != text:
             text = text if self._detect(straight) == straight else straight
         text = DUMP.sub(lambda match: self._decoded(match[0], from_dump(match[0])), text)
-        redacted = self._detect(text)
-        plain = redacted = self._otherwise(redacted)
+        known = len(self._findings)
+        plain = redacted = self._otherwise(self._detect(text))
+        if redacted != text and _is_clean_unescaped(text):  # what was found is a value with a piece of an escape
+            for token in list(self._findings)[known:]:
+                del self._findings[token]
+            return text
         for _ in range(_MOST_ESCAPES):
             before_it, plain = plain, without_escapes(plain)
             if plain == before_it:
@@ -177,6 +182,7 @@ class _Draft:
         gone: list[cuts.Cut] = []
         known: set[str] | None = None  # what is found in the text as it stands
         telling = detectors.is_telling(text)
+        public = [one.span() for one in PUBLIC.finditer(text)]
         for reading in (*cuts.streams(text), without_wraps(text), *(cuts.readings(text) if telling else ())):
             if not reading.cuts or not (telling or detectors.is_suspicious(reading.text.encode("utf-8", "replace"))):
                 continue
@@ -184,7 +190,8 @@ class _Draft:
             for start, end, finding in _placed(said, draft.pieces(draft._text(said, MAX_DEPTH))):
                 spans = sorted(reading.spans(start, end))
                 taken = any(low < behind and begin < high for low, high in spans for begin, behind, _ in gone)
-                if finding.family != "SECRET" or taken:
+                shown = finding.kind in _UNSURE and any(low <= spans[0][0] < high for low, high in public)
+                if finding.family != "SECRET" or taken or shown:
                     continue
                 if len(spans) == 1:
                     if known is None:
@@ -236,7 +243,7 @@ class _Draft:
             return text
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # TypeError: a set of sets
             return text
         if repr(value) != text:
             return text
@@ -310,6 +317,17 @@ def _placed(text: str, pieces: Iterator[TextOrFinding]) -> Iterator[tuple[int, i
         elif (start := text.find(piece.value, at)) >= 0:
             at = start + len(piece.value)
             yield start, at, piece
+
+
+def _is_clean_unescaped(text: str) -> bool:
+    """Whether a text has escapes, and nothing is found in it without them."""
+    plain = text
+    escapes = [one for one in detectors.ESCAPES.findall(text) if not _OF_A_LETTER.match(one)]
+    if not escapes or (len(escapes) == 1 and escapes[0][0] == "%"):  # bob%2Fx1 is a user and a password
+        return False
+    for _ in range(_MOST_ESCAPES):
+        plain = without_escapes(plain)
+    return plain != text and _Draft()._text(plain, MAX_DEPTH) == plain
 
 
 def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:

@@ -34,7 +34,7 @@ from grokora_pipeline.sessions.redaction.detector import (
 )
 from grokora_pipeline.sessions.redaction.names import FOREIGN, Meaning, meaning, word_set
 from grokora_pipeline.sessions.redaction.published import providers
-from grokora_pipeline.sessions.redaction.tokens import is_known_id, is_publishable
+from grokora_pipeline.sessions.redaction.tokens import is_address, is_known_id, is_publishable
 
 _PUBLIC_NAME = re.compile(
     r"public|site_?key|site-key|integrity|nonce|fingerprint|hash|cache|idempotency", re.IGNORECASE
@@ -78,10 +78,15 @@ _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a te
     r"(?:[\w-]+:)?(?:/(?:[A-Za-z._-]+|v\d)(?:@[\d.]+)?){1,}\Z|"
     r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
     r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}\Z|[au]rn:[\w:/.*-]+\Z|"
-    r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|"
+    r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|[a-z]+(?:/[a-z_-]+)+\Z|"
+    r"[a-z_]+(?:\|[a-z_]+(?::[\w,.]+)?)+\Z|"  # the rules of a validator
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
-_BETWEEN_QUOTES = re.compile(r"\s*(?:[.,+;)&:]|\|\|)\s*\$?[A-Za-z_].*[:=+.,(\[{&|]\s*")
+_BETWEEN_QUOTES = re.compile(
+    r"(?:\s|\\n)*(?:[.,+;)&:]|\|\|)+(?:\s|\\n)*\$?[A-Za-z_].*[:=+.,(\[{&|]\s*|(?:\s|\\n)+.*(?:\s|-\w)|"
+    r"[)\]}]+[,;.:\s].*"
+)
+
 _MARKS = frozenset("%#$^~`@\\")  # hardly three of them in one call
 _LABEL = re.compile(FOREIGN, re.IGNORECASE)  # the word for a password, translated
 _CONSTANT = re.compile(r"[A-Z][A-Z\d]*(?:_[A-Z\d]+)+")
@@ -119,7 +124,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         not means
         or (len(value) < 4 and not code)
         or NOT_A_SECRET.fullmatch(value if quoted else value.partition(";")[0])
-        or (not quoted and re.search(r"[(\[{)\]}]", value))
+        or (not quoted and (re.search(r"[(\[{)\]}]", value) or not re.search("[A-Za-z0-9\u00c0-\u04ff]", value)))
     ):
         return False
     if _SCHEME.match(value) and NOT_A_SECRET.fullmatch(_SCHEME.sub("", value)):
@@ -170,8 +175,10 @@ def _is_assigned(match: re.Match[str]) -> bool:
         return False  # a method of what is called so
     if operator == ":" and not spaced and match.string[match.start("operator") - 1].isspace() and quote:
         return False  # a variable of psql: PASSWORD :'x'
-    if re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value):
-        return False  # of the program, with a name of its own
+    if (re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value)) or (
+        re.search(r"(?i)signing_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value)
+    ):
+        return False  # the licence of a program, the public key that signs
     if not quote and _is_name_too(match, name, spaced):
         return False
     dumped = operator == "=" and name.isupper() and not spaced  # of an environment
@@ -202,6 +209,11 @@ def _is_assigned(match: re.Match[str]) -> bool:
     return bool(quote) or not value.isalpha() or (operator == "=" and not spaced) or (alone and operator in _SETS)
 
 
+def is_name_of_secret(value: str) -> bool:
+    """Whether a word without quotes is what a secret is called where it is kept: db-password."""
+    return bool(re.fullmatch(r"[a-z]+(?:-[a-z]+)+", value)) and bool(meaning(value))
+
+
 def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
     """Whether what follows a name without quotes is one as well: of the next assignment, a variable, a way to act."""
     value, after = match["value"], match.string[match.end() :]
@@ -220,7 +232,9 @@ def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
         and _NAME_BEFORE.search(match.string, max(0, start - 40), start)
     ):
         return True  # `user, password = auth`
-    constant = spaced and _CONSTANT.fullmatch(value) and word_share(value) > 0.4
+    constant = (spaced and _CONSTANT.fullmatch(value) and word_share(value) > 0.4) or is_name_of_secret(value)
+    if below and re.match(r"[\w./-]+:\d+:|[+-][A-Za-z]", value):
+        return True  # the margin of the next line
     return bool(constant) or bool(_ACTION.match(name) and not (is_mixed(value) and looks_random(value)))
 
 
@@ -435,7 +449,7 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
     """Whether the word right before a random string names a service; a UUID needs an assignment or quotes, too."""
     value = match.group("value")
     named = _SERVICE.search(match.string, max(0, match.start() - 80), match.start())
-    if not named or not looks_random(value) or is_known_id(value) or is_publishable(value):
+    if not named or not looks_random(value) or is_known_id(value) or is_publishable(value) or is_address(value):
         return False
     if is_hash(value) and match.string[: named.start("name")].endswith("::"):
         return False

@@ -111,6 +111,8 @@ def _check(name: str) -> Any:
 def _is_phone(match: re.Match[str]) -> bool:
     text: str = match.group(match.lastgroup or 0)
     if text.startswith("+"):
+        if re.match(r"\+\d{4}-[01]\d-[0-3]\d", text):
+            return False  # a date in a line that a diff adds
         try:
             return phonenumbers.is_possible_number(phonenumbers.parse(text, None))
         except phonenumbers.NumberParseException:
@@ -121,6 +123,8 @@ def _is_phone(match: re.Match[str]) -> bool:
 def _is_email(match: re.Match[str]) -> bool:
     """Whether it is no address of a repository, no picture and no file."""
     text = match.group()
+    if not re.search(r"\w.*@", text):
+        return False  # the decorator of a line that a diff adds: +@app.get
     repository = text.startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
     return not (repository or re.search(r"@\dx\.", text) or _FILE_ENDING.search(text))
 

@@ -28,7 +28,7 @@ _MARGINS = tuple(
 _DIGITS, _MARGIN_ENDS = re.compile(r"\d+", re.ASCII), " \t|:]>"
 _INDENT = re.compile(r"[ \t]*")
 _STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
-_LABEL = re.compile(r"[A-Z][a-z]+[:=\s]")  # behind a small letter no rest of a word
+_LABEL = re.compile(r"(?:[A-Z][a-z]+)+[:=\s]")  # behind a small letter no rest of a word
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
 DUMP = re.compile(  # as xxd and hexdump -C print bytes
     r"^[0-9a-f]{6,8}:? {1,2}(?:[0-9a-f]{2}(?:[0-9a-f]{2})?  ?){2,16}[^\n]*"
@@ -48,7 +48,7 @@ _FORM = re.compile(  # a field of a form that was sent, in which + is a space
 )
 _MARKS = frozenset("%\\&\x1b")  # of what is escaped in ASCII
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
-_HASH_END = re.compile(r"\b(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})\Z")  # a whole one is not cut off
+_HASH_END = re.compile(r"\b(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64})\Z")  # a whole one is not cut off
 _RULE = re.compile(r"[\W_]+")  # below a heading
 _NARROWEST, _WIDEST, _WIDEST_FILLED = 40, 400, 140  # columns of a terminal, of a text
 
@@ -146,7 +146,7 @@ def _joint(before: str, line: str, width: int) -> str:
     """What two lines of a text are joined by: nothing or a space if they are one, else a line break."""
     if not line or not before or _HASH_END.search(before) or _HASH_END.match(line):
         return "\n"
-    if _STARTED.match(line) or _RULE.fullmatch(before) or line.startswith(("  ", "\t")):
+    if _STARTED.match(line) or _RULE.fullmatch(before) or line.startswith(("  ", "\t", "```")):
         return "\n"
     if len(before) == width:
         return "\n" if before[-1] in ",;(){}" or (before[-1].islower() and _LABEL.match(line)) else ""

@@ -121,7 +121,12 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"\bsignature\\{0,3}[\"']\s?:\s?\\{0,3}[\"'][\w+/-]{200,}={0,2}\\{0,3}[\"']|"
     r"\bpk\.eyJ[\w.-]+|\barn:aws[\w:/+=,.@*-]+|(?<![\w-])-[MNO][\w-]{18}(?![\w-])|"
     r"[\"'](?:n[\"']\s?:\s?[\"'][\w-]{170,}|[xy][\"']\s?:\s?[\"'][\w-]{43,88}[\"'])|"  # of a public key
-    r"gpg: key (?:0x)?[0-9A-F]{8,40}|\b(?:rsa|dsa|elg|ed|cv|nistp)\d{3,5}/(?:0x)?[0-9A-F]{8,40}|[?&]list=[\w-]{12,}|"
+    r"(?:gpg: |\b(?:RSA|DSA|EDDSA|ECDSA) )key (?:ID )?(?:0x)?[0-9A-F]{8,40}|"
+    # in DER a public key; a sequence that begins with a sequence: a certificate
+    r"\bMI(?:GfMA0GCSqGSIb3DQEBAQUAA4|IBIjANBgkqhkiG9w0BAQEFAAOCAQ8A|ICIjANBgkqhkiG9w0BAQEFAAOCAg8A|"
+    r"[IJKL][\w+/]{2}[DTjz]CC)(?:[\w+/=]{16,}(?:\\n|\s){0,3})+|\bM(?:FkwEwYHKoZIzj0CAQYI|CowBQYDK2V)[\w+/=]{30,}|"
+    r"(?i:\b(?:message-id|in-reply-to): ?<[^>\s]+)|"
+    r"\b(?:rsa|dsa|elg|ed|cv|nistp)\d{3,5}/(?:0x)?[0-9A-F]{8,40}|[?&]list=[\w-]{12,}|"
     r"\bspotify:\w+:\w+|/(?:track|album|artist|playlist|d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
     r"ipfs://\w+"
 )
@@ -144,8 +149,13 @@ def is_publishable(text: str) -> bool:
     return bool(_PUBLISHABLE.match(text))
 
 
-def _is_address(text: str) -> bool:
-    """Whether a string is the address of a wallet: 25 bytes in Base58, the last four the check of a double SHA-256."""
+def is_address(text: str) -> bool:
+    """Whether a string is a wallet's address: 25 bytes in Base58, of which the last four are the check, or in Bech32.
+
+    In Base58 the check is the beginning of a double SHA-256.
+    """
+    if re.fullmatch(r"0x[0-9a-fA-F]{40}|(?:bc|tb|ltc|addr|cosmos|osmo|age)1[02-9ac-hj-np-z]{30,}", text):
+        return True
     if not re.fullmatch(r"[1-9A-HJ-NP-Za-km-z]{26,35}", text):
         return False
     raw = reduce(lambda value, char: 58 * value + _BASE58.index(char), text, 0).to_bytes(27, "big")[2:]
@@ -157,7 +167,7 @@ _BECH32 = re.compile(r"[a-z]{1,12}1[02-9ac-hj-np-z]{30,}|0x[0-9a-f]+")  # addres
 
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
-    if is_known_id(text) or is_publishable(text) or _is_address(text):
+    if is_known_id(text) or is_publishable(text) or is_address(text):
         return False
     # of one case: a hash is no key, and no id of time (ULID) is as long
     shortest = 24 if text.isupper() and not _TIMED.fullmatch(text) else 28
@@ -191,6 +201,7 @@ _TIMED = re.compile(r"c[a-z0-9]{24}|[01][0-9A-Za-z]{25}")  # CUID, ULID
 _GROUPS = re.compile(r"[a-z0-9]{6,}(?:-[a-z0-9]{6,}){2,5}|[A-Z0-9]{5}(?:-[A-Z0-9]{5}){3,5}")
 _PADDED = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MOST_LABELS = 5
+_ENTITIES = word_set("agent bot service machine server")
 _UUID = [8, 4, 4, 4, 12]  # characters of its parts
 
 
@@ -234,6 +245,7 @@ def _is_labelled_body(body: str, labels: list[str], telling: bool) -> bool:
     if not whole.isalnum():
         lengths = list(map(len, parts))
         if named and is_hash(whole.replace(".", "")):
+            telling = telling and not {label.lower() for label in labels} <= _ENTITIES  # the id of an agent
             return (telling and (lengths in (_UUID, 2 * _UUID) or min(lengths) >= 24)) or (
                 "." in whole and min(lengths) >= 32
             )
@@ -502,13 +514,13 @@ _TOKENS = (
 )
 HIGH_ENTROPY = detector(
     "token",
-    rf"(?<![A-Za-z0-9+/_.-])(?:{_RUN})",
+    rf"(?<![A-Za-z0-9+/_.-])(?!(?<=\\)[nrt])(?:{_RUN})|(?<=\\[nrt])(?:{_RUN})",
     r"[A-Za-z0-9_-]{20}|[A-Za-z0-9+/]{40}",
     accept=lambda match: is_high_entropy(match.group()) and from_base64(match.group()) is None,
 )
 LABELLED = detector(
     "token",
-    r"(?<![A-Za-z0-9+/_.~@-])[A-Za-z0-9]{1,14}+[_.~-][A-Za-z0-9+/_.~-]{14,}[A-Za-z0-9/+_-]={0,2}(?![A-Za-z0-9/=])",
+    r"(?:(?<![A-Za-z0-9+/_.~@-])(?!(?<=\\)[nrt])|(?<=\\[nrt]))[A-Za-z0-9]{1,14}+[_.~-][A-Za-z0-9+/_.~-]{14,}[A-Za-z0-9/+_-]={0,2}(?![A-Za-z0-9/=])",
     r"[_.~-][A-Za-z0-9+/_.~-]{15}",
     accept=lambda match: (
         is_labelled(match.group()) and not re.search(r"\.[a-z]{2,6}\Z|\.prototype\.", match.group())
@@ -516,7 +528,7 @@ LABELLED = detector(
 )
 BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a key before its first + or /
     "token",
-    r"(?<![A-Za-z0-9+/_.-])[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/_=-])",
+    r"(?:(?<![A-Za-z0-9+/_.-])(?!(?<=\\)[nrt])|(?<=\\[nrt]))[A-Za-z0-9+/]{40,}={0,2}(?![A-Za-z0-9+/_=-])",
     r"[A-Za-z0-9+/]{40}",
     accept=lambda match: (
         len(match.group()) <= _LONGEST_KEY
