@@ -1,6 +1,7 @@
 """Redaction: every planted secret is gone, clean text stays as it is, and placeholders are stable."""
 
 import base64
+import html
 import json
 import random
 import re
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -1709,6 +1711,7 @@ def test_a_secret_that_is_cut_leaves_all_of_its_pieces(carrier: str, secret: str
     cut, together = CUT[carrier]
     text = cut(secret)
     assert secret in together(text)
+    assert is_suspicious(orjson.dumps({"role": "tool", "content": text})) or "letter" in carrier
     left = together(Redactor().redact(text)[0])
     assert secret[:8] not in left and secret[-8:] not in left
 
@@ -1727,6 +1730,28 @@ def test_a_secret_that_is_cut_leaves_all_of_its_pieces(carrier: str, secret: str
 )
 def test_cut_texts_without_a_secret_stay(text: str) -> None:
     assert Redactor().redact(text)[0] == text
+
+
+@pytest.mark.parametrize("before", ["", "x", "xy"])
+@pytest.mark.parametrize("secret", ["qX7mR2kT9vB4nW6z", "Winter<Cabin>2024!"])
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: text.encode().hex(),
+        lambda text: quote(text, safe=""),
+        html.escape,
+    ],
+)
+def test_a_secret_leaves_the_other_messages_in_whatever_encoding(
+    encoded: Callable[[str], str], secret: str, before: str
+) -> None:
+    other = f"see {encoded(f'{before}{secret}')} there"
+    redactor = Redactor()
+    redactor.find(f"export DB_PASSWORD='{secret}'")
+    redacted, _, originals = redactor.redact_reversibly(other)
+    assert encoded(before + secret)[6:18] not in redacted
+    assert restore(redacted, originals) == other
 
 
 @pytest.mark.parametrize(

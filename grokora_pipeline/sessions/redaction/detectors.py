@@ -6,6 +6,7 @@ from functools import cache, lru_cache
 from itertools import chain, takewhile
 from typing import Any
 
+import orjson
 import re2
 
 from grokora_pipeline.sessions.redaction import commands, cuts, notations, passwords, personal, sentences, tables
@@ -39,7 +40,7 @@ _ESCAPED = (  # : = @ " ', letters beyond ASCII in JSON inside JSON, a number wi
     r"[A-Za-z][\x{3bf}\x{400}-\x{52f}]|[\x{3bf}\x{400}-\x{52f}][A-Za-z]|[\x{ff10}-\x{ff19}\x{ff21}-\x{ff5a}]"
 )
 _HINTS_IN_A_SET = 6  # the automaton of many is slow to build: of 60 0.3 s, of ten sets of 6 0.07 s, and as fast to run
-_QUOTED = re.compile(r"\\+([\"'])")
+_CHUNKS = 8  # of a stream that names its chunks `content` or `text`
 _LONG = 200  # characters of a match
 # a letter beside a digit, or cases that take turns as in no word
 _MIXED = re.compile(
@@ -127,15 +128,26 @@ def is_suspicious(text: bytes) -> bool:
 
 def _streams(text: bytes) -> Iterator[bytes]:
     """What the streams in JSON text say, put together from their chunks."""
-    if _streamed().search(text) is not None:
-        plain = _QUOTED.sub(r"\1", text.decode("utf-8", "replace"))
-        yield from (reading.text.encode("utf-8", "replace") for reading in cuts.streams(plain))
+    if _streamed().search(text) is not None or text.count(b"content") + text.count(b"text") >= _CHUNKS:
+        try:
+            pending = [orjson.loads(text)]
+        except orjson.JSONDecodeError:
+            pending = [text.decode("utf-8", "replace")]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, str):
+                yield from (reading.text.encode("utf-8", "replace") for reading in cuts.streams(value))
+            elif isinstance(value, dict | list):
+                pending += value.values() if isinstance(value, dict) else value
 
 
 @cache
 def _streamed() -> Any:
     """What a text has that holds the chunks of a stream, whatever words they are cut from."""
-    return _re2(r"(?i:delta|partial|chunk|keypress|keydown|key_?event|\"parts\\*\"|\\*\"[oi]\\*\", ?\\*\")")
+    return _re2(
+        r"(?i:delta|partial|chunk|keypress|keydown|key_?event|"
+        r"(?:parts|output|stdout|data)\\*\": ?\[|\\*\"[oi]\\*\", ?\\*\")"
+    )
 
 
 @cache

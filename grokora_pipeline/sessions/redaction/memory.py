@@ -5,7 +5,9 @@ a value keeps its number after a restart and is recognised where it stands alone
 without the key can try out guesses.
 """
 
+import base64
 import hashlib
+import html
 import json
 import os
 import re
@@ -15,6 +17,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from threading import get_ident
 from typing import NamedTuple
+from urllib.parse import quote
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import PICTURE
@@ -24,6 +27,7 @@ KEY_BYTES = 32
 SHORTEST_SPREADING = 6  # characters; a shorter value is too often a part of something else
 LONGEST_SPREADING = 4096
 _MOST_SPREADING = 1000  # values of a session that are looked for in its other texts
+_SHORTEST_ENCODED = 10  # characters
 _ALONE_BELOW = 8  # shorter values are replaced only between characters that are no letters and digits
 _ORDINARY = re.compile(  # words, numbers, dates and versions stand in many texts, even if one calls it a password
     r"[A-Za-z_ -]+|\d{1,9}|(?=\d*[^\d])[\d.,:_/TZ+ -]{1,25}|v?\d+(?:\.\d+)+[\w.+-]{0,12}|"
@@ -196,3 +200,17 @@ def occurrences(value: str) -> tuple[tuple[str, re.Pattern[str] | None], ...]:
         (form, re.compile(rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])") if len(form) < _ALONE_BELOW else None)
         for form in dict.fromkeys(forms)
     )
+
+
+@lru_cache(maxsize=4096)
+def encodings(value: str) -> tuple[str, ...]:
+    """What of a value stands in texts that hold it in Base64, in hexadecimal digits, in an address or in HTML.
+
+    In Base64 what surrounds a value decides where it begins in four characters: the ones it shares are left out.
+    """
+    raw = value.encode("utf-8", "surrogatepass")
+    forms = [raw.hex(), quote(raw, safe=""), html.escape(value), base64.b64encode(raw).decode().rstrip("=")]
+    for before in (1, 2):
+        coded = base64.b64encode(bytes(before) + raw).decode().rstrip("=")
+        forms.append(coded[2 if before == 1 else 3 : -1 if (before + len(raw)) % 3 else None])
+    return tuple(form for form in dict.fromkeys(forms) if form != value and len(form) >= _SHORTEST_ENCODED)

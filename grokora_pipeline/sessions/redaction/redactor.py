@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from grokora_pipeline.sessions.redaction.detection import TextOrFinding, TooDeepError, scan, walk
-from grokora_pipeline.sessions.redaction.memory import Finding, Memory, Trace, occurrences
+from grokora_pipeline.sessions.redaction.memory import Finding, Memory, Trace, encodings, occurrences
 from grokora_pipeline.sessions.redaction.published import in_text
 
 __all__ = ["VERSION", "Redactor", "TooDeepError", "restore", "restore_growing"]
@@ -74,7 +74,7 @@ class Redactor:
             return any(
                 form.encode("utf-8", "replace") in text
                 for value in self._memory.spreading
-                for form, _ in occurrences(value)
+                for form in (*(form for form, _ in occurrences(value)), *encodings(value))
             )
 
     def find(self, value: Any) -> None:
@@ -130,10 +130,22 @@ class Redactor:
                         counts[piece.kind] += 1
                         pieces.append(placeholder)
                     else:
-                        pieces.append(_spread(piece, spreading, counts, originals))
+                        pieces.append(self._encoded(_spread(piece, spreading, counts, originals), counts, originals))
                 return self._once_more("".join(pieces), counts) if len(pieces) > 1 or pieces[0] != text else text
 
             return walk(value, replace), counts, originals
+
+    def _encoded(self, text: str, counts: Counter[str], originals: dict[str, str]) -> str:
+        """A text without the known values in Base64, hexadecimal digits, URLs and HTML, each form with a number."""
+        for form in [form for value in self._memory.spreading for form in encodings(value) if form in text]:
+            finding = Finding("SECRET", "encoded", form)
+            self._memory.add(finding)
+            self._memory.settle()
+            placeholder = self._memory.placeholder(finding)
+            counts["encoded"] += text.count(form)
+            originals[placeholder] = form
+            text = text.replace(form, placeholder)
+        return text
 
     def _once_more(self, text: str, counts: Counter[str]) -> str:
         """The last look at a text that was changed: what published rules find in it now is replaced as well."""
