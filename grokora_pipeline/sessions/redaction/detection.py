@@ -191,7 +191,9 @@ class _Draft:
                 spans = sorted(reading.spans(start, end))
                 taken = any(low < behind and begin < high for low, high in spans for begin, behind, _ in gone)
                 shown = finding.kind in _UNSURE and any(low <= spans[0][0] < high for low, high in public)
-                if finding.family != "SECRET" or taken or shown:
+                # the letters of an array in C: 's', 'y', 'm'
+                letters = finding.kind == "high_entropy" and all(high - low <= 2 for low, high in spans)
+                if finding.family != "SECRET" or taken or shown or letters:
                     continue
                 if len(spans) == 1:
                     if known is None:
