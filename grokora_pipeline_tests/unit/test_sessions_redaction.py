@@ -1631,6 +1631,12 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         'stdout = "0x742d35Cc6634C0532925a3b844Bc454e4438f44e"; Message-ID: <CAH8yC8kT2r7bV0xLm5ZqW3nJ9@mail>',
         "-----BEGIN CERTIFICATE-----\nMIIDdTCCAl2gAwIBAgILBAAAAAABFUtaw5QwDQYJKoZIhvcNAQEFBQAwVzELMAkG\n"
         "A1UEBhMCQkUxGTAXBgNVBAoTEEdsb2JhbFNpZ24gbnYtc2ExEDAOBgNVBAsTB1Jv\n-----END CERTIFICATE-----",
+        # single letters of a program, a library called so, the choice of a field's type, a pass of a compiler
+        "if mode not in ('r', 'w', 'x', 'a'):\n    raise ValueError('password')",
+        "if opt == '-f': pass\nif opt == '-p': password = ask()\nif opt == '-q': quiet()\nif opt == '-z': pack()",
+        "if isinstance(other, UserList):\n    self.data.extend(other.data)\nelse:\n",
+        "def user():\n    import pwd\n    return pwd.getpwuid(os.getuid())[0]\n",
+        "type={shown ? 'text' : 'password'} and type={hidden ? 'password' : 'text'}; the pass registry.",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

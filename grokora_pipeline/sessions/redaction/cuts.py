@@ -21,6 +21,7 @@ _MOST_STREAMS = 4  # of a text
 _LONGEST_LINE = 120  # characters before a stream
 _NAMED = re.compile(rf"\w*(?:{TELLING})", re.IGNORECASE)
 _EDGE = re.compile(r"\A(?:\s|\\[nt])\w|\w(?:\s|\\[nt])\Z")  # of a chunk that begins or ends between words
+_PRESSED = re.compile(r"(?i)press|stroke|typ(?:e|ing)\b|send|\bkeys?\b|\bchar\b|\"[io]\",")  # of single keys
 _STREAMED = re.compile(r"(?i)delta|partial|chunk|arguments|data|output|stdout")
 _ESCAPE = re.compile(r"\\(?:u(?P<code>[0-9a-fA-F]{4})|(?P<mark>[^\n]))")
 _MARKS = {"n": "\n", "t": "\t", "r": "\r"}
@@ -110,10 +111,10 @@ def streams(text: str) -> Iterator[Reading]:
         said = [text[start:end] for start, end in spans if start < end]
         if len(said) < _FEWEST or found == _MOST_STREAMS:
             return
-        length = sum(map(len, said)) / len(said)
+        length, before_it = sum(map(len, said)) / len(said), max(0, spans[0][0] - _LONGEST_LINE)
         if (length > _LONGEST_CHUNK or len(set(said)) < 3) or not (
-            (length <= 2 and _NAMED.search(text))
-            or _STREAMED.search(text, max(0, spans[0][0] - _LONGEST_LINE), spans[0][0])
+            (length <= 2 and _PRESSED.search(text, before_it, spans[0][0]) and _NAMED.search(text))
+            or _STREAMED.search(text, before_it, spans[0][0])
             or any(map(_EDGE.search, said))
         ):
             continue

@@ -93,6 +93,7 @@ _CONSTANT = re.compile(r"[A-Z][A-Z\d]*(?:_[A-Z\d]+)+")
 _ACTION = re.compile(
     r"(?:change|update|reset|force|require|expire|verify|check|use|show|hide|allow|no|has|is)_", re.IGNORECASE
 )
+_TERNARY = re.compile(r"\? ?[\"'`]\Z")
 _SCHEME = re.compile(r"(?:basic|bearer|token) ", re.IGNORECASE)
 _LICENCE = re.compile(
     r"\b(?:apache|mit|[al]?gpl|gfdl|bsd|mpl|mozilla|isc|cc|ofl|psf|zlib|licen[cs]ed?)(?:\b|_|v?\d)", re.IGNORECASE
@@ -173,8 +174,10 @@ def _is_assigned(match: re.Match[str]) -> bool:
     spaced = match.string[match.end("operator") : match.end("operator") + 1] == " "
     if operator == "->" and not (spaced or quote):
         return False  # a method of what is called so
-    if operator == ":" and not spaced and match.string[match.start("operator") - 1].isspace() and quote:
-        return False  # a variable of psql: PASSWORD :'x'
+    psql = not spaced and match.string[match.start("operator") - 1].isspace() and quote  # PASSWORD :'x', a variable
+    chosen = _TERNARY.search(match.string, max(0, start - 3), start)  # shown ? "password" : "text"
+    if operator == ":" and (psql or chosen):
+        return False
     if (re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value)) or (
         re.search(r"(?i)signing_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value)
     ):

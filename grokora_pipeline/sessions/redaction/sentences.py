@@ -76,8 +76,8 @@ _STATED = re.compile(  # what sentences state of a password
 _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
-_ORDINARY = re.compile(  # an address, a path, a piece of a program, a measure, a file, an algorithm
-    r"(?i).*://|[./~$<{(]|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}"
+_ORDINARY = re.compile(  # an address, a path, a call or another piece of a program, a measure, a file, an algorithm
+    r"(?i).*://|[./~$<{(]|[a-z_][\w.]*\([^\s]*\)[\[\w\]:;]*\Z|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}"
     r"|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
     r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
 )
@@ -159,7 +159,10 @@ _ROWS: tuple[Context, ...] = (
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpwd? |authenticated as |"
         r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |"
         r"(?:login|user\w*)(?: is|:)? [\w.@-]+,?(?: and|\n| /)?(?: the)? pass|\w pass )",
-        lambda match: is_strong(match) or ("pass" in match[0].lower() and ends_clause(match)),
+        lambda match: (  # "the pass manager" is one of a compiler
+            is_strong(match)
+            or ("pass" in match[0].lower() and not match[0].lower().startswith("the ") and ends_clause(match))
+        ),
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |(?:sign|log)\w*[ -]?[io]n\W|\bpwd? |"
         rf"(?:login|user\w*)(?: is|:)? [\w.@-]+,?(?: and|\n| /)?(?: the)? pass|\w pass |authenticated as )",
     ),

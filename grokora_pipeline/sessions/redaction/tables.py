@@ -188,10 +188,10 @@ _LISTS = (
     "senhas|wachtwoorden|has\u0142a|\u043f\u0430\u0440\u043e\u043b\u0438|\u5bc6\u7801"
 )
 _HEADING = re.compile(  # passwords:, # Our logins
-    rf"(?:\A|\n)[ \t]*(?P<mark>[#*>=-]{{0,4}}|h\d\.) ?(?:[\w'-]{{1,16}} ){{0,3}}(?:{_LISTS})"
+    rf"(?:\A|\n)[ \t]*(?P<mark>[#*>=-]{{0,4}}|h\d\.) ?(?!(?:import|from|return) )(?:[\w'-]{{1,16}} ){{0,3}}(?:{_LISTS})"
     r"(?: [\w'(),-]{1,16}){0,3} ?(?P<colon>:?)[*=]{0,2}[ \t\r]*(?:\n[-=~]{3,}[ \t\r]*)?(?=\n)|"
     r"\b(?P<tool>(?:chpasswd|newusers)(?: ?<<-?[\"']?\w+[\"']?|:\s+(?:expire: \w+\s+)?list: ?\|?-?)|"
-    r"(?:userlist|auth_file)[^\n\w]{0,6}(?:txt)?)[ \t]*(?=\n)",
+    r"(?:pgbouncer\W{1,3}userlist|userlist\.txt|auth_file)[^\n\w]{0,6})[ \t]*(?=\n)",
     re.IGNORECASE,
 )
 _ENTRY = re.compile(
