@@ -182,7 +182,6 @@ class _Draft:
         gone: list[cuts.Cut] = []
         known: set[str] | None = None  # what is found in the text as it stands
         telling = detectors.is_telling(text)
-        public = [one.span() for one in PUBLIC.finditer(text)]
         for reading in (*cuts.streams(text), without_wraps(text), *(cuts.readings(text) if telling else ())):
             if not reading.cuts or not (telling or detectors.is_suspicious(reading.text.encode("utf-8", "replace"))):
                 continue
@@ -190,7 +189,7 @@ class _Draft:
             for start, end, finding in _placed(said, draft.pieces(draft._text(said, MAX_DEPTH))):
                 spans = sorted(reading.spans(start, end))
                 taken = any(low < behind and begin < high for low, high in spans for begin, behind, _ in gone)
-                shown = finding.kind in _UNSURE and any(low <= spans[0][0] < high for low, high in public)
+                shown = finding.kind in _UNSURE and _is_public(text, spans[0][0])
                 # the letters of an array in C: 's', 'y', 'm'
                 letters = finding.kind == "high_entropy" and all(high - low <= 2 for low, high in spans)
                 if finding.family != "SECRET" or taken or shown or letters:
@@ -287,17 +286,13 @@ class _Draft:
         """The text with the matches of a detector replaced by tokens."""
         pieces: list[str] = []
         end = 0
-        public: list[tuple[int, int]] | None = None if detector.kind in _UNSURE else []  # looked for once it matters
         for match in detectors.matches(detector, text):
             value, (start, stop) = match.group(detector.group), match.span(detector.group)
             if match.start() < end or value is None or "<SECRET:" in value or "<PII:" in value:
                 continue
             if (detector.accept and not detector.accept(match)) or FILLER.fullmatch(value):
                 continue
-            if public is None:
-                public = [one.span() for one in PUBLIC.finditer(text)]
-            before = bisect_right(public, (start, len(text))) - 1
-            if before >= 0 and start < public[before][1]:
+            if detector.kind in _UNSURE and _is_public(text, start):
                 continue
             kind = "passphrase" if detector.kind == "password" and is_phrase(value) else detector.kind
             pieces += [text[end:start], self._token(detector.family, kind, value)]
@@ -308,6 +303,18 @@ class _Draft:
         token = f"<{family or 'SECRET'}:{kind}:{_FIRST_TOKEN + len(self._findings)}>"
         self._findings[token] = Finding(family, kind, value if family else "")
         return token
+
+
+@lru_cache(maxsize=4)  # asked of each match in a text, and of most texts never
+def _public_spans(text: str) -> list[tuple[int, int]]:
+    return [one.span() for one in PUBLIC.finditer(text)]
+
+
+def _is_public(text: str, at: int) -> bool:
+    """Whether a place of a text lies in something that looks random and is for everybody."""
+    spans = _public_spans(text)
+    before = bisect_right(spans, (at, len(text))) - 1
+    return before >= 0 and at < spans[before][1]
 
 
 def _placed(text: str, pieces: Iterator[TextOrFinding]) -> Iterator[tuple[int, int, Finding]]:
