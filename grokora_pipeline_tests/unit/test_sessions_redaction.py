@@ -1636,6 +1636,13 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "if opt == '-f': pass\nif opt == '-p': password = ask()\nif opt == '-q': quiet()\nif opt == '-z': pack()",
         "if isinstance(other, UserList):\n    self.data.extend(other.data)\nelse:\n",
         "def user():\n    import pwd\n    return pwd.getpwuid(os.getuid())[0]\n",
+        # numbers and types of C, types of a schema, scopes of a service, hashes that stand beside names
+        "bool key_of(const PKCS12_SAFEBAG *bag, const char *pass, uint64_t seed = 0x9ddfea08eb382d69ULL);",
+        "class Input:\n    description: str\n    password: bool\n\n\nclass Server:\n    token: boolean?\n",
+        '"endpoints": {"eu-west-1": {"credentialScope": {"region": "eu-west-1", "service": "ecr-api-2"}}},\n',
+        '"OAuth2Credentials": {"$ref": "#/definitions/OAuth2Credentials", "description": "The OAuth 2.0 one."}',
+        '{"AWS::DataZone::Domain": "9f534c0412fb6e85", "AWS::DataSync::Task": "5ce0bc0a4a34bba5", '
+        '"AWS::EC2::EIP": "9424cc2cdbe0ea3d", "AWS::EC2::Host": "04bf2d4bce59b6a5"}',
         "type={shown ? 'text' : 'password'} and type={hidden ? 'password' : 'text'}; the pass registry.",
     ],
 )

@@ -22,7 +22,7 @@ _LONGEST_LINE = 120  # characters before a stream
 _NAMED = re.compile(rf"\w*(?:{TELLING})", re.IGNORECASE)
 _EDGE = re.compile(r"\A(?:\s|\\[nt])\w|\w(?:\s|\\[nt])\Z")  # of a chunk that begins or ends between words
 _PRESSED = re.compile(r"(?i)press|stroke|typ(?:e|ing)\b|send|\bkeys?\b|\bchar\b|\"[io]\",")  # of single keys
-_STREAMED = re.compile(r"(?i)delta|partial|chunk|arguments|data|output|stdout")
+_STREAMED = re.compile(r"(?i)(?<![a-z])(?:delta|partial|chunk|argument|data|output|stdout)s?(?![a-z])")
 _ESCAPE = re.compile(r"\\(?:u(?P<code>[0-9a-fA-F]{4})|(?P<mark>[^\n]))")
 _MARKS = {"n": "\n", "t": "\t", "r": "\r"}
 _GLUE = re.compile(  # "x" + "y", "x" "y" in the next line, "x" & _, ['x', 'y'].join(''), X='x' and X+='y' below it
@@ -101,7 +101,7 @@ def streams(text: str) -> Iterator[Reading]:
         label = before.group() + gap if before and _BESIDE.fullmatch(gap) else re.split(r"[\n,(\[{]", gap)[-1]
         if label.strip():
             groups.setdefault(re.sub(r"\d+", "0", label), []).append(match.span("said"))
-        if before and gap.strip() == ",":  # of a list
+        if before and gap.strip() == "," and text[match.end() : match.end() + 2].strip()[:1] != ":":  # of a list
             row = groups.setdefault(",", [])
             row += (
                 [match.span("said")] if row[-1:] == [before.span("said")] else [before.span("said"), match.span("said")]
@@ -112,14 +112,15 @@ def streams(text: str) -> Iterator[Reading]:
         if len(said) < _FEWEST or found == _MOST_STREAMS:
             return
         length, before_it = sum(map(len, said)) / len(said), max(0, spans[0][0] - _LONGEST_LINE)
+        keys = sum(map(len, said)) <= 2 * len(said) and sum(len(one) == 1 for one in said) >= 0.8 * len(said)
         if (length > _LONGEST_CHUNK or len(set(said)) < 3) or not (
-            (length <= 2 and _PRESSED.search(text, before_it, spans[0][0]) and _NAMED.search(text))
+            (keys and _PRESSED.search(text, before_it, spans[0][0]) and _NAMED.search(text))
             or _STREAMED.search(text, before_it, spans[0][0])
             or any(map(_EDGE.search, said))
         ):
             continue
         found += 1
-        yield Reading(text, _only(text, spans, length <= 2))
+        yield Reading(text, _only(text, spans, keys))
 
 
 def readings(text: str) -> Iterator[Reading]:

@@ -433,8 +433,9 @@ def _is_random_match(match: re.Match[str]) -> bool:
         return False
     if value.lower().endswith("_" + match["name"].lower()):
         return False  # the function for it
-    if (near and match.string[match.end() : match.end() + 1] in {"(", "["}) or value.startswith("//"):
-        return False
+    after = match.string[match.end() : match.end() + 2]
+    if (near and after[:1] in {"(", "["}) or value.startswith("//") or (after == " *" and _CONSTANT.fullmatch(value)):
+        return False  # a call, a comment, a type of C
     if near:
         before = _WORD_BEFORE.search(match.string, max(0, match.start() - 40), match.start())
         means = meaning((before[0] if before else "") + _whole_name(match))  # of a cache key, the primary key

@@ -155,13 +155,14 @@ def _secret_cells(text: str) -> Iterator[re.Match[str]]:
 
 
 _USERS = re.compile(  # USERS = {"bob": "x1"}, CREDENTIALS = [("bob", "x1")], $logins = ["bob" => "x1"]
-    r"(?:users|accounts|log-?ins|admins|credentials|creds|passwords)\w{0,16}[\"']?\s?(?::[^\n=]{0,40})?[:=]\s?"
+    r"(?:users|accounts|log-?ins|admins|credentials|creds|passwords)(?-i:(?![a-z]))\w{0,16}[\"']?\s?"
+    r"(?::[^\n=]{0,40})?[:=]\s?"
     r"(?:new \w+|array)?"
     r"[\[({](?P<items>[^{}]{4,4000}?)(?:\n[ \t]*)?[\])}](?=[ \t]*[;,)}]?[ \t]*(?:\n|\Z))",
     re.IGNORECASE,
 )
 _PAIR = re.compile(
-    r"(?P<quote>[\"'])[\w.@+-]{2,40}(?P=quote)\s?(?:,|:|=>)\s?(?P<other>[\"'])(?P<value>[^\"'\n]{4,64})(?=(?P=other))"
+    r"(?P<quote>[\"'])[\w.@+-]{2,40}(?P=quote)\s?(?:,|:|=>)\s?(?P<other>[\"'])(?P<value>(?!#/)[^\s\"']{4,64})(?=(?P=other))"
 )
 _BLOCK = re.compile(  # [admins] and users: with a user and a password in each line
     r"(?:\A|\n)(?P<indent>[ \t]*)(?:\[(?:\w{1,16}[._-])?(?:users|accounts|log-?ins|admins|credentials|passwords)\]|"

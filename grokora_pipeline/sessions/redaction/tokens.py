@@ -165,9 +165,12 @@ def is_address(text: str) -> bool:
 _BECH32 = re.compile(r"[a-z]{1,12}1[02-9ac-hj-np-z]{30,}|0x[0-9a-f]+")  # addresses of wallets, public keys of age
 
 
+_C_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}[uUlL]{1,3}")
+
+
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
-    if is_known_id(text) or is_publishable(text) or is_address(text):
+    if is_known_id(text) or is_publishable(text) or is_address(text) or _C_NUMBER.fullmatch(text):
         return False
     # of one case: a hash is no key, and no id of time (ULID) is as long
     shortest = 24 if text.isupper() and not _TIMED.fullmatch(text) else 28
