@@ -112,7 +112,7 @@ def streams(text: str) -> Iterator[Reading]:
         if len(said) < _FEWEST or found == _MOST_STREAMS:
             return
         length, before_it = sum(map(len, said)) / len(said), max(0, spans[0][0] - _LONGEST_LINE)
-        keys = sum(map(len, said)) <= 2 * len(said) and sum(len(one) == 1 for one in said) >= 0.8 * len(said)
+        keys = sum(map(len, said)) <= 2 * len(said) and sum(len(one) == 1 for one in said) >= 0.9 * len(said)
         if (length > _LONGEST_CHUNK or len(set(said)) < 3) or not (
             (keys and _PRESSED.search(text, before_it, spans[0][0]) and _NAMED.search(text))
             or _STREAMED.search(text, before_it, spans[0][0])
