@@ -158,7 +158,7 @@ _USERS = re.compile(  # USERS = {"bob": "x1"}, CREDENTIALS = [("bob", "x1")], $l
     r"(?:users|accounts|log-?ins|admins|credentials|creds|passwords)(?-i:(?![a-z]))\w{0,16}[\"']?\s?"
     r"(?::[^\n=]{0,40})?[:=]\s?"
     r"(?:new \w+|array)?"
-    r"[\[({](?P<items>[^{}]{4,4000}?)(?:\n[ \t]*)?[\])}](?=[ \t]*[;,)}]?[ \t]*(?:\n|\Z))",
+    r"[\[({](?P<items>[^{}]{4,2000}?)(?:\n[ \t]*)?[\])}](?=[ \t]*[;,)}]?[ \t]*(?:\n|\Z))",
     re.IGNORECASE,
 )
 _PAIR = re.compile(
