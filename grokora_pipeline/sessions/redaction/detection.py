@@ -136,12 +136,10 @@ class _Draft:
             return self._token("PII", "phone", text)
         known = len(self._findings)
         redacted = self._text(text, depth)
-        new = list(self._findings)[known:]
-        kinds = {self._findings[token].kind for token in new}
+        kinds = {finding.kind for finding in list(self._findings.values())[known:]}
         public = PUBLIC.search(f'"{name}": "{text}"') if name and kinds and kinds <= _UNSURE else None
         if public and public.start() <= len(name):  # the name says it, and not something within the text
-            for token in new:
-                del self._findings[token]
+            self._forget(known)
             return text
         if redacted != text or not name:
             return redacted
@@ -164,8 +162,7 @@ class _Draft:
         known = len(self._findings)
         plain = redacted = self._otherwise(self._detect(text))
         if redacted != text and _is_clean_unescaped(text):  # what was found is a value with a piece of an escape
-            for token in list(self._findings)[known:]:
-                del self._findings[token]
+            self._forget(known)
             return text
         for _ in range(_MOST_ESCAPES):
             before_it, plain = plain, without_escapes(plain)
@@ -298,6 +295,11 @@ class _Draft:
             pieces += [text[end:start], self._token(detector.family, kind, value)]
             end = _key_end(text, stop) if detector.family == "SECRET" and stop == match.end() else stop
         return "".join((*pieces, text[end:]))
+
+    def _forget(self, known: int) -> None:
+        """Take back the findings behind the first `known`, whose tokens stand in no text."""
+        for token in list(self._findings)[known:]:
+            del self._findings[token]
 
     def _token(self, family: str, kind: str, value: str) -> str:
         token = f"<{family or 'SECRET'}:{kind}:{_FIRST_TOKEN + len(self._findings)}>"
