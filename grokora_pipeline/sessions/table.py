@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from grokora_pipeline.agents import AgentSpec, recognise
 from grokora_pipeline.models.messages import Message, plain_message, tool_function
 from grokora_pipeline.sessions.readers.common import json_text
-from grokora_pipeline.sessions.redaction.detection import answers
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.redactor import Redactor, TooDeepError
+from grokora_pipeline.sessions.redaction.structure import answers
 from grokora_pipeline.sessions.turns import Turn, turn_id
 
 UNDATED = "undated"

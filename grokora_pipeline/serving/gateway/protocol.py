@@ -15,7 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grokora_pipeline.models.messages import offered_tools
-from grokora_pipeline.sessions.redaction.detection import MAX_DEPTH
+from grokora_pipeline.sessions.redaction.structure import MAX_DEPTH
 
 Json = dict[str, Any]
 # Members by which servers of these APIs (OpenAI's, xAI's, vLLM, llama.cpp, OpenRouter) change an answer, and that are

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
-from grokora_pipeline.sessions.redaction.detection import scan, walk
+from grokora_pipeline.sessions.redaction.detection import scan
 from grokora_pipeline.sessions.redaction.published import in_text
+from grokora_pipeline.sessions.redaction.structure import walk
 from grokora_pipeline.sessions.table import read_rows
 
 _COLUMNS = ["turn_id", "source_file", "line", "session_id", "task", "prompt", "tools", "completion"]

@@ -10,15 +10,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import orjson
 
-from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction import cuts, detectors, published
 from grokora_pipeline.sessions.redaction.detector import (
     FILLER,
-    PHRASE,
     PLACEHOLDER,
     TELLING,
     Detector,
@@ -30,10 +27,10 @@ from grokora_pipeline.sessions.redaction.detector import (
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding, occurrences
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning
-from grokora_pipeline.sessions.redaction.notations import NO_FIELD
 from grokora_pipeline.sessions.redaction.passwords import is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
 from grokora_pipeline.sessions.redaction.readings import DUMP, from_dump, other_readings, without_escapes, without_wraps
+from grokora_pipeline.sessions.redaction.structure import MAX_DEPTH, TooDeepError, walk
 from grokora_pipeline.sessions.redaction.tokens import (
     BASE64,
     BASE64_KEY,
@@ -44,14 +41,12 @@ from grokora_pipeline.sessions.redaction.tokens import (
     is_publishable,
 )
 
-MAX_DEPTH = 100
 TextOrFinding = str | Finding
 _FIRST_TOKEN = 10**15  # of a draft; no session has as many placeholders
 _TOKEN = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d{16}>")
 _CACHED_CHARS = 64 << 10  # longer texts are not kept in the cache, which thus holds at most some 100 MB
 _OFTEN_REPEATED = 200  # characters
 _LONGEST_CUT = 64 << 10  # characters of a text in which pieces of a secret are looked for
-_LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
 _UNSURE = {"token", "high_entropy", "jwt"}  # kinds that are told by looks alone: what is public looks the same
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
 _KEY_PART = re.compile(
@@ -59,26 +54,6 @@ _KEY_PART = re.compile(
 )  # of several that marks join
 _MORE_PARTS = re.compile(r"(?:-[A-Za-z0-9]{4,})+(?![\w.])|(?:_(?=[A-Za-z]{0,8}\d)[A-Za-z0-9]{4,})+(?![\w.])")
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
-# what describes the field that a tool types into, and what holds the text that it types
-_FIELD_NAMES = (
-    *("element", "selector", "label", "field", "locator", "target", "name", "placeholder", "xpath", "type", "into"),
-    *("description", "step", "id", "ref", "test_id", "testid", "key"),
-)
-_TELLING = re.compile(TELLING, re.IGNORECASE)
-_OPEN_END = re.compile(r"[ \n]\Z")
-_SELECTORS = ("selector", "locator", "target", "element", "xpath")
-_DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
-_KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
-_REASONS = ("reason", "thought", "purpose", "comment", "why", "explanation", "intent", "action_description")
-_CHOSEN = re.compile(r"(?=.*\d)(?=.*[^\W\d])[!-~]{6,40}")  # a word of letters and digits that a person types
-_LONGEST_COMMAND = 200  # arguments
-_LAST_ASKED = 400  # characters of a call
-_ONE_WORD = re.compile(rf"\s{{0,9}}(?:\S{{6,256}}|{PHRASE})\s{{0,9}}")
-_PATHS = ("path", "file_path", "filename", "file")
-_TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", "ParameterValue"})
-_OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terraform's state
-_OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
-_PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
 _OF_A_LETTER = re.compile(r"(?i)%(?:3\d|[46][1-9a-f]|[57][0-9a])")  # or a digit: no URL escapes it
 _MOST_ESCAPES = 3  # of an address in an address in an address
 _OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
@@ -86,10 +61,6 @@ _OPENED = frozenset(_OPENING)
 _QUOTED = re.compile(rf"[{_OPENING}] ?(?P<value>[^\n{_OPENING}{_CLOSING}]{{3,98}}?)[ \u00a0]?[{_CLOSING}]")
 _BEFORE_QUOTE = re.compile(rf"(?i)(?:{TELLING})[^\n{_OPENING}]{{0,40}}\Z")
 _LONGEST_BEFORE = 80  # characters: a telling name and what may stand between it and the quote
-
-
-class TooDeepError(GrokoraError):
-    """The value is nested deeper than any chat message is."""
 
 
 def scan(text: str, name: str = "") -> tuple[TextOrFinding, ...]:
@@ -339,209 +310,6 @@ def _is_clean_unescaped(text: str) -> bool:
     for _ in range(_MOST_ESCAPES):
         plain = without_escapes(plain)
     return plain != text and _Draft()._text(plain, MAX_DEPTH) == plain
-
-
-def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
-    """A copy of a JSON-like value with each string replaced by `visit(string, name of its member or "", depth)`.
-
-    An integer that is a finding becomes a round one with as many digits, so that it still fits its schema.
-    Raises TooDeepError if the value is nested deeper than 100 levels.
-    """
-    if depth > MAX_DEPTH:
-        raise TooDeepError(f"a message is nested deeper than {MAX_DEPTH} levels; it cannot be a chat message.")
-    if isinstance(value, str):
-        return visit(value, "", depth)
-    if isinstance(value, dict):
-        names = _names(value)
-        table = [one for one in value.values() if isinstance(one, list) and one]
-        head: list[str] = next((one for one in table if all(isinstance(name, str) for name in one)), [])
-        for rows in table if any(map(meaning, head)) else ():
-            for row in rows if all(isinstance(one, list) and len(one) == len(head) for one in rows) else ():
-                walk(dict(zip(head, row, strict=True)), visit, depth + 2)  # below the names of its columns
-        if "outputs" in value and (source := "".join(_texts([value.get("source")]))):  # a notebook's cell
-            for text in _texts(value["outputs"]):
-                visit(f"{source.rstrip()}\n{text.strip()}", "", depth)
-        return {
-            visit(str(name), "", depth): _walk_member(names.get(name) or _qualified(parent, name), one, visit, depth)
-            for name, one in value.items()
-        }
-    if isinstance(value, list):
-        return _walk_list(value, visit, depth)
-    if isinstance(value, tuple):  # of a Python literal
-        return tuple(_walk_list(list(value), visit, depth))
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**12:
-        return _number(value, "", visit, depth)
-    return value
-
-
-def answers(messages: Sequence[Any]) -> Iterator[str]:
-    """Results of one word or phrase, each below the call that it answers: only the call tells that it is a secret."""
-    called: dict[str, Any] = {}  # the calls of the last answer, by id
-    said: Any = ""
-    asked: Any = ""  # what was said last to the one who calls
-    for message in messages:
-        if not isinstance(message, dict) or "role" not in message:
-            return
-        content, calls = message.get("content"), message.get("tool_calls")
-        parts = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
-        if message["role"] == "assistant":
-            entries = [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
-            called = {str(one.get("id")): one.get("function") for one in entries}
-            called |= {str(one.get("id")): one.get("input") for one in parts if one.get("type") == "tool_use"}
-            for typed in filter(None, map(_typed, called.values())):
-                if _speaks_of(typed, " ".join(_texts([asked, parts or content]))):
-                    yield f'password: "{typed}"'
-            said = next(reversed(called.values()), content)  # for a result that names no call
-            continue
-        asked = (parts or message) if next(_texts(parts or message), "") else asked
-        for one in parts or [message]:
-            call = str(called.get(str(one.get("tool_use_id") or message.get("tool_call_id")), said))
-            last = call[-_LAST_ASKED:].rstrip("`\n ").rpartition("\n")[2]
-            yield from (f"{last}\n{text.strip()}" for text in _texts(one) if _ONE_WORD.fullmatch(text))
-
-
-def _typed(call: Any) -> str:
-    """The one word that a call types whose action (`type`) names no field, "" for any other call."""
-    arguments = call.get("arguments", call) if isinstance(call, dict) else call
-    if isinstance(arguments, str):
-        try:
-            arguments = orjson.loads(arguments) if '"action"' in arguments else None
-        except orjson.JSONDecodeError:
-            return ""
-    if not isinstance(arguments, dict) or "type" not in str(arguments.get("action", "")):
-        return ""
-    text = arguments.get("text")
-    return text.strip() if isinstance(text, str) and _ONE_WORD.fullmatch(text) else ""
-
-
-def _speaks_of(typed: str, said: str) -> bool:
-    """Whether the last sentence before a word was typed says that it is a password, or a key if it looks random."""
-    last = re.split(r"[.!?]\s", said[-_LAST_ASKED:].strip())[-1]
-    key = _TELLING.search(last) and looks_random(typed)
-    return not NO_FIELD.search(last) and bool(_PASSWORD_FIELD.search(last) or key)
-
-
-def _texts(result: Any) -> Iterator[str]:
-    """The texts of a tool's result: of its content, its parts, or the members of the JSON object that it is."""
-    if isinstance(result, dict):
-        for name in ("content", "text", "stdout", "output", "result", "data", "text/plain"):
-            yield from _texts(result.get(name))
-    elif isinstance(result, list):
-        for one in result:
-            yield from _texts(one)
-    elif isinstance(result, str):
-        yield result
-        if result[:1] == "{" and result[-1:] == "}" and len(result) < _LONGEST_VALUE:
-            try:
-                yield from _texts(orjson.loads(result))
-            except orjson.JSONDecodeError:
-                return
-
-
-def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
-    """What follows a flag such as `--api-key` or a selector such as `#password` is the secret, whatever it looks like.
-
-    A list with flags is also read as the command that it is, since `-p` says something beside `mysql` only.
-    """
-    for answer in answers(value) if value and isinstance(value[0], dict) else ():
-        visit(answer, "", depth)  # what is found in it is known in the message itself, too
-    parts: list[Any] = [one.get("text") if isinstance(one, dict) else one for one in value]
-    if len(parts) > 1 and all(isinstance(one, str) for one in parts) and any(map(_OPEN_END.search, parts[:-1])):
-        visit("".join(parts), "", depth)  # the lines of a text, its pieces with and without a format
-    if len(value) > 1 and all(isinstance(row, list) and len(row) == len(value[0]) for row in value):
-        names = [one if isinstance(one, str) and meaning(one.strip()) else None for one in value[0]]
-        if any(names):  # a table, whose first row names what stands below
-            return [
-                value[0],
-                *(
-                    [_walk_member(*cell, visit, depth + 2) for cell in zip(names, row, strict=True)]
-                    for row in value[1:]
-                ),
-            ]
-    flags = [False]
-    for one in value:
-        flag = isinstance(one, str) and one.startswith("-") and meaning(one) in {"key", "password"}
-        flags.append(
-            flag or (isinstance(one, str) and one[:1] in {"#", ".", "["} and bool(_PASSWORD_FIELD.search(one)))
-        )
-    texts = [one if isinstance(one, str) and one and not re.search(r"\s", one) else "_" for one in value]
-    command = texts
-    if 1 < len(texts) <= _LONGEST_COMMAND and any(one.startswith("-") for one in texts):
-        command = visit(" ".join(texts), "", depth).split(" ")
-    if len(command) != len(texts):  # a finding of several words; its parts are looked at by themselves
-        command = texts
-    return [
-        after
-        if after != before
-        else visit(one, "password", depth)
-        if flag and isinstance(one, str) and one[:1] not in {"-", "#", ".", "["}
-        else walk(one, visit, depth + 1)
-        for flag, one, before, after in zip(flags, value, texts, command, strict=False)
-    ]
-
-
-def _qualified(parent: str, name: object) -> object:
-    """The name of a member of a telling one: `api.key` is an API key, and `tokens` holds a token under any name."""
-    if not parent or not isinstance(name, str) or (meaning(name) and name.lower() != "key"):
-        return name
-    if name.lower() == "value" or (name.lower() == "key" and _KEY_OF.search(parent)):
-        return f"{parent}_{name}"
-    several = parent[-1:].lower() == "s" and (meaning(parent) or parent.lower().endswith("tokens"))
-    plural = several and not _DESCRIBES.search(name)
-    return f"{name}_token" if plural else name
-
-
-def _names(members: dict[Any, Any]) -> dict[Any, Any]:
-    """The names by which members are judged that have another one: of an entry of a list, of a field typed into."""
-    if "result" in members and members.keys() >= _OF_A_RANDOM_PASSWORD:
-        return {"result": "password"}
-    typed = _TYPED_NAMES.intersection(members)
-    if not typed:
-        return {}
-    path = next((members[name] for name in _PATHS if isinstance(members.get(name), str)), "")
-    stem, written = re.split(r"[/\\]", path)[-1].partition(".")[0], members.get("content")
-    if meaning(stem) and isinstance(written, str) and _ONE_WORD.fullmatch(written):
-        return {"content": stem}  # of a file that is called as a secret is
-    field = " ".join(str(members[name]) for name in _FIELD_NAMES if isinstance(members.get(name), str))
-    if _PASSWORD_FIELD.search(field) and not NO_FIELD.search(field):
-        texts = {name: one for name in typed if isinstance(one := members[name], str)}
-        return {
-            name: "password"
-            for name, one in texts.items()
-            if (" " not in one or is_phrase(one)) and not _PASSWORD_FIELD.search(one)
-        }
-    for one in _SELECTORS:  # #apiKey, input[name="api_key"]
-        end = re.findall(r"[\w-]+", str(members.get(one, "")))[-1:]
-        if end and meaning(end[0]) in {"key", "password"}:
-            return dict.fromkeys(typed, end[0])
-    if _OF_A_COOKIE.intersection(members):
-        return {"value": "cookie"}
-    entry = next((members[name] for name in ("name", "key", "Name", "Key", "ParameterKey") if name in members), None)
-    why = " ".join(str(members[name]) for name in _REASONS if isinstance(members.get(name), str))
-    if entry is None and _PASSWORD_FIELD.search(why) and not NO_FIELD.search(why):
-        return {name: "password" for name in typed if isinstance(one := members[name], str) and _CHOSEN.fullmatch(one)}
-    if entry is None and re.match(r"[$/]", path):  # of a member of JSON
-        entry = re.split(r"[/.]", path)[-1]
-    return {} if entry is None else {name: entry for name in typed if name.endswith("alue")}
-
-
-def _walk_member(name: object, value: Any, visit: Any, depth: int) -> Any:
-    means: Meaning = meaning(name) if isinstance(name, str) else ""
-    if means and isinstance(value, list) and depth < MAX_DEPTH:
-        return [_walk_member(name, element, visit, depth + 1) for element in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        telling = means == "password" or (means == "phone" and value >= 10**6)
-        return _number(value, means, visit, depth) if telling else walk(value, visit, depth + 1)
-    if isinstance(value, str):
-        short = means != "phone" and len(value) <= _LONGEST_VALUE
-        return visit(value, name if short and isinstance(name, str) else "", depth)
-    return walk(value, visit, depth + 1, name if isinstance(name, str) else "")
-
-
-def _number(value: int, name: str, visit: Any, depth: int) -> int:
-    text = str(abs(value))
-    changed = visit(text, name, depth) != text
-    return int(f"{'-' if value < 0 else ''}1{'0' * (len(text) - 1)}") if changed else value
 
 
 def _is_secret_member(name: str, value: str, means: Meaning) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any
 
-from grokora_pipeline.sessions.redaction.detection import TextOrFinding, TooDeepError, scan, walk
+from grokora_pipeline.sessions.redaction.detection import TextOrFinding, scan
 from grokora_pipeline.sessions.redaction.memory import Finding, Memory, Trace, encodings, occurrences
 from grokora_pipeline.sessions.redaction.published import in_text
+from grokora_pipeline.sessions.redaction.structure import TooDeepError, walk
 
 __all__ = ["VERSION", "Redactor", "TooDeepError", "restore", "restore_growing"]
 
