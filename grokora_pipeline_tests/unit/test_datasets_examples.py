@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokora_pipeline.agents import AgentSpec, Match, Teachers
+from grokora_pipeline.agents import AgentSpec, Match, Teachers, load_agents
 from grokora_pipeline.datasets import duplicates, lineage, toon
 from grokora_pipeline.datasets.example import Example, read_examples, read_worse
 from grokora_pipeline.datasets.examples import DatasetReport, build_examples, cap, task_key
@@ -19,7 +19,9 @@ from grokora_pipeline.datasets.preferences import judged_rows
 from grokora_pipeline.datasets.selection import Blame, DatasetOptions, blames, refuse
 from grokora_pipeline.sessions.turns import TurnRow
 from grokora_pipeline.store import Store
-from grokora_pipeline_tests.unit.session_logs import ACTOR, call, run, tool_answer, turns, write_lines
+from grokora_pipeline_tests.unit.session_logs import ACTOR, SHARED, call, run, tool_answer, turns, write_lines
+
+PLANS = SHARED / "data" / "grokputer_logs" / "collaboration"
 
 TURN: dict[str, Any] = {
     "session_id": "s",
@@ -671,3 +673,25 @@ def test_the_forget_list_keeps_every_name(names: list[str]) -> None:
         for name in names:
             lineage.forget(store, name)
         assert set(lineage.forgotten(store)) == set(names)
+
+
+@pytest.mark.skipif(not PLANS.is_dir(), reason="needs ../shared/data/grokputer_logs")
+def test_an_agent_as_the_default_file_words_it_learns_the_first_rounds_of_collaboration_plans(tmp_path: Path) -> None:
+    default = Path(__file__).resolve().parents[2] / "data" / "agents.yaml"
+    said = default.read_text(encoding="utf-8").split("agents:\n")[0].replace("\n# ", " ").replace("`", "")
+    assert "match: {names: [grok, claude]} and unknown_outcome: all" in said
+    entries = {"description": "Plans.", "match": {"names": ["grok", "claude"]}, "unknown_outcome": "all"}
+    planner = AgentSpec.model_validate({"name": "planner", **entries})
+    run(PLANS, tmp_path / "turns", agents=[*load_agents(default), planner])
+    options = DatasetOptions(unknown_outcome=planner.unknown_outcome)
+    report = build_examples(tmp_path / "turns", planner, tmp_path, options)
+    examples = list(read_examples(tmp_path))
+    # a side's errors, and a first round that nothing separates from the next, are no answers
+    assert (len(examples), report.dropped) == (8, {})
+    for example in examples:
+        plan = (PLANS / example.meta["source_file"]).read_text(encoding="utf-8")
+        task = plan.split("## Task Description\n\n")[1].split("\n\n---")[0]
+        assert [one["content"] for one in example.prompt] == [f"**COORDINATOR** (Round 1):\n\n{task}"]
+        answer = example.completion[0]["content"]
+        assert f"'s Contributions\n\n{answer}" in plan
+        assert "round 2" not in answer
