@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,51 @@ def test_a_packed_log_that_is_damaged_gives_what_comes_before_the_damage(tmp_pat
     report = run(tmp_path / "logs", tmp_path / "out")
     assert 50 < report.turns < 250
     assert "damaged" in {row["reason"] for row in report.quarantine}
+
+
+def gzip_flushed(raw: bytes) -> bytes:
+    """A gzip that its program goes on with."""
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(raw) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+def zstd_flushed(raw: bytes) -> bytes:
+    """A frame of zstd that its program goes on with."""
+    packer = zstandard.ZstdCompressor().compressobj()
+    return packer.compress(raw) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+
+
+CUT_AT_A_LINE: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip_flushed,
+    "gzip without its sum": lambda raw: gzip.compress(raw)[:-8],
+    "zstd": zstd_flushed,
+    "zstd without its sum": lambda raw: zstandard.ZstdCompressor(write_checksum=True).compress(raw)[:-4],
+    "zstd behind a whole frame": lambda raw: zstandard.compress(lines(1, "first")) + zstd_flushed(raw),
+    "zstd with a frame's first bytes": lambda raw: zstandard.compress(raw) + b"\x28\xb5\x2f",
+    "bzip2 without its end": lambda raw: bz2.compress(raw)[:-4],
+    "xz without its index": lambda raw: lzma.compress(raw)[:-12],
+}
+
+
+@pytest.mark.parametrize("cut", CUT_AT_A_LINE.values(), ids=CUT_AT_A_LINE)
+def test_a_packed_log_that_is_cut_at_a_lines_end_is_read_and_said_to_end_early(
+    tmp_path: Path, cut: Callable[[bytes], bytes]
+) -> None:
+    write(tmp_path / "logs" / "a.jsonl.packed", cut(lines(3)))
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert {turn["step"] for turn in turns(tmp_path / "out") if turn["session_id"] == "s"} == {0, 1, 2}
+    assert [(row["reason"], row["detail"].split(": ")[1]) for row in report.quarantine] == [
+        ("damaged", "the packed file ends early")
+    ]
+
+
+def test_a_frame_of_zstd_that_holds_no_log_is_passed_over(tmp_path: Path) -> None:
+    note = b"\x50\x2a\x4d\x18\x03\0\0\0abc"
+    repeated = b'{"note": "' + b" " * 300_000 + b'"}\n'  # blocks that repeat a byte
+    write(tmp_path / "logs" / "a.zst", note + zstandard.compress(lines(2) + repeated) + note)
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert report.turns == 2
+    assert {row["reason"] for row in report.quarantine} == {"wrong_schema"}
 
 
 @pytest.mark.parametrize("packer", PACKERS.values(), ids=PACKERS)

@@ -32,7 +32,7 @@ _BLOCK = 1 << 20
 # What stands around records and is no part of them: holes of NUL that a crash leaves, the mark before each record of a
 # JSON text sequence (RFC 7464), and the end of a file of DOS.
 PADDING = b"\0\x1e\x1a"
-_ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD, _SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 # What rotation makes of `x.log`: x.log.1 (the newest), x.log.2.gz, x.log-20260131, x.log.2026-01-31_10, and (what
 # OpenTelemetry's collector writes) x-2026-01-31T10-00-00.000.log
@@ -140,10 +140,11 @@ class Source:
         elif magic == b"PK\x03\x04":
             lines = _eval_lines(self.path if self.data is None else io.BytesIO(self.data))
             unpacked = lines and _JsonLines(lines)
+        elif isinstance(unpacked, zstandard.ZstdDecompressionReader):
+            packed = stack.enter_context(self.path.open("rb")) if self.data is None else io.BytesIO(self.data)
+            unpacked = _WholeFrames(unpacked, packed, self.size)
         if unpacked is not None:
             stream = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
-            if magic == _ZSTD and not stream.peek(1):
-                raise EOFError  # its reader takes any end for a right one
         if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # type: ignore[attr-defined]
             stream = io.BufferedReader(_Limited(_Utf8(stream), MAX_UNPACKED), _BLOCK)
         ways = (_csv_lines, _document_lines, _shipped_lines, _logged_lines)
@@ -452,12 +453,51 @@ def _unpacked(stream: IO[bytes]) -> Any:
     magic = stream.peek(6)[:6]  # type: ignore[attr-defined]  # of BufferedReader
     if magic.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=stream)
-    if magic.startswith(_ZSTD):
+    if magic.startswith(_ZSTD) or (magic[1:4] == _SKIPPABLE and magic[0] >> 4 == 5):
         # a log that is rotated by appending frames has several: without `read_across_frames` only the first is read
         return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(stream, read_across_frames=True)
     if magic.startswith(b"BZh"):
         return bz2.BZ2File(stream)
     return lzma.LZMAFile(stream) if magic == b"\xfd7zXZ\x00" else None
+
+
+class _WholeFrames:
+    """What zstd's reader unpacks, with an error where the last frame is cut: it takes any end for a right one."""
+
+    def __init__(self, reader: Any, packed: IO[bytes], size: int) -> None:
+        self._reader, self._packed, self._size = reader, packed, size
+
+    def read(self, size: int) -> bytes:
+        """At most `size` unpacked bytes. Raises EOFError at an end within a frame."""
+        block: bytes = self._reader.read1(size)
+        if not block and size and self._is_cut():
+            raise EOFError
+        return block
+
+    def _is_cut(self) -> bool:
+        """Whether the packed bytes end within a frame, as the headers of its blocks tell (RFC 8878)."""
+        end, at = self._packed.seek(0, io.SEEK_END), 0
+        end = min(end, self._size) if self._size >= 0 else end
+        while at < end:
+            self._packed.seek(at)
+            head = self._packed.read(18)
+            if head[1:4] == _SKIPPABLE:
+                at += 8 + int.from_bytes(head[4:8], "little")
+                continue
+            try:
+                at += zstandard.frame_header_size(head)
+                has_checksum, is_last = zstandard.get_frame_parameters(head).has_checksum, False
+            except zstandard.ZstdError:  # of a header that is cut, too
+                return True
+            while not is_last and at < end:
+                self._packed.seek(at)
+                header = int.from_bytes(self._packed.read(3), "little")
+                is_last, is_repeated = bool(header & 1), header >> 1 & 3 == 1
+                at += 3 + (1 if is_repeated else header >> 3)
+            if not is_last:
+                return True
+            at += 4 * has_checksum
+        return at > end
 
 
 def cause(error: BaseException) -> str:
