@@ -29,7 +29,7 @@ from grokora_pipeline.sessions.table import base_session
 from grokora_pipeline.sessions.verdicts import COPIES_FILE, RESULTS_FILE, SESSIONS_FILE, Judgement, judge
 from grokora_pipeline.store import content_version
 
-CODE_VERSION = 14  # raise it when the same logs give other rows
+CODE_VERSION = 15  # raise it when the same logs give other rows
 CHUNK_BYTES = 10 << 20  # of logs a job: what a process holds grows with it, and each begins with cold caches
 POOL_FROM_BYTES = 128 << 20  # below this, starting processes costs more than it saves
 POOL_FROM_ROWS = 20_000
@@ -42,6 +42,8 @@ FILES = pa.schema([("file", pa.string()), ("format", pa.string()), ("turns", pa.
 _NO_LOG = {"companion": "goes with a session whose log is another file", "no log": "no reader knows its content"}
 _NO_LOG |= {"archive": "an archive; unpack it", "empty": "empty", "": "not read"}
 _STATE = "state.json"
+_BESIDE = {one.name: one.beside for one in readers.FORMATS if one.beside}
+_SAYS_MORE = {"companion", "no log", "", "openai_batch"}  # formats of what may say more of a log beside it
 
 
 @dataclass(slots=True)
@@ -163,6 +165,8 @@ def _read(work: _Work, tree: Scan) -> None:
         if record is None or tuple(record.signature) != file.signature or record.again or file.growing:
             changed.append(file)
     records = _extract(work, [[file] for file in changed], "0")
+    if told_anew := _told_anew(work, tree, records):
+        records |= _extract(work, [[file] for file in told_anew], "2")
     closed = tuple(f"{folder}/" if folder else "" for folder in tree.closed)
     kept = {name: record for name, record in before.items() if closed and name.startswith(closed)}
     current = {file.name: records.get(file.name) or before[file.name] for file in tree.files}
@@ -180,6 +184,27 @@ def _read(work: _Work, tree: Scan) -> None:
         readable = {name: record for name, record in again.items() if not record.failed}
         work.files |= readable
         work.read |= readable.keys()
+
+
+def _told_anew(work: _Work, tree: Scan, records: dict[str, FileRecord]) -> list[LogFile]:
+    """The unchanged files of which another file says more or less than it did, as the other half of a batch does."""
+    before = work.before.files
+    gone = {name: before[name] for name in before.keys() - {file.name for file in tree.files}}
+    names: defaultdict[str, list[str]] = defaultdict(list)  # by folder: what is no log of its own
+    for name, record in (gone | records).items():
+        if record.format in _SAYS_MORE:
+            folder, base = os.path.split(name)
+            names[folder].append(base)
+    found = []
+    for file in tree.files if names else ():
+        known = before.get(file.name)
+        if known and file.name not in records and (pattern := _BESIDE.get(known.format)):
+            folder = os.path.dirname(file.name)  # noqa: PTH120 – a Path a file costs seconds
+            near = (folder, os.path.dirname(folder))  # noqa: PTH120
+            places = (*near, *(os.path.join(one, "verifier") for one in near))  # noqa: PTH118
+            if any(pattern.fullmatch(one) for place in places for one in names.get(place, ())):
+                found.append(file)
+    return found
 
 
 def _keep_rotated(work: _Work, tree: Scan, logs: Path, listed: int) -> None:

@@ -86,6 +86,42 @@ def test_half_a_batch_says_which_half_is_missing_and_never_takes_anothers(
     assert words in caught.value.problem.detail
 
 
+@pytest.mark.parametrize("first", ["in.jsonl", "out.jsonl"])
+def test_a_half_that_comes_later_or_goes_leaves_what_reading_all_at_once_gives(tmp_path: Path, first: str) -> None:
+    halves = {"in.jsonl": requests("a", "b"), "out.jsonl": replies("a", "b")}
+    logs, late = tmp_path / "logs", next(name for name in halves if name != first)
+    write(logs / first, *halves[first])
+    alone = run(logs, tmp_path / "1")
+    assert (alone.turns, [row["reason"] for row in alone.quarantine]) == (0, ["no_contents"])
+    write(logs / late, *halves[late])
+    both, at_once = run(logs, tmp_path / "2", tmp_path / "1"), run(logs, tmp_path / "3")
+    assert (both.turns, both.files_read, both.quarantine, both.version) == (2, 2, [], at_once.version)
+    (logs / late).unlink()
+    assert run(logs, tmp_path / "4", tmp_path / "2").version == alone.version
+
+
+def test_a_reward_and_a_sub_agents_type_that_are_written_later_reach_their_log(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    steps = [{"step_id": 1, "source": "user", "message": "Q"}, {"step_id": 2, "source": "agent", "message": "A"}]
+    told = {"schema_version": "ATIF-v1.6", "session_id": "s", "agent": {"name": "a", "version": "1"}, "steps": steps}
+    write(logs / "trial" / "agent" / "trajectory.json", told)
+    line = {"sessionId": "t", "isSidechain": True, "cwd": "/x", "version": "2", "agentId": "7"}
+    claude = [
+        {**line, "uuid": "1", "parentUuid": None, "type": "user", "message": {"role": "user", "content": "Q"}},
+        {**line, "uuid": "2", "parentUuid": "1", "type": "assistant", "message": {"role": "assistant", "content": "B"}},
+    ]
+    write(logs / "agent-7.jsonl", *claude)
+    run(logs, tmp_path / "1")
+    (logs / "trial" / "verifier").mkdir()
+    (logs / "trial" / "verifier" / "reward.txt").write_text("1", encoding="utf-8")
+    write(logs / "agent-7.meta.json", {"agentType": "explorer"})
+    report = run(logs, tmp_path / "2", tmp_path / "1")
+    rows = {row["source_file"]: row for row in turns(tmp_path / "2")}
+    assert rows["trial/agent/trajectory.json"]["status"] == "success"
+    assert "explorer" in str(rows["agent-7.jsonl"]["recorded_agent"])
+    assert report.version == run(logs, tmp_path / "3").version
+
+
 # --- replies, results and speakers under any name
 
 
