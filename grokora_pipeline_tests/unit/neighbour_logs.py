@@ -601,6 +601,19 @@ def _batch_halves(talk: "Talk", name: str) -> bytes:
     return _lines(*halves, *({"custom_id": f"{name}-{n}", "response": one} for n, one in enumerate(replies)))
 
 
+def _recorded_halves(talk: "Talk", name: str) -> bytes:
+    """A call of each of two APIs, as a proxy logs them: the second is sent before the first is answered."""
+    request, response = _chat(talk)
+    asked = {"model": "m", "system": talk.system, "messages": [{"role": "user", "content": talk.question}]}
+    said = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": talk.answer}]}
+    return _lines(
+        {"event": "llm_request", "request_id": f"{name}-1", "timestamp": AT, "payload": request},
+        {"event": "llm_request", "request_id": f"{name}-2", "timestamp": AT, "payload": asked},
+        {"event": "llm_response", "request_id": f"{name}-1", "status": 200, "payload": response},
+        {"event": "llm_response", "request_id": f"{name}-2", "status": 200, "payload": json.dumps(said)},
+    )
+
+
 def _promptlayer(talk: "Talk", name: str) -> bytes:
     template = {"type": "chat", "messages": [*talk.messages, talk.reply], "tools": None}
     model = {"provider": "openai", "name": "m", "parameters": {}}
@@ -1208,6 +1221,7 @@ NEIGHBOURS: dict[str, tuple[str, str, Sequence[str], Writer]] = {one[0]: one for
     "crush": ("ui_messages", "session.json", _NO_SYSTEM, _crush),
     "open_interpreter": ("mini_swe_agent", "messages.json", _NO_SYSTEM, _open_interpreter),
     "batch_halves": ("openai_batch", "both.jsonl", _HELD, _batch_halves),
+    "recorded_halves": ("recorded_halves", "proxy.jsonl", _HELD, _recorded_halves),
     "kong": ("wrapped_calls", "http.log", _HELD, _kong),
     "claude_trace": ("recording", "log.jsonl", _HELD, _claude_trace),
     "asked_and_said": ("chat_dataset", "rows.jsonl", _HELD, _asked_and_said),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from grokora_pipeline.sessions import readers
+from grokora_pipeline.sessions.readers import halves
 from grokora_pipeline.sessions.readers.source import UnreadableError
 from grokora_pipeline.sessions.turns import Problem, Skipped, Verdict
 from grokora_pipeline_tests.unit.session_logs import run, turns
@@ -84,6 +85,77 @@ def test_half_a_batch_says_which_half_is_missing_and_never_takes_anothers(
     with pytest.raises(UnreadableError) as caught:
         read_lines(tmp_path, *own)
     assert words in caught.value.problem.detail
+
+
+CHAT: tuple[Any, Any] = ({"model": "m", "messages": ASKED}, {"choices": [{"message": SAID, "finish_reason": "stop"}]})
+ANTHROPIC: tuple[Any, Any] = (
+    {"model": "m", "system": "S", "messages": ASKED[1:]},
+    {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "A"}]},
+)
+GEMINI: tuple[Any, Any] = (
+    {"contents": [{"parts": [{"text": "Q"}]}], "systemInstruction": {"parts": [{"text": "S"}]}},
+    {"candidates": [{"content": {"role": "model", "parts": [{"text": "A"}]}}]},
+)
+RESPONSES: tuple[Any, Any] = (
+    {"model": "m", "instructions": "S", "input": "Q"},
+    {"object": "response", "output": [{"type": "message", **SAID, "content": [{"type": "output_text", "text": "A"}]}]},
+)
+CHUNKS: tuple[Any, ...] = ({"delta": {"content": "A"}}, {"delta": {}, "finish_reason": "stop"})
+STREAM = "".join(f"data: {json.dumps({'choices': [one]})}\n\n" for one in CHUNKS)
+# How logs write the two sides, each a record of its own
+HALVES: dict[str, Any] = {
+    "typed": lambda side, body: {"type": side, "request_id": "r1", "body": body},
+    "named": lambda side, body: {"id": "r1", side: body},
+    "event": lambda side, body: {"event": f"llm_{side}", "call_id": "r1", "payload": json.dumps(body)},
+    "logger": lambda side, body: {"level": 30, "msg": side, "reqId": 1, side[:3]: {"body": body}},
+    "flat": lambda side, body: {"kind": side, "correlationId": "r1", **body},
+    "event ids": lambda side, body: {"id": f"of the {side}", "trace_id": "t", "stage": side, "data": body},
+    "referring": lambda side, body: {"id": side, "parent_id": "request", "what": side, "data": body},
+}
+
+
+@pytest.mark.parametrize("written", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("api", [CHAT, ANTHROPIC, GEMINI, RESPONSES], ids=["chat", "messages", "gemini", "responses"])
+def test_a_request_and_a_reply_of_their_own_lines_are_one_call(tmp_path: Path, written: Any, api: Any) -> None:
+    lines = [{**written(side, body), "timestamp": AT} for side, body in zip(("request", "response"), api, strict=True)]
+    noted = {"event": "cache_miss", "timestamp": AT}
+    items = read_lines(tmp_path, lines[0], noted, lines[1])
+    assert told(items) == ["s:S u:Q -> A (whole)"]
+    assert skipped(items) == ["no_model_call"]
+    assert [turn.started_at for turn in turns_of(items)] == [AT]
+
+
+def test_halves_are_joined_by_what_names_the_call_and_never_else(tmp_path: Path) -> None:
+    """Replies come in any order; one without its request takes no other's, though session and trace are the same."""
+
+    def line(side: str, number: int, **more: Any) -> dict[str, Any]:
+        return {"type": side, "session_id": "s", "trace_id": "t", "request_id": f"r{number}", **more}
+
+    def asked(number: int) -> dict[str, Any]:
+        return line("request", number, data={"model": "m", "messages": [{"role": "user", "content": f"Q{number}"}]})
+
+    def said(number: int) -> dict[str, Any]:
+        choice = {"message": {"role": "assistant", "content": f"A{number}"}, "finish_reason": "stop"}
+        return line("response", number, data={"choices": [choice]})
+
+    failed = line("response", 4, status=500, data={"error": "overloaded"})
+    items = read_lines(tmp_path, said(0), asked(1), asked(2), said(2), said(9), asked(3), said(1), asked(4), failed)
+    assert told(items) == ["u:Q2 -> A2 (whole)", "u:Q1 -> A1 (whole)"]
+    assert {turn.session_id for turn in turns_of(items)} == {"s"}
+    # of the first, of r9, of r3 and of r4; what failed says nothing
+    assert sorted(skipped(items)) == [*["half_of_a_call"] * 4, "no_model_call"]
+    again = read_lines(tmp_path, asked(1), asked(1), line("response", 1, data={"stream": STREAM}))
+    assert (told(again), skipped(again)) == (["u:Q1 -> A (whole)"], ["half_of_a_call"])
+
+
+def test_requests_that_nobody_answers_are_given_up_once_they_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halves, "MAX_WAITING", 2_000)
+    lines = [HALVES["typed"]("request", CHAT[0]) | {"request_id": f"r{n}"} for n in range(100)]
+    last = HALVES["typed"]("response", CHAT[1]) | {"request_id": "r99"}
+    items = read_lines(tmp_path, *lines, HALVES["typed"]("response", CHAT[1]) | {"request_id": "r0"}, last)
+    assert (len(turns_of(items)), len(skipped(items))) == (1, 100)
 
 
 @pytest.mark.parametrize("first", ["in.jsonl", "out.jsonl"])

@@ -12,6 +12,7 @@ import orjson
 
 from grokora_pipeline.models.messages import Message, offered_tools
 from grokora_pipeline.sessions.readers.bodies import api_of, exchange, is_reference
+from grokora_pipeline.sessions.readers.chats import HALF
 from grokora_pipeline.sessions.readers.common import (
     Line,
     Source,
@@ -34,6 +35,7 @@ from grokora_pipeline.sessions.readers.documents import (
     plain,
     records,
 )
+from grokora_pipeline.sessions.readers.halves import Halves
 from grokora_pipeline.sessions.readers.lowering import (
     ROLES,
     clean,
@@ -90,6 +92,7 @@ def read(source: Source) -> Iterator[Item]:
                 yield from sessions.read(record.value, record.number, 0)
             else:
                 yield Problem("wrong_schema", 0, f"element {record.number} is no JSON object")
+        yield from sessions.rest()
         return
     for line in source.lines():
         offset = line.offset
@@ -100,6 +103,7 @@ def read(source: Source) -> Iterator[Item]:
                     continue
                 foreign = foreign or item.reason == "not_utf8"
             yield item
+    yield from sessions.rest()
     if problems > MAX_PROBLEMS:
         yield Problem("more", offset, f"{problems - MAX_PROBLEMS} more lines could not be read")
 
@@ -207,10 +211,18 @@ class _Sessions:
         self._source = source
         self._known: dict[str, Run] = {}
         self._conversations = _Conversations()
+        self._halves = Halves()
 
-    def read(self, line: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
-        """The items of one line."""
-        line = _as_chat(self._conversations.whole(line))
+    def rest(self) -> Iterator[Item]:
+        """What is known once all lines were read."""
+        yield from (Skipped(HALF) for _ in range(self._halves.left()))
+
+    def read(self, record: dict[str, Any], number: int, offset: int) -> Iterator[Item]:
+        """The items of one line; of a request with its reply in another line, those of the reply."""
+        whole = self._halves.take(record)
+        if whole is None:
+            return
+        line = _as_chat(self._conversations.whole(whole))
         request, outcome = line.get("request"), line.get("outcome")
         messages = request.get("messages") if isinstance(request, dict) else None
         named = {key: one for key, one in as_object(line.get("metadata")).items() if key in SESSION_NAMES} | line
@@ -225,6 +237,8 @@ class _Sessions:
                 yield Problem("wrong_schema", offset, f"line {number}: the request has no chat messages")
                 return
             yield from self._read_call(session, line, number)
+        elif not isinstance(outcome, dict) and self._halves.seen:
+            yield Skipped("no_model_call")
         elif not isinstance(outcome, dict):
             yield Problem("wrong_schema", offset, f"line {number} has neither a request nor an outcome")
             return
