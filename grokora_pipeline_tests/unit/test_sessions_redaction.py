@@ -832,6 +832,17 @@ def test_a_password_leaves_every_text_of_its_session(word: str, number: int, mar
     assert value not in Redactor().redact([{"password": value}, f"I type {value} now"])[0][1]
 
 
+@pytest.mark.parametrize("value", ["KmQxVzrTwPjc", "uYwKqjTRzbXfPLmdVhGs"])
+def test_letters_without_order_leave_every_text_and_words_do_not(value: str) -> None:
+    texts = [f"token = '{value}' | '{value}'", f"it is {value}", "token = 'nextPageToken'", "it is nextPageToken"]
+    redacted = Redactor().redact(texts)[0]
+    assert redacted == [
+        "token = '<SECRET:password:1>' | '<SECRET:password:1>'",
+        "it is <SECRET:password:1>",
+        *texts[2:],
+    ]
+
+
 def test_what_a_call_returns_is_no_password_and_spreads_to_no_other_text() -> None:
     value = ['password=os.getenv("X")', 'host = os.getenv("HOST")', "token = get(", '{"password": "get("}']
     assert Redactor().redact(value)[0] == value
@@ -1284,6 +1295,9 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("somevendor='w3k9x0q7zt4m1v8b2n6c5h'", "w3k9x0q7zt4m1v8b2n6c5h"),
         ("see kf83jd02ms9x7qp4l1z6vb5nt8wy, it works", "kf83jd02ms9x7qp4l1z6vb5nt8wy"),
         ("<secret>{vendor AQAAABAAA 91bd7cx0}</secret>", "91bd7cx0"),
+        ("<secret>{AQAAABAAA q8:Rv;2,T^m>4x`K#z}</secret>", "T^m>4x`K#z"),
+        ("api_key: 8mQzT]xV2nRk7Lb4sWf9]hD3cYg", "sWf9]hD3cYg"),
+        ("a dimwit secret KmQxVzrTwPjc within", "KmQxVzrTwPjc"),
         (f'agora_app_certificate = "{REST}"', REST),
         # the value before the name
         ("//r9zjvz2jvix45o77 is the password", "r9zjvz2jvix45o77"),
@@ -1644,6 +1658,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '{"AWS::DataZone::Domain": "9f534c0412fb6e85", "AWS::DataSync::Task": "5ce0bc0a4a34bba5", '
         '"AWS::EC2::EIP": "9424cc2cdbe0ea3d", "AWS::EC2::Host": "04bf2d4bce59b6a5"}',
         "type={shown ? 'text' : 'password'} and type={hidden ? 'password' : 'text'}; the pass registry.",
+        "api_key: config2]environmentName]accountOf3People; token = nextPageToken; key: rows[keys[index3]]withoutName",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

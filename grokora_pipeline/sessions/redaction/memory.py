@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import PICTURE
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, entropy
+from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, entropy, looks_random
 
 KEY_BYTES = 32
 SHORTEST_SPREADING = 6  # characters; a shorter value is too often a part of something else
@@ -55,7 +55,7 @@ class Finding(NamedTuple):
             and SHORTEST_SPREADING <= len(value) <= LONGEST_SPREADING
             and not re.search(r"[(\[{]", value)
             and (self.kind == "user" or entropy(value) >= 2.2)
-            and not (_ORDINARY.fullmatch(value) or _is_path(value))
+            and not ((_ORDINARY.fullmatch(value) and not (value.isalpha() and looks_random(value))) or _is_path(value))
         )
 
 

@@ -17,7 +17,7 @@ from grokora_pipeline.sessions.redaction.structure import TooDeepError, walk
 
 __all__ = ["VERSION", "Redactor", "TooDeepError", "restore", "restore_growing"]
 
-VERSION = 14  # part of every manifest: raise it when the rules change, and everything is read again
+VERSION = 15  # part of every manifest: raise it when the rules change, and everything is read again
 
 
 class Redactor:

@@ -457,7 +457,7 @@ _TOKENS = (
     ),
     detector(  # as Jenkins writes what it encrypted
         "encrypted_secret",
-        r"(?<=\{)(?:\w{1,40} )?AQAAABAAA[\w+/=. -]+(?=\})",
+        r"(?<=\{)(?:\w{1,40} )?AQAAABAAA[^{}\n]+(?=\})",
         r"AQAAABAAA",
     ),
     detector(  # the lines of a file that Ansible encrypted
