@@ -526,3 +526,92 @@ def test_pairs_are_a_conversation_and_tools_for_a_template_are_its_tools(tmp_pat
     assert told(read_lines(tmp_path, {"conversation": pairs})) == ["u:Q -> A (whole)", "u:Q a:A u:Q2 -> A2 (whole)"]
     row = {"messages": [ASKED[1], SAID], "chat_template_kwargs": {"xml_tools": [json.dumps(TOOL)]}}
     assert only(read_lines(tmp_path, row)).tools == [{"type": "function", "function": TOOL}]
+
+
+# --- conversations that nothing names, one behind the other in one file
+
+
+def parts(role: str, text: str, number: int) -> dict[str, Any]:
+    """A message of the AI SDK's."""
+    return {"id": f"m{number}", "role": role, "parts": [{"type": "text", "text": text}]}
+
+
+def item(role: str, text: str, _: int) -> dict[str, Any]:
+    """An item of the Responses API's."""
+    kind = "output_text" if role == "assistant" else "input_text"
+    return {
+        "type": "message",
+        "role": role.replace("system", "developer"),
+        "content": [{"type": kind, "text": text}],
+    }
+
+
+def langchain(role: str, text: str, _: int) -> dict[str, Any]:
+    """A message of LangChain's."""
+    return {"type": {"user": "human", "assistant": "ai"}.get(role, role), "content": text}
+
+
+def pydantic(role: str, text: str, _: int) -> dict[str, Any]:
+    """A message of Pydantic AI's."""
+    kind = "response" if role == "assistant" else "request"
+    name = {"system": "system-prompt", "user": "user-prompt"}.get(role, "text")
+    return {"kind": kind, "parts": [{"part_kind": name, "content": text}]}
+
+
+@pytest.mark.parametrize("written", [parts, item, langchain, pydantic])
+def test_a_system_prompt_that_stands_again_begins_another_conversation(tmp_path: Path, written: Any) -> None:
+    said = [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
+    again = [("system", "S"), ("user", "T"), ("assistant", "C")]
+    lines = [written(*one, number) for number, one in enumerate([*said, *again])]
+    items = turns_of(read_lines(tmp_path, *lines))
+    assert [prompt_of(turn) for turn in items] == ["s:S u:Q", "s:S u:Q a:A u:R", "s:S u:T"]
+    assert [turn.step for turn in items] == [0, 1, 0]
+    first, second, third = (turn.session_id for turn in items)
+    assert first == second != third
+
+
+@pytest.mark.parametrize(("day", "sessions"), [("01", 1), ("05", 2)])
+def test_a_first_question_that_stands_again_begins_another_conversation_after_a_pause(
+    tmp_path: Path, day: str, sessions: int
+) -> None:
+    def line(role: str, text: str, day: str) -> dict[str, Any]:
+        content = {"content": [{"type": "text", "text": text}]}
+        return {"role": role, "timestamp": f"2026-01-{day}T00:00:00Z", "message": content}
+
+    first = [line("user", "Q", "01"), line("assistant", "A", "01")]
+    items = turns_of(read_lines(tmp_path, *first, line("user", "Q", day), line("assistant", "B", day)))
+    assert [prompt_of(turn) for turn in items] == ["u:Q", "u:Q" if sessions == 2 else "u:Q a:A u:Q"]
+
+
+def test_each_root_of_a_claude_code_file_without_session_ids_is_a_session_and_a_summary_is_none(tmp_path: Path) -> None:
+    def line(number: int, parent: int, role: str, text: str, **more: Any) -> dict[str, Any]:
+        own = {"uuid": f"u{number}", "parentUuid": f"u{parent}" if parent else None, "cwd": "/x", "version": "2"}
+        return {**own, "type": role, "message": {"role": role, "content": text}, **more}
+
+    lines = [
+        line(1, 0, "user", "Q"),
+        line(2, 1, "assistant", "A"),
+        line(3, 0, "user", "SUM", isCompactSummary=True),
+        line(4, 3, "assistant", "B"),
+        line(5, 0, "user", "R"),
+        line(6, 5, "assistant", "C"),
+    ]
+    items = turns_of(read_lines(tmp_path, *lines))
+    assert [(turn.session_id, turn.step, prompt_of(turn)) for turn in items] == [
+        ("u1", 0, "u:Q"),
+        ("u1", 1, "u:SUM"),
+        ("u5", 0, "u:R"),
+    ]
+
+
+def test_recorded_calls_that_nothing_names_begin_anew_once_their_conversation_went_on(tmp_path: Path) -> None:
+    def line(hour: int, *said: str) -> dict[str, Any]:
+        messages = [{"role": "assistant" if index % 2 else "user", "content": one} for index, one in enumerate(said)]
+        response = {"choices": [{"message": {"role": "assistant", "content": "A"}}]}
+        at = f"2026-01-01T{hour:02d}:00:00Z"
+        return {"request": {"model": "m", "messages": messages}, "response": response, "timestamp": at}
+
+    # asked, tried again, gone on, asked anew, gone on
+    lines = [line(0, "Q"), line(0, "Q"), line(0, "Q", "A", "R"), line(1, "Q"), line(1, "Q", "A", "R")]
+    names = [turn.session_id for turn in turns_of(read_lines(tmp_path, *lines))]
+    assert names == [names[0]] * 3 + [f"{names[0]}#2"] * 2

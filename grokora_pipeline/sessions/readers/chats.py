@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from grokora_pipeline.sessions.readers.common import name_text
@@ -36,6 +38,7 @@ class Chat:
     place: int = 0  # among those of its record, where each counts as a line of its own
 
 
+RESTART_GAP = timedelta(hours=6)  # a session that begins anew after such a pause is another one
 HALF = "half_of_a_call"  # a request or a reply whose other side is not in the file
 HALF_CALL = Chat([{"role": "assistant", "content": HALF, "cut": HALF}])
 
@@ -92,3 +95,19 @@ def unshown(nodes: Iterable[Json], path: Iterable[Json], role: Callable[[Json], 
     """How many answers among nodes are not on the path of their tree; `role` says who speaks in a node."""
     said = (sum(ROLES.get(name_text(role(one)).lower()) == "assistant" for one in own) for own in (nodes, path))
     return next(said) - next(said)
+
+
+def divided(messages: list[Json]) -> list[list[Json]]:
+    """The conversations in messages that name no session: each begins with the first one's first message.
+
+    A system prompt that stands again begins one at once; a question, which a person may ask twice, after a pause (the
+    messages tell their time as `at`).
+    """
+    starts = [0]
+    for index, (before, one) in enumerate(pairwise(messages), 1):
+        is_first = all(one.get(key) == messages[0].get(key) for key in ("role", "content"))
+        times = [datetime.fromisoformat(own["at"]) for own in (before, one) if own.get("at")]
+        is_late = len(times) == 2 and times[1] - times[0] > RESTART_GAP
+        if is_first and (one.get("role") in ("system", "developer") or (one.get("role") == "user" and is_late)):
+            starts.append(index)
+    return [messages[start:end] for start, end in pairwise([*starts, len(messages)])]

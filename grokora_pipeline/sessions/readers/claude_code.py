@@ -238,8 +238,13 @@ class _Session:
         done: set[str] = set()
         steps: dict[str, int] = {}
         kind = _recorded_type(self._source)
+        begun = ""
         for node in self._nodes.values():
             before = self._before(node, contexts)
+            # of a file that names no session each root begins one, but for a summary and a sub-agent's first line
+            is_root = before.root == node.uuid and not (begun and (node.starts_anew or node.sidechain))
+            begun = node.uuid if is_root else begun
+            node.session = node.session or self._name or begun
             if node.answer and node.answer not in done:
                 done.add(node.answer)
                 agent, session, parent = self._owner(node, before, kind)
@@ -306,7 +311,7 @@ class _Session:
 
     def _owner(self, node: _Node, before: _Context, kind: str) -> tuple[str, str, str]:
         """The agent, the session and the parent session of a call: a sub-agent is an agent of its own."""
-        session = node.session or self._name or self._source.name
+        session = node.session
         if not node.sidechain and not node.agent_id:
             # a teammate's session is its own, and its lead is named in the team's settings alone
             lead = node.teammate in ("", "team-lead")

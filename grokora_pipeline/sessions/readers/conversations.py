@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import call_logs, chat_programs, coding_agents, frameworks
-from grokora_pipeline.sessions.readers.chats import HALF, Chat
+from grokora_pipeline.sessions.readers.chats import HALF, Chat, divided
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import (
     Json,
@@ -65,7 +65,7 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
 
         def read_chats(value: Any, number: int, name: str) -> Iterator[Item]:
             for chat in shape.chats(value):
-                yield from chat_turns(source, chat, number, name)
+                yield from chat_turns(source, chat, number, name, apart=not number)
 
         def turns(value: Any, number: int, name: str, what: str) -> Iterator[Item]:
             nonlocal calls, told
@@ -97,8 +97,11 @@ def reader(shape: Shape) -> Callable[[Source], Iterator[Item]]:
     return read
 
 
-def chat_turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterator[Item]:
-    """The turns and the verdict of a chat. `named`: the session that its records name, if it has none of its own."""
+def chat_turns(source: Source, chat: Chat, line: int, named: str = "", *, apart: bool = False) -> Iterator[Item]:
+    """The turns and the verdict of a chat. `named`: the session that its records name, if it has none of its own.
+
+    `apart`: without a name they may be several conversations, one behind the other.
+    """
     yield from (Skipped("another_branch") for _ in range(chat.unshown))
     said_of = Verdict(chat.session or named, status=chat.status, rating=chat.rating)
     is_judged = chat.status != "unknown" or chat.rating is not None
@@ -116,35 +119,36 @@ def chat_turns(source: Source, chat: Chat, line: int, named: str = "") -> Iterat
             left_out += 1
             yield Skipped(marks["cut"] if isinstance(marks.get("cut"), str) else "broken_off")
         messages += own if not marks.get("unsent") else []
-    messages = pair_results(join_calls(messages, lossy=True))
-    places = [index for index, one in enumerate(messages) if one["role"] == "assistant" and one.get("trainable", True)]
-    places = [index for index in places if index == len(messages) - 1] if chat.last_only else places
-    if not places:
-        if is_judged and said_of.session_id:
-            yield said_of
-        elif not left_out:
-            yield Skipped("no_answer" if chat.last_only else "no_model_call")
-        return
-    start = next(index for index, one in enumerate(messages) if one["role"] == "assistant")
-    session = chat.session or named or f"content-{digest([one['content'] for one in messages[:start]])}"
-    for model in dict.fromkeys(name_text(messages[index].get("model")) for index in places):
-        yield from explode(
-            source,
-            messages,
-            [index for index in places if name_text(messages[index].get("model")) == model],
-            session_id=session,
-            agent=chat.agent,
-            line=line + chat.place,
-            tools=lower_tools(chat.tools),
-            completeness=chat.completeness,
-            model=model,
-            parent_session_id=chat.parent,
-            status=chat.status,
-            task=chat.task,
-            first_step=chat.first_step,
-        )
-    if is_judged:
-        yield replace(said_of, session_id=session)
+    for said in divided(messages) if apart and not (chat.session or named) else [messages]:
+        own = pair_results(join_calls(said, lossy=True))
+        places = [index for index, one in enumerate(own) if one["role"] == "assistant" and one.get("trainable", True)]
+        places = [index for index in places if index == len(own) - 1] if chat.last_only else places
+        if not places:
+            if is_judged and said_of.session_id:
+                yield said_of
+            elif not left_out:
+                yield Skipped("no_answer" if chat.last_only else "no_model_call")
+            continue
+        start = next(index for index, one in enumerate(own) if one["role"] == "assistant")
+        session = chat.session or named or f"content-{digest([one['content'] for one in own[:start]])}"
+        for model in dict.fromkeys(name_text(own[index].get("model")) for index in places):
+            yield from explode(
+                source,
+                own,
+                [index for index in places if name_text(own[index].get("model")) == model],
+                session_id=session,
+                agent=chat.agent,
+                line=line + chat.place,
+                tools=lower_tools(chat.tools),
+                completeness=chat.completeness,
+                model=model,
+                parent_session_id=chat.parent,
+                status=chat.status,
+                task=chat.task,
+                first_step=chat.first_step,
+            )
+        if is_judged:
+            yield replace(said_of, session_id=session)
 
 
 def _has(*paths: str, **members: Any) -> Callable[[Json], bool]:

@@ -12,7 +12,7 @@ import orjson
 
 from grokora_pipeline.models.messages import Message, offered_tools
 from grokora_pipeline.sessions.readers.bodies import api_of, exchange, is_reference
-from grokora_pipeline.sessions.readers.chats import HALF
+from grokora_pipeline.sessions.readers.chats import HALF, RESTART_GAP
 from grokora_pipeline.sessions.readers.common import (
     Line,
     Source,
@@ -51,7 +51,7 @@ from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Turn
 BOM = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
 MAX_RESPONSES = 1024  # that a later call of a file may go on from
-RESTART_GAP = timedelta(hours=6)  # a session that begins anew after such a pause is another one
+_ANSWERS = {name for name, role in ROLES.items() if role == "assistant"}
 _KEPT = ("role", "content", "tool_calls", "reasoning_content")
 
 
@@ -150,6 +150,7 @@ class Run:
     latest: str = ""
     starts: dict[str, str] = field(default_factory=dict)  # what each agent was asked in the run's first step
     calls: dict[str, int] = field(default_factory=dict)  # the run of each receipt
+    went_on: bool = False  # a call showed an answer of the run
 
     def is_left_by(self, agent: str, step: int, started_at: str, question: str) -> bool:
         """Whether a call begins the session anew, so that it is of a second session with the same id.
@@ -226,7 +227,8 @@ class _Sessions:
         request, outcome = line.get("request"), line.get("outcome")
         messages = request.get("messages") if isinstance(request, dict) else None
         named = {key: one for key, one in as_object(line.get("metadata")).items() if key in SESSION_NAMES} | line
-        session = name_text(first_of(named, *SESSION_NAMES)) or _conversation(line, messages)
+        stated = name_text(first_of(named, *SESSION_NAMES))
+        session = stated or _conversation(line, messages)
         if leaves_folder(session):
             yield Problem("path_traversal", offset, f"line {number}: the session id is a path that leaves its folder")
             return
@@ -236,7 +238,7 @@ class _Sessions:
             if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
                 yield Problem("wrong_schema", offset, f"line {number}: the request has no chat messages")
                 return
-            yield from self._read_call(session, line, number)
+            yield from self._read_call(session, line, number, is_named=bool(stated))
         elif not isinstance(outcome, dict) and self._halves.seen:
             yield Skipped("no_model_call")
         elif not isinstance(outcome, dict):
@@ -245,7 +247,7 @@ class _Sessions:
         if isinstance(outcome, dict):
             yield from self._read_outcome(session, line, outcome, f"line {number}", offset)
 
-    def _read_call(self, session: str, line: dict[str, Any], number: int) -> Iterator[Item]:
+    def _read_call(self, session: str, line: dict[str, Any], number: int, *, is_named: bool) -> Iterator[Item]:
         request, response = line["request"], line.get("response")
         choice = as_object(next(iter(as_list(as_object(response).get("choices"))), None))
         message = choice.get("message")
@@ -254,7 +256,10 @@ class _Sessions:
         agent = name_text(first_of(line, "agent", "workload_id"))
         started_at, call = moment(line, as_object(response)), name_text(line.get("call"))
         question = _digest(request["messages"])
-        known = self._tell_apart(session, agent, step, started_at, question)
+        is_answered = any(str(one["role"]).lower() in _ANSWERS for one in request["messages"])
+        asks_first = not (is_named or is_answered)
+        known = self._tell_apart(session, agent, step, started_at, question, asks_first=asks_first)
+        known.went_on = known.went_on or is_answered
         if call:
             known.calls[call] = known.number
         if not isinstance(message, dict):
@@ -298,12 +303,14 @@ class _Sessions:
             **shown_results(request["messages"]),
         )
 
-    def _tell_apart(self, session: str, agent: str, step: int, started_at: str, question: str) -> Run:
-        """The run of a session that a call is of."""
+    def _tell_apart(
+        self, session: str, agent: str, step: int, started_at: str, question: str, *, asks_first: bool
+    ) -> Run:
+        """The run of a session that a call is of. `asks_first`: nothing names it, and it shows no answer yet."""
         known = self._known.get(session)
         if known is None:
             known = self._known[session] = Run(first=step, last=step)
-        elif known.is_left_by(agent, step, started_at, question):
+        elif known.is_left_by(agent, step, started_at, question) or (asks_first and known.went_on):
             self._known[session] = known = Run(known.number + 1, step, step, calls=known.calls)
         known.first, known.last, known.ended = min(known.first, step), step, False
         known.latest = started_at or known.latest

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.models.messages import Message
+from grokora_pipeline.sessions.readers.chats import divided
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, name_text, parse_object
 from grokora_pipeline.sessions.readers.documents import (
     Json,
@@ -108,21 +109,10 @@ def read_mini(source: Source) -> Iterator[Item]:
         is_empty = False
         own_name = name if index else name_text(beside.get("session_id")) or name
         messages = raw if index or not system else [system, *raw]
-        for own in [messages] if own_name else _divided(messages):
+        for own in [messages] if own_name else divided([{**one, "at": moment(one)} for one in messages]):
             yield from _mini_run(source, {}, own, own_name, beside)
     if is_empty:
         yield Skipped("no_model_call")
-
-
-def _divided(messages: list[Json]) -> Iterator[list[Json]]:
-    """The conversations in messages that name no session: each begins with the same system prompt."""
-    starts = [
-        index
-        for index, one in enumerate(messages)
-        if index and one.get("role") == "system" and one.get("content") == messages[0].get("content")
-    ]
-    for start, end in zip([0, *starts], [*starts, len(messages)], strict=True):
-        yield messages[start:end]
 
 
 def _mini_run(
