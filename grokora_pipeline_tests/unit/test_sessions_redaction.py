@@ -1193,6 +1193,7 @@ def test_hostile_text_is_redacted_in_linear_time(text: str) -> None:
 
 
 REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+OPAQUE = "c2f7a91e-0b6d-4835-a1f0-9a7c5d3b8264"
 
 
 @pytest.mark.parametrize(
@@ -1478,6 +1479,19 @@ REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
         ("auth_token: 'auth417'", "auth417"),
         ('"token": "abc123def"', "abc123def"),
         ("Authorization: Bearer abc417", "abc417"),
+        # a key in the place of the user
+        (f"curl -u {OPAQUE}: https://api.acme.example/v1/me", OPAQUE),
+        (f"curl --user '{OPAQUE}:X' https://api.acme.example/v1/me", OPAQUE),
+        (f"requests.get(url, auth=HTTPBasicAuth('{OPAQUE}', ''))", OPAQUE),
+        (f"axios.get(url, {{ auth: {{ username: '{OPAQUE}', password: '' }} }})", OPAQUE),
+        # what could be a hash or an id, where the words beside it say that it is none
+        (f"Set the acme key to {OPAQUE} and retry.", OPAQUE),
+        (f"Incorrect API key provided: {OPAQUE}. Find yours in the settings.", OPAQUE),
+        (f'I click the API key field and type "{OPAQUE}"', OPAQUE),
+        (f'<input id="api-key" type="text" class="wide" value="{OPAQUE}">', OPAQUE),
+        (f'{{"heroku": {{"key": "{OPAQUE}"}}}}', OPAQUE),
+        # two parts that share no alphabet with a name of anything
+        ("k-Rt_pQwXv9LmZ.h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp", "h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1659,6 +1673,10 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '"AWS::EC2::EIP": "9424cc2cdbe0ea3d", "AWS::EC2::Host": "04bf2d4bce59b6a5"}',
         "type={shown ? 'text' : 'password'} and type={hidden ? 'password' : 'text'}; the pass registry.",
         "api_key: config2]environmentName]accountOf3People; token = nextPageToken; key: rows[keys[index3]]withoutName",
+        f"docker run -u 1000:1000 -e UID={uuid.UUID(int=7)} x && chown -R deploy-user-of-staging: /srv",
+        '{"deployments": {"key": "c2f7a91e0b6d4835e1f09a7c5d3b8264f0e1a9c7"}, "author": {"username": "a"}}',
+        '<input type="submit" name="change_password" class="b" value="Submit"> maps the key to generated_value_of_it',
+        "dist/assets/index-BxY3kQ9z.js.map and Button_primary__aB3xY.module.css in webpackChunk_N_E.prototype",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

@@ -213,6 +213,13 @@ _ROWS: tuple[Context, ...] = (
         r"|\.logon |config \S+ \w+:|"
         r"WIFI:|pass:|(?:password|secret|psk|key(?:-string)?) (?:[05-9]|ascii|hex|clear|plain|encrypted))",
     ),
+    (  # curl -u x:, --user "x:X", a key in the place of the user
+        r"(?:^|[^\w.-])--?(?:[a-zA-Z]{0,3}u|a|auth|user)[\"'`\\, =]{1,6}(?P<value>[\w.~+/=-]{16,200}):x?"
+        r"(?=[\"'`\\\s]|\Z)",
+        r"(?i:-(?:\w{0,3}u|a|auth|user)[\"'`\\, =]{1,6}[\w.~+/=-]{16,}:x?(?:[\"'`\\\s]|$))",
+        lambda match: looks_random(match["value"]),
+        r"(?i:-(?:\w{0,3}u|a|auth|user)[\"'`\\, =])",
+    ),
     (  # tool --password x
         rf"(?<!\w)--?(?P<name>[\w-]*(?:password|passwd|pass|passphrase|pw|token|secret|key))\d?(?:-string|-value|-text|"
         rf"-plain)?"

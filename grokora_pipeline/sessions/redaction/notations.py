@@ -207,6 +207,15 @@ _ROWS: tuple[Context, ...] = (
         is_value,
         "",
     ),
+    (  # HTTPBasicAuth("x", ""), auth: { username: "x", password: "" }: a key in the place of the user
+        rf"(?:\b\w{{0,12}}auth\w{{0,12}}(?: ?[=:] ?)?[(\[]|\buser(?:_?name)?(?:{QUOTE})?\s?[:=]\s?)\s?{QUOTE}"
+        rf"(?P<value>[^\s\"'`\\]{{16,200}}){QUOTE},\s{{0,30}}(?:(?:{QUOTE})?pass(?:word)?(?:{QUOTE})?\s?[:=]\s?)?"
+        r"\\{0,3}(?P<mark>[\"'])x?\\{0,3}(?P=mark)",
+        r"(?i:[^\s\"'`\\]{16}\\{0,3}[\"'`],\s{0,30}(?:[\\\"'`]{0,4}pass(?:word)?[\\\"'`]{0,4}\s?[:=]\s?)?"
+        r"\\{0,3}[\"']x?\\{0,3}[\"'])",
+        lambda match: looks_random(match["value"]),
+        r"(?i:auth|user)",
+    ),
     (  # ConvertTo-SecureString -AsPlainText "x", set_password("x")
         rf"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){{0,3}}(?:{QUOTE})?(?!-)|(?:\b|set_?|"
         rf"with)password\({QUOTE}(?:\{{\w{{2,12}}\}})?)"

@@ -53,7 +53,7 @@ _ID_WORDS = word_set(
 _APP_PASSWORD = re.compile(r"(?:[a-z]{4}[ -]){3}[a-z]{4}")  # of Google and Apple, for programs
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
-_SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|value|token|key|secret|hex)[\W_]+){0,3}", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|to|value|token|key|secret|hex|provided)[\W_]+){0,3}", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"[A-Za-z]+ \Z")
 _NAME_BEFORE, _VALUE_AFTER = re.compile(r"[\w$\]'\"], ?\Z"), re.compile(r"[\"'`], ?[\"'`]")
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
@@ -309,6 +309,8 @@ _PAIRED = (  # what says by itself that a name and a value are a pair
     r":[-=](?=[^\s}]{4,80}\})",  # ${API_KEY:-x}
 )
 _LOOSELY = (  # what stands between other words, too
+    # <input id="api-key" type="text" value="x"
+    rf"{QUOTE}(?:\s{{1,8}}[\w-]{{1,20}}={QUOTE}[^\"'<>\n]{{0,80}}{QUOTE}){{1,6}}\s{{1,8}}value=(?={QUOTE})",
     # | API_KEY | x |
     r"[ \t`*]{0,24}\|[ \t`*]{0,24}(?=(?:[^\s|`*]{6,}|[a-z]{3,12}(?: [a-z]{3,12}){2,9})[ \t`*]{0,24}\|)",
     rf"(?:{QUOTE}|(?-i:(?<=[A-Z]))),\s?N?(?={QUOTE})",  # ("smtp_password", "x"), setopt(USERPWD, "x")
@@ -390,7 +392,7 @@ _BESIDE = (
     ),
     _beside(
         "|".join(_LOOSELY),
-        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}[^\s\"'`\\]{3}|[ \t`*]{0,24}\||[ \t][\"']|"
+        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}(?:[^\s\"'`\\]{3}|\s{1,8}[\w-]{1,20}=)|[ \t`*]{0,24}\||[ \t][\"']|"
         r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
         r"[\\\"'`]{1,4}\) ?= |\s?= ?0x|[\\\"'`]{0,4}: (?:\w+\.)?(?:Literal|Final|SecretStr)\[|"
         r"[\\\"'`]{1,4};s:| -string |"

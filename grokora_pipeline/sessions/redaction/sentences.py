@@ -373,11 +373,11 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # the password field is empty, so I will enter x1; if it asks for a password put in x1
-        rf"(?<!\w)(?:{SPOKEN}|pwd?)(?: [\w'-]{{1,16}}){{0,5}}?,?(?: (?:so|and|then|I|we|you|will|let me|just|should"
-        rf"|can|to)){{0,4}} "
+        rf"(?<!\w)(?:{SPOKEN}|pwd?|(?P<key>(?:{_OF_KEYS}) (?:key|token)))(?: [\w'-]{{1,16}}){{0,5}}?,?"
+        rf"(?: (?:so|and|then|I|we|you|will|let me|just|should|can|to)){{0,4}} "
         rf"(?:enter|type|put in|fill in|use|try) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
-        rf"(?i:(?:{SPOKEN}|pwd?)[^\n]* (?:enter|type|put in|fill in|use|try) )",
-        is_strong,
+        rf"(?i:(?:{SPOKEN}|pwd?|(?:{_OF_KEYS}) (?:key|token))[^\n]* (?:enter|type|put in|fill in|use|try) )",
+        lambda match: is_strong(match) and (not match["key"] or looks_random(match["value"])),
         rf"{TELLING_GATE}|(?i:{FOREIGN})",
     ),
     (  # keepass master: correct horse battery
@@ -543,7 +543,7 @@ _ROWS: tuple[Context, ...] = (
 _TAILS = (  # what says of the word before it that it is a password
     rf"(?: (?:everywhere|again|always|here))? (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your"
     rf"|my|la|le|il|das|het|tvoje))? "
-    rf"(?:{SPOKEN}|(?:[\w-]{{1,12}} )?(?:passwd|pwd?|pass|token|secret|key))"
+    rf"(?:{SPOKEN}|(?:[\w-]{{1,24}} )?(?:passwd|pwd?|pass|token|secret|key))"
     rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN}|pwd?|pass))"
     rf"|{QUOTE}?,? \((?:[\w-]{{1,16}} ){{0,2}}(?:{SPOKEN}|pwd?)\)"
     rf"|{QUOTE}[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN})"

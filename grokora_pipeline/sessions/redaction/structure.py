@@ -12,6 +12,7 @@ from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction.detector import PHRASE, TELLING, is_phrase, looks_random
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning
 from grokora_pipeline.sessions.redaction.notations import NO_FIELD
+from grokora_pipeline.sessions.redaction.published import providers
 
 MAX_DEPTH = 100
 _LONGEST_VALUE = 2000  # characters of a value that its name says something about; more is a text
@@ -187,7 +188,7 @@ def _qualified(parent: str, name: object) -> object:
     """The name of a member of a telling one: `api.key` is an API key, and `tokens` holds a token under any name."""
     if not parent or not isinstance(name, str) or (meaning(name) and name.lower() != "key"):
         return name
-    if name.lower() == "value" or (name.lower() == "key" and _KEY_OF.search(parent)):
+    if name.lower() == "value" or (name.lower() == "key" and (_KEY_OF.search(parent) or parent.lower() in providers())):
         return f"{parent}_{name}"
     several = parent[-1:].lower() == "s" and (meaning(parent) or parent.lower().endswith("tokens"))
     plural = several and not _DESCRIBES.search(name)

@@ -230,7 +230,8 @@ def is_labelled(text: str) -> bool:
             continue
         if _is_labelled_body(rest, labels, telling):
             return True
-    return False
+    # two long parts and no words: of no program and no file
+    return len(text) >= 36 and "/" not in text and text.count(".") == 1 and is_random_token(text, 2.4)
 
 
 def _is_labelled_body(body: str, labels: list[str], telling: bool) -> bool:
