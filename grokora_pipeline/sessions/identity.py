@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from grokora_pipeline.sessions.extract import FileRecord
+from grokora_pipeline.sessions.readers.chats import RESTART_GAP
 from grokora_pipeline.sessions.readers.recordings import Run
 from grokora_pipeline.sessions.readers.source import log_name
 from grokora_pipeline.sessions.table import NO_TEXT, base_session
@@ -118,6 +119,14 @@ class Cluster:
         agent, (step, question) = min(self.starts.items(), key=lambda one: one[1][0])
         return not run.is_left_by(agent, step, self.start, question)
 
+    def tries_again(self, before: "Cluster") -> bool:
+        """Whether it asks again, soon after and in the same folder, what a session that has not ended began with."""
+        folders, others = ({str(PurePosixPath(file).parent) for file in one.files} for one in (self, before))
+        pause = datetime.fromisoformat(self.start) - datetime.fromisoformat(before.end)
+        asked = self.starts.keys() & before.starts.keys()
+        is_same = bool(asked) and all(self.starts[agent] == before.starts[agent] for agent in asked)
+        return is_same and pause <= RESTART_GAP and not (before.ended or self.is_new or folders.isdisjoint(others))
+
     @property
     def files(self) -> set[str]:
         """The log files that it stands in."""
@@ -146,7 +155,8 @@ class Cluster:
         """Whether both may be of one session: no call contradicts, and one continues the other or is near in time.
 
         Two machines that use the same id both begin at the first step, with other answers. At the seam of a rotated log
-        one step may stand twice: as it was tried last, and as it was tried again.
+        one step may stand twice: as it was tried last, and as it was tried again. A session that a program begins anew
+        in another file of one folder is a try of the same one, as it would be in one file.
         """
         if self.files & other.files:
             return False
@@ -159,6 +169,8 @@ class Cluster:
         is_one_log = not early.logs.isdisjoint(late.logs)
         if is_one_log and early.end <= late.start:
             return late.continues(early)
+        if is_dated and early.end < late.start and late.tries_again(early):
+            return True
         common = early.steps.keys() & late.steps.keys()
         unheard = self._unheard(other)
         for agent in common:

@@ -411,6 +411,41 @@ def test_a_retry_of_the_first_step_keeps_the_session_and_its_outcome(tmp_path: P
     assert (report.sessions, report.by_status) == (1, {"failure": 3})
 
 
+def two_tries(logs: Path, first: str, second: str, *, ended: bool = False, **changes: Any) -> None:
+    """A session that broke off behind its second step, in a file, and the same begun anew a minute later in another."""
+    at = {"started_at": "2026-01-01T10:01:00Z"}
+    tried = [call("s", 0, "plan", "first try", started_at="2026-01-01T10:00:00Z")]
+    tried.append(call("s", 1, "act", "first act", started_at="2026-01-01T10:00:05Z"))
+    write_lines(logs / first, [*tried, *([outcome("s", "success")] if ended else [])])
+    again = [call("s", 0, "plan", "second try", **at), call("s", 1, "act", "second act", **at)]
+    write_lines(logs / second, [*({**line, **changes} for line in again), outcome("s", "failure")])
+
+
+def test_two_tries_of_the_first_step_in_files_of_any_name_are_one_session_with_its_outcome(tmp_path: Path) -> None:
+    two_tries(tmp_path / "logs", "run-ab12.jsonl", "zulu.jsonl")
+    report = run(tmp_path / "logs", tmp_path / "out")
+    assert (report.sessions, report.by_status) == (1, {"failure": 4})
+
+
+@pytest.mark.parametrize(
+    ("files", "changes"),
+    [
+        (("one/a.jsonl", "two/b.jsonl"), {}),
+        (("a.jsonl", "b.jsonl"), {"ended": True}),
+        (("a.jsonl", "b.jsonl"), {"started_at": "2026-01-01T10:00:02Z"}),
+        (("a.jsonl", "b.jsonl"), {"started_at": "2025-12-31T10:00:02Z"}),
+        (("a.jsonl", "b.jsonl"), {"started_at": ""}),
+        (("a.jsonl", "b.jsonl"), {"request": {"messages": [{"role": "user", "content": "another plan"}]}}),
+    ],
+    ids=["other folders", "an outcome", "at the same time", "a day before", "undated", "another question"],
+)
+def test_what_another_machine_may_have_asked_stays_another_session(
+    tmp_path: Path, files: tuple[str, str], changes: dict[str, Any]
+) -> None:
+    two_tries(tmp_path / "logs", *files, **changes)
+    assert run(tmp_path / "logs", tmp_path / "out").sessions == 2
+
+
 def test_a_session_that_begins_anew_after_an_outcome_is_another(tmp_path: Path) -> None:
     lines = [call("0", 0, "p", "x"), outcome("0", "failure"), call("0", 0, "q", "y"), outcome("0", "success")]
     write_lines(tmp_path / "logs" / "a.jsonl", lines)
