@@ -1492,6 +1492,17 @@ OPAQUE = "c2f7a91e-0b6d-4835-a1f0-9a7c5d3b8264"
         (f'{{"heroku": {{"key": "{OPAQUE}"}}}}', OPAQUE),
         # two parts that share no alphabet with a name of anything
         ("k-Rt_pQwXv9LmZ.h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp", "h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp"),
+        # as a password manager makes them, with all marks of a keyboard
+        ("DB_PASSWORD=tW8}kq0uRzV]~Hn61", "~Hn61"),
+        ("password: uT{s9OZqWxdNkLY(Z$HeR2", "dNkLY(Z$HeR2"),
+        ("api_key=S9jYk(R2f~PML;SiKXSmIkgMXG7yV", "MXG7yV"),
+        ('{"password": "bG(O7${uB,r/4RkQ"}', "bG(O7${uB,r/4RkQ"),
+        ('{"password": "fUczqZ6Pg3udf6Mrijq1WK$cRDXVNP"}', "cRDXVNP"),
+        ("export ACME_SECRET='e(pHm8&rkmJ3nGz|ug'", "nGz|ug"),
+        ("mysql --password='J?dg4GfVsy|{]2Qw' shop", "{]2Qw"),
+        ("The password is qX7|mR{2kT9vB now", "{2kT9vB"),
+        ("<password>9+(3xRk;W53~jVd6QCM</password>", "W53~jVd6QCM"),
+        ("[DEBUG] Using Key=LRWaU8GK3f[yHG1TS$]bwKsIXdW21epH", "bwKsIXdW21epH"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1672,6 +1683,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '{"AWS::DataZone::Domain": "9f534c0412fb6e85", "AWS::DataSync::Task": "5ce0bc0a4a34bba5", '
         '"AWS::EC2::EIP": "9424cc2cdbe0ea3d", "AWS::EC2::Host": "04bf2d4bce59b6a5"}',
         "type={shown ? 'text' : 'password'} and type={hidden ? 'password' : 'text'}; the pass registry.",
+        "salt:r},Ht),i,8*(Gt[t]*2+2)),o=new; key=e.Kt[n](r2),t=Q8; secret:[a-zA-Z0-9/_+=.@]{1,2028}$; token: ${Ab1}",
         "api_key: config2]environmentName]accountOf3People; token = nextPageToken; key: rows[keys[index3]]withoutName",
         f"docker run -u 1000:1000 -e UID={uuid.UUID(int=7)} x && chown -R deploy-user-of-staging: /srv",
         '{"deployments": {"key": "c2f7a91e0b6d4835e1f09a7c5d3b8264f0e1a9c7"}, "author": {"username": "a"}}',

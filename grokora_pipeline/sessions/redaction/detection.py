@@ -20,6 +20,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     TELLING,
     Detector,
     detector,
+    is_generated,
     is_phrase,
     is_random_token,
     looks_random,
@@ -27,7 +28,7 @@ from grokora_pipeline.sessions.redaction.detector import (
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding, occurrences
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning
-from grokora_pipeline.sessions.redaction.passwords import is_secret
+from grokora_pipeline.sessions.redaction.passwords import OF_MARKS, is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
 from grokora_pipeline.sessions.redaction.readings import DUMP, from_dump, other_readings, without_escapes, without_wraps
 from grokora_pipeline.sessions.redaction.structure import MAX_DEPTH, TooDeepError, walk
@@ -105,6 +106,8 @@ class _Draft:
         means = meaning(name)
         if means == "phone":
             return self._token("PII", "phone", text)
+        if means and is_generated(text):  # of which another rule may know a part
+            return self._token("SECRET", "password", text)
         known = len(self._findings)
         redacted = self._text(text, depth)
         kinds = {finding.kind for finding in list(self._findings.values())[known:]}
@@ -222,8 +225,8 @@ class _Draft:
         if len(text) <= _OFTEN_REPEATED and _is_clean(text):
             return text
         possible = detectors.candidates(text)
-        for one in possible:  # of the address of a hook the published rules know the beginning
-            if one.kind == "webhook":
+        for one in possible:  # of the address of a hook, of a password of marks the published rules know the beginning
+            if one.kind == "webhook" or one is OF_MARKS:
                 text = self._apply(one, text)
         text = self._replaced(text, published.in_text(text))
         for one in possible:

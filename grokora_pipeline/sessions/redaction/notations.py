@@ -16,7 +16,6 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_hash,
     is_mixed,
     is_mixed_value,
-    is_scrambled,
     is_value,
     is_wordlike,
     looks_random,
@@ -388,14 +387,6 @@ _ROWS: tuple[Context, ...] = (
         rf"[$\w.]{{0,40}}?(?P<name>[a-z]{{0,20}}_?(?:{TELLING})\w{{0,24}})",
         rf"(?i:[\"'] ?(?:===?|!==?) ?[$\w.]*(?:{TELLING_HINT}))",
         lambda match: is_named(match) and is_mixed(match["value"]),
-        TELLING_GATE,
-    ),
-    (  # a password of marks, which no other pattern reads to its end
-        rf"(?:{TELLING})\w{{0,24}}(?:{QUOTE}|\]|"
-        rf"\[\]){{0,2}}\s{{0,12}}(?:[.?+]?[:=>]{{1,3}}\s{{0,6}}@?(?:{QUOTE})?|{QUOTE})"
-        rf"(?P<value>[^\s\"'`\\]{{12,98}})",
-        rf"(?i:(?:{TELLING_HINT})\w{{0,24}}[^\w\n][^\n]{{0,20}}?(?:[^\s\"'`\\]*[)\]}}]){{3}})",
-        lambda match: is_scrambled(match["value"]),
         TELLING_GATE,
     ),
     (  # Authorization: Basic x, also in JSON

@@ -17,6 +17,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     detector,
     entropy,
     hint_starts,
+    is_generated,
     is_hash,
     is_mixed,
     is_mixed_value,
@@ -118,7 +119,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
 
     The one judgement about names and values, for assignments in texts and for members of JSON.
     """
-    if means and is_scrambled(value):
+    if means and (is_scrambled(value) or is_generated(value)):
         return True
     code = quoted and means == "password" and re.fullmatch(r"\d{3}", value)  # of a card
     if (
@@ -507,6 +508,27 @@ def is_chosen(match: re.Match[str]) -> bool:
     return random and not public and is_value(match) and word_share(value) <= 0.5
 
 
+def _is_all_marks(match: re.Match[str]) -> bool:
+    """Whether a value is a password of marks; without quotes a comma may end it, hence brackets must be among them."""
+    name, value = _whole_name(match), match["value"]
+    known = meaning(name) or name.lower() == "key"
+    brackets = match["quote"] or re.search(r"[\[\](){}]", value)
+    return bool(known) and (is_scrambled(value) or (bool(brackets) and is_generated(value)))
+
+
+OF_MARKS = detector(  # a password that no other pattern reads to its end
+    "password",
+    rf"(?P<name>(?:{TELLING}|\bkey\b)[\w-]{{0,24}})(?:{QUOTE}|\]|\[\]){{0,2}}"
+    rf"(?:\s{{0,12}}[.?+]?[:=>]{{1,3}}\s{{0,6}}@?| (?:is|was) |(?={QUOTE}))(?P<quote>{QUOTE})?"
+    rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\s\\]){{10,98}}(?=(?P=quote))|"
+    r"[^\s\"'`\\<>]{9,97}[^\s\"'`\\<>.,;:)\]}]))",
+    rf"(?i:(?:{TELLING_HINT}|\bkey\b)[\w-]{{0,24}}[^\w\n][^\n]{{0,20}}?[^\s\\]{{0,98}}[\[\](){{}}|,;])",
+    "value",
+    accept=_is_all_marks,
+    flags=re.IGNORECASE,
+    anchored=True,
+    gate=rf"{TELLING_GATE}|(?i:\bkey\b)",
+)
 _ASSIGNED = detector(
     "password",
     rf"(?P<name>(?:{TELLING})[\w-]{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
@@ -648,4 +670,4 @@ SEED_PHRASE = detector(  # without a label; tried only where the prefilter saw t
     r"(?:[a-z]{3,8}[\s,]{1,3}(?:[0-9]{1,2}[.):] ?)?){11}[a-z]{3,8}",
     accept=lambda match: _seed_words(match.group()),
 )
-DETECTORS = (_LISTED, _VALUES_IN_TURN, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)
+DETECTORS = (OF_MARKS, _LISTED, _VALUES_IN_TURN, *_BESIDE, _ASSIGNED, _NEAR_A_WORD, _NEAR_PASSWORD)
