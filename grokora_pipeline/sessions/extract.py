@@ -49,6 +49,8 @@ class FileRecord:
     skipped: dict[str, int] = field(default_factory=dict)
     redactions: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[str, int, str]] = field(default_factory=list)  # reason, byte offset, detail
+    newer_size: int = 0  # of what continues the file, how much could be looked at
+    waits: bool = False  # what continues the file may still tell more of it
     again: bool = False  # it was being written, or could not be read: look again next time
     failed: bool = False  # an earlier reading of the file holds more than this one
 
@@ -134,7 +136,9 @@ def _extract_unit(
     passes: list[tuple[FileRecord, Source, list[Item]]] = []
     for file in unit:
         record = FileRecord(file.name, file.path_id, file.size, file.signature, again=file.growing)
-        source = Source(file.path, file.name, size=file.size, growing=file.growing, older=file.older, newer=file.newer)
+        record.newer_size = file.newer_size
+        source = Source(file.path, file.name, size=file.size, growing=file.growing, older=file.older)
+        source = replace(source, newer=file.newer, newer_size=file.newer_size)
         items: list[Item] = []
         problems: list[Problem] = []
         for item in _items(source, file, record):
@@ -203,6 +207,7 @@ def _read(source: Source, file: LogFile, record: FileRecord) -> Iterator[Item]:
         return
     record.sha256, record.format = source.digest(), known.name
     yield from known.read(replace(source, sha256=record.sha256, format=known.name))
+    record.waits = bool(source.open_ends)
     stat = file.path.stat()
     # appended to while it was read: what was read is right, and the rest is read next time
     record.again = record.again or (stat.st_size, stat.st_mtime_ns) != file.signature[:2]

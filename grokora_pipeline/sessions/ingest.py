@@ -162,7 +162,9 @@ def _read(work: _Work, tree: Scan) -> None:
     changed = []
     for file in tree.files:
         record = before.get(file.name)
-        if record is None or tuple(record.signature) != file.signature or record.again or file.growing:
+        is_as_it_was = record is not None and tuple(record.signature) == file.signature and not record.again
+        goes_on = record is not None and record.waits and record.newer_size != file.newer_size
+        if file.growing or goes_on or not is_as_it_was:
             changed.append(file)
     records = _extract(work, [[file] for file in changed], "0")
     if told_anew := _told_anew(work, tree, records):

@@ -48,8 +48,7 @@ class Entry(NamedTuple):
 class LogFile:
     """A file under the log root. `signature` begins with size and mtime (ns).
 
-    It changes when the file's bytes may have changed, or those of the rotated files that it continues or is continued
-    by.
+    It changes when the file's bytes may have changed, or those of the rotated files that it continues.
     """
 
     path: Path
@@ -60,6 +59,7 @@ class LogFile:
     path_id: str = ""  # a hash of the path as it is
     older: tuple[Path, ...] = ()  # the files that this one continues, by rotation, the oldest first
     newer: Path | None = None  # the file that continues this one
+    newer_size: int = 0  # how many of its bytes may be looked at
 
 
 @dataclass(slots=True)
@@ -111,8 +111,6 @@ def scan(root: Path, entries: Iterable[Entry], growing: Collection[str], names: 
             folder, base = os.path.split(entry.path)
             if event_number(base) == 0:  # the first event's file stands for all of them
                 signature = (*signature, *events[folder])
-            if newer:  # it grows all the time, but its beginning does not
-                signature = (*signature, min(newer.size, ROTATED_HEAD))
             file = LogFile(
                 root / entry.path,
                 name,
@@ -122,6 +120,7 @@ def scan(root: Path, entries: Iterable[Entry], growing: Collection[str], names: 
                 path_id=path_id,
                 older=tuple(root / one.path for one in older),
                 newer=root / newer.path if newer else None,
+                newer_size=min(newer.size, ROTATED_HEAD) if newer else 0,
             )
             result.files.append(file)
         elif entry.problem.reason == "not_a_log":

@@ -368,6 +368,33 @@ def test_a_collectors_file_that_is_rotated_before_the_agents_span_ends_leaves_th
     assert {row["session_id"] for row in turns(tmp_path / "out")} == {"s"}
 
 
+def test_the_span_of_the_agent_may_stand_far_into_the_next_file_which_is_looked_at_until_it_is_found(
+    tmp_path: Path,
+) -> None:
+    """A collector writes a batch of spans a line."""
+    logs = tmp_path / "logs"
+    *calls, agent = otel_spans()
+    noise = otel_spans()[2]
+    noise["resourceSpans"][0]["scopeSpans"][0]["spans"][0] |= {"traceId": "b" * 32, "name": "x" * 100_000}
+    batch = {"resourceSpans": [*(noise["resourceSpans"] * 3), *agent["resourceSpans"]]}
+    write_lines(logs / "t.jsonl.1", calls)
+    read, previous = [], None
+    for number, written in enumerate(([noise], [noise, noise], [noise, noise, batch], [noise, noise, batch, noise])):
+        write_lines(logs / "t.jsonl", written)
+        report = run(logs, tmp_path / str(number), previous)
+        assert report.version == run(logs, tmp_path / f"{number} at once").version
+        previous = tmp_path / str(number)
+        read.append(report.files_read)
+    assert (report.sessions, report.by_agent) == (1, {"actor": 2})
+    assert read == [2, 2, 2, 1]
+
+
+def test_what_continues_a_collectors_file_may_be_no_log(tmp_path: Path) -> None:
+    write_lines(tmp_path / "logs" / "t.jsonl.1", otel_spans()[:2])
+    (tmp_path / "logs" / "t.jsonl").write_bytes(b'[{"resourceSpans": nothing')
+    assert run(tmp_path / "logs", tmp_path / "out").turns == 2
+
+
 @pytest.mark.parametrize("files", [1, 2])
 @pytest.mark.parametrize("exchanged", FAILED_CALLS.values(), ids=FAILED_CALLS)
 def test_how_a_call_went_is_heard_from_the_next_prompt_whichever_file_holds_it(

@@ -17,7 +17,6 @@ from grokora_pipeline.sessions.readers import grokputer
 from grokora_pipeline.sessions.readers.common import Source, decode, leaves_folder, to_utc
 from grokora_pipeline.sessions.readers.documents import literal
 from grokora_pipeline.sessions.readers.outcomes import outcome_status, verdict
-from grokora_pipeline.sessions.readers.source import ROTATED_HEAD
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 # Today's logger writes `time,ms - module - LEVEL - text`, a newer one `time [LEVEL] module (file.py:line): text`.
@@ -72,8 +71,8 @@ def read(source: Source) -> Iterator[Item]:
         if not number and source.older and not entry.text.startswith(_STARTS):
             parser.go_on(source.older, entry)
         yield from parser.feed(entry)
-    if source.newer is not None:
-        parser.end_in(source.newer)
+    if source.newer is None or parser.end_in(source.newer):
+        source.open_ends.append("an iteration")
     yield from parser.finish()
 
 
@@ -138,14 +137,15 @@ class _Parser:
         if (number and int(number.group(1)) != last + 1) or _are_apart(self._moment, first.moment):
             self._run, self._name = None, ""
 
-    def end_in(self, newer: Path) -> None:
-        """Take in what a newer file says of the iteration that the end of this file cut."""
-        for entry in _entries(self._of(newer, ROTATED_HEAD)):
+    def end_in(self, newer: Path) -> bool:
+        """Take in what a newer file says of the iteration that the end of this file cut; whether it may say more."""
+        for entry in _entries(self._of(newer, self._source.newer_size)):
             if isinstance(entry, Problem) or self._run is None:
-                return
+                return False
             if _ITERATION.match(entry.text) or entry.text.startswith(_ENDS) or _are_apart(self._moment, entry.moment):
-                return
+                return False
             self._event(self._run, entry)
+        return True
 
     def _of(self, path: Path, size: int = -1) -> Source:
         return replace(self._source, path=path, size=size, growing=False, data=None)

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
 from sys import intern
@@ -52,7 +53,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     turn,
 )
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
-from grokora_pipeline.sessions.readers.source import ROTATED_HEAD
+from grokora_pipeline.sessions.readers.source import DAMAGED
 from grokora_pipeline.sessions.turns import Item, Problem, Skipped, Status, Verdict
 
 NO_CONTENT = (
@@ -208,17 +209,35 @@ class _Calls:
         self._kept: dict[bytes, bytes] = {}
         self._packer = Packer("a file has too many calls; export it in several, each trace whole in one")
 
-    def add(self, span: Span, *, is_context: bool = False) -> None:
-        """Take in a span, or only what those below it inherit.
+    def unread(self) -> set[Key]:
+        """The nearest spans above calls that were not read."""
+        chains = (list(self._chain(call.key)) for call in self._calls)
+        return {keys[-1] for keys in chains if keys[-1][1] and keys[-1] not in self._above}
 
-        Raises UnreadableError if the contents of all calls become too many.
-        """
-        trace, attributes = intern(span.trace), span.attributes
-        key = (trace, intern(span.own))
-        session, agent = (name_text(first_of(attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
+    def add_above(self, span: Span, unread: set[Key]) -> set[Key]:
+        """Take in what calls inherit of a span; what is still unread then."""
+        key = self._inherit(span)
+        above = {one for one in [self._above[key].parent] if one[1] and one not in self._above}
+        return (unread - {key}) | above if key in unread else unread
+
+    def _chain(self, key: Key) -> Iterator[Key]:
+        """A span, and those above it as far as they are known, with the first one that is not."""
+        for _ in range(64):  # a chain of parents that leads in a circle ends here
+            yield key
+            if (above := self._above.get(key)) is None:
+                break
+            key = above.parent
+
+    def _inherit(self, span: Span) -> Key:
+        """Keep what spans below a span may inherit of it; its key."""
+        key = (trace := intern(span.trace), intern(span.own))
+        session, agent = (name_text(first_of(span.attributes, *names)) for names in (_SESSION_NAMES, _AGENT_NAMES))
         self._above[key] = _Above((trace, intern(span.parent)), intern(session), intern(agent), span.failed)
-        if is_context:
-            return
+        return key
+
+    def add(self, span: Span) -> None:
+        """Take in a span. Raises UnreadableError if the contents of all calls become too many."""
+        key, attributes = self._inherit(span), span.attributes
         self._note_lengths(attributes)
         if call := name_text(first_of(attributes, "gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id")):
             self._results[call] = span.failed
@@ -316,13 +335,8 @@ class _Calls:
 
     def _inherited(self, key: Key, name: str) -> str:
         """What a span, or the nearest span above it that says so, says of its session, its agent or a failure."""
-        for _ in range(64):  # a chain of parents that leads in a circle ends here
-            if (above := self._above.get(key)) is None:
-                break
-            if value := getattr(above, name):
-                return str(value)
-            key = above.parent
-        return ""
+        values = (getattr(self._above.get(one), name, "") for one in self._chain(key))
+        return next((str(value) for value in values if value), "")
 
 
 def read(source: Source) -> Iterator[Item]:
@@ -334,12 +348,18 @@ def read(source: Source) -> Iterator[Item]:
         elif isinstance(record.value, dict):
             for span in _spans(record):
                 calls.add(span)
-    if source.newer is not None:  # a span is written when it ends, so a rotated file lacks those that were still open
-        begun = replace(source, path=source.newer, size=ROTATED_HEAD, growing=True, older=(), newer=None, data=None)
-        for record in records(begun):
-            if isinstance(record, Record) and isinstance(record.value, dict):
-                for span in _spans(record):
-                    calls.add(span, is_context=True)
+    # A span is written when it ends, so a rotated file lacks those that were still open. What is wrong with the file
+    # that continues it is told where that is read itself.
+    unread = calls.unread()
+    if source.newer is not None and unread:
+        newer = replace(source, path=source.newer, size=source.newer_size, growing=True, older=(), newer=None)
+        with suppress(UnreadableError, *DAMAGED):
+            for record in records(replace(newer, data=None)):
+                for span in _spans(record) if isinstance(record, Record) and isinstance(record.value, dict) else ():
+                    unread = calls.add_above(span, unread)
+                if not unread:
+                    break
+    source.open_ends.extend(name for _, name in sorted(unread))
     yield from calls.items()
 
 

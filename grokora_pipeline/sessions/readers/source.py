@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -26,7 +26,7 @@ from grokora_pipeline.sessions.turns import Problem
 
 MAX_DOCUMENT = 128 << 20  # of a file that is one JSON document, which is read whole: some 400 MB of memory
 MAX_LINE = 64 << 20
-ROTATED_HEAD = 64 << 10  # bytes of the file that continues a rotated one in which the end of what is cut is looked for
+ROTATED_HEAD = 16 << 20  # bytes of the file that continues a rotated one in which the end of what is cut is looked for
 MAX_UNPACKED = 64 << 30  # what a packed file may unpack to: a bomb ends there
 _BLOCK = 1 << 20
 # What stands around records and is no part of them: holes of NUL that a crash leaves, the mark before each record of a
@@ -107,6 +107,8 @@ class Source:
     growing: bool = False
     older: tuple[Path, ...] = ()  # the files that this one continues, the oldest first: rotation cuts logs anywhere
     newer: Path | None = None  # the file that continues this one
+    newer_size: int = 0  # how many of its bytes may be looked at
+    open_ends: list[str] = field(default_factory=list)  # what of this file the newer one may still tell more of
     data: bytes | None = None  # the file's bytes, if they are held: opening a small file three times costs the most
 
     @contextmanager
