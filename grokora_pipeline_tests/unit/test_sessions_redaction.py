@@ -832,6 +832,16 @@ def test_a_password_leaves_every_text_of_its_session(word: str, number: int, mar
     assert value not in Redactor().redact([{"password": value}, f"I type {value} now"])[0][1]
 
 
+def test_a_password_of_marks_leaves_every_text_of_its_session() -> None:
+    value = "q7[Rv2(kT=x9{Lm4"
+    texts = Redactor().redact([{"password": value}, f"I type {value} now", f'{{"text": "{value}"}}'])[0]
+    assert texts == [
+        {"password": "<SECRET:password:1>"},
+        "I type <SECRET:password:1> now",
+        '{"text": "<SECRET:password:1>"}',
+    ]
+
+
 @pytest.mark.parametrize("value", ["KmQxVzrTwPjc", "uYwKqjTRzbXfPLmdVhGs"])
 def test_letters_without_order_leave_every_text_and_words_do_not(value: str) -> None:
     texts = [f"token = '{value}' | '{value}'", f"it is {value}", "token = 'nextPageToken'", "it is nextPageToken"]

@@ -21,7 +21,14 @@ from urllib.parse import quote
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.models.messages import PICTURE
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, entropy, looks_random
+from grokora_pipeline.sessions.redaction.detector import (
+    PLACEHOLDER,
+    chunk_length,
+    entropy,
+    is_generated,
+    is_scrambled,
+    looks_random,
+)
 
 KEY_BYTES = 32
 SHORTEST_SPREADING = 6  # characters; a shorter value is too often a part of something else
@@ -53,10 +60,21 @@ class Finding(NamedTuple):
         return (
             (self.family == "SECRET" or (self.kind == "user" and not re.search(r"\.\w{1,4}\Z", value)))
             and SHORTEST_SPREADING <= len(value) <= LONGEST_SPREADING
-            and not re.search(r"[(\[{]", value)
+            and not _is_program(value)
             and (self.kind == "user" or entropy(value) >= 2.2)
-            and not ((_ORDINARY.fullmatch(value) and not (value.isalpha() and looks_random(value))) or _is_path(value))
+            and not (_is_ordinary(value) or _is_path(value))
         )
+
+
+def _is_ordinary(value: str) -> bool:
+    """Whether a value may stand in many texts; letters of both cases that take turns without order do not."""
+    jumbled = value.isalpha() and chunk_length(value) <= 2.75 and looks_random(value)
+    return bool(_ORDINARY.fullmatch(value)) and not jumbled
+
+
+def _is_program(value: str) -> bool:
+    """Whether a value with brackets may be a piece of a program: only a generator of passwords makes the others."""
+    return bool(re.search(r"[(\[{]", value)) and not (is_generated(value) or is_scrambled(value))
 
 
 def _is_path(value: str) -> bool:
