@@ -326,6 +326,7 @@ def _is_printed(match: re.Match[str]) -> bool:
         or row
         or not is_value(match)
         or _ABOUT_HASHES.search(asked)
+        or re.search(r"[A-Z]-----\s*\Z", asked)  # of a signature or a certificate
         or _NEXT_STRING.search(asked)
         or "\x1b" in value
     ):

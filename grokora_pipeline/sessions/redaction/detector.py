@@ -28,10 +28,10 @@ TELLING = (
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
 TELLING_GATE = f"(?i:{TELLING_HINT})"
 NOT_A_SECRET = re.compile(
-    r"(?:none|null|true|false|undefined|values?|my[-_]key|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN)|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
+    r"(?:none|null|true|false|undefined|values?|my[-_]key|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN|TODO|TBD|FIXME)|[\w-]{0,12}\.{3}\w{0,6}|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
     r"\$\{.*|\$\(.*|\$[a-z_:]+-?|\$(?:\w+::)+\w+.*|(?:\$\d)+|0x[0-9a-f]{1,8}|0x[0-9a-f]{1,16}u?l{1,2}|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
     r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|n?(?:var)?char2?\(?\d*\)?|"
-    r"http/\d[.\d]*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d[T\x20][\d:.,Z+-]+|"
+    r"http/\d[.\d]*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d(?:[T\x20][\d:.,Z+-]+)?|aws4-hmac-.*|s-1-\d+(?:-\d+)+|"
     r"same-origin|same-site|cross-origin|anonymous|\[[A-Za-z_ ]+\]|"
     r"(?:(?:hmac|with|scram|pbkdf|sha|md|aes|rsa|ecdsa|des|[rhep]s|ed|x)[-_/]?\d{0,5}[-_/]?)+(?:[a-z]{2,4}\d{0,3})?|"
     r"unspecified|files|compat|--[a-z][\w-]*|\d{1,5}/(?:tcp|udp)|[\w-]+/\d+(?:\.\d+)+|[-=~_#+.|:]+|"
@@ -74,6 +74,7 @@ PHRASE = (
 )
 _PHRASE = re.compile(PHRASE)
 VALUE_OR_PHRASE = rf"(?:{PHRASE}|{VALUE})"
+EXAMPLE = re.compile(r"EXAMPLE")  # within the ids of manuals
 FILLER = re.compile(r".{0,20}?([xX*0.#\u2022])\1{7,}.{0,6}")  # sk-xxxxxxxxxxxx, of a manual
 _CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _ALL_KINDS = re.compile(r"(?=.*[0-9])(?=.*[a-z]).*[A-Z]")
@@ -239,7 +240,7 @@ _MINIFIED = re.compile(
 
 def is_scrambled(text: str) -> bool:
     """Whether brackets are crossed or closed unopened, as in no program: three times, or once in a random string."""
-    if _MINIFIED.search(text):
+    if _MINIFIED.search(text) or re.fullmatch(r"[\w:/.-]+[)\]}]+", text):
         return False
     opened: list[str] = []
     crossed = 0

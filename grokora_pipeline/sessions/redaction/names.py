@@ -84,12 +84,12 @@ _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of w
     "pad eos bos unk sep cls mask max min num next page continuation stop special first last prev end start "
     "host crew agent tool step run job workflow flow node graph state thread memory doc document file asset image "
     "logical "
-    "trace event shift ctrl alt enter return escape"
+    "trace event shift ctrl alt enter return escape socket meta"
 )
 # the same before "token" and "tokens": of texts and pages; a job's or an agent's token is a secret
 _HARMLESS_TOKENS = word_set(
     "public pub publishable cache idempotency dedup dedupe message lookup pad eos bos unk sep cls mask max min num "
-    "next page continuation stop special first last prev end start stop escape enter return"
+    "next page continuation stop special first last prev end start stop escape enter return request"
 )
 # ends that the word before them qualifies; `apitoken` says by itself what it is
 _PLAIN_ENDS = _SHORT_KEYS - {"apitoken", "sessionid"} | word_set("key token keys tokens auth signature cookie cookies")
@@ -136,10 +136,11 @@ def meaning(name: str) -> Meaning:
         return ""
     joined, last = "".join(words), words[-1]
     before = words[-2] if len(words) > 1 else ""
+    before = words[-3] + before if before.isdigit() and len(words) > 2 else before  # s3
     harmless = _NOT_PASSWORDS.fullmatch(last) or _NOT_PASSWORDS.fullmatch(before + last)
     if last in _SHORT_PASSWORDS or (_PASSWORD_END.search(joined) and not harmless):
         return "password"
-    if "publickey" in joined or "sitekey" in joined or "signature" in joined[:-9]:
+    if "publickey" in joined or "pubkey" in joined or "sitekey" in joined or "signature" in joined[:-9]:
         return ""
     harmless_words = _HARMLESS_TOKENS if last in {"token", "tokens"} else _HARMLESS_KEYS
     if (last in _SHORT_KEYS or _KEY_END.search(joined)) and not (last in _PLAIN_ENDS and before in harmless_words):

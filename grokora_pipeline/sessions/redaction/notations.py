@@ -57,7 +57,10 @@ _TYPED = rf"(?:{QUOTE}|\b)(?:text|value|input|content)(?:{QUOTE}\s?:|=)\s?{QUOTE
 _FROM_HEX = r"(?:Buffer\.from|\w{0,9}\.?fromhex|\w{0,8}\.?unhexlify|hex\.decode\w{0,6})"
 _BYTES = r"bytes|bytearray|(?:new )?byte ?\[\]|\[\w{0,4}\](?:byte|uint8|u8)|(?:new )?Uint8Array(?:\.\w+)?|Buffer\.from"
 _COOKIE = re.compile(  # one that has a value
-    r"(?i)(?:\A|; ?)(?!(?:max-age|expires|path|domain|samesite)=)[\w.-]+=(?!deleted)[^;\s{<$%]{4}"
+    r"(?i)(?:\A|; ?)(?!(?:max-age|expires|path|domain|samesite)=)"
+    # words tell how a page is to look; what a session is known by may be one
+    r"(?:[\w.-]*(?:sess|auth|tok|id|user|login|jwt|key)[\w.-]*=|[\w.-]+=(?![a-z]+(?:[/_-][a-z]+)*(?:[;\s]|\Z)))"
+    r"(?!deleted)[^;\s{<$%]{4}"
 )
 _KIND, _LINES = rf"kind: ?(?:{QUOTE})?secret\b(?:{QUOTE})?", r"(?:(?!---)[^\n]*\n){0,12}?"
 _ALGORITHM = re.compile(r"(?i)(?:sha|md|blake|argon|bcrypt|pbkdf|scrypt)[\w-]*\Z")

@@ -38,7 +38,9 @@ from grokora_pipeline.sessions.redaction.published import providers
 from grokora_pipeline.sessions.redaction.tokens import is_address, is_known_id, is_publishable
 
 _PUBLIC_NAME = re.compile(
-    r"public|site_?key|site-key|integrity|nonce|fingerprint|hash|cache|idempotency", re.IGNORECASE
+    r"public|site_?key|site-key|integrity|nonce|fingerprint|hash|sha\d|websocket|cache|idempotency|"
+    r"(?:page|next|continuation|pagination|sync|resume|starting)_?token",
+    re.IGNORECASE,
 )
 _SERVICE = re.compile(  # a name, and at most one quoted argument between it and the end
     r"(?<![\w@/.])(?P<name>[A-Za-z][\w.-]{1,40}?(?: (?:api|app|client|account|admin|rest|live|private))?)"
@@ -48,7 +50,7 @@ _SERVICE = re.compile(  # a name, and at most one quoted argument between it and
 _ID_WORDS = word_set(
     "id ids hash sha md5 commit version rev revision ref url image digest checksum etag uuid guid user account project "
     "org team event request trace span session run job build deployment client tag channel message index address "
-    "name title voice track playlist page board zone file model record "
+    "name title voice track playlist page board zone file model record txt "
     "wallet mint contract block tx"
 )
 _APP_PASSWORD = re.compile(r"(?:[a-z]{4}[ -]){3}[a-z]{4}")  # of Google and Apple, for programs
@@ -58,7 +60,7 @@ _SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|to|value|token|key|secret|hex|provi
 _WORD_BEFORE = re.compile(r"[A-Za-z]+ \Z")
 _NAME_BEFORE, _VALUE_AFTER = re.compile(r"[\w$\]'\"], ?\Z"), re.compile(r"[\"'`], ?[\"'`]")
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
-_ARN = re.compile(r"\b[au]rn:[\w:/.-]*:\Z")
+_ARN = re.compile(r"(?:\b[au]rn:[\w:/.-]*[:/]|\bchecksum/)\Z")
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
@@ -75,11 +77,13 @@ CODE = re.compile(  # a name or a call in a program, not a value
 )
 
 _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
-    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|\$\w+[/\\]|"
+    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|//[\w-]+[./]|\$\w+[/\\]|"
     r"(?:[\w-]+:)?(?:/(?:[A-Za-z._-]+|v\d)(?:@[\d.]+)?){1,}\Z|"
     r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
-    r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}\Z|[au]rn:[\w:/.*-]+\Z|"
-    r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|[a-z]+(?:/[a-z_-]+)+\Z|"
+    r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}(?::[A-Za-z_]+)?\Z|[au]rn:[\w:/.*-]+\Z|"
+    r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|[\w.+-]+\.(?:whl|tar\.\w{2,3}|tgz|zip|jar|deb|rpm)\Z|"
+    r"[a-z]+(?:/[a-z_-]+)+\Z|"
+    r"(?=.*/\[\d)[A-Za-z_]+(?:/(?:[A-Za-z_]+|\[\d{1,3}\]))+\Z|[a-z]+_[a-z_]+/\d\Z|(?:!\w[\w-]*:)+!\w[\w-]*\Z|"
     r"[a-z_]+(?:\|[a-z_]+(?::[\w,.]+)?)+\Z|"  # the rules of a validator
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
@@ -94,6 +98,9 @@ _CONSTANT = re.compile(r"[A-Z][A-Z\d]*(?:_[A-Z\d]+)+")
 _ACTION = re.compile(
     r"(?:change|update|reset|force|require|expire|verify|check|use|show|hide|allow|no|has|is)_", re.IGNORECASE
 )
+FILTERED = re.compile(r"\{\{[^{}\n]*\Z")  # in a template, {{ .Values.password | b64enc }}
+_OF_A_CACHE = re.compile(r"(?i)\bcache[ds]?\b[^\n]*\Z")  # Cache restored from key: Linux-node-0a1b...
+_OPERATORS = re.compile(r"\w\|\|\w|\w&&\w|=>\{|\bthis\.\w+[=,]")  # of a minified program
 _TERNARY = re.compile(r"\? ?[\"'`]\Z")
 _SCHEME = re.compile(r"(?:basic|bearer|token) ", re.IGNORECASE)
 _LICENCE = re.compile(
@@ -160,14 +167,14 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
 
 def _as_name(text: str) -> str:
     """A name without case and joints: `#add-password` names the same as `addPassword`."""
-    return re.sub(r"\A[#.$@:]|(?<=\w)[_-](?=\w)", "", text).lower()
+    return re.sub(r"\A(?:[#.$@:]|--?)|(?<=\w)[_-](?=\w)", "", text).lower()
 
 
 def _is_assigned(match: re.Match[str]) -> bool:
     """Whether an assignment to a telling name holds a secret."""
     operator, quote, value = match["operator"], match["quote"] or match["opened"], match["value"]
     name = _whole_name(match)
-    if _is_of_a_type(match) and (is_hash(value) or operator == ":"):
+    if _is_of_a_type(match) and (is_hash(value) or operator in {":", "-"}):
         return False
     start = match.end("name") - len(name)
     if _NAME_BEFORE.search(match.string, max(0, start - 40), start) and _VALUE_AFTER.match(match.string, match.end()):
@@ -219,9 +226,12 @@ def is_name_of_secret(value: str) -> bool:
 
 
 def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
-    """Whether what follows a name without quotes is one as well: of the next assignment, a variable, a way to act."""
+    """Whether what follows a name without quotes is one as well: of the next assignment, a variable, a type, an act."""
     value, after = match["value"], match.string[match.end() :]
     below = "\n" in match.string[match.end("operator") : match.start("value")]
+    generic = value.isalpha() and value[0].isupper() and after[:1] == "<"  # Option<String>
+    if generic or _OPERATORS.search(value):
+        return True
     if (
         re.match(r" ?[=:](?:\s|\Z)", after)
         or (below and re.match(r"[ \t]*\|", after))
@@ -270,8 +280,15 @@ def is_named(match: re.Match[str]) -> bool:
     name, value = _whole_name(match), match["value"]
     # of the field that is called so, or the name of its twin: "password1", "password2"
     plain, label = (re.sub(r"[\W_]", "", one).lower() for one in (name, value))
-    label_of_it = label in plain or (label[-1:].isdigit() and label[:-1] == plain.rstrip("0123456789"))
-    return not label_of_it and is_secret(meaning(name), value, quoted=True)
+    label_of_it = (
+        label in plain
+        or (value.istitle() and meaning(value) == "password")
+        or (label[-1:].isdigit() and label[:-1] == plain.rstrip("0123456789"))
+    )
+    # "kubernetes_secret", "kubernetes_secret_v1" of a list; the call that a string stands beside
+    longer = "_" in name and label.startswith(plain)
+    call = not match.groupdict().get("quote") and re.fullmatch(r"[A-Za-z_][\w.]*\([^()]*\)", value)
+    return not (label_of_it or longer or call) and is_secret(meaning(name), value, quoted=True)
 
 
 def _are_constants(match: re.Match[str]) -> bool:
@@ -402,6 +419,7 @@ _BESIDE = (
             is_named(match)
             and is_mixed_value(match)
             and not _are_constants(match)
+            and not FILTERED.search(match.string, max(0, match.start() - 80), match.start())
             # of a string in quotes the name is all
             and not (
                 match.string[match.start() - len(_whole_name(match)) + len(match["name"]) - 1 :][:1] == " "
@@ -436,6 +454,14 @@ def _is_random_match(match: re.Match[str]) -> bool:
         return False
     if value.lower().endswith("_" + match["name"].lower()):
         return False  # the function for it
+    if match["name"].lower() == "salt" and not re.search("[:=]|is ", match["between"]):
+        return False  # the command
+    if re.match(r"[\"']\s?:(?!\w)", match.string[match.end() :]):
+        return False  # the next name of a mapping
+    if is_hash(value.rpartition("-")[2]) and _OF_A_CACHE.search(
+        match.string, max(0, match.start() - 60), match.start()
+    ):
+        return False
     after = match.string[match.end() : match.end() + 2]
     if (near and after[:1] in {"(", "["}) or value.startswith("//") or (after == " *" and _CONSTANT.fullmatch(value)):
         return False  # a call, a comment, a type of C

@@ -29,7 +29,8 @@ _VERSION = re.compile(  # what stands before four numbers that are a version or 
 )
 _ROUND = re.compile(r"\d+\.\d+\.0\.0")  # a version of an assembly, or a network
 _FILE_ENDING = re.compile(
-    r"\.(?:png|jpe?g|gif|svg|webp|ico|bmp|css|s?css|less|js|mjs|ts|tsx|jsx|py|md|json|html?|txt|pdf|zip|service|mount|socket|target)\Z",
+    r"\.(?:png|jpe?g|gif|svg|webp|ico|bmp|css|s?css|less|js|mjs|ts|tsx|jsx|py|md|json|html?|txt|pdf|zip|service|mount|socket|target|"
+    r"gz|xz|bz2|tgz|whl|deb|rpm|jar|ya?ml|toml|cfg|ini|log|csv|woff2?|wasm|dll|exe|dmg)\Z",
     re.IGNORECASE,
 )
 
@@ -69,7 +70,14 @@ def _is_ip(match: re.Match[str]) -> bool:
     parts = [int(part) for part in text.split(".")] if ":" not in text else []
     chapter = parts and parts[3] < 40 and ((max(parts) < 40 and parts[0] != 10) or max(parts[:2]) < 10)
     number = _VERSION.search(before) or _ROUND.fullmatch(text) or chapter
-    return not bool(address.is_loopback or address.is_unspecified or address.is_multicast or netmask or number)
+    return not bool(
+        address.is_loopback
+        or address.is_unspecified
+        or address.is_link_local
+        or address.is_multicast
+        or netmask
+        or number
+    )
 
 
 # numbers of people by their own form, with python-stdnum's module for their check digits (Britain's has none)
@@ -117,16 +125,19 @@ def _is_phone(match: re.Match[str]) -> bool:
             return phonenumbers.is_possible_number(phonenumbers.parse(text, None))
         except phonenumbers.NumberParseException:
             return False
+    if re.match(r"(?:19|20)\d\d([-./])[01]?\d\1[0-3]?\d\b", text):
+        return False  # WhatsApp-Image-2025-02-10
     return 8 <= sum(char.isdigit() for char in text) <= 15
 
 
 def _is_email(match: re.Match[str]) -> bool:
-    """Whether it is no address of a repository, no picture and no file."""
-    text = match.group()
+    """Whether it is no address of a repository, no name of Kerberos, no picture and no file."""
+    text, before = match.group(), match.string[max(0, match.start() - 3) : match.start()]
     if not re.search(r"\w.*@", text):
         return False  # the decorator of a line that a diff adds: +@app.get
-    repository = text.startswith("git@") and match.string[match.end() : match.end() + 1] == ":"
-    return not (repository or re.search(r"@\dx\.", text) or _FILE_ENDING.search(text))
+    repository = text.startswith("git@") and (match.string[match.end() : match.end() + 1] == ":" or before == "://")
+    principal = before[-1:] == "/" and text.rpartition("@")[2].isupper()  # host/web1.example.org@EXAMPLE.ORG
+    return not (repository or principal or re.search(r"@\dx\.", text) or _FILE_ENDING.search(text))
 
 
 def _is_name(match: re.Match[str]) -> bool:

@@ -5,6 +5,7 @@ Several hundred rules name the provider of a credential and its exact form. The 
 """
 
 import re
+from bisect import bisect_left
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -36,6 +37,9 @@ _WITH_HASHES = word_set(
 # Rules end a value at a space or a quote. In a repr and in JSON these stand behind backslashes: blanks of equal length
 # in place of what is escaped keep all offsets.
 _ESCAPED = re.compile(rb"(?<!\\)\\++(?:[nrt]|(?=[\"'`]))")
+
+
+_REPLACED = re.compile(PLACEHOLDER.pattern.encode())
 
 
 class PublishedFinding(NamedTuple):
@@ -96,7 +100,11 @@ def published_findings(raw: bytes) -> list[tuple[int, int, str, bool]]:
         if one.visible and not _PUBLIC_RULE.search(one.rule_id)
     )
     findings: list[tuple[int, int, str, bool]] = []
+    known = [match.span() for match in _REPLACED.finditer(raw)] if hits else []
     for start, negative_end, rule, encoded in hits:
+        before = bisect_left(known, (-negative_end, 0)) - 1  # the last placeholder that begins within it, or earlier
+        if before >= 0 and known[before][1] > start:
+            continue
         value = raw[start:-negative_end].decode("utf-8", "replace")
         overlaps = findings and start < findings[-1][1]
         password = value.rpartition(":")[2].lower()  # of a user

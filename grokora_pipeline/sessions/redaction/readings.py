@@ -11,6 +11,7 @@ from typing import Any
 from grokora_pipeline.sessions.redaction.cuts import Cut, Reading
 from grokora_pipeline.sessions.redaction.detectors import ESCAPES
 from grokora_pipeline.sessions.redaction.names import undisguised
+from grokora_pipeline.sessions.redaction.tokens import is_address
 
 _MARGINS = tuple(
     re.compile(pattern, re.ASCII)
@@ -27,7 +28,10 @@ _MARGINS = tuple(
 )
 _DIGITS, _MARGIN_ENDS = re.compile(r"\d+", re.ASCII), " \t|:]>"
 _INDENT = re.compile(r"[ \t]*")
-_STARTED = re.compile(rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]", re.ASCII)  # no line that goes on begins so
+_STARTED = re.compile(
+    rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]|(?:https?|ssh)://|[a-z]+(?:-[a-z]+)+=", re.ASCII
+)  # no line that goes on begins so
+_RESOURCE = re.compile(r"[au]rn:")  # its name begins so, and goes on
 _LABEL = re.compile(r"(?:[A-Z][a-z]+)+[:=\s]")  # behind a small letter no rest of a word
 _TAG = re.compile(r"</?(?:pre|code|samp|kbd|td|output|stdout|stderr|result)\b[^<>\n]{0,200}>")  # around what is shown
 DUMP = re.compile(  # as xxd and hexdump -C print bytes
@@ -46,9 +50,12 @@ _LONGEST = 64 << 10  # characters
 _FORM = re.compile(  # a field of a form that was sent, in which + is a space
     r"(?<![^\s?&\"'])[\w.-]{1,40}=[\w%.*~<>:-]*(?:\+[\w%.*~<>:-]*)+(?![^\s&\"'])", re.ASCII
 )
+_QUOTED_PRINTABLE = re.compile(r"=(?:3D|20|[C-F][0-9A-F])")
+_SOFT_BREAK = re.compile(r"(?<![=\s])=\n")
+_SOFT_BREAK_ALONE = re.compile(r"(?<![=\s])(?<![\w+/]{27})=\n")  # no padding of Base64
 _MARKS = frozenset("%\\&\x1b")  # of what is escaped in ASCII
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
-_HASH_END = re.compile(r"\b(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64})\Z")  # a whole one is not cut off
+_HASH_END = re.compile(r"\b(?:0x)?(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64})\Z")  # a whole one is not cut off
 _RULE = re.compile(r"[\W_]+")  # below a heading
 _NARROWEST, _WIDEST, _WIDEST_FILLED = 40, 400, 140  # columns of a terminal, of a text
 
@@ -101,6 +108,8 @@ def _common_margin(lines: list[str]) -> re.Pattern[str] | None:
     common = common[: 1 + max(map(common.rfind, _MARGIN_ENDS))]
     if common.isspace():
         return _INDENT
+    if _RESOURCE.match(common):
+        return None
     return re.compile(re.escape(common).replace("0", r"\d+"), re.ASCII) if common else None
 
 
@@ -146,6 +155,8 @@ def _joint(before: str, line: str, width: int) -> str:
     """What two lines of a text are joined by: nothing or a space if they are one, else a line break."""
     if not line or not before or _HASH_END.search(before) or _HASH_END.match(line):
         return "\n"
+    if is_address(before.rsplit(" ", maxsplit=1)[-1]):
+        return "\n"
     if _STARTED.match(line) or _RULE.fullmatch(before) or line.startswith(("  ", "\t", "```")):
         return "\n"
     if len(before) == width:
@@ -160,7 +171,8 @@ def without_escapes(text: str) -> str:
     if "+" in text:
         text = _FORM.sub(lambda match: match.group().replace("+", " "), text)
     if "=3D" in text or "=\n" in text:  # quoted-printable, as in mail
-        text = re.sub(r"(?<![=\s])=\n", "", text).replace("=3D", "=")
+        soft = _SOFT_BREAK if _QUOTED_PRINTABLE.search(text) else _SOFT_BREAK_ALONE
+        text = soft.sub("", text).replace("=3D", "=")
     text = undisguised(text)
     return text if text.isascii() and _MARKS.isdisjoint(text) else ESCAPES.sub(_unescaped, text)
 

@@ -22,7 +22,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     looks_random,
 )
 from grokora_pipeline.sessions.redaction.names import FOREIGN, SPOKEN, word_set
-from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, EXPRESSION, is_chosen
+from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, EXPRESSION, FILTERED, is_chosen
 
 _PROSE = word_set(  # no passphrase has them, and few sentences have none
     "the and for are must should has have was will can cannot not your you with from this that please enter type use "
@@ -71,13 +71,15 @@ _DASH = "[\u2014\u2013]"
 _LETTERS_BEYOND = "\uac00-\ud7a3"
 _STATED = re.compile(  # what sentences state of a password
     r"(?i)(?:ent|ant|ial|[nr]al|ary|ure|own|text|ic|ish|en|red|less|ular|ine|ong|long|short|eak|simple|unique|secret|"
-    r"everything|something|nothing|different|stale|obsolete|useless|elsewhere|there|here|above|below)\Z"
+    r"itive|able|ible|everything|something|nothing|different|stale|obsolete|useless|elsewhere|there|here|above|below)\Z"
 )
+_COMPOUND = re.compile(r"[a-z]+-[a-z]+")  # case-sensitive
+_FIELDS = re.compile(r"[A-Za-z]+&\w{1,40}=")  # of a form: its next field follows
 _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
 _ORDINARY = re.compile(  # an address, a path, a call or another piece of a program, a measure, a file, an algorithm
-    r"(?i).*://|[./~$<{(]|[a-z_][\w.]*\([^\s]*\)[\[\w\]:;]*\Z|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}"
+    r"(?i).*://|[./~$<{(]|[a-z_][\w.]*\([^\s]*\)[\[\w\]:;]*\Z|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?:\d+:)?\d+\.\d[\d.]*[+~-][\w.+~-]*\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}"
     r"|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
     r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
 )
@@ -213,7 +215,12 @@ _ROWS: tuple[Context, ...] = (
         r"(?i:(?:password|passphrase|passcode|passwd|requirepass|masterauth|rootpw|bindpw|kennwort|passwort|"
         r"contrase\x{f1}a|"
         r"mot de passe|senha)[^\n]* )",
-        is_mixed_value,
+        lambda match: (
+            is_mixed_value(match)
+            and match["value"][0] != "("
+            and not _FIELDS.match(match["value"])
+            and not ("|" in match[0] and FILTERED.search(match.string, max(0, match.start() - 80), match.start()))
+        ),
         rf"{TELLING_GATE}|(?i:requirepass|masterauth|rootpw|bindpw)",
     ),
     (  # Spanish: a key as well as a password; la clave del wifi es x1
@@ -271,6 +278,7 @@ _ROWS: tuple[Context, ...] = (
             is_value(match)
             and _is_no_sentence(match)
             and (match["quote"] or not (len(match["value"]) < 3 or CODE.fullmatch(match["value"].replace("-", "_"))))
+            and not (_COMPOUND.fullmatch(match["value"]) and _STATED.search(match["value"]))
             and (bool(match["quote"]) or not match["value"].strip("-'").isalpha() or is_mixed_value(match))
         ),
         "",

@@ -112,7 +112,8 @@ class _Heading(NamedTuple):
 def _heading(names: list[str]) -> _Heading | None:
     """What the names of columns say; None if they say nothing of secrets, or are a line of a program or a sentence."""
     constants = all(one.isupper() and "_" in one for one in names if one)  # of a program
-    if sum(map(bool, names)) < 2 or constants or not all(map(_NAME.fullmatch, names)):
+    numbers = any(re.fullmatch(r"\d+[a-z]?", one) for one in names)  # a row
+    if sum(map(bool, names)) < 2 or constants or numbers or not all(map(_NAME.fullmatch, names)):
         return None
     name, value = (
         next((at for at, one in enumerate(names) if re.fullmatch(kind, one, re.IGNORECASE)), -1)

@@ -11,6 +11,7 @@ from hashlib import sha256
 
 from grokora_pipeline.models.messages import MEDIA_DATA, MEDIA_HINT
 from grokora_pipeline.sessions.redaction.detector import (
+    EXAMPLE,
     NOT_A_SECRET,
     Detector,
     chunk_length,
@@ -75,7 +76,7 @@ def _is_prefixed(match: re.Match[str]) -> bool:
 
 
 _KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts of a cloud; and hashes with their name
-    r"(?:call|chatcmpl|toolu|tooluse|msg|req|run|thread|asst|file|resp|fc(?=_)|rs|step|cmpl|batch|item|evt|sha\d+|"
+    r"(?:call|chatcmpl|(?:srv)?toolu|tooluse|msg|msgbatch|ftjob|vs(?=_)|dpl(?=_)|cs_(?:test|live)|PAYID|payid|pack|req|run|thread|asst|file|resp|fc(?=_)|rs|step|cmpl|batch|item|evt|sha\d+|"
     r"md5|gen|"
     r"price|prod_[A-Za-z0-9]{14}\Z|cus|sub|si|pi|ch|in|txn|acct|pm|seti|src|inv|ord|order|doc|page|img|usr|user|org|"
     r"proj|"
@@ -99,22 +100,26 @@ _INITIAL = re.compile(r"[a-z]_(?=[a-f0-9]{0,40}[g-z])(?P<body>[a-z0-9]{32,})")  
 # the same without a separator
 _GLUED = re.compile(r"(?:[a-z]{1,8}[g-z][a-z]{0,3}|[A-Z]{2,6})(?P<body>[a-f0-9]{32,})")
 PUBLIC = re.compile(  # what looks random and is for everybody: public keys, certificates, checksums, ids in addresses
-    r"-----BEGIN (?:[A-Z0-9 ]{0,30}PUBLIC KEY(?: BLOCK)?|CERTIFICATE[A-Z ]{0,20})-----[^-]{0,20000}(?:-----END|\Z)|"
+    r"-----BEGIN (?:[A-Z0-9 ]{0,30}PUBLIC KEY(?: BLOCK)?|CERTIFICATE[A-Z ]{0,20}|(?:PGP|SSH) SIGNATURE|X509 CRL)-----"
+    r"[^-]{0,20000}(?:-----END|\Z)|"
     r"(?m:^)(?:[\w+/=]{4,76}\r?\n){1,400}-----END (?:[A-Z0-9 ]{0,30}PUBLIC KEY|CERTIFICATE)|"  # the end of one
-    r"(?:ssh-(?:rsa|dss|ed25519)|ecdsa-sha2-[\w-]{1,20}|sk-(?:ssh|ecdsa)-[\w@.-]{1,40}) AAAA[\w+/=]{20,}|"
-    r"AAAA[BCE]3NzaC1[\w+/=]{20,}|"
-    r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})(?:[:=-]|: )[\w+/=-]{16,}|\bh1:[\w+/]{43}=|"
-    r"\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|"
-    r"(?i:sitekey|site_key|site-key|public_?key|pubkey\d*|nonce|integrity|etag|if-(?:none-)?match|fingerprint|checksum|"
-    r"boundary|"
+    r"(?:ssh-(?:rsa|dss|ed25519)(?:-cert-[\w@.]{1,20})?|ecdsa-sha2-[\w@.-]{1,40}|"
+    r"sk-(?:ssh|ecdsa)-[\w@.-]{1,40}) AAAA[\w+/=]{20,}|"
+    r"AAAA[A-Z]\w(?:NzaC1|VjZHNhLXNo)[\w+/=]{20,}|\bAGFzbQEAAAA[\w+/=]+|"
+    r"(?i:sha-?(?:1|224|256|384|512)|md5|blake\w{1,4})(?:[:=-]|: |=[\"']|[\"']: ?[\"'])[\w+/=-]{16,}|\bh1:[\w+/]{43}=|"
+    r"\bQm[1-9A-HJ-NP-Za-km-z]{44}\b|\bbaf[yk][a-z2-7]{50,}|\bdid:[a-z]{2,9}:[\w.:%-]+|"
+    r"(?i:sitekey|site_key|site-key|public[_ -]?key|pubkey\d*|nonce|integrity|etag|if-(?:none-)?match|fingerprint|"
+    r"checksum|boundary|"
     r"x-amz-id-2|encrypted_content|(?:thought|"
     r"thinking)_?signature)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
-    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|(?:start|end|next|prev\w*)?_?(?:cursor|marker)|(?:page|next|continuation|sync|resume)_?token|kid|"
+    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|[a-z_]{0,12}uuid|(?:start|end|next|prev\w*)?_?(?:cursor|marker)|(?:next_?)?(?:page|next|continuation|sync|resume)_?token|kid|"
     r"x5t)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
     # any id by its name, but for those that let one in
-    r"(?:[a-z](?<!session)(?<!secret)(?<!access)(?<!token)(?<!auth)(?<!api)(?:Id|_id)|"
+    r"(?:[a-z](?<!session)(?<!secret)(?<!access)(?<!token)(?<!auth)(?<!api)(?:Id|_id|Identifier|Revision)|"
     r"[A-Z](?<!SESSION)(?<!SECRET)(?<!ACCESS)(?<!TOKEN)_ID)"
     r"\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=.-]{8,200}\b|"
+    r"--(?:[a-z-]{0,40}[a-z](?<!session)(?<!secret)(?<!access)(?<!key)(?<!token)(?<!auth)(?<!api)-)?"
+    r"(?:ids?|identifier|arn)[ =]\s?[\"']?[\w.-]{8,}|"
     r"\b(?i:signing_?key) ?= ?[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|\b_Z[A-Z0-9]\w{8,}|"
     r""  # minisign, C++, Rust
     # of a page's scripts, of ssh's known hosts; a font, a sound; the signature of a model's thoughts
@@ -129,8 +134,21 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"(?i:\b(?:message-id|in-reply-to): ?<[^>\s]+)|"
     r"\b(?:rsa|dsa|elg|ed|cv|nistp)\d{3,5}/(?:0x)?[0-9A-F]{8,40}|[?&]list=[\w-]{12,}|"
     r"\bspotify:\w+:\w+|/(?:track|album|artist|playlist|d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
-    r"ipfs://\w+"
+    r"ipfs://\w+|"
+    # what a site is proved to be whose by, keys of a zone, the digest of a document, the other end of WireGuard
+    r"\b(?:[a-z]+-)?(?:site|domain)-verification=[\w-]{16,}|\bC?DNSKEY(?: \d+){3} [\w+/=]{16,}|"
+    r"\bTXT\s+\\?\"[^\"\n]{1,255}\"|"
+    r"\bIV\\{0,3}[\"']?\s?[:=]\s?\\{0,3}[\"']?(?:0x)?[0-9A-Fa-f]{24,32}\b|"
+    r"<(?:\w+:)?(?:DigestValue|SignatureValue|X509Certificate|Modulus)>[\w+/=\s]{16,}|\bpeer: [\w+/]{43}=|"
+    r"(?i:sec-websocket-(?:key|accept): ?[\w+/]{20,}=)|"
+    # a search and where it leads, clicks of an advertisement
+    r"\bgoogle\.[a-z.]{2,6}/(?:search|url|imgres|aclk)\?[^\s\"'<>]+|\bbing\.com/(?:search|ck/a)\?[^\s\"'<>]+|"
+    r"[?&;](?:[a-z]{0,3}cl(?:k)?id|[gw]braid|igshid|mibextid|ved|ei|sca_esv|sxsrf|gs_lp|utm_\w+)=[\w.-]+"
 )
+_HASHED = re.compile(
+    r"([A-Za-z][\w.]*-(?:\w[\w.]*-)+)(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})"
+)  # Linux-node-0a1b2c...
+_SID = re.compile(r"(?!SK)[A-Z]{2}[0-9a-f]{32}")  # of a message, a call; SK is of a key
 
 
 def is_known_id(text: str) -> bool:
@@ -138,7 +156,9 @@ def is_known_id(text: str) -> bool:
 
     No such id has a random part of forty characters in both cases. Nor is the key of a cache one, which ends in a hash.
     """
-    if "-" in text and not _ID_WORDS.isdisjoint(text.lower().split("-")) and is_hash(text.rpartition("-")[2]):
+    if _SID.fullmatch(text) or (
+        "-" in text and not _ID_WORDS.isdisjoint(text.lower().split("-")) and is_hash(text.rpartition("-")[2])
+    ):
         return True
     named = _KNOWN_ID.match(text)
     body = text[named.end() :] if named else ""
@@ -169,9 +189,23 @@ _BECH32 = re.compile(r"[a-z]{1,12}1[02-9ac-hj-np-z]{30,}|0x[0-9a-f]+")  # addres
 _C_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}[uUlL]{1,3}")
 
 
+def _is_cached(text: str) -> bool:
+    """Whether words and a hash name what a cache holds: `Linux-node-0a1b2c...`, with no word of the names of keys."""
+    named = _HASHED.fullmatch(text)
+    return named is not None and _KEY_WORDS.isdisjoint(named[1].lower().split("-"))
+
+
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
-    if is_known_id(text) or is_publishable(text) or is_address(text) or _C_NUMBER.fullmatch(text):
+    if (
+        is_known_id(text)
+        or is_publishable(text)
+        or is_address(text)
+        or _C_NUMBER.fullmatch(text)
+        or _SID.fullmatch(text)
+    ):
+        return False
+    if EXAMPLE.search(text) or _is_cached(text):
         return False
     # of one case: a hash is no key, and no id of time (ULID) is as long
     shortest = 24 if text.isupper() and not _TIMED.fullmatch(text) else 28
@@ -215,7 +249,7 @@ def is_labelled(text: str) -> bool:
 
     What stands behind the name, its kind and its environment is looked at by itself, hence a long name hides no key.
     """
-    if len(text) < 20 or is_publishable(text):
+    if len(text) < 20 or is_publishable(text) or EXAMPLE.search(text) or _is_cached(text):
         return False
     labels: list[str] = []
     rest = text
@@ -517,18 +551,25 @@ _TOKENS = (
         accept=lambda match: not match["sum"] or _is_random_body(match["sum"]),
     ),
 )
+_FILE = re.compile(r"\.[a-z][a-z0-9]{1,4}\b(?![.:(])")  # main-0a1b2c.js
 HIGH_ENTROPY = detector(
     "token",
     rf"(?<![A-Za-z0-9+/_.-])(?!(?<=\\)[nrt])(?:{_RUN})|(?<=\\[nrt])(?:{_RUN})",
     r"[A-Za-z0-9_-]{20}|[A-Za-z0-9+/]{40}",
-    accept=lambda match: is_high_entropy(match.group()) and from_base64(match.group()) is None,
+    accept=lambda match: (
+        is_high_entropy(match.group())
+        and from_base64(match.group()) is None
+        and not (is_hash(re.split("[-_]", match.group())[-1]) and _FILE.match(match.string, match.end()))
+    ),
 )
 LABELLED = detector(
     "token",
     r"(?:(?<![A-Za-z0-9+/_.~@-])(?!(?<=\\)[nrt])|(?<=\\[nrt]))[A-Za-z0-9]{1,14}+[_.~-][A-Za-z0-9+/_.~-]{14,}[A-Za-z0-9/+_-]={0,2}(?![A-Za-z0-9/=])",
     r"[_.~-][A-Za-z0-9+/_.~-]{15}",
     accept=lambda match: (
-        is_labelled(match.group()) and not re.search(r"\.[a-z]{2,6}\Z|\.prototype\.", match.group())
+        is_labelled(match.group())
+        and not re.search(r"\.[a-z]{2,6}\Z|\.prototype\.", match.group())
+        and match.string[match.end() : match.end() + 1] != "("
     ),  # a file
 )
 BASE64_KEY = detector(  # before HIGH_ENTROPY, which would take the part of a key before its first + or /
