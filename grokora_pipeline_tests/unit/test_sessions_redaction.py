@@ -994,6 +994,10 @@ def test_a_caller_gets_its_own_values_back_and_no_others() -> None:
         ({"secret": {"value": "onlyletters"}}, "onlyletters"),
         ({"credentials": {"bob": "q78Hp7twaxDF"}}, "q78Hp7twaxDF"),
         ({"api": {"key": "b543bf83c632cca783f5add7482d5d46"}}, "b543bf83"),
+        ({"headers": [["X-Api-Key", "b543bf83c632cca783f5add7482d5d46"], ["Accept", "*/*"]]}, "b543bf83"),
+        ({"headers": [["Accept", "*/*"], ["X-Api-Key", "b543bf83c632cca783f5add7482d5d46"]]}, "b543bf83"),
+        ([["token", "of"], ["x", "sk-ant-api03-q78Hp7twaxDFq78H"]], "q78Hp7"),
+        ([["api_key", "sk-ant-api03-q78Hp7twaxDFq78H"]], "q78Hp7"),
         ({"recoveryCodes": ["7cm1f-6j3fs"], "mot_de_passe": "x"}, "7cm1f"),
         ({"securityAnswer": "onlyletters"}, "onlyletters"),
         ({"code": "document.getElementById('pw').value='tNl0JSpAQv'"}, "tNl0JSpAQv"),
@@ -1058,6 +1062,7 @@ def test_half_of_a_surrogate_pair_stops_nothing(text: str) -> None:
         {"secrets": [{"name": "DB_PASSWORD", "created_at": "2025-11-12T18:21:11Z"}]},
         {"credentials": {"type": "service_account", "project_id": "my-project-123456"}},
         {"cmd": ["docker", "run", "-p", "8080:80", "-u", "1000:1000", "nginx:1.27"]},
+        {"rows": [["password", "changed_2024"], ["", "yes"]], "pair": ["token", "field_of_form_2"]},
         {"cmd": ["grep", "-rn", "password", "src2/"], "args": ["#password-field", "#submit-button2"]},
         {"action": "click", "element": "Show password button", "text": "x1y2z3ab"},
         {"password": "Passwort vergessen?", "text": "yes2025", "label": "Remember my password"},
@@ -1214,6 +1219,7 @@ def test_hostile_text_is_redacted_in_linear_time(text: str) -> None:
 
 REST = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 OPAQUE = "c2f7a91e-0b6d-4835-a1f0-9a7c5d3b8264"
+UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
 
 
 @pytest.mark.parametrize(
@@ -1510,6 +1516,20 @@ OPAQUE = "c2f7a91e-0b6d-4835-a1f0-9a7c5d3b8264"
         (f'I click the API key field and type "{OPAQUE}"', OPAQUE),
         (f'<input id="api-key" type="text" class="wide" value="{OPAQUE}">', OPAQUE),
         (f'{{"heroku": {{"key": "{OPAQUE}"}}}}', OPAQUE),
+        (f"I replaced the token with {OPAQUE}, the key for acme is: {UNNAMED}", OPAQUE),
+        (f"I replaced the token with {OPAQUE}, the key for acme is: {UNNAMED}", UNNAMED),
+        (f"the api token you gave me ({UNNAMED}) works", UNNAMED),
+        (f"I updated the api key from None to {OPAQUE}.", OPAQUE),
+        (f"add {OPAQUE} to the env as ACME_KEY", OPAQUE),
+        (f"vault kv put secret/acme key={UNNAMED}", UNNAMED),
+        (f'key := []byte("{UNNAMED}")', UNNAMED),
+        (f"api = AcmeAPI('{OPAQUE}')", OPAQUE),
+        (f'<input value="{UNNAMED}" class="wide" name="api_key">', UNNAMED),
+        # of commands
+        (f"http -A bearer -a {UNNAMED} https://api.acme.example", UNNAMED),
+        (f"printf '%s' '{OPAQUE}' > token.txt", OPAQUE),
+        (f"cat > api.key <<EOF\n{OPAQUE}\nEOF", OPAQUE),
+        (f"sed -i 's/YOUR_API_KEY/{OPAQUE}/' .env", OPAQUE),
         # two parts that share no alphabet with a name of anything
         ("k-Rt_pQwXv9LmZ.h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp", "h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp"),
         # as a password manager makes them, with all marks of a keyboard
@@ -1742,6 +1762,8 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "this.metaKey=e.metaKey,this.pointerId=e.pointerId||0,this.pointerType='mouse'",
         'CIPHERS = "HIGH:!aNULL:!MD5:!PSK:!aECDH:!EDH-DSS-DES-CBC3-SHA:!KRB5-DES-CBC3-SHA"',
         "api_key: config2]environmentName]accountOf3People; token = nextPageToken; key: rows[keys[index3]]withoutName",
+        "sed 's/token_v1/token_v2/; s/secretName/credentialName2/' x; the key to sorting is: order2 of key1 (see key2)",
+        "cat > keys.md <<EOF\nchapter-2\nEOF\nthe token of type2 is value3; replace the key with primary_key_2 as key",
         f"docker run -u 1000:1000 -e UID={uuid.UUID(int=7)} x && chown -R deploy-user-of-staging: /srv",
         '{"deployments": {"key": "c2f7a91e0b6d4835e1f09a7c5d3b8264f0e1a9c7"}, "author": {"username": "a"}}',
         '<input type="submit" name="change_password" class="b" value="Submit"> maps the key to generated_value_of_it',

@@ -44,6 +44,7 @@ _FLAGS = (  # flags, and the tools that read a password behind them
     (r"-a ?", r"redis-cli"),
     (r"-b ?", r"gh secret set|oathtool"),
     (r"-t ", r"influx|doctl auth"),
+    (r"-a ", r"(?:https?|xhs?) [^\n|;]{0,60}?-A bearer"),
     (r"-(?:ap|xp) ", r"swaks|sendemail"),
     (r"/p[ :]", r"signtool(?:\.exe)?|\w+freerdp"),
     (r"-[uo]?pw |(?:input|user|owner)_pw ", r"pdf\w+|plink|pscp|psftp"),
@@ -254,12 +255,26 @@ _ROWS: tuple[Context, ...] = (
         _is_flag_value,
         r"/v \S+ [^\n]*/d ",
     ),
-    (  # echo x > ~/.vault_pass
-        rf"\becho (?:-n )?{_VALUE}(?:{QUOTE})? ?>{{1,2}} ?"
+    (  # echo x > ~/.vault_pass, printf '%s' 'x' > token.txt
+        rf"\b(?:echo (?:-n )?|printf (?:{QUOTE}%s(?:\\n)?{QUOTE} )?){_VALUE}(?:{QUOTE})? ?>{{1,2}} ?"
         r"[^\s|;&]{0,80}(?:pass|pwd?|token|secret|api_?key)[\w.-]{0,16}",
         r"(?i:>{1,2} ?[^\s|;&]*(?:pass|pwd?|token|secret|api_?key))",
         _is_argument,
         r"> ?[^\s|;&]*(?i:pass|pw|token|secret|key)",
+    ),
+    (  # cat > api.key <<EOF, and below it only the value
+        r"(?:>{1,2}|\btee) ?[^\s|;&<]{0,80}(?:pass|pwd?|(?P<key>token|secret|key))[\w.-]{0,16} ?"
+        r"<<-?[\"']?(?P<end>\w{2,16})[\"']?\n\s{0,8}(?P<value>[^\s\"'`<>]{6,256})\s{0,8}\n\s{0,8}(?P=end)\b",
+        r"(?i:(?:>|tee) ?[^\s|;&<]*(?:pass|pwd?|token|secret|key)[\w.-]{0,16} ?<<)",
+        lambda match: looks_random(match["value"]) if match["key"] else is_mixed_value(match),
+        r"<<-?[\"']?[A-Z]",
+    ),
+    (  # sed 's/YOUR_API_KEY/x/' .env
+        rf"\bsed\b[^\n]{{0,60}}?[\"' ]s(?P<by>[/|#,@])[^\n]{{0,80}}?(?:{TELLING})[^\n/]{{0,24}}?(?P=by)"
+        r"(?P<value>[^\s\"'`\\/|#,@<>]{8,200})(?P=by)",
+        rf"(?i:\bsed\b[^\n]*[\"' ]s[/|#,@][^\n]*(?:{TELLING_HINT}))",
+        lambda match: looks_random(match["value"]),
+        r"\bsed\b",
     ),
     (
         rf"passw(?:or)?d[-_]?(?:eval|cmd|command)[ =]+[\"']+echo (?:-n )?(?P<value>{VALUE})",

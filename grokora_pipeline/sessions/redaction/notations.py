@@ -86,6 +86,15 @@ _ROWS: tuple[Context, ...] = (
         is_value,
         TELLING_GATE,
     ),
+    (  # <input value="x" name="api_key">
+        rf"\bvalue={QUOTE}(?P<value>[^\s\"'`\\<>]{{6,200}}){QUOTE}"
+        rf"(?:\s{{1,8}}[\w-]{{1,20}}={QUOTE}[^\"'<>\n]{{0,80}}{QUOTE}){{0,5}}"
+        rf"\s{{1,8}}(?:name|id|key|placeholder|title|aria-label)={QUOTE}"
+        rf"(?P<name>[\w .-]{{0,24}}(?:{TELLING})[\w-]{{0,24}}){QUOTE}",
+        rf"(?i:\bvalue=[\\\"'`]{{1,4}}[^\s\"'`\\<>]{{6}}[^<>\n]*(?:{TELLING_HINT}))",
+        lambda match: is_named(match) and is_mixed(match["value"]),
+        r"(?i:value=[\"'\\])",
+    ),
     (  # ENV DB_PASSWORD x, setx DB_PASSWORD x; #define PASSWORD "x", (setq password "x"), ALTER USER y PASSWORD 'x'
         rf"\b(?:(?P<bare>ENV|ARG|setx|set -g?x|setenv|set-environment(?: -g)?)|setq?|def\w*|with|user \S{{1,40}}"
         rf"|alter \S{{1,40}} \S{{1,40}})"

@@ -56,7 +56,9 @@ _ID_WORDS = word_set(
 _APP_PASSWORD = re.compile(r"(?:[a-z]{4}[ -]){3}[a-z]{4}")  # of Google and Apple, for programs
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
-_SEPARATOR = re.compile(r"[\W_]*(?:(?:is|was|to|value|token|key|secret|hex|provided)[\W_]+){0,3}", re.IGNORECASE)
+_SEPARATOR = re.compile(
+    r"[\W_]*(?:(?:is|was|s|to|with|as|str|string|byte|value|token|key|secret|hex|provided)[\W_]+){0,3}", re.IGNORECASE
+)
 _WORD_BEFORE = re.compile(r"[A-Za-z]+ \Z")
 _NAME_BEFORE, _VALUE_AFTER = re.compile(r"[\w$\]'\"], ?\Z"), re.compile(r"[\"'`], ?[\"'`]")
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
@@ -271,7 +273,7 @@ def _whole_name(match: re.Match[str]) -> str:
 
 def _is_of_a_type(match: re.Match[str]) -> bool:
     """Whether the name is a type's of several parts, whose hash is no secret: `AWS::KMS::Key`, `arn:...:secret:x`."""
-    start = match.start() - len(_whole_name(match)) + len(match["name"])
+    start = match.end("name") - len(_whole_name(match))
     return match.string[:start].endswith("::") or bool(_ARN.search(match.string, max(0, start - 99), start))
 
 
@@ -466,7 +468,8 @@ def _is_random_match(match: re.Match[str]) -> bool:
     if (near and after[:1] in {"(", "["}) or value.startswith("//") or (after == " *" and _CONSTANT.fullmatch(value)):
         return False  # a call, a comment, a type of C
     if near:
-        before = _WORD_BEFORE.search(match.string, max(0, match.start() - 40), match.start())
+        start = match.start("name")
+        before = _WORD_BEFORE.search(match.string, max(0, start - 40), start)
         means = meaning((before[0] if before else "") + _whole_name(match))  # of a cache key, the primary key
         if means or match.group("name").lower() == "key":
             quoted = match["between"][-1:] in {'"', "'"}
@@ -498,7 +501,8 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
         ):
             return False
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])\d{0,2}|[A-Z]?[a-z]+\d{0,2}", named.group("name"))]
-    if words[-1:] == ["client"] and named.group("between")[0] == "(":  # new AcmeClient("x")
+    ends = {"client", "api"} if named.group("name")[0].isupper() else {"client"}
+    if not ends.isdisjoint(words[-1:]) and named.group("between")[0] == "(":  # new AcmeClient("x")
         return True
     if not _ID_WORDS.isdisjoint(words):
         return False
@@ -586,18 +590,20 @@ _ASSIGNED = detector(
     anchored=True,
     gate=TELLING_GATE,
 )
+_NEAR = "key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt"
 _NEAR_A_WORD = detector(
     "high_entropy",
-    r"(?P<name>key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
+    # of two such words, as in `secret/acme key=x`, the second one; the hint takes both for one place
+    rf"(?:[^\n]{{0,24}}\b(?=(?:{_NEAR})[=: ]{{1,3}}[\w+/]))?(?P<name>{_NEAR})"
     r"(?P<between>[^\w\n][^\n]{0,24}?(?<=[\s:=\"'(`>|,])|\W{0,3}\n[ \t]{0,16})"
     r"(?P<value>[A-Za-z0-9+/_-][A-Za-z0-9+/_!#%&*.@^~$?-]{8,}[A-Za-z0-9+/_!#-]={0,2})",
-    r"(?i:(?:key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)"
+    rf"(?i:(?:{_NEAR})"
     r"(?:[^\w\n][^\n]{0,25}?|\W{0,3}\n[ \t]{0,16})[A-Za-z0-9+/_-][A-Za-z0-9+/_!#%&*.@^~$?-]{9})",
     "value",
     accept=_is_random_match,
     flags=re.IGNORECASE,
     anchored=True,
-    gate=r"(?i:(?:key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt)\W)",
+    gate=rf"(?i:(?:{_NEAR})\W)",
 )
 _NEAR_PASSWORD = detector(
     "password",

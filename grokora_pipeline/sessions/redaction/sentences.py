@@ -170,7 +170,7 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # created bob with app secret x1, try the api key x1, I changed the mail pass to x1
         rf"\b(?:(?:with|using|use|tr(?:y|ied)|mit|avec|con|com|met)(?: [\w'-]{{1,16}}){{0,3}}? {_SECRET}|"
-        rf"(?:chang|set|updat|rotat|reset)\w{{0,4}}(?: [\w'-]{{1,16}}){{1,3}}? {_SECRET} to) "
+        rf"(?:chang|set|updat|rotat|reset)\w{{0,4}}(?: [\w'-]{{1,16}}){{1,3}}? {_SECRET}(?: from \S{{1,40}})? to) "
         rf"(?P<quote>{QUOTE})?(?P<value>{VALUE})",
         rf"(?i:(?:with|using|use|try|tried|mit|avec|con|com|met|chang|set|updat|rotat|reset)[^\n]* {_SECRET} )",
         is_strong,
@@ -419,14 +419,15 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # the password for the staging box is x1
         rf"(?<!\w)(?:(?:{SPOKEN}|pwd?)(?! (?:polic|format|hash|type|length|strength|manager))|"
-        rf"(?P<key>secret|token|(?:access|api) key)(?= (?:you|we|I|for|to|of|in|that) ))"
+        rf"(?P<key>secret|token|key)(?= (?:you|we|I|for|to|of|in|that) ))"
         rf"(?: [\w'\"@+-]{{1,40}}(?:\.\w[\w.-]{{0,40}})?| \([^()\n]{{1,30}}\)){{1,6}} "
-        rf"(?:(?:is|was)(?: now| still| always| currently| actually)?:?|(?:was|is|"
+        rf"(?:(?:(?:is|was)(?: now| still| always| currently| actually)?:?|(?:was|is|"
         rf"has been) (?:re)?set to|to|lautet|ist|es|"
         rf"est|c'est|contains|\u00e9|"
-        rf"\u00e8)[ \n](?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
-        rf"(?i:(?:{SPOKEN}|pwd?|secret|token|(?:access|api) key)(?: [\w'\"@.+-]{{1,60}}| \([^()\n]+\)){{1,6}} "
-        r"(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8}):?[ \n])",
+        rf"\u00e8)[ \n]|\((?=[^\s()]{{12,200}}\)))"
+        rf"(?P<quote>{QUOTE})?(?P<value>{VALUE_OR_PHRASE})",
+        rf"(?i:(?:{SPOKEN}|pwd?|secret|token|key)(?: [\w'\"@.+-]{{1,60}}| \([^()\n]+\)){{1,6}} "
+        r"(?:(?:is|to|was|lautet|ist|es|est|c'est|contains|\x{e9}|\x{e8}):?[ \n]|\([^\s()]{12}))",
         lambda match: (
             (is_mixed_value(match) or (bool(match["quote"]) and is_plain_password(match["value"])))
             and _is_no_sentence(match)
@@ -436,7 +437,7 @@ _ROWS: tuple[Context, ...] = (
                 else len(match["value"]) >= 8
             )
         ),
-        rf"{TELLING_GATE}|(?i:{FOREIGN})",
+        rf"{TELLING_GATE}|(?i:{FOREIGN}|key (?:you|we|I|for|to|of|in|that) )",
     ),
     (  # credentials: bob / x1
         rf"(?<!\w)(?:cred(?:ential)?s?|log-?in|{_ACCOUNT}|user(?:name)? ?/ ?pass(?:word)?)(?:"
@@ -549,9 +550,10 @@ _ROWS: tuple[Context, ...] = (
     ),
 )
 _TAILS = (  # what says of the word before it that it is a password
-    rf"(?: (?:everywhere|again|always|here))? (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your"
+    rf"(?: (?:everywhere|again|always|here)| (?:to|in|into)(?: [\w./-]{{1,24}}){{1,3}}?)?"
+    rf" (?:as|como|comme|come|als|als het|kot|kao|jako|som|ca)(?: (?:the|your"
     rf"|my|la|le|il|das|het|tvoje))? "
-    rf"(?:{SPOKEN}|(?:[\w-]{{1,24}} )?(?:passwd|pwd?|pass|token|secret|key))"
+    rf"(?:{SPOKEN}|(?:[\w-]{{1,24}}[ _])?(?:passwd|pwd?|pass|token|secret|key))"
     rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN}|pwd?|pass))"
     rf"|{QUOTE}?,? \((?:[\w-]{{1,16}} ){{0,2}}(?:{SPOKEN}|pwd?)\)"
     rf"|{QUOTE}[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN})"

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.errors import GrokoraError
-from grokora_pipeline.sessions.redaction.detector import PHRASE, TELLING, is_phrase, looks_random
+from grokora_pipeline.sessions.redaction.detector import PHRASE, TELLING, is_mixed, is_phrase, looks_random
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning
 from grokora_pipeline.sessions.redaction.notations import NO_FIELD
 from grokora_pipeline.sessions.redaction.published import providers
@@ -30,6 +30,7 @@ _REASONS = ("reason", "thought", "purpose", "comment", "why", "explanation", "in
 _CHOSEN = re.compile(r"(?=.*\d)(?=.*[^\W\d])[!-~]{6,40}")  # a word of letters and digits that a person types
 _LONGEST_COMMAND = 200  # arguments
 _LAST_ASKED = 400  # characters of a call
+_PAIR_NAME = re.compile(r"[A-Za-z][\w.-]{2,60}")
 _ONE_WORD = re.compile(rf"\s{{0,9}}(?:\S{{6,256}}|{PHRASE})\s{{0,9}}")
 _PATHS = ("path", "file_path", "filename", "file")
 _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", "ParameterValue"})
@@ -148,17 +149,21 @@ def _walk_list(value: list[Any], visit: Any, depth: int) -> list[Any]:
         visit("".join(parts), "", depth)  # the lines of a text, its pieces with and without a format
     if len(value) > 1 and all(isinstance(row, list) and len(row) == len(value[0]) for row in value):
         headings = [one if isinstance(one, str) and meaning(one.strip()) else None for one in value[0]]
-        if any(headings):
+        if any(headings) and not _is_pair(value[0]):
             rows = [zip(headings, row, strict=True) for row in value[1:]]
-            return [value[0], *([_walk_member(*cell, visit, depth + 2) for cell in row] for row in rows)]
+            head = _walk_arguments(value[0], visit, depth + 1)
+            return [head, *([_walk_member(*cell, visit, depth + 2) for cell in row] for row in rows)]
     return _walk_arguments(value, visit, depth)
 
 
 def _walk_arguments(value: list[Any], visit: Any, depth: int) -> list[Any]:
     """What follows a flag such as `--api-key` or a selector such as `#password` is the secret, whatever it looks like.
 
-    A list with flags is also read as the command that it is, since `-p` says something beside `mysql` only.
+    A list with flags is also read as the command that it is, since `-p` says something beside `mysql` only; a pair as
+    the name and the value that it is.
     """
+    if _is_pair(value):
+        return [visit(value[0], "", depth), _walk_member(value[0], value[1], visit, depth)]
     words = [one if isinstance(one, str) and one and not re.search(r"\s", one) else "_" for one in value]
     command = words
     if 1 < len(words) <= _LONGEST_COMMAND and any(one.startswith("-") for one in words):
@@ -175,6 +180,18 @@ def _walk_arguments(value: list[Any], visit: Any, depth: int) -> list[Any]:
             walked.append(walk(one, visit, depth + 1))
         named = isinstance(one, str) and _names_the_next(one)
     return walked
+
+
+def _is_pair(value: list[Any]) -> bool:
+    """Whether a list is a telling name and a value of letters and digits, as of a header: no two names of columns."""
+    return (
+        len(value) == 2
+        and all(isinstance(one, str) for one in value)
+        and bool(_PAIR_NAME.fullmatch(value[0]) and meaning(value[0]))
+        and is_mixed(value[1])
+        and len(value[1]) >= 8
+        and not re.fullmatch(r"[A-Za-z]+(?:[_-][A-Za-z]*\d*)+", value[1])
+    )
 
 
 def _names_the_next(text: str) -> bool:
