@@ -528,6 +528,85 @@ def test_pairs_are_a_conversation_and_tools_for_a_template_are_its_tools(tmp_pat
     assert only(read_lines(tmp_path, row)).tools == [{"type": "function", "function": TOOL}]
 
 
+# --- how it ended, stated anywhere beside the messages
+
+
+ENDED_BADLY: list[dict[str, Any]] = [
+    {"success": False},
+    {"taskSuccess": False},
+    {"reward": 0.0},
+    {"verdict": "FAIL"},
+    {"final_status": "timed out"},
+    {"result": "failed"},
+    {"task_completed": False},
+    {"gradingResult": {"pass": False, "passed": False}},
+    {"eval": {"passed": False}},
+    {"error": "overloaded"},
+]
+NO_BAD_END: list[dict[str, Any]] = [
+    {"unresolved": False},
+    {"incorrect": False},
+    {"result": "no"},
+    {"payment_status": "open"},
+    {"verdict": "the answer is right"},
+]
+
+
+@pytest.mark.parametrize("stated", ENDED_BADLY, ids=lambda one: next(iter(one)))
+@pytest.mark.parametrize("place", ["row", "above", "beside"])
+def test_what_went_wrong_is_no_success_wherever_a_document_says_so(tmp_path: Path, stated: Any, place: str) -> None:
+    documents = {
+        "row": {"messages": TALK, **stated},
+        "above": {"trials": [{"log": TALK, "n": 1}], **stated},
+        "beside": {"run": {"log": TALK, **stated}},
+    }
+    assert {turn.status for turn in turns_of(document(tmp_path, documents[place]))} == {"failure"}
+
+
+def test_a_written_pair_that_was_judged_is_what_it_was_judged(tmp_path: Path) -> None:
+    judged: list[dict[str, Any]] = [{}, {"passed": False}, {"vote": -1}, {"rating": 2}]
+    pairs = [{"instruction": "I", "response": f"R{number}", **one} for number, one in enumerate(judged)]
+    items = turns_of(read_lines(tmp_path, *pairs))
+    assert [turn.status for turn in items] == ["success", "failure", "failure", "success"]
+    assert items[3].rating == 2
+
+
+def test_objects_as_python_prints_them_are_refused_in_a_sentence() -> None:
+    assert "json.dumps" in readers.nearest(repr({"messages": TALK}).encode())
+
+
+def test_distilabels_generation_is_the_answer(tmp_path: Path) -> None:
+    raw = {"raw_input_text_generation_0": ASKED, "raw_output_text_generation_0": "A"}
+    row = {"instruction": "Q", "generation": "A", "distilabel_metadata": raw, "model_name": "m"}
+    assert told(read_lines(tmp_path, row)) == ["u:Q -> A (whole)"]
+
+
+@pytest.mark.parametrize("stated", NO_BAD_END, ids=lambda one: next(iter(one)))
+def test_a_member_that_only_sounds_like_an_outcome_is_none(tmp_path: Path, stated: Any) -> None:
+    assert {turn.status for turn in turns_of(document(tmp_path, {"messages": TALK, **stated}))} == {"success"}
+
+
+@pytest.mark.parametrize("page", [{"status": "success"}, {"success": True}])
+def test_that_a_page_was_loaded_well_says_nothing_of_its_conversations(tmp_path: Path, page: Any) -> None:
+    items = document(tmp_path, {**page, "payload": {"chats": [{"name": "x", "log": TALK}]}})
+    assert {turn.status for turn in turns_of(items)} == {"unknown"}
+
+
+def test_the_text_of_the_ai_sdks_older_messages_stands_behind_their_calls(tmp_path: Path) -> None:
+    calls = [
+        {"state": "result", "step": step, "toolCallId": f"c{step}", "toolName": "ls", "args": {}, "result": f"R{step}"}
+        for step in range(2)
+    ]
+    asked = {"id": "1", "role": "user", "content": "Q"}
+    items = document(tmp_path, {"messages": [asked, {"role": "assistant", "content": "A", "toolInvocations": calls}]})
+    assert [prompt_of(turn) for turn in turns_of(items)] == [
+        "u:Q",
+        "u:Q a:* t:R0",
+        "u:Q a:* t:R0 a:* t:R1",
+    ]
+    assert turns_of(items)[2].completion["content"] == "A"
+
+
 # --- conversations that nothing names, one behind the other in one file
 
 

@@ -249,6 +249,8 @@ def refused(head: bytes) -> str:
     for names, sentence in _REFUSED:
         if any(names <= own for own in members):
             return sentence
+    if head.lstrip().startswith((b"{'", b"[{'")):
+        return "objects as Python prints them, which are no JSON; write them with json.dumps"
     if _OTLP_PROTOBUF.match(head):
         return "OTLP in protobuf; let the collector's file exporter write `format: json`"
     return next((f"{sentence}; record at the gateway" for mark, sentence in _REFUSED_TEXT if mark in head), "")

@@ -60,6 +60,7 @@ _CHAT = (
     "user_input",  # RAGAS
 )
 _PROMPT, _COMPLETION = ("prompt", "question", "query", "user_input"), ("completion", "response")
+_ALPACAS = ("output", "generation")  # the second is distilabel's
 _CONTEXTS = ("retrieved_contexts", "contexts", "retrieved_documents")  # stood in the prompt, in whatever words
 _LOGS = (
     "request",
@@ -94,7 +95,7 @@ def _kind(row: Json) -> str:
         return "" if is_call else "chat"
     if any(isinstance(text := row.get(key), str) and _FLAT.search(text) for key in (*_PROMPT, "instruction")):
         return ""  # the roles are a part of the text, as one model's template writes them
-    if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+    if isinstance(row.get("instruction"), str) and isinstance(first_of(row, *_ALPACAS), str):
         return "alpaca"
     if isinstance(row.get("query"), str) and _calls(row.get("answers")) and row.get("tools"):
         return "xlam"
@@ -355,7 +356,7 @@ def _alpaca(row: Json, tools: list[Json] | None) -> _DatasetRow:
             messages += [user(name_text(pair[0])), {"role": "assistant", "content": name_text(pair[1])}]
     question = "\n".join(filter(None, (row["instruction"], name_text(row.get("input")))))
     prompt = [*messages, user(question)]
-    return _labelled(row, prompt, [*prompt, {"role": "assistant", "content": row["output"]}], tools)
+    return _labelled(row, prompt, [*prompt, {"role": "assistant", "content": first_of(row, *_ALPACAS)}], tools)
 
 
 def _preferences(row: Json, tools: list[Json] | None) -> Iterator[_DatasetRow]:

@@ -17,6 +17,8 @@ from grokora_pipeline.sessions.readers.documents import (
     objects_in,
 )
 from grokora_pipeline.sessions.readers.lowering import lower, role_of, says_who, system_of
+from grokora_pipeline.sessions.readers.outcomes import stated_in
+from grokora_pipeline.sessions.turns import Status
 
 
 def chatgpt(value: Json) -> Iterator[Chat]:
@@ -176,7 +178,7 @@ def inside(value: Json) -> Iterator[Chat]:
     So TypingMind, LobeChat, Chatbox, LlamaIndex and many a program of its own keep them. Messages that name a session
     (and LobeChat's topic) are one conversation for each.
     """
-    for holder, (model, system), chats in _holders(value):
+    for holder, (model, system, status), chats in _holders(value):
         again = [_is_told_again(own, chats) for own in chats]
         copies = (own for own, is_copy in zip(chats, again, strict=True) if is_copy)
         yield from (Chat([{**one, "cut": "copied_history"} for one in own]) for own in copies)
@@ -193,7 +195,7 @@ def inside(value: Json) -> Iterator[Chat]:
             for key, said in sessions.items():
                 asked = [] if role_of(said[0]) == "system" else system_of(system)
                 started, name = moment(holder, said[0]), "/".join(filter(None, key)) or own
-                yield Chat([*asked, *said], name, model=model, started=started)
+                yield Chat([*asked, *said], name, model=model, started=started, status=status)
 
 
 def _is_told_again(own: list[Json], chats: list[list[Json]]) -> bool:
@@ -215,16 +217,20 @@ def holds_chats(value: Json) -> bool:
 
 
 def _holders(
-    value: Json, width: int | None = None, above: tuple[str, Json] = ("", {}), depth: int = 0
-) -> Iterator[tuple[Json, tuple[str, Json], list[list[Json]]]]:
+    value: Json, width: int | None = None, above: tuple[str, Json, Status] = ("", {}, "unknown"), depth: int = 0
+) -> Iterator[tuple[Json, tuple[str, Json, Status], list[list[Json]]]]:
     """The objects of a document that hold lists of messages, and these lists; between them what is said above.
 
-    That is the model, and the object that has a system prompt. At most four members deep; of a list of other objects
-    the first `width` are looked into.
+    That is the model, the object that has a system prompt, and how it ended. At most four members deep; of a list of
+    other objects the first `width` are looked into.
     """
     names = ("model", "model_name", "modelId")
     model = name_text(first_of(value, *names) or first_of(as_object(value.get("runSettings")), *names))
-    above = model or above[0], value if system_of(value) else above[1]
+    # that a page was loaded or a log was parsed well says nothing of the conversations in it
+    of_content = {key: one for key, one in value.items() if key not in ("status", "success")}
+    stated = {stated_in(value), stated_in(of_content)}
+    ended: Status = "failure" if "failure" in stated | {above[2]} else "success" if stated == {"success"} else above[2]
+    above = model or above[0], value if system_of(value) else above[1], ended
     members = {key: member for key, member in value.items() if not _NO_LOG.search(key)}
     chats = {key: own for key, member in members.items() if _is_chat(own := _said(member))}
     if chats:

@@ -7,6 +7,7 @@ import orjson
 
 from grokora_pipeline.sessions.readers.common import Line, Source, assistant, decode, loads, name_text, user
 from grokora_pipeline.sessions.readers.documents import peek_objects
+from grokora_pipeline.sessions.readers.outcomes import scored, scores_in, stated_in
 from grokora_pipeline.sessions.turns import Item, Problem, Turn
 
 
@@ -16,7 +17,7 @@ def looks_like(head: bytes) -> bool:
 
 
 def read(source: Source) -> Iterator[Item]:
-    """A turn a line. Each is a session of its own; somebody wrote it as an example, so it counts as a success."""
+    """A turn a line, each a session of its own: somebody wrote it as an example, so it is good unless it says no."""
     for line in source.lines():
         if line.problem:
             yield line.problem
@@ -37,6 +38,8 @@ def _read_line(source: Source, line: Line) -> Item:
     if not isinstance(instruction, str) or not isinstance(response, str) or not response:
         return Problem("wrong_schema", line.offset, f"line {line.number} needs the texts `instruction` and `response`")
     extra = pair.get("input") or pair.get("context")
+    rating, opinion = scored(scores_in(pair))
+    stated = [stated_in(pair), opinion]
     # named by its content, so that a copy or another name of the file is the same pair
     content = hashlib.sha256(orjson.dumps([instruction, extra, response], default=str)).hexdigest()
     return Turn(
@@ -49,7 +52,8 @@ def _read_line(source: Source, line: Line) -> Item:
         source_format=source.format,
         prompt=[user(f"{instruction}\n\n{extra}" if isinstance(extra, str) and extra else instruction)],
         completion=assistant(response),
-        status="success",
+        status="failure" if "failure" in stated else "success",
+        rating=rating,
         line=line.number,
         task=instruction,
     )

@@ -324,11 +324,18 @@ class _Parts:
                 is_alone = is_alone or self.role != "assistant"
                 self.results += [one for one in own if is_alone or one["tool_call_id"] in known]
             elif self.role == "assistant" and all(map(_is_call, value)):
-                known = {call["id"] for call in self.calls if call["id"]}
-                for one in value:
+                known, steps = {call["id"] for call in self.calls if call["id"]}, [one.get("step") for one in value]
+                # the Vercel AI SDK sends the text of all its steps behind the results of their calls
+                texts, self.texts = (self.texts, []) if key == "toolInvocations" else ([], self.texts)
+                for one, step, before in zip(value, steps, [*steps[:1], *steps], strict=False):
+                    if step != before:
+                        self._end_step()
                     self.call(one, known)
                     if any(one.get(name) is not None for name in ("result", "output")):
                         self.results.append(_part_result(one))
+                if texts:
+                    self._end_step()
+                    self.texts = texts
 
     def _part(self, part: Mapping[str, Any]) -> None:
         kind = str(part.get("type") or "")

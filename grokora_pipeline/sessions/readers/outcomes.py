@@ -61,10 +61,31 @@ SCORES = (
 )
 # What a row, or its `info` or `metadata`, may say of how its conversation ended.
 _FLAGS = ("resolved", "success", "is_success", "passed", "is_correct", "verified", "solved", "utility")
+# Members of which only a failure counts: their good words say that a program did its work, not that it did it well.
+_ENDED_BADLY = re.compile(
+    r"(?!.*(?:[Uu]n(?:re)?s|[Ii]nc|[Uu]nf|[Nn]ot_))(?:.*[a-z_])?(?:[Ss]uccess(?:ful)?|[Ss]ucceeded|[Oo]utcome|[Vv]erdict|[Jj]udge?ment|[Pp]assed|[Ss]olved|[Cc]orrect|"
+    r"[Cc]ompleted|[Ff]inished)|(?:final|run|task|test|session|episode)_?[Ss]tatus|result"
+)
+_BAD_ENDS = re.compile(
+    r"fail(?:ed|ure|s)?|error(?:ed)?|timed?[ _]?out|abort(?:ed)?|cancell?ed|incomplete|unsuccessful", re.I
+)
 _FLAGS_OR_ANSWERS = ("label", "correct", "target")
 _REWARDS = ("reward", "rewards", "score", "final_reward", "total_reward")
 _ENDS = ("status", "exit_reason", "termination_reason", "finish_reason", "stop_reason")
-_HOLDERS = ("info", "metadata", "extra_info", "result", "test_result", "report", "evaluation", "verifier_result")
+_HOLDERS: tuple[str, ...] = (
+    "eval",
+    "grading",
+    "grading_result",
+    "gradingResult",
+    "info",
+    "metadata",
+    "extra_info",
+    "result",
+    "test_result",
+    "report",
+    "evaluation",
+    "verifier_result",
+)
 _VALUES = ("score", "value", "rating", "avg", "label", "emoji", "thumbs")
 
 
@@ -113,6 +134,8 @@ def stated_in(record: Mapping[str, Any]) -> Status:
     rewards = [one[key] for one in holders for key in _REWARDS if isinstance(one.get(key), bool | int | float | str)]
     said = [*map(outcome_status, words), *(exit_status(one.get("exit_status")) for one in holders)]
     said += ["failure" for one in holders if one.get("error")]
+    ends = (value for one in holders for key, value in one.items() if _ENDED_BADLY.fullmatch(key))
+    said += ["failure" for one in ends if one is False or (isinstance(one, str) and _BAD_ENDS.fullmatch(one.strip()))]
     said += [one or "failure" for one in outcomes]  # a word that nobody understands, where an outcome is stated
     with suppress(ValueError):  # a score in words says nothing
         said += ["success" if float(reward) >= 1 else "failure" for reward in rewards if float(reward) >= 0]
