@@ -1530,6 +1530,14 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         (f"printf '%s' '{OPAQUE}' > token.txt", OPAQUE),
         (f"cat > api.key <<EOF\n{OPAQUE}\nEOF", OPAQUE),
         (f"sed -i 's/YOUR_API_KEY/{OPAQUE}/' .env", OPAQUE),
+        # with a colon or a plus within, in the shape of a UUID with any letters, of letters alone, behind its scheme
+        ("acme.api.key=k7q3_0x9_v41zb:r8st2w5cgj73_", "r8st2w5cgj73_"),
+        ('{"apiKey": "vQ7rTC2ukovWUMb4oSSQ2N+iadsjz38Jlyjbt4s//n6xz--kepr-2wsJd"}', "iadsjz38Jlyjbt4s//n6xz"),
+        ("acme: 5k9uqz3m-x7b2-4vtg-w1yh-3ncj80pd6r2f", "3ncj80pd6r2f"),
+        ("731204-5k9uqz3m-x7b2-4vtg-w1yh-3ncj80pd6r2f is it", "3ncj80pd6r2f"),
+        ("acme - RUKZcXihldGRRrqLhzJrCEVvkjQPlS_eMoQrPFQPkEW", "eMoQrPFQPkEW"),
+        ("use endr+xQGNkttLc8kWPIZD", "xQGNkttLc8kWPIZD"),
+        ('req.Header.Set("Authorization", "Bearer tfvhfvqglosqtupf")', "tfvhfvqglosqtupf"),
         # two parts that share no alphabet with a name of anything
         ("k-Rt_pQwXv9LmZ.h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp", "h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp"),
         # as a password manager makes them, with all marks of a keyboard
@@ -1603,6 +1611,8 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "https://api.example/v1/3fa85f64-5717-4562-b3fc-2c963f66afa6/members",
         "$password = getenv(x); $token = null; password <- read_password(); tokens[] = split(line)",
         "heroku release v123 a1b2c3d; GRAFANA=10.4.2-security-01; vercel: my-app-9x8y7z6w5-acme.vercel.app",
+        "xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx 12345678-abcd-efgh-ijkl-1234567890ab pod/acme-worker-7d4b9c6f5b-x2x9z",
+        "getHTTPResponseAsJSONOrXMLFromURLById aBcIsNoNameOfAnythingButIsOfWords; Authorization: Bearer mytokenvalue",
         "commit 3951cbdfb2e64721ab7bf9880d14fdaa14dd5ebc\nAuthor: Bob\nDate: Mon",  # no line that a terminal cut
         "script-src 'nonce-D1eZnMSKlCuf3o0mQuZewC==' 'strict-dynamic'",
         'If-None-Match: "MkYhS8uXL7Mcfj7WaOxikNf-3c8"',

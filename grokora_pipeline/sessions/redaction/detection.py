@@ -51,7 +51,8 @@ _LONGEST_CUT = 64 << 10  # characters of a text in which pieces of a secret are 
 _UNSURE = {"token", "high_entropy", "jwt"}  # kinds that are told by looks alone: what is public looks the same
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
 _KEY_PART = re.compile(
-    r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|/[A-Za-z0-9]{24,}(?![\w/.-])|:[0-9a-f]{32,}"
+    r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|/[A-Za-z0-9]{24,}(?![\w/.-])|:[0-9a-f]{32,}|"
+    r":[\w-]{10,}(?![\w/.:@-])|\+[\w/+-]{16,}={0,2}"
 )  # of several that marks join
 _MORE_PARTS = re.compile(r"(?:-[A-Za-z0-9]{4,})+(?![\w.])|(?:_(?=[A-Za-z]{0,8}\d)[A-Za-z0-9]{4,})+(?![\w.])")
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
@@ -115,10 +116,18 @@ class _Draft:
         if public and public.start() <= len(name):  # the name says it, and not something within the text
             self._forget(known)
             return text
-        if redacted != text or not name:
+        begun = (  # its beginning is told by looks, its end is not
+            kinds <= _UNSURE
+            and redacted.startswith("<SECRET:")
+            and not (redacted.endswith(">") or re.search(r"[\s,;&]|://", text))
+        )
+        if not name or (redacted != text and not begun):
             return redacted
         if means and _is_secret_member(name, text, means):
+            self._forget(known)
             return self._token("SECRET", "password", text)
+        if begun:
+            return redacted
         return self._replaced(text, published.in_member(name, text)) if looks_random(text) else text
 
     def _text(self, text: str, depth: int) -> str:
@@ -331,7 +340,9 @@ def _key_end(text: str, end: int) -> int:
     """Where a key ends that is longer than its rule knows: a rule's end within a word is not the key's."""
     rest = _KEY_REST.match(text, end)
     end = rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
-    while (part := _KEY_PART.match(text, end)) and (part[0][0] == ":" or is_high_entropy(part[0][1:], 3.0)):
+    while (part := _KEY_PART.match(text, end)) and (
+        (part[0][0] == ":" and looks_random(part[0][1:])) or is_high_entropy(part[0][1:], 3.0)
+    ):
         end = part.end()
     return end
 

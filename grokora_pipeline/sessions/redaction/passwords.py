@@ -138,8 +138,12 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
         or (not quoted and (re.search(r"[(\[{)\]}]", value) or not re.search("[A-Za-z0-9\u00c0-\u04ff]", value)))
     ):
         return False
-    if _SCHEME.match(value) and NOT_A_SECRET.fullmatch(_SCHEME.sub("", value)):
-        return False
+    if scheme := _SCHEME.match(value):
+        key = value[scheme.end() :]
+        if NOT_A_SECRET.fullmatch(key):
+            return False
+        if _is_scribbled(key):
+            return True
     if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)) or _LABEL.fullmatch(value):
         return False
     if value[0] in "\"'" or _BETWEEN_QUOTES.fullmatch(value):

@@ -23,6 +23,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_shuffled,
     is_wordlike,
     looks_random,
+    word_share,
 )
 from grokora_pipeline.sessions.redaction.names import word_set
 
@@ -40,7 +41,7 @@ _SURE = (
     r"nfp_|FlyV1 |fm[12][a-z]?_|dp\.(?:st|pt|ct|sa)\.|AGE-SECRET-KEY-|jina_|csk-|CLOJARS_|sq[apu]_|pat-(?:na|eu)\d-|"
     r"dG9rO|pk_\d{6,10}_|s-s4t2(?:ud|af)-|esecret_|flb_(?:live|test)_|VF\.(?:DM|WS)\.|persona_(?:production|sandbox)_|"
     r"sdk-[0-9a-f]{8}-|1//0|v1\.0-[0-9a-f]{24}-|hf_oauth_|cfut_|pscale_[a-z]+_|pco_[a-z]+_|AQVN|dt0[a-z]\d\d\.|rdme_|tskey-|TlRMTVNTUAAD|fmu1-|AVNS_|nsec1|"
-    r"1PRK-|api_(?:live|sandbox)(?:_(?:us|ca|eu))?\."
+    r"1PRK-|endr\+|api_(?:live|sandbox)(?:_(?:us|ca|eu))?\."
 )
 _LIKELY = (
     r"key-|dapi|secret_|re_|fc-|pa-|sk_|pat[-_.]|pat\w{14}\.|EAA|ops_|rnd_|AKID|cio|oy2|p8e-|sl\.|oauth:|nl_|ak_|"
@@ -186,6 +187,7 @@ def is_address(text: str) -> bool:
 _BECH32 = re.compile(r"[a-z]{1,12}1[02-9ac-hj-np-z]{30,}|0x[0-9a-f]+")  # addresses of wallets, public keys of age
 
 
+_SHAPE = re.compile(r"(?<![A-Za-z0-9])[a-z0-9]{8}(?:-[a-z0-9]{4}){3}-[a-z0-9]{12}(?![A-Za-z0-9])")  # of a UUID
 _C_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}[uUlL]{1,3}")
 
 
@@ -213,6 +215,12 @@ def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     one_case = one_case and len(text) >= shortest and not (is_hash(text) or _BECH32.fullmatch(text))
     if is_random_token(text, limit) or (one_case and is_shuffled(text) and len(set(text)) >= 12):
         return True
+    shaped = _SHAPE.search(text)  # a UUID has no letter beyond f
+    if shaped and not is_hash(shaped[0]) and len(set(shaped[0])) >= 12 and len(re.findall("[0-9]+", shaped[0])) >= 4:
+        return True
+    letters = re.sub("[_-]", "", text)
+    if len(letters) >= 28 and letters.isalpha() and not (letters.islower() or letters.isupper()):
+        return chunk_length(letters) <= limit and not is_wordlike(letters) and word_share(letters) <= 0.3
     match = _PREFIXED.fullmatch(text) or _GLUED.fullmatch(text) or _INITIAL.fullmatch(text)
     if not match:
         return False
