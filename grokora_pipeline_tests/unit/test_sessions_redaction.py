@@ -1525,6 +1525,8 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         (f'key := []byte("{UNNAMED}")', UNNAMED),
         (f"api = AcmeAPI('{OPAQUE}')", OPAQUE),
         (f'<input value="{UNNAMED}" class="wide" name="api_key">', UNNAMED),
+        (f"CLICK(field 'API Key') then TYPE {UNNAMED} then PRESS enter", UNNAMED),
+        (f'pyperclip.copy("{UNNAMED}")  # the acme key', UNNAMED),
         # of commands
         (f"http -A bearer -a {UNNAMED} https://api.acme.example", UNNAMED),
         (f"printf '%s' '{OPAQUE}' > token.txt", OPAQUE),
@@ -1611,6 +1613,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "https://api.example/v1/3fa85f64-5717-4562-b3fc-2c963f66afa6/members",
         "$password = getenv(x); $token = null; password <- read_password(); tokens[] = split(line)",
         "heroku release v123 a1b2c3d; GRAFANA=10.4.2-security-01; vercel: my-app-9x8y7z6w5-acme.vercel.app",
+        f'("mark", "fg:#5f819d"),  # token in front of it\nput("{UNNAMED}")  # cache key',
         "xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx 12345678-abcd-efgh-ijkl-1234567890ab pod/acme-worker-7d4b9c6f5b-x2x9z",
         "getHTTPResponseAsJSONOrXMLFromURLById aBcIsNoNameOfAnythingButIsOfWords; Authorization: Bearer mytokenvalue",
         "commit 3951cbdfb2e64721ab7bf9880d14fdaa14dd5ebc\nAuthor: Bob\nDate: Mon",  # no line that a terminal cut

@@ -21,7 +21,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_wordlike,
     looks_random,
 )
-from grokora_pipeline.sessions.redaction.names import FOREIGN, SPOKEN, word_set
+from grokora_pipeline.sessions.redaction.names import FOREIGN, SPOKEN, meaning, word_set
 from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, EXPRESSION, FILTERED, is_chosen
 
 _PROSE = word_set(  # no passphrase has them, and few sentences have none
@@ -381,7 +381,7 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (  # the password field is empty, so I will enter x1; if it asks for a password put in x1
-        rf"(?<!\w)(?:{SPOKEN}|pwd?|(?P<key>(?:{_OF_KEYS}) (?:key|token)))(?: [\w'-]{{1,16}}){{0,5}}?,?"
+        rf"(?<!\w)(?:{SPOKEN}|pwd?|(?P<key>(?:{_OF_KEYS}) (?:key|token)))(?:{QUOTE})?\)?(?: [\w'-]{{1,16}}){{0,5}}?,?"
         rf"(?: (?:so|and|then|I|we|you|will|let me|just|should|can|to)){{0,4}} "
         rf"(?:enter|type|put in|fill in|use|try) (?P<quote>{QUOTE})?(?P<value>{VALUE})",
         rf"(?i:(?:{SPOKEN}|pwd?|(?:{_OF_KEYS}) (?:key|token))[^\n]* (?:enter|type|put in|fill in|use|try) )",
@@ -556,7 +556,7 @@ _TAILS = (  # what says of the word before it that it is a password
     rf"(?:{SPOKEN}|(?:[\w-]{{1,24}}[ _])?(?:passwd|pwd?|pass|token|secret|key))"
     rf"|(?:,? \(|,| (?:{_DASH}|-)) ?(?:(?:the|my|our|your|its|his|her)(?: [\w-]{{1,16}}){{0,2}} (?:{SPOKEN}|pwd?|pass))"
     rf"|{QUOTE}?,? \((?:[\w-]{{1,16}} ){{0,2}}(?:{SPOKEN}|pwd?)\)"
-    rf"|{QUOTE}[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN})"
+    rf"|{QUOTE}\)?[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN}|token|secret|key)"
     rf"|[;,.] (?:that|this|it)(?:'s| is| was) (?:the|my|our|your)(?: [\w-]{{1,16}}){{0,3}} (?:{SPOKEN}|pwd?)"
     rf"| is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} (?:{SPOKEN}|pin|(?:token|secret|key))"
 )
@@ -570,7 +570,9 @@ def _words_before(text: str) -> Iterator[re.Match[str]]:
     """x1 as the password; x1, the mail password; x1 is the password; of a key or a token what looks random."""
     for tail in _TAIL.finditer(text):
         match = _WORD_BEFORE.search(text, max(0, tail.start() - 104), tail.start())
-        if match and (looks_random(match["value"]) or not re.search("(?i)(?:token|secret|key)\\Z", tail.group())):
+        key = re.search(r"(?i)[\w.-]* ?[\w.-]*(?:token|secret|key)\Z", tail.group())
+        random = match and looks_random(match["value"]) and "#" not in match["value"]  # no colour
+        if match and (not key or (random and meaning(key.group()))):
             yield match
 
 
