@@ -846,6 +846,11 @@ def test_a_password_of_marks_leaves_every_text_of_its_session() -> None:
     ]
 
 
+def test_the_fields_behind_a_password_of_marks_stay() -> None:
+    text = "Server=db;User Id=sa;Password=q7[Rv2(kT=x9{Lm4;Encrypt=True"
+    assert Redactor().redact(text)[0] == "Server=db;User Id=sa;Password=<SECRET:password:1>;Encrypt=True"
+
+
 @pytest.mark.parametrize("value", ["KmQxVzrTwPjc", "uYwKqjTRzbXfPLmdVhGs"])
 def test_letters_without_order_leave_every_text_and_words_do_not(value: str) -> None:
     texts = [f"token = '{value}' | '{value}'", f"it is {value}", "token = 'nextPageToken'", "it is nextPageToken"]
@@ -1324,6 +1329,12 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         ("<secret>{vendor AQAAABAAA 91bd7cx0}</secret>", "91bd7cx0"),
         ("<secret>{AQAAABAAA q8:Rv;2,T^m>4x`K#z}</secret>", "T^m>4x`K#z"),
         ("api_key: 8mQzT]xV2nRk7Lb4sWf9]hD3cYg", "sWf9]hD3cYg"),
+        # all marks of a keyboard, near the word for a password and in commands
+        ("I sign in as bob, the password in use being q7[Rv2|kT=x9{Lm4 since May", "x9{Lm4"),
+        ("<td>Password</td>\n<td>q7[Rv2|kT=x9{Lm4</td>", "q7[Rv2|kT"),
+        ("sshpass -p 'q7[Rv2|kT;x9{Lm4' ssh bob@host", "x9{Lm4"),
+        ("ConvertTo-SecureString 'Qv1(kT7*x:9+!(LZ' -AsPlainText", "Qv1(kT7*"),
+        ("postgresql://bob:Qv1%3AT%25O%7DLr%3B%3B9%2F.@db.example.com/app", "Qv1%3AT%25O"),
         ("a dimwit secret KmQxVzrTwPjc within", "KmQxVzrTwPjc"),
         (f'agora_app_certificate = "{REST}"', REST),
         # the value before the name

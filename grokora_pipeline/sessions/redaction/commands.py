@@ -151,10 +151,12 @@ _VALUE = (
     rf"(?P<quote>{QUOTE})?"
     rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{4,120}}(?=(?P=quote))|(?![-(/~.]){VALUE}))"
 )
+# up to the next command; a quoted argument may hold any mark
+_REST = r"(?:(?<=[\s=])(?:'[^'\n]{0,120}'|\"[^\"\n]{0,120}\")|[^\n|;]){0,300}"
 _TOOLS = "|".join(tools for _, tools in _FLAGS)
 _OF_TOOLS = tuple(
     (
-        re.compile(rf"(?<![\w.-])(?:{tools})(?![\w-])[^\n|;]{{0,300}}", re.IGNORECASE | re.ASCII),
+        re.compile(rf"(?<![\w.-])(?:{tools})(?![\w-]){_REST}", re.IGNORECASE | re.ASCII),
         re.compile(rf"(?<=[\s\"',])(?:{flags}){_VALUE}", re.ASCII),
     )
     for flags, tools in _FLAGS

@@ -144,7 +144,9 @@ class _Draft:
         text = DUMP.sub(lambda match: self._decoded(match[0], from_dump(match[0])), text)
         known = len(self._findings)
         plain = redacted = self._otherwise(self._detect(text))
-        if redacted != text and _is_clean_unescaped(text):  # what was found is a value with a piece of an escape
+        # what was found is a value with a piece of an escape; a password in an address has whole ones
+        address = any(finding.kind == "basic_auth" for finding in list(self._findings.values())[known:])
+        if redacted != text and not address and _is_clean_unescaped(text):
             self._forget(known)
             return text
         for _ in range(_MOST_ESCAPES):

@@ -13,6 +13,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     VALUE_OR_PHRASE,
     Context,
     contexts,
+    is_generated,
     is_hash,
     is_mixed,
     is_mixed_value,
@@ -228,11 +229,11 @@ _ROWS: tuple[Context, ...] = (
         r"(?i:auth|user)",
     ),
     (  # ConvertTo-SecureString -AsPlainText "x", set_password("x")
-        rf"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){{0,3}}(?:{QUOTE})?(?!-)|(?:\b|set_?|"
-        rf"with)password\({QUOTE}(?:\{{\w{{2,12}}\}})?)"
-        rf"(?P<value>{VALUE_OR_PHRASE})(?! ?\w)",
+        r"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){0,3}(?!-)|"
+        rf"(?:\b|set_?|with)password\((?={QUOTE}))(?P<quote>{QUOTE})?(?:\{{\w{{2,12}}\}})?"
+        rf"(?P<value>(?(quote)(?:{PHRASE}|(?:(?!(?P=quote))\S){{4,120}})(?=(?P=quote))|{VALUE_OR_PHRASE}))(?! ?\w)",
         r"(?i:ConvertTo-SecureString|password\([\\\"'`])",
-        lambda match: is_value(match) and not CODE.fullmatch(match["value"]),
+        lambda match: is_value(match) and (is_generated(match["value"]) or not CODE.fullmatch(match["value"])),
         "",
     ),
     (  # new ethers.Wallet("0x..."), Account.from_key("...")

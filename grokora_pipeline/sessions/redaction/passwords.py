@@ -555,7 +555,8 @@ OF_MARKS = detector(  # a password that no other pattern reads to its end
     rf"(?P<name>(?:{TELLING}|\bkey\b)[\w-]{{0,24}})(?:{QUOTE}|\]|\[\]){{0,2}}"
     rf"(?:\s{{0,12}}[.?+]?[:=>]{{1,3}}\s{{0,6}}@?| (?:is|was) |(?={QUOTE}))(?P<quote>{QUOTE})?"
     rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\s\\]){{10,98}}(?=(?P=quote))|"
-    r"[^\s\"'`\\<>]{9,97}[^\s\"'`\\<>.,;:)\]}]))",
+    # up to the next field of a form, of a connection string
+    r"[^\s\"'`\\<>]{9,97}?[^\s\"'`\\<>.,;:)\]}](?=[;&][A-Za-z]\w*=|[.,;:)\]}]{0,9}(?:[\s\"'`\\<>]|\Z))))",
     rf"(?i:(?:{TELLING_HINT}|\bkey\b)[\w-]{{0,24}}[^\w\n][^\n]{{0,20}}?[^\s\\]{{0,98}}[\[\](){{}}|,;])",
     "value",
     accept=_is_all_marks,

@@ -13,6 +13,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     contexts,
     detector,
     hint_starts,
+    is_generated,
     is_mixed,
     is_mixed_value,
     is_phrase,
@@ -600,7 +601,28 @@ def _marked_words(text: str) -> Iterator[re.Match[str]]:
             yield match
 
 
+_LONGEST_RUN = 64
+_RUN = re.compile(  # what stands between spaces, quotes, a sign that sets it and the end of a sentence
+    rf"(?<![^\s\"'`=:(>|])(?P<value>[^\s\"'`<>]{{10,{_LONGEST_RUN}}}?)(?=[.,;:)]{{0,2}}(?:\\{{0,3}}[\s\"'`<]|\Z))"
+)
+_OF_CPP = re.compile(r"@@|_Z")  # names as a compiler of C++ writes them
+
+
+def _generated_words(text: str) -> Iterator[re.Match[str]]:
+    """Near a word for a password, what only a generator of passwords makes."""
+    at = 0
+    for told in _TOLD.finditer(text):
+        start, end = max(at, told.start() - _AROUND), told.end() + _AROUND
+        for match in _RUN.finditer(text, start, min(len(text), end + _LONGEST_RUN)):
+            if match.start() > end:
+                break
+            at = match.end()
+            if is_generated(match["value"]) and not _OF_CPP.search(match["value"]):
+                yield match
+
+
 DETECTORS = (
+    detector("password", _RUN.pattern, rf"(?i:{_PASSWORD}|log-?in|cred)", "value", find=_generated_words),
     *contexts(_ROWS),
     detector("password", _WORD_BEFORE.pattern, rf"(?i:{_TAILS})", "value", accept=is_strong, find=_words_before),
     detector("password", _MARKED, _MARKED, "value", find=_marked_words, gate=TELLING_GATE),
