@@ -528,6 +528,42 @@ def test_pairs_are_a_conversation_and_tools_for_a_template_are_its_tools(tmp_pat
     assert only(read_lines(tmp_path, row)).tools == [{"type": "function", "function": TOOL}]
 
 
+# --- what was sent and answered, wherever a log keeps the two bodies
+
+BODIES: dict[str, Any] = {
+    "a gateway's texts": lambda asked, said: {"time": AT, "p": {"requestBody": asked, "responseBody": said}},
+    "a proxy's flow": lambda asked, said: {
+        "request": {"url": "u", "content": asked},
+        "response": {"status": 200, "content": said},
+    },
+    "a cassette": lambda asked, said: {
+        "version": 1,
+        "interactions": [{"request": {"uri": "u", "body": asked}, "response": {"body": {"string": said}}}],
+    },
+    "a tap": lambda asked, said: {
+        "trace": {"request": {"body": {"as_string": asked}}, "response": {"body": {"as_string": said}}}
+    },
+    "a recording in a record": lambda asked, said: {"message": {"request": asked, "response": said}},
+    "input and output": lambda asked, said: {"id": "1", "input": json.loads(asked), "output": json.loads(said)},
+}
+
+
+@pytest.mark.parametrize("written", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("api", [CHAT, ANTHROPIC, GEMINI, RESPONSES], ids=["chat", "messages", "gemini", "responses"])
+def test_the_system_prompt_of_any_api_arrives_with_the_messages_that_stand_beside_it(
+    tmp_path: Path, written: Any, api: Any
+) -> None:
+    """Anthropic's, Gemini's and the Responses API's prompts are not whole without it."""
+    assert told(document(tmp_path, written(*map(json.dumps, api)))) == ["s:S u:Q -> A (whole)"]
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt", "systemPrompt", "system_message"])
+def test_a_system_prompt_beside_chat_messages_is_the_first_of_them(tmp_path: Path, name: str) -> None:
+    assert told(read_lines(tmp_path, {name: "S", "messages": ASKED[1:], "response": "A", "model": "m"})) == [
+        "s:S u:Q -> A (whole)"
+    ]
+
+
 # --- how it ended, stated anywhere beside the messages
 
 

@@ -5,13 +5,21 @@ Ollama's; replies whole or, of the first three, as streamed chunks.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from grokora_pipeline.models.messages import Message, offered_tools
 from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.documents import Json, as_json, as_list, as_object, objects_in
-from grokora_pipeline.sessions.readers.lowering import ended_early, lower, lower_all, lower_tools, merged
+from grokora_pipeline.sessions.readers.lowering import (
+    ROLES,
+    ended_early,
+    lower,
+    lower_all,
+    lower_tools,
+    merged,
+    system_of,
+)
 from grokora_pipeline.sessions.readers.streams import StreamedReply
 
 Api = Literal["chat", "messages", "responses", "gemini", "converse", "cohere"]
@@ -87,11 +95,49 @@ def _has_blocks(request: Mapping[str, Any]) -> bool:
     )
 
 
+def is_asked(value: Any) -> bool:
+    """Whether it is a list of messages that waits for an answer: a conversation with its last answer is no request."""
+    last = next(reversed(objects_in(value)), {})
+    role = last.get("role") or ("user" if "parts" in last else "")  # Gemini's contents need none
+    return ROLES.get(name_text(role).lower()) in ("user", "tool")
+
+
+def is_request(value: Any) -> bool:
+    """Whether it is the body of a request to a model: messages that wait for an answer, or the input of one."""
+    if not isinstance(value, dict):
+        return False
+    is_input = "model" in value and "output" not in value and isinstance(value.get("input"), str | list)
+    return is_input or is_asked(value.get("messages")) or is_asked(value.get("contents"))
+
+
+def is_reply(value: Any) -> bool:
+    """Whether it is the body of a model's reply: an object, or the events of a streamed one, in a list or as text."""
+    if isinstance(value, str):
+        return value.startswith(("data:", "event:"))
+    if not isinstance(value, dict):
+        first = next(iter(objects_in(value)), {})
+        return "choices" in first or first.get("type") in ("message_start", "response.created")
+    choices = objects_in(value.get("choices")) or objects_in(value.get("candidates"))
+    is_messages = value.get("type") == "message" and value.get("role") == "assistant"
+    is_responses = value.get("object") == "response" and bool(as_list(value.get("output")))
+    is_told = ("done" in value and "message" in value) or "message" in as_object(value.get("output"))
+    return bool({"message", "content"} & next(iter(choices), {}).keys()) or is_messages or is_responses or is_told
+
+
+def body_in(value: Mapping[str, Any], test: Callable[[Any], bool]) -> Any:
+    """The first object (or, of a streamed reply, list or text) that passes a test, at most three members deep."""
+    holders = [value]
+    for _ in range(2):
+        holders += [one for own in holders for member in own.values() if (one := as_object(member))]
+    return next((one for own in holders for one in (own, *map(as_json, own.values())) if test(one)), None)
+
+
 def exchange(request: Mapping[str, Any], response: Any, named: object = None) -> Exchange:
     """The chat exchange of a request and a reply; `named` is the API's name, if the log tells it.
 
     An answer that was cut says so itself, too (`ended_early`), for readers that hand the answer alone to `turn`.
     """
+    response = _parsed(response)
     call = _exchange(request, response, named)
     if call.answer is None:
         call = call._replace(answer=_told(as_object(response)))
@@ -114,15 +160,21 @@ def _told(reply: Json) -> Message | None:
     return _first({**reply, "role": "assistant", "content": text}) if isinstance(text, str) or calls else None
 
 
+def _parsed(response: Any) -> Any:
+    """A response that may be text: server-sent events, JSON, or the answer's text alone; None for a printed object."""
+    if not isinstance(response, str):
+        return response
+    if is_repr(response):
+        return None
+    lines = [line.removeprefix("data:").strip() for line in response.splitlines() if line.startswith("data:")]
+    if not lines and response.startswith("{") and as_json(response) is response:  # Ollama's chunks, a line each
+        lines = response.split("\n")
+    chunks = [as_object(line) for line in lines if line not in ("[DONE]", "")]
+    parsed = chunks if any(chunks) else as_json(response)
+    return {"message": {"content": parsed}} if isinstance(parsed, str) and parsed else parsed
+
+
 def _exchange(request: Mapping[str, Any], response: Any, named: object) -> Exchange:
-    response = None if isinstance(response, str) and is_repr(response) else response
-    if isinstance(response, str):  # server-sent events, JSON, or the answer's text alone
-        lines = [line.removeprefix("data:").strip() for line in response.splitlines() if line.startswith("data:")]
-        if not lines and response.startswith("{") and as_json(response) is response:  # Ollama's chunks, a line each
-            lines = response.split("\n")
-        chunks = [as_object(line) for line in lines if line not in ("[DONE]", "")]
-        response = chunks if any(chunks) else as_json(response)
-        response = {"message": {"content": response}} if isinstance(response, str) and response else response
     asked, said = request.get("prompt"), as_object(response).get("response")
     is_generated = "messages" not in request and isinstance(asked, str) and isinstance(said, str)
     if is_generated:  # Ollama makes a chat of it
@@ -157,7 +209,10 @@ def _exchange(request: Mapping[str, Any], response: Any, named: object) -> Excha
     choice = as_object(choices[0]) if choices else reply  # Ollama and Cohere have one message and no choices
     message = choice.get("message") or (choice if "role" in choice else None)
     answer = _first({**message, "role": "assistant"}) if isinstance(message, dict) else None
-    return Exchange(lower_all(as_list(request.get("messages"))), answer, tools, model, ended_early(choice), False)
+    prompt = lower_all(as_list(request.get("messages")))
+    if not any(one["role"] == "system" for one in prompt):
+        prompt = [*lower_all(system_of(request)), *prompt]
+    return Exchange(prompt, answer, tools, model, ended_early(choice), False)
 
 
 def _first(message: Any) -> Message | None:

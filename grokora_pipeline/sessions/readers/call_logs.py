@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from grokora_pipeline.sessions.readers.bodies import exchange, is_repr
+from grokora_pipeline.sessions.readers.bodies import body_in, exchange, is_asked, is_reply, is_repr, is_request
 from grokora_pipeline.sessions.readers.chats import Chat
 from grokora_pipeline.sessions.readers.common import first_of, name_text
 from grokora_pipeline.sessions.readers.documents import (
@@ -19,7 +19,7 @@ from grokora_pipeline.sessions.readers.documents import (
     moment,
     objects_in,
 )
-from grokora_pipeline.sessions.readers.lowering import ROLES, ended_early, starts_midway
+from grokora_pipeline.sessions.readers.lowering import SYSTEMS, ended_early, starts_midway
 from grokora_pipeline.sessions.readers.outcomes import SCORES, call_failed, outcome_status, scored, scores_in
 
 # `answer` is what graders expect, not what was said
@@ -241,7 +241,9 @@ def _reply(reply: Any) -> Any:
 # Names, without marks and capitals, under which gateways keep the messages of a request and what was answered.
 _MARKS = re.compile(r"[_-]")
 _ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
-_ASKED |= {"input", "llminput", "prompt", "raw"}
+_ASKED |= {"input", "llminput", "prompt", "raw", "contents"}
+# What belongs to a prompt and stands beside its messages.
+_BESIDE = (*SYSTEMS, "instructions", "toolConfig", "previous_response_id")
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
 _SAID |= {"responsemessage", "responsemessages", "completionmessages", "messagecompletion", "requestresponse"}
 _SAID |= {"responsebody", "responseobj", "llmoutput", "respbody", "sampled"}
@@ -263,15 +265,23 @@ def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[J
         if event.get("event_type") == "thumbs_up_down":
             facts["vote"] = as_object(event.get("metrics")).get("vote")
     requests = [value, *map(as_object, value.values())]
-    named = ((_MARKS.sub("", key).lower(), one) for own in requests for key, one in own.items())
-    asked = next((as_list(one) for name, one in named if name in _ASKED and is_asked(one)), None)
+    named = ((own, _MARKS.sub("", key).lower(), one) for own in requests for key, one in own.items())
+    own, asked = next(((own, one) for own, name, one in named if name in _ASKED and is_asked(one)), ({}, None))
     said = next((one for key, one in value.items() if one and _MARKS.sub("", key).lower() in _SAID), None)
     said = said or next((one for one in value.values() if {"choices", "candidates"} & as_object(one).keys()), None)
+    body = body_in(as_object(value.get("request")), is_request)  # what was sent over HTTP
+    said = (body and body_in(as_object(value.get("response")), is_reply)) or said
+    if body := body or (asked is None and next(filter(is_request, requests[1:]), None)):
+        own, asked = body, first_of(body, "messages", "contents", "input")
+        requests.append(body)
     if asked and said:
-        tools = next((own["tools"] for own in requests if own.get("tools")), None)
+        tools = next((one["tools"] for one in requests if one.get("tools")), None)
         names = ("model", "modelName", "ModelName", "model_name")
-        model = first_of({key: own.get(key) for own in requests for key in own}, *names)
-        yield {**facts, "model": model, "tools": tools, "messages": asked, "response": said}
+        model = first_of({key: one.get(key) for one in requests for key in one}, *names)
+        beside = {key: one[key] for one in (value, own) for key in _BESIDE if one.get(key)}
+        messages = as_list(asked) or [{"role": "user", "content": asked}]
+        name = "contents" if is_asked(own.get("contents")) else "messages"
+        yield {**facts, **beside, "model": model, "tools": tools, name: messages, "response": said}
     elif depth < 4:
         for member in value.values():
             listed = member if isinstance(member, list) else [member]
@@ -287,17 +297,12 @@ def _tells(key: str, value: Any) -> bool:
     return value not in (None, "", []) and (key in SCORES or not isinstance(value, dict | list))
 
 
-def is_asked(value: Any) -> bool:
-    """Whether it is a list of messages that waits for an answer: a conversation with its last answer is no request."""
-    last = next(reversed(objects_in(value)), {})
-    role = last.get("role") or ("user" if "parts" in last else "")  # Gemini's contents need none
-    return ROLES.get(name_text(role).lower()) in ("user", "tool")
-
-
 def calls_inside(value: Json) -> Iterator[Chat]:
     """The calls that a document of a gateway or a program holds somewhere in it; all of them are of one session."""
     calls = list(inside(value))
-    name = _session(value) or (f"content-{digest(calls[0]['messages'])}" if len(calls) > 1 else "")
+    name = _session(value) or (
+        f"content-{digest(first_of(calls[0], 'messages', 'contents'))}" if len(calls) > 1 else ""
+    )
     for number, one in enumerate(calls):
         for chat in call(one):
             chat.session = chat.session or name

@@ -12,7 +12,8 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
-from grokora_pipeline.sessions.readers.call_logs import inside, is_asked
+from grokora_pipeline.sessions.readers.bodies import is_asked
+from grokora_pipeline.sessions.readers.call_logs import inside
 from grokora_pipeline.sessions.readers.common import Source, first_of, name_text, user
 from grokora_pipeline.sessions.readers.documents import (
     MAX_PROBLEMS,

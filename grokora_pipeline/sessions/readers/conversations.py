@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from grokora_pipeline.models.messages import Message
 from grokora_pipeline.sessions.readers import call_logs, chat_programs, coding_agents, frameworks
+from grokora_pipeline.sessions.readers.bodies import is_asked
 from grokora_pipeline.sessions.readers.chats import HALF, Chat, divided
 from grokora_pipeline.sessions.readers.common import Source, UnreadableError, first_of, name_text, to_utc
 from grokora_pipeline.sessions.readers.documents import (
@@ -181,8 +182,8 @@ def _is_cline(value: Json) -> bool:
 def _is_call_log(value: Json) -> bool:
     """A request's messages with the reply beside them, as callbacks of many libraries write it."""
     is_litellm = "call_type" in value and "response_obj" not in value  # but for what its callbacks are handed
-    is_asked = not is_litellm and call_logs.is_asked(first_of(value, "messages", "contents"))
-    return is_asked and any(value.get(key) for key in (*call_logs.REPLIES, "choices"))
+    waits = not is_litellm and is_asked(first_of(value, "messages", "contents"))
+    return waits and any(value.get(key) for key in (*call_logs.REPLIES, "choices"))
 
 
 def _is_langchain(value: Json) -> bool:

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import orjson
 import zstandard
 
-from grokora_pipeline.sessions.readers.call_logs import is_asked
+from grokora_pipeline.sessions.readers.bodies import body_in, is_reply, is_request
 from grokora_pipeline.sessions.readers.common import name_text
 from grokora_pipeline.sessions.readers.documents import (
     SESSION_NAMES,
     TIMES,
     Json,
-    as_list,
     as_object,
-    objects_in,
     peek_objects,
     unpack,
 )
@@ -44,11 +42,7 @@ class Half(NamedTuple):
 
 def half(record: Mapping[str, object]) -> Half | None:
     """The side of a call that a record holds, itself or at most two members deep; None if it holds none, or both."""
-    holders = [dict(record)]
-    for _ in range(2):
-        holders += [one for own in holders for member in own.values() if (one := as_object(member))]
-    asked = next((one for one in holders if _is_request(one)), None)
-    said = next((one for own in holders for one in (own, *own.values()) if _is_reply(one)), None)
+    asked, said = body_in(record, is_request), body_in(record, is_reply)
     body = asked or said
     if body is None or (asked and said):
         return None
@@ -59,24 +53,6 @@ def half(record: Mapping[str, object]) -> Half | None:
             if _ID.fullmatch(name) and name not in _OF_MORE and (text := name_text(value)):
                 ids.setdefault(name, text)
     return Half(bool(asked), body, ids)
-
-
-def _is_request(value: Json) -> bool:
-    is_input = "model" in value and "output" not in value and isinstance(value.get("input"), str | list)
-    return is_input or is_asked(value.get("messages")) or is_asked(value.get("contents"))
-
-
-def _is_reply(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.startswith(("data:", "event:"))
-    if not isinstance(value, dict):
-        first = next(iter(objects_in(value)), {})
-        return "choices" in first or first.get("type") in ("message_start", "response.created")
-    choices = objects_in(value.get("choices")) or objects_in(value.get("candidates"))
-    is_messages = value.get("type") == "message" and value.get("role") == "assistant"
-    is_responses = value.get("object") == "response" and bool(as_list(value.get("output")))
-    is_told = ("done" in value and "message" in value) or "message" in as_object(value.get("output"))
-    return bool({"message", "content"} & next(iter(choices), {}).keys()) or is_messages or is_responses or is_told
 
 
 def looks_like(head: bytes) -> bool:

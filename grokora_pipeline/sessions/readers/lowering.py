@@ -172,9 +172,12 @@ def says_who(message: Mapping[str, Any]) -> bool:
     return any(key in message for key in (*_SPEAKERS[:-1], *(key for key, *_ in _FLAGS))) and bool(role_of(message))
 
 
+SYSTEMS = ("system", "system_prompt", "systemPrompt", "systemInstruction", "system_instruction", "system_message")
+
+
 def system_of(holder: Mapping[str, Any]) -> list[Json]:
     """The system prompt that an object keeps beside its messages, as a message; [] without one."""
-    system = first_of(holder, "system", "system_prompt", "systemInstruction", "system_instruction")
+    system = first_of(holder, *SYSTEMS)
     system = system.get("parts") or system.get("text") if isinstance(system, Mapping) else system
     return [{"role": "system", "content": system}] if system and isinstance(system, str | list) else []
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from grokora_pipeline.models.messages import Message, offered_tools
-from grokora_pipeline.sessions.readers.bodies import api_of, exchange, is_reference
+from grokora_pipeline.sessions.readers.bodies import api_of, body_in, exchange, is_reference, is_reply, is_request
 from grokora_pipeline.sessions.readers.chats import HALF, RESTART_GAP
 from grokora_pipeline.sessions.readers.common import (
     Line,
@@ -355,10 +355,11 @@ def _as_chat(line: dict[str, Any]) -> dict[str, Any]:
         return line
     if isinstance(line["request"], str):  # Cloudflare's gateway stores both as text
         line = {**line, "request": request, "response": response}
-    if "body" in request and "messages" not in request:  # what HTTP proxies and gateways write
-        request = as_object(request["body"])
+    if request.keys().isdisjoint(("messages", "contents", "input", "message", "prompt")):  # of HTTP: it wraps a body
+        request = as_object(request.get("body")) or body_in(request, is_request) or request
         if isinstance(response, dict) and not response.keys().isdisjoint(("body", "body_raw")):
             response = as_json(first_of(response, "body", "body_raw"))  # the second is claude-trace's, of a stream
+        response = (body_in(response, is_reply) or response) if isinstance(response, dict) else response
         line = {**line, "request": request, "response": response}
     foreign = isinstance(response, str | list) or not {"message", "response"}.isdisjoint(as_object(response))
     if not foreign and api_of(request, response, line.get("api")) == "chat":
