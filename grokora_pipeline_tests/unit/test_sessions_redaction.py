@@ -988,6 +988,10 @@ def test_a_caller_gets_its_own_values_back_and_no_others() -> None:
         ({"card": 4111111111111111}, "4111"),
         ({"phone_number": 38641123456}, "38641"),
         ({"arguments": '["x", "--api-key", "onlyletters"]'}, "onlyletters"),
+        ([["region", "eu"], ["ftp_password", "Zx9kQ2mV"]], "Zx9kQ2mV"),
+        ([["Authorization", "Basic Ym9iOkh1bnRlcjJob3JzZQ=="], ["Host", "x"]], "Ym9i"),
+        ({"rawHeaders": ["Host", "x", "X-Api-Key", "b543bf83c632cca783f5add7482d5d46"]}, "b543bf83"),
+        ({"billing_api_key": "d228c26f-cc3a-43c3-a8ba-813a8d59b711"}, "d228c26f"),
         ({"Key": "DB_PASSWORD", "Value": "onlyletters"}, "onlyletters"),
         ({"action": "type", "element": "Password input", "text": "onlyletters"}, "onlyletters"),
         ({"name": "browser_type", "arguments": '{"selector": "#login-password", "text": "Zx9kQ2mV"}'}, "Zx9kQ2mV"),
@@ -1071,6 +1075,8 @@ def test_half_of_a_surrogate_pair_stops_nothing(text: str) -> None:
         {"cmd": ["grep", "-rn", "password", "src2/"], "args": ["#password-field", "#submit-button2"]},
         {"action": "click", "element": "Show password button", "text": "x1y2z3ab"},
         {"password": "Passwort vergessen?", "text": "yes2025", "label": "Remember my password"},
+        [["token", "int64"], ["api_key", "string"], ["secret", "sha256"], ["pass", "x86_64"]],
+        {"rawHeaders": ["Etag", "b543bf83c632cca783f5add7", "Primary-Key", "b543bf83c632cca783f5add7482d5d46"]},
     ],
 )
 def test_members_that_say_nothing_stay(value: object) -> None:
@@ -1336,6 +1342,19 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         ("ConvertTo-SecureString 'Qv1(kT7*x:9+!(LZ' -AsPlainText", "Qv1(kT7*"),
         ("postgresql://bob:Qv1%3AT%25O%7DLr%3B%3B9%2F.@db.example.com/app", "Qv1%3AT%25O"),
         ("a dimwit secret KmQxVzrTwPjc within", "KmQxVzrTwPjc"),
+        ("I set it to 7wq2xk9-tz4m1v8b2n6c5hj_r3yd0sga5uo8pe2kf.", "r3yd0sga5uo8pe2kf"),
+        ("+++ b/keys\n@@ -1 +1,2 @@\n # keys\n+vmk_w3k9x0q7zt4m1v8b2n6c5hj0r4yd1sga", "q7zt4m1v8b2n6c5h"),
+        (f"zoho 1003.{REST}.{REST}", REST),
+        ("\x1b[2mdb_password\x1b[0m\x1b[90m = \x1b[0m\x1b[33m'fun$house'\x1b[0m", "fun$house"),
+        (f"<td>Acme Secret Key</td><td><code>{REST}</code></td>", REST),
+        ('"acme_password"\t\t"falcon51"\n"region"\t\t"eu"', "falcon51"),
+        (f"'acme_token' => env('X', '{REST}'),", REST),
+        (f"UPDATE conf SET value = '{REST}' WHERE name = 'acme_token';", REST),
+        ("The Acme Passwd is maple_Rocket_43, keep it", "maple_Rocket_43"),
+        (f"echo '{REST}' | npx acme cli secret put ACME_KEY", REST),
+        ("printf 'cloud_Maple28' | acme env add DB_PASSWORD production", "cloud_Maple28"),
+        ("sshfs -o password_stdin u@h:/ /mnt <<< 'gr8Elm0tree'", "gr8Elm0tree"),
+        ("- generic [ref=e9]: Acme Password\n- code [ref=e10]: clo979$violet", "clo979$violet"),
         (f'agora_app_certificate = "{REST}"', REST),
         # the value before the name
         ("//r9zjvz2jvix45o77 is the password", "r9zjvz2jvix45o77"),
@@ -1792,6 +1811,10 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '{"deployments": {"key": "c2f7a91e0b6d4835e1f09a7c5d3b8264f0e1a9c7"}, "author": {"username": "a"}}',
         '<input type="submit" name="change_password" class="b" value="Submit"> maps the key to generated_value_of_it',
         "dist/assets/index-BxY3kQ9z.js.map and Button_primary__aB3xY.module.css in webpackChunk_N_E.prototype",
+        "481516234200-w3k9x0q7zt4m1v8b2n6c5hj0r4yd1sga.apps.example.com",
+        "part-00000-5b8f7c3e-1a2b-4c3d-9e8f-0123456789ab-c000.snappy prometheus-operator-5d7f9c8b6d-x9z2k-4f7b8",
+        "- generic [ref=e9]: Forgot your password? Ask\n- code [ref=e10]: release-7a2\n- text: Sign in",
+        "UPDATE conf SET value = 'blue7' WHERE name = 'colour'; \x1b[90m password \x1b[0m of \x1b[1;32mbob\x1b[0m",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:
@@ -1860,6 +1883,10 @@ CUT: dict[
         lambda out: out.replace(" |\n|          | ", ""),
     ),
     "a line of a shell": (lambda v: f"export DB_PASSWORD='{v[:8]}\\\n{v[8:]}'", lambda out: out.replace("\\\n", "")),
+    "a mail": (
+        lambda v: f"Content-Transfer-Encoding: quoted-printable\n\nDB_PASSWORD=3D'{v[:9]}=\n{v[9:]}'\n",
+        lambda out: out.replace("=\n", ""),
+    ),
     "letter by letter": (lambda v: f"DB_PASSWORD: {' '.join(v)}", lambda out: out.replace(" ", "")),
 }
 

@@ -123,7 +123,7 @@ _PRINTING = (  # what prints a secret and says so in no word of the names of sec
 )
 _INPUT = (  # what is handed a password by <<<
     r"(?:kinit|read -\w*s|"
-    r"passwd|smbpasswd|pdbedit|pass|sudo|su|secrets?|env|unlock|obscure|cryptsetup|keepassxc-cli|gpg|login|"
+    r"passwd|smbpasswd|pdbedit|pass(?:word[-_]stdin)?|sudo|su|secrets?|env|unlock|obscure|cryptsetup|keepassxc-cli|gpg|login|"
     r"realm|ipa|adcli|configure|\w+_config_editor|zfs|context|vault)\b[^\n|;]{0,80}<<<"
 )
 _PAIRS = (  # a user and a mark right before a password
@@ -240,16 +240,15 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:{QUOTE})?(?:[\w-]+:)?(?P<value>{VALUE_OR_PHRASE})(?:(?:\\n|\n|; ?echo |[\"'] [\"'])[^\n|]{{0,98}}?)?"
         rf"(?:{QUOTE})?\)?\s*\|\s*"
         r"(?:sudo )?(?:sudo -S|chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user\w+|x11vnc|vncpasswd|"
-        r"(?:\w{2,12} )?secrets? (?:create|set|put|add)\b|[^\n|;]{1,80}(?:--passw(?:or)?d-(?:on-)?stdin"
+        rf"(?:\w{{2,12}} ){{0,3}}(?:secrets? (?:create|set|put|add)\b|env add \w*(?:{TELLING}))|"
+        r"[^\n|;]{1,80}(?:--passw(?:or)?d-(?:on-)?stdin"
         r"|--passphrase-fd))",
         r"\| ?(?:sudo |chpasswd|passwd|smbpasswd|pdbedit|kinit|su\b|cryptsetup|pw user|x11vnc|vncpasswd|"
-        r"(?:\w+ )?secrets? (?:create"
-        r"|set|put|add)|"
+        r"(?:\w+ ){0,3}(?:secrets? (?:create|set|put|add)|env add )|"
         r"[^\n|;]{1,80}(?:-stdin|--passphrase-fd))",
         is_value,
-        r"\| ?(?:sudo |passwd|su\b|pw user|x11vnc|vncpasswd|(?:\w+ )?secrets? |smbpasswd|pdbedit|kinit|cryptsetup)"
-        r"|chpasswd|-stdin"
-        r"|--passphrase-fd",
+        r"\| ?(?:sudo |passwd|su\b|pw user|x11vnc|vncpasswd|(?:\w+ ){0,3}(?:secrets? |env add )|smbpasswd|pdbedit|"
+        r"kinit|cryptsetup)|chpasswd|-stdin|--passphrase-fd",
     ),
     (  # reg add HKLM\... /v DefaultPassword /t REG_SZ /d x
         rf"/v [\"']?\w*(?:{TELLING})\w*[\"']? (?:/t \w{{4,16}} )?/d {_VALUE}",
@@ -316,7 +315,9 @@ _ROWS: tuple[Context, ...] = (
 _BREAK = r"(?:\n|\\{1,3}n)"  # also in JSON
 _RULE = r"(?:\s{0,4}[=`~-]{3,}\w{0,8}(?:\n|\\{1,3}n))?"
 _PROMPT = (
-    r"(?:Out\[\d+\]: |(?:Observation|Output|Result|Answer|A|stdout): |\w+: String = |=> |\$\d+ = (?:0x\w+ )?|\[\d+\] )?"
+    r"(?:Out\[\d+\]: |(?:Observation|Output|Result|Answer|A|stdout): |\w+: String = |=> |\$\d+ = (?:0x\w+ )?|\[\d+\] |"
+    # the next element of an accessibility tree
+    r"(?P<shown>- (?:code|text|generic|strong|cell|definition|paragraph|StaticText)(?: \[[\w=-]{1,24}\]){0,4}: ))?"
 )
 _ABOUT_HASHES = re.compile(
     r"\bgit\b(?! config)|docker (?!exec)|sha\d|md5|hash|commit|public|fingerprint|checksum|digest|\bids?\b|[-_]id\b",
@@ -325,6 +326,7 @@ _ABOUT_HASHES = re.compile(
 _PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|\bpw\b|secret|geslo", re.IGNORECASE)
 _LABEL = re.compile(rf"(?i)\s*(?:[\w'-]{{1,16}} ){{0,2}}(?:{SPOKEN}):?\s*")  # of a field, alone in its line
 _NEXT_STRING = re.compile(r"[\"'`],?\s*\n\s*[\"'`]\Z")  # of a list, one a line
+_LABELS = re.compile(rf"(?:{TELLING})\w{{0,8}}[:*]?\s*\Z", re.IGNORECASE)  # what follows: the line ends in its name
 _COMMAND = re.compile(  # a prompt, a question, a call in JSON, or a program that shows something
     r"\A\s*(?:\S{0,40}[>$#%)\]:]|PS|In|irb\S*)(?:\s|\Z)|[\"}?]\Z|\b(?:cat|echo|print\w*|jq|yq|get|show|read|type|awk"
     r"|cut|lookup)\b"
@@ -337,10 +339,12 @@ def _is_printed(match: re.Match[str]) -> bool:
     asked = match.string[start : match.start("value")]
     code = EXPRESSION.match(value) or re.search(r"\A@?[\w.:-]*[(\[{,<]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
     code = code or re.match(r"\s?[\"'`]\s?[:=([.]", match.string[match.end() :])  # the key of a mapping
+    unnamed = match["shown"] and not _LABELS.search(re.split(r"\n|\\n", asked)[0])
     row = any(mark in value and mark in asked for mark in ";|")  # of a table
     if (
         code
         or row
+        or unnamed
         or not is_value(match)
         or _ABOUT_HASHES.search(asked)
         or re.search(r"[A-Z]-----\s*\Z", asked)  # of a signature or a certificate

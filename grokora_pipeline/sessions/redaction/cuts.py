@@ -45,6 +45,7 @@ _BYTES = re.compile(  # 0x41, 0x70: as a program's array, \x41 as a string, 41,0
     r"(?i)(?<![\w.])(?P<open>(?:hex(?:\(\w\))?:|[\w.]{0,24}\()?[\[{(]?\s{0,12})(?P<run>0x[0-9a-f]{2}(?:\s?,\s{0,12}0x[0-9a-f]{2}){5,}|[0-9a-f]{2}(?:,(?:\\\s{1,8})?[0-9a-f]{2}){5,}|"
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5,}|\d{2,3}(?:,\s{0,12}\d{2,3}){5,})(?![\w.])(?P<close>\s{0,12}[\]})]{0,2})"
 )
+_QUOTED_PRINTABLE = re.compile(r"=(?:\r?\n|(?P<code>[2-7][0-9A-F]))")
 _NUL = ("\0", "^@")
 _PLAINER = re.compile(
     r"\0|\^@|[\u2502\u2503]|(?<!\S)(?P<cell>[A-Z]{1,2}\d{1,4}[:=] ?)(?=\S)|"
@@ -125,7 +126,7 @@ def streams(text: str) -> Iterator[Reading]:
 
 def readings(text: str) -> Iterator[Reading]:
     """Other readings of a text in which a telling word stands; most texts have none."""
-    for cuts in (_glue(text), _letters(text), _plain(text)):
+    for cuts in (_glue(text), _letters(text), _plain(text), _printable(text)):
         if sorted_cuts := sorted(cuts):
             yield Reading(text, sorted_cuts)
 
@@ -177,6 +178,13 @@ def _glue(text: str) -> Iterator[Cut]:
             yield *one.span(), ""
     for match in _APPENDED.finditer(text):
         yield *match.span("end"), ""
+
+
+def _printable(text: str) -> Iterator[Cut]:
+    """The line breaks and the signs that quoted-printable mail escapes."""
+    if "=3D" in text or "quoted-printable" in text:
+        for match in _QUOTED_PRINTABLE.finditer(text):
+            yield *match.span(), chr(int(match["code"], 16)) if match["code"] else ""
 
 
 def _letters(text: str) -> Iterator[Cut]:

@@ -35,7 +35,7 @@ NOT_A_SECRET = re.compile(
     r"same-origin|same-site|cross-origin|anonymous|\[[A-Za-z_ ]+\]|"
     r"(?:(?:hmac|with|scram|pbkdf|sha|md|aes|rsa|ecdsa|des|[rhep]s|ed|x)[-_/]?\d{0,5}[-_/]?)+(?:[a-z]{2,4}\d{0,3})?|"
     r"unspecified|files|compat|--[a-z][\w-]*|\d{1,5}/(?:tcp|udp)|[\w-]+/\d+(?:\.\d+)+|[-=~_#+.|:]+|"
-    r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|https?:.*)",  # also what an escaped sign begins with
+    r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|\x1b\[.*|https?:.*)",  # also what an escaped sign or a colour begins with
     flags=re.IGNORECASE,
 )
 QUOTE = r"(?:\\{0,3}[\"'`]|\"\"|''|'\\'')"  # doubled in CSV, SQL and YAML, interrupted in a shell

@@ -153,6 +153,13 @@ _ROWS: tuple[Context, ...] = (
         is_mixed_value,
         "",
     ),
+    (  # UPDATE settings SET value = 'x' WHERE name = 'api_key'
+        rf"\bset \w{{0,16}}(?:value|data|content)\w{{0,8}} ?= ?N?{QUOTED}{QUOTE}[^\n;]{{0,80}}?"
+        rf"\bwhere [\w.]{{1,40}} ?= ?N?{QUOTE}(?P<name>[\w.-]*(?:{TELLING})\w*)",
+        rf"(?i:set \w*(?:value|data|content)\w* ?= ?[^\n]* where [\w.]+ ?= ?[^\n]{{1,48}}(?:{TELLING_HINT}))",
+        is_named,
+        TELLING_GATE,
+    ),
     (  # what a job masks
         rf"::add-mask::(?P<value>{VALUE})",
         r"::add-mask::",

@@ -156,7 +156,7 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     if means == "key":
         known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
         described = prose and not re.search(r"\d{3}", value)  # a sentence about a key; with a number it may be one
-        return not (known or described or _LICENCE.search(value)) and (
+        return not (known or described or (_LICENCE.search(value) and not is_hash(value))) and (
             bool(CHOSEN.fullmatch(value))
             or ((quoted or "-" in value) and bool(_CALLED_KEY.fullmatch(value)))
             or (quoted and _is_scribbled(value))
@@ -306,9 +306,9 @@ def _beside(between: str, hint: str, accept: Callable[[re.Match[str]], bool]) ->
     """A detector of what follows a telling name without an operator: `between` parts them, `hint` is its beginning."""
     return detector(
         "password",
-        rf"(?P<name>(?:{TELLING})[\w-]{{0,24}})(?:{between})(?P<quote>{QUOTE})?"
+        rf"(?P<name>(?:{TELLING})[\w-]{{0,24}}(?: key\b)?)(?:{between})(?P<quote>{QUOTE})?"
         rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\n]){{1,200}}?(?=(?P=quote))|{VALUE_OR_PHRASE}))",
-        rf"(?i:(?:{TELLING_HINT})[\w-]{{0,24}}(?:{hint}))",
+        rf"(?i:(?:{TELLING_HINT})[\w-]{{0,24}}(?: key)?(?:{hint}))",
         "value",
         accept=accept,
         flags=re.IGNORECASE,
@@ -346,8 +346,9 @@ _LOOSELY = (  # what stands between other words, too
     rf"{QUOTE};s:\d{{1,4}}:| -string )(?={QUOTE})",  # serialized by PHP, defaults write of macOS
     # get_password(): return "x", password: String { "x" }
     r"(?:\([^()\n]{0,40}\))?[^\n\"'=;,]{0,24}[:{]\s{0,24}(?:return )?(?=\\{0,3}(?:\"(?!\"\")|'(?!'')))",
-    # storePassword "x"
-    r"[ \t]?(?=(?P<line>[\"'])(?:[^\s\"'`\\]{6,98}|[a-z]+(?: [a-z]+){2,9})(?P=line)[ \t]*(?:;|\n|\Z|\}|\)))",
+    # storePassword "x", "password"  "x"
+    rf"(?:{QUOTE}[ \t]{{0,24}})?[ \t]?(?=(?P<line>[\"'])(?:[^\s\"'`\\]{{6,98}}|[a-z]+(?: [a-z]+){{2,9}})(?P=line)"
+    r"[ \t]*(?:;|\n|\Z|\}|\)))",
 )
 _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts between a name and a value
     r"[ :]{0,3}(?:\s{0,24}</?[a-z][^<>\n]{0,80}>){1,6}\s{0,20}",  # <td>password</td><td>x</td>
@@ -360,6 +361,8 @@ _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts b
     rf" ?\{{ ?(?:(?:private |protected |internal )?(?:get|set|init); ?){{1,3}}\}} ?= ?(?={QUOTE})",
     rf"{QUOTE}, [^\n]{{0,80}}?\bdefault(?:_value)? ?= ?(?={QUOTE})",
     rf"{QUOTE}(?: (?:with|to|as|is|mit|auf|con|a|avec)|, ?with:) (?={QUOTE})",  # set "password" to "x"
+    # "key" => env("X", "x")
+    rf"{QUOTE} ?=>? ?(?:\w{{1,16}}\.)?(?:get)?(?:env|config)\({QUOTE}[\w.]{{1,40}}{QUOTE}, ?(?={QUOTE})|"
     rf"(?:[^\n\"'`=;,]{{0,40}}|\s?[:=]?\s?<%= ?ENV(?:\.fetch)?[\[(]{QUOTE}\w{{1,40}}{QUOTE}[\])]? ?)"
     rf"(?:\|\||\?\?|,(?<=[\"'],)|\$\{{[\w:.]{{1,40}},) ?(?={QUOTE})",  # env.PASSWORD || "x"
     rf"[\w\]]{{0,8}}(?:{QUOTE})?[\])]{{0,4}}\.(?:fill|type|send_?keys|set_?value|val)\((?={QUOTE})",
@@ -416,7 +419,8 @@ _BESIDE = (
     ),
     _beside(
         "|".join(_LOOSELY),
-        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}(?:[^\s\"'`\\]{3}|\s{1,8}[\w-]{1,20}=)|[ \t`*]{0,24}\||[ \t][\"']|"
+        r"[\\\"'`]{0,4},|[\\\"'`]{1,4}(?:[^\s\"'`\\]{3}|\s{1,8}[\w-]{1,20}=)|[ \t`*]{0,24}\||"
+        r"[\\\"'`]{0,4}[ \t]{1,24}[\"']|"
         r" (?:as )?(?:string|&?str|text|\[\]byte|n?varchar)|=\{|"
         r"[\\\"'`]{1,4}\) ?= |\s?= ?0x|[\\\"'`]{0,4}: (?:\w+\.)?(?:Literal|Final|SecretStr)\[|"
         r"[\\\"'`]{1,4};s:| -string |"
@@ -445,7 +449,8 @@ _BESIDE = (
         r":[ \t]*\n[ \t]+(?:type|format|description|required):|[ \t]{2,40}[^\s|:=]|"
         r";[\w=;]*\][^\s\"'`]|[\\\"'`]{1,4} ?\([^()\n]*\) ?value: |"
         r"[\\\"'`]{1,4} \[[\w =\]\[-]+\]: |\}\{| \{[^{}\n;:=]{6}|"
-        r"[\\\"'`]{1,4}\n[0-9]{1,4}\) |[ \t]{1,24}[|\x{2502}] [^\s|]",
+        r"[\\\"'`]{1,4} ?=>? ?(?:\w+\.)?(?:get)?(?:env|config)\(|[\\\"'`]{1,4}\n[0-9]{1,4}\) |"
+        r"[ \t]{1,24}[|\x{2502}] [^\s|]",
         _is_apart,
     ),
 )
@@ -456,7 +461,8 @@ def _is_random_match(match: re.Match[str]) -> bool:
     value, near = match.group("value"), _SEPARATOR.fullmatch(match.group("between"))
     if is_hash(value) and _is_of_a_type(match):
         return False
-    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value) or _LICENCE.search(value):
+    licence = _LICENCE.search(value) and not is_hash(value)  # cc3a
+    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value) or licence:
         return False
     if value.lower().endswith("_" + match["name"].lower()):
         return False  # the function for it

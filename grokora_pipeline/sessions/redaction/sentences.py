@@ -261,7 +261,7 @@ _ROWS: tuple[Context, ...] = (
         "",
     ),
     (
-        rf"(?:(?<!\w)(?:{SPOKEN}|pin|{_OF_WHAT} pass|pwd?)(?: code)?"
+        rf"(?:(?<!\w)(?:{SPOKEN}|passwd|pin|{_OF_WHAT} pass|pwd?)(?: code)?"
         rf"(?: for (?:the )?(?:\w{{2,16}} )?{QUOTE}[^\s\"'`]{{1,40}}{QUOTE})?"
         rf"(?: from \S{{1,64}})? (?:(?:is|was)(?: now| still)?:?|lautet|ist|je|est|es|\u00e8|\u00e9|c'est|\u00e4r|er|"
         rf"(?<=salasana )on|to|jest|\u2014|"
@@ -269,7 +269,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:\u5bc6[\u7801\u78bc]|\u53e3\u4ee4|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638)"
         rf" ?(?:\u662f|\u4e3a|\u70ba|\u306f|\ub294|\uc740|:|\uff1a)) ?(?P<quote>{QUOTE})?"
         rf"(?P<value>{VALUE_OR_PHRASE})",
-        rf"(?i:(?:{SPOKEN}|pin|{_OF_WHAT} pass|pwd?)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
+        rf"(?i:(?:{SPOKEN}|passwd|pin|{_OF_WHAT} pass|pwd?)(?: code)?(?: for [^\n\"'`]{{0,22}}[\"'`\\\\][^\n]{{1,50}})?"
         rf"(?: from \S{{1,64}})? (?:ist?|was|lautet|je|est?|\x{{e8}}|\x{{e9}}|c'est|\x{{e4}}r|er|on|to|\x{{2014}}|"
         rf"-)[ :])|"
         rf"(?:\x{{5bc6}}[\x{{7801}}\x{{78bc}}]|\x{{53e3}}\x{{4ee4}}|"

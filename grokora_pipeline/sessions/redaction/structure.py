@@ -171,14 +171,15 @@ def _walk_arguments(value: list[Any], visit: Any, depth: int) -> list[Any]:
         command = read if len(read) == len(words) else words  # a finding of several words: each is looked at alone
     walked: list[Any] = []
     named = False  # by what stands before
-    for one, word, after in zip(value, words, command, strict=True):
+    for at, (one, word, after) in enumerate(zip(value, words, command, strict=True), 1):
         if after != word:
             walked.append(after)
         elif named and isinstance(one, str) and one[:1] not in {"-", "#", ".", "["}:
             walked.append(visit(one, "password", depth))
         else:
             walked.append(walk(one, visit, depth + 1))
-        named = isinstance(one, str) and _names_the_next(one)
+        header = _is_pair(value[at - 1 : at + 1]) and "-" in one and looks_random(value[at])
+        named = header or (isinstance(one, str) and _names_the_next(one))
     return walked
 
 

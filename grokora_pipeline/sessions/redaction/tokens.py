@@ -197,6 +197,22 @@ def _is_cached(text: str) -> bool:
     return named is not None and _KEY_WORDS.isdisjoint(named[1].lower().split("-"))
 
 
+_BEYOND_HEX = frozenset("ghijklmnopqrstuvwxyzGHIJKLMNOPQRSTUVWXYZ")
+
+
+def _is_parted(text: str) -> bool:
+    """Whether a run of one case that dashes part is a key as a whole: no name with a UUID, no id behind a number."""
+    parts, letters = re.split("[-_]", text), sum(map(str.isalpha, text))
+    return (
+        len(text) >= 32
+        and max(map(len, parts)) >= 10
+        and not (parts[0].isdigit() and len(parts[0]) > 5)
+        and is_shuffled("".join(parts))
+        and sum(char in _BEYOND_HEX for char in text) >= 0.45 * letters
+        and word_share(text) <= 0.2
+    )
+
+
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
     if (
@@ -213,7 +229,9 @@ def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     shortest = 24 if text.isupper() and not _TIMED.fullmatch(text) else 28
     one_case = text.islower() or text.isupper()
     one_case = one_case and len(text) >= shortest and not (is_hash(text) or _BECH32.fullmatch(text))
-    if is_random_token(text, limit) or (one_case and is_shuffled(text) and len(set(text)) >= 12):
+    if is_random_token(text, limit) or (
+        one_case and (_is_parted(text) if re.search("[-_]", text) else is_shuffled(text) and len(set(text)) >= 12)
+    ):
         return True
     shaped = _SHAPE.search(text)  # a UUID has no letter beyond f
     if shaped and not is_hash(shaped[0]) and len(set(shaped[0])) >= 12 and len(re.findall("[0-9]+", shaped[0])) >= 4:
@@ -422,7 +440,7 @@ _TOKENS = (
         r"0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|"
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
         r"(?::(?:[0-9a-f]{32}|fx\b|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})|<__>\w{16,64})|"
-        r"1000(?:\.[0-9a-f]{32}){2}|private_[A-Za-z0-9+/]{27}=|"
+        r"100\d(?:\.[0-9a-f]{32}){2}|private_[A-Za-z0-9+/]{27}=|"
         r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}|(?<![/.])[0-2]/(?:\d{12,16}(?:/\d{16})?:)?[0-9a-f]{32}|"
         r"[\w~.]{3}\dQ~[\w~.-]{31,34}|[0-9a-f]{32}\.(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{16,32}|"
         r"xx[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}|"
@@ -435,7 +453,7 @@ _TOKENS = (
         r"FFFFNRAL|11[0-9a-f]{32}|pk_[0-9a-f]{34}|(?:user|agent:[\w-]+):[0-9a-f]{32}|u\+[\w-]{18}|"
         r"[0-9a-f]{24}:[0-9a-f]{64}|[0-9a-f]{32}-us[0-9]|"
         r"\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==|-[0-9a-f]{12}(?::(?:[0-9a-f]{32}|fx\b|[0-9a-f]{8}-)|<__>)|"
-        r"1000\.[0-9a-f]{32}|private_[A-Za-z0-9+/]{27}=|"
+        r"100[0-9]\.[0-9a-f]{32}|private_[A-Za-z0-9+/]{27}=|"
         r"DO00[A-Z0-9]{16}|SCW[A-Z0-9]{17}|[0-9]:A[\w-]{33}|akab-|(?:PRD|SBX)-[0-9a-f]{12}|AstraCS:|brd-customer-|_\|WARNING:-|"
         r"K10[0-9a-f]{64}|EXO[0-9a-f]{24}|sess-[A-Za-z0-9]{40}|app-[A-Za-z0-9]{24}|JQQJ99|[0-9a-f]{32}-[0-9a-f]{8}-|[0-2]/(?:[0-9]{12}|[0-9a-f]{32})|"
         r"[0-9]Q~|[0-9a-f]{32}\.[\w-]{16}|xx[0-9a-f]{8}-|\.atlasv1\.|00D\w{12,15}!|"
@@ -562,7 +580,7 @@ _TOKENS = (
 _FILE = re.compile(r"\.[a-z][a-z0-9]{1,4}\b(?![.:(])")  # main-0a1b2c.js
 HIGH_ENTROPY = detector(
     "token",
-    rf"(?<![A-Za-z0-9+/_.-])(?!(?<=\\)[nrt])(?:{_RUN})|(?<=\\[nrt])(?:{_RUN})",
+    rf"(?:(?<![A-Za-z0-9+/_.-])|(?<=\n\+))(?!(?<=\\)[nrt])(?:{_RUN})|(?<=\\[nrt])(?:{_RUN})",
     r"[A-Za-z0-9_-]{20}|[A-Za-z0-9+/]{40}",
     accept=lambda match: (
         is_high_entropy(match.group())
@@ -572,7 +590,7 @@ HIGH_ENTROPY = detector(
 )
 LABELLED = detector(
     "token",
-    r"(?:(?<![A-Za-z0-9+/_.~@-])(?!(?<=\\)[nrt])|(?<=\\[nrt]))[A-Za-z0-9]{1,14}+[_.~-][A-Za-z0-9+/_.~-]{14,}[A-Za-z0-9/+_-]={0,2}(?![A-Za-z0-9/=])",
+    r"(?:(?:(?<![A-Za-z0-9+/_.~@-])|(?<=\n\+))(?!(?<=\\)[nrt])|(?<=\\[nrt]))[A-Za-z0-9]{1,14}+[_.~-][A-Za-z0-9+/_.~-]{14,}[A-Za-z0-9/+_-]={0,2}(?![A-Za-z0-9/=])",
     r"[_.~-][A-Za-z0-9+/_.~-]{15}",
     accept=lambda match: (
         is_labelled(match.group())
