@@ -1335,6 +1335,7 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         ("<secret>{vendor AQAAABAAA 91bd7cx0}</secret>", "91bd7cx0"),
         ("<secret>{AQAAABAAA q8:Rv;2,T^m>4x`K#z}</secret>", "T^m>4x`K#z"),
         ("api_key: 8mQzT]xV2nRk7Lb4sWf9]hD3cYg", "sWf9]hD3cYg"),
+        ("Password: Rq7zT2m=Bx9", "Rq7zT2m"),
         # all marks of a keyboard, near the word for a password and in commands
         ("I sign in as bob, the password in use being q7[Rv2|kT=x9{Lm4 since May", "x9{Lm4"),
         ("<td>Password</td>\n<td>q7[Rv2|kT=x9{Lm4</td>", "q7[Rv2|kT"),

@@ -573,7 +573,9 @@ OF_MARKS = detector(  # a password that no other pattern reads to its end
 _ASSIGNED = detector(
     "password",
     rf"(?P<name>(?:{TELLING})[\w-]{{0,24}}(?: id\b)?)(?:\\{{0,3}}[\"'`\]}}]|\[\d{{0,3}}\]|\*\*){{0,3}}"
-    r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|!={1,2}(?=\s?[\"'])|:(?![:?+])(?: ?&?[\w<>\[\]]{2,12} ?=)?|"
+    r"\s{0,40}(?P<operator>=>|<?->?|[:.?+|]{1,3}=|={1,3}|!={1,2}(?=\s?[\"'])|"
+    # a type: its value stands apart or in quotes, or it has no digit before a letter, as a password with a sign has
+    r":(?![:?+])(?: ?&?(?:[\w<>\[\]]{2,12} ?=(?=\\{0,3}[\s\"'`])|(?:[A-Za-z_<>\[\]]|\d(?![A-Za-z_])){2,12}=))?|"
     "[\uff1a\uff1d\u2192]"
     # a block of YAML, a conversion of a literal
     r")(?:\*{2})?(?:[ \t]*(?:[>|][+-]?\d?[ \t]*\n[ \t]{1,16}|<<[~-]?\w{1,12}[ \t]*\n[ \t]{0,16})|[ \t]{0,24}(?:\s|"
