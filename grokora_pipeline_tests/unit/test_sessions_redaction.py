@@ -1571,6 +1571,10 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         ("acme - RUKZcXihldGRRrqLhzJrCEVvkjQPlS_eMoQrPFQPkEW", "eMoQrPFQPkEW"),
         ("use endr+xQGNkttLc8kWPIZD", "xQGNkttLc8kWPIZD"),
         ('req.Header.Set("Authorization", "Bearer tfvhfvqglosqtupf")', "tfvhfvqglosqtupf"),
+        ("sed -i 's/CHANGEME_PASSWORD/Kelp#68copper/' c.yml", "Kelp#68copper"),
+        ("I log in as bob, my password's kelp68copper", "kelp68copper"),
+        ('type("kelp68copper", into: "Password")', "kelp68copper"),
+        ("bob:kelp68copper are the credentials", "kelp68copper"),
         # two parts that share no alphabet with a name of anything
         ("k-Rt_pQwXv9LmZ.h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp", "h7Jc2NsY4bKd8Gf1TqVz3Ww5Xp"),
         # as a password manager makes them, with all marks of a keyboard
@@ -1807,6 +1811,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         'CIPHERS = "HIGH:!aNULL:!MD5:!PSK:!aECDH:!EDH-DSS-DES-CBC3-SHA:!KRB5-DES-CBC3-SHA"',
         "api_key: config2]environmentName]accountOf3People; token = nextPageToken; key: rows[keys[index3]]withoutName",
         "sed 's/token_v1/token_v2/; s/secretName/credentialName2/' x; the key to sorting is: order2 of key1 (see key2)",
+        "sed 's/password1/bcrypt2y_hash/' x; the password's utf8 length; env vars LOGIN_USER1 are the credentials",
         "cat > keys.md <<EOF\nchapter-2\nEOF\nthe token of type2 is value3; replace the key with primary_key_2 as key",
         f"docker run -u 1000:1000 -e UID={uuid.UUID(int=7)} x && chown -R deploy-user-of-staging: /srv",
         '{"deployments": {"key": "c2f7a91e0b6d4835e1f09a7c5d3b8264f0e1a9c7"}, "author": {"username": "a"}}',

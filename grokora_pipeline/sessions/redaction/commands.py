@@ -271,10 +271,16 @@ _ROWS: tuple[Context, ...] = (
         r"<<-?[\"']?[A-Z]",
     ),
     (  # sed 's/YOUR_API_KEY/x/' .env
-        rf"\bsed\b[^\n]{{0,60}}?[\"' ]s(?P<by>[/|#,@])[^\n]{{0,80}}?(?:{TELLING})[^\n/]{{0,24}}?(?P=by)"
-        r"(?P<value>[^\s\"'`\\/|#,@<>]{8,200})(?P=by)",
+        rf"\bsed\b[^\n]{{0,60}}?[\"' ]s(?P<by>[/|#,@])[^\n]{{0,80}}?(?P<name>{TELLING})[^\n/]{{0,24}}?(?P=by)"
+        r"(?P<value>(?:(?!(?P=by))[^\s\"'`\\<>]){8,200})(?P=by)",
         rf"(?i:\bsed\b[^\n]*[\"' ]s[/|#,@][^\n]*(?:{TELLING_HINT}))",
-        lambda match: looks_random(match["value"]),
+        lambda match: (
+            not re.fullmatch("[a-z0-9]{1,12}(?:_[a-z0-9]{1,12})+", value := match["value"])
+            and (
+                looks_random(value)
+                or (meaning(match["name"]) == "password" and is_mixed_value(match) and not meaning(value))
+            )
+        ),
         r"\bsed\b",
     ),
     (

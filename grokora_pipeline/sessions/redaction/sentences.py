@@ -142,7 +142,7 @@ _ROWS: tuple[Context, ...] = (
         rf"[sd]?[ (](?:text=|in |(?:--?\w[\w-]*(?: \d+)? ){{1,3}})?(?P<quote>{QUOTE})?"
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{QUOTE})?\)?"
         rf"(?:(?: (?:in|as|for)(?:to)?| (?:when|if|once|where|as soon as|and (?:got|it)|but)|"
-        rf"[^\n\"'`#]{{0,20}}(?:#|--|//)) {QUOTE}?|, ?(?:into|in|field)={QUOTE})"
+        rf"[^\n\"'`#]{{0,20}}(?:#|--|//)) {QUOTE}?|, ?(?:into|in|field)(?:=|: ?){QUOTE})"
         rf"[\w /]{{0,24}}(?:{SPOKEN})",
         rf"(?i:(?:type|typing|typed|tried|try|entered|enter|write|keystroke|text|fill|input|paste|use|using|and|"
         rf"with|send-keys|sendline)[sd]?[ (][^\n]*(?:{SPOKEN}))",
@@ -412,9 +412,10 @@ _ROWS: tuple[Context, ...] = (
         is_strong,
         r"(?i:\bauth|cred|log-?in)[^\n]*[/:]",
     ),
-    (  # the secret is x1
-        rf"\b(?:the|my|our|your|shared|client) secret(?: key)? (?:is|was):? (?P<quote>{QUOTE})?(?P<value>{VALUE})",
-        r"(?i:secret(?: key)? (?:is|was):? )",
+    (  # the secret is x1, my password's x1
+        rf"\b(?:(?:the|my|our|your|shared|client) secret(?: key)? (?:is|was):?|(?:{SPOKEN}|pwd?)'s(?: now| still)?) "
+        rf"(?P<quote>{QUOTE})?(?P<value>{VALUE})",
+        rf"(?i:secret(?: key)? (?:is|was):? |(?:{SPOKEN}|pwd?)'s )",
         is_strong,
         "",
     ),
@@ -559,7 +560,8 @@ _TAILS = (  # what says of the word before it that it is a password
     rf"|{QUOTE}?,? \((?:[\w-]{{1,16}} ){{0,2}}(?:{SPOKEN}|pwd?)\)"
     rf"|{QUOTE}\)?[,;]? {{0,8}}(?:#|//|--) ?(?:[\w.-]{{1,24}} ){{0,2}}[\w.]{{0,24}}(?:{SPOKEN}|token|secret|key)"
     rf"|[;,.] (?:that|this|it)(?:'s| is| was) (?:the|my|our|your)(?: [\w-]{{1,16}}){{0,3}} (?:{SPOKEN}|pwd?)"
-    rf"| is (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}} (?:{SPOKEN}|pin|(?:token|secret|key))"
+    rf"| (?:is|are) (?:the|my|our|your|a)(?: [\w-]{{1,20}}){{0,3}}"
+    rf" (?:{SPOKEN}|pin|(?:token|secret|key)|cred(?:ential)?s)"
 )
 _TAIL = re.compile(rf"(?:{_TAILS})(?!\w|-\w| [a-z]*(?:ing|er|ed|s)\b)", re.IGNORECASE | re.ASCII)
 _WORD_BEFORE = re.compile(
@@ -568,12 +570,15 @@ _WORD_BEFORE = re.compile(
 
 
 def _words_before(text: str) -> Iterator[re.Match[str]]:
-    """x1 as the password; x1, the mail password; x1 is the password; of a key or a token what looks random."""
+    """x1 as the password; x1, the mail password; of a key what looks random, of credentials what has two parts."""
     for tail in _TAIL.finditer(text):
         match = _WORD_BEFORE.search(text, max(0, tail.start() - 104), tail.start())
+        if not match:
+            continue
         key = re.search(r"(?i)[\w.-]* ?[\w.-]*(?:token|secret|key)\Z", tail.group())
-        random = match and looks_random(match["value"]) and "#" not in match["value"]  # no colour
-        if match and (not key or (random and meaning(key.group()))):
+        random = looks_random(match["value"]) and "#" not in match["value"]  # no colour
+        lone = tail.group().lower().endswith(("creds", "credentials")) and not re.search(r"\w[:/]\S{6}", match["value"])
+        if not lone and (not key or (random and meaning(key.group()))):
             yield match
 
 
