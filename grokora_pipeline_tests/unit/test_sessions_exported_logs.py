@@ -557,11 +557,23 @@ def test_the_system_prompt_of_any_api_arrives_with_the_messages_that_stand_besid
     assert told(document(tmp_path, written(*map(json.dumps, api)))) == ["s:S u:Q -> A (whole)"]
 
 
-@pytest.mark.parametrize("name", ["system", "system_prompt", "systemPrompt", "system_message"])
+@pytest.mark.parametrize("name", ["system", "system_prompt", "systemPrompt", "system_message", "instructions"])
 def test_a_system_prompt_beside_chat_messages_is_the_first_of_them(tmp_path: Path, name: str) -> None:
     assert told(read_lines(tmp_path, {name: "S", "messages": ASKED[1:], "response": "A", "model": "m"})) == [
         "s:S u:Q -> A (whole)"
     ]
+    above = {"data": {"config": {name: "S", "model": "m"}, "messages": ASKED[1:], "output": SAID}}
+    assert told(document(tmp_path, above)) == ["s:S u:Q -> A (whole)"]
+
+
+def test_the_system_prompt_among_a_spans_parameters_is_the_first_of_its_messages(tmp_path: Path) -> None:
+    messages = {"llm.input_messages.0": ASKED[1], "llm.output_messages.0": SAID}
+    said = {f"{key}.message.{name}": one for key, message in messages.items() for name, one in message.items()}
+    said |= {"openinference.span.kind": "LLM", "llm.invocation_parameters": json.dumps({"system": "S"})}
+    attributes = [{"key": key, "value": {"stringValue": value}} for key, value in said.items()]
+    span = {"traceId": "a" * 32, "spanId": "1", "name": "x", "startTimeUnixNano": "1", "attributes": attributes}
+    items = document(tmp_path, {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]})
+    assert told(items) == ["s:S u:Q -> A (whole)"]
 
 
 # --- how it ended, stated anywhere beside the messages

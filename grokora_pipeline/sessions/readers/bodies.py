@@ -18,7 +18,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     lower_all,
     lower_tools,
     merged,
-    system_of,
+    with_system,
 )
 from grokora_pipeline.sessions.readers.streams import StreamedReply
 
@@ -209,9 +209,7 @@ def _exchange(request: Mapping[str, Any], response: Any, named: object) -> Excha
     choice = as_object(choices[0]) if choices else reply  # Ollama and Cohere have one message and no choices
     message = choice.get("message") or (choice if "role" in choice else None)
     answer = _first({**message, "role": "assistant"}) if isinstance(message, dict) else None
-    prompt = lower_all(as_list(request.get("messages")))
-    if not any(one["role"] == "system" for one in prompt):
-        prompt = [*lower_all(system_of(request)), *prompt]
+    prompt = with_system(lower_all(as_list(request.get("messages"))), request)
     return Exchange(prompt, answer, tools, model, ended_early(choice), False)
 
 

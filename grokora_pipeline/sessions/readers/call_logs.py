@@ -243,7 +243,7 @@ _MARKS = re.compile(r"[_-]")
 _ASKED = {"messages", "promptmessages", "inputmessages", "requestmessages", "chathistory"}
 _ASKED |= {"input", "llminput", "prompt", "raw", "contents"}
 # What belongs to a prompt and stands beside its messages.
-_BESIDE = (*SYSTEMS, "instructions", "toolConfig", "previous_response_id")
+_BESIDE = (*SYSTEMS, "toolConfig", "previous_response_id")
 _SAID = {"response", "output", "completion", "reply", "completionmessage", "outputmessage", "outputmessages", "outputs"}
 _SAID |= {"responsemessage", "responsemessages", "completionmessages", "messagecompletion", "requestresponse"}
 _SAID |= {"responsebody", "responseobj", "llmoutput", "respbody", "sampled"}
@@ -278,7 +278,7 @@ def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[J
         tools = next((one["tools"] for one in requests if one.get("tools")), None)
         names = ("model", "modelName", "ModelName", "model_name")
         model = first_of({key: one.get(key) for one in requests for key in one}, *names)
-        beside = {key: one[key] for one in (value, own) for key in _BESIDE if one.get(key)}
+        beside = {key: one[key] for one in (*requests, own) for key in _BESIDE if one.get(key)}
         messages = as_list(asked) or [{"role": "user", "content": asked}]
         name = "contents" if is_asked(own.get("contents")) else "messages"
         yield {**facts, **beside, "model": model, "tools": tools, name: messages, "response": said}

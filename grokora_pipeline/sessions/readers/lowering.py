@@ -172,7 +172,10 @@ def says_who(message: Mapping[str, Any]) -> bool:
     return any(key in message for key in (*_SPEAKERS[:-1], *(key for key, *_ in _FLAGS))) and bool(role_of(message))
 
 
-SYSTEMS = ("system", "system_prompt", "systemPrompt", "systemInstruction", "system_instruction", "system_message")
+SYSTEMS = (
+    *("system", "system_prompt", "systemPrompt", "systemInstruction", "system_instruction", "system_message"),
+    "instructions",
+)
 
 
 def system_of(holder: Mapping[str, Any]) -> list[Json]:
@@ -180,6 +183,12 @@ def system_of(holder: Mapping[str, Any]) -> list[Json]:
     system = first_of(holder, *SYSTEMS)
     system = system.get("parts") or system.get("text") if isinstance(system, Mapping) else system
     return [{"role": "system", "content": system}] if system and isinstance(system, str | list) else []
+
+
+def with_system(prompt: list[Message], holder: Mapping[str, Any]) -> list[Message]:
+    """A prompt with the system prompt that an object keeps beside its messages, unless it has one."""
+    has_one = any(one["role"] == "system" for one in prompt)
+    return prompt if has_one else [*lower_all(system_of(holder)), *prompt]
 
 
 def ended_early(holder: object) -> bool:

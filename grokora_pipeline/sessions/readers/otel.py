@@ -51,6 +51,7 @@ from grokora_pipeline.sessions.readers.lowering import (
     results_after,
     starts_midway,
     turn,
+    with_system,
 )
 from grokora_pipeline.sessions.readers.outcomes import scored, scores_in
 from grokora_pipeline.sessions.readers.source import DAMAGED
@@ -433,7 +434,9 @@ def _contents(source: Source, span: Span) -> tuple[list[Message], Message | None
             tools = tools or lower_tools(
                 _numbered(attributes, "llm.tools") or _numbered(attributes, "llm.request.functions")
             )
-            prompt = lower_all(map(_with_parts, _numbered(attributes, inputs)))
+            # Anthropic's system prompt is a parameter of the call
+            parameters = as_object(attributes.get("llm.invocation_parameters"))
+            prompt = with_system(lower_all(map(_with_parts, _numbered(attributes, inputs))), parameters)
             return prompt, _answer([_with_parts(one) for one in _numbered(attributes, outputs)]), tools, ""
     if "gen_ai.prompt" in attributes:  # messages, or (Spring AI) texts alone, whose roles nobody knows
         prompt = lower_all(objects_in(attributes["gen_ai.prompt"]))
