@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from grokora_pipeline.sessions import table
 from grokora_pipeline.sessions.redaction import detectors, personal
 from grokora_pipeline.sessions.redaction.audit import surviving_secrets
-from grokora_pipeline.sessions.redaction.detector import looks_random
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import load_key
 from grokora_pipeline.sessions.redaction.published import in_text
@@ -813,10 +812,7 @@ ORDINARY = st.one_of(
     st.sampled_from(("user_name", "python", "step-two")).flatmap(
         lambda name: st.integers(0, 9).map(lambda n: f"{name}_{n}")
     ),
-    # letters without order are nothing ordinary: they leave every text
-    st.text("abcdefghijklmnopqrstuvwxyz_ -", min_size=6, max_size=24).filter(
-        lambda text: not (text.isalpha() and looks_random(text))
-    ),
+    st.text("abcdefghijklmnopqrstuvwxyz_ -", min_size=6, max_size=24),
     st.integers(0, 999_999_999).map(str),
 )
 
@@ -1809,6 +1805,15 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         'def get_inspected_key(self) -> str:\n    return "api_server/[0]/authorized_ip_ranges/[0]"',
         "this.metaKey=e.metaKey,this.pointerId=e.pointerId||0,this.pointerType='mouse'",
         'CIPHERS = "HIGH:!aNULL:!MD5:!PSK:!aECDH:!EDH-DSS-DES-CBC3-SHA:!KRB5-DES-CBC3-SHA"',
+        "containsKey(t){return this.store.contains({key:t})}get(t){let e=this.store.get({key:t});if(e)return e}",
+        ".button:hover{color:rgba(255,255,255,.6)}@media (forced-colors:active){} 2013-03-21:514B5D8A.6040705@dark",
+        "1.11.0+dev.d6d9d8cd4f27c52edac1f537e236ec48a01e54cb.dirty in models/jina_embeddings_v3/modular_jina_v3.py",
+        "a Workspace ID (for example, `wrkspc_011CZkZaBF1tNoB5wlCeusgy`), key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        "Add the release key 9AA9BDB11BB1B99A21285A330664A76954265E8C to signing-key.asc",
+        '{"Sid": "stmt1469123904194", "Effect": "Allow"} {"dsl": "Danish", "dsn": "Dusner"}',
+        "const ASN1_UTF8STRING *token);\nASN1_UTF8STRING\n*token_of(int key); max cell rate:  1412830.188 cells/sec",
+        "#define NPY_NO_DEPRECATED_API  NPY_1_7_API_VERSION\nvoid pwd_free(user_pwd *pwd);\nOSSL_DEPRECATEDIN_3_0\n",
+        "New Pass Manager uses UTF-8 for passwords of non-PKCS#12 files; crypto_pwhash_scrypt208sha256* functions",
         "api_key: config2]environmentName]accountOf3People; token = nextPageToken; key: rows[keys[index3]]withoutName",
         "sed 's/token_v1/token_v2/; s/secretName/credentialName2/' x; the key to sorting is: order2 of key1 (see key2)",
         "sed 's/password1/bcrypt2y_hash/' x; the password's utf8 length; env vars LOGIN_USER1 are the credentials",

@@ -331,6 +331,9 @@ _ABOUT_HASHES = re.compile(
 )
 _PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|\bpw\b|secret|geslo", re.IGNORECASE)
 _LABEL = re.compile(rf"(?i)\s*(?:[\w'-]{{1,16}} ){{0,2}}(?:{SPOKEN}):?\s*")  # of a field, alone in its line
+_CONSTANT = re.compile(
+    r"(?-i:[A-Z][A-Z\d]*_(?:[A-Z\d]+_)*(?:[A-Z\d]*[A-Z]{4}|[A-Z]{2,})(?:_\d)*)"
+)  # OSSL_DEPRECATEDIN_3_0
 _NEXT_STRING = re.compile(r"[\"'`],?\s*\n\s*[\"'`]\Z")  # of a list, one a line
 _LABELS = re.compile(rf"(?:{TELLING})\w{{0,8}}[:*]?\s*\Z", re.IGNORECASE)  # what follows: the line ends in its name
 _COMMAND = re.compile(  # a prompt, a question, a call in JSON, or a program that shows something
@@ -343,7 +346,8 @@ def _is_printed(match: re.Match[str]) -> bool:
     """Whether what stands alone in the line below a command or an announcement is the secret that it prints."""
     start, value = match.string.rfind("\n", 0, match.start()) + 1, match["value"]
     asked = match.string[start : match.start("value")]
-    code = EXPRESSION.match(value) or re.search(r"\A@?[\w.:-]*[(\[{,<]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
+    code = EXPRESSION.match(value) or _CONSTANT.fullmatch(value) or re.search(r"\.[a-z]{2,4}\.?\Z", value)
+    code = code or re.search(r"\A@?[\w.:-]*[(\[{,<]|:\Z|\A[A-Za-z_][\w.-]*[=:](?:[^=]|\Z)", value)
     code = code or re.match(r"\s?[\"'`]\s?[:=([.]", match.string[match.end() :])  # the key of a mapping
     unnamed = match["shown"] and not _LABELS.search(re.split(r"\n|\\n", asked)[0])
     row = any(mark in value and mark in asked for mark in ";|")  # of a table

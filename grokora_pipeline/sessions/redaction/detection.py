@@ -28,7 +28,7 @@ from grokora_pipeline.sessions.redaction.detector import (
 from grokora_pipeline.sessions.redaction.detectors import is_suspicious
 from grokora_pipeline.sessions.redaction.memory import Finding, occurrences
 from grokora_pipeline.sessions.redaction.names import Meaning, meaning
-from grokora_pipeline.sessions.redaction.passwords import OF_MARKS, is_secret
+from grokora_pipeline.sessions.redaction.passwords import OF_MARKS, is_harmless, is_secret
 from grokora_pipeline.sessions.redaction.published import PublishedFinding
 from grokora_pipeline.sessions.redaction.readings import DUMP, from_dump, other_readings, without_escapes, without_wraps
 from grokora_pipeline.sessions.redaction.structure import MAX_DEPTH, TooDeepError, walk
@@ -331,7 +331,7 @@ def _is_secret_member(name: str, value: str, means: Meaning) -> bool:
     if value[:1] == value[-1:] and value[:1] in {"'", '"'}:  # as a program shows it
         value = value[1:-1]
     public = is_known_id(value) or is_publishable(value) or PLACEHOLDER.fullmatch(value) or FILLER.fullmatch(value)
-    if name.lower().endswith("signature") and len(value) >= 200:  # of a model's thoughts
+    if is_harmless(name, value) or (name.lower().endswith("signature") and len(value) >= 200):  # of a model's thoughts
         return False
     if name.lower() in {"key", "keys"}:  # of a table, an attribute, a picture in a bucket
         return is_random_token(value) and not public

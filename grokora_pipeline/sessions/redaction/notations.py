@@ -338,10 +338,12 @@ _ROWS: tuple[Context, ...] = (
     ),
     (  # corp/bob:x1@host, bob:x1@host
         r"(?<![\w/.:@-])(?P<domain>[\w.-]{2,40}[/\\]{1,2})?[\w.$-]{2,40}:(?P<value>[^\s:/@\"'<>\\]{8,64})"
-        r"@(?!sha\d)(?=[A-Za-z\d])[\w.-]{3,80}",
+        r"@(?!sha\d|(?:media|supports|keyframes|font-face|container|layer)\b)(?=[A-Za-z\d])[\w.-]{3,80}",
         r"[\w$]:[^\s:/@]{8,64}@[\w]",
         lambda match: (
-            is_mixed_value(match) and (bool(match["domain"] or CHOSEN.fullmatch(match["value"])) or is_chosen(match))
+            is_mixed_value(match)
+            and not re.match(r"\d{4}-\d\d-\d\d:", match[0])  # the id of a message behind its day
+            and (bool(match["domain"] or CHOSEN.fullmatch(match["value"])) or is_chosen(match))
         ),
         "",
     ),
@@ -391,7 +393,7 @@ _ROWS: tuple[Context, ...] = (
         r"(?:\b(?:PSK|EAP|XAUTH|NTLM) \"|(?:\A|"
         r"\n)\"?[\w.@-]{1,40}\"?[ \t]+(?:\*|\"?[\w.-]{2,20}\"?(?=[ \t]+\S+[ \t]+\*[ \t]*(?:\n"
         r"|\Z)))[ \t]+\"?)(?P<value>(?!/\w)[^\s\"]{5,63}[^\s\";,(){}])"
-        r"\"?(?:[ \t]*(?:\n|\Z)|[ \t]+[*\d])",
+        r"\"?(?:[ \t]*(?:\n|\Z)|[ \t]+(?:\*(?!\w)|\d))",
         r"(?:(?:PSK|EAP|XAUTH|NTLM) \"|[ \t]\*[ \t]|[ \t]\*(?:\n|$))",
         is_mixed_value,
         "",

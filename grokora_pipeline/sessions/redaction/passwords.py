@@ -79,7 +79,7 @@ CODE = re.compile(  # a name or a call in a program, not a value
 )
 
 _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
-    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|//[\w-]+[./]|\$\w+[/\\]|"
+    r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|//[\w-]+[./]|[A-Za-z_]\w*(?:::[A-Za-z_]\w*)+\Z|\$\w+[/\\]|"
     r"(?:[\w-]+:)?(?:/(?:[A-Za-z._-]+|v\d)(?:@[\d.]+)?){1,}\Z|"
     r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
     r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}(?::[A-Za-z_]+)?\Z|[au]rn:[\w:/.*-]+\Z|"
@@ -101,6 +101,7 @@ _ACTION = re.compile(
     r"(?:change|update|reset|force|require|expire|verify|check|use|show|hide|allow|no|has|is)_", re.IGNORECASE
 )
 FILTERED = re.compile(r"\{\{[^{}\n]*\Z")  # in a template, {{ .Values.password | b64enc }}
+_KEY_BEFORE = re.compile(r"(?i)(?:api|secret|access|private|auth|encryption|master|service|app)[ _-]\Z")
 _OF_A_CACHE = re.compile(r"(?i)\bcache[ds]?\b[^\n]*\Z")  # Cache restored from key: Linux-node-0a1b...
 _OPERATORS = re.compile(r"\w\|\|\w|\w&&\w|=>\{|\bthis\.\w+[=,]")  # of a minified program
 _TERNARY = re.compile(r"\? ?[\"'`]\Z")
@@ -176,6 +177,16 @@ def _as_name(text: str) -> str:
     return re.sub(r"\A(?:[#.$@:]|--?)|(?<=\w)[_-](?=\w)", "", text).lower()
 
 
+def is_harmless(name: str, value: str) -> bool:
+    """Whether a telling name says nothing here: a program's licence, a public signing key, a policy's Sid, a source."""
+    return bool(
+        (re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value))
+        or (re.search(r"(?i)signing_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value))
+        or (name == "Sid" and value.isalnum() and not is_random_token(value))
+        or (name.lower() == "dsn" and value.isalpha())
+    )
+
+
 def _is_assigned(match: re.Match[str]) -> bool:
     """Whether an assignment to a telling name holds a secret."""
     operator, quote, value = match["operator"], match["quote"] or match["opened"], match["value"]
@@ -192,10 +203,8 @@ def _is_assigned(match: re.Match[str]) -> bool:
     chosen = _TERNARY.search(match.string, max(0, start - 3), start)  # shown ? "password" : "text"
     if operator == ":" and (psql or chosen):
         return False
-    if (re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value)) or (
-        re.search(r"(?i)signing_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value)
-    ):
-        return False  # the licence of a program, the public key that signs
+    if is_harmless(name, value):
+        return False
     if not quote and _is_name_too(match, name, spaced):
         return False
     dumped = operator == "=" and name.isupper() and not spaced  # of an environment
@@ -389,7 +398,8 @@ def _is_apart(match: re.Match[str]) -> bool:
     called = match.string[: match.start("value")].rstrip("\"'`\\").endswith(match["name"] + "(")
     if called and not _SETTER.search(_whole_name(match)):
         return False
-    return len(value) >= 6 and (is_mixed(value) or is_phrase(value)) and is_named(match)
+    mixed = len(value) >= 6 and (is_mixed(value) or is_phrase(value))
+    return mixed and not _are_constants(match) and is_named(match)
 
 
 _NOT_ALONE = _SHORT_NAMES | {"key", "token", "auth", "signature"}  # too short to say something before a space
@@ -468,14 +478,21 @@ def _is_random_match(match: re.Match[str]) -> bool:
         return False  # the function for it
     if match["name"].lower() == "salt" and not re.search("[:=]|is ", match["between"]):
         return False  # the command
-    if re.match(r"[\"']\s?:(?!\w)", match.string[match.end() :]):
-        return False  # the next name of a mapping
+    if re.match(r"[\"']\s?:(?!\w)| = ", match.string[match.end() :]) or re.fullmatch(r"[a-z-]+/[0-9a-f-]{36}", value):
+        return False  # the next name of a mapping or a module, what a cloud calls a key: key/1234abcd-...
+    fingerprint = re.fullmatch(r"[0-9A-F]{40}", value) and match["between"] == " "  # the release key 0A1B...
+    if fingerprint and not _KEY_BEFORE.search(match.string, max(0, match.start() - 12), match.start()):
+        return False
     if is_hash(value.rpartition("-")[2]) and _OF_A_CACHE.search(
         match.string, max(0, match.start() - 60), match.start()
     ):
         return False
     after = match.string[match.end() : match.end() + 2]
-    if (near and after[:1] in {"(", "["}) or value.startswith("//") or (after == " *" and _CONSTANT.fullmatch(value)):
+    if (
+        (near and after[:1] in {"(", "["})
+        or value.startswith("//")
+        or (after in {" *", "\n*"} and _CONSTANT.fullmatch(value))
+    ):
         return False  # a call, a comment, a type of C
     if near:
         start = match.start("name")
@@ -541,6 +558,8 @@ def is_chosen(match: re.Match[str]) -> bool:
         return False
     if re.match(r"=[^=\s]", match.string[match.end("value") :]):
         return False  # the next name
+    if re.fullmatch(r"[A-Za-z-]+#\d{1,6}", value):
+        return False  # PKCS#12, an issue
     if CHOSEN.fullmatch(value) and not re.search(r"@[\w-]+\.|[%#]\w?\d", value):
         return True
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))

@@ -125,8 +125,8 @@ def _is_phone(match: re.Match[str]) -> bool:
             return phonenumbers.is_possible_number(phonenumbers.parse(text, None))
         except phonenumbers.NumberParseException:
             return False
-    if re.match(r"(?:19|20)\d\d([-./])[01]?\d\1[0-3]?\d\b", text):
-        return False  # WhatsApp-Image-2025-02-10
+    if re.fullmatch(r"\d{4,}\.\d+", text) or re.match(r"(?:19|20)\d\d([-./])[01]?\d\1[0-3]?\d\b", text):
+        return False  # a decimal, WhatsApp-Image-2025-02-10
     return 8 <= sum(char.isdigit() for char in text) <= 15
 
 

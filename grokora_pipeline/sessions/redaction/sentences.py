@@ -80,7 +80,7 @@ _DIGITS = r"(?:\d{4,8}|\d{3}[ -]\d{3})"
 
 
 _ORDINARY = re.compile(  # an address, a path, a call or another piece of a program, a measure, a file, an algorithm
-    r"(?i).*://|[./~$<{(]|[a-z_][\w.]*\([^\s]*\)[\[\w\]:;]*\Z|v?\d[\d:.,-]*[a-z%]{0,3}\Z|(?:\d+:)?\d+\.\d[\d.]*[+~-][\w.+~-]*\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}"
+    r"(?i).*://|[./~$<{(]|[a-z_][\w.]*\([^\s]*\)[\[\w\]:;]*\Z|v?\d[\d:.,-]*[a-z%]{0,3}\Z|[a-z]+(?:_[a-z0-9]+)+_?\*\Z|(?:\d+:)?\d+\.\d[\d.]*[+~-][\w.+~-]*\Z|(?-i:[A-Z]{2,10})(?:-\d{1,7}){1,2}\Z|\d+-?(?-i:[a-z]{3,}"
     r"|[A-Z]{3,5})\Z|.*\.[a-z]\w{0,3}\Z|[\w.-]+@[\w-]+\.[\w.-]+\Z|"
     r"(?:sha|md|aes|rsa|utf|base|argon|bcrypt|pbkdf|oauth|http|ipv|win|wpa|python|node)-?\d"
 )
@@ -158,7 +158,7 @@ _ROWS: tuple[Context, ...] = (
         rf"\b(?:login|user(?:name)?)(?: is|:)? [\w.@-]{{1,40}},?(?: and|\n| /)?(?: the)? pass(?:word)?(?: is|:)?|"
         rf"authenticated as [\w.@-]{{1,40}} (?:using|with)|(?<![\w./-])pwd?|"
         rf"(?:default|keystore|store|temp(?:orary)?|initial|old|new|test|login) pass|"
-        rf"\b{_OF_WHAT} pass) (?P<value>{VALUE})",
+        rf"\b{_OF_WHAT} pass) (?!manager\b)(?P<value>{VALUE})",
         rf"(?i:(?:als|comme|como|come|kot|jako) (?:{FOREIGN}) |\bpwd? |authenticated as |"
         r"(?:sign|log)\w*[ -]?[io]n\W[^\n]*(?:using|and|with|pass\w*|/) |"
         r"(?:login|user\w*)(?: is|:)? [\w.@-]+,?(?: and|\n| /)?(?: the)? pass|\w pass )",

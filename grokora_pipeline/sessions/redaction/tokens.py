@@ -149,6 +149,7 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
 _HASHED = re.compile(
     r"([A-Za-z][\w.]*-(?:\w[\w.]*-)+)(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})"
 )  # Linux-node-0a1b2c...
+_OBJECT = re.compile(r"[a-z]{2,12}_01[A-Za-z0-9]{22}")  # of Anthropic's API, whose keys begin otherwise
 _SID = re.compile(r"(?!SK)[A-Z]{2}[0-9a-f]{32}")  # of a message, a call; SK is of a key
 
 
@@ -157,8 +158,10 @@ def is_known_id(text: str) -> bool:
 
     No such id has a random part of forty characters in both cases. Nor is the key of a cache one, which ends in a hash.
     """
-    if _SID.fullmatch(text) or (
-        "-" in text and not _ID_WORDS.isdisjoint(text.lower().split("-")) and is_hash(text.rpartition("-")[2])
+    if (
+        _SID.fullmatch(text)
+        or _OBJECT.fullmatch(text)
+        or ("-" in text and not _ID_WORDS.isdisjoint(text.lower().split("-")) and is_hash(text.rpartition("-")[2]))
     ):
         return True
     named = _KNOWN_ID.match(text)
@@ -414,6 +417,7 @@ _TOKENS = (
         "provider_key",
         rf"(?<![A-Za-z0-9])(?:{_SURE})[\w+/=%$.~-]{{17,}}[\w+/=-]",
         rf"(?:{_SURE})[\w+/=%$.~-]{{18}}",
+        accept=lambda match: not re.search(r"/[\w.-]+\.[a-z]{1,4}\Z", match.group()),  # models/jina_v3/modular_x.py
     ),
     detector(  # short ones need a random rest, too
         "provider_key",
@@ -464,7 +468,7 @@ _TOKENS = (
         r"(?<![\w.-])[A-Za-z][A-Za-z_]{1,12}[-_]"
         r"(?P<rest>(?:production|prod|live|test|sandbox|development|dev|key|token|secret|pat|sk|"
         r"api)[-_][0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{16}-\d{6}-[0-9a-f]{32}[\w-]{0,16})(?![\w-])|"
-        r"(?<![\w.-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|"
+        r"(?<![\w.+-])[a-z][A-Za-z0-9_]{1,14}\.[\w-]{0,20}?\.?(?P<dotted>[0-9a-f]{32,}(?:\.[0-9a-f]{24,})?|"
         r"[0-9a-f]{24}\.[0-9a-f]{32}\.[0-9a-f]{32}|(?=\w{0,30}[A-Z])(?=\w{0,30}\d)\w{36,}|"
         r"(?=[\w-]{0,30}[A-Z])(?=[\w-]{0,30}\d)[\w-]{18,40}\.[\w-]{18,60})(?![\w-])",
         r"[\w-]{18}\.[\w-]{18}|[-_][0-9a-f]{8}-[0-9a-f]{4}-|-[0-9]{16}-[0-9]{6}-|\.(?:[0-9a-f]{32}|\w{36})",
