@@ -1562,6 +1562,9 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         # with a colon or a plus within, in the shape of a UUID with any letters, of letters alone, behind its scheme
         ("acme.api.key=k7q3_0x9_v41zb:r8st2w5cgj73_", "r8st2w5cgj73_"),
         ('{"apiKey": "vQ7rTC2ukovWUMb4oSSQ2N+iadsjz38Jlyjbt4s//n6xz--kepr-2wsJd"}', "iadsjz38Jlyjbt4s//n6xz"),
+        ("Authorization: Bearer 9q|Kz7%yvfw8LY4XZ$RxRDE7A", "Kz7%yvfw8LY4XZ$RxRDE7A"),
+        ("Authorization: Bearer vkrjsljxomwuvybtsmes", "vkrjsljxomwuvybtsmes"),
+        ("api.acme.access.key=x7$Kq2!mWv9Rt*Zb", "x7$Kq2!mWv9Rt*Zb"),
         ("acme: 5k9uqz3m-x7b2-4vtg-w1yh-3ncj80pd6r2f", "3ncj80pd6r2f"),
         ("731204-5k9uqz3m-x7b2-4vtg-w1yh-3ncj80pd6r2f is it", "3ncj80pd6r2f"),
         ("acme - RUKZcXihldGRRrqLhzJrCEVvkjQPlS_eMoQrPFQPkEW", "eMoQrPFQPkEW"),

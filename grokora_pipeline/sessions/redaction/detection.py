@@ -52,7 +52,7 @@ _UNSURE = {"token", "high_entropy", "jwt"}  # kinds that are told by looks alone
 _LONGEST_LITERAL = 64 << 10  # characters; Python's parser needs some 100 bytes for each
 _KEY_PART = re.compile(
     r"\.(?:[A-Za-z0-9_-]{4,12}\.)?[A-Za-z0-9_-]{16,}|/[A-Za-z0-9]{24,}(?![\w/.-])|:[0-9a-f]{32,}|"
-    r":[\w-]{10,}(?![\w/.:@-])|\+[\w/+-]{16,}={0,2}"
+    r"[:|][\w-]{8,}(?![\w/.:@-])|\+[\w/+-]{16,}={0,2}"
 )  # of several that marks join
 _MORE_PARTS = re.compile(r"(?:-[A-Za-z0-9]{4,})+(?![\w.])|(?:_(?=[A-Za-z]{0,8}\d)[A-Za-z0-9]{4,})+(?![\w.])")
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
@@ -343,7 +343,7 @@ def _key_end(text: str, end: int) -> int:
     rest = _KEY_REST.match(text, end)
     end = rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
     while (part := _KEY_PART.match(text, end)) and (
-        (part[0][0] == ":" and looks_random(part[0][1:])) or is_high_entropy(part[0][1:], 3.0)
+        (part[0][0] in ":|" and looks_random(part[0][1:])) or is_high_entropy(part[0][1:], 3.0)
     ):
         end = part.end()
     return end

@@ -15,7 +15,7 @@ from grokora_pipeline.sessions.redaction.names import BEYOND_ASCII, FOREIGN, MIS
 PLACEHOLDER = re.compile(r"<(?:SECRET|PII):[a-z_]+:\d+>")
 TELLING = (
     rf"{MISSPELT}|pass[ _-]?phrase|passcode|pwd|secret(?!ar)|credential|token|"
-    r"api[_ -]?key|access[_ -]?key|auth[_ -]?key|private[_ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|"
+    r"(?:api|access|auth|private)[._ -]?key|[a-z0-9][_-]key|[a-z0-9]key\b|"
     r"[a-z0-9][_-]auth\b|[\"']auth\b|"
     r"pass\b|\bpw\d?\b|_pw\b|(?:root|bind|admin|user|db|ftp|smtp|mail|my|vpn|wifi|login|ssh|web|master|app|smb|sql|ldap|host|sys|zip)pw\b|\bmdp\b|"
     r"dsn\b|authorization|mnemonic|connstr|connection_?string|licen[cs]e|signature|hmac|\bcreds\b|jwt\b|bearer\b|"

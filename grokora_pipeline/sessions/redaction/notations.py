@@ -415,12 +415,19 @@ _ROWS: tuple[Context, ...] = (
         rf"\bauthorization(?:{QUOTE})?(?:\s?[:=]\s?(?:{QUOTE})?|[\s,]{{1,3}}{QUOTE}(?=(?:basic|bearer|token|apikey) ))"
         r"(?:(?P<scheme>(?:basic|token|bearer|ssws|apikey|negotiate|key) )|digest [^\n]{0,200}?\bresponse=[\\\"']{0,4}|"
         r"[a-z][\w-]{2,20} (?=[\w.~+/=-]*\d))?"
-        r"(?P<value>[\w.~+/=-]{6,})(?![\w.~+/=(\[-])",  # and no call
+        # behind a scheme any marks between its parts; and no call
+        r"(?P<value>(?(scheme)(?=[\w.~+/=|:!$%*^@#;-]{6})[\w.~+/=-]+(?:[|:!$%*^@#;]+[\w.~+/=-]+)*|[\w.~+/=-]{6,}))"
+        r"(?![\w.~+/=(\[-])",
         r"(?i:authorization[\\\"'`]{0,4}[\s:=,])",
         lambda match: (
             is_value(match)
             and (len(match["value"]) >= 8 or (bool(match["scheme"]) and is_mixed(match["value"])))
-            and ("=" in match["value"] or not match["value"].islower() or is_mixed(match["value"]))
+            and (
+                "=" in match["value"]
+                or not match["value"].islower()
+                or is_mixed(match["value"])
+                or looks_random(match["value"])
+            )
             and not match["value"].lower().endswith("authorization")  # another header
         ),
         r"(?i:authorization)",
