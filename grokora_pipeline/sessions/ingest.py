@@ -196,11 +196,15 @@ def _told_anew(work: _Work, tree: Scan, records: dict[str, FileRecord]) -> list[
     for name, record in (gone | records).items():
         if record.format in _SAYS_MORE:
             folder, base = os.path.split(name)
-            names[folder].append(base)
+            names[folder].append(f"{record.format}/{base}")
     found = []
     for file in tree.files if names else ():
         known = before.get(file.name)
-        if known and file.name not in records and (pattern := _BESIDE.get(known.format)):
+        # spans that have all their contents need no more of those that are uploaded all the time
+        is_whole = (
+            known and known.format == "otel" and all(reason != "contents_missing" for reason, *_ in known.problems)
+        )
+        if known and not is_whole and file.name not in records and (pattern := _BESIDE.get(known.format)):
             folder = os.path.dirname(file.name)  # noqa: PTH120 – a Path a file costs seconds
             near = (folder, os.path.dirname(folder))  # noqa: PTH120
             places = (*near, *(os.path.join(one, "verifier") for one in near))  # noqa: PTH118

@@ -194,6 +194,22 @@ def test_a_reward_and_a_sub_agents_type_that_are_written_later_reach_their_log(t
     assert report.version == run(logs, tmp_path / "3").version
 
 
+def test_contents_that_are_uploaded_beside_spans_later_are_read_and_then_looked_at_no_more(tmp_path: Path) -> None:
+    logs, names = tmp_path / "logs", ("input", "output")
+    said = {"gen_ai.operation.name": "chat"} | {f"gen_ai.{one}.messages_ref": f"file:///up/{one}.json" for one in names}
+    attributes = [{"key": key, "value": {"stringValue": value}} for key, value in said.items()]
+    span = {"traceId": "a" * 32, "spanId": "1", "name": "chat", "startTimeUnixNano": "1", "attributes": attributes}
+    write(logs / "spans.jsonl", {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]})
+    assert run(logs, tmp_path / "1").turns == 0
+    for name, role in zip(names, ("user", "assistant"), strict=True):
+        parts = [{"type": "text", "content": role}]
+        (logs / f"{name}.json").write_text(json.dumps([{"role": role, "parts": parts}]), encoding="utf-8")
+    report = run(logs, tmp_path / "2", tmp_path / "1")
+    assert (report.turns, report.version) == (1, run(logs, tmp_path / "3").version)
+    write(logs / "another.json", {"type": "text", "content": "x"})
+    assert run(logs, tmp_path / "4", tmp_path / "2").files_read == 1
+
+
 # --- replies, results and speakers under any name
 
 

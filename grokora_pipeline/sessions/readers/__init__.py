@@ -154,8 +154,8 @@ _NO_TRACES = "no reader knows its `traces`; give the session files that they wer
 class Format(NamedTuple):
     """A log format: how its first bytes look, how it is read, and what else that looks at.
 
-    `beside` tells the names of files beside a log, or in the folder above, that say more of it: a log is read again
-    when one of them comes, changes or goes.
+    `beside` tells the files beside a log, or in the folder above, that say more of it, as `format/name`: a log is read
+    again when one of them comes, changes or goes.
     """
 
     name: str
@@ -187,7 +187,7 @@ def _read_traces(source: Source) -> Iterator[Item]:
 
 FORMATS: tuple[Format, ...] = (
     *map(_conversation, conversations.SHAPES),
-    Format("openai_batch", batches.looks_like, batches.read, re.compile(r".*")),
+    Format("openai_batch", batches.looks_like, batches.read, re.compile(r"openai_batch/.*")),
     Format("recording", recordings.looks_like, recordings.read),
     Format("instructions", instructions.looks_like, instructions.read),
     Format("swarm_v2", swarm.looks_like, swarm.read),
@@ -195,20 +195,20 @@ FORMATS: tuple[Format, ...] = (
     Format("session_log", session_json.looks_like_log, session_json.read_log),
     Format("grokputer_log", global_log.looks_like, global_log.read),
     Format("collaboration", collaboration.looks_like, collaboration.read),
-    Format("claude_code", claude_code.looks_like, claude_code.read, re.compile(r".*\.meta\.json")),
+    Format("claude_code", claude_code.looks_like, claude_code.read, re.compile(r"companion/.*\.meta\.json")),
     Format("codex", codex.looks_like, codex.read),
     Format("pi", pi.looks_like, pi.read),
-    Format("strands", strands.looks_like, strands.read, re.compile(r"agent\.json")),
-    Format("otel", otel.looks_like, otel.read, re.compile(r".*")),
+    Format("strands", strands.looks_like, strands.read, re.compile(r"companion/agent\.json")),
+    Format("otel", otel.looks_like, otel.read, re.compile(r"companion/.*\.jsonl?")),
     Format("langfuse", langfuse.looks_like, langfuse.read),
     Format("litellm", litellm.looks_like, litellm.read),
     Format("mlflow", mlflow.looks_like, mlflow.read),
     Format("langsmith", langsmith.looks_like, langsmith.read),
-    Format("atif", atif.looks_like, atif.read, re.compile(r"result\.json|reward\.(?:txt|json)")),
+    Format("atif", atif.looks_like, atif.read, re.compile(r".*/(?:result\.json|reward\.(?:txt|json))")),
     Format("swe_agent", trajectories.looks_like_swe_agent, trajectories.read_swe_agent),
     _conversation(conversations.TAU),
     Format("openhands", openhands.looks_like, openhands.read),
-    Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini, re.compile(r"meta\.json")),
+    Format("mini_swe_agent", trajectories.looks_like_mini, trajectories.read_mini, re.compile(r"companion/meta\.json")),
     Format("recorded_halves", halves.looks_like, recordings.read),
     Format("chat_dataset", chat_datasets.looks_like, chat_datasets.read),
     _conversation(conversations.ITEMS),
