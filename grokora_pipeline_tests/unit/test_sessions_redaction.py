@@ -1647,6 +1647,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "https://api.example/v1/3fa85f64-5717-4562-b3fc-2c963f66afa6/members",
         "$password = getenv(x); $token = null; password <- read_password(); tokens[] = split(line)",
         "heroku release v123 a1b2c3d; GRAFANA=10.4.2-security-01; vercel: my-app-9x8y7z6w5-acme.vercel.app",
+        "    pass\n\n\nclass Klm5NextTextMLP(Qw2MoeMLP):\n    pass",
         f'("mark", "fg:#5f819d"),  # token in front of it\nput("{UNNAMED}")  # cache key',
         "xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx 12345678-abcd-efgh-ijkl-1234567890ab pod/acme-worker-7d4b9c6f5b-x2x9z",
         "getHTTPResponseAsJSONOrXMLFromURLById aBcIsNoNameOfAnythingButIsOfWords; Authorization: Bearer mytokenvalue",

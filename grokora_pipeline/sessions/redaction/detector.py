@@ -252,7 +252,9 @@ def is_scrambled(text: str) -> bool:
     return crossed >= 3 or (crossed > 0 and len(text) >= 20 and is_random_token(re.sub(r"[()\[\]{}]", "", text), 2.4))
 
 
-_OF_CODE = re.compile(r"[;,&?]\w+[=:]|[aA]-[zZ]|0-9|=>|\.\w+[(\[]|\(\w*\)|\$?\{\w*\}|\{\{|\.\.\.|://")
+_OF_CODE = re.compile(  # also the head of a class or a call of one name with another
+    r"\A[A-Za-z_]\w*\([A-Za-z_][\w.]*\)?:?\Z|[;,&?]\w+[=:]|[aA]-[zZ]|0-9|=>|\.\w+[(\[]|\(\w*\)|\$?\{\w*\}|\{\{|\.\.\.|://"
+)
 _RARE_MARKS = re.compile(r"[\[\](){}|,;%#^~@$!&*?]")
 _PAIR_OF_ONE_CASE = re.compile(r"(?=[a-z]{2}|[A-Z]{2}|\d\d)")
 _PAIR = re.compile(r"(?=[A-Za-z0-9]{2})")
