@@ -1587,6 +1587,10 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         ("The password is qX7|mR{2kT9vB now", "{2kT9vB"),
         ("<password>9+(3xRk;W53~jVd6QCM</password>", "W53~jVd6QCM"),
         ("[DEBUG] Using Key=LRWaU8GK3f[yHG1TS$]bwKsIXdW21epH", "bwKsIXdW21epH"),
+        ("password: TLk|ZXbm?pC(gJ!e", "ZXbm?pC(gJ!e"),
+        ("The password is 87b3|xD|GmRRM@ now", "GmRRM@"),
+        ('{"password": "k(W${d,uB#r/7T"}', "uB#r/7T"),
+        (f"acme credentials: one two three zk_pr_{REST} and more", REST),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
@@ -1771,6 +1775,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '{"AWS::DataZone::Domain": "9f534c0412fb6e85", "AWS::DataSync::Task": "5ce0bc0a4a34bba5", '
         '"AWS::EC2::EIP": "9424cc2cdbe0ea3d", "AWS::EC2::Host": "04bf2d4bce59b6a5"}',
         "type={shown ? 'text' : 'password'} and type={hidden ? 'password' : 'text'}; the pass registry.",
+        "| Key | Module |\n|---|---|\n| OS key | [OS](os.html) |\n| A key | [Bar](x2.html){#b} |",
         "salt:r},Ht),i,8*(Gt[t]*2+2)),o=new; key=e.Kt[n](r2),t=Q8; secret:[a-zA-Z0-9/_+=.@]{1,2028}$; token: ${Ab1}",
         "ssh://git@code.example/acme/keys.git (push); host/web1.example.org@EXAMPLE.ORG; openssl@3--3.2.1.tar.gz",
         "WhatsApp-Image-2025-02-10-at-10.22.31.jpeg from http://169.254.169.254/latest/meta-data/",

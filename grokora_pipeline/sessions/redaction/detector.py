@@ -252,8 +252,9 @@ def is_scrambled(text: str) -> bool:
     return crossed >= 3 or (crossed > 0 and len(text) >= 20 and is_random_token(re.sub(r"[()\[\]{}]", "", text), 2.4))
 
 
-_OF_CODE = re.compile(  # also the head of a class or a call of one name with another
-    r"\A[A-Za-z_]\w*\([A-Za-z_][\w.]*\)?:?\Z|[;,&?]\w+[=:]|[aA]-[zZ]|0-9|=>|\.\w+[(\[]|\(\w*\)|\$?\{\w*\}|\{\{|\.\.\.|://"
+_OF_CODE = re.compile(  # the head of a class or a call of one name, the next name, a range, a call, a template, a link
+    r"\A[A-Za-z_]\w*\([A-Za-z_][\w.]*\)?:?\Z|[;,&?](?:[A-Za-z_]{3,}\w*[=:]|[a-z]\w?=)|[aA]-[zZ]|0-9|=>|"
+    r"\.\w+[(\[]|\(\w*\)|\$?\{\w*\}|\{\{|\]\(|\.\.\.|://"
 )
 _RARE_MARKS = re.compile(r"[\[\](){}|,;%#^~@$!&*?]")
 _PAIR_OF_ONE_CASE = re.compile(r"(?=[a-z]{2}|[A-Z]{2}|\d\d)")
@@ -266,10 +267,12 @@ def is_generated(text: str) -> bool:
     Of random strings of 20 characters, a sixth of them marks, 93 in 100 are; of 3,700 pages of programs and manuals
     none holds one behind a telling name (measured).
     """
-    if len(text) < 10 or not (_ALL_KINDS.match(text) and _RARE_MARKS.search(text)) or _OF_CODE.search(text):
+    marks = set(_RARE_MARKS.findall(text))
+    kinds = bool(_ALL_KINDS.match(text)) or len(marks.intersection("%#^~@$!&*?")) > 1
+    if len(text) < 10 or text.islower() or text.isupper() or not (marks and kinds) or _OF_CODE.search(text):
         return False
     pairs = len(_PAIR.findall(text))
-    mixed = pairs >= 4 and pairs - len(_PAIR_OF_ONE_CASE.findall(text)) >= 0.3 * pairs
+    mixed = len(marks) > 3 or (pairs >= 4 and pairs - len(_PAIR_OF_ONE_CASE.findall(text)) >= 0.3 * pairs)
     return mixed and chunk_length(text) <= 3 and word_share(text) <= 0.35
 
 

@@ -568,11 +568,12 @@ def is_chosen(match: re.Match[str]) -> bool:
 
 
 def _is_all_marks(match: re.Match[str]) -> bool:
-    """Whether a value is a password of marks; without quotes a comma may end it, hence brackets must be among them."""
+    """Whether a value is a password of marks; without quotes, where a comma may end it, of others than that one."""
     name, value = _whole_name(match), match["value"]
-    known = meaning(name) or name.lower() == "key"
-    brackets = match["quote"] or re.search(r"[\[\](){}]", value)
-    return bool(known) and (is_scrambled(value) or (bool(brackets) and is_generated(value)))
+    if not meaning(name) and name.lower() != "key":
+        return False
+    whole = match["quote"] or re.search(r"[\[\](){}|;]", value) or len(set(re.findall(r"[%#^~@$!&*?]", value))) > 2
+    return is_scrambled(value) or (bool(whole) and is_generated(value))
 
 
 OF_MARKS = detector(  # a password that no other pattern reads to its end
@@ -582,7 +583,7 @@ OF_MARKS = detector(  # a password that no other pattern reads to its end
     rf"(?P<value>(?(quote)(?:(?!(?P=quote))[^\s\\]){{10,98}}(?=(?P=quote))|"
     # up to the next field of a form, of a connection string
     r"[^\s\"'`\\<>]{9,97}?[^\s\"'`\\<>.,;:)\]}](?=[;&][A-Za-z]\w*=|[.,;:)\]}]{0,9}(?:[\s\"'`\\<>]|\Z))))",
-    rf"(?i:(?:{TELLING_HINT}|\bkey\b)[\w-]{{0,24}}[^\w\n][^\n]{{0,20}}?[^\s\\]{{0,98}}[\[\](){{}}|,;])",
+    rf"(?i:(?:{TELLING_HINT}|\bkey\b)[\w-]{{0,24}}[^\w\n][^\n]{{0,20}}?[^\s\\]{{0,98}}[\[\](){{}}|,;%#^~@$!&*?])",
     "value",
     accept=_is_all_marks,
     flags=re.IGNORECASE,
@@ -622,7 +623,7 @@ _ASSIGNED = detector(
     anchored=True,
     gate=TELLING_GATE,
 )
-_NEAR = "key|token|secret|credential|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt"
+_NEAR = "key|token|secret|credentials?|cookie|pass(?:w[a-z]+)?|pwd|auth|signature|licen[cs]e|salt|hmac|jwt"
 _NEAR_A_WORD = detector(
     "high_entropy",
     # of two such words, as in `secret/acme key=x`, the second one; the hint takes both for one place
