@@ -1591,6 +1591,10 @@ UNNAMED = "c2f7a91e0b6d4835e1f09a7c5d3b8264"
         ("The password is 87b3|xD|GmRRM@ now", "GmRRM@"),
         ('{"password": "k(W${d,uB#r/7T"}', "uB#r/7T"),
         (f"acme credentials: one two three zk_pr_{REST} and more", REST),
+        ("sshpass -p 'kgMWGdyVqv=|J4TR' ssh bob@h", "J4TR"),
+        ("redis-cli -a '~Zm7d,K4bR5;rP^' ping", "rP^"),
+        ("machine acme.example login bob password W4|k7Rd{2xQm", "{2xQm"),
+        ("auth=('bob', 'Tq8;MjS|n2Vo')", "n2Vo"),
     ],
 )
 def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:

@@ -14,6 +14,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     Context,
     contexts,
     detector,
+    is_generated,
     is_hash,
     is_mixed_value,
     is_phrase,
@@ -182,7 +183,7 @@ def _is_argument(match: re.Match[str]) -> bool:
     """Whether a quoted text, or a word that has more than letters, is a password: no file, and no example's."""
     value = match["value"]
     file = re.search(r"^[~./]|\.(?:[A-Za-z]\w{0,3}|\d\d+)\Z", value) and not _DOTTED.fullmatch(value)
-    if not is_value(match) or file or value.lower() in _EXAMPLES:
+    if not is_value(match) or (file and not is_generated(value)) or value.lower() in _EXAMPLES:
         return False
     return bool(match["quote"]) or is_mixed_value(match)
 

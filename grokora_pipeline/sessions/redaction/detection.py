@@ -15,6 +15,7 @@ import orjson
 
 from grokora_pipeline.sessions.redaction import cuts, detectors, published
 from grokora_pipeline.sessions.redaction.detector import (
+    EAST,
     FILLER,
     PLACEHOLDER,
     TELLING,
@@ -56,6 +57,11 @@ _KEY_PART = re.compile(
 )  # of several that marks join
 _MORE_PARTS = re.compile(r"(?:-[A-Za-z0-9]{4,})+(?![\w.])|(?:_(?=[A-Za-z]{0,8}\d)[A-Za-z0-9]{4,})+(?![\w.])")
 _KEY_REST = re.compile(r"[A-Za-z0-9_-]*={0,2}")
+_MARKED_REST = re.compile(  # of a password: marks and what is no word behind them, up to a space or a quote
+    rf"(?![)\]}}][,.;:)\]}}]|[;,&][A-Za-z]\w*=)[^\w\s\"'`\\<>{EAST}](?=[^\s\"'`\\<>]{{0,40}}(?:\d|[a-z][A-Z]|[A-Z][a-z]?[A-Z]))"
+    rf"[^\s\"'`\\<>{EAST}]{{1,80}}(?<![.,;:)\]}}])"
+)
+_ADDRESS_BEFORE = re.compile(r"://\S*\Z")
 _OF_A_LETTER = re.compile(r"(?i)%(?:3\d|[46][1-9a-f]|[57][0-9a])")  # or a digit: no URL escapes it
 _MOST_ESCAPES = 3  # of an address in an address in an address
 _OPENING, _CLOSING = "\u201c\u201d\u201e\u00ab\u300c\u300e", "\u201c\u201d\u00bb\u300d\u300f"
@@ -251,7 +257,7 @@ class _Draft:
         end = 0
         for finding in findings:
             kind = "encoded" if finding.encoded else finding.kind
-            stop = _key_end(text, finding.end)
+            stop = _key_end(text, finding.start, finding.end)
             if text[stop : stop + 1] in text[finding.start : stop] and (more := _MORE_PARTS.match(text, stop)):
                 stop = more.end()  # of a key of several parts the rule may know the first ones
             pieces += [text[end : finding.start], self._token("SECRET", kind, text[finding.start : stop])]
@@ -278,7 +284,7 @@ class _Draft:
                 continue
             kind = "passphrase" if detector.kind == "password" and is_phrase(value) else detector.kind
             pieces += [text[end:start], self._token(detector.family, kind, value)]
-            end = _key_end(text, stop) if detector.family == "SECRET" and stop == match.end() else stop
+            end = _key_end(text, start, stop) if detector.family == "SECRET" and stop == match.end() else stop
         return "".join((*pieces, text[end:]))
 
     def _forget(self, known: int) -> None:
@@ -338,14 +344,20 @@ def _is_secret_member(name: str, value: str, means: Meaning) -> bool:
     return not public and is_secret(means, value, quoted=True)
 
 
-def _key_end(text: str, end: int) -> int:
-    """Where a key ends that is longer than its rule knows: a rule's end within a word is not the key's."""
+def _key_end(text: str, start: int, end: int) -> int:
+    """Where a key ends that is longer than its rule knows: a rule's end within a word is not the key's.
+
+    Nor is one at a mark of a password that goes on in like manner; in an address marks part it from what follows.
+    """
     rest = _KEY_REST.match(text, end)
     end = rest.end() if rest and text[end - 1 : end + 1].isalnum() and len(text) > end else end
     while (part := _KEY_PART.match(text, end)) and (
         (part[0][0] in ":|" and looks_random(part[0][1:])) or is_high_entropy(part[0][1:], 3.0)
     ):
         end = part.end()
+    more = _MARKED_REST.match(text, end)
+    if more and is_generated(text[start : more.end()]) and not _ADDRESS_BEFORE.search(text, max(0, start - 200), start):
+        end = more.end()
     return end
 
 

@@ -160,8 +160,8 @@ def is_plain_password(text: str) -> bool:
 
 
 def is_value(match: re.Match[str]) -> bool:
-    """Whether the value of a match stands in for none."""
-    return not NOT_A_SECRET.fullmatch(match["value"])
+    """Whether the value of a match stands in for none; what a generator made may begin as a template does."""
+    return not NOT_A_SECRET.fullmatch(match["value"]) or is_generated(match["value"])
 
 
 def is_mixed_value(match: re.Match[str]) -> bool:
