@@ -573,6 +573,11 @@ def test_the_system_prompt_of_any_api_arrives_with_the_messages_that_stand_besid
     assert told(document(tmp_path, written(*map(json.dumps, api)))) == ["s:S u:Q -> A (whole)"]
 
 
+def test_a_span_whose_parent_is_named_oddly_is_read(tmp_path: Path) -> None:
+    span = {"type": "llm", "span_id": ["1"], "parent_id": {"x": 1}, "input": {"messages": ASKED}, "output": SAID}
+    assert told(document(tmp_path, {"spans": [span]})) == ["s:S u:Q -> A (whole)"]
+
+
 @pytest.mark.parametrize("name", ["system", "system_prompt", "systemPrompt", "system_message", "instructions"])
 def test_a_system_prompt_beside_chat_messages_is_the_first_of_them(tmp_path: Path, name: str) -> None:
     assert told(read_lines(tmp_path, {name: "S", "messages": ASKED[1:], "response": "A", "model": "m"})) == [

@@ -286,9 +286,9 @@ def inside(value: Json, above: Json | None = None, depth: int = 0) -> Iterator[J
         for member in value.values():
             listed = member if isinstance(member, list) else [member]
             below = [as_object(one) for part in listed for one in (part if isinstance(part, list) else [part])]
-            agents = {one.get("span_id"): one.get("name") for one in below if one.get("type") == "agent"}
+            agents = {name_text(one.get("span_id")): one.get("name") for one in below if one.get("type") == "agent"}
             for one in below:
-                by = agents.get(one.get("parent_id")) if one.get("parent_id") else None
+                by = agents.get(name_text(one.get("parent_id"))) if one.get("parent_id") else None
                 yield from inside(one, facts | ({"agent": by} if by else {}), depth + 1)
 
 
