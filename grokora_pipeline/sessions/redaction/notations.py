@@ -445,6 +445,12 @@ _ROWS: tuple[Context, ...] = (
         lambda match: bool(_COOKIE.search(match["value"])),
         r"(?i:cookies?[^a-z])",
     ),
+    (  # any name in the query of a URL, before the next one
+        rf"[?&](?P<name>[\w.-]{{0,40}}(?:{TELLING})\w{{0,24}})=(?P<value>[^\s&\"'`<>\\#{{}}]{{6,200}})(?=&)",
+        rf"(?i:[?&][\w.-]*(?:{TELLING_HINT})\w*=)",
+        lambda match: is_named(match) and is_mixed_value(match),
+        TELLING_GATE,
+    ),
     (  # the query of a URL
         r"[?&;](?:pass|pw|sig|signature|key|code|auth|appid|X-Amz-(?:Signature|Credential|"
         r"Security-Token))=(?P<value>[\w.~%+/-]{6,}={0,2})",

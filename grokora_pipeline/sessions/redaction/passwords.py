@@ -57,7 +57,8 @@ _APP_PASSWORD = re.compile(r"(?:[a-z]{4}[ -]){3}[a-z]{4}")  # of Google and Appl
 _SEED_WORD = re.compile(r"[a-z]+")
 _SHORT_NAMES = {"pass", "pw", "pin", "secret"}
 _SEPARATOR = re.compile(
-    r"[\W_]*(?:(?:is|was|s|to|with|as|str|string|byte|value|token|key|secret|hex|provided)[\W_]+){0,3}", re.IGNORECASE
+    r"[\W_]*(?:(?:is|was|s|to|with|as|str|string|byte|value|token|key|secret|hex|it|has|been|created|generated|now|for|you|provided)[\W_]+){0,3}",
+    re.IGNORECASE,
 )
 _WORD_BEFORE = re.compile(r"[A-Za-z]+ \Z")
 _NAME_BEFORE, _VALUE_AFTER = re.compile(r"[\w$\]'\"], ?\Z"), re.compile(r"[\"'`], ?[\"'`]")
@@ -361,6 +362,9 @@ _LOOSELY = (  # what stands between other words, too
 )
 _APART = (  # what a page, a protocol, a prompt, a table or a declaration puts between a name and a value
     r"[ :]{0,3}(?:\s{0,24}</?[a-z][^<>\n]{0,80}>){1,6}\s{0,20}",  # <td>password</td><td>x</td>
+    # <label>password</label><input value="x"
+    rf"[ :*]{{0,3}}</label>\s{{0,24}}(?:<[a-z][^<>\n]{{0,80}}>\s{{0,8}}){{0,2}}"
+    rf"<input\b[^<>\n]{{0,120}}?\bvalue=(?={QUOTE})",
     r">\s{0,20}<!\[CDATA\[",
     r" ?(?:[\[(][^\[\]()\n]{0,24}[\])] ?[:>]|[>\u2026\u203a\u276f]) ",  # password [none]: x
     # a field of a form with its headers

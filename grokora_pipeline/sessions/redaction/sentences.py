@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from grokora_pipeline.sessions.redaction.detector import (
     PHRASE,
     QUOTE,
+    TELLING,
     TELLING_GATE,
+    TELLING_HINT,
     VALUE,
     VALUE_OR_PHRASE,
     Context,
@@ -148,6 +150,17 @@ _ROWS: tuple[Context, ...] = (
         rf"with|send-keys|sendline)[sd]?[ (][^\n]*(?:{SPOKEN}))",
         lambda match: (
             is_value(match) if match["quote"] else is_mixed_value(match) and not _ORDINARY.match(match["value"])
+        ),
+        TELLING_GATE,
+    ),
+    (  # type "x1" into the field "API key", Type[x1] in textbox 'Password'
+        rf"\b(?:type|typed|fill|input|enter|paste)s?[ (\[](?P<quote>{QUOTE})?(?P<value>[^\s\"'`\\\[\]]{{6,98}})"
+        rf"(?:{QUOTE})?[\])]? (?:in|into) (?:[\w-]{{1,16}} ){{0,3}}{QUOTE}[\w /-]{{0,24}}?"
+        rf"(?P<name>(?:{TELLING})\w{{0,16}})",
+        rf"(?i:(?:type|typed|fill|input|enter|paste)s?[ (\[][^\n]* (?:in|into) [^\n]*(?:{TELLING_HINT}))",
+        lambda match: (
+            is_value(match)
+            and (looks_random(match["value"]) or (meaning(match["name"]) == "password" and is_strong(match)))
         ),
         TELLING_GATE,
     ),

@@ -23,6 +23,7 @@ _FIELD_NAMES = (
 )
 _TELLING = re.compile(TELLING, re.IGNORECASE)
 _OPEN_END = re.compile(r"[ \n]\Z")
+_LABELS = ("label", "field", "placeholder", "into", "description", "element")
 _SELECTORS = ("selector", "locator", "target", "element", "xpath")
 _DESCRIBES = re.compile(r"(?i)(?:id|at|time|date|url|uri|host|port|user|name|type|expir\w*|hash|scopes?|email)\Z")
 _KEY_OF = re.compile(r"(?i)(?:api|auth|access|secret|private|licen[cs]e|encryption|signing|account|client)\Z")
@@ -236,6 +237,10 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
         end = re.findall(r"[\w-]+", str(members.get(one, "")))[-1:]
         if end and meaning(end[0]) in {"key", "password"}:
             return dict.fromkeys(typed, end[0])
+    for one in _LABELS:  # API key
+        label = members.get(one)
+        if isinstance(label, str) and meaning(label) in {"key", "password"} and not NO_FIELD.search(label):
+            return {name: label for name in typed if looks_random(str(members[name]))}
     if _OF_A_COOKIE.intersection(members):
         return {"value": "cookie"}
     entry = next((members[name] for name in ("name", "key", "Name", "Key", "ParameterKey") if name in members), None)
