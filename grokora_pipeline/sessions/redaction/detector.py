@@ -28,7 +28,7 @@ TELLING = (
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
 TELLING_GATE = f"(?i:{TELLING_HINT})"
 NOT_A_SECRET = re.compile(
-    r"(?:none|null|true|false|undefined|values?|my[-_]key|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN|TODO|TBD|FIXME)|[\w-]{0,12}\.{3}\w{0,6}|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+|x{3,}|\.{3,}|"
+    r"(?:none|null|true|false|undefined|values?|my[-_]key|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN|TODO|TBD|FIXME)|[\w-]{0,12}\.{3}\w{0,6}|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+(?:[A-Z]+[*]+)?|x{3,}|\.{3,}|"
     r"\$\{.*|\$\(.*|\$[a-z_:]+-?|\$(?:\w+::)+\w+.*|(?:\$\d)+|0x[0-9a-f]{1,8}|0x[0-9a-f]{1,16}u?l{1,2}|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
     r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|n?(?:var)?char2?\(?\d*\)?|"
     r"http/\d[.\d]*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d(?:[T\x20][\d:.,Z+-]+)?|aws4-hmac-.*|s-1-\d+(?:-\d+)+|"

@@ -84,7 +84,7 @@ _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of w
     "pad eos bos unk sep cls mask max min num next page continuation stop special first last prev end start "
     "host crew agent tool step run job workflow flow node graph state thread memory doc document file asset image "
     "logical "
-    "trace event shift ctrl alt enter return escape socket meta"
+    "trace event shift ctrl alt enter return escape socket meta tag kms"
 )
 # the same before "token" and "tokens": of texts and pages; a job's or an agent's token is a secret
 _HARMLESS_TOKENS = word_set(

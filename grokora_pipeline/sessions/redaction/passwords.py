@@ -86,7 +86,7 @@ _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a te
     r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}(?::[A-Za-z_]+)?\Z|[au]rn:[\w:/.*-]+\Z|"
     r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|[\w.+-]+\.(?:whl|tar\.\w{2,3}|tgz|zip|jar|deb|rpm)\Z|"
     r"[a-z]+(?:/[a-z_-]+)+\Z|"
-    r"(?=.*/\[\d)[A-Za-z_]+(?:/(?:[A-Za-z_]+|\[\d{1,3}\]))+\Z|[a-z]+_[a-z_]+/\d\Z|(?:!\w[\w-]*:)+!\w[\w-]*\Z|"
+    r"(?=.*/\[\d)[A-Za-z_]+(?:/(?:[A-Za-z_-]+|\[\d{1,3}\]))+\Z|[a-z]+_[a-z_]+/\d\Z|(?:!\w[\w-]*:)+!\w[\w-]*\Z|"
     r"[a-z_]+(?:\|[a-z_]+(?::[\w,.]+)?)+\Z|"  # the rules of a validator
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
@@ -535,7 +535,7 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
     ends = {"client", "api"} if named.group("name")[0].isupper() else {"client"}
     if not ends.isdisjoint(words[-1:]) and named.group("between")[0] == "(":  # new AcmeClient("x")
         return True
-    if not _ID_WORDS.isdisjoint(words):
+    if not _ID_WORDS.isdisjoint(words) or words[-1:] == ["import"]:
         return False
     known, joined = providers(), re.sub(r"\A(?:get|new|use|with)", "", "".join(words))
     if not known.isdisjoint(words) or any(joined[:length] in known for length in range(5, len(joined) + 1)):

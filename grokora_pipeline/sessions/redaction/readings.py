@@ -29,7 +29,7 @@ _MARGINS = tuple(
 _DIGITS, _MARGIN_ENDS = re.compile(r"\d+", re.ASCII), " \t|:]>"
 _INDENT = re.compile(r"[ \t]*")
 _STARTED = re.compile(
-    rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]|(?:https?|ssh)://|[a-z]+(?:-[a-z]+)+=", re.ASCII
+    rf"{_MARGINS[0].pattern}|[ \t]*\d{{1,6}}[\t\u2192]|(?:https?|ssh)://|[a-z]+(?:-[a-z]+)+(?:=|: )", re.ASCII
 )  # no line that goes on begins so
 _RESOURCE = re.compile(r"[au]rn:")  # its name begins so, and goes on
 _LABEL = re.compile(r"(?:[A-Z][a-z]+)+[:=\s]")  # behind a small letter no rest of a word
