@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import re2
 from mnemonic import Mnemonic
@@ -137,10 +137,23 @@ def contexts(rows: Iterable[Context]) -> tuple[Detector, ...]:
     )
 
 
+@cache
+def re2_pattern(pattern: str | bytes) -> Any:
+    """A pattern with room for its automaton: what does not fit is built again and again."""
+    return re2.compile(pattern, re2_options())
+
+
+def re2_options() -> Any:
+    """Those of all patterns."""
+    options = re2.Options()
+    options.max_mem = 256 << 20
+    return options
+
+
 def hint_starts(hint: str, text: str) -> Iterator[int]:
     """Where a hint stands in a text, in characters."""
     whole = text if text.isascii() else text.encode("utf-8", "replace").decode()  # RE2 refuses lone surrogates
-    return (match.start() for match in re2.finditer(hint, whole))
+    return (match.start() for match in re2_pattern(hint).finditer(whole))
 
 
 def is_phrase(text: str) -> bool:

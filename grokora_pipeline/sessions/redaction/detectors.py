@@ -10,7 +10,15 @@ import orjson
 import re2
 
 from grokora_pipeline.sessions.redaction import commands, cuts, notations, passwords, personal, sentences, tables
-from grokora_pipeline.sessions.redaction.detector import PLACEHOLDER, TELLING_GATE, Detector, hint_starts, wallet_words
+from grokora_pipeline.sessions.redaction.detector import (
+    PLACEHOLDER,
+    TELLING_GATE,
+    Detector,
+    hint_starts,
+    re2_options,
+    re2_pattern,
+    wallet_words,
+)
 from grokora_pipeline.sessions.redaction.passwords import SEED_PHRASE
 from grokora_pipeline.sessions.redaction.published import published_findings
 from grokora_pipeline.sessions.redaction.tokens import (
@@ -66,28 +74,16 @@ def detectors() -> tuple[Detector, ...]:
     return (*tokens(), *chain.from_iterable(_PASSWORDS), passwords.BESIDE_A_PROVIDER, *PERSONAL, *_BY_LOOKS)
 
 
-def _options() -> Any:
-    """Room for the automaton of a pattern: what does not fit is built again and again."""
-    options = re2.Options()
-    options.max_mem = 256 << 20
-    return options
-
-
-def _re2(pattern: str) -> Any:
-    """A pattern over bytes."""
-    return re2.compile(pattern.encode(), _options())
-
-
 @cache
 def _gate() -> Any:
     """All gates, and what is no detector's but the redactor looks into, as one RE2 pattern."""
     gates = dict.fromkeys(one.gate or one.hint for one in detectors() if one not in _BY_LOOKS)
-    return _re2("|".join([*gates, _ESCAPED, _MEMBERS]))
+    return re2_pattern("|".join([*gates, _ESCAPED, _MEMBERS]).encode())
 
 
 @cache
 def _telling() -> Any:
-    return _re2(TELLING_GATE)
+    return re2_pattern(TELLING_GATE.encode())
 
 
 def is_telling(text: str) -> bool:
@@ -104,12 +100,13 @@ def _groups() -> tuple[tuple[Any, tuple[tuple[Any, tuple[Detector, ...]], ...]],
     for group in (tokens(), *_PASSWORDS, (passwords.BESIDE_A_PROVIDER,), PERSONAL):
         sets = []
         for start in range(0, len(group), _HINTS_IN_A_SET):
-            hints = re2.Set.SearchSet(_options())
+            hints = re2.Set.SearchSet(re2_options())
             for one in group[start : start + _HINTS_IN_A_SET]:
                 hints.Add(one.hint)
             hints.Compile()
             sets.append((hints, group[start : start + _HINTS_IN_A_SET]))
-        groups.append((_re2("|".join(dict.fromkeys(one.gate or one.hint for one in group))), tuple(sets)))
+        gates = "|".join(dict.fromkeys(one.gate or one.hint for one in group))
+        groups.append((re2_pattern(gates.encode()), tuple(sets)))
     return tuple(groups)
 
 
@@ -144,21 +141,21 @@ def _streams(text: bytes) -> Iterator[bytes]:
 @cache
 def _streamed() -> Any:
     """What a text has that holds the chunks of a stream, whatever words they are cut from."""
-    return _re2(
-        r"(?i:delta|partial|chunk|keypress|keydown|key_?event|"
-        r"(?:parts|output|stdout|data)\\*\": ?\[|\\*\"[oi]\\*\", ?\\*\")"
+    return re2_pattern(
+        rb"(?i:delta|partial|chunk|keypress|keydown|key_?event|"
+        rb"(?:parts|output|stdout|data)\\*\": ?\[|\\*\"[oi]\\*\", ?\\*\")"
     )
 
 
 @cache
 def _wraps() -> Any:
     """Where a terminal may have cut a word: a long line of JSON text that ends and goes on without a space."""
-    return _re2(r"[^\\\n]{39}[\w+/=.:\"'-]\\{1,4}n[\w+/=.:\\\"'-]")
+    return re2_pattern(rb"[^\\\n]{39}[\w+/=.:\"'-]\\{1,4}n[\w+/=.:\\\"'-]")
 
 
 @cache
 def _run() -> Any:
-    return _re2(r"[A-Za-z0-9+/_.~-]{20,}")
+    return re2_pattern(rb"[A-Za-z0-9+/_.~-]{20,}")
 
 
 @lru_cache(maxsize=8192)  # paths and names come again and again
@@ -182,7 +179,7 @@ def _has_high_entropy(text: bytes) -> bool:
 
 @cache
 def _words() -> Any:
-    return _re2(SEED_PHRASE.hint)
+    return re2_pattern(SEED_PHRASE.hint.encode())
 
 
 def _has_seed_phrase(text: bytes) -> bool:
