@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from grokora_pipeline.sessions.redaction.detector import (
+    EAST,
     PHRASE,
     QUOTE,
     TELLING,
@@ -200,6 +201,12 @@ def _is_flag_value(match: re.Match[str]) -> bool:
     return word and is_value(match) and bool(end or re.search(r"\s--?\w+[ =]\S+\s*\Z", before))
 
 
+def _is_metavariable(match: re.Match[str]) -> bool:
+    """Whether a help text names the value of a flag: `--key KEYFILE`, `--token token`, `--sign-keyid=key-id`."""
+    value, name = (re.sub(r"[\W_]", "", one) for one in (match["value"], match["name"]))
+    return not match["quote"] and ((value.isalpha() and value.isupper()) or name.lower().endswith(value.lower()))
+
+
 _ROWS: tuple[Context, ...] = (
     (
         rf"(?:(?<![\w.-])(?:{_ANY_WORDS})[ =]|{_INPUT} ?(?:\$(?=[\"'\\]))?){_VALUE}",
@@ -232,6 +239,7 @@ _ROWS: tuple[Context, ...] = (
         # of one dash only those of a password: keytool -keypass x
         lambda match: (
             (meaning(match["name"]) == "password" if match[0][1] != "-" else bool(meaning(match["name"])))
+            and not _is_metavariable(match)
             and _is_flag_value(match)
         ),
         TELLING_GATE,
@@ -330,6 +338,7 @@ _ABOUT_HASHES = re.compile(
     r"\bgit\b(?! config)|docker (?!exec)|sha\d|md5|hash|commit|public|fingerprint|checksum|digest|\bids?\b|[-_]id\b",
     re.IGNORECASE,
 )
+_OF_THE_EAST = re.compile(f"[{EAST}]")  # a sentence, whose words no spaces part
 _PRINTED_PASSWORD = re.compile(rf"{_PRINTING}|pass|pwd|\bpw\b|secret|geslo", re.IGNORECASE)
 _LABEL = re.compile(rf"(?i)\s*(?:[\w'-]{{1,16}} ){{0,2}}(?:{SPOKEN}):?\s*")  # of a field, alone in its line
 _CONSTANT = re.compile(
@@ -361,6 +370,9 @@ def _is_printed(match: re.Match[str]) -> bool:
         or re.search(r"[A-Z]-----\s*\Z", asked)  # of a signature or a certificate
         or _NEXT_STRING.search(asked)
         or "\x1b" in value
+        or _OF_THE_EAST.search(value)
+        or (value.isalpha() and not value.isascii())
+        or re.fullmatch(r"\w+\)+;?", value)  # the end of a call
     ):
         return False
     if "/" in value:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import re2
@@ -28,16 +29,17 @@ TELLING = (
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
 TELLING_GATE = f"(?i:{TELLING_HINT})"
 NOT_A_SECRET = re.compile(
-    r"(?:none|null|true|false|undefined|values?|my[-_]key|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN|TODO|TBD|FIXME)|[\w-]{0,12}\.{3}\w{0,6}|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+(?:[A-Z]+[*]+)?|x{3,}|\.{3,}|"
+    r"(?:none|null(?:ptr|opt)?|undef|true|false|undefined|values?|my[-_](?:key|value)s?\d?(?:[,=].*)?|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN|TODO|TBD|FIXME)|[\w-]{0,12}\.{3}\w{0,6}|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+(?:[A-Z]+[*]+)?|x{3,}|\.{3,}|"
     r"\$\{.*|\$\(.*|\$[a-z_:]+-?|\$(?:\w+::)+\w+.*|(?:\$\d)+|0x[0-9a-f]{1,8}|0x[0-9a-f]{1,16}u?l{1,2}|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
     r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|n?(?:var)?char2?\(?\d*\)?|"
-    r"http/\d[.\d]*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d(?:[T\x20][\d:.,Z+-]+)?|aws4-hmac-.*|s-1-\d+(?:-\d+)+|"
+    r"http/\d[.\d]*|[~^]?v?\d{1,3}(?:\.\d{1,4}){2}(?:-[a-z]+[.\d]*)?|(?:change|replace|fill|insert)[-_](?:me|this|it)(?:[-_]\w+)*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d(?:[T\x20][\d:.,Z+-]+)?|aws4-hmac-.*|s-1-\d+(?:-\d+)+|"
     r"same-origin|same-site|cross-origin|anonymous|\[[A-Za-z_ ]+\]|"
     r"(?:(?:hmac|with|scram|pbkdf|sha|md|aes|rsa|ecdsa|des|[rhep]s|ed|x)[-_/]?\d{0,5}[-_/]?)+(?:[a-z]{2,4}\d{0,3})?|"
     r"unspecified|files|compat|--[a-z][\w-]*|\d{1,5}/(?:tcp|udp)|[\w-]+/\d+(?:\.\d+)+|[-=~_#+.|:]+|"
     r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|\x1b\[.*|https?:.*)",  # also what an escaped sign or a colour begins with
     flags=re.IGNORECASE,
 )
+IN_MANUALS = frozenset({"password", "passwd", "pass", "pwd", "username"})  # where a manual shows how to hand one over
 QUOTE = r"(?:\\{0,3}[\"'`]|\"\"|''|'\\'')"  # doubled in CSV, SQL and YAML, interrupted in a shell
 EAST = "\u3000-\u9fff\uac00-\ud7a3\uff00-\uffef"  # no password has them, and no space stands before them
 # up to a space, a quote, or the end of a sentence
@@ -63,7 +65,10 @@ _OF_SENTENCES = word_set(  # no passphrase has them; few sentences, messages and
     "production staging test tests testing dev config configuration settings setting option options env environment "
     "variable variables example sample one two three una uno los las del por para con que como est les des une pour "
     "dans sur der die das und ist ein eine nicht mit von bitte deine ihre nova nuevo nueva nouveau neues het een van "
-    "voor deve pelo menos muito mais almeno debe deben doit muss musi sua seu suas tua tuo"
+    "voor deve pelo menos muito mais almeno debe deben doit muss musi sua seu suas tua tuo "
+    "wird werden wurde wurden auch kein keine sind oder wenn zum zur sich darf kann nur yang untuk dengan atau tidak "
+    "akan wordt niet zijn moet naar ook dit dat che sono della delle nel gli que pero esta este och att det som inte "
+    "ett ska ikke skal til jest przez oraz dla nebo jako bir ile sunt pentru vous avec qui pas sera"
 )
 _SENTENCE = rf"(?:[a-z]{{1,12}}[ -]){{0,9}}(?:{'|'.join(sorted(_OF_SENTENCES))}|{FOREIGN})(?![a-z])"
 _WORD = "(?-i:[a-z]{3,12})"
@@ -161,6 +166,11 @@ def is_phrase(text: str) -> bool:
     return bool(_PHRASE.fullmatch(text))
 
 
+def is_of_sentences(word: str) -> bool:
+    """Whether a word is one that sentences about secrets have and no passphrase has."""
+    return word.lower() in _OF_SENTENCES
+
+
 _INFLECTED = re.compile(r"(?:ing|ed|ly|ory|tions?|able|ible|ional|ment|ness|ity|less|ive|ous|ful|lich|keit|ung)\Z")
 
 
@@ -181,7 +191,8 @@ def is_mixed_value(match: re.Match[str]) -> bool:
     """The same for a value that is no plain word: a phrase, or letters and digits, or marks between short parts."""
     value = match["value"]
     mixed = is_mixed(value) or (len(value) >= 8 and chunk_length(value) <= 3) or is_phrase(value)
-    return mixed and is_value(match) and not value.endswith("/")  # a folder
+    constant = re.fullmatch(r"[A-Z][A-Z\d]*(?:_[A-Z\d]*[A-Z]){2,}", value) and word_share(value) > 0.6
+    return mixed and is_value(match) and not constant and not value.endswith("/")  # a folder
 
 
 def entropy(text: str) -> float:
@@ -266,7 +277,7 @@ def is_scrambled(text: str) -> bool:
 
 
 _OF_CODE = re.compile(  # the head of a class or a call of one name, the next name, a range, a call, a template, a link
-    r"\A[A-Za-z_]\w*\([A-Za-z_][\w.]*\)?:?\Z|[;,&?](?:[A-Za-z_]{3,}\w*[=:]|[a-z]\w?=)|[aA]-[zZ]|0-9|=>|"
+    r"_[A-Z\d]+\(|\A[A-Za-z_]\w*\([A-Za-z_][\w.]*\)?:?\Z|[;,&?](?:[A-Za-z_]{3,}\w*[=:]|[a-z]\w?=)|[aA]-[zZ]|0-9|=>|"
     r"\.\w+[(\[]|\(\w*\)|\$?\{\w*\}|\{\{|\]\(|\.\.\.|://"
 )
 _RARE_MARKS = re.compile(r"[\[\](){}|,;%#^~@$!&*?]")
@@ -289,6 +300,12 @@ def is_generated(text: str) -> bool:
     return mixed and chunk_length(text) <= 3 and word_share(text) <= 0.35
 
 
+def _counts(text: str) -> bool:
+    """Whether the bytes of a hexadecimal string count in equal steps, as those of tests do: 00010203, 00112233."""
+    whole = bytes.fromhex(text) if len(text) % 2 == 0 and text.isalnum() else b""
+    return len({(after - before) % 256 for before, after in pairwise(whole)}) == 1
+
+
 def looks_random(text: str) -> bool:
     """Whether a value beside a telling name is no word, number, version, path or piece of a program."""
     if _UUID_OF_DIGITS.fullmatch(text):
@@ -300,7 +317,7 @@ def looks_random(text: str) -> bool:
     ):
         return False
     if len(text) >= 20 and is_hash(text):
-        return is_mixed(text) and len(set(text)) >= 6
+        return is_mixed(text) and len(set(text)) >= 6 and not _counts(text)
     parts = re.split(r"[^A-Za-z0-9]+", text)
     if len(parts) > 2 and all(len(part) <= 3 or part.isdigit() or is_wordlike(part) for part in parts):
         return False  # a dotted path, a name in kebab case
@@ -332,7 +349,7 @@ def is_random_token(text: str, limit: float = 2.75) -> bool:
 
     File names, identifiers, hashes, UUIDs and the paths of SVG pictures are none.
     """
-    if not _ALL_KINDS.match(text):
+    if not _ALL_KINDS.match(text.removeprefix("0x")):
         return False
     chars = Counter(text)  # counted in C: a picture in base64 has millions
     upper = sum(count for char, count in chars.items() if char.isupper())

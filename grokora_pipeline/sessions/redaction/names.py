@@ -89,7 +89,7 @@ _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of w
 # the same before "token" and "tokens": of texts and pages; a job's or an agent's token is a secret
 _HARMLESS_TOKENS = word_set(
     "public pub publishable cache idempotency dedup dedupe message lookup pad eos bos unk sep cls mask max min num "
-    "next page continuation stop special first last prev end start stop escape enter return request"
+    "next page continuation stop special first last prev end start stop escape enter return request lock change"
 )
 # ends that the word before them qualifies; `apitoken` says by itself what it is
 _PLAIN_ENDS = _SHORT_KEYS - {"apitoken", "sessionid"} | word_set("key token keys tokens auth signature cookie cookies")

@@ -3,6 +3,7 @@
 import re
 
 from grokora_pipeline.sessions.redaction.detector import (
+    IN_MANUALS,
     PHRASE,
     QUOTE,
     QUOTED,
@@ -223,7 +224,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?(directory){QUOTE}[^\"'`\n]{{0,80}}{QUOTE},\s{{0,30}}){QUOTE}(?P<value>{VALUE_OR_PHRASE})",
         r"(?i:(?:auth|cred(?:ential)?s)\s?[=:]\s?[(\[]|(?:BasicAuth|log_?in|sign_?in|\.auth(?:enticate)?|credentials?"
         r"|DirectoryEntry)\()",
-        is_value,
+        lambda match: is_value(match) and len(match["value"]) > 1 and match["value"].lower() not in IN_MANUALS,
         "",
     ),
     (  # HTTPBasicAuth("x", ""), auth: { username: "x", password: "" }: a key in the place of the user
@@ -238,7 +239,8 @@ _ROWS: tuple[Context, ...] = (
     (  # ConvertTo-SecureString -AsPlainText "x", set_password("x")
         r"(?:ConvertTo-SecureString (?:-(?:String|AsPlainText|Force) ){0,3}(?!-)|"
         rf"(?:\b|set_?|with)password\((?={QUOTE}))(?P<quote>{QUOTE})?(?:\{{\w{{2,12}}\}})?"
-        rf"(?P<value>(?(quote)(?:{PHRASE}|(?:(?!(?P=quote))\S){{4,120}})(?=(?P=quote))|{VALUE_OR_PHRASE}))(?! ?\w)",
+        rf"(?P<value>(?(quote)(?:{PHRASE}|(?:(?!(?P=quote))\S){{4,120}})(?=(?P=quote))|{VALUE_OR_PHRASE}))(?! ?\w|"
+        rf"{QUOTE}, ?{QUOTE})",
         r"(?i:ConvertTo-SecureString|password\([\\\"'`])",
         lambda match: is_value(match) and (is_generated(match["value"]) or not CODE.fullmatch(match["value"])),
         "",
@@ -308,7 +310,12 @@ _ROWS: tuple[Context, ...] = (
         rf"(?:{QUOTE}sha-?\d+{QUOTE},\s?)?b?{QUOTED}",
         r"(?i:(?:hashpw|bcrypt\.\w+|hash_?sync|compare_?sync|password_(?:hash|verify)|check_?pw|password\w*|pbkdf2\w*|"
         r"scrypt\w*|argon2\.\w+|derive_?key|aes_?cipher)\(\s?b?[\"'`\\])",
-        lambda match: is_value(match) and len(match["value"]) >= 4 and not _ALGORITHM.match(match["value"]),
+        lambda match: (
+            is_value(match)
+            and len(match["value"]) >= 4
+            and match["value"].lower() not in IN_MANUALS
+            and not _ALGORITHM.match(match["value"])
+        ),
         "",
     ),
     (  # AES.new(b"x", mode), new SecretKeySpec("x".getBytes(), "AES"), key = bytes.fromhex("x"), "x".toCharArray()

@@ -21,6 +21,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     is_hash,
     is_mixed,
     is_mixed_value,
+    is_of_sentences,
     is_phrase,
     is_plain_password,
     is_random,
@@ -81,7 +82,7 @@ CODE = re.compile(  # a name or a call in a program, not a value
 
 _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a template, a regular expression
     r"(?:op|vault|secret|ref|ssm|awssm|keyring):(?://)?[\w/-]+/|//[\w-]+[./]|[A-Za-z_]\w*(?:::[A-Za-z_]\w*)+\Z|\$\w+[/\\]|"
-    r"(?:[\w-]+:)?(?:/(?:[A-Za-z._-]+|v\d)(?:@[\d.]+)?){1,}\Z|"
+    r"/[A-Za-z]+=\Z|(?:[\w-]+:)?(?:/(?:[A-Za-z._-]+|v\d)(?:@[\d.]+)?){1,}\Z|"
     r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
     r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}(?::[A-Za-z_]+)?\Z|[au]rn:[\w:/.*-]+\Z|"
     r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|[\w.+-]+\.(?:whl|tar\.\w{2,3}|tgz|zip|jar|deb|rpm)\Z|"
@@ -90,9 +91,13 @@ _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a te
     r"[a-z_]+(?:\|[a-z_]+(?::[\w,.]+)?)+\Z|"  # the rules of a validator
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
 )
+_CALLED = re.compile(  # a call that another quote holds, a rule of a validator
+    r"[$@]?[A-Za-z_][\w.]*\((?:(?P<quote>[\"'`])?[\w.:-]*(?(quote)(?P=quote)))?\)|[a-z]{2,12}:\d{1,4}(?:,\d{1,4})?|"
+    r"[A-Za-z_][\w.]* (?:\|\||&&|\?\?) [A-Za-z_'\"].*"
+)
 _BETWEEN_QUOTES = re.compile(
     r"(?:\s|\\n)*(?:[.,+;)&:]|\|\|)+(?:\s|\\n)*\$?[A-Za-z_].*[:=+.,(\[{&|]\s*|(?:\s|\\n)+.*(?:\s|-\w)|"
-    r"[)\]}]+[,;.:\s].*"
+    r"[)\]}]+[,;.:\s].*|[)\]}].*[\[({,]"
 )
 
 _MARKS = frozenset("%#$^~`@\\")  # hardly three of them in one call
@@ -104,7 +109,7 @@ _ACTION = re.compile(
 FILTERED = re.compile(r"\{\{[^{}\n]*\Z")  # in a template, {{ .Values.password | b64enc }}
 _KEY_BEFORE = re.compile(r"(?i)(?:api|secret|access|private|auth|encryption|master|service|app)[ _-]\Z")
 _OF_A_CACHE = re.compile(r"(?i)\bcache[ds]?\b[^\n]*\Z")  # Cache restored from key: Linux-node-0a1b...
-_OPERATORS = re.compile(r"\w\|\|\w|\w&&\w|=>\{|\bthis\.\w+[=,]")  # of a minified program
+_OPERATORS = re.compile(r"\w\|\|\w|\w&&\w|=>\{|\bthis\.\w+[=,]|,\w+:[a-z]")  # of a minified program
 _TERNARY = re.compile(r"\? ?[\"'`]\Z")
 _SCHEME = re.compile(r"(?:basic|bearer|token) ", re.IGNORECASE)
 _LICENCE = re.compile(
@@ -113,8 +118,10 @@ _LICENCE = re.compile(
 # without quotes: what a program gets or names, also as the argument of a call
 EXPRESSION = re.compile(
     r"(?:void|new|await|typeof|yield|lambda|async|not)\b|[&*][A-Za-z_]\w*\Z|"
-    r"(?P<path>[A-Za-z_]\w*(?:(?:\.|::?|->)[A-Za-z_]\w*)+)\Z|(?P<argument>[A-Za-z_]+\d{0,2})\Z"
+    r"(?P<path>[A-Za-z_]\w*(?:(?:[?!]{0,2}\.|::?|->)[A-Za-z_]\w*)+)\Z|(?P<argument>[A-Za-z_]+\d{0,2})\Z"
 )
+# the name of a type, of two words or more: Uint8Array, Unbounded_String; the end of a pattern behind it
+_TYPE = re.compile(r"[A-Z][a-z]+(?:\d{1,2}(?=[A-Z]))?(?:_?[A-Z][a-z]*)+(?:[!?]|\$?/)?")
 _WORDS_AND_NUMBER = re.compile(
     r"[*&]?[A-Z][a-z]{2,}(?:\.[A-Za-z][a-z]{2,})*\d{2,4}"
 )  # Spring.Garden24, as people choose
@@ -146,7 +153,12 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
             return False
         if _is_scribbled(key):
             return True
-    if _ELSEWHERE.match(value) or (value.isupper() and "_" in value and meaning(value)) or _LABEL.fullmatch(value):
+    if (
+        _ELSEWHERE.match(value)
+        or _CALLED.fullmatch(value)
+        or (value.isupper() and "_" in value and meaning(value))
+        or _LABEL.fullmatch(value)
+    ):
         return False
     if value[0] in "\"'" or _BETWEEN_QUOTES.fullmatch(value):
         return False  # of two strings: the program between them
@@ -154,7 +166,9 @@ def is_secret(means: Meaning, value: str, *, quoted: bool) -> bool:
     if cut and re.match(r"[A-Za-z_][\w.:]*[(\[]", value) and len(_MARKS.intersection(value)) < 3:
         return False  # a call whose end another quote cut off
     words = value.split()
-    prose = len(words) > 2 and sum(word.strip(".,:;!?'\"").isalpha() for word in words) >= 0.6 * len(words)
+    prose = len(words) > (1 if any(map(is_of_sentences, words)) else 2) and (
+        sum(word.strip(".,:;!?'\"()").isalpha() for word in words) >= 0.6 * len(words)
+    )
     if means == "key":
         known = is_known_id(value) and is_hash(value.partition("-")[2] or "-")  # subnet-0a1b...
         described = prose and not re.search(r"\d{3}", value)  # a sentence about a key; with a number it may be one
@@ -202,14 +216,14 @@ def _is_assigned(match: re.Match[str]) -> bool:
         return False  # a method of what is called so
     psql = not spaced and match.string[match.start("operator") - 1].isspace() and quote  # PASSWORD :'x', a variable
     chosen = _TERNARY.search(match.string, max(0, start - 3), start)  # shown ? "password" : "text"
-    if operator == ":" and (psql or chosen):
-        return False
+    if operator == ":" and (psql or chosen or match["opened"] == "q("):
+        return False  # the last is a call in a minified program, no quote of Perl
     if is_harmless(name, value):
         return False
     if not quote and _is_name_too(match, name, spaced):
         return False
     dumped = operator == "=" and name.isupper() and not spaced  # of an environment
-    if not (quote or dumped) and _is_expression(value, match.string[match.end() : match.end() + 1]):
+    if not (quote or dumped) and is_expression(value, match.string[match.end() : match.end() + 1]):
         return False
     if meaning(name) == "key" and name.lower().endswith(value.lower()):
         return False  # the one header or the other
@@ -238,7 +252,7 @@ def _is_assigned(match: re.Match[str]) -> bool:
 
 def is_name_of_secret(value: str) -> bool:
     """Whether a word without quotes is what a secret is called where it is kept: db-password."""
-    return bool(re.fullmatch(r"[a-z]+(?:-[a-z]+)+", value)) and bool(meaning(value))
+    return bool(re.fullmatch(r"[a-z]+(?:-[a-z]+)+", value)) and any(map(meaning, value.split("-")))
 
 
 def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
@@ -246,8 +260,12 @@ def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
     value, after = match["value"], match.string[match.end() :]
     below = "\n" in match.string[match.end("operator") : match.start("value")]
     generic = value.isalpha() and value[0].isupper() and after[:1] == "<"  # Option<String>
-    if generic or _OPERATORS.search(value):
+    annotated = match["operator"] == ":" and spaced
+    declared = annotated and (value[-1] in "!?/" or re.match(r";[ \t]*(?:\n|\Z)| ?[)}\]|=]", after))
+    if generic or _OPERATORS.search(value) or (declared and _TYPE.fullmatch(value)):
         return True
+    if annotated and value[-1] in "!?" and _as_name(value[:-1]) == _as_name(name):
+        return True  # password: Password! of GraphQL
     if (
         re.match(r" ?[=:](?:\s|\Z)", after)
         or (below and re.match(r"[ \t]*\|", after))
@@ -263,12 +281,14 @@ def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
     ):
         return True  # `user, password = auth`
     constant = (spaced and _CONSTANT.fullmatch(value) and word_share(value) > 0.4) or is_name_of_secret(value)
+    if spaced and value.isdigit() and "_" in name and name.isupper() and after[:1] == ",":
+        return True  # of an enumeration
     if below and re.match(r"[\w./-]+:\d+:|[+-][A-Za-z]", value):
         return True  # the margin of the next line
     return bool(constant) or bool(_ACTION.match(name) and not (is_mixed(value) and looks_random(value)))
 
 
-def _is_expression(value: str, after: str) -> bool:
+def is_expression(value: str, after: str) -> bool:
     """Whether a value without quotes is a piece of a program: an operator, a path of names, a name of several words."""
     match = EXPRESSION.match(value)
     if _WORDS_AND_NUMBER.fullmatch(value):
@@ -298,12 +318,12 @@ def is_named(match: re.Match[str]) -> bool:
     plain, label = (re.sub(r"[\W_]", "", one).lower() for one in (name, value))
     label_of_it = (
         label in plain
-        or (value.istitle() and meaning(value) == "password")
+        or (value.istitle() and (meaning(value) == "password" or is_of_sentences(value)))
         or (label[-1:].isdigit() and label[:-1] == plain.rstrip("0123456789"))
     )
     # "kubernetes_secret", "kubernetes_secret_v1" of a list; the call that a string stands beside
     longer = "_" in name and label.startswith(plain)
-    call = not match.groupdict().get("quote") and re.fullmatch(r"[A-Za-z_][\w.]*\([^()]*\)", value)
+    call = not match.groupdict().get("quote") and re.match(r"[A-Za-z_][\w.]*\((?:[^()]*\)\Z|\w+\.\w)|[(\[]", value)
     return not (label_of_it or longer or call) and is_secret(meaning(name), value, quoted=True)
 
 
@@ -480,6 +500,8 @@ def _is_random_match(match: re.Match[str]) -> bool:
         return False
     if value.lower().endswith("_" + match["name"].lower()):
         return False  # the function for it
+    if re.fullmatch(r"(?:\w+\.)*[A-Z]\w*(?:Key|Token|Secret|Password)", value):
+        return False  # the type of it: x448.X448PrivateKey
     if match["name"].lower() == "salt" and not re.search("[:=]|is ", match["between"]):
         return False  # the command
     if re.match(r"[\"']\s?:(?!\w)| = ", match.string[match.end() :]) or re.fullmatch(r"[a-z-]+/[0-9a-f-]{36}", value):
@@ -518,8 +540,10 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
     named = _SERVICE.search(match.string, max(0, match.start() - 80), match.start())
     if not named or not looks_random(value) or is_known_id(value) or is_publishable(value) or is_address(value):
         return False
-    if is_hash(value) and match.string[: named.start("name")].endswith("::"):
-        return False
+    if (is_hash(value) and match.string[: named.start("name")].endswith("::")) or (
+        len(value) > 130 and is_hash(value.removeprefix("0x"))
+    ):
+        return False  # the code of a contract
     if "-" in value and is_hash(value) and not re.search("[=:\"'`(]", named.group("between")):
         return False
     parts = re.split("[-_.]", value)
@@ -564,10 +588,12 @@ def is_chosen(match: re.Match[str]) -> bool:
         return False  # the next name
     if re.fullmatch(r"[A-Za-z-]+#\d{1,6}", value):
         return False  # PKCS#12, an issue
+    if re.fullmatch(r"[*&]?[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+!?", value) and word_share(value) > 0.6:
+        return _WORDS_AND_NUMBER.fullmatch(value) is not None  # process.env.PASSWORD!, *oauth2.Token
     if CHOSEN.fullmatch(value) and not re.search(r"@[\w-]+\.|[%#]\w?\d", value):
         return True
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
-    public = is_hash(value) or "/" in value or is_publishable(value)
+    public = is_hash(value) or "/" in value or is_publishable(value) or is_known_id(value)
     return random and not public and is_value(match) and word_share(value) <= 0.5
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from grokora_pipeline.sessions.redaction.detector import FILLER, NOT_A_SECRET, PLACEHOLDER
+from grokora_pipeline.sessions.redaction.detector import FILLER, IN_MANUALS, NOT_A_SECRET, PLACEHOLDER
 from grokora_pipeline.sessions.redaction.names import word_set
 from grokora_pipeline.sessions.redaction.tokens import is_publishable
 
@@ -18,7 +18,7 @@ _PUBLIC_RULE = re.compile(
     r"(?:-id|public-key)(?:\.\d+)?\Z"
 )  # names of what is no secret: DISCORD_CLIENT_ID and its kind
 # in the place of a password: where the key is the user, and in a manual
-_NO_PASSWORDS = frozenset({"x-oauth-basic", "password", "passwd", "pass", "pwd"})
+_NO_PASSWORDS = IN_MANUALS - {"username"} | {"x-oauth-basic"}
 _KINDS = {  # by the first word of a rule's name
     "anthropic": "anthropic_key", "aws": "aws_key", "discord": "discord_token", "gcp": "google_key",
     "github": "github_token", "gitlab": "gitlab_token", "google": "google_key", "huggingface": "hf_token", "jwt": "jwt",

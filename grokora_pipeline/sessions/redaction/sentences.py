@@ -25,7 +25,7 @@ from grokora_pipeline.sessions.redaction.detector import (
     looks_random,
 )
 from grokora_pipeline.sessions.redaction.names import FOREIGN, SPOKEN, meaning, word_set
-from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, EXPRESSION, FILTERED, is_chosen
+from grokora_pipeline.sessions.redaction.passwords import CHOSEN, CODE, EXPRESSION, FILTERED, is_chosen, is_expression
 
 _PROSE = word_set(  # no passphrase has them, and few sentences have none
     "the and for are must should has have was will can cannot not your you with from this that please enter type use "
@@ -233,6 +233,7 @@ _ROWS: tuple[Context, ...] = (
             is_mixed_value(match)
             and match["value"][0] != "("
             and not _FIELDS.match(match["value"])
+            and not is_expression(match["value"], "")
             and not ("|" in match[0] and FILTERED.search(match.string, max(0, match.start() - 80), match.start()))
         ),
         rf"{TELLING_GATE}|(?i:requirepass|masterauth|rootpw|bindpw)",
@@ -612,7 +613,8 @@ def _marked_words(text: str) -> Iterator[re.Match[str]]:
         if len(value) < 7 or letters < 2 or not re.search(r"\d", value) or not is_strong(match):
             continue
         if re.search(
-            r"@[\w-]+\.|%[0-9A-Fa-f]{2}|[%$#*@][a-z_]\w*\Z|\?\w|[$*]\d+\Z|\*\*|##|[a-zA-Z]#\d+\Z|\w\.\w+[!?#]", value
+            r"@[\w-]+\.|%[0-9A-Fa-f]{2}|[%$#*@][a-z_]\w*\Z|\A[a-z][a-z-]*@(?:\d\d?|\d+(?:\.\d+)+)\Z|\?\w|[$*]\d+\Z|\*\*|##|[a-zA-Z]#\d+\Z|\w\.\w+[!?#]",
+            value,
         ):
             continue
         if _TOLD.search(text, max(0, start - _AROUND), start) or _TOLD.search(text, match.end(), match.end() + _AROUND):

@@ -10,7 +10,7 @@ import orjson
 
 from grokora_pipeline.errors import GrokoraError
 from grokora_pipeline.sessions.redaction.detector import PHRASE, TELLING, is_mixed, is_phrase, looks_random
-from grokora_pipeline.sessions.redaction.names import Meaning, meaning
+from grokora_pipeline.sessions.redaction.names import FOREIGN, Meaning, meaning
 from grokora_pipeline.sessions.redaction.notations import NO_FIELD
 from grokora_pipeline.sessions.redaction.published import providers
 
@@ -22,6 +22,7 @@ _FIELD_NAMES = (
     *("description", "step", "id", "ref", "test_id", "testid", "key"),
 )
 _TELLING = re.compile(TELLING, re.IGNORECASE)
+_LABEL = re.compile(f"(?-i:P)assword|{FOREIGN}", re.IGNORECASE)
 _OPEN_END = re.compile(r"[ \n]\Z")
 _LABELS = ("label", "field", "placeholder", "into", "description", "element")
 _SELECTORS = ("selector", "locator", "target", "element", "xpath")
@@ -55,7 +56,7 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
     if isinstance(value, str):
         return visit(value, "", depth)
     if isinstance(value, dict):
-        names = _names(value)
+        names = _names(value) or _labels(value)
         table = [one for one in value.values() if isinstance(one, list) and one]
         head: list[str] = next((one for one in table if all(isinstance(name, str) for name in one)), [])
         for rows in table if any(map(meaning, head)) else ():
@@ -250,6 +251,17 @@ def _names(members: dict[Any, Any]) -> dict[Any, Any]:
     if entry is None and re.match(r"[$/]", path):  # of a member of JSON
         entry = re.split(r"[/.]", path)[-1]
     return {} if entry is None else {name: entry for name in typed if name.endswith("alue")}
+
+
+def _labels(members: dict[Any, Any]) -> dict[Any, Any]:
+    """No name for members that are labels of a page, among which the word for a password is one: no secret's names."""
+    labels = {
+        name: "label"
+        for name, one in members.items()
+        if isinstance(one, str) and one[:1].isupper() and len(one) < 40 and one.replace(" ", "").isalpha()
+    }
+    telling = any(meaning(str(name)) == "password" and _LABEL.fullmatch(members[name]) for name in labels)
+    return labels if telling else {}
 
 
 def _walk_member(name: object, value: Any, visit: Any, depth: int) -> Any:

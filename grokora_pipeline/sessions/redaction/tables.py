@@ -112,7 +112,7 @@ class _Heading(NamedTuple):
 def _heading(names: list[str]) -> _Heading | None:
     """What the names of columns say; None if they say nothing of secrets, or are a line of a program or a sentence."""
     constants = all(one.isupper() and "_" in one for one in names if one)  # of a program
-    numbers = any(re.fullmatch(r"\d+[a-z]?", one) for one in names)  # a row
+    numbers = any(re.fullmatch(r"\d+[a-z]?|\d+(?:[.:~+-]\w+)+", one) for one in names)  # a row, versions too
     if sum(map(bool, names)) < 2 or constants or numbers or not all(map(_NAME.fullmatch, names)):
         return None
     name, value = (

@@ -81,7 +81,7 @@ _KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts 
     r"md5|gen|"
     r"price|prod_[A-Za-z0-9]{14}\Z|cus|sub|si|pi|ch|in|txn|acct|pm|seti|src|inv|ord|order|doc|page|img|usr|user|org|"
     r"proj|"
-    r"project|team|chat|conv|conversation|job|task|trace|span|session|sess|node|vol|vpc|subnet|ami|sg|snap|eni|rtb|igw|"
+    r"project|team|chat|conv|conversation|job|task|trace|span|session|sess|node|vol|vpc|subnet|ami|sg|snap|eni|rtb|igw|GHSA|"
     r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|part)[_-]"
 )
 _STYLE = re.compile(r"[A-Za-z]+_[A-Za-z]+__[\w-]{5,8}")  # of a module of CSS
