@@ -83,13 +83,14 @@ _HARMLESS_KEYS = word_set(  # the word before "key" or "token" in the names of w
     "composite natural surrogate hot arrow shortcut modifier answer storage sitekey data column field ssh authorized "
     "pad eos bos unk sep cls mask max min num next page continuation stop special first last prev end start "
     "host crew agent tool step run job workflow flow node graph state thread memory doc document file asset image "
-    "logical "
+    "logical progress sync resume skip delta citation cite bib "
     "trace event shift ctrl alt enter return escape socket meta tag kms"
 )
 # the same before "token" and "tokens": of texts and pages; a job's or an agent's token is a secret
 _HARMLESS_TOKENS = word_set(
     "public pub publishable cache idempotency dedup dedupe message lookup pad eos bos unk sep cls mask max min num "
-    "next page continuation stop special first last prev end start stop escape enter return request lock change"
+    "next page continuation stop special first last prev end start stop escape enter return request lock change "
+    "progress sync resume skip delta"
 )
 # ends that the word before them qualifies; `apitoken` says by itself what it is
 _PLAIN_ENDS = _SHORT_KEYS - {"apitoken", "sessionid"} | word_set("key token keys tokens auth signature cookie cookies")
@@ -125,7 +126,7 @@ def undisguised(text: str) -> str:
 @lru_cache(maxsize=8192)
 def meaning(name: str) -> Meaning:
     """What a name says: "password" (any value is secret), "key" (a random value is), "phone", or "" for nothing."""
-    if len(name) > 80:
+    if len(name) > 80 or name == "_key":  # of a document, as `_id` is
         return ""
     if not name.isascii() and _BEYOND_ASCII.search(name):
         return "password"

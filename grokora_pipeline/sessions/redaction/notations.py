@@ -349,7 +349,7 @@ _ROWS: tuple[Context, ...] = (
         r"[\w$]:[^\s:/@]{8,64}@[\w]",
         lambda match: (
             is_mixed_value(match)
-            and not re.match(r"\d{4}-\d\d-\d\d:", match[0])  # the id of a message behind its day
+            and not re.match(r"(?:\d{4}-\d\d-\d\d|UID):", match[0])  # the id of a message behind its day, of a date
             and (bool(match["domain"] or CHOSEN.fullmatch(match["value"])) or is_chosen(match))
         ),
         "",

@@ -199,6 +199,11 @@ def is_harmless(name: str, value: str) -> bool:
         or (re.search(r"(?i)signing_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value))
         or (name == "Sid" and value.isalnum() and not is_random_token(value))
         or (name.lower() == "dsn" and value.isalpha())
+        # of a chip
+        or (
+            re.search(r"(?i)(?:\A|_)pin\Z", name)
+            and re.fullmatch(r"[A-Z]{1,4}\d{0,2}(?:[._][A-Z]{0,3}\d{1,2})?|[A-Z]+(?:_[A-Z]+)+_?\d{0,3}", value)
+        )
     )
 
 
@@ -496,7 +501,7 @@ def _is_random_match(match: re.Match[str]) -> bool:
     if is_hash(value) and _is_of_a_type(match):
         return False
     licence = _LICENCE.search(value) and not is_hash(value)  # cc3a
-    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value) or licence:
+    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value) or is_address(value) or licence:
         return False
     if value.lower().endswith("_" + match["name"].lower()):
         return False  # the function for it
@@ -582,7 +587,9 @@ def is_chosen(match: re.Match[str]) -> bool:
     """Whether a string with all kinds of characters is a password: no identifier, no address."""
     value = match.group("value")
     argument = re.fullmatch(r"[A-Za-z_]\w*", value) and match.string[match.start("value") - 1] == "("
-    if (argument and match.string[match.end("value") :][:1] == ")") or re.search(r"\A\*+[A-Za-z_]\w*\Z|[:=]\Z", value):
+    if (argument and match.string[match.end("value") :][:1] == ")") or re.search(
+        r"\A\*+[A-Za-z_]\w*\Z|[:=]\Z|\A(?i:ctrl|alt|shift|cmd)\+", value
+    ):
         return False
     if re.match(r"=[^=\s]", match.string[match.end("value") :]):
         return False  # the next name
@@ -593,7 +600,7 @@ def is_chosen(match: re.Match[str]) -> bool:
     if CHOSEN.fullmatch(value) and not re.search(r"@[\w-]+\.|[%#]\w?\d", value):
         return True
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
-    public = is_hash(value) or "/" in value or is_publishable(value) or is_known_id(value)
+    public = is_hash(re.sub(r"\b[a-z]\.|\.", "", value)) or "/" in value or is_publishable(value) or is_known_id(value)
     return random and not public and is_value(match) and word_share(value) <= 0.5
 
 

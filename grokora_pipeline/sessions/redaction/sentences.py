@@ -145,7 +145,7 @@ _ROWS: tuple[Context, ...] = (
         rf"(?P<value>(?(quote)[^\"'`\\\n]{{3,60}}|[^\s\"'`\\]{{6,60}}))(?:{QUOTE})?\)?"
         rf"(?:(?: (?:in|as|for)(?:to)?| (?:when|if|once|where|as soon as|and (?:got|it)|but)|"
         rf"[^\n\"'`#]{{0,20}}(?:#|--|//)) {QUOTE}?|, ?(?:into|in|field)(?:=|: ?){QUOTE})"
-        rf"[\w /]{{0,24}}(?:{SPOKEN})",
+        rf"[\w /]{{0,24}}(?:{SPOKEN})(?! (?:manager|store|vault|policy))",
         rf"(?i:(?:type|typing|typed|tried|try|entered|enter|write|keystroke|text|fill|input|paste|use|using|and|"
         rf"with|send-keys|sendline)[sd]?[ (][^\n]*(?:{SPOKEN}))",
         lambda match: (
@@ -294,7 +294,11 @@ _ROWS: tuple[Context, ...] = (
             and _is_no_sentence(match)
             and (match["quote"] or not (len(match["value"]) < 3 or CODE.fullmatch(match["value"].replace("-", "_"))))
             and not (_COMPOUND.fullmatch(match["value"]) and _STATED.search(match["value"]))
-            and (bool(match["quote"]) or not match["value"].strip("-'").isalpha() or is_mixed_value(match))
+            and (
+                bool(match["quote"])
+                or not re.sub(r"\.(?=[A-Z])", "", match["value"].strip("-'")).isalpha()  # without the next sentence
+                or is_mixed_value(match)
+            )
         ),
         "",
     ),
@@ -617,6 +621,10 @@ def _marked_words(text: str) -> Iterator[re.Match[str]]:
             value,
         ):
             continue
+        if re.match(r"[A-Za-z]\w*!\$?[A-Z]{1,3}\$?\d", value) and (
+            text[start - 1 : start] in {"(", "=", ","} or re.match(r":\$?[A-Z]{1,3}\$?\d", text[match.end() :])
+        ):
+            continue  # a cell of another sheet, a range of cells
         if _TOLD.search(text, max(0, start - _AROUND), start) or _TOLD.search(text, match.end(), match.end() + _AROUND):
             yield match
 

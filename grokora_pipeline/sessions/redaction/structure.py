@@ -45,6 +45,9 @@ class TooDeepError(GrokoraError):
     """The value is nested deeper than any chat message is."""
 
 
+_SPACES = {"\u0120", "\u2581"}  # as tokenizers write the space before a word
+
+
 def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
     """A copy of a JSON-like value with each string replaced by `visit(string, name of its member or "", depth)`.
 
@@ -65,8 +68,11 @@ def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:
         if "outputs" in value and (source := "".join(_texts([value.get("source")]))):  # a notebook's cell
             for text in _texts(value["outputs"]):
                 visit(f"{source.rstrip()}\n{text.strip()}", "", depth)
+        vocabulary = any(isinstance(name, str) and name[:1] in _SPACES for name in value)
         return {
-            visit(str(name), "", depth): _walk_member(names.get(name) or _qualified(parent, name), one, visit, depth)
+            visit(str(name), "", depth): one
+            if vocabulary and isinstance(one, int)
+            else _walk_member(names.get(name) or _qualified(parent, name), one, visit, depth)
             for name, one in value.items()
         }
     if isinstance(value, list):

@@ -82,7 +82,7 @@ _KNOWN_ID = re.compile(  # the ids of calls, messages, objects of an API, parts 
     r"price|prod_[A-Za-z0-9]{14}\Z|cus|sub|si|pi|ch|in|txn|acct|pm|seti|src|inv|ord|order|doc|page|img|usr|user|org|"
     r"proj|"
     r"project|team|chat|conv|conversation|job|task|trace|span|session|sess|node|vol|vpc|subnet|ami|sg|snap|eni|rtb|igw|GHSA|"
-    r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|part)[_-]"
+    r"i|rev|commit|build|ref|uid|uuid|id|hash|etag|chunk|vendor|index|main|app|page|blob|tree|object|tmp|part|data-v)[_-]"
 )
 _STYLE = re.compile(r"[A-Za-z]+_[A-Za-z]+__[\w-]{5,8}")  # of a module of CSS
 _SUM_BEFORE = re.compile(r"sha\d+[=-]\Z")
@@ -113,7 +113,7 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"checksum|boundary|"
     r"x-amz-id-2|encrypted_content|(?:thought|"
     r"thinking)_?signature)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
-    r"(?i:(?<![A-Za-z])(?:_?id|client_?id|[a-z_]{0,12}uuid|(?:start|end|next|prev\w*)?_?(?:cursor|marker)|(?:next_?)?(?:page|next|continuation|sync|resume)_?token|kid|"
+    r"(?i:(?<![A-Za-z])(?:_?id|_rev|(?:click)?trackingparams|client_?id|[a-z_]{0,12}uuid|(?:start|end|next|prev\w*)?_?(?:cursor|marker)|(?:next_?)?(?:page|next|continuation|sync|resume)_?token|kid|"
     r"x5t)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
     # any id by its name, but for those that let one in
     r"(?:[a-z](?<!session)(?<!secret)(?<!access)(?<!token)(?<!auth)(?<!api)(?:Id|_id|Identifier|Revision)|"
@@ -133,6 +133,9 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"\bMI(?:GfMA0GCSqGSIb3DQEBAQUAA4|IBIjANBgkqhkiG9w0BAQEFAAOCAQ8A|ICIjANBgkqhkiG9w0BAQEFAAOCAg8A|"
     r"[IJKL][\w+/]{2}[DTjz]CC)(?:[\w+/=]{16,}(?:\\n|\s){0,3})+|\bM(?:FkwEwYHKoZIzj0CAQYI|CowBQYDK2V)[\w+/=]{30,}|"
     r"(?i:\b(?:message-id|in-reply-to): ?<[^>\s]+)|"
+    # what servers of mail sign and note; places on a map, and their pictures
+    r";\s{0,8}bh?=[\w+/]{20,}={0,2}|(?i:\bx-(?:gm|google)-[\w-]{3,40}: ?[\w+/=-]{16,})|"
+    r"\b(?:ChIJ[\w-]{23}|AF1Qip[\w-]{38})\b|"
     r"\b(?:rsa|dsa|elg|ed|cv|nistp)\d{3,5}/(?:0x)?[0-9A-F]{8,40}|[?&]list=[\w-]{12,}|"
     r"\bspotify:\w+:\w+|/(?:track|album|artist|playlist|d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
     r"ipfs://\w+|"
@@ -144,7 +147,7 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"(?i:sec-websocket-(?:key|accept): ?[\w+/]{20,}=)|"
     # a search and where it leads, clicks of an advertisement
     r"\bgoogle\.[a-z.]{2,6}/(?:search|url|imgres|aclk)\?[^\s\"'<>]+|\bbing\.com/(?:search|ck/a)\?[^\s\"'<>]+|"
-    r"[?&;](?:[a-z]{0,3}cl(?:k)?id|[gw]braid|igshid|mibextid|ved|ei|sca_esv|sxsrf|gs_lp|utm_\w+)=[\w.-]+"
+    r"[?&;](?:[a-z]{0,3}cl(?:k)?id|[gw]braid|igshid|mibextid|ixid|_hs(?:enc|mi)|mc_[ce]id|dib|ved|ei|sca_esv|sxsrf|gs_lp|utm_\w+)=[\w.-]+"
 )
 _HASHED = re.compile(
     r"([A-Za-z][\w.]*-(?:\w[\w.]*-)+)(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})"
@@ -398,7 +401,7 @@ _TWILIO_PAIR = detector(
 )
 _TOKENS = (
     # bounded: to look from each "eyJ" to the end of the run takes quadratic time
-    detector("jwt", r"(?<![A-Za-z0-9])eyJ[\w=-]{4,2000}\.[\w=-]+\.?[\w.+/=-]*", r"eyJ[\w=-]{4}"),
+    detector("jwt", r"(?<![A-Za-z0-9])eyJ(?!2IjoiMSJ9\.)[\w=-]{4,2000}\.[\w=-]+\.?[\w.+/=-]*", r"eyJ[\w=-]{4}"),
     detector("aws_key", rf"\b{_AWS_ID}\b", _AWS_ID),
     # also behind the %3D of an address, where a published rule sees no beginning
     detector("discord_token", r"[MNO][\w-]{22,27}\.[\w-]{6,7}\.[\w-]{27,38}(?![\w-])", r"\.[\w-]{6,7}\.[\w-]{27}"),
