@@ -1867,7 +1867,7 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '{"reference": "ChIJgKl8htfyaNihwhq8uSQRDCP", "clickTrackingParams": "CAGRl3uMJSYMrwrZVSXapJxT7FvqTKT1cZYt6j"}',
         '{"\u0120password": 9206, "\u0120token": 11241, "passwd": 47461}',
         "no element #password\nElement id: f.C53D17892A8D0F2D8D251C8331387B1D.d.FBBD171C817C81E0DFCF837BC6F0705F.e.1",
-        "Wachtwoord: minimaal acht tekens.",
+        "Wachtwoord: minimaal acht tekens. Geslo: vsaj osem znakov. Jelsz\u00f3: 8\u201364 karakter.",
         "Salasana on virheellinen.Enter your PIN. Kata sandi: minimal delapan karakter.",
         "flags = ACME2_FLAG_CLEAR_PASSWORD | ACME2_FLAG_CLEAR_SECRET; requests.get(url, auth=('user', 'pass'))",
         "sed 's/token_v1/token_v2/; s/secretName/credentialName2/' x; the key to sorting is: order2 of key1 (see key2)",

@@ -29,7 +29,7 @@ TELLING = (
 TELLING_HINT = TELLING.replace("(?!ar)", "")  # RE2 knows no look-ahead
 TELLING_GATE = f"(?i:{TELLING_HINT})"
 NOT_A_SECRET = re.compile(
-    r"(?:none|null(?:ptr|opt)?|undef|true|false|undefined|values?|my[-_](?:key|value)s?\d?(?:[,=].*)?|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN|TODO|TBD|FIXME)|[\w-]{0,12}(?:\.{3}|[*\u2022\u25cf]{3,})\w{0,6}|\d{1,3}/\d{1,3}|(?-i:[A-Za-z]\w*!\$?[A-Z]{1,3}\$?\d{1,7}:\$?[A-Z]{1,3}\$?\d{1,7})|(?-i:[A-Za-z][a-z]+(?:_?[A-Z]|_)[A-Za-z_]*[a-z]=(?:\d{1,6}|[a-z]+))|(?:input|button|form|div|span|label|textarea)[#.\[].*|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+(?:[A-Z]+[*]+)?|x{3,}|\.{3,}|"
+    r"(?:none|null(?:ptr|opt)?|undef|true|false|undefined|values?|my[-_](?:key|value)s?\d?(?:[,=].*)?|u?int(?:8|16|32|64)(?:_t)?|(?:list|dict|tuple|set|optional|union)\[.*|(?:string|str|bytes|int|bool(?:ean)?|id)[!?]?|(?-i:PASS|USER|PASSWORD|SECRET|TOKEN|TODO|TBD|FIXME)|[\w-]{0,12}(?:\.{3}|[*\u2022\u25cf]{3,})\w{0,6}|\d{1,3}[/\u2013]\d{1,3}|(?-i:[A-Za-z]\w*!\$?[A-Z]{1,3}\$?\d{1,7}:\$?[A-Z]{1,3}\$?\d{1,7})|(?-i:[A-Za-z][a-z]+(?:_?[A-Z]|_)[A-Za-z_]*[a-z]=(?:\d{1,6}|[a-z]+))|(?:input|button|form|div|span|label|textarea)[#.\[].*|your[_-].*|your[a-z]{3,}|<.*|%.*|\{.*|[*\u2022\u25cf\u00b7]+(?:[A-Z]+[*]+)?|x{3,}|\.{3,}|"
     r"\$\{.*|\$\(.*|\$[a-z_:]+-?|\$(?:\w+::)+\w+.*|(?:\$\d)+|0x[0-9a-f]{1,8}|0x[0-9a-f]{1,16}u?l{1,2}|(?-i:\$[A-Z_][A-Z0-9_]*)|os\.environ.*|process\.env.*|getenv.*|getpass.*|input\(.*|env\..*|"
     r"self\..*|args\..*|config\..*|settings\..*|\(?(?:required|optional|changed|incorrect|invalid|missing|expired|wrong)\)?|include|omit|enabled|disabled|unset|empty|hidden|masked|n?(?:var)?char2?\(?\d*\)?|"
     r"http/\d[.\d]*|[~^]?v?\d{1,3}(?:\.\d{1,4}){2}(?:-[a-z]+[.\d]*)?|(?:change|replace|fill|insert)[-_](?:me|this|it)(?:[-_]\w+)*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d(?:[T\x20][\d:.,Z+-]+)?|aws4-hmac-.*|s-1-\d+(?:-\d+)+|"
@@ -69,7 +69,8 @@ _OF_SENTENCES = word_set(  # no passphrase has them; few sentences, messages and
     "wird werden wurde wurden auch kein keine sind oder wenn zum zur sich darf kann nur yang untuk dengan atau tidak "
     "akan wordt niet zijn moet naar ook dit dat che sono della delle nel gli que pero esta este och att det som inte "
     "ett ska ikke skal til jest przez oraz dla nebo jako bir ile sunt pentru vous avec qui pas sera "
-    "minimaal minimal mindestens tekens karakter zeichen caracteres caratteri tecken tegn"
+    "minimaal minimal mindestens tekens karakter zeichen caracteres caratteri tecken tegn "
+    "vsaj najmanje barem gutxienez znakov znakova karaktere"
 )
 _SENTENCE = rf"(?:[a-z]{{1,12}}[ -]){{0,9}}(?:{'|'.join(sorted(_OF_SENTENCES))}|{FOREIGN})(?![a-z])"
 _WORD = "(?-i:[a-z]{3,12})"
