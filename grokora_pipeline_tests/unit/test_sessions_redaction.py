@@ -1883,6 +1883,20 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         '<label>Password</label><input value="Show it"><a href="/x?page=2&lang=en">',
         "- generic [ref=e9]: Forgot your password? Ask\n- code [ref=e10]: release-7a2\n- text: Sign in",
         "UPDATE conf SET value = 'blue7' WHERE name = 'colour'; \x1b[90m password \x1b[0m of \x1b[1;32mbob\x1b[0m",
+        "-   DB_PASSWORD: '-------- # (24 bytes)'\n+   DB_PASSWORD: '++++++++ # (32 bytes)'",
+        '"client_token": "hmac-sha256:' + "0f1e2d3c4b5a69788796a5b4c3d2e1f0" * 2 + '", "secrets": "inherit"',
+        '"Resource": ["arn:aws:secretsmanager:*:123456789012:secret:prod/*"]; secret=staging/db:password',
+        '"issuer_key": "acme-v02.api.example.org-directory"; token=glcbt-64 of a log; sort -k2 --key=3n tokens.csv',
+        "  v1/Secret:\n    - prod/api-token-02otn\n    - prod/db-password\nResources",
+        '"csrf-tokens": ["csrf-tokens@2.0.0", "", {}]; "private": "eyJzY2hlbWFfdmVyc2lvbiI6IjEifQ==", "sensitive": 1',
+        "Get 'aws/configure-credentials@v4' (SHA:6f7470ea8a2d598bc9454cbbc03729e85be754b9)",
+        "No cache is found for key: v2-deps-3H/7pFuCEPMrNrqQNE3VeEPRUXoilGLPBteb6zuAuBN=",
+        "NAME  PROPERTY  VALUE  SOURCE\ntank/secrets  guid  7146898847242837198  -",
+        "key  value\naccessor             9tJgIzNvNKEuSl9XAHzDCuX5\ncreation_time        1739265164",
+        "cookie hash    : jk1oCYT5y93Vw4N8U3lMXy==; ; COOKIE: 9a9d038e234ebdf09aa7b77664cf0a84 (good)",
+        "ssh_pwauth: false\nlock_passwd: true\nkeys:\n  - ssh-ed25519 "
+        "AAAAC3NzaC1lZDI1NTE5AAAAT1LkiDprhvy052+v4x9GENe2ZhBMjEsZ6HVhlLek5Zu ops",
+        "set the secret of version 56c5ca10-aabd-4d48-8019-0f0efa756b5d.\nsetSecret: Successfully set it",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

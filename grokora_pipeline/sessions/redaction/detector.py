@@ -35,6 +35,11 @@ NOT_A_SECRET = re.compile(
     r"http/\d[.\d]*|[~^]?v?\d{1,3}(?:\.\d{1,4}){2}(?:-[a-z]+[.\d]*)?|(?:change|replace|fill|insert)[-_](?:me|this|it)(?:[-_]\w+)*|(?:(?:ctrl|control|alt|shift|cmd|super|meta|win)\+)+\w+|\d{4}-\d\d-\d\d(?:[T\x20][\d:.,Z+-]+)?|aws4-hmac-.*|s-1-\d+(?:-\d+)+|"
     r"same-origin|same-site|cross-origin|anonymous|\[[A-Za-z_ ]+\]|"
     r"(?:(?:hmac|with|scram|pbkdf|sha|md|aes|rsa|ecdsa|des|[rhep]s|ed|x)[-_/]?\d{0,5}[-_/]?)+(?:[a-z]{2,4}\d{0,3})?|"
+    r"redacted|filtered|censored|sensitive|inherit|\d{1,2}[a-z]{1,2}(?:,\d{1,2}[a-z]{0,2})?|"
+    # only how long it is, its digest, a prefix whose rest a log leaves out
+    r"[\w*+-]{0,24} ?\#? ?\(\d+ bytes\)|\(?(?:hmac-)?(?:sha-?\d*|md5|blake\w{1,3}):[0-9a-f]{32,128}\)?|"
+    r"gl[a-z]{2,5}-\w{0,2}|"
+    r"(?-i:ME[QUY]CI)[\w+/]{86,92}={0,2}|"  # a signature in DER
     r"unspecified|files|compat|--[a-z][\w-]*|\d{1,5}/(?:tcp|udp)|[\w-]+/\d+(?:\.\d+)+|[-=~_#+.|:]+|"
     r"=?3D|&(?:#|quot|apos|amp|lt|gt).*|\x1b\[.*|https?:.*)",  # also what an escaped sign or a colour begins with
     flags=re.IGNORECASE,
@@ -278,8 +283,9 @@ def is_scrambled(text: str) -> bool:
     return crossed >= 3 or (crossed > 0 and len(text) >= 20 and is_random_token(re.sub(r"[()\[\]{}]", "", text), 2.4))
 
 
-_OF_CODE = re.compile(  # the head of a class or a call of one name, the next name, a range, a call, a template, a link
-    r"_[A-Z\d]+\(|\A[A-Za-z_]\w*\([A-Za-z_][\w.]*\)?:?\Z|[;,&?](?:[A-Za-z_]{3,}\w*[=:]|[a-z]\w?=)|[aA]-[zZ]|0-9|=>|"
+_OF_CODE = re.compile(  # the head of a class, a call, a named hash, the next name, a range, a template, a link
+    r"_[A-Z\d]+\(|\A[A-Za-z_]\w*\([A-Za-z_][\w.]*\)?:?\Z|\A\(?[A-Za-z]{2,10}[:=][0-9a-f]{7,64}\)?\Z|"
+    r"[;,&?](?:[A-Za-z_]{3,}\w*[=:]|[a-z]\w?=)|[aA]-[zZ]|0-9|=>|"
     r"\.\w+[(\[]|\(\w*\)|\$?\{\w*\}|\{\{|\]\(|\.\.\.|\*{4}|://"
 )
 _RARE_MARKS = re.compile(r"[\[\](){}|,;%#^~@$!&*?]")

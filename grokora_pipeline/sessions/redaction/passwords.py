@@ -36,7 +36,7 @@ from grokora_pipeline.sessions.redaction.detector import (
 )
 from grokora_pipeline.sessions.redaction.names import FOREIGN, Meaning, meaning, word_set
 from grokora_pipeline.sessions.redaction.published import providers
-from grokora_pipeline.sessions.redaction.tokens import is_address, is_known_id, is_publishable
+from grokora_pipeline.sessions.redaction.tokens import PUBLIC, from_base64, is_address, is_known_id, is_publishable
 
 _PUBLIC_NAME = re.compile(
     r"public|site_?key|site-key|integrity|nonce|fingerprint|hash|sha\d|websocket|cache|idempotency|"
@@ -64,7 +64,7 @@ _SEPARATOR = re.compile(
 _WORD_BEFORE = re.compile(r"[A-Za-z]+ \Z")
 _NAME_BEFORE, _VALUE_AFTER = re.compile(r"[\w$\]'\"], ?\Z"), re.compile(r"[\"'`], ?[\"'`]")
 _NAME_START = re.compile(r"[\w.-]*\Z", re.ASCII)
-_ARN = re.compile(r"(?:\b[au]rn:[\w:/.-]*[:/]|\bchecksum/)\Z")
+_ARN = re.compile(r"(?:\b[au]rn:[\w:/.*-]*[:/]|\bchecksum/)\Z")
 _SETS = {"=", ":", "\uff1a"}
 # what people choose: all kinds of characters, one of them a mark that no identifier and no path has
 CHOSEN = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)(?=.*[!@#$%^&*?])[\w!@#$%^&*?.+~-]{8,40}", re.ASCII)
@@ -86,7 +86,8 @@ _ELSEWHERE = re.compile(  # the password manager or the file that keeps it, a te
     r"(?:~|\.{0,2}|[A-Z]:)[/\\][\w./\\-]+\.(?:pem|key|crt|cer|p12|pfx|jks|ppk|json|txt|ya?ml|env|gpg|age)\Z|"
     r"(?:[A-Za-z._-]+|\d+)(?:/(?:[A-Za-z._-]+|\d+)){2,}(?::[A-Za-z_]+)?\Z|[au]rn:[\w:/.*-]+\Z|"
     r"[\w./-]+\.(?:md|rst|html?)(?:#[\w.-]*)?\Z|[\w.+-]+\.(?:whl|tar\.\w{2,3}|tgz|zip|jar|deb|rpm)\Z|"
-    r"[a-z]+(?:/[a-z_-]+)+\Z|"
+    r"[a-z]+(?:/[a-z_-]+)*(?:/[a-z_-]+(?::[a-z_]+)?|/\*)\Z|"
+    r"(?:[a-z][a-z0-9-]*\.){2,}(?:com|org|net|io|dev|local|internal)(?:[:/-][a-z/-]*)?\Z|"  # a host
     r"(?=.*/\[\d)[A-Za-z_]+(?:/(?:[A-Za-z_-]+|\[\d{1,3}\]))+\Z|[a-z]+_[a-z_]+/\d\Z|(?:!\w[\w-]*:)+!\w[\w-]*\Z|"
     r"[a-z_]+(?:\|[a-z_]+(?::[\w,.]+)?)+\Z|"  # the rules of a validator
     r".*(?:\{[a-z_]{3,24}\}|%\(\w+\)s)|.*\[[^\]\n]+\][+*?{]"
@@ -108,6 +109,7 @@ _ACTION = re.compile(
 )
 FILTERED = re.compile(r"\{\{[^{}\n]*\Z")  # in a template, {{ .Values.password | b64enc }}
 _KEY_BEFORE = re.compile(r"(?i)(?:api|secret|access|private|auth|encryption|master|service|app)[ _-]\Z")
+_HASH_NAME = re.compile(r"(?i)\b(?:hash|digest|fingerprint|checksum|thumbprint)\W*\Z")
 _OF_A_CACHE = re.compile(r"(?i)\bcache[ds]?\b[^\n]*\Z")  # Cache restored from key: Linux-node-0a1b...
 _OPERATORS = re.compile(r"\w\|\|\w|\w&&\w|=>\{|\bthis\.\w+[=,]|,\w+:[a-z]")  # of a minified program
 _TERNARY = re.compile(r"\? ?[\"'`]\Z")
@@ -198,6 +200,7 @@ def is_harmless(name: str, value: str) -> bool:
         (re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value))
         or (re.search(r"(?i)signing_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value))
         or (name == "Sid" and value.isalnum() and not is_random_token(value))
+        or (name == "sid" and re.fullmatch("[0-9a-f]{8}", value))  # of OpenVPN's packets
         or (name.lower() == "dsn" and value.isalpha())
         # of a chip
         or (
@@ -256,8 +259,9 @@ def _is_assigned(match: re.Match[str]) -> bool:
 
 
 def is_name_of_secret(value: str) -> bool:
-    """Whether a word without quotes is what a secret is called where it is kept: db-password."""
-    return bool(re.fullmatch(r"[a-z]+(?:-[a-z]+)+", value)) and any(map(meaning, value.split("-")))
+    """Whether a word without quotes is what a secret is called where it is kept: db-password, prod/db-token-x7k2p."""
+    named = re.fullmatch(r"[a-z]+(?:-[a-z]+)+|[a-z]+(?:-[a-z]+)*/([a-z]+(?:-[a-z]+)+?)(?:-[a-z0-9]{5})?", value)
+    return named is not None and any(map(meaning, (named[1] or value).split("-")))
 
 
 def _is_name_too(match: re.Match[str], name: str, spaced: bool) -> bool:
@@ -501,7 +505,10 @@ def _is_random_match(match: re.Match[str]) -> bool:
     if is_hash(value) and _is_of_a_type(match):
         return False
     licence = _LICENCE.search(value) and not is_hash(value)  # cc3a
-    if NOT_A_SECRET.fullmatch(value) or is_known_id(value) or is_publishable(value) or is_address(value) or licence:
+    # the hash of a key or a cookie; that of a password lets guesses be tried
+    hashed = match["name"][0] not in "pP" and _HASH_NAME.search(match["between"])
+    public = is_known_id(value) or is_publishable(value) or is_address(value)
+    if NOT_A_SECRET.fullmatch(value) or public or licence or hashed:
         return False
     if value.lower().endswith("_" + match["name"].lower()):
         return False  # the function for it
@@ -549,6 +556,8 @@ def _is_beside_a_provider(match: re.Match[str]) -> bool:
         len(value) > 130 and is_hash(value.removeprefix("0x"))
     ):
         return False  # the code of a contract
+    if (from_base64(value) or "").startswith("{"):
+        return False  # JSON, which is read itself
     if "-" in value and is_hash(value) and not re.search("[=:\"'`(]", named.group("between")):
         return False
     parts = re.split("[-_.]", value)
@@ -600,7 +609,8 @@ def is_chosen(match: re.Match[str]) -> bool:
     if CHOSEN.fullmatch(value) and not re.search(r"@[\w-]+\.|[%#]\w?\d", value):
         return True
     random = chunk_length(value) <= 2.4 or (chunk_length(value) <= 3 and not is_wordlike(value))
-    public = is_hash(re.sub(r"\b[a-z]\.|\.", "", value)) or "/" in value or is_publishable(value) or is_known_id(value)
+    hashed = is_hash(re.sub(r"\b[a-z]\.|\.", "", value))
+    public = hashed or "/" in value or is_publishable(value) or is_known_id(value) or PUBLIC.fullmatch(value)
     return random and not public and is_value(match) and word_share(value) <= 0.5
 
 
@@ -732,7 +742,14 @@ def _listed(text: str) -> Iterator[re.Match[str]]:
         )
         for item in items if means else ():
             value = item["value"]
-            if meaning(value) or _RULE.fullmatch(value) or not is_secret(means, value, quoted=True):
+            of_it = value.partition("@")[0] == _whole_name(entries)  # "acme-token": ["acme-token@1.2.3"
+            if (
+                of_it
+                or meaning(value)
+                or is_name_of_secret(value)
+                or _RULE.fullmatch(value)
+                or not is_secret(means, value, quoted=True)
+            ):
                 continue
             if several or (entries["open"] != "{" and (means == "key" or (len(value) >= 8 and is_mixed_value(item)))):
                 yield item

@@ -151,6 +151,9 @@ def without_wraps(text: str) -> Reading:
     return Reading(text, [*cuts, (last, len(text), "")] if cuts else [])
 
 
+_ROW = re.compile(r"[^\s:]\S*(?: \S+)?? {2,}\S")  # of a table
+
+
 def _joint(before: str, line: str, width: int) -> str:
     """What two lines of a text are joined by: nothing or a space if they are one, else a line break."""
     if not line or not before or _HASH_END.search(before) or _HASH_END.match(line):
@@ -159,10 +162,19 @@ def _joint(before: str, line: str, width: int) -> str:
         return "\n"
     if _STARTED.match(line) or _RULE.fullmatch(before) or line.startswith(("  ", "\t", "```")):
         return "\n"
+    row = _ROW.match(line)
     if len(before) == width:
-        return "\n" if before[-1] in ",;(){}" or (before[-1].islower() and _LABEL.match(line)) else ""
+        ended = before[-1] in ",;(){}" or (before[-1].islower() and _LABEL.match(line))
+        ended = ended or (before[-1] == "." and re.match(r"\w+:? ", line))  # a sentence, and the next
+        return "\n" if ended or (row and _ROW.match(before)) else ""
     word = len(line.split(" ", 1)[0])
-    filled = width <= _WIDEST_FILLED and before.count(" ") > 3 and line[0].isalnum() and len(before) + 1 + word > width
+    filled = (
+        width <= _WIDEST_FILLED
+        and before.count(" ") > 3
+        and line[0].isalnum()
+        and len(before) + 1 + word > width
+        and not row
+    )
     return " " if filled else "\n"
 
 

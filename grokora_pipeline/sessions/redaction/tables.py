@@ -112,13 +112,12 @@ class _Heading(NamedTuple):
 def _heading(names: list[str]) -> _Heading | None:
     """What the names of columns say; None if they say nothing of secrets, or are a line of a program or a sentence."""
     constants = all(one.isupper() and "_" in one for one in names if one)  # of a program
-    numbers = any(re.fullmatch(r"\d+[a-z]?|\d+(?:[.:~+-]\w+)+", one) for one in names)  # a row, versions too
+    numbers = any(re.fullmatch(r"\d+[a-z]?(?: .*)?|\d+(?:[.:~+-]\w+)+", one) for one in names)  # a row, versions too
     if sum(map(bool, names)) < 2 or constants or numbers or not all(map(_NAME.fullmatch, names)):
         return None
-    name, value = (
-        next((at for at, one in enumerate(names) if re.fullmatch(kind, one, re.IGNORECASE)), -1)
-        for kind in (_NAMES, _CONTENTS)
-    )
+    value = next((at for at, one in enumerate(names) if re.fullmatch(_CONTENTS, one, re.IGNORECASE)), -1)
+    named = [at for at, one in enumerate(names) if re.fullmatch(_NAMES, one, re.IGNORECASE) and at != value]
+    name = max((at for at in named if at < value), default=named[0] if named else -1)  # NAME, PROPERTY, VALUE
     columns = [meaning(one) for one in names]
     pairs = name >= 0 and value >= 0
     if not pairs and not {"password", "key"}.intersection(columns):

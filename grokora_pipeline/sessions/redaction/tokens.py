@@ -114,13 +114,19 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"x-amz-id-2|encrypted_content|(?:thought|"
     r"thinking)_?signature)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/:=-]{16,}|"
     r"(?i:(?<![A-Za-z])(?:_?id|_rev|(?:click)?trackingparams|client_?id|[a-z_]{0,12}uuid|(?:start|end|next|prev\w*)?_?(?:cursor|marker)|(?:next_?)?(?:page|next|continuation|sync|resume)_?token|kid|"
-    r"x5t)\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
+    r"x5t)\\{0,3}[\"'`]?\s{0,40}[:=]\s{0,8}\\{0,3}[\"'`]?[\w+/=-]{8,80}\b)|"
     # any id by its name, but for those that let one in
     r"(?:[a-z](?<!session)(?<!secret)(?<!access)(?<!token)(?<!auth)(?<!api)(?:Id|_id|Identifier|Revision)|"
     r"[A-Z](?<!SESSION)(?<!SECRET)(?<!ACCESS)(?<!TOKEN)_ID)"
     r"\\{0,3}[\"'`]?\s?[:=]\s?\\{0,3}[\"'`]?[\w+/=.-]{8,200}\b|"
     r"--(?:[a-z-]{0,40}[a-z](?<!session)(?<!secret)(?<!access)(?<!key)(?<!token)(?<!auth)(?<!api)-)?"
     r"(?:ids?|identifier|arn)[ =]\s?[\"']?[\w.-]{8,}|"
+    # of DNS, in a package's description, a cache, Vault, the kernel; a hash; a signature in DER
+    r"; COOKIE: [0-9a-f]{16,}|\bSPDXRef-[\w.-]+|"
+    r"(?i:\bcache\b[^\n]{0,40}?\b(?:key|at):? (?:[a-z][\w.]{0,20}-){2}[\w+/=-]{16,})|"
+    r"(?i:\baccessor)[\"']?(?:\s?[:=]\s?|\s{2,40})[\"']?[\w.]{16,40}\b|"
+    r"(?<!password )\bhash\s{0,8}: ?[\w+/]{16,}={0,2}|"
+    r"X\.509 cert '[^'\n]{1,120}'|\bME[QUY]CI[\w+/]{86,92}={0,2}|"
     r"\b(?i:signing_?key) ?= ?[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|\b_Z[A-Z0-9]\w{8,}|"
     r""  # minisign, C++, Rust
     # of a page's scripts, of ssh's known hosts; a font, a sound; the signature of a model's thoughts
@@ -140,7 +146,7 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"\bspotify:\w+:\w+|/(?:track|album|artist|playlist|d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
     r"ipfs://\w+|"
     # what a site is proved to be whose by, keys of a zone, the digest of a document, the other end of WireGuard
-    r"\b(?:[a-z]+-)?(?:site|domain)-verification=[\w-]{16,}|\bC?DNSKEY(?: \d+){3} [\w+/=]{16,}|"
+    r"\b(?:[a-z]+-)?(?:site|domain)-verification=[\w-]{16,}|\bC?DNSKEY(?:\s\d+){3}\s[\w+/=]{16,}|"
     r"\bTXT\s+\\?\"[^\"\n]{1,255}\"|"
     r"\bIV\\{0,3}[\"']?\s?[:=]\s?\\{0,3}[\"']?(?:0x)?[0-9A-Fa-f]{24,32}\b|"
     r"<(?:\w+:)?(?:DigestValue|SignatureValue|X509Certificate|Modulus)>[\w+/=\s]{16,}|\bpeer: [\w+/]{43}=|"
