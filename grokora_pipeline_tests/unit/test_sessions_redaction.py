@@ -1893,6 +1893,8 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "No cache is found for key: v2-deps-3H/7pFuCEPMrNrqQNE3VeEPRUXoilGLPBteb6zuAuBN=",
         "NAME  PROPERTY  VALUE  SOURCE\ntank/secrets  guid  7146898847242837198  -",
         "key  value\naccessor             9tJgIzNvNKEuSl9XAHzDCuX5\ncreation_time        1739265164",
+        "Stored Cache to yarn-packages-v3-SdESgtf167WKdEWWbaf7hyE4iqXfkb9oGyTMFr1gNs4=, as planned",
+        "wrapping_accessor:               XuoYhDILjNF0b7kYFZltfWHm",
         "cookie hash    : jk1oCYT5y93Vw4N8U3lMXy==; ; COOKIE: 9a9d038e234ebdf09aa7b77664cf0a84 (good)",
         "ssh_pwauth: false\nlock_passwd: true\nkeys:\n  - ssh-ed25519 "
         "AAAAC3NzaC1lZDI1NTE5AAAAT1LkiDprhvy052+v4x9GENe2ZhBMjEsZ6HVhlLek5Zu ops",

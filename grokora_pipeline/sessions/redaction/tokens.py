@@ -123,8 +123,8 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"(?:ids?|identifier|arn)[ =]\s?[\"']?[\w.-]{8,}|"
     # of DNS, in a package's description, a cache, Vault, the kernel; a hash; a signature in DER
     r"; COOKIE: [0-9a-f]{16,}|\bSPDXRef-[\w.-]+|"
-    r"(?i:\bcache\b[^\n]{0,40}?\b(?:key|at):? (?:[a-z][\w.]{0,20}-){2}[\w+/=-]{16,})|"
-    r"(?i:\baccessor)[\"']?(?:\s?[:=]\s?|\s{2,40})[\"']?[\w.]{16,40}\b|"
+    r"(?i:\bcache\b[^\n]{0,40}?\b(?:key|at|to):? (?:[a-z][\w.]{0,20}-){2}[\w+/=-]{16,})|"
+    r"(?i:(?<![A-Za-z])accessor)[\"']?(?:\s?[:=]\s{0,40}|\s{2,40})[\"']?[\w.]{16,40}\b|"
     r"(?<!password )\bhash\s{0,8}: ?[\w+/]{16,}={0,2}|"
     r"X\.509 cert '[^'\n]{1,120}'|\bME[QUY]CI[\w+/]{86,92}={0,2}|"
     r"\b(?i:signing_?key) ?= ?[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|\b_Z[A-Z0-9]\w{8,}|"
@@ -146,7 +146,7 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"\bspotify:\w+:\w+|/(?:track|album|artist|playlist|d|file|folders|spreadsheets|document|blob|commit|tree|store|ipfs)/[\w/-]{16,}|"
     r"ipfs://\w+|"
     # what a site is proved to be whose by, keys of a zone, the digest of a document, the other end of WireGuard
-    r"\b(?:[a-z]+-)?(?:site|domain)-verification=[\w-]{16,}|\bC?DNSKEY(?:\s\d+){3}\s[\w+/=]{16,}|"
+    r"\b(?:[a-z]+-)?(?:site|domain)-verification=[\w-]{16,}|\b(?:C?DNSKEY(?:\s\d+){3}|RRSIG\s\w+(?:\s\d+){6}\s[\w.-]+)\s[\w+/=]{16,}|"
     r"\bTXT\s+\\?\"[^\"\n]{1,255}\"|"
     r"\bIV\\{0,3}[\"']?\s?[:=]\s?\\{0,3}[\"']?(?:0x)?[0-9A-Fa-f]{24,32}\b|"
     r"<(?:\w+:)?(?:DigestValue|SignatureValue|X509Certificate|Modulus)>[\w+/=\s]{16,}|\bpeer: [\w+/]{43}=|"
