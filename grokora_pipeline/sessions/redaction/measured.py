@@ -5,11 +5,11 @@ They belong to one version of the rules; a card that is written with another ver
 
 from grokora_pipeline.sessions.redaction.redactor import VERSION
 
-MEASURED_VERSION = 14
+MEASURED_VERSION = 15
 COMMAND = "python -m grokora_pipeline_tests.benchmarks.redaction --each 1"
 DATE = "2026-11-30"
-RECALL = "99.0 % of 1,012 planted secrets were replaced"
-PRECISION = "0 of 208 kinds of clean text and 0.44 % of chunks of Python's standard library were altered"
+RECALL = "98.9 % of 1,012 planted secrets were replaced"
+PRECISION = "0 of 208 kinds of clean text and 0.41 % of chunks of Python's standard library were altered"
 NOT_LOOKED_FOR = (
     "names and postal addresses of people, birthdays, and passwords of letters alone without a telling word"
 )
