@@ -1899,6 +1899,12 @@ def test_the_whole_of_a_key_leaves_its_text(text: str, secret: str) -> None:
         "ssh_pwauth: false\nlock_passwd: true\nkeys:\n  - ssh-ed25519 "
         "AAAAC3NzaC1lZDI1NTE5AAAAT1LkiDprhvy052+v4x9GENe2ZhBMjEsZ6HVhlLek5Zu ops",
         "set the secret of version 56c5ca10-aabd-4d48-8019-0f0efa756b5d.\nsetSecret: Successfully set it",
+        "=== RUN   TestResetPassword/empty2\n    --- PASS: TestResetPassword/empty2 (0.01s)",
+        "PASS: tests/api/keys2.t\nPASS: gcc.dg/pr40512.c (test for excess errors)",
+        "PATH=/usr/local/bin:/usr/bin\nGPG_KEY=8D21F0A77C39BA821ECEA86B64E628F8D6846E1B\nLANG=C.UTF-8",
+        "UUIDv7 0190fd59-8af7-7c44-8c7b-f56b622ba0cc\nULID 01HSABCDEF",
+        "FileRepository\\iigd_dch.inf_amd64_e3b085a799ab41d4\nMicrosoft Edge 120",
+        "symbols _RNvMs_NtCs4187_7mycrate5parseNtB4_6Parser4next and _ZN7mycrate5parse6Parser4next17h0a8f3c2b7d91e645E",
     ],
 )
 def test_what_only_resembles_those_stays(text: str) -> None:

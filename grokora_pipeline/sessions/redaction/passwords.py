@@ -109,6 +109,7 @@ _ACTION = re.compile(
 )
 FILTERED = re.compile(r"\{\{[^{}\n]*\Z")  # in a template, {{ .Values.password | b64enc }}
 _KEY_BEFORE = re.compile(r"(?i)(?:api|secret|access|private|auth|encryption|master|service|app)[ _-]\Z")
+_TEST = re.compile(r"(?:Test|Example|Fuzz)[A-Z]\w*(?:/\S*)?|(?:[\w.+-]+/)+[\w+-]+\.[a-z]{1,4}")  # that passed
 _HASH_NAME = re.compile(r"(?i)\b(?:hash|digest|fingerprint|checksum|thumbprint)\W*\Z")
 _OF_A_CACHE = re.compile(r"(?i)\bcache[ds]?\b[^\n]*\Z")  # Cache restored from key: Linux-node-0a1b...
 _OPERATORS = re.compile(r"\w\|\|\w|\w&&\w|=>\{|\bthis\.\w+[=,]|,\w+:[a-z]")  # of a minified program
@@ -198,7 +199,8 @@ def is_harmless(name: str, value: str) -> bool:
     """Whether a telling name says nothing here: a program's licence, a public signing key, a policy's Sid, a source."""
     return bool(
         (re.fullmatch("(?i)licen[cs]es?", name) and (word_share(value) > 0.4 or "/" in value))
-        or (re.search(r"(?i)signing_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value))
+        or (re.search(r"(?i)(?:signing|[gp][gp]g)_?key\Z", name) and re.fullmatch("[0-9A-F]{8,40}", value))
+        or (name == "PASS" and _TEST.fullmatch(value))
         or (name == "Sid" and value.isalnum() and not is_random_token(value))
         or (name == "sid" and re.fullmatch("[0-9a-f]{8}", value))  # of OpenVPN's packets
         or (name.lower() == "dsn" and value.isalpha())

@@ -55,7 +55,9 @@ _SOFT_BREAK = re.compile(r"(?<![=\s])=\n")
 _SOFT_BREAK_ALONE = re.compile(r"(?<![=\s])(?<![\w+/]{27})=\n")  # no padding of Base64
 _MARKS = frozenset("%\\&\x1b")  # of what is escaped in ASCII
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
-_HASH_END = re.compile(r"\b(?:0x)?(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64})\Z")  # a whole one is not cut off
+_HASH_END = re.compile(  # a whole hash or UUID is not cut off
+    r"\b(?:(?:0x)?(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64})|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\Z"
+)
 _RULE = re.compile(r"[\W_]+")  # below a heading
 _NARROWEST, _WIDEST, _WIDEST_FILLED = 40, 400, 140  # columns of a terminal, of a text
 
@@ -164,7 +166,10 @@ def _joint(before: str, line: str, width: int) -> str:
         return "\n"
     row = _ROW.match(line)
     if len(before) == width:
-        ended = before[-1] in ",;(){}" or (before[-1].islower() and _LABEL.match(line))
+        label = _LABEL.match(line)
+        ended = before[-1] in ",;(){}" or (
+            label and (before[-1].islower() or (before[-1].isdigit() and label.end() > 6))
+        )
         ended = ended or (before[-1] == "." and re.match(r"\w+:? ", line))  # a sentence, and the next
         return "\n" if ended or (row and _ROW.match(before)) else ""
     word = len(line.split(" ", 1)[0])

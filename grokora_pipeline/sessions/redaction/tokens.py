@@ -127,8 +127,8 @@ PUBLIC = re.compile(  # what looks random and is for everybody: public keys, cer
     r"(?i:(?<![A-Za-z])accessor)[\"']?(?:\s?[:=]\s{0,40}|\s{2,40})[\"']?[\w.]{16,40}\b|"
     r"(?<!password )\bhash\s{0,8}: ?[\w+/]{16,}={0,2}|"
     r"X\.509 cert '[^'\n]{1,120}'|\bME[QUY]CI[\w+/]{86,92}={0,2}|"
-    r"\b(?i:signing_?key) ?= ?[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|\b_Z[A-Z0-9]\w{8,}|"
-    r""  # minisign, C++, Rust
+    r"\b(?i:signing_?key|[gp][gp]g_?key)[=: ]{1,3}[0-9A-F]{8,40}\b|\bRW[A-Za-z0-9+/]{54}(?![A-Za-z0-9+/=])|"
+    r"\b_(?:Z[A-Z0-9]|RI?N[a-z])\w{8,}|"  # minisign, C++, Rust
     # of a page's scripts, of ssh's known hosts; a font, a sound; the signature of a model's thoughts
     r"\bnonce-[\w+/=-]{16,}|\|1\|[\w+/=]{20,}\|[\w+/=]{20,}|data:\w{4,11}/[\w.+-]+;base64,[\w+/=%]+|"
     r"\bsignature\\{0,3}[\"']\s?:\s?\\{0,3}[\"'][\w+/-]{200,}={0,2}\\{0,3}[\"']|"
