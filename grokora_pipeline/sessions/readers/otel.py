@@ -598,15 +598,16 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and not name.endswith("json_schema"):
         for key, one in value.items():
             yield from _flat(f"{name}.{key}" if name else key, one)
-    elif isinstance(value, list) and value and not name.endswith(_REFERRED) and all(map(_is_object, value)):
+    elif (
+        isinstance(value, list)
+        and value
+        and not name.endswith(_REFERRED)
+        and all(isinstance(one, dict) for one in value)
+    ):
         for number, one in enumerate(value):
             yield from _flat(f"{name}.{number}", one)
     else:
         yield name, value
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def _dicts(value: Json, *names: str) -> list[Json]:
