@@ -167,11 +167,10 @@ def _joint(before: str, line: str, width: int) -> str:
     row = _ROW.match(line)
     if len(before) == width:
         label = _LABEL.match(line)
-        ended = before[-1] in ",;(){}" or (
-            label and (before[-1].islower() or (before[-1].isdigit() and label.end() > 6))
-        )
-        ended = ended or (before[-1] == "." and re.match(r"\w+:? ", line))  # a sentence, and the next
-        return "\n" if ended or (row and _ROW.match(before)) else ""
+        begins = label and (before[-1].islower() or (before[-1].isdigit() and label.end() > 6))
+        sentence = before[-1] == "." and re.match(r"\w+:? ", line)  # and the next one
+        ended = before[-1] in ",;(){}" or begins or sentence or (row and _ROW.match(before))
+        return "\n" if ended else ""
     word = len(line.split(" ", 1)[0])
     filled = (
         width <= _WIDEST_FILLED
