@@ -137,8 +137,15 @@ def _extract_unit(
     for file in unit:
         record = FileRecord(file.name, file.path_id, file.size, file.signature, again=file.growing)
         record.newer_size = file.newer_size
-        source = Source(file.path, file.name, size=file.size, growing=file.growing, older=file.older)
-        source = replace(source, newer=file.newer, newer_size=file.newer_size)
+        source = Source(
+            file.path,
+            file.name,
+            size=file.size,
+            growing=file.growing,
+            older=file.older,
+            newer=file.newer,
+            newer_size=file.newer_size,
+        )
         items: list[Item] = []
         problems: list[Problem] = []
         for item in _items(source, file, record):

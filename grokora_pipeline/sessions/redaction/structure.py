@@ -39,13 +39,11 @@ _TYPED_NAMES = frozenset({"text", "value", "Value", "input", "content", "keys", 
 _OF_A_RANDOM_PASSWORD = frozenset({"result", "special", "length"})  # in Terraform's state
 _OF_A_COOKIE = frozenset({"httpOnly", "sameSite", "hostOnly"})  # beside its name and value
 _PASSWORD_FIELD = re.compile(r"(?i)(?<![a-z])(?:password|passwort|passphrase|passwd|pwd?|pass|otp)(?![a-z])")
+_SPACES = {"\u0120", "\u2581"}  # as tokenizers write the space before a word
 
 
 class TooDeepError(GrokoraError):
     """The value is nested deeper than any chat message is."""
-
-
-_SPACES = {"\u0120", "\u2581"}  # as tokenizers write the space before a word
 
 
 def walk(value: Any, visit: Any, depth: int = 0, parent: str = "") -> Any:

@@ -227,13 +227,7 @@ def _is_parted(text: str) -> bool:
 
 def is_high_entropy(text: str, limit: float = 2.75) -> bool:
     """Whether a run of characters is a token of a kind that nobody listed."""
-    if (
-        is_known_id(text)
-        or is_publishable(text)
-        or is_address(text)
-        or _C_NUMBER.fullmatch(text)
-        or _SID.fullmatch(text)
-    ):
+    if is_known_id(text) or is_publishable(text) or is_address(text) or _C_NUMBER.fullmatch(text):
         return False
     if EXAMPLE.search(text) or _is_cached(text):
         return False
